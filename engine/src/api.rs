@@ -1,0 +1,224 @@
+//! What callers of the engine say and hear: plain data that may cross shards, and the errors.
+//!
+//! Everything here but [`Records`] is `Send`; a [`Records`] read on another shard arrives as plain bytes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::batch::BatchError;
+
+/// A topic's id, as Kafka's protocol carries it. Never the nil UUID.
+pub type TopicId = Uuid;
+
+/// One partition of one topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// The topic's id.
+    pub topic: TopicId,
+    /// Index of the partition, from 0.
+    pub partition: i32,
+}
+
+/// The leader epoch of every partition of a node without replicas: leadership never moves.
+pub const LEADER_EPOCH: i32 = 0;
+
+/// One partition's part of a produce request.
+#[derive(Debug)]
+pub struct ProducePartition {
+    /// Where to.
+    pub partition: TopicPartition,
+    /// One record batch (magic 2), as it came off the wire.
+    pub batch: Bytes,
+}
+
+/// The answer to one partition's part of a produce request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Produced {
+    /// Offset of the batch's first record.
+    pub base_offset: i64,
+    /// Time of the append in ms since the epoch if the topic uses LogAppendTime, else -1.
+    pub append_time_ms: i64,
+    /// First offset of the log.
+    pub log_start_offset: i64,
+}
+
+/// One partition's part of a fetch.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchPartition {
+    /// Where from.
+    pub partition: TopicPartition,
+    /// First offset wanted.
+    pub offset: i64,
+    /// Bytes wanted at most; the first batch of a fetch is returned whole all the same (KIP-74).
+    pub max_bytes: usize,
+    /// The epoch that the client believes in, or -1.
+    pub leader_epoch: i32,
+}
+
+/// A fetch over several partitions.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    /// Partitions in the order of preference.
+    pub partitions: Vec<FetchPartition>,
+    /// Bytes wanted at most over all partitions.
+    pub max_bytes: usize,
+    /// Answer as soon as that many bytes are there...
+    pub min_bytes: usize,
+    /// ...or that much time has gone by.
+    pub max_wait: Duration,
+}
+
+/// One partition's part of a fetch's answer.
+#[derive(Debug)]
+pub struct Fetched {
+    /// End of what consumers may see. Also set with [`LogError::OffsetOutOfRange`].
+    pub high_watermark: i64,
+    /// First offset of the log.
+    pub log_start_offset: i64,
+    /// Whole batches, the first one holding the offset asked for.
+    pub records: Records,
+}
+
+/// A question for one partition's offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffsetSpec {
+    /// The high watermark (-1 on the wire).
+    Latest,
+    /// The log start offset (-2 and -4).
+    Earliest,
+    /// The record with the largest timestamp (-3).
+    MaxTimestamp,
+    /// The first record with a timestamp of at least that many ms.
+    Timestamp(i64),
+}
+
+/// An offset and the timestamp of its record in ms; -1 where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundOffset {
+    /// The offset, or -1 when no record answers the question.
+    pub offset: i64,
+    /// The record's timestamp, or -1 for latest and earliest.
+    pub timestamp_ms: i64,
+}
+
+/// A topic to create.
+#[derive(Debug, Clone)]
+pub struct NewTopic {
+    /// A legal topic name (the engine checks).
+    pub name: String,
+    /// Number of partitions, at least 1.
+    pub partitions: i32,
+    /// Settings that differ from the defaults.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// One change of a topic's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigChange {
+    /// Set to a value.
+    Set(String, String),
+    /// Back to the default.
+    Delete(String),
+}
+
+/// One idempotent producer that a partition remembers (DescribeProducers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub producer_epoch: i16,
+    /// Sequence of its last record.
+    pub last_sequence: i32,
+    /// Largest timestamp of its last batch, in ms.
+    pub last_timestamp_ms: i64,
+}
+
+/// Why a request for data was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// No such topic id or partition, or it was deleted meanwhile.
+    #[error("unknown topic or partition")]
+    UnknownPartition,
+    /// The offset lies outside the log.
+    #[error("offset out of range: the log holds {log_start_offset}..{high_watermark}")]
+    OffsetOutOfRange {
+        /// First offset of the log.
+        log_start_offset: i64,
+        /// End of the log as consumers see it.
+        high_watermark: i64,
+    },
+    /// The client's leader epoch is newer than ours.
+    #[error("unknown leader epoch")]
+    UnknownLeaderEpoch,
+    /// The client's leader epoch is older than ours.
+    #[error("fenced leader epoch")]
+    FencedLeaderEpoch,
+    /// The batch cannot be accepted.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// An idempotent producer's sequence has a gap.
+    #[error("out of order sequence number: {0}")]
+    OutOfOrderSequence(String),
+    /// An idempotent producer's epoch is older than one seen before.
+    #[error("invalid producer epoch")]
+    InvalidProducerEpoch,
+    /// Nothing is known of this producer id any more.
+    #[error("unknown producer id")]
+    UnknownProducerId,
+    /// Free space is below the reserve: produce again when space was made.
+    #[error("disk is full: free space is below the reserve, produce is refused until space is made")]
+    StorageFull,
+    /// A write or flush failed; the log takes no appends until a restart.
+    #[error("storage error: {0}")]
+    Storage(String),
+    /// The node is stopping.
+    #[error("shutting down")]
+    ShuttingDown,
+}
+
+/// Why a change to the topics was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// A topic of that name is there already.
+    #[error("topic '{0}' already exists")]
+    Exists(String),
+    /// No topic of that name or id.
+    #[error("no such topic")]
+    Unknown,
+    /// Not a legal name.
+    #[error("invalid topic name: {0}")]
+    InvalidName(String),
+    /// Not a legal number of partitions.
+    #[error("invalid number of partitions: {0}")]
+    InvalidPartitions(String),
+    /// Not a legal setting.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// The catalog could not be written.
+    #[error("storage error: {0}")]
+    Storage(String),
+}
+
+/// The bytes of a fetch, as pieces to be sent one after the other.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// The pieces in order.
+    pub chunks: Vec<Chunk>,
+}
+
+impl Records {
+    /// Size of all pieces in bytes.
+    pub fn len(&self) -> usize {
+        self.chunks.iter().map(Chunk::len).sum()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+pub use crate::chunk::{Chunk, FileRange};

@@ -1,0 +1,78 @@
+//! A piece of a fetch's answer: memory that is sent as it lies, or a range of a file to be sent by the kernel.
+
+use std::{os::fd::RawFd, rc::Rc};
+
+use bytes::Bytes;
+use std::ops::Range;
+
+/// Memory that can be kept alive by reference: a group of the shared log, a read buffer.
+pub trait Memory {
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+}
+
+/// One piece of records.
+#[derive(Clone)]
+pub enum Chunk {
+    /// A slice of memory that this shard shares.
+    Shared(Rc<dyn Memory>, Range<usize>),
+    /// Bytes that crossed shards.
+    Bytes(Bytes),
+    /// A range of a file whose pages were resident a moment ago: send with sendfile.
+    File(FileRange),
+}
+
+/// A range of an open, buffered (not O_DIRECT) file.
+#[derive(Clone)]
+pub struct FileRange {
+    /// Keeps the descriptor open.
+    pub file: Rc<std::fs::File>,
+    /// First byte.
+    pub position: u64,
+    /// Number of bytes.
+    pub len: usize,
+}
+
+impl FileRange {
+    /// The descriptor, for sendfile.
+    pub fn fd(&self) -> RawFd {
+        use std::os::fd::AsRawFd;
+        self.file.as_raw_fd()
+    }
+}
+
+impl Chunk {
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Chunk::Shared(_, range) => range.len(),
+            Chunk::Bytes(bytes) => bytes.len(),
+            Chunk::File(range) => range.len,
+        }
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes if they lie in memory; `None` for a range of a file.
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        match self {
+            Chunk::Shared(memory, range) => Some(&memory.bytes()[range.clone()]),
+            Chunk::Bytes(bytes) => Some(bytes),
+            Chunk::File(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self {
+            Chunk::Shared(..) => "Shared",
+            Chunk::Bytes(..) => "Bytes",
+            Chunk::File(..) => "File",
+        };
+        write!(f, "{kind}({} bytes)", self.len())
+    }
+}

@@ -1,0 +1,240 @@
+//! The disk, clock and tasks of one glommio executor. The only file of the engine that names glommio's files.
+//!
+//! Lives and dies with its executor; everything here is `!Send`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use glommio::{
+    Latency, Shares, TaskQueueHandle,
+    io::{DmaBuffer, DmaFile, OpenOptions, ReadResult},
+};
+
+use super::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, Share};
+use crate::chunk::Memory;
+
+/// Shares of background work, where serving has glommio's default of 1,000.
+const BACKGROUND_SHARES: usize = 150;
+
+/// Disk, clock and tasks of the executor it was made on.
+#[derive(Clone)]
+pub struct DirectIo {
+    background: TaskQueueHandle,
+}
+
+impl DirectIo {
+    /// Call once per executor, before any other file of `data_dir` is opened. `probe` is an existing non-empty file
+    /// on the data directory's device: glommio 0.9 decides from the first file it opens read-write whether the device
+    /// supports polled I/O, and decides wrongly when that file is empty; a read-only open of a non-empty file decides
+    /// rightly.
+    pub async fn new(probe: &Path) -> io::Result<Self> {
+        let file = DmaFile::open(probe).await.map_err(io::Error::from)?;
+        let _first_read_settles_the_verdict = file.read_at_aligned(0, BLOCK).await.map_err(io::Error::from)?;
+        file.close().await.map_err(io::Error::from)?;
+        let background = glommio::executor().create_task_queue(
+            Shares::Static(BACKGROUND_SHARES),
+            Latency::NotImportant,
+            "background",
+        );
+        Ok(Self { background })
+    }
+}
+
+impl Memory for DmaBuffer {
+    fn bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl Buffer for DmaBuffer {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.as_bytes_mut()
+    }
+}
+
+impl Memory for ReadResult {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Several reads side by side, for a range longer than one I/O.
+struct Joined(Vec<u8>);
+
+impl Memory for Joined {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A file opened with O_DIRECT.
+pub struct DirectFile(DmaFile);
+
+impl File for DirectFile {
+    type Buffer = DmaBuffer;
+
+    async fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> io::Result<()> {
+        let wanted = buffer.len();
+        let written = self.0.write_rc_at(buffer, position).await.map_err(io::Error::from)?;
+        if written != wanted {
+            // A short direct write means that the file system ran out of space half-way.
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("{written} of {wanted} bytes written at {position}"),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn read(&self, position: u64, len: usize) -> io::Result<Rc<dyn Memory>> {
+        if len <= IO_BYTES_MAX {
+            let read = self.0.read_at_aligned(position, len).await.map_err(io::Error::from)?;
+            return Ok(Rc::new(read));
+        }
+        let mut joined = Vec::with_capacity(len);
+        while joined.len() < len {
+            let part = IO_BYTES_MAX.min(len - joined.len());
+            let read =
+                self.0.read_at_aligned(position + joined.len() as u64, part).await.map_err(io::Error::from)?;
+            joined.extend_from_slice(&read);
+            if read.len() < part {
+                break;
+            }
+        }
+        Ok(Rc::new(Joined(joined)))
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        self.0.fdatasync().await.map_err(io::Error::from)
+    }
+
+    async fn close(self) -> io::Result<()> {
+        self.0.close().await.map_err(io::Error::from)
+    }
+}
+
+/// Runs a blocking call on the executor's pool thread.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    glommio::executor().spawn_blocking(call).await
+}
+
+impl Io for DirectIo {
+    type File = DirectFile;
+    type Buffer = DmaBuffer;
+
+    fn buffer(&self, len: usize) -> DmaBuffer {
+        assert!(len.is_multiple_of(BLOCK) && len > 0, "buffers are whole blocks");
+        glommio::allocate_dma_buffer(len)
+    }
+
+    async fn open(&self, path: &Path, how: Open) -> io::Result<DirectFile> {
+        let mut options = OpenOptions::new();
+        match how {
+            Open::Read => options.read(true),
+            Open::Write => options.read(true).write(true).create(true),
+            Open::WriteDurable => options.write(true).custom_flags(libc::O_DSYNC),
+        };
+        Ok(DirectFile(options.dma_open(path).await.map_err(io::Error::from)?))
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        blocking(move || {
+            std::fs::rename(&from, &to)?;
+            sync_dir(to.parent().expect("a file has a folder"))
+        })
+        .await
+    }
+
+    async fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || create_dir_durably(&path)).await
+    }
+
+    async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || sync_dir(&path)).await
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path),
+            Ok(_) => std::fs::remove_file(&path),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(other) => Err(other),
+        })
+        .await
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        free_bytes(path)
+    }
+
+    fn spawn(&self, share: Share, task: impl Future<Output = ()> + 'static) {
+        match share {
+            Share::Serving => glommio::spawn_local(task).detach(),
+            Share::Background => glommio::spawn_local_into(task, self.background)
+                .expect("the background queue lives as long as the executor")
+                .detach(),
+        };
+    }
+
+    async fn sleep(&self, time: Duration) {
+        glommio::timer::sleep(time).await;
+    }
+
+    async fn yield_now(&self) {
+        glommio::yield_if_needed().await;
+    }
+
+    fn now_ms(&self) -> i64 {
+        now_ms()
+    }
+
+    fn buffered(&self, path: &Path) -> io::Result<Option<std::fs::File>> {
+        std::fs::File::open(path).map(Some)
+    }
+}
+
+/// Wall clock, in ms since the epoch.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Makes a directory's entries durable.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
+
+/// Creates a directory and those above it, and makes every new entry durable.
+pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
+    let missing: Vec<PathBuf> =
+        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect();
+    std::fs::create_dir_all(path)?;
+    for made in missing {
+        if let Some(parent) = made.parent().filter(|p| !p.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
+    }
+    Ok(())
+}
+
+/// Free bytes for unprivileged use of the file system that holds `path`.
+#[expect(unsafe_code, reason = "std has no statvfs")]
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero statvfs is a valid value of that plain C struct.
+    let mut out: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is a NUL-terminated string and `out` is writable, both for the duration of the call.
+    if unsafe { libc::statvfs(path.as_ptr(), &mut out) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(out.f_bavail * out.f_frsize)
+}

@@ -1,0 +1,105 @@
+//! What the shells of the engine need from an operating system, and nothing more: direct files, timers, tasks.
+//!
+//! Two implementations: [`direct`] on glommio, and `sim`, a deterministic fake disk that loses, tears and reorders
+//! whatever was not flushed. The shells are generic over [`Io`], so that what is tested against crashes is the code
+//! that runs in production.
+
+use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
+
+use crate::chunk::Memory;
+
+pub mod direct;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+
+/// Every position and length of a direct read or write is a multiple of this; a power of two. 4096 satisfies every
+/// block device in use (STATX_DIOALIGN reports 512 or 4096).
+pub const BLOCK: usize = 4096;
+
+/// Largest single read or write. Larger ones are split: some kernels hang on direct reads above the device's
+/// max_sectors, and a shard should not wait long for one of many.
+pub const IO_BYTES_MAX: usize = 1 << 20;
+
+/// Rounds up to whole blocks.
+pub const fn align_up(bytes: u64) -> u64 {
+    (bytes + BLOCK as u64 - 1) & !(BLOCK as u64 - 1)
+}
+
+/// Rounds down to whole blocks.
+pub const fn align_down(bytes: u64) -> u64 {
+    bytes & !(BLOCK as u64 - 1)
+}
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// Existing, for reading.
+    Read,
+    /// For reading and writing, created when missing.
+    Write,
+    /// Existing, for writing; a completed write is on stable storage (O_DSYNC).
+    WriteDurable,
+}
+
+/// Which share of the shard's time a task gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Requests and the shared log.
+    Serving,
+    /// Materialisation, retention, zero-filling: may wait, may not starve.
+    Background,
+}
+
+/// Disk, clock and tasks of one shard.
+pub trait Io: Clone + 'static {
+    /// An open file.
+    type File: File<Buffer = Self::Buffer> + 'static;
+    /// Aligned memory that a file can write from.
+    type Buffer: Buffer;
+
+    /// Zeroed or dirty aligned memory of `len` bytes, a multiple of [`BLOCK`].
+    fn buffer(&self, len: usize) -> Self::Buffer;
+    /// Opens a file.
+    fn open(&self, path: &Path, how: Open) -> impl Future<Output = io::Result<Self::File>>;
+    /// Renames a file over another and makes that durable.
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Creates a directory and its parents, durably. Existing ones are fine.
+    fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Makes a directory's entries durable.
+    fn sync_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Removes a file, or a directory with all below it. A missing one is fine.
+    fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Free bytes of the file system that holds `path`.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Runs a task to its end, whatever becomes of its starter.
+    fn spawn(&self, share: Share, task: impl Future<Output = ()> + 'static);
+    /// Waits.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()>;
+    /// Lets other tasks run.
+    fn yield_now(&self) -> impl Future<Output = ()>;
+    /// Wall clock, in ms since the epoch.
+    fn now_ms(&self) -> i64;
+    /// A second, buffered descriptor of a file for sendfile, where that exists.
+    fn buffered(&self, path: &Path) -> io::Result<Option<std::fs::File>>;
+}
+
+/// Aligned memory.
+pub trait Buffer: Memory + 'static {
+    /// The bytes, to fill in.
+    fn bytes_mut(&mut self) -> &mut [u8];
+}
+
+/// An open file. Positions and lengths are multiples of [`BLOCK`].
+pub trait File {
+    /// What it writes from.
+    type Buffer;
+
+    /// Writes all of a buffer. In flight it may be shared with readers.
+    fn write(&self, buffer: Rc<Self::Buffer>, position: u64) -> impl Future<Output = io::Result<()>>;
+    /// Reads; shorter than asked only at the end of the file.
+    fn read(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Rc<dyn Memory>>>;
+    /// Makes everything written before durable, with the metadata needed to read it back (fdatasync).
+    fn flush(&self) -> impl Future<Output = io::Result<()>>;
+    /// Closes; errors are reported.
+    fn close(self) -> impl Future<Output = io::Result<()>>;
+}

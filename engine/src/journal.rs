@@ -1,0 +1,204 @@
+//! An append-only file of checksummed pages: the base of the manifest and of the catalog.
+//!
+//! One owner appends; an append is one or more pages, written and flushed before it returns. A journal that has grown
+//! is replaced by a new file that holds the state it led to, by an atomic rename. Pages never share a block, so no
+//! append rewrites a durable byte.
+
+use std::{io, path::PathBuf, rc::Rc};
+
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    little_endian::{U32, U64},
+};
+
+use crate::io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, align_up};
+
+/// First bytes of a page: `MRP1`.
+const PAGE_MAGIC: u32 = u32::from_le_bytes(*b"MRP1");
+
+/// The header of a page.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PageHeader {
+    magic: U32,
+    /// CRC32C from the sequence to the end of the payload.
+    checksum: U32,
+    /// Place of the page in the file, from 1.
+    sequence: U64,
+    /// Bytes of payload.
+    length: U32,
+    reserved: U32,
+}
+
+const PAGE_HEADER_BYTES: usize = size_of::<PageHeader>();
+const PAYLOAD_BYTES_MAX: usize = IO_BYTES_MAX - PAGE_HEADER_BYTES;
+const CHECKED_FROM: usize = 8;
+
+/// Why a journal cannot be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("page {sequence} at byte {position} is damaged, but pages after it are whole")]
+pub struct DamagedJournal {
+    /// Which page.
+    pub sequence: u64,
+    /// Where.
+    pub position: usize,
+}
+
+/// The payloads of a journal's pages, in order. A torn last page is left out: nothing was promised of it.
+pub fn pages(file: &[u8]) -> Result<Vec<&[u8]>, DamagedJournal> {
+    let mut pages = Vec::new();
+    let mut position = 0;
+    while let Some(payload) = page(file, position, pages.len() as u64 + 1) {
+        position += padded(payload.len());
+        pages.push(payload);
+    }
+    // Appends are one at a time: a whole page behind the gap proves that the gap was durable once.
+    let sequence = pages.len() as u64 + 1;
+    let behind = (position + BLOCK..file.len()).step_by(BLOCK);
+    match behind.into_iter().any(|at| later_page(file, at, sequence)) {
+        true => Err(DamagedJournal { sequence, position }),
+        false => Ok(pages),
+    }
+}
+
+fn page(file: &[u8], position: usize, sequence: u64) -> Option<&[u8]> {
+    let (header, payload) = checked_page(file, position)?;
+    (header.sequence.get() == sequence).then_some(payload)
+}
+
+fn later_page(file: &[u8], position: usize, missing: u64) -> bool {
+    checked_page(file, position).is_some_and(|(header, _)| header.sequence.get() > missing)
+}
+
+fn checked_page(file: &[u8], position: usize) -> Option<(PageHeader, &[u8])> {
+    let bytes = file.get(position..)?;
+    let (header, rest) = PageHeader::read_from_prefix(bytes).ok()?;
+    let length = header.length.get() as usize;
+    if header.magic.get() != PAGE_MAGIC || length > PAYLOAD_BYTES_MAX {
+        return None;
+    }
+    let payload = rest.get(..length)?;
+    let checksum = crc32c::crc32c(&bytes[CHECKED_FROM..PAGE_HEADER_BYTES + length]);
+    (checksum == header.checksum.get()).then_some((header, payload))
+}
+
+fn padded(payload: usize) -> usize {
+    (PAGE_HEADER_BYTES + payload).next_multiple_of(BLOCK)
+}
+
+/// An open journal.
+pub(crate) struct Journal<I: Io> {
+    io: I,
+    path: PathBuf,
+    file: I::File,
+    position: u64,
+    sequence: u64,
+    /// Size right after the last rewrite.
+    base_bytes: u64,
+}
+
+/// A journal is rewritten when it is that many times the size it had after the last rewrite, and large.
+const REWRITE_FACTOR: u64 = 4;
+const REWRITE_BYTES_MIN: u64 = 8 << 20;
+
+impl<I: Io> Journal<I> {
+    /// Makes a journal that holds these payloads, durably, in place of any file of that path.
+    pub(crate) async fn create(io: I, path: PathBuf, payloads: &[Vec<u8>]) -> io::Result<Self> {
+        let making = path.with_extension("making");
+        io.remove(&making).await?;
+        let file = io.open(&making, Open::Write).await?;
+        let mut journal = Self { io, path, file, position: 0, sequence: 0, base_bytes: 0 };
+        for payload in payloads {
+            journal.write(payload).await?;
+        }
+        journal.file.flush().await?;
+        journal.io.rename(&making, &journal.path).await?;
+        journal.base_bytes = journal.position;
+        Ok(journal)
+    }
+
+    /// Appends, durably.
+    pub(crate) async fn append(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.write(payload).await?;
+        self.file.flush().await
+    }
+
+    async fn write(&mut self, payload: &[u8]) -> io::Result<()> {
+        assert!(payload.len() <= PAYLOAD_BYTES_MAX, "callers split their records over pages");
+        let mut buffer = self.io.buffer(padded(payload.len()));
+        let bytes = buffer.bytes_mut();
+        self.sequence += 1;
+        let mut header = PageHeader {
+            magic: PAGE_MAGIC.into(),
+            checksum: 0.into(),
+            sequence: self.sequence.into(),
+            length: u32::try_from(payload.len()).expect("bounded above").into(),
+            reserved: 0.into(),
+        };
+        bytes[..PAGE_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        bytes[PAGE_HEADER_BYTES..PAGE_HEADER_BYTES + payload.len()].copy_from_slice(payload);
+        bytes[PAGE_HEADER_BYTES + payload.len()..].fill(0);
+        header.checksum = crc32c::crc32c(&bytes[CHECKED_FROM..PAGE_HEADER_BYTES + payload.len()]).into();
+        bytes[..PAGE_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        let length = bytes.len() as u64;
+        self.file.write(Rc::new(buffer), self.position).await?;
+        self.position += align_up(length);
+        Ok(())
+    }
+
+    /// Whether most of it is history that a rewrite would drop.
+    pub(crate) fn wants_rewrite(&self) -> bool {
+        self.position > REWRITE_BYTES_MIN.max(self.base_bytes * REWRITE_FACTOR)
+    }
+
+    /// Replaces it by a journal of these payloads.
+    pub(crate) async fn rewrite(&mut self, payloads: &[Vec<u8>]) -> io::Result<()> {
+        let new = Self::create(self.io.clone(), self.path.clone(), payloads).await?;
+        let old = std::mem::replace(self, new);
+        old.file.close().await
+    }
+}
+
+/// Packs records into payloads of bounded size, each record whole.
+#[derive(Default)]
+pub(crate) struct Payloads {
+    done: Vec<Vec<u8>>,
+    open: Vec<u8>,
+}
+
+impl Payloads {
+    /// Adds one record: its length, then its bytes.
+    pub(crate) fn push(&mut self, record: &[u8]) {
+        assert!(record.len() + 4 <= PAYLOAD_BYTES_MAX, "a record fits a page");
+        if self.open.len() + 4 + record.len() > PAYLOAD_BYTES_MAX {
+            self.done.push(std::mem::take(&mut self.open));
+        }
+        let length = u32::try_from(record.len()).expect("bounded above");
+        self.open.extend_from_slice(&length.to_le_bytes());
+        self.open.extend_from_slice(record);
+    }
+
+    /// All payloads; none for no record.
+    pub(crate) fn finish(mut self) -> Vec<Vec<u8>> {
+        if !self.open.is_empty() {
+            self.done.push(self.open);
+        }
+        self.done
+    }
+}
+
+/// Largest record that a page takes.
+pub(crate) const RECORD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 4;
+
+/// The records of a payload. Damage inside a checked page means that we wrote nonsense: `None`.
+pub fn records(payload: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut records = Vec::new();
+    let mut rest = payload;
+    while !rest.is_empty() {
+        let (length, tail) = U32::read_from_prefix(rest).ok()?;
+        let length = length.get() as usize;
+        records.push(tail.get(..length)?);
+        rest = &tail[length..];
+    }
+    Some(records)
+}

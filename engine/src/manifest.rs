@@ -1,0 +1,233 @@
+//! What a shard remembers of its partitions beside their bytes: segments, the active segment's index, the log start,
+//! producers. Pure: records and the state that they lead to.
+//!
+//! The manifest is a journal. A record says what became durable in segment files, so a restart neither scans segments
+//! nor lists folders: it applies the manifest, then replays what the shared log holds beyond it.
+
+use std::{collections::HashMap, rc::Rc};
+
+use uuid::Uuid;
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    little_endian::{I16, I32, I64, U32},
+};
+
+use crate::{
+    api::TopicPartition,
+    journal::{Payloads, RECORD_BYTES_MAX},
+    segment::{IndexEntry, Segment, SegmentMeta},
+};
+
+/// One batch of an idempotent producer, as duplicates are recognised by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct ProducerBatch {
+    /// Producer id.
+    pub producer_id: I64,
+    /// Producer epoch.
+    pub producer_epoch: I16,
+    /// Zero.
+    pub reserved: I16,
+    /// Sequence of the first record.
+    pub base_sequence: I32,
+    /// Offsets in the batch less one.
+    pub last_offset_delta: I32,
+    /// Zero.
+    pub reserved_2: I32,
+    /// Offset of the first record.
+    pub base_offset: I64,
+    /// The batch's largest timestamp.
+    pub timestamp_ms: I64,
+}
+
+/// What the manifest knows of one partition.
+#[derive(Clone, Debug, Default)]
+pub struct PartitionState {
+    /// First offset that may be read.
+    pub log_start_offset: i64,
+    /// Segments by base offset; the last one may be active.
+    pub segments: Vec<Segment>,
+    /// Batches of idempotent producers, oldest first.
+    pub producers: Vec<ProducerBatch>,
+}
+
+impl PartitionState {
+    /// Segments hold everything below this.
+    pub fn end_offset(&self) -> i64 {
+        self.segments.last().map_or(self.log_start_offset, |s| s.end_offset)
+    }
+}
+
+/// A change of one partition's state.
+#[derive(Clone, Debug, Default)]
+pub struct Advance {
+    /// New or changed segments, in order; known ones are replaced by base offset.
+    pub segments: Vec<SegmentMeta>,
+    /// New entries of the last segment's index.
+    pub index: Vec<IndexEntry>,
+    /// New batches of idempotent producers.
+    pub producers: Vec<ProducerBatch>,
+}
+
+/// One record.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// Forget what was known of the partition: what follows is all there is.
+    Reset {
+        /// Its log start.
+        log_start_offset: i64,
+    },
+    /// The log grew.
+    Advance(Advance),
+    /// The log lost its head: segments below `first_segment` are gone.
+    Trim {
+        /// The new log start.
+        log_start_offset: i64,
+        /// Base offset of the first segment that stays.
+        first_segment: i64,
+    },
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RecordHeader {
+    topic: [u8; 16],
+    partition: I32,
+    kind: u8,
+    reserved: [u8; 3],
+    /// Reset, Trim: log start. Advance: zero.
+    log_start_offset: I64,
+    /// Trim: first segment.
+    first_segment: I64,
+    segments: U32,
+    index: U32,
+    producers: U32,
+}
+
+/// Encodes a record of a partition.
+pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
+    let empty = Advance::default();
+    let (kind, log_start_offset, first_segment, advance) = match record {
+        Record::Reset { log_start_offset } => (0, *log_start_offset, 0, &empty),
+        Record::Advance(advance) => (1, 0, 0, advance),
+        Record::Trim { log_start_offset, first_segment } => (2, *log_start_offset, *first_segment, &empty),
+    };
+    let count = |n: usize| U32::new(u32::try_from(n).expect("records are bounded by their page"));
+    let header = RecordHeader {
+        topic: *partition.topic.as_bytes(),
+        partition: partition.partition.into(),
+        kind,
+        reserved: [0; 3],
+        log_start_offset: log_start_offset.into(),
+        first_segment: first_segment.into(),
+        segments: count(advance.segments.len()),
+        index: count(advance.index.len()),
+        producers: count(advance.producers.len()),
+    };
+    let mut out = header.as_bytes().to_vec();
+    out.extend_from_slice(advance.segments.as_bytes());
+    out.extend_from_slice(advance.index.as_bytes());
+    out.extend_from_slice(advance.producers.as_bytes());
+    out
+}
+
+/// Decodes a record; `None` for bytes that no version of ours wrote.
+pub fn decode(bytes: &[u8]) -> Option<(TopicPartition, Record)> {
+    let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
+    let partition =
+        TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
+    let log_start_offset = header.log_start_offset.get();
+    let record = match header.kind {
+        0 => Record::Reset { log_start_offset },
+        1 => {
+            let (segments, rest) = take(rest, header.segments)?;
+            let (index, rest) = take(rest, header.index)?;
+            let (producers, _) = take(rest, header.producers)?;
+            Record::Advance(Advance { segments, index, producers })
+        }
+        2 => Record::Trim { log_start_offset, first_segment: header.first_segment.get() },
+        _ => return None,
+    };
+    Some((partition, record))
+}
+
+fn take<T: FromBytes + Immutable + KnownLayout + Unaligned + Clone>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])> {
+    let (items, rest) = <[T]>::ref_from_prefix_with_elems(bytes, count.get() as usize).ok()?;
+    Some((items.to_vec(), rest))
+}
+
+/// Packs the records that rebuild a partition's state. Long ones are spread over several records.
+pub(crate) fn encode_state(partition: TopicPartition, state: &PartitionState, out: &mut Payloads) {
+    out.push(&encode(partition, &Record::Reset { log_start_offset: state.log_start_offset }));
+    let mut advance = |advance: Advance| out.push(&encode(partition, &Record::Advance(advance)));
+    for segments in state.segments.chunks(items_max::<SegmentMeta>()) {
+        advance(Advance { segments: segments.iter().map(Segment::meta).collect(), ..Advance::default() });
+    }
+    let active = state.segments.last().filter(|s| !s.sealed).and_then(|s| s.index.clone()).unwrap_or_default();
+    for index in active.chunks(items_max::<IndexEntry>()) {
+        advance(Advance { index: index.to_vec(), ..Advance::default() });
+    }
+    for producers in state.producers.chunks(items_max::<ProducerBatch>()) {
+        advance(Advance { producers: producers.to_vec(), ..Advance::default() });
+    }
+}
+
+/// Items of one kind that fit a record.
+const fn items_max<T>() -> usize {
+    (RECORD_BYTES_MAX - size_of::<RecordHeader>()) / size_of::<T>()
+}
+
+/// Splits an advance whose producers are many, so that each part fits a record. The first part holds the segments.
+pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
+    const PRODUCERS_MAX: usize = 16_000;
+    const _: () = assert!(PRODUCERS_MAX * size_of::<ProducerBatch>() < RECORD_BYTES_MAX / 4 * 3);
+    let mut parts = Vec::new();
+    let rest = advance.producers.split_off(advance.producers.len().min(PRODUCERS_MAX));
+    parts.push(advance);
+    parts.extend(rest.chunks(PRODUCERS_MAX).map(|p| Advance { producers: p.to_vec(), ..Advance::default() }));
+    parts
+}
+
+/// The state of all partitions of a manifest.
+#[derive(Debug, Default)]
+pub struct Manifest {
+    /// By partition.
+    pub partitions: HashMap<TopicPartition, PartitionState>,
+}
+
+impl Manifest {
+    /// Applies a record.
+    pub fn apply(&mut self, partition: TopicPartition, record: Record) {
+        match record {
+            Record::Reset { log_start_offset } => {
+                self.partitions.insert(partition, PartitionState { log_start_offset, ..Default::default() });
+            }
+            Record::Advance(advance) => apply_advance(self.partitions.entry(partition).or_default(), advance),
+            Record::Trim { log_start_offset, first_segment } => {
+                let state = self.partitions.entry(partition).or_default();
+                state.log_start_offset = log_start_offset;
+                state.segments.retain(|s| s.base_offset >= first_segment);
+            }
+        }
+    }
+}
+
+fn apply_advance(state: &mut PartitionState, advance: Advance) {
+    for meta in &advance.segments {
+        let mut segment = Segment::from_meta(meta);
+        match state.segments.iter_mut().rfind(|s| s.base_offset == segment.base_offset) {
+            Some(known) => {
+                segment.index = known.index.take();
+                *known = segment;
+            }
+            None => state.segments.push(segment),
+        }
+    }
+    if let Some(active) = state.segments.last_mut().filter(|s| !s.sealed) {
+        Rc::make_mut(active.index.get_or_insert_default()).extend(&advance.index);
+    }
+    for sealed in state.segments.iter_mut().filter(|s| s.sealed) {
+        sealed.index = None; // it is in the footer
+    }
+    state.producers.extend(&advance.producers);
+}

@@ -1,0 +1,338 @@
+//! One partition's log as its owner shard sees it: marks, tail, segments, producers. Pure and synchronous.
+//!
+//! The log is, from its start to its end: segments (durable, up to `materialised`), then the tail, whose extents lie in
+//! the shared log. Extents stay in the tail after they were materialised for as long as their memory is cached.
+//!
+//! What always holds: `log_start <= materialised <= written <= end`, `durable <= written`, segments and tail are
+//! consecutive, and an offset below the high watermark is in the tail or in a segment.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    task::Waker,
+};
+
+use crate::{
+    api::{LogError, TopicPartition},
+    chunk::{Chunk, Memory},
+    config::{Durability, TopicConfig},
+    producer::Producers,
+    segment::Segment,
+};
+
+/// A group that was written: in memory while it is cached, in the shared log until its file is recycled.
+pub(crate) struct Slot {
+    /// Its bytes, until the cache evicts them.
+    pub(crate) bytes: RefCell<Option<Rc<dyn Memory>>>,
+    /// Where it is in the shared log; `None` for a fat run, which is in its segment only.
+    pub(crate) wal: Option<WalPlace>,
+}
+
+/// A place in a file of the shared log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WalPlace {
+    /// The file.
+    pub(crate) file: WalFileId,
+    /// First byte of the group.
+    pub(crate) position: u64,
+}
+
+/// Names a file of the shared log, whichever shard uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WalFileId(pub u64);
+
+/// A run of consecutive batches that lie back to back in one group.
+#[derive(Clone)]
+pub(crate) struct Extent {
+    pub(crate) base_offset: i64,
+    /// One past the last offset.
+    pub(crate) end_offset: i64,
+    /// First byte in the group.
+    pub(crate) at: u32,
+    /// Bytes.
+    pub(crate) len: u32,
+    pub(crate) slot: Rc<Slot>,
+}
+
+/// Somebody who waits for a partition's high watermark to move, or for its end.
+#[derive(Default)]
+pub(crate) struct Waiter {
+    notified: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Waiter {
+    pub(crate) fn notify(&self) {
+        self.notified.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready once notified.
+    pub(crate) fn poll(&self, waker: &Waker) -> bool {
+        if !self.notified.get() {
+            self.waker.replace(Some(waker.clone()));
+        }
+        self.notified.get()
+    }
+}
+
+/// A partition. Shared by the shard's tasks; never borrowed across an await.
+pub(crate) type PartitionCell = RefCell<Partition>;
+
+/// See the module.
+pub(crate) struct Partition {
+    pub(crate) id: TopicPartition,
+    pub(crate) config: Rc<TopicConfig>,
+    pub(crate) log_start: i64,
+    /// Segments hold everything below; as the manifest says.
+    pub(crate) materialised: i64,
+    /// Below is on stable storage.
+    pub(crate) durable: i64,
+    /// Below is written.
+    pub(crate) written: i64,
+    /// The next offset to assign.
+    pub(crate) end: i64,
+    /// By base offset; the last one may be active.
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) tail: VecDeque<Extent>,
+    /// Bytes of the tail that are not materialised.
+    pub(crate) tail_bytes: usize,
+    pub(crate) producers: Producers,
+    /// Producers as of `materialised`: what a rewritten manifest says.
+    pub(crate) checkpointed: Producers,
+    /// A materialisation, roll or trim owns the segments.
+    pub(crate) busy: bool,
+    /// Queued for materialisation.
+    pub(crate) queued: bool,
+    pub(crate) deleted: bool,
+    /// The last file of the shared log that this partition was listed for.
+    pub(crate) pinned: Option<WalFileId>,
+    waiters: Vec<Rc<Waiter>>,
+}
+
+/// Where to read.
+pub(crate) enum ReadPlan {
+    /// Nothing there yet.
+    Empty,
+    /// In memory: send these.
+    Memory(Vec<Chunk>),
+    /// In the shared log.
+    Wal(Extent),
+    /// In this segment.
+    Segment(usize),
+}
+
+impl Partition {
+    pub(crate) fn new(id: TopicPartition, config: Rc<TopicConfig>) -> Self {
+        Self {
+            id,
+            config,
+            log_start: 0,
+            materialised: 0,
+            durable: 0,
+            written: 0,
+            end: 0,
+            segments: Vec::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            producers: Producers::default(),
+            checkpointed: Producers::default(),
+            busy: false,
+            queued: false,
+            deleted: false,
+            pinned: None,
+            waiters: Vec::new(),
+        }
+    }
+
+    /// End of what consumers may see.
+    pub(crate) fn high_watermark(&self) -> i64 {
+        match self.config.durability {
+            Durability::Device => self.durable,
+            Durability::Written => self.written,
+        }
+    }
+
+    /// Moves the marks of what was written and what is durable; wakes who waits when consumers may see more.
+    pub(crate) fn advance(&mut self, written: i64, durable: i64) {
+        let before = self.high_watermark();
+        self.written = self.written.max(written);
+        self.durable = self.durable.max(durable);
+        self.assert_marks();
+        if self.high_watermark() > before {
+            self.wake();
+        }
+    }
+
+    /// Wakes everybody who waits here.
+    pub(crate) fn wake(&mut self) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            waiter.notify();
+        }
+    }
+
+    /// Lets `waiter` know of the next change. Waiters that nobody holds any more are dropped on the way.
+    pub(crate) fn watch(&mut self, waiter: &Rc<Waiter>) {
+        if self.waiters.len().is_power_of_two() {
+            self.waiters.retain(|w| Rc::strong_count(w) > 1);
+        }
+        self.waiters.push(waiter.clone());
+    }
+
+    /// Asserts the order of the marks.
+    pub(crate) fn assert_marks(&self) {
+        assert!(
+            self.log_start <= self.end && self.materialised <= self.end && self.durable <= self.written
+                && self.written <= self.end,
+            "marks of {:?} are out of order: start {}, materialised {}, durable {}, written {}, end {}",
+            self.id,
+            self.log_start,
+            self.materialised,
+            self.durable,
+            self.written,
+            self.end
+        );
+    }
+
+    /// Appends an extent to the tail. Offsets were assigned before.
+    pub(crate) fn push_extent(&mut self, extent: Extent) {
+        let expected = self.tail.back().map(|last| last.end_offset);
+        assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
+        if extent.end_offset > self.materialised && extent.slot.wal.is_some() {
+            self.tail_bytes += extent.len as usize;
+        }
+        self.tail.push_back(extent);
+    }
+
+    /// Forgets leading extents that are materialised and not cached any more.
+    pub(crate) fn prune_tail(&mut self) {
+        while let Some(first) = self.tail.front() {
+            if first.end_offset > self.materialised || first.slot.bytes.borrow().is_some() {
+                break;
+            }
+            self.tail.pop_front();
+        }
+    }
+
+    /// Checks an offset to read from.
+    pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
+        let high_watermark = self.high_watermark();
+        if offset < self.log_start || offset > high_watermark {
+            return Err(LogError::OffsetOutOfRange { log_start_offset: self.log_start, high_watermark });
+        }
+        Ok(())
+    }
+
+    /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
+    pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
+        self.check_offset(offset)?;
+        if offset == self.high_watermark() {
+            return Ok(ReadPlan::Empty);
+        }
+        if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
+            let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
+            let extent = &self.tail[at];
+            if extent.slot.bytes.borrow().is_some() {
+                return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
+            }
+            if extent.base_offset >= self.materialised {
+                return Ok(ReadPlan::Wal(extent.clone()));
+            }
+        }
+        let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
+        assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
+        Ok(ReadPlan::Segment(at))
+    }
+
+    fn cached(&self, first: usize, offset: i64, max_bytes: usize, min_one: bool) -> Vec<Chunk> {
+        let high_watermark = self.high_watermark();
+        let mut chunks = Vec::new();
+        let mut left = max_bytes;
+        for extent in self.tail.range(first..) {
+            let Some(memory) = extent.slot.bytes.borrow().clone() else { break };
+            if extent.end_offset > high_watermark {
+                break;
+            }
+            let whole = extent.at as usize..(extent.at + extent.len) as usize;
+            if extent.base_offset >= offset && whole.len() <= left {
+                left -= whole.len();
+                chunks.push(Chunk::Shared(memory, whole));
+                continue;
+            }
+            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
+            if !inner.is_empty() {
+                left -= inner.len().min(left);
+                let cut = inner.end < whole.len();
+                chunks.push(Chunk::Shared(memory, whole.start + inner.start..whole.start + inner.end));
+                if !cut {
+                    continue;
+                }
+            }
+            break;
+        }
+        chunks
+    }
+
+    /// The extents to materialise next, oldest first: visible to consumers, and `bytes_max` at most, but at least one.
+    pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
+        let high_watermark = self.high_watermark();
+        let mut bytes = 0;
+        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.materialised);
+        pending
+            .take_while(|e| e.end_offset <= high_watermark)
+            .take_while(|e| {
+                let first = bytes == 0;
+                bytes += e.len as usize;
+                first || bytes <= bytes_max
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// Index of the active segment, if there is one.
+    pub(crate) fn active(&self) -> Option<usize> {
+        self.segments.last().filter(|s| !s.sealed).map(|_| self.segments.len() - 1)
+    }
+}
+
+/// Size of a batch's header, as much of it as [`select`] looks at.
+const BATCH_HEAD_BYTES: usize = 27;
+
+/// Base offset, end offset and size of the batch at the start of `bytes`, which are known to be good.
+pub(crate) fn batch_head(bytes: &[u8]) -> Option<(i64, i64, usize)> {
+    let head = bytes.get(..BATCH_HEAD_BYTES)?;
+    let base = i64::from_be_bytes(head[..8].try_into().ok()?);
+    let length = i32::from_be_bytes(head[8..12].try_into().ok()?);
+    let last_offset_delta = i32::from_be_bytes(head[23..27].try_into().ok()?);
+    Some((base, base + i64::from(last_offset_delta) + 1, usize::try_from(length).ok()? + 12))
+}
+
+/// The whole batches of a run that begin with the one holding `offset` and take `max_bytes` at most; with `min_one`
+/// that first one is taken whatever its size. A cut-off batch at the end of `bytes` is left out.
+pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool) -> std::ops::Range<usize> {
+    let mut at = 0;
+    let mut range = 0..0;
+    while let Some((_, end, size)) = batch_head(&bytes[at..]) {
+        if size > bytes.len() - at {
+            break;
+        }
+        let next = at + size;
+        if end > offset {
+            if range.is_empty() {
+                if size > max_bytes && !min_one {
+                    break;
+                }
+                range = at..next;
+            } else if next - range.start > max_bytes {
+                break;
+            } else {
+                range.end = next;
+            }
+        }
+        at = next;
+    }
+    range
+}

@@ -1,0 +1,221 @@
+//! A segment: batches back to back in one file, with a sparse index by offset and time. Pure bookkeeping and the
+//! footer's bytes; the store does the reading and writing.
+//!
+//! The last segment of a partition is active and grows. A sealed one ends in a footer that holds its index, and never
+//! changes again.
+
+use std::rc::Rc;
+
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    little_endian::{I64, U32, U64},
+};
+
+use crate::{batch::BatchInfo, io::align_up};
+
+/// A batch gets an index entry when the last indexed one lies that many bytes before it. A lookup reads at most this
+/// and one batch too much; an index of 1 GiB has 16,384 entries.
+pub const INDEX_INTERVAL_BYTES: u64 = 64 << 10;
+
+/// First bytes of a footer: `MRF1`.
+pub const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"MRF1");
+
+/// One entry of the index, in memory, in the manifest and in the footer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct IndexEntry {
+    /// Base offset of a batch.
+    pub offset: I64,
+    /// Its first byte in the file.
+    pub position: U64,
+    /// Largest timestamp of all batches *before* this one in the segment, or -1.
+    pub max_timestamp_before: I64,
+}
+
+/// What is known of a segment without opening it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct SegmentMeta {
+    /// Offset of the first record; names the file.
+    pub base_offset: I64,
+    /// One past the last offset.
+    pub end_offset: I64,
+    /// Bytes of batches.
+    pub size: U64,
+    /// Largest timestamp of its batches, or -1.
+    pub max_timestamp: I64,
+    /// Base offset of the first batch that holds it, or -1.
+    pub max_timestamp_offset: I64,
+    /// When it was begun, ms since the epoch: rolls by `segment.ms`.
+    pub created_ms: I64,
+    /// 1 when sealed: the footer is in place.
+    pub sealed: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// A segment of a partition.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// One past the last offset.
+    pub end_offset: i64,
+    /// Bytes of batches that are durable.
+    pub size: u64,
+    /// Largest timestamp, or -1.
+    pub max_timestamp: i64,
+    /// Base offset of the first batch that holds it, or -1.
+    pub max_timestamp_offset: i64,
+    /// When it was begun.
+    pub created_ms: i64,
+    /// Whether the footer is in place.
+    pub sealed: bool,
+    /// The index; of a sealed segment only while somebody reads it.
+    pub index: Option<Rc<Vec<IndexEntry>>>,
+}
+
+impl Segment {
+    /// An empty active segment.
+    pub fn begin(base_offset: i64, now_ms: i64) -> Self {
+        Self {
+            base_offset,
+            end_offset: base_offset,
+            size: 0,
+            max_timestamp: -1,
+            max_timestamp_offset: -1,
+            created_ms: now_ms,
+            sealed: false,
+            index: Some(Rc::default()),
+        }
+    }
+
+    /// Name of its file.
+    pub fn file_name(&self) -> String {
+        file_name(self.base_offset)
+    }
+
+    /// Takes note of a batch that lies at the segment's end. Returns the index entry that it got, if any.
+    pub fn push(&mut self, info: &BatchInfo) -> Option<IndexEntry> {
+        assert_eq!(info.base_offset, self.end_offset, "batches of a segment are consecutive");
+        let index = Rc::make_mut(self.index.get_or_insert_default());
+        let due = index.last().is_none_or(|last| self.size - last.position.get() >= INDEX_INTERVAL_BYTES);
+        let entry = due.then(|| IndexEntry {
+            offset: info.base_offset.into(),
+            position: self.size.into(),
+            max_timestamp_before: self.max_timestamp.into(),
+        });
+        index.extend(entry);
+        if info.max_timestamp > self.max_timestamp {
+            self.max_timestamp = info.max_timestamp;
+            self.max_timestamp_offset = info.base_offset;
+        }
+        self.size += info.size as u64;
+        self.end_offset = info.last_offset() + 1;
+        entry
+    }
+
+    /// Bytes of its file: the footer included once sealed.
+    pub fn meta(&self) -> SegmentMeta {
+        SegmentMeta {
+            base_offset: self.base_offset.into(),
+            end_offset: self.end_offset.into(),
+            size: self.size.into(),
+            max_timestamp: self.max_timestamp.into(),
+            max_timestamp_offset: self.max_timestamp_offset.into(),
+            created_ms: self.created_ms.into(),
+            sealed: self.sealed.into(),
+            reserved: [0; 7],
+        }
+    }
+
+    /// A segment as the manifest remembers it, without its index.
+    pub fn from_meta(meta: &SegmentMeta) -> Self {
+        Self {
+            base_offset: meta.base_offset.get(),
+            end_offset: meta.end_offset.get(),
+            size: meta.size.get(),
+            max_timestamp: meta.max_timestamp.get(),
+            max_timestamp_offset: meta.max_timestamp_offset.get(),
+            created_ms: meta.created_ms.get(),
+            sealed: meta.sealed != 0,
+            index: None,
+        }
+    }
+
+    /// Where the footer of a sealed segment begins.
+    pub fn footer_position(&self) -> u64 {
+        align_up(self.size)
+    }
+}
+
+/// Name of a segment's file: its base offset in 20 digits, as Kafka names its own.
+pub fn file_name(base_offset: i64) -> String {
+    format!("{base_offset:020}.log")
+}
+
+/// Position of the last indexed batch at or before `offset`; 0 when the index is empty.
+pub fn position_before(index: &[IndexEntry], offset: i64) -> u64 {
+    let after = index.partition_point(|entry| entry.offset.get() <= offset);
+    after.checked_sub(1).map_or(0, |at| index[at].position.get())
+}
+
+/// Position from which to look for the first batch whose largest timestamp is at least `timestamp_ms`.
+pub fn position_before_timestamp(index: &[IndexEntry], timestamp_ms: i64) -> u64 {
+    let after = index.partition_point(|entry| entry.max_timestamp_before.get() < timestamp_ms);
+    after.checked_sub(1).map_or(0, |at| index[at].position.get())
+}
+
+/// Position of the first indexed batch behind `position`, for reads that end on a batch's border.
+pub fn last_position_up_to(index: &[IndexEntry], position: u64) -> Option<u64> {
+    let after = index.partition_point(|entry| entry.position.get() <= position);
+    after.checked_sub(1).map(|at| index[at].position.get())
+}
+
+/// The footer's fixed part; the index entries follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct FooterHeader {
+    magic: U32,
+    /// CRC32C of everything behind this field.
+    checksum: U32,
+    entries: U64,
+    meta: SegmentMeta,
+}
+
+/// The footer of a sealed segment, padded with zeroes to whole blocks.
+pub fn encode_footer(segment: &Segment) -> Vec<u8> {
+    let index = segment.index.clone().unwrap_or_default();
+    let mut header = FooterHeader {
+        magic: FOOTER_MAGIC.into(),
+        checksum: 0.into(),
+        entries: (index.len() as u64).into(),
+        meta: segment.meta(),
+    };
+    let mut out = header.as_bytes().to_vec();
+    out.extend_from_slice(index.as_bytes());
+    header.checksum = crc32c::crc32c(&out[8..]).into();
+    out[..size_of::<FooterHeader>()].copy_from_slice(header.as_bytes());
+    out.resize(usize::try_from(align_up(out.len() as u64)).expect("an index is small"), 0);
+    out
+}
+
+/// Bytes to read for a footer of a segment of `size` bytes at most: enough for one index entry per interval.
+pub fn footer_bytes_max(size: u64) -> usize {
+    let entries = size / INDEX_INTERVAL_BYTES + 2;
+    let bytes = size_of::<FooterHeader>() as u64 + entries * size_of::<IndexEntry>() as u64;
+    usize::try_from(align_up(bytes)).expect("an index is small")
+}
+
+/// Decodes a footer; `None` when it is damaged.
+pub fn decode_footer(bytes: &[u8]) -> Option<(SegmentMeta, Vec<IndexEntry>)> {
+    let (header, rest) = FooterHeader::read_from_prefix(bytes).ok()?;
+    let count = usize::try_from(header.entries.get()).ok()?;
+    let index_bytes = rest.get(..count.checked_mul(size_of::<IndexEntry>())?)?;
+    let checked = &bytes[8..size_of::<FooterHeader>() + index_bytes.len()];
+    if header.magic.get() != FOOTER_MAGIC || crc32c::crc32c(checked) != header.checksum.get() {
+        return None;
+    }
+    let index = <[IndexEntry]>::ref_from_bytes(index_bytes).ok()?.to_vec();
+    Some((header.meta, index))
+}

@@ -1,0 +1,318 @@
+//! A commit group's bytes, as `FORMAT.md` draws them. Pure: encodes into a given buffer, decodes by borrowing.
+//!
+//! A group is a header, then one entry per partition, then zeroes up to a whole block. All numbers are little-endian.
+//! What makes a group valid is its place in a chain: the run and shard of its predecessor, the next sequence, and a
+//! checksum over everything after the checksum field.
+
+use uuid::Uuid;
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    little_endian::{I32, I64, U32, U64},
+};
+
+use crate::{
+    api::TopicPartition,
+    io::{BLOCK, align_up},
+};
+
+/// First bytes of a group: `MRG1`.
+pub const GROUP_MAGIC: u32 = u32::from_le_bytes(*b"MRG1");
+
+/// Size of [`GroupHeader`].
+pub const GROUP_HEADER_BYTES: usize = 64;
+/// Size of [`EntryHeader`].
+pub const ENTRY_HEADER_BYTES: usize = 48;
+/// Size of a [`SegmentPointer`].
+pub const POINTER_BYTES: usize = 16;
+/// The checksum covers the group from here to its length.
+const CHECKED_FROM: usize = 8;
+
+const _: () = assert!(size_of::<GroupHeader>() == GROUP_HEADER_BYTES);
+const _: () = assert!(size_of::<EntryHeader>() == ENTRY_HEADER_BYTES);
+const _: () = assert!(size_of::<SegmentPointer>() == POINTER_BYTES);
+
+/// Largest group that is written or believed: bounds what recovery allocates for a length it reads.
+pub const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// The header of a group.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct GroupHeader {
+    /// [`GROUP_MAGIC`].
+    pub magic: U32,
+    /// CRC32C of the group's bytes from the run to its length.
+    pub checksum: U32,
+    /// The start of the node that wrote it, counted from 1: the generation stamp that tells a recycled file's old
+    /// groups from its new ones.
+    pub run: U64,
+    /// The shard that wrote it.
+    pub shard: U32,
+    /// Number of entries.
+    pub entries: U32,
+    /// Place among the shard's groups of this run, from 1 and without gaps.
+    pub sequence: U64,
+    /// Every group up to this sequence was durable when this one was sealed. Lets recovery tell a torn tail (fine)
+    /// from a damaged durable group (not fine).
+    pub durable_sequence: U64,
+    /// Bytes of header and entries, without the padding.
+    pub length: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Wall clock at the seal, ms since the epoch; for people.
+    pub sealed_at_ms: I64,
+    /// Zero.
+    pub reserved_2: U64,
+}
+
+/// What an entry holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// The batches themselves follow, back to back.
+    Inline = 0,
+    /// A [`SegmentPointer`] follows: the batches are in the partition's segment file.
+    Pointer = 1,
+}
+
+/// The header of an entry.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct EntryHeader {
+    /// Topic id.
+    pub topic: [u8; 16],
+    /// Partition index.
+    pub partition: I32,
+    /// An [`EntryKind`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// First offset.
+    pub base_offset: I64,
+    /// One past the last offset.
+    pub end_offset: I64,
+    /// Size of the batches in bytes, wherever they are.
+    pub length: U32,
+    /// Bytes that follow this header.
+    pub payload: U32,
+}
+
+/// Where the batches of a fat run are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct SegmentPointer {
+    /// Base offset of the segment, which names its file.
+    pub segment: I64,
+    /// First byte in that file.
+    pub position: U64,
+}
+
+/// An entry to encode or as decoded, without its batches' bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whose.
+    pub partition: TopicPartition,
+    /// First offset.
+    pub base_offset: i64,
+    /// One past the last offset.
+    pub end_offset: i64,
+    /// Size of the batches.
+    pub length: u32,
+    /// Where the batches are.
+    pub place: Place,
+}
+
+/// Where an entry's batches are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the group, at this byte of it.
+    Group(u32),
+    /// In a segment.
+    Segment(SegmentPointer),
+}
+
+/// What identifies a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// See [`GroupHeader::run`].
+    pub run: u64,
+    /// See [`GroupHeader::shard`].
+    pub shard: u32,
+    /// See [`GroupHeader::sequence`].
+    pub sequence: u64,
+    /// See [`GroupHeader::durable_sequence`].
+    pub durable_sequence: u64,
+}
+
+/// Bytes that an entry takes in a group.
+pub fn entry_bytes(inline: Option<usize>) -> usize {
+    ENTRY_HEADER_BYTES + inline.unwrap_or(POINTER_BYTES)
+}
+
+/// Fills a group's buffer. Entries first, [`GroupEncoder::finish`] last.
+pub struct GroupEncoder<'a> {
+    buffer: &'a mut [u8],
+    length: usize,
+    entries: u32,
+}
+
+impl<'a> GroupEncoder<'a> {
+    /// Starts in `buffer`, whose size is the group's, padding included.
+    pub fn new(buffer: &'a mut [u8]) -> Self {
+        Self { buffer, length: GROUP_HEADER_BYTES, entries: 0 }
+    }
+
+    fn header(&mut self, partition: TopicPartition, offsets: (i64, i64), kind: EntryKind, length: usize, payload: usize) {
+        let header = EntryHeader {
+            topic: *partition.topic.as_bytes(),
+            partition: partition.partition.into(),
+            kind: kind as u8,
+            reserved: [0; 3],
+            base_offset: offsets.0.into(),
+            end_offset: offsets.1.into(),
+            length: u32::try_from(length).expect("runs are bounded by the frame limit").into(),
+            payload: u32::try_from(payload).expect("payloads are bounded by the group").into(),
+        };
+        self.put(header.as_bytes());
+        self.entries += 1;
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.buffer[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// Adds an inline entry of `length` bytes and hands out its room, to be filled before the next call, and its
+    /// first byte's place in the group.
+    pub fn inline(&mut self, partition: TopicPartition, offsets: (i64, i64), length: usize) -> (u32, &mut [u8]) {
+        self.header(partition, offsets, EntryKind::Inline, length, length);
+        let at = self.length;
+        self.length += length;
+        (u32::try_from(at).expect("groups are bounded"), &mut self.buffer[at..at + length])
+    }
+
+    /// Adds an entry that points to a segment.
+    pub fn pointer(&mut self, partition: TopicPartition, offsets: (i64, i64), length: usize, pointer: SegmentPointer) {
+        self.header(partition, offsets, EntryKind::Pointer, length, POINTER_BYTES);
+        self.put(pointer.as_bytes());
+    }
+
+    /// Writes header, checksum and padding; returns the group's length without padding.
+    pub fn finish(self, stamp: Stamp, sealed_at_ms: i64) -> usize {
+        let Self { buffer, length, entries } = self;
+        assert!(length <= buffer.len(), "a group fits its buffer");
+        buffer[length..].fill(0);
+        let mut header = GroupHeader {
+            magic: GROUP_MAGIC.into(),
+            checksum: 0.into(),
+            run: stamp.run.into(),
+            shard: stamp.shard.into(),
+            entries: entries.into(),
+            sequence: stamp.sequence.into(),
+            durable_sequence: stamp.durable_sequence.into(),
+            length: u32::try_from(length).expect("groups are bounded").into(),
+            reserved: 0.into(),
+            sealed_at_ms: sealed_at_ms.into(),
+            reserved_2: 0.into(),
+        };
+        buffer[..GROUP_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        header.checksum = crc32c::crc32c(&buffer[CHECKED_FROM..length]).into();
+        buffer[..GROUP_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        length
+    }
+}
+
+/// Why bytes are not a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAGroup {
+    /// No magic, an impossible length.
+    Shape,
+    /// The whole group is longer than the bytes at hand: needs that many.
+    Short(usize),
+    /// The checksum is wrong.
+    Checksum,
+    /// The checksum is right but the entries do not add up.
+    Entries,
+}
+
+/// A group's header, if these bytes can begin one. The checksum is not looked at.
+pub fn peek(bytes: &[u8]) -> Option<(Stamp, usize)> {
+    let (header, _) = GroupHeader::read_from_prefix(bytes).ok()?;
+    let length = header.length.get() as usize;
+    if header.magic.get() != GROUP_MAGIC || !(GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length) {
+        return None;
+    }
+    Some((stamp_of(&header), length))
+}
+
+fn stamp_of(header: &GroupHeader) -> Stamp {
+    Stamp {
+        run: header.run.get(),
+        shard: header.shard.get(),
+        sequence: header.sequence.get(),
+        durable_sequence: header.durable_sequence.get(),
+    }
+}
+
+/// A decoded group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Who wrote it and when.
+    pub stamp: Stamp,
+    /// Wall clock at the seal.
+    pub sealed_at_ms: i64,
+    /// Bytes without padding.
+    pub length: usize,
+    /// What it holds.
+    pub entries: Vec<Entry>,
+}
+
+impl Group {
+    /// Bytes with padding: the next group begins there.
+    pub fn padded(&self) -> usize {
+        usize::try_from(align_up(self.length as u64)).expect("groups are bounded")
+    }
+}
+
+/// Decodes the group at the start of `bytes`.
+pub fn decode(bytes: &[u8]) -> Result<Group, NotAGroup> {
+    let (stamp, length) = peek(bytes).ok_or(NotAGroup::Shape)?;
+    if bytes.len() < length {
+        return Err(NotAGroup::Short(length));
+    }
+    let (header, _) = GroupHeader::read_from_prefix(bytes).map_err(|_| NotAGroup::Shape)?;
+    if crc32c::crc32c(&bytes[CHECKED_FROM..length]) != header.checksum.get() {
+        return Err(NotAGroup::Checksum);
+    }
+    let mut entries = Vec::new();
+    let mut at = GROUP_HEADER_BYTES;
+    for _ in 0..header.entries.get() {
+        let (entry, next) = decode_entry(&bytes[..length], at).ok_or(NotAGroup::Entries)?;
+        entries.push(entry);
+        at = next;
+    }
+    if at != length {
+        return Err(NotAGroup::Entries);
+    }
+    Ok(Group { stamp, sealed_at_ms: header.sealed_at_ms.get(), length, entries })
+}
+
+fn decode_entry(group: &[u8], at: usize) -> Option<(Entry, usize)> {
+    let (header, rest) = EntryHeader::read_from_prefix(group.get(at..)?).ok()?;
+    let payload = header.payload.get() as usize;
+    let body = rest.get(..payload)?;
+    let from = at + ENTRY_HEADER_BYTES;
+    let place = match header.kind {
+        0 if payload == header.length.get() as usize => Place::Group(u32::try_from(from).ok()?),
+        1 => Place::Segment(SegmentPointer::read_from_bytes(body).ok()?),
+        _ => return None,
+    };
+    let (base_offset, end_offset) = (header.base_offset.get(), header.end_offset.get());
+    if base_offset < 0 || end_offset <= base_offset || header.partition.get() < 0 {
+        return None;
+    }
+    let partition = TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
+    let entry = Entry { partition, base_offset, end_offset, length: header.length.get(), place };
+    Some((entry, from + payload))
+}
+
+const _: () = assert!(GROUP_HEADER_BYTES < BLOCK);

@@ -1,0 +1,5 @@
+//! The shared write-ahead log of a shard as bytes: its groups ([`format`]) and what a restart finds ([`scan`]).
+//! The store seals, writes and flushes them.
+
+pub mod format;
+pub mod scan;
