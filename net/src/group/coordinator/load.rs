@@ -1,0 +1,85 @@
+//! From records to state: after a start, and when records that change the state only once durable are so.
+
+use std::rc::Rc;
+
+use super::{Coordinator, Entry, Group, Scope, scope};
+use crate::group::{classic::ClassicGroup, offsets::Offsets, record::Record};
+
+impl Coordinator {
+    /// Takes over a record of the partition, from its start in order.
+    pub(crate) fn load(&mut self, record: Record) {
+        match record {
+            Record::GroupMetadata {
+                group,
+                value: Some(value),
+            } => {
+                let loaded = Group::Classic(ClassicGroup::from_record(Rc::clone(&group), &value));
+                self.replace_group(&group, loaded);
+            }
+            record => self.apply(record),
+        }
+    }
+
+    /// The whole partition was read: the clocks of its groups start now.
+    pub(crate) fn on_loaded(&mut self, now_ms: i64) {
+        for entry in self.entries.values_mut() {
+            let scope = scope!(self, now_ms);
+            match &mut entry.group {
+                Group::Classic(group) => group.on_loaded(scope),
+            }
+        }
+    }
+
+    /// Changes the state as a durable record says. A tombstone of a group that has members again is of the past: their
+    /// next record follows it in the log.
+    pub(super) fn apply(&mut self, record: Record) {
+        match record {
+            Record::OffsetCommit {
+                group,
+                topic,
+                partition,
+                value,
+            } => {
+                if value.is_some() || self.entries.contains_key(&group) {
+                    self.entry(&group).offsets.set(&topic, partition, value);
+                }
+            }
+            Record::GroupMetadata { group, value: None } => self.remove_classic(&group),
+            Record::GroupMetadata { value: Some(_), .. }
+            | Record::ConsumerGroup { .. }
+            | Record::ConsumerPartitionMetadata { .. }
+            | Record::ConsumerMember { .. }
+            | Record::ConsumerTargetMetadata { .. }
+            | Record::ConsumerTarget { .. }
+            | Record::ConsumerCurrent { .. }
+            | Record::ConsumerRegex { .. } => {}
+        }
+    }
+
+    /// A group; offsets of an unknown one belong to a simple group.
+    fn entry(&mut self, id: &Rc<str>) -> &mut Entry {
+        self.entries.entry(Rc::clone(id)).or_insert_with(|| Entry {
+            group: Group::Classic(ClassicGroup::new(Rc::clone(id), 0)),
+            offsets: Offsets::default(),
+        })
+    }
+
+    fn remove_classic(&mut self, id: &Rc<str>) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let Group::Classic(group) = &entry.group;
+        if !group.is_without_members() {
+            return;
+        }
+        if entry.offsets.is_empty() {
+            self.entries.remove(id);
+        } else {
+            entry.group = Group::Classic(ClassicGroup::new(Rc::clone(id), 0));
+        }
+    }
+
+    fn replace_group(&mut self, id: &Rc<str>, group: Group) {
+        self.entry(id).group = group;
+    }
+}
