@@ -135,6 +135,7 @@ impl Io for DirectIo {
         let mut options = OpenOptions::new();
         match how {
             Open::Read => options.read(true),
+            Open::Existing => options.read(true).write(true),
             Open::Write => options.read(true).write(true).create(true),
             Open::WriteDurable => options.write(true).custom_flags(libc::O_DSYNC),
         };
@@ -158,6 +159,16 @@ impl Io for DirectIo {
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         blocking(move || sync_dir(&path)).await
+    }
+
+    async fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let path = path.to_owned();
+        blocking(move || match std::fs::read_dir(&path) {
+            Ok(entries) => entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect(),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(other) => Err(other),
+        })
+        .await
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {

@@ -9,6 +9,7 @@ use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
 use crate::chunk::Memory;
 
 pub mod direct;
+pub(crate) mod residency;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
@@ -35,6 +36,8 @@ pub const fn align_down(bytes: u64) -> u64 {
 pub enum Open {
     /// Existing, for reading.
     Read,
+    /// Existing, for reading and writing.
+    Existing,
     /// For reading and writing, created when missing.
     Write,
     /// Existing, for writing; a completed write is on stable storage (O_DSYNC).
@@ -67,6 +70,8 @@ pub trait Io: Clone + 'static {
     fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Makes a directory's entries durable.
     fn sync_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Names in a directory, in no order; none when it is missing.
+    fn list(&self, path: &Path) -> impl Future<Output = io::Result<Vec<String>>>;
     /// Removes a file, or a directory with all below it. A missing one is fine.
     fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Free bytes of the file system that holds `path`.
