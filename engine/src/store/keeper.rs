@@ -50,11 +50,11 @@ struct Trim {
 pub(crate) struct Keeper<I: Io> {
     signal: Signal,
     grown: RefCell<VecDeque<Rc<PartitionCell>>>,
-    removed: RefCell<Vec<TopicPartition>>,
+    removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
     all: RefCell<Vec<Rc<Outcome<()>>>>,
     journal: RefCell<Option<Journal<I>>>,
-    run_ends: BTreeMap<u64, u64>,
+    pub(super) run_ends: BTreeMap<u64, u64>,
     stopped: Cell<bool>,
     ended: Rc<Outcome<()>>,
 }
@@ -89,10 +89,12 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    /// A partition is gone: its files go too.
-    pub(crate) fn removed(&self, id: TopicPartition) {
-        self.removed.borrow_mut().push(id);
+    /// A partition is gone: its files go too. Resolves when they are removed.
+    pub(crate) fn removed(&self, id: TopicPartition) -> Rc<Outcome<()>> {
+        let done = Rc::<Outcome<()>>::default();
+        self.removed.borrow_mut().push((id, done.clone()));
         self.signal.notify();
+        done
     }
 }
 
@@ -155,8 +157,11 @@ impl<I: Io> Store<I> {
 
     async fn remove_files(&self) -> io::Result<()> {
         let removed = self.keeper.removed.take();
-        for id in removed {
-            self.io.remove(&partition_dir(&self.options.data_dir, id)).await?;
+        for (id, done) in removed {
+            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
+                tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
+            }
+            done.set(());
             self.io.yield_now().await;
         }
         let retired = self.wal.borrow_mut().take_retired();

@@ -27,11 +27,11 @@ pub(crate) use read::check_epoch;
 
 use self::{cache::Cache, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles, wal_files::WalFiles, writer::Flight};
 use crate::{
-    api::{LogError, TopicPartition},
+    api::{ActiveProducer, LogError, TopicPartition},
     config::TopicConfig,
     io::Io,
     partition::{Partition, PartitionCell},
-    signal::Signal,
+    signal::{Outcome, Signal},
     wal::group::Groups,
 };
 
@@ -112,6 +112,8 @@ pub(crate) struct Store<I: Io> {
     full: Cell<bool>,
     /// Bytes of all extents that are not materialised.
     live_bytes: Cell<usize>,
+    /// Whether pump and maker are to end.
+    stopped: Cell<bool>,
 }
 
 impl<I: Io> Store<I> {
@@ -131,9 +133,9 @@ impl<I: Io> Store<I> {
         }
     }
 
-    /// Forgets a partition. Its files are removed soon after.
-    pub(crate) fn remove_partition(self: &Rc<Self>, id: TopicPartition) {
-        let Some(cell) = self.partitions.borrow_mut().remove(&id) else { return };
+    /// Forgets a partition. Its files are removed soon after: then the answer resolves.
+    pub(crate) fn remove_partition(&self, id: TopicPartition) -> Option<Rc<Outcome<()>>> {
+        let cell = self.partitions.borrow_mut().remove(&id)?;
         let tail = {
             let mut partition = cell.borrow_mut();
             partition.deleted = true;
@@ -144,8 +146,8 @@ impl<I: Io> Store<I> {
         };
         self.release(tail.iter());
         self.segments.forget(id);
-        self.keeper.removed(id);
         self.pump.notify();
+        Some(self.keeper.removed(id))
     }
 
     /// Extents that are in a segment now, or not wanted any more.
@@ -184,6 +186,45 @@ impl<I: Io> Store<I> {
                 false => tracing::info!(free, "disk has space again: produce is accepted"),
             }
         }
+        self.maker.notify();
+    }
+
+    /// Bytes of a partition on disk: segments and what is in the shared log only.
+    pub(crate) fn partition_bytes(&self, id: TopicPartition) -> Option<u64> {
+        let cell = self.partition(id).ok()?;
+        let partition = cell.borrow();
+        Some(partition.segments.iter().map(|s| s.size).sum::<u64>() + partition.tail_bytes as u64)
+    }
+
+    /// Idempotent producers that a partition remembers.
+    pub(crate) fn active_producers(&self, id: TopicPartition) -> Result<Vec<ActiveProducer>, LogError> {
+        Ok(self.partition(id)?.borrow().producers.active())
+    }
+
+    /// Log start and high watermark of a partition.
+    pub(crate) fn bounds(&self, id: TopicPartition) -> Result<(i64, i64), LogError> {
+        let cell = self.partition(id)?;
+        let partition = cell.borrow();
+        Ok((partition.log_start, partition.high_watermark()))
+    }
+
+    /// What the manifest says of every partition, once the keeper has stopped.
+    pub(crate) fn states(&self) -> Vec<(TopicPartition, crate::manifest::PartitionState)> {
+        self.partitions.borrow().iter().map(|(id, cell)| (*id, cell.borrow().state())).collect()
+    }
+
+    /// Ends of former runs in the shared log.
+    pub(crate) fn run_ends(&self) -> &std::collections::BTreeMap<u64, u64> {
+        &self.keeper.run_ends
+    }
+
+    /// Takes no more appends, writes what was taken, brings tails to segments, ends all tasks.
+    pub(crate) async fn close(&self) {
+        self.drain().await;
+        self.failed.borrow_mut().get_or_insert_with(|| "the node is stopping".to_owned());
+        self.stop_keeper().await;
+        self.stopped.set(true);
+        self.pump.notify();
         self.maker.notify();
     }
 

@@ -98,6 +98,7 @@ impl<I: Io> Store<I> {
             failed: RefCell::new(None),
             full: Cell::new(false),
             live_bytes: Cell::new(0),
+            stopped: Cell::new(false),
             io,
             options,
         });
@@ -186,6 +187,9 @@ impl<I: Io> Store<I> {
     async fn run_maker(self: Rc<Self>) {
         loop {
             self.maker.wait().await;
+            if self.stopped.get() {
+                return;
+            }
             loop {
                 if self.full.get() {
                     break; // check_space notifies when that has changed

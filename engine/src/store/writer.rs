@@ -70,6 +70,9 @@ impl<I: Io> Store<I> {
     pub(super) async fn run_pump(self: Rc<Self>) {
         loop {
             self.pump.wait().await;
+            if self.stopped.get() {
+                return;
+            }
             while let Some((group, file)) = self.next_group() {
                 self.start(group, file);
             }
