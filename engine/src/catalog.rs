@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
+pub(crate) use crate::journal::RECORD_BYTES_MAX;
 use crate::{api::TopicId, journal::Payloads};
 
 /// The format of the data directory; a node refuses one it does not know.

@@ -18,9 +18,9 @@ use crate::{
         ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced, TopicId,
         TopicPartition,
     },
-    config::TopicConfig,
     io::{self, direct::DirectIo},
     mail::Mail,
+    partition::Waiter,
     signal::Outcome,
     store::{Appended, Store, check_epoch},
     topics::CatalogFile,
@@ -47,7 +47,11 @@ pub(crate) struct Shard {
     pub(crate) attached: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     pub(crate) stopping: Rc<Outcome<()>>,
     pub(crate) replies: RefCell<HashMap<u64, Reply>>,
-    pub(crate) next_reply: Cell<u64>,
+    pub(crate) next_id: Cell<u64>,
+    /// Partitions whose files are being removed, by ticket.
+    pub(crate) removals: RefCell<HashMap<u64, Vec<Rc<Outcome<()>>>>>,
+    /// Fetches of other shards that wait for partitions of this one: by shard and number.
+    pub(crate) watched: RefCell<HashMap<(usize, u64), Rc<Waiter>>>,
 }
 
 /// Handle to the whole node's engine on one shard; clones share it. Not `Send`.
@@ -231,8 +235,7 @@ impl Engine {
             return Either::Left(work(self.clone()));
         }
         let outcome = Rc::<Outcome<Rc<Cell<Option<R>>>>>::default();
-        let id = self.0.next_reply.get();
-        self.0.next_reply.set(id + 1);
+        let id = self.next_id();
         let resolve = outcome.clone();
         let reply: Reply = Box::new(move |value| {
             let value = value.downcast::<R>().expect("a reply has the type of its call");
@@ -253,6 +256,11 @@ impl Engine {
             }),
         );
         Either::Right(outcome.wait().map(|cell| cell.take().expect("a call has one caller")))
+    }
+
+    /// A number that this shard has not used yet.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.0.next_id.replace(self.0.next_id.get() + 1)
     }
 
     fn reply(&self, id: u64, value: Box<dyn Any + Send>) {
@@ -323,6 +331,3 @@ pub(crate) fn owner(partition: TopicPartition, shards: usize) -> usize {
 
 /// One partition's answer as it crosses shards.
 pub(crate) type FetchAnswer = Result<Fetched, LogError>;
-
-/// Settings that a partition is opened with.
-pub(crate) type PartitionConfigs = Vec<(TopicPartition, Rc<TopicConfig>)>;

@@ -1,10 +1,16 @@
 //! Fetching over several partitions and shards, with a wait for `min_bytes` that polls nothing: each shard lets a
 //! waiter be notified by the partitions it owns.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration, time::Instant};
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select};
 
 use crate::{
     api::{Fetch, FetchPartition, Fetched, LogError, Records},
@@ -28,28 +34,30 @@ impl Engine {
         let deadline = Instant::now() + fetch.max_wait;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.is_ready(&by_shard, fetch.min_bytes).await {
+            let found = if left.is_zero() { Vec::new() } else { self.found(&by_shard).await };
+            // An empty fetch (of a session without news) waits its time.
+            let enough = !found.is_empty() && found.iter().fold(0usize, |a, b| a.saturating_add(*b)) >= fetch.min_bytes;
+            if left.is_zero() || enough {
                 return self.gather(&by_shard, fetch.max_bytes, fetch.partitions.len()).await;
             }
-            self.wait_for_change(&by_shard, fetch.min_bytes, left).await;
+            self.wait_for_change(&by_shard, &found, left).await;
         }
     }
 
-    /// Whether a fetch may be answered: enough bytes, or an error to tell.
-    async fn is_ready(&self, by_shard: &BTreeMap<usize, Parts>, min_bytes: usize) -> bool {
-        if by_shard.is_empty() {
-            return false; // an empty session fetch waits its time
-        }
+    /// Bytes that each shard has for the fetch; the most there can be where there is an error to tell.
+    async fn found(&self, by_shard: &BTreeMap<usize, Parts>) -> Vec<usize> {
         let asked = by_shard.iter().map(|(shard, parts)| {
             let parts = plain(parts);
-            self.call(*shard, move |engine: Engine| {
-                let store = &engine.0.store;
-                let found = if store.refuses(&parts) { usize::MAX } else { store.available(&parts) };
-                std::future::ready(found)
-            })
+            self.call(*shard, move |engine: Engine| std::future::ready(engine.found_here(&parts)))
         });
-        let found = join_all(asked.collect::<Vec<_>>()).await;
-        found.into_iter().fold(0, usize::saturating_add) >= min_bytes
+        join_all(asked.collect::<Vec<_>>()).await
+    }
+
+    fn found_here(&self, parts: &[FetchPartition]) -> usize {
+        match self.0.store.refuses(parts) {
+            true => usize::MAX,
+            false => self.0.store.available(parts),
+        }
     }
 
     async fn gather(&self, by_shard: &BTreeMap<usize, Parts>, max_bytes: usize, count: usize) -> Vec<FetchAnswer> {
@@ -97,28 +105,36 @@ impl Engine {
         answers
     }
 
-    /// Waits until one of the partitions changes, or the time is over. A partition whose bytes alone are too few is
-    /// looked at again by the caller.
-    async fn wait_for_change(&self, by_shard: &BTreeMap<usize, Parts>, min_bytes: usize, left: Duration) {
+    /// Waits until a shard has other bytes for the fetch than it was `seen` to have, or the time is over.
+    async fn wait_for_change(&self, by_shard: &BTreeMap<usize, Parts>, seen: &[usize], left: Duration) {
         let waiter = Rc::new(Waiter::default());
         let mut remote = Vec::new();
-        for (shard, parts) in by_shard {
-            if *shard == self.shard() {
-                self.0.store.watch(&plain(parts), &waiter);
-            } else {
-                remote.push(self.watch_on(*shard, plain(parts), min_bytes, left, &waiter));
+        for ((shard, parts), seen) in by_shard.iter().zip(seen) {
+            match *shard == self.shard() {
+                true => self.watch_here(&plain(parts), *seen, &waiter),
+                false => remote.push(self.watch_on(*shard, plain(parts), *seen, left, &waiter)),
             }
         }
-        let changed = std::future::poll_fn(|cx| match waiter.poll(cx.waker()) {
-            true => std::task::Poll::Ready(()),
-            false => std::task::Poll::Pending,
-        });
-        let slept = self.0.io.sleep(left);
-        futures_util::pin_mut!(changed, slept);
-        futures_util::future::select(changed, slept).await;
+        self.wait_or_sleep(&waiter, left).await;
         for (shard, key) in remote {
             self.0.mail.post(shard, Box::new(move |engine: &Engine| engine.unwatch(key)));
         }
+    }
+
+    fn watch_here(&self, parts: &[FetchPartition], seen: usize, waiter: &Rc<Waiter>) {
+        self.0.store.watch(parts, waiter);
+        if self.found_here(parts) != seen {
+            waiter.notify(); // it changed between the look and the watch
+        }
+    }
+
+    async fn wait_or_sleep(&self, waiter: &Waiter, left: Duration) {
+        let changed = pin!(std::future::poll_fn(|cx| match waiter.poll(cx.waker()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }));
+        let slept = pin!(self.0.io.sleep(left));
+        select(changed, slept).await;
     }
 
     /// Has another shard notify our waiter when one of its partitions changes.
@@ -126,27 +142,18 @@ impl Engine {
         &self,
         shard: usize,
         parts: Vec<FetchPartition>,
-        min_bytes: usize,
+        seen: usize,
         left: Duration,
         waiter: &Rc<Waiter>,
     ) -> (usize, (usize, u64)) {
-        let id = self.0.next_reply.get();
-        self.0.next_reply.set(id + 1);
-        let key = (self.shard(), id);
-        let _ = min_bytes;
+        let key = (self.shard(), self.next_id());
         let call = self.call(shard, move |engine: Engine| {
             let there = Rc::new(Waiter::default());
-            engine.watched().insert(key, there.clone());
-            engine.0.store.watch(&parts, &there);
+            engine.0.watched.borrow_mut().insert(key, there.clone());
+            engine.watch_here(&parts, seen, &there);
             async move {
-                let changed = std::future::poll_fn(|cx| match there.poll(cx.waker()) {
-                    true => std::task::Poll::Ready(()),
-                    false => std::task::Poll::Pending,
-                });
-                let slept = engine.0.io.sleep(left);
-                futures_util::pin_mut!(changed, slept);
-                futures_util::future::select(changed, slept).await;
-                engine.watched().remove(&key);
+                engine.wait_or_sleep(&there, left).await;
+                engine.unwatch(key);
             }
         });
         let waiter = waiter.clone();
@@ -159,13 +166,10 @@ impl Engine {
     }
 
     fn unwatch(&self, key: (usize, u64)) {
-        if let Some(waiter) = self.watched().remove(&key) {
+        let waiter = self.0.watched.borrow_mut().remove(&key);
+        if let Some(waiter) = waiter {
             waiter.notify();
         }
-    }
-
-    fn watched(&self) -> std::cell::RefMut<'_, std::collections::HashMap<(usize, u64), Rc<Waiter>>> {
-        self.0.watched.borrow_mut()
     }
 }
 

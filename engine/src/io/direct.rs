@@ -237,8 +237,13 @@ pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
 }
 
 /// Free bytes for unprivileged use of the file system that holds `path`.
-#[expect(unsafe_code, reason = "std has no statvfs")]
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    volume_bytes(path).map(|(_, free)| free)
+}
+
+/// Size of the file system that holds `path`, and its free bytes for unprivileged use.
+#[expect(unsafe_code, reason = "std has no statvfs")]
+pub fn volume_bytes(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero statvfs is a valid value of that plain C struct.
@@ -247,5 +252,5 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     if unsafe { libc::statvfs(path.as_ptr(), &mut out) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(out.f_bavail * out.f_frsize)
+    Ok((out.f_blocks * out.f_frsize, out.f_bavail * out.f_frsize))
 }

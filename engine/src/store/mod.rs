@@ -213,6 +213,11 @@ impl<I: Io> Store<I> {
         self.partitions.borrow().iter().map(|(id, cell)| (*id, cell.borrow().state())).collect()
     }
 
+    /// Whether something is in the shared log only.
+    pub(crate) fn has_live(&self) -> bool {
+        self.live_bytes.get() > 0
+    }
+
     /// Ends of former runs in the shared log.
     pub(crate) fn run_ends(&self) -> &std::collections::BTreeMap<u64, u64> {
         &self.keeper.run_ends
