@@ -61,7 +61,15 @@ pub struct TopicConfig {
     pub segment_ms: i64,
     /// flush.messages
     pub durability: Durability,
+    /// cleanup.policy
+    pub cleanup_policy: CleanupPolicy,
 }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupPolicy { pub delete: bool, pub compact: bool }
+pub fn check_topic_name(_: &str) -> Result<(), String> { Ok(()) }
+pub fn apply_changes(_d: &BTreeMap<String, String>, o: &BTreeMap<String, String>, _c: &[crate::api::ConfigChange]) -> Result<BTreeMap<String, String>, String> { Ok(o.clone()) }
+pub fn apply_broker_changes(o: &BTreeMap<String, String>, _c: &[crate::api::ConfigChange]) -> BTreeMap<String, String> { o.clone() }
+
 
 /// Every setting, sorted by name.
 pub fn keys() -> &'static [ConfigKey] { &[] }
@@ -69,6 +77,8 @@ pub fn keys() -> &'static [ConfigKey] { &[] }
 impl TopicConfig {
     /// Parses overrides over broker defaults (both by *topic* setting name). The error says key, value and reason.
     pub fn parse(defaults: &BTreeMap<String, String>, overrides: &BTreeMap<String, String>) -> Result<TopicConfig, String> {
-        let _ = (defaults, overrides); Err(String::new())
+        let g = |k: &str, d: i64| overrides.get(k).or(defaults.get(k)).and_then(|v| v.parse().ok()).unwrap_or(d);
+        Ok(TopicConfig { max_message_bytes: g("max.message.bytes", 1048588) as usize, timestamp_type: TimestampType::CreateTime, timestamp_before_max_ms: i64::MAX, timestamp_after_max_ms: 3600000,
+        retention_ms: g("retention.ms", 604800000), retention_bytes: g("retention.bytes", -1), segment_bytes: g("segment.bytes", 1<<30) as u64, segment_ms: g("segment.ms", 604800000), durability: if g("flush.messages", 1)==1 {Durability::Device} else {Durability::Written}, cleanup_policy: CleanupPolicy{delete:true, compact:false} })
     }
 }
