@@ -9,6 +9,7 @@ mod assignment;
 mod assignor;
 mod caller;
 mod classic;
+mod consumer;
 mod coordinator;
 mod effects;
 mod error;

@@ -53,6 +53,29 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// A member that waits for nothing; `client` is its id and address, `timeouts_ms` those of rebalance and session.
+    pub(crate) fn settled(
+        id: Rc<str>,
+        instance_id: Option<Rc<str>>,
+        client: (Rc<str>, Rc<str>),
+        timeouts_ms: (i32, i32),
+        protocols: Vec<Protocol>,
+    ) -> Self {
+        Self {
+            id,
+            instance_id,
+            client_id: client.0,
+            client_host: client.1,
+            rebalance_timeout_ms: timeouts_ms.0,
+            session_timeout_ms: timeouts_ms.1,
+            protocols,
+            assignment: Bytes::new(),
+            awaiting_join: None,
+            awaiting_sync: None,
+            is_new: false,
+        }
+    }
+
     /// Its metadata for a protocol; empty when it does not follow it.
     pub(crate) fn metadata(&self, protocol: &str) -> Bytes {
         let found = self.protocols.iter().find(|each| &*each.name == protocol);

@@ -209,6 +209,13 @@ impl ClassicGroup {
         group
     }
 
+    /// Gives a member its assignment.
+    pub(crate) fn set_assignment(&mut self, member_id: &str, assignment: bytes::Bytes) {
+        if let Some(member) = self.members.get_mut(member_id) {
+            member.assignment = assignment;
+        }
+    }
+
     /// Starts the clocks of a group that was just loaded or converted, and makes it smaller if it is too large now.
     pub(crate) fn on_loaded(&mut self, scope: &mut Scope<'_>) {
         let members: Vec<_> = self.members.keys().cloned().collect();

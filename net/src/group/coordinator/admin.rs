@@ -13,7 +13,7 @@ use kafka_protocol::{
 
 use super::{Coordinator, Entry, Group};
 use crate::group::{
-    classic::{ClassicGroup, State},
+    classic::{CONSUMER_PROTOCOL_TYPE, ClassicGroup, State},
     effects::{Reply, Then, Ticket},
     error::GroupError,
     record::Record,
@@ -99,11 +99,10 @@ impl Coordinator {
 impl Entry {
     fn listed(&self, id: &str) -> ListedGroup {
         let (protocol_type, state, kind) = match &self.group {
-            Group::Classic(group) => (
-                group.protocol_type().unwrap_or_default(),
-                group.state().name(),
-                "classic",
-            ),
+            Group::Classic(group) => {
+                (group.protocol_type().unwrap_or_default(), group.state().name(), "classic")
+            }
+            Group::Consumer(group) => (CONSUMER_PROTOCOL_TYPE, group.state().name(), "consumer"),
         };
         ListedGroup::default()
             .with_group_id(wire(id).into())
@@ -115,7 +114,8 @@ impl Entry {
     fn validate_delete(&self) -> Result<(), GroupError> {
         match &self.group {
             Group::Classic(group) if group.state() == State::Empty => Ok(()),
-            Group::Classic(_) => Err(ResponseError::NonEmptyGroup),
+            Group::Consumer(group) if group.is_empty() => Ok(()),
+            Group::Classic(_) | Group::Consumer(_) => Err(ResponseError::NonEmptyGroup),
         }
     }
 
@@ -136,10 +136,10 @@ impl Entry {
     /// The tombstones of the group without those of its offsets.
     pub(super) fn group_tombstones(&self, id: &Rc<str>, records: &mut Vec<Record>) {
         match &self.group {
-            Group::Classic(_) => records.push(Record::GroupMetadata {
-                group: Rc::clone(id),
-                value: None,
-            }),
+            Group::Classic(_) => {
+                records.push(Record::GroupMetadata { group: Rc::clone(id), value: None });
+            }
+            Group::Consumer(group) => records.extend(group.tombstones()),
         }
     }
 }

@@ -75,12 +75,14 @@ impl Entry {
                 }
                 (Some(_), _) => RetentionBase::Never,
             },
+            Group::Consumer(_) => RetentionBase::Commit,
         }
     }
 
     fn is_empty(&self) -> bool {
         match &self.group {
             Group::Classic(group) => group.state() == State::Empty && group.is_without_members(),
+            Group::Consumer(group) => group.is_empty(),
         }
     }
 

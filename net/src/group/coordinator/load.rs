@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use super::{Coordinator, Entry, Group, Scope, scope};
-use crate::group::{classic::ClassicGroup, offsets::Offsets, record::Record};
+use crate::group::{
+    classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, record::Record,
+};
 
 impl Coordinator {
     /// Takes over a record of the partition, from its start in order.
@@ -14,9 +16,18 @@ impl Coordinator {
                 value: Some(value),
             } => {
                 let loaded = Group::Classic(ClassicGroup::from_record(Rc::clone(&group), &value));
-                self.replace_group(&group, loaded);
+                self.entry(&group).group = loaded;
             }
-            record => self.apply(record),
+            record => {
+                if is_consumer(&record) {
+                    let id = Rc::clone(record.group());
+                    let entry = self.entry(&id);
+                    if matches!(&entry.group, Group::Classic(_)) {
+                        entry.group = Group::Consumer(Box::new(ConsumerGroup::new(id)));
+                    }
+                }
+                self.apply(record);
+            }
         }
     }
 
@@ -26,6 +37,7 @@ impl Coordinator {
             let scope = scope!(self, now_ms);
             match &mut entry.group {
                 Group::Classic(group) => group.on_loaded(scope),
+                Group::Consumer(group) => group.on_loaded(scope),
             }
         }
     }
@@ -45,14 +57,14 @@ impl Coordinator {
                 }
             }
             Record::GroupMetadata { group, value: None } => self.remove_classic(&group),
-            Record::GroupMetadata { value: Some(_), .. }
-            | Record::ConsumerGroup { .. }
-            | Record::ConsumerPartitionMetadata { .. }
-            | Record::ConsumerMember { .. }
-            | Record::ConsumerTargetMetadata { .. }
-            | Record::ConsumerTarget { .. }
-            | Record::ConsumerCurrent { .. }
-            | Record::ConsumerRegex { .. } => {}
+            Record::ConsumerGroup { group, value: None } => self.remove_consumer(&group),
+            // classic groups run ahead of their records: only a start takes them from there
+            Record::GroupMetadata { value: Some(_), .. } => {}
+            record => {
+                let id = Rc::clone(record.group());
+                let Some(Entry { group: Group::Consumer(group), .. }) = self.entries.get_mut(&id) else { return };
+                group.apply(&record);
+            }
         }
     }
 
@@ -65,21 +77,38 @@ impl Coordinator {
     }
 
     fn remove_classic(&mut self, id: &Rc<str>) {
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        let Group::Classic(group) = &entry.group;
-        if !group.is_without_members() {
-            return;
+        if matches!(self.entries.get(id), Some(Entry { group: Group::Classic(group), .. }) if group.is_without_members()) {
+            self.remove_group(id);
         }
+    }
+
+    fn remove_consumer(&mut self, id: &Rc<str>) {
+        if matches!(self.entries.get(id), Some(Entry { group: Group::Consumer(group), .. }) if group.is_empty()) {
+            self.remove_group(id);
+        }
+    }
+
+    /// Forgets a group; offsets that stay belong to a simple one from now on.
+    fn remove_group(&mut self, id: &Rc<str>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
         if entry.offsets.is_empty() {
             self.entries.remove(id);
         } else {
             entry.group = Group::Classic(ClassicGroup::new(Rc::clone(id), 0));
         }
     }
+}
 
-    fn replace_group(&mut self, id: &Rc<str>, group: Group) {
-        self.entry(id).group = group;
-    }
+/// Whether a record tells of a consumer group that is there.
+fn is_consumer(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::ConsumerGroup { value: Some(_), .. }
+            | Record::ConsumerPartitionMetadata { value: Some(()), .. }
+            | Record::ConsumerMember { value: Some(_), .. }
+            | Record::ConsumerTargetMetadata { value: Some(_), .. }
+            | Record::ConsumerTarget { value: Some(_), .. }
+            | Record::ConsumerCurrent { value: Some(_), .. }
+            | Record::ConsumerRegex { value: Some(_), .. }
+    )
 }

@@ -10,13 +10,17 @@
 //! the order of the log.
 
 mod admin;
+mod consumer;
 mod expire;
 mod load;
 mod offsets;
 
 pub(crate) use admin::GroupFilter;
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 use kafka_protocol::{
     error::ResponseError,
@@ -28,7 +32,8 @@ use kafka_protocol::{
 
 use super::{
     caller::Caller,
-    classic::{ClassicGroup, Join, error_join, error_sync, member_response},
+    classic::{ClassicGroup, Join, State, error_join, error_sync, member_response},
+    consumer::{ConsumerGroup, TopicsView},
     effects::{Effects, Pending, Reply, Scope, Then, Ticket, Write, WriteId},
     error::GroupError,
     offsets::Offsets,
@@ -42,6 +47,8 @@ use super::{
 pub(crate) enum Group {
     /// JoinGroup and SyncGroup, or only committed offsets.
     Classic(ClassicGroup),
+    /// ConsumerGroupHeartbeat.
+    Consumer(Box<ConsumerGroup>),
 }
 
 /// A group and its offsets, which outlive changes of its type.
@@ -55,6 +62,8 @@ struct Entry {
 pub(crate) struct Coordinator {
     settings: Rc<Settings>,
     topics: Rc<dyn TopicLookup>,
+    /// Rises with every change of the topics.
+    topics_version: u64,
     entries: HashMap<Rc<str>, Entry>,
     timers: Timers,
     effects: Effects,
@@ -73,12 +82,21 @@ macro_rules! scope {
 }
 use scope;
 
+/// Gives the topics as groups see them.
+macro_rules! view {
+    ($coordinator:ident) => {
+        TopicsView { lookup: &*$coordinator.topics, version: $coordinator.topics_version }
+    };
+}
+use view;
+
 impl Coordinator {
     /// A coordinator that knows of no group.
     pub(crate) fn new(settings: Rc<Settings>) -> Self {
         Self {
             settings,
             topics: Rc::new(NoTopics),
+            topics_version: 0,
             entries: HashMap::new(),
             timers: Timers::default(),
             effects: Effects::default(),
@@ -109,34 +127,48 @@ impl Coordinator {
             return self.effects.reply(ticket, Reply::Join(Box::new(reply)));
         }
         let id: Rc<str> = Rc::from(request.group_id.as_str());
+        let join = Join { caller, request, ticket };
+        if matches!(self.entries.get(&id), Some(Entry { group: Group::Consumer(group), .. }) if !group.is_empty()) {
+            return self.join_consumer_group(now_ms, &id, &join);
+        }
         let entry = self.entries.entry(Rc::clone(&id)).or_insert_with(|| Entry {
-            group: Group::Classic(ClassicGroup::new(id, now_ms)),
+            group: Group::Classic(ClassicGroup::new(Rc::clone(&id), now_ms)),
             offsets: Offsets::default(),
         });
         let scope = scope!(self, now_ms);
-        let Group::Classic(group) = &mut entry.group;
-        group.handle_join(
-            scope,
-            &Join {
-                caller,
-                request,
-                ticket,
-            },
-        );
-        if !known {
-            scope.effects.write(vec![group.empty_record()], Then::Keep);
+        let mut records = Vec::new();
+        let mut is_new = !known;
+        if let Group::Consumer(group) = &entry.group {
+            // a consumer group without members is as good as none
+            if !request.member_id.is_empty() {
+                let reply = error_join(&request.member_id, ResponseError::UnknownMemberId);
+                return scope.effects.reply(ticket, Reply::Join(Box::new(reply)));
+            }
+            records = group.tombstones();
+            is_new = true;
+            entry.group = Group::Classic(ClassicGroup::new(id, now_ms));
+        }
+        let Group::Classic(group) = &mut entry.group else { return };
+        group.handle_join(scope, &join);
+        if is_new {
+            records.push(group.empty_record());
+            scope.effects.write(records, Then::Keep);
         }
     }
 
     /// Handles a SyncGroup.
     pub(crate) fn handle_sync(&mut self, now_ms: i64, request: &SyncGroupRequest, ticket: Ticket) {
-        let scope = scope!(self, now_ms);
+        let (scope, topics) = (scope!(self, now_ms), view!(self));
         match self
             .entries
             .get_mut(request.group_id.as_str())
             .map(|entry| &mut entry.group)
         {
             Some(Group::Classic(group)) => group.handle_sync(scope, request, ticket),
+            Some(Group::Consumer(group)) => {
+                let reply = group.handle_classic_sync(scope, topics, request).unwrap_or_else(error_sync);
+                scope.effects.reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
+            }
             None => {
                 let error = unknown_group(&request.group_id, ResponseError::UnknownMemberId);
                 scope
@@ -160,6 +192,7 @@ impl Coordinator {
             .map(|entry| &mut entry.group)
         {
             Some(Group::Classic(group)) => group.handle_heartbeat(scope, request),
+            Some(Group::Consumer(group)) => group.handle_classic_heartbeat(scope, request),
             None => Err(unknown_group(
                 &request.group_id,
                 ResponseError::UnknownMemberId,
@@ -185,6 +218,7 @@ impl Coordinator {
             .map(|entry| &mut entry.group)
         {
             Some(Group::Classic(group)) => group.handle_leave(scope, request),
+            Some(Group::Consumer(_)) => return self.leave_consumer_group(now_ms, request, ticket),
             None if request.group_id.is_empty() => {
                 LeaveGroupResponse::default().with_error_code(ResponseError::InvalidGroupId.code())
             }
@@ -213,6 +247,7 @@ impl Coordinator {
                 }
                 // left over from a group that was of another type
                 (Group::Classic(_), _) => {}
+                (Group::Consumer(_), kind) => self.consumer_timeout(now_ms, &id, kind),
             }
         }
     }
@@ -271,6 +306,7 @@ impl Coordinator {
             let scope = scope!(self, now_ms);
             match &mut entry.group {
                 Group::Classic(group) => group.close(scope, error),
+                Group::Consumer(group) => group.close(scope),
             }
         }
         for (ticket, fetch) in self.effects.fail_pending(error) {
@@ -282,6 +318,7 @@ impl Coordinator {
     /// Tells what topics there are now.
     pub(crate) fn handle_topics(&mut self, topics: Rc<dyn TopicLookup>) {
         self.topics = topics;
+        self.topics_version += 1;
     }
 
     /// Replies to send now.
@@ -292,6 +329,11 @@ impl Coordinator {
     /// Records to write now.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
         self.effects.take_writes()
+    }
+
+    /// Groups whose regular expressions to look up among the topics now, with the version of the topics.
+    pub(crate) fn take_regexes(&mut self) -> (u64, BTreeMap<Rc<str>, Vec<Rc<str>>>) {
+        (self.topics_version, self.effects.take_regexes())
     }
 
     /// Whether any write was taken and not reported yet.
@@ -305,6 +347,7 @@ impl Coordinator {
         for entry in self.entries.values() {
             match &entry.group {
                 Group::Classic(group) => group.check(),
+                Group::Consumer(group) => group.check(),
             }
         }
     }

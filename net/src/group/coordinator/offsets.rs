@@ -103,6 +103,13 @@ impl Coordinator {
             Group::Classic(group) => {
                 group.handle_offset_commit(scope, &request.member_id, instance_id, generation)
             }
+            Group::Consumer(group) => {
+                let topics = request.topics.iter();
+                let partitions = topics.flat_map(|topic| {
+                    topic.partitions.iter().map(|partition| (topic.topic_id, partition.partition_index))
+                });
+                group.validate_offset_commit(caller.version, &request.member_id, generation, partitions)
+            }
         }
     }
 
@@ -139,10 +146,13 @@ impl Coordinator {
     fn validate_fetch(
         &self,
         entry: &Entry,
-        _request: &OffsetFetchRequestGroup,
+        request: &OffsetFetchRequestGroup,
     ) -> Result<(), GroupError> {
         match &entry.group {
             Group::Classic(_) => Ok(()),
+            Group::Consumer(group) => {
+                group.validate_offset_fetch(request.member_id.as_deref(), request.member_epoch)
+            }
         }
     }
 
@@ -219,7 +229,7 @@ impl Entry {
             {
                 Err(ResponseError::NonEmptyGroup)
             }
-            Group::Classic(_) => Ok(()),
+            Group::Classic(_) | Group::Consumer(_) => Ok(()),
         }
     }
 
@@ -227,6 +237,7 @@ impl Entry {
     pub(super) fn is_subscribed_to(&self, topic: &str) -> bool {
         match &self.group {
             Group::Classic(group) => group.is_subscribed_to(topic),
+            Group::Consumer(group) => group.is_subscribed_to(topic),
         }
     }
 }
