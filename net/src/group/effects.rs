@@ -255,6 +255,11 @@ impl Effects {
         fetches
     }
 
+    /// Whether anything is to be taken.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.replies.is_empty() || !self.writes.is_empty() || !self.regexes.is_empty()
+    }
+
     /// Whether any write is under way.
     pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()

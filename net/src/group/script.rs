@@ -19,6 +19,8 @@ mod commands;
 mod print;
 mod wire;
 
+pub(crate) use wire::FakeTopics;
+
 /// A command line: a verb, a name, and `key=value` words.
 #[derive(Debug)]
 pub(super) struct Command<'a> {
@@ -147,6 +149,7 @@ impl Script {
                     .collect();
                 self.settings = Settings::parse(&given).unwrap();
                 self.coordinator = Coordinator::new(Rc::new(self.settings.clone()));
+                self.coordinator.handle_topics(Rc::new(self.topics.clone()));
                 self.fresh_ids.clear();
             }
             "writes" => self.auto = command.name == "auto",
@@ -184,11 +187,32 @@ impl Script {
                 self.say(format_args!("write {}", print::records(&write.records)));
                 self.writes.push(write);
             }
+            self.resolve_regexes();
             self.coordinator.check();
-            if !self.auto || self.writes.is_empty() {
+            if self.auto && !self.writes.is_empty() {
+                self.persist(None);
+            } else if !self.coordinator.has_work() {
                 return;
             }
-            self.persist(None);
+        }
+    }
+
+    /// Looks up topics as the shell does.
+    fn resolve_regexes(&mut self) {
+        let (version, groups) = self.coordinator.take_regexes();
+        for (group, regexes) in groups {
+            let resolve = |regex: Rc<str>| {
+                let compiled = super::consumer::compile(&regex).unwrap();
+                let names = self
+                    .topics
+                    .topics
+                    .keys()
+                    .filter(|name| compiled.is_match(name));
+                (regex, names.map(|name| Rc::from(name.as_str())).collect())
+            };
+            let resolved = regexes.into_iter().map(resolve).collect();
+            self.coordinator
+                .handle_regexes(self.now_ms, &group, version, resolved);
         }
     }
 

@@ -50,7 +50,10 @@ impl Assignor {
 
     /// The assignor of that name.
     pub fn by_name(name: &str) -> Option<Self> {
-        ASSIGNORS.iter().copied().find(|assignor| assignor.name() == name)
+        ASSIGNORS
+            .iter()
+            .copied()
+            .find(|assignor| assignor.name() == name)
     }
 
     /// Assigns every partition of every topic that somebody subscribes to. `members` are sorted by member id; one

@@ -13,7 +13,9 @@ use crate::group::assignment::Assignment;
 
 /// See [`super::Assignor::assign`].
 pub(super) fn assign(members: &[Subscriber<'_>], partitions: &Partitions) -> Vec<Assignment> {
-    let Some(first) = members.first() else { return Vec::new() };
+    let Some(first) = members.first() else {
+        return Vec::new();
+    };
     if members.iter().all(|member| member.topics == first.topics) {
         assign_same(members, &first.topics, partitions)
     } else {
@@ -30,10 +32,16 @@ fn kept<'a>(
     member: &'a Subscriber<'_>,
     partitions: &'a Partitions,
 ) -> impl Iterator<Item = (Uuid, i32)> + 'a {
-    let subscribed = member.target.iter().filter(|(topic, _)| member.topics.contains(topic));
+    let subscribed = member
+        .target
+        .iter()
+        .filter(|(topic, _)| member.topics.contains(topic));
     subscribed.flat_map(|(topic, owned)| {
         let exists = of_topic(partitions, *topic);
-        owned.iter().filter(move |partition| exists.contains(partition)).map(|partition| (*topic, *partition))
+        owned
+            .iter()
+            .filter(move |partition| exists.contains(partition))
+            .map(|partition| (*topic, *partition))
     })
 }
 
@@ -43,7 +51,9 @@ fn assign_same(
     topics: &BTreeSet<Uuid>,
     partitions: &Partitions,
 ) -> Vec<Assignment> {
-    let all = topics.iter().flat_map(|topic| of_topic(partitions, *topic).map(|partition| (*topic, partition)));
+    let all = topics
+        .iter()
+        .flat_map(|topic| of_topic(partitions, *topic).map(|partition| (*topic, partition)));
     let mut free: BTreeSet<(Uuid, i32)> = all.collect();
     let least = free.len() / members.len();
     // that many members get one more than the least
@@ -91,15 +101,25 @@ impl Balancer {
         let mut assignments = vec![Assignment::new(); members.len()];
         let mut taken = BTreeSet::new();
         for (at, member) in members.iter().enumerate() {
-            member.topics.iter().for_each(|topic| subscribers.entry(*topic).or_default().push(at));
+            member
+                .topics
+                .iter()
+                .for_each(|topic| subscribers.entry(*topic).or_default().push(at));
             for (topic, partition) in kept(member, partitions) {
                 if taken.insert((topic, partition)) {
                     assignments[at].entry(topic).or_default().insert(partition);
                 }
             }
         }
-        let loads = assignments.iter().map(|assignment| assignment.values().map(BTreeSet::len).sum()).collect();
-        Self { assignments, loads, subscribers }
+        let loads = assignments
+            .iter()
+            .map(|assignment| assignment.values().map(BTreeSet::len).sum())
+            .collect();
+        Self {
+            assignments,
+            loads,
+            subscribers,
+        }
     }
 
     fn assign(mut self, partitions: &Partitions) -> Vec<Assignment> {
@@ -123,14 +143,20 @@ impl Balancer {
             let size = |topic: &Uuid| u64::from(of_topic(partitions, *topic).end.unsigned_abs());
             let subscribers = |topic: &Uuid| self.subscribers[topic].len() as u64;
             let (left, right) = (size(a) * subscribers(b), size(b) * subscribers(a));
-            right.cmp(&left).then_with(|| subscribers(a).cmp(&subscribers(b))).then_with(|| a.cmp(b))
+            right
+                .cmp(&left)
+                .then_with(|| subscribers(a).cmp(&subscribers(b)))
+                .then_with(|| a.cmp(b))
         });
         topics
     }
 
     /// A topic's subscribers, the emptiest first.
     fn by_load(&self, topic: Uuid) -> BTreeSet<(usize, usize)> {
-        self.subscribers[&topic].iter().map(|at| (self.loads[*at], *at)).collect()
+        self.subscribers[&topic]
+            .iter()
+            .map(|at| (self.loads[*at], *at))
+            .collect()
     }
 
     fn assign_free(&mut self, topic: Uuid, partitions: &Partitions) {
@@ -141,8 +167,11 @@ impl Balancer {
             .copied()
             .collect();
         let mut by_load = self.by_load(topic);
-        for partition in of_topic(partitions, topic).filter(|partition| !owned.contains(partition)) {
-            let Some((load, at)) = by_load.pop_first() else { return };
+        for partition in of_topic(partitions, topic).filter(|partition| !owned.contains(partition))
+        {
+            let Some((load, at)) = by_load.pop_first() else {
+                return;
+            };
             self.give(at, topic, partition);
             by_load.insert((load + 1, at));
         }
@@ -154,12 +183,18 @@ impl Balancer {
         let mut moved = 0;
         loop {
             let owns = |(_, at): &&(usize, usize)| self.assignments[*at].contains_key(&topic);
-            let Some(fullest) = by_load.iter().rev().find(owns).copied() else { return moved };
-            let Some(emptiest) = by_load.first().copied() else { return moved };
+            let Some(fullest) = by_load.iter().rev().find(owns).copied() else {
+                return moved;
+            };
+            let Some(emptiest) = by_load.first().copied() else {
+                return moved;
+            };
             if fullest.0 <= emptiest.0 + 1 {
                 return moved;
             }
-            let Some(partition) = self.take_last(fullest.1, topic) else { return moved };
+            let Some(partition) = self.take_last(fullest.1, topic) else {
+                return moved;
+            };
             self.give(emptiest.1, topic, partition);
             by_load.remove(&fullest);
             by_load.remove(&emptiest);
@@ -170,7 +205,10 @@ impl Balancer {
     }
 
     fn give(&mut self, at: usize, topic: Uuid, partition: i32) {
-        self.assignments[at].entry(topic).or_default().insert(partition);
+        self.assignments[at]
+            .entry(topic)
+            .or_default()
+            .insert(partition);
         self.loads[at] += 1;
     }
 

@@ -99,9 +99,11 @@ impl Coordinator {
 impl Entry {
     fn listed(&self, id: &str) -> ListedGroup {
         let (protocol_type, state, kind) = match &self.group {
-            Group::Classic(group) => {
-                (group.protocol_type().unwrap_or_default(), group.state().name(), "classic")
-            }
+            Group::Classic(group) => (
+                group.protocol_type().unwrap_or_default(),
+                group.state().name(),
+                "classic",
+            ),
             Group::Consumer(group) => (CONSUMER_PROTOCOL_TYPE, group.state().name(), "consumer"),
         };
         ListedGroup::default()
@@ -137,7 +139,10 @@ impl Entry {
     pub(super) fn group_tombstones(&self, id: &Rc<str>, records: &mut Vec<Record>) {
         match &self.group {
             Group::Classic(_) => {
-                records.push(Record::GroupMetadata { group: Rc::clone(id), value: None });
+                records.push(Record::GroupMetadata {
+                    group: Rc::clone(id),
+                    value: None,
+                });
             }
             Group::Consumer(group) => records.extend(group.tombstones()),
         }

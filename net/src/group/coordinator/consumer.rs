@@ -17,7 +17,9 @@ use super::{Coordinator, Entry, Group, Scope, State, scope, view};
 use crate::group::{
     caller::Caller,
     classic::{Join, error_join},
-    consumer::{self, ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Left, STATIC_LEAVE_EPOCH, TopicsView},
+    consumer::{
+        self, ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Left, STATIC_LEAVE_EPOCH, TopicsView,
+    },
     effects::{Reply, Then, Ticket},
     error::Refusal,
     offsets::Offsets,
@@ -56,7 +58,8 @@ impl Coordinator {
         if records.is_empty() {
             self.effects.reply_when_settled(ticket, reply);
         } else {
-            self.effects.write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
+            self.effects
+                .write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
         }
     }
 
@@ -71,7 +74,10 @@ impl Coordinator {
         let id = request.group_id.as_str();
         let joins = request.member_epoch == JOIN_EPOCH;
         let entry = match self.entries.get_mut(id) {
-            Some(Entry { group: Group::Consumer(group), .. }) => {
+            Some(Entry {
+                group: Group::Consumer(group),
+                ..
+            }) => {
                 return group.handle_heartbeat(scope, topics, caller, request, records);
             }
             entry if !joins => return Err(ConsumerGroup::not_found(id, entry.is_some())),
@@ -93,7 +99,13 @@ impl Coordinator {
             }
             None => {
                 let group = Group::Consumer(Box::new(group));
-                self.entries.insert(Rc::from(id), Entry { group, offsets: Offsets::default() });
+                self.entries.insert(
+                    Rc::from(id),
+                    Entry {
+                        group,
+                        offsets: Offsets::default(),
+                    },
+                );
             }
         }
         Ok(reply)
@@ -108,9 +120,14 @@ impl Coordinator {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let id = request.group_id.as_str();
         let Some(entry) = self.entries.get_mut(id) else {
-            return Err(Refusal::new(ResponseError::GroupIdNotFound, format!("Group {id} not found.")));
+            return Err(Refusal::new(
+                ResponseError::GroupIdNotFound,
+                format!("Group {id} not found."),
+            ));
         };
-        let Group::Consumer(group) = &mut entry.group else { return Err(ConsumerGroup::not_found(id, true)) };
+        let Group::Consumer(group) = &mut entry.group else {
+            return Err(ConsumerGroup::not_found(id, true));
+        };
         let (reply, left) = group.handle_leave(scope, topics, request, records)?;
         entry.replace_if(left);
         Ok(reply)
@@ -119,8 +136,12 @@ impl Coordinator {
     /// A JoinGroup to a consumer group that has members.
     pub(super) fn join_consumer_group(&mut self, now_ms: i64, id: &Rc<str>, join: &Join<'_>) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        let Group::Consumer(group) = &mut entry.group else { return };
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let Group::Consumer(group) = &mut entry.group else {
+            return;
+        };
         let mut records = Vec::new();
         let reply = match group.handle_classic_join(scope, topics, join, &mut records) {
             Ok((reply, left)) => {
@@ -133,10 +154,19 @@ impl Coordinator {
     }
 
     /// A LeaveGroup to a consumer group.
-    pub(super) fn leave_consumer_group(&mut self, now_ms: i64, request: &LeaveGroupRequest, ticket: Ticket) {
+    pub(super) fn leave_consumer_group(
+        &mut self,
+        now_ms: i64,
+        request: &LeaveGroupRequest,
+        ticket: Ticket,
+    ) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
-        let Some(entry) = self.entries.get_mut(request.group_id.as_str()) else { return };
-        let Group::Consumer(group) = &mut entry.group else { return };
+        let Some(entry) = self.entries.get_mut(request.group_id.as_str()) else {
+            return;
+        };
+        let Group::Consumer(group) = &mut entry.group else {
+            return;
+        };
         let mut records = Vec::new();
         let (reply, left) = group.handle_classic_leave(scope, topics, request, &mut records);
         entry.replace_if(left);
@@ -146,12 +176,20 @@ impl Coordinator {
     /// A member of a consumer group was too slow.
     pub(super) fn consumer_timeout(&mut self, now_ms: i64, id: &Rc<str>, kind: TimerKind) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        let Group::Consumer(group) = &mut entry.group else { return };
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let Group::Consumer(group) = &mut entry.group else {
+            return;
+        };
         let mut records = Vec::new();
         let left = match kind {
-            TimerKind::Rebalance(member) => group.handle_rebalance_timeout(scope, topics, &member, &mut records),
-            TimerKind::Session(member) | TimerKind::MemberJoin(member) | TimerKind::MemberSync(member) => {
+            TimerKind::Rebalance(member) => {
+                group.handle_rebalance_timeout(scope, topics, &member, &mut records)
+            }
+            TimerKind::Session(member)
+            | TimerKind::MemberJoin(member)
+            | TimerKind::MemberSync(member) => {
                 group.handle_member_timeout(scope, topics, &member, &mut records)
             }
             // left over from when it was a classic group
@@ -172,7 +210,13 @@ impl Coordinator {
         resolved: Vec<(Rc<str>, Vec<Rc<str>>)>,
     ) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
-        let Some(Entry { group: Group::Consumer(group), .. }) = self.entries.get_mut(group) else { return };
+        let Some(Entry {
+            group: Group::Consumer(group),
+            ..
+        }) = self.entries.get_mut(group)
+        else {
+            return;
+        };
         let mut records = Vec::new();
         group.handle_regexes(scope, topics, version, resolved, &mut records);
         if !records.is_empty() {
@@ -183,7 +227,9 @@ impl Coordinator {
     /// Describes a consumer group.
     pub(crate) fn describe_consumer(&self, id: &str) -> DescribedGroup {
         let message = match self.entries.get(id).map(|entry| &entry.group) {
-            Some(Group::Consumer(group)) => return group.describe(view!(self), &self.settings.consumer_assignors),
+            Some(Group::Consumer(group)) => {
+                return group.describe(view!(self), &self.settings.consumer_assignors);
+            }
             Some(Group::Classic(_)) => format!("Group {id} is not a consumer group."),
             None => format!("Group {id} not found."),
         };
@@ -211,9 +257,14 @@ fn upgrade(
     records: &mut Vec<Record>,
 ) -> Result<ConsumerGroup, Refusal> {
     let id = request.group_id.as_str();
-    let Group::Classic(group) = &entry.group else { return Err(ConsumerGroup::not_found(id, true)) };
+    let Group::Classic(group) = &entry.group else {
+        return Err(ConsumerGroup::not_found(id, true));
+    };
     if group.state() == State::Empty {
-        records.push(Record::GroupMetadata { group: Rc::clone(group.id()), value: None });
+        records.push(Record::GroupMetadata {
+            group: Rc::clone(group.id()),
+            value: None,
+        });
         return Ok(ConsumerGroup::new(Rc::clone(group.id())));
     }
     ConsumerGroup::validate_upgrade(scope.settings, group)?;

@@ -79,7 +79,8 @@ impl Entry {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether it has no members, nor any that are about to be.
+    pub(super) fn is_empty(&self) -> bool {
         match &self.group {
             Group::Classic(group) => group.state() == State::Empty && group.is_without_members(),
             Group::Consumer(group) => group.is_empty(),

@@ -42,9 +42,18 @@ impl Coordinator {
         }
     }
 
-    /// Changes the state as a durable record says. A tombstone of a group that has members again is of the past: their
-    /// next record follows it in the log.
-    pub(super) fn apply(&mut self, record: Record) {
+    /// Changes the state as a record says that was just made durable. Tombstones of a group that has got members
+    /// meanwhile are of the past: the records of these follow in the log.
+    pub(super) fn apply_late(&mut self, record: Record) {
+        let entry = self.entries.get(record.group());
+        let is_offset = matches!(record, Record::OffsetCommit { .. });
+        if is_offset || entry.is_some_and(Entry::is_empty) {
+            self.apply(record);
+        }
+    }
+
+    /// Changes the state as a durable record says.
+    fn apply(&mut self, record: Record) {
         match record {
             Record::OffsetCommit {
                 group,
@@ -62,7 +71,13 @@ impl Coordinator {
             Record::GroupMetadata { value: Some(_), .. } => {}
             record => {
                 let id = Rc::clone(record.group());
-                let Some(Entry { group: Group::Consumer(group), .. }) = self.entries.get_mut(&id) else { return };
+                let Some(Entry {
+                    group: Group::Consumer(group),
+                    ..
+                }) = self.entries.get_mut(&id)
+                else {
+                    return;
+                };
                 group.apply(&record);
             }
         }
@@ -77,20 +92,24 @@ impl Coordinator {
     }
 
     fn remove_classic(&mut self, id: &Rc<str>) {
-        if matches!(self.entries.get(id), Some(Entry { group: Group::Classic(group), .. }) if group.is_without_members()) {
+        if matches!(self.entries.get(id), Some(Entry { group: Group::Classic(group), .. }) if group.is_without_members())
+        {
             self.remove_group(id);
         }
     }
 
     fn remove_consumer(&mut self, id: &Rc<str>) {
-        if matches!(self.entries.get(id), Some(Entry { group: Group::Consumer(group), .. }) if group.is_empty()) {
+        if matches!(self.entries.get(id), Some(Entry { group: Group::Consumer(group), .. }) if group.is_empty())
+        {
             self.remove_group(id);
         }
     }
 
     /// Forgets a group; offsets that stay belong to a simple one from now on.
     fn remove_group(&mut self, id: &Rc<str>) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
         if entry.offsets.is_empty() {
             self.entries.remove(id);
         } else {
@@ -104,7 +123,10 @@ fn is_consumer(record: &Record) -> bool {
     matches!(
         record,
         Record::ConsumerGroup { value: Some(_), .. }
-            | Record::ConsumerPartitionMetadata { value: Some(()), .. }
+            | Record::ConsumerPartitionMetadata {
+                value: Some(()),
+                ..
+            }
             | Record::ConsumerMember { value: Some(_), .. }
             | Record::ConsumerTargetMetadata { value: Some(_), .. }
             | Record::ConsumerTarget { value: Some(_), .. }

@@ -85,7 +85,10 @@ use scope;
 /// Gives the topics as groups see them.
 macro_rules! view {
     ($coordinator:ident) => {
-        TopicsView { lookup: &*$coordinator.topics, version: $coordinator.topics_version }
+        TopicsView {
+            lookup: &*$coordinator.topics,
+            version: $coordinator.topics_version,
+        }
     };
 }
 use view;
@@ -127,8 +130,13 @@ impl Coordinator {
             return self.effects.reply(ticket, Reply::Join(Box::new(reply)));
         }
         let id: Rc<str> = Rc::from(request.group_id.as_str());
-        let join = Join { caller, request, ticket };
-        if matches!(self.entries.get(&id), Some(Entry { group: Group::Consumer(group), .. }) if !group.is_empty()) {
+        let join = Join {
+            caller,
+            request,
+            ticket,
+        };
+        if matches!(self.entries.get(&id), Some(Entry { group: Group::Consumer(group), .. }) if !group.is_empty())
+        {
             return self.join_consumer_group(now_ms, &id, &join);
         }
         let entry = self.entries.entry(Rc::clone(&id)).or_insert_with(|| Entry {
@@ -148,7 +156,9 @@ impl Coordinator {
             is_new = true;
             entry.group = Group::Classic(ClassicGroup::new(id, now_ms));
         }
-        let Group::Classic(group) = &mut entry.group else { return };
+        let Group::Classic(group) = &mut entry.group else {
+            return;
+        };
         group.handle_join(scope, &join);
         if is_new {
             records.push(group.empty_record());
@@ -166,8 +176,12 @@ impl Coordinator {
         {
             Some(Group::Classic(group)) => group.handle_sync(scope, request, ticket),
             Some(Group::Consumer(group)) => {
-                let reply = group.handle_classic_sync(scope, topics, request).unwrap_or_else(error_sync);
-                scope.effects.reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
+                let reply = group
+                    .handle_classic_sync(scope, topics, request)
+                    .unwrap_or_else(error_sync);
+                scope
+                    .effects
+                    .reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
             }
             None => {
                 let error = unknown_group(&request.group_id, ResponseError::UnknownMemberId);
@@ -276,9 +290,9 @@ impl Coordinator {
         match then {
             Then::Keep => {}
             Then::Rebuild => rebuild = result.is_err(),
-            Then::Apply(records) if result.is_ok() => {
-                records.into_iter().for_each(|record| self.apply(record))
-            }
+            Then::Apply(records) if result.is_ok() => records
+                .into_iter()
+                .for_each(|record| self.apply_late(record)),
             Then::Apply(_) => {}
             Then::Classic(group, then) => {
                 let scope = scope!(self, now_ms);
@@ -339,6 +353,11 @@ impl Coordinator {
     /// Whether any write was taken and not reported yet.
     pub(crate) fn has_pending_writes(&self) -> bool {
         self.effects.has_pending()
+    }
+
+    /// Whether there is anything to take.
+    pub(crate) fn has_work(&self) -> bool {
+        self.effects.has_work()
     }
 
     /// Checks what the groups promise.

@@ -106,9 +106,17 @@ impl Coordinator {
             Group::Consumer(group) => {
                 let topics = request.topics.iter();
                 let partitions = topics.flat_map(|topic| {
-                    topic.partitions.iter().map(|partition| (topic.topic_id, partition.partition_index))
+                    topic
+                        .partitions
+                        .iter()
+                        .map(|partition| (topic.topic_id, partition.partition_index))
                 });
-                group.validate_offset_commit(caller.version, &request.member_id, generation, partitions)
+                group.validate_offset_commit(
+                    caller.version,
+                    &request.member_id,
+                    generation,
+                    partitions,
+                )
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use kafka_protocol::{
     messages::{
-        GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest,
-        OffsetDeleteRequest, SyncGroupRequest, TopicName,
+        ConsumerGroupHeartbeatRequest, GroupId, HeartbeatRequest, JoinGroupRequest,
+        LeaveGroupRequest, OffsetCommitRequest, OffsetDeleteRequest, SyncGroupRequest, TopicName,
+        consumer_group_heartbeat_request::TopicPartitions,
         join_group_request::JoinGroupRequestProtocol,
         leave_group_request::MemberIdentity,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
@@ -46,6 +47,8 @@ pub(super) fn run(script: &mut Script, command: &Command<'_>) {
             script.coordinator.handle_delete_groups(&ids, ticket);
         }
         "list" => list(script, command),
+        "beat" => beat(script, command),
+        "describe-consumer" => describe_consumer(script, command),
         "describe" => describe(script, command),
         "retention" => script.coordinator.handle_retention(script.now_ms),
         "topic" => {
@@ -270,6 +273,91 @@ fn describe(script: &mut Script, command: &Command<'_>) {
             member.client_host,
             wire::show(&member.member_metadata),
             wire::show(&member.member_assignment)
+        ));
+    }
+}
+
+/// A ConsumerGroupHeartbeat: `topics=t+u` or `regex=...`, `owned=t/0+t/1`; what is left out is not said, but for the first
+/// one of a member (epoch 0), which must say what it wants.
+fn beat(script: &mut Script, command: &Command<'_>) {
+    let caller = script.caller(command, 1);
+    let epoch = command.number("epoch", 0);
+    let owned = command.get("owned").or((epoch == 0).then_some(""));
+    let owned = owned.map(|owned| {
+        let id = |topic: &str| {
+            script
+                .topics
+                .topics
+                .get(topic)
+                .map_or(Uuid::nil(), |(id, _)| *id)
+        };
+        let owned = wire::partitions(owned).into_iter();
+        owned
+            .map(|(topic, partitions)| {
+                TopicPartitions::default()
+                    .with_topic_id(id(&topic))
+                    .with_partitions(partitions)
+            })
+            .collect()
+    });
+    let names = command.get("topics").map(|topics| {
+        let names = topics.split('+').filter(|name| !name.is_empty());
+        names.map(|name| TopicName(text(name))).collect()
+    });
+    let request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(group(command))
+        .with_member_id(command.text("member", ""))
+        .with_member_epoch(epoch)
+        .with_instance_id(command.optional("instance"))
+        .with_rebalance_timeout_ms(
+            command.number("rebalance", if epoch == 0 { 60_000 } else { -1 }),
+        )
+        .with_subscribed_topic_names(names)
+        .with_subscribed_topic_regex(command.optional("regex"))
+        .with_server_assignor(command.optional("assignor"))
+        .with_topic_partitions(owned);
+    let ticket = script.ticket(command.name);
+    script
+        .coordinator
+        .handle_consumer_heartbeat(script.now_ms, &caller, &request, ticket);
+}
+
+fn describe_consumer(script: &mut Script, command: &Command<'_>) {
+    let group = script
+        .coordinator
+        .describe_consumer(command.get("group").unwrap_or("g"));
+    let error = group
+        .error_message
+        .as_deref()
+        .map(|text| format!(" {text}"))
+        .unwrap_or_default();
+    script.say(format_args!(
+        "{} {} epoch={} assigned={} by {}{error}",
+        group.group_id.as_str(),
+        group.group_state,
+        group.group_epoch,
+        group.assignment_epoch,
+        group.assignor_name
+    ));
+    for member in &group.members {
+        let partitions = |assignment: &kafka_protocol::messages::consumer_group_describe_response::Assignment| {
+            let topics = assignment.topic_partitions.iter().flat_map(|topic| {
+                let name = topic.topic_name.as_str();
+                topic.partitions.iter().map(move |partition| format!("{name}/{partition}"))
+            });
+            topics.collect::<Vec<_>>().join("+")
+        };
+        let kind = if member.member_type == 0 {
+            "classic"
+        } else {
+            "consumer"
+        };
+        script.say(format_args!(
+            "  {} {kind} epoch={} has {} wants {}",
+            member.member_id,
+            member.member_epoch,
+            partitions(&member.assignment),
+            partitions(&member.target_assignment)
         ));
     }
 }
