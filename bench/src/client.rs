@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream, ToSocketAddrs},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -328,27 +328,58 @@ pub fn delete_topic(connection: &mut Connection, topic: &str) -> Result<(), Clie
     Ok(())
 }
 
-/// Waits until every partition of a topic has a leader (Kafka answers CreateTopics a little earlier).
+/// Waits until every partition of a topic has a leader that serves it: Kafka answers CreateTopics, and names leaders,
+/// a little earlier.
 pub fn await_leaders(
     connection: &mut Connection,
     topic: &str,
     timeout: Duration,
 ) -> Result<Leaders, ClientError> {
-    let start = std::time::Instant::now();
+    until_ready(timeout, || {
+        let leaders = leaders(connection, topic)?;
+        for (address, partitions) in leaders.by_address() {
+            list_offsets(
+                &mut Connection::connect(address, timeout)?,
+                topic,
+                &partitions,
+                -1,
+            )?;
+        }
+        Ok(leaders)
+    })
+}
+
+/// Tries again while the broker answers with an error; any other failure is final.
+fn until_ready<T>(
+    timeout: Duration,
+    mut attempt: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let start = Instant::now();
     loop {
-        match leaders(connection, topic) {
-            Err(ClientError::Io(error)) => return Err(ClientError::Io(error)),
-            Err(_) if start.elapsed() < timeout => std::thread::sleep(Duration::from_millis(20)),
+        match attempt() {
+            Err(ClientError::Code { .. }) if start.elapsed() < timeout => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
             result => return result,
         }
     }
+}
+
+/// Like [`init_producer_id`], for a broker whose coordinator may still be starting.
+pub fn await_producer_id(
+    connection: &mut Connection,
+    timeout: Duration,
+) -> Result<(i64, i16), ClientError> {
+    until_ready(timeout, || init_producer_id(connection))
 }
 
 /// A producer id of its own.
 pub fn init_producer_id(connection: &mut Connection) -> Result<(i64, i16), ClientError> {
     let response = connection.call(
         2,
-        &InitProducerIdRequest::default().with_transaction_timeout_ms(60_000),
+        &InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000),
     )?;
     check(|| "InitProducerId".to_owned(), response.error_code)?;
     Ok((response.producer_id.0, response.producer_epoch))
@@ -405,6 +436,7 @@ pub fn produce(
         .with_index(partition)
         .with_records(Some(batch));
     let request = ProduceRequest::default()
+        .with_transactional_id(None)
         .with_acks(-1)
         .with_timeout_ms(timeout.as_millis() as i32)
         .with_topic_data(vec![

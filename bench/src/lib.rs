@@ -4,6 +4,21 @@
 //! `engine` benchmark alone drives the engine in process.
 
 pub mod batch;
+pub mod cli;
 pub mod client;
+pub mod clock;
+pub mod device;
+pub mod engine;
 pub mod ledger;
+pub mod load;
+pub mod meter;
 pub mod payload;
+pub mod produce;
+pub mod reader;
+pub mod report;
+pub mod restart;
+pub mod server;
+pub mod smoke;
+pub mod sys;
+pub mod tail;
+pub mod target;
