@@ -312,7 +312,7 @@ impl Filler<'_> {
         for (topic, acknowledged) in self.acknowledged.iter().enumerate() {
             let mut connection = Connection::connect(address, timeout)?;
             let topic = topic as u32;
-            let leaders = client::leaders(&mut connection, &name(topic))?;
+            let leaders = client::await_leaders(&mut connection, &name(topic), timeout)?;
             let limits = FetchLimits::default();
             let back = reader::read_back(&name(topic), &leaders, topic.into(), 1, limits, timeout)?;
             let tally = back.ledger.verdict(acknowledged);
