@@ -3,7 +3,7 @@
 use kafka_protocol::messages::ApiKey;
 
 use super::{Context, Handling, Request, shape::Shape};
-use crate::{frame::Malformed, handlers};
+use crate::{frame::Malformed, group::api as group, handlers};
 
 /// One API that is served.
 pub(crate) struct Api {
@@ -38,8 +38,21 @@ pub(crate) static TABLE: &[&Api] = &[
     &handlers::fetch::API,
     &handlers::list_offsets::API,
     &handlers::metadata::API,
+    &group::offset_commit::API,
+    &group::offset_fetch::API,
+    &group::find_coordinator::API,
+    &group::join_group::API,
+    &group::heartbeat::API,
+    &group::leave_group::API,
+    &group::sync_group::API,
+    &group::describe_groups::API,
+    &group::list_groups::API,
     &handlers::api_versions::API,
     &handlers::create_topics::API,
+    &group::delete_groups::API,
+    &group::offset_delete::API,
+    &group::consumer_group_heartbeat::API,
+    &group::consumer_group_describe::API,
 ];
 
 /// The API of a key.

@@ -5,6 +5,7 @@
 //! without I/O or clock, so that every conversation can be tested by itself. The shell around it carries requests to the
 //! owner's shard, writes the records and loads them after a start.
 
+pub(crate) mod api;
 mod assignment;
 mod assignor;
 mod caller;
@@ -18,6 +19,10 @@ mod record;
 #[cfg(test)]
 mod script;
 mod settings;
+mod shell;
 mod strings;
 mod timers;
 mod topics;
+
+pub use settings::{SETTING_KEYS, SettingKey, Settings};
+pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

@@ -53,7 +53,7 @@ impl Coordinator {
         self.write_tombstones(records);
     }
 
-    fn write_tombstones(&mut self, records: Vec<Record>) {
+    pub(super) fn write_tombstones(&mut self, records: Vec<Record>) {
         if !records.is_empty() {
             self.effects.write(records.clone(), Then::Apply(records));
         }

@@ -16,6 +16,7 @@ mod load;
 mod offsets;
 
 pub(crate) use admin::GroupFilter;
+pub(crate) use offsets::commit_error;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -15,8 +15,8 @@ pub(crate) use consumer::{
     AssignedPartitions, ClassicMetadata, ConsumerCurrent, ConsumerGroupEpoch, ConsumerMember,
     ConsumerRegex, ConsumerTargetMetadata,
 };
-pub use wire::RecordError;
-use wire::{Reader, Writer};
+use wire::Writer;
+pub(crate) use wire::{Reader, RecordError};
 
 use super::assignment::Assignment;
 
