@@ -223,7 +223,7 @@ pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
 }
 
 /// The state of all partitions of a manifest.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Manifest {
     /// By partition.
     pub partitions: HashMap<TopicPartition, PartitionState>,

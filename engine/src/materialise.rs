@@ -6,11 +6,12 @@ use crate::{
     batch::BatchInfo,
     chunk::Memory,
     config::TopicConfig,
-    manifest::{Advance, ProducerBatch},
+    manifest::ProducerBatch,
     partition::Extent,
     producer::Producers,
     segment::Segment,
     store::producer_batch,
+    wal::format::SegmentPointer,
 };
 
 /// A slice of a group.
@@ -27,7 +28,8 @@ pub(crate) struct SegmentWrite {
     pub(crate) from: u64,
     /// Batches to append.
     pub(crate) pieces: Vec<Piece>,
-    index_from: usize,
+    /// Entries of its index before.
+    pub(crate) index_from: usize,
 }
 
 /// What is to be done for one partition.
@@ -40,17 +42,23 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// What the manifest says once all writes are durable.
-    pub(crate) fn advance(&self) -> Advance {
-        let index = self.writes.last().filter(|w| !w.segment.sealed).map(|w| {
-            let index = w.segment.index.clone().unwrap_or_default();
-            index[w.index_from..].to_vec()
-        });
-        Advance {
-            segments: self.writes.iter().map(|write| write.segment.meta()).collect(),
-            index: index.unwrap_or_default(),
-            producers: self.producers.clone(),
-        }
+    /// Where the last extent's batches go, if they all go to one place.
+    pub(crate) fn last_place(&self) -> Option<SegmentPointer> {
+        let (write, extent) = (self.writes.last()?, self.extents.last()?);
+        let last = write.pieces.last()?;
+        let position = write.segment.size.checked_sub(u64::from(extent.len))?;
+        let whole = !write.segment.sealed && last.range.len() >= extent.len as usize && position >= write.from;
+        let pieces = self.writes.iter().flat_map(|write| &write.pieces);
+        let checksum = || {
+            pieces.fold(0, |sum, piece| crc32c::crc32c_append(sum, &piece.memory.bytes()[piece.range.clone()]))
+        };
+        whole.then(|| SegmentPointer {
+            segment: write.segment.base_offset.into(),
+            position: position.into(),
+            from_offset: self.extents[0].base_offset.into(),
+            checksum: checksum().into(),
+            reserved: 0.into(),
+        })
     }
 }
 

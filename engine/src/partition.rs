@@ -1,7 +1,8 @@
 //! One partition's log as its owner shard sees it: marks, tail, segments, producers. Pure and synchronous.
 //!
-//! The log is, from its start to its end: segments (durable, up to `materialised`), then the tail, whose extents lie in
-//! the shared log. Extents stay in the tail after they were materialised for as long as their memory is cached.
+//! The log is, from its start to its end: segments (up to `materialised`), then the tail, whose extents are in memory and
+//! in the shared log. An extent joins the tail when its group is sealed and becomes visible when the marks pass it; it
+//! stays after it was materialised for as long as its memory is cached.
 //!
 //! What always holds: `log_start <= materialised <= written <= end`, `durable <= written`, segments and tail are
 //! consecutive, and an offset below the high watermark is in the tail or in a segment.
@@ -18,7 +19,8 @@ use crate::{
     batch::batches,
     chunk::{Chunk, Memory},
     config::{Durability, TopicConfig},
-    manifest::PartitionState,
+    manifest::{Advance, PartitionState},
+    materialise::Plan,
     producer::Producers,
     segment::Segment,
     signal::Outcome,
@@ -35,17 +37,58 @@ pub(crate) struct Slot {
     pub(crate) live: Cell<usize>,
 }
 
-/// A run of consecutive batches that lie back to back in one group.
+/// A run of consecutive batches that lie back to back in memory.
 #[derive(Clone)]
 pub(crate) struct Extent {
     pub(crate) base_offset: i64,
     /// One past the last offset.
     pub(crate) end_offset: i64,
-    /// First byte in the group.
+    /// First byte in the slot.
     pub(crate) at: u32,
     /// Bytes.
     pub(crate) len: u32,
     pub(crate) slot: Rc<Slot>,
+}
+
+/// Who is appending to a partition's segments: one at a time.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Appending {
+    #[default]
+    Nobody,
+    /// The keeper, in a round.
+    Keeper,
+    /// Fat runs on their way, and what the log's end in segments will be when they are there.
+    Fat(Ahead),
+}
+
+/// The end of a partition's segments with all fat runs that are being written.
+#[derive(Clone, Debug)]
+pub(crate) struct Ahead {
+    /// Runs being written.
+    pub(crate) runs: usize,
+    /// One past the last offset.
+    pub(crate) end_offset: i64,
+    /// The active segment.
+    pub(crate) active: Segment,
+    /// What the block that the segment ends in holds.
+    pub(crate) last_block: Rc<Vec<u8>>,
+    /// Set when the last of the runs is written: the next one shares a block with it.
+    pub(crate) written: Rc<Outcome<bool>>,
+}
+
+/// What is in segments but not in the manifest: the shared log is needed until it is.
+#[derive(Default)]
+pub(crate) struct Unnoted {
+    /// Base offset of the first segment that changed.
+    pub(crate) first_segment: i64,
+    /// Entries of that segment's index that the manifest has.
+    pub(crate) index_from: usize,
+    pub(crate) producers: Producers,
+    /// Extents per file of the shared log.
+    pub(crate) pins: Vec<(WalFileId, usize)>,
+    /// Whether the segments must be flushed first.
+    pub(crate) flush: bool,
+    pub(crate) bytes: usize,
 }
 
 /// Somebody who waits for a partition's high watermark to move, or for its end.
@@ -80,7 +123,7 @@ pub(crate) struct Partition {
     pub(crate) id: TopicPartition,
     pub(crate) config: Rc<TopicConfig>,
     pub(crate) log_start: i64,
-    /// Segments hold everything below; as the manifest says.
+    /// Segments hold everything below; the manifest may lag behind.
     pub(crate) materialised: i64,
     /// Below is on stable storage.
     pub(crate) durable: i64,
@@ -96,6 +139,8 @@ pub(crate) struct Partition {
     pub(crate) producers: Producers,
     /// Producers as of `materialised`: what a rewritten manifest says.
     pub(crate) checkpointed: Producers,
+    pub(crate) appending: Appending,
+    pub(crate) unnoted: Option<Unnoted>,
     /// The group that its open run is in, and the run's place there.
     pub(crate) open_run: Option<(u64, usize)>,
     /// How the last group with a batch of this partition ends.
@@ -133,6 +178,8 @@ impl Partition {
             tail_bytes: 0,
             producers: Producers::default(),
             checkpointed: Producers::default(),
+            appending: Appending::Nobody,
+            unnoted: None,
             open_run: None,
             last_group: None,
             queued: false,
@@ -338,6 +385,77 @@ impl Partition {
             })
             .cloned()
             .collect()
+    }
+
+    /// Extents from an offset to the tail's end.
+    pub(crate) fn tail_from(&self, offset: i64) -> Vec<Extent> {
+        self.tail.iter().skip_while(|e| e.base_offset < offset).cloned().collect()
+    }
+
+    /// Batches were written to segments: these are the segments now. The manifest does not know yet. `flushed`: they
+    /// are on stable storage.
+    pub(crate) fn appended(&mut self, plan: &Plan, flushed: bool, now_ms: i64) {
+        let Some(first) = plan.writes.first() else { return };
+        let unnoted = self.unnoted.get_or_insert_with(|| Unnoted {
+            first_segment: first.segment.base_offset,
+            index_from: first.index_from,
+            ..Unnoted::default()
+        });
+        unnoted.flush |= !flushed;
+        for extent in &plan.extents {
+            unnoted.bytes += extent.len as usize;
+            match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.slot.wal) {
+                Some((_, count)) => *count += 1,
+                None => unnoted.pins.push((extent.slot.wal, 1)),
+            }
+            extent.slot.live.set(extent.slot.live.get() - 1);
+            self.tail_bytes -= extent.len as usize;
+        }
+        for batch in &plan.producers {
+            unnoted.producers.note(*batch, now_ms);
+            self.checkpointed.note(*batch, now_ms);
+        }
+        for write in &plan.writes {
+            let segment = write.segment.clone();
+            match self.segments.iter_mut().rfind(|known| known.base_offset == segment.base_offset) {
+                Some(known) => *known = segment,
+                None => self.segments.push(segment),
+            }
+        }
+        self.materialised = plan.end_offset;
+        self.assert_marks();
+    }
+
+    /// The keeper's round is over.
+    pub(crate) fn end_keeping(&mut self) {
+        if matches!(self.appending, Appending::Keeper) {
+            self.appending = Appending::Nobody;
+        }
+    }
+
+    /// What the manifest does not say yet of the segments.
+    pub(crate) fn advance_record(&self) -> Option<Advance> {
+        let unnoted = self.unnoted.as_ref()?;
+        let changed: Vec<&Segment> =
+            self.segments.iter().filter(|s| s.base_offset >= unnoted.first_segment).collect();
+        let active = changed.last().filter(|s| !s.sealed).and_then(|s| Some((s.base_offset, s.index.clone()?)));
+        let index = active.map(|(base_offset, index)| {
+            let from = if base_offset == unnoted.first_segment { unnoted.index_from } else { 0 };
+            index[from..].to_vec()
+        });
+        Some(Advance {
+            segments: changed.iter().map(|segment| segment.meta()).collect(),
+            index: index.unwrap_or_default(),
+            producers: unnoted.producers.batches(),
+        })
+    }
+
+    /// The manifest says it all: the log's files that were needed until now.
+    pub(crate) fn noted(&mut self) -> Vec<(WalFileId, usize)> {
+        for sealed in self.segments.iter_mut().filter(|segment| segment.sealed) {
+            sealed.index = None; // it is in the footer
+        }
+        self.unnoted.take().map(|unnoted| unnoted.pins).unwrap_or_default()
     }
 
     /// What the manifest says of it.

@@ -6,6 +6,8 @@
 
 mod append;
 mod cache;
+mod extend;
+mod fat;
 mod keeper;
 mod offsets;
 mod open;
@@ -145,6 +147,10 @@ impl<I: Io> Store<I> {
             tail.into_iter().filter(move |e| e.end_offset > materialised).collect::<Vec<_>>()
         };
         self.release(tail.iter());
+        let unnoted = cell.borrow_mut().unnoted.take();
+        for (file, extents) in unnoted.into_iter().flat_map(|unnoted| unnoted.pins) {
+            self.wal.borrow_mut().release(file, extents);
+        }
         self.segments.forget(id);
         self.pump.notify();
         Some(self.keeper.removed(id))

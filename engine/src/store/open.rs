@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -15,6 +15,7 @@ use super::{
     Store, StoreOptions,
     append::producer_batch,
     cache::Cache,
+    extend,
     keeper::Keeper,
     segment_files::SegmentFiles,
     wal_files::{self, WalFileId, WalFiles},
@@ -67,8 +68,7 @@ impl<I: Io> Store<I> {
         let wal_dir = options.wal_dir();
         io.create_dir(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
         let (ids, chains) = read_chains(&io, &wal_dir).await?;
-        let replay = replay::replay(&manifest, |id| known.contains_key(&id), &chains)
-            .map_err(|error| OpenError::damaged(&wal_dir, error))?;
+        let (manifest, replay) = follow(&io, &options, manifest, known, &chains).await?;
         let run_ends = replay.run_ends.clone();
         let partitions = build(&io, known, &manifest);
         let states = partitions.iter().map(|(id, cell)| (*id, cell.borrow().state()));
@@ -203,6 +203,26 @@ impl<I: Io> Store<I> {
                 self.wal.borrow_mut().made(made.ok());
                 self.pump.notify();
             }
+        }
+    }
+}
+
+/// Replays the shared log; a group whose fat runs are not whole ends its run.
+async fn follow<I: Io>(
+    io: &I,
+    options: &StoreOptions,
+    manifest: Manifest,
+    known: &Known,
+    chains: &[Chain],
+) -> Result<(Manifest, Replay), OpenError> {
+    let mut torn = HashSet::new();
+    loop {
+        let replayed = replay::replay(&manifest, |id| known.contains_key(&id), chains, &torn);
+        let replay = replayed.map_err(|error| OpenError::damaged(&options.wal_dir(), error))?;
+        let mut extended = manifest.clone();
+        match extend::extend(io, &options.data_dir, &mut extended, &replay.pointers).await? {
+            Some(group) => drop(torn.insert(group)),
+            None => return Ok((extended, replay)),
         }
     }
 }

@@ -23,7 +23,7 @@ pub const GROUP_HEADER_BYTES: usize = 64;
 /// Size of [`EntryHeader`].
 pub const ENTRY_HEADER_BYTES: usize = 48;
 /// Size of a [`SegmentPointer`].
-pub const POINTER_BYTES: usize = 16;
+pub const POINTER_BYTES: usize = 32;
 /// The checksum covers the group from here to its length.
 const CHECKED_FROM: usize = 8;
 
@@ -104,6 +104,12 @@ pub struct SegmentPointer {
     pub segment: I64,
     /// First byte in that file.
     pub position: U64,
+    /// What was written to segments with the run begins at this offset: small runs before it go along.
+    pub from_offset: I64,
+    /// CRC32C of all batches from there to the entry's end: they arrived, and are not what an earlier life left there.
+    pub checksum: U32,
+    /// Zero.
+    pub reserved: U32,
 }
 
 /// An entry to encode or as decoded, without its batches' bytes.

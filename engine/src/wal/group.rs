@@ -8,7 +8,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
-use super::format::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, entry_bytes};
+use super::format::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
 use crate::{
     api::{LEADER_EPOCH, LogError, TopicPartition},
     batch,
@@ -75,20 +75,41 @@ impl Group {
         usize::try_from(align_up(self.bytes as u64)).expect("groups are bounded")
     }
 
-    /// Writes the entries into the group's buffer and says where each run's bytes begin.
-    pub(crate) fn encode(&self, encoder: &mut GroupEncoder<'_>) -> Vec<u32> {
+    /// Writes the entries into the group's buffer: a pointer for each run that goes to its segment (`fat`, one per run),
+    /// the batches for all others. Says where each run's bytes begin.
+    pub(crate) fn encode(&self, fat: &[Option<SegmentPointer>], encoder: &mut GroupEncoder<'_>) -> Vec<u32> {
         let mut places = Vec::with_capacity(self.runs.len());
-        for run in &self.runs {
-            let (place, mut room) = encoder.inline(run.id, (run.base_offset, run.end_offset), run.len);
-            places.push(place);
-            for placed in &run.batches {
-                let (own, rest) = room.split_at_mut(placed.bytes.len());
-                own.copy_from_slice(&placed.bytes);
-                batch::assign(own, placed.base_offset, LEADER_EPOCH, placed.append_time_ms);
-                room = rest;
+        for (run, fat) in self.runs.iter().zip(fat) {
+            let offsets = (run.base_offset, run.end_offset);
+            if let Some(pointer) = fat {
+                encoder.pointer(run.id, offsets, run.len, *pointer);
+                places.push(0);
+                continue;
             }
+            let (place, room) = encoder.inline(run.id, offsets, run.len);
+            places.push(place);
+            run.fill(room);
         }
         places
+    }
+
+    /// Bytes of the encoded group, with padding.
+    pub(crate) fn encoded_bytes(&self, fat: &[Option<SegmentPointer>]) -> usize {
+        let entries = self.runs.iter().zip(fat);
+        let bytes = entries.map(|(run, fat)| entry_bytes(fat.is_none().then_some(run.len))).sum::<usize>();
+        usize::try_from(align_up((GROUP_HEADER_BYTES + bytes) as u64)).expect("groups are bounded")
+    }
+}
+
+impl Run {
+    /// Copies the batches to where they stay and gives them their offsets.
+    pub(crate) fn fill(&self, mut room: &mut [u8]) {
+        for placed in &self.batches {
+            let (own, rest) = room.split_at_mut(placed.bytes.len());
+            own.copy_from_slice(&placed.bytes);
+            batch::assign(own, placed.base_offset, LEADER_EPOCH, placed.append_time_ms);
+            room = rest;
+        }
     }
 }
 
