@@ -8,7 +8,7 @@ mod chunk;
 pub mod config;
 pub mod engine;
 mod fetch;
-mod io;
+pub mod io;
 pub mod journal;
 pub mod manifest;
 mod mail;
