@@ -106,10 +106,6 @@ impl Mail {
         self.office.inboxes.len()
     }
 
-    pub(crate) fn office(&self) -> &PostOffice {
-        &self.office
-    }
-
     /// Tells the watchdog that this shard has work.
     pub(crate) fn note_activity(&self) {
         self.office.inboxes[self.shard].activity.fetch_add(1, Ordering::Relaxed);

@@ -167,7 +167,10 @@ pub fn decode(bytes: &[u8]) -> Option<(TopicPartition, Record)> {
     Some((partition, record))
 }
 
-fn take<T: FromBytes + Immutable + KnownLayout + Unaligned + Clone>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])> {
+fn take<T>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])>
+where
+    T: FromBytes + Immutable + KnownLayout + Unaligned + Clone + 'static,
+{
     let (items, rest) = <[T]>::ref_from_prefix_with_elems(bytes, count.get() as usize).ok()?;
     Some((items.to_vec(), rest))
 }

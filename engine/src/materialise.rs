@@ -83,7 +83,14 @@ pub(crate) fn plan(active: Option<&Segment>, extents: Vec<Extent>, config: &Topi
 /// Whether the segment is full or old, so that the batch goes to a new one.
 fn rolls(segment: &Segment, info: &BatchInfo, config: &TopicConfig, now_ms: i64) -> bool {
     segment.size > 0
-        && (segment.size + info.size as u64 > config.segment_bytes || now_ms - segment.created_ms >= config.segment_ms)
+        && (segment.size + info.size as u64 > config.segment_bytes || now_ms - segment.created_ms >= roll_ms(segment, config))
+}
+
+/// Age at which a segment rolls: `segment.jitter.ms` spreads those that were begun together.
+fn roll_ms(segment: &Segment, config: &TopicConfig) -> i64 {
+    let spread = crc32c::crc32c(&segment.created_ms.wrapping_add(segment.base_offset).to_le_bytes());
+    let jitter = i64::from(spread).checked_rem(config.segment_jitter_ms).unwrap_or(0);
+    config.segment_roll_ms() - jitter
 }
 
 impl SegmentWrite {

@@ -230,7 +230,9 @@ where
     drop(start);
     if failed.is_none() {
         stopper.connect(&together.office);
-        gates.iter().for_each(|gate| drop(gate.send(())));
+        for gate in &gates {
+            let _a_thread_that_panicked_is_seen_below = gate.send(());
+        }
     }
     drop(gates); // without a go, the threads end
     for thread in threads {

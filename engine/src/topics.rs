@@ -72,7 +72,7 @@ impl Topic {
 }
 
 /// Partitions of one topic at most: what one metadata answer can still name.
-pub const PARTITIONS_MAX: i32 = 100_000;
+pub(crate) const PARTITIONS_MAX: i32 = 100_000;
 
 /// Producer ids are made durable in blocks of this size, as Kafka's are.
 const PRODUCER_ID_BLOCK: i64 = 1_000;

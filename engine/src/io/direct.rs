@@ -22,7 +22,7 @@ const BACKGROUND_SHARES: usize = 150;
 
 /// Disk, clock and tasks of the executor it was made on.
 #[derive(Clone)]
-pub struct DirectIo {
+pub(crate) struct DirectIo {
     background: TaskQueueHandle,
 }
 
@@ -31,7 +31,7 @@ impl DirectIo {
     /// on the data directory's device: glommio 0.9 decides from the first file it opens read-write whether the device
     /// supports polled I/O, and decides wrongly when that file is empty; a read-only open of a non-empty file decides
     /// rightly.
-    pub async fn new(probe: &Path) -> io::Result<Self> {
+    pub(crate) async fn new(probe: &Path) -> io::Result<Self> {
         let file = DmaFile::open(probe).await.map_err(io::Error::from)?;
         let _first_read_settles_the_verdict = file.read_at_aligned(0, BLOCK).await.map_err(io::Error::from)?;
         file.close().await.map_err(io::Error::from)?;
@@ -72,7 +72,7 @@ impl Memory for Joined {
 }
 
 /// A file opened with O_DIRECT.
-pub struct DirectFile(DmaFile);
+pub(crate) struct DirectFile(DmaFile);
 
 impl File for DirectFile {
     type Buffer = DmaBuffer;
@@ -213,7 +213,7 @@ impl Io for DirectIo {
 }
 
 /// Wall clock, in ms since the epoch.
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
@@ -237,13 +237,13 @@ pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
 }
 
 /// Free bytes for unprivileged use of the file system that holds `path`.
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     volume_bytes(path).map(|(_, free)| free)
 }
 
 /// Size of the file system that holds `path`, and its free bytes for unprivileged use.
 #[expect(unsafe_code, reason = "std has no statvfs")]
-pub fn volume_bytes(path: &Path) -> io::Result<(u64, u64)> {
+pub(crate) fn volume_bytes(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero statvfs is a valid value of that plain C struct.

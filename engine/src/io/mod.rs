@@ -8,32 +8,32 @@ use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
 
 use crate::chunk::Memory;
 
-pub mod direct;
+pub(crate) mod direct;
 pub(crate) mod residency;
 #[cfg(any(test, feature = "sim"))]
-pub mod sim;
+pub(crate) mod sim;
 
 /// Every position and length of a direct read or write is a multiple of this; a power of two. 4096 satisfies every
 /// block device in use (STATX_DIOALIGN reports 512 or 4096).
-pub const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 
 /// Largest single read or write. Larger ones are split: some kernels hang on direct reads above the device's
 /// max_sectors, and a shard should not wait long for one of many.
-pub const IO_BYTES_MAX: usize = 1 << 20;
+pub(crate) const IO_BYTES_MAX: usize = 1 << 20;
 
 /// Rounds up to whole blocks.
-pub const fn align_up(bytes: u64) -> u64 {
+pub(crate) const fn align_up(bytes: u64) -> u64 {
     (bytes + BLOCK as u64 - 1) & !(BLOCK as u64 - 1)
 }
 
 /// Rounds down to whole blocks.
-pub const fn align_down(bytes: u64) -> u64 {
+pub(crate) const fn align_down(bytes: u64) -> u64 {
     bytes & !(BLOCK as u64 - 1)
 }
 
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Open {
+pub(crate) enum Open {
     /// Existing, for reading.
     Read,
     /// Existing, for reading and writing.
@@ -46,7 +46,7 @@ pub enum Open {
 
 /// Which share of the shard's time a task gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Share {
+pub(crate) enum Share {
     /// Requests and the shared log.
     Serving,
     /// Materialisation, retention, zero-filling: may wait, may not starve.
@@ -54,7 +54,7 @@ pub enum Share {
 }
 
 /// Disk, clock and tasks of one shard.
-pub trait Io: Clone + 'static {
+pub(crate) trait Io: Clone + 'static {
     /// An open file.
     type File: File<Buffer = Self::Buffer> + 'static;
     /// Aligned memory that a file can write from.
@@ -89,13 +89,13 @@ pub trait Io: Clone + 'static {
 }
 
 /// Aligned memory.
-pub trait Buffer: Memory + 'static {
+pub(crate) trait Buffer: Memory + 'static {
     /// The bytes, to fill in.
     fn bytes_mut(&mut self) -> &mut [u8];
 }
 
 /// An open file. Positions and lengths are multiples of [`BLOCK`].
-pub trait File {
+pub(crate) trait File {
     /// What it writes from.
     type Buffer;
 

@@ -74,6 +74,7 @@ fn rules(config: &TopicConfig, now_ms: i64) -> Rules {
         timestamp_type: config.timestamp_type,
         before_max_ms: config.timestamp_before_max_ms,
         after_max_ms: config.timestamp_after_max_ms,
+        key_required: config.cleanup_policy.compact,
     }
 }
 

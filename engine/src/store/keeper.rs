@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::try_join_all, stream};
+use futures_util::{StreamExt, stream};
 
 use super::{Store, partition_dir, segment_files::OpenSegment};
 use crate::{

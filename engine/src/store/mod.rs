@@ -21,8 +21,8 @@ use std::{
     rc::Rc,
 };
 
-pub(crate) use append::{Appended, Wait, producer_batch};
-pub(crate) use open::{Known, OpenError, read_all, read_manifest};
+pub(crate) use append::{Appended, producer_batch};
+pub(crate) use open::{Known, OpenError, read_all};
 pub(crate) use read::check_epoch;
 
 use self::{cache::Cache, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles, wal_files::WalFiles, writer::Flight};

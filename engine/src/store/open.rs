@@ -128,8 +128,8 @@ impl<I: Io> Store<I> {
             let found = &ids[*at];
             let path = wal_files::path_of(&self.options.wal_dir(), found.id);
             let groups = by_file.remove(at).unwrap_or_default();
-            let open = wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes);
-            let file = open.await.map_err(OpenError::io(&path))?;
+            let file = wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
+            let file = file.map_err(OpenError::io(&path))?;
             let live = groups.values().map(Vec::len).sum();
             let mut pins = HashMap::new();
             let bytes = match groups.is_empty() {

@@ -161,10 +161,6 @@ impl<I: Io> WalFiles<I> {
         std::mem::take(&mut self.retired)
     }
 
-    /// Size of every new file.
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.file_bytes
-    }
 }
 
 /// Path of a file of the shared log.

@@ -32,7 +32,7 @@ pub(crate) const IN_FLIGHT_MAX: usize = 4;
 const _: () = assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGET < GROUP_BYTES_MAX);
 
 /// Largest batch that fits a group of its own.
-pub const BATCH_BYTES_MAX: usize = 16 << 20;
+pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
 const _: () = assert!(GROUP_HEADER_BYTES + BATCH_BYTES_MAX + (1 << 16) < GROUP_BYTES_MAX);
 
 /// A batch with the place it was given.
