@@ -8,6 +8,8 @@ mod chunk;
 pub mod config;
 pub mod engine;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod io;
 pub mod journal;
 pub mod manifest;
