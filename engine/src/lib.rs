@@ -8,7 +8,9 @@ mod chunk;
 pub mod config;
 pub mod engine;
 mod fetch;
-mod io;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
+pub mod io;
 pub mod journal;
 pub mod manifest;
 mod mail;

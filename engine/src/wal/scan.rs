@@ -42,12 +42,12 @@ pub fn chain(file: &[u8]) -> Chain {
 }
 
 fn follows(before: Option<Stamp>, next: Stamp) -> bool {
-    before.is_none_or(|b| next.run == b.run && next.shard == b.shard && next.sequence == b.sequence + 1)
+    before.is_none_or(|b| next.run == b.run && next.shard == b.shard && b.sequence.checked_add(1) == Some(next.sequence))
 }
 
 /// Looks behind the chain's end for a group of the same life that saw the missing one durable.
 fn later_witness(file: &[u8], end: usize, last: Stamp) -> Option<(u64, u64)> {
-    let missing = last.sequence + 1;
+    let missing = last.sequence.checked_add(1)?;
     let mut at = end + BLOCK;
     while let Some(rest) = file.get(at..).filter(|rest| !rest.is_empty()) {
         if let Some((stamp, _)) = format::peek(rest)
