@@ -1,0 +1,58 @@
+//! How the one memory budget is divided. Pure.
+
+use std::fmt;
+
+use super::units::ByteSize;
+
+/// Least budget of one shard: below it the groups in flight and a few clients' requests do not fit side by side.
+pub(crate) const SHARD_BYTES_MIN: u64 = 32 << 20;
+
+/// Budget of one shard when nothing is said.
+pub(crate) const SHARD_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Budget of a node when nothing is said and its shards are few.
+pub(crate) const NODE_BYTES_DEFAULT: u64 = 512 << 20;
+
+/// Share of the receive buffers, in percent: requests that were read and are not appended yet.
+const RECEIVE_PERCENT: u64 = 25;
+
+/// The budget and its parts, in bytes of all shards together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryPlan {
+    /// All of it.
+    pub(crate) total: ByteSize,
+    /// Requests being received: the wire's part.
+    pub(crate) receive: ByteSize,
+    /// The engine's part: commit groups, tail cache, read pool.
+    pub(crate) engine: ByteSize,
+}
+
+impl MemoryPlan {
+    /// Divides a budget.
+    pub(crate) fn divide(total: ByteSize) -> Self {
+        let receive = ByteSize(total.0 / 100 * RECEIVE_PERCENT);
+        Self { total, receive, engine: ByteSize(total.0 - receive.0) }
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} receive buffers + {} engine", self.total, self.receive, self.engine)
+    }
+}
+
+const _: () = assert!(SHARD_BYTES_MIN <= SHARD_BYTES_DEFAULT && RECEIVE_PERCENT < 100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_add_up() {
+        for total in [SHARD_BYTES_MIN, 1 << 29, (1 << 30) + 17] {
+            let plan = MemoryPlan::divide(ByteSize(total));
+            assert_eq!(plan.receive.0 + plan.engine.0, total);
+            assert!(plan.receive.0 > 0);
+        }
+    }
+}
