@@ -1,0 +1,3 @@
+//! The commands besides `serve`, a file each.
+
+pub(crate) mod doctor;
