@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  millrace serve                                   a broker on 127.0.0.1:9092, data in ./millrace-data
+  millrace serve                                   a broker on 127.0.0.1:9092
   millrace topic create greetings --partitions 3   make a topic
   echo hello | millrace produce greetings          a record per line
   millrace consume greetings                       print what is there
@@ -29,10 +29,14 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a broker
     Serve(serve::ServeCommand),
-    /// Check whether this machine is fit to run a broker, and say how to fix what is not
     Doctor(commands::doctor::DoctorCommand),
+    Topic(commands::topic::TopicCommand),
+    Produce(commands::produce::ProduceCommand),
+    Consume(commands::consume::ConsumeCommand),
+    Group(commands::group::GroupCommand),
+    Config(commands::config::ConfigCommand),
+    Api(commands::api::ApiCommand),
 }
 
 impl Cli {
@@ -41,6 +45,12 @@ impl Cli {
         let result = match self.command {
             Command::Serve(command) => command.run(),
             Command::Doctor(command) => command.run(),
+            Command::Topic(command) => command.run(),
+            Command::Produce(command) => command.run(),
+            Command::Consume(command) => command.run(),
+            Command::Group(command) => command.run(),
+            Command::Config(command) => command.run(),
+            Command::Api(command) => command.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

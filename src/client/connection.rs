@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader},
-    protocol::{Decodable, Encodable, HeaderVersion, Message, Request, StrBytes, VersionRange},
+    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange},
 };
 
 use super::error::ClientError;
@@ -38,8 +38,8 @@ impl Connection {
     /// Connects to a broker and asks what it serves. `timeout` holds for connecting and for each answer.
     pub(crate) fn open(host: &str, port: u16, timeout: Duration) -> Result<Self, ClientError> {
         let address = format!("{host}:{port}");
-        let stream = connect(host, port, timeout)
-            .map_err(|source| ClientError::Connect { address: address.clone(), source })?;
+        let stream =
+            connect(host, port, timeout).map_err(|source| ClientError::Connect { address: address.clone(), source })?;
         let mut connection = Self { stream, address, timeout, versions: HashMap::new(), correlation_id: 0 };
         connection.negotiate()?;
         Ok(connection)
@@ -72,13 +72,9 @@ impl Connection {
         self.version::<R>().is_ok()
     }
 
-    /// Sends a request, which `build` makes for the version to be used, and waits for the answer.
-    pub(crate) fn call<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
-        self.call_waiting(Duration::ZERO, build)
-    }
-
-    /// As [`Self::call`], for requests that the broker may keep for a while before it answers.
-    pub(crate) fn call_waiting<R: Request>(
+    /// Sends a request, which `build` makes for the version to be used, and waits for the answer. The broker may keep
+    /// it for `wait` before it answers.
+    pub(crate) fn call<R: Request>(
         &mut self,
         wait: Duration,
         build: impl FnOnce(i16) -> R,
@@ -113,8 +109,7 @@ impl Connection {
             answer = self.receive(sent, Duration::ZERO)?;
         }
         self.decode_header::<ApiVersionsRequest>(&mut answer, version)?;
-        let response =
-            ApiVersionsResponse::decode(&mut answer, version).map_err(|e| self.not_kafka(e.to_string()))?;
+        let response = ApiVersionsResponse::decode(&mut answer, version).map_err(|e| self.not_kafka(e.to_string()))?;
         ClientError::check(format!("{}: ApiVersions", self.address), response.error_code, None)?;
         let range = |min, max| VersionRange { min, max };
         self.versions = response.api_keys.iter().map(|k| (k.api_key, range(k.min_version, k.max_version))).collect();
@@ -214,7 +209,12 @@ fn version_limit(api_key: i16) -> i16 {
 mod tests {
     use std::{net::TcpListener, thread};
 
-    use kafka_protocol::messages::{ApiKey, MetadataRequest, api_versions_response::ApiVersion};
+    use kafka_protocol::{
+        messages::{
+            FetchRequest, HeartbeatRequest, MetadataRequest, ProduceRequest, api_versions_response::ApiVersion,
+        },
+        protocol::Message,
+    };
 
     use super::*;
 
@@ -260,9 +260,9 @@ mod tests {
         let port = broker(vec![framed(1, &versions(3, &apis))]);
         let connection = Connection::open("127.0.0.1", port, SECOND).unwrap();
         assert_eq!(connection.version::<MetadataRequest>().unwrap(), MetadataRequest::VERSIONS.max);
-        assert_eq!(connection.version::<kafka_protocol::messages::FetchRequest>().unwrap(), 12);
-        assert!(!connection.serves::<kafka_protocol::messages::ProduceRequest>());
-        assert!(!connection.serves::<kafka_protocol::messages::HeartbeatRequest>());
+        assert_eq!(connection.version::<FetchRequest>().unwrap(), 12);
+        assert!(!connection.serves::<ProduceRequest>());
+        assert!(!connection.serves::<HeartbeatRequest>());
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub(crate) enum ClientError {
     Unsupported { address: String, api: String },
     /// The broker answered with an error code.
     Refused { what: String, code: i16, message: Option<String> },
+    /// An error that may pass in general, but for which there is no use in waiting here.
+    Settled(Box<ClientError>),
+    /// The connection broke after a batch was sent that must not be written twice.
+    MaybeWritten { what: String, source: Box<ClientError> },
     /// Tried again and again until the time was up.
     TimedOut { what: String, last: Box<ClientError> },
 }
@@ -38,7 +42,7 @@ impl ClientError {
         match self {
             Self::Connect { .. } | Self::Lost { .. } => true,
             Self::Refused { code, .. } => ResponseError::try_from_code(*code).is_some_and(|e| e.is_retriable()),
-            Self::NotKafka { .. } | Self::Unsupported { .. } | Self::TimedOut { .. } => false,
+            _ => false,
         }
     }
 
@@ -46,8 +50,16 @@ impl ClientError {
     pub(crate) fn code(&self) -> Option<i16> {
         match self {
             Self::Refused { code, .. } => Some(*code),
-            Self::TimedOut { last, .. } => last.code(),
+            Self::TimedOut { last, .. } | Self::Settled(last) => last.code(),
             _ => None,
+        }
+    }
+
+    /// Not to be tried again if it has that code.
+    pub(crate) fn settled_if(self, code: i16) -> Self {
+        match self.code() == Some(code) {
+            true => Self::Settled(Box::new(self)),
+            false => self,
         }
     }
 }
@@ -107,7 +119,13 @@ impl fmt::Display for ClientError {
                     None => write!(f, "{}", code_name(*code)),
                 }
             }
-            Self::TimedOut { what, last } => write!(f, "{what}: gave up after trying again and again; the last: {last}"),
+            Self::Settled(error) => error.fmt(f),
+            Self::MaybeWritten { what, source } => {
+                write!(f, "{what}: {source}; not sent again, since it may have been written (see --idempotent)")
+            }
+            Self::TimedOut { what, last } => {
+                write!(f, "{what}: gave up after trying again and again; the last: {last}")
+            }
         }
     }
 }

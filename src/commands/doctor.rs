@@ -10,8 +10,10 @@ use crate::{
     serve::ConfigArgs,
 };
 
-/// Looks at the kernel, limits, memory, data folder and addresses with the eyes of `millrace serve`, and takes the same
-/// options. Changes nothing. Exit code 1 when a broker could not start.
+/// Checks whether this machine is fit to run a broker
+///
+/// Looks at the kernel, limits, memory, data folder and addresses with the eyes of 'millrace serve', takes the same
+/// options, and says how to fix what is not as it should be. Changes nothing. Exit code 1 when a broker could not start.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorCommand {
     #[command(flatten)]
@@ -29,7 +31,7 @@ impl DoctorCommand {
         }
         let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
         let warnings = findings.iter().filter(|f| f.severity == Severity::Warning).count();
-        writeln!(out, "{errors} errors, {warnings} warnings")?;
+        writeln!(out, "errors: {errors}, warnings: {warnings}")?;
         match errors {
             0 => Ok(()),
             _ => Err(Failure::Reported),

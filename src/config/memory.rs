@@ -5,13 +5,13 @@ use std::fmt;
 use super::units::ByteSize;
 
 /// Least budget of one shard: below it the groups in flight and a few clients' requests do not fit side by side.
-pub(crate) const SHARD_BYTES_MIN: u64 = 32 << 20;
+pub(crate) const SHARD_BYTES_MIN: u64 = ByteSize::mib(32).0;
 
 /// Budget of one shard when nothing is said.
-pub(crate) const SHARD_BYTES_DEFAULT: u64 = 64 << 20;
+pub(crate) const SHARD_BYTES_DEFAULT: u64 = ByteSize::mib(64).0;
 
 /// Budget of a node when nothing is said and its shards are few.
-pub(crate) const NODE_BYTES_DEFAULT: u64 = 512 << 20;
+pub(crate) const NODE_BYTES_DEFAULT: u64 = ByteSize::mib(512).0;
 
 /// Share of the receive buffers, in percent: requests that were read and are not appended yet.
 const RECEIVE_PERCENT: u64 = 25;

@@ -82,8 +82,9 @@ impl Config {
         let memory = MemoryPlan::divide(options.memory.unwrap_or(ByteSize(default_memory)));
         let wal_bytes = options.wal_bytes.unwrap_or(ByteSize(WAL_BYTES_DEFAULT));
         let max_connections = options.max_connections.unwrap_or(CONNECTIONS_DEFAULT);
+        // No less than the smallest legal one, so that too little memory is told once and not twice.
         let frame_room = memory.receive.0 / shards.max(1) as u64;
-        let default_frame = ByteSize(FRAME_BYTES_DEFAULT.min(frame_room));
+        let default_frame = ByteSize(FRAME_BYTES_DEFAULT.min(frame_room).max(FRAME_BYTES_MIN));
         let config = Self {
             data_dir: options.data.unwrap_or_else(|| PathBuf::from("./millrace-data")),
             node_id: options.node_id.unwrap_or(1),

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -25,6 +25,7 @@ use self::{
     pulse::Pulse,
 };
 use crate::{
+    client::Connection,
     config::{self, Config, Machine, ServeOptions},
     failure::{Failure, Outcome},
 };
@@ -50,9 +51,10 @@ pub(crate) struct ConfigArgs {
     options: ServeOptions,
 }
 
-/// Runs a broker until SIGTERM or SIGINT; a second one stops it at once.
+/// Runs a broker
 ///
-/// Without options: data in ./millrace-data, listening on 127.0.0.1:9092, one shard per CPU.
+/// Without options: data in ./millrace-data, listening on 127.0.0.1:9092, one shard per CPU. SIGTERM or SIGINT stop it
+/// cleanly; a second one stops it at once.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ServeCommand {
@@ -167,6 +169,9 @@ impl ServeCommand {
     }
 }
 
+/// How long the node may take to answer the first request that is made to see whether it answers.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Tells of everything that is not as it should be; fails if a node could not run.
 fn refuse_unfit_machine(config: &Config) -> Outcome {
     let mut unfit = false;
@@ -196,7 +201,7 @@ fn attend(
     notifier: Arc<Notifier>,
 ) -> io::Result<Attendant> {
     let address = reachable(listening.addresses[0]);
-    let answers = Box::new(move || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok());
+    let answers = Box::new(move || Connection::open(&address.ip().to_string(), address.port(), PROBE_TIMEOUT).is_ok());
     let ready = banner::ready(config, &listening);
     let ready_notifier = notifier.clone();
     let on_ready = Box::new(move || {
