@@ -7,6 +7,7 @@ use kafka_protocol::{
         create_partitions_request::CreatePartitionsTopic,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         describe_configs_request::DescribeConfigsResource,
+        describe_configs_response::DescribeConfigsResourceResult,
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     },
     protocol::StrBytes,
@@ -71,7 +72,7 @@ pub(crate) struct ConfigEntry {
     pub(crate) name: String,
     /// `None` for a secret.
     pub(crate) value: Option<String>,
-    /// Whether it was set for this topic or broker, and not inherited.
+    /// Whether it was set for this topic, or for this or all brokers, and not inherited.
     pub(crate) is_own: bool,
     /// Where the value comes from, in a word or two.
     pub(crate) source: &'static str,
@@ -93,7 +94,7 @@ impl Cluster {
             CreatableTopicConfig::default().with_name(text(&setting.key)).with_value(Some(text(&setting.value)))
         };
         let what = format!("create topic '{}'", spec.name);
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
             let response = cluster.controller(|version| {
                 // Before version 4 there is no word for the broker's default.
@@ -115,7 +116,7 @@ impl Cluster {
     /// Deletes a topic.
     pub(crate) fn delete_topic(&mut self, name: &str) -> Result<(), ClientError> {
         let what = format!("delete topic '{name}'");
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
             let response = cluster.controller(|_| {
                 DeleteTopicsRequest::default().with_topic_names(vec![topic_name(name)]).with_timeout_ms(timeout_ms)
@@ -127,7 +128,7 @@ impl Cluster {
     /// Gives a topic more partitions.
     pub(crate) fn create_partitions(&mut self, name: &str, count: i32) -> Result<(), ClientError> {
         let what = format!("topic '{name}': {count} partitions");
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
             let topic =
                 CreatePartitionsTopic::default().with_name(topic_name(name)).with_count(count).with_assignments(None);
@@ -145,7 +146,7 @@ impl Cluster {
         documentation: bool,
     ) -> Result<Vec<ConfigEntry>, ClientError> {
         let what = resource.describe();
-        let found = self.retry(&what, |cluster| {
+        let found = self.retry(|cluster| {
             let request = |version| {
                 let resource = DescribeConfigsResource::default()
                     .with_resource_type(resource.wire_kind())
@@ -161,7 +162,7 @@ impl Cluster {
             one(&what, outcome)?;
             Ok(first.map(|r| r.configs).unwrap_or_default())
         });
-        let mut entries: Vec<ConfigEntry> = found?.into_iter().map(entry_of).collect();
+        let mut entries: Vec<ConfigEntry> = found?.into_iter().map(|entry| entry_of(entry, resource.kind)).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }
@@ -182,7 +183,7 @@ impl Cluster {
                 .with_config_operation(*operation)
                 .with_value(value.map(text))
         };
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let request = |_| {
                 let resource = AlterConfigsResource::default()
                     .with_resource_type(resource.wire_kind())
@@ -217,7 +218,7 @@ fn one(what: &str, answer: Option<(i16, Option<&str>)>) -> Result<(), ClientErro
 
 const UNKNOWN_SERVER_ERROR: i16 = -1;
 
-fn entry_of(found: kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult) -> ConfigEntry {
+fn entry_of(found: DescribeConfigsResourceResult, kind: ResourceKind) -> ConfigEntry {
     let source = match found.config_source {
         1 => "topic",
         2 => "broker",
@@ -229,7 +230,10 @@ fn entry_of(found: kafka_protocol::messages::describe_configs_response::Describe
     ConfigEntry {
         name: found.name.to_string(),
         value: found.value.map(|value| value.to_string()),
-        is_own: matches!(found.config_source, 1..=3),
+        is_own: match kind {
+            ResourceKind::Topic => found.config_source == 1,
+            ResourceKind::Broker => matches!(found.config_source, 2 | 3),
+        },
         source,
         read_only: found.read_only,
         documentation: found.documentation.map(|text| text.to_string()),

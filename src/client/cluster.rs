@@ -75,6 +75,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const CREATION_WAIT: Duration = Duration::from_secs(5);
 
 const LEADER_NOT_AVAILABLE: i16 = 5;
+const BROKER_NOT_AVAILABLE: i16 = 8;
 /// UNKNOWN_TOPIC_OR_PARTITION: Kafka calls it retriable, but somebody who misspelt a name should not wait for it.
 pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
@@ -92,7 +93,6 @@ impl Cluster {
     /// Tries until it works, fails for good, or takes too long. What is known of leaders is forgotten in between.
     pub(crate) fn retry<T>(
         &mut self,
-        what: &str,
         mut attempt: impl FnMut(&mut Self) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
         let deadline = Instant::now() + self.options.timeout;
@@ -106,7 +106,7 @@ impl Cluster {
                 Err(error) => error,
             };
             if Instant::now() + backoff > deadline {
-                return Err(ClientError::TimedOut { what: what.to_owned(), last: Box::new(error) });
+                return Err(ClientError::TimedOut { last: Box::new(error) });
             }
             thread::sleep(backoff);
             backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -210,8 +210,11 @@ impl Cluster {
         if !self.brokers.contains_key(&id) {
             self.fetch_metadata(Some(&[]), false)?;
         }
-        let unknown =
-            || ClientError::Refused { what: format!("broker {id}"), code: LEADER_NOT_AVAILABLE, message: None };
+        let unknown = || ClientError::Refused {
+            what: format!("broker {id}"),
+            code: BROKER_NOT_AVAILABLE,
+            message: Some(format!("no such broker; there are {:?}", self.brokers.keys())),
+        };
         self.brokers.get(&id).cloned().ok_or_else(unknown)
     }
 
@@ -232,7 +235,7 @@ impl Cluster {
 
     /// Ids of all brokers.
     pub(crate) fn broker_ids(&mut self) -> Result<Vec<i32>, ClientError> {
-        self.retry("metadata", |cluster| cluster.fetch_metadata(Some(&[]), false).map(drop))?;
+        self.retry(|cluster| cluster.fetch_metadata(Some(&[]), false).map(drop))?;
         let mut ids: Vec<i32> = self.brokers.keys().copied().collect();
         ids.sort_unstable();
         Ok(ids)
@@ -240,7 +243,7 @@ impl Cluster {
 
     /// All topics, sorted by name.
     pub(crate) fn all_topics(&mut self) -> Result<Vec<Topic>, ClientError> {
-        let response = self.retry("list topics", |cluster| cluster.fetch_metadata(None, false))?;
+        let response = self.retry(|cluster| cluster.fetch_metadata(None, false))?;
         let mut topics: Vec<Topic> = response.topics.iter().filter(|t| t.error_code == 0).map(topic_of).collect();
         topics.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(topics)
@@ -249,7 +252,7 @@ impl Cluster {
     /// One topic. `create` lets the broker make it if its settings say so, and waits for that.
     pub(crate) fn topic(&mut self, name: &str, create: bool) -> Result<Topic, ClientError> {
         let deadline = Instant::now() + CREATION_WAIT;
-        self.retry(&format!("topic '{name}'"), |cluster| {
+        self.retry(|cluster| {
             if let Some(topic) = cluster.topics.get(name) {
                 return Ok(topic.clone());
             }

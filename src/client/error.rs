@@ -22,7 +22,7 @@ pub(crate) enum ClientError {
     /// The connection broke after a batch was sent that must not be written twice.
     MaybeWritten { what: String, source: Box<ClientError> },
     /// Tried again and again until the time was up.
-    TimedOut { what: String, last: Box<ClientError> },
+    TimedOut { last: Box<ClientError> },
 }
 
 impl ClientError {
@@ -50,7 +50,7 @@ impl ClientError {
     pub(crate) fn code(&self) -> Option<i16> {
         match self {
             Self::Refused { code, .. } => Some(*code),
-            Self::TimedOut { last, .. } | Self::Settled(last) => last.code(),
+            Self::TimedOut { last } | Self::Settled(last) => last.code(),
             _ => None,
         }
     }
@@ -123,9 +123,7 @@ impl fmt::Display for ClientError {
             Self::MaybeWritten { what, source } => {
                 write!(f, "{what}: {source}; not sent again, since it may have been written (see --idempotent)")
             }
-            Self::TimedOut { what, last } => {
-                write!(f, "{what}: gave up after trying again and again; the last: {last}")
-            }
+            Self::TimedOut { last } => write!(f, "{last}; tried again until the time was up"),
         }
     }
 }

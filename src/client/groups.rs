@@ -62,7 +62,7 @@ impl Cluster {
     pub(crate) fn groups(&mut self) -> Result<Vec<GroupListing>, ClientError> {
         let mut groups = Vec::new();
         for broker in self.broker_ids()? {
-            let response = self.retry("list groups", |cluster| {
+            let response = self.retry(|cluster| {
                 let response = cluster.broker(broker, |_| ListGroupsRequest::default())?;
                 ClientError::check("list groups", response.error_code, None)?;
                 Ok(response)
@@ -82,7 +82,7 @@ impl Cluster {
     /// One group: asked for as a group of the newer protocol first, then as a classic one.
     pub(crate) fn describe_group(&mut self, group: &str) -> Result<GroupDescription, ClientError> {
         let what = format!("group '{group}'");
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let coordinator = cluster.coordinator(group)?;
             if cluster.broker_connection(coordinator)?.serves::<ConsumerGroupDescribeRequest>() {
                 match cluster.describe_consumer_group(coordinator, group, &what) {
@@ -153,7 +153,7 @@ impl Cluster {
     /// All offsets that a group has committed.
     pub(crate) fn committed_offsets(&mut self, group: &str) -> Result<Offsets, ClientError> {
         let what = format!("group '{group}'");
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let coordinator = cluster.coordinator(group)?;
             let response = cluster.broker(coordinator, |version| match version {
                 ..=7 => OffsetFetchRequest::default().with_group_id(group_id(group)).with_topics(None),
@@ -198,7 +198,7 @@ impl Cluster {
                 OffsetCommitRequestTopic::default().with_name(topic_name(name)).with_partitions(partitions)
             })
             .collect();
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let coordinator = cluster.coordinator(group)?;
             let response = cluster.broker(coordinator, |_| {
                 OffsetCommitRequest::default()
@@ -220,7 +220,7 @@ impl Cluster {
     /// Deletes a group without members, and its offsets.
     pub(crate) fn delete_group(&mut self, group: &str) -> Result<(), ClientError> {
         let what = format!("group '{group}'");
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let coordinator = cluster.coordinator(group)?;
             let response = cluster
                 .broker(coordinator, |_| DeleteGroupsRequest::default().with_groups_names(vec![group_id(group)]))?;

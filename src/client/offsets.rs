@@ -42,7 +42,7 @@ impl Cluster {
         question: OffsetQuestion,
     ) -> Result<Option<i64>, ClientError> {
         let what = format!("topic '{topic}' partition {partition}");
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let leader = cluster.leader(topic, partition)?;
             let response = cluster.broker(leader, |_| {
                 let wanted = ListOffsetsPartition::default()

@@ -23,7 +23,7 @@ const UNKNOWN_SERVER_ERROR: i16 = -1;
 impl Cluster {
     /// Gets an id for an idempotent producer.
     pub(crate) fn init_producer_id(&mut self) -> Result<ProducerId, ClientError> {
-        self.retry("producer id", |cluster| {
+        self.retry(|cluster| {
             let response = cluster.any(|version| {
                 let request = InitProducerIdRequest::default().with_transactional_id(None);
                 match version {
@@ -48,7 +48,7 @@ impl Cluster {
         idempotent: bool,
     ) -> Result<Option<i64>, ClientError> {
         let what = format!("topic '{topic}' partition {partition}");
-        self.retry(&what, |cluster| {
+        self.retry(|cluster| {
             let leader = cluster.leader(topic, partition)?;
             let timeout_ms = cluster.timeout_ms();
             // Nothing was sent yet when this fails, so that it may be tried again.

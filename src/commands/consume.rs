@@ -195,8 +195,7 @@ impl<W: Write> Reader<W> {
         let mut leaders: HashMap<i32, Vec<FetchFrom>> = HashMap::new();
         let (topic, cluster) = (&self.topic, &mut self.cluster);
         for (partition, place) in self.places.iter().filter(|(_, place)| !place.is_done()) {
-            let what = format!("topic '{topic}' partition {partition}");
-            let leader = cluster.retry(&what, |cluster| cluster.leader(topic, *partition)).map_err(Failure::failed)?;
+            let leader = cluster.retry(|cluster| cluster.leader(topic, *partition)).map_err(Failure::failed)?;
             let from = FetchFrom { topic: topic.clone(), partition: *partition, offset: place.next };
             leaders.entry(leader).or_default().push(from);
         }
@@ -204,7 +203,7 @@ impl<W: Write> Reader<W> {
     }
 
     fn read_from(&mut self, leader: i32, from: &[FetchFrom]) -> Outcome {
-        let fetched = self.cluster.retry("fetch", |cluster| cluster.fetch(leader, from, WAIT));
+        let fetched = self.cluster.retry(|cluster| cluster.fetch(leader, from, WAIT));
         // Nobody is kept waiting for what is there already.
         let fetched = fetched.map_err(Failure::failed)?;
         for partition in fetched {

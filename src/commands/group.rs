@@ -206,6 +206,9 @@ impl Reset {
         if self.topic.is_empty() {
             places.extend(before.keys().cloned());
         }
+        if let Some(missing) = self.partition.iter().find(|wanted| places.iter().all(|(_, known)| known != *wanted)) {
+            return Err(Failure::failed(format!("partition {missing} is none of those of the topics to be moved")));
+        }
         places.retain(|(_, partition)| self.partition.is_empty() || self.partition.contains(partition));
         match places.is_empty() {
             false => Ok(places),

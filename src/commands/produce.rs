@@ -312,7 +312,8 @@ impl Writer {
     fn report(&self) {
         let records: u64 = self.written.values().map(|written| written.records).sum();
         let verb = if self.acks == 0 { "sent, nobody said whether they arrived" } else { "written" };
-        eprintln!("{records} records {verb}");
+        let noun = if records == 1 { "record" } else { "records" };
+        eprintln!("{records} {noun} {verb}");
         for (partition, written) in &self.written {
             match written.offsets {
                 Some((first, last)) => eprintln!("  partition {partition}: offsets {first} to {last}"),

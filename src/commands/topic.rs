@@ -182,7 +182,7 @@ impl Describe {
         let settings = cluster.describe_config(&Resource::topic(&self.name), false).map_err(Failure::failed)?;
         let mut out = stdout().lock();
         writeln!(out, "topic {}  id {}  {} partitions", topic.name, topic_id(&topic), topic.partitions.len())?;
-        let own: Vec<_> = settings.iter().filter(|entry| entry.is_own && entry.source == "topic").collect();
+        let own: Vec<_> = settings.iter().filter(|entry| entry.is_own).collect();
         for entry in &own {
             writeln!(out, "  {}={}", entry.name, entry.value.as_deref().unwrap_or("(secret)"))?;
         }
