@@ -121,6 +121,10 @@ pub enum ConfigChange {
     Set(String, String),
     /// Back to the default.
     Delete(String),
+    /// Adds members to a list; those that are in it already stay once.
+    Append(String, String),
+    /// Takes members out of a list.
+    Subtract(String, String),
 }
 
 /// One idempotent producer that a partition remembers (DescribeProducers).

@@ -119,19 +119,23 @@ impl<I: Io> Journal<I> {
 
     /// Appends, durably.
     pub(crate) async fn append(&mut self, payload: &[u8]) -> io::Result<()> {
+        let before = (self.sequence, self.position);
         self.write(payload).await?;
-        self.file.flush().await
+        let flushed = self.file.flush().await;
+        if flushed.is_err() {
+            (self.sequence, self.position) = before;
+        }
+        flushed
     }
 
     async fn write(&mut self, payload: &[u8]) -> io::Result<()> {
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "callers split their records over pages");
         let mut buffer = self.io.buffer(padded(payload.len()));
         let bytes = buffer.bytes_mut();
-        self.sequence += 1;
         let mut header = PageHeader {
             magic: PAGE_MAGIC.into(),
             checksum: 0.into(),
-            sequence: self.sequence.into(),
+            sequence: (self.sequence + 1).into(),
             length: u32::try_from(payload.len()).expect("bounded above").into(),
             reserved: 0.into(),
         };
@@ -141,7 +145,9 @@ impl<I: Io> Journal<I> {
         header.checksum = crc32c::crc32c(&bytes[CHECKED_FROM..PAGE_HEADER_BYTES + payload.len()]).into();
         bytes[..PAGE_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let length = bytes.len() as u64;
+        // A page that failed is written over by the next one.
         self.file.write(Rc::new(buffer), self.position).await?;
+        self.sequence += 1;
         self.position += align_up(length);
         Ok(())
     }

@@ -2,7 +2,22 @@
 
 pub mod api;
 pub mod batch;
+mod boot;
+pub mod catalog;
 mod chunk;
 pub mod config;
 pub mod engine;
+mod fetch;
+mod io;
+pub mod journal;
+pub mod manifest;
+mod mail;
+mod materialise;
 pub mod node;
+mod partition;
+mod producer;
+pub mod segment;
+mod signal;
+mod store;
+mod topics;
+pub mod wal;

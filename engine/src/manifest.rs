@@ -4,7 +4,10 @@
 //! The manifest is a journal. A record says what became durable in segment files, so a restart neither scans segments
 //! nor lists folders: it applies the manifest, then replays what the shared log holds beyond it.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 use uuid::Uuid;
 use zerocopy::{
@@ -86,6 +89,14 @@ pub enum Record {
         /// Base offset of the first segment that stays.
         first_segment: i64,
     },
+    /// Where recovery found the end of a former run's part of the shared log. Groups behind it were never
+    /// acknowledged and must not come back when the groups before them are gone.
+    RunEnd {
+        /// The run.
+        run: u64,
+        /// Its last group; 0 for none.
+        sequence: u64,
+    },
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -95,9 +106,9 @@ struct RecordHeader {
     partition: I32,
     kind: u8,
     reserved: [u8; 3],
-    /// Reset, Trim: log start. Advance: zero.
+    /// Reset, Trim: log start. Advance: zero. RunEnd: the run.
     log_start_offset: I64,
-    /// Trim: first segment.
+    /// Trim: first segment. RunEnd: the sequence.
     first_segment: I64,
     segments: U32,
     index: U32,
@@ -111,6 +122,7 @@ pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
         Record::Reset { log_start_offset } => (0, *log_start_offset, 0, &empty),
         Record::Advance(advance) => (1, 0, 0, advance),
         Record::Trim { log_start_offset, first_segment } => (2, *log_start_offset, *first_segment, &empty),
+        Record::RunEnd { run, sequence } => (3, run.cast_signed(), sequence.cast_signed(), &empty),
     };
     let count = |n: usize| U32::new(u32::try_from(n).expect("records are bounded by their page"));
     let header = RecordHeader {
@@ -146,12 +158,19 @@ pub fn decode(bytes: &[u8]) -> Option<(TopicPartition, Record)> {
             Record::Advance(Advance { segments, index, producers })
         }
         2 => Record::Trim { log_start_offset, first_segment: header.first_segment.get() },
+        3 => Record::RunEnd {
+            run: log_start_offset.cast_unsigned(),
+            sequence: header.first_segment.get().cast_unsigned(),
+        },
         _ => return None,
     };
     Some((partition, record))
 }
 
-fn take<T: FromBytes + Immutable + KnownLayout + Unaligned + Clone>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])> {
+fn take<T>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])>
+where
+    T: FromBytes + Immutable + KnownLayout + Unaligned + Clone + 'static,
+{
     let (items, rest) = <[T]>::ref_from_prefix_with_elems(bytes, count.get() as usize).ok()?;
     Some((items.to_vec(), rest))
 }
@@ -170,6 +189,21 @@ pub(crate) fn encode_state(partition: TopicPartition, state: &PartitionState, ou
     for producers in state.producers.chunks(items_max::<ProducerBatch>()) {
         advance(Advance { producers: producers.to_vec(), ..Advance::default() });
     }
+}
+
+/// Packs a whole manifest.
+pub(crate) fn encode_all(
+    run_ends: &BTreeMap<u64, u64>,
+    states: impl Iterator<Item = (TopicPartition, PartitionState)>,
+) -> Vec<Vec<u8>> {
+    let mut payloads = Payloads::default();
+    for (run, sequence) in run_ends {
+        payloads.push(&encode(NO_PARTITION, &Record::RunEnd { run: *run, sequence: *sequence }));
+    }
+    for (id, state) in states {
+        encode_state(id, &state, &mut payloads);
+    }
+    payloads.finish()
 }
 
 /// Items of one kind that fit a record.
@@ -193,7 +227,12 @@ pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
 pub struct Manifest {
     /// By partition.
     pub partitions: HashMap<TopicPartition, PartitionState>,
+    /// The last group of former runs of this shard, by run.
+    pub run_ends: BTreeMap<u64, u64>,
 }
+
+/// The partition that records of the shard itself are written under.
+pub const NO_PARTITION: TopicPartition = TopicPartition { topic: Uuid::nil(), partition: 0 };
 
 impl Manifest {
     /// Applies a record.
@@ -207,6 +246,9 @@ impl Manifest {
                 let state = self.partitions.entry(partition).or_default();
                 state.log_start_offset = log_start_offset;
                 state.segments.retain(|s| s.base_offset >= first_segment);
+            }
+            Record::RunEnd { run, sequence } => {
+                self.run_ends.insert(run, sequence);
             }
         }
     }

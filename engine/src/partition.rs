@@ -15,32 +15,25 @@ use std::{
 
 use crate::{
     api::{LogError, TopicPartition},
+    batch::batches,
     chunk::{Chunk, Memory},
     config::{Durability, TopicConfig},
+    manifest::PartitionState,
     producer::Producers,
     segment::Segment,
+    signal::Outcome,
+    store::wal_files::WalFileId,
 };
 
-/// A group that was written: in memory while it is cached, in the shared log until its file is recycled.
+/// A group that was written, in memory: what is materialised from, and fetched from while it is cached.
 pub(crate) struct Slot {
-    /// Its bytes, until the cache evicts them.
+    /// Its bytes, until the cache evicts them: never while an extent in it is live.
     pub(crate) bytes: RefCell<Option<Rc<dyn Memory>>>,
-    /// Where it is in the shared log; `None` for a fat run, which is in its segment only.
-    pub(crate) wal: Option<WalPlace>,
+    /// The shared log's file that holds the group, for as long as an extent in it is live.
+    pub(crate) wal: WalFileId,
+    /// Extents in it that are not materialised.
+    pub(crate) live: Cell<usize>,
 }
-
-/// A place in a file of the shared log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WalPlace {
-    /// The file.
-    pub(crate) file: WalFileId,
-    /// First byte of the group.
-    pub(crate) position: u64,
-}
-
-/// Names a file of the shared log, whichever shard uses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WalFileId(pub u64);
 
 /// A run of consecutive batches that lie back to back in one group.
 #[derive(Clone)]
@@ -103,8 +96,10 @@ pub(crate) struct Partition {
     pub(crate) producers: Producers,
     /// Producers as of `materialised`: what a rewritten manifest says.
     pub(crate) checkpointed: Producers,
-    /// A materialisation, roll or trim owns the segments.
-    pub(crate) busy: bool,
+    /// The group that its open run is in, and the run's place there.
+    pub(crate) open_run: Option<(u64, usize)>,
+    /// How the last group with a batch of this partition ends.
+    pub(crate) last_group: Option<Rc<Outcome<Result<(), LogError>>>>,
     /// Queued for materialisation.
     pub(crate) queued: bool,
     pub(crate) deleted: bool,
@@ -119,8 +114,6 @@ pub(crate) enum ReadPlan {
     Empty,
     /// In memory: send these.
     Memory(Vec<Chunk>),
-    /// In the shared log.
-    Wal(Extent),
     /// In this segment.
     Segment(usize),
 }
@@ -140,12 +133,71 @@ impl Partition {
             tail_bytes: 0,
             producers: Producers::default(),
             checkpointed: Producers::default(),
-            busy: false,
+            open_run: None,
+            last_group: None,
             queued: false,
             deleted: false,
             pinned: None,
             waiters: Vec::new(),
         }
+    }
+
+    /// A partition as the manifest remembers it; its tail follows by [`Partition::push_extent`].
+    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: &PartitionState) -> Self {
+        let mut partition = Self::new(id, config);
+        partition.log_start = state.log_start_offset;
+        partition.segments = state.segments.clone();
+        for batch in &state.producers {
+            partition.producers.note(*batch, batch.timestamp_ms.get());
+        }
+        partition.checkpointed = partition.producers.clone();
+        let end = state.end_offset();
+        (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
+        partition
+    }
+
+    /// Everything that was found in the shared log is written and durable.
+    pub(crate) fn recovered(&mut self) {
+        if let Some(last) = self.tail.back() {
+            let end = last.end_offset;
+            (self.durable, self.written, self.end) = (end, end, end);
+        }
+        self.assert_marks();
+    }
+
+    /// Bytes from an offset to the high watermark, or a lower bound of them.
+    pub(crate) fn available(&self, offset: i64) -> usize {
+        let high_watermark = self.high_watermark();
+        if offset >= high_watermark {
+            return 0;
+        }
+        if offset < self.materialised {
+            return usize::MAX >> 16; // a segment's worth: never wait
+        }
+        let from = self.tail.partition_point(|extent| extent.end_offset <= offset);
+        let extents = self.tail.range(from..).take_while(|extent| extent.end_offset <= high_watermark);
+        extents.map(|extent| extent.len as usize).sum()
+    }
+
+    /// Base offset of the batch with the largest timestamp that consumers can see.
+    pub(crate) fn max_timestamp_batch(&self) -> Option<i64> {
+        let mut best: Option<(i64, i64)> = None;
+        let mut consider = |timestamp: i64, offset: i64| {
+            if timestamp >= 0 && best.is_none_or(|(known, _)| timestamp > known) {
+                best = Some((timestamp, offset));
+            }
+        };
+        for segment in &self.segments {
+            consider(segment.max_timestamp, segment.max_timestamp_offset);
+        }
+        let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
+        for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
+            let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
+            for (info, _) in batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize]).flatten() {
+                consider(info.max_timestamp, info.base_offset);
+            }
+        }
+        best.map(|(_, offset)| offset)
     }
 
     /// End of what consumers may see.
@@ -201,9 +253,7 @@ impl Partition {
     pub(crate) fn push_extent(&mut self, extent: Extent) {
         let expected = self.tail.back().map(|last| last.end_offset);
         assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
-        if extent.end_offset > self.materialised && extent.slot.wal.is_some() {
-            self.tail_bytes += extent.len as usize;
-        }
+        self.tail_bytes += extent.len as usize;
         self.tail.push_back(extent);
     }
 
@@ -238,9 +288,7 @@ impl Partition {
             if extent.slot.bytes.borrow().is_some() {
                 return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
             }
-            if extent.base_offset >= self.materialised {
-                return Ok(ReadPlan::Wal(extent.clone()));
-            }
+            assert!(extent.end_offset <= self.materialised, "what is not materialised is in memory");
         }
         let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
         assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
@@ -290,6 +338,45 @@ impl Partition {
             })
             .cloned()
             .collect()
+    }
+
+    /// What the manifest says of it.
+    pub(crate) fn state(&self) -> PartitionState {
+        PartitionState {
+            log_start_offset: self.log_start,
+            segments: self.segments.clone(),
+            producers: self.checkpointed.batches(),
+        }
+    }
+
+    /// The log lost its head, and the manifest knows.
+    pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
+        self.log_start = log_start;
+        self.segments.retain(|segment| segment.base_offset >= first_segment);
+        self.assert_marks();
+    }
+
+    /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go. Whole segments
+    /// only, and the newest goes by age alone, as in Kafka.
+    pub(crate) fn expired(&self, now_ms: i64) -> Option<i64> {
+        let config = &self.config;
+        if !config.cleanup_policy.delete {
+            return None;
+        }
+        let mut total = self.segments.iter().map(|s| s.size).sum::<u64>() + self.tail_bytes as u64;
+        let keep_bytes = u64::try_from(config.retention_bytes).unwrap_or(u64::MAX);
+        let mut start = None;
+        for segment in &self.segments {
+            let newest = if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.created_ms };
+            let old = config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
+            let surplus = segment.sealed && total.saturating_sub(segment.size) >= keep_bytes;
+            if !old && !surplus {
+                break;
+            }
+            total -= segment.size;
+            start = Some(segment.end_offset);
+        }
+        start.filter(|start| *start > self.log_start)
     }
 
     /// Index of the active segment, if there is one.

@@ -166,10 +166,10 @@ pub fn position_before_timestamp(index: &[IndexEntry], timestamp_ms: i64) -> u64
     after.checked_sub(1).map_or(0, |at| index[at].position.get())
 }
 
-/// Position of the first indexed batch behind `position`, for reads that end on a batch's border.
-pub fn last_position_up_to(index: &[IndexEntry], position: u64) -> Option<u64> {
+/// The last indexed batch that begins at or before `position`, for reads that end on a batch's border.
+pub fn last_up_to(index: &[IndexEntry], position: u64) -> Option<&IndexEntry> {
     let after = index.partition_point(|entry| entry.position.get() <= position);
-    after.checked_sub(1).map(|at| index[at].position.get())
+    after.checked_sub(1).map(|at| &index[at])
 }
 
 /// The footer's fixed part; the index entries follow.

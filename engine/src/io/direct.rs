@@ -22,7 +22,7 @@ const BACKGROUND_SHARES: usize = 150;
 
 /// Disk, clock and tasks of the executor it was made on.
 #[derive(Clone)]
-pub struct DirectIo {
+pub(crate) struct DirectIo {
     background: TaskQueueHandle,
 }
 
@@ -31,7 +31,7 @@ impl DirectIo {
     /// on the data directory's device: glommio 0.9 decides from the first file it opens read-write whether the device
     /// supports polled I/O, and decides wrongly when that file is empty; a read-only open of a non-empty file decides
     /// rightly.
-    pub async fn new(probe: &Path) -> io::Result<Self> {
+    pub(crate) async fn new(probe: &Path) -> io::Result<Self> {
         let file = DmaFile::open(probe).await.map_err(io::Error::from)?;
         let _first_read_settles_the_verdict = file.read_at_aligned(0, BLOCK).await.map_err(io::Error::from)?;
         file.close().await.map_err(io::Error::from)?;
@@ -72,7 +72,7 @@ impl Memory for Joined {
 }
 
 /// A file opened with O_DIRECT.
-pub struct DirectFile(DmaFile);
+pub(crate) struct DirectFile(DmaFile);
 
 impl File for DirectFile {
     type Buffer = DmaBuffer;
@@ -135,6 +135,7 @@ impl Io for DirectIo {
         let mut options = OpenOptions::new();
         match how {
             Open::Read => options.read(true),
+            Open::Existing => options.read(true).write(true),
             Open::Write => options.read(true).write(true).create(true),
             Open::WriteDurable => options.write(true).custom_flags(libc::O_DSYNC),
         };
@@ -158,6 +159,16 @@ impl Io for DirectIo {
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         blocking(move || sync_dir(&path)).await
+    }
+
+    async fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let path = path.to_owned();
+        blocking(move || match std::fs::read_dir(&path) {
+            Ok(entries) => entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect(),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(other) => Err(other),
+        })
+        .await
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
@@ -202,7 +213,7 @@ impl Io for DirectIo {
 }
 
 /// Wall clock, in ms since the epoch.
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
@@ -226,8 +237,13 @@ pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
 }
 
 /// Free bytes for unprivileged use of the file system that holds `path`.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    volume_bytes(path).map(|(_, free)| free)
+}
+
+/// Size of the file system that holds `path`, and its free bytes for unprivileged use.
 #[expect(unsafe_code, reason = "std has no statvfs")]
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
+pub(crate) fn volume_bytes(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero statvfs is a valid value of that plain C struct.
@@ -236,5 +252,5 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     if unsafe { libc::statvfs(path.as_ptr(), &mut out) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(out.f_bavail * out.f_frsize)
+    Ok((out.f_blocks * out.f_frsize, out.f_bavail * out.f_frsize))
 }

@@ -32,7 +32,7 @@ const _: () = assert!(size_of::<EntryHeader>() == ENTRY_HEADER_BYTES);
 const _: () = assert!(size_of::<SegmentPointer>() == POINTER_BYTES);
 
 /// Largest group that is written or believed: bounds what recovery allocates for a length it reads.
-pub const GROUP_BYTES_MAX: usize = 4 << 20;
+pub const GROUP_BYTES_MAX: usize = 24 << 20;
 
 /// The header of a group.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -1,0 +1,562 @@
+//! A plain blocking client of Kafka's protocol: one request at a time per connection, no retries, no hidden state.
+//!
+//! Callers see every error as it is. The load generator has its own, pipelined connections ([`crate::load`]); this one is
+//! for setting up, reading back, and for tests that must know exactly what was sent.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::{
+    error::ParseResponseErrorCode,
+    messages::{
+        ApiKey, BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
+        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader,
+        ResponseHeader, TopicName,
+        create_topics_request::{CreatableTopic, CreatableTopicConfig},
+        fetch_request::{FetchPartition, FetchTopic},
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+        metadata_request::MetadataRequestTopic,
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
+    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+};
+
+/// Why a request was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The connection failed: whether the request was carried out is unknown.
+    #[error("connection: {0}")]
+    Io(#[from] io::Error),
+    /// The answer cannot be read.
+    #[error("protocol: {0}")]
+    Protocol(String),
+    /// The broker answered with an error.
+    #[error("{what}: {}", code_name(*.code))]
+    Code {
+        /// What was asked for.
+        what: String,
+        /// Kafka's error code.
+        code: i16,
+    },
+}
+
+impl ClientError {
+    /// The broker's error code, where it answered with one.
+    pub fn code(&self) -> Option<i16> {
+        match self {
+            ClientError::Code { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// Kafka's name of an error code, with its number.
+pub fn code_name(code: i16) -> String {
+    match code.err() {
+        None => "NONE (0)".to_owned(),
+        Some(error) => format!("{error:?} ({code})"),
+    }
+}
+
+fn check(what: impl FnOnce() -> String, code: i16) -> Result<(), ClientError> {
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(ClientError::Code { what: what(), code })
+    }
+}
+
+/// Refuses answers above this size before allocating: far above any fetch.max.bytes in use here.
+const RESPONSE_BYTES_MAX: usize = 256 << 20;
+/// Name that the tool gives itself in requests.
+pub const CLIENT_ID: &str = "millrace-bench";
+
+/// One connection to one broker.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    correlation_id: i32,
+}
+
+impl Connection {
+    /// Connects; `timeout` also bounds every later read and write.
+    pub fn connect(address: SocketAddr, timeout: Duration) -> Result<Connection, ClientError> {
+        let stream = TcpStream::connect_timeout(&address, timeout)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Connection {
+            stream,
+            correlation_id: 0,
+        })
+    }
+
+    /// Sends a request and waits for its answer.
+    pub fn call<R: Request>(
+        &mut self,
+        version: i16,
+        request: &R,
+    ) -> Result<R::Response, ClientError> {
+        self.send(version, request)?;
+        self.receive::<R>(version)
+    }
+
+    /// Sends a request without waiting.
+    pub fn send<R: Request>(&mut self, version: i16, request: &R) -> Result<(), ClientError> {
+        self.correlation_id = self.correlation_id.wrapping_add(1);
+        let frame = encode_frame(self.correlation_id, version, request)?;
+        self.stream.write_all(&frame)?;
+        Ok(())
+    }
+
+    /// Waits for the answer to the last request sent.
+    pub fn receive<R: Request>(&mut self, version: i16) -> Result<R::Response, ClientError> {
+        let mut body = self.receive_frame()?;
+        let api =
+            ApiKey::try_from(R::KEY).map_err(|()| ClientError::Protocol("unknown API".into()))?;
+        let protocol =
+            |error: anyhow::Error| ClientError::Protocol(format!("{api:?} v{version}: {error}"));
+        let header = ResponseHeader::decode(&mut body, R::Response::header_version(version))
+            .map_err(protocol)?;
+        if header.correlation_id != self.correlation_id {
+            let (got, want) = (header.correlation_id, self.correlation_id);
+            return Err(ClientError::Protocol(format!(
+                "answer to request {got} instead of {want}"
+            )));
+        }
+        let response = R::Response::decode(&mut body, version).map_err(protocol)?;
+        if body.has_remaining() {
+            return Err(ClientError::Protocol(format!(
+                "{api:?} v{version}: {} bytes too many",
+                body.remaining()
+            )));
+        }
+        Ok(response)
+    }
+
+    /// Sends bytes as they are: for tests of what a broker does with them.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        Ok(self.stream.write_all(bytes)?)
+    }
+
+    /// Reads one frame, without its length.
+    pub fn receive_frame(&mut self) -> Result<Bytes, ClientError> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let length = i32::from_be_bytes(length);
+        match usize::try_from(length) {
+            Ok(length) if length <= RESPONSE_BYTES_MAX => {
+                let mut body = BytesMut::zeroed(length);
+                self.stream.read_exact(&mut body)?;
+                Ok(body.freeze())
+            }
+            _ => Err(ClientError::Protocol(format!(
+                "an answer of {length} bytes"
+            ))),
+        }
+    }
+}
+
+/// A whole frame: length, header, body.
+pub fn encode_frame<R: Request>(
+    correlation_id: i32,
+    version: i16,
+    request: &R,
+) -> Result<BytesMut, ClientError> {
+    let protocol = |error: anyhow::Error| ClientError::Protocol(format!("cannot encode: {error}"));
+    let mut frame = BytesMut::new();
+    frame.put_i32(0);
+    RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(Some(StrBytes::from_static_str(CLIENT_ID)))
+        .encode(&mut frame, R::header_version(version))
+        .map_err(protocol)?;
+    request.encode(&mut frame, version).map_err(protocol)?;
+    let length = i32::try_from(frame.len() - 4)
+        .map_err(|_| ClientError::Protocol("frame too large".into()))?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
+}
+
+/// Where the partitions of a topic are led.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leaders {
+    /// Address of each partition's leader, by partition.
+    pub by_partition: Vec<SocketAddr>,
+}
+
+impl Leaders {
+    /// Partitions by leader.
+    pub fn by_address(&self) -> BTreeMap<SocketAddr, Vec<i32>> {
+        let mut map: BTreeMap<SocketAddr, Vec<i32>> = BTreeMap::new();
+        for (partition, &address) in self.by_partition.iter().enumerate() {
+            map.entry(address).or_default().push(partition as i32);
+        }
+        map
+    }
+}
+
+/// Finds an address that answers for `HOST:PORT`.
+pub fn resolve(broker: &str) -> Result<SocketAddr, ClientError> {
+    let none = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("'{broker}' is no HOST:PORT that resolves"),
+        )
+    };
+    Ok(broker
+        .to_socket_addrs()
+        .map_err(|_| none())?
+        .next()
+        .ok_or_else(none)?)
+}
+
+fn topic_name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+/// Asks for a topic's leaders. A partition without one is an error.
+pub fn leaders(connection: &mut Connection, topic: &str) -> Result<Leaders, ClientError> {
+    let request = MetadataRequest::default()
+        .with_topics(Some(vec![
+            MetadataRequestTopic::default().with_name(Some(topic_name(topic))),
+        ]))
+        .with_allow_auto_topic_creation(false);
+    let response = connection.call(9, &request)?;
+    let mut brokers = BTreeMap::new();
+    for broker in &response.brokers {
+        brokers.insert(
+            broker.node_id,
+            resolve(&format!("{}:{}", broker.host.as_str(), broker.port))?,
+        );
+    }
+    let found = response
+        .topics
+        .first()
+        .ok_or_else(|| ClientError::Protocol("metadata without the topic".into()))?;
+    check(|| format!("metadata of {topic}"), found.error_code)?;
+    let mut partitions = BTreeMap::new();
+    for partition in &found.partitions {
+        let index = partition.partition_index;
+        check(
+            || format!("metadata of {topic}-{index}"),
+            partition.error_code,
+        )?;
+        let leader = brokers.get(&partition.leader_id);
+        let leader = leader
+            .ok_or_else(|| ClientError::Protocol(format!("{topic}-{index} has no known leader")))?;
+        partitions.insert(index, *leader);
+    }
+    if !partitions.keys().copied().eq(0..partitions.len() as i32) {
+        return Err(ClientError::Protocol(format!(
+            "partitions of {topic} are not numbered from 0 on"
+        )));
+    }
+    Ok(Leaders {
+        by_partition: partitions.into_values().collect(),
+    })
+}
+
+/// Creates a topic with replication factor 1.
+pub fn create_topic(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: i32,
+    configs: &[(String, String)],
+) -> Result<(), ClientError> {
+    create_topics(
+        connection,
+        std::slice::from_ref(&topic.to_owned()),
+        partitions,
+        configs,
+    )
+}
+
+/// Creates topics with replication factor 1, in one request.
+pub fn create_topics(
+    connection: &mut Connection,
+    topics: &[String],
+    partitions: i32,
+    configs: &[(String, String)],
+) -> Result<(), ClientError> {
+    let config = |(name, value): &(String, String)| {
+        CreatableTopicConfig::default()
+            .with_name(StrBytes::from_string(name.clone()))
+            .with_value(Some(StrBytes::from_string(value.clone())))
+    };
+    let topics = topics.iter().map(|topic| {
+        CreatableTopic::default()
+            .with_name(topic_name(topic))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1)
+            .with_configs(configs.iter().map(config).collect())
+    });
+    let request = CreateTopicsRequest::default()
+        .with_topics(topics.collect())
+        .with_timeout_ms(30_000);
+    let response = connection.call(5, &request)?;
+    for result in response.topics {
+        let message = result
+            .error_message
+            .as_ref()
+            .map_or("", |m| m.as_str())
+            .to_owned();
+        check(
+            || format!("create {} ({message})", result.name.as_str()),
+            result.error_code,
+        )?;
+    }
+    Ok(())
+}
+
+/// Deletes a topic.
+pub fn delete_topic(connection: &mut Connection, topic: &str) -> Result<(), ClientError> {
+    let request = DeleteTopicsRequest::default()
+        .with_topic_names(vec![topic_name(topic)])
+        .with_timeout_ms(30_000);
+    let response = connection.call(4, &request)?;
+    for result in response.responses {
+        check(|| format!("delete {topic}"), result.error_code)?;
+    }
+    Ok(())
+}
+
+/// Waits until every partition of a topic has a leader that serves it: Kafka answers CreateTopics, and names leaders,
+/// a little earlier.
+pub fn await_leaders(
+    connection: &mut Connection,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Leaders, ClientError> {
+    until_ready(timeout, || {
+        let leaders = leaders(connection, topic)?;
+        for (address, partitions) in leaders.by_address() {
+            list_offsets(
+                &mut Connection::connect(address, timeout)?,
+                topic,
+                &partitions,
+                -1,
+            )?;
+        }
+        Ok(leaders)
+    })
+}
+
+/// Tries again while the broker answers with an error; any other failure is final.
+fn until_ready<T>(
+    timeout: Duration,
+    mut attempt: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(ClientError::Code { .. }) if start.elapsed() < timeout => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Like [`init_producer_id`], for a broker whose coordinator may still be starting.
+pub fn await_producer_id(
+    connection: &mut Connection,
+    timeout: Duration,
+) -> Result<(i64, i16), ClientError> {
+    until_ready(timeout, || init_producer_id(connection))
+}
+
+/// A producer id of its own.
+pub fn init_producer_id(connection: &mut Connection) -> Result<(i64, i16), ClientError> {
+    let response = connection.call(
+        2,
+        &InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000),
+    )?;
+    check(|| "InitProducerId".to_owned(), response.error_code)?;
+    Ok((response.producer_id.0, response.producer_epoch))
+}
+
+/// Offsets of partitions at a timestamp (-1 the end, -2 the start), in the order asked.
+pub fn list_offsets(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: &[i32],
+    timestamp: i64,
+) -> Result<Vec<i64>, ClientError> {
+    let asked = partitions
+        .iter()
+        .map(|&partition| {
+            ListOffsetsPartition::default()
+                .with_partition_index(partition)
+                .with_current_leader_epoch(-1)
+                .with_timestamp(timestamp)
+        })
+        .collect();
+    let request = ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_topics(vec![
+            ListOffsetsTopic::default()
+                .with_name(topic_name(topic))
+                .with_partitions(asked),
+        ]);
+    let response = connection.call(5, &request)?;
+    let mut offsets = BTreeMap::new();
+    for partition in response.topics.iter().flat_map(|topic| &topic.partitions) {
+        check(
+            || format!("offset of {topic}-{}", partition.partition_index),
+            partition.error_code,
+        )?;
+        offsets.insert(partition.partition_index, partition.offset);
+    }
+    let missing = || ClientError::Protocol("offsets missing in the answer".into());
+    partitions
+        .iter()
+        .map(|partition| offsets.get(partition).copied().ok_or_else(missing))
+        .collect()
+}
+
+/// Sends one batch with acks=all and answers its base offset.
+pub fn produce(
+    connection: &mut Connection,
+    topic: &str,
+    partition: i32,
+    batch: Bytes,
+    timeout: Duration,
+) -> Result<i64, ClientError> {
+    let data = PartitionProduceData::default()
+        .with_index(partition)
+        .with_records(Some(batch));
+    let request = ProduceRequest::default()
+        .with_transactional_id(None)
+        .with_acks(-1)
+        .with_timeout_ms(timeout.as_millis() as i32)
+        .with_topic_data(vec![
+            TopicProduceData::default()
+                .with_name(topic_name(topic))
+                .with_partition_data(vec![data]),
+        ]);
+    let response = connection.call(8, &request)?;
+    let answer = response
+        .responses
+        .first()
+        .and_then(|topic| topic.partition_responses.first());
+    let answer = answer.ok_or_else(|| ClientError::Protocol("produce without an answer".into()))?;
+    let message = answer.error_message.as_ref().map_or("", |m| m.as_str());
+    check(
+        || format!("produce to {topic}-{partition} {message}"),
+        answer.error_code,
+    )?;
+    Ok(answer.base_offset)
+}
+
+/// How a fetch should be answered.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchLimits {
+    /// Answer as soon as that many bytes are there, or...
+    pub min_bytes: i32,
+    /// ...that much time has gone by.
+    pub max_wait: Duration,
+    /// Bytes over all partitions.
+    pub max_bytes: i32,
+    /// Bytes of one partition.
+    pub partition_max_bytes: i32,
+}
+
+impl Default for FetchLimits {
+    /// What the Java consumer asks for by default.
+    fn default() -> FetchLimits {
+        FetchLimits {
+            min_bytes: 1,
+            max_wait: Duration::from_millis(500),
+            max_bytes: 50 << 20,
+            partition_max_bytes: 1 << 20,
+        }
+    }
+}
+
+/// One partition's part of a fetch's answer.
+#[derive(Debug, Clone)]
+pub struct FetchedPartition {
+    /// Which one.
+    pub partition: i32,
+    /// Kafka's error code, 0 for none.
+    pub code: i16,
+    /// End of what consumers may see.
+    pub high_watermark: i64,
+    /// Record batches.
+    pub records: Bytes,
+}
+
+/// Fetches from partitions led by this broker, without a session.
+pub fn fetch(
+    connection: &mut Connection,
+    topic: &str,
+    positions: impl Iterator<Item = (i32, i64)>,
+    limits: FetchLimits,
+) -> Result<Vec<FetchedPartition>, ClientError> {
+    let partitions = positions
+        .map(|(partition, offset)| {
+            FetchPartition::default()
+                .with_partition(partition)
+                .with_current_leader_epoch(-1)
+                .with_fetch_offset(offset)
+                .with_log_start_offset(-1)
+                .with_partition_max_bytes(limits.partition_max_bytes)
+        })
+        .collect();
+    let request = FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(limits.max_wait.as_millis() as i32)
+        .with_min_bytes(limits.min_bytes)
+        .with_max_bytes(limits.max_bytes)
+        .with_session_epoch(-1)
+        .with_topics(vec![
+            FetchTopic::default()
+                .with_topic(topic_name(topic))
+                .with_partitions(partitions),
+        ]);
+    let response: FetchResponse = connection.call(11, &request)?;
+    check(|| "fetch".to_owned(), response.error_code)?;
+    let partitions = response
+        .responses
+        .into_iter()
+        .flat_map(|topic| topic.partitions);
+    Ok(partitions
+        .map(|partition| FetchedPartition {
+            partition: partition.partition_index,
+            code: partition.error_code,
+            high_watermark: partition.high_watermark,
+            records: partition.records.unwrap_or_default(),
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unresolvable_broker_is_named() {
+        let error = resolve("nonsense").expect_err("no port");
+        assert!(error.to_string().contains("'nonsense'"), "{error}");
+    }
+
+    #[test]
+    fn error_codes_have_names() {
+        assert!(
+            code_name(3).contains("UnknownTopicOrPartition"),
+            "{}",
+            code_name(3)
+        );
+        assert!(code_name(0).contains("NONE"));
+    }
+}

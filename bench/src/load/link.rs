@@ -1,0 +1,310 @@
+//! One pipelined connection of a producer to one broker: a queue of entries, requests in flight, answers in order.
+//!
+//! Owned by the loop of [`super::run`]. Never blocks; knows no clock.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::fd::{AsRawFd, RawFd},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use kafka_protocol::{messages::ProduceResponse, protocol::Decodable};
+
+use crate::{
+    batch::{BatchTemplate, Idempotence},
+    client::CLIENT_ID,
+    payload::Stamp,
+};
+
+/// Produce as this tool sends it: the last version without compact encoding, which carries topics by name.
+const PRODUCE_VERSION: i16 = 8;
+/// Entries that wait for room in one link at most; more of them wait in the schedule, where they cost nothing.
+pub(super) const QUEUE_MAX: usize = 4096;
+const READ_BYTES: usize = 64 << 10;
+
+/// One batch that should be sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    /// When the schedule wanted it sent; `None` in a closed loop, where that is when it is sent.
+    pub intended_ns: Option<u64>,
+    /// Where to.
+    pub partition: u32,
+    /// Sequence of its first record within the producer's stream to that partition.
+    pub first_sequence: u64,
+}
+
+/// A batch that was sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub intended_ns: u64,
+    pub partition: u32,
+    pub first_sequence: u64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    correlation_id: i32,
+    sent_ns: u64,
+    batches: Vec<Sent>,
+}
+
+/// What every link of a run sends alike.
+#[derive(Debug)]
+pub(super) struct Form {
+    pub topic: String,
+    pub template: BatchTemplate,
+    pub acks: i16,
+    pub request_timeout: Duration,
+    pub batches_per_request: usize,
+    pub in_flight: usize,
+    pub run: u64,
+}
+
+/// One pipelined connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: TcpStream,
+    pub queue: VecDeque<Entry>,
+    in_flight: VecDeque<InFlight>,
+    correlation_id: i32,
+    out: Vec<u8>,
+    out_at: usize,
+    inbox: Vec<u8>,
+}
+
+impl Link {
+    pub(super) fn connect(address: SocketAddr) -> anyhow::Result<Link> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
+            .with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Link {
+            stream,
+            queue: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            correlation_id: 0,
+            out: Vec::new(),
+            out_at: 0,
+            inbox: Vec::new(),
+        })
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+
+    /// Whether bytes wait for the socket to take them.
+    pub(super) fn wants_write(&self) -> bool {
+        self.out_at < self.out.len()
+    }
+
+    /// Whether a further request may be sent now.
+    pub(super) fn has_room(&self, form: &Form) -> bool {
+        !self.wants_write() && self.in_flight.len() < form.in_flight
+    }
+
+    /// Whether nothing is queued, unwritten or unanswered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_empty() && !self.wants_write()
+    }
+
+    /// Batches queued or unanswered.
+    pub(super) fn unfinished(&self) -> usize {
+        self.queue.len()
+            + self
+                .in_flight
+                .iter()
+                .map(|request| request.batches.len())
+                .sum::<usize>()
+    }
+
+    /// When the oldest unanswered request was sent.
+    pub(super) fn oldest_sent_ns(&self) -> Option<u64> {
+        self.in_flight.front().map(|request| request.sent_ns)
+    }
+
+    /// Builds one request from the front of the queue: up to `batches_per_request` batches of different partitions.
+    /// With acks=0 answers what was sent, as nothing will be heard of it again.
+    pub(super) fn send_request(
+        &mut self,
+        form: &Form,
+        producer: u32,
+        idempotence: Option<(i64, i16)>,
+        now_ns: u64,
+        wall_ms: i64,
+    ) -> Option<Vec<Sent>> {
+        let mut batches: Vec<Sent> =
+            Vec::with_capacity(form.batches_per_request.min(self.queue.len()));
+        while let Some(entry) = self.queue.front().copied() {
+            let again = batches.iter().any(|sent| sent.partition == entry.partition);
+            if again || batches.len() == form.batches_per_request {
+                break;
+            }
+            self.queue.pop_front();
+            let intended_ns = entry.intended_ns.unwrap_or(now_ns);
+            batches.push(Sent {
+                intended_ns,
+                partition: entry.partition,
+                first_sequence: entry.first_sequence,
+            });
+        }
+        self.correlation_id = self.correlation_id.wrapping_add(1);
+        self.encode(form, producer, idempotence, wall_ms, &batches);
+        if form.acks == 0 {
+            return Some(batches);
+        }
+        self.in_flight.push_back(InFlight {
+            correlation_id: self.correlation_id,
+            sent_ns: now_ns,
+            batches,
+        });
+        None
+    }
+
+    fn encode(
+        &mut self,
+        form: &Form,
+        producer: u32,
+        idempotence: Option<(i64, i16)>,
+        wall_ms: i64,
+        batches: &[Sent],
+    ) {
+        let out = &mut self.out;
+        out.clear();
+        self.out_at = 0;
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&0i16.to_be_bytes()); // Produce
+        out.extend_from_slice(&PRODUCE_VERSION.to_be_bytes());
+        out.extend_from_slice(&self.correlation_id.to_be_bytes());
+        put_string(out, CLIENT_ID);
+        out.extend_from_slice(&(-1i16).to_be_bytes()); // no transactional id
+        out.extend_from_slice(&form.acks.to_be_bytes());
+        out.extend_from_slice(&(form.request_timeout.as_millis() as i32).to_be_bytes());
+        out.extend_from_slice(&1i32.to_be_bytes());
+        put_string(out, &form.topic);
+        out.extend_from_slice(&(batches.len() as i32).to_be_bytes());
+        for sent in batches {
+            out.extend_from_slice(&(sent.partition as i32).to_be_bytes());
+            out.extend_from_slice(&(form.template.len() as i32).to_be_bytes());
+            let id = idempotence.map(|(producer_id, producer_epoch)| Idempotence {
+                producer_id,
+                producer_epoch,
+                base_sequence: (sent.first_sequence & 0x7fff_ffff) as i32,
+            });
+            let stamp = Stamp {
+                run: form.run,
+                producer,
+                partition: sent.partition,
+                sequence: sent.first_sequence,
+                intended_ns: sent.intended_ns,
+            };
+            form.template.append_to(out, wall_ms, id, stamp);
+        }
+        let length = (out.len() - 4) as i32;
+        out[..4].copy_from_slice(&length.to_be_bytes());
+    }
+
+    /// Writes what the socket takes.
+    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+        while self.wants_write() {
+            match self.stream.write(&self.out[self.out_at..]) {
+                Ok(0) => bail!("the broker takes no more bytes"),
+                Ok(n) => self.out_at += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("write to the broker"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, hands over each answered batch with its error code, and answers the number of requests.
+    pub(super) fn receive(&mut self, mut answered: impl FnMut(Sent, i16)) -> anyhow::Result<u64> {
+        loop {
+            let start = self.inbox.len();
+            self.inbox.resize(start + READ_BYTES, 0);
+            let result = self.stream.read(&mut self.inbox[start..]);
+            self.inbox.truncate(start + *result.as_ref().unwrap_or(&0));
+            match result {
+                Ok(0) => bail!(
+                    "the broker closed the connection with {} requests in flight",
+                    self.in_flight.len()
+                ),
+                Ok(n) if n < READ_BYTES => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("read from the broker"),
+            }
+        }
+        let (mut at, mut requests) = (0, 0);
+        while self.inbox.len() - at >= 4 {
+            let length = i32::from_be_bytes(self.inbox[at..at + 4].try_into().expect("four bytes"));
+            ensure!(
+                (4..1 << 24).contains(&length),
+                "an answer of {length} bytes"
+            );
+            let end = at + 4 + length as usize;
+            if self.inbox.len() < end {
+                break;
+            }
+            let frame = Bytes::copy_from_slice(&self.inbox[at + 4..end]);
+            at = end;
+            self.answer(frame, &mut answered)?;
+            requests += 1;
+        }
+        self.inbox.drain(..at);
+        Ok(requests)
+    }
+
+    fn answer(
+        &mut self,
+        mut frame: Bytes,
+        answered: &mut impl FnMut(Sent, i16),
+    ) -> anyhow::Result<()> {
+        let correlation_id = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
+        let request = self
+            .in_flight
+            .pop_front()
+            .context("an answer without a request")?;
+        ensure!(
+            correlation_id == request.correlation_id,
+            "answers out of order: {correlation_id} instead of {}",
+            request.correlation_id
+        );
+        let mut body = frame.split_off(4);
+        let response =
+            ProduceResponse::decode(&mut body, PRODUCE_VERSION).context("produce response")?;
+        let answers = response
+            .responses
+            .iter()
+            .flat_map(|topic| &topic.partition_responses);
+        let mut count = 0;
+        for answer in answers {
+            let sent = request
+                .batches
+                .iter()
+                .find(|sent| sent.partition as i32 == answer.index);
+            answered(
+                *sent.with_context(|| format!("an answer for partition {}", answer.index))?,
+                answer.error_code,
+            );
+            count += 1;
+        }
+        ensure!(
+            count == request.batches.len(),
+            "{count} answers for {} batches",
+            request.batches.len()
+        );
+        Ok(())
+    }
+}
+
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&(text.len() as i16).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}

@@ -1,0 +1,457 @@
+//! The keeper: the one task of a shard that changes segments and the manifest.
+//!
+//! It works in rounds. A round takes the partitions whose tails have grown, or that stand in the way of recycling a
+//! file of the shared log, writes their batches to their segments, flushes those, and appends one note to the manifest.
+//! Only then do the marks move and the log's files come free. A crash before the note leaves bytes behind a segment's
+//! known end, which the next round overwrites.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashSet, VecDeque},
+    io,
+    rc::Rc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+
+use super::{Store, partition_dir, segment_files::OpenSegment};
+use crate::{
+    api::{LogError, TopicPartition},
+    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, align_down, align_up},
+    journal::{Journal, Payloads},
+    manifest::{self, Record},
+    materialise::{self, Plan, SegmentWrite},
+    partition::PartitionCell,
+    segment,
+    signal::{Outcome, Signal},
+};
+
+/// A tail is written to its segment when it has that many bytes.
+const MATERIALISE_BYTES: usize = 1 << 20;
+/// Bytes of one partition in one round at most, unless a single extent is larger.
+const PARTITION_BYTES_MAX: usize = 8 << 20;
+/// Bytes and partitions of a round at most.
+const ROUND_BYTES: usize = 32 << 20;
+const ROUND_PARTITIONS: usize = 512;
+/// Segments written or flushed side by side. The file system commits the flushes of a moment together.
+const CONCURRENT: usize = 16;
+/// Pause after an error that may pass (no space).
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A request to move a partition's log start.
+struct Trim {
+    id: TopicPartition,
+    before: i64,
+    outcome: Rc<Outcome<Result<i64, LogError>>>,
+}
+
+/// What the keeper has to do.
+pub(crate) struct Keeper<I: Io> {
+    signal: Signal,
+    grown: RefCell<VecDeque<Rc<PartitionCell>>>,
+    removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
+    trims: RefCell<VecDeque<Trim>>,
+    all: RefCell<Vec<Rc<Outcome<()>>>>,
+    journal: RefCell<Option<Journal<I>>>,
+    pub(super) run_ends: BTreeMap<u64, u64>,
+    stopped: Cell<bool>,
+    ended: Rc<Outcome<()>>,
+}
+
+impl<I: Io> Keeper<I> {
+    pub(crate) fn new(journal: Journal<I>, run_ends: BTreeMap<u64, u64>) -> Self {
+        Self {
+            signal: Signal::default(),
+            grown: RefCell::default(),
+            removed: RefCell::default(),
+            trims: RefCell::default(),
+            all: RefCell::default(),
+            journal: RefCell::new(Some(journal)),
+            run_ends,
+            stopped: Cell::new(false),
+            ended: Rc::default(),
+        }
+    }
+
+    /// Something stands in the way of the pump.
+    pub(crate) fn notify(&self) {
+        self.signal.notify();
+    }
+
+    /// A partition's tail has grown.
+    pub(crate) fn grown(&self, cell: &Rc<PartitionCell>) {
+        let mut partition = cell.borrow_mut();
+        if partition.tail_bytes >= MATERIALISE_BYTES && !partition.queued {
+            partition.queued = true;
+            self.grown.borrow_mut().push_back(cell.clone());
+            self.signal.notify();
+        }
+    }
+
+    /// A partition is gone: its files go too. Resolves when they are removed.
+    pub(crate) fn removed(&self, id: TopicPartition) -> Rc<Outcome<()>> {
+        let done = Rc::<Outcome<()>>::default();
+        self.removed.borrow_mut().push((id, done.clone()));
+        self.signal.notify();
+        done
+    }
+}
+
+impl<I: Io> Store<I> {
+    /// The keeper's task; ends after [`Store::stop_keeper`].
+    pub(super) async fn run_keeper(self: Rc<Self>) {
+        loop {
+            let worked = match self.keep().await {
+                Ok(worked) => worked,
+                Err(error) if self.keeper.stopped.get() => {
+                    tracing::error!("tails stay in the shared log: {error}");
+                    false
+                }
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!(shard = self.options.shard, "no space for segments: {error}");
+                    self.full.set(true);
+                    self.io.sleep(RETRY_AFTER).await;
+                    self.check_space();
+                    true
+                }
+                Err(error) => {
+                    self.fail("writing segments failed", &error);
+                    self.refuse_trims(&error);
+                    false
+                }
+            };
+            if !worked {
+                self.keeper.all.take().into_iter().for_each(|done| done.set(()));
+                if self.keeper.stopped.get() {
+                    return self.keeper.ended.set(());
+                }
+                self.keeper.signal.wait().await;
+            }
+        }
+    }
+
+    fn refuse_trims(&self, error: &io::Error) {
+        for trim in self.keeper.trims.take() {
+            trim.outcome.set(Err(LogError::Storage(error.to_string())));
+        }
+    }
+
+    /// Does what there is to do; `false` when there was nothing.
+    async fn keep(&self) -> io::Result<bool> {
+        self.remove_files().await?;
+        let trimmed = self.do_trims().await?;
+        let plans = self.pick();
+        if plans.is_empty() {
+            return Ok(trimmed);
+        }
+        if let Err(error) = self.round(&plans).await {
+            for plan in plans {
+                self.keeper.grown.borrow_mut().push_back(plan.0);
+            }
+            return Err(error);
+        }
+        self.rewrite_manifest().await?;
+        Ok(true)
+    }
+
+    async fn remove_files(&self) -> io::Result<()> {
+        let removed = self.keeper.removed.take();
+        for (id, done) in removed {
+            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
+                tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
+            }
+            done.set(());
+            self.io.yield_now().await;
+        }
+        let retired = self.wal.borrow_mut().take_retired();
+        for file in retired {
+            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the partitions of a round and plans them.
+    fn pick(&self) -> Vec<(Rc<PartitionCell>, Plan)> {
+        let now_ms = self.io.now_ms();
+        let mut plans = Vec::new();
+        let mut bytes = 0;
+        let mut seen = HashSet::new();
+        let mut take = |cell: Rc<PartitionCell>| {
+            let mut partition = cell.borrow_mut();
+            partition.queued = false;
+            if partition.deleted || !seen.insert(partition.id) {
+                return true;
+            }
+            let extents = partition.materialisable(PARTITION_BYTES_MAX);
+            if !extents.is_empty() {
+                let active = partition.active().map(|at| partition.segments[at].clone());
+                let plan = materialise::plan(active.as_ref(), extents, &partition.config, now_ms);
+                bytes += plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
+                drop(partition);
+                plans.push((cell, plan));
+            }
+            bytes < ROUND_BYTES && plans.len() < ROUND_PARTITIONS
+        };
+        let mut more = true;
+        while more {
+            let Some(cell) = self.keeper.grown.borrow_mut().pop_front() else { break };
+            more = take(cell);
+        }
+        if more && self.under_pressure() {
+            let pinned = self.wal.borrow().oldest_pins();
+            for cell in pinned {
+                if !take(cell) {
+                    break;
+                }
+            }
+        }
+        plans
+    }
+
+    /// Whether tails must be materialised that have not grown enough by themselves.
+    fn under_pressure(&self) -> bool {
+        !self.keeper.all.borrow().is_empty()
+            || self.keeper.stopped.get()
+            || self.wal.borrow().under_pressure()
+            || self.live_bytes.get() > self.cache.borrow().budget() / 2
+            || self.live_bytes.get() > 0 && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+    }
+
+    async fn round(&self, plans: &[(Rc<PartitionCell>, Plan)]) -> io::Result<()> {
+        let writes = plans.iter().flat_map(|(cell, plan)| {
+            let id = cell.borrow().id;
+            plan.writes.iter().map(move |write| (id, write))
+        });
+        let written = stream::iter(writes)
+            .map(|(id, write)| self.write_segment(id, write))
+            .buffer_unordered(CONCURRENT)
+            .collect::<Vec<_>>()
+            .await;
+        for result in written {
+            result?;
+        }
+        let mut payloads = Payloads::default();
+        for (cell, plan) in plans {
+            let id = cell.borrow().id;
+            for part in manifest::split(plan.advance()) {
+                payloads.push(&manifest::encode(id, &Record::Advance(part)));
+            }
+        }
+        self.note(payloads).await?;
+        for (cell, plan) in plans {
+            self.materialised(cell, plan);
+        }
+        self.pump.notify();
+        Ok(())
+    }
+
+    /// Appends to the manifest, durably; rewrites it when it has grown.
+    pub(super) async fn note(&self, payloads: Payloads) -> io::Result<()> {
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let mut result = Ok(());
+        for payload in payloads.finish() {
+            result = journal.append(&payload).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        self.keeper.journal.replace(Some(journal));
+        result
+    }
+
+    async fn write_segment(&self, id: TopicPartition, write: &SegmentWrite) -> io::Result<()> {
+        let segment = &write.segment;
+        let open = self.segments.get(id, segment.base_offset, write.from == 0).await?;
+        if !write.pieces.is_empty() {
+            self.write_batches(&open, write).await?;
+        }
+        if segment.sealed {
+            let footer = segment::encode_footer(segment);
+            let mut buffer = self.io.buffer(footer.len());
+            buffer.bytes_mut().copy_from_slice(&footer);
+            open.file.write(Rc::new(buffer), segment.footer_position()).await?;
+        }
+        open.file.flush().await?;
+        if write.from == 0 {
+            self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Appends batches behind a segment's end. The block that the end lies in is written again with what it held.
+    async fn write_batches(&self, open: &OpenSegment<I>, write: &SegmentWrite) -> io::Result<()> {
+        let mut position = align_down(write.from);
+        let mut filled = usize::try_from(write.from - position).expect("less than a block");
+        let mut left = filled + write.pieces.iter().map(|piece| piece.range.len()).sum::<usize>();
+        let mut buffer = self.write_buffer(left);
+        if filled > 0 {
+            let head = open.file.read(position, BLOCK).await?;
+            let head = head.bytes().get(..filled).ok_or(io::ErrorKind::UnexpectedEof)?;
+            buffer.bytes_mut()[..filled].copy_from_slice(head);
+        }
+        for piece in &write.pieces {
+            let mut rest = &piece.memory.bytes()[piece.range.clone()];
+            while !rest.is_empty() {
+                let room = buffer.bytes_mut();
+                let now = rest.len().min(room.len() - filled);
+                room[filled..filled + now].copy_from_slice(&rest[..now]);
+                filled += now;
+                rest = &rest[now..];
+                if filled == room.len() && left > filled {
+                    left -= filled;
+                    let full = std::mem::replace(&mut buffer, self.write_buffer(left));
+                    open.file.write(Rc::new(full), position).await?;
+                    position += filled as u64;
+                    filled = 0;
+                }
+            }
+        }
+        buffer.bytes_mut()[filled..].fill(0);
+        open.file.write(Rc::new(buffer), position).await
+    }
+
+    fn write_buffer(&self, left: usize) -> I::Buffer {
+        self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(IO_BYTES_MAX))
+    }
+
+    /// The manifest knows: the batches are in segments.
+    fn materialised(&self, cell: &Rc<PartitionCell>, plan: &Plan) {
+        let mut partition = cell.borrow_mut();
+        if partition.deleted {
+            return; // its extents were released when it was deleted
+        }
+        for write in &plan.writes {
+            let mut segment = write.segment.clone();
+            if segment.sealed {
+                segment.index = None; // it is in the footer
+            }
+            match partition.segments.iter_mut().rfind(|known| known.base_offset == segment.base_offset) {
+                Some(known) => *known = segment,
+                None => partition.segments.push(segment),
+            }
+        }
+        partition.materialised = plan.end_offset;
+        partition.assert_marks();
+        partition.tail_bytes -= plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
+        let now_ms = self.io.now_ms();
+        for batch in &plan.producers {
+            partition.checkpointed.note(*batch, now_ms);
+        }
+        drop(partition);
+        self.release(plan.extents.iter());
+        cell.borrow_mut().prune_tail();
+        self.keeper.grown(cell);
+    }
+
+    /// Rewrites the manifest to what the partitions say now, if most of it is history.
+    async fn rewrite_manifest(&self) -> io::Result<()> {
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let result = match journal.wants_rewrite() {
+            true => journal.rewrite(&self.manifest_payloads()).await,
+            false => Ok(()),
+        };
+        self.keeper.journal.replace(Some(journal));
+        result
+    }
+
+    /// The manifest of the partitions as they are.
+    fn manifest_payloads(&self) -> Vec<Vec<u8>> {
+        let states = self.partitions.borrow();
+        let states = states.iter().map(|(id, cell)| (*id, cell.borrow().state()));
+        manifest::encode_all(&self.keeper.run_ends, states)
+    }
+
+    /// Moves a partition's log start up to `before`, which is not above its high watermark. Answers the log start.
+    pub(crate) async fn trim(&self, id: TopicPartition, before: i64) -> Result<i64, LogError> {
+        let outcome = Rc::<Outcome<_>>::default();
+        self.keeper.trims.borrow_mut().push_back(Trim { id, before, outcome: outcome.clone() });
+        self.keeper.signal.notify();
+        outcome.wait().await
+    }
+
+    async fn do_trims(&self) -> io::Result<bool> {
+        let mut later = VecDeque::new();
+        let mut worked = false;
+        loop {
+            let Some(trim) = self.keeper.trims.borrow_mut().pop_front() else { break };
+            let Ok(cell) = self.partition(trim.id) else {
+                trim.outcome.set(Err(LogError::UnknownPartition));
+                continue;
+            };
+            let (log_start, materialised) = (cell.borrow().log_start, cell.borrow().materialised);
+            if trim.before <= log_start {
+                trim.outcome.set(Ok(log_start));
+            } else if trim.before > materialised {
+                // Segments first: the manifest knows no log start inside the tail.
+                self.keeper.grown.borrow_mut().push_front(cell);
+                later.push_back(trim);
+            } else if let Err(error) = self.do_trim(&cell, trim.before).await {
+                later.push_front(trim);
+                self.keeper.trims.borrow_mut().extend(later);
+                return Err(error);
+            } else {
+                trim.outcome.set(Ok(trim.before));
+                worked = true;
+            }
+        }
+        self.keeper.trims.borrow_mut().extend(later);
+        Ok(worked)
+    }
+
+    async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
+        let (id, gone, first_segment) = {
+            let partition = cell.borrow();
+            let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
+            let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
+            let gone: Vec<i64> = partition.segments[..gone].iter().map(|segment| segment.base_offset).collect();
+            (partition.id, gone, first)
+        };
+        let mut payloads = Payloads::default();
+        payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
+        self.note(payloads).await?;
+        cell.borrow_mut().trim(before, first_segment);
+        for base_offset in gone {
+            self.segments.forget_segment(id, base_offset);
+            self.io.remove(&self.segments.path(id, base_offset)).await?;
+            self.io.yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Drops what retention does not keep, and brings old tails to segments.
+    pub(crate) async fn retain(self: &Rc<Self>) {
+        let now_ms = self.io.now_ms();
+        for id in self.partition_ids() {
+            let Ok(cell) = self.partition(id) else { continue };
+            let expired = {
+                let mut partition = cell.borrow_mut();
+                let idle_before = now_ms - self.options.producer_id_expiration_ms;
+                partition.producers.expire(idle_before);
+                partition.checkpointed.expire(idle_before);
+                partition.expired(now_ms)
+            };
+            if let Some(before) = expired
+                && let Err(error) = self.trim(id, before).await
+            {
+                tracing::warn!("retention of {id:?} failed: {error}");
+            }
+            self.io.yield_now().await;
+        }
+    }
+
+    /// Brings everything that consumers can see to segments.
+    pub(crate) async fn materialise_all(&self) {
+        let done = Rc::<Outcome<()>>::default();
+        self.keeper.all.borrow_mut().push(done.clone());
+        self.keeper.signal.notify();
+        done.wait().await;
+    }
+
+    /// Ends the keeper once everything is in segments.
+    pub(crate) async fn stop_keeper(&self) {
+        self.keeper.stopped.set(true);
+        self.keeper.signal.notify();
+        self.keeper.ended.clone().wait().await;
+    }
+}
