@@ -37,7 +37,7 @@ impl ApiCommand {
     }
 
     fn served(&self) -> Outcome<Vec<(i16, i16, i16)>> {
-        let Some(broker) = &self.broker else { return own_table() };
+        let Some(broker) = &self.broker else { return Ok(own_table()) };
         let options = ClusterOptions { brokers: vec![broker.clone()], timeout: self.timeout.0 };
         let mut cluster = Cluster::new(options);
         let connection = cluster.any_connection().map_err(Failure::failed)?;
@@ -45,6 +45,7 @@ impl ApiCommand {
     }
 }
 
-fn own_table() -> Outcome<Vec<(i16, i16, i16)>> {
-    Err(Failure::usage("name a running broker with --broker"))
+/// What this build serves.
+fn own_table() -> Vec<(i16, i16, i16)> {
+    millrace_net::api_table().into_iter().map(|api| (api.key, api.version_min, api.version_max)).collect()
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use millrace_engine::node::SHARD_MEMORY_BYTES_MIN;
+
 use super::units::ByteSize;
 
 /// Least budget of one shard: below it the groups in flight and a few clients' requests do not fit side by side.
@@ -41,7 +43,8 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-const _: () = assert!(SHARD_BYTES_MIN <= SHARD_BYTES_DEFAULT && RECEIVE_PERCENT < 100);
+const _: () = assert!(SHARD_BYTES_MIN <= SHARD_BYTES_DEFAULT);
+const _: () = assert!(SHARD_BYTES_MIN / 100 * (100 - RECEIVE_PERCENT) >= SHARD_MEMORY_BYTES_MIN as u64);
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use millrace_engine::config as topic_config;
+use millrace_engine::{config as topic_config, node::SHARDS_MAX};
 
 pub(crate) use self::{
     address::HostPort,
@@ -69,7 +69,6 @@ const FRAME_BYTES_DEFAULT: u64 = 100 << 20;
 const FRAME_BYTES_MAX: u64 = i32::MAX as u64;
 const WAL_BYTES_MIN: u64 = 32 << 20;
 const WAL_BYTES_DEFAULT: u64 = 256 << 20;
-const SHARDS_MAX: usize = 1024;
 const PARTITIONS_MAX: i32 = 100_000;
 const CONNECTIONS_DEFAULT: u32 = 10_000;
 
@@ -149,7 +148,7 @@ impl Config {
                 self.memory.total
             ));
         }
-        if let Ok(parsed) = topic_config::TopicConfig::parse(&BTreeMap::new(), &self.topic_defaults)
+        if let Ok(parsed) = topic_config::TopicConfig::parse(&self.topic_defaults, &BTreeMap::new())
             && parsed.max_message_bytes as u64 >= frame.0
         {
             let max = parsed.max_message_bytes;
@@ -209,7 +208,7 @@ fn topic_defaults(settings: &[Setting], problems: &mut Vec<String>) -> BTreeMap<
         }
     }
     if !defaults.is_empty()
-        && let Err(problem) = topic_config::TopicConfig::parse(&BTreeMap::new(), &defaults)
+        && let Err(problem) = topic_config::TopicConfig::parse(&defaults, &BTreeMap::new())
     {
         problems.push(format!("--topic-default {problem}"));
     }

@@ -23,6 +23,7 @@ use self::{
     listen::Listening,
     notify::Notifier,
     pulse::Pulse,
+    wire::Ending,
 };
 use crate::{
     client::Connection,
@@ -107,7 +108,7 @@ impl Config {
             data_dir: self.data_dir.clone(),
             listen: self.listen.iter().map(|address| (address.host.clone(), address.port)).collect(),
             shards: self.shards,
-            io_memory_bytes: self.memory.engine.0 / self.shards as u64,
+            io_memory_bytes: node::IO_MEMORY_BYTES as u64,
             max_connections: u64::from(self.max_connections),
             memory_bytes: self.memory.total.0,
             wal_bytes: self.wal_bytes.0.saturating_mul(self.shards as u64),
@@ -148,15 +149,17 @@ impl ServeCommand {
         watch_signals(stopper.clone(), notifier.clone()).map_err(Failure::failed)?;
         let watchdog = notify::watchdog_interval();
         let pulse = Pulse::new(config.shards);
-        let net = wire::addresses(&listening);
-        let _attendant = attend(&config, listening, pulse.clone(), watchdog, notifier).map_err(Failure::failed)?;
+        let net_config = wire::net_config(&config, &listening);
+        let ending = Ending::default();
+        let _attendant = attend(&config, &listening, pulse.clone(), watchdog, notifier).map_err(Failure::failed)?;
 
         let node_options = config.node_options();
+        let ended = ending.clone();
         let serve = move |engine: Engine| {
-            let (pulse, net, config) = (pulse.clone(), net.clone(), config.clone());
+            let (pulse, net_config, ending) = (pulse.clone(), net_config.clone(), ending.clone());
             async move {
                 let shard = engine.shard();
-                let work = wire::serve(engine, config, net);
+                let work = wire::serve(engine, net_config, ending);
                 match watchdog {
                     Some(patience) => pulse.beat_during(shard, patience / 8, work).await,
                     None => work.await,
@@ -164,6 +167,9 @@ impl ServeCommand {
             }
         };
         node::run(node_options, stopper, serve).map_err(|error| Failure::failed(explain::start_error(&error)))?;
+        if let Some(reason) = ended.take() {
+            return Err(Failure::failed(reason));
+        }
         tracing::info!("stopped");
         Ok(())
     }
@@ -195,18 +201,19 @@ fn watch_signals(stopper: Stopper, notifier: Arc<Notifier>) -> io::Result<()> {
 
 fn attend(
     config: &Config,
-    listening: Listening,
+    listening: &Listening,
     pulse: Pulse,
     watchdog: Option<Duration>,
     notifier: Arc<Notifier>,
 ) -> io::Result<Attendant> {
-    let address = reachable(listening.addresses[0]);
+    let listens = listening.addresses[0];
+    let address = reachable(listens);
     let answers = Box::new(move || Connection::open(&address.ip().to_string(), address.port(), PROBE_TIMEOUT).is_ok());
-    let ready = banner::ready(config, &listening);
+    let ready = banner::ready(config, listening);
     let ready_notifier = notifier.clone();
     let on_ready = Box::new(move || {
         eprint!("{ready}");
-        ready_notifier.ready(&format!("serving on {}", listening.addresses[0]));
+        ready_notifier.ready(&format!("serving on {listens}"));
     });
     attend::start(Duties { answers, on_ready, pulse, watchdog, notifier })
 }

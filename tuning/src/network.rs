@@ -131,7 +131,8 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
         }
         _ => return None,
     };
-    Some(SocketAddr::new(ip, port))
+    // Programs that listen on ::ffff:127.0.0.1 (Java does) hold the IPv4 address.
+    Some(SocketAddr::new(ip.to_canonical(), port))
 }
 
 /// Which process has a socket open, as `process 12 (java)`; `None` when it cannot be seen.
@@ -192,6 +193,10 @@ mod tests {
         assert_eq!(
             parse_address("00000000000000000000000001000000:0050").map(|a| a.to_string()),
             Some("[::1]:80".to_owned())
+        );
+        assert_eq!(
+            parse_address("0000000000000000FFFF00000100007F:0050").map(|a| a.to_string()),
+            Some("127.0.0.1:80".to_owned())
         );
     }
 
