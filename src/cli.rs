@@ -37,6 +37,7 @@ enum Command {
     Group(commands::group::GroupCommand),
     Config(commands::config::ConfigCommand),
     Api(commands::api::ApiCommand),
+    Log(commands::log::LogCommand),
 }
 
 impl Cli {
@@ -51,6 +52,7 @@ impl Cli {
             Command::Group(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Api(command) => command.run(),
+            Command::Log(command) => command.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod consume;
 pub(crate) mod doctor;
 pub(crate) mod group;
+pub(crate) mod log;
 pub(crate) mod produce;
 mod record_format;
 pub(crate) mod topic;

@@ -15,8 +15,12 @@ pub(crate) const SHARD_BYTES_DEFAULT: u64 = ByteSize::mib(64).0;
 /// Budget of a node when nothing is said and its shards are few.
 pub(crate) const NODE_BYTES_DEFAULT: u64 = ByteSize::mib(512).0;
 
-/// Share of the receive buffers, in percent: requests that were read and are not appended yet.
-const RECEIVE_PERCENT: u64 = 25;
+/// The receive buffers get one part in that many: requests that were read and are not appended yet.
+const RECEIVE_PART: u64 = 4;
+
+/// Of what the engine gets, the read pool has one part in that many; the rest caches what was just written, commit
+/// groups included. The engine divides by this rule.
+const READ_PART: u64 = 4;
 
 /// The budget and its parts, in bytes of all shards together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,19 +36,22 @@ pub(crate) struct MemoryPlan {
 impl MemoryPlan {
     /// Divides a budget.
     pub(crate) fn divide(total: ByteSize) -> Self {
-        let receive = ByteSize(total.0 / 100 * RECEIVE_PERCENT);
+        let receive = ByteSize(total.0 / RECEIVE_PART);
         Self { total, receive, engine: ByteSize(total.0 - receive.0) }
     }
 }
 
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} = {} receive buffers + {} engine", self.total, self.receive, self.engine)
+        let read = ByteSize(self.engine.0 / READ_PART);
+        let tail = ByteSize(self.engine.0 - read.0);
+        let (total, receive) = (self.total, self.receive);
+        write!(f, "{total} = {receive} receive buffers + {tail} tail cache and commit groups + {read} read pool")
     }
 }
 
 const _: () = assert!(SHARD_BYTES_MIN <= SHARD_BYTES_DEFAULT);
-const _: () = assert!(SHARD_BYTES_MIN / 100 * (100 - RECEIVE_PERCENT) >= SHARD_MEMORY_BYTES_MIN as u64);
+const _: () = assert!(SHARD_BYTES_MIN - SHARD_BYTES_MIN / RECEIVE_PART >= SHARD_MEMORY_BYTES_MIN as u64);
 
 #[cfg(test)]
 mod tests {

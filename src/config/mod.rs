@@ -137,11 +137,23 @@ impl Config {
         if self.wal_bytes.0 < WAL_BYTES_MIN {
             problems.push(format!("--wal-bytes {}: at least {}", self.wal_bytes, ByteSize(WAL_BYTES_MIN)));
         }
+        self.check_frame(shards, problems);
+        if self.num_partitions < 1 || self.num_partitions > PARTITIONS_MAX {
+            problems.push(format!("--num-partitions {}: from 1 to {PARTITIONS_MAX}", self.num_partitions));
+        }
+        if self.retention_check.is_zero() || self.producer_id_expiration.is_zero() {
+            problems.push("--retention-check and --producer-id-expiration must be more than nothing".to_owned());
+        }
+    }
+
+    fn check_frame(&self, shards: u64, problems: &mut Vec<String>) {
         let room = ByteSize(self.memory.receive.0 / shards);
         let (frame, least) = (self.max_frame_bytes, ByteSize(FRAME_BYTES_MIN));
         if frame.0 < FRAME_BYTES_MIN || frame.0 > FRAME_BYTES_MAX {
             problems.push(format!("--max-frame-bytes {frame}: from {least} to {}", ByteSize(FRAME_BYTES_MAX)));
-        } else if frame > room && self.memory.total.0 >= shards * memory::SHARD_BYTES_MIN {
+            return;
+        }
+        if frame > room && self.memory.total.0 >= shards * memory::SHARD_BYTES_MIN {
             problems.push(format!(
                 "--max-frame-bytes {frame} does not fit the receive buffers of a shard ({room} of --memory {}): \
                  lower it or raise --memory",
@@ -153,12 +165,6 @@ impl Config {
         {
             let max = parsed.max_message_bytes;
             problems.push(format!("max.message.bytes={max} does not fit --max-frame-bytes {frame}"));
-        }
-        if self.num_partitions < 1 || self.num_partitions > PARTITIONS_MAX {
-            problems.push(format!("--num-partitions {}: from 1 to {PARTITIONS_MAX}", self.num_partitions));
-        }
-        if self.retention_check.is_zero() || self.producer_id_expiration.is_zero() {
-            problems.push("--retention-check and --producer-id-expiration must be more than nothing".to_owned());
         }
     }
 

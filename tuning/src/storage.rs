@@ -1,7 +1,7 @@
 //! The data folder: whether it can be written, by this process alone, without the page cache, durably, and has room.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -23,6 +23,7 @@ pub fn check(needs: &Needs) -> Vec<Finding> {
     if findings[0].severity == crate::Severity::Error {
         return findings;
     }
+    findings.extend(check_lock(&needs.data_dir));
     if let Ok(volume) = sys::volume(&place) {
         findings.push(judge_kind(volume.kind));
         findings.push(judge_space(volume, held_bytes(&needs.data_dir), needs));
@@ -156,6 +157,30 @@ fn judge_kind(kind: u64) -> Finding {
     }
 }
 
+/// The process that runs a node on this folder, as its lock file tells; `None` if nobody holds it.
+pub fn lock_holder(data_dir: &Path) -> Option<String> {
+    let path = data_dir.join("lock");
+    let file = File::open(&path).ok()?;
+    match file.try_lock_shared() {
+        // Dropping the file gives the lock back.
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+        Err(TryLockError::WouldBlock) => {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            Some(text.lines().next().unwrap_or("another process").to_owned())
+        }
+    }
+}
+
+fn check_lock(data_dir: &Path) -> Option<Finding> {
+    let holder = lock_holder(data_dir)?;
+    Some(Finding::error(
+        "data folder",
+        format!("{} is in use by {holder}", data_dir.display()),
+        "two brokers on one folder would destroy it",
+        "stop the other process, or choose another --data",
+    ))
+}
+
 /// Bytes that the write-ahead logs of a former run take already.
 fn held_bytes(data_dir: &Path) -> u64 {
     let mut bytes = 0;
@@ -165,13 +190,17 @@ fn held_bytes(data_dir: &Path) -> u64 {
         for entry in entries.flatten() {
             let path = entry.path();
             match entry.metadata() {
-                Ok(metadata) if metadata.is_dir() && path.starts_with(data_dir.join("wal")) => folders.push(path),
+                Ok(metadata) if metadata.is_dir() && is_wal_folder(&path) => folders.push(path),
                 Ok(metadata) if path.extension().is_some_and(|e| e == "wal") => bytes += metadata.len(),
                 _ => {}
             }
         }
     }
     bytes
+}
+
+fn is_wal_folder(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("wal-"))
 }
 
 fn judge_space(volume: Volume, held: u64, needs: &Needs) -> Finding {
@@ -219,6 +248,29 @@ mod tests {
         let findings = check(&needs(dir.path().join("not/there/yet")));
         assert!(findings.iter().all(|f| f.severity < Severity::Error), "{findings:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_in_use_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        fs::write(&path, "pid 42\n\n\n").unwrap();
+        assert_eq!(lock_holder(dir.path()), None);
+        let file = File::open(&path).unwrap();
+        file.lock().unwrap();
+        assert_eq!(lock_holder(dir.path()).as_deref(), Some("pid 42"));
+        let findings = check(&needs(dir.path().to_owned()));
+        assert!(findings.iter().any(|f| f.severity == Severity::Error && f.what.contains("in use by pid 42")));
+    }
+
+    #[test]
+    fn logs_of_a_former_run_count_as_held() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("wal-1")).unwrap();
+        fs::write(dir.path().join("wal-1/00000001.wal"), [0; 100]).unwrap();
+        fs::write(dir.path().join("wal-1/00000002.making"), [0; 100]).unwrap();
+        assert_eq!(held_bytes(dir.path()), 100);
+        assert_eq!(held_bytes(&dir.path().join("missing")), 0);
     }
 
     #[test]
