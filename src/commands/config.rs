@@ -3,6 +3,7 @@
 use std::io::{Write, stdout};
 
 use clap::{Args, Subcommand};
+use millrace_engine::config::{self as topic_config, Effect};
 
 use super::broker::BrokerArgs;
 use crate::{
@@ -25,7 +26,8 @@ Examples:
   millrace config describe --topic greetings
   millrace config describe --node 1 --docs
   millrace config alter --topic greetings --set flush.messages=10000
-  millrace config alter --all-nodes --delete log.retention.ms";
+  millrace config alter --all-nodes --delete log.retention.ms
+  millrace config known";
 
 #[derive(Debug, Subcommand)]
 enum Action {
@@ -33,6 +35,8 @@ enum Action {
     Describe(Describe),
     /// Set settings, or put them back to their defaults
     Alter(Alter),
+    /// List every topic setting that millrace knows, and what it does here; asks no broker
+    Known,
 }
 
 #[derive(Args, Debug)]
@@ -82,8 +86,25 @@ impl ConfigCommand {
         match self.action {
             Action::Describe(describe) => describe.run(),
             Action::Alter(alter) => alter.run(),
+            Action::Known => known(),
         }
     }
+}
+
+/// What this build makes of each topic setting.
+fn known() -> Outcome {
+    let mut out = stdout().lock();
+    for key in topic_config::keys() {
+        let default = if key.default.is_empty() { "(empty)" } else { key.default };
+        writeln!(out, "{}  default {default}", key.name)?;
+        writeln!(out, "    {}", key.documentation)?;
+        match key.effect {
+            Effect::Full => {}
+            Effect::None { reason } => writeln!(out, "    No effect: {reason}.")?,
+            Effect::Only { reason, .. } => writeln!(out, "    Restricted: {reason}.")?,
+        }
+    }
+    Ok(())
 }
 
 impl Whose {

@@ -13,6 +13,7 @@ use std::{
 
 use clap::Args;
 use millrace_engine::{
+    config::{self as topic_config, Effect},
     engine::Engine,
     node::{self, NodeOptions, Stopper},
 };
@@ -143,6 +144,7 @@ impl ServeCommand {
         refuse_unfit_machine(&config)?;
         let listening = listen::resolve(&config).map_err(|e| Failure::failed(format!("cannot listen: {e}")))?;
         eprint!("{}", banner::starting(&config));
+        warn_of_idle_settings(&config);
 
         let stopper = Stopper::default();
         let notifier = Arc::new(Notifier::from_environment());
@@ -172,6 +174,15 @@ impl ServeCommand {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Settings that somebody took the trouble to write, but that do nothing here.
+fn warn_of_idle_settings(config: &Config) {
+    for key in topic_config::keys().iter().filter(|key| config.topic_defaults.contains_key(key.name)) {
+        if let Effect::None { reason } = key.effect {
+            tracing::warn!("--topic-default {} has no effect: {reason}", key.name);
+        }
     }
 }
 
