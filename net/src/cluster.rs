@@ -53,6 +53,29 @@ pub(crate) fn controller(engine: &Engine) -> BrokerId {
     BrokerId(engine.node_id())
 }
 
+/// Operations that a client may do on a topic, as a set of bits: all that there are, for nobody authorizes (KIP-430).
+pub(crate) const TOPIC_OPERATIONS: i32 = 3576;
+/// Operations that a client may do on the cluster.
+pub(crate) const CLUSTER_OPERATIONS: i32 = 8096;
+/// What is said of operations when nobody asked.
+pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
+
+/// Whether a topic is one of those that Kafka keeps its own state in: clients hide it by default.
+pub(crate) fn is_internal(topic: &str) -> bool {
+    matches!(
+        topic,
+        "__consumer_offsets" | "__transaction_state" | "__share_group_state"
+    )
+}
+
+/// The ids of all brokers.
+pub(crate) fn broker_ids(engine: &Engine, config: &NetConfig) -> Vec<BrokerId> {
+    brokers(engine, config)
+        .into_iter()
+        .map(|broker| broker.id)
+        .collect()
+}
+
 /// The broker as which a shard is advertised.
 pub(crate) fn shard_broker(engine: &Engine, shard: usize) -> BrokerId {
     let shard = i32::try_from(shard).expect("a node has few shards");

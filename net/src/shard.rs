@@ -16,6 +16,7 @@ use socket2::Socket;
 use uuid::Uuid;
 
 use crate::{
+    broker_config,
     config::{ConfigError, NetConfig},
     connection::{self, Connection},
     fetch_session::FetchSessions,
@@ -84,10 +85,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         tick: Cell::new(0),
         finishing: Cell::new(0),
         refusals: RefCell::default(),
-        limits: RefCell::new(ConnectionLimits::new(
-            config.max_connections,
-            config.max_connections_per_ip,
-        )),
+        limits: RefCell::default(),
         engine: engine.clone(),
         config,
     });
@@ -255,40 +253,34 @@ impl Shard {
         }
     }
 
-    /// Asks shard 0 for leave to serve one more connection.
+    /// Asks shard 0, which counts the connections of the whole node, for leave to serve one more.
     async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
-        if !self.limits_connections() {
-            return Ok(());
-        }
-        self.engine
-            .on_shard(0, move |engine| async move {
-                limiting_shard(&engine).await.limits.borrow_mut().admit(ip)
-            })
-            .await
+        let admit = move |engine: Engine| async move {
+            let shard = counting_shard(&engine).await;
+            let (connections_max, per_ip_max) =
+                broker_config::connection_limits(&shard.config, &engine.broker_settings());
+            shard
+                .limits
+                .borrow_mut()
+                .admit(ip, connections_max, per_ip_max)
+        };
+        self.engine.on_shard(0, admit).await
     }
 
     async fn on_closed(&self, ip: IpAddr) {
-        if self.limits_connections() {
-            self.engine
-                .on_shard(0, move |engine| async move {
-                    limiting_shard(&engine)
-                        .await
-                        .limits
-                        .borrow_mut()
-                        .on_closed(ip)
-                })
-                .await;
-        }
-    }
-
-    fn limits_connections(&self) -> bool {
-        self.config.max_connections != usize::MAX
-            || self.config.max_connections_per_ip != usize::MAX
+        let count_out = move |engine: Engine| async move {
+            counting_shard(&engine)
+                .await
+                .limits
+                .borrow_mut()
+                .on_closed(ip);
+        };
+        self.engine.on_shard(0, count_out).await;
     }
 }
 
 /// Shard 0's wire, which may still be starting.
-async fn limiting_shard(engine: &Engine) -> Rc<Shard> {
+async fn counting_shard(engine: &Engine) -> Rc<Shard> {
     const PAUSE: Duration = Duration::from_millis(5);
     loop {
         if let Some(shard) = engine.attached::<Shard>() {
