@@ -33,20 +33,14 @@ fn main() {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], port))],
         advertised_host: "127.0.0.1".to_string(),
         advertised_port: port,
-        advertise: if rest.is_empty() {
-            Advertise::Node
-        } else {
-            Advertise::Shard { ports: Vec::new() }
-        },
+        advertise: if rest.is_empty() { Advertise::Node } else { Advertise::Shard { ports: Vec::new() } },
         ..NetConfig::default()
     };
     let stopper = Stopper::default();
     let on_input_end = stopper.clone();
     std::thread::spawn(move || {
         let mut input = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut input)
-            .expect("input can be read");
+        std::io::stdin().read_to_end(&mut input).expect("input can be read");
         on_input_end.stop();
     });
     let on_error = stopper.clone();

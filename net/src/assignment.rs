@@ -6,16 +6,9 @@ use crate::errors::ApiError;
 
 /// Checks one partition's replicas against the brokers that are advertised.
 pub(crate) fn check_replicas(replicas: &[BrokerId], brokers: &[BrokerId]) -> Result<(), ApiError> {
-    let refuse = |reason: String| {
-        Err(ApiError::new(
-            ResponseError::InvalidReplicaAssignment,
-            reason,
-        ))
-    };
+    let refuse = |reason: String| Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));
     if replicas.is_empty() {
-        return refuse(
-            "The manual partition assignment includes an empty replica list.".to_string(),
-        );
+        return refuse("The manual partition assignment includes an empty replica list.".to_string());
     }
     for (at, replica) in replicas.iter().enumerate() {
         if replicas[..at].contains(replica) {
@@ -45,27 +38,16 @@ pub(crate) fn check_topic<'a>(
     assignments: impl ExactSizeIterator<Item = (i32, &'a [BrokerId])>,
     brokers: &[BrokerId],
 ) -> Result<i32, ApiError> {
-    let refuse = |reason: String| {
-        Err(ApiError::new(
-            ResponseError::InvalidReplicaAssignment,
-            reason,
-        ))
-    };
+    let refuse = |reason: String| Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));
     let mut seen = vec![false; assignments.len()];
     for (index, replicas) in assignments {
-        let seen = usize::try_from(index)
-            .ok()
-            .and_then(|index| seen.get_mut(index));
+        let seen = usize::try_from(index).ok().and_then(|index| seen.get_mut(index));
         match seen {
             None => {
-                return refuse(
-                    "partitions should be a consecutive 0-based integer sequence".to_string(),
-                );
+                return refuse("partitions should be a consecutive 0-based integer sequence".to_string());
             }
             Some(true) => {
-                return refuse(format!(
-                    "Found multiple manual partition assignments for partition {index}"
-                ));
+                return refuse(format!("Found multiple manual partition assignments for partition {index}"));
             }
             Some(seen) => *seen = true,
         }
@@ -83,12 +65,7 @@ mod tests {
     #[test]
     fn one_known_broker_is_a_legal_assignment() {
         assert_eq!(check_replicas(&[BrokerId(2)], BROKERS), Ok(()));
-        for illegal in [
-            &[][..],
-            &[BrokerId(9)],
-            &[BrokerId(1), BrokerId(1)],
-            &[BrokerId(1), BrokerId(2)],
-        ] {
+        for illegal in [&[][..], &[BrokerId(9)], &[BrokerId(1), BrokerId(1)], &[BrokerId(1), BrokerId(2)]] {
             let error = check_replicas(illegal, BROKERS).expect_err("illegal");
             assert_eq!(error.error, ResponseError::InvalidReplicaAssignment);
         }
@@ -97,15 +74,8 @@ mod tests {
     #[test]
     fn partitions_of_an_assignment_count_from_zero() {
         let one: &[BrokerId] = &[BrokerId(1)];
-        assert_eq!(
-            check_topic([(1, one), (0, one)].into_iter(), BROKERS),
-            Ok(2)
-        );
-        for illegal in [
-            [(0, one), (0, one)],
-            [(0, one), (2, one)],
-            [(-1, one), (0, one)],
-        ] {
+        assert_eq!(check_topic([(1, one), (0, one)].into_iter(), BROKERS), Ok(2));
+        for illegal in [[(0, one), (0, one)], [(0, one), (2, one)], [(-1, one), (0, one)]] {
             assert!(check_topic(illegal.into_iter(), BROKERS).is_err());
         }
     }

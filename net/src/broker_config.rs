@@ -40,20 +40,11 @@ const fn key(
     documentation: &'static str,
     value: fn(&Context) -> String,
 ) -> BrokerKey {
-    BrokerKey {
-        name,
-        kind,
-        documentation,
-        value,
-        is_dynamic: false,
-    }
+    BrokerKey { name, kind, documentation, value, is_dynamic: false }
 }
 
 const fn dynamic(key: BrokerKey) -> BrokerKey {
-    BrokerKey {
-        is_dynamic: true,
-        ..key
-    }
+    BrokerKey { is_dynamic: true, ..key }
 }
 
 /// A count that is unlimited at its largest, as Kafka writes it.
@@ -62,72 +53,39 @@ fn count(value: usize) -> String {
 }
 
 fn listeners(addresses: impl Iterator<Item = String>) -> String {
-    addresses
-        .map(|address| format!("PLAINTEXT://{address}"))
-        .collect::<Vec<_>>()
-        .join(",")
+    addresses.map(|address| format!("PLAINTEXT://{address}")).collect::<Vec<_>>().join(",")
 }
 
 /// By name.
 static KEYS: &[BrokerKey] = &[
-    key(
-        "advertised.listeners",
-        ConfigType::List,
-        "Where clients are told to connect.",
-        |context| {
-            let brokers = crate::cluster::brokers(context.engine(), context.config());
-            listeners(
-                brokers
-                    .iter()
-                    .map(|broker| format!("{}:{}", &*broker.host, broker.port)),
-            )
-        },
-    ),
+    key("advertised.listeners", ConfigType::List, "Where clients are told to connect.", |context| {
+        let brokers = crate::cluster::brokers(context.engine(), context.config());
+        listeners(brokers.iter().map(|broker| format!("{}:{}", &*broker.host, broker.port)))
+    }),
     key(
         "auto.create.topics.enable",
         ConfigType::Boolean,
         "Whether asking for the metadata of a topic that does not exist creates it.",
         |context| context.config().auto_create_topics.to_string(),
     ),
-    key("broker.id", ConfigType::Int, "The node's id.", |context| {
-        context.engine().node_id().to_string()
-    }),
+    key("broker.id", ConfigType::Int, "The node's id.", |context| context.engine().node_id().to_string()),
     key(
         "connections.max.idle.ms",
         ConfigType::Long,
         "A connection without traffic for that long is closed.",
         |context| context.config().idle_timeout.as_millis().to_string(),
     ),
-    key(
-        "default.replication.factor",
-        ConfigType::Int,
-        "Replicas of a topic that says no number.",
-        |_| "1".to_string(),
-    ),
-    key(
-        "delete.topic.enable",
-        ConfigType::Boolean,
-        "Whether topics can be deleted.",
-        |_| "true".to_string(),
-    ),
-    key(
-        "fetch.max.bytes",
-        ConfigType::Int,
-        "Bytes of one fetch's answer at most.",
-        |context| count(context.config().fetch_max_bytes),
-    ),
-    key(
-        "listeners",
-        ConfigType::List,
-        "Where the node listens.",
-        |context| listeners(context.config().listen.iter().map(ToString::to_string)),
-    ),
-    key(
-        "log.dirs",
-        ConfigType::List,
-        "Where the logs are kept.",
-        |context| context.engine().data_dir().display().to_string(),
-    ),
+    key("default.replication.factor", ConfigType::Int, "Replicas of a topic that says no number.", |_| "1".to_string()),
+    key("delete.topic.enable", ConfigType::Boolean, "Whether topics can be deleted.", |_| "true".to_string()),
+    key("fetch.max.bytes", ConfigType::Int, "Bytes of one fetch's answer at most.", |context| {
+        count(context.config().fetch_max_bytes)
+    }),
+    key("listeners", ConfigType::List, "Where the node listens.", |context| {
+        listeners(context.config().listen.iter().map(ToString::to_string))
+    }),
+    key("log.dirs", ConfigType::List, "Where the logs are kept.", |context| {
+        context.engine().data_dir().display().to_string()
+    }),
     dynamic(key(
         MAX_CONNECTIONS,
         ConfigType::Int,
@@ -152,27 +110,19 @@ static KEYS: &[BrokerKey] = &[
         "Partitions in one answer of DescribeTopicPartitions at most.",
         |_| RESPONSE_PARTITIONS_MAX.to_string(),
     ),
-    key("node.id", ConfigType::Int, "The node's id.", |context| {
-        context.engine().node_id().to_string()
+    key("node.id", ConfigType::Int, "The node's id.", |context| context.engine().node_id().to_string()),
+    key("num.partitions", ConfigType::Int, "Partitions of a topic that says no number.", |context| {
+        context.config().num_partitions.to_string()
     }),
-    key(
-        "num.partitions",
-        ConfigType::Int,
-        "Partitions of a topic that says no number.",
-        |context| context.config().num_partitions.to_string(),
-    ),
     key(
         "queued.max.request.bytes",
         ConfigType::Long,
         "Memory of one shard for requests, received or being received.",
         |context| context.config().receive_memory_bytes.to_string(),
     ),
-    key(
-        "socket.request.max.bytes",
-        ConfigType::Int,
-        "Bytes of one request at most.",
-        |context| count(context.config().max_frame_bytes),
-    ),
+    key("socket.request.max.bytes", ConfigType::Int, "Bytes of one request at most.", |context| {
+        count(context.config().max_frame_bytes)
+    }),
 ];
 
 /// All settings of the broker, by name.
@@ -185,14 +135,10 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
     }
     for key in keys().iter().filter(|key| !key.broker_name.is_empty()) {
         let levels = settings::broker_levels(key, &context.engine().topic_defaults());
-        let value = levels
-            .first()
-            .filter(|level| level.source == Source::StaticBroker);
+        let value = levels.first().filter(|level| level.source == Source::StaticBroker);
         let setting = Setting {
             name: StrBytes::from_static_str(key.broker_name),
-            value: value.map_or(StrBytes::from_static_str(key.default), |level| {
-                level.value.clone()
-            }),
+            value: value.map_or(StrBytes::from_static_str(key.default), |level| level.value.clone()),
             source: value.map_or(Source::Default, |level| level.source),
             kind: key.kind,
             is_read_only: true,
@@ -216,10 +162,7 @@ pub(crate) fn describe_changed(context: &Context) -> Vec<Setting> {
             let mut setting = of_key(key, context, Some(changed.get(key.name)?));
             setting.source = Source::DynamicDefaultBroker;
             setting.levels.truncate(1);
-            setting
-                .levels
-                .iter_mut()
-                .for_each(|level| level.source = Source::DynamicDefaultBroker);
+            setting.levels.iter_mut().for_each(|level| level.source = Source::DynamicDefaultBroker);
             Some(setting)
         })
         .collect()
@@ -234,31 +177,17 @@ fn from_file(name: &str, value: &str) -> Setting {
         kind: ConfigType::String,
         is_read_only: true,
         documentation: StrBytes::new(),
-        levels: vec![Level {
-            name,
-            value,
-            source: Source::StaticBroker,
-        }],
+        levels: vec![Level { name, value, source: Source::StaticBroker }],
     }
 }
 
 fn of_key(key: &BrokerKey, context: &Context, changed: Option<&String>) -> Setting {
     let name = StrBytes::from_static_str(key.name);
     let is_in_file = context.config().broker_settings.contains_key(key.name);
-    let level = |value: &String, source| Level {
-        name: name.clone(),
-        value: StrBytes::from_string(value.clone()),
-        source,
-    };
+    let level =
+        |value: &String, source| Level { name: name.clone(), value: StrBytes::from_string(value.clone()), source };
     let started = (key.value)(context);
-    let started = level(
-        &started,
-        if is_in_file {
-            Source::StaticBroker
-        } else {
-            Source::Default
-        },
-    );
+    let started = level(&started, if is_in_file { Source::StaticBroker } else { Source::Default });
     let changed = changed.map(|value| level(value, Source::DynamicBroker));
     let levels: Vec<_> = changed.into_iter().chain([started]).collect();
     Setting {
@@ -275,15 +204,10 @@ fn of_key(key: &BrokerKey, context: &Context, changed: Option<&String>) -> Setti
 /// Checks that a setting of the broker can be changed while the node runs.
 pub(crate) fn check_is_dynamic(name: &str, config: &NetConfig) -> Result<(), ApiError> {
     let is_known = KEYS.iter().any(|key| key.name == name)
-        || keys()
-            .iter()
-            .any(|key| key.synonyms.iter().any(|synonym| synonym.name == name))
+        || keys().iter().any(|key| key.synonyms.iter().any(|synonym| synonym.name == name))
         || config.broker_settings.contains_key(name);
     if !is_known {
-        return Err(ApiError::new(
-            ResponseError::InvalidConfig,
-            format!("Unknown broker config name: {name}"),
-        ));
+        return Err(ApiError::new(ResponseError::InvalidConfig, format!("Unknown broker config name: {name}")));
     }
     if !KEYS.iter().any(|key| key.name == name && key.is_dynamic) {
         let reason = format!("Cannot update these configs dynamically: [{name}]");
@@ -309,22 +233,13 @@ pub(crate) fn check_value(name: &str, value: &str) -> Result<(), ApiError> {
 }
 
 /// The limits on connections in force: of the node, and of one address.
-pub(crate) fn connection_limits(
-    config: &NetConfig,
-    changed: &BTreeMap<String, String>,
-) -> (usize, usize) {
-    let limit = |name, started| match changed
-        .get(name)
-        .and_then(|value| value.trim().parse().ok())
-    {
+pub(crate) fn connection_limits(config: &NetConfig, changed: &BTreeMap<String, String>) -> (usize, usize) {
+    let limit = |name, started| match changed.get(name).and_then(|value| value.trim().parse().ok()) {
         Some(limit) if limit == i32::MAX as usize => usize::MAX,
         Some(limit) => limit,
         None => started,
     };
-    (
-        limit(MAX_CONNECTIONS, config.max_connections),
-        limit(MAX_CONNECTIONS_PER_IP, config.max_connections_per_ip),
-    )
+    (limit(MAX_CONNECTIONS, config.max_connections), limit(MAX_CONNECTIONS_PER_IP, config.max_connections_per_ip))
 }
 
 #[cfg(test)]
@@ -345,10 +260,7 @@ mod tests {
             ("log.retention.hours", ResponseError::InvalidRequest),
             ("no.such.setting", ResponseError::InvalidConfig),
         ] {
-            assert_eq!(
-                check_is_dynamic(name, &config).expect_err(name).error,
-                error
-            );
+            assert_eq!(check_is_dynamic(name, &config).expect_err(name).error, error);
         }
         assert_eq!(check_value(MAX_CONNECTIONS, "5"), Ok(()));
         assert!(check_value(MAX_CONNECTIONS, "0").is_err());
@@ -357,14 +269,8 @@ mod tests {
 
     #[test]
     fn changed_limits_take_precedence() {
-        let config = NetConfig {
-            max_connections: 7,
-            ..NetConfig::default()
-        };
-        assert_eq!(
-            connection_limits(&config, &BTreeMap::new()),
-            (7, usize::MAX)
-        );
+        let config = NetConfig { max_connections: 7, ..NetConfig::default() };
+        assert_eq!(connection_limits(&config, &BTreeMap::new()), (7, usize::MAX));
         let changed = BTreeMap::from([
             (MAX_CONNECTIONS.to_string(), i32::MAX.to_string()),
             (MAX_CONNECTIONS_PER_IP.to_string(), "3".to_string()),

@@ -21,33 +21,22 @@ pub(crate) enum Alteration {
 
 /// Refuses a resource type.
 pub(crate) fn unknown_type(resource_type: i8) -> ApiError {
-    ApiError::new(
-        ResponseError::InvalidRequest,
-        format!("Unknown resource type {resource_type}"),
-    )
+    ApiError::new(ResponseError::InvalidRequest, format!("Unknown resource type {resource_type}"))
 }
 
 /// Refuses settings that are named twice.
-pub(crate) fn check_no_duplicates<'a>(
-    names: impl Iterator<Item = &'a str>,
-) -> Result<(), ApiError> {
+pub(crate) fn check_no_duplicates<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ApiError> {
     let mut names: Vec<_> = names.collect();
     names.sort_unstable();
     match names.windows(2).any(|pair| pair[0] == pair[1]) {
-        true => Err(ApiError::new(
-            ResponseError::InvalidRequest,
-            "Error due to duplicate config keys",
-        )),
+        true => Err(ApiError::new(ResponseError::InvalidRequest, "Error due to duplicate config keys")),
         false => Ok(()),
     }
 }
 
 /// Refuses a setting without a value.
 pub(crate) fn null_value(name: &str) -> ApiError {
-    ApiError::new(
-        ResponseError::InvalidRequest,
-        format!("Null value not supported for : {name}"),
-    )
+    ApiError::new(ResponseError::InvalidRequest, format!("Null value not supported for : {name}"))
 }
 
 /// Alters the settings of a resource, or only checks whether that could be done.
@@ -74,23 +63,14 @@ async fn alter_topic(
     validate_only: bool,
 ) -> Result<(), ApiError> {
     if name.is_empty() {
-        return Err(ApiError::new(
-            ResponseError::InvalidRequest,
-            "Default topic resources are not allowed.",
-        ));
+        return Err(ApiError::new(ResponseError::InvalidRequest, "Default topic resources are not allowed."));
     }
     let topics = context.engine().topics();
     let topic = topics.by_name.get(name).ok_or_else(|| {
-        ApiError::new(
-            ResponseError::UnknownTopicOrPartition,
-            format!("The topic '{name}' does not exist."),
-        )
+        ApiError::new(ResponseError::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
     })?;
     let changes = topic_changes(topic, alteration);
-    let altered = context
-        .engine()
-        .alter_topic(topic.id, changes, validate_only)
-        .await;
+    let altered = context.engine().alter_topic(topic.id, changes, validate_only).await;
     altered.map_err(|error| topic_error(&error))
 }
 
@@ -105,16 +85,9 @@ fn topic_changes(topic: &Topic, alteration: Alteration) -> Vec<ConfigChange> {
             changes
         }
         Alteration::Replacement(settings) => {
-            let dropped = topic
-                .overrides
-                .keys()
-                .filter(|name| settings.iter().all(|(kept, _)| kept != *name));
-            let dropped: Vec<_> = dropped
-                .map(|name| ConfigChange::Delete(name.clone()))
-                .collect();
-            let set = settings
-                .into_iter()
-                .map(|(name, value)| ConfigChange::Set(name, value));
+            let dropped = topic.overrides.keys().filter(|name| settings.iter().all(|(kept, _)| kept != *name));
+            let dropped: Vec<_> = dropped.map(|name| ConfigChange::Delete(name.clone())).collect();
+            let set = settings.into_iter().map(|(name, value)| ConfigChange::Set(name, value));
             dropped.into_iter().chain(set).collect()
         }
     }
@@ -132,31 +105,19 @@ pub(crate) fn check_broker(context: &Context, name: &str) -> Result<(), ApiError
     let brokers = cluster::broker_ids(context.engine(), context.config());
     if brokers.iter().all(|broker| broker.0 != id) {
         let expected = context.engine().node_id();
-        return refuse(format!(
-            "Unexpected broker id, expected {expected}, but received {id}"
-        ));
+        return refuse(format!("Unexpected broker id, expected {expected}, but received {id}"));
     }
     Ok(())
 }
 
-async fn alter_broker(
-    context: &Context,
-    alteration: Alteration,
-    validate_only: bool,
-) -> Result<(), ApiError> {
+async fn alter_broker(context: &Context, alteration: Alteration, validate_only: bool) -> Result<(), ApiError> {
     let set = context.engine().broker_settings();
     let changes = match alteration {
         Alteration::Incremental(changes) => changes,
         Alteration::Replacement(settings) => {
-            let dropped = set
-                .keys()
-                .filter(|name| settings.iter().all(|(kept, _)| kept != *name));
-            let dropped: Vec<_> = dropped
-                .map(|name| ConfigChange::Delete(name.clone()))
-                .collect();
-            let set = settings
-                .into_iter()
-                .map(|(name, value)| ConfigChange::Set(name, value));
+            let dropped = set.keys().filter(|name| settings.iter().all(|(kept, _)| kept != *name));
+            let dropped: Vec<_> = dropped.map(|name| ConfigChange::Delete(name.clone())).collect();
+            let set = settings.into_iter().map(|(name, value)| ConfigChange::Set(name, value));
             dropped.into_iter().chain(set).collect()
         }
     };
@@ -168,9 +129,7 @@ async fn alter_broker(
             }
             ConfigChange::Append(name, _) | ConfigChange::Subtract(name, _) => {
                 broker_config::check_is_dynamic(name, context.config())?;
-                let reason = format!(
-                    "{name} is not a list: it can be set, but not appended to or subtracted from"
-                );
+                let reason = format!("{name} is not a list: it can be set, but not appended to or subtracted from");
                 return Err(ApiError::new(ResponseError::InvalidConfig, reason));
             }
             ConfigChange::Delete(_) => {}

@@ -23,12 +23,7 @@ pub(crate) enum Refusal {
 impl ConnectionLimits {
     /// Counts a connection in, unless `connections_max` are open or `per_ip_max` of its address; each that was counted
     /// in must be counted out by [`ConnectionLimits::on_closed`].
-    pub(crate) fn admit(
-        &mut self,
-        ip: IpAddr,
-        connections_max: usize,
-        per_ip_max: usize,
-    ) -> Result<(), Refusal> {
+    pub(crate) fn admit(&mut self, ip: IpAddr, connections_max: usize, per_ip_max: usize) -> Result<(), Refusal> {
         if self.connections >= connections_max {
             return Err(Refusal::Node(connections_max));
         }
@@ -43,10 +38,7 @@ impl ConnectionLimits {
 
     /// Counts a connection out.
     pub(crate) fn on_closed(&mut self, ip: IpAddr) {
-        let of_ip = self
-            .per_ip
-            .get_mut(&ip)
-            .expect("only admitted connections are counted out");
+        let of_ip = self.per_ip.get_mut(&ip).expect("only admitted connections are counted out");
         *of_ip -= 1;
         if *of_ip == 0 {
             self.per_ip.remove(&ip);

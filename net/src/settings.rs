@@ -52,14 +52,8 @@ pub(crate) fn wire_kind(kind: ConfigType) -> i8 {
 }
 
 /// All settings of a topic, by name. `defaults` are those of the configuration file, by topic setting name.
-pub(crate) fn of_topic(
-    overrides: &BTreeMap<String, String>,
-    defaults: &BTreeMap<String, String>,
-) -> Vec<Setting> {
-    keys()
-        .iter()
-        .map(|key| topic_setting(key, overrides, defaults))
-        .collect()
+pub(crate) fn of_topic(overrides: &BTreeMap<String, String>, defaults: &BTreeMap<String, String>) -> Vec<Setting> {
+    keys().iter().map(|key| topic_setting(key, overrides, defaults)).collect()
 }
 
 fn topic_setting(
@@ -74,14 +68,10 @@ fn topic_setting(
         source: Source::Topic,
     });
     let inherited = broker_levels(key, defaults);
-    let value = match own.as_ref().or(inherited.first()) {
-        Some(level) => level.value.clone(),
-        None => StrBytes::from_static_str(key.default),
-    };
-    let source = own
-        .as_ref()
-        .or(inherited.first())
-        .map_or(Source::Default, |level| level.source);
+    // The default's level may be in another unit.
+    let set = own.as_ref().or(inherited.first().filter(|level| level.source != Source::Default));
+    let value = set.map_or(StrBytes::from_static_str(key.default), |level| level.value.clone());
+    let source = set.map_or(Source::Default, |level| level.source);
     Setting {
         name,
         value,
@@ -95,16 +85,9 @@ fn topic_setting(
 
 /// The broker's levels of a topic setting: what the configuration file says, and the default, in the unit of the last
 /// of its synonyms (`log.retention.hours`).
-pub(crate) fn broker_levels(
-    key: &'static ConfigKey,
-    defaults: &BTreeMap<String, String>,
-) -> Vec<Level> {
+pub(crate) fn broker_levels(key: &'static ConfigKey, defaults: &BTreeMap<String, String>) -> Vec<Level> {
     let set = defaults.get(key.name).map(|value| Level {
-        name: StrBytes::from_static_str(if key.broker_name.is_empty() {
-            key.name
-        } else {
-            key.broker_name
-        }),
+        name: StrBytes::from_static_str(if key.broker_name.is_empty() { key.name } else { key.broker_name }),
         value: StrBytes::from_string(value.clone()),
         source: Source::StaticBroker,
     });
@@ -125,13 +108,10 @@ pub(crate) fn broker_levels(
 pub(crate) fn documentation(key: &'static ConfigKey) -> StrBytes {
     match key.effect {
         Effect::Full => StrBytes::from_static_str(key.documentation),
-        Effect::None { reason } => {
-            StrBytes::from_string(format!("{} It has no effect: {reason}.", key.documentation))
+        Effect::None { reason } => StrBytes::from_string(format!("{} It has no effect: {reason}.", key.documentation)),
+        Effect::Only { value, reason } => {
+            StrBytes::from_string(format!("{} Only {value} is accepted: {reason}.", key.documentation))
         }
-        Effect::Only { value, reason } => StrBytes::from_string(format!(
-            "{} Only {value} is accepted: {reason}.",
-            key.documentation
-        )),
     }
 }
 
@@ -140,49 +120,25 @@ mod tests {
     use super::*;
 
     fn settings(overrides: &[(&str, &str)], defaults: &[(&str, &str)], name: &str) -> Setting {
-        let map = |pairs: &[(&str, &str)]| {
-            pairs
-                .iter()
-                .map(|(k, v)| (k.to_string(), v.to_string()))
-                .collect()
-        };
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let all = of_topic(&map(overrides), &map(defaults));
-        all.into_iter()
-            .find(|setting| &*setting.name == name)
-            .expect("a known setting")
+        all.into_iter().find(|setting| &*setting.name == name).expect("a known setting")
     }
 
     fn levels(setting: &Setting) -> Vec<(&str, &str, Source)> {
-        setting
-            .levels
-            .iter()
-            .map(|level| (&*level.name, &*level.value, level.source))
-            .collect()
+        setting.levels.iter().map(|level| (&*level.name, &*level.value, level.source)).collect()
     }
 
     #[test]
     fn precedence_is_topic_then_file_then_default() {
         let setting = settings(&[], &[], "retention.ms");
-        assert_eq!(
-            (&*setting.value, setting.source),
-            ("604800000", Source::Default)
-        );
-        assert_eq!(
-            levels(&setting),
-            [("log.retention.hours", "168", Source::Default)]
-        );
+        assert_eq!((&*setting.value, setting.source), ("604800000", Source::Default));
+        assert_eq!(levels(&setting), [("log.retention.hours", "168", Source::Default)]);
 
         let setting = settings(&[], &[("retention.ms", "5000")], "retention.ms");
-        assert_eq!(
-            (&*setting.value, setting.source),
-            ("5000", Source::StaticBroker)
-        );
+        assert_eq!((&*setting.value, setting.source), ("5000", Source::StaticBroker));
 
-        let setting = settings(
-            &[("retention.ms", "7")],
-            &[("retention.ms", "5000")],
-            "retention.ms",
-        );
+        let setting = settings(&[("retention.ms", "7")], &[("retention.ms", "5000")], "retention.ms");
         assert_eq!((&*setting.value, setting.source), ("7", Source::Topic));
         assert_eq!(
             levels(&setting),

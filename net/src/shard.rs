@@ -117,19 +117,10 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
 
 fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
     let (seed, _) = Uuid::new_v4().as_u64_pair();
-    FetchSessions::new(
-        config.fetch_sessions_max,
-        engine.shard(),
-        engine.shards(),
-        seed as u32,
-    )
+    FetchSessions::new(config.fetch_sessions_max, engine.shard(), engine.shards(), seed as u32)
 }
 
-fn listen(
-    engine: &Engine,
-    config: &NetConfig,
-    poller: &Rc<Poller>,
-) -> Result<Vec<Rc<Listener>>, ServeError> {
+fn listen(engine: &Engine, config: &NetConfig, poller: &Rc<Poller>) -> Result<Vec<Rc<Listener>>, ServeError> {
     let own_port = config.shard_port(engine.shard());
     let own = config.listen.iter().zip(own_port).map(|(&address, port)| {
         let mut address = address;
@@ -179,10 +170,7 @@ async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
             let id = shard.next_connection_id.get();
             shard.next_connection_id.set(id + 1);
             let connection = Connection::new(shard.clone(), stream, peer, id);
-            shard
-                .connections
-                .borrow_mut()
-                .insert(id, connection.clone());
+            shard.connections.borrow_mut().insert(id, connection.clone());
             connection::run(&connection).await;
             shard.connections.borrow_mut().remove(&id);
         }
@@ -243,11 +231,7 @@ impl Shard {
             sleep(PAUSE).await;
         }
         let left: Vec<_> = self.connections.borrow().values().cloned().collect();
-        tracing::warn!(
-            connections = left.len(),
-            requests = self.finishing.get(),
-            "closed before all was answered"
-        );
+        tracing::warn!(connections = left.len(), requests = self.finishing.get(), "closed before all was answered");
         for connection in left {
             connection.close();
         }
@@ -259,21 +243,14 @@ impl Shard {
             let shard = counting_shard(&engine).await;
             let (connections_max, per_ip_max) =
                 broker_config::connection_limits(&shard.config, &engine.broker_settings());
-            shard
-                .limits
-                .borrow_mut()
-                .admit(ip, connections_max, per_ip_max)
+            shard.limits.borrow_mut().admit(ip, connections_max, per_ip_max)
         };
         self.engine.on_shard(0, admit).await
     }
 
     async fn on_closed(&self, ip: IpAddr) {
         let count_out = move |engine: Engine| async move {
-            counting_shard(&engine)
-                .await
-                .limits
-                .borrow_mut()
-                .on_closed(ip);
+            counting_shard(&engine).await.limits.borrow_mut().on_closed(ip);
         };
         self.engine.on_shard(0, count_out).await;
     }

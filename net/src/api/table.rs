@@ -66,10 +66,7 @@ pub(crate) static TABLE: &[&Api] = &[
 
 /// The API of a key.
 pub(crate) fn find(key: i16) -> Option<&'static Api> {
-    TABLE
-        .binary_search_by_key(&key, |api| api.key as i16)
-        .ok()
-        .map(|index| TABLE[index])
+    TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|index| TABLE[index])
 }
 
 /// One line of the list of what is served.

@@ -3,9 +3,8 @@
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, CreateAclsRequest, CreateAclsResponse, DeleteAclsRequest, DeleteAclsResponse,
-        DescribeAclsRequest, DescribeAclsResponse, create_acls_response::AclCreationResult,
-        delete_acls_response::DeleteAclsFilterResult,
+        ApiKey, CreateAclsRequest, CreateAclsResponse, DeleteAclsRequest, DeleteAclsResponse, DescribeAclsRequest,
+        DescribeAclsResponse, create_acls_response::AclCreationResult, delete_acls_response::DeleteAclsFilterResult,
     },
     protocol::StrBytes,
 };
@@ -54,33 +53,22 @@ pub(crate) static DELETE: Api = Api {
 const CODE: i16 = ResponseError::SecurityDisabled.code();
 
 fn message() -> Option<StrBytes> {
-    Some(StrBytes::from_static_str(
-        "No Authorizer is configured on the broker",
-    ))
+    Some(StrBytes::from_static_str("No Authorizer is configured on the broker"))
 }
 
 async fn describe(_context: Context, _call: Call<DescribeAclsRequest>) -> DescribeAclsResponse {
-    DescribeAclsResponse::default()
-        .with_error_code(CODE)
-        .with_error_message(message())
+    DescribeAclsResponse::default().with_error_code(CODE).with_error_message(message())
 }
 
 async fn create(_context: Context, call: Call<CreateAclsRequest>) -> CreateAclsResponse {
     let results = call.body.creations.iter();
-    let results = results.map(|_| {
-        AclCreationResult::default()
-            .with_error_code(CODE)
-            .with_error_message(message())
-    });
+    let results = results.map(|_| AclCreationResult::default().with_error_code(CODE).with_error_message(message()));
     CreateAclsResponse::default().with_results(results.collect())
 }
 
 async fn delete(_context: Context, call: Call<DeleteAclsRequest>) -> DeleteAclsResponse {
     let results = call.body.filters.iter();
-    let results = results.map(|_| {
-        DeleteAclsFilterResult::default()
-            .with_error_code(CODE)
-            .with_error_message(message())
-    });
+    let results =
+        results.map(|_| DeleteAclsFilterResult::default().with_error_code(CODE).with_error_message(message()));
     DeleteAclsResponse::default().with_filter_results(results.collect())
 }

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterConfigsRequest, AlterConfigsResponse, ApiKey,
-        alter_configs_request::AlterConfigsResource,
+        AlterConfigsRequest, AlterConfigsResponse, ApiKey, alter_configs_request::AlterConfigsResource,
         alter_configs_response::AlterConfigsResourceResponse,
     },
 };
@@ -34,8 +33,7 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<AlterConfigsRequest>) -> AlterConfigsResponse {
-    let key =
-        |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    let key = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
     let mut counts: HashMap<_, usize> = HashMap::new();
     for resource in &call.body.resources {
         *counts.entry(key(resource)).or_default() += 1;
@@ -43,10 +41,7 @@ async fn handle(context: Context, call: Call<AlterConfigsRequest>) -> AlterConfi
     let mut responses = Vec::with_capacity(call.body.resources.len());
     for resource in &call.body.resources {
         let outcome = if counts[&key(resource)] > 1 {
-            Err(ApiError::new(
-                ResponseError::InvalidRequest,
-                "Each resource must appear at most once.",
-            ))
+            Err(ApiError::new(ResponseError::InvalidRequest, "Each resource must appear at most once."))
         } else {
             alter(&context, resource, call.body.validate_only).await
         };
@@ -55,30 +50,18 @@ async fn handle(context: Context, call: Call<AlterConfigsRequest>) -> AlterConfi
             .with_resource_name(resource.resource_name.clone());
         responses.push(match outcome {
             Ok(()) => response.with_error_message(None),
-            Err(error) => response
-                .with_error_code(error.code())
-                .with_error_message(error.message),
+            Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
         });
     }
     AlterConfigsResponse::default().with_responses(responses)
 }
 
-async fn alter(
-    context: &Context,
-    resource: &AlterConfigsResource,
-    validate_only: bool,
-) -> Result<(), ApiError> {
+async fn alter(context: &Context, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), ApiError> {
     config_resource::check_no_duplicates(resource.configs.iter().map(|config| &*config.name))?;
     let settings = resource.configs.iter().map(|config| match &config.value {
         Some(value) => Ok((config.name.to_string(), value.to_string())),
         None => Err(config_resource::null_value(&config.name)),
     });
     let alteration = Alteration::Replacement(settings.collect::<Result<_, _>>()?);
-    config_resource::alter(
-        context,
-        (resource.resource_type, &resource.resource_name),
-        alteration,
-        validate_only,
-    )
-    .await
+    config_resource::alter(context, (resource.resource_type, &resource.resource_name), alteration, validate_only).await
 }

@@ -3,12 +3,9 @@
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ApiKey, BrokerId,
-        TopicName,
+        AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ApiKey, BrokerId, TopicName,
         alter_partition_reassignments_request::ReassignablePartition,
-        alter_partition_reassignments_response::{
-            ReassignablePartitionResponse, ReassignableTopicResponse,
-        },
+        alter_partition_reassignments_response::{ReassignablePartitionResponse, ReassignableTopicResponse},
     },
 };
 use millrace_engine::api::TopicPartition;
@@ -22,11 +19,7 @@ use crate::{
     errors::ApiError,
 };
 
-const SHAPE: Shape = &[
-    INT32,
-    BOOL.since(1),
-    array(&[STRING, array(&[INT32, INT32S])]),
-];
+const SHAPE: Shape = &[INT32, BOOL.since(1), array(&[STRING, array(&[INT32, INT32S])])];
 
 /// AlterPartitionReassignments.
 pub(crate) static API: Api = Api {
@@ -46,19 +39,14 @@ async fn handle(
     let brokers = cluster::broker_ids(context.engine(), context.config());
     let responses = call.body.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
-            let response = ReassignablePartitionResponse::default()
-                .with_partition_index(partition.partition_index);
+            let response = ReassignablePartitionResponse::default().with_partition_index(partition.partition_index);
             match reassign(&context, &brokers, &topic.name, partition) {
                 Ok(()) => response.with_error_message(None),
-                Err(error) => response
-                    .with_error_code(error.code())
-                    .with_error_message(error.message),
+                Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
             }
         });
         let partitions = partitions.collect();
-        ReassignableTopicResponse::default()
-            .with_name(topic.name)
-            .with_partitions(partitions)
+        ReassignableTopicResponse::default().with_name(topic.name).with_partitions(partitions)
     });
     AlterPartitionReassignmentsResponse::default()
         .with_allow_replication_factor_change(call.body.allow_replication_factor_change)
@@ -78,36 +66,17 @@ fn reassign(
         ApiError::new(ResponseError::UnknownTopicOrPartition, reason)
     })?;
     if !(0..topic.partitions).contains(&wanted.partition_index) {
-        let reason = format!(
-            "Unable to find partition {}:{}.",
-            name.as_str(),
-            wanted.partition_index
-        );
-        return Err(ApiError::new(
-            ResponseError::UnknownTopicOrPartition,
-            reason,
-        ));
+        let reason = format!("Unable to find partition {}:{}.", name.as_str(), wanted.partition_index);
+        return Err(ApiError::new(ResponseError::UnknownTopicOrPartition, reason));
     }
     // Null cancels a reassignment, of which there is none.
-    let replicas = wanted
-        .replicas
-        .as_ref()
-        .ok_or(ApiError::from(ResponseError::NoReassignmentInProgress))?;
+    let replicas = wanted.replicas.as_ref().ok_or(ApiError::from(ResponseError::NoReassignmentInProgress))?;
     assignment::check_replicas(replicas, brokers)?;
-    let partition = TopicPartition {
-        topic: topic.id,
-        partition: wanted.partition_index,
-    };
+    let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
     let leader = cluster::leader(context.engine(), context.config(), partition);
     if *replicas != [leader] {
-        let reason = format!(
-            "The partition lives on broker {} and cannot be moved.",
-            leader.0
-        );
-        return Err(ApiError::new(
-            ResponseError::InvalidReplicaAssignment,
-            reason,
-        ));
+        let reason = format!("The partition lives on broker {} and cannot be moved.", leader.0);
+        return Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));
     }
     Ok(())
 }

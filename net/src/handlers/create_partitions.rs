@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, CreatePartitionsRequest, CreatePartitionsResponse,
-        create_partitions_request::CreatePartitionsTopic,
+        ApiKey, CreatePartitionsRequest, CreatePartitionsResponse, create_partitions_request::CreatePartitionsTopic,
         create_partitions_response::CreatePartitionsTopicResult,
     },
 };
@@ -43,27 +42,18 @@ async fn handle(context: Context, call: Call<CreatePartitionsRequest>) -> Create
         let outcome = match counts.remove(&topic.name) {
             None => continue,
             Some(1) => create(&context, call.body.validate_only, topic).await,
-            Some(_) => Err(ApiError::new(
-                ResponseError::InvalidRequest,
-                "Duplicate topic name.",
-            )),
+            Some(_) => Err(ApiError::new(ResponseError::InvalidRequest, "Duplicate topic name.")),
         };
         let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
         results.push(match outcome {
             Ok(()) => result,
-            Err(error) => result
-                .with_error_code(error.code())
-                .with_error_message(error.message),
+            Err(error) => result.with_error_code(error.code()).with_error_message(error.message),
         });
     }
     CreatePartitionsResponse::default().with_results(results)
 }
 
-async fn create(
-    context: &Context,
-    validate_only: bool,
-    wanted: &CreatePartitionsTopic,
-) -> Result<(), ApiError> {
+async fn create(context: &Context, validate_only: bool, wanted: &CreatePartitionsTopic) -> Result<(), ApiError> {
     let topics = context.engine().topics();
     let topic = topics.by_name.get(wanted.name.as_str());
     let topic = topic.ok_or(ApiError::from(ResponseError::UnknownTopicOrPartition))?;
@@ -85,19 +75,13 @@ async fn create(
                 "Attempted to add {added} additional partition(s), but only {} assignment(s) were specified.",
                 assignments.len()
             );
-            return Err(ApiError::new(
-                ResponseError::InvalidReplicaAssignment,
-                reason,
-            ));
+            return Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));
         }
         let brokers = cluster::broker_ids(context.engine(), context.config());
         for assignment in assignments {
             assignment::check_replicas(&assignment.broker_ids, &brokers)?;
         }
     }
-    let created = context
-        .engine()
-        .create_partitions(topic.id, wanted.count, validate_only)
-        .await;
+    let created = context.engine().create_partitions(topic.id, wanted.count, validate_only).await;
     created.map_err(|error| topic_error(&error))
 }

@@ -25,13 +25,7 @@ use crate::{
     settings,
 };
 
-const TOPIC: Shape = &[
-    STRING,
-    INT32,
-    INT16,
-    array(&[INT32, INT32S]),
-    array(&[STRING, STRING]),
-];
+const TOPIC: Shape = &[STRING, INT32, INT16, array(&[INT32, INT32S]), array(&[STRING, STRING])];
 const SHAPE: Shape = &[array(TOPIC), INT32, BOOL];
 
 /// CreateTopics.
@@ -60,10 +54,7 @@ async fn handle(context: Context, call: Call<CreateTopicsRequest>) -> CreateTopi
             continue;
         }
         let outcome = if counts[topic.name.as_str()] > 1 {
-            Err(ApiError::new(
-                ResponseError::InvalidRequest,
-                "Duplicate topic name.",
-            ))
+            Err(ApiError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
         } else {
             create(&context, call.body.validate_only, topic).await
         };
@@ -78,11 +69,7 @@ async fn handle(context: Context, call: Call<CreateTopicsRequest>) -> CreateTopi
     CreateTopicsResponse::default().with_topics(topics)
 }
 
-async fn create(
-    context: &Context,
-    validate_only: bool,
-    topic: &CreatableTopic,
-) -> Result<Rc<Topic>, ApiError> {
+async fn create(context: &Context, validate_only: bool, topic: &CreatableTopic) -> Result<Rc<Topic>, ApiError> {
     if topic.name.as_str() == CLUSTER_METADATA {
         let reason = format!("Creation of internal topic {CLUSTER_METADATA} is prohibited.");
         return Err(ApiError::new(ResponseError::InvalidRequest, reason));
@@ -91,24 +78,13 @@ async fn create(
     let mut configs = BTreeMap::new();
     for config in &topic.configs {
         let value = config.value.as_ref().ok_or_else(|| {
-            let reason = format!(
-                "Null value not supported for topic configs: {}",
-                config.name
-            );
+            let reason = format!("Null value not supported for topic configs: {}", config.name);
             ApiError::new(ResponseError::InvalidConfig, reason)
         })?;
         configs.insert(config.name.to_string(), value.to_string());
     }
-    let new = NewTopic {
-        name: topic.name.to_string(),
-        partitions,
-        configs,
-    };
-    context
-        .engine()
-        .create_topic(new, validate_only)
-        .await
-        .map_err(|error| topic_error(&error))
+    let new = NewTopic { name: topic.name.to_string(), partitions, configs };
+    context.engine().create_topic(new, validate_only).await.map_err(|error| topic_error(&error))
 }
 
 /// The number of partitions, from the count or the manual assignment.
@@ -121,8 +97,7 @@ fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError
             return refuse(REQUEST, reason);
         }
         if topic.num_partitions != -1 {
-            let reason =
-                "A manual partition assignment was specified, but numPartitions was not set to -1.";
+            let reason = "A manual partition assignment was specified, but numPartitions was not set to -1.";
             return refuse(REQUEST, reason);
         }
         let brokers = cluster::broker_ids(context.engine(), context.config());
@@ -133,14 +108,11 @@ fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError
     match topic.replication_factor {
         -1 | 1 => {}
         factor if factor < 1 => {
-            let reason =
-                "Replication factor must be larger than 0, or -1 to use the default value.";
+            let reason = "Replication factor must be larger than 0, or -1 to use the default value.";
             return refuse(ResponseError::InvalidReplicationFactor, reason);
         }
         factor => {
-            let reason = format!(
-                "Replication factor {factor} cannot be reached: a partition has one replica."
-            );
+            let reason = format!("Replication factor {factor} cannot be reached: a partition has one replica.");
             return refuse(ResponseError::InvalidReplicationFactor, &reason);
         }
     }
@@ -154,15 +126,8 @@ fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError
     }
 }
 
-fn describe(
-    context: &Context,
-    version: i16,
-    topic: &CreatableTopic,
-    created: &Topic,
-) -> CreatableTopicResult {
-    let result = CreatableTopicResult::default()
-        .with_name(topic.name.clone())
-        .with_topic_id(created.id);
+fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &Topic) -> CreatableTopicResult {
+    let result = CreatableTopicResult::default().with_name(topic.name.clone()).with_topic_id(created.id);
     if version < 5 {
         return result;
     }
@@ -173,8 +138,5 @@ fn describe(
             .with_value(Some(setting.value))
             .with_config_source(setting.source as i8)
     });
-    result
-        .with_num_partitions(created.partitions)
-        .with_replication_factor(1)
-        .with_configs(Some(configs.collect()))
+    result.with_num_partitions(created.partitions).with_replication_factor(1).with_configs(Some(configs.collect()))
 }

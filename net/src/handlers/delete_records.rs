@@ -36,20 +36,10 @@ async fn handle(context: Context, call: Call<DeleteRecordsRequest>) -> DeleteRec
     let topics = context.engine().topics();
     let mut results = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
-        let found = topics
-            .by_name
-            .get(topic.name.as_str())
-            .map(|found| &**found);
-        let partitions = topic
-            .partitions
-            .iter()
-            .map(|partition| delete(&context, found, partition));
+        let found = topics.by_name.get(topic.name.as_str()).map(|found| &**found);
+        let partitions = topic.partitions.iter().map(|partition| delete(&context, found, partition));
         let partitions = join_all(partitions).await;
-        results.push(
-            DeleteRecordsTopicResult::default()
-                .with_name(topic.name)
-                .with_partitions(partitions),
-        );
+        results.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
     }
     DeleteRecordsResponse::default().with_topics(results)
 }
@@ -59,9 +49,8 @@ async fn delete(
     topic: Option<&Topic>,
     wanted: &DeleteRecordsPartition,
 ) -> DeleteRecordsPartitionResult {
-    let result = DeleteRecordsPartitionResult::default()
-        .with_partition_index(wanted.partition_index)
-        .with_low_watermark(-1);
+    let result =
+        DeleteRecordsPartitionResult::default().with_partition_index(wanted.partition_index).with_low_watermark(-1);
     let topic = topic.filter(|topic| (0..topic.partitions).contains(&wanted.partition_index));
     let Some(topic) = topic else {
         return result.with_error_code(ResponseError::UnknownTopicOrPartition.code());
@@ -70,15 +59,8 @@ async fn delete(
         // Records of a compacted topic go when a newer one of their key comes.
         return result.with_error_code(ResponseError::PolicyViolation.code());
     }
-    let partition = TopicPartition {
-        topic: topic.id,
-        partition: wanted.partition_index,
-    };
-    match context
-        .engine()
-        .delete_records(partition, wanted.offset)
-        .await
-    {
+    let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
+    match context.engine().delete_records(partition, wanted.offset).await {
         Ok(log_start_offset) => result.with_low_watermark(log_start_offset),
         Err(error) => result.with_error_code(log_error(&error).code()),
     }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, DeleteTopicsRequest, DeleteTopicsResponse, TopicName,
-        delete_topics_request::DeleteTopicState, delete_topics_response::DeletableTopicResult,
+        ApiKey, DeleteTopicsRequest, DeleteTopicsResponse, TopicName, delete_topics_request::DeleteTopicState,
+        delete_topics_response::DeletableTopicResult,
     },
     protocol::StrBytes,
 };
@@ -35,12 +35,7 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<DeleteTopicsRequest>) -> DeleteTopicsResponse {
     let by_name = |name| DeleteTopicState::default().with_name(Some(name));
-    let wanted = call
-        .body
-        .topic_names
-        .into_iter()
-        .map(by_name)
-        .chain(call.body.topics);
+    let wanted = call.body.topic_names.into_iter().map(by_name).chain(call.body.topics);
     let wanted: Vec<_> = wanted.map(|topic| (topic.name, topic.topic_id)).collect();
     let mut counts: HashMap<&(Option<TopicName>, Uuid), usize> = HashMap::new();
     for key in &wanted {
@@ -57,23 +52,13 @@ async fn handle(context: Context, call: Call<DeleteTopicsRequest>) -> DeleteTopi
     DeleteTopicsResponse::default().with_responses(responses)
 }
 
-async fn delete(
-    context: &Context,
-    (name, id): &(Option<TopicName>, Uuid),
-    count: usize,
-) -> DeletableTopicResult {
-    let result = DeletableTopicResult::default()
-        .with_name(name.clone())
-        .with_topic_id(*id);
+async fn delete(context: &Context, (name, id): &(Option<TopicName>, Uuid), count: usize) -> DeletableTopicResult {
+    let result = DeletableTopicResult::default().with_name(name.clone()).with_topic_id(*id);
     let found = match find(context, name.as_ref(), *id) {
-        Ok(_) if count > 1 && name.is_some() => Err(ApiError::new(
-            ResponseError::InvalidRequest,
-            "Duplicate topic name.",
-        )),
-        Ok(_) if count > 1 => Err(ApiError::new(
-            ResponseError::InvalidRequest,
-            "Duplicate topic id.",
-        )),
+        Ok(_) if count > 1 && name.is_some() => {
+            Err(ApiError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+        }
+        Ok(_) if count > 1 => Err(ApiError::new(ResponseError::InvalidRequest, "Duplicate topic id.")),
         found => found,
     };
     let outcome = match found {
@@ -86,13 +71,9 @@ async fn delete(
     match outcome {
         Ok((name, id)) => {
             tracing::info!(topic = %name, %id, "topic deleted");
-            result
-                .with_name(Some(TopicName(StrBytes::from_string(name))))
-                .with_topic_id(id)
+            result.with_name(Some(TopicName(StrBytes::from_string(name)))).with_topic_id(id)
         }
-        Err(error) => result
-            .with_error_code(error.code())
-            .with_error_message(error.message),
+        Err(error) => result.with_error_code(error.code()).with_error_message(error.message),
     }
 }
 
@@ -111,10 +92,10 @@ fn find(context: &Context, name: Option<&TopicName>, id: Uuid) -> Result<(String
             ResponseError::UnknownTopicOrPartition,
             "This server does not host this topic-partition.",
         ))?,
-        None => topics.by_id.get(&id).ok_or(ApiError::new(
-            ResponseError::UnknownTopicId,
-            "This server does not host this topic ID.",
-        ))?,
+        None => topics
+            .by_id
+            .get(&id)
+            .ok_or(ApiError::new(ResponseError::UnknownTopicId, "This server does not host this topic ID."))?,
     };
     Ok((topic.name.clone(), topic.id))
 }

@@ -30,19 +30,11 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-async fn handle(
-    _context: Context,
-    call: Call<DescribeClientQuotasRequest>,
-) -> DescribeClientQuotasResponse {
+async fn handle(_context: Context, call: Call<DescribeClientQuotasRequest>) -> DescribeClientQuotasResponse {
     let response = DescribeClientQuotasResponse::default();
     match check(&call.body.components) {
-        Ok(()) => response
-            .with_error_message(Some(StrBytes::new()))
-            .with_entries(Some(Vec::new())),
-        Err(error) => response
-            .with_error_code(error.code())
-            .with_error_message(error.message)
-            .with_entries(None),
+        Ok(()) => response.with_error_message(Some(StrBytes::new())).with_entries(Some(Vec::new())),
+        Err(error) => response.with_error_code(error.code()).with_error_message(error.message).with_entries(None),
     }
 }
 
@@ -54,21 +46,14 @@ fn check(components: &[ComponentData]) -> Result<(), ApiError> {
             let reason = format!("Unsupported entity type {entity_type}");
             return Err(ApiError::new(ResponseError::UnsupportedVersion, reason));
         }
-        if components[..at]
-            .iter()
-            .any(|other| other.entity_type == component.entity_type)
-        {
+        if components[..at].iter().any(|other| other.entity_type == component.entity_type) {
             return refuse(format!("Entity type {entity_type} is named twice"));
         }
         if !matches!(component.match_type, 0..=2) {
             return refuse(format!("Unknown match type {}", component.match_type));
         }
     }
-    let has = |entity_type: &str| {
-        components
-            .iter()
-            .any(|component| &*component.entity_type == entity_type)
-    };
+    let has = |entity_type: &str| components.iter().any(|component| &*component.entity_type == entity_type);
     if has("ip") && components.len() > 1 {
         return refuse("Entity type ip cannot be combined with others".to_string());
     }

@@ -35,8 +35,7 @@ const ENDPOINT_BROKERS: i8 = 1;
 const ENDPOINT_CONTROLLERS: i8 = 2;
 
 async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> DescribeClusterResponse {
-    let response = DescribeClusterResponse::default()
-        .with_cluster_authorized_operations(cluster::NO_OPERATIONS);
+    let response = DescribeClusterResponse::default().with_cluster_authorized_operations(cluster::NO_OPERATIONS);
     if let Err(error) = check_endpoint(call.body.endpoint_type) {
         return response
             .with_error_code(error.code())
@@ -70,9 +69,8 @@ fn check_endpoint(endpoint_type: i8) -> Result<(), ApiError> {
             ResponseError::MismatchedEndpointType,
             "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER",
         )),
-        other => Err(ApiError::new(
-            ResponseError::UnsupportedEndpointType,
-            format!("Unsupported endpoint type {other}"),
-        )),
+        other => {
+            Err(ApiError::new(ResponseError::UnsupportedEndpointType, format!("Unsupported endpoint type {other}")))
+        }
     }
 }

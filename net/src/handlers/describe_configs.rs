@@ -5,9 +5,7 @@ use kafka_protocol::{
     messages::{
         ApiKey, DescribeConfigsRequest, DescribeConfigsResponse,
         describe_configs_request::DescribeConfigsResource,
-        describe_configs_response::{
-            DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
-        },
+        describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym},
     },
     protocol::StrBytes,
 };
@@ -45,19 +43,13 @@ async fn handle(context: Context, call: Call<DescribeConfigsRequest>) -> Describ
             .with_resource_name(resource.resource_name.clone());
         results.push(match settings(&context, resource) {
             Ok(settings) => {
-                let wanted = settings
-                    .into_iter()
-                    .filter(|setting| is_wanted(resource, setting));
+                let wanted = settings.into_iter().filter(|setting| is_wanted(resource, setting));
                 let configs = wanted.map(|setting| describe(request, setting)).collect();
-                result
-                    .with_error_message(Some(StrBytes::new()))
-                    .with_configs(configs)
+                result.with_error_message(Some(StrBytes::new())).with_configs(configs)
             }
             Err(error) => {
                 let message = error.message.clone().unwrap_or_default();
-                result
-                    .with_error_code(error.code())
-                    .with_error_message(Some(message))
+                result.with_error_code(error.code()).with_error_message(Some(message))
             }
         });
         glommio::yield_if_needed().await;
@@ -65,26 +57,17 @@ async fn handle(context: Context, call: Call<DescribeConfigsRequest>) -> Describ
     DescribeConfigsResponse::default().with_results(results)
 }
 
-fn settings(
-    context: &Context,
-    resource: &DescribeConfigsResource,
-) -> Result<Vec<Setting>, ApiError> {
+fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec<Setting>, ApiError> {
     let name = &*resource.resource_name;
     match resource.resource_type {
         config_resource::TOPIC => {
             check_topic_name(name).map_err(|reason| {
-                ApiError::new(
-                    ResponseError::InvalidTopicException,
-                    format!("invalid topic name: {reason}"),
-                )
+                ApiError::new(ResponseError::InvalidTopicException, format!("invalid topic name: {reason}"))
             })?;
             let topics = context.engine().topics();
             let topic = topics.by_name.get(name);
             let topic = topic.ok_or(ApiError::from(ResponseError::UnknownTopicOrPartition))?;
-            Ok(settings::of_topic(
-                &topic.overrides,
-                &context.engine().topic_defaults(),
-            ))
+            Ok(settings::of_topic(&topic.overrides, &context.engine().topic_defaults()))
         }
         config_resource::BROKER if name.is_empty() => Ok(broker_config::describe_changed(context)),
         config_resource::BROKER => {
@@ -110,11 +93,7 @@ fn describe(request: &DescribeConfigsRequest, setting: Setting) -> DescribeConfi
             .with_value(Some(level.value))
             .with_source(level.source as i8)
     });
-    let synonyms = if request.include_synonyms {
-        synonyms.collect()
-    } else {
-        Vec::new()
-    };
+    let synonyms = if request.include_synonyms { synonyms.collect() } else { Vec::new() };
     DescribeConfigsResourceResult::default()
         .with_name(setting.name)
         .with_value(Some(setting.value))
@@ -122,9 +101,5 @@ fn describe(request: &DescribeConfigsRequest, setting: Setting) -> DescribeConfi
         .with_config_source(setting.source as i8)
         .with_synonyms(synonyms)
         .with_config_type(settings::wire_kind(setting.kind))
-        .with_documentation(
-            request
-                .include_documentation
-                .then_some(setting.documentation),
-        )
+        .with_documentation(request.include_documentation.then_some(setting.documentation))
 }

@@ -6,9 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         ApiKey, DescribeLogDirsRequest, DescribeLogDirsResponse, TopicName,
-        describe_log_dirs_response::{
-            DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
-        },
+        describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic},
     },
     protocol::{Decodable, StrBytes},
 };
@@ -40,12 +38,10 @@ const VERSION_KNOWN: i16 = 4;
 fn begin(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, mut body } = request;
     let version = header.version.min(VERSION_KNOWN);
-    let request = DescribeLogDirsRequest::decode(&mut body, version)
-        .map_err(|error| Malformed::Body(error.to_string()))?;
+    let request =
+        DescribeLogDirsRequest::decode(&mut body, version).map_err(|error| Malformed::Body(error.to_string()))?;
     let context = context.clone();
-    Ok(Handling::Later(Box::pin(async move {
-        encode(&header, &answer(&context, request).await)
-    })))
+    Ok(Handling::Later(Box::pin(async move { encode(&header, &answer(&context, request).await) })))
 }
 
 async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
@@ -53,19 +49,10 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
     // Topic name and partition of those asked for; `None`: all.
     let wanted: Option<HashSet<(&str, i32)>> = request.topics.as_ref().map(|topics| {
         let topics = topics.iter();
-        topics
-            .flat_map(|topic| {
-                topic
-                    .partitions
-                    .iter()
-                    .map(|index| (topic.topic.as_str(), *index))
-            })
-            .collect()
+        topics.flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic.as_str(), *index))).collect()
     });
     let ids = request.topics.as_ref().map(|wanted| {
-        let found = wanted
-            .iter()
-            .filter_map(|topic| topics.by_name.get(topic.topic.as_str()));
+        let found = wanted.iter().filter_map(|topic| topics.by_name.get(topic.topic.as_str()));
         found.map(|topic| topic.id).collect()
     });
     let mut by_topic: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
@@ -76,24 +63,19 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
         let key = (topic.name.as_str(), partition.partition);
         if wanted.as_ref().is_none_or(|wanted| wanted.contains(&key)) {
             let size = i64::try_from(bytes).unwrap_or(i64::MAX);
-            let described = DescribeLogDirsPartition::default()
-                .with_partition_index(partition.partition)
-                .with_partition_size(size);
+            let described =
+                DescribeLogDirsPartition::default().with_partition_index(partition.partition).with_partition_size(size);
             by_topic.entry(key.0).or_default().push(described);
         }
     }
     let by_topic = by_topic.into_iter().map(|(name, mut partitions)| {
         partitions.sort_unstable_by_key(|partition| partition.partition_index);
         let name = TopicName(StrBytes::from_string(name.to_string()));
-        DescribeLogDirsTopic::default()
-            .with_name(name)
-            .with_partitions(partitions)
+        DescribeLogDirsTopic::default().with_name(name).with_partitions(partitions)
     });
     let (total, usable) = context.engine().volume_bytes();
     let result = DescribeLogDirsResult::default()
-        .with_log_dir(StrBytes::from_string(
-            context.engine().data_dir().display().to_string(),
-        ))
+        .with_log_dir(StrBytes::from_string(context.engine().data_dir().display().to_string()))
         .with_topics(by_topic.collect())
         .with_total_bytes(i64::try_from(total).unwrap_or(i64::MAX))
         .with_usable_bytes(i64::try_from(usable).unwrap_or(i64::MAX));
@@ -103,13 +85,7 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
 /// Version 5 has one field more, whether the directory is cordoned (KIP-1066): the last of a result.
 fn encode(header: &RequestHeader, response: &DescribeLogDirsResponse) -> Reply {
     let encoded = encode_bytes(header, header.version.min(VERSION_KNOWN), response);
-    Reply::from(encoded.map(|bytes| {
-        if header.version > VERSION_KNOWN {
-            with_cordoned(&bytes)
-        } else {
-            bytes
-        }
-    }))
+    Reply::from(encoded.map(|bytes| if header.version > VERSION_KNOWN { with_cordoned(&bytes) } else { bytes }))
 }
 
 /// Inserts the field before the two empty sets of tagged fields that end the only result and the response.

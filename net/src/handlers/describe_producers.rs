@@ -35,17 +35,11 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-async fn handle(
-    context: Context,
-    call: Call<DescribeProducersRequest>,
-) -> DescribeProducersResponse {
+async fn handle(context: Context, call: Call<DescribeProducersRequest>) -> DescribeProducersResponse {
     let topics = context.engine().topics();
     let mut responses = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
-        let found = match (
-            check_topic_name(&topic.name),
-            topics.by_name.get(topic.name.as_str()),
-        ) {
+        let found = match (check_topic_name(&topic.name), topics.by_name.get(topic.name.as_str())) {
             (Err(reason), _) => Err(ApiError::new(ResponseError::InvalidTopicException, reason)),
             (Ok(()), None) => Err(ApiError::new(
                 ResponseError::UnknownTopicOrPartition,
@@ -53,33 +47,18 @@ async fn handle(
             )),
             (Ok(()), Some(topic)) => Ok(&**topic),
         };
-        let partitions = topic
-            .partition_indexes
-            .iter()
-            .map(|&index| describe(&context, found.clone(), index));
+        let partitions = topic.partition_indexes.iter().map(|&index| describe(&context, found.clone(), index));
         let partitions = join_all(partitions).await;
-        responses.push(
-            TopicResponse::default()
-                .with_name(topic.name)
-                .with_partitions(partitions),
-        );
+        responses.push(TopicResponse::default().with_name(topic.name).with_partitions(partitions));
     }
     DescribeProducersResponse::default().with_topics(responses)
 }
 
-async fn describe(
-    context: &Context,
-    topic: Result<&Topic, ApiError>,
-    index: i32,
-) -> PartitionResponse {
-    let response = PartitionResponse::default()
-        .with_partition_index(index)
-        .with_error_message(None);
+async fn describe(context: &Context, topic: Result<&Topic, ApiError>, index: i32) -> PartitionResponse {
+    let response = PartitionResponse::default().with_partition_index(index).with_error_message(None);
     match producers(context, topic, index).await {
         Ok(producers) => response.with_active_producers(producers.into_iter().map(state).collect()),
-        Err(error) => response
-            .with_error_code(error.code())
-            .with_error_message(error.message),
+        Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
     }
 }
 
@@ -92,10 +71,7 @@ async fn producers(
     if !(0..topic.partitions).contains(&index) {
         return Err(ResponseError::UnknownTopicOrPartition.into());
     }
-    let partition = TopicPartition {
-        topic: topic.id,
-        partition: index,
-    };
+    let partition = TopicPartition { topic: topic.id, partition: index };
     let producers = context.engine().active_producers(partition).await;
     producers.map_err(|error| log_error(&error).into())
 }

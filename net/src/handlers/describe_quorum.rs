@@ -46,17 +46,12 @@ async fn handle(context: Context, call: Call<DescribeQuorumRequest>) -> Describe
         .with_leader_id(cluster::controller(context.engine()))
         .with_leader_epoch(LEADER_EPOCH)
         .with_current_voters(vec![this_voter(&context)]);
-    let topics = call.body.topics.into_iter().map(|topic| {
-        TopicData::default()
-            .with_topic_name(topic.topic_name)
-            .with_partitions(vec![partition.clone()])
-    });
+    let topics =
+        call.body.topics.into_iter().map(|topic| {
+            TopicData::default().with_topic_name(topic.topic_name).with_partitions(vec![partition.clone()])
+        });
     let response = response.with_topics(topics.collect());
-    if version >= 2 {
-        response.with_nodes(vec![this_node(&context)])
-    } else {
-        response
-    }
+    if version >= 2 { response.with_nodes(vec![this_node(&context)]) } else { response }
 }
 
 /// Whether it asks for the cluster's metadata and nothing else, as a client does.
@@ -75,20 +70,14 @@ fn refuse(topic: WantedTopic) -> TopicData {
         PartitionData::default()
             .with_partition_index(partition.partition_index)
             .with_error_code(ResponseError::UnknownTopicOrPartition.code())
-            .with_error_message(Some(StrBytes::from_static_str(
-                "This server does not host this topic-partition.",
-            )))
+            .with_error_message(Some(StrBytes::from_static_str("This server does not host this topic-partition.")))
     });
     let partitions = partitions.collect();
-    TopicData::default()
-        .with_topic_name(topic.topic_name)
-        .with_partitions(partitions)
+    TopicData::default().with_topic_name(topic.topic_name).with_partitions(partitions)
 }
 
 fn this_voter(context: &Context) -> ReplicaState {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     ReplicaState::default()
         .with_replica_id(cluster::controller(context.engine()))
@@ -103,7 +92,5 @@ fn this_node(context: &Context) -> Node {
         .with_name(StrBytes::from_static_str("PLAINTEXT"))
         .with_host(StrBytes::from_string(config.advertised_host.clone()))
         .with_port(config.advertised_port);
-    Node::default()
-        .with_node_id(cluster::controller(context.engine()))
-        .with_listeners(vec![listener])
+    Node::default().with_node_id(cluster::controller(context.engine())).with_listeners(vec![listener])
 }

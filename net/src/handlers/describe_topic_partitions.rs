@@ -1,6 +1,6 @@
 //! DescribeTopicPartitions: topics page by page (KIP-966).
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, ops::Bound, rc::Rc};
 
 use kafka_protocol::{
     ResponseError,
@@ -42,50 +42,25 @@ pub(crate) static API: Api = Api {
 
 type TopicAnswer = DescribeTopicPartitionsResponseTopic;
 
-async fn handle(
-    context: Context,
-    call: Call<DescribeTopicPartitionsRequest>,
-) -> DescribeTopicPartitionsResponse {
+async fn handle(context: Context, call: Call<DescribeTopicPartitionsRequest>) -> DescribeTopicPartitionsResponse {
     let request = call.body;
     let response = DescribeTopicPartitionsResponse::default();
-    if request
-        .cursor
-        .as_ref()
-        .is_some_and(|cursor| cursor.partition_index < 0)
-    {
-        let refuse = |topic| {
-            refuse(topic, ResponseError::InvalidRequest).with_topic_authorized_operations(i32::MIN)
-        };
-        return response.with_topics(
-            request
-                .topics
-                .into_iter()
-                .map(|topic| refuse(topic.name))
-                .collect(),
-        );
+    if request.cursor.as_ref().is_some_and(|cursor| cursor.partition_index < 0) {
+        let refuse = |topic| refuse(topic, ResponseError::InvalidRequest).with_topic_authorized_operations(i32::MIN);
+        return response.with_topics(request.topics.into_iter().map(|topic| refuse(topic.name)).collect());
     }
     let topics = context.engine().topics();
-    let cursor = request
-        .cursor
-        .as_ref()
-        .map(|cursor| (cursor.topic_name.as_str(), cursor.partition_index));
+    let cursor = request.cursor.as_ref().map(|cursor| (cursor.topic_name.as_str(), cursor.partition_index));
     let start = cursor.map_or("", |(topic, _)| topic);
     let wanted: BTreeSet<&str> = match request.topics.is_empty() {
         true => topics
             .by_name
-            .range::<str, _>(start..)
+            .range::<str, _>((Bound::Included(start), Bound::Unbounded))
             .map(|(name, _)| name.as_str())
             .collect(),
-        false => request
-            .topics
-            .iter()
-            .map(|topic| topic.name.as_str())
-            .filter(|name| *name >= start)
-            .collect(),
+        false => request.topics.iter().map(|topic| topic.name.as_str()).filter(|name| *name >= start).collect(),
     };
-    let mut left = request
-        .response_partition_limit
-        .clamp(1, RESPONSE_PARTITIONS_MAX);
+    let mut left = request.response_partition_limit.clamp(1, RESPONSE_PARTITIONS_MAX);
     let mut answers = Vec::new();
     for name in wanted {
         let Some(topic) = topics.by_name.get(name) else {
@@ -96,21 +71,15 @@ async fn handle(
             answers.push(refuse(topic_name(name), error));
             continue;
         };
-        let first = cursor
-            .filter(|(topic, _)| *topic == name)
-            .map_or(0, |(_, index)| index);
+        let first = cursor.filter(|(topic, _)| *topic == name).map_or(0, |(_, index)| index);
         if left == 0 {
-            return response
-                .with_topics(answers)
-                .with_next_cursor(Some(next_cursor(name, first)));
+            return response.with_topics(answers).with_next_cursor(Some(next_cursor(name, first)));
         }
         let end = topic.partitions.min(first.saturating_add(left));
         answers.push(describe(&context, topic, first, end));
         left -= (end - first).max(0);
         if end < topic.partitions && end >= first {
-            return response
-                .with_topics(answers)
-                .with_next_cursor(Some(next_cursor(name, end)));
+            return response.with_topics(answers).with_next_cursor(Some(next_cursor(name, end)));
         }
         glommio::yield_if_needed().await;
     }
@@ -122,9 +91,7 @@ fn topic_name(name: &str) -> TopicName {
 }
 
 fn next_cursor(topic: &str, partition: i32) -> Cursor {
-    Cursor::default()
-        .with_topic_name(topic_name(topic))
-        .with_partition_index(partition)
+    Cursor::default().with_topic_name(topic_name(topic)).with_partition_index(partition)
 }
 
 fn refuse(name: TopicName, error: ResponseError) -> TopicAnswer {
@@ -136,10 +103,7 @@ fn refuse(name: TopicName, error: ResponseError) -> TopicAnswer {
 
 fn describe(context: &Context, topic: &Rc<Topic>, first: i32, end: i32) -> TopicAnswer {
     let partitions = (first..end).map(|index| {
-        let partition = TopicPartition {
-            topic: topic.id,
-            partition: index,
-        };
+        let partition = TopicPartition { topic: topic.id, partition: index };
         let leader = cluster::leader(context.engine(), context.config(), partition);
         DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(index)

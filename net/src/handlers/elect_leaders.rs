@@ -39,26 +39,18 @@ async fn handle(context: Context, call: Call<ElectLeadersRequest>) -> ElectLeade
         return response.with_error_code(ResponseError::InvalidRequest.code());
     }
     let topics = context.engine().topics();
-    let result = |topic, partitions| {
-        ReplicaElectionResult::default()
-            .with_topic(topic)
-            .with_partition_result(partitions)
-    };
+    let result =
+        |topic, partitions| ReplicaElectionResult::default().with_topic(topic).with_partition_result(partitions);
     let results = match call.body.topic_partitions {
         // All partitions: those that need no election are not mentioned.
         None => {
             let names = topics.by_name.keys();
-            names
-                .map(|name| result(TopicName(StrBytes::from_string(name.clone())), Vec::new()))
-                .collect()
+            names.map(|name| result(TopicName(StrBytes::from_string(name.clone())), Vec::new())).collect()
         }
         Some(wanted) => wanted
             .into_iter()
             .map(|wanted| {
-                let partitions = wanted
-                    .partitions
-                    .iter()
-                    .map(|&index| elect(&topics, &wanted.topic, index));
+                let partitions = wanted.partitions.iter().map(|&index| elect(&topics, &wanted.topic, index));
                 let partitions = partitions.collect();
                 result(wanted.topic, partitions)
             })
@@ -77,13 +69,7 @@ fn elect(topics: &Topics, name: &TopicName, index: i32) -> PartitionResult {
             let reason = format!("No such partition as {}-{index}", name.as_str());
             ApiError::new(ResponseError::UnknownTopicOrPartition, reason)
         }
-        Some(_) => ApiError::new(
-            ResponseError::ElectionNotNeeded,
-            "Leader election not needed for topic partition.",
-        ),
+        Some(_) => ApiError::new(ResponseError::ElectionNotNeeded, "Leader election not needed for topic partition."),
     };
-    PartitionResult::default()
-        .with_partition_id(index)
-        .with_error_code(error.code())
-        .with_error_message(error.message)
+    PartitionResult::default().with_partition_id(index).with_error_code(error.code()).with_error_message(error.message)
 }

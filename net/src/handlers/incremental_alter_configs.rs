@@ -34,12 +34,8 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-async fn handle(
-    context: Context,
-    call: Call<IncrementalAlterConfigsRequest>,
-) -> IncrementalAlterConfigsResponse {
-    let key =
-        |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+async fn handle(context: Context, call: Call<IncrementalAlterConfigsRequest>) -> IncrementalAlterConfigsResponse {
+    let key = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
     let mut counts: HashMap<_, usize> = HashMap::new();
     for resource in &call.body.resources {
         *counts.entry(key(resource)).or_default() += 1;
@@ -47,10 +43,7 @@ async fn handle(
     let mut responses = Vec::with_capacity(call.body.resources.len());
     for resource in &call.body.resources {
         let outcome = if counts[&key(resource)] > 1 {
-            Err(ApiError::new(
-                ResponseError::InvalidRequest,
-                "Each resource must appear at most once.",
-            ))
+            Err(ApiError::new(ResponseError::InvalidRequest, "Each resource must appear at most once."))
         } else {
             alter(&context, resource, call.body.validate_only).await
         };
@@ -59,33 +52,17 @@ async fn handle(
             .with_resource_name(resource.resource_name.clone());
         responses.push(match outcome {
             Ok(()) => response.with_error_message(None),
-            Err(error) => response
-                .with_error_code(error.code())
-                .with_error_message(error.message),
+            Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
         });
     }
     IncrementalAlterConfigsResponse::default().with_responses(responses)
 }
 
-async fn alter(
-    context: &Context,
-    resource: &AlterConfigsResource,
-    validate_only: bool,
-) -> Result<(), ApiError> {
+async fn alter(context: &Context, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), ApiError> {
     config_resource::check_no_duplicates(resource.configs.iter().map(|config| &*config.name))?;
-    let changes = resource
-        .configs
-        .iter()
-        .map(change)
-        .collect::<Result<_, _>>()?;
+    let changes = resource.configs.iter().map(change).collect::<Result<_, _>>()?;
     let alteration = Alteration::Incremental(changes);
-    config_resource::alter(
-        context,
-        (resource.resource_type, &resource.resource_name),
-        alteration,
-        validate_only,
-    )
-    .await
+    config_resource::alter(context, (resource.resource_type, &resource.resource_name), alteration, validate_only).await
 }
 
 fn change(config: &AlterableConfig) -> Result<ConfigChange, ApiError> {
@@ -103,10 +80,7 @@ fn change(config: &AlterableConfig) -> Result<ConfigChange, ApiError> {
         DELETE => Ok(ConfigChange::Delete(name)),
         APPEND => Ok(ConfigChange::Append(name, value()?)),
         SUBTRACT => Ok(ConfigChange::Subtract(name, value()?)),
-        other => Err(ApiError::new(
-            ResponseError::InvalidRequest,
-            format!("Unknown config operation {other}"),
-        )),
+        other => Err(ApiError::new(ResponseError::InvalidRequest, format!("Unknown config operation {other}"))),
     }
 }
 
@@ -118,24 +92,13 @@ mod tests {
 
     #[test]
     fn operations_need_a_value_but_for_deleting() {
-        let config = AlterableConfig::default()
-            .with_name(StrBytes::from_static_str("a"))
-            .with_value(None);
-        assert_eq!(
-            change(&config.clone().with_config_operation(1)),
-            Ok(ConfigChange::Delete("a".to_string()))
-        );
+        let config = AlterableConfig::default().with_name(StrBytes::from_static_str("a")).with_value(None);
+        assert_eq!(change(&config.clone().with_config_operation(1)), Ok(ConfigChange::Delete("a".to_string())));
         for operation in [0, 2, 3, 4, -1] {
-            assert!(
-                change(&config.clone().with_config_operation(operation)).is_err(),
-                "{operation}"
-            );
+            assert!(change(&config.clone().with_config_operation(operation)).is_err(), "{operation}");
         }
         let config = config.with_value(Some(StrBytes::from_static_str("b")));
         let [name, value] = ["a", "b"].map(str::to_string);
-        assert_eq!(
-            change(&config.with_config_operation(3)),
-            Ok(ConfigChange::Subtract(name, value))
-        );
+        assert_eq!(change(&config.with_config_operation(3)), Ok(ConfigChange::Subtract(name, value)));
     }
 }

@@ -4,8 +4,7 @@
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ListConfigResourcesRequest, ListConfigResourcesResponse,
-        list_config_resources_response::ConfigResource,
+        ApiKey, ListConfigResourcesRequest, ListConfigResourcesResponse, list_config_resources_response::ConfigResource,
     },
     protocol::StrBytes,
 };
@@ -35,10 +34,7 @@ pub(crate) static API: Api = Api {
 /// All types that Kafka knows: topics, brokers, loggers, client metrics, groups.
 const TYPES: [i8; 5] = [TOPIC, BROKER, 8, 16, 32];
 
-async fn handle(
-    context: Context,
-    call: Call<ListConfigResourcesRequest>,
-) -> ListConfigResourcesResponse {
+async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> ListConfigResourcesResponse {
     let response = ListConfigResourcesResponse::default();
     if call.version() == 0 {
         return response;
@@ -50,27 +46,16 @@ async fn handle(
     let is_wanted = |resource_type| wanted.is_empty() || wanted.contains(&resource_type);
     let resource = |name: String, resource_type| {
         let name = StrBytes::from_string(name);
-        ConfigResource::default()
-            .with_resource_name(name)
-            .with_resource_type(resource_type)
+        ConfigResource::default().with_resource_name(name).with_resource_type(resource_type)
     };
     let mut resources = Vec::new();
     if is_wanted(BROKER) {
         let brokers = cluster::broker_ids(context.engine(), context.config());
-        resources.extend(
-            brokers
-                .into_iter()
-                .map(|broker| resource(broker.0.to_string(), BROKER)),
-        );
+        resources.extend(brokers.into_iter().map(|broker| resource(broker.0.to_string(), BROKER)));
     }
     if is_wanted(TOPIC) {
         let topics = context.engine().topics();
-        resources.extend(
-            topics
-                .by_name
-                .keys()
-                .map(|name| resource(name.clone(), TOPIC)),
-        );
+        resources.extend(topics.by_name.keys().map(|name| resource(name.clone(), TOPIC)));
     }
     response.with_config_resources(resources)
 }

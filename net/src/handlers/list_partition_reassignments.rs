@@ -1,8 +1,6 @@
 //! ListPartitionReassignments: none is ever under way.
 
-use kafka_protocol::messages::{
-    ApiKey, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
-};
+use kafka_protocol::messages::{ApiKey, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse};
 
 use crate::api::{
     Api, Call, Context, OnDisconnect, call,

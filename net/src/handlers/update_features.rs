@@ -4,8 +4,7 @@
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, UpdateFeaturesRequest, UpdateFeaturesResponse,
-        update_features_request::FeatureUpdateKey,
+        ApiKey, UpdateFeaturesRequest, UpdateFeaturesResponse, update_features_request::FeatureUpdateKey,
         update_features_response::UpdatableFeatureResult,
     },
     protocol::StrBytes,
@@ -36,15 +35,8 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<UpdateFeaturesRequest>) -> UpdateFeaturesResponse {
     let response = UpdateFeaturesResponse::default().with_error_message(None);
     let node = context.engine().node_id();
-    if let Some(reason) = call
-        .body
-        .feature_updates
-        .iter()
-        .find_map(|update| refusal(update, node))
-    {
-        let message = format!(
-            "The update failed for all features since the following feature had an error: {reason}"
-        );
+    if let Some(reason) = call.body.feature_updates.iter().find_map(|update| refusal(update, node)) {
+        let message = format!("The update failed for all features since the following feature had an error: {reason}");
         return response
             .with_error_code(ResponseError::InvalidUpdateVersion.code())
             .with_error_message(Some(StrBytes::from_string(message)));
@@ -53,11 +45,8 @@ async fn handle(context: Context, call: Call<UpdateFeaturesRequest>) -> UpdateFe
         return response;
     }
     let results = call.body.feature_updates.into_iter();
-    let results = results.map(|update| {
-        UpdatableFeatureResult::default()
-            .with_feature(update.feature)
-            .with_error_message(None)
-    });
+    let results =
+        results.map(|update| UpdatableFeatureResult::default().with_feature(update.feature).with_error_message(None));
     response.with_results(results.collect())
 }
 
@@ -75,7 +64,10 @@ fn refusal(update: &FeatureUpdateKey, node: i32) -> Option<String> {
         ));
     }
     (level != feature.level).then(|| {
-        format!("Invalid update version {level} for feature {name}. Its level is {} and cannot be changed.", feature.level)
+        format!(
+            "Invalid update version {level} for feature {name}. Its level is {} and cannot be changed.",
+            feature.level
+        )
     })
 }
 
@@ -87,17 +79,10 @@ mod tests {
     fn only_the_level_in_force_is_accepted() {
         let update = |name, level| {
             let name = StrBytes::from_static_str(name);
-            FeatureUpdateKey::default()
-                .with_feature(name)
-                .with_max_version_level(level)
+            FeatureUpdateKey::default().with_feature(name).with_max_version_level(level)
         };
         assert_eq!(refusal(&update("metadata.version", 30), 1), None);
-        for (name, level) in [
-            ("metadata.version", 29),
-            ("metadata.version", 31),
-            ("kraft.version", 1),
-            ("nope", 1),
-        ] {
+        for (name, level) in [("metadata.version", 29), ("metadata.version", 31), ("kraft.version", 1), ("nope", 1)] {
             assert!(refusal(&update(name, level), 1).is_some(), "{name} {level}");
         }
     }
