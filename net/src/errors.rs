@@ -16,10 +16,7 @@ pub(crate) struct ApiError {
 impl ApiError {
     /// An error with a message.
     pub(crate) fn new(error: ResponseError, message: impl Into<String>) -> ApiError {
-        ApiError {
-            error,
-            message: Some(StrBytes::from_string(message.into())),
-        }
+        ApiError { error, message: Some(StrBytes::from_string(message.into())) }
     }
 
     /// The code on the wire.
@@ -30,10 +27,7 @@ impl ApiError {
 
 impl From<ResponseError> for ApiError {
     fn from(error: ResponseError) -> ApiError {
-        ApiError {
-            error,
-            message: None,
-        }
+        ApiError { error, message: None }
     }
 }
 
@@ -67,25 +61,15 @@ fn batch_error(error: &BatchError) -> ResponseError {
 /// The code and message of an error of the topics.
 pub(crate) fn topic_error(error: &TopicError) -> ApiError {
     match error {
-        TopicError::Exists(name) => ApiError::new(
-            ResponseError::TopicAlreadyExists,
-            format!("Topic '{name}' already exists."),
-        ),
-        TopicError::Unknown => ApiError::new(
-            ResponseError::UnknownTopicOrPartition,
-            "This server does not host this topic-partition.",
-        ),
-        TopicError::InvalidName(reason) => {
-            ApiError::new(ResponseError::InvalidTopicException, reason.clone())
+        TopicError::Exists(name) => {
+            ApiError::new(ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists."))
         }
-        TopicError::InvalidPartitions(reason) => {
-            ApiError::new(ResponseError::InvalidPartitions, reason.clone())
+        TopicError::Unknown => {
+            ApiError::new(ResponseError::UnknownTopicOrPartition, "This server does not host this topic-partition.")
         }
-        TopicError::InvalidConfig(reason) => {
-            ApiError::new(ResponseError::InvalidConfig, reason.clone())
-        }
-        TopicError::Storage(_) => {
-            ApiError::new(ResponseError::KafkaStorageError, error.to_string())
-        }
+        TopicError::InvalidName(reason) => ApiError::new(ResponseError::InvalidTopicException, reason.clone()),
+        TopicError::InvalidPartitions(reason) => ApiError::new(ResponseError::InvalidPartitions, reason.clone()),
+        TopicError::InvalidConfig(reason) => ApiError::new(ResponseError::InvalidConfig, reason.clone()),
+        TopicError::Storage(_) => ApiError::new(ResponseError::KafkaStorageError, error.to_string()),
     }
 }

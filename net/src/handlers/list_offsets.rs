@@ -19,12 +19,7 @@ use crate::{
 };
 
 const PARTITION: Shape = &[INT32, INT32.since(4), INT64];
-const SHAPE: Shape = &[
-    INT32,
-    INT8.since(2),
-    array(&[STRING, array(PARTITION)]),
-    INT32.since(10),
-];
+const SHAPE: Shape = &[INT32, INT8.since(2), array(&[STRING, array(PARTITION)]), INT32.since(10)];
 
 /// ListOffsets. Version 11 has the layout of version 10 and one more special offset.
 pub(crate) static API: Api = Api {
@@ -53,31 +48,15 @@ async fn handle(context: Context, call: Call<ListOffsetsRequest>) -> ListOffsets
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-async fn answer_topic(
-    context: &Context,
-    version: i16,
-    topic: ListOffsetsTopic,
-) -> ListOffsetsTopicResponse {
-    let found = context
-        .engine()
-        .topics()
-        .by_name
-        .get(topic.name.as_str())
-        .cloned();
+async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) -> ListOffsetsTopicResponse {
+    let found = context.engine().topics().by_name.get(topic.name.as_str()).cloned();
     let answers = topic.partitions.iter().map(|partition| {
-        let found = found
-            .as_ref()
-            .filter(|found| (0..found.partitions).contains(&partition.partition_index));
-        let id = found.map(|found| TopicPartition {
-            topic: found.id,
-            partition: partition.partition_index,
-        });
+        let found = found.as_ref().filter(|found| (0..found.partitions).contains(&partition.partition_index));
+        let id = found.map(|found| TopicPartition { topic: found.id, partition: partition.partition_index });
         answer_partition(context, version, id, partition)
     });
     let answers = futures_util::future::join_all(answers).await;
-    ListOffsetsTopicResponse::default()
-        .with_name(topic.name.clone())
-        .with_partitions(answers)
+    ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(answers)
 }
 
 async fn answer_partition(
@@ -100,21 +79,11 @@ async fn answer_partition(
         Question::Offset(spec) => spec,
         Question::Tiered => return response,
     };
-    match context
-        .engine()
-        .list_offset(id, spec, partition.current_leader_epoch)
-        .await
-    {
+    match context.engine().list_offset(id, spec, partition.current_leader_epoch).await {
         Ok(found) => {
-            let response = response
-                .with_timestamp(found.timestamp_ms)
-                .with_offset(found.offset);
+            let response = response.with_timestamp(found.timestamp_ms).with_offset(found.offset);
             let epoch = if found.offset >= 0 { LEADER_EPOCH } else { -1 };
-            if version >= 4 {
-                response.with_leader_epoch(epoch)
-            } else {
-                response
-            }
+            if version >= 4 { response.with_leader_epoch(epoch) } else { response }
         }
         Err(error) => response.with_error_code(log_error(&error).code()),
     }
