@@ -24,6 +24,7 @@ mod memory;
 mod poller;
 mod settings;
 mod shard;
+mod share;
 mod stream;
 
 pub use api::{ApiListing, api_table};

@@ -15,7 +15,7 @@ mod coordinator;
 mod effects;
 mod error;
 mod offsets;
-mod record;
+pub(crate) mod record;
 #[cfg(test)]
 mod script;
 mod settings;

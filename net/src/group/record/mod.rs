@@ -15,8 +15,7 @@ pub(crate) use consumer::{
     AssignedPartitions, ClassicMetadata, ConsumerCurrent, ConsumerGroupEpoch, ConsumerMember,
     ConsumerRegex, ConsumerTargetMetadata,
 };
-use wire::Writer;
-pub(crate) use wire::{Reader, RecordError};
+pub(crate) use wire::{Reader, RecordError, Writer};
 
 use super::assignment::Assignment;
 

@@ -222,6 +222,11 @@ impl Writer {
         self.out.extend_from_slice(&value.to_be_bytes());
     }
 
+    /// A big-endian 16 bit number.
+    pub(crate) fn i16(&mut self, value: i16) {
+        self.out.extend_from_slice(&value.to_be_bytes());
+    }
+
     /// A big-endian 32 bit number.
     pub(crate) fn i32(&mut self, value: i32) {
         self.out.extend_from_slice(&value.to_be_bytes());
