@@ -31,3 +31,4 @@ pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
 pub use group::{SETTING_KEYS as GROUP_SETTING_KEYS, SettingKey as GroupSettingKey};
 pub use shard::{ServeError, serve};
+pub use share::{SHARE_SETTING_KEYS, ShareSettingKey};

@@ -15,6 +15,7 @@ use kafka_protocol::messages::{
 };
 
 use super::{
+    coordinator::ShareReply,
     classic::ClassicThen, error::GroupError, offsets::DeferredFetch, record::Record,
     settings::Settings, timers::Timers,
 };
@@ -57,6 +58,8 @@ pub enum Reply {
     DeleteGroups(Vec<DeletableGroupResult>),
     /// ConsumerGroupHeartbeat
     ConsumerHeartbeat(Box<ConsumerGroupHeartbeatResponse>),
+    /// What is asked of share groups
+    Share(Box<ShareReply>),
 }
 
 impl Reply {
@@ -100,6 +103,7 @@ impl Reply {
                     .for_each(|result| result.error_code = code);
                 Reply::DeleteGroups(results)
             }
+            Reply::Share(_) => Reply::Share(Box::new(ShareReply::Failed(error.into()))),
             Reply::ConsumerHeartbeat(_) => {
                 let failed = ConsumerGroupHeartbeatResponse::default().with_error_code(code);
                 Reply::ConsumerHeartbeat(Box::new(failed))

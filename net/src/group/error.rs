@@ -23,6 +23,15 @@ impl Refusal {
             message: message.into(),
         }
     }
+
+    /// The message, or what the code says.
+    pub(crate) fn text(&self) -> String {
+        if self.message.is_empty() {
+            self.error.to_string()
+        } else {
+            self.message.clone()
+        }
+    }
 }
 
 impl From<GroupError> for Refusal {

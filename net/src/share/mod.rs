@@ -5,8 +5,16 @@
 //! gives its records out. Its *state* is kept in `__share_group_state`, by the shard that owns the partition of that topic
 //! to which the share partition belongs; acknowledgements are answered when it is durable there.
 
+pub(crate) mod api;
+mod group;
+pub(crate) mod group_config;
 mod partition;
+mod session;
 mod settings;
+mod shell;
 mod state;
 
+pub(crate) use group::{Altered, DeletedOffsets, KINDS, PROTOCOL_TYPE, ShareGroup, ShareRecord, StateWork, validate};
+pub(crate) use settings::{GroupSettings, Settings};
 pub use settings::{SHARE_SETTING_KEYS, ShareSettingKey};
+pub(crate) use shell::{Shares, here};

@@ -14,9 +14,11 @@ mod consumer;
 mod expire;
 mod load;
 mod offsets;
+mod share;
 
 pub(crate) use admin::GroupFilter;
 pub(crate) use offsets::commit_error;
+pub(crate) use share::ShareReply;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,6 +44,7 @@ use super::{
     timers::{TimerKind, Timers},
     topics::{NoTopics, TopicLookup},
 };
+use crate::share::ShareGroup;
 
 /// A group, by the protocol that it follows now.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(crate) enum Group {
     Classic(ClassicGroup),
     /// ConsumerGroupHeartbeat.
     Consumer(Box<ConsumerGroup>),
+    /// ShareGroupHeartbeat.
+    Share(Box<ShareGroup>),
 }
 
 /// A group and its offsets, which outlive changes of its type.
@@ -144,6 +149,10 @@ impl Coordinator {
             group: Group::Classic(ClassicGroup::new(Rc::clone(&id), now_ms)),
             offsets: Offsets::default(),
         });
+        if matches!(entry.group, Group::Share(_)) {
+            let reply = error_join(&request.member_id, ResponseError::InconsistentGroupProtocol);
+            return self.effects.reply(ticket, Reply::Join(Box::new(reply)));
+        }
         let scope = scope!(self, now_ms);
         let mut records = Vec::new();
         let mut is_new = !known;
@@ -184,7 +193,7 @@ impl Coordinator {
                     .effects
                     .reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
             }
-            None => {
+            Some(Group::Share(_)) | None => {
                 let error = unknown_group(&request.group_id, ResponseError::UnknownMemberId);
                 scope
                     .effects
@@ -208,7 +217,7 @@ impl Coordinator {
         {
             Some(Group::Classic(group)) => group.handle_heartbeat(scope, request),
             Some(Group::Consumer(group)) => group.handle_classic_heartbeat(scope, request),
-            None => Err(unknown_group(
+            Some(Group::Share(_)) | None => Err(unknown_group(
                 &request.group_id,
                 ResponseError::UnknownMemberId,
             )),
@@ -237,7 +246,7 @@ impl Coordinator {
             None if request.group_id.is_empty() => {
                 LeaveGroupResponse::default().with_error_code(ResponseError::InvalidGroupId.code())
             }
-            None => {
+            Some(Group::Share(_)) | None => {
                 let unknown =
                     |member| member_response(member, Some(ResponseError::UnknownMemberId));
                 LeaveGroupResponse::default()
@@ -263,6 +272,7 @@ impl Coordinator {
                 // left over from a group that was of another type
                 (Group::Classic(_), _) => {}
                 (Group::Consumer(_), kind) => self.consumer_timeout(now_ms, &id, kind),
+                (Group::Share(_), kind) => self.share_timeout(now_ms, &id, &kind),
             }
         }
     }
@@ -322,6 +332,7 @@ impl Coordinator {
             match &mut entry.group {
                 Group::Classic(group) => group.close(scope, error),
                 Group::Consumer(group) => group.close(scope),
+                Group::Share(group) => group.close(scope),
             }
         }
         for (ticket, fetch) in self.effects.fail_pending(error) {
@@ -368,6 +379,7 @@ impl Coordinator {
             match &entry.group {
                 Group::Classic(group) => group.check(),
                 Group::Consumer(group) => group.check(),
+                Group::Share(_) => {}
             }
         }
     }

@@ -103,6 +103,7 @@ impl Coordinator {
             Group::Classic(group) => {
                 group.handle_offset_commit(scope, &request.member_id, instance_id, generation)
             }
+            Group::Share(_) => Err(ResponseError::GroupIdNotFound),
             Group::Consumer(group) => {
                 let topics = request.topics.iter();
                 let partitions = topics.flat_map(|topic| {
@@ -158,6 +159,7 @@ impl Coordinator {
     ) -> Result<(), GroupError> {
         match &entry.group {
             Group::Classic(_) => Ok(()),
+            Group::Share(_) => Err(ResponseError::GroupIdNotFound),
             Group::Consumer(group) => {
                 group.validate_offset_fetch(request.member_id.as_deref(), request.member_epoch)
             }
@@ -238,6 +240,7 @@ impl Entry {
                 Err(ResponseError::NonEmptyGroup)
             }
             Group::Classic(_) | Group::Consumer(_) => Ok(()),
+            Group::Share(_) => Err(ResponseError::GroupIdNotFound),
         }
     }
 
@@ -246,6 +249,7 @@ impl Entry {
         match &self.group {
             Group::Classic(group) => group.is_subscribed_to(topic),
             Group::Consumer(group) => group.is_subscribed_to(topic),
+            Group::Share(group) => group.is_subscribed_to(topic),
         }
     }
 }

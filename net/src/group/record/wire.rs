@@ -284,6 +284,11 @@ impl Writer {
         self.out.extend_from_slice(value);
     }
 
+    /// The number of elements of an array, or of bytes, that follow.
+    pub(crate) fn count(&mut self, count: usize) {
+        self.length(Some(count), false);
+    }
+
     /// An array.
     pub(crate) fn vec<T>(&mut self, elements: &[T], mut element: impl FnMut(&mut Self, &T)) {
         self.length(Some(elements.len()), false);

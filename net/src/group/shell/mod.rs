@@ -5,8 +5,8 @@
 //! request with one batch per partition; what depends on it is released when that is durable. Work that was begun goes
 //! on in tasks of the shard, whatever becomes of the request's connection.
 
-mod load;
-mod promise;
+pub(crate) mod load;
+pub(crate) mod promise;
 mod route;
 mod topic;
 mod write;
@@ -26,6 +26,7 @@ use millrace_engine::{
 use promise::{Bell, Gate, Promise};
 pub(crate) use route::{ask, coordinator_shard, on_every_shard, on_groups, read};
 pub(crate) use topic::{
+    index_of,
     OFFSETS_TOPIC, ensure_offsets_topic, new_offsets_topic, offsets_topic, partition_of,
 };
 use write::InFlight;
@@ -85,13 +86,14 @@ pub(crate) struct Groups {
 }
 
 /// Ms since the epoch that never jump: the time of the start, and what has gone by since.
-struct Clock {
+pub(crate) struct Clock {
     started: Instant,
     started_ms: i64,
 }
 
 impl Clock {
-    fn start() -> Self {
+    /// Starts now.
+    pub(crate) fn start() -> Self {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -101,7 +103,8 @@ impl Clock {
         }
     }
 
-    fn now_ms(&self) -> i64 {
+    /// Now.
+    pub(crate) fn now_ms(&self) -> i64 {
         let elapsed = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX / 4);
         self.started_ms.saturating_add(elapsed)
     }

@@ -141,6 +141,7 @@ impl SharePartition {
     }
 
     /// First offset that is not done.
+    #[cfg(test)]
     pub(crate) fn start_offset(&self) -> i64 {
         self.start_offset
     }

@@ -9,4 +9,4 @@ mod store;
 
 pub(crate) use batches::{DeliveryState, StateBatch, merge};
 pub(crate) use record::{ShareKey, Snapshot, StateRecord, Update};
-pub(crate) use store::{Store, StoreError, Summary};
+pub(crate) use store::{Store, StoreError, Summary, UNDECIDED};
