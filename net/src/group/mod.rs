@@ -17,8 +17,8 @@ pub(crate) mod error;
 mod offsets;
 pub(crate) mod record;
 #[cfg(test)]
-mod script;
-mod settings;
+pub(crate) mod script;
+pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod strings;
 pub(crate) mod timers;

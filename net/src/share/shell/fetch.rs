@@ -211,8 +211,8 @@ impl Shares {
         fetched: Result<Fetched, LogError>,
     ) -> Answer {
         let nothing = || Found { records: Records::default(), acquired: Vec::new() };
-        let mut core = live.core.borrow_mut();
-        let Some(core) = core.as_mut() else { return Ok(nothing()) };
+        let mut borrowed = live.core.borrow_mut();
+        let Some(core) = borrowed.as_mut() else { return Ok(nothing()) };
         let fetched = match fetched {
             Ok(fetched) => fetched,
             Err(LogError::OffsetOutOfRange { log_start_offset, .. }) => {
@@ -241,7 +241,7 @@ impl Shares {
         let begin = held.first().map_or(0, |batch| batch.position);
         let end = held.last().map_or(begin, |batch| batch.position + batch.len);
         let records = slice(&fetched.records, begin, end);
-        drop(core);
+        drop(borrowed);
         self.schedule(live);
         Ok(Found { records, acquired })
     }

@@ -68,7 +68,7 @@ async fn make_topic(engine: &Engine) -> Result<Rc<Topic>, ResponseError> {
     let configs = [
         ("cleanup.policy", "delete".to_owned()),
         ("retention.ms", "-1".to_owned()),
-        ("compression.type", "none".to_owned()),
+        ("compression.type", "producer".to_owned()),
         ("segment.bytes", settings.get("share.coordinator.state.topic.segment.bytes").to_string()),
     ];
     let new = NewTopic {
