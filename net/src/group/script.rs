@@ -314,5 +314,9 @@ pub(super) fn code(reply: &Reply) -> i16 {
         Reply::OffsetDelete(reply) => reply.error_code,
         Reply::DeleteGroups(results) => results[0].error_code,
         Reply::ConsumerHeartbeat(reply) => reply.error_code,
+        Reply::Share(reply) => match &**reply {
+            crate::group::coordinator::ShareReply::Failed(refusal) => refusal.error.code(),
+            _ => 0,
+        },
     }
 }

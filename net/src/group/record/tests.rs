@@ -137,7 +137,7 @@ fn current_assignment_without_epochs_takes_the_members() {
 #[test]
 fn types_of_other_coordinators_are_passed_over() {
     assert_eq!(
-        Record::decode(&hex("000b 0001 67"), Some(&[0, 0])),
+        Record::decode(&hex("0011 0001 67"), Some(&[0, 0])),
         Ok(None)
     );
 }

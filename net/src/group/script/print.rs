@@ -57,6 +57,7 @@ fn join(reply: &JoinGroupResponse) -> String {
 
 pub(super) fn reply(reply: &Reply) -> String {
     match reply {
+        Reply::Share(reply) => format!("share {reply:?}"),
         Reply::Join(reply) => join(reply),
         Reply::Sync(reply) => {
             let protocol = field(
@@ -163,6 +164,7 @@ fn epochs(assigned: &AssignedPartitions) -> String {
 fn record(record: &Record) -> String {
     let group = record.group();
     match record {
+        Record::Share { record, .. } => format!("share {group} {record:?}"),
         Record::OffsetCommit {
             topic,
             partition,

@@ -170,9 +170,10 @@ mod tests {
             for (wants, assignment) in wants.iter().zip(&assignments) {
                 for (id, indexes) in assignment {
                     let number = wants.iter().find(|number| topic(**number) == *id);
-                    prop_assert!(number.is_some_and(|number| {
+                    let is_there = number.is_some_and(|number| {
                         indexes.iter().all(|index| *index < partitions[usize::from(*number)])
-                    }));
+                    });
+                    prop_assert!(is_there);
                 }
             }
             for (number, count) in (0..3_u8).zip(&partitions) {

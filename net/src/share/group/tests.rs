@@ -285,6 +285,7 @@ fn groups_are_deleted_after_their_state() {
     let ids = ["g".to_owned()];
     world.coordinator.handle_delete_groups(&ids, Ticket(1_000));
     for write in world.coordinator.take_writes() {
+        world.log.extend(write.records);
         assert!(!world.coordinator.on_persisted(1, write.id, Ok(())));
     }
     assert_eq!(world.coordinator.describe_share("g").error_code, ResponseError::GroupIdNotFound.code());
