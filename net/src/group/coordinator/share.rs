@@ -33,7 +33,7 @@ const LEAVE_EPOCH: i32 = -1;
 
 /// The answer to something that was asked of a share group.
 #[derive(Debug, Clone, PartialEq)]
-pub enum ShareReply {
+pub(crate) enum ShareReply {
     /// ShareGroupHeartbeat, and state that is to be made before it is sent.
     Heartbeat(ShareGroupHeartbeatResponse, Option<StateWork>),
     /// AlterShareGroupOffsets

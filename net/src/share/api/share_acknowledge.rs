@@ -18,6 +18,7 @@ use crate::{
     },
     frame::Malformed,
     share::{
+        partition::Acknowledgement,
         session::CLOSE_EPOCH,
         shell::{AcknowledgeFailure, acknowledge_on, here},
     },
@@ -37,6 +38,8 @@ pub(crate) static API: Api = Api {
     handle,
 };
 
+/// Places in the request, and what belongs to them, of one shard.
+type OfShard = (Vec<usize>, Vec<(TopicPartition, Vec<Acknowledgement>)>);
 /// What became of a partition's acknowledgements.
 pub(super) type Acknowledged = (TopicPartition, Option<AcknowledgeFailure>);
 
@@ -88,7 +91,7 @@ pub(super) async fn acknowledge_parts(
     let engine = context.engine();
     let topics = engine.topics();
     let mut answers: Vec<Acknowledged> = Vec::with_capacity(parts.len());
-    let mut by_shard: BTreeMap<usize, (Vec<usize>, Vec<(TopicPartition, Vec<_>)>)> = BTreeMap::new();
+    let mut by_shard: BTreeMap<usize, OfShard> = BTreeMap::new();
     for (partition, batches) in parts {
         let at = answers.len();
         let checked = check(batches, version, renews).and_then(|checked| {

@@ -44,6 +44,9 @@ pub(super) struct Live {
     pub(super) members: RefCell<BTreeSet<Rc<str>>>,
 }
 
+/// Kept when a write is durable, or failed.
+type Durable = Rc<Promise<Result<(), ResponseError>>>;
+
 /// Why acknowledgements were not taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AcknowledgeFailure {
@@ -115,7 +118,7 @@ pub(crate) async fn release_on(
             let keys = partitions.iter().map(|partition| ShareKey::new(&group, partition.topic, partition.partition));
             for durable in keys.filter_map(|key| shares.release(&key, &member)).collect::<Vec<_>>() {
                 // who fails is warned of where it fails; the locks end in any case
-                drop(durable.take().await);
+                let _: Result<(), ResponseError> = durable.take().await;
             }
         })
         .await;
@@ -219,7 +222,7 @@ impl Shares {
         key: &ShareKey,
         member: &str,
         acknowledgements: &[Acknowledgement],
-    ) -> Result<Option<Rc<Promise<Result<(), ResponseError>>>>, AcknowledgeFailure> {
+    ) -> Result<Option<Durable>, AcknowledgeFailure> {
         let live = self.partitions.borrow().get(key).cloned();
         let live = live.ok_or(AcknowledgeFailure::from(ResponseError::UnknownTopicOrPartition))?;
         let limits = self.group_settings(&key.group).limits;
@@ -232,7 +235,7 @@ impl Shares {
         Ok(write.map(|write| self.persist(&live, write, limits)))
     }
 
-    fn release(self: &Rc<Self>, key: &ShareKey, member: &str) -> Option<Rc<Promise<Result<(), ResponseError>>>> {
+    fn release(self: &Rc<Self>, key: &ShareKey, member: &str) -> Option<Durable> {
         let live = self.partitions.borrow().get(key).cloned()?;
         let limits = self.group_settings(&key.group).limits;
         live.members.borrow_mut().remove(member);
@@ -260,7 +263,7 @@ impl Shares {
         live: &Rc<Live>,
         write: Write,
         limits: Limits,
-    ) -> Rc<Promise<Result<(), ResponseError>>> {
+    ) -> Durable {
         let promise = Promise::new();
         let (shares, live, kept) = (Rc::clone(self), Rc::clone(live), Rc::clone(&promise));
         glommio::spawn_local(async move {

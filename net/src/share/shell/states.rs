@@ -215,7 +215,7 @@ impl Shares {
         if !records.is_empty() {
             // its outcome is told by a warning and by the store being stale
             let appended = self.append(partition, records);
-            glommio::spawn_local(async move { drop(appended.await) }).detach();
+            glommio::spawn_local(appended).detach();
         }
     }
 
