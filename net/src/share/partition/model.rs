@@ -54,6 +54,8 @@ struct Known {
     owner: Option<usize>,
     deliveries: i16,
     is_done: bool,
+    /// It was delivered as often as may be, and nothing could be kept of that.
+    is_given_up: bool,
 }
 
 struct World {
@@ -175,13 +177,22 @@ impl World {
         }
     }
 
-    /// After a failure a record is with its member still, or its lock is over.
+    /// After a failure a record is with its member still; if its lock is over it is free, or given up.
     fn owners_from_the_partition(&mut self, write: &Write) {
         for batch in &write.batches {
             for offset in batch.first_offset..=batch.last_offset {
-                let (_, run) = self.partition.runs.range(..=offset).next_back().unwrap();
-                if !matches!(run.state, State::Acquired { .. }) {
-                    self.records.get_mut(&offset).unwrap().owner = None;
+                let run = self.partition.runs.range(..=offset).next_back().map(|(_, run)| run);
+                let state = run.filter(|run| offset <= run.last).map_or(&State::Done, |run| &run.state);
+                let known = self.records.get_mut(&offset).unwrap();
+                match state {
+                    State::Acquired { .. } => {}
+                    State::Available => known.owner = None,
+                    State::Done | State::Gap => {
+                        assert_eq!(known.deliveries, LIMITS.delivery_count_max, "{offset} is given up too early");
+                        known.owner = None;
+                        known.is_done = true;
+                        known.is_given_up = true;
+                    }
                 }
             }
         }
@@ -211,8 +222,9 @@ impl World {
             // deliveries of which nothing was kept are forgotten
             known.deliveries = kept.map_or(0, |batch| batch.delivery_count);
             let is_kept = *offset < self.start || kept.is_some_and(|batch| batch.state != DeliveryState::Available);
-            assert!(is_kept || !known.is_done, "{offset}: an acknowledgement is lost");
+            assert!(is_kept || !known.is_done || known.is_given_up, "{offset}: an acknowledgement is lost");
             known.is_done = is_kept;
+            known.is_given_up = false;
         }
     }
 
