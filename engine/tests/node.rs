@@ -244,3 +244,32 @@ fn large_runs_go_to_segments_and_survive() {
         }
     });
 }
+
+#[test]
+fn what_a_former_layout_left_is_forgotten() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    let kept = path.join("kept");
+    let id = with_node(options(&path, 2), |engine| async move {
+        let topic = topic(&engine, "t", 2, &[]).await;
+        for partition in 0..2 {
+            produce(&engine, TopicPartition { topic, partition }, &values("v", 3, 10)).await.unwrap();
+        }
+        topic
+    });
+    std::fs::rename(path.join("wal-1"), &kept).unwrap();
+    let manifest = std::fs::read(path.join("manifest-1-1")).unwrap();
+    std::fs::create_dir(path.join("wal-1")).unwrap();
+    with_node(options(&path, 1), |_| async {});
+    // As if the node had stopped before it removed them.
+    std::fs::rename(&kept, path.join("wal-1")).unwrap();
+    std::fs::write(path.join("manifest-1-1"), manifest).unwrap();
+    with_node(options(&path, 1), |_| async {});
+    assert!(!path.join("wal-1").exists() && !path.join("manifest-1-1").exists());
+    with_node(options(&path, 2), move |engine| async move {
+        for partition in 0..2 {
+            let found = consume(&engine, TopicPartition { topic: id, partition }, 0).await;
+            assert_eq!(found.len(), 3);
+        }
+    });
+}

@@ -14,6 +14,8 @@ mod keeper;
 mod offsets;
 mod open;
 mod read;
+#[cfg(test)]
+mod recovery_tests;
 mod segment_files;
 pub(crate) mod wal_files;
 mod writer;
@@ -116,6 +118,8 @@ pub(crate) struct Store<I: Io> {
     failed: RefCell<Option<String>>,
     /// Whether free space is below the reserve.
     full: Cell<bool>,
+    /// Whether the pump waits for room in the cache.
+    cramped: Cell<bool>,
     /// Bytes of all extents that are not materialised.
     live_bytes: Cell<usize>,
     /// Whether pump and maker are to end.
@@ -157,6 +161,7 @@ impl<I: Io> Store<I> {
         }
         self.segments.forget(id);
         self.pump.notify();
+        self.maker.notify();
         Some(self.keeper.removed(id))
     }
 

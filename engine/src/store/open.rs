@@ -90,6 +90,7 @@ impl<I: Io> Store<I> {
             maker: Signal::default(),
             failed: RefCell::new(None),
             full: Cell::new(false),
+            cramped: Cell::new(false),
             live_bytes: Cell::new(0),
             stopped: Cell::new(false),
             io,
@@ -176,12 +177,16 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().insert(slot, size, cells);
     }
 
-    /// Zero-fills files for the shared log, so that the pump always finds one.
+    /// Makes ready what the pump writes to next: wipes spent files of the shared log, zero-fills new ones.
     async fn run_maker(self: Rc<Self>) {
         loop {
             self.maker.wait().await;
             if self.stopped.get() {
                 return;
+            }
+            if let Err(error) = self.recycle().await {
+                self.fail("recycling a file of the shared log failed", &error);
+                continue;
             }
             loop {
                 if self.full.get() {
@@ -198,6 +203,24 @@ impl<I: Io> Store<I> {
                 self.wal.borrow_mut().made(made.ok());
                 self.pump.notify();
             }
+        }
+    }
+
+    /// Wipes or removes spent files, one after the other: what is older must not outlive what is newer.
+    async fn recycle(&self) -> io::Result<()> {
+        loop {
+            let Some((file, wanted)) = self.wal.borrow().oldest_spent() else {
+                return Ok(());
+            };
+            if wanted {
+                wal_files::wipe(&self.io, &file).await?;
+            } else {
+                let dir = self.options.wal_dir();
+                self.io.remove(&wal_files::path_of(&dir, file.id)).await?;
+                self.io.sync_dir(&dir).await?;
+            }
+            self.wal.borrow_mut().recycled(wanted);
+            self.pump.notify();
         }
     }
 }
@@ -268,10 +291,22 @@ async fn read_chains<I: Io>(io: &I, wal_dir: &Path) -> Result<(Vec<FoundFile>, V
             continue;
         };
         let bytes = read_all(io, &path).await.map_err(OpenError::io(&path))?;
-        chains.push(scan::chain(&bytes));
+        let chain = scan::chain(&bytes);
+        if !chain.groups.is_empty() {
+            flush(io, &path).await.map_err(OpenError::io(&path))?;
+        }
+        chains.push(chain);
         files.push(FoundFile { id, bytes: bytes.len() as u64 });
     }
     Ok((files, chains))
+}
+
+/// Makes durable what was read: a process may have died between a write and its flush, and what is built on now must not
+/// be lost by a later power cut.
+async fn flush<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let file = io.open(path, Open::Existing).await?;
+    file.flush().await?;
+    file.close().await
 }
 
 /// Reads a whole file, some pieces side by side.

@@ -1,8 +1,9 @@
 //! The files of a shard's shared log: zero-filled once, written in turn, recycled when nothing in them is needed.
 //!
-//! Owned by the store. A file is free, used, or current (the last used one). A used file is freed when no extent in it
-//! is live, and never before an older one: so the sequences on disk have no hole but at their start, and recovery can
-//! tell a torn tail from a missing piece. Overwriting blocks that were written before is what makes a flush cheap: the
+//! Owned by the store. A file is free, used, current (the last used one), or spent. A used file is spent when no extent in
+//! it is live, and never before an older one. A spent one is wiped, durably and one after the other, before it is free:
+//! so the sequences on disk have no hole but at their start, whatever a power cut makes of the writes that follow, and
+//! recovery can tell a torn tail from a missing piece. Overwriting blocks that were written before is what makes a flush cheap: the
 //! file system has nothing to journal.
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    io::{Buffer, File, IO_BYTES_MAX, Io, Open},
+    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open},
     partition::PartitionCell,
 };
 
@@ -51,8 +52,8 @@ pub(crate) struct WalFiles<I: Io> {
     has_current: bool,
     making: bool,
     next_id: u64,
-    /// Files of a size that is not wanted any more, to be closed and removed.
-    retired: Vec<Rc<WalFile<I>>>,
+    /// Files that nothing is needed of, oldest first; to be wiped, or removed if they are not wanted any more.
+    spent: VecDeque<Rc<WalFile<I>>>,
 }
 
 /// Free files kept at hand, so that the log never waits for one to be made.
@@ -71,7 +72,7 @@ impl<I: Io> WalFiles<I> {
             has_current: false,
             making: false,
             next_id,
-            retired: Vec::new(),
+            spent: VecDeque::new(),
         }
     }
 
@@ -119,11 +120,21 @@ impl<I: Io> WalFiles<I> {
         let held_back = usize::from(self.has_current);
         while self.used.len() > held_back && self.used.front().is_some_and(|used| used.live == 0) {
             let used = self.used.pop_front().expect("there is a front");
-            match used.file.bytes == self.file_bytes && self.free.len() + self.used.len() < self.count_max {
-                true => self.free.push_back(used.file),
-                false => self.retired.push(used.file),
-            }
+            self.spent.push_back(used.file);
         }
+    }
+
+    /// The oldest spent file, and whether it is wanted: then wipe it, else remove it, durably. Answer with
+    /// [`WalFiles::recycled`].
+    pub(crate) fn oldest_spent(&self) -> Option<(Rc<WalFile<I>>, bool)> {
+        let file = self.spent.front()?;
+        Some((file.clone(), file.bytes == self.file_bytes && self.count() <= self.count_max))
+    }
+
+    /// The oldest spent file was wiped, or removed.
+    pub(crate) fn recycled(&mut self, wiped: bool) {
+        let file = self.spent.pop_front().filter(|_| wiped);
+        self.free.extend(file);
     }
 
     /// Partitions with extents in the oldest used file, to be materialised; the current one last.
@@ -133,17 +144,21 @@ impl<I: Io> WalFiles<I> {
 
     /// Whether the log is short of files: materialise the oldest.
     pub(crate) fn under_pressure(&self) -> bool {
-        self.free.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
+        self.free.len() + self.spent.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
+    }
+
+    fn count(&self) -> usize {
+        self.free.len() + self.spent.len() + self.used.len()
     }
 
     /// Files that may still be made.
     fn room(&self) -> usize {
-        self.count_max.saturating_sub(self.free.len() + self.used.len())
+        self.count_max.saturating_sub(self.count())
     }
 
     /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
     pub(crate) fn wants_file(&mut self) -> Option<Making<I>> {
-        if self.making || self.free.len() >= SPARE_FILES || self.room() == 0 {
+        if self.making || self.free.len() + self.spent.len() >= SPARE_FILES || self.room() == 0 {
             return None;
         }
         self.making = true;
@@ -157,11 +172,6 @@ impl<I: Io> WalFiles<I> {
         self.making = false;
         self.free.extend(file.map(Rc::new));
     }
-
-    /// Files to remove; nobody writes to them any more.
-    pub(crate) fn take_retired(&mut self) -> Vec<Rc<WalFile<I>>> {
-        std::mem::take(&mut self.retired)
-    }
 }
 
 /// Path of a file of the shared log.
@@ -172,6 +182,13 @@ pub(crate) fn path_of(dir: &Path, id: WalFileId) -> PathBuf {
 /// Id of a file of the shared log by its name.
 pub(crate) fn id_of(name: &str) -> Option<WalFileId> {
     name.strip_suffix(".wal")?.parse().ok().map(WalFileId)
+}
+
+/// Takes a file's first group away, durably: no chain begins there any more.
+pub(crate) async fn wipe<I: Io>(io: &I, file: &WalFile<I>) -> io::Result<()> {
+    let mut zeroes = io.buffer(BLOCK);
+    zeroes.bytes_mut().fill(0);
+    file.durable.write(Rc::new(zeroes), 0).await
 }
 
 /// Opens a former run's file.
