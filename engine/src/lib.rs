@@ -8,6 +8,8 @@ mod chunk;
 pub mod config;
 pub mod engine;
 mod fetch;
+#[cfg(test)]
+mod format_golden;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod io;
