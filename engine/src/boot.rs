@@ -41,7 +41,7 @@ pub(crate) fn lock_path(data_dir: &Path) -> PathBuf {
 /// Creates the data directory and locks it for as long as the file is open.
 #[expect(unsafe_code, reason = "std has no flock with a descriptor that others may read")]
 pub(crate) fn lock(data_dir: &Path) -> Result<File, StartError> {
-    fs::create_dir_all(data_dir)
+    create_dir_durably(data_dir)
         .map_err(|error| StartError::io(format!("creating the data directory {}", data_dir.display()), error))?;
     let path = lock_path(data_dir);
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -107,6 +107,8 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
     catalog.run += 1;
     let shards = u32::try_from(options.shards).expect("shards are bounded");
     if !new && catalog.shards != shards {
+        // Logs that a start which was cut short left behind must not count in the new layout.
+        forget_layouts(io, options, &catalog).await?;
         lay_out(io, options, &catalog, shards).await?;
     }
     if catalog.shards != shards {

@@ -1,5 +1,7 @@
 //! A whole node on a real disk: what was acknowledged is there, wherever it lies and however often the node restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,

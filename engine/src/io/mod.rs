@@ -1,7 +1,7 @@
 //! What the shells of the engine need from an operating system, and nothing more: direct files, timers, tasks.
 //!
-//! Two implementations: [`direct`] on glommio, and `sim`, a deterministic fake disk that loses, tears and reorders
-//! whatever was not flushed. The shells are generic over [`Io`], so that what is tested against crashes is the code
+//! Two implementations: `direct` on glommio, and `sim`, a deterministic fake disk that loses, tears and reorders
+//! whatever was not flushed. The shells are generic over `Io`, so that what is tested against crashes is the code
 //! that runs in production.
 
 use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
@@ -11,7 +11,7 @@ use crate::chunk::Memory;
 pub(crate) mod direct;
 pub(crate) mod residency;
 #[cfg(any(test, feature = "sim"))]
-pub(crate) mod sim;
+pub mod sim;
 
 /// Every position and length of a direct read or write is a multiple of this; a power of two. 4096 satisfies every
 /// block device in use (STATX_DIOALIGN reports 512 or 4096).
