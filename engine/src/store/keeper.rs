@@ -91,13 +91,9 @@ impl<I: Io> Keeper<I> {
     /// A partition's tail has grown.
     pub(crate) fn grown(&self, cell: &Rc<PartitionCell>) {
         let mut partition = cell.borrow_mut();
-        let unnoted = partition
-            .unnoted
-            .as_ref()
-            .map_or(0, |unnoted| unnoted.bytes);
+        let unnoted = partition.unnoted.as_ref().map_or(0, |unnoted| unnoted.bytes);
         let due = unnoted >= NOTE_BYTES
-            || partition.tail_bytes >= MATERIALISE_BYTES
-                && matches!(partition.appending, Appending::Nobody);
+            || partition.tail_bytes >= MATERIALISE_BYTES && matches!(partition.appending, Appending::Nobody);
         if due && !partition.queued {
             partition.queued = true;
             self.grown.borrow_mut().push_back(cell.clone());
@@ -138,11 +134,7 @@ impl<I: Io> Store<I> {
                 }
             };
             if !worked {
-                self.keeper
-                    .all
-                    .take()
-                    .into_iter()
-                    .for_each(|done| done.set(()));
+                self.keeper.all.take().into_iter().for_each(|done| done.set(()));
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
@@ -179,11 +171,7 @@ impl<I: Io> Store<I> {
     async fn remove_files(&self) -> io::Result<()> {
         let removed = self.keeper.removed.take();
         for (id, done) in removed {
-            if let Err(error) = self
-                .io
-                .remove(&partition_dir(&self.options.data_dir, id))
-                .await
-            {
+            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
                 tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
             }
             done.set(());
@@ -191,9 +179,7 @@ impl<I: Io> Store<I> {
         }
         let retired = self.wal.borrow_mut().take_retired();
         for file in retired {
-            self.io
-                .remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id))
-                .await?;
+            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id)).await?;
         }
         Ok(())
     }
@@ -224,11 +210,7 @@ impl<I: Io> Store<I> {
             let wanted = plan.is_some() || partition.unnoted.is_some();
             drop(partition);
             if wanted {
-                bytes += plan
-                    .iter()
-                    .flat_map(|plan| &plan.extents)
-                    .map(|e| e.len as usize)
-                    .sum::<usize>();
+                bytes += plan.iter().flat_map(|plan| &plan.extents).map(|e| e.len as usize).sum::<usize>();
                 picked.push(Picked { cell, plan });
             }
             bytes < ROUND_BYTES && picked.len() < ROUND_PARTITIONS
@@ -253,18 +235,18 @@ impl<I: Io> Store<I> {
 
     /// Whether tails must be materialised that have not grown enough by themselves.
     fn under_pressure(&self) -> bool {
+        let (cached, budget) = (self.cache.borrow().bytes(), self.cache.borrow().budget());
+        let live = self.live_bytes.get();
         !self.keeper.all.borrow().is_empty()
             || self.keeper.stopped.get()
+            || self.starved.get()
             || self.wal.borrow().under_pressure()
-            || self.live_bytes.get() > self.cache.borrow().budget() / 2
-            || self.live_bytes.get() > 0
-                && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+            || live > budget / 2
+            || live > 0 && cached > budget / 8 * 7
     }
 
     async fn round(&self, picked: &[Picked]) -> io::Result<()> {
-        let plans = picked
-            .iter()
-            .filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
+        let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
         let written = stream::iter(plans)
             .map(|(id, plan)| async move {
                 for open in self.write_plan(id, plan, None).await? {
@@ -281,30 +263,26 @@ impl<I: Io> Store<I> {
             let mut partition = cell.borrow_mut();
             partition.end_keeping();
             if !partition.deleted {
-                partition.appended(plan, true, self.io.now_ms());
+                partition.appended(plan, self.io.now_ms());
                 let bytes = plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
                 self.live_bytes.set(self.live_bytes.get() - bytes);
             }
         }
-        self.note_partitions(picked.iter().map(|picked| &picked.cell))
-            .await?;
+        self.note_partitions(picked.iter().map(|picked| &picked.cell)).await?;
         for Picked { cell, .. } in picked {
             cell.borrow_mut().prune_tail();
             self.keeper.grown(cell);
         }
+        self.maker.notify();
         self.pump.notify();
         Ok(())
     }
 
     /// Tells the manifest what it does not know of these partitions; then the shared log is not needed for that.
-    async fn note_partitions(
-        &self,
-        cells: impl Iterator<Item = &Rc<PartitionCell>>,
-    ) -> io::Result<()> {
+    async fn note_partitions(&self, cells: impl Iterator<Item = &Rc<PartitionCell>>) -> io::Result<()> {
         let mut payloads = Payloads::default();
         let mut noted = Vec::new();
         for cell in cells {
-            self.flush_unnoted(cell).await?;
             let partition = cell.borrow();
             let Some(advance) = partition.advance_record().filter(|_| !partition.deleted) else {
                 continue;
@@ -318,53 +296,13 @@ impl<I: Io> Store<I> {
         }
         self.note(payloads).await?;
         let mut wal = self.wal.borrow_mut();
-        noted
-            .into_iter()
-            .for_each(|(file, extents)| wal.release(file, extents));
+        noted.into_iter().for_each(|(file, extents)| wal.release(file, extents));
         Ok(())
-    }
-
-    /// Flushes segments that fat runs were only written to.
-    async fn flush_unnoted(&self, cell: &Rc<PartitionCell>) -> io::Result<()> {
-        let (id, segments) = {
-            let mut partition = cell.borrow_mut();
-            let id = partition.id;
-            let Some(unnoted) = partition.unnoted.as_mut().filter(|unnoted| unnoted.flush) else {
-                return Ok(());
-            };
-            unnoted.flush = false;
-            let first = unnoted.first_segment;
-            let changed = partition
-                .segments
-                .iter()
-                .filter(|segment| segment.base_offset >= first);
-            (
-                id,
-                changed
-                    .map(|segment| segment.base_offset)
-                    .collect::<Vec<_>>(),
-            )
-        };
-        for base_offset in segments {
-            self.segments
-                .get(id, base_offset, false)
-                .await?
-                .file
-                .flush()
-                .await?;
-        }
-        self.io
-            .sync_dir(&partition_dir(&self.options.data_dir, id))
-            .await
     }
 
     /// Appends to the manifest, durably; rewrites it when it has grown.
     pub(super) async fn note(&self, payloads: Payloads) -> io::Result<()> {
-        let mut journal = self
-            .keeper
-            .journal
-            .take()
-            .expect("only the keeper uses the manifest");
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
         let mut result = Ok(());
         for payload in payloads.finish() {
             result = journal.append(&payload).await;
@@ -387,10 +325,7 @@ impl<I: Io> Store<I> {
         let mut files = Vec::new();
         for write in &plan.writes {
             let segment = &write.segment;
-            let open = self
-                .segments
-                .get(id, segment.base_offset, write.from == 0)
-                .await?;
+            let open = self.segments.get(id, segment.base_offset, write.from == 0).await?;
             let head = head.take().filter(|_| write.from > 0);
             if !write.pieces.is_empty() {
                 self.write_batches(&open, write, head).await?;
@@ -399,9 +334,7 @@ impl<I: Io> Store<I> {
                 let footer = segment::encode_footer(segment);
                 let mut buffer = self.io.buffer(footer.len());
                 buffer.bytes_mut().copy_from_slice(&footer);
-                open.file
-                    .write(Rc::new(buffer), segment.footer_position())
-                    .await?;
+                open.file.write(Rc::new(buffer), segment.footer_position()).await?;
             }
             files.push(open);
         }
@@ -409,17 +342,9 @@ impl<I: Io> Store<I> {
     }
 
     /// Makes the names of a plan's new segments durable.
-    pub(super) async fn sync_new_segments(
-        &self,
-        id: TopicPartition,
-        plan: &Plan,
-    ) -> io::Result<()> {
+    pub(super) async fn sync_new_segments(&self, id: TopicPartition, plan: &Plan) -> io::Result<()> {
         match plan.writes.iter().any(|write| write.from == 0) {
-            true => {
-                self.io
-                    .sync_dir(&partition_dir(&self.options.data_dir, id))
-                    .await
-            }
+            true => self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await,
             false => Ok(()),
         }
     }
@@ -433,22 +358,14 @@ impl<I: Io> Store<I> {
     ) -> io::Result<()> {
         let mut position = align_down(write.from);
         let mut filled = usize::try_from(write.from - position).expect("less than a block");
-        let mut left = filled
-            + write
-                .pieces
-                .iter()
-                .map(|piece| piece.range.len())
-                .sum::<usize>();
+        let mut left = filled + write.pieces.iter().map(|piece| piece.range.len()).sum::<usize>();
         let mut buffer = self.write_buffer(left);
         if filled > 0 {
             let head: Rc<dyn Memory> = match head {
                 Some(known) => known.clone(),
                 None => open.file.read(position, BLOCK).await?,
             };
-            let head = head
-                .bytes()
-                .get(..filled)
-                .ok_or(io::ErrorKind::UnexpectedEof)?;
+            let head = head.bytes().get(..filled).ok_or(io::ErrorKind::UnexpectedEof)?;
             buffer.bytes_mut()[..filled].copy_from_slice(head);
         }
         for piece in &write.pieces {
@@ -473,36 +390,18 @@ impl<I: Io> Store<I> {
     }
 
     fn write_buffer(&self, left: usize) -> I::Buffer {
-        self.io.buffer(
-            usize::try_from(align_up(left as u64))
-                .expect("bounded")
-                .min(IO_BYTES_MAX),
-        )
+        self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(IO_BYTES_MAX))
     }
 
     /// Rewrites the manifest to what the partitions say now, if most of it is history.
     async fn rewrite_manifest(&self) -> io::Result<()> {
-        let mut journal = self
-            .keeper
-            .journal
-            .take()
-            .expect("only the keeper uses the manifest");
-        let result = match journal.wants_rewrite() && !self.has_unflushed_segments() {
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let result = match journal.wants_rewrite() {
             true => journal.rewrite(&self.manifest_payloads()).await,
             false => Ok(()),
         };
         self.keeper.journal.replace(Some(journal));
         result
-    }
-
-    fn has_unflushed_segments(&self) -> bool {
-        let flush = |cell: &Rc<PartitionCell>| {
-            cell.borrow()
-                .unnoted
-                .as_ref()
-                .is_some_and(|unnoted| unnoted.flush)
-        };
-        self.partitions.borrow().values().any(flush)
     }
 
     /// The manifest of the partitions as they are.
@@ -515,11 +414,7 @@ impl<I: Io> Store<I> {
     /// Moves a partition's log start up to `before`, which is not above its high watermark. Answers the log start.
     pub(crate) async fn trim(&self, id: TopicPartition, before: i64) -> Result<i64, LogError> {
         let outcome = Rc::<Outcome<_>>::default();
-        self.keeper.trims.borrow_mut().push_back(Trim {
-            id,
-            before,
-            outcome: outcome.clone(),
-        });
+        self.keeper.trims.borrow_mut().push_back(Trim { id, before, outcome: outcome.clone() });
         self.keeper.signal.notify();
         outcome.wait().await
     }
@@ -558,35 +453,17 @@ impl<I: Io> Store<I> {
     async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
         let (id, gone, first_segment) = {
             let partition = cell.borrow();
-            let gone = partition
-                .segments
-                .partition_point(|segment| segment.end_offset <= before);
+            let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
             // A segment that a fat run is being written to stays.
             let fat = matches!(partition.appending, Appending::Fat(_));
-            let gone = if fat {
-                gone.min(partition.segments.len().saturating_sub(1))
-            } else {
-                gone
-            };
-            let first = partition
-                .segments
-                .get(gone)
-                .map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<i64> = partition.segments[..gone]
-                .iter()
-                .map(|segment| segment.base_offset)
-                .collect();
+            let gone = if fat { gone.min(partition.segments.len().saturating_sub(1)) } else { gone };
+            let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
+            let gone: Vec<i64> = partition.segments[..gone].iter().map(|segment| segment.base_offset).collect();
             (partition.id, gone, first)
         };
         self.note_partitions(std::iter::once(cell)).await?;
         let mut payloads = Payloads::default();
-        payloads.push(&manifest::encode(
-            id,
-            &Record::Trim {
-                log_start_offset: before,
-                first_segment,
-            },
-        ));
+        payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
         for base_offset in gone {
