@@ -19,7 +19,7 @@ const SECTOR: usize = 512;
 const _: () = assert!(BLOCK.is_multiple_of(SECTOR));
 
 /// Memory that a simulated file writes from.
-pub struct SimBuffer(Vec<u8>);
+pub(crate) struct SimBuffer(Vec<u8>);
 
 impl SimBuffer {
     /// Dirty memory, so that nobody relies on zeroes.
