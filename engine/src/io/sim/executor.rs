@@ -69,7 +69,9 @@ impl Executor {
 
     fn poll(&self, id: u64) {
         // A task is out of the table while it runs, so that it may spawn others.
-        let Some(mut task) = self.tasks.borrow_mut().remove(&id) else { return };
+        let Some(mut task) = self.tasks.borrow_mut().remove(&id) else {
+            return;
+        };
         let waker = self.waker(id);
         if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
             self.tasks.borrow_mut().insert(id, task);
@@ -148,8 +150,7 @@ impl State {
     pub(super) fn note(&mut self, line: std::fmt::Arguments<'_>) {
         writeln!(self.trace, "{} {line}", self.now_ns).expect("writing to a string does not fail");
         if self.trace.len() > TRACE_BYTES_MAX {
-            self.trace =
-                format!("what came before has the digest {:08x}\n", crc32c::crc32c(self.trace.as_bytes()));
+            self.trace = format!("what came before has the digest {:08x}\n", crc32c::crc32c(self.trace.as_bytes()));
         }
     }
 

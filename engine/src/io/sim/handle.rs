@@ -67,9 +67,13 @@ impl SimIo {
 
 impl Operation {
     fn poll(&mut self, context: &Context<'_>) -> Poll<io::Result<Outcome>> {
-        let Some(number) = self.number else { return Poll::Pending };
+        let Some(number) = self.number else {
+            return Poll::Pending;
+        };
         let mut state = self.world.state.borrow_mut();
-        let Some(running) = state.ops.get_mut(&number) else { return Poll::Pending };
+        let Some(running) = state.ops.get_mut(&number) else {
+            return Poll::Pending;
+        };
         match running.result.take() {
             None => {
                 running.waker = Some(context.waker().clone());
@@ -88,8 +92,12 @@ impl Drop for Operation {
     fn drop(&mut self) {
         let Some(number) = self.number else { return };
         // At the end of a life the world drops tasks without looking at its state.
-        let Ok(mut state) = self.world.state.try_borrow_mut() else { return };
-        let Some(running) = state.ops.get_mut(&number) else { return };
+        let Ok(mut state) = self.world.state.try_borrow_mut() else {
+            return;
+        };
+        let Some(running) = state.ops.get_mut(&number) else {
+            return;
+        };
         match running.result {
             Some(_) => drop(state.ops.remove(&number)),
             None => running.abandoned = true,
@@ -165,7 +173,9 @@ impl std::fmt::Display for Shown<'_> {
         match self.0 {
             Ok(Outcome::Done) => f.write_str("done"),
             Ok(Outcome::Inode(inode)) => write!(f, "{inode:?}"),
-            Ok(Outcome::Bytes(bytes)) => write!(f, "{} bytes {:08x}", bytes.len(), crc32c::crc32c(bytes)),
+            Ok(Outcome::Bytes(bytes)) => {
+                write!(f, "{} bytes {:08x}", bytes.len(), crc32c::crc32c(bytes))
+            }
             Ok(Outcome::Names(names)) => write!(f, "{names:?}"),
             Err(error) => write!(f, "failed: {:?}", error.kind()),
         }

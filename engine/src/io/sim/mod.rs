@@ -24,7 +24,7 @@
 //! `flush` should have covered never become durable by a later one (as on Linux). [`Sim::set_free_bytes`] sets what is
 //! left on the disk: a write that needs more fails with `StorageFull` and changes nothing.
 
-#![cfg_attr(not(test), allow(dead_code, unused_imports, reason = "tests use all of it, fuzzers a little"))]
+#![cfg_attr(not(test), allow(dead_code, reason = "tests use all of it, fuzzers a little"))]
 
 mod disk;
 mod executor;
@@ -36,10 +36,9 @@ mod tests;
 
 use std::{cell::RefCell, collections::BTreeMap, io, path::Path, rc::Rc, task::Waker};
 
-pub(crate) use disk::SimBuffer;
 use disk::{Disk, InodeId};
 use executor::Executor;
-pub(crate) use handle::{SimFile, SimIo};
+pub(crate) use handle::SimIo;
 use random::Random;
 
 /// A simulated machine. See the module.
@@ -55,6 +54,7 @@ pub(super) struct World {
 
 /// An operation about to start, as [`Sim::watch`] sees it.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "which of it a watcher needs is up to the test")]
 pub(crate) struct Op<'a> {
     /// Counts the operations of this machine from 1, those of former lives included.
     pub(crate) number: u64,
@@ -301,11 +301,6 @@ impl Sim {
     /// Every file there is, sorted.
     pub(crate) fn files(&self) -> Vec<std::path::PathBuf> {
         self.world.state.borrow().disk.files()
-    }
-
-    /// Virtual time since the machine was made.
-    pub(crate) fn elapsed(&self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.world.state.borrow().now_ns)
     }
 
     /// One line for every beginning and end of an operation, and for every crash.

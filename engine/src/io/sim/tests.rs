@@ -4,7 +4,7 @@
 
 use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
-use super::*;
+use super::{disk::SimBuffer, *};
 use crate::{
     io::{BLOCK, Buffer, File, Io, Open, Share},
     journal::{self, Journal},
@@ -96,10 +96,7 @@ fn what_was_flushed_survives_and_anything_may_become_of_the_rest() {
         assert!(bytes[BLOCK..2 * BLOCK].iter().all(|&byte| byte == 2), "flushed");
         assert!(bytes[2 * BLOCK..3 * BLOCK].iter().all(|&byte| byte == 1), "flushed before");
         let state = |bytes: &[u8], old: u8, new: u8| {
-            assert!(
-                bytes.chunks(512).all(|sector| sector.iter().all(|&byte| byte == sector[0])),
-                "sectors are whole"
-            );
+            assert!(bytes.chunks(512).all(|sector| sector.iter().all(|&byte| byte == sector[0])), "sectors are whole");
             assert!(bytes.iter().all(|&byte| byte == old || byte == new));
             match (bytes.contains(&old), bytes.contains(&new)) {
                 (true, true) => "torn",
@@ -319,10 +316,7 @@ fn injected_errors_reach_the_caller_and_a_failed_flush_is_not_made_good_by_the_n
             }
         });
         sim.run_until(async {
-            assert_eq!(
-                io.open(&path("b"), Open::Write).await.err().unwrap().kind(),
-                io::ErrorKind::PermissionDenied
-            );
+            assert_eq!(io.open(&path("b"), Open::Write).await.err().unwrap().kind(), io::ErrorKind::PermissionDenied);
             file.write(filled(&io, 1, 2), 0).await.unwrap();
             assert!(file.flush().await.is_err());
             assert!(file.flush().await.is_ok());
