@@ -29,7 +29,7 @@
 mod disk;
 mod executor;
 mod handle;
-mod random;
+pub(crate) mod random;
 
 #[cfg(test)]
 mod tests;
