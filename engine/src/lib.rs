@@ -10,7 +10,7 @@ pub mod engine;
 mod fetch;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
-pub mod io;
+mod io;
 pub mod journal;
 mod mail;
 pub mod manifest;
