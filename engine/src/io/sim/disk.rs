@@ -11,7 +11,7 @@ use std::{
 use super::random::Random;
 use crate::{
     chunk::Memory,
-    io::{align_down, align_up, Buffer, Open, BLOCK},
+    io::{BLOCK, Buffer, Open, align_down, align_up},
 };
 
 /// What a device writes whole or not at all.
