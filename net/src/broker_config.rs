@@ -47,6 +47,9 @@ const fn dynamic(key: BrokerKey) -> BrokerKey {
     BrokerKey { is_dynamic: true, ..key }
 }
 
+/// Settings that are somebody's choice even when the configuration file says nothing.
+const ALWAYS_SET: [&str; 5] = ["advertised.listeners", "broker.id", "listeners", "log.dirs", "node.id"];
+
 /// A count that is unlimited at its largest, as Kafka writes it.
 fn count(value: usize) -> String {
     i32::try_from(value).unwrap_or(i32::MAX).to_string()
@@ -183,7 +186,8 @@ fn from_file(name: &str, value: &str) -> Setting {
 
 fn of_key(key: &BrokerKey, context: &Context, changed: Option<&String>) -> Setting {
     let name = StrBytes::from_static_str(key.name);
-    let is_in_file = context.config().broker_settings.contains_key(key.name);
+    // Where the node is and who it is has no default worth the name.
+    let is_in_file = context.config().broker_settings.contains_key(key.name) || ALWAYS_SET.contains(&key.name);
     let level =
         |value: &String, source| Level { name: name.clone(), value: StrBytes::from_string(value.clone()), source };
     let started = (key.value)(context);

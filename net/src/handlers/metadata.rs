@@ -16,7 +16,6 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{LEADER_EPOCH, NewTopic, TopicError},
-    config::check_topic_name,
     engine::Topic,
 };
 
@@ -26,7 +25,7 @@ use crate::{
         shape::{BOOL, STRING, Shape, UUID, array},
     },
     cluster,
-    errors::topic_error,
+    errors::{check_topic_name, topic_error},
 };
 
 const SHAPE: Shape = &[array(&[UUID.since(10), STRING]), BOOL.since(4), BOOL.since(8).until(10), BOOL.since(8)];
@@ -113,8 +112,8 @@ async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> Metad
     if let Some(found) = find() {
         return found;
     }
-    if check_topic_name(name.as_str()).is_err() {
-        return refuse(ResponseError::InvalidTopicException);
+    if let Err(illegal) = check_topic_name(name.as_str()) {
+        return refuse(illegal.error);
     }
     // What Kafka keeps its own state in is made by whoever keeps it.
     if !may_create || cluster::is_internal(name.as_str()) {
