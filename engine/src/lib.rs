@@ -8,10 +8,12 @@ mod chunk;
 pub mod config;
 pub mod engine;
 mod fetch;
-mod io;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
+pub mod io;
 pub mod journal;
-pub mod manifest;
 mod mail;
+pub mod manifest;
 mod materialise;
 pub mod node;
 mod partition;

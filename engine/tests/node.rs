@@ -300,3 +300,55 @@ fn offsets_are_found_and_records_deleted() {
         );
     });
 }
+
+#[test]
+fn large_runs_go_to_segments_and_survive() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let id = with_node(options(dir.path(), 2), |engine| async move {
+        let topic = topic(&engine, "t", 2, &[("segment.bytes", "3000000")]).await;
+        let mut waits = Vec::new();
+        for round in 0..40 {
+            let id = TopicPartition {
+                topic,
+                partition: round % 2,
+            };
+            let size = if round % 5 == 4 { 10 } else { 4000 };
+            let part = ProducePartition {
+                partition: id,
+                batch: batch(&values(&format!("{round}"), 100, size)),
+            };
+            waits.push(engine.produce(vec![part]));
+        }
+        for wait in waits {
+            wait.await.remove(0).unwrap();
+        }
+        for partition in 0..2 {
+            assert_eq!(
+                consume(&engine, TopicPartition { topic, partition }, 0)
+                    .await
+                    .len(),
+                2000
+            );
+        }
+        topic
+    });
+    with_node(options(dir.path(), 1), move |engine| async move {
+        for partition in 0..2 {
+            let found = consume(
+                &engine,
+                TopicPartition {
+                    topic: id,
+                    partition,
+                },
+                0,
+            )
+            .await;
+            assert_eq!(found.len(), 2000);
+            assert!(
+                found[1999]
+                    .1
+                    .starts_with(&format!("{}-99-", 38 + partition))
+            );
+        }
+    });
+}

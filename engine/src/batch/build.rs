@@ -6,7 +6,8 @@ use super::{
     BATCH_HEADER_BYTES, BatchError, BatchInfo, Codec, Record,
     codec::compress,
     header::{
-        CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL, checksum,
+        CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL,
+        checksum,
     },
 };
 use crate::config::TimestampType;
@@ -129,9 +130,13 @@ impl BatchBuilder {
     /// # Panics
     /// If its offset does not follow the last record's, or lies outside the batch.
     pub fn push(&mut self, record: &Record) {
-        let delta = i32::try_from(record.offset - self.base_offset).expect("an offset of the batch");
+        let delta =
+            i32::try_from(record.offset - self.base_offset).expect("an offset of the batch");
         assert!(delta > self.last_delta, "offsets of a batch ascend");
-        assert!(self.last_offset_delta.is_none_or(|last| delta <= last), "the batch keeps its last offset");
+        assert!(
+            self.last_offset_delta.is_none_or(|last| delta <= last),
+            "the batch keeps its last offset"
+        );
         let base_timestamp = *self.base_timestamp.get_or_insert(record.timestamp);
         let mut body = vec![0];
         put_varlong(&mut body, record.timestamp.wrapping_sub(base_timestamp));
@@ -155,19 +160,31 @@ impl BatchBuilder {
     /// # Panics
     /// If the batch is larger than 2 GiB.
     pub fn finish(self) -> Vec<u8> {
-        let codec = if self.is_empty() { Codec::None } else { self.codec };
+        let codec = if self.is_empty() {
+            Codec::None
+        } else {
+            self.codec
+        };
         let body = compress(codec, &self.records);
         let keeps = self.flags & LOG_APPEND_TIME != 0 || self.is_empty();
-        let max_timestamp = self.kept_max_timestamp.filter(|_| keeps).unwrap_or(self.max_timestamp);
+        let max_timestamp = self
+            .kept_max_timestamp
+            .filter(|_| keeps)
+            .unwrap_or(self.max_timestamp);
         let length = BATCH_HEADER_BYTES - LENGTH_END + body.len();
         let header = Header {
             base_offset: self.base_offset.into(),
-            length: i32::try_from(length).expect("a batch is smaller than 2 GiB").into(),
+            length: i32::try_from(length)
+                .expect("a batch is smaller than 2 GiB")
+                .into(),
             leader_epoch: self.leader_epoch.into(),
             magic: 2,
             crc: 0.into(),
             attributes: (self.flags | i16::from(codec as u8)).into(),
-            last_offset_delta: self.last_offset_delta.unwrap_or(self.last_delta.max(0)).into(),
+            last_offset_delta: self
+                .last_offset_delta
+                .unwrap_or(self.last_delta.max(0))
+                .into(),
             base_timestamp: self.base_timestamp.unwrap_or(-1).into(),
             max_timestamp: max_timestamp.into(),
             producer_id: self.producer_id.into(),
@@ -178,7 +195,10 @@ impl BatchBuilder {
         let mut batch = header.as_bytes().to_vec();
         batch.extend_from_slice(&body);
         let crc = checksum(&batch);
-        Header::mut_from_prefix(&mut batch).expect("begins with a header").0.crc = crc.into();
+        Header::mut_from_prefix(&mut batch)
+            .expect("begins with a header")
+            .0
+            .crc = crc.into();
         batch
     }
 
@@ -202,7 +222,12 @@ fn put_varlong(out: &mut Vec<u8>, value: i64) {
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {
-    put_varlong(out, i32::try_from(length).expect("a record is smaller than 2 GiB").into());
+    put_varlong(
+        out,
+        i32::try_from(length)
+            .expect("a record is smaller than 2 GiB")
+            .into(),
+    );
 }
 
 fn put_nullable(out: &mut Vec<u8>, field: Option<&[u8]>) {

@@ -92,8 +92,9 @@ fn snappy(records: &[u8]) -> Vec<u8> {
     out.extend_from_slice(&1i32.to_be_bytes());
     out.extend_from_slice(&1i32.to_be_bytes());
     for block in records.chunks(XERIAL_BLOCK_BYTES) {
-        let block =
-            snap::raw::Encoder::new().compress_vec(block).expect("a block is far below snappy's 4 GiB");
+        let block = snap::raw::Encoder::new()
+            .compress_vec(block)
+            .expect("a block is far below snappy's 4 GiB");
         let length = u32::try_from(block.len()).expect("a block is small");
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&block);
@@ -103,7 +104,9 @@ fn snappy(records: &[u8]) -> Vec<u8> {
 
 fn lz4(records: &[u8]) -> io::Result<Vec<u8>> {
     use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-    let info = FrameInfo::new().block_mode(BlockMode::Independent).block_size(BlockSize::Max64KB);
+    let info = FrameInfo::new()
+        .block_mode(BlockMode::Independent)
+        .block_size(BlockSize::Max64KB);
     let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
     encoder.write_all(records)?;
     Ok(encoder.finish()?)
@@ -122,7 +125,9 @@ impl<'a> Decoder<'a> {
     pub(super) fn new(codec: Codec, compressed: &'a [u8]) -> Result<Option<Self>, BatchError> {
         Ok(Some(match codec {
             Codec::None => return Ok(None),
-            Codec::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(compressed))),
+            Codec::Gzip => {
+                Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(compressed)))
+            }
             Codec::Snappy => Decoder::Snappy(Snappy::new(compressed)?),
             Codec::Lz4 => {
                 check_lz4_header(compressed)?;
@@ -130,7 +135,9 @@ impl<'a> Decoder<'a> {
             }
             Codec::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(compressed);
-                Decoder::Zstd(Box::new(decoder.map_err(|e| invalid(format!("zstd: {e}")))?))
+                Decoder::Zstd(Box::new(
+                    decoder.map_err(|e| invalid(format!("zstd: {e}")))?,
+                ))
             }
         }))
     }
@@ -184,8 +191,17 @@ pub(super) struct Snappy<'a> {
 impl<'a> Snappy<'a> {
     fn new(compressed: &'a [u8]) -> Result<Self, BatchError> {
         let framed = compressed.starts_with(&XERIAL_MAGIC);
-        let rest = if framed { xerial_body(compressed)? } else { compressed };
-        Ok(Self { rest, framed, block: Vec::new(), at: 0 })
+        let rest = if framed {
+            xerial_body(compressed)?
+        } else {
+            compressed
+        };
+        Ok(Self {
+            rest,
+            framed,
+            block: Vec::new(),
+            at: 0,
+        })
     }
 
     /// The next compressed block; `None` at the end.
@@ -201,30 +217,42 @@ impl<'a> Snappy<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let (length, rest) = self.rest.split_first_chunk().ok_or_else(|| invalid("snappy: cut off"))?;
+        let (length, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| invalid("snappy: cut off"))?;
         let length = usize::try_from(i32::from_be_bytes(*length)).ok();
         let split = length.and_then(|length| rest.split_at_checked(length));
-        let (block, rest) = split.ok_or_else(|| invalid("snappy: a block is longer than the batch"))?;
+        let (block, rest) =
+            split.ok_or_else(|| invalid("snappy: a block is longer than the batch"))?;
         self.rest = rest;
         Ok(Some(block))
     }
 
     fn decompress(&mut self, block: &[u8]) -> Result<(), BatchError> {
-        let length = snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
-        if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
-            return Err(invalid(format!("snappy: a block of {} bytes declares {length}", block.len())));
+        let length =
+            snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
+        if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX)
+        {
+            return Err(invalid(format!(
+                "snappy: a block of {} bytes declares {length}",
+                block.len()
+            )));
         }
         self.at = 0;
         self.block.resize(length, 0);
         let decoded = snap::raw::Decoder::new().decompress(block, &mut self.block);
-        decoded.map(drop).map_err(|e| invalid(format!("snappy: {e}")))
+        decoded
+            .map(drop)
+            .map_err(|e| invalid(format!("snappy: {e}")))
     }
 }
 
 /// What follows xerial's header.
 fn xerial_body(stream: &[u8]) -> Result<&[u8], BatchError> {
-    let (header, body) =
-        stream.split_first_chunk::<XERIAL_HEADER_BYTES>().ok_or_else(|| invalid("snappy: cut off"))?;
+    let (header, body) = stream
+        .split_first_chunk::<XERIAL_HEADER_BYTES>()
+        .ok_or_else(|| invalid("snappy: cut off"))?;
     if header[8..12] < 1i32.to_be_bytes()[..] || header[8] & 0x80 != 0 {
         return Err(invalid("snappy: unknown version of xerial's framing"));
     }
@@ -234,7 +262,9 @@ fn xerial_body(stream: &[u8]) -> Result<&[u8], BatchError> {
 impl Read for Snappy<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.at == self.block.len() {
-            let Some(block) = self.next_block().map_err(io::Error::other)? else { return Ok(0) };
+            let Some(block) = self.next_block().map_err(io::Error::other)? else {
+                return Ok(0);
+            };
             self.decompress(block).map_err(io::Error::other)?;
         }
         let n = into.len().min(self.block.len() - self.at);

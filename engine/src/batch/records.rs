@@ -57,7 +57,9 @@ fn decompressed(info: &BatchInfo, batch: &[u8]) -> Result<Bytes, BatchError> {
         return Ok(Bytes::copy_from_slice(body));
     };
     let mut bytes = Vec::new();
-    let read = decoder.take(DECOMPRESSED_BYTES_MAX + 1).read_to_end(&mut bytes);
+    let read = decoder
+        .take(DECOMPRESSED_BYTES_MAX + 1)
+        .read_to_end(&mut bytes);
     read.map_err(|e| invalid(format!("records do not decompress: {e}")))?;
     if bytes.len() as u64 > DECOMPRESSED_BYTES_MAX {
         return Err(too_long());
@@ -67,7 +69,9 @@ fn decompressed(info: &BatchInfo, batch: &[u8]) -> Result<Bytes, BatchError> {
 
 #[cold]
 fn too_long() -> BatchError {
-    invalid(format!("records decompress to more than {DECOMPRESSED_BYTES_MAX} bytes"))
+    invalid(format!(
+        "records decompress to more than {DECOMPRESSED_BYTES_MAX} bytes"
+    ))
 }
 
 /// What is known of a record without its contents.
@@ -87,7 +91,9 @@ pub(super) fn walk(
     batch: &[u8],
     mut look: impl FnMut(Head) -> ControlFlow<()>,
 ) -> Result<(), BatchError> {
-    let body = batch.get(BATCH_HEADER_BYTES..info.size).ok_or_else(|| invalid("cut off"))?;
+    let body = batch
+        .get(BATCH_HEADER_BYTES..info.size)
+        .ok_or_else(|| invalid("cut off"))?;
     match info.codec()? {
         Codec::None => walk_source(info, &mut Slice::new(body), &mut look),
         codec => match Decoder::new(codec, body)? {
@@ -160,13 +166,17 @@ impl Cursor {
         source: &mut S,
         mut header: impl FnMut(S::Field, S::Field),
     ) -> Result<Raw<S::Field>, BatchError> {
-        let length = u64::try_from(source.varint()?).map_err(|_| invalid("a record's length is negative"))?;
+        let length = u64::try_from(source.varint()?)
+            .map_err(|_| invalid("a record's length is negative"))?;
         let end = source.position() + length;
         source.byte()?;
         let timestamp_delta = source.varlong()?;
         let offset_delta = source.varint()?;
         if offset_delta <= self.last_delta || offset_delta > self.last_offset_delta {
-            return Err(invalid(format!("offset delta {offset_delta} follows {}", self.last_delta)));
+            return Err(invalid(format!(
+                "offset delta {offset_delta} follows {}",
+                self.last_delta
+            )));
         }
         let key_length = source.varint()?;
         let key = source.nullable(key_length, end)?;
@@ -186,13 +196,22 @@ impl Cursor {
             header(name, source.nullable(value_length, end)?);
         }
         if source.position() != end {
-            return Err(invalid(format!("a record of {length} bytes does not end where it should")));
+            return Err(invalid(format!(
+                "a record of {length} bytes does not end where it should"
+            )));
         }
         self.left -= 1;
         self.last_delta = offset_delta;
         let (own, overflows) = self.base_timestamp.overflowing_add(timestamp_delta);
         let timestamp = self.append_time.unwrap_or(own);
-        Ok(Raw { offset_delta, timestamp, overflows, has_key: key_length >= 0, key, value })
+        Ok(Raw {
+            offset_delta,
+            timestamp,
+            overflows,
+            has_key: key_length >= 0,
+            key,
+            value,
+        })
     }
 }
 
@@ -260,7 +279,10 @@ struct Slice<'a> {
 
 impl<'a> Slice<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, total: bytes.len() }
+        Self {
+            rest: bytes,
+            total: bytes.len(),
+        }
     }
 }
 
@@ -301,7 +323,11 @@ impl<'a> Source for Slice<'a> {
     }
 
     fn expect_end(&mut self) -> Result<(), BatchError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(left_over()) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(left_over())
+        }
     }
 }
 
@@ -321,7 +347,13 @@ struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     fn new(decoder: Decoder<'a>) -> Self {
-        Self { decoder, buffer: vec![0; STREAM_BUFFER_BYTES], start: 0, end: 0, total: 0 }
+        Self {
+            decoder,
+            buffer: vec![0; STREAM_BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            total: 0,
+        }
     }
 
     /// Fills the empty buffer; false at the end.

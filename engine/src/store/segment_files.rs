@@ -4,8 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    fs,
-    io,
+    fs, io,
     path::PathBuf,
     rc::Rc,
 };
@@ -39,7 +38,11 @@ pub(crate) struct OpenSegment<I: Io> {
 impl<I: Io> OpenSegment<I> {
     /// The position of the batch that begins with `offset`, if a read ended there.
     pub(crate) fn hint(&self, offset: i64) -> Option<u64> {
-        self.hints.borrow().iter().find(|(known, _)| *known == offset).map(|(_, position)| *position)
+        self.hints
+            .borrow()
+            .iter()
+            .find(|(known, _)| *known == offset)
+            .map(|(_, position)| *position)
     }
 
     /// Takes note of where a read ended.
@@ -65,7 +68,12 @@ pub(crate) struct SegmentFiles<I: Io> {
 
 impl<I: Io> SegmentFiles<I> {
     pub(crate) fn new(io: I, data_dir: PathBuf) -> Self {
-        Self { io, data_dir, open: RefCell::default(), clock: Cell::new(0) }
+        Self {
+            io,
+            data_dir,
+            open: RefCell::default(),
+            clock: Cell::new(0),
+        }
     }
 
     /// Path of a segment's file.
@@ -74,7 +82,12 @@ impl<I: Io> SegmentFiles<I> {
     }
 
     /// The file of a segment, opened if it is not; created if `create`.
-    pub(crate) async fn get(&self, id: TopicPartition, base: i64, create: bool) -> io::Result<Rc<OpenSegment<I>>> {
+    pub(crate) async fn get(
+        &self,
+        id: TopicPartition,
+        base: i64,
+        create: bool,
+    ) -> io::Result<Rc<OpenSegment<I>>> {
         let now = self.clock.get() + 1;
         self.clock.set(now);
         if let Some(known) = self.open.borrow().get(&(id, base)) {
@@ -83,9 +96,14 @@ impl<I: Io> SegmentFiles<I> {
         }
         let path = self.path(id, base);
         if create {
-            self.io.create_dir(path.parent().expect("a segment has a folder")).await?;
+            self.io
+                .create_dir(path.parent().expect("a segment has a folder"))
+                .await?;
         }
-        let file = self.io.open(&path, if create { Open::Write } else { Open::Existing }).await?;
+        let file = self
+            .io
+            .open(&path, if create { Open::Write } else { Open::Existing })
+            .await?;
         let opened = Rc::new(OpenSegment {
             file,
             buffered: RefCell::new(None),
@@ -95,7 +113,10 @@ impl<I: Io> SegmentFiles<I> {
         });
         let mut open = self.open.borrow_mut();
         if open.len() >= OPEN_MAX {
-            let oldest = open.iter().min_by_key(|(_, file)| file.used.get()).map(|(key, _)| *key);
+            let oldest = open
+                .iter()
+                .min_by_key(|(_, file)| file.used.get())
+                .map(|(key, _)| *key);
             oldest.map(|key| open.remove(&key));
         }
         Ok(open.entry((id, base)).or_insert(opened).clone())
@@ -103,7 +124,9 @@ impl<I: Io> SegmentFiles<I> {
 
     /// Closes the files of a partition.
     pub(crate) fn forget(&self, id: TopicPartition) {
-        self.open.borrow_mut().retain(|(partition, _), _| *partition != id);
+        self.open
+            .borrow_mut()
+            .retain(|(partition, _), _| *partition != id);
     }
 
     /// Closes a segment's file.
