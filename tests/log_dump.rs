@@ -39,7 +39,14 @@ fn group(sequence: u64, durable_sequence: u64, batches: &[u8], offsets: (i64, i6
     let (_, room) = encoder.inline(partition, offsets, batches.len());
     room.copy_from_slice(batches);
     let other = TopicPartition { topic: Uuid::from_u128(7), partition: 0 };
-    encoder.pointer(other, (5, 9), 300_000, SegmentPointer { segment: 0.into(), position: 4096.into() });
+    let pointer = SegmentPointer {
+        segment: 0.into(),
+        position: 4096.into(),
+        from_offset: 5.into(),
+        checksum: 77.into(),
+        reserved: 0.into(),
+    };
+    encoder.pointer(other, (5, 9), 300_000, pointer);
     encoder.finish(Stamp { run: 2, shard: 1, sequence, durable_sequence }, 951_827_696_789);
     bytes
 }
