@@ -124,6 +124,7 @@ mod tests {
         Needs {
             data_dir: "/nowhere".into(),
             listen: Vec::new(),
+            advertised: None,
             shards: 2,
             io_memory_bytes: 10 << 20,
             max_connections: 1000,
