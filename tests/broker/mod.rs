@@ -49,6 +49,8 @@ pub(crate) struct Broker {
     child: Child,
     /// Where it listens.
     pub(crate) address: String,
+    /// What it says of itself when it starts.
+    pub(crate) banner: String,
     /// Collects the rest of what it says.
     rest: Option<thread::JoinHandle<String>>,
 }
@@ -72,7 +74,9 @@ impl Broker {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut before = String::new();
-        let address = loop {
+        let mut address = None;
+        // The banner ends with how to stop it.
+        while !before.contains("\n  stop ") {
             let mut line = String::new();
             if said.read_line(&mut line).unwrap() == 0 {
                 let status = child.wait().unwrap();
@@ -80,15 +84,17 @@ impl Broker {
             }
             before.push_str(&line);
             if let Some(listening) = line.trim().strip_prefix("listening") {
-                break listening.trim().split(',').next().unwrap().to_owned();
+                address = listening.trim().split(',').next().map(str::to_owned);
             }
-        };
+        }
+        let address = address.expect("it says where it listens");
+        let banner = before;
         let rest = thread::spawn(move || {
             let mut rest = String::new();
             said.read_to_string(&mut rest).unwrap();
             rest
         });
-        Self { child, address, rest: Some(rest) }
+        Self { child, address, banner, rest: Some(rest) }
     }
 
     /// Sends it a signal by its number.
