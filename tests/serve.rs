@@ -105,10 +105,13 @@ fn the_first_signal_stops_cleanly_and_the_banner_says_what_runs() {
     for signal in [15, 2, 1] {
         let broker = Broker::start(&small(dir.path()));
         broker.ok_with_input(&["produce", "t"], b"x\n");
+        let banner = broker.banner.clone();
+        assert!(banner.contains(dir.path().to_str().unwrap()) && banner.contains("durability  device"), "{banner}");
+        assert!(banner.contains("kcat -b") && banner.contains("kafka-topics.sh"), "{banner}");
         broker.signal(signal);
         let (code, said) = broker.wait();
         assert_eq!(code, Some(0), "signal {signal}: {said}");
-        assert!(said.contains("stopping") && said.contains("kcat -b") && said.contains("kafka-topics.sh"), "{said}");
+        assert!(said.contains("stopping"), "{said}");
     }
 }
 
