@@ -5,10 +5,14 @@
 //! connection limits) is plain synchronous code; the glommio shell around it is thin.
 
 mod api;
+mod assignment;
+mod broker_config;
 mod cluster;
 mod config;
+mod config_resource;
 mod connection;
 mod errors;
+mod features;
 mod fetch_session;
 mod frame;
 mod handlers;
@@ -17,6 +21,7 @@ mod limits;
 mod listener;
 mod memory;
 mod poller;
+mod settings;
 mod shard;
 mod stream;
 
