@@ -121,6 +121,10 @@ pub enum ConfigChange {
     Set(String, String),
     /// Back to the default.
     Delete(String),
+    /// Adds members to a list; those that are in it already stay once.
+    Append(String, String),
+    /// Takes members out of a list.
+    Subtract(String, String),
 }
 
 /// One idempotent producer that a partition remembers (DescribeProducers).
@@ -169,7 +173,9 @@ pub enum LogError {
     #[error("unknown producer id")]
     UnknownProducerId,
     /// Free space is below the reserve: produce again when space was made.
-    #[error("disk is full: free space is below the reserve, produce is refused until space is made")]
+    #[error(
+        "disk is full: free space is below the reserve, produce is refused until space is made"
+    )]
     StorageFull,
     /// A write or flush failed; the log takes no appends until a restart.
     #[error("storage error: {0}")]

@@ -11,6 +11,12 @@ pub trait Memory {
     fn bytes(&self) -> &[u8];
 }
 
+impl Memory for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
 /// One piece of records.
 #[derive(Clone)]
 pub enum Chunk {

@@ -1,95 +1,380 @@
-//! The engine as one shard's caller sees it: every partition of the node, wherever it lives.
-//! CONTRACT SKELETON: bodies follow.
-#![allow(unused_variables, clippy::unimplemented, missing_docs)]
+//! The engine as one shard's caller sees it: every partition of the node, wherever it lives. A partition of this shard
+//! is a direct call; one of another shard is a letter.
 
-use std::{any::Any, collections::{BTreeMap, HashMap}, future::Future, path::Path, rc::Rc};
+use std::{
+    any::{Any, TypeId},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use futures_util::{FutureExt, future::Either, future::join_all};
 use uuid::Uuid;
-use crate::{api::*, config::TopicConfig};
 
-/// A topic as every shard knows it. Immutable; a change makes a new one.
-#[derive(Debug, Clone)]
-pub struct Topic {
-    /// Its id.
-    pub id: TopicId,
-    /// Its name.
-    pub name: String,
-    /// Number of partitions.
-    pub partitions: i32,
-    /// Settings that differ from the broker's defaults, as the user wrote them.
-    pub overrides: BTreeMap<String, String>,
-    /// All settings, parsed.
-    pub config: Rc<TopicConfig>,
-}
+use crate::{
+    api::{
+        ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition,
+        Produced, TopicId, TopicPartition,
+    },
+    io::{self, direct::DirectIo},
+    mail::Mail,
+    partition::Waiter,
+    signal::Outcome,
+    store::{Appended, Store, check_epoch},
+    topics::CatalogFile,
+};
 
-/// All topics. A snapshot: holders see no later change.
-#[derive(Debug, Default, Clone)]
-pub struct Topics {
-    /// By name, sorted.
-    pub by_name: BTreeMap<String, Rc<Topic>>,
-    /// By id.
-    pub by_id: HashMap<TopicId, Rc<Topic>>,
+pub use crate::topics::{Topic, Topics};
+
+type Reply = Box<dyn FnOnce(Box<dyn Any + Send>)>;
+
+/// What a shard's handles share.
+pub(crate) struct Shard {
+    pub(crate) mail: Rc<Mail>,
+    pub(crate) index: usize,
+    pub(crate) store: Rc<Store<DirectIo>>,
+    pub(crate) io: DirectIo,
+    pub(crate) topics: RefCell<Rc<Topics>>,
+    pub(crate) defaults: Rc<BTreeMap<String, String>>,
+    pub(crate) settings: RefCell<Rc<BTreeMap<String, String>>>,
+    pub(crate) cluster_id: Uuid,
+    pub(crate) node_id: i32,
+    pub(crate) data_dir: PathBuf,
+    /// On shard 0 only.
+    pub(crate) catalog: Option<CatalogFile>,
+    pub(crate) attached: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
+    pub(crate) stopping: Rc<Outcome<()>>,
+    pub(crate) replies: RefCell<HashMap<u64, Reply>>,
+    pub(crate) next_id: Cell<u64>,
+    /// Partitions whose files are being removed, by ticket.
+    pub(crate) removals: RefCell<HashMap<u64, Vec<Rc<Outcome<()>>>>>,
+    /// Fetches of other shards that wait for partitions of this one: by shard and number.
+    pub(crate) watched: RefCell<HashMap<(usize, u64), Rc<Waiter>>>,
 }
 
 /// Handle to the whole node's engine on one shard; clones share it. Not `Send`.
 #[derive(Clone)]
-pub struct Engine { _inner: Rc<()> }
+pub struct Engine(pub(crate) Rc<Shard>);
 
 impl Engine {
     /// This shard's index.
-    pub fn shard(&self) -> usize { unimplemented!() }
+    pub fn shard(&self) -> usize {
+        self.0.index
+    }
+
     /// Number of shards.
-    pub fn shards(&self) -> usize { unimplemented!() }
+    pub fn shards(&self) -> usize {
+        self.0.mail.shards()
+    }
+
     /// The shard that owns a partition: where its requests are served without a hop.
-    pub fn owner(&self, partition: TopicPartition) -> usize { unimplemented!() }
+    pub fn owner(&self, partition: TopicPartition) -> usize {
+        owner(partition, self.shards())
+    }
+
     /// The cluster's id, kept in the data directory.
-    pub fn cluster_id(&self) -> Uuid { unimplemented!() }
+    pub fn cluster_id(&self) -> Uuid {
+        self.0.cluster_id
+    }
+
     /// This node's id.
-    pub fn node_id(&self) -> i32 { unimplemented!() }
+    pub fn node_id(&self) -> i32 {
+        self.0.node_id
+    }
+
     /// The data directory.
-    pub fn data_dir(&self) -> &Path { unimplemented!() }
+    pub fn data_dir(&self) -> &Path {
+        &self.0.data_dir
+    }
+
     /// Broker-wide defaults that topics inherit, by *topic* setting name (e.g. from the config file).
-    pub fn topic_defaults(&self) -> Rc<BTreeMap<String, String>> { unimplemented!() }
+    pub fn topic_defaults(&self) -> Rc<BTreeMap<String, String>> {
+        self.0.defaults.clone()
+    }
+
     /// Dynamic broker settings, by broker setting name; durable, the same on every shard.
-    pub fn broker_settings(&self) -> Rc<BTreeMap<String, String>> { unimplemented!() }
-    /// Changes dynamic broker settings. The engine checks only that it can store them; the caller knows which exist.
-    pub async fn alter_broker_settings(&self, changes: Vec<ConfigChange>) -> Result<(), TopicError> { unimplemented!() }
+    pub fn broker_settings(&self) -> Rc<BTreeMap<String, String>> {
+        self.0.settings.borrow().clone()
+    }
+
     /// All topics now.
-    pub fn topics(&self) -> Rc<Topics> { unimplemented!() }
-    /// Creates a topic, durable and known to every shard when it returns. `validate_only` only checks.
-    pub async fn create_topic(&self, topic: NewTopic, validate_only: bool) -> Result<Rc<Topic>, TopicError> { unimplemented!() }
-    /// Deletes a topic.
-    pub async fn delete_topic(&self, topic: TopicId) -> Result<(), TopicError> { unimplemented!() }
-    /// Changes a topic's settings.
-    pub async fn alter_topic(&self, topic: TopicId, changes: Vec<ConfigChange>, validate_only: bool) -> Result<(), TopicError> { unimplemented!() }
-    /// Gives a topic more partitions: `partitions` in all.
-    pub async fn create_partitions(&self, topic: TopicId, partitions: i32, validate_only: bool) -> Result<(), TopicError> { unimplemented!() }
+    pub fn topics(&self) -> Rc<Topics> {
+        self.0.topics.borrow().clone()
+    }
+
     /// Appends batches. The order among calls is fixed when this returns; the future resolves once every batch is
     /// durable as its topic says (or refused). One answer per part, in order. Dropping the future undoes nothing.
-    pub fn produce(&self, parts: Vec<ProducePartition>) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static { async { unimplemented!() } }
-    /// Reads; waits up to `max_wait` for `min_bytes`. One answer per partition, in order.
-    pub async fn fetch(&self, fetch: Fetch) -> Vec<Result<Fetched, LogError>> { unimplemented!() }
+    pub fn produce(
+        &self,
+        parts: Vec<ProducePartition>,
+    ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
+        self.0.mail.note_activity();
+        let count = parts.len();
+        let mut by_shard: BTreeMap<usize, (Vec<usize>, Vec<ProducePartition>)> = BTreeMap::new();
+        for (at, part) in parts.into_iter().enumerate() {
+            let (places, parts) = by_shard.entry(self.owner(part.partition)).or_default();
+            places.push(at);
+            parts.push(part);
+        }
+        let pending: Vec<_> = by_shard
+            .into_iter()
+            .map(|(shard, (places, parts))| {
+                let answers = self.call(shard, move |engine: Engine| {
+                    // Taken when the letter is opened: the order of letters is the order of offsets.
+                    let taken: Vec<Appended> = parts
+                        .into_iter()
+                        .map(|part| engine.0.store.append(part))
+                        .collect();
+                    settle(taken)
+                });
+                async move { (places, answers.await) }
+            })
+            .collect();
+        async move {
+            let mut answers = vec![Err(LogError::ShuttingDown); count];
+            for (places, of_shard) in join_all(pending).await {
+                for (at, answer) in places.into_iter().zip(of_shard) {
+                    answers[at] = answer;
+                }
+            }
+            answers
+        }
+    }
+
     /// Answers a question for an offset.
-    pub async fn list_offset(&self, partition: TopicPartition, spec: OffsetSpec, leader_epoch: i32) -> Result<FoundOffset, LogError> { unimplemented!() }
+    pub async fn list_offset(
+        &self,
+        partition: TopicPartition,
+        spec: OffsetSpec,
+        leader_epoch: i32,
+    ) -> Result<FoundOffset, LogError> {
+        check_epoch(leader_epoch)?;
+        self.call(self.owner(partition), move |engine: Engine| async move {
+            engine.0.store.list_offset(partition, spec).await
+        })
+        .await
+    }
+
     /// End offset of a leader epoch: the largest epoch not above the one asked, and its end; (-1, -1) for none.
-    pub async fn epoch_end_offset(&self, partition: TopicPartition, current_leader_epoch: i32, leader_epoch: i32) -> Result<(i32, i64), LogError> { unimplemented!() }
+    pub async fn epoch_end_offset(
+        &self,
+        partition: TopicPartition,
+        current_leader_epoch: i32,
+        leader_epoch: i32,
+    ) -> Result<(i32, i64), LogError> {
+        check_epoch(current_leader_epoch)?;
+        let (_, high_watermark) = self.bounds(partition).await?;
+        match leader_epoch {
+            LEADER_EPOCH => Ok((LEADER_EPOCH, high_watermark)),
+            _ => Ok((-1, -1)),
+        }
+    }
+
+    async fn bounds(&self, partition: TopicPartition) -> Result<(i64, i64), LogError> {
+        let owner = self.owner(partition);
+        self.call(owner, move |engine: Engine| async move {
+            engine.0.store.bounds(partition)
+        })
+        .await
+    }
+
     /// Moves the log start up to `before` (-1: to the high watermark); answers the new log start, durable.
-    pub async fn delete_records(&self, partition: TopicPartition, before: i64) -> Result<i64, LogError> { unimplemented!() }
+    pub async fn delete_records(
+        &self,
+        partition: TopicPartition,
+        before: i64,
+    ) -> Result<i64, LogError> {
+        let owner = self.owner(partition);
+        self.call(owner, move |engine: Engine| async move {
+            let (log_start_offset, high_watermark) = engine.0.store.bounds(partition)?;
+            let before = if before == -1 { high_watermark } else { before };
+            if before < 0 || before > high_watermark {
+                return Err(LogError::OffsetOutOfRange {
+                    log_start_offset,
+                    high_watermark,
+                });
+            }
+            engine.0.store.trim(partition, before).await
+        })
+        .await
+    }
+
     /// Bytes on disk of every partition of these topics (`None`: of all), for DescribeLogDirs.
-    pub async fn partition_sizes(&self, topics: Option<Vec<TopicId>>) -> Vec<(TopicPartition, u64)> { unimplemented!() }
-    /// Total and usable bytes of the data directory's file system.
-    pub fn volume_bytes(&self) -> (u64, u64) { unimplemented!() }
+    pub async fn partition_sizes(
+        &self,
+        topics: Option<Vec<TopicId>>,
+    ) -> Vec<(TopicPartition, u64)> {
+        let of_shards = self.on_all(move |engine: Engine| {
+            let store = &engine.0.store;
+            let mut ids = store.partition_ids();
+            ids.retain(|id| {
+                topics
+                    .as_ref()
+                    .is_none_or(|topics| topics.contains(&id.topic))
+            });
+            let sizes: Vec<_> = ids
+                .into_iter()
+                .filter_map(|id| Some((id, store.partition_bytes(id)?)))
+                .collect();
+            std::future::ready(sizes)
+        });
+        of_shards.await.into_iter().flatten().collect()
+    }
+
+    /// Total and usable bytes of the data directory's file system; zeroes when it cannot be asked.
+    pub fn volume_bytes(&self) -> (u64, u64) {
+        io::direct::volume_bytes(&self.0.data_dir).unwrap_or_default()
+    }
+
     /// Idempotent producers that a partition remembers.
-    pub async fn active_producers(&self, partition: TopicPartition) -> Result<Vec<ActiveProducer>, LogError> { unimplemented!() }
-    /// A producer id that was never given out before.
-    pub async fn next_producer_id(&self) -> Result<i64, LogError> { unimplemented!() }
+    pub async fn active_producers(
+        &self,
+        partition: TopicPartition,
+    ) -> Result<Vec<ActiveProducer>, LogError> {
+        let owner = self.owner(partition);
+        self.call(owner, move |engine: Engine| async move {
+            engine.0.store.active_producers(partition)
+        })
+        .await
+    }
+
     /// Runs `work` on another shard (or this one) with that shard's handle and brings its result back. Calls to one
     /// shard made in the same turn travel together.
-    pub async fn on_shard<F, R>(&self, shard: usize, work: impl FnOnce(Engine) -> F + Send + 'static) -> R
-    where F: Future<Output = R> + 'static, R: Send + 'static { unimplemented!() }
-    /// Keeps a value for this shard's life, e.g. the wire's own state, so that work sent by [`Engine::on_shard`] finds it.
-    pub fn attach<T: 'static>(&self, value: Rc<T>) { unimplemented!() }
+    pub async fn on_shard<F, R>(
+        &self,
+        shard: usize,
+        work: impl FnOnce(Engine) -> F + Send + 'static,
+    ) -> R
+    where
+        F: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        self.call(shard, work).await
+    }
+
+    /// As [`Engine::on_shard`], but the letter is posted before this returns.
+    pub(crate) fn call<F, R>(
+        &self,
+        shard: usize,
+        work: impl FnOnce(Engine) -> F + Send + 'static,
+    ) -> impl Future<Output = R> + 'static
+    where
+        F: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        if shard == self.shard() {
+            return Either::Left(work(self.clone()));
+        }
+        let outcome = Rc::<Outcome<Rc<Cell<Option<R>>>>>::default();
+        let id = self.next_id();
+        let resolve = outcome.clone();
+        let reply: Reply = Box::new(move |value| {
+            let value = value
+                .downcast::<R>()
+                .expect("a reply has the type of its call");
+            resolve.set(Rc::new(Cell::new(Some(*value))));
+        });
+        self.0.replies.borrow_mut().insert(id, reply);
+        let origin = self.shard();
+        self.0.mail.post(
+            shard,
+            Box::new(move |engine: &Engine| {
+                let running = work(engine.clone());
+                let engine = engine.clone();
+                glommio::spawn_local(async move {
+                    let result: Box<dyn Any + Send> = Box::new(running.await);
+                    engine.0.mail.post(
+                        origin,
+                        Box::new(move |home: &Engine| home.reply(id, result)),
+                    );
+                })
+                .detach();
+            }),
+        );
+        Either::Right(
+            outcome
+                .wait()
+                .map(|cell| cell.take().expect("a call has one caller")),
+        )
+    }
+
+    /// A number that this shard has not used yet.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.0.next_id.replace(self.0.next_id.get() + 1)
+    }
+
+    fn reply(&self, id: u64, value: Box<dyn Any + Send>) {
+        let reply = self.0.replies.borrow_mut().remove(&id);
+        reply.expect("every call is answered once")(value);
+    }
+
+    /// Runs `work` on every shard, side by side; answers in the order of shards.
+    pub async fn on_all<F, R, W>(&self, work: W) -> Vec<R>
+    where
+        W: FnOnce(Engine) -> F + Clone + Send + 'static,
+        F: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        let calls: Vec<_> = (0..self.shards())
+            .map(|shard| self.call(shard, work.clone()))
+            .collect();
+        join_all(calls).await
+    }
+
+    /// Keeps a value for this shard's life, e.g. the wire's own state, so that work sent by [`Engine::on_shard`] finds
+    /// it. One value per type.
+    pub fn attach<T: 'static>(&self, value: Rc<T>) {
+        self.0
+            .attached
+            .borrow_mut()
+            .insert(TypeId::of::<T>(), value);
+    }
+
     /// The value attached by [`Engine::attach`].
-    pub fn attached<T: 'static>(&self) -> Option<Rc<T>> { let _: Option<Box<dyn Any>> = None; unimplemented!() }
+    pub fn attached<T: 'static>(&self) -> Option<Rc<T>> {
+        let value = self.0.attached.borrow().get(&TypeId::of::<T>()).cloned()?;
+        value.downcast().ok()
+    }
+
     /// Resolves when the node was asked to stop.
-    pub async fn stopping(&self) { unimplemented!() }
+    pub async fn stopping(&self) {
+        self.0.stopping.clone().wait().await;
+    }
+
+    /// The mailbox saw that the node was asked to stop.
+    pub(crate) fn notice_stop(&self) {
+        if self.0.stopping.get().is_none() {
+            self.0.stopping.set(());
+        }
+    }
+
+    /// Tells the watchdog that this shard has work: it then looks more often. For callers that serve connections.
+    pub fn note_activity(&self) {
+        self.0.mail.note_activity();
+    }
 }
+
+/// Waits for the groups of taken batches. They end in order, so few of the waits really wait.
+async fn settle(taken: Vec<Appended>) -> Vec<Result<Produced, LogError>> {
+    let mut answers = Vec::with_capacity(taken.len());
+    for appended in taken {
+        answers.push(match appended {
+            Ok((produced, None)) => Ok(produced),
+            Ok((produced, Some(wait))) => wait.wait().await.map(|()| produced),
+            Err(error) => Err(error),
+        });
+    }
+    answers
+}
+
+/// The shard that owns a partition: partitions of a topic take turns.
+pub(crate) fn owner(partition: TopicPartition, shards: usize) -> usize {
+    let first = u64::from(crc32c::crc32c(partition.topic.as_bytes()));
+    let turn = u64::try_from(partition.partition).unwrap_or_default();
+    usize::try_from((first + turn) % shards as u64).expect("less than the number of shards")
+}
+
+/// One partition's answer as it crosses shards.
+pub(crate) type FetchAnswer = Result<Fetched, LogError>;

@@ -2,7 +2,24 @@
 
 pub mod api;
 pub mod batch;
+mod boot;
+pub mod catalog;
 mod chunk;
 pub mod config;
 pub mod engine;
+mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
+pub mod io;
+pub mod journal;
+mod mail;
+pub mod manifest;
+mod materialise;
 pub mod node;
+mod partition;
+mod producer;
+pub mod segment;
+mod signal;
+mod store;
+mod topics;
+pub mod wal;

@@ -4,7 +4,10 @@
 //! The manifest is a journal. A record says what became durable in segment files, so a restart neither scans segments
 //! nor lists folders: it applies the manifest, then replays what the shared log holds beyond it.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 use uuid::Uuid;
 use zerocopy::{
@@ -19,7 +22,9 @@ use crate::{
 };
 
 /// One batch of an idempotent producer, as duplicates are recognised by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct ProducerBatch {
     /// Producer id.
@@ -54,7 +59,9 @@ pub struct PartitionState {
 impl PartitionState {
     /// Segments hold everything below this.
     pub fn end_offset(&self) -> i64 {
-        self.segments.last().map_or(self.log_start_offset, |s| s.end_offset)
+        self.segments
+            .last()
+            .map_or(self.log_start_offset, |s| s.end_offset)
     }
 }
 
@@ -86,6 +93,14 @@ pub enum Record {
         /// Base offset of the first segment that stays.
         first_segment: i64,
     },
+    /// Where recovery found the end of a former run's part of the shared log. Groups behind it were never
+    /// acknowledged and must not come back when the groups before them are gone.
+    RunEnd {
+        /// The run.
+        run: u64,
+        /// Its last group; 0 for none.
+        sequence: u64,
+    },
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -95,9 +110,9 @@ struct RecordHeader {
     partition: I32,
     kind: u8,
     reserved: [u8; 3],
-    /// Reset, Trim: log start. Advance: zero.
+    /// Reset, Trim: log start. Advance: zero. RunEnd: the run.
     log_start_offset: I64,
-    /// Trim: first segment.
+    /// Trim: first segment. RunEnd: the sequence.
     first_segment: I64,
     segments: U32,
     index: U32,
@@ -110,7 +125,11 @@ pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
     let (kind, log_start_offset, first_segment, advance) = match record {
         Record::Reset { log_start_offset } => (0, *log_start_offset, 0, &empty),
         Record::Advance(advance) => (1, 0, 0, advance),
-        Record::Trim { log_start_offset, first_segment } => (2, *log_start_offset, *first_segment, &empty),
+        Record::Trim {
+            log_start_offset,
+            first_segment,
+        } => (2, *log_start_offset, *first_segment, &empty),
+        Record::RunEnd { run, sequence } => (3, run.cast_signed(), sequence.cast_signed(), &empty),
     };
     let count = |n: usize| U32::new(u32::try_from(n).expect("records are bounded by their page"));
     let header = RecordHeader {
@@ -134,8 +153,10 @@ pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
 /// Decodes a record; `None` for bytes that no version of ours wrote.
 pub fn decode(bytes: &[u8]) -> Option<(TopicPartition, Record)> {
     let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
-    let partition =
-        TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
+    let partition = TopicPartition {
+        topic: Uuid::from_bytes(header.topic),
+        partition: header.partition.get(),
+    };
     let log_start_offset = header.log_start_offset.get();
     let record = match header.kind {
         0 => Record::Reset { log_start_offset },
@@ -143,33 +164,87 @@ pub fn decode(bytes: &[u8]) -> Option<(TopicPartition, Record)> {
             let (segments, rest) = take(rest, header.segments)?;
             let (index, rest) = take(rest, header.index)?;
             let (producers, _) = take(rest, header.producers)?;
-            Record::Advance(Advance { segments, index, producers })
+            Record::Advance(Advance {
+                segments,
+                index,
+                producers,
+            })
         }
-        2 => Record::Trim { log_start_offset, first_segment: header.first_segment.get() },
+        2 => Record::Trim {
+            log_start_offset,
+            first_segment: header.first_segment.get(),
+        },
+        3 => Record::RunEnd {
+            run: log_start_offset.cast_unsigned(),
+            sequence: header.first_segment.get().cast_unsigned(),
+        },
         _ => return None,
     };
     Some((partition, record))
 }
 
-fn take<T: FromBytes + Immutable + KnownLayout + Unaligned + Clone>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])> {
+fn take<T>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])>
+where
+    T: FromBytes + Immutable + KnownLayout + Unaligned + Clone + 'static,
+{
     let (items, rest) = <[T]>::ref_from_prefix_with_elems(bytes, count.get() as usize).ok()?;
     Some((items.to_vec(), rest))
 }
 
 /// Packs the records that rebuild a partition's state. Long ones are spread over several records.
 pub(crate) fn encode_state(partition: TopicPartition, state: &PartitionState, out: &mut Payloads) {
-    out.push(&encode(partition, &Record::Reset { log_start_offset: state.log_start_offset }));
+    out.push(&encode(
+        partition,
+        &Record::Reset {
+            log_start_offset: state.log_start_offset,
+        },
+    ));
     let mut advance = |advance: Advance| out.push(&encode(partition, &Record::Advance(advance)));
     for segments in state.segments.chunks(items_max::<SegmentMeta>()) {
-        advance(Advance { segments: segments.iter().map(Segment::meta).collect(), ..Advance::default() });
+        advance(Advance {
+            segments: segments.iter().map(Segment::meta).collect(),
+            ..Advance::default()
+        });
     }
-    let active = state.segments.last().filter(|s| !s.sealed).and_then(|s| s.index.clone()).unwrap_or_default();
+    let active = state
+        .segments
+        .last()
+        .filter(|s| !s.sealed)
+        .and_then(|s| s.index.clone())
+        .unwrap_or_default();
     for index in active.chunks(items_max::<IndexEntry>()) {
-        advance(Advance { index: index.to_vec(), ..Advance::default() });
+        advance(Advance {
+            index: index.to_vec(),
+            ..Advance::default()
+        });
     }
     for producers in state.producers.chunks(items_max::<ProducerBatch>()) {
-        advance(Advance { producers: producers.to_vec(), ..Advance::default() });
+        advance(Advance {
+            producers: producers.to_vec(),
+            ..Advance::default()
+        });
     }
+}
+
+/// Packs a whole manifest.
+pub(crate) fn encode_all(
+    run_ends: &BTreeMap<u64, u64>,
+    states: impl Iterator<Item = (TopicPartition, PartitionState)>,
+) -> Vec<Vec<u8>> {
+    let mut payloads = Payloads::default();
+    for (run, sequence) in run_ends {
+        payloads.push(&encode(
+            NO_PARTITION,
+            &Record::RunEnd {
+                run: *run,
+                sequence: *sequence,
+            },
+        ));
+    }
+    for (id, state) in states {
+        encode_state(id, &state, &mut payloads);
+    }
+    payloads.finish()
 }
 
 /// Items of one kind that fit a record.
@@ -182,31 +257,58 @@ pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
     const PRODUCERS_MAX: usize = 16_000;
     const _: () = assert!(PRODUCERS_MAX * size_of::<ProducerBatch>() < RECORD_BYTES_MAX / 4 * 3);
     let mut parts = Vec::new();
-    let rest = advance.producers.split_off(advance.producers.len().min(PRODUCERS_MAX));
+    let rest = advance
+        .producers
+        .split_off(advance.producers.len().min(PRODUCERS_MAX));
     parts.push(advance);
-    parts.extend(rest.chunks(PRODUCERS_MAX).map(|p| Advance { producers: p.to_vec(), ..Advance::default() }));
+    parts.extend(rest.chunks(PRODUCERS_MAX).map(|p| Advance {
+        producers: p.to_vec(),
+        ..Advance::default()
+    }));
     parts
 }
 
 /// The state of all partitions of a manifest.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Manifest {
     /// By partition.
     pub partitions: HashMap<TopicPartition, PartitionState>,
+    /// The last group of former runs of this shard, by run.
+    pub run_ends: BTreeMap<u64, u64>,
 }
+
+/// The partition that records of the shard itself are written under.
+pub const NO_PARTITION: TopicPartition = TopicPartition {
+    topic: Uuid::nil(),
+    partition: 0,
+};
 
 impl Manifest {
     /// Applies a record.
     pub fn apply(&mut self, partition: TopicPartition, record: Record) {
         match record {
             Record::Reset { log_start_offset } => {
-                self.partitions.insert(partition, PartitionState { log_start_offset, ..Default::default() });
+                self.partitions.insert(
+                    partition,
+                    PartitionState {
+                        log_start_offset,
+                        ..Default::default()
+                    },
+                );
             }
-            Record::Advance(advance) => apply_advance(self.partitions.entry(partition).or_default(), advance),
-            Record::Trim { log_start_offset, first_segment } => {
+            Record::Advance(advance) => {
+                apply_advance(self.partitions.entry(partition).or_default(), advance)
+            }
+            Record::Trim {
+                log_start_offset,
+                first_segment,
+            } => {
                 let state = self.partitions.entry(partition).or_default();
                 state.log_start_offset = log_start_offset;
                 state.segments.retain(|s| s.base_offset >= first_segment);
+            }
+            Record::RunEnd { run, sequence } => {
+                self.run_ends.insert(run, sequence);
             }
         }
     }
@@ -215,7 +317,11 @@ impl Manifest {
 fn apply_advance(state: &mut PartitionState, advance: Advance) {
     for meta in &advance.segments {
         let mut segment = Segment::from_meta(meta);
-        match state.segments.iter_mut().rfind(|s| s.base_offset == segment.base_offset) {
+        match state
+            .segments
+            .iter_mut()
+            .rfind(|s| s.base_offset == segment.base_offset)
+        {
             Some(known) => {
                 segment.index = known.index.take();
                 *known = segment;

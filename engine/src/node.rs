@@ -1,9 +1,33 @@
-//! Starts and stops a node: one executor thread per shard.
-//! CONTRACT SKELETON: bodies follow.
-#![allow(unused_variables, clippy::unimplemented, missing_docs)]
+//! Starts and stops a node: one executor thread per shard, and a watchdog beside them.
+//!
+//! Shard 0 reads the catalog and, when the number of shards changed, lays partitions out anew; then every shard opens
+//! its store; when all have, all serve. At the end all stop serving before the first one closes its store.
 
-use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc};
-use crate::engine::Engine;
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::{
+    boot::{self, Booted},
+    engine::{Engine, Shard, owner},
+    io::{Io, Share, direct::DirectIo},
+    mail::{Mail, PostOffice},
+    store::{Known, OpenError, Store, StoreOptions},
+    topics::{CatalogFile, Topic, Topics},
+};
 
 /// What a node is started with. Checked by [`run`].
 #[derive(Debug, Clone)]
@@ -30,36 +54,128 @@ pub struct NodeOptions {
     pub retention_check_ms: i64,
 }
 
+/// Most shards of a node.
+pub const SHARDS_MAX: usize = 1024;
+
+/// Least memory of a shard: a large group and what is read beside it.
+pub const SHARD_MEMORY_BYTES_MIN: usize = 8 << 20;
+
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another process holds the data directory.
     #[error("the data directory {path} is locked by another process{holder}")]
-    Locked { path: PathBuf, holder: String },
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// What is known of the other process, in parentheses.
+        holder: String,
+    },
     /// The file system refuses O_DIRECT.
     #[error("{path} lies on a file system without O_DIRECT ({reason})")]
-    NoDirectIo { path: PathBuf, reason: String },
+    NoDirectIo {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        reason: String,
+    },
     /// io_uring cannot be used.
     #[error("io_uring cannot be set up: {0}")]
     NoUring(String),
     /// What is in the data directory is damaged or of an unknown format.
     #[error("{path}: {reason}")]
-    Damaged { path: PathBuf, reason: String },
+    Damaged {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        reason: String,
+    },
     /// A setting makes no sense.
     #[error("{0}")]
     Options(String),
     /// Anything else of the operating system.
     #[error("{what}: {source}")]
-    Io { what: String, source: std::io::Error },
+    Io {
+        /// What was done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Io { path, source } => Self::io(path.display(), source),
+            OpenError::Damaged { path, reason } => Self::Damaged { path, reason },
+        }
+    }
+}
+
+impl StartError {
+    pub(crate) fn io(what: impl std::fmt::Display, source: io::Error) -> Self {
+        Self::Io {
+            what: what.to_string(),
+            source,
+        }
+    }
 }
 
 /// Asks a node to stop, from any thread. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Stopper { _inner: Arc<()> }
+#[derive(Clone, Default)]
+pub struct Stopper(Arc<StopState>);
+
+#[derive(Default)]
+struct StopState {
+    asked: AtomicBool,
+    office: Mutex<Option<PostOffice>>,
+}
+
+impl std::fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Stopper(asked: {})",
+            self.0.asked.load(Ordering::Acquire)
+        )
+    }
+}
 
 impl Stopper {
     /// Asks.
-    pub fn stop(&self) { unimplemented!() }
+    pub fn stop(&self) {
+        self.0.asked.store(true, Ordering::Release);
+        if let Some(office) = &*self.0.office.lock().expect("no panic while locked") {
+            office.stop();
+        }
+    }
+
+    fn connect(&self, office: &PostOffice) {
+        self.0
+            .office
+            .lock()
+            .expect("no panic while locked")
+            .replace(office.clone());
+        if self.0.asked.load(Ordering::Acquire) {
+            office.stop();
+        }
+    }
+}
+
+/// What the threads of a node share while they start and stop.
+#[derive(Clone)]
+struct Together {
+    office: PostOffice,
+    options: Arc<NodeOptions>,
+    /// Shards that have stopped serving.
+    rested: Arc<AtomicUsize>,
+}
+
+/// What a shard's thread reports: it booted (shard 0), it opened its store, or why not.
+enum Report {
+    Booted(Box<Booted>),
+    Opened,
+    Failed(StartError),
 }
 
 /// Runs a node until it was stopped: recovers the data, starts `shards` threads, runs `serve` on each, and once all
@@ -69,5 +185,286 @@ where
     F: Fn(Engine) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    unimplemented!()
+    check(&options)?;
+    let _lock = boot::lock(&options.data_dir)?;
+    boot::check_direct_io(&options.data_dir)?;
+    let office = PostOffice::new(options.shards);
+    let together = Together {
+        office: office.clone(),
+        options: Arc::new(options),
+        rested: Arc::new(AtomicUsize::new(0)),
+    };
+    let ended = Arc::new(AtomicBool::new(false));
+    let watchdog = {
+        let (office, ended) = (office.clone(), ended.clone());
+        spawn_named("watchdog", move || office.watch(&ended))?
+    };
+    let result = run_shards(&together, &stopper, &serve);
+    ended.store(true, Ordering::Release);
+    watchdog
+        .join()
+        .map_err(|_| StartError::Options("the watchdog thread panicked".into()))?;
+    result
+}
+
+fn run_shards<F, Fut>(together: &Together, stopper: &Stopper, serve: &F) -> Result<(), StartError>
+where
+    F: Fn(Engine) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let (reports, reported) = mpsc::channel();
+    let mut threads = Vec::new();
+    let mut gates = Vec::new();
+    let mut start = |index: usize, booted: Option<Box<Booted>>| {
+        let (gate, opened) = mpsc::channel::<()>();
+        gates.push(gate);
+        let (together, serve, reports) = (together.clone(), serve.clone(), reports.clone());
+        threads.push(spawn_named(&format!("shard-{index}"), move || {
+            run_shard(index, &together, booted, &reports, opened, serve);
+        })?);
+        Ok::<(), StartError>(())
+    };
+    start(0, None)?;
+    let mut failed = None;
+    let mut awaited = 1;
+    while awaited > 0 {
+        match reported.recv() {
+            Ok(Report::Booted(booted)) => {
+                for index in 1..together.options.shards {
+                    start(index, Some(booted.clone()))?;
+                    awaited += 1;
+                }
+            }
+            Ok(Report::Opened) => awaited -= 1,
+            Ok(Report::Failed(error)) => {
+                failed.get_or_insert(error);
+                awaited -= 1;
+            }
+            Err(_) => break,
+        }
+    }
+    drop(start);
+    if failed.is_none() {
+        stopper.connect(&together.office);
+        for gate in &gates {
+            let _a_thread_that_panicked_is_seen_below = gate.send(());
+        }
+    }
+    drop(gates); // without a go, the threads end
+    for thread in threads {
+        if thread.join().is_err() {
+            failed.get_or_insert(StartError::Options("a shard's thread panicked".into()));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn spawn_named(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, StartError> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder
+        .spawn(body)
+        .map_err(|error| StartError::io("starting a thread", error))
+}
+
+fn check(options: &NodeOptions) -> Result<(), StartError> {
+    if !(1..=SHARDS_MAX).contains(&options.shards) {
+        return Err(StartError::Options(format!(
+            "shards must be in 1..={SHARDS_MAX}, not {}",
+            options.shards
+        )));
+    }
+    let least = options.shards * SHARD_MEMORY_BYTES_MIN;
+    if options.memory_bytes < least {
+        let text = format!(
+            "{} shards need {} MiB of memory at least",
+            options.shards,
+            least >> 20
+        );
+        return Err(StartError::Options(text));
+    }
+    crate::config::TopicConfig::parse(&options.topic_defaults, &BTreeMap::new())
+        .map_err(StartError::Options)?;
+    Ok(())
+}
+
+/// A shard's thread.
+fn run_shard<F, Fut>(
+    index: usize,
+    together: &Together,
+    booted: Option<Box<Booted>>,
+    reports: &mpsc::Sender<Report>,
+    opened: mpsc::Receiver<()>,
+    serve: F,
+) where
+    F: Fn(Engine) -> Fut + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let placement = match boot::cpus().get(index).filter(|_| together.options.pin) {
+        Some(cpu) => Placement::Fixed(*cpu),
+        None => Placement::Unbound,
+    };
+    let executor = LocalExecutorBuilder::new(placement)
+        .name(&format!("shard-{index}"))
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .make();
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => {
+            return drop(reports.send(Report::Failed(StartError::NoUring(error.to_string()))));
+        }
+    };
+    executor.run(async move {
+        match open(index, together, booted, reports).await {
+            Ok(engine) => {
+                // The receiver is asked on this thread: until all shards are open nobody needs this executor.
+                drop(reports.send(Report::Opened));
+                if opened.recv().is_ok() {
+                    live(engine, together, serve).await;
+                }
+            }
+            Err(error) => drop(reports.send(Report::Failed(error))),
+        }
+    });
+}
+
+/// Registered buffers of glommio, per executor; small because large buffers come from the allocator. Three times this
+/// is locked per shard.
+pub const IO_MEMORY_BYTES: usize = 512 << 10;
+const RING_DEPTH: usize = 256;
+
+async fn open(
+    index: usize,
+    together: &Together,
+    booted: Option<Box<Booted>>,
+    reports: &mpsc::Sender<Report>,
+) -> Result<Engine, StartError> {
+    let options = &together.options;
+    let probe = boot::lock_path(&options.data_dir);
+    let io = DirectIo::new(&probe)
+        .await
+        .map_err(|error| StartError::io(probe.display(), error))?;
+    let (booted, catalog) = match booted {
+        Some(booted) => (booted, None),
+        None => {
+            let (booted, journal) = boot::boot(&io, options).await?;
+            let booted = Box::new(booted);
+            drop(reports.send(Report::Booted(booted.clone())));
+            let catalog = CatalogFile::new(journal, booted.catalog.clone());
+            (booted, Some(catalog))
+        }
+    };
+    let mut topics = Topics::default();
+    let mut known: Known = HashMap::new();
+    for (id, stored) in &booted.catalog.topics {
+        let topic = Topic::new(*id, stored.clone(), &options.topic_defaults).or_else(|reason| {
+            // A default that became stricter must not keep a node from starting.
+            tracing::warn!(
+                "topic {}: {reason}; its own settings are left out of account",
+                stored.name
+            );
+            let plain = crate::catalog::StoredTopic {
+                overrides: BTreeMap::new(),
+                ..stored.clone()
+            };
+            Topic::new(*id, plain, &options.topic_defaults)
+        });
+        let topic = Rc::new(topic.map_err(StartError::Options)?);
+        let own = topic
+            .partition_ids()
+            .filter(|id| owner(*id, options.shards) == index);
+        known.extend(own.map(|id| (id, topic.config.clone())));
+        topics.put(topic);
+    }
+    let store_options = store_options(options, index, &booted);
+    let store = Store::open(io.clone(), store_options, &known).await?;
+    let shard = Shard {
+        mail: Mail::new(together.office.clone(), index),
+        index,
+        store,
+        io,
+        topics: Rc::new(topics).into(),
+        defaults: Rc::new(options.topic_defaults.clone()),
+        settings: Rc::new(booted.catalog.settings.clone()).into(),
+        cluster_id: booted.catalog.cluster_id,
+        node_id: booted.catalog.node_id,
+        data_dir: options.data_dir.clone(),
+        catalog,
+        attached: HashMap::new().into(),
+        stopping: Rc::default(),
+        replies: HashMap::new().into(),
+        next_id: 0.into(),
+        removals: HashMap::new().into(),
+        watched: HashMap::new().into(),
+    };
+    Ok(Engine(Rc::new(shard)))
+}
+
+/// A shard's part of the node's memory: most of it caches the tail, the rest holds what is read from segments.
+fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreOptions {
+    let memory = options.memory_bytes / options.shards;
+    StoreOptions {
+        data_dir: options.data_dir.clone(),
+        shard: u32::try_from(index).expect("shards are bounded"),
+        generation: booted.catalog.generation,
+        run: booted.catalog.run,
+        cache_bytes: memory / 4 * 3,
+        read_bytes: memory / 4,
+        wal_bytes: options.wal_bytes,
+        reserve_bytes: options.reserve_bytes,
+        producer_id_expiration_ms: options.producer_id_expiration_ms,
+    }
+}
+
+/// A shard from the moment all are open to its end.
+async fn live<F, Fut>(engine: Engine, together: &Together, serve: F)
+where
+    F: Fn(Engine) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    glommio::spawn_local(engine.0.mail.clone().receive(engine.clone())).detach();
+    let io = engine.0.io.clone();
+    io.spawn(
+        Share::Background,
+        maintain(engine.clone(), together.options.retention_check_ms),
+    );
+    serve(engine.clone()).await;
+    // A shard whose serving ended takes the node with it.
+    together.office.stop();
+    together.rested.fetch_add(1, Ordering::AcqRel);
+    while together.rested.load(Ordering::Acquire) < together.options.shards {
+        io.sleep(Duration::from_millis(1)).await;
+    }
+    engine.0.store.close().await;
+    together.rested.fetch_add(1, Ordering::AcqRel);
+    while together.rested.load(Ordering::Acquire) < 2 * together.options.shards {
+        io.sleep(Duration::from_millis(1)).await; // letters of slower shards may still need this one
+    }
+}
+
+/// Looks at the disk's space and flushes what was only written, every second; retention at its own pace.
+async fn maintain(engine: Engine, retention_check_ms: i64) {
+    const TICK: Duration = Duration::from_secs(1);
+    let store = &engine.0.store;
+    let mut next_retention = engine.0.io.now_ms() + retention_check_ms;
+    while engine.0.stopping.get().is_none() {
+        engine.0.io.sleep(TICK).await;
+        store.check_space();
+        if store.has_unflushed() && store.flush_written().await.is_err() {
+            return; // the log is sealed, and said so
+        }
+        if engine.0.io.now_ms() >= next_retention {
+            store.materialise_all().await;
+            store.retain().await;
+            next_retention = engine.0.io.now_ms() + retention_check_ms;
+        }
+    }
+}
+
+/// Directory of the segments of all topics.
+pub(crate) fn topics_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("topics")
 }

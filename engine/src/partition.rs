@@ -1,7 +1,8 @@
 //! One partition's log as its owner shard sees it: marks, tail, segments, producers. Pure and synchronous.
 //!
-//! The log is, from its start to its end: segments (durable, up to `materialised`), then the tail, whose extents lie in
-//! the shared log. Extents stay in the tail after they were materialised for as long as their memory is cached.
+//! The log is, from its start to its end: segments (up to `materialised`), then the tail, whose extents are in memory and
+//! in the shared log. An extent joins the tail when its group is sealed and becomes visible when the marks pass it; it
+//! stays after it was materialised for as long as its memory is cached.
 //!
 //! What always holds: `log_start <= materialised <= written <= end`, `durable <= written`, segments and tail are
 //! consecutive, and an offset below the high watermark is in the tail or in a segment.
@@ -15,44 +16,79 @@ use std::{
 
 use crate::{
     api::{LogError, TopicPartition},
+    batch::batches,
     chunk::{Chunk, Memory},
     config::{Durability, TopicConfig},
+    manifest::{Advance, PartitionState},
+    materialise::Plan,
     producer::Producers,
     segment::Segment,
+    signal::Outcome,
+    store::wal_files::WalFileId,
 };
 
-/// A group that was written: in memory while it is cached, in the shared log until its file is recycled.
+/// A group that was written, in memory: what is materialised from, and fetched from while it is cached.
 pub(crate) struct Slot {
-    /// Its bytes, until the cache evicts them.
+    /// Its bytes, until the cache evicts them: never while an extent in it is live.
     pub(crate) bytes: RefCell<Option<Rc<dyn Memory>>>,
-    /// Where it is in the shared log; `None` for a fat run, which is in its segment only.
-    pub(crate) wal: Option<WalPlace>,
+    /// The shared log's file that holds the group, for as long as an extent in it is live.
+    pub(crate) wal: WalFileId,
+    /// Extents in it that are not materialised.
+    pub(crate) live: Cell<usize>,
 }
 
-/// A place in a file of the shared log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WalPlace {
-    /// The file.
-    pub(crate) file: WalFileId,
-    /// First byte of the group.
-    pub(crate) position: u64,
-}
-
-/// Names a file of the shared log, whichever shard uses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WalFileId(pub u64);
-
-/// A run of consecutive batches that lie back to back in one group.
+/// A run of consecutive batches that lie back to back in memory.
 #[derive(Clone)]
 pub(crate) struct Extent {
     pub(crate) base_offset: i64,
     /// One past the last offset.
     pub(crate) end_offset: i64,
-    /// First byte in the group.
+    /// First byte in the slot.
     pub(crate) at: u32,
     /// Bytes.
     pub(crate) len: u32,
     pub(crate) slot: Rc<Slot>,
+}
+
+/// Who is appending to a partition's segments: one at a time.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Appending {
+    #[default]
+    Nobody,
+    /// The keeper, in a round.
+    Keeper,
+    /// Fat runs on their way, and what the log's end in segments will be when they are there.
+    Fat(Ahead),
+}
+
+/// The end of a partition's segments with all fat runs that are being written.
+#[derive(Clone, Debug)]
+pub(crate) struct Ahead {
+    /// Runs being written.
+    pub(crate) runs: usize,
+    /// One past the last offset.
+    pub(crate) end_offset: i64,
+    /// The active segment.
+    pub(crate) active: Segment,
+    /// What the block that the segment ends in holds.
+    pub(crate) last_block: Rc<Vec<u8>>,
+    /// Set when the last of the runs is written: the next one shares a block with it.
+    pub(crate) written: Rc<Outcome<bool>>,
+}
+
+/// What is in segments but not in the manifest: the shared log is needed until it is.
+#[derive(Default)]
+pub(crate) struct Unnoted {
+    /// Base offset of the first segment that changed.
+    pub(crate) first_segment: i64,
+    /// Entries of that segment's index that the manifest has.
+    pub(crate) index_from: usize,
+    pub(crate) producers: Producers,
+    /// Extents per file of the shared log.
+    pub(crate) pins: Vec<(WalFileId, usize)>,
+    /// Whether the segments must be flushed first.
+    pub(crate) flush: bool,
+    pub(crate) bytes: usize,
 }
 
 /// Somebody who waits for a partition's high watermark to move, or for its end.
@@ -87,7 +123,7 @@ pub(crate) struct Partition {
     pub(crate) id: TopicPartition,
     pub(crate) config: Rc<TopicConfig>,
     pub(crate) log_start: i64,
-    /// Segments hold everything below; as the manifest says.
+    /// Segments hold everything below; the manifest may lag behind.
     pub(crate) materialised: i64,
     /// Below is on stable storage.
     pub(crate) durable: i64,
@@ -103,8 +139,12 @@ pub(crate) struct Partition {
     pub(crate) producers: Producers,
     /// Producers as of `materialised`: what a rewritten manifest says.
     pub(crate) checkpointed: Producers,
-    /// A materialisation, roll or trim owns the segments.
-    pub(crate) busy: bool,
+    pub(crate) appending: Appending,
+    pub(crate) unnoted: Option<Unnoted>,
+    /// The group that its open run is in, and the run's place there.
+    pub(crate) open_run: Option<(u64, usize)>,
+    /// How the last group with a batch of this partition ends.
+    pub(crate) last_group: Option<Rc<Outcome<Result<(), LogError>>>>,
     /// Queued for materialisation.
     pub(crate) queued: bool,
     pub(crate) deleted: bool,
@@ -119,8 +159,6 @@ pub(crate) enum ReadPlan {
     Empty,
     /// In memory: send these.
     Memory(Vec<Chunk>),
-    /// In the shared log.
-    Wal(Extent),
     /// In this segment.
     Segment(usize),
 }
@@ -140,12 +178,98 @@ impl Partition {
             tail_bytes: 0,
             producers: Producers::default(),
             checkpointed: Producers::default(),
-            busy: false,
+            appending: Appending::Nobody,
+            unnoted: None,
+            open_run: None,
+            last_group: None,
             queued: false,
             deleted: false,
             pinned: None,
             waiters: Vec::new(),
         }
+    }
+
+    /// A partition as the manifest remembers it; its tail follows by [`Partition::push_extent`].
+    pub(crate) fn restore(
+        id: TopicPartition,
+        config: Rc<TopicConfig>,
+        state: &PartitionState,
+    ) -> Self {
+        let mut partition = Self::new(id, config);
+        partition.log_start = state.log_start_offset;
+        partition.segments = state.segments.clone();
+        for batch in &state.producers {
+            partition.producers.note(*batch, batch.timestamp_ms.get());
+        }
+        partition.checkpointed = partition.producers.clone();
+        let end = state.end_offset();
+        (
+            partition.materialised,
+            partition.durable,
+            partition.written,
+            partition.end,
+        ) = (end, end, end, end);
+        partition
+    }
+
+    /// Everything that was found in the shared log is written and durable.
+    pub(crate) fn recovered(&mut self) {
+        if let Some(last) = self.tail.back() {
+            let end = last.end_offset;
+            (self.durable, self.written, self.end) = (end, end, end);
+        }
+        self.assert_marks();
+    }
+
+    /// Bytes from an offset to the high watermark, or a lower bound of them.
+    pub(crate) fn available(&self, offset: i64) -> usize {
+        let high_watermark = self.high_watermark();
+        if offset >= high_watermark {
+            return 0;
+        }
+        if offset < self.materialised {
+            return usize::MAX >> 16; // a segment's worth: never wait
+        }
+        let from = self
+            .tail
+            .partition_point(|extent| extent.end_offset <= offset);
+        let extents = self
+            .tail
+            .range(from..)
+            .take_while(|extent| extent.end_offset <= high_watermark);
+        extents.map(|extent| extent.len as usize).sum()
+    }
+
+    /// Base offset of the batch with the largest timestamp that consumers can see.
+    pub(crate) fn max_timestamp_batch(&self) -> Option<i64> {
+        let mut best: Option<(i64, i64)> = None;
+        let mut consider = |timestamp: i64, offset: i64| {
+            if timestamp >= 0 && best.is_none_or(|(known, _)| timestamp > known) {
+                best = Some((timestamp, offset));
+            }
+        };
+        for segment in &self.segments {
+            consider(segment.max_timestamp, segment.max_timestamp_offset);
+        }
+        let tail = self
+            .tail
+            .iter()
+            .filter(|e| e.base_offset >= self.materialised);
+        for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
+            let memory = extent
+                .slot
+                .bytes
+                .borrow()
+                .clone()
+                .expect("what is not materialised is in memory");
+            for (info, _) in
+                batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize])
+                    .flatten()
+            {
+                consider(info.max_timestamp, info.base_offset);
+            }
+        }
+        best.map(|(_, offset)| offset)
     }
 
     /// End of what consumers may see.
@@ -185,7 +309,9 @@ impl Partition {
     /// Asserts the order of the marks.
     pub(crate) fn assert_marks(&self) {
         assert!(
-            self.log_start <= self.end && self.materialised <= self.end && self.durable <= self.written
+            self.log_start <= self.end
+                && self.materialised <= self.end
+                && self.durable <= self.written
                 && self.written <= self.end,
             "marks of {:?} are out of order: start {}, materialised {}, durable {}, written {}, end {}",
             self.id,
@@ -200,10 +326,11 @@ impl Partition {
     /// Appends an extent to the tail. Offsets were assigned before.
     pub(crate) fn push_extent(&mut self, extent: Extent) {
         let expected = self.tail.back().map(|last| last.end_offset);
-        assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
-        if extent.end_offset > self.materialised && extent.slot.wal.is_some() {
-            self.tail_bytes += extent.len as usize;
-        }
+        assert!(
+            expected.is_none_or(|end| end == extent.base_offset),
+            "the tail is consecutive"
+        );
+        self.tail_bytes += extent.len as usize;
         self.tail.push_back(extent);
     }
 
@@ -221,29 +348,51 @@ impl Partition {
     pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
         let high_watermark = self.high_watermark();
         if offset < self.log_start || offset > high_watermark {
-            return Err(LogError::OffsetOutOfRange { log_start_offset: self.log_start, high_watermark });
+            return Err(LogError::OffsetOutOfRange {
+                log_start_offset: self.log_start,
+                high_watermark,
+            });
         }
         Ok(())
     }
 
     /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
-    pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
+    pub(crate) fn plan_read(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<ReadPlan, LogError> {
         self.check_offset(offset)?;
         if offset == self.high_watermark() {
             return Ok(ReadPlan::Empty);
         }
-        if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
-            let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
+        if self
+            .tail
+            .front()
+            .is_some_and(|first| first.base_offset <= offset)
+        {
+            let at = self
+                .tail
+                .partition_point(|extent| extent.end_offset <= offset);
             let extent = &self.tail[at];
             if extent.slot.bytes.borrow().is_some() {
-                return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
+                return Ok(ReadPlan::Memory(
+                    self.cached(at, offset, max_bytes, min_one),
+                ));
             }
-            if extent.base_offset >= self.materialised {
-                return Ok(ReadPlan::Wal(extent.clone()));
-            }
+            assert!(
+                extent.end_offset <= self.materialised,
+                "what is not materialised is in memory"
+            );
         }
-        let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
-        assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
+        let at = self
+            .segments
+            .partition_point(|segment| segment.end_offset <= offset);
+        assert!(
+            at < self.segments.len(),
+            "an offset below the high watermark is in the tail or in a segment"
+        );
         Ok(ReadPlan::Segment(at))
     }
 
@@ -252,7 +401,9 @@ impl Partition {
         let mut chunks = Vec::new();
         let mut left = max_bytes;
         for extent in self.tail.range(first..) {
-            let Some(memory) = extent.slot.bytes.borrow().clone() else { break };
+            let Some(memory) = extent.slot.bytes.borrow().clone() else {
+                break;
+            };
             if extent.end_offset > high_watermark {
                 break;
             }
@@ -262,11 +413,19 @@ impl Partition {
                 chunks.push(Chunk::Shared(memory, whole));
                 continue;
             }
-            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
+            let inner = select(
+                &memory.bytes()[whole.clone()],
+                offset,
+                left,
+                min_one && chunks.is_empty(),
+            );
             if !inner.is_empty() {
                 left -= inner.len().min(left);
                 let cut = inner.end < whole.len();
-                chunks.push(Chunk::Shared(memory, whole.start + inner.start..whole.start + inner.end));
+                chunks.push(Chunk::Shared(
+                    memory,
+                    whole.start + inner.start..whole.start + inner.end,
+                ));
                 if !cut {
                     continue;
                 }
@@ -280,7 +439,10 @@ impl Partition {
     pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
         let high_watermark = self.high_watermark();
         let mut bytes = 0;
-        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.materialised);
+        let pending = self
+            .tail
+            .iter()
+            .skip_while(|e| e.base_offset < self.materialised);
         pending
             .take_while(|e| e.end_offset <= high_watermark)
             .take_while(|e| {
@@ -292,9 +454,155 @@ impl Partition {
             .collect()
     }
 
+    /// Extents from an offset to the tail's end.
+    pub(crate) fn tail_from(&self, offset: i64) -> Vec<Extent> {
+        self.tail
+            .iter()
+            .skip_while(|e| e.base_offset < offset)
+            .cloned()
+            .collect()
+    }
+
+    /// Batches were written to segments: these are the segments now. The manifest does not know yet. `flushed`: they
+    /// are on stable storage.
+    pub(crate) fn appended(&mut self, plan: &Plan, flushed: bool, now_ms: i64) {
+        let Some(first) = plan.writes.first() else {
+            return;
+        };
+        let unnoted = self.unnoted.get_or_insert_with(|| Unnoted {
+            first_segment: first.segment.base_offset,
+            index_from: first.index_from,
+            ..Unnoted::default()
+        });
+        unnoted.flush |= !flushed;
+        for extent in &plan.extents {
+            unnoted.bytes += extent.len as usize;
+            match unnoted
+                .pins
+                .iter_mut()
+                .find(|(file, _)| *file == extent.slot.wal)
+            {
+                Some((_, count)) => *count += 1,
+                None => unnoted.pins.push((extent.slot.wal, 1)),
+            }
+            extent.slot.live.set(extent.slot.live.get() - 1);
+            self.tail_bytes -= extent.len as usize;
+        }
+        for batch in &plan.producers {
+            unnoted.producers.note(*batch, now_ms);
+            self.checkpointed.note(*batch, now_ms);
+        }
+        for write in &plan.writes {
+            let segment = write.segment.clone();
+            match self
+                .segments
+                .iter_mut()
+                .rfind(|known| known.base_offset == segment.base_offset)
+            {
+                Some(known) => *known = segment,
+                None => self.segments.push(segment),
+            }
+        }
+        self.materialised = plan.end_offset;
+        self.assert_marks();
+    }
+
+    /// The keeper's round is over.
+    pub(crate) fn end_keeping(&mut self) {
+        if matches!(self.appending, Appending::Keeper) {
+            self.appending = Appending::Nobody;
+        }
+    }
+
+    /// What the manifest does not say yet of the segments.
+    pub(crate) fn advance_record(&self) -> Option<Advance> {
+        let unnoted = self.unnoted.as_ref()?;
+        let changed: Vec<&Segment> = self
+            .segments
+            .iter()
+            .filter(|s| s.base_offset >= unnoted.first_segment)
+            .collect();
+        let active = changed
+            .last()
+            .filter(|s| !s.sealed)
+            .and_then(|s| Some((s.base_offset, s.index.clone()?)));
+        let index = active.map(|(base_offset, index)| {
+            let from = if base_offset == unnoted.first_segment {
+                unnoted.index_from
+            } else {
+                0
+            };
+            index[from..].to_vec()
+        });
+        Some(Advance {
+            segments: changed.iter().map(|segment| segment.meta()).collect(),
+            index: index.unwrap_or_default(),
+            producers: unnoted.producers.batches(),
+        })
+    }
+
+    /// The manifest says it all: the log's files that were needed until now.
+    pub(crate) fn noted(&mut self) -> Vec<(WalFileId, usize)> {
+        for sealed in self.segments.iter_mut().filter(|segment| segment.sealed) {
+            sealed.index = None; // it is in the footer
+        }
+        self.unnoted
+            .take()
+            .map(|unnoted| unnoted.pins)
+            .unwrap_or_default()
+    }
+
+    /// What the manifest says of it.
+    pub(crate) fn state(&self) -> PartitionState {
+        PartitionState {
+            log_start_offset: self.log_start,
+            segments: self.segments.clone(),
+            producers: self.checkpointed.batches(),
+        }
+    }
+
+    /// The log lost its head, and the manifest knows.
+    pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
+        self.log_start = log_start;
+        self.segments
+            .retain(|segment| segment.base_offset >= first_segment);
+        self.assert_marks();
+    }
+
+    /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go. Whole segments
+    /// only, and the newest goes by age alone, as in Kafka.
+    pub(crate) fn expired(&self, now_ms: i64) -> Option<i64> {
+        let config = &self.config;
+        if !config.cleanup_policy.delete {
+            return None;
+        }
+        let mut total = self.segments.iter().map(|s| s.size).sum::<u64>() + self.tail_bytes as u64;
+        let keep_bytes = u64::try_from(config.retention_bytes).unwrap_or(u64::MAX);
+        let mut start = None;
+        for segment in &self.segments {
+            let newest = if segment.max_timestamp >= 0 {
+                segment.max_timestamp
+            } else {
+                segment.created_ms
+            };
+            let old =
+                config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
+            let surplus = segment.sealed && total.saturating_sub(segment.size) >= keep_bytes;
+            if !old && !surplus {
+                break;
+            }
+            total -= segment.size;
+            start = Some(segment.end_offset);
+        }
+        start.filter(|start| *start > self.log_start)
+    }
+
     /// Index of the active segment, if there is one.
     pub(crate) fn active(&self) -> Option<usize> {
-        self.segments.last().filter(|s| !s.sealed).map(|_| self.segments.len() - 1)
+        self.segments
+            .last()
+            .filter(|s| !s.sealed)
+            .map(|_| self.segments.len() - 1)
     }
 }
 
@@ -307,12 +615,21 @@ pub(crate) fn batch_head(bytes: &[u8]) -> Option<(i64, i64, usize)> {
     let base = i64::from_be_bytes(head[..8].try_into().ok()?);
     let length = i32::from_be_bytes(head[8..12].try_into().ok()?);
     let last_offset_delta = i32::from_be_bytes(head[23..27].try_into().ok()?);
-    Some((base, base + i64::from(last_offset_delta) + 1, usize::try_from(length).ok()? + 12))
+    Some((
+        base,
+        base + i64::from(last_offset_delta) + 1,
+        usize::try_from(length).ok()? + 12,
+    ))
 }
 
 /// The whole batches of a run that begin with the one holding `offset` and take `max_bytes` at most; with `min_one`
 /// that first one is taken whatever its size. A cut-off batch at the end of `bytes` is left out.
-pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool) -> std::ops::Range<usize> {
+pub(crate) fn select(
+    bytes: &[u8],
+    offset: i64,
+    max_bytes: usize,
+    min_one: bool,
+) -> std::ops::Range<usize> {
     let mut at = 0;
     let mut range = 0..0;
     while let Some((_, end, size)) = batch_head(&bytes[at..]) {

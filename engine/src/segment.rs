@@ -21,7 +21,9 @@ pub const INDEX_INTERVAL_BYTES: u64 = 64 << 10;
 pub const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"MRF1");
 
 /// One entry of the index, in memory, in the manifest and in the footer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct IndexEntry {
     /// Base offset of a batch.
@@ -33,7 +35,9 @@ pub struct IndexEntry {
 }
 
 /// What is known of a segment without opening it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct SegmentMeta {
     /// Offset of the first record; names the file.
@@ -97,9 +101,14 @@ impl Segment {
 
     /// Takes note of a batch that lies at the segment's end. Returns the index entry that it got, if any.
     pub fn push(&mut self, info: &BatchInfo) -> Option<IndexEntry> {
-        assert_eq!(info.base_offset, self.end_offset, "batches of a segment are consecutive");
+        assert_eq!(
+            info.base_offset, self.end_offset,
+            "batches of a segment are consecutive"
+        );
         let index = Rc::make_mut(self.index.get_or_insert_default());
-        let due = index.last().is_none_or(|last| self.size - last.position.get() >= INDEX_INTERVAL_BYTES);
+        let due = index
+            .last()
+            .is_none_or(|last| self.size - last.position.get() >= INDEX_INTERVAL_BYTES);
         let entry = due.then(|| IndexEntry {
             offset: info.base_offset.into(),
             position: self.size.into(),
@@ -157,19 +166,23 @@ pub fn file_name(base_offset: i64) -> String {
 /// Position of the last indexed batch at or before `offset`; 0 when the index is empty.
 pub fn position_before(index: &[IndexEntry], offset: i64) -> u64 {
     let after = index.partition_point(|entry| entry.offset.get() <= offset);
-    after.checked_sub(1).map_or(0, |at| index[at].position.get())
+    after
+        .checked_sub(1)
+        .map_or(0, |at| index[at].position.get())
 }
 
 /// Position from which to look for the first batch whose largest timestamp is at least `timestamp_ms`.
 pub fn position_before_timestamp(index: &[IndexEntry], timestamp_ms: i64) -> u64 {
     let after = index.partition_point(|entry| entry.max_timestamp_before.get() < timestamp_ms);
-    after.checked_sub(1).map_or(0, |at| index[at].position.get())
+    after
+        .checked_sub(1)
+        .map_or(0, |at| index[at].position.get())
 }
 
-/// Position of the first indexed batch behind `position`, for reads that end on a batch's border.
-pub fn last_position_up_to(index: &[IndexEntry], position: u64) -> Option<u64> {
+/// The last indexed batch that begins at or before `position`, for reads that end on a batch's border.
+pub fn last_up_to(index: &[IndexEntry], position: u64) -> Option<&IndexEntry> {
     let after = index.partition_point(|entry| entry.position.get() <= position);
-    after.checked_sub(1).map(|at| index[at].position.get())
+    after.checked_sub(1).map(|at| &index[at])
 }
 
 /// The footer's fixed part; the index entries follow.
@@ -196,7 +209,10 @@ pub fn encode_footer(segment: &Segment) -> Vec<u8> {
     out.extend_from_slice(index.as_bytes());
     header.checksum = crc32c::crc32c(&out[8..]).into();
     out[..size_of::<FooterHeader>()].copy_from_slice(header.as_bytes());
-    out.resize(usize::try_from(align_up(out.len() as u64)).expect("an index is small"), 0);
+    out.resize(
+        usize::try_from(align_up(out.len() as u64)).expect("an index is small"),
+        0,
+    );
     out
 }
 

@@ -22,7 +22,7 @@ const BACKGROUND_SHARES: usize = 150;
 
 /// Disk, clock and tasks of the executor it was made on.
 #[derive(Clone)]
-pub struct DirectIo {
+pub(crate) struct DirectIo {
     background: TaskQueueHandle,
 }
 
@@ -31,9 +31,12 @@ impl DirectIo {
     /// on the data directory's device: glommio 0.9 decides from the first file it opens read-write whether the device
     /// supports polled I/O, and decides wrongly when that file is empty; a read-only open of a non-empty file decides
     /// rightly.
-    pub async fn new(probe: &Path) -> io::Result<Self> {
+    pub(crate) async fn new(probe: &Path) -> io::Result<Self> {
         let file = DmaFile::open(probe).await.map_err(io::Error::from)?;
-        let _first_read_settles_the_verdict = file.read_at_aligned(0, BLOCK).await.map_err(io::Error::from)?;
+        let _first_read_settles_the_verdict = file
+            .read_at_aligned(0, BLOCK)
+            .await
+            .map_err(io::Error::from)?;
         file.close().await.map_err(io::Error::from)?;
         let background = glommio::executor().create_task_queue(
             Shares::Static(BACKGROUND_SHARES),
@@ -72,14 +75,18 @@ impl Memory for Joined {
 }
 
 /// A file opened with O_DIRECT.
-pub struct DirectFile(DmaFile);
+pub(crate) struct DirectFile(DmaFile);
 
 impl File for DirectFile {
     type Buffer = DmaBuffer;
 
     async fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> io::Result<()> {
         let wanted = buffer.len();
-        let written = self.0.write_rc_at(buffer, position).await.map_err(io::Error::from)?;
+        let written = self
+            .0
+            .write_rc_at(buffer, position)
+            .await
+            .map_err(io::Error::from)?;
         if written != wanted {
             // A short direct write means that the file system ran out of space half-way.
             return Err(io::Error::new(
@@ -92,14 +99,21 @@ impl File for DirectFile {
 
     async fn read(&self, position: u64, len: usize) -> io::Result<Rc<dyn Memory>> {
         if len <= IO_BYTES_MAX {
-            let read = self.0.read_at_aligned(position, len).await.map_err(io::Error::from)?;
+            let read = self
+                .0
+                .read_at_aligned(position, len)
+                .await
+                .map_err(io::Error::from)?;
             return Ok(Rc::new(read));
         }
         let mut joined = Vec::with_capacity(len);
         while joined.len() < len {
             let part = IO_BYTES_MAX.min(len - joined.len());
-            let read =
-                self.0.read_at_aligned(position + joined.len() as u64, part).await.map_err(io::Error::from)?;
+            let read = self
+                .0
+                .read_at_aligned(position + joined.len() as u64, part)
+                .await
+                .map_err(io::Error::from)?;
             joined.extend_from_slice(&read);
             if read.len() < part {
                 break;
@@ -118,7 +132,9 @@ impl File for DirectFile {
 }
 
 /// Runs a blocking call on the executor's pool thread.
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     glommio::executor().spawn_blocking(call).await
 }
 
@@ -127,7 +143,10 @@ impl Io for DirectIo {
     type Buffer = DmaBuffer;
 
     fn buffer(&self, len: usize) -> DmaBuffer {
-        assert!(len.is_multiple_of(BLOCK) && len > 0, "buffers are whole blocks");
+        assert!(
+            len.is_multiple_of(BLOCK) && len > 0,
+            "buffers are whole blocks"
+        );
         glommio::allocate_dma_buffer(len)
     }
 
@@ -135,10 +154,13 @@ impl Io for DirectIo {
         let mut options = OpenOptions::new();
         match how {
             Open::Read => options.read(true),
+            Open::Existing => options.read(true).write(true),
             Open::Write => options.read(true).write(true).create(true),
             Open::WriteDurable => options.write(true).custom_flags(libc::O_DSYNC),
         };
-        Ok(DirectFile(options.dma_open(path).await.map_err(io::Error::from)?))
+        Ok(DirectFile(
+            options.dma_open(path).await.map_err(io::Error::from)?,
+        ))
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -158,6 +180,18 @@ impl Io for DirectIo {
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         blocking(move || sync_dir(&path)).await
+    }
+
+    async fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let path = path.to_owned();
+        blocking(move || match std::fs::read_dir(&path) {
+            Ok(entries) => entries
+                .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+                .collect(),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(other) => Err(other),
+        })
+        .await
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
@@ -202,8 +236,10 @@ impl Io for DirectIo {
 }
 
 /// Wall clock, in ms since the epoch.
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -214,8 +250,11 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Creates a directory and those above it, and makes every new entry durable.
 pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
-    let missing: Vec<PathBuf> =
-        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect();
+    let missing: Vec<PathBuf> = path
+        .ancestors()
+        .take_while(|p| !p.as_os_str().is_empty() && !p.exists())
+        .map(Path::to_owned)
+        .collect();
     std::fs::create_dir_all(path)?;
     for made in missing {
         if let Some(parent) = made.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -226,8 +265,13 @@ pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
 }
 
 /// Free bytes for unprivileged use of the file system that holds `path`.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    volume_bytes(path).map(|(_, free)| free)
+}
+
+/// Size of the file system that holds `path`, and its free bytes for unprivileged use.
 #[expect(unsafe_code, reason = "std has no statvfs")]
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
+pub(crate) fn volume_bytes(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero statvfs is a valid value of that plain C struct.
@@ -236,5 +280,5 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     if unsafe { libc::statvfs(path.as_ptr(), &mut out) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(out.f_bavail * out.f_frsize)
+    Ok((out.f_blocks * out.f_frsize, out.f_bavail * out.f_frsize))
 }

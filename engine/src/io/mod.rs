@@ -8,33 +8,36 @@ use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
 
 use crate::chunk::Memory;
 
-pub mod direct;
+pub(crate) mod direct;
+pub(crate) mod residency;
 #[cfg(any(test, feature = "sim"))]
-pub mod sim;
+pub(crate) mod sim;
 
 /// Every position and length of a direct read or write is a multiple of this; a power of two. 4096 satisfies every
 /// block device in use (STATX_DIOALIGN reports 512 or 4096).
-pub const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 
 /// Largest single read or write. Larger ones are split: some kernels hang on direct reads above the device's
 /// max_sectors, and a shard should not wait long for one of many.
-pub const IO_BYTES_MAX: usize = 1 << 20;
+pub(crate) const IO_BYTES_MAX: usize = 1 << 20;
 
 /// Rounds up to whole blocks.
-pub const fn align_up(bytes: u64) -> u64 {
+pub(crate) const fn align_up(bytes: u64) -> u64 {
     (bytes + BLOCK as u64 - 1) & !(BLOCK as u64 - 1)
 }
 
 /// Rounds down to whole blocks.
-pub const fn align_down(bytes: u64) -> u64 {
+pub(crate) const fn align_down(bytes: u64) -> u64 {
     bytes & !(BLOCK as u64 - 1)
 }
 
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Open {
+pub(crate) enum Open {
     /// Existing, for reading.
     Read,
+    /// Existing, for reading and writing.
+    Existing,
     /// For reading and writing, created when missing.
     Write,
     /// Existing, for writing; a completed write is on stable storage (O_DSYNC).
@@ -43,7 +46,7 @@ pub enum Open {
 
 /// Which share of the shard's time a task gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Share {
+pub(crate) enum Share {
     /// Requests and the shared log.
     Serving,
     /// Materialisation, retention, zero-filling: may wait, may not starve.
@@ -51,7 +54,7 @@ pub enum Share {
 }
 
 /// Disk, clock and tasks of one shard.
-pub trait Io: Clone + 'static {
+pub(crate) trait Io: Clone + 'static {
     /// An open file.
     type File: File<Buffer = Self::Buffer> + 'static;
     /// Aligned memory that a file can write from.
@@ -67,6 +70,8 @@ pub trait Io: Clone + 'static {
     fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Makes a directory's entries durable.
     fn sync_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Names in a directory, in no order; none when it is missing.
+    fn list(&self, path: &Path) -> impl Future<Output = io::Result<Vec<String>>>;
     /// Removes a file, or a directory with all below it. A missing one is fine.
     fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Free bytes of the file system that holds `path`.
@@ -84,18 +89,22 @@ pub trait Io: Clone + 'static {
 }
 
 /// Aligned memory.
-pub trait Buffer: Memory + 'static {
+pub(crate) trait Buffer: Memory + 'static {
     /// The bytes, to fill in.
     fn bytes_mut(&mut self) -> &mut [u8];
 }
 
 /// An open file. Positions and lengths are multiples of [`BLOCK`].
-pub trait File {
+pub(crate) trait File {
     /// What it writes from.
     type Buffer;
 
     /// Writes all of a buffer. In flight it may be shared with readers.
-    fn write(&self, buffer: Rc<Self::Buffer>, position: u64) -> impl Future<Output = io::Result<()>>;
+    fn write(
+        &self,
+        buffer: Rc<Self::Buffer>,
+        position: u64,
+    ) -> impl Future<Output = io::Result<()>>;
     /// Reads; shorter than asked only at the end of the file.
     fn read(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Rc<dyn Memory>>>;
     /// Makes everything written before durable, with the metadata needed to read it back (fdatasync).

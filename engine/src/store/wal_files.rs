@@ -1,10 +1,12 @@
 //! The files of a shard's shared log: zero-filled once, written in turn, recycled when nothing in them is needed.
 //!
-//! Owned by the store. A file is free, current, or used; a used file becomes free when its last live extent is
-//! materialised. Overwriting blocks that were written before is what makes a flush cheap: no journal commit.
+//! Owned by the store. A file is free, used, or current (the last used one). A used file is freed when no extent in it
+//! is live, and never before an older one: so the sequences on disk have no hole but at their start, and recovery can
+//! tell a torn tail from a missing piece. Overwriting blocks that were written before is what makes a flush cheap: the
+//! file system has nothing to journal.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -12,13 +14,17 @@ use std::{
 
 use crate::{
     io::{Buffer, File, IO_BYTES_MAX, Io, Open},
-    partition::{PartitionCell, WalFileId},
+    partition::PartitionCell,
 };
+
+/// Names a file of the shared log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct WalFileId(pub(crate) u64);
 
 /// An open file of the shared log.
 pub(crate) struct WalFile<I: Io> {
     pub(crate) id: WalFileId,
-    /// A completed write is written; reads too.
+    /// A completed write is written.
     pub(crate) plain: I::File,
     /// A completed write is durable.
     pub(crate) durable: I::File,
@@ -27,12 +33,8 @@ pub(crate) struct WalFile<I: Io> {
 
 struct Used<I: Io> {
     file: Rc<WalFile<I>>,
-    /// Extents and pointers in it that no manifest covers yet.
+    /// Extents in it that no manifest covers yet.
     live: usize,
-    /// Other shards that still need it, after a change of the number of shards.
-    foreign: usize,
-    /// Whether this shard may recycle it.
-    home: bool,
     /// Partitions with extents in it.
     pins: Vec<Rc<PartitionCell>>,
 }
@@ -44,75 +46,81 @@ pub(crate) struct WalFiles<I: Io> {
     file_bytes: u64,
     count_max: usize,
     free: VecDeque<Rc<WalFile<I>>>,
-    used: HashMap<WalFileId, Used<I>>,
-    /// Ids of used files, oldest first; the last one is current if `writing`.
-    order: VecDeque<WalFileId>,
-    current: Option<WalFileId>,
+    /// Oldest first; the last one is current if there is a current one.
+    used: VecDeque<Used<I>>,
+    has_current: bool,
+    making: bool,
     next_id: u64,
-    id_step: u64,
+    /// Files of a size that is not wanted any more, to be closed and removed.
+    retired: Vec<Rc<WalFile<I>>>,
 }
 
-/// What became of a release.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Released {
-    /// Others still need the file.
-    Kept,
-    /// The file is free again.
-    Free,
-    /// Its home shard must hear that this shard is done with it.
-    TellHome,
-}
+/// Free files kept at hand, so that the log never waits for one to be made.
+const SPARE_FILES: usize = 2;
 
 impl<I: Io> WalFiles<I> {
-    /// No files yet. New ones get ids `next_id`, `next_id + id_step`...
-    pub(crate) fn new(io: I, dir: PathBuf, file_bytes: u64, count_max: usize, next_id: u64, id_step: u64) -> Self {
+    /// No files yet; new ones get ids from `next_id` on.
+    pub(crate) fn new(
+        io: I,
+        dir: PathBuf,
+        file_bytes: u64,
+        count_max: usize,
+        next_id: u64,
+    ) -> Self {
         Self {
             io,
             dir,
             file_bytes,
-            count_max: count_max.max(2),
+            count_max: count_max.max(SPARE_FILES + 1),
             free: VecDeque::new(),
-            used: HashMap::new(),
-            order: VecDeque::new(),
-            current: None,
+            used: VecDeque::new(),
+            has_current: false,
+            making: false,
             next_id,
-            id_step,
+            retired: Vec::new(),
         }
     }
 
-    /// A former run's file: `live` extents of this shard are in it.
-    pub(crate) fn adopt(&mut self, file: WalFile<I>, live: usize, foreign: usize, home: bool) {
-        let id = file.id;
-        self.used.insert(id, Used { file: Rc::new(file), live, foreign, home, pins: Vec::new() });
-        self.order.push_back(id);
-        self.settle(id);
-    }
-
-    /// An open used or current file.
-    pub(crate) fn file(&self, id: WalFileId) -> Option<Rc<WalFile<I>>> {
-        self.used.get(&id).map(|used| used.file.clone())
+    /// A former run's file, in the order of their groups, with the partitions of its live extents.
+    pub(crate) fn adopt(&mut self, file: WalFile<I>, live: usize, pins: Vec<Rc<PartitionCell>>) {
+        self.used.push_back(Used {
+            file: Rc::new(file),
+            live,
+            pins,
+        });
+        self.settle();
     }
 
     /// The file that groups go to.
     pub(crate) fn current(&self) -> Option<Rc<WalFile<I>>> {
-        self.current.and_then(|id| self.file(id))
+        self.used
+            .back()
+            .filter(|_| self.has_current)
+            .map(|used| used.file.clone())
     }
 
     /// Goes on to the next free file; `false` if there is none.
     pub(crate) fn advance(&mut self) -> bool {
-        let Some(file) = self.free.pop_front() else { return false };
-        let former = self.current.replace(file.id);
-        self.order.push_back(file.id);
-        self.used.insert(file.id, Used { file, live: 0, foreign: 0, home: true, pins: Vec::new() });
-        if let Some(former) = former {
-            self.settle(former);
-        }
+        let Some(file) = self.free.pop_front() else {
+            return false;
+        };
+        self.used.push_back(Used {
+            file,
+            live: 0,
+            pins: Vec::new(),
+        });
+        self.has_current = true;
+        self.settle();
         true
     }
 
-    /// Counts extents that were put into a file, of a partition.
+    /// Counts an extent of a partition that was put into a file.
     pub(crate) fn pin(&mut self, id: WalFileId, partition: &Rc<PartitionCell>) {
-        let used = self.used.get_mut(&id).expect("pins are for files in use");
+        let used = self
+            .used
+            .iter_mut()
+            .rfind(|used| used.file.id == id)
+            .expect("pins are for files in use");
         used.live += 1;
         let mut inner = partition.borrow_mut();
         if inner.pinned != Some(id) {
@@ -121,73 +129,78 @@ impl<I: Io> WalFiles<I> {
         }
     }
 
-    /// One extent of that file is not needed any more.
-    pub(crate) fn release(&mut self, id: WalFileId) -> Released {
-        let used = self.used.get_mut(&id).expect("releases are for files in use");
-        used.live = used.live.checked_sub(1).expect("every release has its pin");
-        self.settle(id)
+    /// Extents of that file that are not needed any more.
+    pub(crate) fn release(&mut self, id: WalFileId, extents: usize) {
+        let used = self
+            .used
+            .iter_mut()
+            .find(|used| used.file.id == id)
+            .expect("releases are for files in use");
+        used.live = used
+            .live
+            .checked_sub(extents)
+            .expect("every release has its pin");
+        self.settle();
     }
 
-    /// Another shard is done with a file whose home is here.
-    pub(crate) fn release_foreign(&mut self, id: WalFileId) -> Released {
-        let Some(used) = self.used.get_mut(&id) else { return Released::Kept };
-        used.foreign = used.foreign.saturating_sub(1);
-        self.settle(id)
-    }
-
-    fn settle(&mut self, id: WalFileId) -> Released {
-        let used = &self.used[&id];
-        if used.live > 0 || used.foreign > 0 || self.current == Some(id) {
-            return Released::Kept;
+    fn settle(&mut self) {
+        let held_back = usize::from(self.has_current);
+        while self.used.len() > held_back && self.used.front().is_some_and(|used| used.live == 0) {
+            let used = self.used.pop_front().expect("there is a front");
+            match used.file.bytes == self.file_bytes
+                && self.free.len() + self.used.len() < self.count_max
+            {
+                true => self.free.push_back(used.file),
+                false => self.retired.push(used.file),
+            }
         }
-        let used = self.used.remove(&id).expect("looked up above");
-        self.order.retain(|other| *other != id);
-        if !used.home {
-            return Released::TellHome;
-        }
-        if used.file.bytes == self.file_bytes {
-            self.free.push_back(used.file);
-        }
-        Released::Free
     }
 
-    /// Partitions with extents in the oldest used file that is not current, to be materialised.
-    pub(crate) fn oldest_pins(&mut self) -> Option<Vec<Rc<PartitionCell>>> {
-        let id = self.order.iter().find(|id| self.current != Some(**id))?;
-        let used = self.used.get_mut(id)?;
-        let pins = std::mem::take(&mut used.pins);
-        used.pins = pins.clone();
-        Some(pins)
-    }
-
-    /// Files that can be written to next.
-    pub(crate) fn free_count(&self) -> usize {
-        self.free.len()
+    /// Partitions with extents in the oldest used file, to be materialised; the current one last.
+    pub(crate) fn oldest_pins(&self) -> Vec<Rc<PartitionCell>> {
+        self.used
+            .iter()
+            .find(|used| used.live > 0)
+            .map(|used| used.pins.clone())
+            .unwrap_or_default()
     }
 
     /// Whether the log is short of files: materialise the oldest.
     pub(crate) fn under_pressure(&self) -> bool {
-        self.free.len() + self.room() < (self.count_max / 4).max(1)
+        self.free.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
     }
 
     /// Files that may still be made.
     fn room(&self) -> usize {
-        self.count_max.saturating_sub(self.free.len() + self.used.values().filter(|u| u.home).count())
+        self.count_max
+            .saturating_sub(self.free.len() + self.used.len())
     }
 
-    /// What to make next, if a spare file is wanted and allowed.
+    /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
     pub(crate) fn wants_file(&mut self) -> Option<Making<I>> {
-        if self.free.len() >= 2 || self.room() == 0 {
+        if self.making || self.free.len() >= SPARE_FILES || self.room() == 0 {
             return None;
         }
+        self.making = true;
         let id = WalFileId(self.next_id);
-        self.next_id += self.id_step;
-        Some(Making { io: self.io.clone(), path: path_of(&self.dir, id), id, bytes: self.file_bytes })
+        self.next_id += 1;
+        Some(Making {
+            io: self.io.clone(),
+            path: path_of(&self.dir, id),
+            id,
+            bytes: self.file_bytes,
+        })
     }
 
-    /// A file is made.
-    pub(crate) fn made(&mut self, file: WalFile<I>) {
-        self.free.push_back(Rc::new(file));
+    /// A file was made, or not.
+    pub(crate) fn made(&mut self, file: Option<WalFile<I>>) {
+        self.making = false;
+        self.free.extend(file.map(Rc::new));
+    }
+
+    /// Files to remove; nobody writes to them any more.
+    pub(crate) fn take_retired(&mut self) -> Vec<Rc<WalFile<I>>> {
+        std::mem::take(&mut self.retired)
     }
 }
 
@@ -196,12 +209,27 @@ pub(crate) fn path_of(dir: &Path, id: WalFileId) -> PathBuf {
     dir.join(format!("{:08}.wal", id.0))
 }
 
+/// Id of a file of the shared log by its name.
+pub(crate) fn id_of(name: &str) -> Option<WalFileId> {
+    name.strip_suffix(".wal")?.parse().ok().map(WalFileId)
+}
+
 /// Opens a former run's file.
-pub(crate) async fn open<I: Io>(io: &I, dir: &Path, id: WalFileId, bytes: u64) -> io::Result<WalFile<I>> {
+pub(crate) async fn open<I: Io>(
+    io: &I,
+    dir: &Path,
+    id: WalFileId,
+    bytes: u64,
+) -> io::Result<WalFile<I>> {
     let path = path_of(dir, id);
     let plain = io.open(&path, Open::Write).await?;
     let durable = io.open(&path, Open::WriteDurable).await?;
-    Ok(WalFile { id, plain, durable, bytes })
+    Ok(WalFile {
+        id,
+        plain,
+        durable,
+        bytes,
+    })
 }
 
 /// A file about to be made.
@@ -223,7 +251,13 @@ impl<I: Io> Making<I> {
         }
         filled?;
         self.io.rename(&making, &self.path).await?;
-        open(&self.io, self.path.parent().expect("the log has a folder"), self.id, self.bytes).await
+        open(
+            &self.io,
+            self.path.parent().expect("the log has a folder"),
+            self.id,
+            self.bytes,
+        )
+        .await
     }
 
     async fn fill(&self, making: &Path) -> io::Result<()> {

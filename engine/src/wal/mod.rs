@@ -2,4 +2,6 @@
 //! The store seals, writes and flushes them.
 
 pub mod format;
+pub(crate) mod group;
+pub(crate) mod replay;
 pub mod scan;

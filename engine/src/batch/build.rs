@@ -1,0 +1,241 @@
+//! Builds batches: for compaction, which keeps a batch's identity and drops records, and for what we write ourselves.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{
+    BATCH_HEADER_BYTES, BatchError, BatchInfo, Codec, Record,
+    codec::compress,
+    header::{
+        CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL,
+        checksum,
+    },
+};
+use crate::config::TimestampType;
+
+/// Collects records into one batch. Records are pushed in ascending order of offset; gaps are kept.
+#[derive(Debug, Clone)]
+pub struct BatchBuilder {
+    codec: Codec,
+    flags: i16,
+    base_offset: i64,
+    leader_epoch: i32,
+    producer_id: i64,
+    producer_epoch: i16,
+    base_sequence: i32,
+    /// Set when the batch keeps offsets behind its last record.
+    last_offset_delta: Option<i32>,
+    /// What timestamp deltas count from; the first record's timestamp unless it was set before.
+    base_timestamp: Option<i64>,
+    /// The time of the append, or what an emptied batch had.
+    kept_max_timestamp: Option<i64>,
+    max_timestamp: i64,
+    records: Vec<u8>,
+    count: i32,
+    last_delta: i32,
+}
+
+impl BatchBuilder {
+    /// An empty batch whose first offset is `base_offset`, of CreateTime, without a producer.
+    pub fn new(codec: Codec, base_offset: i64) -> Self {
+        Self {
+            codec,
+            flags: 0,
+            base_offset,
+            leader_epoch: -1,
+            producer_id: -1,
+            producer_epoch: -1,
+            base_sequence: -1,
+            last_offset_delta: None,
+            base_timestamp: None,
+            kept_max_timestamp: None,
+            max_timestamp: -1,
+            records: Vec::new(),
+            count: 0,
+            last_delta: -1,
+        }
+    }
+
+    /// A batch to hold some of the records of another: same offsets, codec, producer, sequence, flags and time of
+    /// append, whatever records are pushed.
+    pub fn like(info: &BatchInfo) -> Result<Self, BatchError> {
+        Ok(Self {
+            flags: info.attributes & !CODEC_MASK,
+            leader_epoch: info.leader_epoch,
+            producer_id: info.producer_id,
+            producer_epoch: info.producer_epoch,
+            base_sequence: info.base_sequence,
+            last_offset_delta: Some(info.last_offset_delta),
+            base_timestamp: info.delete_horizon_ms(),
+            kept_max_timestamp: Some(info.max_timestamp),
+            ..Self::new(info.codec()?, info.base_offset)
+        })
+    }
+
+    /// Records are of LogAppendTime, appended then.
+    pub fn append_time(mut self, append_time_ms: i64) -> Self {
+        self.flags |= LOG_APPEND_TIME;
+        self.kept_max_timestamp = Some(append_time_ms);
+        self
+    }
+
+    /// The batch comes from an idempotent producer.
+    pub fn producer(mut self, id: i64, epoch: i16, base_sequence: i32) -> Self {
+        (self.producer_id, self.producer_epoch, self.base_sequence) = (id, epoch, base_sequence);
+        self
+    }
+
+    /// The epoch of the leader.
+    pub fn leader_epoch(mut self, leader_epoch: i32) -> Self {
+        self.leader_epoch = leader_epoch;
+        self
+    }
+
+    /// The batch belongs to a transaction.
+    pub fn transactional(mut self) -> Self {
+        self.flags |= TRANSACTIONAL;
+        self
+    }
+
+    /// The batch ends a transaction.
+    pub fn control(mut self) -> Self {
+        self.flags |= CONTROL;
+        self
+    }
+
+    /// Compaction may drop the batch's tombstones from then on. To be set before the first record.
+    pub fn delete_horizon(mut self, horizon_ms: i64) -> Self {
+        assert_eq!(self.count, 0, "timestamp deltas count from the horizon");
+        self.flags |= DELETE_HORIZON;
+        self.base_timestamp = Some(horizon_ms);
+        self
+    }
+
+    /// Whether no record was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Number of records.
+    pub fn record_count(&self) -> i32 {
+        self.count
+    }
+
+    /// Bytes of the batch so far, before compression.
+    pub fn size(&self) -> usize {
+        BATCH_HEADER_BYTES + self.records.len()
+    }
+
+    /// Adds a record.
+    ///
+    /// # Panics
+    /// If its offset does not follow the last record's, or lies outside the batch.
+    pub fn push(&mut self, record: &Record) {
+        let delta =
+            i32::try_from(record.offset - self.base_offset).expect("an offset of the batch");
+        assert!(delta > self.last_delta, "offsets of a batch ascend");
+        assert!(
+            self.last_offset_delta.is_none_or(|last| delta <= last),
+            "the batch keeps its last offset"
+        );
+        let base_timestamp = *self.base_timestamp.get_or_insert(record.timestamp);
+        let mut body = vec![0];
+        put_varlong(&mut body, record.timestamp.wrapping_sub(base_timestamp));
+        put_varlong(&mut body, delta.into());
+        put_nullable(&mut body, record.key.as_deref());
+        put_nullable(&mut body, record.value.as_deref());
+        put_length(&mut body, record.headers.len());
+        for (name, value) in &record.headers {
+            put_nullable(&mut body, Some(name));
+            put_nullable(&mut body, value.as_deref());
+        }
+        put_length(&mut self.records, body.len());
+        self.records.extend_from_slice(&body);
+        self.max_timestamp = self.max_timestamp.max(record.timestamp);
+        self.last_delta = delta;
+        self.count += 1;
+    }
+
+    /// The finished batch. One that was made without any record has no valid offset unless it keeps another's.
+    ///
+    /// # Panics
+    /// If the batch is larger than 2 GiB.
+    pub fn finish(self) -> Vec<u8> {
+        let codec = if self.is_empty() {
+            Codec::None
+        } else {
+            self.codec
+        };
+        let body = compress(codec, &self.records);
+        let keeps = self.flags & LOG_APPEND_TIME != 0 || self.is_empty();
+        let max_timestamp = self
+            .kept_max_timestamp
+            .filter(|_| keeps)
+            .unwrap_or(self.max_timestamp);
+        let length = BATCH_HEADER_BYTES - LENGTH_END + body.len();
+        let header = Header {
+            base_offset: self.base_offset.into(),
+            length: i32::try_from(length)
+                .expect("a batch is smaller than 2 GiB")
+                .into(),
+            leader_epoch: self.leader_epoch.into(),
+            magic: 2,
+            crc: 0.into(),
+            attributes: (self.flags | i16::from(codec as u8)).into(),
+            last_offset_delta: self
+                .last_offset_delta
+                .unwrap_or(self.last_delta.max(0))
+                .into(),
+            base_timestamp: self.base_timestamp.unwrap_or(-1).into(),
+            max_timestamp: max_timestamp.into(),
+            producer_id: self.producer_id.into(),
+            producer_epoch: self.producer_epoch.into(),
+            base_sequence: self.base_sequence.into(),
+            record_count: self.count.into(),
+        };
+        let mut batch = header.as_bytes().to_vec();
+        batch.extend_from_slice(&body);
+        let crc = checksum(&batch);
+        Header::mut_from_prefix(&mut batch)
+            .expect("begins with a header")
+            .0
+            .crc = crc.into();
+        batch
+    }
+
+    /// Whose clock the batch's timestamps come from.
+    pub fn timestamp_type(&self) -> TimestampType {
+        if self.flags & LOG_APPEND_TIME == 0 {
+            TimestampType::CreateTime
+        } else {
+            TimestampType::LogAppendTime
+        }
+    }
+}
+
+fn put_varlong(out: &mut Vec<u8>, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    while rest >= 0x80 {
+        out.push(0x80 | u8::try_from(rest & 0x7f).expect("seven bits"));
+        rest >>= 7;
+    }
+    out.push(u8::try_from(rest).expect("seven bits"));
+}
+
+fn put_length(out: &mut Vec<u8>, length: usize) {
+    put_varlong(
+        out,
+        i32::try_from(length)
+            .expect("a record is smaller than 2 GiB")
+            .into(),
+    );
+}
+
+fn put_nullable(out: &mut Vec<u8>, field: Option<&[u8]>) {
+    match field {
+        None => put_varlong(out, -1),
+        Some(field) => {
+            put_length(out, field.len());
+            out.extend_from_slice(field);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Whether a batch from a client may be kept: everything that Kafka 4's broker looks at, and the shape of every record.
+//!
+//! Where we are stricter than Kafka: offset deltas must count 0, 1, 2, ... (Kafka rewrites compressed batches whose
+//! deltas do not, and keeps uncompressed ones as they are), a record must fill its declared length in compressed
+//! batches too, null is the length -1 only, attribute bits that no client sets are refused, and what records
+//! decompress to is bounded.
+
+use std::ops::ControlFlow;
+
+use super::{
+    BatchError, BatchInfo, corrupt,
+    header::{CODEC_MASK, LOG_APPEND_TIME, TRANSACTIONAL, verify_crc},
+    invalid,
+    records::{Head, walk},
+};
+use crate::config::TimestampType;
+
+/// What a topic asks of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Largest batch: `max.message.bytes`.
+    pub max_bytes: usize,
+    /// Wall clock.
+    pub now_ms: i64,
+    /// Whose timestamps count: `message.timestamp.type`.
+    pub timestamp_type: TimestampType,
+    /// How far a record's CreateTime may lie before now: `message.timestamp.before.max.ms`.
+    pub before_max_ms: i64,
+    /// How far it may lie after now: `message.timestamp.after.max.ms`.
+    pub after_max_ms: i64,
+    /// Every record needs a key: the topic is compacted.
+    pub key_required: bool,
+}
+
+/// Decides on `bytes`, which must be exactly one batch from a client.
+///
+/// The result's `max_timestamp` is the true one, whatever the header says, unless the topic uses LogAppendTime: hand
+/// it to [`correct_max_timestamp`](super::correct_max_timestamp) before the batch is kept.
+pub fn check(bytes: &[u8], rules: &Rules) -> Result<BatchInfo, BatchError> {
+    let info = BatchInfo::parse(bytes)?;
+    if info.size != bytes.len() {
+        return Err(invalid(format!(
+            "{} bytes follow the batch: one batch is allowed",
+            bytes.len() - info.size
+        )));
+    }
+    if info.size > rules.max_bytes {
+        return Err(BatchError::TooLarge {
+            size: info.size,
+            max: rules.max_bytes,
+        });
+    }
+    if !verify_crc(bytes) {
+        return Err(corrupt("the checksum is wrong"));
+    }
+    check_header(&info)?;
+    check_records(bytes, info, rules)
+}
+
+fn check_header(info: &BatchInfo) -> Result<(), BatchError> {
+    info.codec()?;
+    if info.base_offset != 0 {
+        return Err(invalid(format!(
+            "base offset of a batch to append is {}, not 0",
+            info.base_offset
+        )));
+    }
+    if info.record_count < 1 || info.last_offset_delta != info.record_count - 1 {
+        let (count, delta) = (info.record_count, info.last_offset_delta);
+        return Err(invalid(format!(
+            "record count {count} does not go with last offset delta {delta}"
+        )));
+    }
+    if info.is_control() {
+        return Err(invalid("clients may not write control batches"));
+    }
+    if info.attributes & LOG_APPEND_TIME != 0 {
+        let reason = "producers may not set LogAppendTime".into();
+        return Err(BatchError::InvalidTimestamp {
+            timestamp_ms: info.max_timestamp,
+            reason,
+        });
+    }
+    if info.attributes & !(CODEC_MASK | TRANSACTIONAL) != 0 {
+        return Err(invalid(format!("attributes are {:#06x}", info.attributes)));
+    }
+    check_producer(info)
+}
+
+fn check_producer(info: &BatchInfo) -> Result<(), BatchError> {
+    let (id, epoch, sequence) = (info.producer_id, info.producer_epoch, info.base_sequence);
+    if id < -1 || (id >= 0 && (epoch < 0 || sequence < 0)) {
+        return Err(invalid(format!(
+            "producer id {id} does not go with epoch {epoch} and sequence {sequence}"
+        )));
+    }
+    if id < 0 && info.is_transactional() {
+        return Err(invalid("a transactional batch needs a producer id"));
+    }
+    Ok(())
+}
+
+fn check_records(
+    bytes: &[u8],
+    mut info: BatchInfo,
+    rules: &Rules,
+) -> Result<BatchInfo, BatchError> {
+    let mut walked = Walked {
+        expected: 0,
+        max_timestamp: -1,
+        refused: None,
+        key_required: rules.key_required,
+        create_time: rules.timestamp_type == TimestampType::CreateTime,
+        earliest: rules.now_ms.saturating_sub(rules.before_max_ms),
+        latest: rules.now_ms.saturating_add(rules.after_max_ms),
+    };
+    walk(&info, bytes, |record| walked.look(record))?;
+    match (walked.refused, rules.timestamp_type) {
+        (Some(refused), _) => return Err(refused),
+        (None, TimestampType::CreateTime) => info.max_timestamp = walked.max_timestamp,
+        (None, TimestampType::LogAppendTime) => {}
+    }
+    Ok(info)
+}
+
+/// What was seen of the records so far.
+struct Walked {
+    expected: i32,
+    max_timestamp: i64,
+    refused: Option<BatchError>,
+    key_required: bool,
+    create_time: bool,
+    earliest: i64,
+    latest: i64,
+}
+
+impl Walked {
+    #[inline]
+    fn look(&mut self, record: Head) -> ControlFlow<()> {
+        self.refused = self.refuse(&record);
+        self.expected += 1;
+        self.max_timestamp = self.max_timestamp.max(record.timestamp);
+        if self.refused.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    #[inline]
+    fn refuse(&self, record: &Head) -> Option<BatchError> {
+        if record.offset_delta != self.expected {
+            return Some(invalid(format!(
+                "record {} has the offset delta {}",
+                self.expected, record.offset_delta
+            )));
+        }
+        if self.key_required && !record.has_key {
+            return Some(invalid("a compacted topic takes no record without a key"));
+        }
+        if self.create_time && record.timestamp != -1 {
+            return self.refuse_timestamp(record);
+        }
+        None
+    }
+
+    #[inline]
+    fn refuse_timestamp(&self, record: &Head) -> Option<BatchError> {
+        let reason = match record.timestamp {
+            _ if record.overflows => "base and delta overflow".to_owned(),
+            t if t < self.earliest => format!("it may not lie before {}", self.earliest),
+            t if t > self.latest => format!("it may not lie after {}", self.latest),
+            _ => return None,
+        };
+        Some(BatchError::InvalidTimestamp {
+            timestamp_ms: record.timestamp,
+            reason,
+        })
+    }
+}

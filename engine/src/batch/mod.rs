@@ -1,0 +1,71 @@
+//! Record batches of magic 2: the only message format there is here. Pure; bytes in, facts out.
+//!
+//! A batch is a 61-byte [`header`], then its records, compressed together or not. Base offset, length, leader epoch,
+//! magic and the checksum itself lie outside the checksum, so a broker assigns offsets without touching what a
+//! producer checksummed. [`check()`] decides whether a batch from a client may be kept, [`assign`] gives it its place,
+//! and from then on its bytes never change. Foreign bytes may be anything: every function here that takes bytes
+//! answers nonsense with a [`BatchError`] and never panics, loops or allocates by a length it read.
+//!
+//! Layout and rules: Kafka's `DefaultRecordBatch`, `DefaultRecord`, `LogValidator`; KIP-98 (the format), KIP-32
+//! (timestamps), KIP-110 (zstd).
+
+mod build;
+mod check;
+mod codec;
+mod header;
+mod patch;
+mod records;
+#[cfg(test)]
+mod tests;
+mod time;
+
+pub use build::BatchBuilder;
+pub use check::{Rules, check};
+pub use codec::{Codec, DECOMPRESSED_BYTES_MAX};
+pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
+pub use patch::{assign, correct_max_timestamp};
+pub use records::{Record, records};
+pub use time::{find_timestamp, find_timestamp_from, max_timestamp_record};
+
+/// Why a batch was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Checksum, length or header is wrong: CORRUPT_MESSAGE.
+    #[error("corrupt batch: {0}")]
+    Corrupt(String),
+    /// Arrived as it was sent, but cannot be valid: INVALID_RECORD.
+    #[error("invalid record: {0}")]
+    Invalid(String),
+    /// Magic 0 or 1. Kafka 4 answers INVALID_RECORD; a fetch or conversion would be UNSUPPORTED_FOR_MESSAGE_FORMAT.
+    #[error("message format {0} is not supported: only magic 2 is")]
+    UnsupportedMagic(i8),
+    /// Larger than the topic's max.message.bytes: MESSAGE_TOO_LARGE.
+    #[error("batch of {size} bytes is larger than max.message.bytes {max}")]
+    TooLarge {
+        /// Size of the batch.
+        size: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A timestamp too far from now: INVALID_TIMESTAMP.
+    #[error("timestamp {timestamp_ms} is out of range: {reason}")]
+    InvalidTimestamp {
+        /// The offending timestamp.
+        timestamp_ms: i64,
+        /// Which bound it breaks.
+        reason: String,
+    },
+    /// Codec that is not served: UNSUPPORTED_COMPRESSION_TYPE.
+    #[error("unsupported compression type {0}")]
+    UnsupportedCodec(u8),
+}
+
+#[cold]
+fn corrupt(reason: impl Into<String>) -> BatchError {
+    BatchError::Corrupt(reason.into())
+}
+
+#[cold]
+fn invalid(reason: impl Into<String>) -> BatchError {
+    BatchError::Invalid(reason.into())
+}

@@ -1,0 +1,309 @@
+//! What comes before the shards: the lock, the check for direct I/O, the catalog, and laying partitions out anew when
+//! the number of shards has changed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use uuid::Uuid;
+
+use crate::{
+    api::TopicPartition,
+    catalog::{self, Catalog, FORMAT_VERSION, Record},
+    config::TopicConfig,
+    engine::owner,
+    io::{BLOCK, Io, direct::DirectIo},
+    journal::{self, Journal},
+    manifest::{self, PartitionState},
+    node::{NodeOptions, StartError, topics_dir},
+    store::{Known, Store, StoreOptions, manifest_path, read_all},
+};
+
+/// What shard 0 found; every shard starts from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Booted {
+    pub(crate) catalog: Catalog,
+}
+
+/// The file that is locked while a node runs. It is never empty: shards open it first, see `DirectIo::new`.
+pub(crate) fn lock_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("lock")
+}
+
+/// Creates the data directory and locks it for as long as the file is open.
+#[expect(
+    unsafe_code,
+    reason = "std has no flock with a descriptor that others may read"
+)]
+pub(crate) fn lock(data_dir: &Path) -> Result<File, StartError> {
+    fs::create_dir_all(data_dir).map_err(|error| {
+        StartError::io(
+            format!("creating the data directory {}", data_dir.display()),
+            error,
+        )
+    })?;
+    let path = lock_path(data_dir);
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    let mut file =
+        opened.map_err(|error| StartError::io(format!("opening {}", path.display()), error))?;
+    // SAFETY: the call takes a descriptor that is open and no pointers.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        let mut holder = String::new();
+        drop(file.read_to_string(&mut holder)); // only to say who
+        let holder = holder
+            .lines()
+            .next()
+            .map(|line| format!(" ({line})"))
+            .unwrap_or_default();
+        return Err(StartError::Locked {
+            path: data_dir.to_owned(),
+            holder,
+        });
+    }
+    let mut text = format!("pid {}\n", std::process::id());
+    text.extend(std::iter::repeat_n('\n', BLOCK - text.len()));
+    let written = file
+        .rewind()
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| file.sync_all());
+    match written {
+        // A node must start on a full disk; a lock file of a former run is as good.
+        Err(full) if full.kind() == io::ErrorKind::StorageFull => Ok(file),
+        Err(error) => Err(StartError::io(format!("writing {}", path.display()), error)),
+        Ok(()) => Ok(file),
+    }
+}
+
+/// Opens the lock file with O_DIRECT, which some file systems refuse.
+pub(crate) fn check_direct_io(data_dir: &Path) -> Result<(), StartError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(lock_path(data_dir));
+    match opened {
+        Ok(_) => Ok(()),
+        Err(error) => Err(StartError::NoDirectIo {
+            path: data_dir.to_owned(),
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// CPUs that this process may run on.
+#[expect(unsafe_code, reason = "std has no sched_getaffinity")]
+pub(crate) fn cpus() -> Vec<usize> {
+    // SAFETY: an all-zero cpu_set_t is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is writable and its size is given.
+    let asked = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
+    if asked != 0 {
+        return Vec::new();
+    }
+    let limit = usize::try_from(libc::CPU_SETSIZE).unwrap_or_default();
+    // SAFETY: the index is below CPU_SETSIZE.
+    (0..limit)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect()
+}
+
+/// Reads the catalog or begins one, counts this start, and brings the layout to the number of shards.
+pub(crate) async fn boot(
+    io: &DirectIo,
+    options: &NodeOptions,
+) -> Result<(Booted, Journal<DirectIo>), StartError> {
+    let path = options.data_dir.join("catalog");
+    let (mut catalog, new) = match read_catalog(io, &path).await? {
+        Some(found) => (found, false),
+        None => (
+            Catalog {
+                cluster_id: Uuid::new_v4(),
+                node_id: options.node_id,
+                ..Catalog::default()
+            },
+            true,
+        ),
+    };
+    if catalog.node_id != options.node_id {
+        return Err(StartError::Options(format!(
+            "{} belongs to node {}, but this node's id is {}: start it with --node-id {}",
+            options.data_dir.display(),
+            catalog.node_id,
+            options.node_id,
+            catalog.node_id
+        )));
+    }
+    catalog.run += 1;
+    let shards = u32::try_from(options.shards).expect("shards are bounded");
+    let former = (catalog.generation, catalog.shards);
+    if !new && catalog.shards != shards {
+        lay_out(io, options, &catalog, shards).await?;
+    }
+    if catalog.shards != shards {
+        (catalog.generation, catalog.shards) = (catalog.generation + 1, shards);
+        catalog.run += 1; // laying out was a start of its own
+    }
+    let journal = Journal::create(io.clone(), path.clone(), &catalog.payloads()).await;
+    let journal = journal.map_err(|error| StartError::io(path.display(), error))?;
+    if former.0 != catalog.generation {
+        forget_layout(io, options, former, shards).await?;
+    }
+    remove_orphans(&options.data_dir, &catalog)
+        .map_err(|error| StartError::io("removing what deleted topics left", error))?;
+    Ok((Booted { catalog }, journal))
+}
+
+async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {
+    let damaged = |reason: String| StartError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = match read_all(io, path).await {
+        Ok(bytes) => bytes,
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StartError::io(path.display(), error)),
+    };
+    let mut catalog = Catalog::default();
+    let mut first = true;
+    for page in journal::pages(&bytes).map_err(|error| damaged(error.to_string()))? {
+        for bytes in journal::records(page).ok_or_else(|| damaged("a page of nonsense".into()))? {
+            let record = catalog::decode(bytes)
+                .ok_or_else(|| damaged("a record of an unknown kind".into()))?;
+            match record {
+                Record::Node { format, .. } if format != FORMAT_VERSION => {
+                    return Err(damaged(format!(
+                        "written in format {format}, but this version reads format {FORMAT_VERSION}"
+                    )));
+                }
+                Record::Node { .. } => first = false,
+                _ if first => {
+                    return Err(damaged("it does not begin with the node's record".into()));
+                }
+                _ => {}
+            }
+            catalog.apply(record);
+        }
+    }
+    match first {
+        true => Err(damaged("it is empty".into())),
+        false => Ok(Some(catalog)),
+    }
+}
+
+/// Brings everything to segments under the former layout and writes the manifests of the new one. The catalog's record
+/// makes it so; a crash before that leaves the former layout in force.
+async fn lay_out(
+    io: &DirectIo,
+    options: &NodeOptions,
+    catalog: &Catalog,
+    shards: u32,
+) -> Result<(), StartError> {
+    tracing::info!(
+        from = catalog.shards,
+        to = shards,
+        "the number of shards changed: laying partitions out anew"
+    );
+    let config = Rc::new(
+        TopicConfig::parse(&options.topic_defaults, &BTreeMap::new())
+            .map_err(StartError::Options)?,
+    );
+    let mut states: HashMap<usize, Vec<(TopicPartition, PartitionState)>> = HashMap::new();
+    let mut run_ends: HashMap<usize, BTreeMap<u64, u64>> = HashMap::new();
+    for shard in 0..catalog.shards {
+        let ids = catalog.topics.iter().flat_map(|(topic, stored)| {
+            (0..stored.partitions).map(|partition| TopicPartition {
+                topic: *topic,
+                partition,
+            })
+        });
+        let own = ids.filter(|id| owner(*id, catalog.shards as usize) == shard as usize);
+        let known: Known = own.map(|id| (id, config.clone())).collect();
+        let store_options = StoreOptions {
+            data_dir: options.data_dir.clone(),
+            shard,
+            generation: catalog.generation,
+            run: catalog.run,
+            cache_bytes: options.memory_bytes / 2,
+            read_bytes: options.memory_bytes / 4,
+            wal_bytes: options.wal_bytes,
+            reserve_bytes: 0,
+            producer_id_expiration_ms: options.producer_id_expiration_ms,
+        };
+        let store = Store::open(io.clone(), store_options, &known).await?;
+        store.close().await;
+        if store.has_live() {
+            let reason = "no space to bring the shared log to segments, which another number of shards needs".into();
+            return Err(StartError::Damaged {
+                path: options.data_dir.clone(),
+                reason,
+            });
+        }
+        run_ends.insert(shard as usize, store.run_ends().clone());
+        for (id, state) in store.states() {
+            states
+                .entry(owner(id, shards as usize))
+                .or_default()
+                .push((id, state));
+        }
+    }
+    for shard in 0..shards {
+        let path = manifest_path(&options.data_dir, catalog.generation + 1, shard);
+        let own = states.remove(&(shard as usize)).unwrap_or_default();
+        let ends = run_ends.remove(&(shard as usize)).unwrap_or_default();
+        let payloads = manifest::encode_all(&ends, own.into_iter());
+        let made = Journal::create(io.clone(), path.clone(), &payloads).await;
+        made.map_err(|error| StartError::io(path.display(), error))?;
+    }
+    Ok(())
+}
+
+/// Removes the manifests of a former layout and the shared logs of shards that are no more.
+async fn forget_layout(
+    io: &DirectIo,
+    options: &NodeOptions,
+    (generation, former): (u64, u32),
+    shards: u32,
+) -> Result<(), StartError> {
+    for shard in 0..former {
+        let path = manifest_path(&options.data_dir, generation, shard);
+        io.remove(&path)
+            .await
+            .map_err(|error| StartError::io(path.display(), error))?;
+    }
+    for shard in shards..former {
+        let path = options.data_dir.join(format!("wal-{shard}"));
+        io.remove(&path)
+            .await
+            .map_err(|error| StartError::io(path.display(), error))?;
+    }
+    Ok(())
+}
+
+/// Removes directories of topics that the catalog does not know: their deletion was cut short.
+fn remove_orphans(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
+    let entries = match fs::read_dir(topics_dir(data_dir)) {
+        Ok(entries) => entries,
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let id = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| Uuid::parse_str(name).ok());
+        if id.is_some_and(|id| !catalog.topics.contains_key(&id)) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! Fetching over several partitions and shards, with a wait for `min_bytes` that polls nothing: each shard lets a
+//! waiter be notified by the partitions it owns.
+
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::{join_all, select};
+
+use crate::{
+    api::{Fetch, FetchPartition, Fetched, LogError, Records},
+    chunk::Chunk,
+    engine::{Engine, FetchAnswer},
+    io::Io,
+    partition::Waiter,
+};
+
+/// The partitions of one shard, with their places in the request.
+type Parts = Vec<(usize, FetchPartition)>;
+
+impl Engine {
+    /// Reads; waits up to `max_wait` for `min_bytes`. One answer per partition, in order.
+    pub async fn fetch(&self, fetch: Fetch) -> Vec<Result<Fetched, LogError>> {
+        self.note_activity();
+        let mut by_shard: BTreeMap<usize, Parts> = BTreeMap::new();
+        for (at, part) in fetch.partitions.iter().enumerate() {
+            by_shard
+                .entry(self.owner(part.partition))
+                .or_default()
+                .push((at, *part));
+        }
+        let deadline = Instant::now() + fetch.max_wait;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let found = if left.is_zero() {
+                Vec::new()
+            } else {
+                self.found(&by_shard).await
+            };
+            // An empty fetch (of a session without news) waits its time.
+            let enough = !found.is_empty()
+                && found.iter().fold(0usize, |a, b| a.saturating_add(*b)) >= fetch.min_bytes;
+            if left.is_zero() || enough {
+                return self
+                    .gather(&by_shard, fetch.max_bytes, fetch.partitions.len())
+                    .await;
+            }
+            self.wait_for_change(&by_shard, &found, left).await;
+        }
+    }
+
+    /// Bytes that each shard has for the fetch; the most there can be where there is an error to tell.
+    async fn found(&self, by_shard: &BTreeMap<usize, Parts>) -> Vec<usize> {
+        let asked = by_shard.iter().map(|(shard, parts)| {
+            let parts = plain(parts);
+            self.call(*shard, move |engine: Engine| {
+                std::future::ready(engine.found_here(&parts))
+            })
+        });
+        join_all(asked.collect::<Vec<_>>()).await
+    }
+
+    fn found_here(&self, parts: &[FetchPartition]) -> usize {
+        match self.0.store.refuses(parts) {
+            true => usize::MAX,
+            false => self.0.store.available(parts),
+        }
+    }
+
+    async fn gather(
+        &self,
+        by_shard: &BTreeMap<usize, Parts>,
+        max_bytes: usize,
+        count: usize,
+    ) -> Vec<FetchAnswer> {
+        let share = max_bytes / by_shard.len().max(1);
+        let reading = by_shard.iter().map(|(shard, parts)| {
+            let owned = plain(parts);
+            let here = *shard == self.shard();
+            async move {
+                let answers = match here {
+                    true => self.read_here(&owned, share).await,
+                    false => {
+                        let call = self.call(*shard, move |engine: Engine| async move {
+                            let answers = engine.read_here(&owned, share).await;
+                            answers.into_iter().map(Crossing::pack).collect::<Vec<_>>()
+                        });
+                        call.await.into_iter().map(Crossing::unpack).collect()
+                    }
+                };
+                (parts, answers)
+            }
+        });
+        let mut answers: Vec<FetchAnswer> = (0..count)
+            .map(|_| Err(LogError::UnknownPartition))
+            .collect();
+        for (parts, of_shard) in join_all(reading).await {
+            for ((at, _), answer) in parts.iter().zip(of_shard) {
+                answers[*at] = answer;
+            }
+        }
+        answers
+    }
+
+    /// Reads partitions of this shard in the order asked; the first batch goes whatever its size.
+    async fn read_here(&self, parts: &[FetchPartition], max_bytes: usize) -> Vec<FetchAnswer> {
+        let mut left = max_bytes;
+        let mut empty = true;
+        let mut answers = Vec::with_capacity(parts.len());
+        for part in parts {
+            let answer = self.0.store.read(part, left, empty).await;
+            if let Ok(fetched) = &answer {
+                let len = fetched.records.len();
+                left = left.saturating_sub(len);
+                empty &= len == 0;
+            }
+            answers.push(answer);
+        }
+        answers
+    }
+
+    /// Waits until a shard has other bytes for the fetch than it was `seen` to have, or the time is over.
+    async fn wait_for_change(
+        &self,
+        by_shard: &BTreeMap<usize, Parts>,
+        seen: &[usize],
+        left: Duration,
+    ) {
+        let waiter = Rc::new(Waiter::default());
+        let mut remote = Vec::new();
+        for ((shard, parts), seen) in by_shard.iter().zip(seen) {
+            match *shard == self.shard() {
+                true => self.watch_here(&plain(parts), *seen, &waiter),
+                false => remote.push(self.watch_on(*shard, plain(parts), *seen, left, &waiter)),
+            }
+        }
+        self.wait_or_sleep(&waiter, left).await;
+        for (shard, key) in remote {
+            self.0
+                .mail
+                .post(shard, Box::new(move |engine: &Engine| engine.unwatch(key)));
+        }
+    }
+
+    fn watch_here(&self, parts: &[FetchPartition], seen: usize, waiter: &Rc<Waiter>) {
+        self.0.store.watch(parts, waiter);
+        if self.found_here(parts) != seen {
+            waiter.notify(); // it changed between the look and the watch
+        }
+    }
+
+    async fn wait_or_sleep(&self, waiter: &Waiter, left: Duration) {
+        let changed = pin!(std::future::poll_fn(|cx| match waiter.poll(cx.waker()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }));
+        let slept = pin!(self.0.io.sleep(left));
+        select(changed, slept).await;
+    }
+
+    /// Has another shard notify our waiter when one of its partitions changes.
+    fn watch_on(
+        &self,
+        shard: usize,
+        parts: Vec<FetchPartition>,
+        seen: usize,
+        left: Duration,
+        waiter: &Rc<Waiter>,
+    ) -> (usize, (usize, u64)) {
+        let key = (self.shard(), self.next_id());
+        let call = self.call(shard, move |engine: Engine| {
+            let there = Rc::new(Waiter::default());
+            engine.0.watched.borrow_mut().insert(key, there.clone());
+            engine.watch_here(&parts, seen, &there);
+            async move {
+                engine.wait_or_sleep(&there, left).await;
+                engine.unwatch(key);
+            }
+        });
+        let waiter = waiter.clone();
+        glommio::spawn_local(async move {
+            call.await;
+            waiter.notify();
+        })
+        .detach();
+        (shard, key)
+    }
+
+    fn unwatch(&self, key: (usize, u64)) {
+        let waiter = self.0.watched.borrow_mut().remove(&key);
+        if let Some(waiter) = waiter {
+            waiter.notify();
+        }
+    }
+}
+
+fn plain(parts: &Parts) -> Vec<FetchPartition> {
+    parts.iter().map(|(_, part)| *part).collect()
+}
+
+/// An answer on its way to another shard: memory of one shard is copied once, files are read by the kernel from
+/// whichever shard sends them.
+struct Crossing {
+    answer: Result<(i64, i64), LogError>,
+    pieces: Vec<Piece>,
+}
+
+enum Piece {
+    Bytes(Bytes),
+    File(std::fs::File, u64, usize),
+}
+
+impl Crossing {
+    fn pack(answer: FetchAnswer) -> Self {
+        match answer {
+            Err(error) => Self {
+                answer: Err(error),
+                pieces: Vec::new(),
+            },
+            Ok(fetched) => {
+                let pieces = fetched
+                    .records
+                    .chunks
+                    .iter()
+                    .map(Piece::of)
+                    .collect::<std::io::Result<Vec<_>>>();
+                match pieces {
+                    Ok(pieces) => Self {
+                        answer: Ok((fetched.high_watermark, fetched.log_start_offset)),
+                        pieces,
+                    },
+                    Err(error) => Self {
+                        answer: Err(LogError::Storage(error.to_string())),
+                        pieces: Vec::new(),
+                    },
+                }
+            }
+        }
+    }
+
+    fn unpack(self) -> FetchAnswer {
+        let (high_watermark, log_start_offset) = self.answer?;
+        let chunks = self.pieces.into_iter().map(Piece::chunk).collect();
+        Ok(Fetched {
+            high_watermark,
+            log_start_offset,
+            records: Records { chunks },
+        })
+    }
+}
+
+impl Piece {
+    fn of(chunk: &Chunk) -> std::io::Result<Self> {
+        match chunk {
+            Chunk::File(range) => Ok(Self::File(
+                range.file.try_clone()?,
+                range.position,
+                range.len,
+            )),
+            Chunk::Bytes(bytes) => Ok(Self::Bytes(bytes.clone())),
+            Chunk::Shared(memory, range) => Ok(Self::Bytes(Bytes::copy_from_slice(
+                &memory.bytes()[range.clone()],
+            ))),
+        }
+    }
+
+    fn chunk(self) -> Chunk {
+        match self {
+            Self::Bytes(bytes) => Chunk::Bytes(bytes),
+            Self::File(file, position, len) => Chunk::File(crate::chunk::FileRange {
+                file: Rc::new(file),
+                position,
+                len,
+            }),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The mailbox: the only place where shards touch each other, and where a watchdog keeps them awake.
+//!
+//! A letter is work for another shard. Letters written in one turn travel together: one lock and one wake per
+//! destination. Letters from one shard to another arrive in the order they were posted.
+//!
+//! glommio 0.9 can park with tasks that are ready to run. So a thread outside wakes every shard now and then through
+//! the mailbox's waker: often while there is work, rarely when there is none.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use crate::engine::Engine;
+
+/// Work for another shard.
+pub(crate) type Letter = Box<dyn FnOnce(&Engine) + Send>;
+
+#[derive(Default)]
+struct Inbox {
+    letters: Mutex<Vec<Letter>>,
+    waker: Mutex<Option<Waker>>,
+    /// Counts letters and requests: the watchdog looks more often while it grows.
+    activity: AtomicU64,
+}
+
+impl Inbox {
+    fn wake(&self) {
+        let waker = self.waker.lock().expect("no panic while locked").clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The inboxes of all shards. Shared by the node's threads.
+#[derive(Clone, Default)]
+pub(crate) struct PostOffice {
+    inboxes: Arc<[Inbox]>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl PostOffice {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self {
+            inboxes: (0..shards).map(|_| Inbox::default()).collect(),
+            stopping: Arc::default(),
+        }
+    }
+
+    /// Asks all shards to stop.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.inboxes.iter().for_each(Inbox::wake);
+    }
+
+    /// Whether the node was asked to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Wakes shards until `ended`: the watchdog thread's body.
+    pub(crate) fn watch(&self, ended: &AtomicBool) {
+        const BUSY: Duration = Duration::from_millis(10);
+        /// Rounds between wakes of a quiet shard, and rounds that a shard counts as busy after its last activity.
+        const QUIET_ROUNDS: u64 = 5;
+        const BUSY_ROUNDS: u64 = 20;
+        let mut seen = vec![(0, 0); self.inboxes.len()];
+        let mut round = 0u64;
+        while !ended.load(Ordering::Acquire) {
+            std::thread::sleep(BUSY);
+            round += 1;
+            for (inbox, (activity, active_round)) in self.inboxes.iter().zip(&mut seen) {
+                let now = inbox.activity.load(Ordering::Relaxed);
+                if now != *activity {
+                    (*activity, *active_round) = (now, round);
+                }
+                if round - *active_round < BUSY_ROUNDS || round.is_multiple_of(QUIET_ROUNDS) {
+                    inbox.wake();
+                }
+            }
+        }
+    }
+}
+
+/// One shard's side of the mailbox.
+pub(crate) struct Mail {
+    office: PostOffice,
+    shard: usize,
+    outgoing: RefCell<Vec<Vec<Letter>>>,
+    /// Whether a task is about to send what is outgoing.
+    sending: Cell<bool>,
+}
+
+impl Mail {
+    pub(crate) fn new(office: PostOffice, shard: usize) -> Rc<Self> {
+        let outgoing = office.inboxes.iter().map(|_| Vec::new()).collect();
+        Rc::new(Self {
+            office,
+            shard,
+            outgoing: RefCell::new(outgoing),
+            sending: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.office.inboxes.len()
+    }
+
+    /// Tells the watchdog that this shard has work.
+    pub(crate) fn note_activity(&self) {
+        self.office.inboxes[self.shard]
+            .activity
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Posts a letter; it leaves at the end of this turn.
+    pub(crate) fn post(self: &Rc<Self>, shard: usize, letter: Letter) {
+        self.outgoing.borrow_mut()[shard].push(letter);
+        if !self.sending.replace(true) {
+            let mail = self.clone();
+            glommio::spawn_local(async move { mail.send() }).detach();
+        }
+    }
+
+    fn send(&self) {
+        self.sending.set(false);
+        for (shard, letters) in self.outgoing.borrow_mut().iter_mut().enumerate() {
+            if letters.is_empty() {
+                continue;
+            }
+            let inbox = &self.office.inboxes[shard];
+            inbox
+                .letters
+                .lock()
+                .expect("no panic while locked")
+                .append(letters);
+            inbox.activity.fetch_add(1, Ordering::Relaxed);
+            inbox.wake();
+        }
+    }
+
+    /// Opens letters as they come, until the executor ends. Runs as a task of its own.
+    pub(crate) async fn receive(self: Rc<Self>, engine: Engine) {
+        loop {
+            let letters = poll_fn(|cx| {
+                let inbox = &self.office.inboxes[self.shard];
+                inbox
+                    .waker
+                    .lock()
+                    .expect("no panic while locked")
+                    .replace(cx.waker().clone());
+                let letters =
+                    std::mem::take(&mut *inbox.letters.lock().expect("no panic while locked"));
+                if self.office.is_stopping() {
+                    engine.notice_stop();
+                }
+                if letters.is_empty() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(letters)
+                }
+            })
+            .await;
+            for letter in letters {
+                letter(&engine);
+            }
+        }
+    }
+}

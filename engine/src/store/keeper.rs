@@ -1,0 +1,637 @@
+//! The keeper: the one task of a shard that changes segments and the manifest.
+//!
+//! It works in rounds. A round takes the partitions whose tails have grown, or that stand in the way of recycling a
+//! file of the shared log, writes their batches to their segments, flushes those, and appends one note to the manifest.
+//! Only then do the marks move and the log's files come free. A crash before the note leaves bytes behind a segment's
+//! known end, which the next round overwrites.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashSet, VecDeque},
+    io,
+    rc::Rc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+
+use super::{Store, partition_dir, segment_files::OpenSegment};
+use crate::{
+    api::{LogError, TopicPartition},
+    chunk::Memory,
+    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, align_down, align_up},
+    journal::{Journal, Payloads},
+    manifest::{self, Record},
+    materialise::{self, Plan, SegmentWrite},
+    partition::{Appending, PartitionCell},
+    segment,
+    signal::{Outcome, Signal},
+};
+
+/// A tail is written to its segment when it has that many bytes.
+const MATERIALISE_BYTES: usize = 1 << 20;
+/// The manifest hears of fat runs when a partition has that many bytes of them.
+const NOTE_BYTES: usize = 32 << 20;
+/// Bytes of one partition in one round at most, unless a single extent is larger.
+const PARTITION_BYTES_MAX: usize = 8 << 20;
+/// Bytes and partitions of a round at most.
+const ROUND_BYTES: usize = 32 << 20;
+const ROUND_PARTITIONS: usize = 512;
+/// Segments written or flushed side by side. The file system commits the flushes of a moment together.
+const CONCURRENT: usize = 16;
+/// Pause after an error that may pass (no space).
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A request to move a partition's log start.
+struct Trim {
+    id: TopicPartition,
+    before: i64,
+    outcome: Rc<Outcome<Result<i64, LogError>>>,
+}
+
+/// A partition of a round; without a plan it is only noted.
+struct Picked {
+    cell: Rc<PartitionCell>,
+    plan: Option<Plan>,
+}
+
+/// What the keeper has to do.
+pub(crate) struct Keeper<I: Io> {
+    signal: Signal,
+    grown: RefCell<VecDeque<Rc<PartitionCell>>>,
+    removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
+    trims: RefCell<VecDeque<Trim>>,
+    all: RefCell<Vec<Rc<Outcome<()>>>>,
+    journal: RefCell<Option<Journal<I>>>,
+    pub(super) run_ends: BTreeMap<u64, u64>,
+    stopped: Cell<bool>,
+    ended: Rc<Outcome<()>>,
+}
+
+impl<I: Io> Keeper<I> {
+    pub(crate) fn new(journal: Journal<I>, run_ends: BTreeMap<u64, u64>) -> Self {
+        Self {
+            signal: Signal::default(),
+            grown: RefCell::default(),
+            removed: RefCell::default(),
+            trims: RefCell::default(),
+            all: RefCell::default(),
+            journal: RefCell::new(Some(journal)),
+            run_ends,
+            stopped: Cell::new(false),
+            ended: Rc::default(),
+        }
+    }
+
+    /// Something stands in the way of the pump.
+    pub(crate) fn notify(&self) {
+        self.signal.notify();
+    }
+
+    /// A partition's tail has grown.
+    pub(crate) fn grown(&self, cell: &Rc<PartitionCell>) {
+        let mut partition = cell.borrow_mut();
+        let unnoted = partition
+            .unnoted
+            .as_ref()
+            .map_or(0, |unnoted| unnoted.bytes);
+        let due = unnoted >= NOTE_BYTES
+            || partition.tail_bytes >= MATERIALISE_BYTES
+                && matches!(partition.appending, Appending::Nobody);
+        if due && !partition.queued {
+            partition.queued = true;
+            self.grown.borrow_mut().push_back(cell.clone());
+            self.signal.notify();
+        }
+    }
+
+    /// A partition is gone: its files go too. Resolves when they are removed.
+    pub(crate) fn removed(&self, id: TopicPartition) -> Rc<Outcome<()>> {
+        let done = Rc::<Outcome<()>>::default();
+        self.removed.borrow_mut().push((id, done.clone()));
+        self.signal.notify();
+        done
+    }
+}
+
+impl<I: Io> Store<I> {
+    /// The keeper's task; ends after [`Store::stop_keeper`].
+    pub(super) async fn run_keeper(self: Rc<Self>) {
+        loop {
+            let worked = match self.keep().await {
+                Ok(worked) => worked,
+                Err(error) if self.keeper.stopped.get() => {
+                    tracing::error!("tails stay in the shared log: {error}");
+                    false
+                }
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!(shard = self.options.shard, "no space for segments: {error}");
+                    self.full.set(true);
+                    self.io.sleep(RETRY_AFTER).await;
+                    self.check_space();
+                    true
+                }
+                Err(error) => {
+                    self.fail("writing segments failed", &error);
+                    self.refuse_trims(&error);
+                    false
+                }
+            };
+            if !worked {
+                self.keeper
+                    .all
+                    .take()
+                    .into_iter()
+                    .for_each(|done| done.set(()));
+                if self.keeper.stopped.get() {
+                    return self.keeper.ended.set(());
+                }
+                self.keeper.signal.wait().await;
+            }
+        }
+    }
+
+    fn refuse_trims(&self, error: &io::Error) {
+        for trim in self.keeper.trims.take() {
+            trim.outcome.set(Err(LogError::Storage(error.to_string())));
+        }
+    }
+
+    /// Does what there is to do; `false` when there was nothing.
+    async fn keep(&self) -> io::Result<bool> {
+        self.remove_files().await?;
+        let trimmed = self.do_trims().await?;
+        let picked = self.pick();
+        if picked.is_empty() {
+            return Ok(trimmed);
+        }
+        if let Err(error) = self.round(&picked).await {
+            for Picked { cell, .. } in picked {
+                cell.borrow_mut().end_keeping();
+                self.keeper.grown.borrow_mut().push_back(cell);
+            }
+            return Err(error);
+        }
+        self.rewrite_manifest().await?;
+        Ok(true)
+    }
+
+    async fn remove_files(&self) -> io::Result<()> {
+        let removed = self.keeper.removed.take();
+        for (id, done) in removed {
+            if let Err(error) = self
+                .io
+                .remove(&partition_dir(&self.options.data_dir, id))
+                .await
+            {
+                tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
+            }
+            done.set(());
+            self.io.yield_now().await;
+        }
+        let retired = self.wal.borrow_mut().take_retired();
+        for file in retired {
+            self.io
+                .remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the partitions of a round and plans them.
+    fn pick(&self) -> Vec<Picked> {
+        let pressure = self.under_pressure();
+        let now_ms = self.io.now_ms();
+        let mut picked = Vec::new();
+        let mut bytes = 0;
+        let mut seen = HashSet::new();
+        let mut take = |cell: Rc<PartitionCell>| {
+            let mut partition = cell.borrow_mut();
+            partition.queued = false;
+            if partition.deleted || !seen.insert(partition.id) {
+                return true;
+            }
+            let plan = matches!(partition.appending, Appending::Nobody)
+                .then(|| partition.materialisable(PARTITION_BYTES_MAX))
+                .filter(|extents| !extents.is_empty())
+                .map(|extents| {
+                    let active = partition.active().map(|at| partition.segments[at].clone());
+                    materialise::plan(active.as_ref(), extents, &partition.config, now_ms)
+                });
+            if plan.is_some() {
+                partition.appending = Appending::Keeper;
+            }
+            let wanted = plan.is_some() || partition.unnoted.is_some();
+            drop(partition);
+            if wanted {
+                bytes += plan
+                    .iter()
+                    .flat_map(|plan| &plan.extents)
+                    .map(|e| e.len as usize)
+                    .sum::<usize>();
+                picked.push(Picked { cell, plan });
+            }
+            bytes < ROUND_BYTES && picked.len() < ROUND_PARTITIONS
+        };
+        let mut more = true;
+        while more {
+            let Some(cell) = self.keeper.grown.borrow_mut().pop_front() else {
+                break;
+            };
+            more = take(cell);
+        }
+        if more && pressure {
+            let pinned = self.wal.borrow().oldest_pins();
+            for cell in pinned {
+                if !take(cell) {
+                    break;
+                }
+            }
+        }
+        picked
+    }
+
+    /// Whether tails must be materialised that have not grown enough by themselves.
+    fn under_pressure(&self) -> bool {
+        !self.keeper.all.borrow().is_empty()
+            || self.keeper.stopped.get()
+            || self.wal.borrow().under_pressure()
+            || self.live_bytes.get() > self.cache.borrow().budget() / 2
+            || self.live_bytes.get() > 0
+                && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+    }
+
+    async fn round(&self, picked: &[Picked]) -> io::Result<()> {
+        let plans = picked
+            .iter()
+            .filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
+        let written = stream::iter(plans)
+            .map(|(id, plan)| async move {
+                for open in self.write_plan(id, plan, None).await? {
+                    open.file.flush().await?;
+                }
+                self.sync_new_segments(id, plan).await
+            })
+            .buffer_unordered(CONCURRENT)
+            .collect::<Vec<_>>()
+            .await;
+        written.into_iter().collect::<io::Result<Vec<()>>>()?;
+        for Picked { cell, plan } in picked {
+            let Some(plan) = plan else { continue };
+            let mut partition = cell.borrow_mut();
+            partition.end_keeping();
+            if !partition.deleted {
+                partition.appended(plan, true, self.io.now_ms());
+                let bytes = plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
+                self.live_bytes.set(self.live_bytes.get() - bytes);
+            }
+        }
+        self.note_partitions(picked.iter().map(|picked| &picked.cell))
+            .await?;
+        for Picked { cell, .. } in picked {
+            cell.borrow_mut().prune_tail();
+            self.keeper.grown(cell);
+        }
+        self.pump.notify();
+        Ok(())
+    }
+
+    /// Tells the manifest what it does not know of these partitions; then the shared log is not needed for that.
+    async fn note_partitions(
+        &self,
+        cells: impl Iterator<Item = &Rc<PartitionCell>>,
+    ) -> io::Result<()> {
+        let mut payloads = Payloads::default();
+        let mut noted = Vec::new();
+        for cell in cells {
+            self.flush_unnoted(cell).await?;
+            let partition = cell.borrow();
+            let Some(advance) = partition.advance_record().filter(|_| !partition.deleted) else {
+                continue;
+            };
+            for part in manifest::split(advance) {
+                payloads.push(&manifest::encode(partition.id, &Record::Advance(part)));
+            }
+            drop(partition);
+            // What is appended from here on is noted the next time.
+            noted.extend(cell.borrow_mut().noted());
+        }
+        self.note(payloads).await?;
+        let mut wal = self.wal.borrow_mut();
+        noted
+            .into_iter()
+            .for_each(|(file, extents)| wal.release(file, extents));
+        Ok(())
+    }
+
+    /// Flushes segments that fat runs were only written to.
+    async fn flush_unnoted(&self, cell: &Rc<PartitionCell>) -> io::Result<()> {
+        let (id, segments) = {
+            let mut partition = cell.borrow_mut();
+            let id = partition.id;
+            let Some(unnoted) = partition.unnoted.as_mut().filter(|unnoted| unnoted.flush) else {
+                return Ok(());
+            };
+            unnoted.flush = false;
+            let first = unnoted.first_segment;
+            let changed = partition
+                .segments
+                .iter()
+                .filter(|segment| segment.base_offset >= first);
+            (
+                id,
+                changed
+                    .map(|segment| segment.base_offset)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        for base_offset in segments {
+            self.segments
+                .get(id, base_offset, false)
+                .await?
+                .file
+                .flush()
+                .await?;
+        }
+        self.io
+            .sync_dir(&partition_dir(&self.options.data_dir, id))
+            .await
+    }
+
+    /// Appends to the manifest, durably; rewrites it when it has grown.
+    pub(super) async fn note(&self, payloads: Payloads) -> io::Result<()> {
+        let mut journal = self
+            .keeper
+            .journal
+            .take()
+            .expect("only the keeper uses the manifest");
+        let mut result = Ok(());
+        for payload in payloads.finish() {
+            result = journal.append(&payload).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        self.keeper.journal.replace(Some(journal));
+        result
+    }
+
+    /// Writes a plan's batches and the footers of segments that end. Answers the files, to be flushed. `head` is what
+    /// the first block holds before, if that is known.
+    pub(super) async fn write_plan(
+        &self,
+        id: TopicPartition,
+        plan: &Plan,
+        mut head: Option<&Rc<Vec<u8>>>,
+    ) -> io::Result<Vec<Rc<OpenSegment<I>>>> {
+        let mut files = Vec::new();
+        for write in &plan.writes {
+            let segment = &write.segment;
+            let open = self
+                .segments
+                .get(id, segment.base_offset, write.from == 0)
+                .await?;
+            let head = head.take().filter(|_| write.from > 0);
+            if !write.pieces.is_empty() {
+                self.write_batches(&open, write, head).await?;
+            }
+            if segment.sealed {
+                let footer = segment::encode_footer(segment);
+                let mut buffer = self.io.buffer(footer.len());
+                buffer.bytes_mut().copy_from_slice(&footer);
+                open.file
+                    .write(Rc::new(buffer), segment.footer_position())
+                    .await?;
+            }
+            files.push(open);
+        }
+        Ok(files)
+    }
+
+    /// Makes the names of a plan's new segments durable.
+    pub(super) async fn sync_new_segments(
+        &self,
+        id: TopicPartition,
+        plan: &Plan,
+    ) -> io::Result<()> {
+        match plan.writes.iter().any(|write| write.from == 0) {
+            true => {
+                self.io
+                    .sync_dir(&partition_dir(&self.options.data_dir, id))
+                    .await
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Appends batches behind a segment's end. The block that the end lies in is written again with what it held.
+    async fn write_batches(
+        &self,
+        open: &OpenSegment<I>,
+        write: &SegmentWrite,
+        head: Option<&Rc<Vec<u8>>>,
+    ) -> io::Result<()> {
+        let mut position = align_down(write.from);
+        let mut filled = usize::try_from(write.from - position).expect("less than a block");
+        let mut left = filled
+            + write
+                .pieces
+                .iter()
+                .map(|piece| piece.range.len())
+                .sum::<usize>();
+        let mut buffer = self.write_buffer(left);
+        if filled > 0 {
+            let head: Rc<dyn Memory> = match head {
+                Some(known) => known.clone(),
+                None => open.file.read(position, BLOCK).await?,
+            };
+            let head = head
+                .bytes()
+                .get(..filled)
+                .ok_or(io::ErrorKind::UnexpectedEof)?;
+            buffer.bytes_mut()[..filled].copy_from_slice(head);
+        }
+        for piece in &write.pieces {
+            let mut rest = &piece.memory.bytes()[piece.range.clone()];
+            while !rest.is_empty() {
+                let room = buffer.bytes_mut();
+                let now = rest.len().min(room.len() - filled);
+                room[filled..filled + now].copy_from_slice(&rest[..now]);
+                filled += now;
+                rest = &rest[now..];
+                if filled == room.len() && left > filled {
+                    left -= filled;
+                    let full = std::mem::replace(&mut buffer, self.write_buffer(left));
+                    open.file.write(Rc::new(full), position).await?;
+                    position += filled as u64;
+                    filled = 0;
+                }
+            }
+        }
+        buffer.bytes_mut()[filled..].fill(0);
+        open.file.write(Rc::new(buffer), position).await
+    }
+
+    fn write_buffer(&self, left: usize) -> I::Buffer {
+        self.io.buffer(
+            usize::try_from(align_up(left as u64))
+                .expect("bounded")
+                .min(IO_BYTES_MAX),
+        )
+    }
+
+    /// Rewrites the manifest to what the partitions say now, if most of it is history.
+    async fn rewrite_manifest(&self) -> io::Result<()> {
+        let mut journal = self
+            .keeper
+            .journal
+            .take()
+            .expect("only the keeper uses the manifest");
+        let result = match journal.wants_rewrite() && !self.has_unflushed_segments() {
+            true => journal.rewrite(&self.manifest_payloads()).await,
+            false => Ok(()),
+        };
+        self.keeper.journal.replace(Some(journal));
+        result
+    }
+
+    fn has_unflushed_segments(&self) -> bool {
+        let flush = |cell: &Rc<PartitionCell>| {
+            cell.borrow()
+                .unnoted
+                .as_ref()
+                .is_some_and(|unnoted| unnoted.flush)
+        };
+        self.partitions.borrow().values().any(flush)
+    }
+
+    /// The manifest of the partitions as they are.
+    fn manifest_payloads(&self) -> Vec<Vec<u8>> {
+        let states = self.partitions.borrow();
+        let states = states.iter().map(|(id, cell)| (*id, cell.borrow().state()));
+        manifest::encode_all(&self.keeper.run_ends, states)
+    }
+
+    /// Moves a partition's log start up to `before`, which is not above its high watermark. Answers the log start.
+    pub(crate) async fn trim(&self, id: TopicPartition, before: i64) -> Result<i64, LogError> {
+        let outcome = Rc::<Outcome<_>>::default();
+        self.keeper.trims.borrow_mut().push_back(Trim {
+            id,
+            before,
+            outcome: outcome.clone(),
+        });
+        self.keeper.signal.notify();
+        outcome.wait().await
+    }
+
+    async fn do_trims(&self) -> io::Result<bool> {
+        let mut later = VecDeque::new();
+        let mut worked = false;
+        loop {
+            let Some(trim) = self.keeper.trims.borrow_mut().pop_front() else {
+                break;
+            };
+            let Ok(cell) = self.partition(trim.id) else {
+                trim.outcome.set(Err(LogError::UnknownPartition));
+                continue;
+            };
+            let (log_start, materialised) = (cell.borrow().log_start, cell.borrow().materialised);
+            if trim.before <= log_start {
+                trim.outcome.set(Ok(log_start));
+            } else if trim.before > materialised {
+                // Segments first: the manifest knows no log start inside the tail.
+                self.keeper.grown.borrow_mut().push_front(cell);
+                later.push_back(trim);
+            } else if let Err(error) = self.do_trim(&cell, trim.before).await {
+                later.push_front(trim);
+                self.keeper.trims.borrow_mut().extend(later);
+                return Err(error);
+            } else {
+                trim.outcome.set(Ok(trim.before));
+                worked = true;
+            }
+        }
+        self.keeper.trims.borrow_mut().extend(later);
+        Ok(worked)
+    }
+
+    async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
+        let (id, gone, first_segment) = {
+            let partition = cell.borrow();
+            let gone = partition
+                .segments
+                .partition_point(|segment| segment.end_offset <= before);
+            // A segment that a fat run is being written to stays.
+            let fat = matches!(partition.appending, Appending::Fat(_));
+            let gone = if fat {
+                gone.min(partition.segments.len().saturating_sub(1))
+            } else {
+                gone
+            };
+            let first = partition
+                .segments
+                .get(gone)
+                .map_or(i64::MAX, |segment| segment.base_offset);
+            let gone: Vec<i64> = partition.segments[..gone]
+                .iter()
+                .map(|segment| segment.base_offset)
+                .collect();
+            (partition.id, gone, first)
+        };
+        self.note_partitions(std::iter::once(cell)).await?;
+        let mut payloads = Payloads::default();
+        payloads.push(&manifest::encode(
+            id,
+            &Record::Trim {
+                log_start_offset: before,
+                first_segment,
+            },
+        ));
+        self.note(payloads).await?;
+        cell.borrow_mut().trim(before, first_segment);
+        for base_offset in gone {
+            self.segments.forget_segment(id, base_offset);
+            self.io.remove(&self.segments.path(id, base_offset)).await?;
+            self.io.yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Drops what retention does not keep, and brings old tails to segments.
+    pub(crate) async fn retain(self: &Rc<Self>) {
+        let now_ms = self.io.now_ms();
+        for id in self.partition_ids() {
+            let Ok(cell) = self.partition(id) else {
+                continue;
+            };
+            let expired = {
+                let mut partition = cell.borrow_mut();
+                let idle_before = now_ms - self.options.producer_id_expiration_ms;
+                partition.producers.expire(idle_before);
+                partition.checkpointed.expire(idle_before);
+                partition.expired(now_ms)
+            };
+            if let Some(before) = expired
+                && let Err(error) = self.trim(id, before).await
+            {
+                tracing::warn!("retention of {id:?} failed: {error}");
+            }
+            self.io.yield_now().await;
+        }
+    }
+
+    /// Brings everything that consumers can see to segments.
+    pub(crate) async fn materialise_all(&self) {
+        let done = Rc::<Outcome<()>>::default();
+        self.keeper.all.borrow_mut().push(done.clone());
+        self.keeper.signal.notify();
+        done.wait().await;
+    }
+
+    /// Ends the keeper once everything is in segments.
+    pub(crate) async fn stop_keeper(&self) {
+        self.keeper.stopped.set(true);
+        self.keeper.signal.notify();
+        self.keeper.ended.clone().wait().await;
+    }
+}

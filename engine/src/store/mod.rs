@@ -1,0 +1,279 @@
+//! One shard's part of the log: its partitions, its shared log, its segments. The shell that runs the pure parts on a
+//! disk; generic over the disk, so that the code that runs in production is the code that is tested against crashes.
+//!
+//! Owned by one shard, never shared. Tasks: the pump seals and writes groups (`writer`), the keeper alone changes
+//! segments and the manifest (`keeper`), a maker zero-fills files of the log. No `RefCell` is borrowed across an await.
+
+mod append;
+mod cache;
+mod extend;
+mod fat;
+mod keeper;
+mod offsets;
+mod open;
+mod read;
+mod segment_files;
+pub(crate) mod wal_files;
+mod writer;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    path::PathBuf,
+    rc::Rc,
+};
+
+pub(crate) use append::{Appended, producer_batch};
+pub(crate) use open::{Known, OpenError, read_all};
+pub(crate) use read::check_epoch;
+
+use self::{
+    cache::Cache, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles,
+    wal_files::WalFiles, writer::Flight,
+};
+use crate::{
+    api::{ActiveProducer, LogError, TopicPartition},
+    config::TopicConfig,
+    io::Io,
+    partition::{Partition, PartitionCell},
+    signal::{Outcome, Signal},
+    wal::group::Groups,
+};
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreOptions {
+    /// The node's data directory.
+    pub(crate) data_dir: PathBuf,
+    /// This shard.
+    pub(crate) shard: u32,
+    /// Which layout of partitions over shards this is; names the manifest.
+    pub(crate) generation: u64,
+    /// This start of the node, counted from 1.
+    pub(crate) run: u64,
+    /// Budget of the tail cache.
+    pub(crate) cache_bytes: usize,
+    /// Budget of buffers that hold data read from segments.
+    pub(crate) read_bytes: usize,
+    /// Size of the shared log.
+    pub(crate) wal_bytes: u64,
+    /// Free space below which nothing is appended.
+    pub(crate) reserve_bytes: u64,
+    /// How long an idle producer is remembered.
+    pub(crate) producer_id_expiration_ms: i64,
+}
+
+/// Files that make up the shared log.
+const WAL_FILES: u64 = 8;
+/// Smallest file of the shared log: the largest group and then some.
+const WAL_FILE_BYTES_MIN: u64 = 32 << 20;
+const _: () = assert!(WAL_FILE_BYTES_MIN > crate::wal::format::GROUP_BYTES_MAX as u64);
+
+impl StoreOptions {
+    fn wal_dir(&self) -> PathBuf {
+        self.data_dir.join(format!("wal-{}", self.shard))
+    }
+
+    pub(crate) fn manifest_path(&self) -> PathBuf {
+        manifest_path(&self.data_dir, self.generation, self.shard)
+    }
+
+    fn wal_file_bytes(&self) -> u64 {
+        (self.wal_bytes / WAL_FILES)
+            .max(WAL_FILE_BYTES_MIN)
+            .next_multiple_of(crate::io::IO_BYTES_MAX as u64)
+    }
+
+    fn wal_file_count(&self) -> usize {
+        usize::try_from(self.wal_bytes / self.wal_file_bytes())
+            .expect("a count of files")
+            .max(3)
+    }
+}
+
+/// Path of a shard's manifest.
+pub(crate) fn manifest_path(data_dir: &std::path::Path, generation: u64, shard: u32) -> PathBuf {
+    data_dir.join(format!("manifest-{generation}-{shard}"))
+}
+
+/// Directory of a partition's segments.
+pub(crate) fn partition_dir(data_dir: &std::path::Path, id: TopicPartition) -> PathBuf {
+    data_dir
+        .join("topics")
+        .join(id.topic.to_string())
+        .join(id.partition.to_string())
+}
+
+/// See the module.
+pub(crate) struct Store<I: Io> {
+    io: I,
+    options: StoreOptions,
+    partitions: RefCell<HashMap<TopicPartition, Rc<PartitionCell>>>,
+    groups: RefCell<Groups>,
+    flight: RefCell<Flight<I>>,
+    wal: RefCell<WalFiles<I>>,
+    cache: RefCell<Cache>,
+    segments: SegmentFiles<I>,
+    keeper: Keeper<I>,
+    reads: Rc<ReadBudget>,
+    pump: Signal,
+    maker: Signal,
+    /// Why the log takes no appends until a restart.
+    failed: RefCell<Option<String>>,
+    /// Whether free space is below the reserve.
+    full: Cell<bool>,
+    /// Bytes of all extents that are not materialised.
+    live_bytes: Cell<usize>,
+    /// Whether pump and maker are to end.
+    stopped: Cell<bool>,
+}
+
+impl<I: Io> Store<I> {
+    /// A partition of this shard.
+    fn partition(&self, id: TopicPartition) -> Result<Rc<PartitionCell>, LogError> {
+        self.partitions
+            .borrow()
+            .get(&id)
+            .cloned()
+            .ok_or(LogError::UnknownPartition)
+    }
+
+    /// Adds an empty partition, or gives a known one new settings.
+    pub(crate) fn put_partition(&self, id: TopicPartition, config: Rc<TopicConfig>) {
+        let mut partitions = self.partitions.borrow_mut();
+        match partitions.get(&id) {
+            Some(known) => known.borrow_mut().config = config,
+            None => {
+                partitions.insert(id, Rc::new(RefCell::new(Partition::new(id, config))));
+            }
+        }
+    }
+
+    /// Forgets a partition. Its files are removed soon after: then the answer resolves.
+    pub(crate) fn remove_partition(&self, id: TopicPartition) -> Option<Rc<Outcome<()>>> {
+        let cell = self.partitions.borrow_mut().remove(&id)?;
+        let tail = {
+            let mut partition = cell.borrow_mut();
+            partition.deleted = true;
+            partition.wake();
+            let materialised = partition.materialised;
+            let tail = std::mem::take(&mut partition.tail);
+            tail.into_iter()
+                .filter(move |e| e.end_offset > materialised)
+                .collect::<Vec<_>>()
+        };
+        self.release(tail.iter());
+        let unnoted = cell.borrow_mut().unnoted.take();
+        for (file, extents) in unnoted.into_iter().flat_map(|unnoted| unnoted.pins) {
+            self.wal.borrow_mut().release(file, extents);
+        }
+        self.segments.forget(id);
+        self.pump.notify();
+        Some(self.keeper.removed(id))
+    }
+
+    /// Extents that are in a segment now, or not wanted any more.
+    fn release<'a>(&self, extents: impl Iterator<Item = &'a crate::partition::Extent>) {
+        let mut wal = self.wal.borrow_mut();
+        for extent in extents {
+            extent.slot.live.set(extent.slot.live.get() - 1);
+            self.live_bytes
+                .set(self.live_bytes.get() - extent.len as usize);
+            wal.release(extent.slot.wal, 1);
+        }
+    }
+
+    /// Seals the log after an I/O error: everything in flight and to come is refused, reads go on.
+    fn fail(&self, what: &str, error: &std::io::Error) {
+        let text = format!("{what}: {error}");
+        tracing::error!(
+            shard = self.options.shard,
+            "{text}; no appends are taken until a restart"
+        );
+        self.failed.borrow_mut().get_or_insert_with(|| text.clone());
+        let refused = Err(LogError::Storage(text));
+        let waiting = self.groups.borrow_mut().take_all();
+        let flying = self.flight.borrow_mut().take_all();
+        for group in waiting.into_iter().chain(flying) {
+            group.outcome.set(refused.clone());
+        }
+    }
+
+    /// Looks at the free space. Appends are refused below the reserve.
+    pub(crate) fn check_space(&self) {
+        let free = match self.io.free_bytes(&self.options.data_dir) {
+            Ok(free) => free,
+            Err(error) => return tracing::warn!("cannot read the free space: {error}"),
+        };
+        let full = free < self.options.reserve_bytes;
+        if full != self.full.replace(full) {
+            match full {
+                true => tracing::warn!(
+                    free,
+                    reserve = self.options.reserve_bytes,
+                    "disk is full: produce is refused"
+                ),
+                false => tracing::info!(free, "disk has space again: produce is accepted"),
+            }
+        }
+        self.maker.notify();
+    }
+
+    /// Bytes of a partition on disk: segments and what is in the shared log only.
+    pub(crate) fn partition_bytes(&self, id: TopicPartition) -> Option<u64> {
+        let cell = self.partition(id).ok()?;
+        let partition = cell.borrow();
+        Some(partition.segments.iter().map(|s| s.size).sum::<u64>() + partition.tail_bytes as u64)
+    }
+
+    /// Idempotent producers that a partition remembers.
+    pub(crate) fn active_producers(
+        &self,
+        id: TopicPartition,
+    ) -> Result<Vec<ActiveProducer>, LogError> {
+        Ok(self.partition(id)?.borrow().producers.active())
+    }
+
+    /// Log start and high watermark of a partition.
+    pub(crate) fn bounds(&self, id: TopicPartition) -> Result<(i64, i64), LogError> {
+        let cell = self.partition(id)?;
+        let partition = cell.borrow();
+        Ok((partition.log_start, partition.high_watermark()))
+    }
+
+    /// What the manifest says of every partition, once the keeper has stopped.
+    pub(crate) fn states(&self) -> Vec<(TopicPartition, crate::manifest::PartitionState)> {
+        self.partitions
+            .borrow()
+            .iter()
+            .map(|(id, cell)| (*id, cell.borrow().state()))
+            .collect()
+    }
+
+    /// Whether something is in the shared log only.
+    pub(crate) fn has_live(&self) -> bool {
+        self.live_bytes.get() > 0
+    }
+
+    /// Ends of former runs in the shared log.
+    pub(crate) fn run_ends(&self) -> &std::collections::BTreeMap<u64, u64> {
+        &self.keeper.run_ends
+    }
+
+    /// Takes no more appends, writes what was taken, brings tails to segments, ends all tasks.
+    pub(crate) async fn close(&self) {
+        self.drain().await;
+        self.failed
+            .borrow_mut()
+            .get_or_insert_with(|| "the node is stopping".to_owned());
+        self.stop_keeper().await;
+        self.stopped.set(true);
+        self.pump.notify();
+        self.maker.notify();
+    }
+
+    /// Ids of all partitions of this shard.
+    pub(crate) fn partition_ids(&self) -> Vec<TopicPartition> {
+        self.partitions.borrow().keys().copied().collect()
+    }
+}

@@ -1,0 +1,358 @@
+//! Opening a store: the manifest says what segments hold, the shared log what came after; together they are the
+//! partitions as they were.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use futures_util::future::try_join_all;
+
+use super::{
+    Store, StoreOptions,
+    append::producer_batch,
+    cache::Cache,
+    extend,
+    keeper::Keeper,
+    segment_files::SegmentFiles,
+    wal_files::{self, WalFileId, WalFiles},
+    writer::Flight,
+};
+use crate::{
+    api::TopicPartition,
+    batch::batches,
+    chunk::Memory,
+    config::TopicConfig,
+    io::{File, IO_BYTES_MAX, Io, Open, Share},
+    journal::{self, Journal},
+    manifest::{self, Manifest, PartitionState},
+    partition::{Extent, Partition, PartitionCell, Slot},
+    signal::Signal,
+    wal::{
+        group::Groups,
+        replay::{self, LiveRun, Replay},
+        scan::{self, Chain},
+    },
+};
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: {reason}")]
+    Damaged { path: PathBuf, reason: String },
+}
+
+impl OpenError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    }
+
+    pub(crate) fn damaged(path: &Path, reason: impl std::fmt::Display) -> OpenError {
+        OpenError::Damaged {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// The partitions that a shard owns, with their settings.
+pub(crate) type Known = HashMap<TopicPartition, Rc<TopicConfig>>;
+
+impl<I: Io> Store<I> {
+    /// Opens a shard's part of the data directory and starts its tasks.
+    pub(crate) async fn open(
+        io: I,
+        options: StoreOptions,
+        known: &Known,
+    ) -> Result<Rc<Self>, OpenError> {
+        let manifest = read_manifest(&io, &options.manifest_path()).await?;
+        let wal_dir = options.wal_dir();
+        io.create_dir(&wal_dir)
+            .await
+            .map_err(OpenError::io(&wal_dir))?;
+        let (ids, chains) = read_chains(&io, &wal_dir).await?;
+        let (manifest, replay) = follow(&io, &options, manifest, known, &chains).await?;
+        let run_ends = replay.run_ends.clone();
+        let partitions = build(&io, known, &manifest);
+        let states = partitions
+            .iter()
+            .map(|(id, cell)| (*id, cell.borrow().state()));
+        let payloads = manifest::encode_all(&run_ends, states);
+        let path = options.manifest_path();
+        let journal = Journal::create(io.clone(), path.clone(), &payloads)
+            .await
+            .map_err(OpenError::io(&path))?;
+        let next_id = ids.iter().map(|file| file.id.0 + 1).max().unwrap_or(1);
+        let wal = WalFiles::new(
+            io.clone(),
+            wal_dir,
+            options.wal_file_bytes(),
+            options.wal_file_count(),
+            next_id,
+        );
+        let store = Rc::new(Self {
+            segments: SegmentFiles::new(io.clone(), options.data_dir.clone()),
+            partitions: RefCell::new(partitions),
+            groups: RefCell::new(Groups::new()),
+            flight: RefCell::new(Flight::new()),
+            wal: RefCell::new(wal),
+            cache: RefCell::new(Cache::new(options.cache_bytes)),
+            keeper: Keeper::new(journal, run_ends),
+            reads: Rc::new(super::read::ReadBudget::new(options.read_bytes)),
+            pump: Signal::default(),
+            maker: Signal::default(),
+            failed: RefCell::new(None),
+            full: Cell::new(false),
+            live_bytes: Cell::new(0),
+            stopped: Cell::new(false),
+            io,
+            options,
+        });
+        store.load_live(&ids, &replay).await?;
+        store.check_space();
+        store.start_tasks();
+        Ok(store)
+    }
+
+    fn start_tasks(self: &Rc<Self>) {
+        self.io.spawn(Share::Serving, self.clone().run_pump());
+        self.io.spawn(Share::Background, self.clone().run_keeper());
+        self.io.spawn(Share::Background, self.clone().run_maker());
+        self.maker.notify();
+        self.keeper.notify();
+    }
+
+    /// Brings the runs that live in the shared log only back to memory, and their files back to use.
+    async fn load_live(&self, ids: &[FoundFile], replay: &Replay) -> Result<(), OpenError> {
+        let mut by_file: BTreeMap<usize, BTreeMap<u64, Vec<(TopicPartition, &LiveRun)>>> =
+            BTreeMap::new();
+        for (id, runs) in &replay.live {
+            for run in runs {
+                by_file
+                    .entry(run.file)
+                    .or_default()
+                    .entry(run.group)
+                    .or_default()
+                    .push((*id, run));
+            }
+        }
+        for at in &replay.order {
+            let found = &ids[*at];
+            let path = wal_files::path_of(&self.options.wal_dir(), found.id);
+            let groups = by_file.remove(at).unwrap_or_default();
+            let file =
+                wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
+            let file = file.map_err(OpenError::io(&path))?;
+            let live = groups.values().map(Vec::len).sum();
+            let mut pins = HashMap::new();
+            let bytes = match groups.is_empty() {
+                true => Vec::new(),
+                false => read_all(&self.io, &path)
+                    .await
+                    .map_err(OpenError::io(&path))?,
+            };
+            let mut slots = Vec::new();
+            for (group, runs) in groups {
+                slots.push(self.load_group(found.id, &bytes, group, &runs));
+                pins.extend(
+                    runs.iter()
+                        .filter_map(|(id, _)| Some((*id, self.partition(*id).ok()?))),
+                );
+            }
+            self.wal
+                .borrow_mut()
+                .adopt(file, live, pins.into_values().collect());
+        }
+        for cell in self.partitions.borrow().values() {
+            cell.borrow_mut().recovered();
+            self.keeper.grown(cell);
+        }
+        Ok(())
+    }
+
+    fn load_group(
+        &self,
+        wal: WalFileId,
+        file: &[u8],
+        group: u64,
+        runs: &[(TopicPartition, &LiveRun)],
+    ) {
+        let begin = usize::try_from(group).expect("a position in a file that was read");
+        let memory: Vec<u8> = runs
+            .iter()
+            .flat_map(|(_, run)| &file[begin + run.at..begin + run.at + run.len])
+            .copied()
+            .collect();
+        let size = memory.len();
+        let memory: Rc<dyn Memory> = Rc::new(memory);
+        let slot = Rc::new(Slot {
+            bytes: RefCell::new(Some(memory.clone())),
+            wal,
+            live: Cell::new(runs.len()),
+        });
+        let mut at = 0;
+        let mut cells = Vec::new();
+        for (id, run) in runs {
+            let cell = self
+                .partition(*id)
+                .expect("only known partitions are replayed");
+            let mut partition = cell.borrow_mut();
+            for (info, _) in batches(&memory.bytes()[at..at + run.len]).flatten() {
+                if info.producer_id >= 0 {
+                    let batch = producer_batch(&info, info.base_offset, info.max_timestamp);
+                    partition.producers.note(batch, info.max_timestamp);
+                }
+            }
+            partition.push_extent(Extent {
+                base_offset: run.base_offset,
+                end_offset: run.end_offset,
+                at: u32::try_from(at).expect("groups are bounded"),
+                len: u32::try_from(run.len).expect("groups are bounded"),
+                slot: slot.clone(),
+            });
+            drop(partition);
+            at += run.len;
+            self.live_bytes.set(self.live_bytes.get() + run.len);
+            cells.push(cell);
+        }
+        self.cache.borrow_mut().insert(slot, size, cells);
+    }
+
+    /// Zero-fills files for the shared log, so that the pump always finds one.
+    async fn run_maker(self: Rc<Self>) {
+        loop {
+            self.maker.wait().await;
+            if self.stopped.get() {
+                return;
+            }
+            loop {
+                if self.full.get() {
+                    break; // check_space notifies when that has changed
+                }
+                let Some(making) = self.wal.borrow_mut().wants_file() else {
+                    break;
+                };
+                let made = making.make().await;
+                if let Err(error) = &made {
+                    tracing::warn!(
+                        shard = self.options.shard,
+                        "cannot make a file for the shared log: {error}"
+                    );
+                    self.full.set(true);
+                }
+                self.wal.borrow_mut().made(made.ok());
+                self.pump.notify();
+            }
+        }
+    }
+}
+
+/// Replays the shared log; a group whose fat runs are not whole ends its run.
+async fn follow<I: Io>(
+    io: &I,
+    options: &StoreOptions,
+    manifest: Manifest,
+    known: &Known,
+    chains: &[Chain],
+) -> Result<(Manifest, Replay), OpenError> {
+    let mut torn = HashSet::new();
+    loop {
+        let replayed = replay::replay(&manifest, |id| known.contains_key(&id), chains, &torn);
+        let replay = replayed.map_err(|error| OpenError::damaged(&options.wal_dir(), error))?;
+        let mut extended = manifest.clone();
+        match extend::extend(io, &options.data_dir, &mut extended, &replay.pointers).await? {
+            Some(group) => drop(torn.insert(group)),
+            None => return Ok((extended, replay)),
+        }
+    }
+}
+
+fn build<I: Io>(
+    _io: &I,
+    known: &Known,
+    manifest: &Manifest,
+) -> HashMap<TopicPartition, Rc<PartitionCell>> {
+    let empty = PartitionState::default();
+    let restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
+        let state = manifest.partitions.get(id).unwrap_or(&empty);
+        let partition = Partition::restore(*id, config.clone(), state);
+        (*id, Rc::new(RefCell::new(partition)))
+    };
+    known.iter().map(restore).collect()
+}
+
+/// Reads a manifest; a missing one is empty.
+pub(crate) async fn read_manifest<I: Io>(io: &I, path: &Path) -> Result<Manifest, OpenError> {
+    let mut manifest = Manifest::default();
+    let bytes = match read_all(io, path).await {
+        Ok(bytes) => bytes,
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(manifest),
+        Err(error) => return Err(OpenError::io(path)(error)),
+    };
+    for page in journal::pages(&bytes).map_err(|error| OpenError::damaged(path, error))? {
+        let records =
+            journal::records(page).ok_or_else(|| OpenError::damaged(path, "a page of nonsense"))?;
+        for record in records {
+            let decoded = manifest::decode(record);
+            let (id, record) =
+                decoded.ok_or_else(|| OpenError::damaged(path, "a record of an unknown kind"))?;
+            manifest.apply(id, record);
+        }
+    }
+    Ok(manifest)
+}
+
+/// A file of the shared log as it was found.
+pub(crate) struct FoundFile {
+    id: WalFileId,
+    bytes: u64,
+}
+
+/// Reads all files of the shared log, one at a time, and keeps what is known of their groups.
+async fn read_chains<I: Io>(
+    io: &I,
+    wal_dir: &Path,
+) -> Result<(Vec<FoundFile>, Vec<Chain>), OpenError> {
+    let names = io.list(wal_dir).await.map_err(OpenError::io(wal_dir))?;
+    let (mut files, mut chains) = (Vec::new(), Vec::new());
+    for name in names {
+        let path = wal_dir.join(&name);
+        let Some(id) = wal_files::id_of(&name) else {
+            io.remove(&path).await.map_err(OpenError::io(&path))?; // half made by a former run
+            continue;
+        };
+        let bytes = read_all(io, &path).await.map_err(OpenError::io(&path))?;
+        chains.push(scan::chain(&bytes));
+        files.push(FoundFile {
+            id,
+            bytes: bytes.len() as u64,
+        });
+    }
+    Ok((files, chains))
+}
+
+/// Reads a whole file, some pieces side by side.
+pub(crate) async fn read_all<I: Io>(io: &I, path: &Path) -> io::Result<Vec<u8>> {
+    const SIDE_BY_SIDE: u64 = 4;
+    let file = io.open(path, Open::Read).await?;
+    let mut bytes = Vec::new();
+    loop {
+        let begin = bytes.len() as u64;
+        let pieces =
+            (0..SIDE_BY_SIDE).map(|at| file.read(begin + at * IO_BYTES_MAX as u64, IO_BYTES_MAX));
+        for piece in try_join_all(pieces).await? {
+            bytes.extend_from_slice(piece.bytes());
+        }
+        if bytes.len() as u64 != begin + SIDE_BY_SIDE * IO_BYTES_MAX as u64 {
+            break;
+        }
+    }
+    file.close().await?;
+    Ok(bytes)
+}

@@ -1,0 +1,367 @@
+//! Reading: the tail from the cache as it lies, segments the sendfile way where their pages are in memory, and by
+//! direct reads into bounded buffers otherwise.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+};
+
+use super::{Store, segment_files::OpenSegment};
+use crate::{
+    api::{FetchPartition, Fetched, LogError, Records, TopicPartition},
+    chunk::{Chunk, FileRange, Memory},
+    io::{File, IO_BYTES_MAX, Io, align_down, align_up, residency},
+    partition::{ReadPlan, Waiter, batch_head, select},
+    segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
+    signal::Signal,
+};
+
+/// Bytes behind a read that are asked to be brought to memory for the next one.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
+
+impl<I: Io> Store<I> {
+    /// Reads one partition: whole batches of `max_bytes` at most, or one larger batch if `min_one`.
+    pub(crate) async fn read(
+        &self,
+        part: &FetchPartition,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<Fetched, LogError> {
+        check_epoch(part.leader_epoch)?;
+        let max_bytes = max_bytes.min(part.max_bytes);
+        let mut attempts = 0;
+        loop {
+            let cell = self.partition(part.partition)?;
+            let (plan, fetched) = {
+                let partition = cell.borrow();
+                let plan = match partition.plan_read(part.offset, max_bytes, min_one)? {
+                    ReadPlan::Segment(at) => Err(partition.segments[at].clone()),
+                    ReadPlan::Memory(chunks) => Ok(chunks),
+                    ReadPlan::Empty => Ok(Vec::new()),
+                };
+                let high_watermark = partition.high_watermark();
+                (
+                    plan,
+                    Fetched {
+                        high_watermark,
+                        log_start_offset: partition.log_start,
+                        records: Records::default(),
+                    },
+                )
+            };
+            let segment = match plan {
+                Ok(chunks) => {
+                    return Ok(Fetched {
+                        records: Records { chunks },
+                        ..fetched
+                    });
+                }
+                Err(segment) => segment,
+            };
+            attempts += 1;
+            match self
+                .read_segment(part.partition, &segment, part.offset, max_bytes, min_one)
+                .await
+            {
+                Ok(chunks) => {
+                    return Ok(Fetched {
+                        records: Records { chunks },
+                        ..fetched
+                    });
+                }
+                // Retention took the segment away meanwhile: look again.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < 3 => {}
+                Err(error) => return Err(storage(part.partition, &segment, &error)),
+            }
+        }
+    }
+
+    async fn read_segment(
+        &self,
+        id: TopicPartition,
+        segment: &Segment,
+        offset: i64,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> io::Result<Vec<Chunk>> {
+        let open = self.segments.get(id, segment.base_offset, false).await?;
+        let index = self.index(&open, segment).await?;
+        let hint = open.hint(offset);
+        if let Some(start) = hint.filter(|_| segment.sealed)
+            && let Some(chunk) =
+                self.from_page_cache(id, &open, segment, &index, start, max_bytes)?
+        {
+            return Ok(vec![chunk]);
+        }
+        let start = hint.unwrap_or_else(|| segment::position_before(&index, offset));
+        let slack = if hint.is_some() {
+            0
+        } else {
+            2 * INDEX_INTERVAL_BYTES
+        };
+        let end = segment.size.min(start + max_bytes as u64 + slack);
+        let (memory, base) = self.read_range(&open, start, end).await?;
+        let skip = usize::try_from(start - base).expect("less than a block");
+        let limit = memory
+            .bytes()
+            .len()
+            .min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
+        let bytes = &memory.bytes()[skip..limit];
+        let range = select(bytes, offset, max_bytes, min_one);
+        if !range.is_empty() {
+            let next = start + range.end as u64;
+            set_hint(&open, &bytes[range.clone()], next);
+            return Ok(vec![Chunk::Shared(
+                memory.clone(),
+                skip + range.start..skip + range.end,
+            )]);
+        }
+        if !min_one {
+            return Ok(Vec::new());
+        }
+        // The first batch is larger than what was read.
+        let (position, size) = locate(bytes, offset).ok_or(io::ErrorKind::InvalidData)?;
+        let (begin, end) = (start + position as u64, start + (position + size) as u64);
+        let (memory, base) = self.read_range(&open, begin, end).await?;
+        let skip = usize::try_from(begin - base).expect("less than a block");
+        let whole = memory
+            .bytes()
+            .get(skip..skip + size)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        set_hint(&open, whole, end);
+        Ok(vec![Chunk::Shared(memory.clone(), skip..skip + size)])
+    }
+
+    /// Reads whole blocks around a range, counted in the read budget while somebody holds them. Also says where the
+    /// first byte read is in the file.
+    async fn read_range(
+        &self,
+        open: &OpenSegment<I>,
+        start: u64,
+        end: u64,
+    ) -> io::Result<(Rc<dyn Memory>, u64)> {
+        let base = align_down(start);
+        let len = usize::try_from(align_up(end) - base).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let permit = self.reads.clone().acquire(len).await;
+        let inner = open.file.read(base, len).await?;
+        Ok((
+            Rc::new(BudgetedRead {
+                inner,
+                _permit: permit,
+            }),
+            base,
+        ))
+    }
+
+    /// A range for sendfile, if its pages are in memory; otherwise they are asked for.
+    fn from_page_cache(
+        &self,
+        id: TopicPartition,
+        open: &OpenSegment<I>,
+        segment: &Segment,
+        index: &[IndexEntry],
+        start: u64,
+        max_bytes: usize,
+    ) -> io::Result<Option<Chunk>> {
+        let wanted = start + max_bytes as u64;
+        let (end, next) = match wanted >= segment.size {
+            true => (segment.size, segment.end_offset),
+            false => match segment::last_up_to(index, wanted) {
+                Some(entry) if entry.position.get() > start => {
+                    (entry.position.get(), entry.offset.get())
+                }
+                _ => return Ok(None),
+            },
+        };
+        let known = open.buffered.borrow().clone();
+        let file = match known {
+            Some(file) => file,
+            None => {
+                let Some(file) = self
+                    .io
+                    .buffered(&self.segments.path(id, segment.base_offset))?
+                else {
+                    return Ok(None);
+                };
+                let file = Rc::new(file);
+                open.buffered.replace(Some(file.clone()));
+                file
+            }
+        };
+        let resident = residency::is_resident(&file, start..end);
+        residency::read_ahead(&file, end..segment.size.min(end + READ_AHEAD_BYTES));
+        if !resident {
+            return Ok(None);
+        }
+        open.set_hint(next, end);
+        let len = usize::try_from(end - start).expect("bounded by max_bytes");
+        Ok(Some(Chunk::File(FileRange {
+            file,
+            position: start,
+            len,
+        })))
+    }
+
+    pub(super) async fn index(
+        &self,
+        open: &OpenSegment<I>,
+        segment: &Segment,
+    ) -> io::Result<Rc<Vec<IndexEntry>>> {
+        if let Some(index) = segment
+            .index
+            .clone()
+            .or_else(|| open.index.borrow().clone())
+        {
+            return Ok(index);
+        }
+        if !segment.sealed {
+            return Ok(Rc::default());
+        }
+        let footer = open
+            .file
+            .read(
+                segment.footer_position(),
+                segment::footer_bytes_max(segment.size),
+            )
+            .await?;
+        let (_, index) = segment::decode_footer(footer.bytes()).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the segment's footer is damaged",
+            )
+        })?;
+        let index = Rc::new(index);
+        open.index.replace(Some(index.clone()));
+        Ok(index)
+    }
+
+    /// Bytes that a fetch would find at least, without reading: enough to decide whether to wait.
+    pub(crate) fn available(&self, parts: &[FetchPartition]) -> usize {
+        let of = |part: &FetchPartition| match self.partition(part.partition) {
+            Ok(cell) => cell.borrow().available(part.offset).min(part.max_bytes),
+            Err(_) => 0,
+        };
+        parts.iter().map(of).sum()
+    }
+
+    /// Whether a fetch would be answered with an error for one of the partitions.
+    pub(crate) fn refuses(&self, parts: &[FetchPartition]) -> bool {
+        parts.iter().any(|part| {
+            let checked = self
+                .partition(part.partition)
+                .and_then(|cell| cell.borrow().check_offset(part.offset));
+            checked.is_err() || check_epoch(part.leader_epoch).is_err()
+        })
+    }
+
+    /// Lets the waiter know when one of the partitions changes.
+    pub(crate) fn watch(&self, parts: &[FetchPartition], waiter: &Rc<Waiter>) {
+        for part in parts {
+            match self.partition(part.partition) {
+                Ok(cell) => cell.borrow_mut().watch(waiter),
+                Err(_) => waiter.notify(),
+            }
+        }
+    }
+}
+
+/// Checks the epoch that a client believes in.
+pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
+    match leader_epoch {
+        -1 | crate::api::LEADER_EPOCH => Ok(()),
+        newer if newer > crate::api::LEADER_EPOCH => Err(LogError::UnknownLeaderEpoch),
+        _ => Err(LogError::FencedLeaderEpoch),
+    }
+}
+
+pub(super) fn storage(id: TopicPartition, segment: &Segment, error: &io::Error) -> LogError {
+    LogError::Storage(format!(
+        "reading {} of {}-{} failed: {error}",
+        segment.file_name(),
+        id.topic,
+        id.partition
+    ))
+}
+
+fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) {
+    let mut at = 0;
+    let mut next = None;
+    while let Some((_, end_offset, size)) = batches.get(at..).and_then(batch_head) {
+        next = Some(end_offset);
+        at += size;
+    }
+    if let Some(next) = next {
+        open.set_hint(next, end);
+    }
+}
+
+/// Position and size of the batch that holds `offset`, or the next one.
+fn locate(bytes: &[u8], offset: i64) -> Option<(usize, usize)> {
+    let mut at = 0;
+    while let Some((_, end, size)) = batch_head(bytes.get(at..)?) {
+        if end > offset {
+            return Some((at, size));
+        }
+        at += size;
+    }
+    None
+}
+
+/// Bounds the memory of buffers that hold what was read from segments, until the last reader drops them.
+pub(crate) struct ReadBudget {
+    budget: usize,
+    used: Cell<usize>,
+    waiting: RefCell<VecDeque<Rc<Signal>>>,
+}
+
+/// A part of the budget; given back on drop.
+struct ReadPermit {
+    budget: Rc<ReadBudget>,
+    bytes: usize,
+}
+
+impl ReadBudget {
+    pub(crate) fn new(budget: usize) -> Self {
+        Self {
+            budget: budget.max(IO_BYTES_MAX),
+            used: Cell::new(0),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Waits for its turn. A read larger than the whole budget goes when nothing else is held.
+    async fn acquire(self: Rc<Self>, bytes: usize) -> ReadPermit {
+        while self.used.get() > 0 && self.used.get() + bytes > self.budget {
+            let turn = Rc::new(Signal::default());
+            self.waiting.borrow_mut().push_back(turn.clone());
+            turn.wait().await;
+        }
+        self.used.set(self.used.get() + bytes);
+        ReadPermit {
+            budget: self,
+            bytes,
+        }
+    }
+}
+
+impl Drop for ReadPermit {
+    fn drop(&mut self) {
+        self.budget.used.set(self.budget.used.get() - self.bytes);
+        for turn in self.budget.waiting.take() {
+            turn.notify();
+        }
+    }
+}
+
+struct BudgetedRead {
+    inner: Rc<dyn Memory>,
+    _permit: ReadPermit,
+}
+
+impl Memory for BudgetedRead {
+    fn bytes(&self) -> &[u8] {
+        self.inner.bytes()
+    }
+}

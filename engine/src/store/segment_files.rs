@@ -1,0 +1,136 @@
+//! Open files of segments: a bounded number of them, the least recently used is closed first. An idle partition has
+//! none.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fs, io,
+    path::PathBuf,
+    rc::Rc,
+};
+
+use super::partition_dir;
+use crate::{
+    api::TopicPartition,
+    io::{Io, Open},
+    segment::{self, IndexEntry},
+};
+
+/// Segments open at the same time, per shard.
+const OPEN_MAX: usize = 256;
+
+/// Where the last reads ended, so that the next read of the same consumer needs no search.
+const HINTS_MAX: usize = 16;
+
+/// A segment's open file.
+pub(crate) struct OpenSegment<I: Io> {
+    /// For direct reads and writes.
+    pub(crate) file: I::File,
+    /// For sendfile: opened when first wanted.
+    pub(crate) buffered: RefCell<Option<Rc<fs::File>>>,
+    /// The index of a sealed segment, read from its footer when first wanted.
+    pub(crate) index: RefCell<Option<Rc<Vec<IndexEntry>>>>,
+    /// Offsets of batches and their positions.
+    hints: RefCell<Vec<(i64, u64)>>,
+    used: Cell<u64>,
+}
+
+impl<I: Io> OpenSegment<I> {
+    /// The position of the batch that begins with `offset`, if a read ended there.
+    pub(crate) fn hint(&self, offset: i64) -> Option<u64> {
+        self.hints
+            .borrow()
+            .iter()
+            .find(|(known, _)| *known == offset)
+            .map(|(_, position)| *position)
+    }
+
+    /// Takes note of where a read ended.
+    pub(crate) fn set_hint(&self, offset: i64, position: u64) {
+        let mut hints = self.hints.borrow_mut();
+        hints.retain(|(known, _)| *known != offset);
+        if hints.len() == HINTS_MAX {
+            hints.remove(0);
+        }
+        hints.push((offset, position));
+    }
+}
+
+type Key = (TopicPartition, i64);
+
+/// See the module.
+pub(crate) struct SegmentFiles<I: Io> {
+    io: I,
+    data_dir: PathBuf,
+    open: RefCell<HashMap<Key, Rc<OpenSegment<I>>>>,
+    clock: Cell<u64>,
+}
+
+impl<I: Io> SegmentFiles<I> {
+    pub(crate) fn new(io: I, data_dir: PathBuf) -> Self {
+        Self {
+            io,
+            data_dir,
+            open: RefCell::default(),
+            clock: Cell::new(0),
+        }
+    }
+
+    /// Path of a segment's file.
+    pub(crate) fn path(&self, id: TopicPartition, base_offset: i64) -> PathBuf {
+        partition_dir(&self.data_dir, id).join(segment::file_name(base_offset))
+    }
+
+    /// The file of a segment, opened if it is not; created if `create`.
+    pub(crate) async fn get(
+        &self,
+        id: TopicPartition,
+        base: i64,
+        create: bool,
+    ) -> io::Result<Rc<OpenSegment<I>>> {
+        let now = self.clock.get() + 1;
+        self.clock.set(now);
+        if let Some(known) = self.open.borrow().get(&(id, base)) {
+            known.used.set(now);
+            return Ok(known.clone());
+        }
+        let path = self.path(id, base);
+        if create {
+            self.io
+                .create_dir(path.parent().expect("a segment has a folder"))
+                .await?;
+        }
+        let file = self
+            .io
+            .open(&path, if create { Open::Write } else { Open::Existing })
+            .await?;
+        let opened = Rc::new(OpenSegment {
+            file,
+            buffered: RefCell::new(None),
+            index: RefCell::new(None),
+            hints: RefCell::default(),
+            used: Cell::new(now),
+        });
+        let mut open = self.open.borrow_mut();
+        if open.len() >= OPEN_MAX {
+            let oldest = open
+                .iter()
+                .min_by_key(|(_, file)| file.used.get())
+                .map(|(key, _)| *key);
+            oldest.map(|key| open.remove(&key));
+        }
+        Ok(open.entry((id, base)).or_insert(opened).clone())
+    }
+
+    /// Closes the files of a partition.
+    pub(crate) fn forget(&self, id: TopicPartition) {
+        self.open
+            .borrow_mut()
+            .retain(|(partition, _), _| *partition != id);
+    }
+
+    /// Closes a segment's file.
+    pub(crate) fn forget_segment(&self, id: TopicPartition, base_offset: i64) {
+        self.open.borrow_mut().remove(&(id, base_offset));
+    }
+}

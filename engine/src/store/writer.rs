@@ -1,0 +1,353 @@
+//! The pump: seals groups, writes them, and moves the marks when they are written or durable, in the order of their
+//! sequences.
+//!
+//! A group that must be flushed is one write on a descriptor with O_DSYNC, unless groups before it were only written:
+//! then it is written plainly too and everything is flushed together, because an acknowledged group must not depend on
+//! one that a power cut may take.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use futures_util::future::{join, join_all};
+
+use super::{Store, fat::FatRun, wal_files::WalFile};
+use crate::{
+    api::LogError,
+    chunk::Memory,
+    io::{Buffer, File, Io, Share},
+    partition::{Extent, Slot},
+    wal::{
+        format::{GroupEncoder, SegmentPointer, Stamp},
+        group::Group,
+    },
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Writing,
+    Written,
+    Flushing,
+    Done,
+}
+
+struct Flying<I: Io> {
+    sequence: u64,
+    group: Group,
+    /// Runs that are written to their segments beside the group.
+    fat: Rc<Vec<FatRun>>,
+    stage: Stage,
+    /// To be flushed once this group and all before it are written; empty when the write itself is durable.
+    flush: Vec<Rc<WalFile<I>>>,
+}
+
+/// Groups being written.
+pub(crate) struct Flight<I: Io> {
+    groups: VecDeque<Flying<I>>,
+    next_sequence: u64,
+    /// Every group up to this one is durable.
+    durable_sequence: u64,
+    /// Where the next group goes in the current file.
+    position: u64,
+    /// Files with groups that were only written since the last group that flushes.
+    unflushed: Vec<Rc<WalFile<I>>>,
+    /// Whether something was only written since [`Store::flush_written`] ran.
+    dirty: bool,
+}
+
+impl<I: Io> Flight<I> {
+    pub(crate) fn new() -> Self {
+        Self {
+            groups: VecDeque::new(),
+            next_sequence: 1,
+            durable_sequence: 0,
+            position: 0,
+            unflushed: Vec::new(),
+            dirty: false,
+        }
+    }
+
+    pub(crate) fn take_all(&mut self) -> Vec<Group> {
+        self.groups.drain(..).map(|flying| flying.group).collect()
+    }
+}
+
+impl<I: Io> Store<I> {
+    /// The task that writes groups; ends with the shard.
+    pub(super) async fn run_pump(self: Rc<Self>) {
+        loop {
+            self.pump.wait().await;
+            if self.stopped.get() {
+                return;
+            }
+            while let Some((group, file)) = self.next_group() {
+                self.start(group, file);
+            }
+        }
+    }
+
+    /// The next group that may go, with the file it goes to. Without room in memory or in the log it has to wait for
+    /// the keeper, which notifies the pump.
+    fn next_group(&self) -> Option<(Group, Rc<WalFile<I>>)> {
+        let padded = self.groups.borrow().next_padded()?;
+        if !self.cache.borrow_mut().make_room(padded, 1) {
+            self.keeper.notify();
+            return None;
+        }
+        let mut wal = self.wal.borrow_mut();
+        let mut flight = self.flight.borrow_mut();
+        let fits = |file: &Rc<WalFile<I>>| flight.position + padded as u64 <= file.bytes;
+        if !wal.current().as_ref().is_some_and(fits) {
+            if !wal.advance() {
+                self.maker.notify();
+                self.keeper.notify();
+                return None;
+            }
+            flight.position = 0;
+            self.maker.notify();
+            self.keeper.notify();
+        }
+        let file = wal.current().expect("there is a current file");
+        let group = self.groups.borrow_mut().next(flight.groups.len())?;
+        Some((group, file))
+    }
+
+    fn start(self: &Rc<Self>, group: Group, file: Rc<WalFile<I>>) {
+        let fat: Vec<Option<FatRun>> = group
+            .runs
+            .iter()
+            .map(|run| self.plan_fat(run, &file))
+            .collect();
+        let pointers: Vec<_> = fat
+            .iter()
+            .map(|fat| fat.as_ref().map(|fat| fat.pointer))
+            .collect();
+        let mut buffer = self.io.buffer(group.encoded_bytes(&pointers));
+        let mut flight = self.flight.borrow_mut();
+        let sequence = flight.next_sequence;
+        flight.next_sequence += 1;
+        let stamp = Stamp {
+            run: self.options.run,
+            shard: self.options.shard,
+            sequence,
+            durable_sequence: flight.durable_sequence,
+        };
+        let mut encoder = GroupEncoder::new(buffer.bytes_mut());
+        let places = group.encode(&pointers, &mut encoder);
+        encoder.finish(stamp, self.io.now_ms());
+        let buffer = Rc::new(buffer);
+        let position = flight.position;
+        flight.position += buffer.bytes().len() as u64;
+
+        self.hold(&group, &pointers, &places, &file, buffer.clone());
+        let fat: Rc<Vec<FatRun>> = Rc::new(fat.into_iter().flatten().collect());
+        let first_unflushed = flight.unflushed.is_empty();
+        let mut flush = Vec::new();
+        if !group.flush || !first_unflushed {
+            if !flight.unflushed.iter().any(|known| known.id == file.id) {
+                flight.unflushed.push(file.clone());
+            }
+            match group.flush {
+                true => flush = std::mem::take(&mut flight.unflushed),
+                false => flight.dirty = true,
+            }
+        }
+        let wants_flush = group.flush;
+        let durable_write = wants_flush && flush.is_empty();
+        flight.groups.push_back(Flying {
+            sequence,
+            group,
+            fat: fat.clone(),
+            stage: Stage::Writing,
+            flush,
+        });
+        drop(flight);
+
+        let store = self.clone();
+        self.io.spawn(Share::Serving, async move {
+            let target = if durable_write {
+                &file.durable
+            } else {
+                &file.plain
+            };
+            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat, wants_flush)));
+            let (written, fat_written) = join(target.write(buffer, position), fat_runs).await;
+            match fat_written.into_iter().fold(written, Result::and) {
+                Ok(()) => store.stage(sequence, Stage::Written),
+                Err(error) => store.fail("a write of the shared log failed", &error),
+            }
+        });
+    }
+
+    /// Keeps a group in memory and its file in use; its runs join the tails, to be seen when the marks pass them.
+    fn hold(
+        &self,
+        group: &Group,
+        fat: &[Option<SegmentPointer>],
+        places: &[u32],
+        file: &Rc<WalFile<I>>,
+        buffer: Rc<I::Buffer>,
+    ) {
+        let buffer_bytes = buffer.bytes().len();
+        let slot = Rc::new(Slot {
+            bytes: RefCell::new(Some(buffer as Rc<dyn Memory>)),
+            wal: file.id,
+            live: Cell::new(0),
+        });
+        let mut partitions = Vec::new();
+        for ((run, fat), at) in group.runs.iter().zip(fat).zip(places) {
+            self.wal.borrow_mut().pin(file.id, &run.partition);
+            self.live_bytes.set(self.live_bytes.get() + run.len);
+            if fat.is_some() {
+                continue; // it has a slot of its own
+            }
+            slot.live.set(slot.live.get() + 1);
+            let extent = Extent {
+                base_offset: run.base_offset,
+                end_offset: run.end_offset,
+                at: *at,
+                len: u32::try_from(run.len).expect("groups are bounded"),
+                slot: slot.clone(),
+            };
+            if run.partition.borrow().deleted {
+                self.release(std::iter::once(&extent));
+                continue;
+            }
+            run.partition.borrow_mut().push_extent(extent);
+            partitions.push(run.partition.clone());
+        }
+        if !partitions.is_empty() {
+            self.cache
+                .borrow_mut()
+                .insert(slot, buffer_bytes, partitions);
+        }
+    }
+
+    fn stage(self: &Rc<Self>, sequence: u64, stage: Stage) {
+        let mut flight = self.flight.borrow_mut();
+        // After a failure nothing is in flight any more.
+        let Some(flying) = flight
+            .groups
+            .iter_mut()
+            .find(|flying| flying.sequence == sequence)
+        else {
+            return;
+        };
+        flying.stage = stage;
+        drop(flight);
+        self.settle();
+    }
+
+    /// Ends the groups at the front that are as durable as they have to be.
+    fn settle(self: &Rc<Self>) {
+        loop {
+            let mut flight = self.flight.borrow_mut();
+            let Some(front) = flight.groups.front_mut() else {
+                break;
+            };
+            match front.stage {
+                Stage::Writing | Stage::Flushing => break,
+                Stage::Written if !front.flush.is_empty() => {
+                    front.stage = Stage::Flushing;
+                    let (sequence, files) = (front.sequence, front.flush.clone());
+                    self.flush(sequence, files);
+                    break;
+                }
+                Stage::Written | Stage::Done => {
+                    let done = flight.groups.pop_front().expect("there is a front");
+                    if done.group.flush {
+                        flight.durable_sequence = done.sequence;
+                    }
+                    drop(flight);
+                    self.apply(done);
+                }
+            }
+        }
+        self.pump.notify();
+    }
+
+    fn flush(self: &Rc<Self>, sequence: u64, files: Vec<Rc<WalFile<I>>>) {
+        let store = self.clone();
+        self.io.spawn(Share::Serving, async move {
+            for file in files {
+                if let Err(error) = file.plain.flush().await {
+                    return store.fail("a flush of the shared log failed", &error);
+                }
+            }
+            store.stage(sequence, Stage::Done);
+        });
+    }
+
+    /// Moves the marks, lets consumers see the batches, and answers the producers.
+    fn apply(&self, done: Flying<I>) {
+        let Flying { group, fat, .. } = done;
+        for run in &group.runs {
+            let mut partition = run.partition.borrow_mut();
+            if !partition.deleted {
+                let durable = if group.flush {
+                    run.end_offset
+                } else {
+                    partition.durable
+                };
+                partition.advance(run.end_offset, durable);
+            }
+        }
+        for fat in fat.iter() {
+            self.fat_done(fat, group.flush);
+        }
+        for run in &group.runs {
+            self.keeper.grown(&run.partition);
+        }
+        group.outcome.set(Ok(()));
+    }
+
+    /// Makes everything that was written before this call durable, and the marks say so.
+    pub(crate) async fn flush_written(self: &Rc<Self>) -> Result<(), LogError> {
+        let files = {
+            let mut flight = self.flight.borrow_mut();
+            flight.dirty = false;
+            // They stay listed: a group sealed meanwhile must not count on this flush.
+            let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
+            flight
+                .unflushed
+                .iter()
+                .chain(in_flight)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let written: Vec<_> = self
+            .partitions
+            .borrow()
+            .values()
+            .map(|p| (p.clone(), p.borrow().written))
+            .collect();
+        for file in &files {
+            if let Err(error) = file.plain.flush().await {
+                self.fail("a flush of the shared log failed", &error);
+                return Err(LogError::Storage(error.to_string()));
+            }
+        }
+        for (partition, written) in written {
+            let mut partition = partition.borrow_mut();
+            partition.advance(written, written);
+        }
+        Ok(())
+    }
+
+    /// Whether groups were written that no flush has covered.
+    pub(crate) fn has_unflushed(&self) -> bool {
+        self.flight.borrow().dirty
+    }
+
+    /// Waits until everything taken so far is written.
+    pub(crate) async fn drain(&self) {
+        while !(self.groups.borrow().is_empty() && self.flight.borrow().groups.is_empty()) {
+            if self.failed.borrow().is_some() {
+                return;
+            }
+            self.io.sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+}

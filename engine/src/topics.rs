@@ -1,0 +1,392 @@
+//! Topics as every shard knows them, and the changes to them. Shard 0 owns the catalog: a change goes there, becomes
+//! durable, and is then told to all shards before its caller hears of it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
+
+use glommio::sync::RwLock;
+use uuid::Uuid;
+
+use crate::{
+    api::{ConfigChange, LogError, NewTopic, TopicError, TopicId, TopicPartition},
+    catalog::{self, Catalog, Record, StoredTopic},
+    config::{self, Durability, TopicConfig},
+    engine::Engine,
+    io::{Io, Share, direct::DirectIo},
+    journal::{Journal, Payloads},
+};
+
+/// A topic as every shard knows it. Immutable; a change makes a new one.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    /// Its id.
+    pub id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Settings that differ from the broker's defaults, as the user wrote them.
+    pub overrides: BTreeMap<String, String>,
+    /// All settings, parsed.
+    pub config: Rc<TopicConfig>,
+}
+
+/// All topics. A snapshot: holders see no later change.
+#[derive(Debug, Default, Clone)]
+pub struct Topics {
+    /// By name, sorted.
+    pub by_name: BTreeMap<String, Rc<Topic>>,
+    /// By id.
+    pub by_id: HashMap<TopicId, Rc<Topic>>,
+}
+
+impl Topics {
+    pub(crate) fn put(&mut self, topic: Rc<Topic>) {
+        self.by_name.insert(topic.name.clone(), topic.clone());
+        self.by_id.insert(topic.id, topic);
+    }
+
+    fn remove(&mut self, id: TopicId) -> Option<Rc<Topic>> {
+        let topic = self.by_id.remove(&id)?;
+        self.by_name.remove(&topic.name);
+        Some(topic)
+    }
+}
+
+impl Topic {
+    /// A stored topic with its settings parsed.
+    pub(crate) fn new(
+        id: TopicId,
+        stored: StoredTopic,
+        defaults: &BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        let config = Rc::new(TopicConfig::parse(defaults, &stored.overrides)?);
+        let StoredTopic {
+            name,
+            partitions,
+            overrides,
+        } = stored;
+        Ok(Self {
+            id,
+            name,
+            partitions,
+            overrides,
+            config,
+        })
+    }
+
+    /// Ids of its partitions.
+    pub fn partition_ids(&self) -> impl Iterator<Item = TopicPartition> + use<> {
+        let topic = self.id;
+        (0..self.partitions).map(move |partition| TopicPartition { topic, partition })
+    }
+}
+
+/// Partitions of one topic at most: what one metadata answer can still name.
+pub(crate) const PARTITIONS_MAX: i32 = 100_000;
+
+/// Producer ids are made durable in blocks of this size, as Kafka's are.
+const PRODUCER_ID_BLOCK: i64 = 1_000;
+
+/// The catalog's file and state; one change at a time.
+pub(crate) struct CatalogFile(RwLock<Opened>);
+
+struct Opened {
+    journal: Journal<DirectIo>,
+    state: Catalog,
+    /// The next producer id to give out.
+    next_producer_id: i64,
+}
+
+impl CatalogFile {
+    pub(crate) fn new(journal: Journal<DirectIo>, state: Catalog) -> Self {
+        let next_producer_id = state.next_producer_id;
+        Self(RwLock::new(Opened {
+            journal,
+            state,
+            next_producer_id,
+        }))
+    }
+}
+
+impl Opened {
+    /// Makes records durable and applies them.
+    async fn append(&mut self, records: &[Record]) -> Result<(), TopicError> {
+        let mut payloads = Payloads::default();
+        for record in records {
+            let bytes = catalog::encode(record);
+            if bytes.len() > catalog::RECORD_BYTES_MAX {
+                return Err(TopicError::InvalidConfig(
+                    "the settings are too long".into(),
+                ));
+            }
+            payloads.push(&bytes);
+        }
+        for payload in payloads.finish() {
+            self.journal.append(&payload).await.map_err(storage)?;
+        }
+        for record in records {
+            self.state.apply(record.clone());
+        }
+        if self.journal.wants_rewrite()
+            && let Err(error) = self.journal.rewrite(&self.state.payloads()).await
+        {
+            tracing::warn!("the catalog could not be rewritten and goes on growing: {error}");
+        }
+        Ok(())
+    }
+}
+
+fn storage(error: std::io::Error) -> TopicError {
+    TopicError::Storage(error.to_string())
+}
+
+impl Engine {
+    /// Creates a topic, durable and known to every shard when it returns. `validate_only` only checks.
+    pub async fn create_topic(
+        &self,
+        topic: NewTopic,
+        validate_only: bool,
+    ) -> Result<Rc<Topic>, TopicError> {
+        config::check_topic_name(&topic.name).map_err(TopicError::InvalidName)?;
+        if !(1..=PARTITIONS_MAX).contains(&topic.partitions) {
+            let text = format!("{} is not in 1..={PARTITIONS_MAX}", topic.partitions);
+            return Err(TopicError::InvalidPartitions(text));
+        }
+        let stored = StoredTopic {
+            name: topic.name,
+            partitions: topic.partitions,
+            overrides: topic.configs,
+        };
+        let id = Uuid::new_v4();
+        let checked =
+            Topic::new(id, stored.clone(), &self.0.defaults).map_err(TopicError::InvalidConfig)?;
+        self.change(move |state| {
+            // Kafka refuses names that differ in '.' and '_' only: its metrics could not tell them apart.
+            let same = |known: &&StoredTopic| {
+                known.name.replace('.', "_") == stored.name.replace('.', "_")
+            };
+            match state.topics.values().find(same) {
+                Some(known) if known.name == stored.name => Err(TopicError::Exists(stored.name)),
+                Some(known) => Err(TopicError::InvalidName(format!(
+                    "Topic '{}' collides with existing topic: {}",
+                    stored.name, known.name
+                ))),
+                None if validate_only => Ok(None),
+                None => Ok(Some((id, Some(stored)))),
+            }
+        })
+        .await?;
+        Ok(Rc::new(checked))
+    }
+
+    /// Deletes a topic.
+    pub async fn delete_topic(&self, topic: TopicId) -> Result<(), TopicError> {
+        self.change(move |state| match state.topics.contains_key(&topic) {
+            true => Ok(Some((topic, None))),
+            false => Err(TopicError::Unknown),
+        })
+        .await
+    }
+
+    /// Changes a topic's settings.
+    pub async fn alter_topic(
+        &self,
+        topic: TopicId,
+        changes: Vec<ConfigChange>,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
+        let defaults = (*self.0.defaults).clone();
+        self.change(move |state| {
+            let mut stored = state
+                .topics
+                .get(&topic)
+                .cloned()
+                .ok_or(TopicError::Unknown)?;
+            let overrides = config::apply_changes(&defaults, &stored.overrides, &changes);
+            stored.overrides = overrides.map_err(TopicError::InvalidConfig)?;
+            TopicConfig::parse(&defaults, &stored.overrides).map_err(TopicError::InvalidConfig)?;
+            Ok((!validate_only).then_some((topic, Some(stored))))
+        })
+        .await
+    }
+
+    /// Gives a topic more partitions: `partitions` in all.
+    pub async fn create_partitions(
+        &self,
+        topic: TopicId,
+        partitions: i32,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
+        self.change(move |state| {
+            let mut stored = state.topics.get(&topic).cloned().ok_or(TopicError::Unknown)?;
+            if partitions <= stored.partitions || partitions > PARTITIONS_MAX {
+                return Err(TopicError::InvalidPartitions(format!(
+                    "Topic currently has {} partitions, which is not fewer than the requested {partitions}",
+                    stored.partitions
+                )));
+            }
+            stored.partitions = partitions;
+            Ok((!validate_only).then_some((topic, Some(stored))))
+        })
+        .await
+    }
+
+    /// Changes dynamic broker settings. The engine checks only that it can store them; the caller knows which exist.
+    pub async fn alter_broker_settings(
+        &self,
+        changes: Vec<ConfigChange>,
+    ) -> Result<(), TopicError> {
+        self.call(0, move |engine: Engine| async move {
+            let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
+            let settings = opened.state.settings.clone();
+            let altered = config::apply_broker_changes(&settings, &changes);
+            let mut records = Vec::new();
+            for (key, value) in &altered {
+                if settings.get(key) != Some(value) {
+                    records.push(Record::Setting(key.clone(), Some(value.clone())));
+                }
+            }
+            let dropped = settings.keys().filter(|key| !altered.contains_key(*key));
+            records.extend(dropped.map(|key| Record::Setting(key.clone(), None)));
+            opened.append(&records).await?;
+            let apply = move |engine: Engine| {
+                engine.0.settings.replace(Rc::new(altered));
+                std::future::ready(())
+            };
+            engine.on_all(apply).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// A producer id that was never given out before.
+    pub async fn next_producer_id(&self) -> Result<i64, LogError> {
+        self.call(0, |engine: Engine| async move {
+            let opened = engine.catalog().0.write().await;
+            let mut opened = opened.map_err(|_| LogError::ShuttingDown)?;
+            if opened.next_producer_id >= opened.state.next_producer_id {
+                let block_end = opened.next_producer_id + PRODUCER_ID_BLOCK;
+                let durable = opened.append(&[Record::ProducerIds(block_end)]).await;
+                durable.map_err(|error| LogError::Storage(error.to_string()))?;
+            }
+            let id = opened.next_producer_id;
+            opened.next_producer_id += 1;
+            Ok(id)
+        })
+        .await
+    }
+
+    fn catalog(&self) -> &crate::topics::CatalogFile {
+        self.0.catalog.as_ref().expect("shard 0 holds the catalog")
+    }
+
+    /// Lets `decide` look at the catalog on shard 0 and choose a topic's new state (`None`: deleted), makes that
+    /// durable, and tells all shards.
+    async fn change<D>(&self, decide: D) -> Result<(), TopicError>
+    where
+        D: FnOnce(&Catalog) -> Result<Option<(TopicId, Option<StoredTopic>)>, TopicError>
+            + Send
+            + 'static,
+    {
+        self.call(0, move |engine: Engine| async move {
+            let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
+            let Some((id, stored)) = decide(&opened.state)? else {
+                return Ok(());
+            };
+            let record = match &stored {
+                Some(stored) => Record::Topic(id, stored.clone()),
+                None => Record::Deleted(id),
+            };
+            opened.append(&[record]).await?;
+            // The lock is held until every shard knows, so that all shards see changes in one order.
+            match stored {
+                Some(stored) => engine.tell_topic(id, stored).await,
+                None => engine.tell_deleted(id).await,
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn tell_topic(&self, id: TopicId, stored: StoredTopic) {
+        self.on_all(move |engine: Engine| async move {
+            let topic =
+                Topic::new(id, stored, &engine.0.defaults).expect("settings were checked before");
+            let before = engine
+                .0
+                .topics
+                .borrow()
+                .by_id
+                .get(&id)
+                .map(|known| known.config.durability);
+            if (before, topic.config.durability) == (Some(Durability::Written), Durability::Device)
+                && let Err(error) = engine.0.store.flush_written().await
+            {
+                tracing::error!("flushing what was written before failed: {error}");
+            }
+            engine.apply_topic(Rc::new(topic));
+        })
+        .await;
+    }
+
+    /// Takes a topic's new state over on this shard.
+    pub(crate) fn apply_topic(&self, topic: Rc<Topic>) {
+        for id in topic
+            .partition_ids()
+            .filter(|id| self.owner(*id) == self.shard())
+        {
+            self.0.store.put_partition(id, topic.config.clone());
+        }
+        Rc::make_mut(&mut *self.0.topics.borrow_mut()).put(topic);
+    }
+
+    async fn tell_deleted(&self, id: TopicId) {
+        let removals = self.on_all(move |engine: Engine| {
+            let topic = Rc::make_mut(&mut *engine.0.topics.borrow_mut()).remove(id);
+            let partitions = topic
+                .iter()
+                .flat_map(|topic| topic.partition_ids())
+                .collect::<Vec<_>>();
+            let removed: Vec<_> = partitions
+                .into_iter()
+                .filter_map(|id| engine.0.store.remove_partition(id))
+                .collect();
+            // Files go in the background; the answer does not wait for them.
+            let ticket = engine.next_id();
+            engine.0.removals.borrow_mut().insert(ticket, removed);
+            std::future::ready(ticket)
+        });
+        let tickets = removals.await;
+        let engine = self.clone();
+        self.0.io.spawn(Share::Background, async move {
+            let waits = tickets.into_iter().enumerate().map(|(shard, ticket)| {
+                engine.call(shard, move |engine: Engine| async move {
+                    let removed = engine
+                        .0
+                        .removals
+                        .borrow_mut()
+                        .remove(&ticket)
+                        .unwrap_or_default();
+                    for done in removed {
+                        done.wait().await;
+                    }
+                })
+            });
+            futures_util::future::join_all(waits.collect::<Vec<_>>()).await;
+            let dir = engine.0.data_dir.join("topics").join(id.to_string());
+            if let Err(error) = engine.0.io.remove(&dir).await {
+                tracing::warn!(
+                    "removing {} failed, the next start will: {error}",
+                    dir.display()
+                );
+            }
+        });
+    }
+}
+
+fn closed() -> TopicError {
+    TopicError::Storage("the node is stopping".into())
+}

@@ -1,0 +1,215 @@
+//! Commit groups before they are bytes: which batches go together, and when a group is sealed. Pure.
+//!
+//! A batch joins the open group; batches of one partition stand together in it as one run. The device paces the
+//! groups: one is sealed as soon as nothing is being written, so a lone record goes at once and a busy shard gets large
+//! groups by itself. A large group need not wait for its predecessor.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use bytes::Bytes;
+
+use super::format::{
+    GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes,
+};
+use crate::{
+    api::{LEADER_EPOCH, LogError, TopicPartition},
+    batch,
+    io::align_up,
+    partition::PartitionCell,
+    signal::Outcome,
+};
+
+/// How a group ends, for everybody who has a batch in it.
+pub(crate) type GroupOutcome = Outcome<Result<(), LogError>>;
+
+/// An open group takes no further batch at this size: larger ones gain nothing and delay the first.
+pub(crate) const GROUP_BYTES_TARGET: usize = 1 << 20;
+
+/// A group of at least this size is sealed while others are being written.
+pub(crate) const PIPELINED_BYTES: usize = 256 << 10;
+
+/// Groups being written at most.
+pub(crate) const IN_FLIGHT_MAX: usize = 4;
+
+const _: () =
+    assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGET < GROUP_BYTES_MAX);
+
+/// Largest batch that fits a group of its own.
+pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
+const _: () = assert!(GROUP_HEADER_BYTES + BATCH_BYTES_MAX + (1 << 16) < GROUP_BYTES_MAX);
+
+/// A batch with the place it was given.
+pub(crate) struct PlacedBatch {
+    pub(crate) bytes: Bytes,
+    pub(crate) base_offset: i64,
+    pub(crate) append_time_ms: Option<i64>,
+}
+
+/// Consecutive batches of one partition.
+pub(crate) struct Run {
+    pub(crate) id: TopicPartition,
+    pub(crate) partition: Rc<PartitionCell>,
+    pub(crate) base_offset: i64,
+    /// One past the last offset.
+    pub(crate) end_offset: i64,
+    pub(crate) batches: Vec<PlacedBatch>,
+    /// Bytes of all batches.
+    pub(crate) len: usize,
+}
+
+/// A group that is not written yet.
+pub(crate) struct Group {
+    number: u64,
+    pub(crate) runs: Vec<Run>,
+    /// Bytes of header, entries and batches.
+    pub(crate) bytes: usize,
+    /// Whether one of its topics wants it flushed.
+    pub(crate) flush: bool,
+    pub(crate) outcome: Rc<GroupOutcome>,
+}
+
+impl Group {
+    fn new(number: u64) -> Self {
+        Self {
+            number,
+            runs: Vec::new(),
+            bytes: GROUP_HEADER_BYTES,
+            flush: false,
+            outcome: Rc::default(),
+        }
+    }
+
+    /// Bytes in the log, with padding.
+    pub(crate) fn padded(&self) -> usize {
+        usize::try_from(align_up(self.bytes as u64)).expect("groups are bounded")
+    }
+
+    /// Writes the entries into the group's buffer: a pointer for each run that goes to its segment (`fat`, one per run),
+    /// the batches for all others. Says where each run's bytes begin.
+    pub(crate) fn encode(
+        &self,
+        fat: &[Option<SegmentPointer>],
+        encoder: &mut GroupEncoder<'_>,
+    ) -> Vec<u32> {
+        let mut places = Vec::with_capacity(self.runs.len());
+        for (run, fat) in self.runs.iter().zip(fat) {
+            let offsets = (run.base_offset, run.end_offset);
+            if let Some(pointer) = fat {
+                encoder.pointer(run.id, offsets, run.len, *pointer);
+                places.push(0);
+                continue;
+            }
+            let (place, room) = encoder.inline(run.id, offsets, run.len);
+            places.push(place);
+            run.fill(room);
+        }
+        places
+    }
+
+    /// Bytes of the encoded group, with padding.
+    pub(crate) fn encoded_bytes(&self, fat: &[Option<SegmentPointer>]) -> usize {
+        let entries = self.runs.iter().zip(fat);
+        let bytes = entries
+            .map(|(run, fat)| entry_bytes(fat.is_none().then_some(run.len)))
+            .sum::<usize>();
+        usize::try_from(align_up((GROUP_HEADER_BYTES + bytes) as u64)).expect("groups are bounded")
+    }
+}
+
+impl Run {
+    /// Copies the batches to where they stay and gives them their offsets.
+    pub(crate) fn fill(&self, mut room: &mut [u8]) {
+        for placed in &self.batches {
+            let (own, rest) = room.split_at_mut(placed.bytes.len());
+            own.copy_from_slice(&placed.bytes);
+            batch::assign(own, placed.base_offset, LEADER_EPOCH, placed.append_time_ms);
+            room = rest;
+        }
+    }
+}
+
+/// The groups that wait to be written; the last one is open.
+pub(crate) struct Groups {
+    waiting: VecDeque<Group>,
+    next_number: u64,
+}
+
+impl Groups {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            next_number: 1,
+        }
+    }
+
+    /// Adds a batch whose offsets are assigned. `flush`: its topic wants it on stable storage.
+    pub(crate) fn push(
+        &mut self,
+        cell: &Rc<PartitionCell>,
+        placed: PlacedBatch,
+        end_offset: i64,
+        flush: bool,
+    ) -> Rc<GroupOutcome> {
+        let len = placed.bytes.len();
+        let wanted = entry_bytes(Some(len));
+        let fits =
+            |group: &Group| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
+        if !self.waiting.back().is_some_and(fits) {
+            self.waiting.push_back(Group::new(self.next_number));
+            self.next_number += 1;
+        }
+        let group = self.waiting.back_mut().expect("just made");
+        group.flush |= flush;
+        let mut partition = cell.borrow_mut();
+        match partition
+            .open_run
+            .filter(|(number, _)| *number == group.number)
+        {
+            Some((_, at)) => {
+                let run = &mut group.runs[at];
+                assert_eq!(run.end_offset, placed.base_offset, "a run is consecutive");
+                run.end_offset = end_offset;
+                run.len += len;
+                run.batches.push(placed);
+                group.bytes += len;
+            }
+            None => {
+                partition.open_run = Some((group.number, group.runs.len()));
+                group.runs.push(Run {
+                    id: partition.id,
+                    partition: cell.clone(),
+                    base_offset: placed.base_offset,
+                    end_offset,
+                    batches: vec![placed],
+                    len,
+                });
+                group.bytes += wanted;
+            }
+        }
+        partition.last_group = Some(group.outcome.clone());
+        group.outcome.clone()
+    }
+
+    /// The next group to write, if it may go while `in_flight` others are being written.
+    pub(crate) fn next(&mut self, in_flight: usize) -> Option<Group> {
+        let first = self.waiting.front()?;
+        let large = first.bytes >= PIPELINED_BYTES || self.waiting.len() > 1;
+        let may_go = in_flight == 0 || (large && in_flight < IN_FLIGHT_MAX);
+        may_go.then(|| self.waiting.pop_front().expect("looked at above"))
+    }
+
+    /// Size of the next group in the log, whether or not it may go.
+    pub(crate) fn next_padded(&self) -> Option<usize> {
+        self.waiting.front().map(Group::padded)
+    }
+
+    /// Takes everything that waits, to refuse it.
+    pub(crate) fn take_all(&mut self) -> VecDeque<Group> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}

@@ -1,0 +1,354 @@
+//! A whole node on a real disk: what was acknowledged is there, wherever it lies and however often the node restarts.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    future::Future,
+    path::Path,
+    rc::Rc,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millrace_engine::{
+    api::{
+        Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, TopicPartition,
+    },
+    batch::{BatchBuilder, Codec, Record, records},
+    engine::Engine,
+    node::{NodeOptions, Stopper, run},
+};
+
+fn options(dir: &Path, shards: usize) -> NodeOptions {
+    NodeOptions {
+        data_dir: dir.to_owned(),
+        node_id: 1,
+        shards,
+        pin: false,
+        memory_bytes: shards * (64 << 20),
+        reserve_bytes: 1 << 20,
+        wal_bytes: 96 << 20,
+        topic_defaults: BTreeMap::new(),
+        producer_id_expiration_ms: 86_400_000,
+        retention_check_ms: 300_000,
+    }
+}
+
+/// Runs a node, and `body` on shard 0 of it; stops when the body ends.
+fn with_node<T, F, Fut>(options: NodeOptions, body: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce(Engine) -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let stopper = Stopper::default();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let result = Arc::new(Mutex::new(None));
+    let (out, stop) = (result.clone(), stopper.clone());
+    run(options, stopper, move |engine: Engine| {
+        let (body, out, stop) = (body.clone(), out.clone(), stop.clone());
+        async move {
+            if engine.shard() != 0 {
+                return engine.stopping().await;
+            }
+            let body = body.lock().unwrap().take().unwrap();
+            let value = body(engine).await;
+            out.lock().unwrap().replace(value);
+            stop.stop();
+        }
+    })
+    .unwrap();
+    let value = result.lock().unwrap().take();
+    value.unwrap()
+}
+
+fn batch(values: &[String]) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    for (at, value) in values.iter().enumerate() {
+        builder.push(&Record {
+            offset: at as i64,
+            timestamp: 1_700_000_000_000 + at as i64,
+            key: None,
+            value: Some(Bytes::from(value.clone())),
+            headers: vec![],
+        });
+    }
+    builder.finish().into()
+}
+
+async fn produce(
+    engine: &Engine,
+    partition: TopicPartition,
+    values: &[String],
+) -> Result<i64, LogError> {
+    let answer = engine
+        .produce(vec![ProducePartition {
+            partition,
+            batch: batch(values),
+        }])
+        .await;
+    answer
+        .into_iter()
+        .next()
+        .unwrap()
+        .map(|produced| produced.base_offset)
+}
+
+/// Everything from an offset on, by as many fetches as it takes.
+async fn consume(
+    engine: &Engine,
+    partition: TopicPartition,
+    mut offset: i64,
+) -> Vec<(i64, String)> {
+    let mut all = Vec::new();
+    loop {
+        let part = FetchPartition {
+            partition,
+            offset,
+            max_bytes: 100_000,
+            leader_epoch: -1,
+        };
+        let fetch = Fetch {
+            partitions: vec![part],
+            max_bytes: 1 << 20,
+            min_bytes: 1,
+            max_wait: Duration::ZERO,
+        };
+        let fetched = engine.fetch(fetch).await.remove(0).unwrap();
+        let bytes: Vec<u8> = fetched
+            .records
+            .chunks
+            .iter()
+            .flat_map(|chunk| match chunk {
+                millrace_engine::api::Chunk::File(range) => {
+                    use std::os::unix::fs::FileExt;
+                    let mut read = vec![0; range.len];
+                    range.file.read_exact_at(&mut read, range.position).unwrap();
+                    read
+                }
+                other => other.as_slice().unwrap().to_vec(),
+            })
+            .collect();
+        if bytes.is_empty() {
+            assert_eq!(offset, fetched.high_watermark);
+            return all;
+        }
+        for part in millrace_engine::batch::batches(&bytes) {
+            let (info, batch) = part.unwrap();
+            assert!(millrace_engine::batch::verify_crc(batch));
+            for record in records(batch).unwrap() {
+                if record.offset >= offset {
+                    all.push((
+                        record.offset,
+                        String::from_utf8(record.value.unwrap().to_vec()).unwrap(),
+                    ));
+                }
+            }
+            offset = offset.max(info.last_offset() + 1);
+        }
+    }
+}
+
+async fn topic(
+    engine: &Engine,
+    name: &str,
+    partitions: i32,
+    configs: &[(&str, &str)],
+) -> uuid::Uuid {
+    let configs = configs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    engine
+        .create_topic(
+            NewTopic {
+                name: name.into(),
+                partitions,
+                configs,
+            },
+            false,
+        )
+        .await
+        .unwrap()
+        .id
+}
+
+fn values(tag: &str, count: usize, size: usize) -> Vec<String> {
+    (0..count)
+        .map(|at| format!("{tag}-{at}-{}", "x".repeat(size)))
+        .collect()
+}
+
+#[test]
+fn records_survive_restarts_in_the_log_and_in_segments() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let id = with_node(options(dir.path(), 2), |engine| async move {
+        let topic = topic(&engine, "t", 4, &[("segment.bytes", "2000000")]).await;
+        for partition in 0..4 {
+            let id = TopicPartition { topic, partition };
+            for round in 0..30 {
+                let base = produce(
+                    &engine,
+                    id,
+                    &values(&format!("{partition}.{round}"), 100, 1000),
+                )
+                .await
+                .unwrap();
+                assert_eq!(base, round * 100);
+            }
+            assert_eq!(consume(&engine, id, 0).await.len(), 3000);
+        }
+        topic
+    });
+    for shards in [2, 1, 3] {
+        with_node(options(dir.path(), shards), move |engine| async move {
+            for partition in 0..4 {
+                let id = TopicPartition {
+                    topic: id,
+                    partition,
+                };
+                let found = consume(&engine, id, 0).await;
+                let offsets: Vec<i64> = found.iter().map(|(offset, _)| *offset).collect();
+                assert_eq!(offsets, (0..found.len() as i64).collect::<Vec<_>>());
+                assert!(found[2999].1.starts_with(&format!("{partition}.29-99-")));
+                assert!(found[1234].1.starts_with(&format!("{partition}.12-34-")));
+                assert_eq!(consume(&engine, id, 2950).await.len(), found.len() - 2950);
+                produce(&engine, id, &values("more", 1, 10)).await.unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_fetch_waits_for_records_of_any_shard() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 2), |engine| async move {
+        let topic = topic(&engine, "t", 2, &[]).await;
+        for partition in 0..2 {
+            let part = |partition| FetchPartition {
+                partition: TopicPartition { topic, partition },
+                offset: 0,
+                max_bytes: 1 << 20,
+                leader_epoch: -1,
+            };
+            let fetch = Fetch {
+                partitions: vec![part(partition)],
+                max_bytes: 1 << 20,
+                min_bytes: 1,
+                max_wait: Duration::from_secs(20),
+            };
+            let producer = engine.clone();
+            let produced = Rc::new(RefCell::new(false));
+            let done = produced.clone();
+            glommio::spawn_local(async move {
+                glommio::timer::sleep(Duration::from_millis(30)).await;
+                produce(
+                    &producer,
+                    TopicPartition { topic, partition },
+                    &values("v", 3, 5),
+                )
+                .await
+                .unwrap();
+                done.replace(true);
+            })
+            .detach();
+            let fetched = engine.fetch(fetch).await.remove(0).unwrap();
+            assert_eq!(fetched.high_watermark, 3);
+            assert!(!fetched.records.is_empty());
+        }
+    });
+}
+
+#[test]
+fn offsets_are_found_and_records_deleted() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 2), |engine| async move {
+        let topic = topic(&engine, "t", 1, &[("segment.bytes", "2000000")]).await;
+        let id = TopicPartition {
+            topic,
+            partition: 0,
+        };
+        for round in 0..30 {
+            produce(&engine, id, &values(&format!("{round}"), 100, 1000))
+                .await
+                .unwrap();
+        }
+        let found = engine
+            .list_offset(id, OffsetSpec::Timestamp(1_700_000_000_042), -1)
+            .await
+            .unwrap();
+        assert_eq!((found.offset, found.timestamp_ms), (42, 1_700_000_000_042));
+        let latest = engine
+            .list_offset(id, OffsetSpec::Latest, -1)
+            .await
+            .unwrap();
+        assert_eq!(latest.offset, 3000);
+        assert_eq!(engine.delete_records(id, 1234).await, Ok(1234));
+        let earliest = engine
+            .list_offset(id, OffsetSpec::Earliest, -1)
+            .await
+            .unwrap();
+        assert_eq!(earliest.offset, 1234);
+        assert_eq!(consume(&engine, id, 1234).await.len(), 3000 - 1234);
+        assert_eq!(engine.delete_records(id, -1).await, Ok(3000));
+        assert_eq!(produce(&engine, id, &values("after", 1, 1)).await, Ok(3000));
+        engine.delete_topic(topic).await.unwrap();
+        assert_eq!(
+            produce(&engine, id, &values("gone", 1, 1)).await,
+            Err(LogError::UnknownPartition)
+        );
+    });
+}
+
+#[test]
+fn large_runs_go_to_segments_and_survive() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let id = with_node(options(dir.path(), 2), |engine| async move {
+        let topic = topic(&engine, "t", 2, &[("segment.bytes", "3000000")]).await;
+        let mut waits = Vec::new();
+        for round in 0..40 {
+            let id = TopicPartition {
+                topic,
+                partition: round % 2,
+            };
+            let size = if round % 5 == 4 { 10 } else { 4000 };
+            let part = ProducePartition {
+                partition: id,
+                batch: batch(&values(&format!("{round}"), 100, size)),
+            };
+            waits.push(engine.produce(vec![part]));
+        }
+        for wait in waits {
+            wait.await.remove(0).unwrap();
+        }
+        for partition in 0..2 {
+            assert_eq!(
+                consume(&engine, TopicPartition { topic, partition }, 0)
+                    .await
+                    .len(),
+                2000
+            );
+        }
+        topic
+    });
+    with_node(options(dir.path(), 1), move |engine| async move {
+        for partition in 0..2 {
+            let found = consume(
+                &engine,
+                TopicPartition {
+                    topic: id,
+                    partition,
+                },
+                0,
+            )
+            .await;
+            assert_eq!(found.len(), 2000);
+            assert!(
+                found[1999]
+                    .1
+                    .starts_with(&format!("{}-99-", 38 + partition))
+            );
+        }
+    });
+}
