@@ -24,11 +24,7 @@ impl Steps {
             Ok(()) => println!("passed {}-{name}", self.client),
             Err(error) => {
                 self.failed += 1;
-                println!(
-                    "FAILED {}-{name}\n    {}",
-                    self.client,
-                    format!("{error:#}").replace('\n', "\n    ")
-                );
+                println!("FAILED {}-{name}\n    {}", self.client, format!("{error:#}").replace('\n', "\n    "));
             }
         }
     }
@@ -40,31 +36,17 @@ impl Steps {
 
 fn expect<T: PartialEq + Debug>(actual: T, expected: T) -> anyhow::Result<()> {
     let cut = |value: &T| format!("{value:?}").chars().take(400).collect::<String>();
-    anyhow::ensure!(
-        actual == expected,
-        "expected {}, got {}",
-        cut(&expected),
-        cut(&actual)
-    );
+    anyhow::ensure!(actual == expected, "expected {}, got {}", cut(&expected), cut(&actual));
     Ok(())
 }
 
 #[tokio::main]
 async fn main() {
     let broker = std::env::args().nth(1).expect("usage: HOST:PORT");
-    let groups =
-        std::env::var("CLIENT_GROUPS").is_ok_and(|value| value != "0" && !value.is_empty());
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_nanos();
+    let groups = std::env::var("CLIENT_GROUPS").is_ok_and(|value| value != "0" && !value.is_empty());
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos();
     let run = format!("{:x}", nanos ^ u128::from(std::process::id()));
-    let steps = |client| Steps {
-        client,
-        broker: broker.clone(),
-        run: run.clone(),
-        failed: 0,
-    };
+    let steps = |client| Steps { client, broker: broker.clone(), run: run.clone(), failed: 0 };
     let (mut first, mut second) = (steps("rskafka"), steps("rdkafka"));
     with_rskafka::all(&mut first).await;
     with_rdkafka::all(&mut second, groups).await;
