@@ -4,7 +4,7 @@
 //! for setting up, reading back, and for tests that must know exactly what was sent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream, ToSocketAddrs},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use kafka_protocol::{
     error::ParseResponseErrorCode,
     messages::{
         ApiKey, BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
-        ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+        ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         fetch_request::{FetchPartition, FetchTopic},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
@@ -76,6 +76,8 @@ pub const CLIENT_ID: &str = "millrace-bench";
 pub struct Connection {
     stream: TcpStream,
     correlation_id: i32,
+    /// Requests that were sent and not answered yet, in order.
+    unanswered: VecDeque<i32>,
 }
 
 impl Connection {
@@ -85,7 +87,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        Ok(Connection { stream, correlation_id: 0 })
+        Ok(Connection { stream, correlation_id: 0, unanswered: VecDeque::new() })
     }
 
     /// Sends a request and waits for its answer.
@@ -99,17 +101,19 @@ impl Connection {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let frame = encode_frame(self.correlation_id, version, request)?;
         self.stream.write_all(&frame)?;
+        self.unanswered.push_back(self.correlation_id);
         Ok(())
     }
 
-    /// Waits for the answer to the last request sent.
+    /// Waits for the answer to the oldest unanswered request, which must be an `R`.
     pub fn receive<R: Request>(&mut self, version: i16) -> Result<R::Response, ClientError> {
         let mut body = self.receive_frame()?;
         let api = ApiKey::try_from(R::KEY).map_err(|()| ClientError::Protocol("unknown API".into()))?;
         let protocol = |error: anyhow::Error| ClientError::Protocol(format!("{api:?} v{version}: {error}"));
         let header = ResponseHeader::decode(&mut body, R::Response::header_version(version)).map_err(protocol)?;
-        if header.correlation_id != self.correlation_id {
-            let (got, want) = (header.correlation_id, self.correlation_id);
+        let got = header.correlation_id;
+        let want = self.unanswered.pop_front().ok_or_else(|| ClientError::Protocol("nothing was asked".into()))?;
+        if got != want {
             return Err(ClientError::Protocol(format!("answer to request {got} instead of {want}")));
         }
         let response = R::Response::decode(&mut body, version).map_err(protocol)?;
@@ -325,6 +329,29 @@ pub fn list_offsets(
     partitions.iter().map(|partition| offsets.get(partition).copied().ok_or_else(missing)).collect()
 }
 
+/// The request for one batch with acks=all, in [`PRODUCE_VERSION`].
+pub fn produce_request(topic: &str, partition: i32, batch: Bytes, timeout: Duration) -> ProduceRequest {
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
+    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
+    ProduceRequest::default()
+        .with_transactional_id(None)
+        .with_acks(-1)
+        .with_timeout_ms(timeout.as_millis() as i32)
+        .with_topic_data(vec![topic])
+}
+
+/// Base offset out of the answer to a [`produce_request`].
+pub fn produced(response: &ProduceResponse) -> Result<i64, ClientError> {
+    let answer = response.responses.first().and_then(|topic| topic.partition_responses.first());
+    let answer = answer.ok_or_else(|| ClientError::Protocol("produce without an answer".into()))?;
+    let message = answer.error_message.as_ref().map_or("", |m| m.as_str());
+    check(|| format!("produce {message}"), answer.error_code)?;
+    Ok(answer.base_offset)
+}
+
+/// Produce as this client sends it: the last version without compact encoding, which carries topics by name.
+pub const PRODUCE_VERSION: i16 = 8;
+
 /// Sends one batch with acks=all and answers its base offset.
 pub fn produce(
     connection: &mut Connection,
@@ -333,20 +360,7 @@ pub fn produce(
     batch: Bytes,
     timeout: Duration,
 ) -> Result<i64, ClientError> {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
-    let request = ProduceRequest::default()
-        .with_transactional_id(None)
-        .with_acks(-1)
-        .with_timeout_ms(timeout.as_millis() as i32)
-        .with_topic_data(vec![
-            TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]),
-        ]);
-    let response = connection.call(8, &request)?;
-    let answer = response.responses.first().and_then(|topic| topic.partition_responses.first());
-    let answer = answer.ok_or_else(|| ClientError::Protocol("produce without an answer".into()))?;
-    let message = answer.error_message.as_ref().map_or("", |m| m.as_str());
-    check(|| format!("produce to {topic}-{partition} {message}"), answer.error_code)?;
-    Ok(answer.base_offset)
+    produced(&connection.call(PRODUCE_VERSION, &produce_request(topic, partition, batch, timeout))?)
 }
 
 /// How a fetch should be answered.

@@ -41,6 +41,9 @@ pub struct RestartArgs {
     /// Where the broker will listen, as HOST:PORT
     #[arg(long)]
     brokers: String,
+    /// File for what the broker prints; thrown away without
+    #[arg(long)]
+    log: Option<PathBuf>,
     /// Topics
     #[arg(long, default_value_t = 100)]
     topics: u32,
@@ -101,7 +104,7 @@ pub fn restart(args: &RestartArgs) -> anyhow::Result<Run> {
     let mut run = Run::new("restart", &args.name, &args.target, &args.class, args)?;
     let address = client::resolve(&args.brokers)?;
     let timeout = Duration::from_secs(args.timeout);
-    let start = || Server::start(&args.command, args.pid_command.as_deref(), address);
+    let start = || Server::start(&args.command, args.pid_command.as_deref(), address, args.log.as_deref());
     let mut server = start()?;
     server.await_ready(timeout)?;
     let mut first = Figures::from([("empty start ms".to_owned(), ms(server.started))]);
@@ -189,7 +192,7 @@ impl Filler<'_> {
             .with_acks(-1)
             .with_timeout_ms(30_000)
             .with_topic_data(vec![topic_data]);
-        let response = connection.call(8, &request)?;
+        let response = connection.call(client::PRODUCE_VERSION, &request)?;
         let answers: Vec<_> = response.responses.iter().flat_map(|topic| &topic.partition_responses).collect();
         ensure!(answers.len() == chunk.len(), "{} answers for {} batches", answers.len(), chunk.len());
         for answer in answers {

@@ -1,7 +1,9 @@
 //! Starting, killing and stopping a broker's process.
 
 use std::{
+    fs::OpenOptions,
     net::{SocketAddr, TcpListener},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -24,11 +26,23 @@ pub struct Server {
 
 impl Server {
     /// Starts a broker by a shell command without waiting for it. The command either stays in the foreground, or it
-    /// starts the broker in the background, ends, and `pid_command` prints the broker's pid.
-    pub fn start(command: &str, pid_command: Option<&str>, address: SocketAddr) -> anyhow::Result<Server> {
+    /// starts the broker in the background, ends, and `pid_command` prints the broker's pid. What it prints is appended
+    /// to `log`, or thrown away.
+    pub fn start(
+        command: &str,
+        pid_command: Option<&str>,
+        address: SocketAddr,
+        log: Option<&Path>,
+    ) -> anyhow::Result<Server> {
+        let output = || -> anyhow::Result<Stdio> {
+            let Some(path) = log else { return Ok(Stdio::null()) };
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            Ok(file.with_context(|| format!("{}", path.display()))?.into())
+        };
         let mut child = Command::new("sh");
         let started = Instant::now();
-        let child = child.arg("-c").arg(format!("exec {command}")).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = child.arg("-c").arg(format!("exec {command}")).stdin(Stdio::null());
+        let child = child.stdout(output()?).stderr(output()?);
         let mut child = child.spawn().with_context(|| format!("cannot start: {command}"))?;
         let mut pid = child.id();
         if let Some(pid_command) = pid_command {

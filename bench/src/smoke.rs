@@ -36,7 +36,7 @@ pub fn smoke(args: &SmokeArgs) -> anyhow::Result<()> {
         (Some(binary), _) => {
             let address = server::free_address()?;
             let command = format!("'{}' serve --data '{dir}/data' --listen {address}", binary.display());
-            let mut started = Server::start(&command, None, address)?;
+            let mut started = Server::start(&command, None, address, Some(&args.dir.join("broker.log")))?;
             started.await_ready(std::time::Duration::from_secs(60))?;
             server = Some(started);
             address.to_string()

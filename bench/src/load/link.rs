@@ -16,12 +16,10 @@ use kafka_protocol::{messages::ProduceResponse, protocol::Decodable};
 
 use crate::{
     batch::{BatchTemplate, Idempotence},
-    client::CLIENT_ID,
+    client::{CLIENT_ID, PRODUCE_VERSION},
     payload::Stamp,
 };
 
-/// Produce as this tool sends it: the last version without compact encoding, which carries topics by name.
-const PRODUCE_VERSION: i16 = 8;
 /// Entries that wait for room in one link at most; more of them wait in the schedule, where they cost nothing.
 pub(super) const QUEUE_MAX: usize = 4096;
 const READ_BYTES: usize = 64 << 10;
