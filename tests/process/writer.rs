@@ -21,6 +21,9 @@ use crate::broker::PATIENCE;
 /// Kafka's code for a batch whose like was appended before: as good as an acknowledgement.
 const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 
+/// Codes of a broker that is starting: LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER.
+const NOT_YET: [i16; 2] = [5, 6];
+
 /// Sends batches of one producer to the partitions of one topic, with a few requests in flight.
 pub(crate) struct Writer {
     address: SocketAddr,
@@ -173,6 +176,10 @@ impl Writer {
             Ok(_) => self.acknowledge(partition, sequence),
             Err(error) => match error.code() {
                 Some(DUPLICATE_SEQUENCE_NUMBER) => self.acknowledge(partition, sequence),
+                Some(code) if self.idempotence.is_some() && NOT_YET.contains(&code) => {
+                    self.pending.push_front((partition, sequence));
+                    return Err(error);
+                }
                 Some(code) => self.refusals.push(code),
                 None => return Err(error),
             },
