@@ -15,6 +15,7 @@ mod errors;
 mod features;
 mod fetch_session;
 mod frame;
+mod group;
 mod handlers;
 mod hot;
 mod limits;
@@ -27,4 +28,5 @@ mod stream;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
+pub use group::{SETTING_KEYS as GROUP_SETTING_KEYS, SettingKey as GroupSettingKey};
 pub use shard::{ServeError, serve};
