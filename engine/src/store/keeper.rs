@@ -23,7 +23,7 @@ use crate::{
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
     partition::PartitionCell,
-    segment,
+    segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
 
@@ -262,7 +262,7 @@ impl<I: Io> Store<I> {
 
     async fn write_segment(&self, id: TopicPartition, write: &SegmentWrite) -> io::Result<()> {
         let segment = &write.segment;
-        let open = self.segments.get(id, segment.base_offset, write.from == 0).await?;
+        let open = self.segments.get(id, segment.name(), write.from == 0).await?;
         if !write.pieces.is_empty() {
             self.write_batches(&open, write).await?;
         }
@@ -404,16 +404,16 @@ impl<I: Io> Store<I> {
             let partition = cell.borrow();
             let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
             let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<i64> = partition.segments[..gone].iter().map(|segment| segment.base_offset).collect();
+            let gone: Vec<SegmentName> = partition.segments[..gone].iter().map(Segment::name).collect();
             (partition.id, gone, first)
         };
         let mut payloads = Payloads::default();
         payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
-        for base_offset in gone {
-            self.segments.forget_segment(id, base_offset);
-            self.io.remove(&self.segments.path(id, base_offset)).await?;
+        for name in gone {
+            self.segments.forget_segment(id, name);
+            self.io.remove(&self.segments.path(id, name)).await?;
             self.io.yield_now().await;
         }
         Ok(())
