@@ -146,7 +146,11 @@ impl Partition {
     }
 
     /// A partition as the manifest remembers it; its tail follows by [`Partition::push_extent`].
-    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: &PartitionState) -> Self {
+    pub(crate) fn restore(
+        id: TopicPartition,
+        config: Rc<TopicConfig>,
+        state: &PartitionState,
+    ) -> Self {
         let mut partition = Self::new(id, config);
         partition.log_start = state.log_start_offset;
         partition.clean_offset = state.clean_offset;
@@ -156,7 +160,12 @@ impl Partition {
         }
         partition.checkpointed = partition.producers.clone();
         let end = state.end_offset();
-        (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
+        (
+            partition.materialised,
+            partition.durable,
+            partition.written,
+            partition.end,
+        ) = (end, end, end, end);
         partition
     }
 
@@ -178,8 +187,13 @@ impl Partition {
         if offset < self.materialised {
             return usize::MAX >> 16; // a segment's worth: never wait
         }
-        let from = self.tail.partition_point(|extent| extent.end_offset <= offset);
-        let extents = self.tail.range(from..).take_while(|extent| extent.end_offset <= high_watermark);
+        let from = self
+            .tail
+            .partition_point(|extent| extent.end_offset <= offset);
+        let extents = self
+            .tail
+            .range(from..)
+            .take_while(|extent| extent.end_offset <= high_watermark);
         extents.map(|extent| extent.len as usize).sum()
     }
 
@@ -194,10 +208,21 @@ impl Partition {
         for segment in &self.segments {
             consider(segment.max_timestamp, segment.max_timestamp_offset);
         }
-        let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
+        let tail = self
+            .tail
+            .iter()
+            .filter(|e| e.base_offset >= self.materialised);
         for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
-            let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
-            for (info, _) in batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize]).flatten() {
+            let memory = extent
+                .slot
+                .bytes
+                .borrow()
+                .clone()
+                .expect("what is not materialised is in memory");
+            for (info, _) in
+                batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize])
+                    .flatten()
+            {
                 consider(info.max_timestamp, info.base_offset);
             }
         }
@@ -241,7 +266,9 @@ impl Partition {
     /// Asserts the order of the marks.
     pub(crate) fn assert_marks(&self) {
         assert!(
-            self.log_start <= self.end && self.materialised <= self.end && self.durable <= self.written
+            self.log_start <= self.end
+                && self.materialised <= self.end
+                && self.durable <= self.written
                 && self.written <= self.end,
             "marks of {:?} are out of order: start {}, materialised {}, durable {}, written {}, end {}",
             self.id,
@@ -256,7 +283,10 @@ impl Partition {
     /// Appends an extent to the tail. Offsets were assigned before.
     pub(crate) fn push_extent(&mut self, extent: Extent) {
         let expected = self.tail.back().map(|last| last.end_offset);
-        assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
+        assert!(
+            expected.is_none_or(|end| end == extent.base_offset),
+            "the tail is consecutive"
+        );
         self.tail_bytes += extent.len as usize;
         self.tail.push_back(extent);
     }
@@ -275,27 +305,51 @@ impl Partition {
     pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
         let high_watermark = self.high_watermark();
         if offset < self.log_start || offset > high_watermark {
-            return Err(LogError::OffsetOutOfRange { log_start_offset: self.log_start, high_watermark });
+            return Err(LogError::OffsetOutOfRange {
+                log_start_offset: self.log_start,
+                high_watermark,
+            });
         }
         Ok(())
     }
 
     /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
-    pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
+    pub(crate) fn plan_read(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<ReadPlan, LogError> {
         self.check_offset(offset)?;
         if offset == self.high_watermark() {
             return Ok(ReadPlan::Empty);
         }
-        if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
-            let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
+        if self
+            .tail
+            .front()
+            .is_some_and(|first| first.base_offset <= offset)
+        {
+            let at = self
+                .tail
+                .partition_point(|extent| extent.end_offset <= offset);
             let extent = &self.tail[at];
             if extent.slot.bytes.borrow().is_some() {
-                return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
+                return Ok(ReadPlan::Memory(
+                    self.cached(at, offset, max_bytes, min_one),
+                ));
             }
-            assert!(extent.end_offset <= self.materialised, "what is not materialised is in memory");
+            assert!(
+                extent.end_offset <= self.materialised,
+                "what is not materialised is in memory"
+            );
         }
-        let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
-        assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
+        let at = self
+            .segments
+            .partition_point(|segment| segment.end_offset <= offset);
+        assert!(
+            at < self.segments.len(),
+            "an offset below the high watermark is in the tail or in a segment"
+        );
         Ok(ReadPlan::Segment(at))
     }
 
@@ -304,7 +358,9 @@ impl Partition {
         let mut chunks = Vec::new();
         let mut left = max_bytes;
         for extent in self.tail.range(first..) {
-            let Some(memory) = extent.slot.bytes.borrow().clone() else { break };
+            let Some(memory) = extent.slot.bytes.borrow().clone() else {
+                break;
+            };
             if extent.end_offset > high_watermark {
                 break;
             }
@@ -314,11 +370,19 @@ impl Partition {
                 chunks.push(Chunk::Shared(memory, whole));
                 continue;
             }
-            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
+            let inner = select(
+                &memory.bytes()[whole.clone()],
+                offset,
+                left,
+                min_one && chunks.is_empty(),
+            );
             if !inner.is_empty() {
                 left -= inner.len().min(left);
                 let cut = inner.end < whole.len();
-                chunks.push(Chunk::Shared(memory, whole.start + inner.start..whole.start + inner.end));
+                chunks.push(Chunk::Shared(
+                    memory,
+                    whole.start + inner.start..whole.start + inner.end,
+                ));
                 if !cut {
                     continue;
                 }
@@ -332,7 +396,10 @@ impl Partition {
     pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
         let high_watermark = self.high_watermark();
         let mut bytes = 0;
-        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.materialised);
+        let pending = self
+            .tail
+            .iter()
+            .skip_while(|e| e.base_offset < self.materialised);
         pending
             .take_while(|e| e.end_offset <= high_watermark)
             .take_while(|e| {
@@ -357,20 +424,29 @@ impl Partition {
     /// The log lost its head, and the manifest knows.
     pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
         self.log_start = log_start;
-        self.segments.retain(|segment| segment.base_offset >= first_segment);
+        self.segments
+            .retain(|segment| segment.base_offset >= first_segment);
         self.assert_marks();
     }
 
     /// The segments that compaction may rewrite: sealed, and the manifest knows.
     pub(crate) fn sealed(&self) -> &[Segment] {
-        let sealed = self.segments.iter().take_while(|segment| segment.sealed).count();
+        let sealed = self
+            .segments
+            .iter()
+            .take_while(|segment| segment.sealed)
+            .count();
         &self.segments[..sealed]
     }
 
     /// Whether these segments are all still there, as they were, one behind the other.
     pub(crate) fn holds(&self, names: &[SegmentName]) -> bool {
-        let Some(first) = names.first() else { return true };
-        let at = self.segments.partition_point(|segment| segment.base_offset < first.base_offset);
+        let Some(first) = names.first() else {
+            return true;
+        };
+        let at = self
+            .segments
+            .partition_point(|segment| segment.base_offset < first.base_offset);
         let here = self.segments[at..].iter().map(Segment::name);
         here.take(names.len()).eq(names.iter().copied())
     }
@@ -393,8 +469,13 @@ impl Partition {
         let keep_bytes = u64::try_from(config.retention_bytes).unwrap_or(u64::MAX);
         let mut start = None;
         for segment in &self.segments {
-            let newest = if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.created_ms };
-            let old = config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
+            let newest = if segment.max_timestamp >= 0 {
+                segment.max_timestamp
+            } else {
+                segment.created_ms
+            };
+            let old =
+                config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
             let surplus = segment.sealed && total.saturating_sub(segment.size) >= keep_bytes;
             if !old && !surplus {
                 break;
@@ -407,7 +488,10 @@ impl Partition {
 
     /// Index of the active segment, if there is one.
     pub(crate) fn active(&self) -> Option<usize> {
-        self.segments.last().filter(|s| !s.sealed).map(|_| self.segments.len() - 1)
+        self.segments
+            .last()
+            .filter(|s| !s.sealed)
+            .map(|_| self.segments.len() - 1)
     }
 }
 
@@ -420,12 +504,21 @@ pub(crate) fn batch_head(bytes: &[u8]) -> Option<(i64, i64, usize)> {
     let base = i64::from_be_bytes(head[..8].try_into().ok()?);
     let length = i32::from_be_bytes(head[8..12].try_into().ok()?);
     let last_offset_delta = i32::from_be_bytes(head[23..27].try_into().ok()?);
-    Some((base, base + i64::from(last_offset_delta) + 1, usize::try_from(length).ok()? + 12))
+    Some((
+        base,
+        base + i64::from(last_offset_delta) + 1,
+        usize::try_from(length).ok()? + 12,
+    ))
 }
 
 /// The whole batches of a run that begin with the one holding `offset` and take `max_bytes` at most; with `min_one`
 /// that first one is taken whatever its size. A cut-off batch at the end of `bytes` is left out.
-pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool) -> std::ops::Range<usize> {
+pub(crate) fn select(
+    bytes: &[u8],
+    offset: i64,
+    max_bytes: usize,
+    min_one: bool,
+) -> std::ops::Range<usize> {
     let mut at = 0;
     let mut range = 0..0;
     while let Some((_, end, size)) = batch_head(&bytes[at..]) {

@@ -44,7 +44,10 @@ pub(crate) struct Outcome<T> {
 
 impl<T> Default for Outcome<T> {
     fn default() -> Self {
-        Self { value: RefCell::new(None), wakers: RefCell::default() }
+        Self {
+            value: RefCell::new(None),
+            wakers: RefCell::default(),
+        }
     }
 }
 

@@ -39,7 +39,10 @@ pub fn max_timestamp_record(batch: &[u8]) -> Result<(i64, i64), BatchError> {
     let mut found: Option<(i64, i64)> = None;
     walk(&info, batch, |record| {
         if found.is_none_or(|(_, timestamp)| record.timestamp > timestamp) {
-            found = Some((info.base_offset + i64::from(record.offset_delta), record.timestamp));
+            found = Some((
+                info.base_offset + i64::from(record.offset_delta),
+                record.timestamp,
+            ));
         }
         ControlFlow::Continue(())
     })?;

@@ -33,7 +33,10 @@ pub(crate) enum Mapped {
 impl<'a> Mapping<'a> {
     /// Starts on a batch whose checksum is good.
     pub(crate) fn new(batch: &'a [u8], info: &BatchInfo) -> Result<Self, BatchError> {
-        Ok(Self { reader: RecordReader::new(batch)?, is_control: info.is_control() })
+        Ok(Self {
+            reader: RecordReader::new(batch)?,
+            is_control: info.is_control(),
+        })
     }
 
     /// Enters keys of records from `first_dirty` on, for about `work` bytes.
@@ -48,7 +51,9 @@ impl<'a> Mapping<'a> {
         }
         let mut done = 0;
         while done < work {
-            let Some(record) = self.reader.next()? else { return Ok(Mapped::All) };
+            let Some(record) = self.reader.next()? else {
+                return Ok(Mapped::All);
+            };
             done += record.size + RECORD_COST;
             if record.offset >= first_dirty
                 && let Some(key) = record.key
@@ -83,8 +88,13 @@ impl Filter {
             return true;
         }
         let Some(key) = record.key else { return false };
-        let is_newest = self.map.get(key).is_none_or(|newest| record.offset >= newest);
-        let is_due = info.delete_horizon_ms().is_some_and(|horizon_ms| horizon_ms <= self.now_ms);
+        let is_newest = self
+            .map
+            .get(key)
+            .is_none_or(|newest| record.offset >= newest);
+        let is_due = info
+            .delete_horizon_ms()
+            .is_some_and(|horizon_ms| horizon_ms <= self.now_ms);
         is_newest && (record.value.is_some() || !is_due)
     }
 
@@ -125,14 +135,23 @@ impl<'a> Look<'a> {
     /// Starts on a batch whose checksum is good.
     pub(crate) fn new(batch: &'a [u8], info: &BatchInfo) -> Result<Self, BatchError> {
         let reader = RecordReader::new(batch)?;
-        Ok(Self { batch, info: *info, reader, keep: Vec::new(), kept: 0, tombstone: false })
+        Ok(Self {
+            batch,
+            info: *info,
+            reader,
+            keep: Vec::new(),
+            kept: 0,
+            tombstone: false,
+        })
     }
 
     /// Looks at records for about `work` bytes; whether that was all.
     pub(crate) fn step(&mut self, filter: &Filter, work: usize) -> Result<bool, BatchError> {
         let mut done = 0;
         while done < work {
-            let Some(record) = self.reader.next()? else { return Ok(true) };
+            let Some(record) = self.reader.next()? else {
+                return Ok(true);
+            };
             done += record.size + RECORD_COST;
             let keeps = filter.keeps(&self.info, &record);
             self.tombstone |= keeps
@@ -164,7 +183,12 @@ impl<'a> Look<'a> {
             builder = builder.delete_horizon(horizon_ms);
         }
         let reader = RecordReader::new(self.batch)?;
-        Ok(Verdict::Rebuild(Rebuild { reader, keep: self.keep, at: 0, builder }))
+        Ok(Verdict::Rebuild(Rebuild {
+            reader,
+            keep: self.keep,
+            at: 0,
+            builder,
+        }))
     }
 }
 
@@ -186,7 +210,9 @@ impl Rebuild<'_> {
     pub(crate) fn step(&mut self, work: usize) -> Result<bool, BatchError> {
         let mut done = 0;
         while done < work {
-            let Some(record) = self.reader.next()? else { return Ok(true) };
+            let Some(record) = self.reader.next()? else {
+                return Ok(true);
+            };
             done += record.size + RECORD_COST;
             if self.keep[self.at] {
                 self.builder.push_ref(&record);

@@ -24,7 +24,12 @@ pub fn segment_bytes_override(
 ) -> Option<Result<u64, String>> {
     let name = INTERNAL_SEGMENT_BYTES.name;
     let value = overrides.get(name).or_else(|| defaults.get(name))?;
-    Some(value.trim().parse().map_err(|_| refuse(name, value, "not a number of bytes")))
+    Some(
+        value
+            .trim()
+            .parse()
+            .map_err(|_| refuse(name, value, "not a number of bytes")),
+    )
 }
 
 const HOUR_MS: i64 = 3_600_000;
@@ -32,7 +37,8 @@ const MINUTE_MS: i64 = 60_000;
 
 const NEVER_RECOMPRESSED: &str =
     "batches are stored as producers compressed them; the broker never compresses a batch again";
-const NO_REPLICAS: &str = "a partition has one replica, so nothing is replicated and nothing is throttled";
+const NO_REPLICAS: &str =
+    "a partition has one replica, so nothing is replicated and nothing is throttled";
 const NO_TIERS: &str = "there is no tiered storage: all of a log is local";
 
 const fn synonym(name: &'static str, factor: i64) -> Synonym {
@@ -50,7 +56,16 @@ impl ConfigKey {
             [] => "",
             [first, ..] => first.name,
         };
-        Self { name, broker_name, synonyms, kind, default, valid, documentation, effect: Effect::Full }
+        Self {
+            name,
+            broker_name,
+            synonyms,
+            kind,
+            default,
+            valid,
+            documentation,
+            effect: Effect::Full,
+        }
     }
 
     const fn without_effect(mut self, reason: &'static str) -> Self {
@@ -59,7 +74,10 @@ impl ConfigKey {
     }
 
     const fn only(mut self, reason: &'static str) -> Self {
-        self.effect = Effect::Only { value: self.default, reason };
+        self.effect = Effect::Only {
+            value: self.default,
+            reason,
+        };
         self
     }
 }

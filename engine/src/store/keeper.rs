@@ -122,7 +122,11 @@ impl<I: Io> Store<I> {
                 }
             };
             if !worked {
-                self.keeper.all.take().into_iter().for_each(|done| done.set(()));
+                self.keeper
+                    .all
+                    .take()
+                    .into_iter()
+                    .for_each(|done| done.set(()));
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
@@ -158,7 +162,11 @@ impl<I: Io> Store<I> {
     async fn remove_files(&self) -> io::Result<()> {
         let removed = self.keeper.removed.take();
         for (id, done) in removed {
-            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
+            if let Err(error) = self
+                .io
+                .remove(&partition_dir(&self.options.data_dir, id))
+                .await
+            {
                 tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
             }
             done.set(());
@@ -166,7 +174,9 @@ impl<I: Io> Store<I> {
         }
         let retired = self.wal.borrow_mut().take_retired();
         for file in retired {
-            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id)).await?;
+            self.io
+                .remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id))
+                .await?;
         }
         Ok(())
     }
@@ -195,7 +205,9 @@ impl<I: Io> Store<I> {
         };
         let mut more = true;
         while more {
-            let Some(cell) = self.keeper.grown.borrow_mut().pop_front() else { break };
+            let Some(cell) = self.keeper.grown.borrow_mut().pop_front() else {
+                break;
+            };
             more = take(cell);
         }
         if more && self.under_pressure() {
@@ -215,7 +227,8 @@ impl<I: Io> Store<I> {
             || self.keeper.stopped.get()
             || self.wal.borrow().under_pressure()
             || self.live_bytes.get() > self.cache.borrow().budget() / 2
-            || self.live_bytes.get() > 0 && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+            || self.live_bytes.get() > 0
+                && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
     }
 
     async fn round(&self, plans: &[(Rc<PartitionCell>, Plan)]) -> io::Result<()> {
@@ -248,7 +261,11 @@ impl<I: Io> Store<I> {
 
     /// Appends to the manifest, durably; rewrites it when it has grown.
     pub(super) async fn note(&self, payloads: Payloads) -> io::Result<()> {
-        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let mut journal = self
+            .keeper
+            .journal
+            .take()
+            .expect("only the keeper uses the manifest");
         let mut result = Ok(());
         for payload in payloads.finish() {
             result = journal.append(&payload).await;
@@ -262,7 +279,10 @@ impl<I: Io> Store<I> {
 
     async fn write_segment(&self, id: TopicPartition, write: &SegmentWrite) -> io::Result<()> {
         let segment = &write.segment;
-        let open = self.segments.get(id, segment.name(), write.from == 0).await?;
+        let open = self
+            .segments
+            .get(id, segment.name(), write.from == 0)
+            .await?;
         if !write.pieces.is_empty() {
             self.write_batches(&open, write).await?;
         }
@@ -270,11 +290,15 @@ impl<I: Io> Store<I> {
             let footer = segment::encode_footer(segment);
             let mut buffer = self.io.buffer(footer.len());
             buffer.bytes_mut().copy_from_slice(&footer);
-            open.file.write(Rc::new(buffer), segment.footer_position()).await?;
+            open.file
+                .write(Rc::new(buffer), segment.footer_position())
+                .await?;
         }
         open.file.flush().await?;
         if write.from == 0 {
-            self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await?;
+            self.io
+                .sync_dir(&partition_dir(&self.options.data_dir, id))
+                .await?;
         }
         Ok(())
     }
@@ -283,11 +307,19 @@ impl<I: Io> Store<I> {
     async fn write_batches(&self, open: &OpenSegment<I>, write: &SegmentWrite) -> io::Result<()> {
         let mut position = align_down(write.from);
         let mut filled = usize::try_from(write.from - position).expect("less than a block");
-        let mut left = filled + write.pieces.iter().map(|piece| piece.range.len()).sum::<usize>();
+        let mut left = filled
+            + write
+                .pieces
+                .iter()
+                .map(|piece| piece.range.len())
+                .sum::<usize>();
         let mut buffer = self.write_buffer(left);
         if filled > 0 {
             let head = open.file.read(position, BLOCK).await?;
-            let head = head.bytes().get(..filled).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let head = head
+                .bytes()
+                .get(..filled)
+                .ok_or(io::ErrorKind::UnexpectedEof)?;
             buffer.bytes_mut()[..filled].copy_from_slice(head);
         }
         for piece in &write.pieces {
@@ -312,7 +344,11 @@ impl<I: Io> Store<I> {
     }
 
     fn write_buffer(&self, left: usize) -> I::Buffer {
-        self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(IO_BYTES_MAX))
+        self.io.buffer(
+            usize::try_from(align_up(left as u64))
+                .expect("bounded")
+                .min(IO_BYTES_MAX),
+        )
     }
 
     /// The manifest knows: the batches are in segments.
@@ -326,7 +362,11 @@ impl<I: Io> Store<I> {
             if segment.sealed {
                 segment.index = None; // it is in the footer
             }
-            match partition.segments.iter_mut().rfind(|known| known.base_offset == segment.base_offset) {
+            match partition
+                .segments
+                .iter_mut()
+                .rfind(|known| known.base_offset == segment.base_offset)
+            {
                 Some(known) => *known = segment,
                 None => partition.segments.push(segment),
             }
@@ -346,7 +386,11 @@ impl<I: Io> Store<I> {
 
     /// Rewrites the manifest to what the partitions say now, if most of it is history.
     async fn rewrite_manifest(&self) -> io::Result<()> {
-        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let mut journal = self
+            .keeper
+            .journal
+            .take()
+            .expect("only the keeper uses the manifest");
         let result = match journal.wants_rewrite() {
             true => journal.rewrite(&self.manifest_payloads()).await,
             false => Ok(()),
@@ -365,7 +409,11 @@ impl<I: Io> Store<I> {
     /// Moves a partition's log start up to `before`, which is not above its high watermark. Answers the log start.
     pub(crate) async fn trim(&self, id: TopicPartition, before: i64) -> Result<i64, LogError> {
         let outcome = Rc::<Outcome<_>>::default();
-        self.keeper.trims.borrow_mut().push_back(Trim { id, before, outcome: outcome.clone() });
+        self.keeper.trims.borrow_mut().push_back(Trim {
+            id,
+            before,
+            outcome: outcome.clone(),
+        });
         self.keeper.signal.notify();
         outcome.wait().await
     }
@@ -374,7 +422,9 @@ impl<I: Io> Store<I> {
         let mut later = VecDeque::new();
         let mut worked = false;
         loop {
-            let Some(trim) = self.keeper.trims.borrow_mut().pop_front() else { break };
+            let Some(trim) = self.keeper.trims.borrow_mut().pop_front() else {
+                break;
+            };
             let Ok(cell) = self.partition(trim.id) else {
                 trim.outcome.set(Err(LogError::UnknownPartition));
                 continue;
@@ -402,13 +452,27 @@ impl<I: Io> Store<I> {
     async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
         let (id, gone, first_segment) = {
             let partition = cell.borrow();
-            let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
-            let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<SegmentName> = partition.segments[..gone].iter().map(Segment::name).collect();
+            let gone = partition
+                .segments
+                .partition_point(|segment| segment.end_offset <= before);
+            let first = partition
+                .segments
+                .get(gone)
+                .map_or(i64::MAX, |segment| segment.base_offset);
+            let gone: Vec<SegmentName> = partition.segments[..gone]
+                .iter()
+                .map(Segment::name)
+                .collect();
             (partition.id, gone, first)
         };
         let mut payloads = Payloads::default();
-        payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
+        payloads.push(&manifest::encode(
+            id,
+            &Record::Trim {
+                log_start_offset: before,
+                first_segment,
+            },
+        ));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
         for name in gone {
@@ -423,7 +487,9 @@ impl<I: Io> Store<I> {
     pub(crate) async fn retain(self: &Rc<Self>) {
         let now_ms = self.io.now_ms();
         for id in self.partition_ids() {
-            let Ok(cell) = self.partition(id) else { continue };
+            let Ok(cell) = self.partition(id) else {
+                continue;
+            };
             let expired = {
                 let mut partition = cell.borrow_mut();
                 let idle_before = now_ms - self.options.producer_id_expiration_ms;

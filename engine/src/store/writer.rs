@@ -7,10 +7,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use super::{
-    Store,
-    wal_files::WalFile,
-};
+use super::{Store, wal_files::WalFile};
 use crate::{
     api::LogError,
     chunk::Memory,
@@ -57,7 +54,14 @@ pub(crate) struct Flight<I: Io> {
 
 impl<I: Io> Flight<I> {
     pub(crate) fn new() -> Self {
-        Self { groups: VecDeque::new(), next_sequence: 1, durable_sequence: 0, position: 0, unflushed: Vec::new(), dirty: false }
+        Self {
+            groups: VecDeque::new(),
+            next_sequence: 1,
+            durable_sequence: 0,
+            position: 0,
+            unflushed: Vec::new(),
+            dirty: false,
+        }
     }
 
     pub(crate) fn take_all(&mut self) -> Vec<Group> {
@@ -136,12 +140,23 @@ impl<I: Io> Store<I> {
             }
         }
         let durable_write = group.flush && flush.is_empty();
-        flight.groups.push_back(Flying { sequence, group, slot, places, stage: Stage::Writing, flush });
+        flight.groups.push_back(Flying {
+            sequence,
+            group,
+            slot,
+            places,
+            stage: Stage::Writing,
+            flush,
+        });
         drop(flight);
 
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
-            let target = if durable_write { &file.durable } else { &file.plain };
+            let target = if durable_write {
+                &file.durable
+            } else {
+                &file.plain
+            };
             let written = target.write(buffer, position).await;
             match written {
                 Ok(()) => store.stage(sequence, Stage::Written),
@@ -164,14 +179,22 @@ impl<I: Io> Store<I> {
             self.live_bytes.set(self.live_bytes.get() + run.len);
         }
         let partitions = group.runs.iter().map(|run| run.partition.clone()).collect();
-        self.cache.borrow_mut().insert(slot.clone(), buffer_bytes, partitions);
+        self.cache
+            .borrow_mut()
+            .insert(slot.clone(), buffer_bytes, partitions);
         slot
     }
 
     fn stage(self: &Rc<Self>, sequence: u64, stage: Stage) {
         let mut flight = self.flight.borrow_mut();
         // After a failure nothing is in flight any more.
-        let Some(flying) = flight.groups.iter_mut().find(|flying| flying.sequence == sequence) else { return };
+        let Some(flying) = flight
+            .groups
+            .iter_mut()
+            .find(|flying| flying.sequence == sequence)
+        else {
+            return;
+        };
         flying.stage = stage;
         drop(flight);
         self.settle();
@@ -181,7 +204,9 @@ impl<I: Io> Store<I> {
     fn settle(self: &Rc<Self>) {
         loop {
             let mut flight = self.flight.borrow_mut();
-            let Some(front) = flight.groups.front_mut() else { break };
+            let Some(front) = flight.groups.front_mut() else {
+                break;
+            };
             match front.stage {
                 Stage::Writing | Stage::Flushing => break,
                 Stage::Written if !front.flush.is_empty() => {
@@ -217,7 +242,12 @@ impl<I: Io> Store<I> {
 
     /// Moves the marks, lets consumers see the batches, and answers the producers.
     fn apply(&self, done: Flying<I>) {
-        let Flying { group, slot, places, .. } = done;
+        let Flying {
+            group,
+            slot,
+            places,
+            ..
+        } = done;
         for (run, at) in group.runs.iter().zip(places) {
             let extent = Extent {
                 base_offset: run.base_offset,
@@ -233,7 +263,11 @@ impl<I: Io> Store<I> {
                 continue;
             }
             partition.push_extent(extent);
-            let durable = if group.flush { run.end_offset } else { partition.durable };
+            let durable = if group.flush {
+                run.end_offset
+            } else {
+                partition.durable
+            };
             partition.advance(run.end_offset, durable);
             drop(partition);
             self.keeper.grown(&run.partition);
@@ -248,9 +282,19 @@ impl<I: Io> Store<I> {
             flight.dirty = false;
             // They stay listed: a group sealed meanwhile must not count on this flush.
             let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
-            flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
+            flight
+                .unflushed
+                .iter()
+                .chain(in_flight)
+                .cloned()
+                .collect::<Vec<_>>()
         };
-        let written: Vec<_> = self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().written)).collect();
+        let written: Vec<_> = self
+            .partitions
+            .borrow()
+            .values()
+            .map(|p| (p.clone(), p.borrow().written))
+            .collect();
         for file in &files {
             if let Err(error) = file.plain.flush().await {
                 self.fail("a flush of the shared log failed", &error);

@@ -29,7 +29,8 @@ pub(crate) const PIPELINED_BYTES: usize = 256 << 10;
 /// Groups being written at most.
 pub(crate) const IN_FLIGHT_MAX: usize = 4;
 
-const _: () = assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGET < GROUP_BYTES_MAX);
+const _: () =
+    assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGET < GROUP_BYTES_MAX);
 
 /// Largest batch that fits a group of its own.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
@@ -67,7 +68,13 @@ pub(crate) struct Group {
 
 impl Group {
     fn new(number: u64) -> Self {
-        Self { number, runs: Vec::new(), bytes: GROUP_HEADER_BYTES, flush: false, outcome: Rc::default() }
+        Self {
+            number,
+            runs: Vec::new(),
+            bytes: GROUP_HEADER_BYTES,
+            flush: false,
+            outcome: Rc::default(),
+        }
     }
 
     /// Bytes in the log, with padding.
@@ -79,7 +86,8 @@ impl Group {
     pub(crate) fn encode(&self, encoder: &mut GroupEncoder<'_>) -> Vec<u32> {
         let mut places = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
-            let (place, mut room) = encoder.inline(run.id, (run.base_offset, run.end_offset), run.len);
+            let (place, mut room) =
+                encoder.inline(run.id, (run.base_offset, run.end_offset), run.len);
             places.push(place);
             for placed in &run.batches {
                 let (own, rest) = room.split_at_mut(placed.bytes.len());
@@ -100,7 +108,10 @@ pub(crate) struct Groups {
 
 impl Groups {
     pub(crate) fn new() -> Self {
-        Self { waiting: VecDeque::new(), next_number: 1 }
+        Self {
+            waiting: VecDeque::new(),
+            next_number: 1,
+        }
     }
 
     /// Adds a batch whose offsets are assigned. `flush`: its topic wants it on stable storage.
@@ -113,7 +124,8 @@ impl Groups {
     ) -> Rc<GroupOutcome> {
         let len = placed.bytes.len();
         let wanted = entry_bytes(Some(len));
-        let fits = |group: &Group| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
+        let fits =
+            |group: &Group| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
         if !self.waiting.back().is_some_and(fits) {
             self.waiting.push_back(Group::new(self.next_number));
             self.next_number += 1;
@@ -121,7 +133,10 @@ impl Groups {
         let group = self.waiting.back_mut().expect("just made");
         group.flush |= flush;
         let mut partition = cell.borrow_mut();
-        match partition.open_run.filter(|(number, _)| *number == group.number) {
+        match partition
+            .open_run
+            .filter(|(number, _)| *number == group.number)
+        {
             Some((_, at)) => {
                 let run = &mut group.runs[at];
                 assert_eq!(run.end_offset, placed.base_offset, "a run is consecutive");

@@ -48,7 +48,11 @@ pub(crate) enum ReplayError {
     #[error("group {sequence} of run {run} was durable and cannot be read any more")]
     LostGroup { run: u64, sequence: u64 },
     #[error("{partition:?}: the log goes on at offset {found}, but {expected} is next")]
-    Hole { partition: TopicPartition, expected: i64, found: i64 },
+    Hole {
+        partition: TopicPartition,
+        expected: i64,
+        found: i64,
+    },
 }
 
 /// Follows the chains of all files.
@@ -60,7 +64,10 @@ pub(crate) fn replay(
     let mut groups: BTreeMap<(u64, u64), (usize, u64, &Group)> = BTreeMap::new();
     for (file, chain) in files.iter().enumerate() {
         for (position, group) in &chain.groups {
-            groups.insert((group.stamp.run, group.stamp.sequence), (file, *position, group));
+            groups.insert(
+                (group.stamp.run, group.stamp.sequence),
+                (file, *position, group),
+            );
         }
     }
     let mut replay = Replay::default();
@@ -68,7 +75,11 @@ pub(crate) fn replay(
     let runs: std::collections::BTreeSet<u64> = groups.keys().map(|(run, _)| *run).collect();
     let mut newest = vec![(0, 0); files.len()];
     for run in runs {
-        let closed = manifest.run_ends.get(&run).copied().or((newest_closed >= Some(run)).then_some(0));
+        let closed = manifest
+            .run_ends
+            .get(&run)
+            .copied()
+            .or((newest_closed >= Some(run)).then_some(0));
         let limit = closed.unwrap_or(u64::MAX);
         let mut expected = None;
         for ((_, sequence), (file, position, group)) in groups.range((run, 0)..=(run, limit)) {
@@ -85,10 +96,20 @@ pub(crate) fn replay(
             expected = Some(sequence + 1);
         }
         let missing = replay.run_ends.get(&run).copied().unwrap_or(0) + 1;
-        let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
-        let in_chain = files.iter().filter(|c| c.first().is_some_and(|s| s.run == run)).filter_map(|c| c.damaged);
-        let damaged = in_chain.map(|(sequence, _)| sequence).filter(|s| *s <= limit).min();
-        if let Some(sequence) = damaged.or(seen_durable.filter(|s| *s >= missing).map(|_| missing)) {
+        let seen_durable = groups
+            .range((run, 0)..=(run, limit))
+            .map(|(_, (.., g))| g.stamp.durable_sequence)
+            .max();
+        let in_chain = files
+            .iter()
+            .filter(|c| c.first().is_some_and(|s| s.run == run))
+            .filter_map(|c| c.damaged);
+        let damaged = in_chain
+            .map(|(sequence, _)| sequence)
+            .filter(|s| *s <= limit)
+            .min();
+        if let Some(sequence) = damaged.or(seen_durable.filter(|s| *s >= missing).map(|_| missing))
+        {
             return Err(ReplayError::LostGroup { run, sequence });
         }
         replay.run_ends.entry(run).or_insert(0);
@@ -106,18 +127,30 @@ fn take(
     file: usize,
     group: u64,
 ) -> Result<(), ReplayError> {
-    let held = manifest.partitions.get(&entry.partition).map_or(0, |state| state.end_offset());
+    let held = manifest
+        .partitions
+        .get(&entry.partition)
+        .map_or(0, |state| state.end_offset());
     if entry.end_offset <= held {
         return Ok(());
     }
     let live = replay.live.entry(entry.partition).or_default();
-    while live.last().is_some_and(|last| last.end_offset > entry.base_offset && last.run < run) {
+    while live
+        .last()
+        .is_some_and(|last| last.end_offset > entry.base_offset && last.run < run)
+    {
         live.pop();
     }
     let expected = live.last().map_or(held, |last| last.end_offset);
-    let Place::Group(at) = entry.place else { return Ok(()) };
+    let Place::Group(at) = entry.place else {
+        return Ok(());
+    };
     if entry.base_offset != expected {
-        return Err(ReplayError::Hole { partition: entry.partition, expected, found: entry.base_offset });
+        return Err(ReplayError::Hole {
+            partition: entry.partition,
+            expected,
+            found: entry.base_offset,
+        });
     }
     live.push(LiveRun {
         base_offset: entry.base_offset,

@@ -216,7 +216,12 @@ impl Sim {
             ended: None,
             trace: String::new(),
         };
-        Self { world: Rc::new(World { state: RefCell::new(state), executor: Executor::default() }) }
+        Self {
+            world: Rc::new(World {
+                state: RefCell::new(state),
+                executor: Executor::default(),
+            }),
+        }
     }
 
     /// The process's disk, clock and tasks in its present life.
@@ -287,7 +292,10 @@ impl Sim {
     /// If the file has no such byte, or the process is running: rot between two lives.
     pub fn corrupt(&self, path: impl AsRef<Path>, position: u64, xor: u8) {
         let mut state = self.world.state.borrow_mut();
-        assert!(state.ops.values().all(|op| op.effect.is_none()), "an operation is under way");
+        assert!(
+            state.ops.values().all(|op| op.effect.is_none()),
+            "an operation is under way"
+        );
         state.disk.corrupt(path.as_ref(), position, xor);
     }
 
