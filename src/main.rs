@@ -1,1 +1,21 @@
-fn main(){}
+//! The binary `millrace`: reads the command line and runs one command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod failure;
+mod output;
+mod serve;
+mod time;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::Cli::parse().run()
+}

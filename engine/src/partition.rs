@@ -1,7 +1,8 @@
 //! One partition's log as its owner shard sees it: marks, tail, segments, producers. Pure and synchronous.
 //!
-//! The log is, from its start to its end: segments (durable, up to `materialised`), then the tail, whose extents lie in
-//! the shared log. Extents stay in the tail after they were materialised for as long as their memory is cached.
+//! The log is, from its start to its end: segments (up to `materialised`), then the tail, whose extents are in memory and
+//! in the shared log. An extent joins the tail when its group is sealed and becomes visible when the marks pass it; it
+//! stays after it was materialised for as long as its memory is cached.
 //!
 //! What always holds: `log_start <= materialised <= written <= end`, `durable <= written`, segments and tail are
 //! consecutive, and an offset below the high watermark is in the tail or in a segment.
@@ -18,7 +19,8 @@ use crate::{
     batch::batches,
     chunk::{Chunk, Memory},
     config::{Durability, TopicConfig},
-    manifest::{self, PartitionState, Replace},
+    manifest::{self, Advance, PartitionState, Replace},
+    materialise::Plan,
     producer::Producers,
     segment::{Segment, SegmentName},
     signal::Outcome,
@@ -35,17 +37,58 @@ pub(crate) struct Slot {
     pub(crate) live: Cell<usize>,
 }
 
-/// A run of consecutive batches that lie back to back in one group.
+/// A run of consecutive batches that lie back to back in memory.
 #[derive(Clone)]
 pub(crate) struct Extent {
     pub(crate) base_offset: i64,
     /// One past the last offset.
     pub(crate) end_offset: i64,
-    /// First byte in the group.
+    /// First byte in the slot.
     pub(crate) at: u32,
     /// Bytes.
     pub(crate) len: u32,
     pub(crate) slot: Rc<Slot>,
+}
+
+/// Who is appending to a partition's segments: one at a time.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Appending {
+    #[default]
+    Nobody,
+    /// The keeper, in a round.
+    Keeper,
+    /// Fat runs on their way, and what the log's end in segments will be when they are there.
+    Fat(Ahead),
+}
+
+/// The end of a partition's segments with all fat runs that are being written.
+#[derive(Clone, Debug)]
+pub(crate) struct Ahead {
+    /// Runs being written.
+    pub(crate) runs: usize,
+    /// One past the last offset.
+    pub(crate) end_offset: i64,
+    /// The active segment.
+    pub(crate) active: Segment,
+    /// What the block that the segment ends in holds.
+    pub(crate) last_block: Rc<Vec<u8>>,
+    /// Set when the last of the runs is written: the next one shares a block with it.
+    pub(crate) written: Rc<Outcome<bool>>,
+}
+
+/// What is in segments but not in the manifest: the shared log is needed until it is.
+#[derive(Default)]
+pub(crate) struct Unnoted {
+    /// Base offset of the first segment that changed.
+    pub(crate) first_segment: i64,
+    /// Entries of that segment's index that the manifest has.
+    pub(crate) index_from: usize,
+    pub(crate) producers: Producers,
+    /// Extents per file of the shared log.
+    pub(crate) pins: Vec<(WalFileId, usize)>,
+    /// Whether the segments must be flushed first.
+    pub(crate) flush: bool,
+    pub(crate) bytes: usize,
 }
 
 /// Somebody who waits for a partition's high watermark to move, or for its end.
@@ -82,7 +125,7 @@ pub(crate) struct Partition {
     pub(crate) log_start: i64,
     /// Compaction has cleaned everything below: the first dirty offset.
     pub(crate) clean_offset: i64,
-    /// Segments hold everything below; as the manifest says.
+    /// Segments hold everything below; the manifest may lag behind.
     pub(crate) materialised: i64,
     /// Below is on stable storage.
     pub(crate) durable: i64,
@@ -98,6 +141,8 @@ pub(crate) struct Partition {
     pub(crate) producers: Producers,
     /// Producers as of `materialised`: what a rewritten manifest says.
     pub(crate) checkpointed: Producers,
+    pub(crate) appending: Appending,
+    pub(crate) unnoted: Option<Unnoted>,
     /// The group that its open run is in, and the run's place there.
     pub(crate) open_run: Option<(u64, usize)>,
     /// How the last group with a batch of this partition ends.
@@ -136,6 +181,8 @@ impl Partition {
             tail_bytes: 0,
             producers: Producers::default(),
             checkpointed: Producers::default(),
+            appending: Appending::Nobody,
+            unnoted: None,
             open_run: None,
             last_group: None,
             queued: false,
@@ -146,11 +193,7 @@ impl Partition {
     }
 
     /// A partition as the manifest remembers it; its tail follows by [`Partition::push_extent`].
-    pub(crate) fn restore(
-        id: TopicPartition,
-        config: Rc<TopicConfig>,
-        state: &PartitionState,
-    ) -> Self {
+    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: &PartitionState) -> Self {
         let mut partition = Self::new(id, config);
         partition.log_start = state.log_start_offset;
         partition.clean_offset = state.clean_offset;
@@ -160,12 +203,7 @@ impl Partition {
         }
         partition.checkpointed = partition.producers.clone();
         let end = state.end_offset();
-        (
-            partition.materialised,
-            partition.durable,
-            partition.written,
-            partition.end,
-        ) = (end, end, end, end);
+        (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
         partition
     }
 
@@ -187,13 +225,8 @@ impl Partition {
         if offset < self.materialised {
             return usize::MAX >> 16; // a segment's worth: never wait
         }
-        let from = self
-            .tail
-            .partition_point(|extent| extent.end_offset <= offset);
-        let extents = self
-            .tail
-            .range(from..)
-            .take_while(|extent| extent.end_offset <= high_watermark);
+        let from = self.tail.partition_point(|extent| extent.end_offset <= offset);
+        let extents = self.tail.range(from..).take_while(|extent| extent.end_offset <= high_watermark);
         extents.map(|extent| extent.len as usize).sum()
     }
 
@@ -208,21 +241,10 @@ impl Partition {
         for segment in &self.segments {
             consider(segment.max_timestamp, segment.max_timestamp_offset);
         }
-        let tail = self
-            .tail
-            .iter()
-            .filter(|e| e.base_offset >= self.materialised);
+        let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
         for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
-            let memory = extent
-                .slot
-                .bytes
-                .borrow()
-                .clone()
-                .expect("what is not materialised is in memory");
-            for (info, _) in
-                batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize])
-                    .flatten()
-            {
+            let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
+            for (info, _) in batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize]).flatten() {
                 consider(info.max_timestamp, info.base_offset);
             }
         }
@@ -283,10 +305,7 @@ impl Partition {
     /// Appends an extent to the tail. Offsets were assigned before.
     pub(crate) fn push_extent(&mut self, extent: Extent) {
         let expected = self.tail.back().map(|last| last.end_offset);
-        assert!(
-            expected.is_none_or(|end| end == extent.base_offset),
-            "the tail is consecutive"
-        );
+        assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
         self.tail_bytes += extent.len as usize;
         self.tail.push_back(extent);
     }
@@ -305,51 +324,27 @@ impl Partition {
     pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
         let high_watermark = self.high_watermark();
         if offset < self.log_start || offset > high_watermark {
-            return Err(LogError::OffsetOutOfRange {
-                log_start_offset: self.log_start,
-                high_watermark,
-            });
+            return Err(LogError::OffsetOutOfRange { log_start_offset: self.log_start, high_watermark });
         }
         Ok(())
     }
 
     /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
-    pub(crate) fn plan_read(
-        &self,
-        offset: i64,
-        max_bytes: usize,
-        min_one: bool,
-    ) -> Result<ReadPlan, LogError> {
+    pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
         self.check_offset(offset)?;
         if offset == self.high_watermark() {
             return Ok(ReadPlan::Empty);
         }
-        if self
-            .tail
-            .front()
-            .is_some_and(|first| first.base_offset <= offset)
-        {
-            let at = self
-                .tail
-                .partition_point(|extent| extent.end_offset <= offset);
+        if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
+            let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
             let extent = &self.tail[at];
             if extent.slot.bytes.borrow().is_some() {
-                return Ok(ReadPlan::Memory(
-                    self.cached(at, offset, max_bytes, min_one),
-                ));
+                return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
             }
-            assert!(
-                extent.end_offset <= self.materialised,
-                "what is not materialised is in memory"
-            );
+            assert!(extent.end_offset <= self.materialised, "what is not materialised is in memory");
         }
-        let at = self
-            .segments
-            .partition_point(|segment| segment.end_offset <= offset);
-        assert!(
-            at < self.segments.len(),
-            "an offset below the high watermark is in the tail or in a segment"
-        );
+        let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
+        assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
         Ok(ReadPlan::Segment(at))
     }
 
@@ -370,19 +365,11 @@ impl Partition {
                 chunks.push(Chunk::Shared(memory, whole));
                 continue;
             }
-            let inner = select(
-                &memory.bytes()[whole.clone()],
-                offset,
-                left,
-                min_one && chunks.is_empty(),
-            );
+            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
             if !inner.is_empty() {
                 left -= inner.len().min(left);
                 let cut = inner.end < whole.len();
-                chunks.push(Chunk::Shared(
-                    memory,
-                    whole.start + inner.start..whole.start + inner.end,
-                ));
+                chunks.push(Chunk::Shared(memory, whole.start + inner.start..whole.start + inner.end));
                 if !cut {
                     continue;
                 }
@@ -396,10 +383,7 @@ impl Partition {
     pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
         let high_watermark = self.high_watermark();
         let mut bytes = 0;
-        let pending = self
-            .tail
-            .iter()
-            .skip_while(|e| e.base_offset < self.materialised);
+        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.materialised);
         pending
             .take_while(|e| e.end_offset <= high_watermark)
             .take_while(|e| {
@@ -409,6 +393,78 @@ impl Partition {
             })
             .cloned()
             .collect()
+    }
+
+    /// Extents from an offset to the tail's end.
+    pub(crate) fn tail_from(&self, offset: i64) -> Vec<Extent> {
+        self.tail.iter().skip_while(|e| e.base_offset < offset).cloned().collect()
+    }
+
+    /// Batches were written to segments: these are the segments now. The manifest does not know yet. `flushed`: they
+    /// are on stable storage.
+    pub(crate) fn appended(&mut self, plan: &Plan, flushed: bool, now_ms: i64) {
+        let Some(first) = plan.writes.first() else {
+            return;
+        };
+        let unnoted = self.unnoted.get_or_insert_with(|| Unnoted {
+            first_segment: first.segment.base_offset,
+            index_from: first.index_from,
+            ..Unnoted::default()
+        });
+        unnoted.flush |= !flushed;
+        for extent in &plan.extents {
+            unnoted.bytes += extent.len as usize;
+            match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.slot.wal) {
+                Some((_, count)) => *count += 1,
+                None => unnoted.pins.push((extent.slot.wal, 1)),
+            }
+            extent.slot.live.set(extent.slot.live.get() - 1);
+            self.tail_bytes -= extent.len as usize;
+        }
+        for batch in &plan.producers {
+            unnoted.producers.note(*batch, now_ms);
+            self.checkpointed.note(*batch, now_ms);
+        }
+        for write in &plan.writes {
+            let segment = write.segment.clone();
+            match self.segments.iter_mut().rfind(|known| known.base_offset == segment.base_offset) {
+                Some(known) => *known = segment,
+                None => self.segments.push(segment),
+            }
+        }
+        self.materialised = plan.end_offset;
+        self.assert_marks();
+    }
+
+    /// The keeper's round is over.
+    pub(crate) fn end_keeping(&mut self) {
+        if matches!(self.appending, Appending::Keeper) {
+            self.appending = Appending::Nobody;
+        }
+    }
+
+    /// What the manifest does not say yet of the segments.
+    pub(crate) fn advance_record(&self) -> Option<Advance> {
+        let unnoted = self.unnoted.as_ref()?;
+        let changed: Vec<&Segment> = self.segments.iter().filter(|s| s.base_offset >= unnoted.first_segment).collect();
+        let active = changed.last().filter(|s| !s.sealed).and_then(|s| Some((s.base_offset, s.index.clone()?)));
+        let index = active.map(|(base_offset, index)| {
+            let from = if base_offset == unnoted.first_segment { unnoted.index_from } else { 0 };
+            index[from..].to_vec()
+        });
+        Some(Advance {
+            segments: changed.iter().map(|segment| segment.meta()).collect(),
+            index: index.unwrap_or_default(),
+            producers: unnoted.producers.batches(),
+        })
+    }
+
+    /// The manifest says it all: the log's files that were needed until now.
+    pub(crate) fn noted(&mut self) -> Vec<(WalFileId, usize)> {
+        for sealed in self.segments.iter_mut().filter(|segment| segment.sealed) {
+            sealed.index = None; // it is in the footer
+        }
+        self.unnoted.take().map(|unnoted| unnoted.pins).unwrap_or_default()
     }
 
     /// What the manifest says of it.
@@ -424,18 +480,14 @@ impl Partition {
     /// The log lost its head, and the manifest knows.
     pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
         self.log_start = log_start;
-        self.segments
-            .retain(|segment| segment.base_offset >= first_segment);
+        self.segments.retain(|segment| segment.base_offset >= first_segment);
         self.assert_marks();
     }
 
     /// The segments that compaction may rewrite: sealed, and the manifest knows.
     pub(crate) fn sealed(&self) -> &[Segment] {
-        let sealed = self
-            .segments
-            .iter()
-            .take_while(|segment| segment.sealed)
-            .count();
+        let noted = self.unnoted.as_ref().map_or(i64::MAX, |unnoted| unnoted.first_segment);
+        let sealed = self.segments.iter().take_while(|segment| segment.sealed && segment.base_offset < noted).count();
         &self.segments[..sealed]
     }
 
@@ -444,9 +496,7 @@ impl Partition {
         let Some(first) = names.first() else {
             return true;
         };
-        let at = self
-            .segments
-            .partition_point(|segment| segment.base_offset < first.base_offset);
+        let at = self.segments.partition_point(|segment| segment.base_offset < first.base_offset);
         let here = self.segments[at..].iter().map(Segment::name);
         here.take(names.len()).eq(names.iter().copied())
     }
@@ -469,13 +519,8 @@ impl Partition {
         let keep_bytes = u64::try_from(config.retention_bytes).unwrap_or(u64::MAX);
         let mut start = None;
         for segment in &self.segments {
-            let newest = if segment.max_timestamp >= 0 {
-                segment.max_timestamp
-            } else {
-                segment.created_ms
-            };
-            let old =
-                config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
+            let newest = if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.created_ms };
+            let old = config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
             let surplus = segment.sealed && total.saturating_sub(segment.size) >= keep_bytes;
             if !old && !surplus {
                 break;
@@ -488,10 +533,7 @@ impl Partition {
 
     /// Index of the active segment, if there is one.
     pub(crate) fn active(&self) -> Option<usize> {
-        self.segments
-            .last()
-            .filter(|s| !s.sealed)
-            .map(|_| self.segments.len() - 1)
+        self.segments.last().filter(|s| !s.sealed).map(|_| self.segments.len() - 1)
     }
 }
 
@@ -504,21 +546,12 @@ pub(crate) fn batch_head(bytes: &[u8]) -> Option<(i64, i64, usize)> {
     let base = i64::from_be_bytes(head[..8].try_into().ok()?);
     let length = i32::from_be_bytes(head[8..12].try_into().ok()?);
     let last_offset_delta = i32::from_be_bytes(head[23..27].try_into().ok()?);
-    Some((
-        base,
-        base + i64::from(last_offset_delta) + 1,
-        usize::try_from(length).ok()? + 12,
-    ))
+    Some((base, base + i64::from(last_offset_delta) + 1, usize::try_from(length).ok()? + 12))
 }
 
 /// The whole batches of a run that begin with the one holding `offset` and take `max_bytes` at most; with `min_one`
 /// that first one is taken whatever its size. A cut-off batch at the end of `bytes` is left out.
-pub(crate) fn select(
-    bytes: &[u8],
-    offset: i64,
-    max_bytes: usize,
-    min_one: bool,
-) -> std::ops::Range<usize> {
+pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool) -> std::ops::Range<usize> {
     let mut at = 0;
     let mut range = 0..0;
     while let Some((_, end, size)) = batch_head(&bytes[at..]) {

@@ -23,9 +23,7 @@ pub const INDEX_INTERVAL_BYTES: u64 = 64 << 10;
 pub const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"MRF1");
 
 /// One entry of the index, in memory, in the manifest and in the footer.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct IndexEntry {
     /// Where a batch is the first to read: the end offset of the batch before it, of the first one the segment's base.
@@ -38,9 +36,7 @@ pub struct IndexEntry {
 }
 
 /// What is known of a segment without opening it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct SegmentMeta {
     /// Offset of the first record, or what that was before compaction; names the file, with the generation.
@@ -88,10 +84,7 @@ impl SegmentName {
     pub fn of_file(name: &str) -> Option<Self> {
         let stem = name.strip_suffix(".log")?;
         let (base_offset, generation) = stem.split_once('-').unwrap_or((stem, "0"));
-        let parsed = Self {
-            base_offset: base_offset.parse().ok()?,
-            generation: generation.parse().ok()?,
-        };
+        let parsed = Self { base_offset: base_offset.parse().ok()?, generation: generation.parse().ok()? };
         (parsed.file_name() == name).then_some(parsed)
     }
 }
@@ -140,32 +133,21 @@ impl Segment {
 
     /// Names it.
     pub fn name(&self) -> SegmentName {
-        SegmentName {
-            base_offset: self.base_offset,
-            generation: self.generation,
-        }
+        SegmentName { base_offset: self.base_offset, generation: self.generation }
     }
 
     /// Takes note of a batch that lies at the segment's end. Returns the index entry that it got, if any.
     pub fn push(&mut self, info: &BatchInfo) -> Option<IndexEntry> {
-        assert_eq!(
-            info.base_offset, self.end_offset,
-            "batches of a segment are consecutive"
-        );
+        assert_eq!(info.base_offset, self.end_offset, "batches of a segment are consecutive");
         self.push_behind_gap(info)
     }
 
     /// The same for what compaction leaves: offsets may be missing before the batch. One without records has no say in
     /// what timestamps there are.
     pub(crate) fn push_behind_gap(&mut self, info: &BatchInfo) -> Option<IndexEntry> {
-        assert!(
-            info.base_offset >= self.end_offset,
-            "batches of a segment are in order"
-        );
+        assert!(info.base_offset >= self.end_offset, "batches of a segment are in order");
         let index = Rc::make_mut(self.index.get_or_insert_default());
-        let due = index
-            .last()
-            .is_none_or(|last| self.size - last.position.get() >= INDEX_INTERVAL_BYTES);
+        let due = index.last().is_none_or(|last| self.size - last.position.get() >= INDEX_INTERVAL_BYTES);
         let entry = due.then(|| IndexEntry {
             offset: self.end_offset.into(),
             position: self.size.into(),
@@ -225,17 +207,13 @@ impl Segment {
 /// Position of the last indexed batch at or before `offset`; 0 when the index is empty.
 pub fn position_before(index: &[IndexEntry], offset: i64) -> u64 {
     let after = index.partition_point(|entry| entry.offset.get() <= offset);
-    after
-        .checked_sub(1)
-        .map_or(0, |at| index[at].position.get())
+    after.checked_sub(1).map_or(0, |at| index[at].position.get())
 }
 
 /// Position from which to look for the first batch whose largest timestamp is at least `timestamp_ms`.
 pub fn position_before_timestamp(index: &[IndexEntry], timestamp_ms: i64) -> u64 {
     let after = index.partition_point(|entry| entry.max_timestamp_before.get() < timestamp_ms);
-    after
-        .checked_sub(1)
-        .map_or(0, |at| index[at].position.get())
+    after.checked_sub(1).map_or(0, |at| index[at].position.get())
 }
 
 /// The last indexed batch that begins at or before `position`, for reads that end on a batch's border.
@@ -268,10 +246,7 @@ pub fn encode_footer(segment: &Segment) -> Vec<u8> {
     out.extend_from_slice(index.as_bytes());
     header.checksum = crc32c::crc32c(&out[8..]).into();
     out[..size_of::<FooterHeader>()].copy_from_slice(header.as_bytes());
-    out.resize(
-        usize::try_from(align_up(out.len() as u64)).expect("an index is small"),
-        0,
-    );
+    out.resize(usize::try_from(align_up(out.len() as u64)).expect("an index is small"), 0);
     out
 }
 
@@ -302,20 +277,10 @@ mod tests {
     #[test]
     fn names_of_files_are_read_back() {
         for name in [(0, 0), (7, 1), (i64::MAX, u32::MAX)] {
-            let name = SegmentName {
-                base_offset: name.0,
-                generation: name.1,
-            };
+            let name = SegmentName { base_offset: name.0, generation: name.1 };
             assert_eq!(SegmentName::of_file(&name.file_name()), Some(name));
         }
-        for other in [
-            "",
-            ".log",
-            "00000000000000000001.index",
-            "1.log",
-            "00000000000000000001-0.log",
-            "manifest-0-1",
-        ] {
+        for other in ["", ".log", "00000000000000000001.index", "1.log", "00000000000000000001-0.log", "manifest-0-1"] {
             assert_eq!(SegmentName::of_file(other), None, "{other}");
         }
     }
@@ -336,30 +301,13 @@ mod tests {
             record_count,
         };
         let mut segment = Segment::begin(100, 5);
-        for (base_offset, size, records) in [
-            (130, 70_000, 1),
-            (200, 70_000, 1),
-            (210, 100, 1),
-            (400, 100, 0),
-        ] {
+        for (base_offset, size, records) in [(130, 70_000, 1), (200, 70_000, 1), (210, 100, 1), (400, 100, 0)] {
             segment.push_behind_gap(&batch(base_offset, size, records));
         }
         let index = segment.index.clone().unwrap_or_default();
-        let found: Vec<u64> = [100, 139, 140, 199, 205, 210, 300]
-            .map(|at| position_before(&index, at))
-            .to_vec();
+        let found: Vec<u64> = [100, 139, 140, 199, 205, 210, 300].map(|at| position_before(&index, at)).to_vec();
         assert_eq!(found, [0, 0, 70_000, 70_000, 70_000, 140_000, 140_000]);
-        assert_eq!(
-            (segment.base_offset, segment.end_offset, segment.size),
-            (100, 410, 140_200)
-        );
-        assert_eq!(
-            (
-                segment.first_timestamp,
-                segment.max_timestamp,
-                segment.max_timestamp_offset
-            ),
-            (130, 210, 210)
-        );
+        assert_eq!((segment.base_offset, segment.end_offset, segment.size), (100, 410, 140_200));
+        assert_eq!((segment.first_timestamp, segment.max_timestamp, segment.max_timestamp_offset), (130, 210, 210));
     }
 }

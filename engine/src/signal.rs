@@ -42,12 +42,15 @@ pub(crate) struct Outcome<T> {
     wakers: RefCell<Vec<Option<Waker>>>,
 }
 
+impl<T: std::fmt::Debug> std::fmt::Debug for Outcome<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Outcome({:?})", self.value.borrow())
+    }
+}
+
 impl<T> Default for Outcome<T> {
     fn default() -> Self {
-        Self {
-            value: RefCell::new(None),
-            wakers: RefCell::default(),
-        }
+        Self { value: RefCell::new(None), wakers: RefCell::default() }
     }
 }
 

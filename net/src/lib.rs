@@ -1,1 +1,25 @@
-//! net
+//! Kafka's wire: listeners, connections, frames, the API table and one file per API.
+//!
+//! [`serve`] runs on every shard. A connection lives on the shard that accepted it; what it asks of partitions that
+//! live elsewhere goes through the engine. Logic that decides (frames, memory budget, reply queue, fetch sessions,
+//! connection limits) is plain synchronous code; the glommio shell around it is thin.
+
+mod api;
+mod cluster;
+mod config;
+mod connection;
+mod errors;
+mod fetch_session;
+mod frame;
+mod handlers;
+mod hot;
+mod limits;
+mod listener;
+mod memory;
+mod poller;
+mod shard;
+mod stream;
+
+pub use api::{ApiListing, api_table};
+pub use config::{Advertise, ConfigError, NetConfig};
+pub use shard::{ServeError, serve};

@@ -5,10 +5,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{
     BATCH_HEADER_BYTES, BatchError, BatchInfo, Codec, Record, RecordRef,
     codec::Encoder,
-    header::{
-        CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL,
-        checksum,
-    },
+    header::{CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL, checksum},
 };
 use crate::config::TimestampType;
 
@@ -45,10 +42,7 @@ const STAGE_BYTES: usize = 32 << 10;
 impl std::fmt::Debug for BatchBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (offset, count, codec) = (self.base_offset, self.count, self.codec);
-        write!(
-            f,
-            "BatchBuilder({count} records from offset {offset}, {codec:?})"
-        )
+        write!(f, "BatchBuilder({count} records from offset {offset}, {codec:?})")
     }
 }
 
@@ -179,10 +173,7 @@ impl BatchBuilder {
     fn place(&mut self, offset: i64, timestamp: i64) -> (i32, i64) {
         let delta = i32::try_from(offset - self.base_offset).expect("an offset of the batch");
         assert!(delta > self.last_delta, "offsets of a batch ascend");
-        assert!(
-            self.last_offset_delta.is_none_or(|last| delta <= last),
-            "the batch keeps its last offset"
-        );
+        assert!(self.last_offset_delta.is_none_or(|last| delta <= last), "the batch keeps its last offset");
         self.max_timestamp = self.max_timestamp.max(timestamp);
         self.last_delta = delta;
         self.count += 1;
@@ -204,9 +195,7 @@ impl BatchBuilder {
 
     fn compress_staged(&mut self) {
         let codec = self.codec;
-        self.encoder
-            .get_or_insert_with(|| Encoder::new(codec))
-            .write(&self.staged);
+        self.encoder.get_or_insert_with(|| Encoder::new(codec)).write(&self.staged);
         self.staged.clear();
     }
 
@@ -218,31 +207,19 @@ impl BatchBuilder {
         if !self.staged.is_empty() {
             self.compress_staged();
         }
-        let codec = if self.is_empty() {
-            Codec::None
-        } else {
-            self.codec
-        };
+        let codec = if self.is_empty() { Codec::None } else { self.codec };
         let body = self.encoder.take().map(Encoder::finish).unwrap_or_default();
         let keeps = self.flags & LOG_APPEND_TIME != 0 || self.is_empty();
-        let max_timestamp = self
-            .kept_max_timestamp
-            .filter(|_| keeps)
-            .unwrap_or(self.max_timestamp);
+        let max_timestamp = self.kept_max_timestamp.filter(|_| keeps).unwrap_or(self.max_timestamp);
         let length = BATCH_HEADER_BYTES - LENGTH_END + body.len();
         let header = Header {
             base_offset: self.base_offset.into(),
-            length: i32::try_from(length)
-                .expect("a batch is smaller than 2 GiB")
-                .into(),
+            length: i32::try_from(length).expect("a batch is smaller than 2 GiB").into(),
             leader_epoch: self.leader_epoch.into(),
             magic: 2,
             crc: 0.into(),
             attributes: (self.flags | i16::from(codec as u8)).into(),
-            last_offset_delta: self
-                .last_offset_delta
-                .unwrap_or(self.last_delta.max(0))
-                .into(),
+            last_offset_delta: self.last_offset_delta.unwrap_or(self.last_delta.max(0)).into(),
             base_timestamp: self.base_timestamp.unwrap_or(-1).into(),
             max_timestamp: max_timestamp.into(),
             producer_id: self.producer_id.into(),
@@ -253,20 +230,13 @@ impl BatchBuilder {
         let mut batch = header.as_bytes().to_vec();
         batch.extend_from_slice(&body);
         let crc = checksum(&batch);
-        Header::mut_from_prefix(&mut batch)
-            .expect("begins with a header")
-            .0
-            .crc = crc.into();
+        Header::mut_from_prefix(&mut batch).expect("begins with a header").0.crc = crc.into();
         batch
     }
 
     /// Whose clock the batch's timestamps come from.
     pub fn timestamp_type(&self) -> TimestampType {
-        if self.flags & LOG_APPEND_TIME == 0 {
-            TimestampType::CreateTime
-        } else {
-            TimestampType::LogAppendTime
-        }
+        if self.flags & LOG_APPEND_TIME == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime }
     }
 }
 
@@ -280,12 +250,7 @@ fn put_varlong(out: &mut Vec<u8>, value: i64) {
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {
-    put_varlong(
-        out,
-        i32::try_from(length)
-            .expect("a record is smaller than 2 GiB")
-            .into(),
-    );
+    put_varlong(out, i32::try_from(length).expect("a record is smaller than 2 GiB").into());
 }
 
 fn put_nullable(out: &mut Vec<u8>, field: Option<&[u8]>) {

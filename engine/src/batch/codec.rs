@@ -89,14 +89,11 @@ impl Encoder {
             Codec::Snappy => Encoder::Snappy(SnappyEncoder::new()),
             Codec::Lz4 => {
                 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-                let info = FrameInfo::new()
-                    .block_mode(BlockMode::Independent)
-                    .block_size(BlockSize::Max64KB);
+                let info = FrameInfo::new().block_mode(BlockMode::Independent).block_size(BlockSize::Max64KB);
                 Encoder::Lz4(Box::new(FrameEncoder::with_frame_info(info, Vec::new())))
             }
             Codec::Zstd => {
-                let encoder =
-                    zstd::stream::write::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL);
+                let encoder = zstd::stream::write::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL);
                 Encoder::Zstd(Box::new(encoder.expect("the default level is a level")))
             }
         }
@@ -149,16 +146,12 @@ impl SnappyEncoder {
         let mut out = XERIAL_MAGIC.to_vec();
         out.extend_from_slice(&1i32.to_be_bytes());
         out.extend_from_slice(&1i32.to_be_bytes());
-        Self {
-            out,
-            block: Vec::new(),
-        }
+        Self { out, block: Vec::new() }
     }
 
     fn write(&mut self, mut records: &[u8]) {
         while !records.is_empty() {
-            let (now, later) =
-                records.split_at(records.len().min(XERIAL_BLOCK_BYTES - self.block.len()));
+            let (now, later) = records.split_at(records.len().min(XERIAL_BLOCK_BYTES - self.block.len()));
             self.block.extend_from_slice(now);
             records = later;
             if self.block.len() == XERIAL_BLOCK_BYTES {
@@ -197,9 +190,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn new(codec: Codec, compressed: &'a [u8]) -> Result<Option<Self>, BatchError> {
         Ok(Some(match codec {
             Codec::None => return Ok(None),
-            Codec::Gzip => {
-                Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(compressed)))
-            }
+            Codec::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(compressed))),
             Codec::Snappy => Decoder::Snappy(Snappy::new(compressed)?),
             Codec::Lz4 => {
                 check_lz4_header(compressed)?;
@@ -207,9 +198,7 @@ impl<'a> Decoder<'a> {
             }
             Codec::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(compressed);
-                Decoder::Zstd(Box::new(
-                    decoder.map_err(|e| invalid(format!("zstd: {e}")))?,
-                ))
+                Decoder::Zstd(Box::new(decoder.map_err(|e| invalid(format!("zstd: {e}")))?))
             }
         }))
     }
@@ -263,17 +252,8 @@ pub(super) struct Snappy<'a> {
 impl<'a> Snappy<'a> {
     fn new(compressed: &'a [u8]) -> Result<Self, BatchError> {
         let framed = compressed.starts_with(&XERIAL_MAGIC);
-        let rest = if framed {
-            xerial_body(compressed)?
-        } else {
-            compressed
-        };
-        Ok(Self {
-            rest,
-            framed,
-            block: Vec::new(),
-            at: 0,
-        })
+        let rest = if framed { xerial_body(compressed)? } else { compressed };
+        Ok(Self { rest, framed, block: Vec::new(), at: 0 })
     }
 
     /// The next compressed block; `None` at the end.
@@ -289,42 +269,29 @@ impl<'a> Snappy<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let (length, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or_else(|| invalid("snappy: cut off"))?;
+        let (length, rest) = self.rest.split_first_chunk().ok_or_else(|| invalid("snappy: cut off"))?;
         let length = usize::try_from(i32::from_be_bytes(*length)).ok();
         let split = length.and_then(|length| rest.split_at_checked(length));
-        let (block, rest) =
-            split.ok_or_else(|| invalid("snappy: a block is longer than the batch"))?;
+        let (block, rest) = split.ok_or_else(|| invalid("snappy: a block is longer than the batch"))?;
         self.rest = rest;
         Ok(Some(block))
     }
 
     fn decompress(&mut self, block: &[u8]) -> Result<(), BatchError> {
-        let length =
-            snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
-        if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX)
-        {
-            return Err(invalid(format!(
-                "snappy: a block of {} bytes declares {length}",
-                block.len()
-            )));
+        let length = snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
+        if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
+            return Err(invalid(format!("snappy: a block of {} bytes declares {length}", block.len())));
         }
         self.at = 0;
         self.block.resize(length, 0);
         let decoded = snap::raw::Decoder::new().decompress(block, &mut self.block);
-        decoded
-            .map(drop)
-            .map_err(|e| invalid(format!("snappy: {e}")))
+        decoded.map(drop).map_err(|e| invalid(format!("snappy: {e}")))
     }
 }
 
 /// What follows xerial's header.
 fn xerial_body(stream: &[u8]) -> Result<&[u8], BatchError> {
-    let (header, body) = stream
-        .split_first_chunk::<XERIAL_HEADER_BYTES>()
-        .ok_or_else(|| invalid("snappy: cut off"))?;
+    let (header, body) = stream.split_first_chunk::<XERIAL_HEADER_BYTES>().ok_or_else(|| invalid("snappy: cut off"))?;
     if header[8..12] < 1i32.to_be_bytes()[..] || header[8] & 0x80 != 0 {
         return Err(invalid("snappy: unknown version of xerial's framing"));
     }

@@ -58,9 +58,7 @@ fn decompressed(info: &BatchInfo, batch: &[u8]) -> Result<Bytes, BatchError> {
         return Ok(Bytes::copy_from_slice(body));
     };
     let mut bytes = Vec::new();
-    let read = decoder
-        .take(DECOMPRESSED_BYTES_MAX + 1)
-        .read_to_end(&mut bytes);
+    let read = decoder.take(DECOMPRESSED_BYTES_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|e| invalid(format!("records do not decompress: {e}")))?;
     if bytes.len() as u64 > DECOMPRESSED_BYTES_MAX {
         return Err(too_long());
@@ -70,9 +68,7 @@ fn decompressed(info: &BatchInfo, batch: &[u8]) -> Result<Bytes, BatchError> {
 
 #[cold]
 fn too_long() -> BatchError {
-    invalid(format!(
-        "records decompress to more than {DECOMPRESSED_BYTES_MAX} bytes"
-    ))
+    invalid(format!("records decompress to more than {DECOMPRESSED_BYTES_MAX} bytes"))
 }
 
 /// What is known of a record without its contents.
@@ -92,9 +88,7 @@ pub(super) fn walk(
     batch: &[u8],
     mut look: impl FnMut(Head) -> ControlFlow<()>,
 ) -> Result<(), BatchError> {
-    let body = batch
-        .get(BATCH_HEADER_BYTES..info.size)
-        .ok_or_else(|| invalid("cut off"))?;
+    let body = batch.get(BATCH_HEADER_BYTES..info.size).ok_or_else(|| invalid("cut off"))?;
     match info.codec()? {
         Codec::None => walk_source(info, &mut Slice::new(body), &mut look),
         codec => match Decoder::new(codec, body)? {
@@ -166,17 +160,10 @@ impl<'a> RecordReader<'a> {
         let source = match Decoder::new(info.codec()?, body)? {
             None => ReadFrom::Slice(Slice::new(body)),
             // The body of an empty batch is empty whatever its codec, and that is no stream.
-            Some(_) if info.record_count == 0 && body.is_empty() => {
-                ReadFrom::Slice(Slice::new(body))
-            }
+            Some(_) if info.record_count == 0 && body.is_empty() => ReadFrom::Slice(Slice::new(body)),
             Some(decoder) => ReadFrom::Stream(Stream::new(decoder)),
         };
-        Ok(Self {
-            base_offset: info.base_offset,
-            cursor: Cursor::new(&info),
-            source,
-            record: Vec::new(),
-        })
+        Ok(Self { base_offset: info.base_offset, cursor: Cursor::new(&info), source, record: Vec::new() })
     }
 
     /// The next record; `None` behind the last one. After an error there is nothing more to be had.
@@ -199,15 +186,8 @@ impl<'a> RecordReader<'a> {
                 &self.record
             }
         };
-        let raw = self
-            .cursor
-            .body(&mut Slice::new(record), record.len() as u64, |_, _| {})?;
-        let timestamp_end = record
-            .iter()
-            .skip(1)
-            .position(|byte| *byte < 0x80)
-            .unwrap_or_default()
-            + 2;
+        let raw = self.cursor.body(&mut Slice::new(record), record.len() as u64, |_, _| {})?;
+        let timestamp_end = record.iter().skip(1).position(|byte| *byte < 0x80).unwrap_or_default() + 2;
         Ok(Some(RecordRef {
             offset: self.base_offset + i64::from(raw.offset_delta),
             timestamp: raw.timestamp,
@@ -266,8 +246,7 @@ impl Cursor {
         source: &mut S,
         header: impl FnMut(S::Field, S::Field),
     ) -> Result<Raw<S::Field>, BatchError> {
-        let length = u64::try_from(source.varint()?)
-            .map_err(|_| invalid("a record's length is negative"))?;
+        let length = u64::try_from(source.varint()?).map_err(|_| invalid("a record's length is negative"))?;
         let end = source.position() + length;
         self.body(source, end, header)
     }
@@ -284,10 +263,7 @@ impl Cursor {
         let timestamp_delta = source.varlong()?;
         let offset_delta = source.varint()?;
         if offset_delta <= self.last_delta || offset_delta > self.last_offset_delta {
-            return Err(invalid(format!(
-                "offset delta {offset_delta} follows {}",
-                self.last_delta
-            )));
+            return Err(invalid(format!("offset delta {offset_delta} follows {}", self.last_delta)));
         }
         let key_length = source.varint()?;
         let key = source.nullable(key_length, end)?;
@@ -313,14 +289,7 @@ impl Cursor {
         self.last_delta = offset_delta;
         let (own, overflows) = self.base_timestamp.overflowing_add(timestamp_delta);
         let timestamp = self.append_time.unwrap_or(own);
-        Ok(Raw {
-            offset_delta,
-            timestamp,
-            overflows,
-            has_key: key_length >= 0,
-            key,
-            value,
-        })
+        Ok(Raw { offset_delta, timestamp, overflows, has_key: key_length >= 0, key, value })
     }
 }
 
@@ -388,10 +357,7 @@ struct Slice<'a> {
 
 impl<'a> Slice<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            rest: bytes,
-            total: bytes.len(),
-        }
+        Self { rest: bytes, total: bytes.len() }
     }
 }
 
@@ -432,11 +398,7 @@ impl<'a> Source for Slice<'a> {
     }
 
     fn expect_end(&mut self) -> Result<(), BatchError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(left_over())
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(left_over()) }
     }
 }
 
@@ -456,13 +418,7 @@ struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     fn new(decoder: Decoder<'a>) -> Self {
-        Self {
-            decoder,
-            buffer: vec![0; STREAM_BUFFER_BYTES],
-            start: 0,
-            end: 0,
-            total: 0,
-        }
+        Self { decoder, buffer: vec![0; STREAM_BUFFER_BYTES], start: 0, end: 0, total: 0 }
     }
 
     /// Reads `length` bytes into `out`, which grows only as they come.

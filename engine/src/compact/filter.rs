@@ -33,19 +33,11 @@ pub(crate) enum Mapped {
 impl<'a> Mapping<'a> {
     /// Starts on a batch whose checksum is good.
     pub(crate) fn new(batch: &'a [u8], info: &BatchInfo) -> Result<Self, BatchError> {
-        Ok(Self {
-            reader: RecordReader::new(batch)?,
-            is_control: info.is_control(),
-        })
+        Ok(Self { reader: RecordReader::new(batch)?, is_control: info.is_control() })
     }
 
     /// Enters keys of records from `first_dirty` on, for about `work` bytes.
-    pub(crate) fn step(
-        &mut self,
-        map: &mut OffsetMap,
-        first_dirty: i64,
-        work: usize,
-    ) -> Result<Mapped, BatchError> {
+    pub(crate) fn step(&mut self, map: &mut OffsetMap, first_dirty: i64, work: usize) -> Result<Mapped, BatchError> {
         if self.is_control {
             return Ok(Mapped::All);
         }
@@ -88,13 +80,8 @@ impl Filter {
             return true;
         }
         let Some(key) = record.key else { return false };
-        let is_newest = self
-            .map
-            .get(key)
-            .is_none_or(|newest| record.offset >= newest);
-        let is_due = info
-            .delete_horizon_ms()
-            .is_some_and(|horizon_ms| horizon_ms <= self.now_ms);
+        let is_newest = self.map.get(key).is_none_or(|newest| record.offset >= newest);
+        let is_due = info.delete_horizon_ms().is_some_and(|horizon_ms| horizon_ms <= self.now_ms);
         is_newest && (record.value.is_some() || !is_due)
     }
 
@@ -135,14 +122,7 @@ impl<'a> Look<'a> {
     /// Starts on a batch whose checksum is good.
     pub(crate) fn new(batch: &'a [u8], info: &BatchInfo) -> Result<Self, BatchError> {
         let reader = RecordReader::new(batch)?;
-        Ok(Self {
-            batch,
-            info: *info,
-            reader,
-            keep: Vec::new(),
-            kept: 0,
-            tombstone: false,
-        })
+        Ok(Self { batch, info: *info, reader, keep: Vec::new(), kept: 0, tombstone: false })
     }
 
     /// Looks at records for about `work` bytes; whether that was all.
@@ -154,10 +134,8 @@ impl<'a> Look<'a> {
             };
             done += record.size + RECORD_COST;
             let keeps = filter.keeps(&self.info, &record);
-            self.tombstone |= keeps
-                && record.value.is_none()
-                && record.offset < filter.mapped_end
-                && !self.info.is_control();
+            self.tombstone |=
+                keeps && record.value.is_none() && record.offset < filter.mapped_end && !self.info.is_control();
             self.kept += usize::from(keeps);
             self.keep.push(keeps);
         }
@@ -183,12 +161,7 @@ impl<'a> Look<'a> {
             builder = builder.delete_horizon(horizon_ms);
         }
         let reader = RecordReader::new(self.batch)?;
-        Ok(Verdict::Rebuild(Rebuild {
-            reader,
-            keep: self.keep,
-            at: 0,
-            builder,
-        }))
+        Ok(Verdict::Rebuild(Rebuild { reader, keep: self.keep, at: 0, builder }))
     }
 }
 

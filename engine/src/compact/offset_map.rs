@@ -23,10 +23,7 @@ struct Slot {
     offset_plus_1: u64,
 }
 
-const EMPTY: Slot = Slot {
-    hash: [0; 2],
-    offset_plus_1: 0,
-};
+const EMPTY: Slot = Slot { hash: [0; 2], offset_plus_1: 0 };
 
 /// Bytes of a slot.
 pub(crate) const SLOT_BYTES: usize = size_of::<Slot>();
@@ -41,17 +38,11 @@ const KEYS_MIN: usize = 16;
 impl OffsetMap {
     /// A map for `keys` keys, or fewer if they would take more than `bytes_max`.
     pub(crate) fn new(keys: u64, bytes_max: usize) -> Self {
-        let affordable =
-            (bytes_max / SLOT_BYTES / LOAD_DENOMINATOR).saturating_sub(1) * LOAD_NUMERATOR;
+        let affordable = (bytes_max / SLOT_BYTES / LOAD_DENOMINATOR).saturating_sub(1) * LOAD_NUMERATOR;
         let wanted = usize::try_from(keys).unwrap_or(usize::MAX);
         let len_max = wanted.min(affordable).max(KEYS_MIN);
         let slots = len_max / LOAD_NUMERATOR * LOAD_DENOMINATOR + LOAD_DENOMINATOR;
-        Self {
-            hashers: [RandomState::new(), RandomState::new()],
-            slots: vec![EMPTY; slots],
-            len: 0,
-            len_max,
-        }
+        Self { hashers: [RandomState::new(), RandomState::new()], slots: vec![EMPTY; slots], len: 0, len_max }
     }
 
     /// Sets the newest offset of a key, which is not below what was set before. `false` if the key is new and there is
@@ -65,10 +56,7 @@ impl OffsetMap {
             }
             self.len += 1;
         }
-        self.slots[at] = Slot {
-            hash,
-            offset_plus_1: offset.cast_unsigned() + 1,
-        };
+        self.slots[at] = Slot { hash, offset_plus_1: offset.cast_unsigned() + 1 };
         true
     }
 
@@ -96,11 +84,7 @@ impl OffsetMap {
         let scaled = (u128::from(hash[0]) * self.slots.len() as u128) >> 64;
         let mut at = usize::try_from(scaled).expect("less than the number of slots");
         while self.slots[at].offset_plus_1 != 0 && self.slots[at].hash != hash {
-            at = if at + 1 == self.slots.len() {
-                0
-            } else {
-                at + 1
-            };
+            at = if at + 1 == self.slots.len() { 0 } else { at + 1 };
         }
         at
     }
@@ -136,16 +120,10 @@ mod tests {
         while map.put(&u64::to_le_bytes(count), count.cast_signed()) {
             count += 1;
         }
-        assert!(
-            map.slots.len() * SLOT_BYTES <= 1 << 16,
-            "it stays within its budget"
-        );
+        assert!(map.slots.len() * SLOT_BYTES <= 1 << 16, "it stays within its budget");
         assert!(map.slots.len() * SLOT_BYTES > (1 << 16) / 10 * 9);
         assert_eq!(map.len(), usize::try_from(count).expect("it is small"));
-        assert!(
-            map.put(&u64::to_le_bytes(3), 1_000),
-            "a known key is no new one"
-        );
+        assert!(map.put(&u64::to_le_bytes(3), 1_000), "a known key is no new one");
         assert_eq!(map.get(&u64::to_le_bytes(3)), Some(1_000));
         assert_eq!(map.get(&u64::to_le_bytes(count)), None);
     }

@@ -30,49 +30,27 @@ pub(crate) fn due(
     let first_dirty = clean_offset.max(log_start);
     let is_dirty = |segment: &&Segment| segment.end_offset > first_dirty;
     let young_from = now_ms.saturating_sub(config.min_compaction_lag_ms);
-    let is_young = |segment: &Segment| {
-        config.min_compaction_lag_ms > 0 && is_dirty(&segment) && newest_ms(segment) > young_from
-    };
+    let is_young =
+        |segment: &Segment| config.min_compaction_lag_ms > 0 && is_dirty(&segment) && newest_ms(segment) > young_from;
     let segments = sealed.iter().position(is_young).unwrap_or(sealed.len());
     let cleanable = &sealed[..segments];
-    let bytes =
-        |segments: &mut dyn Iterator<Item = &Segment>| segments.map(|s| s.size as f64).sum::<f64>();
+    let bytes = |segments: &mut dyn Iterator<Item = &Segment>| segments.map(|s| s.size as f64).sum::<f64>();
     let dirty = bytes(&mut cleanable.iter().filter(is_dirty));
-    let clean = bytes(
-        &mut cleanable
-            .iter()
-            .filter(|segment| segment.base_offset < first_dirty),
-    );
+    let clean = bytes(&mut cleanable.iter().filter(|segment| segment.base_offset < first_dirty));
     let end_offset = cleanable.last().filter(is_dirty)?.end_offset;
     let ratio = dirty / (dirty + clean);
     let overdue_before = now_ms.saturating_sub(config.max_compaction_lag_ms);
-    let overdue = cleanable
-        .iter()
-        .filter(is_dirty)
-        .any(|segment| oldest_ms(segment) < overdue_before);
-    (overdue || ratio > config.min_cleanable_dirty_ratio).then_some(Due {
-        segments,
-        first_dirty,
-        end_offset,
-        ratio,
-    })
+    let overdue = cleanable.iter().filter(is_dirty).any(|segment| oldest_ms(segment) < overdue_before);
+    (overdue || ratio > config.min_cleanable_dirty_ratio).then_some(Due { segments, first_dirty, end_offset, ratio })
 }
 
 /// Age counts from the records' timestamps, as in Kafka; where they have none, from when the segment was begun.
 fn newest_ms(segment: &Segment) -> i64 {
-    if segment.max_timestamp >= 0 {
-        segment.max_timestamp
-    } else {
-        segment.created_ms
-    }
+    if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.created_ms }
 }
 
 fn oldest_ms(segment: &Segment) -> i64 {
-    if segment.first_timestamp > 0 {
-        segment.first_timestamp
-    } else {
-        segment.created_ms
-    }
+    if segment.first_timestamp > 0 { segment.first_timestamp } else { segment.created_ms }
 }
 
 /// Segments that become one at most: their names fit one record of the manifest.
@@ -85,9 +63,7 @@ pub(crate) fn groups(segments: &[Segment], segment_bytes: u64) -> Vec<Range<usiz
     for (at, segment) in segments.iter().enumerate() {
         bytes += segment.size;
         match groups.last_mut() {
-            Some(open) if bytes <= segment_bytes && open.len() < GROUP_SEGMENTS_MAX => {
-                open.end = at + 1
-            }
+            Some(open) if bytes <= segment_bytes && open.len() < GROUP_SEGMENTS_MAX => open.end = at + 1,
             _ => {
                 bytes = segment.size;
                 groups.push(at..at + 1);
@@ -122,39 +98,17 @@ mod tests {
 
     #[test]
     fn the_dirty_share_decides() {
-        let log = [
-            segment(0, 10, 60, 1),
-            segment(10, 20, 40, 2),
-            segment(20, 30, 20, 3),
-        ];
+        let log = [segment(0, 10, 60, 1), segment(10, 20, 40, 2), segment(20, 30, 20, 3)];
         let half = config();
-        assert_eq!(
-            due(&log, 0, 0, &half, NOW_MS).map(|due| (due.segments, due.ratio)),
-            Some((3, 1.0))
-        );
+        assert_eq!(due(&log, 0, 0, &half, NOW_MS).map(|due| (due.segments, due.ratio)), Some((3, 1.0)));
         let some = due(&log[..2], 0, 0, &half, NOW_MS);
-        assert_eq!(
-            some,
-            Some(Due {
-                segments: 2,
-                first_dirty: 0,
-                end_offset: 20,
-                ratio: 1.0
-            })
-        );
+        assert_eq!(some, Some(Due { segments: 2, first_dirty: 0, end_offset: 20, ratio: 1.0 }));
         let mut config = half.clone();
         config.min_cleanable_dirty_ratio = 0.4;
-        assert_eq!(
-            due(&log[..2], 0, 10, &config, NOW_MS),
-            None,
-            "0.4 is not above 0.4"
-        );
+        assert_eq!(due(&log[..2], 0, 10, &config, NOW_MS), None, "0.4 is not above 0.4");
         config.min_cleanable_dirty_ratio = 0.39;
         let some = due(&log[..2], 0, 10, &config, NOW_MS);
-        assert_eq!(
-            some.map(|due| (due.segments, due.first_dirty, due.end_offset)),
-            Some((2, 10, 20))
-        );
+        assert_eq!(some.map(|due| (due.segments, due.first_dirty, due.end_offset)), Some((2, 10, 20)));
         assert_eq!(due(&log, 0, 30, &config, NOW_MS), None, "nothing is dirty");
         config.min_cleanable_dirty_ratio = 0.0;
         assert_eq!(due(&log, 0, 30, &config, NOW_MS), None);
@@ -167,48 +121,22 @@ mod tests {
         config.min_cleanable_dirty_ratio = 0.4;
         let log = [segment(40, 50, 60, 1)];
         let due = due(&log, 43, 10, &config, NOW_MS);
-        assert_eq!(
-            due.map(|due| (due.first_dirty, due.ratio)),
-            Some((43, 0.5)),
-            "it is clean and dirty, as in Kafka"
-        );
+        assert_eq!(due.map(|due| (due.first_dirty, due.ratio)), Some((43, 0.5)), "it is clean and dirty, as in Kafka");
     }
 
     #[test]
     fn young_segments_and_those_behind_them_are_left_alone() {
         let mut config = config();
         config.min_compaction_lag_ms = 100;
-        let log = [
-            segment(0, 10, 50, 1),
-            segment(10, 20, 50, NOW_MS - 99),
-            segment(20, 30, 50, 1),
-        ];
-        assert_eq!(
-            due(&log, 0, 0, &config, NOW_MS).map(|due| (due.segments, due.end_offset)),
-            Some((1, 10))
-        );
-        assert_eq!(
-            due(&log, 0, 0, &config, NOW_MS + 1).map(|due| due.segments),
-            Some(3)
-        );
+        let log = [segment(0, 10, 50, 1), segment(10, 20, 50, NOW_MS - 99), segment(20, 30, 50, 1)];
+        assert_eq!(due(&log, 0, 0, &config, NOW_MS).map(|due| (due.segments, due.end_offset)), Some((1, 10)));
+        assert_eq!(due(&log, 0, 0, &config, NOW_MS + 1).map(|due| due.segments), Some(3));
         assert_eq!(due(&log, 0, 10, &config, NOW_MS), None);
-        assert_eq!(
-            due(&log, 0, 20, &config, NOW_MS),
-            None,
-            "one third is not above one half"
-        );
+        assert_eq!(due(&log, 0, 20, &config, NOW_MS), None, "one third is not above one half");
         config.min_cleanable_dirty_ratio = 0.3;
-        assert_eq!(
-            due(&log, 0, 20, &config, NOW_MS).map(|due| due.segments),
-            Some(3),
-            "clean ones may be young"
-        );
+        assert_eq!(due(&log, 0, 20, &config, NOW_MS).map(|due| due.segments), Some(3), "clean ones may be young");
         let undated = [segment(0, 10, 50, -1)];
-        assert_eq!(
-            due(&undated, 0, 0, &config, NOW_MS + 99),
-            None,
-            "it was begun at {NOW_MS}"
-        );
+        assert_eq!(due(&undated, 0, 0, &config, NOW_MS + 99), None, "it was begun at {NOW_MS}");
         assert!(due(&undated, 0, 0, &config, NOW_MS + 100).is_some());
     }
 
@@ -218,10 +146,7 @@ mod tests {
         config.max_compaction_lag_ms = 500;
         let log = [segment(0, 10, 99, 1), segment(10, 20, 1, NOW_MS - 500)];
         assert_eq!(due(&log, 0, 10, &config, NOW_MS), None);
-        assert_eq!(
-            due(&log, 0, 10, &config, NOW_MS + 1).map(|due| due.segments),
-            Some(2)
-        );
+        assert_eq!(due(&log, 0, 10, &config, NOW_MS + 1).map(|due| due.segments), Some(2));
         let undated = [segment(0, 10, 99, 1), segment(10, 20, 1, -1)];
         assert_eq!(due(&undated, 0, 10, &config, NOW_MS + 500), None);
         assert!(due(&undated, 0, 10, &config, NOW_MS + 501).is_some());
@@ -229,10 +154,7 @@ mod tests {
 
     #[test]
     fn small_neighbours_are_merged() {
-        let log: Vec<Segment> = [40, 50, 20, 200, 10, 90, 1]
-            .iter()
-            .map(|size| segment(0, 1, *size, 1))
-            .collect();
+        let log: Vec<Segment> = [40, 50, 20, 200, 10, 90, 1].iter().map(|size| segment(0, 1, *size, 1)).collect();
         assert_eq!(groups(&log, 100), [0..2, 2..3, 3..4, 4..6, 6..7]);
         assert_eq!(groups(&log, 1), [0..1, 1..2, 2..3, 3..4, 4..5, 5..6, 6..7]);
         assert!(groups(&[], 100).is_empty());

@@ -14,13 +14,7 @@ use crate::{
     segment::Segment,
 };
 
-const CODECS: [Codec; 5] = [
-    Codec::None,
-    Codec::Gzip,
-    Codec::Snappy,
-    Codec::Lz4,
-    Codec::Zstd,
-];
+const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 const START_MS: i64 = 1_700_000_000_000;
 const DELETE_RETENTION_MS: i64 = 1_000;
 
@@ -64,15 +58,10 @@ impl Log {
             let sequence = self.sequences.entry(id).or_default();
             builder = builder.producer(id, 0, *sequence);
             *sequence += i32::try_from(list.len()).unwrap();
-            self.last_offsets
-                .insert(id, self.end + list.len() as i64 - 1);
+            self.last_offsets.insert(id, self.end + list.len() as i64 - 1);
         }
         for plain in list {
-            let timestamp = if which == 1 {
-                self.now_ms
-            } else {
-                self.now_ms + self.end % 7
-            };
+            let timestamp = if which == 1 { self.now_ms } else { self.now_ms + self.end % 7 };
             let record = record(self.end, timestamp, *plain);
             builder.push(&record);
             self.all.insert(self.end, record);
@@ -83,10 +72,7 @@ impl Log {
 
     /// Seals what is active.
     fn roll(&mut self) {
-        let Some(base_offset) = batches(&self.active)
-            .next()
-            .map(|first| first.unwrap().0.base_offset)
-        else {
+        let Some(base_offset) = batches(&self.active).next().map(|first| first.unwrap().0.base_offset) else {
             return;
         };
         let mut segment = Segment::begin(base_offset, self.now_ms);
@@ -94,15 +80,11 @@ impl Log {
             segment.push(&batch.unwrap().0);
         }
         segment.sealed = true;
-        self.sealed
-            .push((segment, std::mem::take(&mut self.active)));
+        self.sealed.push((segment, std::mem::take(&mut self.active)));
     }
 
     fn segments(&self) -> Vec<Segment> {
-        self.sealed
-            .iter()
-            .map(|(segment, _)| segment.clone())
-            .collect()
+        self.sealed.iter().map(|(segment, _)| segment.clone()).collect()
     }
 
     /// One round, if one is due. The map takes 16 keys or more.
@@ -121,20 +103,12 @@ impl Log {
             now_ms: self.now_ms,
             delete_retention_ms: config.delete_retention_ms,
         };
-        for (offset, record) in self
-            .all
-            .range(..mapped_end)
-            .filter(|(_, record)| record.value.is_none())
-        {
+        for (offset, record) in self.all.range(..mapped_end).filter(|(_, record)| record.value.is_none()) {
             if record.key.is_some() {
                 self.clean_since.entry(*offset).or_insert(self.now_ms);
             }
         }
-        let reached = self
-            .sealed
-            .iter()
-            .take_while(|(segment, _)| segment.base_offset < mapped_end)
-            .count();
+        let reached = self.sealed.iter().take_while(|(segment, _)| segment.base_offset < mapped_end).count();
         let mut vanished = 0;
         for group in groups(&self.segments()[..reached], config.segment_bytes) {
             let group = group.start - vanished..group.end - vanished;
@@ -148,10 +122,7 @@ impl Log {
     }
 
     fn map(&self, due: &Due, map: &mut OffsetMap, work: usize) -> i64 {
-        for (_, bytes) in self.sealed[..due.segments]
-            .iter()
-            .filter(|(s, _)| s.end_offset > due.first_dirty)
-        {
+        for (_, bytes) in self.sealed[..due.segments].iter().filter(|(s, _)| s.end_offset > due.first_dirty) {
             for batch in batches(bytes) {
                 let (info, batch) = batch.unwrap();
                 let mut mapping = Mapping::new(batch, &info).unwrap();
@@ -178,16 +149,9 @@ impl Log {
         let mut end = 0;
         for (info, batch) in self.left() {
             assert!(verify_crc(batch));
-            assert!(
-                info.base_offset >= end,
-                "batches are in order and do not overlap"
-            );
+            assert!(info.base_offset >= end, "batches are in order and do not overlap");
             for record in records(batch).unwrap() {
-                assert_eq!(
-                    Some(&record),
-                    self.all.get(&record.offset),
-                    "a record is what it was"
-                );
+                assert_eq!(Some(&record), self.all.get(&record.offset), "a record is what it was");
                 left.insert(record.offset, record);
             }
             end = info.last_offset() + 1;
@@ -195,20 +159,14 @@ impl Log {
         assert_eq!(end, self.end, "the last offset is not lost");
         for (id, last) in &self.last_offsets {
             let is_last = |info: &BatchInfo| info.producer_id == *id && info.last_offset() == *last;
-            assert!(
-                self.left().any(|(info, _)| is_last(&info)),
-                "the last batch of producer {id} is there"
-            );
+            assert!(self.left().any(|(info, _)| is_last(&info)), "the last batch of producer {id} is there");
         }
         self.check_keys(&left);
         for (offset, since) in &self.clean_since {
             let key = &self.all[offset].key;
             let superseded = left.range(offset + 1..).any(|(_, later)| later.key == *key);
             if !left.contains_key(offset) && !superseded {
-                assert!(
-                    self.now_ms >= since + DELETE_RETENTION_MS,
-                    "the tombstone at {offset} went too early"
-                );
+                assert!(self.now_ms >= since + DELETE_RETENTION_MS, "the tombstone at {offset} went too early");
             }
         }
     }
@@ -216,42 +174,24 @@ impl Log {
     fn check_keys(&self, left: &BTreeMap<i64, Record>) {
         let mut newest: BTreeMap<&Bytes, (i64, &Option<Bytes>)> = BTreeMap::new();
         for (offset, record) in &self.all {
-            newest.extend(
-                record
-                    .key
-                    .as_ref()
-                    .map(|key| (key, (*offset, &record.value))),
-            );
+            newest.extend(record.key.as_ref().map(|key| (key, (*offset, &record.value))));
         }
         let mut seen: BTreeMap<&Bytes, &Option<Bytes>> = BTreeMap::new();
         let mut clean: BTreeMap<&Bytes, i64> = BTreeMap::new();
         for (offset, record) in left {
             let Some(key) = &record.key else {
-                assert!(
-                    *offset >= self.clean_offset,
-                    "a record without a key is left at {offset}"
-                );
+                assert!(*offset >= self.clean_offset, "a record without a key is left at {offset}");
                 continue;
             };
             seen.insert(key, &record.value);
             if *offset < self.clean_offset {
-                assert_eq!(
-                    clean.insert(key, *offset),
-                    None,
-                    "{key:?} has two values in the clean part"
-                );
+                assert_eq!(clean.insert(key, *offset), None, "{key:?} has two values in the clean part");
             }
         }
         for (key, (offset, value)) in newest {
             match value {
-                Some(_) => assert!(
-                    left.contains_key(&offset),
-                    "the newest value of {key:?} is lost"
-                ),
-                None => assert!(
-                    seen.get(key).is_none_or(|value| value.is_none()),
-                    "{key:?} is back from the dead"
-                ),
+                Some(_) => assert!(left.contains_key(&offset), "the newest value of {key:?} is lost"),
+                None => assert!(seen.get(key).is_none_or(|value| value.is_none()), "{key:?} is back from the dead"),
             }
         }
     }
@@ -283,11 +223,7 @@ fn clean(group: &[(Segment, Vec<u8>)], filter: &Filter, work: usize) -> Option<(
 }
 
 fn config(segment_bytes: u64) -> TopicConfig {
-    let mut config = TopicConfig {
-        segment_bytes,
-        min_cleanable_dirty_ratio: 0.0,
-        ..TopicConfig::default()
-    };
+    let mut config = TopicConfig { segment_bytes, min_cleanable_dirty_ratio: 0.0, ..TopicConfig::default() };
     config.cleanup_policy.compact = true;
     config.delete_retention_ms = DELETE_RETENTION_MS;
     config
@@ -301,10 +237,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let plain = (
-        option::weighted(0.95, 0..60u8),
-        option::weighted(0.8, any::<u8>()),
-    );
+    let plain = (option::weighted(0.95, 0..60u8), option::weighted(0.8, any::<u8>()));
     prop_oneof![
         6 => (0..5usize, option::of(0..3i64), vec(plain, 1..6)).prop_map(|(c, p, list)| Step::Append(c, p, list)),
         2 => Just(Step::Roll),
@@ -354,26 +287,14 @@ fn one_batch(log: &Log) -> (BatchInfo, Vec<Record>) {
 #[test]
 fn a_tombstone_gets_its_horizon_when_it_becomes_clean_and_goes_after_it() {
     let config = config(1 << 20);
-    let mut log = Log {
-        now_ms: START_MS,
-        ..Log::default()
-    };
-    log.append(
-        4,
-        Some(1),
-        &[(Some(1), Some(1)), (Some(2), Some(2)), (Some(1), None)],
-    );
+    let mut log = Log { now_ms: START_MS, ..Log::default() };
+    log.append(4, Some(1), &[(Some(1), Some(1)), (Some(2), Some(2)), (Some(1), None)]);
     log.roll();
     assert!(log.compact(&config, 1 << 20, 1));
     let (info, left) = one_batch(&log);
+    assert_eq!(info.delete_horizon_ms(), Some(START_MS + DELETE_RETENTION_MS));
     assert_eq!(
-        info.delete_horizon_ms(),
-        Some(START_MS + DELETE_RETENTION_MS)
-    );
-    assert_eq!(
-        left.iter()
-            .map(|r| (r.offset, r.timestamp))
-            .collect::<Vec<_>>(),
+        left.iter().map(|r| (r.offset, r.timestamp)).collect::<Vec<_>>(),
         [(1, START_MS + 1), (2, START_MS + 2)]
     );
     let more = |log: &mut Log| {
@@ -383,38 +304,20 @@ fn a_tombstone_gets_its_horizon_when_it_becomes_clean_and_goes_after_it() {
     };
     log.now_ms += DELETE_RETENTION_MS - 1;
     more(&mut log);
-    assert_eq!(
-        one_batch(&log).0.delete_horizon_ms(),
-        Some(START_MS + DELETE_RETENTION_MS),
-        "it does not move"
-    );
+    assert_eq!(one_batch(&log).0.delete_horizon_ms(), Some(START_MS + DELETE_RETENTION_MS), "it does not move");
     assert_eq!(one_batch(&log).1.len(), 2);
     log.now_ms += 1;
     more(&mut log);
-    assert_eq!(
-        one_batch(&log)
-            .1
-            .iter()
-            .map(|r| r.offset)
-            .collect::<Vec<_>>(),
-        [1]
-    );
+    assert_eq!(one_batch(&log).1.iter().map(|r| r.offset).collect::<Vec<_>>(), [1]);
 }
 
 #[test]
 fn batches_that_lose_nothing_are_copied_byte_for_byte() {
     let config = config(1 << 20);
-    let mut log = Log {
-        now_ms: START_MS,
-        ..Log::default()
-    };
+    let mut log = Log { now_ms: START_MS, ..Log::default() };
     for which in 0..5 {
         let key = u8::try_from(which).unwrap() * 2;
-        log.append(
-            which,
-            None,
-            &[(Some(key), Some(1)), (Some(key + 1), Some(2))],
-        );
+        log.append(which, None, &[(Some(key), Some(1)), (Some(key + 1), Some(2))]);
     }
     let before = log.active.clone();
     log.roll();
@@ -425,40 +328,22 @@ fn batches_that_lose_nothing_are_copied_byte_for_byte() {
 #[test]
 fn an_emptied_batch_stays_for_its_producer_and_for_the_end_of_the_log() {
     let config = config(1 << 20);
-    let mut log = Log {
-        now_ms: START_MS,
-        ..Log::default()
-    };
+    let mut log = Log { now_ms: START_MS, ..Log::default() };
     log.append(4, Some(7), &[(Some(1), Some(1)), (Some(1), Some(2))]);
     log.append(4, Some(8), &[(Some(1), Some(3))]);
     log.append(4, Some(8), &[(Some(1), Some(4))]);
     log.append(3, None, &[(None, Some(5))]);
     log.roll();
     assert!(log.compact(&config, 1 << 20, 1));
-    let left: Vec<_> = log
-        .left()
-        .map(|(i, _)| {
-            (
-                i.base_offset,
-                i.last_offset(),
-                i.producer_id,
-                i.record_count,
-            )
-        })
-        .collect();
+    let left: Vec<_> =
+        log.left().map(|(i, _)| (i.base_offset, i.last_offset(), i.producer_id, i.record_count)).collect();
     assert_eq!(left, [(0, 1, 7, 0), (3, 3, 8, 1), (4, 4, -1, 0)]);
     let first = log.left().next().unwrap().0;
-    assert_eq!(
-        (first.base_sequence, first.last_sequence(), first.codec()),
-        (0, 1, Ok(Codec::None))
-    );
+    assert_eq!((first.base_sequence, first.last_sequence(), first.codec()), (0, 1, Ok(Codec::None)));
     // Once producer 7 has gone on, and the log as well, neither batch is needed any more.
     log.append(4, Some(7), &[(Some(1), Some(6))]);
     log.roll();
     assert!(log.compact(&config, 1 << 20, 1));
-    let left: Vec<_> = log
-        .left()
-        .map(|(info, _)| (info.base_offset, info.record_count))
-        .collect();
+    let left: Vec<_> = log.left().map(|(info, _)| (info.base_offset, info.record_count)).collect();
     assert_eq!(left, [(3, 0), (5, 1)]);
 }

@@ -18,17 +18,20 @@ use futures_util::{StreamExt, stream};
 use super::{Store, partition_dir, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
+    chunk::Memory,
     io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, align_down, align_up},
     journal::{Journal, Payloads},
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
-    partition::PartitionCell,
+    partition::{Appending, PartitionCell},
     segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
 
 /// A tail is written to its segment when it has that many bytes.
 const MATERIALISE_BYTES: usize = 1 << 20;
+/// The manifest hears of fat runs when a partition has that many bytes of them.
+const NOTE_BYTES: usize = 32 << 20;
 /// Bytes of one partition in one round at most, unless a single extent is larger.
 const PARTITION_BYTES_MAX: usize = 8 << 20;
 /// Bytes and partitions of a round at most.
@@ -44,6 +47,12 @@ struct Trim {
     id: TopicPartition,
     before: i64,
     outcome: Rc<Outcome<Result<i64, LogError>>>,
+}
+
+/// A partition of a round; without a plan it is only noted.
+struct Picked {
+    cell: Rc<PartitionCell>,
+    plan: Option<Plan>,
 }
 
 /// What the keeper has to do.
@@ -82,7 +91,10 @@ impl<I: Io> Keeper<I> {
     /// A partition's tail has grown.
     pub(crate) fn grown(&self, cell: &Rc<PartitionCell>) {
         let mut partition = cell.borrow_mut();
-        if partition.tail_bytes >= MATERIALISE_BYTES && !partition.queued {
+        let unnoted = partition.unnoted.as_ref().map_or(0, |unnoted| unnoted.bytes);
+        let due = unnoted >= NOTE_BYTES
+            || partition.tail_bytes >= MATERIALISE_BYTES && matches!(partition.appending, Appending::Nobody);
+        if due && !partition.queued {
             partition.queued = true;
             self.grown.borrow_mut().push_back(cell.clone());
             self.signal.notify();
@@ -122,11 +134,7 @@ impl<I: Io> Store<I> {
                 }
             };
             if !worked {
-                self.keeper
-                    .all
-                    .take()
-                    .into_iter()
-                    .for_each(|done| done.set(()));
+                self.keeper.all.take().into_iter().for_each(|done| done.set(()));
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
@@ -145,13 +153,14 @@ impl<I: Io> Store<I> {
     async fn keep(&self) -> io::Result<bool> {
         self.remove_files().await?;
         let trimmed = self.do_trims().await?;
-        let plans = self.pick();
-        if plans.is_empty() {
+        let picked = self.pick();
+        if picked.is_empty() {
             return Ok(trimmed);
         }
-        if let Err(error) = self.round(&plans).await {
-            for plan in plans {
-                self.keeper.grown.borrow_mut().push_back(plan.0);
+        if let Err(error) = self.round(&picked).await {
+            for Picked { cell, .. } in picked {
+                cell.borrow_mut().end_keeping();
+                self.keeper.grown.borrow_mut().push_back(cell);
             }
             return Err(error);
         }
@@ -162,11 +171,7 @@ impl<I: Io> Store<I> {
     async fn remove_files(&self) -> io::Result<()> {
         let removed = self.keeper.removed.take();
         for (id, done) in removed {
-            if let Err(error) = self
-                .io
-                .remove(&partition_dir(&self.options.data_dir, id))
-                .await
-            {
+            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
                 tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
             }
             done.set(());
@@ -174,17 +179,16 @@ impl<I: Io> Store<I> {
         }
         let retired = self.wal.borrow_mut().take_retired();
         for file in retired {
-            self.io
-                .remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id))
-                .await?;
+            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id)).await?;
         }
         Ok(())
     }
 
     /// Chooses the partitions of a round and plans them.
-    fn pick(&self) -> Vec<(Rc<PartitionCell>, Plan)> {
+    fn pick(&self) -> Vec<Picked> {
+        let pressure = self.under_pressure();
         let now_ms = self.io.now_ms();
-        let mut plans = Vec::new();
+        let mut picked = Vec::new();
         let mut bytes = 0;
         let mut seen = HashSet::new();
         let mut take = |cell: Rc<PartitionCell>| {
@@ -193,15 +197,23 @@ impl<I: Io> Store<I> {
             if partition.deleted || !seen.insert(partition.id) {
                 return true;
             }
-            let extents = partition.materialisable(PARTITION_BYTES_MAX);
-            if !extents.is_empty() {
-                let active = partition.active().map(|at| partition.segments[at].clone());
-                let plan = materialise::plan(active.as_ref(), extents, &partition.config, now_ms);
-                bytes += plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
-                drop(partition);
-                plans.push((cell, plan));
+            let plan = matches!(partition.appending, Appending::Nobody)
+                .then(|| partition.materialisable(PARTITION_BYTES_MAX))
+                .filter(|extents| !extents.is_empty())
+                .map(|extents| {
+                    let active = partition.active().map(|at| partition.segments[at].clone());
+                    materialise::plan(active.as_ref(), extents, &partition.config, now_ms)
+                });
+            if plan.is_some() {
+                partition.appending = Appending::Keeper;
             }
-            bytes < ROUND_BYTES && plans.len() < ROUND_PARTITIONS
+            let wanted = plan.is_some() || partition.unnoted.is_some();
+            drop(partition);
+            if wanted {
+                bytes += plan.iter().flat_map(|plan| &plan.extents).map(|e| e.len as usize).sum::<usize>();
+                picked.push(Picked { cell, plan });
+            }
+            bytes < ROUND_BYTES && picked.len() < ROUND_PARTITIONS
         };
         let mut more = true;
         while more {
@@ -210,7 +222,7 @@ impl<I: Io> Store<I> {
             };
             more = take(cell);
         }
-        if more && self.under_pressure() {
+        if more && pressure {
             let pinned = self.wal.borrow().oldest_pins();
             for cell in pinned {
                 if !take(cell) {
@@ -218,7 +230,7 @@ impl<I: Io> Store<I> {
                 }
             }
         }
-        plans
+        picked
     }
 
     /// Whether tails must be materialised that have not grown enough by themselves.
@@ -227,45 +239,86 @@ impl<I: Io> Store<I> {
             || self.keeper.stopped.get()
             || self.wal.borrow().under_pressure()
             || self.live_bytes.get() > self.cache.borrow().budget() / 2
-            || self.live_bytes.get() > 0
-                && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+            || self.live_bytes.get() > 0 && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
     }
 
-    async fn round(&self, plans: &[(Rc<PartitionCell>, Plan)]) -> io::Result<()> {
-        let writes = plans.iter().flat_map(|(cell, plan)| {
-            let id = cell.borrow().id;
-            plan.writes.iter().map(move |write| (id, write))
-        });
-        let written = stream::iter(writes)
-            .map(|(id, write)| self.write_segment(id, write))
+    async fn round(&self, picked: &[Picked]) -> io::Result<()> {
+        let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
+        let written = stream::iter(plans)
+            .map(|(id, plan)| async move {
+                for open in self.write_plan(id, plan, None).await? {
+                    open.file.flush().await?;
+                }
+                self.sync_new_segments(id, plan).await
+            })
             .buffer_unordered(CONCURRENT)
             .collect::<Vec<_>>()
             .await;
-        for result in written {
-            result?;
-        }
-        let mut payloads = Payloads::default();
-        for (cell, plan) in plans {
-            let id = cell.borrow().id;
-            for part in manifest::split(plan.advance()) {
-                payloads.push(&manifest::encode(id, &Record::Advance(part)));
+        written.into_iter().collect::<io::Result<Vec<()>>>()?;
+        for Picked { cell, plan } in picked {
+            let Some(plan) = plan else { continue };
+            let mut partition = cell.borrow_mut();
+            partition.end_keeping();
+            if !partition.deleted {
+                partition.appended(plan, true, self.io.now_ms());
+                let bytes = plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
+                self.live_bytes.set(self.live_bytes.get() - bytes);
             }
         }
-        self.note(payloads).await?;
-        for (cell, plan) in plans {
-            self.materialised(cell, plan);
+        self.note_partitions(picked.iter().map(|picked| &picked.cell)).await?;
+        for Picked { cell, .. } in picked {
+            cell.borrow_mut().prune_tail();
+            self.keeper.grown(cell);
         }
         self.pump.notify();
         Ok(())
     }
 
+    /// Tells the manifest what it does not know of these partitions; then the shared log is not needed for that.
+    async fn note_partitions(&self, cells: impl Iterator<Item = &Rc<PartitionCell>>) -> io::Result<()> {
+        let mut payloads = Payloads::default();
+        let mut noted = Vec::new();
+        for cell in cells {
+            self.flush_unnoted(cell).await?;
+            let partition = cell.borrow();
+            let Some(advance) = partition.advance_record().filter(|_| !partition.deleted) else {
+                continue;
+            };
+            for part in manifest::split(advance) {
+                payloads.push(&manifest::encode(partition.id, &Record::Advance(part)));
+            }
+            drop(partition);
+            // What is appended from here on is noted the next time.
+            noted.extend(cell.borrow_mut().noted());
+        }
+        self.note(payloads).await?;
+        let mut wal = self.wal.borrow_mut();
+        noted.into_iter().for_each(|(file, extents)| wal.release(file, extents));
+        Ok(())
+    }
+
+    /// Flushes segments that fat runs were only written to.
+    async fn flush_unnoted(&self, cell: &Rc<PartitionCell>) -> io::Result<()> {
+        let (id, segments) = {
+            let mut partition = cell.borrow_mut();
+            let id = partition.id;
+            let Some(unnoted) = partition.unnoted.as_mut().filter(|unnoted| unnoted.flush) else {
+                return Ok(());
+            };
+            unnoted.flush = false;
+            let first = unnoted.first_segment;
+            let changed = partition.segments.iter().filter(|segment| segment.base_offset >= first);
+            (id, changed.map(Segment::name).collect::<Vec<_>>())
+        };
+        for name in segments {
+            self.segments.get(id, name, false).await?.file.flush().await?;
+        }
+        self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await
+    }
+
     /// Appends to the manifest, durably; rewrites it when it has grown.
     pub(super) async fn note(&self, payloads: Payloads) -> io::Result<()> {
-        let mut journal = self
-            .keeper
-            .journal
-            .take()
-            .expect("only the keeper uses the manifest");
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
         let mut result = Ok(());
         for payload in payloads.finish() {
             result = journal.append(&payload).await;
@@ -277,49 +330,58 @@ impl<I: Io> Store<I> {
         result
     }
 
-    async fn write_segment(&self, id: TopicPartition, write: &SegmentWrite) -> io::Result<()> {
-        let segment = &write.segment;
-        let open = self
-            .segments
-            .get(id, segment.name(), write.from == 0)
-            .await?;
-        if !write.pieces.is_empty() {
-            self.write_batches(&open, write).await?;
+    /// Writes a plan's batches and the footers of segments that end. Answers the files, to be flushed. `head` is what
+    /// the first block holds before, if that is known.
+    pub(super) async fn write_plan(
+        &self,
+        id: TopicPartition,
+        plan: &Plan,
+        mut head: Option<&Rc<Vec<u8>>>,
+    ) -> io::Result<Vec<Rc<OpenSegment<I>>>> {
+        let mut files = Vec::new();
+        for write in &plan.writes {
+            let segment = &write.segment;
+            let open = self.segments.get(id, segment.name(), write.from == 0).await?;
+            let head = head.take().filter(|_| write.from > 0);
+            if !write.pieces.is_empty() {
+                self.write_batches(&open, write, head).await?;
+            }
+            if segment.sealed {
+                let footer = segment::encode_footer(segment);
+                let mut buffer = self.io.buffer(footer.len());
+                buffer.bytes_mut().copy_from_slice(&footer);
+                open.file.write(Rc::new(buffer), segment.footer_position()).await?;
+            }
+            files.push(open);
         }
-        if segment.sealed {
-            let footer = segment::encode_footer(segment);
-            let mut buffer = self.io.buffer(footer.len());
-            buffer.bytes_mut().copy_from_slice(&footer);
-            open.file
-                .write(Rc::new(buffer), segment.footer_position())
-                .await?;
+        Ok(files)
+    }
+
+    /// Makes the names of a plan's new segments durable.
+    pub(super) async fn sync_new_segments(&self, id: TopicPartition, plan: &Plan) -> io::Result<()> {
+        match plan.writes.iter().any(|write| write.from == 0) {
+            true => self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await,
+            false => Ok(()),
         }
-        open.file.flush().await?;
-        if write.from == 0 {
-            self.io
-                .sync_dir(&partition_dir(&self.options.data_dir, id))
-                .await?;
-        }
-        Ok(())
     }
 
     /// Appends batches behind a segment's end. The block that the end lies in is written again with what it held.
-    async fn write_batches(&self, open: &OpenSegment<I>, write: &SegmentWrite) -> io::Result<()> {
+    async fn write_batches(
+        &self,
+        open: &OpenSegment<I>,
+        write: &SegmentWrite,
+        head: Option<&Rc<Vec<u8>>>,
+    ) -> io::Result<()> {
         let mut position = align_down(write.from);
         let mut filled = usize::try_from(write.from - position).expect("less than a block");
-        let mut left = filled
-            + write
-                .pieces
-                .iter()
-                .map(|piece| piece.range.len())
-                .sum::<usize>();
+        let mut left = filled + write.pieces.iter().map(|piece| piece.range.len()).sum::<usize>();
         let mut buffer = self.write_buffer(left);
         if filled > 0 {
-            let head = open.file.read(position, BLOCK).await?;
-            let head = head
-                .bytes()
-                .get(..filled)
-                .ok_or(io::ErrorKind::UnexpectedEof)?;
+            let head: Rc<dyn Memory> = match head {
+                Some(known) => known.clone(),
+                None => open.file.read(position, BLOCK).await?,
+            };
+            let head = head.bytes().get(..filled).ok_or(io::ErrorKind::UnexpectedEof)?;
             buffer.bytes_mut()[..filled].copy_from_slice(head);
         }
         for piece in &write.pieces {
@@ -344,59 +406,23 @@ impl<I: Io> Store<I> {
     }
 
     fn write_buffer(&self, left: usize) -> I::Buffer {
-        self.io.buffer(
-            usize::try_from(align_up(left as u64))
-                .expect("bounded")
-                .min(IO_BYTES_MAX),
-        )
-    }
-
-    /// The manifest knows: the batches are in segments.
-    fn materialised(&self, cell: &Rc<PartitionCell>, plan: &Plan) {
-        let mut partition = cell.borrow_mut();
-        if partition.deleted {
-            return; // its extents were released when it was deleted
-        }
-        for write in &plan.writes {
-            let mut segment = write.segment.clone();
-            if segment.sealed {
-                segment.index = None; // it is in the footer
-            }
-            match partition
-                .segments
-                .iter_mut()
-                .rfind(|known| known.base_offset == segment.base_offset)
-            {
-                Some(known) => *known = segment,
-                None => partition.segments.push(segment),
-            }
-        }
-        partition.materialised = plan.end_offset;
-        partition.assert_marks();
-        partition.tail_bytes -= plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
-        let now_ms = self.io.now_ms();
-        for batch in &plan.producers {
-            partition.checkpointed.note(*batch, now_ms);
-        }
-        drop(partition);
-        self.release(plan.extents.iter());
-        cell.borrow_mut().prune_tail();
-        self.keeper.grown(cell);
+        self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(IO_BYTES_MAX))
     }
 
     /// Rewrites the manifest to what the partitions say now, if most of it is history.
     async fn rewrite_manifest(&self) -> io::Result<()> {
-        let mut journal = self
-            .keeper
-            .journal
-            .take()
-            .expect("only the keeper uses the manifest");
-        let result = match journal.wants_rewrite() {
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let result = match journal.wants_rewrite() && !self.has_unflushed_segments() {
             true => journal.rewrite(&self.manifest_payloads()).await,
             false => Ok(()),
         };
         self.keeper.journal.replace(Some(journal));
         result
+    }
+
+    fn has_unflushed_segments(&self) -> bool {
+        let flush = |cell: &Rc<PartitionCell>| cell.borrow().unnoted.as_ref().is_some_and(|unnoted| unnoted.flush);
+        self.partitions.borrow().values().any(flush)
     }
 
     /// The manifest of the partitions as they are.
@@ -409,11 +435,7 @@ impl<I: Io> Store<I> {
     /// Moves a partition's log start up to `before`, which is not above its high watermark. Answers the log start.
     pub(crate) async fn trim(&self, id: TopicPartition, before: i64) -> Result<i64, LogError> {
         let outcome = Rc::<Outcome<_>>::default();
-        self.keeper.trims.borrow_mut().push_back(Trim {
-            id,
-            before,
-            outcome: outcome.clone(),
-        });
+        self.keeper.trims.borrow_mut().push_back(Trim { id, before, outcome: outcome.clone() });
         self.keeper.signal.notify();
         outcome.wait().await
     }
@@ -452,27 +474,17 @@ impl<I: Io> Store<I> {
     async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
         let (id, gone, first_segment) = {
             let partition = cell.borrow();
-            let gone = partition
-                .segments
-                .partition_point(|segment| segment.end_offset <= before);
-            let first = partition
-                .segments
-                .get(gone)
-                .map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<SegmentName> = partition.segments[..gone]
-                .iter()
-                .map(Segment::name)
-                .collect();
+            let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
+            // A segment that a fat run is being written to stays.
+            let fat = matches!(partition.appending, Appending::Fat(_));
+            let gone = if fat { gone.min(partition.segments.len().saturating_sub(1)) } else { gone };
+            let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
+            let gone: Vec<SegmentName> = partition.segments[..gone].iter().map(Segment::name).collect();
             (partition.id, gone, first)
         };
+        self.note_partitions(std::iter::once(cell)).await?;
         let mut payloads = Payloads::default();
-        payloads.push(&manifest::encode(
-            id,
-            &Record::Trim {
-                log_start_offset: before,
-                first_segment,
-            },
-        ));
+        payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
         for name in gone {

@@ -38,11 +38,7 @@ pub(crate) struct OpenSegment<I: Io> {
 impl<I: Io> OpenSegment<I> {
     /// The position of the batch that begins with `offset`, if a read ended there.
     pub(crate) fn hint(&self, offset: i64) -> Option<u64> {
-        self.hints
-            .borrow()
-            .iter()
-            .find(|(known, _)| *known == offset)
-            .map(|(_, position)| *position)
+        self.hints.borrow().iter().find(|(known, _)| *known == offset).map(|(_, position)| *position)
     }
 
     /// Takes note of where a read ended.
@@ -70,13 +66,7 @@ pub(crate) struct SegmentFiles<I: Io> {
 
 impl<I: Io> SegmentFiles<I> {
     pub(crate) fn new(io: I, data_dir: PathBuf) -> Self {
-        Self {
-            io,
-            data_dir,
-            open: RefCell::default(),
-            clock: Cell::new(0),
-            forgotten: Cell::new(0),
-        }
+        Self { io, data_dir, open: RefCell::default(), clock: Cell::new(0), forgotten: Cell::new(0) }
     }
 
     /// Path of a segment's file.
@@ -99,15 +89,10 @@ impl<I: Io> SegmentFiles<I> {
         }
         let path = self.path(id, name);
         if create {
-            self.io
-                .create_dir(path.parent().expect("a segment has a folder"))
-                .await?;
+            self.io.create_dir(path.parent().expect("a segment has a folder")).await?;
         }
         let forgotten = self.forgotten.get();
-        let file = self
-            .io
-            .open(&path, if create { Open::Write } else { Open::Existing })
-            .await?;
+        let file = self.io.open(&path, if create { Open::Write } else { Open::Existing }).await?;
         let opened = Rc::new(OpenSegment {
             file,
             buffered: RefCell::new(None),
@@ -121,10 +106,7 @@ impl<I: Io> SegmentFiles<I> {
         }
         let mut open = self.open.borrow_mut();
         if open.len() >= OPEN_MAX {
-            let oldest = open
-                .iter()
-                .min_by_key(|(_, file)| file.used.get())
-                .map(|(key, _)| *key);
+            let oldest = open.iter().min_by_key(|(_, file)| file.used.get()).map(|(key, _)| *key);
             oldest.map(|key| open.remove(&key));
         }
         Ok(open.entry((id, name)).or_insert(opened).clone())
@@ -133,9 +115,7 @@ impl<I: Io> SegmentFiles<I> {
     /// Closes the files of a partition.
     pub(crate) fn forget(&self, id: TopicPartition) {
         self.forgotten.set(self.forgotten.get() + 1);
-        self.open
-            .borrow_mut()
-            .retain(|(partition, _), _| *partition != id);
+        self.open.borrow_mut().retain(|(partition, _), _| *partition != id);
     }
 
     /// Closes a segment's file.

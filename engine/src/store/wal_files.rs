@@ -60,13 +60,7 @@ const SPARE_FILES: usize = 2;
 
 impl<I: Io> WalFiles<I> {
     /// No files yet; new ones get ids from `next_id` on.
-    pub(crate) fn new(
-        io: I,
-        dir: PathBuf,
-        file_bytes: u64,
-        count_max: usize,
-        next_id: u64,
-    ) -> Self {
+    pub(crate) fn new(io: I, dir: PathBuf, file_bytes: u64, count_max: usize, next_id: u64) -> Self {
         Self {
             io,
             dir,
@@ -83,20 +77,13 @@ impl<I: Io> WalFiles<I> {
 
     /// A former run's file, in the order of their groups, with the partitions of its live extents.
     pub(crate) fn adopt(&mut self, file: WalFile<I>, live: usize, pins: Vec<Rc<PartitionCell>>) {
-        self.used.push_back(Used {
-            file: Rc::new(file),
-            live,
-            pins,
-        });
+        self.used.push_back(Used { file: Rc::new(file), live, pins });
         self.settle();
     }
 
     /// The file that groups go to.
     pub(crate) fn current(&self) -> Option<Rc<WalFile<I>>> {
-        self.used
-            .back()
-            .filter(|_| self.has_current)
-            .map(|used| used.file.clone())
+        self.used.back().filter(|_| self.has_current).map(|used| used.file.clone())
     }
 
     /// Goes on to the next free file; `false` if there is none.
@@ -104,11 +91,7 @@ impl<I: Io> WalFiles<I> {
         let Some(file) = self.free.pop_front() else {
             return false;
         };
-        self.used.push_back(Used {
-            file,
-            live: 0,
-            pins: Vec::new(),
-        });
+        self.used.push_back(Used { file, live: 0, pins: Vec::new() });
         self.has_current = true;
         self.settle();
         true
@@ -116,11 +99,7 @@ impl<I: Io> WalFiles<I> {
 
     /// Counts an extent of a partition that was put into a file.
     pub(crate) fn pin(&mut self, id: WalFileId, partition: &Rc<PartitionCell>) {
-        let used = self
-            .used
-            .iter_mut()
-            .rfind(|used| used.file.id == id)
-            .expect("pins are for files in use");
+        let used = self.used.iter_mut().rfind(|used| used.file.id == id).expect("pins are for files in use");
         used.live += 1;
         let mut inner = partition.borrow_mut();
         if inner.pinned != Some(id) {
@@ -131,15 +110,8 @@ impl<I: Io> WalFiles<I> {
 
     /// Extents of that file that are not needed any more.
     pub(crate) fn release(&mut self, id: WalFileId, extents: usize) {
-        let used = self
-            .used
-            .iter_mut()
-            .find(|used| used.file.id == id)
-            .expect("releases are for files in use");
-        used.live = used
-            .live
-            .checked_sub(extents)
-            .expect("every release has its pin");
+        let used = self.used.iter_mut().find(|used| used.file.id == id).expect("releases are for files in use");
+        used.live = used.live.checked_sub(extents).expect("every release has its pin");
         self.settle();
     }
 
@@ -147,9 +119,7 @@ impl<I: Io> WalFiles<I> {
         let held_back = usize::from(self.has_current);
         while self.used.len() > held_back && self.used.front().is_some_and(|used| used.live == 0) {
             let used = self.used.pop_front().expect("there is a front");
-            match used.file.bytes == self.file_bytes
-                && self.free.len() + self.used.len() < self.count_max
-            {
+            match used.file.bytes == self.file_bytes && self.free.len() + self.used.len() < self.count_max {
                 true => self.free.push_back(used.file),
                 false => self.retired.push(used.file),
             }
@@ -158,11 +128,7 @@ impl<I: Io> WalFiles<I> {
 
     /// Partitions with extents in the oldest used file, to be materialised; the current one last.
     pub(crate) fn oldest_pins(&self) -> Vec<Rc<PartitionCell>> {
-        self.used
-            .iter()
-            .find(|used| used.live > 0)
-            .map(|used| used.pins.clone())
-            .unwrap_or_default()
+        self.used.iter().find(|used| used.live > 0).map(|used| used.pins.clone()).unwrap_or_default()
     }
 
     /// Whether the log is short of files: materialise the oldest.
@@ -172,8 +138,7 @@ impl<I: Io> WalFiles<I> {
 
     /// Files that may still be made.
     fn room(&self) -> usize {
-        self.count_max
-            .saturating_sub(self.free.len() + self.used.len())
+        self.count_max.saturating_sub(self.free.len() + self.used.len())
     }
 
     /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
@@ -184,12 +149,7 @@ impl<I: Io> WalFiles<I> {
         self.making = true;
         let id = WalFileId(self.next_id);
         self.next_id += 1;
-        Some(Making {
-            io: self.io.clone(),
-            path: path_of(&self.dir, id),
-            id,
-            bytes: self.file_bytes,
-        })
+        Some(Making { io: self.io.clone(), path: path_of(&self.dir, id), id, bytes: self.file_bytes })
     }
 
     /// A file was made, or not.
@@ -215,21 +175,11 @@ pub(crate) fn id_of(name: &str) -> Option<WalFileId> {
 }
 
 /// Opens a former run's file.
-pub(crate) async fn open<I: Io>(
-    io: &I,
-    dir: &Path,
-    id: WalFileId,
-    bytes: u64,
-) -> io::Result<WalFile<I>> {
+pub(crate) async fn open<I: Io>(io: &I, dir: &Path, id: WalFileId, bytes: u64) -> io::Result<WalFile<I>> {
     let path = path_of(dir, id);
     let plain = io.open(&path, Open::Write).await?;
     let durable = io.open(&path, Open::WriteDurable).await?;
-    Ok(WalFile {
-        id,
-        plain,
-        durable,
-        bytes,
-    })
+    Ok(WalFile { id, plain, durable, bytes })
 }
 
 /// A file about to be made.
@@ -251,13 +201,7 @@ impl<I: Io> Making<I> {
         }
         filled?;
         self.io.rename(&making, &self.path).await?;
-        open(
-            &self.io,
-            self.path.parent().expect("the log has a folder"),
-            self.id,
-            self.bytes,
-        )
-        .await
+        open(&self.io, self.path.parent().expect("the log has a folder"), self.id, self.bytes).await
     }
 
     async fn fill(&self, making: &Path) -> io::Result<()> {

@@ -5,16 +5,22 @@
 //! then it is written plainly too and everything is flushed together, because an acknowledged group must not depend on
 //! one that a power cut may take.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
 
-use super::{Store, wal_files::WalFile};
+use futures_util::future::{join, join_all};
+
+use super::{Store, fat::FatRun, wal_files::WalFile};
 use crate::{
     api::LogError,
     chunk::Memory,
     io::{Buffer, File, Io, Share},
     partition::{Extent, Slot},
     wal::{
-        format::{GroupEncoder, Stamp},
+        format::{GroupEncoder, SegmentPointer, Stamp},
         group::Group,
     },
 };
@@ -30,9 +36,8 @@ enum Stage {
 struct Flying<I: Io> {
     sequence: u64,
     group: Group,
-    slot: Rc<Slot>,
-    /// Where each run begins in the group.
-    places: Vec<u32>,
+    /// Runs that are written to their segments beside the group.
+    fat: Rc<Vec<FatRun>>,
     stage: Stage,
     /// To be flushed once this group and all before it are written; empty when the write itself is durable.
     flush: Vec<Rc<WalFile<I>>>,
@@ -110,7 +115,9 @@ impl<I: Io> Store<I> {
     }
 
     fn start(self: &Rc<Self>, group: Group, file: Rc<WalFile<I>>) {
-        let mut buffer = self.io.buffer(group.padded());
+        let fat: Vec<Option<FatRun>> = group.runs.iter().map(|run| self.plan_fat(run, &file)).collect();
+        let pointers: Vec<_> = fat.iter().map(|fat| fat.as_ref().map(|fat| fat.pointer)).collect();
+        let mut buffer = self.io.buffer(group.encoded_bytes(&pointers));
         let mut flight = self.flight.borrow_mut();
         let sequence = flight.next_sequence;
         flight.next_sequence += 1;
@@ -121,13 +128,14 @@ impl<I: Io> Store<I> {
             durable_sequence: flight.durable_sequence,
         };
         let mut encoder = GroupEncoder::new(buffer.bytes_mut());
-        let places = group.encode(&mut encoder);
+        let places = group.encode(&pointers, &mut encoder);
         encoder.finish(stamp, self.io.now_ms());
         let buffer = Rc::new(buffer);
         let position = flight.position;
         flight.position += buffer.bytes().len() as u64;
 
-        let slot = self.hold(&group, &file, buffer.clone());
+        self.hold(&group, &pointers, &places, &file, buffer.clone());
+        let fat: Rc<Vec<FatRun>> = Rc::new(fat.into_iter().flatten().collect());
         let first_unflushed = flight.unflushed.is_empty();
         let mut flush = Vec::new();
         if !group.flush || !first_unflushed {
@@ -139,60 +147,66 @@ impl<I: Io> Store<I> {
                 false => flight.dirty = true,
             }
         }
-        let durable_write = group.flush && flush.is_empty();
-        flight.groups.push_back(Flying {
-            sequence,
-            group,
-            slot,
-            places,
-            stage: Stage::Writing,
-            flush,
-        });
+        let wants_flush = group.flush;
+        let durable_write = wants_flush && flush.is_empty();
+        flight.groups.push_back(Flying { sequence, group, fat: fat.clone(), stage: Stage::Writing, flush });
         drop(flight);
 
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
-            let target = if durable_write {
-                &file.durable
-            } else {
-                &file.plain
-            };
-            let written = target.write(buffer, position).await;
-            match written {
+            let target = if durable_write { &file.durable } else { &file.plain };
+            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat, wants_flush)));
+            let (written, fat_written) = join(target.write(buffer, position), fat_runs).await;
+            match fat_written.into_iter().fold(written, Result::and) {
                 Ok(()) => store.stage(sequence, Stage::Written),
                 Err(error) => store.fail("a write of the shared log failed", &error),
             }
         });
     }
 
-    /// Keeps a group in memory and its file in use.
-    fn hold(&self, group: &Group, file: &Rc<WalFile<I>>, buffer: Rc<I::Buffer>) -> Rc<Slot> {
+    /// Keeps a group in memory and its file in use; its runs join the tails, to be seen when the marks pass them.
+    fn hold(
+        &self,
+        group: &Group,
+        fat: &[Option<SegmentPointer>],
+        places: &[u32],
+        file: &Rc<WalFile<I>>,
+        buffer: Rc<I::Buffer>,
+    ) {
         let buffer_bytes = buffer.bytes().len();
-        let slot = Rc::new(Slot {
-            bytes: std::cell::RefCell::new(Some(buffer as Rc<dyn Memory>)),
-            wal: file.id,
-            live: std::cell::Cell::new(group.runs.len()),
-        });
-        let mut wal = self.wal.borrow_mut();
-        for run in &group.runs {
-            wal.pin(file.id, &run.partition);
+        let slot =
+            Rc::new(Slot { bytes: RefCell::new(Some(buffer as Rc<dyn Memory>)), wal: file.id, live: Cell::new(0) });
+        let mut partitions = Vec::new();
+        for ((run, fat), at) in group.runs.iter().zip(fat).zip(places) {
+            self.wal.borrow_mut().pin(file.id, &run.partition);
             self.live_bytes.set(self.live_bytes.get() + run.len);
+            if fat.is_some() {
+                continue; // it has a slot of its own
+            }
+            slot.live.set(slot.live.get() + 1);
+            let extent = Extent {
+                base_offset: run.base_offset,
+                end_offset: run.end_offset,
+                at: *at,
+                len: u32::try_from(run.len).expect("groups are bounded"),
+                slot: slot.clone(),
+            };
+            if run.partition.borrow().deleted {
+                self.release(std::iter::once(&extent));
+                continue;
+            }
+            run.partition.borrow_mut().push_extent(extent);
+            partitions.push(run.partition.clone());
         }
-        let partitions = group.runs.iter().map(|run| run.partition.clone()).collect();
-        self.cache
-            .borrow_mut()
-            .insert(slot.clone(), buffer_bytes, partitions);
-        slot
+        if !partitions.is_empty() {
+            self.cache.borrow_mut().insert(slot, buffer_bytes, partitions);
+        }
     }
 
     fn stage(self: &Rc<Self>, sequence: u64, stage: Stage) {
         let mut flight = self.flight.borrow_mut();
         // After a failure nothing is in flight any more.
-        let Some(flying) = flight
-            .groups
-            .iter_mut()
-            .find(|flying| flying.sequence == sequence)
-        else {
+        let Some(flying) = flight.groups.iter_mut().find(|flying| flying.sequence == sequence) else {
             return;
         };
         flying.stage = stage;
@@ -242,34 +256,18 @@ impl<I: Io> Store<I> {
 
     /// Moves the marks, lets consumers see the batches, and answers the producers.
     fn apply(&self, done: Flying<I>) {
-        let Flying {
-            group,
-            slot,
-            places,
-            ..
-        } = done;
-        for (run, at) in group.runs.iter().zip(places) {
-            let extent = Extent {
-                base_offset: run.base_offset,
-                end_offset: run.end_offset,
-                at,
-                len: u32::try_from(run.len).expect("groups are bounded"),
-                slot: slot.clone(),
-            };
+        let Flying { group, fat, .. } = done;
+        for run in &group.runs {
             let mut partition = run.partition.borrow_mut();
-            if partition.deleted {
-                drop(partition);
-                self.release(std::iter::once(&extent));
-                continue;
+            if !partition.deleted {
+                let durable = if group.flush { run.end_offset } else { partition.durable };
+                partition.advance(run.end_offset, durable);
             }
-            partition.push_extent(extent);
-            let durable = if group.flush {
-                run.end_offset
-            } else {
-                partition.durable
-            };
-            partition.advance(run.end_offset, durable);
-            drop(partition);
+        }
+        for fat in fat.iter() {
+            self.fat_done(fat, group.flush);
+        }
+        for run in &group.runs {
             self.keeper.grown(&run.partition);
         }
         group.outcome.set(Ok(()));
@@ -282,19 +280,9 @@ impl<I: Io> Store<I> {
             flight.dirty = false;
             // They stay listed: a group sealed meanwhile must not count on this flush.
             let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
-            flight
-                .unflushed
-                .iter()
-                .chain(in_flight)
-                .cloned()
-                .collect::<Vec<_>>()
+            flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
         };
-        let written: Vec<_> = self
-            .partitions
-            .borrow()
-            .values()
-            .map(|p| (p.clone(), p.borrow().written))
-            .collect();
+        let written: Vec<_> = self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().written)).collect();
         for file in &files {
             if let Err(error) = file.plain.flush().await {
                 self.fail("a flush of the shared log failed", &error);

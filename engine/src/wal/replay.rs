@@ -6,10 +6,10 @@
 //! before it are recycled. A later run's entry wins over an earlier run's with the same offsets: its writer knew that
 //! those were never acknowledged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    format::{Entry, Group, Place},
+    format::{Entry, Group, Place, SegmentPointer},
     scan::Chain,
 };
 use crate::{api::TopicPartition, manifest::Manifest};
@@ -31,11 +31,27 @@ pub(crate) struct LiveRun {
     run: u64,
 }
 
+/// A run that went to its segment directly. Whether it arrived there is for the caller to find out: if not, its group
+/// is torn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pointer {
+    pub(crate) run: u64,
+    pub(crate) sequence: u64,
+    pub(crate) partition: TopicPartition,
+    pub(crate) place: SegmentPointer,
+    /// One past its last offset.
+    pub(crate) end_offset: i64,
+}
+
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Replay {
     /// By partition, consecutive and in order.
     pub(crate) live: HashMap<TopicPartition, Vec<LiveRun>>,
+    /// Runs that went to segments directly and that the manifest does not know, in order.
+    pub(crate) pointers: Vec<Pointer>,
+    /// Where those end, by partition.
+    fat_ends: HashMap<TopicPartition, i64>,
     /// The last good group of every run that has groups on disk.
     pub(crate) run_ends: BTreeMap<u64, u64>,
     /// The files in the order of what they hold; those with nothing of use first.
@@ -48,68 +64,47 @@ pub(crate) enum ReplayError {
     #[error("group {sequence} of run {run} was durable and cannot be read any more")]
     LostGroup { run: u64, sequence: u64 },
     #[error("{partition:?}: the log goes on at offset {found}, but {expected} is next")]
-    Hole {
-        partition: TopicPartition,
-        expected: i64,
-        found: i64,
-    },
+    Hole { partition: TopicPartition, expected: i64, found: i64 },
 }
 
-/// Follows the chains of all files.
+/// Follows the chains of all files. `torn` are groups, by run and sequence, whose fat runs did not arrive.
 pub(crate) fn replay(
     manifest: &Manifest,
     known: impl Fn(TopicPartition) -> bool,
     files: &[Chain],
+    torn: &HashSet<(u64, u64)>,
 ) -> Result<Replay, ReplayError> {
     let mut groups: BTreeMap<(u64, u64), (usize, u64, &Group)> = BTreeMap::new();
     for (file, chain) in files.iter().enumerate() {
         for (position, group) in &chain.groups {
-            groups.insert(
-                (group.stamp.run, group.stamp.sequence),
-                (file, *position, group),
-            );
+            groups.insert((group.stamp.run, group.stamp.sequence), (file, *position, group));
         }
     }
     let mut replay = Replay::default();
     let newest_closed = manifest.run_ends.keys().next_back().copied();
-    let runs: std::collections::BTreeSet<u64> = groups.keys().map(|(run, _)| *run).collect();
+    let runs: BTreeSet<u64> = groups.keys().map(|(run, _)| *run).collect();
     let mut newest = vec![(0, 0); files.len()];
     for run in runs {
-        let closed = manifest
-            .run_ends
-            .get(&run)
-            .copied()
-            .or((newest_closed >= Some(run)).then_some(0));
+        let closed = manifest.run_ends.get(&run).copied().or((newest_closed >= Some(run)).then_some(0));
         let limit = closed.unwrap_or(u64::MAX);
         let mut expected = None;
         for ((_, sequence), (file, position, group)) in groups.range((run, 0)..=(run, limit)) {
-            if expected.is_some_and(|next| next != *sequence) {
+            if expected.is_some_and(|next| next != *sequence) || torn.contains(&(run, *sequence)) {
                 break;
             }
-            for entry in &group.entries {
-                if known(entry.partition) {
-                    take(&mut replay, manifest, entry, run, *file, *position)?;
-                }
+            for entry in group.entries.iter().filter(|entry| known(entry.partition)) {
+                let place = (run, *sequence, *file, *position);
+                take(&mut replay, manifest, entry, place)?;
             }
             newest[*file] = newest[*file].max((run, *sequence));
             replay.run_ends.insert(run, *sequence);
             expected = Some(sequence + 1);
         }
         let missing = replay.run_ends.get(&run).copied().unwrap_or(0) + 1;
-        let seen_durable = groups
-            .range((run, 0)..=(run, limit))
-            .map(|(_, (.., g))| g.stamp.durable_sequence)
-            .max();
-        let in_chain = files
-            .iter()
-            .filter(|c| c.first().is_some_and(|s| s.run == run))
-            .filter_map(|c| c.damaged);
-        let damaged = in_chain
-            .map(|(sequence, _)| sequence)
-            .filter(|s| *s <= limit)
-            .min();
-        if let Some(sequence) = damaged.or(seen_durable.filter(|s| *s >= missing).map(|_| missing))
-        {
+        let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
+        let in_chain = files.iter().filter(|c| c.first().is_some_and(|s| s.run == run)).filter_map(|c| c.damaged);
+        let damaged = in_chain.map(|(sequence, _)| sequence).filter(|s| *s <= limit).min();
+        if let Some(sequence) = damaged.or(seen_durable.filter(|s| *s >= missing).map(|_| missing)) {
             return Err(ReplayError::LostGroup { run, sequence });
         }
         replay.run_ends.entry(run).or_insert(0);
@@ -123,43 +118,34 @@ fn take(
     replay: &mut Replay,
     manifest: &Manifest,
     entry: &Entry,
-    run: u64,
-    file: usize,
-    group: u64,
+    (run, sequence, file, group): (u64, u64, usize, u64),
 ) -> Result<(), ReplayError> {
-    let held = manifest
-        .partitions
-        .get(&entry.partition)
-        .map_or(0, |state| state.end_offset());
+    let id = entry.partition;
+    let noted = manifest.partitions.get(&id).map_or(0, |state| state.end_offset());
+    let held = replay.fat_ends.get(&id).copied().unwrap_or(noted);
     if entry.end_offset <= held {
         return Ok(());
     }
-    let live = replay.live.entry(entry.partition).or_default();
-    while live
-        .last()
-        .is_some_and(|last| last.end_offset > entry.base_offset && last.run < run)
-    {
+    let live = replay.live.entry(id).or_default();
+    while live.last().is_some_and(|last| last.end_offset > entry.base_offset && last.run < run) {
         live.pop();
     }
-    let expected = live.last().map_or(held, |last| last.end_offset);
-    let Place::Group(at) = entry.place else {
-        return Ok(());
+    let at = match entry.place {
+        Place::Segment(pointer) => {
+            // What was before it went along: the segment holds everything up to its end.
+            live.clear();
+            replay.fat_ends.insert(id, entry.end_offset);
+            let end_offset = entry.end_offset;
+            replay.pointers.push(Pointer { run, sequence, partition: id, place: pointer, end_offset });
+            return Ok(());
+        }
+        Place::Group(at) => at as usize,
     };
+    let expected = live.last().map_or(held, |last| last.end_offset);
     if entry.base_offset != expected {
-        return Err(ReplayError::Hole {
-            partition: entry.partition,
-            expected,
-            found: entry.base_offset,
-        });
+        return Err(ReplayError::Hole { partition: id, expected, found: entry.base_offset });
     }
-    live.push(LiveRun {
-        base_offset: entry.base_offset,
-        end_offset: entry.end_offset,
-        file,
-        group,
-        at: at as usize,
-        len: entry.length as usize,
-        run,
-    });
+    let (base_offset, end_offset, len) = (entry.base_offset, entry.end_offset, entry.length as usize);
+    live.push(LiveRun { base_offset, end_offset, file, group, at, len, run });
     Ok(())
 }

@@ -34,7 +34,6 @@ mod tests;
 
 use std::{cell::RefCell, collections::BTreeMap, io, path::Path, rc::Rc, task::Waker};
 
-pub use disk::SimBuffer;
 use disk::{Disk, InodeId};
 use executor::Executor;
 pub use handle::{SimFile, SimIo};
@@ -216,12 +215,7 @@ impl Sim {
             ended: None,
             trace: String::new(),
         };
-        Self {
-            world: Rc::new(World {
-                state: RefCell::new(state),
-                executor: Executor::default(),
-            }),
-        }
+        Self { world: Rc::new(World { state: RefCell::new(state), executor: Executor::default() }) }
     }
 
     /// The process's disk, clock and tasks in its present life.
@@ -292,10 +286,7 @@ impl Sim {
     /// If the file has no such byte, or the process is running: rot between two lives.
     pub fn corrupt(&self, path: impl AsRef<Path>, position: u64, xor: u8) {
         let mut state = self.world.state.borrow_mut();
-        assert!(
-            state.ops.values().all(|op| op.effect.is_none()),
-            "an operation is under way"
-        );
+        assert!(state.ops.values().all(|op| op.effect.is_none()), "an operation is under way");
         state.disk.corrupt(path.as_ref(), position, xor);
     }
 

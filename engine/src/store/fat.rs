@@ -1,0 +1,129 @@
+//! The fat path: a large run goes straight to its partition's segment, with the group that points to it in the shared
+//! log, so that large batches are not written twice. Whatever of the tail lies before it goes along.
+//!
+//! One appender per partition at a time: while the keeper appends, large runs go to the shared log as small ones do.
+//! Fat runs of one partition are written one after the other, because neighbours share a block.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+};
+
+use super::{Store, wal_files::WalFile};
+use crate::{
+    chunk::Memory,
+    io::{BLOCK, File, Io},
+    materialise::{self, Plan},
+    partition::{Ahead, Appending, Extent, PartitionCell, Slot},
+    signal::Outcome,
+    wal::{format::SegmentPointer, group::Run},
+};
+
+/// Runs of at least this size take the fat path.
+pub(crate) const FAT_BYTES: usize = 256 << 10;
+
+/// A run that is written to its segment.
+pub(crate) struct FatRun {
+    pub(crate) cell: Rc<PartitionCell>,
+    pub(crate) plan: Rc<Plan>,
+    pub(crate) pointer: SegmentPointer,
+    /// What the first block holds before; `None`: read it.
+    head: Option<Rc<Vec<u8>>>,
+    /// The fat run before it, whose last block is this one's first.
+    before: Option<Rc<Outcome<bool>>>,
+    written: Rc<Outcome<bool>>,
+}
+
+impl<I: Io> Store<I> {
+    /// Plans the fat path for a run that is being sealed, if it is large and nothing speaks against it. The run joins
+    /// the tail then.
+    pub(super) fn plan_fat(&self, run: &Run, file: &Rc<WalFile<I>>) -> Option<FatRun> {
+        // The shared log needs no new space; segments do.
+        if run.len < FAT_BYTES || self.io.free_bytes(&self.options.data_dir).ok()? < self.options.reserve_bytes {
+            return None;
+        }
+        let mut partition = run.partition.borrow_mut();
+        if partition.deleted {
+            return None;
+        }
+        let (active, from, runs, head, before) = match &partition.appending {
+            Appending::Keeper => return None,
+            Appending::Nobody => {
+                let active = partition.active().map(|at| partition.segments[at].clone());
+                (active, partition.materialised, 0, None, None)
+            }
+            Appending::Fat(ahead) => {
+                let before = (Some(ahead.last_block.clone()), Some(ahead.written.clone()));
+                (Some(ahead.active.clone()), ahead.end_offset, ahead.runs, before.0, before.1)
+            }
+        };
+        let mut memory = vec![0; run.len];
+        run.fill(&mut memory);
+        let memory: Rc<dyn Memory> = Rc::new(memory);
+        let slot = Rc::new(Slot { bytes: RefCell::new(Some(memory.clone())), wal: file.id, live: Cell::new(1) });
+        let extent = Extent {
+            base_offset: run.base_offset,
+            end_offset: run.end_offset,
+            at: 0,
+            len: u32::try_from(run.len).expect("runs are bounded"),
+            slot: slot.clone(),
+        };
+        let mut extents = partition.tail_from(from);
+        extents.push(extent.clone());
+        let plan = materialise::plan(active.as_ref(), extents, &partition.config, self.io.now_ms());
+        let pointer = plan.last_place()?;
+        let segment = &plan.writes.last().expect("it has a place").segment;
+        let written = Rc::<Outcome<bool>>::default();
+        let filled = usize::try_from(segment.size % BLOCK as u64).expect("less than a block");
+        partition.appending = Appending::Fat(Ahead {
+            runs: runs + 1,
+            end_offset: run.end_offset,
+            active: segment.clone(),
+            last_block: Rc::new(memory.bytes()[run.len - filled..].to_vec()),
+            written: written.clone(),
+        });
+        partition.push_extent(extent);
+        drop(partition);
+        self.cache.borrow_mut().insert(slot, run.len, vec![run.partition.clone()]);
+        // A segment that begins with this run has no block in common with what is before.
+        let head = head.filter(|_| plan.writes.first().is_some_and(|write| write.from > 0));
+        Some(FatRun { cell: run.partition.clone(), plan: Rc::new(plan), pointer, head, before, written })
+    }
+
+    /// Writes a fat run; `flush`: to stable storage.
+    pub(super) async fn write_fat(&self, fat: &FatRun, flush: bool) -> io::Result<()> {
+        let id = fat.cell.borrow().id;
+        let result = match &fat.before {
+            Some(before) if !before.clone().wait().await => Err(io::Error::other("the write before it failed")),
+            _ => self.write_plan(id, &fat.plan, fat.head.as_ref()).await,
+        };
+        fat.written.set(result.is_ok());
+        let opened = result?;
+        if flush {
+            for open in opened {
+                open.file.flush().await?;
+            }
+            self.sync_new_segments(id, &fat.plan).await?;
+        }
+        Ok(())
+    }
+
+    /// A fat run is as durable as its topic asks: it is in its segment.
+    pub(super) fn fat_done(&self, fat: &FatRun, flushed: bool) {
+        let mut partition = fat.cell.borrow_mut();
+        if let Appending::Fat(ahead) = &mut partition.appending {
+            ahead.runs -= 1;
+            if ahead.runs == 0 {
+                partition.appending = Appending::Nobody;
+            }
+        }
+        if partition.deleted {
+            return;
+        }
+        partition.appended(&fat.plan, flushed, self.io.now_ms());
+        drop(partition);
+        self.live_bytes.set(self.live_bytes.get() - fat.plan.extents.iter().map(|e| e.len as usize).sum::<usize>());
+        self.keeper.grown(&fat.cell);
+    }
+}

@@ -1,0 +1,11 @@
+//! The table of APIs, and what a handler gets and gives.
+
+mod call;
+pub(crate) mod shape;
+mod table;
+
+pub(crate) use call::{
+    Call, Context, Handling, Reply, Request, RequestHeader, Response, call, encode,
+};
+pub(crate) use table::{Api, OnDisconnect, TABLE, find};
+pub use table::{ApiListing, api_table};

@@ -1,0 +1,262 @@
+//! The shape of a request's body: what its fields are, so that a body can be checked before it is decoded.
+//!
+//! The message library allocates an array by its declared count before it has seen an element, and trusts the declared
+//! size of tagged fields it knows. [`check`] walks a body first, without allocating, and lets through only what is
+//! complete: every count is backed by bytes, and the number of elements is in proportion to the body's size. It does
+//! not say whether a value makes sense (text, nulls): the decoder does.
+
+use crate::frame::{Malformed, take_unsigned_varint};
+
+/// A body, or an element of an array: its fields in order.
+pub(crate) type Shape = &'static [Field];
+
+/// One field and the versions that have it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Field {
+    kind: Kind,
+    version_min: i16,
+    version_max: i16,
+    tag: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// A number, boolean or UUID: that many bytes.
+    Fixed(usize),
+    /// Text, with an i16 or compact length.
+    Text,
+    /// Bytes, with an i32 or compact length.
+    Blob,
+    /// Elements of one primitive each.
+    List(&'static Kind),
+    /// Elements of several fields each.
+    Array(Shape),
+    /// Fields that may be absent altogether, as a leading byte says.
+    Optional(Shape),
+    /// Fields in place (only as a tagged field).
+    Struct(Shape),
+}
+
+const fn field(kind: Kind) -> Field {
+    Field {
+        kind,
+        version_min: 0,
+        version_max: i16::MAX,
+        tag: None,
+    }
+}
+
+pub(crate) const BOOL: Field = field(Kind::Fixed(1));
+pub(crate) const INT8: Field = field(Kind::Fixed(1));
+pub(crate) const INT16: Field = field(Kind::Fixed(2));
+pub(crate) const INT32: Field = field(Kind::Fixed(4));
+pub(crate) const INT64: Field = field(Kind::Fixed(8));
+pub(crate) const FLOAT64: Field = field(Kind::Fixed(8));
+pub(crate) const UUID: Field = field(Kind::Fixed(16));
+pub(crate) const STRING: Field = field(Kind::Text);
+pub(crate) const BYTES: Field = field(Kind::Blob);
+pub(crate) const INT8S: Field = field(Kind::List(&Kind::Fixed(1)));
+pub(crate) const INT32S: Field = field(Kind::List(&Kind::Fixed(4)));
+pub(crate) const INT64S: Field = field(Kind::List(&Kind::Fixed(8)));
+pub(crate) const UUIDS: Field = field(Kind::List(&Kind::Fixed(16)));
+pub(crate) const STRINGS: Field = field(Kind::List(&Kind::Text));
+
+/// An array whose elements have the fields of `shape`.
+pub(crate) const fn array(shape: Shape) -> Field {
+    field(Kind::Array(shape))
+}
+
+/// Fields that may be null together.
+pub(crate) const fn optional(shape: Shape) -> Field {
+    field(Kind::Optional(shape))
+}
+
+/// Fields in place.
+pub(crate) const fn fields(shape: Shape) -> Field {
+    field(Kind::Struct(shape))
+}
+
+impl Field {
+    /// Present from that version on.
+    pub(crate) const fn since(self, version: i16) -> Field {
+        Field {
+            version_min: version,
+            ..self
+        }
+    }
+
+    /// Present up to that version.
+    pub(crate) const fn until(self, version: i16) -> Field {
+        Field {
+            version_max: version,
+            ..self
+        }
+    }
+
+    /// A tagged field.
+    pub(crate) const fn tag(self, tag: u32) -> Field {
+        Field {
+            tag: Some(tag),
+            ..self
+        }
+    }
+
+    fn is_in(&self, version: i16) -> bool {
+        self.version_min <= version && version <= self.version_max
+    }
+}
+
+/// Elements that any body may have, whatever its size.
+const ELEMENTS_MIN: usize = 65_536;
+/// Beyond that, bytes of the body per element at least.
+const ELEMENT_BYTES_MIN: usize = 8;
+
+/// Checks a body. `flexible`: the version uses compact lengths and tagged fields.
+pub(crate) fn check(
+    shape: Shape,
+    version: i16,
+    flexible: bool,
+    body: &[u8],
+) -> Result<(), Malformed> {
+    let elements_left = ELEMENTS_MIN + body.len() / ELEMENT_BYTES_MIN;
+    let mut walk = Walk {
+        rest: body,
+        version,
+        flexible,
+        elements_left,
+    };
+    walk.shape(shape)
+        .map_err(|reason| Malformed::Body(reason.to_string()))
+}
+
+const CUT_OFF: &str = "it is cut off";
+
+struct Walk<'a> {
+    rest: &'a [u8],
+    version: i16,
+    flexible: bool,
+    elements_left: usize,
+}
+
+impl Walk<'_> {
+    fn shape(&mut self, shape: Shape) -> Result<(), &'static str> {
+        let version = self.version;
+        for field in shape
+            .iter()
+            .filter(|field| field.tag.is_none() && field.is_in(version))
+        {
+            self.value(field.kind)?;
+        }
+        if self.flexible {
+            self.tagged_fields(shape)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn value(&mut self, kind: Kind) -> Result<(), &'static str> {
+        match kind {
+            Kind::Fixed(size) => self.skip(size),
+            Kind::Text if self.flexible => self.compact_bytes(),
+            Kind::Text => {
+                let length = i16::from_be_bytes(self.take()?);
+                self.plain_bytes(length.into())
+            }
+            Kind::Blob if self.flexible => self.compact_bytes(),
+            Kind::Blob => {
+                let length = i32::from_be_bytes(self.take()?);
+                self.plain_bytes(length)
+            }
+            Kind::List(element) => {
+                for _ in 0..self.count()? {
+                    self.value(*element)?;
+                }
+                Ok(())
+            }
+            Kind::Array(shape) => {
+                for _ in 0..self.count()? {
+                    self.shape(shape)?;
+                }
+                Ok(())
+            }
+            Kind::Optional(shape) => match self.take::<1>()?[0].cast_signed() {
+                -1 => Ok(()),
+                _ => self.shape(shape),
+            },
+            Kind::Struct(shape) => self.shape(shape),
+        }
+    }
+
+    fn tagged_fields(&mut self, shape: Shape) -> Result<(), &'static str> {
+        for _ in 0..self.varint()? {
+            self.count_elements(1)?;
+            let tag = self.varint()?;
+            let size = self.varint()? as usize;
+            let after = self.rest.get(size..).ok_or(CUT_OFF)?;
+            let known = shape
+                .iter()
+                .find(|field| field.tag == Some(tag) && field.is_in(self.version));
+            if let Some(field) = known {
+                self.value(field.kind)?;
+                if self.rest.len() != after.len() {
+                    return Err("a tagged field is not of the size it declares");
+                }
+            }
+            self.rest = after;
+        }
+        Ok(())
+    }
+
+    /// The count of an array; null counts as none. Every element takes at least one byte.
+    fn count(&mut self) -> Result<usize, &'static str> {
+        let count = if self.flexible {
+            (self.varint()? as usize).saturating_sub(1)
+        } else {
+            match i32::from_be_bytes(self.take()?) {
+                -1 => 0,
+                count => usize::try_from(count).map_err(|_| "an array has a negative length")?,
+            }
+        };
+        if count > self.rest.len() {
+            return Err("an array declares more elements than there are bytes");
+        }
+        self.count_elements(count)?;
+        Ok(count)
+    }
+
+    fn count_elements(&mut self, count: usize) -> Result<(), &'static str> {
+        self.elements_left = self
+            .elements_left
+            .checked_sub(count)
+            .ok_or("it has too many elements for its size")?;
+        Ok(())
+    }
+
+    fn compact_bytes(&mut self) -> Result<(), &'static str> {
+        let length = (self.varint()? as usize).saturating_sub(1);
+        self.skip(length)
+    }
+
+    fn plain_bytes(&mut self, length: i32) -> Result<(), &'static str> {
+        match usize::try_from(length) {
+            Ok(length) => self.skip(length),
+            Err(_) if length == -1 => Ok(()),
+            Err(_) => Err("a text or bytes field has a negative length"),
+        }
+    }
+
+    fn varint(&mut self) -> Result<u32, &'static str> {
+        take_unsigned_varint(&mut self.rest).ok_or("a variable-length number is damaged")
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(CUT_OFF)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn skip(&mut self, count: usize) -> Result<(), &'static str> {
+        self.rest = self.rest.get(count..).ok_or(CUT_OFF)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+//! The one table of APIs: key, versions, shape, handler. ApiVersions answers from it.
+
+use kafka_protocol::messages::ApiKey;
+
+use super::{Context, Handling, Request, shape::Shape};
+use crate::{frame::Malformed, handlers};
+
+/// One API that is served.
+pub(crate) struct Api {
+    /// Its key.
+    pub(crate) key: ApiKey,
+    /// Lowest version served.
+    pub(crate) version_min: i16,
+    /// Highest version served.
+    pub(crate) version_max: i16,
+    /// Lowest version that clients are told; differs from `version_min` for Produce only.
+    pub(crate) advertised_min: i16,
+    /// What the body is checked against before it is decoded; `None`: the handler's own decoder needs no check.
+    pub(crate) shape: Option<Shape>,
+    /// What becomes of a request whose connection is gone.
+    pub(crate) on_disconnect: OnDisconnect,
+    /// Decodes and begins to handle a request.
+    pub(crate) handle: fn(&Context, Request) -> Result<Handling, Malformed>,
+}
+
+/// What becomes of a request whose connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDisconnect {
+    /// Its future is dropped: it only reads, or what it changes does not depend on the future.
+    Drop,
+    /// Its future runs to its end.
+    Finish,
+}
+
+/// Every API that is served, by rising key.
+pub(crate) static TABLE: &[&Api] = &[
+    &handlers::produce::API,
+    &handlers::fetch::API,
+    &handlers::list_offsets::API,
+    &handlers::metadata::API,
+    &handlers::api_versions::API,
+    &handlers::create_topics::API,
+];
+
+/// The API of a key.
+pub(crate) fn find(key: i16) -> Option<&'static Api> {
+    TABLE
+        .binary_search_by_key(&key, |api| api.key as i16)
+        .ok()
+        .map(|index| TABLE[index])
+}
+
+/// One line of the list of what is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiListing {
+    /// The API's key.
+    pub key: i16,
+    /// The API's name as Kafka writes it.
+    pub name: String,
+    /// Lowest version served.
+    pub version_min: i16,
+    /// Highest version served.
+    pub version_max: i16,
+}
+
+/// Every API that is served, by rising key.
+pub fn api_table() -> Vec<ApiListing> {
+    TABLE
+        .iter()
+        .map(|api| ApiListing {
+            key: api.key as i16,
+            name: format!("{:?}", api.key),
+            version_min: api.version_min,
+            version_max: api.version_max,
+        })
+        .collect()
+}

@@ -1,0 +1,98 @@
+//! The cluster as clients are told it is: one broker, or one broker per shard.
+
+use std::fmt::Write;
+
+use kafka_protocol::{messages::BrokerId, protocol::StrBytes};
+use millrace_engine::{api::TopicPartition, engine::Engine};
+use uuid::Uuid;
+
+use crate::config::{Advertise, NetConfig};
+
+/// A broker that clients are told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Broker {
+    pub(crate) id: BrokerId,
+    pub(crate) host: StrBytes,
+    pub(crate) port: i32,
+}
+
+/// All brokers, by rising id.
+pub(crate) fn brokers(engine: &Engine, config: &NetConfig) -> Vec<Broker> {
+    let host = StrBytes::from_string(config.advertised_host.clone());
+    match config.advertise {
+        Advertise::Node => {
+            vec![Broker {
+                id: BrokerId(engine.node_id()),
+                host,
+                port: config.advertised_port.into(),
+            }]
+        }
+        Advertise::Shard { .. } => (0..engine.shards())
+            .map(|shard| Broker {
+                id: shard_broker(engine, shard),
+                host: host.clone(),
+                port: config
+                    .shard_port(shard)
+                    .unwrap_or(config.advertised_port)
+                    .into(),
+            })
+            .collect(),
+    }
+}
+
+/// The broker that leads a partition.
+pub(crate) fn leader(engine: &Engine, config: &NetConfig, partition: TopicPartition) -> BrokerId {
+    match config.advertise {
+        Advertise::Node => BrokerId(engine.node_id()),
+        Advertise::Shard { .. } => shard_broker(engine, engine.owner(partition)),
+    }
+}
+
+/// The broker that clients are told is the controller.
+pub(crate) fn controller(engine: &Engine) -> BrokerId {
+    BrokerId(engine.node_id())
+}
+
+/// The broker as which a shard is advertised.
+pub(crate) fn shard_broker(engine: &Engine, shard: usize) -> BrokerId {
+    let shard = i32::try_from(shard).expect("a node has few shards");
+    BrokerId(engine.node_id() + shard)
+}
+
+/// The cluster's id as Kafka writes it.
+pub(crate) fn cluster_id(engine: &Engine) -> StrBytes {
+    StrBytes::from_string(kafka_uuid(engine.cluster_id()))
+}
+
+/// A UUID as Kafka writes it: base64 with the alphabet for URLs, without padding.
+pub(crate) fn kafka_uuid(id: Uuid) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::with_capacity(22);
+    for group in id.as_bytes().chunks(3) {
+        let bits = group
+            .iter()
+            .fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte))
+            << (8 * (3 - group.len()));
+        for index in 0..=group.len() {
+            let character = ALPHABET[(bits >> (18 - 6 * index)) as usize & 63];
+            text.write_char(char::from(character))
+                .expect("a string takes any text");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_are_written_as_kafka_writes_them() {
+        assert_eq!(kafka_uuid(Uuid::nil()), "AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(kafka_uuid(Uuid::from_u128(1)), "AAAAAAAAAAAAAAAAAAAAAQ");
+        assert_eq!(
+            kafka_uuid(Uuid::from_u128(u128::MAX)),
+            "_____________________w"
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! From a frame to a request in flight: header, table, shape, handler.
+
+use futures_util::{FutureExt, future::LocalBoxFuture};
+use kafka_protocol::messages::ApiKey;
+
+use super::{Answered, Connection, End, assembler::Frame};
+use crate::{
+    api::{Api, Handling, OnDisconnect, Reply, Request, RequestHeader, find, shape},
+    frame::{HeaderStart, Malformed, take_client_id},
+    handlers::api_versions,
+    memory::Reservation,
+};
+
+/// A frame, understood as far as the table goes.
+pub(crate) enum Routed {
+    /// A request for an API in a version that is served.
+    Request(&'static Api, Request),
+    /// ApiVersions in a version that is not served; the answer says which are.
+    UnknownApiVersions(HeaderStart),
+}
+
+/// Reads a frame's header, finds its API and checks the shape of its body.
+pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)> {
+    let mut body = frame.bytes.clone();
+    let start = HeaderStart::take(&mut body).map_err(|reason| (None, reason))?;
+    let api = find(start.api_key).ok_or((None, Malformed::UnknownApi(start.api_key)))?;
+    let version = start.api_version;
+    if version < api.version_min || version > api.version_max {
+        if api.key == ApiKey::ApiVersions {
+            return Ok(Routed::UnknownApiVersions(start));
+        }
+        return Err((
+            Some(format!("{:?}", api.key)),
+            Malformed::UnsupportedVersion {
+                api: api.key,
+                version,
+            },
+        ));
+    }
+    let header_version = api.key.request_header_version(version);
+    let client_id = take_client_id(&mut body, header_version).and_then(|client_id| {
+        if let Some(shape) = api.shape {
+            shape::check(shape, version, header_version >= 2, &body)?;
+        }
+        Ok(client_id)
+    });
+    let client_id = client_id.map_err(|reason| (Some(format!("{:?}", api.key)), reason))?;
+    let header = RequestHeader {
+        api_key: api.key,
+        version,
+        correlation_id: start.correlation_id,
+        client_id,
+    };
+    Ok(Routed::Request(api, Request { header, body }))
+}
+
+impl Connection {
+    /// Begins a request. When this returns, its place among the connection's requests is fixed.
+    pub(super) fn dispatch(&self, frame: Frame) -> Result<(), End> {
+        let routed = route(&frame).map_err(|(api, reason)| End::Malformed { api, reason })?;
+        let (handling, on_disconnect) = match routed {
+            Routed::UnknownApiVersions(start) => {
+                let reply = api_versions::unsupported(start.correlation_id);
+                (Handling::Done(reply), OnDisconnect::Drop)
+            }
+            Routed::Request(api, request) => {
+                let handling = (api.handle)(&self.context, request).map_err(|reason| {
+                    let api = Some(format!("{:?}", api.key));
+                    End::Malformed { api, reason }
+                })?;
+                (handling, api.on_disconnect)
+            }
+        };
+        let Frame { bytes, reservation } = frame;
+        let request_bytes = bytes.len();
+        // The handler keeps what it needs of the frame; the reservation ends with its future.
+        drop(bytes);
+        let answered = move |reply| Answered {
+            reply,
+            request_bytes,
+        };
+        let reply: LocalBoxFuture<'static, Answered> = match (handling, on_disconnect) {
+            (Handling::Done(reply), _) => Box::pin(std::future::ready(answered(reply))),
+            (Handling::Later(future), OnDisconnect::Drop) => Box::pin(async move {
+                let reply = future.await;
+                drop(reservation);
+                answered(reply)
+            }),
+            (Handling::Later(future), OnDisconnect::Finish) => {
+                let reply = self.run_to_its_end(future, reservation);
+                Box::pin(async move { answered(reply.await) })
+            }
+        };
+        self.push_reply(request_bytes, reply);
+        Ok(())
+    }
+
+    /// Runs a request in a task of its own, which outlives the connection if need be. Its first step is taken here, so
+    /// that requests of one connection begin in order.
+    fn run_to_its_end(
+        &self,
+        mut future: LocalBoxFuture<'static, Reply>,
+        reservation: Reservation,
+    ) -> LocalBoxFuture<'static, Reply> {
+        if let Some(reply) = (&mut future).now_or_never() {
+            return Box::pin(std::future::ready(reply));
+        }
+        let shard = self.context.shard.clone();
+        shard.on_finishing();
+        let task = glommio::spawn_local(async move {
+            let reply = future.await;
+            drop(reservation);
+            shard.on_finished();
+            reply
+        });
+        let handle = task.detach();
+        Box::pin(async move {
+            let cut_short = || Reply::Close("the node is stopping".to_string());
+            handle.await.unwrap_or_else(cut_short)
+        })
+    }
+}

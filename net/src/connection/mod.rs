@@ -1,0 +1,273 @@
+//! One connection: a reader that begins requests as they arrive, and a writer that sends replies in request order.
+//!
+//! Lives on the shard that accepted it, from accept to close. Reading goes on while earlier requests wait, within
+//! bounds on the number and bytes of requests in flight; beyond them the socket is simply not read. All futures of
+//! requests belong to the connection and go with it, but for those whose API says that they must finish.
+
+mod assembler;
+mod dispatch;
+mod out_queue;
+mod reader;
+mod writer;
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    net::SocketAddr,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use futures_util::{
+    future::LocalBoxFuture,
+    stream::{FuturesOrdered, Stream as _},
+};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::{
+    api::{Context, Reply},
+    frame::Malformed,
+    shard::{Shard, TICK},
+    stream::Stream,
+};
+
+/// Bytes of one read of a new request.
+pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// What handlers may know of the other end.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// Name and version of its software, once it has told them (KIP-511).
+    pub(crate) software: RefCell<Option<(StrBytes, StrBytes)>>,
+}
+
+/// One connection's state, shared by its reader and its writer.
+pub(crate) struct Connection {
+    context: Context,
+    stream: Stream,
+    id: u64,
+    replies: RefCell<FuturesOrdered<LocalBoxFuture<'static, Answered>>>,
+    /// Requests read and not yet taken by the writer, and their bytes.
+    in_flight: Cell<InFlight>,
+    /// No more requests will be read.
+    reading_done: Cell<bool>,
+    waiting_reader: RefCell<Option<Waker>>,
+    waiting_writer: RefCell<Option<Waker>>,
+    times: Cell<Times>,
+}
+
+/// A request's reply, and what it frees.
+struct Answered {
+    reply: Reply,
+    request_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct InFlight {
+    requests: usize,
+    bytes: usize,
+}
+
+/// Ticks of a connection's life, for the shard's timer.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// Bytes were last received or sent.
+    active: u64,
+    /// Since when a request has been half received.
+    inside_frame: Option<u64>,
+    /// Since when replies have been waiting for the peer to read.
+    sending: Option<u64>,
+    /// Since when no more is read.
+    draining: Option<u64>,
+}
+
+/// Why reading ended.
+#[derive(Debug)]
+enum End {
+    /// The peer sends no more.
+    PeerClosed,
+    /// The node stops, or this side has closed the connection.
+    Closed,
+    /// The operating system failed.
+    Io(std::io::Error),
+    /// The peer sent what cannot be understood.
+    Malformed {
+        api: Option<String>,
+        reason: Malformed,
+    },
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn run(connection: &Rc<Connection>) {
+    let writer = glommio::spawn_local(writer::run(connection.clone()));
+    let end = reader::run(connection).await;
+    let peer = connection.context.peer.address;
+    match end {
+        End::Malformed { api, reason } => {
+            let api = api.as_deref().unwrap_or("none");
+            tracing::warn!(%peer, api, %reason, "connection closed: malformed request");
+        }
+        End::Io(error) => tracing::debug!(%peer, %error, "connection lost"),
+        End::PeerClosed | End::Closed => {
+            tracing::debug!(%peer, id = connection.id, "connection ends")
+        }
+    }
+    connection.on_reading_done();
+    writer.await;
+    connection.stream.close();
+    // Futures of requests nobody waits for any more; some hold this shard's state.
+    drop(connection.replies.take());
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub(crate) fn new(
+        shard: Rc<Shard>,
+        stream: Stream,
+        address: SocketAddr,
+        id: u64,
+    ) -> Rc<Connection> {
+        let active = shard.tick();
+        let peer = Rc::new(Peer {
+            address,
+            software: RefCell::new(None),
+        });
+        Rc::new(Connection {
+            context: Context { shard, peer },
+            stream,
+            id,
+            replies: RefCell::default(),
+            in_flight: Cell::default(),
+            reading_done: Cell::new(false),
+            waiting_reader: RefCell::default(),
+            waiting_writer: RefCell::default(),
+            times: Cell::new(Times {
+                active,
+                inside_frame: None,
+                sending: None,
+                draining: None,
+            }),
+        })
+    }
+
+    /// Reads no more requests; those that were read are answered.
+    pub(crate) fn end_reading(&self) {
+        self.stream.end_reading();
+        wake(&self.waiting_reader);
+    }
+
+    /// Closes at once.
+    pub(crate) fn close(&self) {
+        self.stream.close();
+        wake(&self.waiting_reader);
+        wake(&self.waiting_writer);
+    }
+
+    /// A second has gone by: closes the connection if it has been idle or stalled for too long.
+    pub(crate) fn on_tick(&self) {
+        /// Ticks that a half received request may rest while others wait for its memory.
+        const STALLED_TICKS_MAX: u64 = 10;
+        let shard = &self.context.shard;
+        let now = shard.tick();
+        let times = self.times.get();
+        let is_over =
+            |since: Option<u64>, ticks_max: u64| since.is_some_and(|since| now - since > ticks_max);
+        let ticks = |duration: std::time::Duration| duration.as_secs().div_ceil(TICK.as_secs());
+        let quiet_since = Some(times.active);
+        let is_idle = self.in_flight.get().requests == 0 || times.sending.is_some();
+        let reason = if is_over(times.draining, ticks(shard.config.stop_timeout)) {
+            "requests in flight took too long after the last was read"
+        } else if is_idle && is_over(quiet_since, ticks(shard.config.idle_timeout)) {
+            "idle"
+        } else if times.inside_frame.is_some()
+            && is_over(quiet_since, STALLED_TICKS_MAX)
+            && shard.memory.is_contended()
+        {
+            "a half sent request held memory that others wait for"
+        } else {
+            return;
+        };
+        tracing::info!(peer = %self.context.peer.address, reason, "connection closed");
+        self.close();
+    }
+
+    fn update_times(&self, update: impl FnOnce(&mut Times, u64)) {
+        let mut times = self.times.get();
+        update(&mut times, self.context.shard.tick());
+        self.times.set(times);
+    }
+
+    fn on_reading_done(&self) {
+        self.reading_done.set(true);
+        self.update_times(|times, now| {
+            times.draining = Some(now);
+            times.inside_frame = None;
+        });
+        wake(&self.waiting_writer);
+    }
+
+    /// Puts a request's future at the end of the queue.
+    fn push_reply(&self, request_bytes: usize, reply: LocalBoxFuture<'static, Answered>) {
+        let InFlight { requests, bytes } = self.in_flight.get();
+        self.in_flight.set(InFlight {
+            requests: requests + 1,
+            bytes: bytes + request_bytes,
+        });
+        self.replies.borrow_mut().push_back(reply);
+        wake(&self.waiting_writer);
+    }
+
+    /// Waits until one more request of that size may be in flight. `Err`: nothing more shall be read.
+    async fn room_for(&self, request_bytes: usize) -> Result<(), End> {
+        let config = &self.context.shard.config;
+        poll_fn(|cx| {
+            if self.stream.is_reading_ended() {
+                return Poll::Ready(Err(End::Closed));
+            }
+            let InFlight { requests, bytes } = self.in_flight.get();
+            let fits = requests < config.max_in_flight_requests
+                && bytes.saturating_add(request_bytes) <= config.max_in_flight_bytes;
+            if fits || requests == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            *self.waiting_reader.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The next reply in request order. `None`: there will be none, or nobody to send it to.
+    async fn next_reply(&self) -> Option<Reply> {
+        poll_fn(|cx| {
+            if self.stream.is_closed() {
+                return Poll::Ready(None);
+            }
+            *self.waiting_writer.borrow_mut() = Some(cx.waker().clone());
+            let mut replies = self.replies.borrow_mut();
+            match std::pin::Pin::new(&mut *replies).poll_next(cx) {
+                Poll::Ready(Some(answered)) => Poll::Ready(Some(self.on_answered(answered))),
+                Poll::Ready(None) if self.reading_done.get() => Poll::Ready(None),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn on_answered(&self, answered: Answered) -> Reply {
+        let InFlight { requests, bytes } = self.in_flight.get();
+        self.in_flight.set(InFlight {
+            requests: requests - 1,
+            bytes: bytes - answered.request_bytes,
+        });
+        wake(&self.waiting_reader);
+        answered.reply
+    }
+}
+
+fn wake(waker: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}

@@ -1,0 +1,101 @@
+//! Reads requests off the socket and begins them.
+
+use std::rc::Rc;
+
+use futures_util::future::{Either, select};
+
+use super::{
+    Connection, End, READ_BYTES_MAX,
+    assembler::{Assembler, Want},
+};
+use crate::memory::{Purpose, Reservation};
+
+/// Reads until the peer, this side or an error ends it.
+pub(super) async fn run(connection: &Rc<Connection>) -> End {
+    match read(connection).await {
+        Ok(never) => match never {},
+        Err(end) => end,
+    }
+}
+
+async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, End> {
+    let mut assembler = Assembler::new(connection.context.shard.config.max_frame_bytes);
+    loop {
+        while let Some(frame) = assembler.next_frame() {
+            connection.room_for(frame.bytes.len()).await?;
+            connection.dispatch(frame)?;
+            glommio::yield_if_needed().await;
+        }
+        match assembler.want() {
+            Want::Anything => read_new(connection, &mut assembler).await?,
+            Want::Memory(bytes) => {
+                assembler.grow(reserve(connection, Purpose::Continuation, bytes).await?)
+            }
+            Want::Fill => fill(connection, &mut assembler).await?,
+        }
+        let is_inside_frame = assembler.is_inside_frame();
+        connection.update_times(|times, now| {
+            times.inside_frame = is_inside_frame.then(|| times.inside_frame.unwrap_or(now));
+        });
+    }
+}
+
+/// One read into the shard's shared buffer. Memory is reserved only once there is something to read.
+async fn read_new(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
+    let shard = &connection.context.shard;
+    connection
+        .stream
+        .readable()
+        .await
+        .map_err(|_| End::Closed)?;
+    let mut permit = reserve(connection, Purpose::NewRequest, READ_BYTES_MAX).await?;
+    let mut buffer = shard.read_buffer.borrow_mut();
+    buffer.clear();
+    match connection
+        .stream
+        .receive(&mut buffer, READ_BYTES_MAX)
+        .map_err(End::Io)?
+    {
+        None => Ok(()),
+        Some(0) => Err(End::PeerClosed),
+        Some(_) => {
+            connection.update_times(|times, now| times.active = now);
+            assembler
+                .accept(&buffer, &mut permit)
+                .map_err(|reason| End::Malformed { api: None, reason })
+        }
+    }
+}
+
+/// One read into the buffer of the frame that was begun.
+async fn fill(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
+    connection
+        .stream
+        .readable()
+        .await
+        .map_err(|_| End::Closed)?;
+    let (buffer, limit) = assembler.buffer();
+    match connection.stream.receive(buffer, limit).map_err(End::Io)? {
+        None => Ok(()),
+        Some(0) => Err(End::PeerClosed),
+        Some(_) => {
+            connection.update_times(|times, now| times.active = now);
+            assembler.on_filled();
+            glommio::yield_if_needed().await;
+            Ok(())
+        }
+    }
+}
+
+async fn reserve(
+    connection: &Connection,
+    purpose: Purpose,
+    bytes: usize,
+) -> Result<Reservation, End> {
+    let memory = std::pin::pin!(connection.context.shard.memory.reserve(purpose, bytes));
+    let ended = std::pin::pin!(connection.stream.reading_ended());
+    match select(memory, ended).await {
+        Either::Left((reservation, _)) => Ok(reservation),
+        Either::Right(_) => Err(End::Closed),
+    }
+}

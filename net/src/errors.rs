@@ -1,0 +1,91 @@
+//! The engine's errors as Kafka's error codes: the one place where they are translated.
+
+use kafka_protocol::{ResponseError, protocol::StrBytes};
+use millrace_engine::{
+    api::{LogError, TopicError},
+    batch::BatchError,
+};
+
+/// An error as a response carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) error: ResponseError,
+    pub(crate) message: Option<StrBytes>,
+}
+
+impl ApiError {
+    /// An error with a message.
+    pub(crate) fn new(error: ResponseError, message: impl Into<String>) -> ApiError {
+        ApiError {
+            error,
+            message: Some(StrBytes::from_string(message.into())),
+        }
+    }
+
+    /// The code on the wire.
+    pub(crate) fn code(&self) -> i16 {
+        self.error.code()
+    }
+}
+
+impl From<ResponseError> for ApiError {
+    fn from(error: ResponseError) -> ApiError {
+        ApiError {
+            error,
+            message: None,
+        }
+    }
+}
+
+/// The code of an error of the log.
+pub(crate) fn log_error(error: &LogError) -> ResponseError {
+    match error {
+        LogError::UnknownPartition => ResponseError::UnknownTopicOrPartition,
+        LogError::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        LogError::UnknownLeaderEpoch => ResponseError::UnknownLeaderEpoch,
+        LogError::FencedLeaderEpoch => ResponseError::FencedLeaderEpoch,
+        LogError::Batch(error) => batch_error(error),
+        LogError::OutOfOrderSequence(_) => ResponseError::OutOfOrderSequenceNumber,
+        LogError::InvalidProducerEpoch => ResponseError::InvalidProducerEpoch,
+        LogError::UnknownProducerId => ResponseError::UnknownProducerId,
+        LogError::StorageFull | LogError::Storage(_) => ResponseError::KafkaStorageError,
+        LogError::ShuttingDown => ResponseError::NotLeaderOrFollower,
+    }
+}
+
+fn batch_error(error: &BatchError) -> ResponseError {
+    match error {
+        BatchError::Corrupt(_) => ResponseError::CorruptMessage,
+        BatchError::Invalid(_) => ResponseError::InvalidRecord,
+        BatchError::UnsupportedMagic(_) => ResponseError::UnsupportedForMessageFormat,
+        BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
+        BatchError::InvalidTimestamp { .. } => ResponseError::InvalidTimestamp,
+        BatchError::UnsupportedCodec(_) => ResponseError::UnsupportedCompressionType,
+    }
+}
+
+/// The code and message of an error of the topics.
+pub(crate) fn topic_error(error: &TopicError) -> ApiError {
+    match error {
+        TopicError::Exists(name) => ApiError::new(
+            ResponseError::TopicAlreadyExists,
+            format!("Topic '{name}' already exists."),
+        ),
+        TopicError::Unknown => ApiError::new(
+            ResponseError::UnknownTopicOrPartition,
+            "This server does not host this topic-partition.",
+        ),
+        TopicError::InvalidName(reason) => {
+            ApiError::new(ResponseError::InvalidTopicException, reason.clone())
+        }
+        TopicError::InvalidPartitions(reason) => {
+            ApiError::new(ResponseError::InvalidPartitions, reason.clone())
+        }
+        TopicError::InvalidConfig(reason) => {
+            ApiError::new(ResponseError::InvalidConfig, reason.clone())
+        }
+        TopicError::Storage(_) => {
+            ApiError::new(ResponseError::KafkaStorageError, error.to_string())
+        }
+    }
+}

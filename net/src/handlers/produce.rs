@@ -1,0 +1,232 @@
+//! Produce: batches to partitions. Their order is fixed when the request is read.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, ProduceResponse, TopicName,
+        produce_response::{PartitionProduceResponse, TopicProduceResponse},
+    },
+    protocol::StrBytes,
+};
+use millrace_engine::{
+    api::{LogError, ProducePartition, Produced, TopicPartition},
+    engine::{Topic, Topics},
+};
+
+use crate::{
+    api::{Api, Context, Handling, OnDisconnect, Reply, Request, encode},
+    errors::{ApiError, log_error},
+    frame::Malformed,
+    hot::produce_request::{PartitionData, ProduceRequest, TopicData},
+};
+
+/// Produce. Clients are told that versions 0 to 2 are served, which they are not: old librdkafka decides by the lowest
+/// version whether compression exists (KAFKA-18659).
+pub(crate) static API: Api = Api {
+    key: ApiKey::Produce,
+    version_min: 3,
+    version_max: 13,
+    advertised_min: 0,
+    shape: None,
+    on_disconnect: OnDisconnect::Drop,
+    handle,
+};
+
+/// A topic's part of the answer while it is being made.
+struct TopicAnswer {
+    name: StrBytes,
+    id: uuid::Uuid,
+    partitions: Vec<(i32, PartitionAnswer)>,
+}
+
+enum PartitionAnswer {
+    Refused(ApiError),
+    /// Passed to the engine; the engine's answers come in the same order.
+    Appended,
+}
+
+fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
+    let Request { header, body } = request;
+    let request = ProduceRequest::decode(body, header.version)
+        .map_err(|reason| Malformed::Body(reason.to_string()))?;
+    let acks = request.acks;
+    let topics = context.engine().topics();
+    let mut parts = Vec::new();
+    let names = Names {
+        topics: &topics,
+        are_ids: header.version >= 13,
+    };
+    let is_legal = matches!(acks, -1..=1);
+    let answers: Vec<TopicAnswer> = request
+        .topics
+        .into_iter()
+        .map(|topic| begin_topic(&names, topic, is_legal, &mut parts))
+        .collect();
+    let appended = context.engine().produce(parts);
+    Ok(Handling::Later(Box::pin(async move {
+        let appended = appended.await;
+        if acks == 0 {
+            return silence(&answers, &appended);
+        }
+        encode(&header, header.version, &finish(answers, appended))
+    })))
+}
+
+/// How a request names its topics.
+struct Names<'a> {
+    topics: &'a Topics,
+    are_ids: bool,
+}
+
+impl Names<'_> {
+    fn find(&self, data: &TopicData) -> Result<&Rc<Topic>, ResponseError> {
+        if self.are_ids {
+            self.topics
+                .by_id
+                .get(&data.id)
+                .ok_or(ResponseError::UnknownTopicId)
+        } else {
+            self.topics
+                .by_name
+                .get(&*data.name)
+                .ok_or(ResponseError::UnknownTopicOrPartition)
+        }
+    }
+}
+
+/// Checks a topic's partitions and collects what the engine shall append.
+fn begin_topic(
+    names: &Names<'_>,
+    data: TopicData,
+    is_legal: bool,
+    parts: &mut Vec<ProducePartition>,
+) -> TopicAnswer {
+    let topic = names.find(&data);
+    let partitions = data
+        .partitions
+        .into_iter()
+        .map(|partition| {
+            let index = partition.index;
+            let checked = if is_legal {
+                check(topic, partition)
+            } else {
+                Err(ResponseError::InvalidRequiredAcks.into())
+            };
+            match checked {
+                Ok(part) => {
+                    parts.push(part);
+                    (index, PartitionAnswer::Appended)
+                }
+                Err(error) => (index, PartitionAnswer::Refused(error)),
+            }
+        })
+        .collect();
+    TopicAnswer {
+        name: data.name,
+        id: data.id,
+        partitions,
+    }
+}
+
+fn check(
+    topic: Result<&Rc<Topic>, ResponseError>,
+    data: PartitionData,
+) -> Result<ProducePartition, ApiError> {
+    let topic = topic?;
+    if !(0..topic.partitions).contains(&data.index) {
+        return Err(ResponseError::UnknownTopicOrPartition.into());
+    }
+    let batch = check_batch(data.records)?;
+    Ok(ProducePartition {
+        partition: TopicPartition {
+            topic: topic.id,
+            partition: data.index,
+        },
+        batch,
+    })
+}
+
+/// What a producer may send: exactly one batch, which is neither a control batch nor part of a transaction. The engine
+/// checks the rest.
+fn check_batch(records: Option<Bytes>) -> Result<Bytes, ApiError> {
+    const ATTRIBUTES_POSITION: usize = 21;
+    const TRANSACTIONAL: u16 = 1 << 4;
+    const CONTROL: u16 = 1 << 5;
+    let batch = records
+        .filter(|records| !records.is_empty())
+        .ok_or_else(|| {
+            ApiError::new(
+                ResponseError::InvalidRecord,
+                "A partition's part of a produce request holds no record batch.",
+            )
+        })?;
+    let attributes = batch.get(ATTRIBUTES_POSITION..ATTRIBUTES_POSITION + 2);
+    let attributes = attributes.map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    if attributes & CONTROL != 0 {
+        return Err(ApiError::new(
+            ResponseError::InvalidRecord,
+            "Clients cannot write control batches.",
+        ));
+    }
+    if attributes & TRANSACTIONAL != 0 {
+        return Err(ApiError::new(
+            ResponseError::InvalidTxnState,
+            "Transactions are not served.",
+        ));
+    }
+    Ok(batch)
+}
+
+/// With acks = 0 nobody waits for an answer: an error can only be told by closing the connection.
+fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> Reply {
+    let refused = answers
+        .iter()
+        .flat_map(|topic| &topic.partitions)
+        .find_map(|(_, answer)| match answer {
+            PartitionAnswer::Refused(error) => Some(error.error),
+            PartitionAnswer::Appended => None,
+        });
+    let failed = appended
+        .iter()
+        .find_map(|answer| answer.as_ref().err())
+        .map(log_error);
+    match refused.or(failed) {
+        Some(error) => Reply::Close(format!("a produce request with acks = 0 failed: {error}")),
+        None => Reply::Silence,
+    }
+}
+
+fn finish(answers: Vec<TopicAnswer>, appended: Vec<Result<Produced, LogError>>) -> ProduceResponse {
+    let mut appended = appended.into_iter();
+    let mut partition = |(index, answer): (i32, PartitionAnswer)| {
+        let response = PartitionProduceResponse::default().with_index(index);
+        let outcome = match answer {
+            PartitionAnswer::Refused(error) => Err(error),
+            PartitionAnswer::Appended => match appended.next() {
+                Some(Ok(produced)) => Ok(produced),
+                Some(Err(error)) => Err(ApiError::new(log_error(&error), error.to_string())),
+                None => Err(ResponseError::UnknownServerError.into()),
+            },
+        };
+        match outcome {
+            Ok(produced) => response
+                .with_base_offset(produced.base_offset)
+                .with_log_append_time_ms(produced.append_time_ms)
+                .with_log_start_offset(produced.log_start_offset),
+            Err(error) => response
+                .with_error_code(error.code())
+                .with_base_offset(-1)
+                .with_error_message(error.message),
+        }
+    };
+    let responses = answers.into_iter().map(|topic| {
+        TopicProduceResponse::default()
+            .with_name(TopicName(topic.name))
+            .with_topic_id(topic.id)
+            .with_partition_responses(topic.partitions.into_iter().map(&mut partition).collect())
+    });
+    ProduceResponse::default().with_responses(responses.collect())
+}

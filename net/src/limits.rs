@@ -1,0 +1,112 @@
+//! Limits on connections of the whole node, and how often a refusal is logged.
+//!
+//! Owned by shard 0; other shards ask it when they accept a connection and tell it when one has ended.
+
+use std::{collections::HashMap, net::IpAddr};
+
+/// Counts connections against the limits.
+#[derive(Debug)]
+pub(crate) struct ConnectionLimits {
+    connections_max: usize,
+    per_ip_max: usize,
+    connections: usize,
+    per_ip: HashMap<IpAddr, usize>,
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("max.connections = {0} connections are open")]
+    Node(usize),
+    #[error("max.connections.per.ip = {0} connections of this address are open")]
+    Ip(usize),
+}
+
+impl ConnectionLimits {
+    /// No connection is open yet.
+    pub(crate) fn new(connections_max: usize, per_ip_max: usize) -> ConnectionLimits {
+        ConnectionLimits {
+            connections_max,
+            per_ip_max,
+            connections: 0,
+            per_ip: HashMap::new(),
+        }
+    }
+
+    /// Counts a connection in; each must be counted out by [`ConnectionLimits::on_closed`].
+    pub(crate) fn admit(&mut self, ip: IpAddr) -> Result<(), Refusal> {
+        if self.connections >= self.connections_max {
+            return Err(Refusal::Node(self.connections_max));
+        }
+        let of_ip = self.per_ip.entry(ip).or_default();
+        if *of_ip >= self.per_ip_max {
+            return Err(Refusal::Ip(self.per_ip_max));
+        }
+        *of_ip += 1;
+        self.connections += 1;
+        Ok(())
+    }
+
+    /// Counts a connection out.
+    pub(crate) fn on_closed(&mut self, ip: IpAddr) {
+        let of_ip = self
+            .per_ip
+            .get_mut(&ip)
+            .expect("only admitted connections are counted out");
+        *of_ip -= 1;
+        if *of_ip == 0 {
+            self.per_ip.remove(&ip);
+        }
+        self.connections -= 1;
+    }
+}
+
+/// Lets one event per tick through to the log and counts the others.
+#[derive(Debug, Default)]
+pub(crate) struct LogLimiter {
+    last_tick: Option<u64>,
+    suppressed: u64,
+}
+
+impl LogLimiter {
+    /// An event at `tick`: `Some` if it shall be logged, with the number of events since the last that was.
+    pub(crate) fn on_event(&mut self, tick: u64) -> Option<u64> {
+        if self.last_tick == Some(tick) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last_tick = Some(tick);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_beyond_a_limit_are_refused_until_one_ends() {
+        let mut limits = ConnectionLimits::new(3, 2);
+        let [a, b] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
+        assert_eq!(limits.admit(a), Ok(()));
+        assert_eq!(limits.admit(a), Ok(()));
+        assert_eq!(limits.admit(a), Err(Refusal::Ip(2)));
+        assert_eq!(limits.admit(b), Ok(()));
+        assert_eq!(limits.admit(b), Err(Refusal::Node(3)));
+        limits.on_closed(a);
+        assert_eq!(limits.admit(b), Ok(()));
+        limits.on_closed(a);
+        limits.on_closed(b);
+        limits.on_closed(b);
+        assert!(limits.per_ip.is_empty() && limits.connections == 0);
+    }
+
+    #[test]
+    fn one_event_per_tick_is_logged() {
+        let mut limiter = LogLimiter::default();
+        assert_eq!(limiter.on_event(5), Some(0));
+        assert_eq!(limiter.on_event(5), None);
+        assert_eq!(limiter.on_event(5), None);
+        assert_eq!(limiter.on_event(6), Some(2));
+    }
+}

@@ -1,0 +1,299 @@
+//! The wire of one shard: what its connections share, its accept loops, its timer, its clean stop.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use glommio::timer::sleep;
+use millrace_engine::engine::Engine;
+use socket2::Socket;
+use uuid::Uuid;
+
+use crate::{
+    config::{ConfigError, NetConfig},
+    connection::{self, Connection},
+    fetch_session::FetchSessions,
+    limits::{ConnectionLimits, LogLimiter, Refusal},
+    listener::{Accepted, Listener},
+    memory::ReceiveMemory,
+    poller::Poller,
+    stream::Stream,
+};
+
+/// Why the wire of a shard ended before the node was asked to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The shard's epoll descriptor failed.
+    #[error("the poller failed: {0}")]
+    Poller(io::Error),
+}
+
+/// One second: the unit of all coarse times of connections.
+pub(crate) const TICK: Duration = Duration::from_secs(1);
+
+/// What the connections of one shard share.
+pub(crate) struct Shard {
+    pub(crate) engine: Engine,
+    pub(crate) config: NetConfig,
+    /// Memory for requests.
+    pub(crate) memory: ReceiveMemory,
+    /// What a read of a new request is read into, before it is copied out. Never borrowed across an await.
+    pub(crate) read_buffer: RefCell<BytesMut>,
+    pub(crate) fetch_sessions: RefCell<FetchSessions>,
+    poller: Rc<Poller>,
+    connections: RefCell<HashMap<u64, Rc<Connection>>>,
+    next_connection_id: Cell<u64>,
+    /// Ticks since the start.
+    tick: Cell<u64>,
+    /// Requests that run to their end whatever becomes of their connection.
+    finishing: Cell<usize>,
+    refusals: RefCell<LogLimiter>,
+    /// Counts connections of the whole node; used on shard 0 only.
+    limits: RefCell<ConnectionLimits>,
+}
+
+/// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
+pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> {
+    config.check(engine.shards())?;
+    let poller = Poller::new().map_err(ServeError::Poller)?;
+    let listeners = listen(&engine, &config, &poller)?;
+    let shard = Rc::new(Shard {
+        memory: ReceiveMemory::new(config.receive_memory_bytes),
+        read_buffer: RefCell::new(BytesMut::with_capacity(connection::READ_BYTES_MAX)),
+        fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
+        poller: poller.clone(),
+        connections: RefCell::default(),
+        next_connection_id: Cell::new(0),
+        tick: Cell::new(0),
+        finishing: Cell::new(0),
+        refusals: RefCell::default(),
+        limits: RefCell::new(ConnectionLimits::new(
+            config.max_connections,
+            config.max_connections_per_ip,
+        )),
+        engine: engine.clone(),
+        config,
+    });
+    engine.attach(shard.clone());
+    let timer = glommio::spawn_local(run_timer(shard.clone()));
+    let acceptors: Vec<_> = listeners
+        .iter()
+        .map(|listener| glommio::spawn_local(accept_connections(shard.clone(), listener.clone())))
+        .collect();
+    let poller = std::pin::pin!(poller.run());
+    let stopping = std::pin::pin!(engine.stopping());
+    let outcome = match futures_util::future::select(stopping, poller).await {
+        futures_util::future::Either::Left(((), poller)) => {
+            for listener in &listeners {
+                listener.stop();
+            }
+            let stop = std::pin::pin!(shard.stop());
+            futures_util::future::select(stop, poller).await;
+            Ok(())
+        }
+        futures_util::future::Either::Right((error, _)) => Err(ServeError::Poller(error)),
+    };
+    for acceptor in acceptors {
+        acceptor.cancel().await;
+    }
+    timer.cancel().await;
+    outcome
+}
+
+fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
+    let (seed, _) = Uuid::new_v4().as_u64_pair();
+    FetchSessions::new(
+        config.fetch_sessions_max,
+        engine.shard(),
+        engine.shards(),
+        seed as u32,
+    )
+}
+
+fn listen(
+    engine: &Engine,
+    config: &NetConfig,
+    poller: &Rc<Poller>,
+) -> Result<Vec<Rc<Listener>>, ServeError> {
+    let own_port = config.shard_port(engine.shard());
+    let own = config.listen.iter().zip(own_port).map(|(&address, port)| {
+        let mut address = address;
+        address.set_port(port);
+        address
+    });
+    let addresses = config.listen.iter().copied().chain(own);
+    addresses
+        .map(|address| match Listener::bind(address, poller) {
+            Ok(listener) => Ok(Rc::new(listener)),
+            Err(source) => Err(ServeError::Listen { address, source }),
+        })
+        .collect()
+}
+
+async fn accept_connections(shard: Rc<Shard>, listener: Rc<Listener>) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    loop {
+        match listener.accept().await {
+            Accepted::Connection(socket, peer) => {
+                glommio::spawn_local(serve_connection(shard.clone(), socket, peer)).detach();
+            }
+            Accepted::Skipped(error) => {
+                tracing::debug!(address = %listener.address(), %error, "a connection was not accepted");
+            }
+            Accepted::Exhausted(error) => {
+                if let Some(suppressed) = shard.refusals.borrow_mut().on_event(shard.tick()) {
+                    tracing::warn!(address = %listener.address(), %error, suppressed, "cannot accept connections");
+                }
+                sleep(PAUSE).await;
+            }
+            Accepted::Ended => return,
+        }
+        glommio::yield_if_needed().await;
+    }
+}
+
+async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
+    if let Err(refusal) = shard.admit(peer.ip()).await {
+        if let Some(suppressed) = shard.refusals.borrow_mut().on_event(shard.tick()) {
+            tracing::warn!(%peer, reason = %refusal, suppressed, "connection refused");
+        }
+        return;
+    }
+    match Stream::new(socket, &shard.poller) {
+        Ok(stream) => {
+            let id = shard.next_connection_id.get();
+            shard.next_connection_id.set(id + 1);
+            let connection = Connection::new(shard.clone(), stream, peer, id);
+            shard
+                .connections
+                .borrow_mut()
+                .insert(id, connection.clone());
+            connection::run(&connection).await;
+            shard.connections.borrow_mut().remove(&id);
+        }
+        Err(error) => tracing::warn!(%peer, %error, "connection cannot be polled"),
+    }
+    shard.on_closed(peer.ip()).await;
+}
+
+async fn run_timer(shard: Rc<Shard>) {
+    loop {
+        sleep(TICK).await;
+        shard.tick.set(shard.tick.get() + 1);
+        shard.check_connections().await;
+        shard.fetch_sessions.borrow_mut().on_tick();
+    }
+}
+
+impl Shard {
+    /// Ticks since the start.
+    pub(crate) fn tick(&self) -> u64 {
+        self.tick.get()
+    }
+
+    /// A request began that must run to its end.
+    pub(crate) fn on_finishing(&self) {
+        self.finishing.set(self.finishing.get() + 1);
+    }
+
+    /// Such a request has ended.
+    pub(crate) fn on_finished(&self) {
+        self.finishing.set(self.finishing.get() - 1);
+    }
+
+    /// Closes connections that are idle, stalled or overdue.
+    async fn check_connections(&self) {
+        const CHECKS_MAX: usize = 1024;
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for some in connections.chunks(CHECKS_MAX) {
+            for connection in some {
+                connection.on_tick();
+            }
+            glommio::yield_if_needed().await;
+        }
+    }
+
+    /// Reads no more, waits for requests in flight, then closes everything.
+    async fn stop(&self) {
+        const PAUSE: Duration = Duration::from_millis(5);
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for connection in connections {
+            connection.end_reading();
+        }
+        let rounds = self.config.stop_timeout.as_millis() / PAUSE.as_millis();
+        for _ in 0..rounds {
+            if self.connections.borrow().is_empty() && self.finishing.get() == 0 {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+        let left: Vec<_> = self.connections.borrow().values().cloned().collect();
+        tracing::warn!(
+            connections = left.len(),
+            requests = self.finishing.get(),
+            "closed before all was answered"
+        );
+        for connection in left {
+            connection.close();
+        }
+    }
+
+    /// Asks shard 0 for leave to serve one more connection.
+    async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
+        if !self.limits_connections() {
+            return Ok(());
+        }
+        self.engine
+            .on_shard(0, move |engine| async move {
+                limiting_shard(&engine).await.limits.borrow_mut().admit(ip)
+            })
+            .await
+    }
+
+    async fn on_closed(&self, ip: IpAddr) {
+        if self.limits_connections() {
+            self.engine
+                .on_shard(0, move |engine| async move {
+                    limiting_shard(&engine)
+                        .await
+                        .limits
+                        .borrow_mut()
+                        .on_closed(ip)
+                })
+                .await;
+        }
+    }
+
+    fn limits_connections(&self) -> bool {
+        self.config.max_connections != usize::MAX
+            || self.config.max_connections_per_ip != usize::MAX
+    }
+}
+
+/// Shard 0's wire, which may still be starting.
+async fn limiting_shard(engine: &Engine) -> Rc<Shard> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    loop {
+        if let Some(shard) = engine.attached::<Shard>() {
+            return shard;
+        }
+        sleep(PAUSE).await;
+    }
+}

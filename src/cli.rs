@@ -1,0 +1,62 @@
+//! The command line: which commands there are and who runs them.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{commands, serve};
+
+/// A log engine that speaks Kafka's wire protocol.
+///
+/// One process, one shard per core, io_uring and direct I/O; an acknowledged record is on stable storage. Any Kafka
+/// client can talk to it; the commands below talk to any Kafka broker.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace serve                                   a broker on 127.0.0.1:9092
+  millrace topic create greetings --partitions 3   make a topic
+  echo hello | millrace produce greetings          a record per line
+  millrace consume greetings                       print what is there
+  millrace doctor                                  is this machine fit?
+
+'millrace help COMMAND' says more about each.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeCommand),
+    Doctor(commands::doctor::DoctorCommand),
+    Topic(commands::topic::TopicCommand),
+    Produce(commands::produce::ProduceCommand),
+    Consume(commands::consume::ConsumeCommand),
+    Group(commands::group::GroupCommand),
+    Config(commands::config::ConfigCommand),
+    Api(commands::api::ApiCommand),
+    Log(commands::log::LogCommand),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub(crate) fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Serve(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+            Command::Topic(command) => command.run(),
+            Command::Produce(command) => command.run(),
+            Command::Consume(command) => command.run(),
+            Command::Group(command) => command.run(),
+            Command::Config(command) => command.run(),
+            Command::Api(command) => command.run(),
+            Command::Log(command) => command.run(),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Topics and settings: create, delete, grow, describe, alter.
+
+use kafka_protocol::{
+    messages::{
+        CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+        IncrementalAlterConfigsRequest,
+        create_partitions_request::CreatePartitionsTopic,
+        create_topics_request::{CreatableTopic, CreatableTopicConfig},
+        describe_configs_request::DescribeConfigsResource,
+        describe_configs_response::DescribeConfigsResourceResult,
+        incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+    },
+    protocol::StrBytes,
+};
+
+use super::{
+    cluster::{Cluster, UNKNOWN_TOPIC_OR_PARTITION, topic_name},
+    error::ClientError,
+};
+use crate::config::Setting;
+
+/// A topic to create.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicSpec {
+    pub(crate) name: String,
+    /// `None`: the broker's default.
+    pub(crate) partitions: Option<i32>,
+    /// `None`: the broker's default.
+    pub(crate) replicas: Option<i16>,
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// What has settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResourceKind {
+    Topic,
+    Broker,
+}
+
+/// One topic or broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resource {
+    pub(crate) kind: ResourceKind,
+    /// A topic's name or a broker's id; of brokers, the empty name means all of them.
+    pub(crate) name: String,
+}
+
+impl Resource {
+    pub(crate) fn topic(name: &str) -> Self {
+        Self { kind: ResourceKind::Topic, name: name.to_owned() }
+    }
+
+    fn wire_kind(&self) -> i8 {
+        match self.kind {
+            ResourceKind::Topic => 2,
+            ResourceKind::Broker => 4,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match (self.kind, self.name.as_str()) {
+            (ResourceKind::Topic, name) => format!("topic '{name}'"),
+            (ResourceKind::Broker, "") => "all brokers".to_owned(),
+            (ResourceKind::Broker, id) => format!("broker {id}"),
+        }
+    }
+}
+
+/// A setting as a broker describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigEntry {
+    pub(crate) name: String,
+    /// `None` for a secret.
+    pub(crate) value: Option<String>,
+    /// Whether it was set for this topic, or for this or all brokers, and not inherited.
+    pub(crate) is_own: bool,
+    /// Where the value comes from, in a word or two.
+    pub(crate) source: &'static str,
+    pub(crate) read_only: bool,
+    pub(crate) documentation: Option<String>,
+}
+
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+impl Cluster {
+    /// Creates a topic.
+    pub(crate) fn create_topic(&mut self, spec: &TopicSpec, validate_only: bool) -> Result<(), ClientError> {
+        let setting = |setting: &Setting| {
+            CreatableTopicConfig::default().with_name(text(&setting.key)).with_value(Some(text(&setting.value)))
+        };
+        let what = format!("create topic '{}'", spec.name);
+        self.retry(|cluster| {
+            let timeout_ms = cluster.timeout_ms();
+            let response = cluster.controller(|version| {
+                // Before version 4 there is no word for the broker's default.
+                let default = if version < 4 { 1 } else { -1 };
+                let topic = CreatableTopic::default()
+                    .with_name(topic_name(&spec.name))
+                    .with_num_partitions(spec.partitions.unwrap_or(default.into()))
+                    .with_replication_factor(spec.replicas.unwrap_or(default))
+                    .with_configs(spec.settings.iter().map(setting).collect());
+                CreateTopicsRequest::default()
+                    .with_topics(vec![topic])
+                    .with_timeout_ms(timeout_ms)
+                    .with_validate_only(validate_only)
+            })?;
+            one(&what, response.topics.first().map(|t| (t.error_code, t.error_message.as_deref())))
+        })
+    }
+
+    /// Deletes a topic.
+    pub(crate) fn delete_topic(&mut self, name: &str) -> Result<(), ClientError> {
+        let what = format!("delete topic '{name}'");
+        self.retry(|cluster| {
+            let timeout_ms = cluster.timeout_ms();
+            let response = cluster.controller(|_| {
+                DeleteTopicsRequest::default().with_topic_names(vec![topic_name(name)]).with_timeout_ms(timeout_ms)
+            })?;
+            one(&what, response.responses.first().map(|t| (t.error_code, t.error_message.as_deref())))
+        })
+    }
+
+    /// Gives a topic more partitions.
+    pub(crate) fn create_partitions(&mut self, name: &str, count: i32) -> Result<(), ClientError> {
+        let what = format!("topic '{name}': {count} partitions");
+        self.retry(|cluster| {
+            let timeout_ms = cluster.timeout_ms();
+            let topic =
+                CreatePartitionsTopic::default().with_name(topic_name(name)).with_count(count).with_assignments(None);
+            let response = cluster.controller(|_| {
+                CreatePartitionsRequest::default().with_topics(vec![topic]).with_timeout_ms(timeout_ms)
+            })?;
+            one(&what, response.results.first().map(|t| (t.error_code, t.error_message.as_deref())))
+        })
+    }
+
+    /// Settings of a topic or broker, sorted by name.
+    pub(crate) fn describe_config(
+        &mut self,
+        resource: &Resource,
+        documentation: bool,
+    ) -> Result<Vec<ConfigEntry>, ClientError> {
+        let what = resource.describe();
+        let found = self.retry(|cluster| {
+            let request = |version| {
+                let resource = DescribeConfigsResource::default()
+                    .with_resource_type(resource.wire_kind())
+                    .with_resource_name(text(&resource.name))
+                    .with_configuration_keys(None);
+                DescribeConfigsRequest::default()
+                    .with_resources(vec![resource])
+                    .with_include_documentation(documentation && version >= 3)
+            };
+            let response = cluster.ask_for_settings(resource, request)?;
+            let first = response.results.into_iter().next();
+            let outcome = first.as_ref().map(|r| (r.error_code, r.error_message.as_deref()));
+            one(&what, outcome)?;
+            Ok(first.map(|r| r.configs).unwrap_or_default())
+        });
+        let mut entries: Vec<ConfigEntry> = found?.into_iter().map(|entry| entry_of(entry, resource.kind)).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Sets and deletes settings of a topic or broker.
+    pub(crate) fn alter_config(
+        &mut self,
+        resource: &Resource,
+        set: &[Setting],
+        delete: &[String],
+    ) -> Result<(), ClientError> {
+        let what = resource.describe();
+        let set = set.iter().map(|setting| (setting.key.as_str(), SET, Some(setting.value.as_str())));
+        let changes: Vec<_> = set.chain(delete.iter().map(|key| (key.as_str(), DELETE, None))).collect();
+        let change = |(name, operation, value): &(&str, i8, Option<&str>)| {
+            AlterableConfig::default()
+                .with_name(text(name))
+                .with_config_operation(*operation)
+                .with_value(value.map(text))
+        };
+        self.retry(|cluster| {
+            let request = |_| {
+                let resource = AlterConfigsResource::default()
+                    .with_resource_type(resource.wire_kind())
+                    .with_resource_name(text(&resource.name))
+                    .with_configs(changes.iter().map(change).collect());
+                IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
+            };
+            let response = cluster.ask_for_settings(resource, request)?;
+            let outcome = response.responses.first().map(|r| (r.error_code, r.error_message.as_deref()));
+            one(&what, outcome)
+        })
+    }
+
+    /// Settings of one broker are that broker's business; of topics and of all brokers, anybody's.
+    fn ask_for_settings<R: kafka_protocol::protocol::Request>(
+        &mut self,
+        resource: &Resource,
+        request: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, ClientError> {
+        match (resource.kind, resource.name.parse()) {
+            (ResourceKind::Broker, Ok(id)) => self.broker(id, request),
+            _ => self.any(request),
+        }
+    }
+}
+
+/// The outcome of a request for one thing.
+fn one(what: &str, answer: Option<(i16, Option<&str>)>) -> Result<(), ClientError> {
+    let (code, message) = answer.unwrap_or((UNKNOWN_SERVER_ERROR, Some("the broker's answer is empty")));
+    ClientError::check(what, code, message).map_err(|error| error.settled_if(UNKNOWN_TOPIC_OR_PARTITION))
+}
+
+const UNKNOWN_SERVER_ERROR: i16 = -1;
+
+fn entry_of(found: DescribeConfigsResourceResult, kind: ResourceKind) -> ConfigEntry {
+    let source = match found.config_source {
+        1 => "topic",
+        2 => "broker",
+        3 => "all brokers",
+        4 => "broker's file",
+        5 => "default",
+        _ => "other",
+    };
+    ConfigEntry {
+        name: found.name.to_string(),
+        value: found.value.map(|value| value.to_string()),
+        is_own: match kind {
+            ResourceKind::Topic => found.config_source == 1,
+            ResourceKind::Broker => matches!(found.config_source, 2 | 3),
+        },
+        source,
+        read_only: found.read_only,
+        documentation: found.documentation.map(|text| text.to_string()),
+    }
+}

@@ -1,0 +1,365 @@
+//! All brokers of a cluster: who leads what, whom to ask, and when to ask again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    thread,
+    time::{Duration, Instant},
+};
+
+use kafka_protocol::{
+    messages::{
+        BrokerId, FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName,
+        metadata_request::MetadataRequestTopic,
+    },
+    protocol::{Request, StrBytes},
+};
+use uuid::Uuid;
+
+use super::{connection::Connection, error::ClientError};
+use crate::config::HostPort;
+
+/// How to reach a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterOptions {
+    /// Some of its brokers. At least one.
+    pub(crate) brokers: Vec<HostPort>,
+    /// For each answer, and for all attempts of one request together.
+    pub(crate) timeout: Duration,
+}
+
+/// A topic as metadata tells it.
+#[derive(Clone, Debug)]
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    /// Nil when the broker is too old to have ids.
+    pub(crate) id: Uuid,
+    pub(crate) is_internal: bool,
+    /// By index.
+    pub(crate) partitions: BTreeMap<i32, Partition>,
+}
+
+/// A partition as metadata tells it.
+#[derive(Clone, Debug)]
+pub(crate) struct Partition {
+    /// Broker id, or -1 when nobody leads it.
+    pub(crate) leader: i32,
+    pub(crate) leader_epoch: i32,
+    pub(crate) replicas: Vec<i32>,
+    pub(crate) in_sync: Vec<i32>,
+}
+
+/// Whom a connection leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Peer {
+    /// One of the addresses that the user gave.
+    Bootstrap(usize),
+    /// By id, as metadata told.
+    Broker(i32),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    options: ClusterOptions,
+    connections: HashMap<Peer, Connection>,
+    brokers: HashMap<i32, (String, u16)>,
+    /// The broker that changes topics, where only one of them does.
+    controller: Option<i32>,
+    topics: HashMap<String, Topic>,
+}
+
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// How long to wait for a topic that the broker is just creating for us.
+const CREATION_WAIT: Duration = Duration::from_secs(5);
+
+const LEADER_NOT_AVAILABLE: i16 = 5;
+const BROKER_NOT_AVAILABLE: i16 = 8;
+/// UNKNOWN_TOPIC_OR_PARTITION: Kafka calls it retriable, but somebody who misspelt a name should not wait for it.
+pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+
+impl Cluster {
+    /// Connects to nobody yet.
+    pub(crate) fn new(options: ClusterOptions) -> Self {
+        Self { options, connections: HashMap::new(), brokers: HashMap::new(), controller: None, topics: HashMap::new() }
+    }
+
+    /// Time for each answer and for all attempts of a request, in ms as requests carry it.
+    pub(crate) fn timeout_ms(&self) -> i32 {
+        i32::try_from(self.options.timeout.as_millis()).unwrap_or(i32::MAX)
+    }
+
+    /// Tries until it works, fails for good, or takes too long. What is known of leaders is forgotten in between.
+    pub(crate) fn retry<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        let deadline = Instant::now() + self.options.timeout;
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let error = match attempt(self) {
+                Ok(done) => return Ok(done),
+                Err(error) if !error.is_retriable() => return Err(error),
+                // A first connection that fails is most likely a wrong address: say so at once.
+                Err(error @ ClientError::Connect { .. }) if self.brokers.is_empty() => return Err(error),
+                Err(error) => error,
+            };
+            if Instant::now() + backoff > deadline {
+                return Err(ClientError::TimedOut { last: Box::new(error) });
+            }
+            thread::sleep(backoff);
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            self.forget(&error);
+        }
+    }
+
+    /// Forgets who leads what, after an answer that shows that it is out of date.
+    pub(crate) fn forget_leaders(&mut self) {
+        self.topics.clear();
+    }
+
+    /// Forgets what an error proves to be out of date.
+    fn forget(&mut self, error: &ClientError) {
+        self.topics.clear();
+        self.controller = None;
+        if let ClientError::Lost { address, .. } = error {
+            self.connections.retain(|_, connection| connection.address() != address);
+        }
+    }
+
+    /// Asks any broker.
+    pub(crate) fn any<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
+        let peer = self.any_peer()?;
+        self.ask(peer, Duration::ZERO, build)
+    }
+
+    /// Asks the broker that changes topics and settings.
+    pub(crate) fn controller<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
+        if self.controller.is_none() {
+            self.fetch_metadata(Some(&[]), false)?;
+        }
+        match self.controller.filter(|id| self.brokers.contains_key(id)) {
+            Some(id) => self.broker(id, build),
+            None => self.any(build),
+        }
+    }
+
+    /// Asks one broker.
+    pub(crate) fn broker<R: Request>(
+        &mut self,
+        id: i32,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, ClientError> {
+        self.ask(Peer::Broker(id), Duration::ZERO, build)
+    }
+
+    /// Asks one broker for something that it may keep for `wait` before it answers.
+    pub(crate) fn broker_waiting<R: Request>(
+        &mut self,
+        id: i32,
+        wait: Duration,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, ClientError> {
+        self.ask(Peer::Broker(id), wait, build)
+    }
+
+    /// Tells one broker something that it does not answer.
+    pub(crate) fn tell<R: Request>(&mut self, id: i32, build: impl FnOnce(i16) -> R) -> Result<(), ClientError> {
+        self.connection(Peer::Broker(id))?.call_unanswered(build)
+    }
+
+    fn ask<R: Request>(
+        &mut self,
+        peer: Peer,
+        wait: Duration,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, ClientError> {
+        let result = self.connection(peer)?.call(wait, build);
+        if matches!(result, Err(ClientError::Lost { .. } | ClientError::NotKafka { .. })) {
+            // Half an answer may still be on its way: this connection is of no use any more.
+            self.connections.remove(&peer);
+        }
+        result
+    }
+
+    /// A connection to any broker, for looking at what it serves.
+    pub(crate) fn any_connection(&mut self) -> Result<&mut Connection, ClientError> {
+        let peer = self.any_peer()?;
+        self.connection(peer)
+    }
+
+    /// A connection to one broker, for looking at what it serves.
+    pub(crate) fn broker_connection(&mut self, id: i32) -> Result<&mut Connection, ClientError> {
+        self.connection(Peer::Broker(id))
+    }
+
+    fn connection(&mut self, peer: Peer) -> Result<&mut Connection, ClientError> {
+        if !self.connections.contains_key(&peer) {
+            let (host, port) = match peer {
+                Peer::Bootstrap(at) => (self.options.brokers[at].host.clone(), self.options.brokers[at].port),
+                Peer::Broker(id) => self.broker_address(id)?,
+            };
+            let connection = Connection::open(&host, port, self.options.timeout)?;
+            self.connections.insert(peer, connection);
+        }
+        Ok(self.connections.get_mut(&peer).expect("it is there, or was just put there"))
+    }
+
+    fn broker_address(&mut self, id: i32) -> Result<(String, u16), ClientError> {
+        if !self.brokers.contains_key(&id) {
+            self.fetch_metadata(Some(&[]), false)?;
+        }
+        let unknown = || ClientError::Refused {
+            what: format!("broker {id}"),
+            code: BROKER_NOT_AVAILABLE,
+            message: Some(format!("no such broker; there are {:?}", self.brokers.keys())),
+        };
+        self.brokers.get(&id).cloned().ok_or_else(unknown)
+    }
+
+    /// Somebody to ask: an open connection, else the first of the user's addresses that answers.
+    fn any_peer(&mut self) -> Result<Peer, ClientError> {
+        if let Some(peer) = self.connections.keys().next() {
+            return Ok(*peer);
+        }
+        let mut failure = None;
+        for at in 0..self.options.brokers.len() {
+            match self.connection(Peer::Bootstrap(at)) {
+                Ok(_) => return Ok(Peer::Bootstrap(at)),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.expect("at least one broker was given"))
+    }
+
+    /// Ids of all brokers.
+    pub(crate) fn broker_ids(&mut self) -> Result<Vec<i32>, ClientError> {
+        self.retry(|cluster| cluster.fetch_metadata(Some(&[]), false).map(drop))?;
+        let mut ids: Vec<i32> = self.brokers.keys().copied().collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// All topics, sorted by name.
+    pub(crate) fn all_topics(&mut self) -> Result<Vec<Topic>, ClientError> {
+        let response = self.retry(|cluster| cluster.fetch_metadata(None, false))?;
+        let mut topics: Vec<Topic> = response.topics.iter().filter(|t| t.error_code == 0).map(topic_of).collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
+    }
+
+    /// One topic. `create` lets the broker make it if its settings say so, and waits for that.
+    pub(crate) fn topic(&mut self, name: &str, create: bool) -> Result<Topic, ClientError> {
+        let deadline = Instant::now() + CREATION_WAIT;
+        self.retry(|cluster| {
+            if let Some(topic) = cluster.topics.get(name) {
+                return Ok(topic.clone());
+            }
+            let response = cluster.fetch_metadata(Some(&[name]), create)?;
+            let Some(found) = response.topics.first() else {
+                return Err(refused(name, UNKNOWN_TOPIC_OR_PARTITION, false));
+            };
+            let code = found.error_code;
+            let may_appear = create && Instant::now() < deadline;
+            if code != 0 {
+                return Err(refused(name, code, code != UNKNOWN_TOPIC_OR_PARTITION || may_appear));
+            }
+            let topic = topic_of(found);
+            if topic.partitions.values().any(|partition| partition.leader < 0) && may_appear {
+                return Err(refused(name, LEADER_NOT_AVAILABLE, true));
+            }
+            cluster.topics.insert(name.to_owned(), topic.clone());
+            Ok(topic)
+        })
+    }
+
+    /// The broker that leads a partition.
+    pub(crate) fn leader(&mut self, topic: &str, partition: i32) -> Result<i32, ClientError> {
+        let found = self.topic(topic, false)?;
+        let what = format!("topic '{topic}' partition {partition}");
+        match found.partitions.get(&partition) {
+            None => {
+                let message = format!("the topic has {} partitions, numbered from 0", found.partitions.len());
+                Err(no_such(what, message))
+            }
+            Some(partition) if partition.leader < 0 => {
+                Err(ClientError::Refused { what, code: LEADER_NOT_AVAILABLE, message: None })
+            }
+            Some(partition) => Ok(partition.leader),
+        }
+    }
+
+    /// The broker that coordinates a group.
+    pub(crate) fn coordinator(&mut self, group: &str) -> Result<i32, ClientError> {
+        let key = StrBytes::from_string(group.to_owned());
+        let response = self.any(|version| match version {
+            ..=3 => FindCoordinatorRequest::default().with_key(key),
+            _ => FindCoordinatorRequest::default().with_coordinator_keys(vec![key]),
+        })?;
+        let first = response.coordinators.first();
+        let (code, message, id, host, port) = match first {
+            Some(c) => (c.error_code, &c.error_message, c.node_id, &c.host, c.port),
+            None => (response.error_code, &response.error_message, response.node_id, &response.host, response.port),
+        };
+        ClientError::check(format!("group '{group}'"), code, message.as_deref())?;
+        self.brokers.insert(id.0, (host.to_string(), u16::try_from(port).unwrap_or(0)));
+        Ok(id.0)
+    }
+
+    /// Asks for metadata of these topics (`None`: of all, `[]`: only of brokers) and remembers the brokers.
+    fn fetch_metadata(&mut self, names: Option<&[&str]>, create: bool) -> Result<MetadataResponse, ClientError> {
+        let topic = |name: &&str| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let topics: Option<Vec<_>> = names.map(|names| names.iter().map(topic).collect());
+        let response = self.any(|version| {
+            let request = MetadataRequest::default();
+            match (topics, version) {
+                // The oldest version has no null: an empty list asks for all topics.
+                (None, 0) => request.with_topics(Some(Vec::new())),
+                (topics, ..=3) => request.with_topics(topics),
+                (topics, _) => request.with_topics(topics).with_allow_auto_topic_creation(create),
+            }
+        })?;
+        let address = |port| u16::try_from(port).unwrap_or(0);
+        self.brokers = response.brokers.iter().map(|b| (b.node_id.0, (b.host.to_string(), address(b.port)))).collect();
+        self.controller = Some(response.controller_id.0).filter(|id| *id >= 0);
+        Ok(response)
+    }
+}
+
+/// A topic's name as requests carry it.
+pub(super) fn topic_name(name: &str) -> TopicName {
+    TopicName(StrBytes::from_string(name.to_owned()))
+}
+
+fn refused(name: &str, code: i16, again: bool) -> ClientError {
+    let error = ClientError::Refused { what: format!("topic '{name}'"), code, message: None };
+    match again {
+        true => error,
+        false => ClientError::Settled(Box::new(error)),
+    }
+}
+
+fn no_such(what: String, message: String) -> ClientError {
+    let code = UNKNOWN_TOPIC_OR_PARTITION;
+    ClientError::Settled(Box::new(ClientError::Refused { what, code, message: Some(message) }))
+}
+
+fn topic_of(found: &kafka_protocol::messages::metadata_response::MetadataResponseTopic) -> Topic {
+    let ids = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect();
+    let partition = |p: &kafka_protocol::messages::metadata_response::MetadataResponsePartition| {
+        let partition = Partition {
+            leader: p.leader_id.0,
+            leader_epoch: p.leader_epoch,
+            replicas: ids(&p.replica_nodes),
+            in_sync: ids(&p.isr_nodes),
+        };
+        (p.partition_index, partition)
+    };
+    Topic {
+        name: found.name.as_ref().map(|name| name.to_string()).unwrap_or_default(),
+        id: found.topic_id,
+        is_internal: found.is_internal,
+        partitions: found.partitions.iter().map(partition).collect(),
+    }
+}

@@ -1,0 +1,172 @@
+//! How a request to a broker fails, in words that help.
+
+use std::{fmt, io};
+
+use kafka_protocol::error::ResponseError;
+
+/// Why a request failed.
+#[derive(Debug)]
+pub(crate) enum ClientError {
+    /// No connection.
+    Connect { address: String, source: io::Error },
+    /// The connection broke, or no answer came in time.
+    Lost { address: String, source: io::Error },
+    /// What came back is not Kafka's protocol.
+    NotKafka { address: String, reason: String },
+    /// The broker does not serve the request in any version that we know.
+    Unsupported { address: String, api: String },
+    /// The broker answered with an error code.
+    Refused { what: String, code: i16, message: Option<String> },
+    /// An error that may pass in general, but for which there is no use in waiting here.
+    Settled(Box<ClientError>),
+    /// The connection broke after a batch was sent that must not be written twice.
+    MaybeWritten { what: String, source: Box<ClientError> },
+    /// Tried again and again until the time was up.
+    TimedOut { last: Box<ClientError> },
+}
+
+impl ClientError {
+    /// An error code for something; `None` for code 0.
+    pub(crate) fn of_code(what: impl Into<String>, code: i16, message: Option<&str>) -> Option<Self> {
+        let message = message.filter(|text| !text.is_empty()).map(str::to_owned);
+        (code != 0).then(|| Self::Refused { what: what.into(), code, message })
+    }
+
+    /// Fails with an error code, or does not.
+    pub(crate) fn check(what: impl Into<String>, code: i16, message: Option<&str>) -> Result<(), Self> {
+        Self::of_code(what, code, message).map_or(Ok(()), Err)
+    }
+
+    /// Whether the same request may succeed later, or at another broker.
+    pub(crate) fn is_retriable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Lost { .. } => true,
+            Self::Refused { code, .. } => ResponseError::try_from_code(*code).is_some_and(|e| e.is_retriable()),
+            _ => false,
+        }
+    }
+
+    /// The broker's error code, if it sent one.
+    pub(crate) fn code(&self) -> Option<i16> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::TimedOut { last } | Self::Settled(last) => last.code(),
+            _ => None,
+        }
+    }
+
+    /// Not to be tried again if it has that code.
+    pub(crate) fn settled_if(self, code: i16) -> Self {
+        match self.code() == Some(code) {
+            true => Self::Settled(Box::new(self)),
+            false => self,
+        }
+    }
+}
+
+/// Kafka's name of an error code, as its documentation writes it.
+pub(crate) fn code_name(code: i16) -> String {
+    match ResponseError::try_from_code(code) {
+        None => "NONE".to_owned(),
+        Some(ResponseError::Unknown(code)) => format!("error code {code}"),
+        Some(ResponseError::InvalidTopicException) => "INVALID_TOPIC_EXCEPTION".to_owned(),
+        Some(error) => screaming(&error.to_string()),
+    }
+}
+
+fn screaming(camel: &str) -> String {
+    let mut name = String::new();
+    for letter in camel.chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+/// What an error code means for whoever typed the command, where its name does not say it.
+fn meaning(code: i16) -> Option<&'static str> {
+    Some(match ResponseError::try_from_code(code)? {
+        ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId => "no such topic or partition",
+        ResponseError::LeaderNotAvailable => "no broker leads the partition at the moment",
+        ResponseError::TopicAlreadyExists => "a topic of that name exists",
+        ResponseError::GroupIdNotFound => "no such group",
+        ResponseError::NonEmptyGroup => "the group has members: stop its consumers first",
+        ResponseError::UnknownMemberId => "the group has members: stop its consumers first",
+        ResponseError::MessageTooLarge => "larger than the topic's max.message.bytes",
+        ResponseError::KafkaStorageError => "the broker's disk is full or failed; its log says more",
+        ResponseError::InvalidReplicationFactor => "not as many brokers as replicas",
+        ResponseError::NotEnoughReplicas => "fewer replicas in sync than min.insync.replicas",
+        ResponseError::ClusterAuthorizationFailed
+        | ResponseError::TopicAuthorizationFailed
+        | ResponseError::GroupAuthorizationFailed => "this client is not allowed to",
+        _ => return None,
+    })
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect { address, source } => write!(f, "cannot connect to {address}: {}", plain(source)),
+            Self::Lost { address, source } => write!(f, "lost the connection to {address}: {}", plain(source)),
+            Self::NotKafka { address, reason } => write!(f, "{address} does not answer as a Kafka broker: {reason}"),
+            Self::Unsupported { address, api } => write!(f, "{address} does not serve {api} in a version known here"),
+            Self::Refused { what, code, message } => {
+                write!(f, "{what}: ")?;
+                match message.as_deref().or_else(|| meaning(*code)) {
+                    Some(text) => write!(f, "{} ({})", text.trim_end_matches('.'), code_name(*code)),
+                    None => write!(f, "{}", code_name(*code)),
+                }
+            }
+            Self::Settled(error) => error.fmt(f),
+            Self::MaybeWritten { what, source } => {
+                write!(f, "{what}: {source}; not sent again, since it may have been written (see --idempotent)")
+            }
+            Self::TimedOut { last } => write!(f, "{last}; tried again until the time was up"),
+        }
+    }
+}
+
+/// An operating system's error without its number.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+        io::ErrorKind::ConnectionRefused => "nobody listens there (is the broker running?)".to_owned(),
+        io::ErrorKind::UnexpectedEof => "closed by the broker".to_owned(),
+        _ => {
+            let text = error.to_string();
+            text.split(" (os error").next().unwrap_or_default().to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_the_names_of_the_documentation() {
+        assert_eq!(code_name(0), "NONE");
+        assert_eq!(code_name(3), "UNKNOWN_TOPIC_OR_PARTITION");
+        assert_eq!(code_name(17), "INVALID_TOPIC_EXCEPTION");
+        assert_eq!(code_name(-1), "UNKNOWN_SERVER_ERROR");
+        assert_eq!(code_name(31_000), "error code 31000");
+    }
+
+    #[test]
+    fn the_brokers_message_comes_before_ours() {
+        let error = |message| ClientError::of_code("topic 'a'", 3, message).unwrap().to_string();
+        assert_eq!(error(None), "topic 'a': no such topic or partition (UNKNOWN_TOPIC_OR_PARTITION)");
+        assert_eq!(error(Some("")), error(None));
+        assert_eq!(error(Some("Gone.")), "topic 'a': Gone (UNKNOWN_TOPIC_OR_PARTITION)");
+        assert!(ClientError::of_code("x", 0, None).is_none());
+    }
+
+    #[test]
+    fn what_may_pass_is_retriable() {
+        let refused = |code| ClientError::of_code("x", code, None).unwrap().is_retriable();
+        assert!(refused(6) && refused(5) && refused(16));
+        assert!(!refused(36) && !refused(10));
+    }
+}

@@ -1,0 +1,61 @@
+//! Offsets of partitions by position or time.
+
+use kafka_protocol::messages::{
+    BrokerId, ListOffsetsRequest,
+    list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+};
+
+use super::{
+    cluster::{Cluster, topic_name},
+    error::ClientError,
+};
+
+/// Which offset is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OffsetQuestion {
+    /// The first one that can be read.
+    Earliest,
+    /// The one after the last that consumers may see.
+    Latest,
+    /// That of the first record with this timestamp in ms or a later one.
+    AtTime(i64),
+}
+
+impl OffsetQuestion {
+    fn timestamp(self) -> i64 {
+        match self {
+            Self::Latest => -1,
+            Self::Earliest => -2,
+            Self::AtTime(ms) => ms.max(0),
+        }
+    }
+}
+
+const UNKNOWN_SERVER_ERROR: i16 = -1;
+
+impl Cluster {
+    /// Asks the leader of a partition. `None`: no record is that young.
+    pub(crate) fn offset(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        question: OffsetQuestion,
+    ) -> Result<Option<i64>, ClientError> {
+        let what = format!("topic '{topic}' partition {partition}");
+        self.retry(|cluster| {
+            let leader = cluster.leader(topic, partition)?;
+            let response = cluster.broker(leader, |_| {
+                let wanted = ListOffsetsPartition::default()
+                    .with_partition_index(partition)
+                    .with_current_leader_epoch(-1)
+                    .with_timestamp(question.timestamp());
+                let topic = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![wanted]);
+                ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic])
+            })?;
+            let found = response.topics.first().and_then(|t| t.partitions.first());
+            let (code, offset) = found.map_or((UNKNOWN_SERVER_ERROR, -1), |p| (p.error_code, p.offset));
+            ClientError::check(&what, code, None)?;
+            Ok((offset >= 0).then_some(offset))
+        })
+    }
+}

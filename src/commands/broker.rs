@@ -1,0 +1,34 @@
+//! How commands are told which broker to talk to.
+
+use clap::Args;
+
+use crate::{
+    client::{Cluster, ClusterOptions},
+    config::{HostPort, Span},
+};
+
+/// Options of every command that talks to a broker.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BrokerArgs {
+    /// A broker of the cluster; several with commas between, in case one is down
+    #[arg(
+        short,
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9092",
+        value_delimiter = ',',
+        help_heading = "Connection"
+    )]
+    broker: Vec<HostPort>,
+
+    /// How long to try
+    #[arg(long, value_name = "TIME", default_value = "30s", help_heading = "Connection")]
+    timeout: Span,
+}
+
+impl BrokerArgs {
+    /// The cluster that these options mean. Connects to nobody yet.
+    pub(crate) fn cluster(&self) -> Cluster {
+        Cluster::new(ClusterOptions { brokers: self.broker.clone(), timeout: self.timeout.0 })
+    }
+}

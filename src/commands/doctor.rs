@@ -1,0 +1,40 @@
+//! `millrace doctor`: every check of the machine, good news included.
+
+use std::io::Write;
+
+use clap::Args;
+use millrace_tuning::{Severity, examine, limits};
+
+use crate::{
+    failure::{Failure, Outcome},
+    serve::ConfigArgs,
+};
+
+/// Checks whether this machine is fit to run a broker
+///
+/// Looks at the kernel, limits, memory, data folder and addresses with the eyes of 'millrace serve', takes the same
+/// options, and says how to fix what is not as it should be. Changes nothing. Exit code 1 when a broker could not start.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorCommand {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl DoctorCommand {
+    pub(crate) fn run(self) -> Outcome {
+        let config = self.config.resolve()?;
+        limits::raise();
+        let findings = examine(&config.needs());
+        let mut out = std::io::stdout().lock();
+        for finding in &findings {
+            writeln!(out, "{finding}")?;
+        }
+        let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
+        let warnings = findings.iter().filter(|f| f.severity == Severity::Warning).count();
+        writeln!(out, "errors: {errors}, warnings: {warnings}")?;
+        match errors {
+            0 => Ok(()),
+            _ => Err(Failure::Reported),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Catalog and manifests: journals of checksummed pages.
+
+use std::fmt::Write;
+
+use millrace_engine::{
+    catalog::{self, Catalog},
+    journal,
+    manifest::{self, Manifest},
+};
+
+use super::{known::Known, report::Report};
+use crate::failure::Outcome;
+
+/// Prints a catalog.
+pub(super) fn dump_catalog(bytes: &[u8], report: &mut Report) -> Outcome {
+    let mut catalog = Catalog::default();
+    for record in records(bytes, report)? {
+        match catalog::decode(record) {
+            Some(record) => {
+                report.detail(describe_catalog(&record))?;
+                catalog.apply(record);
+            }
+            None => report.damage("a record of an unknown kind")?,
+        }
+    }
+    let Catalog { cluster_id, node_id, run, generation, shards, next_producer_id, .. } = &catalog;
+    report.line(format!(
+        "catalog of node {node_id} in cluster {cluster_id}: start {run}, layout {generation} over \
+        {shards} shards, next producer id {next_producer_id}"
+    ))?;
+    for (id, topic) in &catalog.topics {
+        let mut line = format!("topic {} {id}, {} partitions", topic.name, topic.partitions);
+        for (key, value) in &topic.overrides {
+            write!(line, ", {key}={value}").expect("a String takes everything");
+        }
+        report.line(line)?;
+    }
+    for (key, value) in &catalog.settings {
+        report.line(format!("setting {key}={value}"))?;
+    }
+    Ok(())
+}
+
+fn describe_catalog(record: &catalog::Record) -> String {
+    match record {
+        catalog::Record::Node { format, cluster_id, node_id } => {
+            format!("node {node_id} of cluster {cluster_id}, format {format}")
+        }
+        catalog::Record::Run(run) => format!("start {run}"),
+        catalog::Record::Layout { generation, shards } => format!("layout {generation} over {shards} shards"),
+        catalog::Record::Topic(id, topic) => {
+            format!("topic {} {id}, {} partitions, {:?}", topic.name, topic.partitions, topic.overrides)
+        }
+        catalog::Record::Deleted(id) => format!("topic {id} deleted"),
+        catalog::Record::ProducerIds(next) => format!("producer ids below {next} may be taken"),
+        catalog::Record::Setting(key, Some(value)) => format!("setting {key}={value}"),
+        catalog::Record::Setting(key, None) => format!("setting {key} back to its default"),
+    }
+}
+
+/// Prints a manifest.
+pub(super) fn dump_manifest(bytes: &[u8], known: &Known, report: &mut Report) -> Outcome {
+    let mut manifest = Manifest::default();
+    let mut count = 0u64;
+    for record in records(bytes, report)? {
+        match manifest::decode(record) {
+            Some((partition, record)) => {
+                count += 1;
+                report.detail(describe_manifest(&known.name(partition), &record))?;
+                manifest.apply(partition, record);
+            }
+            None => report.damage("a record of an unknown kind")?,
+        }
+    }
+    let segments: usize = manifest.partitions.values().map(|state| state.segments.len()).sum();
+    report.line(format!("manifest: {count} records, {} partitions, {segments} segments", manifest.partitions.len()))?;
+    let mut partitions: Vec<_> = manifest.partitions.iter().map(|(id, state)| (known.name(*id), state)).collect();
+    partitions.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, state) in partitions {
+        let (start, end) = (state.log_start_offset, state.end_offset());
+        let bytes: u64 = state.segments.iter().map(|segment| segment.size).sum();
+        let (segments, producers) = (state.segments.len(), state.producers.len());
+        report.line(format!(
+            "{name}: offsets {start}..{end} in {segments} segments of {bytes} bytes, \
+            {producers} batches of idempotent producers"
+        ))?;
+        if state.segments.windows(2).any(|pair| pair[0].end_offset > pair[1].base_offset) {
+            report.damage(format!("{name}: segments overlap"))?;
+        }
+    }
+    Ok(())
+}
+
+fn describe_manifest(name: &str, record: &manifest::Record) -> String {
+    match record {
+        manifest::Record::Reset { log_start_offset } => format!("{name}: reset, log start {log_start_offset}"),
+        manifest::Record::Advance(advance) => {
+            let mut line = format!("{name}: advance");
+            for meta in &advance.segments {
+                let state = if meta.sealed == 0 { "active" } else { "sealed" };
+                let (base, end, size) = (meta.base_offset, meta.end_offset, meta.size);
+                write!(line, ", segment {base}..{end} of {size} bytes {state}").expect("a String takes everything");
+            }
+            let (index, producers) = (advance.index.len(), advance.producers.len());
+            write!(line, ", {index} index entries, {producers} producer batches").expect("a String takes everything");
+            line
+        }
+        manifest::Record::Trim { log_start_offset, first_segment } => {
+            format!("{name}: trim, log start {log_start_offset}, first segment {first_segment}")
+        }
+        manifest::Record::RunEnd { run, sequence } => format!("run {run} of the shared log ends with group {sequence}"),
+    }
+}
+
+/// All records of a journal's whole pages; damage is reported.
+fn records<'a>(bytes: &'a [u8], report: &mut Report) -> Outcome<Vec<&'a [u8]>> {
+    let pages = match journal::pages(bytes) {
+        Ok(pages) => pages,
+        Err(damage) => {
+            report.damage(&damage)?;
+            // What lies before the damage can still be shown.
+            journal::pages(&bytes[..damage.position]).unwrap_or_default()
+        }
+    };
+    if pages.is_empty() {
+        report.damage("not one whole page")?;
+    }
+    let mut records = Vec::new();
+    for page in pages {
+        match journal::records(page) {
+            Some(found) => records.extend(found),
+            None => report.damage("a whole page that does not hold records")?,
+        }
+    }
+    Ok(records)
+}

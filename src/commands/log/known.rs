@@ -1,0 +1,116 @@
+//! What the data folder around a dumped path knows of it: names of topics, and how much of each segment was promised to
+//! be durable.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use millrace_engine::{
+    api::TopicPartition,
+    catalog::{self, Catalog},
+    journal,
+    manifest::{self, Manifest},
+    segment::{self, Segment},
+};
+
+use super::report::Report;
+use crate::failure::Outcome;
+
+/// Everything that could be read; what could not is missing, and is reported when its file is dumped.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    data_dir: Option<PathBuf>,
+    catalog: Catalog,
+    segments: HashMap<TopicPartition, Vec<Segment>>,
+}
+
+impl Known {
+    /// Looks for the data folder that a path lies in, the path itself included.
+    pub(super) fn around(path: &Path) -> Self {
+        let absolute = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let found = absolute.ancestors().find(|folder| folder.join("catalog").is_file());
+        found.map(Self::of).unwrap_or_default()
+    }
+
+    fn of(data_dir: &Path) -> Self {
+        let catalog = read_catalog(&data_dir.join("catalog"));
+        let mut known = Self { data_dir: Some(data_dir.to_owned()), catalog, ..Self::default() };
+        for shard in 0..known.catalog.shards {
+            let path = data_dir.join(format!("manifest-{}-{shard}", known.catalog.generation));
+            let manifest = read_manifest(&path);
+            known.segments.extend(manifest.partitions.into_iter().map(|(id, state)| (id, state.segments)));
+        }
+        known
+    }
+
+    /// The running broker that holds the folder, if there is one.
+    pub(super) fn held_by(&self) -> Option<String> {
+        millrace_tuning::storage::lock_holder(self.data_dir.as_ref()?)
+    }
+
+    /// A partition as people know it: by the topic's name, or its id when it was deleted.
+    pub(super) fn name(&self, id: TopicPartition) -> String {
+        match self.catalog.topics.get(&id.topic) {
+            Some(topic) => format!("{}/{}", topic.name, id.partition),
+            None => format!("{}/{}", id.topic, id.partition),
+        }
+    }
+
+    /// What the manifest says of a segment file: the partition by its folders, the segment by its name.
+    pub(super) fn segment(&self, path: &Path) -> Option<(TopicPartition, &Segment)> {
+        let path = fs::canonicalize(path).ok()?;
+        let inside = path.strip_prefix(self.data_dir.as_ref()?.join("topics")).ok()?;
+        let mut parts = inside.iter().map(|part| part.to_str());
+        let topic = parts.next()??.parse().ok()?;
+        let partition = parts.next()??.parse().ok()?;
+        let name = parts.next()??;
+        let id = TopicPartition { topic, partition };
+        let segment = self.segments.get(&id)?.iter().find(|segment| segment.file_name() == name)?;
+        Some((id, segment))
+    }
+
+    /// Reports segments below `folder` that the manifest knows but that are not there.
+    pub(super) fn check_segments_exist(&self, folder: &Path, report: &mut Report) -> Outcome {
+        let (Some(data_dir), Ok(folder)) = (&self.data_dir, fs::canonicalize(folder)) else { return Ok(()) };
+        for (id, segments) in &self.segments {
+            let own = data_dir.join("topics").join(id.topic.to_string()).join(id.partition.to_string());
+            for segment in segments.iter().filter(|segment| segment.size > 0) {
+                let path = own.join(segment::file_name(segment.base_offset));
+                if path.starts_with(&folder) && self.catalog.topics.contains_key(&id.topic) && !path.exists() {
+                    report.begin(&path)?;
+                    let (name, end) = (self.name(*id), segment.end_offset);
+                    report.damage(format!("{name}: offsets {}..{end} are missing", segment.base_offset))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_catalog(path: &Path) -> Catalog {
+    let mut catalog = Catalog::default();
+    for record in journal_records(path) {
+        if let Some(record) = catalog::decode(&record) {
+            catalog.apply(record);
+        }
+    }
+    catalog
+}
+
+fn read_manifest(path: &Path) -> Manifest {
+    let mut manifest = Manifest::default();
+    for record in journal_records(path) {
+        if let Some((partition, record)) = manifest::decode(&record) {
+            manifest.apply(partition, record);
+        }
+    }
+    manifest
+}
+
+fn journal_records(path: &Path) -> Vec<Vec<u8>> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let pages = journal::pages(&bytes).unwrap_or_default();
+    pages.into_iter().filter_map(journal::records).flatten().map(<[u8]>::to_vec).collect()
+}

@@ -1,0 +1,174 @@
+//! Segment files: batches back to back, and a footer once sealed.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use millrace_engine::{
+    batch::{BATCH_HEADER_BYTES, BatchInfo},
+    segment::{Segment, SegmentMeta, decode_footer, footer_bytes_max},
+};
+
+use super::{batch, known::Known, report::Report, unreadable};
+use crate::failure::Outcome;
+
+/// Footers begin at a block's border.
+const BLOCK: u64 = 4096;
+
+/// Prints a segment. What the manifest says of it must be whole; without a manifest, everything up to the footer, or
+/// up to the first byte that is no batch.
+pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
+    let found = known.segment(path);
+    let name = found.map(|(id, _)| known.name(id));
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
+    let mut walk = Walk { input: BufReader::with_capacity(1 << 20, file), path, at: 0, bytes, buffer: Vec::new() };
+    let promised = found.map(|(_, segment)| segment.size);
+    let mut tally = Tally::default();
+    while promised.is_none_or(|size| walk.at < size)
+        && let Some(info) = walk.next()?
+    {
+        if tally.batches > 0 && info.base_offset < tally.end_offset {
+            let (end, base) = (tally.end_offset, info.base_offset);
+            report.damage(format!("offsets go back from {end} to {base} at byte {}", walk.at))?;
+        }
+        let place = format!("byte {}", walk.at - info.size as u64);
+        batch::dump(&info, &walk.buffer, &place, report)?;
+        tally.add(&info);
+    }
+    let whose = name.unwrap_or_else(|| "segment".to_owned());
+    report.line(format!(
+        "{whose}: {} batches, {} records, offsets {}..{}, {} of {bytes} bytes",
+        tally.batches, tally.records, tally.base_offset, tally.end_offset, walk.at
+    ))?;
+    match found {
+        Some((_, segment)) => check_promise(segment, &tally, &mut walk, report),
+        None => check_end(&tally, &mut walk, report),
+    }
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Tally {
+    batches: u64,
+    records: i64,
+    base_offset: i64,
+    end_offset: i64,
+}
+
+impl Tally {
+    fn add(&mut self, info: &BatchInfo) {
+        if self.batches == 0 {
+            self.base_offset = info.base_offset;
+        }
+        self.batches += 1;
+        self.records += i64::from(info.record_count);
+        self.end_offset = info.last_offset() + 1;
+    }
+}
+
+/// Compares with the manifest.
+fn check_promise(segment: &Segment, tally: &Tally, walk: &mut Walk<'_>, report: &mut Report) -> Outcome {
+    let (size, end) = (segment.size, segment.end_offset);
+    if walk.at != size {
+        let at = walk.at;
+        report.damage(format!("batches end at byte {at}, but the manifest says that {size} bytes are durable"))?;
+    } else if tally.batches > 0 && tally.end_offset > end {
+        report.damage(format!("batches end at offset {}, but the manifest says {end}", tally.end_offset))?;
+    }
+    if !segment.sealed {
+        return report.line("active, as the manifest says");
+    }
+    match walk.footer(segment.footer_position())? {
+        Some((meta, index)) if meta == segment.meta() => report.line(format!("sealed, {index} index entries")),
+        Some(_) => report.damage("the footer says something else than the manifest"),
+        None => report.damage("sealed, as the manifest says, but the footer is damaged"),
+    }
+}
+
+/// Without a manifest, the end of the batches must be the end of the file, a footer, or zeroes.
+fn check_end(tally: &Tally, walk: &mut Walk<'_>, report: &mut Report) -> Outcome {
+    if walk.at == walk.bytes {
+        return Ok(());
+    }
+    if let Some((meta, index)) = walk.footer(walk.at.next_multiple_of(BLOCK))? {
+        report.line(format!("sealed, {index} index entries"))?;
+        let agrees = meta.size.get() == walk.at && meta.end_offset.get() >= tally.end_offset;
+        return match agrees {
+            true => Ok(()),
+            false => report.damage("the footer says something else than the batches"),
+        };
+    }
+    match walk.only_zeroes()? {
+        true => report.line("not sealed; only zeroes follow"),
+        false => report.damage(format!("what follows at byte {} is neither a batch nor a footer", walk.at)),
+    }
+}
+
+/// Reads a file batch by batch.
+struct Walk<'a> {
+    input: BufReader<File>,
+    path: &'a Path,
+    /// Where the next batch begins.
+    at: u64,
+    /// Of the file.
+    bytes: u64,
+    /// The last batch.
+    buffer: Vec<u8>,
+}
+
+impl Walk<'_> {
+    /// The next whole batch, if there is one; its bytes are in `buffer`.
+    fn next(&mut self) -> Outcome<Option<BatchInfo>> {
+        let mut header = [0; BATCH_HEADER_BYTES];
+        if self.bytes - self.at < header.len() as u64 {
+            return Ok(None);
+        }
+        self.read(|input| input.read_exact(&mut header))?;
+        let info = match BatchInfo::parse_header(&header) {
+            Ok(info) if info.size as u64 <= self.bytes - self.at => info,
+            _ => return Ok(None),
+        };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer.extend_from_slice(&header);
+        buffer.resize(info.size, 0);
+        self.read(|input| input.read_exact(&mut buffer[BATCH_HEADER_BYTES..]))?;
+        self.buffer = buffer;
+        self.at += info.size as u64;
+        Ok(Some(info))
+    }
+
+    /// The footer at that place and the number of its index entries.
+    fn footer(&mut self, position: u64) -> Outcome<Option<(SegmentMeta, usize)>> {
+        let mut bytes = Vec::new();
+        let most = footer_bytes_max(self.at) as u64;
+        self.read(|input| {
+            input.seek(SeekFrom::Start(position))?;
+            input.take(most).read_to_end(&mut bytes)
+        })?;
+        Ok(decode_footer(&bytes).map(|(meta, index)| (meta, index.len())))
+    }
+
+    /// Whether nothing but zeroes follows the last batch.
+    fn only_zeroes(&mut self) -> Outcome<bool> {
+        let at = self.at;
+        self.read(|input| input.seek(SeekFrom::Start(at)))?;
+        let mut chunk = vec![0; 1 << 16];
+        loop {
+            let read = self.read(|input| input.read(&mut chunk))?;
+            if read == 0 {
+                return Ok(true);
+            }
+            if chunk[..read].iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn read<T>(&mut self, read: impl FnOnce(&mut BufReader<File>) -> io::Result<T>) -> Outcome<T> {
+        read(&mut self.input).map_err(|error| unreadable(self.path, &error))
+    }
+}

@@ -1,0 +1,12 @@
+//! The commands besides `serve`, a file each.
+
+pub(crate) mod api;
+mod broker;
+pub(crate) mod config;
+pub(crate) mod consume;
+pub(crate) mod doctor;
+pub(crate) mod group;
+pub(crate) mod log;
+pub(crate) mod produce;
+mod record_format;
+pub(crate) mod topic;

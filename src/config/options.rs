@@ -1,0 +1,146 @@
+//! What a user may say about a node, on the command line and in the configuration file: one struct for both, so that
+//! they cannot drift apart. Everything is optional here; [`super::Config`] is what comes of it.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use super::{
+    address::HostPort,
+    settings::{self, Setting},
+    units::{ByteSize, Span},
+};
+
+/// How clients are told where partitions are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Advertise {
+    /// One broker: any connection serves every partition
+    Node,
+    /// One broker per shard, each on a port of its own: clients connect straight to the core that owns a partition
+    Shard,
+}
+
+/// Options of `millrace serve`. The names in a configuration file are the same, without the leading dashes.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct ServeOptions {
+    /// Folder that holds everything; created when missing [default: ./millrace-data]
+    #[arg(long, value_name = "DIR", help_heading = "Storage")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Size of each shard's write-ahead log: bounds what a restart replays [default: 256MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Storage")]
+    pub(crate) wal_bytes: Option<ByteSize>,
+
+    /// Free space of the disk below which produce is refused while reads and deletes go on
+    /// [default: one write-ahead log per shard]
+    #[arg(long, value_name = "SIZE", help_heading = "Storage")]
+    pub(crate) reserve_bytes: Option<ByteSize>,
+
+    /// Where to listen; may be given several times [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Network", value_delimiter = ',')]
+    #[serde(deserialize_with = "settings::one_or_more")]
+    pub(crate) listen: Option<Vec<HostPort>>,
+
+    /// Address that clients are told to connect to; needed when it differs from --listen (0.0.0.0, containers, NAT)
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Network")]
+    pub(crate) advertised_listener: Option<HostPort>,
+
+    /// What clients see as brokers: this node, or each of its shards [default: node]
+    #[arg(long, value_name = "WHAT", help_heading = "Network")]
+    pub(crate) advertise: Option<Advertise>,
+
+    /// Id of this node as clients see it [default: 1]
+    #[arg(long, value_name = "ID", help_heading = "Network")]
+    pub(crate) node_id: Option<i32>,
+
+    /// Connections of all clients together; further ones are closed at once [default: 10000]
+    #[arg(long, value_name = "COUNT", help_heading = "Network")]
+    pub(crate) max_connections: Option<u32>,
+
+    /// Connections of one client address [default: as --max-connections]
+    #[arg(long, value_name = "COUNT", help_heading = "Network")]
+    pub(crate) max_connections_per_ip: Option<u32>,
+
+    /// Largest request that is read; a larger one closes its connection [default: 100MiB or what --memory allows]
+    #[arg(long, value_name = "SIZE", help_heading = "Network")]
+    pub(crate) max_frame_bytes: Option<ByteSize>,
+
+    /// A connection without a request for that long is closed [default: 10m]
+    #[arg(long, value_name = "TIME", help_heading = "Network")]
+    pub(crate) connections_max_idle: Option<Span>,
+
+    /// Number of shards, each a thread with its own log [default: one per CPU that this process may use]
+    #[arg(long, value_name = "COUNT", help_heading = "Resources")]
+    pub(crate) shards: Option<usize>,
+
+    /// Bind each shard to a CPU of its own: best on a machine that does nothing else [default: false]
+    #[arg(long, value_name = "BOOL", help_heading = "Resources", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub(crate) pin: Option<bool>,
+
+    /// Memory for records, divided between receive buffers, tail cache, commit groups and the read pool
+    /// [default: 512MiB, or 64MiB per shard if that is more]
+    #[arg(long, value_name = "SIZE", help_heading = "Resources")]
+    pub(crate) memory: Option<ByteSize>,
+
+    /// Partitions of a topic that does not say how many [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = "Topics")]
+    pub(crate) num_partitions: Option<i32>,
+
+    /// Create a topic when a client first asks for it [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Topics", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub(crate) auto_create_topics: Option<bool>,
+
+    /// Setting that every topic inherits, as in retention.ms=86400000; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Topics")]
+    #[serde(deserialize_with = "settings::table")]
+    pub(crate) topic_default: Vec<Setting>,
+
+    /// Pause between rounds of retention [default: 5m]
+    #[arg(long, value_name = "TIME", help_heading = "Topics")]
+    pub(crate) retention_check: Option<Span>,
+
+    /// How long an idle idempotent producer is remembered [default: 1d]
+    #[arg(long, value_name = "TIME", help_heading = "Topics")]
+    pub(crate) producer_id_expiration: Option<Span>,
+
+    /// What to log: error, warn, info, debug, trace, or a filter as in info,millrace_net=debug
+    /// [default: $RUST_LOG or info]
+    #[arg(long, value_name = "FILTER", help_heading = "Diagnostics")]
+    pub(crate) log_level: Option<String>,
+}
+
+impl ServeOptions {
+    /// These options, completed by `file`'s. Topic defaults are joined key by key.
+    pub(crate) fn over(self, file: Self) -> Self {
+        let mut topic_default = file.topic_default;
+        topic_default.retain(|setting| self.topic_default.iter().all(|own| own.key != setting.key));
+        topic_default.extend(self.topic_default);
+        Self {
+            data: self.data.or(file.data),
+            wal_bytes: self.wal_bytes.or(file.wal_bytes),
+            reserve_bytes: self.reserve_bytes.or(file.reserve_bytes),
+            listen: self.listen.or(file.listen),
+            advertised_listener: self.advertised_listener.or(file.advertised_listener),
+            advertise: self.advertise.or(file.advertise),
+            node_id: self.node_id.or(file.node_id),
+            max_connections: self.max_connections.or(file.max_connections),
+            max_connections_per_ip: self.max_connections_per_ip.or(file.max_connections_per_ip),
+            max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),
+            connections_max_idle: self.connections_max_idle.or(file.connections_max_idle),
+            shards: self.shards.or(file.shards),
+            pin: self.pin.or(file.pin),
+            memory: self.memory.or(file.memory),
+            num_partitions: self.num_partitions.or(file.num_partitions),
+            auto_create_topics: self.auto_create_topics.or(file.auto_create_topics),
+            topic_default,
+            retention_check: self.retention_check.or(file.retention_check),
+            producer_id_expiration: self.producer_id_expiration.or(file.producer_id_expiration),
+            log_level: self.log_level.or(file.log_level),
+        }
+    }
+}

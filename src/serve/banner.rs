@@ -1,0 +1,56 @@
+//! What a node says of itself when it starts, and when it is ready. For people; logs go elsewhere.
+
+use std::fmt::Write;
+
+use millrace_engine::config::{Durability, TopicConfig};
+
+use super::listen::Listening;
+use crate::config::{Advertise, Config};
+
+/// Before the data is opened.
+pub(super) fn starting(config: &Config) -> String {
+    let data_dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let mut text = format!("millrace {}\n", env!("CARGO_PKG_VERSION"));
+    line(&mut text, "data", &data_dir.display().to_string());
+    let pinned = if config.pin { "each on a CPU of its own" } else { "not bound to CPUs" };
+    line(&mut text, "node", &format!("id {}, {} shards, {pinned}", config.node_id, config.shards));
+    line(&mut text, "memory", &config.memory.to_string());
+    let (wal, reserve) = (config.wal_bytes, config.reserve_bytes);
+    line(&mut text, "disk", &format!("{wal} write-ahead log per shard; produce stops below {reserve} free"));
+    line(&mut text, "durability", durability(config));
+    text
+}
+
+fn durability(config: &Config) -> &'static str {
+    match TopicConfig::parse(&config.topic_defaults, &Default::default()).map(|parsed| parsed.durability) {
+        Ok(Durability::Written) => {
+            "written: acknowledged after the write, flushed later; a power cut may lose the last"
+        }
+        _ => "device: acknowledged after write and flush (topics may choose: flush.messages)",
+    }
+}
+
+/// Once requests are answered.
+pub(super) fn ready(config: &Config, listening: &Listening) -> String {
+    let mut text = String::new();
+    let addresses: Vec<String> = listening.addresses.iter().map(ToString::to_string).collect();
+    let told = &listening.advertised;
+    line(&mut text, "listening", &format!("{}, told to clients as {told}", addresses.join(", ")));
+    if config.advertise == Advertise::Shard {
+        let ports: Vec<String> = listening.shard_ports.iter().map(ToString::to_string).collect();
+        line(&mut text, "", &format!("each shard is a broker of its own, on the ports {}", ports.join(", ")));
+    }
+    line(
+        &mut text,
+        "try",
+        &format!("echo hello | kcat -b {told} -P -t greetings && kcat -b {told} -C -t greetings -e"),
+    );
+    line(&mut text, "", &format!("kafka-topics.sh --bootstrap-server {told} --list"));
+    line(&mut text, "", &format!("millrace topic list --broker {told}"));
+    line(&mut text, "stop", "Ctrl-C, or SIGTERM");
+    text
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    writeln!(text, "  {name:<11} {value}").expect("a String takes everything");
+}

@@ -1,0 +1,19 @@
+//! What to do about a node that could not start.
+
+use millrace_engine::node::StartError;
+
+/// The error in words, and how to fix it.
+pub(super) fn start_error(error: &StartError) -> String {
+    let fix = match error {
+        StartError::Locked { .. } => "stop the other process, or choose another --data",
+        StartError::NoDirectIo { .. } => "put --data on ext4, XFS or btrfs on a disk of this machine",
+        StartError::NoUring(_) => "'millrace doctor' says what is in the way",
+        StartError::Damaged { .. } => {
+            "nothing was changed; 'millrace log dump PATH' shows what can be read; restore the folder from a copy, or \
+             start with an empty --data"
+        }
+        StartError::Options(_) => "see 'millrace help serve'",
+        StartError::Io { .. } => "'millrace doctor' checks folder, disk and limits",
+    };
+    format!("{error}\n  fix: {fix}")
+}

@@ -1,0 +1,241 @@
+//! `millrace serve`: checks the machine, starts the node, tells the world, and stops it cleanly.
+//!
+//! The main thread prepares and then blocks in the engine's `run`; a thread of its own waits for signals, another one
+//! watches that every shard turns and reports to systemd.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use millrace_engine::{
+    config::{self as topic_config, Effect},
+    engine::Engine,
+    node::{self, NodeOptions, Stopper},
+};
+use millrace_tuning::{Needs, Severity, examine, limits};
+
+use self::{
+    attend::{Attendant, Duties},
+    listen::Listening,
+    notify::Notifier,
+    pulse::Pulse,
+    wire::Ending,
+};
+use crate::{
+    client::Connection,
+    config::{self, Config, Machine, ServeOptions},
+    failure::{Failure, Outcome},
+};
+
+mod attend;
+mod banner;
+mod explain;
+mod listen;
+mod logging;
+mod notify;
+mod pulse;
+mod signals;
+mod wire;
+
+/// Where a node's configuration comes from: options over a file over defaults.
+#[derive(Args, Debug)]
+pub(crate) struct ConfigArgs {
+    /// TOML file with any of these options, by the same names; the command line wins
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+/// Runs a broker
+///
+/// Without options: data in ./millrace-data, listening on 127.0.0.1:9092, one shard per CPU. SIGTERM or SIGINT stop it
+/// cleanly; a second one stops it at once.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ServeCommand {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace serve
+  millrace serve --data /srv/millrace --listen 0.0.0.0:9092 --advertised-listener broker.example:9092
+  millrace serve --memory 4GiB --pin --topic-default retention.ms=86400000
+  millrace serve --config /etc/millrace.toml
+
+The same as a file:
+  data = \"/srv/millrace\"
+  listen = [\"0.0.0.0:9092\"]
+  advertised-listener = \"broker.example:9092\"
+  memory = \"4GiB\"
+  [topic-default]
+  \"retention.ms\" = 86400000";
+
+impl ConfigArgs {
+    /// Reads the file, if any, and makes the configuration.
+    pub(crate) fn resolve(self) -> Outcome<Config> {
+        self.resolve_with_log_level().map(|(config, _)| config)
+    }
+
+    /// Also tells the log filter: from the command line, RUST_LOG, the file, in that order.
+    fn resolve_with_log_level(self) -> Outcome<(Config, String)> {
+        let said = self.options.log_level.clone();
+        let file = match &self.config {
+            Some(path) => config::file::load(path).map_err(Failure::usage)?,
+            None => ServeOptions::default(),
+        };
+        let from_file = file.log_level.clone();
+        let from_environment = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+        let level = said.or(from_environment).or(from_file).unwrap_or_else(|| "info".to_owned());
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let config = Config::resolve(self.options.over(file), Machine { cpus })
+            .map_err(|problems| Failure::usage(problems.0.join("\nerror: ")))?;
+        Ok((config, level))
+    }
+}
+
+impl Config {
+    /// What the checks of the machine are asked for.
+    pub(crate) fn needs(&self) -> Needs {
+        Needs {
+            data_dir: self.data_dir.clone(),
+            listen: self.listen.iter().map(|address| (address.host.clone(), address.port)).collect(),
+            shards: self.shards,
+            io_memory_bytes: node::IO_MEMORY_BYTES as u64,
+            max_connections: u64::from(self.max_connections),
+            memory_bytes: self.memory.total.0,
+            wal_bytes: self.wal_bytes.0.saturating_mul(self.shards as u64),
+            reserve_bytes: self.reserve_bytes.0,
+        }
+    }
+
+    fn node_options(&self) -> NodeOptions {
+        let ms = |time: std::time::Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        NodeOptions {
+            data_dir: self.data_dir.clone(),
+            node_id: self.node_id,
+            shards: self.shards,
+            pin: self.pin,
+            memory_bytes: self.memory.engine.as_usize(),
+            reserve_bytes: self.reserve_bytes.0,
+            wal_bytes: self.wal_bytes.0,
+            topic_defaults: self.topic_defaults.clone(),
+            producer_id_expiration_ms: ms(self.producer_id_expiration),
+            retention_check_ms: ms(self.retention_check),
+        }
+    }
+}
+
+impl ServeCommand {
+    /// Runs the broker; returns when it has stopped.
+    pub(crate) fn run(self) -> Outcome {
+        let (config, filter) = self.config.resolve_with_log_level()?;
+        logging::start(&filter)?;
+        signals::block().map_err(Failure::failed)?;
+        limits::raise();
+        refuse_unfit_machine(&config)?;
+        let listening = listen::resolve(&config).map_err(|e| Failure::failed(format!("cannot listen: {e}")))?;
+        eprint!("{}", banner::starting(&config));
+        warn_of_idle_settings(&config);
+
+        let stopper = Stopper::default();
+        let notifier = Arc::new(Notifier::from_environment());
+        watch_signals(stopper.clone(), notifier.clone()).map_err(Failure::failed)?;
+        let watchdog = notify::watchdog_interval();
+        let pulse = Pulse::new(config.shards);
+        let net_config = wire::net_config(&config, &listening);
+        let ending = Ending::default();
+        let _attendant = attend(&config, &listening, pulse.clone(), watchdog, notifier).map_err(Failure::failed)?;
+
+        let node_options = config.node_options();
+        let ended = ending.clone();
+        let serve = move |engine: Engine| {
+            let (pulse, net_config, ending) = (pulse.clone(), net_config.clone(), ending.clone());
+            async move {
+                let shard = engine.shard();
+                let work = wire::serve(engine, net_config, ending);
+                match watchdog {
+                    Some(patience) => pulse.beat_during(shard, patience / 8, work).await,
+                    None => work.await,
+                }
+            }
+        };
+        node::run(node_options, stopper, serve).map_err(|error| Failure::failed(explain::start_error(&error)))?;
+        if let Some(reason) = ended.take() {
+            return Err(Failure::failed(reason));
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Settings that somebody took the trouble to write, but that do nothing here.
+fn warn_of_idle_settings(config: &Config) {
+    for key in topic_config::keys().iter().filter(|key| config.topic_defaults.contains_key(key.name)) {
+        if let Effect::None { reason } = key.effect {
+            tracing::warn!("--topic-default {} has no effect: {reason}", key.name);
+        }
+    }
+}
+
+/// How long the node may take to answer the first request that is made to see whether it answers.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Tells of everything that is not as it should be; fails if a node could not run.
+fn refuse_unfit_machine(config: &Config) -> Outcome {
+    let mut unfit = false;
+    for finding in examine(&config.needs()).iter().filter(|finding| finding.severity > Severity::Good) {
+        eprintln!("{finding}");
+        unfit |= finding.severity == Severity::Error;
+    }
+    match unfit {
+        true => Err(Failure::Reported),
+        false => Ok(()),
+    }
+}
+
+fn watch_signals(stopper: Stopper, notifier: Arc<Notifier>) -> io::Result<()> {
+    signals::watch(move |signal| {
+        tracing::info!("{}: stopping; what was acknowledged is safe, a second signal stops at once", signal.name());
+        notifier.stopping();
+        stopper.stop();
+    })
+}
+
+fn attend(
+    config: &Config,
+    listening: &Listening,
+    pulse: Pulse,
+    watchdog: Option<Duration>,
+    notifier: Arc<Notifier>,
+) -> io::Result<Attendant> {
+    let listens = listening.addresses[0];
+    let address = reachable(listens);
+    let answers = Box::new(move || Connection::open(&address.ip().to_string(), address.port(), PROBE_TIMEOUT).is_ok());
+    let ready = banner::ready(config, listening);
+    let ready_notifier = notifier.clone();
+    let on_ready = Box::new(move || {
+        eprint!("{ready}");
+        ready_notifier.ready(&format!("serving on {listens}"));
+    });
+    attend::start(Duties { answers, on_ready, pulse, watchdog, notifier })
+}
+
+/// An address to connect to for one to listen on.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv4() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}

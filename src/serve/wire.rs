@@ -1,0 +1,77 @@
+//! The wire's part of a node: what it is started with, and why it ended if it was not asked to.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use millrace_engine::engine::Engine;
+use millrace_net::{Advertise, NetConfig};
+
+use super::listen::Listening;
+use crate::config::{self, Config};
+
+/// The first shard's reason to give up, if one did; shards and the main thread share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ending(Arc<Mutex<Option<String>>>);
+
+impl Ending {
+    fn put(&self, reason: String) {
+        self.0.lock().expect("no panic while locked").get_or_insert(reason);
+    }
+
+    /// Takes it.
+    pub(super) fn take(&self) -> Option<String> {
+        self.0.lock().expect("no panic while locked").take()
+    }
+}
+
+/// Serves on one shard until the node stops. A shard that cannot serve takes the node with it.
+pub(super) async fn serve(engine: Engine, config: NetConfig, ending: Ending) {
+    if let Err(error) = millrace_net::serve(engine, config).await {
+        ending.put(error.to_string());
+    }
+}
+
+/// The wire's configuration.
+pub(super) fn net_config(config: &Config, listening: &Listening) -> NetConfig {
+    let unlimited = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    NetConfig {
+        listen: listening.addresses.clone(),
+        advertised_host: listening.advertised.host.clone(),
+        advertised_port: listening.advertised.port,
+        advertise: match config.advertise {
+            config::Advertise::Node => Advertise::Node,
+            config::Advertise::Shard => Advertise::Shard { ports: listening.shard_ports.clone() },
+        },
+        auto_create_topics: config.auto_create_topics,
+        num_partitions: config.num_partitions,
+        max_connections: unlimited(config.max_connections),
+        max_connections_per_ip: unlimited(config.max_connections_per_ip),
+        max_frame_bytes: config.max_frame_bytes.as_usize(),
+        receive_memory_bytes: config.memory.receive.as_usize() / config.shards,
+        idle_timeout: config.connections_max_idle,
+        broker_settings: broker_settings(config, listening),
+        ..NetConfig::default()
+    }
+}
+
+/// What Kafka's tools ask for by the names of a broker's configuration file.
+fn broker_settings(config: &Config, listening: &Listening) -> BTreeMap<String, String> {
+    let listeners: Vec<String> = listening.addresses.iter().map(|address| format!("PLAINTEXT://{address}")).collect();
+    let settings = [
+        ("node.id", config.node_id.to_string()),
+        ("log.dirs", config.data_dir.display().to_string()),
+        ("listeners", listeners.join(",")),
+        ("advertised.listeners", format!("PLAINTEXT://{}", listening.advertised)),
+        ("num.partitions", config.num_partitions.to_string()),
+        ("auto.create.topics.enable", config.auto_create_topics.to_string()),
+        ("max.connections", config.max_connections.to_string()),
+        ("max.connections.per.ip", config.max_connections_per_ip.to_string()),
+        ("connections.max.idle.ms", config.connections_max_idle.as_millis().to_string()),
+        ("socket.request.max.bytes", config.max_frame_bytes.0.to_string()),
+        ("log.retention.check.interval.ms", config.retention_check.as_millis().to_string()),
+        ("producer.id.expiration.ms", config.producer_id_expiration.as_millis().to_string()),
+    ];
+    settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
