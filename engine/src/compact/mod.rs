@@ -1,6 +1,6 @@
 //! Log compaction: of the sealed segments of a compacted partition, the newest value of every key is kept. Pure: what
 //! is due and which segments go together ([`plan`]), where the newest record of a key is ([`OffsetMap`]), what stays of
-//! a batch ([`Look`], [`Rebuild`]). The store's compactor does the reading and writing.
+//! a batch ([`Look`]). The store's compactor does the reading and writing.
 //!
 //! This is the one place where the bytes of a batch are not kept as they came: a batch that loses some of its records,
 //! or gets a delete horizon, is built anew, in its own codec and with its offsets, producer and sequence. A batch all
@@ -22,6 +22,6 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use filter::{Filter, Look, Mapped, Mapping, Rebuild, Verdict};
+pub(crate) use filter::{Filter, Look, Mapped, Mapping, Verdict};
 pub(crate) use offset_map::OffsetMap;
 pub(crate) use plan::{Due, due, groups};
