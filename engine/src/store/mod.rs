@@ -6,7 +6,11 @@
 
 mod append;
 mod cache;
+#[cfg(test)]
+mod compact_tests;
 mod compactor;
+#[cfg(test)]
+mod crash_tests;
 mod extend;
 mod fat;
 mod keeper;
@@ -70,9 +74,9 @@ pub(crate) struct StoreOptions {
 
 /// Files that make up the shared log.
 const WAL_FILES: u64 = 8;
-/// Smallest file of the shared log: the largest group and then some.
-const WAL_FILE_BYTES_MIN: u64 = 32 << 20;
-const _: () = assert!(WAL_FILE_BYTES_MIN > crate::wal::format::GROUP_BYTES_MAX as u64);
+/// Smallest file of the shared log: the largest group and then some. Crash tests make many of them and no such groups.
+const WAL_FILE_BYTES_MIN: u64 = if cfg!(test) { 2 << 20 } else { 32 << 20 };
+const _: () = assert!(cfg!(test) || WAL_FILE_BYTES_MIN > crate::wal::format::GROUP_BYTES_MAX as u64);
 
 impl StoreOptions {
     fn wal_dir(&self) -> PathBuf {

@@ -27,7 +27,7 @@
 mod disk;
 mod executor;
 mod handle;
-mod random;
+pub(crate) mod random;
 
 #[cfg(test)]
 mod tests;
