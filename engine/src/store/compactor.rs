@@ -45,9 +45,9 @@ pub(crate) struct Compactor {
     /// The partition that is being rewritten: its folder must stay until that is given up.
     busy_with: Cell<Option<TopicPartition>>,
     /// Partitions that could not be compacted: damaged ones. Until the next start.
-    uncleanable: RefCell<HashSet<TopicPartition>>,
+    pub(super) uncleanable: RefCell<HashSet<TopicPartition>>,
     /// Replacements whose fate is unknown. Their names are not used again.
-    unknown: Cell<u32>,
+    pub(super) unknown: Cell<u32>,
     /// Work since the last pause.
     work: Cell<usize>,
 }
