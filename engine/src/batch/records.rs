@@ -167,7 +167,7 @@ impl<'a> RecordReader<'a> {
     }
 
     /// The next record; `None` behind the last one. After an error there is nothing more to be had.
-    pub fn next(&mut self) -> Result<Option<RecordRef<'_>>, BatchError> {
+    pub fn next_record(&mut self) -> Result<Option<RecordRef<'_>>, BatchError> {
         if self.cursor.at_end() {
             match &mut self.source {
                 ReadFrom::Slice(slice) => slice.expect_end()?,

@@ -76,7 +76,7 @@ fn around(codec: Codec, count: i32, body: &[u8]) -> Vec<u8> {
 fn read(batch: &[u8]) -> Result<Vec<(i64, i64, Option<Vec<u8>>, Option<Vec<u8>>)>, BatchError> {
     let mut reader = RecordReader::new(batch)?;
     let mut seen = Vec::new();
-    while let Some(record) = reader.next()? {
+    while let Some(record) = reader.next_record()? {
         let owned = |field: Option<&[u8]>| field.map(<[u8]>::to_vec);
         seen.push((record.offset, record.timestamp, owned(record.key), owned(record.value)));
     }
@@ -130,7 +130,7 @@ proptest! {
         }
         let mut reader = RecordReader::new(&original).unwrap();
         let mut seen = 0;
-        while let Some(record) = reader.next().unwrap() {
+        while let Some(record) = reader.next_record().unwrap() {
             let plain = &list[seen];
             prop_assert_eq!((record.offset, record.timestamp), (plain.offset, plain.timestamp));
             prop_assert_eq!((record.key, record.value), (plain.key.as_deref(), plain.value.as_deref()));

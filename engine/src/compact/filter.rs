@@ -43,7 +43,7 @@ impl<'a> Mapping<'a> {
         }
         let mut done = 0;
         while done < work {
-            let Some(record) = self.reader.next()? else {
+            let Some(record) = self.reader.next_record()? else {
                 return Ok(Mapped::All);
             };
             done += record.size + RECORD_COST;
@@ -103,7 +103,7 @@ pub(crate) enum Verdict<'a> {
     /// This takes its place.
     Empty(Vec<u8>),
     /// It is built anew from some of its records, or with a delete horizon.
-    Rebuild(Rebuild<'a>),
+    Rebuild(Box<Rebuild<'a>>),
 }
 
 /// Decides on the records of a batch.
@@ -129,7 +129,7 @@ impl<'a> Look<'a> {
     pub(crate) fn step(&mut self, filter: &Filter, work: usize) -> Result<bool, BatchError> {
         let mut done = 0;
         while done < work {
-            let Some(record) = self.reader.next()? else {
+            let Some(record) = self.reader.next_record()? else {
                 return Ok(true);
             };
             done += record.size + RECORD_COST;
@@ -161,7 +161,7 @@ impl<'a> Look<'a> {
             builder = builder.delete_horizon(horizon_ms);
         }
         let reader = RecordReader::new(self.batch)?;
-        Ok(Verdict::Rebuild(Rebuild { reader, keep: self.keep, at: 0, builder }))
+        Ok(Verdict::Rebuild(Box::new(Rebuild { reader, keep: self.keep, at: 0, builder })))
     }
 }
 
@@ -183,7 +183,7 @@ impl Rebuild<'_> {
     pub(crate) fn step(&mut self, work: usize) -> Result<bool, BatchError> {
         let mut done = 0;
         while done < work {
-            let Some(record) = self.reader.next()? else {
+            let Some(record) = self.reader.next_record()? else {
                 return Ok(true);
             };
             done += record.size + RECORD_COST;

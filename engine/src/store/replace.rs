@@ -109,6 +109,12 @@ impl<I: Io> Store<I> {
             outcome.set(Fate::Dropped);
             return Ok(());
         };
+        // The log start may have moved behind all that is left.
+        let log_start = cell.borrow().log_start;
+        let (segment, useless) = match segment {
+            Some(segment) if segment.end_offset <= log_start => (None, Some(segment.name())),
+            other => (other, None),
+        };
         let replace = Replace {
             removed: sources.iter().map(|name| I64::new(name.base_offset)).collect(),
             added: segment.iter().map(Segment::meta).collect(),
@@ -122,7 +128,7 @@ impl<I: Io> Store<I> {
             return noted;
         }
         cell.borrow_mut().replace(&replace);
-        for name in sources {
+        for name in sources.into_iter().chain(useless) {
             self.segments.forget_segment(id, name);
             if let Err(error) = self.io.remove(&self.segments.path(id, name)).await {
                 tracing::warn!("removing {} of {id:?} failed, the next start will: {error}", name.file_name());
