@@ -5,6 +5,7 @@ pub mod batch;
 mod boot;
 pub mod catalog;
 mod chunk;
+mod compact;
 pub mod config;
 pub mod engine;
 mod fetch;

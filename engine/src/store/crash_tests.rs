@@ -190,6 +190,7 @@ fn options(run: u64) -> StoreOptions {
         run,
         cache_bytes: 6 << 20,
         read_bytes: 4 << 20,
+        compact_bytes: 1 << 20,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
         producer_id_expiration_ms: i64::MAX,

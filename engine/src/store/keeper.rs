@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{Store, partition_dir, segment_files::OpenSegment};
+use super::{Store, partition_dir, replace::Job, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
     chunk::Memory,
@@ -24,7 +24,7 @@ use crate::{
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
     partition::{Appending, PartitionCell},
-    segment,
+    segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
 
@@ -61,6 +61,7 @@ pub(crate) struct Keeper<I: Io> {
     grown: RefCell<VecDeque<Rc<PartitionCell>>>,
     removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
+    jobs: RefCell<VecDeque<Job>>,
     all: RefCell<Vec<Rc<Outcome<()>>>>,
     journal: RefCell<Option<Journal<I>>>,
     pub(super) run_ends: BTreeMap<u64, u64>,
@@ -75,6 +76,7 @@ impl<I: Io> Keeper<I> {
             grown: RefCell::default(),
             removed: RefCell::default(),
             trims: RefCell::default(),
+            jobs: RefCell::default(),
             all: RefCell::default(),
             journal: RefCell::new(Some(journal)),
             run_ends,
@@ -101,6 +103,16 @@ impl<I: Io> Keeper<I> {
         }
     }
 
+    /// Something to do for the compactor.
+    pub(super) fn post(&self, job: Job) {
+        self.jobs.borrow_mut().push_back(job);
+        self.signal.notify();
+    }
+
+    pub(super) fn next_job(&self) -> Option<Job> {
+        self.jobs.borrow_mut().pop_front()
+    }
+
     /// A partition is gone: its files go too. Resolves when they are removed.
     pub(crate) fn removed(&self, id: TopicPartition) -> Rc<Outcome<()>> {
         let done = Rc::<Outcome<()>>::default();
@@ -114,7 +126,11 @@ impl<I: Io> Store<I> {
     /// The keeper's task; ends after [`Store::stop_keeper`].
     pub(super) async fn run_keeper(self: Rc<Self>) {
         loop {
-            let worked = match self.keep().await {
+            let kept = self.keep().await;
+            if kept.is_err() {
+                self.refuse_jobs();
+            }
+            let worked = match kept {
                 Ok(worked) => worked,
                 Err(error) if self.keeper.stopped.get() => {
                     tracing::error!("tails stay in the shared log: {error}");
@@ -152,10 +168,10 @@ impl<I: Io> Store<I> {
     /// Does what there is to do; `false` when there was nothing.
     async fn keep(&self) -> io::Result<bool> {
         self.remove_files().await?;
-        let trimmed = self.do_trims().await?;
+        let worked = self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();
         if picked.is_empty() {
-            return Ok(trimmed);
+            return Ok(worked);
         }
         if let Err(error) = self.round(&picked).await {
             for Picked { cell, .. } in picked {
@@ -171,6 +187,10 @@ impl<I: Io> Store<I> {
     async fn remove_files(&self) -> io::Result<()> {
         let removed = self.keeper.removed.take();
         for (id, done) in removed {
+            if self.compactor.busy_with() == Some(id) {
+                self.keeper.removed.borrow_mut().push((id, done)); // it gives up soon, and notifies
+                continue;
+            }
             if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
                 tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
             }
@@ -325,7 +345,7 @@ impl<I: Io> Store<I> {
         let mut files = Vec::new();
         for write in &plan.writes {
             let segment = &write.segment;
-            let open = self.segments.get(id, segment.base_offset, write.from == 0).await?;
+            let open = self.segments.get(id, segment.name(), write.from == 0).await?;
             let head = head.take().filter(|_| write.from > 0);
             if !write.pieces.is_empty() {
                 self.write_batches(&open, write, head).await?;
@@ -458,7 +478,7 @@ impl<I: Io> Store<I> {
             let fat = matches!(partition.appending, Appending::Fat(_));
             let gone = if fat { gone.min(partition.segments.len().saturating_sub(1)) } else { gone };
             let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<i64> = partition.segments[..gone].iter().map(|segment| segment.base_offset).collect();
+            let gone: Vec<SegmentName> = partition.segments[..gone].iter().map(Segment::name).collect();
             (partition.id, gone, first)
         };
         self.note_partitions(std::iter::once(cell)).await?;
@@ -466,9 +486,9 @@ impl<I: Io> Store<I> {
         payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
-        for base_offset in gone {
-            self.segments.forget_segment(id, base_offset);
-            self.io.remove(&self.segments.path(id, base_offset)).await?;
+        for name in gone {
+            self.segments.forget_segment(id, name);
+            self.io.remove(&self.segments.path(id, name)).await?;
             self.io.yield_now().await;
         }
         Ok(())

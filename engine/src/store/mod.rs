@@ -7,6 +7,9 @@
 mod append;
 mod cache;
 #[cfg(test)]
+mod compact_tests;
+mod compactor;
+#[cfg(test)]
 mod crash_tests;
 mod extend;
 mod fat;
@@ -14,6 +17,8 @@ mod keeper;
 mod offsets;
 mod open;
 mod read;
+mod replace;
+mod rewrite;
 mod segment_files;
 pub(crate) mod wal_files;
 mod writer;
@@ -30,7 +35,8 @@ pub(crate) use open::{Known, OpenError, read_all};
 pub(crate) use read::check_epoch;
 
 use self::{
-    cache::Cache, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles, wal_files::WalFiles, writer::Flight,
+    cache::Cache, compactor::Compactor, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles,
+    wal_files::WalFiles, writer::Flight,
 };
 use crate::{
     api::{ActiveProducer, LogError, TopicPartition},
@@ -56,6 +62,8 @@ pub(crate) struct StoreOptions {
     pub(crate) cache_bytes: usize,
     /// Budget of buffers that hold data read from segments.
     pub(crate) read_bytes: usize,
+    /// Budget of the map of keys while a partition is compacted.
+    pub(crate) compact_bytes: usize,
     /// Size of the shared log.
     pub(crate) wal_bytes: u64,
     /// Free space below which nothing is appended.
@@ -109,6 +117,7 @@ pub(crate) struct Store<I: Io> {
     cache: RefCell<Cache>,
     segments: SegmentFiles<I>,
     keeper: Keeper<I>,
+    compactor: Compactor,
     reads: Rc<ReadBudget>,
     pump: Signal,
     maker: Signal,
@@ -237,6 +246,7 @@ impl<I: Io> Store<I> {
 
     /// Takes no more appends, writes what was taken, brings tails to segments, ends all tasks.
     pub(crate) async fn close(&self) {
+        self.stop_compactor().await;
         self.drain().await;
         self.failed.borrow_mut().get_or_insert_with(|| "the node is stopping".to_owned());
         self.stop_keeper().await;

@@ -69,6 +69,11 @@ impl<I: Io> Flight<I> {
         }
     }
 
+    /// Whether no group is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     pub(crate) fn take_all(&mut self) -> Vec<Group> {
         self.groups.drain(..).map(|flying| flying.group).collect()
     }
