@@ -91,8 +91,15 @@ impl<I: Io> Store<I> {
         Some(FatRun { cell: run.partition.clone(), plan: Rc::new(plan), pointer, head, before, written })
     }
 
-    /// Writes a fat run; `flush`: to stable storage.
+    /// Writes a fat run; `flush`: to stable storage. Of a partition that is gone, files and folders may be missing.
     pub(super) async fn write_fat(&self, fat: &FatRun, flush: bool) -> io::Result<()> {
+        match self.try_write_fat(fat, flush).await {
+            Err(_) if fat.cell.borrow().deleted => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn try_write_fat(&self, fat: &FatRun, flush: bool) -> io::Result<()> {
         let id = fat.cell.borrow().id;
         let result = match &fat.before {
             Some(before) if !before.clone().wait().await => Err(io::Error::other("the write before it failed")),

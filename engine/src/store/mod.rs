@@ -14,6 +14,8 @@ mod keeper;
 mod offsets;
 mod open;
 mod read;
+#[cfg(test)]
+mod recovery_tests;
 mod segment_files;
 pub(crate) mod wal_files;
 mod writer;

@@ -268,10 +268,22 @@ async fn read_chains<I: Io>(io: &I, wal_dir: &Path) -> Result<(Vec<FoundFile>, V
             continue;
         };
         let bytes = read_all(io, &path).await.map_err(OpenError::io(&path))?;
-        chains.push(scan::chain(&bytes));
+        let chain = scan::chain(&bytes);
+        if !chain.groups.is_empty() {
+            flush(io, &path).await.map_err(OpenError::io(&path))?;
+        }
+        chains.push(chain);
         files.push(FoundFile { id, bytes: bytes.len() as u64 });
     }
     Ok((files, chains))
+}
+
+/// Makes durable what was read: a process may have died between a write and its flush, and what is built on now must not
+/// be lost by a later power cut.
+async fn flush<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let file = io.open(path, Open::Existing).await?;
+    file.flush().await?;
+    file.close().await
 }
 
 /// Reads a whole file, some pieces side by side.

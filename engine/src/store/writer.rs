@@ -7,18 +7,19 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
+    io,
     rc::Rc,
 };
 
 use futures_util::future::{join, join_all};
 
-use super::{Store, fat::FatRun, wal_files::WalFile};
+use super::{Store, fat::FatRun, partition_dir, wal_files::WalFile};
 use crate::{
-    api::LogError,
+    api::{LogError, TopicPartition},
     chunk::Memory,
     io::{Buffer, File, Io, Share},
-    partition::{Extent, Slot},
+    partition::{Extent, PartitionCell, Slot},
     wal::{
         format::{GroupEncoder, SegmentPointer, Stamp},
         group::Group,
@@ -53,6 +54,8 @@ pub(crate) struct Flight<I: Io> {
     position: u64,
     /// Files with groups that were only written since the last group that flushes.
     unflushed: Vec<Rc<WalFile<I>>>,
+    /// Segments that fat runs were only written to, by the last group that did.
+    unflushed_segments: HashMap<(TopicPartition, i64), u64>,
     /// Whether something was only written since [`Store::flush_written`] ran.
     dirty: bool,
 }
@@ -65,6 +68,7 @@ impl<I: Io> Flight<I> {
             durable_sequence: 0,
             position: 0,
             unflushed: Vec::new(),
+            unflushed_segments: HashMap::new(),
             dirty: false,
         }
     }
@@ -245,18 +249,45 @@ impl<I: Io> Store<I> {
     fn flush(self: &Rc<Self>, sequence: u64, files: Vec<Rc<WalFile<I>>>) {
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
-            for file in files {
-                if let Err(error) = file.plain.flush().await {
-                    return store.fail("a flush of the shared log failed", &error);
-                }
+            match store.flush_all(&files).await {
+                Ok(()) => store.stage(sequence, Stage::Done),
+                Err(error) => store.fail("a flush of the shared log failed", &error),
             }
-            store.stage(sequence, Stage::Done);
         });
+    }
+
+    /// Flushes files of the log, and the segments that fat runs of groups that ended were only written to: without those
+    /// such a group is torn, and all that come after it are lost with it.
+    async fn flush_all(&self, files: &[Rc<WalFile<I>>]) -> io::Result<()> {
+        let segments: Vec<_> =
+            self.flight.borrow().unflushed_segments.iter().map(|(key, last)| (*key, *last)).collect();
+        for file in files {
+            file.plain.flush().await?;
+        }
+        for (key, last) in segments {
+            let flushed = self.flush_segment(key).await;
+            let (id, base_offset) = key;
+            let exists = |cell: Rc<PartitionCell>| cell.borrow().has_segment(base_offset);
+            if flushed.is_err() && self.partition(id).is_ok_and(exists) {
+                return flushed;
+            }
+            let unflushed = &mut self.flight.borrow_mut().unflushed_segments;
+            // Unless something was written to it meanwhile.
+            if unflushed.get(&key) == Some(&last) {
+                unflushed.remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush_segment(&self, (id, base_offset): (TopicPartition, i64)) -> io::Result<()> {
+        self.segments.get(id, base_offset, false).await?.file.flush().await?;
+        self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await
     }
 
     /// Moves the marks, lets consumers see the batches, and answers the producers.
     fn apply(&self, done: Flying<I>) {
-        let Flying { group, fat, .. } = done;
+        let Flying { group, fat, sequence, .. } = done;
         for run in &group.runs {
             let mut partition = run.partition.borrow_mut();
             if !partition.deleted {
@@ -265,6 +296,11 @@ impl<I: Io> Store<I> {
             }
         }
         for fat in fat.iter() {
+            if !group.flush {
+                let id = fat.cell.borrow().id;
+                let written = fat.plan.writes.iter().map(|write| ((id, write.segment.base_offset), sequence));
+                self.flight.borrow_mut().unflushed_segments.extend(written);
+            }
             self.fat_done(fat, group.flush);
         }
         for run in &group.runs {
@@ -277,17 +313,16 @@ impl<I: Io> Store<I> {
     pub(crate) async fn flush_written(self: &Rc<Self>) -> Result<(), LogError> {
         let files = {
             let mut flight = self.flight.borrow_mut();
-            flight.dirty = false;
+            // What is being written now is for the next time.
+            flight.dirty = flight.groups.iter().any(|flying| !flying.group.flush);
             // They stay listed: a group sealed meanwhile must not count on this flush.
             let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
             flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
         };
         let written: Vec<_> = self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().written)).collect();
-        for file in &files {
-            if let Err(error) = file.plain.flush().await {
-                self.fail("a flush of the shared log failed", &error);
-                return Err(LogError::Storage(error.to_string()));
-            }
+        if let Err(error) = self.flush_all(&files).await {
+            self.fail("a flush of the shared log failed", &error);
+            return Err(LogError::Storage(error.to_string()));
         }
         for (partition, written) in written {
             let mut partition = partition.borrow_mut();
