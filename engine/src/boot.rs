@@ -176,6 +176,7 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             run: catalog.run,
             cache_bytes: options.memory_bytes / 2,
             read_bytes: options.memory_bytes / 4,
+            compact_bytes: 0, // nothing is compacted meanwhile
             wal_bytes: options.wal_bytes,
             reserve_bytes: 0,
             producer_id_expiration_ms: options.producer_id_expiration_ms,

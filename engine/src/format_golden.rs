@@ -14,7 +14,7 @@ use crate::{
     catalog::{self, StoredTopic},
     io::sim::Sim,
     journal::{self, Journal, Payloads},
-    manifest::{self, Advance, ProducerBatch},
+    manifest::{self, Advance, ProducerBatch, Replace},
     segment::{self, IndexEntry, Segment, SegmentMeta},
     wal::format::{GroupEncoder, SegmentPointer, Stamp, decode},
 };
@@ -165,25 +165,29 @@ fn meta() -> SegmentMeta {
         base_offset: 100.into(),
         end_offset: 250.into(),
         size: 5000.into(),
+        first_timestamp: 71.into(),
         max_timestamp: 77.into(),
         max_timestamp_offset: 200.into(),
         created_ms: 66.into(),
         sealed: 1,
-        reserved: [0; 7],
+        reserved: [0; 3],
+        generation: 0x0a0b.into(),
     }
 }
 
 fn drawn_meta() -> Vec<u8> {
     layout(
-        56,
+        64,
         &[
             (0, &100_i64.to_le_bytes()),
             (8, &250_i64.to_le_bytes()),
             (16, &5000_u64.to_le_bytes()),
-            (24, &77_i64.to_le_bytes()),
-            (32, &200_i64.to_le_bytes()),
-            (40, &66_i64.to_le_bytes()),
-            (48, &[1]),
+            (24, &71_i64.to_le_bytes()),
+            (32, &77_i64.to_le_bytes()),
+            (40, &200_i64.to_le_bytes()),
+            (48, &66_i64.to_le_bytes()),
+            (56, &[1]),
+            (60, &0x0a0b_u32.to_le_bytes()),
         ],
     )
 }
@@ -236,13 +240,22 @@ fn manifest_records_are_as_drawn() {
     let advance = Advance { segments: vec![meta()], index: vec![index], producers: vec![producer] };
     let own = |kind, first, second, counts| header(&TOPIC, 0x0102_0304, kind, first, second, counts);
     let drawn = [
-        (PARTITION, manifest::Record::Reset { log_start_offset: 5 }, own(0, 5, 0, [0; 3])),
+        (PARTITION, manifest::Record::Reset { log_start_offset: 5, clean_offset: 4 }, own(0, 5, 4, [0; 3])),
         (
             PARTITION,
             manifest::Record::Advance(advance),
             [own(1, 0, 0, [1; 3]), drawn_meta(), drawn_index(180, 4096, 70), drawn_producer].concat(),
         ),
         (PARTITION, manifest::Record::Trim { log_start_offset: 150, first_segment: 100 }, own(2, 150, 100, [0; 3])),
+        (
+            PARTITION,
+            manifest::Record::Replace(Replace {
+                removed: vec![100.into(), 200.into()],
+                added: vec![meta()],
+                clean_offset: 250,
+            }),
+            [own(4, 0, 250, [1, 2, 0]), drawn_meta(), [100_i64.to_le_bytes(), 200_i64.to_le_bytes()].concat()].concat(),
+        ),
         (
             manifest::NO_PARTITION,
             manifest::Record::RunEnd { run: 6, sequence: 1234 },
@@ -269,15 +282,15 @@ fn a_footer_is_as_drawn() {
             (0, b"MRF1"),
             (8, &2_u64.to_le_bytes()),
             (16, &drawn_meta()),
-            (72, &drawn_index(100, 0, -1)),
-            (96, &drawn_index(180, 4096, 70)),
+            (80, &drawn_index(100, 0, -1)),
+            (104, &drawn_index(180, 4096, 70)),
         ],
     );
-    let drawn = with_checksum(drawn, 120);
+    let drawn = with_checksum(drawn, 128);
     assert_eq!(segment::encode_footer(&segment), drawn);
     assert_eq!(segment::decode_footer(&drawn).unwrap().0, meta());
     assert_eq!(segment.footer_position(), 8192, "behind 5,000 bytes of batches");
-    assert_eq!(segment.file_name(), "00000000000000000100.log");
+    assert_eq!(segment.name().file_name(), "00000000000000000100-2571.log");
 }
 
 #[test]

@@ -301,7 +301,12 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
     };
     let advance = manifest::Advance { segments: vec![segment.meta()], index, producers: vec![producer; 2] };
     let records = [
-        manifest::Record::Reset { log_start_offset: 4 },
+        manifest::Record::Reset { log_start_offset: 4, clean_offset: 2 },
+        manifest::Record::Replace(manifest::Replace {
+            removed: vec![3.into(), 9.into()],
+            added: advance.segments.clone(),
+            clean_offset: 11,
+        }),
         manifest::Record::Advance(advance),
         manifest::Record::Trim { log_start_offset: 12, first_segment: 10 },
     ];

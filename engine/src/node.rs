@@ -326,7 +326,7 @@ async fn open(
         }
     };
     let mut topics = Topics::default();
-    let mut known: Known = HashMap::new();
+    let mut known = Known::new();
     for (id, stored) in &booted.catalog.topics {
         let topic = Topic::new(*id, stored.clone(), &options.topic_defaults).or_else(|reason| {
             // A default that became stricter must not keep a node from starting.
@@ -363,21 +363,27 @@ async fn open(
     Ok(Engine(Rc::new(shard)))
 }
 
-/// A shard's part of the node's memory: most of it caches the tail, the rest holds what is read from segments.
+/// A shard's part of the node's memory: most of it caches the tail, a quarter holds what is read from segments, a small
+/// part the keys of a partition that is being compacted.
 fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreOptions {
     let memory = options.memory_bytes / options.shards;
+    let compact_bytes = (memory / 8).min(COMPACT_BYTES_MAX);
     StoreOptions {
         data_dir: options.data_dir.clone(),
         shard: u32::try_from(index).expect("shards are bounded"),
         generation: booted.catalog.generation,
         run: booted.catalog.run,
-        cache_bytes: memory / 4 * 3,
+        cache_bytes: memory / 4 * 3 - compact_bytes,
         read_bytes: memory / 4,
+        compact_bytes,
         wal_bytes: options.wal_bytes,
         reserve_bytes: options.reserve_bytes,
         producer_id_expiration_ms: options.producer_id_expiration_ms,
     }
 }
+
+/// Keys of a partition that is being compacted: 2.5 million. A partition with more takes several passes.
+const COMPACT_BYTES_MAX: usize = 64 << 20;
 
 /// A shard from the moment all are open to its end.
 async fn live<F, Fut>(engine: Engine, together: &Together, serve: F)
@@ -402,11 +408,13 @@ where
     }
 }
 
-/// Looks at the disk's space and flushes what was only written, every second; retention at its own pace.
+/// Looks at the disk's space and flushes what was only written, every second; retention and compaction at their own
+/// pace.
 async fn maintain(engine: Engine, retention_check_ms: i64) {
     const TICK: Duration = Duration::from_secs(1);
     let store = &engine.0.store;
     let mut next_retention = engine.0.io.now_ms() + retention_check_ms;
+    let mut last_compaction = engine.0.io.now_ms();
     while engine.0.stopping.get().is_none() {
         engine.0.io.sleep(TICK).await;
         store.check_space();
@@ -417,8 +425,22 @@ async fn maintain(engine: Engine, retention_check_ms: i64) {
             store.materialise_all().await;
             store.retain().await;
             next_retention = engine.0.io.now_ms() + retention_check_ms;
+            last_compaction = i64::MIN; // segments were sealed
+        }
+        if engine.0.io.now_ms().saturating_sub(last_compaction) >= compaction_check_ms(&engine) {
+            last_compaction = engine.0.io.now_ms();
+            let store = store.clone();
+            engine.0.io.spawn(Share::Background, async move { store.compact().await });
         }
     }
+}
+
+/// Pause between two looks for partitions to compact: the dynamic broker setting `log.cleaner.backoff.ms`, to the second.
+fn compaction_check_ms(engine: &Engine) -> i64 {
+    const DEFAULT_MS: i64 = 15_000;
+    let settings = engine.0.settings.borrow();
+    let set = settings.get("log.cleaner.backoff.ms");
+    set.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_MS)
 }
 
 /// Directory of the segments of all topics.

@@ -19,10 +19,10 @@ use crate::{
     batch::batches,
     chunk::{Chunk, Memory},
     config::{Durability, TopicConfig},
-    manifest::{Advance, PartitionState},
+    manifest::{self, Advance, PartitionState, Replace},
     materialise::Plan,
     producer::Producers,
-    segment::Segment,
+    segment::{Segment, SegmentName},
     signal::Outcome,
     store::wal_files::WalFileId,
 };
@@ -86,8 +86,6 @@ pub(crate) struct Unnoted {
     pub(crate) producers: Producers,
     /// Extents per file of the shared log.
     pub(crate) pins: Vec<(WalFileId, usize)>,
-    /// Whether the segments must be flushed first.
-    pub(crate) flush: bool,
     pub(crate) bytes: usize,
 }
 
@@ -123,6 +121,8 @@ pub(crate) struct Partition {
     pub(crate) id: TopicPartition,
     pub(crate) config: Rc<TopicConfig>,
     pub(crate) log_start: i64,
+    /// Compaction has cleaned everything below: the first dirty offset.
+    pub(crate) clean_offset: i64,
     /// Segments hold everything below; the manifest may lag behind.
     pub(crate) materialised: i64,
     /// Below is on stable storage.
@@ -169,6 +169,7 @@ impl Partition {
             id,
             config,
             log_start: 0,
+            clean_offset: 0,
             materialised: 0,
             durable: 0,
             written: 0,
@@ -193,6 +194,7 @@ impl Partition {
     pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: &PartitionState) -> Self {
         let mut partition = Self::new(id, config);
         partition.log_start = state.log_start_offset;
+        partition.clean_offset = state.clean_offset;
         partition.segments = state.segments.clone();
         for batch in &state.producers {
             partition.producers.note(*batch, batch.timestamp_ms.get());
@@ -396,9 +398,8 @@ impl Partition {
         self.tail.iter().skip_while(|e| e.base_offset < offset).cloned().collect()
     }
 
-    /// Batches were written to segments: these are the segments now. The manifest does not know yet. `flushed`: they
-    /// are on stable storage.
-    pub(crate) fn appended(&mut self, plan: &Plan, flushed: bool, now_ms: i64) {
+    /// Batches are in segments, on stable storage: these are the segments now. The manifest does not know yet.
+    pub(crate) fn appended(&mut self, plan: &Plan, now_ms: i64) {
         let Some(first) = plan.writes.first() else {
             return;
         };
@@ -407,7 +408,6 @@ impl Partition {
             index_from: first.index_from,
             ..Unnoted::default()
         });
-        unnoted.flush |= !flushed;
         for extent in &plan.extents {
             unnoted.bytes += extent.len as usize;
             match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.slot.wal) {
@@ -474,7 +474,6 @@ impl Partition {
                 earlier.producers.note(batch, batch.timestamp_ms.get());
             }
             earlier.pins.extend(later.pins);
-            earlier.flush |= later.flush;
             earlier.bytes += later.bytes;
         }
         self.unnoted = Some(earlier);
@@ -484,6 +483,7 @@ impl Partition {
     pub(crate) fn state(&self) -> PartitionState {
         PartitionState {
             log_start_offset: self.log_start,
+            clean_offset: self.clean_offset,
             segments: self.segments.clone(),
             producers: self.checkpointed.batches(),
         }
@@ -494,6 +494,30 @@ impl Partition {
         self.log_start = log_start;
         self.segments.retain(|segment| segment.base_offset >= first_segment);
         self.assert_marks();
+    }
+
+    /// The segments that compaction may rewrite: sealed, and the manifest knows.
+    pub(crate) fn sealed(&self) -> &[Segment] {
+        let noted = self.unnoted.as_ref().map_or(i64::MAX, |unnoted| unnoted.first_segment);
+        let sealed = self.segments.iter().take_while(|segment| segment.sealed && segment.base_offset < noted).count();
+        &self.segments[..sealed]
+    }
+
+    /// Whether these segments are all still there, as they were, one behind the other.
+    pub(crate) fn holds(&self, names: &[SegmentName]) -> bool {
+        let Some(first) = names.first() else {
+            return true;
+        };
+        let at = self.segments.partition_point(|segment| segment.base_offset < first.base_offset);
+        let here = self.segments[at..].iter().map(Segment::name);
+        here.take(names.len()).eq(names.iter().copied())
+    }
+
+    /// Segments were compacted, and the manifest knows.
+    pub(crate) fn replace(&mut self, replace: &Replace) {
+        let added = replace.added.iter().map(Segment::from_meta);
+        self.segments = manifest::replaced(&self.segments, &replace.removed, added);
+        self.clean_offset = replace.clean_offset;
     }
 
     /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go. Whole segments
@@ -517,11 +541,6 @@ impl Partition {
             start = Some(segment.end_offset);
         }
         start.filter(|start| *start > self.log_start)
-    }
-
-    /// Whether there is a segment that begins there.
-    pub(crate) fn has_segment(&self, base_offset: i64) -> bool {
-        self.segments.iter().any(|segment| segment.base_offset == base_offset)
     }
 
     /// Index of the active segment, if there is one.

@@ -153,6 +153,15 @@ impl Producers {
         active
     }
 
+    /// The last offset of every producer's last batch.
+    pub(crate) fn last_offsets(&self) -> HashMap<i64, i64> {
+        let of = |(&id, producer): (&i64, &Producer)| {
+            let last = producer.last();
+            (id, last.base_offset + i64::from(last.last_offset_delta))
+        };
+        self.by_id.iter().map(of).collect()
+    }
+
     /// Whether no producer is known.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {

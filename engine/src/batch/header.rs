@@ -169,6 +169,11 @@ impl BatchInfo {
     pub fn delete_horizon_ms(&self) -> Option<i64> {
         (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
+
+    /// The same, but with a base timestamp that is none of compaction's.
+    pub(crate) fn without_delete_horizon(&self) -> BatchInfo {
+        BatchInfo { attributes: self.attributes & !DELETE_HORIZON, ..*self }
+    }
 }
 
 /// A sequence `by` records further on. Sequences wrap from `i32::MAX` to 0. Neither may be negative.

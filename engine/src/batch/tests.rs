@@ -72,6 +72,17 @@ fn around(codec: Codec, count: i32, body: &[u8]) -> Vec<u8> {
     batch
 }
 
+/// What a reader shows, one record at a time.
+fn read(batch: &[u8]) -> Result<Vec<(i64, i64, Option<Vec<u8>>, Option<Vec<u8>>)>, BatchError> {
+    let mut reader = RecordReader::new(batch)?;
+    let mut seen = Vec::new();
+    while let Some(record) = reader.next_record()? {
+        let owned = |field: Option<&[u8]>| field.map(<[u8]>::to_vec);
+        seen.push((record.offset, record.timestamp, owned(record.key), owned(record.value)));
+    }
+    Ok(seen)
+}
+
 proptest! {
     #[test]
     fn what_was_built_passes_and_reads_back(list in vec(record(), 1..12), which in 0..5usize) {
@@ -107,6 +118,36 @@ proptest! {
     }
 
     #[test]
+    fn records_that_are_kept_are_kept_as_they_were(
+        list in vec(record(), 1..9), gaps in vec(0..5i64, 9), which in 0..5usize, keep in vec(any::<bool>(), 9),
+        horizon in option::of(0..NOW_MS),
+    ) {
+        let list = place(list, 500, &gaps);
+        let original = build(CODECS[which], 500, &list);
+        let mut builder = BatchBuilder::like(&BatchInfo::parse(&original).unwrap()).unwrap();
+        if let Some(horizon) = horizon {
+            builder = builder.delete_horizon(horizon);
+        }
+        let mut reader = RecordReader::new(&original).unwrap();
+        let mut seen = 0;
+        while let Some(record) = reader.next_record().unwrap() {
+            let plain = &list[seen];
+            prop_assert_eq!((record.offset, record.timestamp), (plain.offset, plain.timestamp));
+            prop_assert_eq!((record.key, record.value), (plain.key.as_deref(), plain.value.as_deref()));
+            if keep[seen] {
+                builder.push_ref(&record);
+            }
+            seen += 1;
+        }
+        prop_assert_eq!(seen, list.len());
+        let batch = builder.finish();
+        prop_assert!(verify_crc(&batch));
+        prop_assert_eq!(BatchInfo::parse(&batch).unwrap().delete_horizon_ms(), horizon);
+        let kept: Vec<Record> = list.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(r, _)| r).collect();
+        prop_assert_eq!(records(&batch).unwrap(), kept);
+    }
+
+    #[test]
     fn lookups_by_time_equal_a_naive_search(
         times in vec(0..50i64, 1..40), gaps in vec(0..3i64, 40), asked in 0..60i64, from in 0..120i64, which in 0..5usize,
     ) {
@@ -131,6 +172,7 @@ proptest! {
         }
         let _ = (check(&data, &rules()), records(&data), find_timestamp(&data, 5), max_timestamp_record(&data));
         let _ = (batches(&data).count(), verify_crc(&data));
+        prop_assert_eq!(read(&data).map(|seen| seen.len()).ok(), records(&data).map(|seen| seen.len()).ok());
     }
 
     #[test]

@@ -51,7 +51,7 @@ async fn extend_to<I: Io>(
             state.segments.push(Segment::begin(end_offset, io.now_ms()));
         }
         let active = state.segments.last_mut().expect("just made sure");
-        let path = partition_dir(data_dir, id).join(segment::file_name(active.base_offset));
+        let path = partition_dir(data_dir, id).join(active.name().file_name());
         let file = io.open(&path, Open::Existing).await?;
         let last = active.base_offset == pointer.place.segment.get();
         let end = if last { pointer.end_offset } else { i64::MAX };

@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{Store, partition_dir, segment_files::OpenSegment};
+use super::{Store, partition_dir, replace::Job, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
     chunk::Memory,
@@ -24,7 +24,7 @@ use crate::{
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
     partition::{Appending, PartitionCell, Unnoted},
-    segment,
+    segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
 
@@ -59,8 +59,6 @@ struct Picked {
 struct Taken {
     cell: Rc<PartitionCell>,
     unnoted: Unnoted,
-    /// Base offsets of the segments that changed.
-    changed: Vec<i64>,
 }
 
 /// What the keeper has to do.
@@ -69,6 +67,7 @@ pub(crate) struct Keeper<I: Io> {
     pub(super) grown: RefCell<VecDeque<Rc<PartitionCell>>>,
     removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
+    jobs: RefCell<VecDeque<Job>>,
     all: RefCell<Vec<Rc<Outcome<()>>>>,
     journal: RefCell<Option<Journal<I>>>,
     pub(super) run_ends: BTreeMap<u64, u64>,
@@ -83,6 +82,7 @@ impl<I: Io> Keeper<I> {
             grown: RefCell::default(),
             removed: RefCell::default(),
             trims: RefCell::default(),
+            jobs: RefCell::default(),
             all: RefCell::default(),
             journal: RefCell::new(Some(journal)),
             run_ends,
@@ -109,6 +109,16 @@ impl<I: Io> Keeper<I> {
         }
     }
 
+    /// Something to do for the compactor.
+    pub(super) fn post(&self, job: Job) {
+        self.jobs.borrow_mut().push_back(job);
+        self.signal.notify();
+    }
+
+    pub(super) fn next_job(&self) -> Option<Job> {
+        self.jobs.borrow_mut().pop_front()
+    }
+
     /// A partition is gone: its files go too. Resolves when they are removed.
     pub(crate) fn removed(&self, id: TopicPartition) -> Rc<Outcome<()>> {
         let done = Rc::<Outcome<()>>::default();
@@ -122,7 +132,11 @@ impl<I: Io> Store<I> {
     /// The keeper's task; ends after [`Store::stop_keeper`].
     pub(super) async fn run_keeper(self: Rc<Self>) {
         loop {
-            let worked = match self.keep().await {
+            let kept = self.keep().await;
+            if kept.is_err() {
+                self.refuse_jobs();
+            }
+            let worked = match kept {
                 Ok(worked) => worked,
                 Err(error) if self.keeper.stopped.get() => {
                     tracing::error!("tails stay in the shared log: {error}");
@@ -160,10 +174,10 @@ impl<I: Io> Store<I> {
     /// Does what there is to do; `false` when there was nothing.
     async fn keep(&self) -> io::Result<bool> {
         self.remove_files().await?;
-        let trimmed = self.do_trims().await?;
+        let worked = self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();
         if picked.is_empty() {
-            return Ok(trimmed);
+            return Ok(worked);
         }
         if let Err(error) = self.round(&picked).await {
             for Picked { cell, .. } in picked {
@@ -179,12 +193,26 @@ impl<I: Io> Store<I> {
     async fn remove_files(&self) -> io::Result<()> {
         let removed = self.keeper.removed.take();
         for (id, done) in removed {
+            if self.compactor.busy_with() == Some(id) {
+                self.keeper.removed.borrow_mut().push((id, done)); // it gives up soon, and notifies
+                continue;
+            }
             if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
                 tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
             }
             done.set(());
             self.io.yield_now().await;
         }
+        let retired = self.wal.borrow().retired();
+        if retired.is_empty() {
+            return Ok(());
+        }
+        for file in &retired {
+            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), *file)).await?;
+        }
+        self.io.sync_dir(&self.options.wal_dir()).await?;
+        self.wal.borrow_mut().removed(&retired);
+        self.pump.notify();
         Ok(())
     }
 
@@ -239,12 +267,14 @@ impl<I: Io> Store<I> {
 
     /// Whether tails must be materialised that have not grown enough by themselves.
     fn under_pressure(&self) -> bool {
+        let (cached, budget) = (self.cache.borrow().bytes(), self.cache.borrow().budget());
+        let live = self.live_bytes.get();
         !self.keeper.all.borrow().is_empty()
             || self.keeper.stopped.get()
-            || self.cramped.get()
+            || self.starved.get()
             || self.wal.borrow().under_pressure()
-            || self.live_bytes.get() > self.cache.borrow().budget() / 2
-            || self.live_bytes.get() > 0 && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+            || live > budget / 2
+            || live > 0 && cached > budget / 8 * 7
     }
 
     async fn round(&self, picked: &[Picked]) -> io::Result<()> {
@@ -265,7 +295,7 @@ impl<I: Io> Store<I> {
             let mut partition = cell.borrow_mut();
             partition.end_keeping();
             if !partition.deleted {
-                partition.appended(plan, true, self.io.now_ms());
+                partition.appended(plan, self.io.now_ms());
                 let bytes = plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
                 self.live_bytes.set(self.live_bytes.get() - bytes);
             }
@@ -275,6 +305,7 @@ impl<I: Io> Store<I> {
             cell.borrow_mut().prune_tail();
             self.keeper.grown(cell);
         }
+        self.maker.notify();
         self.pump.notify();
         Ok(())
     }
@@ -288,20 +319,19 @@ impl<I: Io> Store<I> {
             let Some((unnoted, advance)) = partition.take_unnoted() else {
                 continue;
             };
-            let changed: Vec<i64> = advance.segments.iter().map(|segment| segment.base_offset.get()).collect();
             for part in manifest::split(advance) {
                 payloads.push(&manifest::encode(partition.id, &Record::Advance(part)));
             }
-            taken.push(Taken { cell: cell.clone(), unnoted, changed });
+            taken.push(Taken { cell: cell.clone(), unnoted });
         }
-        let noted = self.flush_and_note(&taken, payloads).await;
+        let noted = self.note(payloads).await;
         self.settle_taken(taken, noted.is_ok());
         noted
     }
 
     /// The shared log is not needed for what the manifest knows now. If it does not, it must be told another time.
     fn settle_taken(&self, taken: Vec<Taken>, noted: bool) {
-        for Taken { cell, unnoted, .. } in taken {
+        for Taken { cell, unnoted } in taken {
             let mut partition = cell.borrow_mut();
             if noted || partition.deleted {
                 let mut wal = self.wal.borrow_mut();
@@ -310,19 +340,6 @@ impl<I: Io> Store<I> {
                 partition.put_back(unnoted);
             }
         }
-        self.maker.notify();
-    }
-
-    /// Flushes segments that fat runs were only written to, then notes.
-    async fn flush_and_note(&self, taken: &[Taken], payloads: Payloads) -> io::Result<()> {
-        for Taken { cell, changed, .. } in taken.iter().filter(|taken| taken.unnoted.flush) {
-            let id = cell.borrow().id;
-            for base_offset in changed {
-                self.segments.get(id, *base_offset, false).await?.file.flush().await?;
-            }
-            self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await?;
-        }
-        self.note(payloads).await
     }
 
     /// Appends to the manifest, durably.
@@ -350,7 +367,7 @@ impl<I: Io> Store<I> {
         let mut files = Vec::new();
         for write in &plan.writes {
             let segment = &write.segment;
-            let open = self.segments.get(id, segment.base_offset, write.from == 0).await?;
+            let open = self.segments.get(id, segment.name(), write.from == 0).await?;
             let head = head.take().filter(|_| write.from > 0);
             if !write.pieces.is_empty() {
                 self.write_batches(&open, write, head).await?;
@@ -421,13 +438,13 @@ impl<I: Io> Store<I> {
     /// Rewrites the manifest to what the partitions say now, if most of it is history. Then nothing is left to note.
     async fn rewrite_manifest(&self) -> io::Result<()> {
         let wanted = self.keeper.journal.borrow().as_ref().is_some_and(Journal::wants_rewrite);
-        if !wanted || self.has_unflushed_segments() {
+        if !wanted {
             return Ok(());
         }
         let cells: Vec<_> = self.partitions.borrow().values().cloned().collect();
         let take = |cell: Rc<PartitionCell>| {
             let (unnoted, _) = cell.borrow_mut().take_unnoted()?;
-            Some(Taken { cell, unnoted, changed: Vec::new() })
+            Some(Taken { cell, unnoted })
         };
         let taken = cells.into_iter().filter_map(take).collect();
         let payloads = self.manifest_payloads();
@@ -437,11 +454,6 @@ impl<I: Io> Store<I> {
         self.settle_taken(taken, result.is_ok());
         self.pump.notify();
         result
-    }
-
-    fn has_unflushed_segments(&self) -> bool {
-        let flush = |cell: &Rc<PartitionCell>| cell.borrow().unnoted.as_ref().is_some_and(|unnoted| unnoted.flush);
-        self.partitions.borrow().values().any(flush)
     }
 
     /// The manifest of the partitions as they are.
@@ -503,7 +515,7 @@ impl<I: Io> Store<I> {
             let fat = matches!(partition.appending, Appending::Fat(_));
             let gone = if fat { gone.min(partition.segments.len().saturating_sub(1)) } else { gone };
             let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<i64> = partition.segments[..gone].iter().map(|segment| segment.base_offset).collect();
+            let gone: Vec<SegmentName> = partition.segments[..gone].iter().map(Segment::name).collect();
             (partition.id, gone, first)
         };
         self.note_partitions(std::iter::once(cell)).await?;
@@ -511,9 +523,9 @@ impl<I: Io> Store<I> {
         payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
-        for base_offset in gone {
-            self.segments.forget_segment(id, base_offset);
-            self.io.remove(&self.segments.path(id, base_offset)).await?;
+        for name in gone {
+            self.segments.forget_segment(id, name);
+            self.io.remove(&self.segments.path(id, name)).await?;
             self.io.yield_now().await;
         }
         Ok(())

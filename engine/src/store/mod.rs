@@ -7,6 +7,9 @@
 mod append;
 mod cache;
 #[cfg(test)]
+mod compact_tests;
+mod compactor;
+#[cfg(test)]
 mod crash_tests;
 mod extend;
 mod fat;
@@ -16,13 +19,15 @@ mod open;
 mod read;
 #[cfg(test)]
 mod recovery_tests;
+mod replace;
+mod rewrite;
 mod segment_files;
 pub(crate) mod wal_files;
 mod writer;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::BTreeMap,
     path::PathBuf,
     rc::Rc,
 };
@@ -32,7 +37,8 @@ pub(crate) use open::{Known, OpenError, read_all};
 pub(crate) use read::check_epoch;
 
 use self::{
-    cache::Cache, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles, wal_files::WalFiles, writer::Flight,
+    cache::Cache, compactor::Compactor, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles,
+    wal_files::WalFiles, writer::Flight,
 };
 use crate::{
     api::{ActiveProducer, LogError, TopicPartition},
@@ -58,6 +64,8 @@ pub(crate) struct StoreOptions {
     pub(crate) cache_bytes: usize,
     /// Budget of buffers that hold data read from segments.
     pub(crate) read_bytes: usize,
+    /// Budget of the map of keys while a partition is compacted.
+    pub(crate) compact_bytes: usize,
     /// Size of the shared log.
     pub(crate) wal_bytes: u64,
     /// Free space below which nothing is appended.
@@ -104,13 +112,14 @@ pub(crate) fn partition_dir(data_dir: &std::path::Path, id: TopicPartition) -> P
 pub(crate) struct Store<I: Io> {
     io: I,
     options: StoreOptions,
-    partitions: RefCell<HashMap<TopicPartition, Rc<PartitionCell>>>,
+    partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCell>>>,
     groups: RefCell<Groups>,
     flight: RefCell<Flight<I>>,
     wal: RefCell<WalFiles<I>>,
     cache: RefCell<Cache>,
     segments: SegmentFiles<I>,
     keeper: Keeper<I>,
+    compactor: Compactor,
     reads: Rc<ReadBudget>,
     pump: Signal,
     maker: Signal,
@@ -118,10 +127,10 @@ pub(crate) struct Store<I: Io> {
     failed: RefCell<Option<String>>,
     /// Whether free space is below the reserve.
     full: Cell<bool>,
-    /// Whether the pump waits for room in the cache.
-    cramped: Cell<bool>,
     /// Bytes of all extents that are not materialised.
     live_bytes: Cell<usize>,
+    /// Whether the pump waits for memory or for a file of the log.
+    starved: Cell<bool>,
     /// Whether pump and maker are to end.
     stopped: Cell<bool>,
 }
@@ -161,7 +170,6 @@ impl<I: Io> Store<I> {
         }
         self.segments.forget(id);
         self.pump.notify();
-        self.maker.notify();
         Some(self.keeper.removed(id))
     }
 
@@ -234,12 +242,13 @@ impl<I: Io> Store<I> {
     }
 
     /// Ends of former runs in the shared log.
-    pub(crate) fn run_ends(&self) -> &std::collections::BTreeMap<u64, u64> {
+    pub(crate) fn run_ends(&self) -> &BTreeMap<u64, u64> {
         &self.keeper.run_ends
     }
 
     /// Takes no more appends, writes what was taken, brings tails to segments, ends all tasks.
     pub(crate) async fn close(&self) {
+        self.stop_compactor().await;
         self.drain().await;
         self.failed.borrow_mut().get_or_insert_with(|| "the node is stopping".to_owned());
         self.stop_keeper().await;

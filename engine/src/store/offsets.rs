@@ -26,20 +26,28 @@ impl<I: Io> Store<I> {
     }
 
     async fn by_timestamp(&self, id: TopicPartition, timestamp_ms: i64) -> Result<FoundOffset, LogError> {
-        let cell = self.partition(id)?;
-        let (log_start, segments) = {
-            let partition = cell.borrow();
-            let candidates = partition.segments.iter().filter(|s| s.max_timestamp >= timestamp_ms);
-            (partition.log_start, candidates.cloned().collect::<Vec<_>>())
-        };
-        for segment in segments {
-            match self.search(id, &segment, timestamp_ms, log_start).await {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) => {}
-                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(read::storage(id, &segment, &error)),
+        let mut attempts = 0;
+        let (cell, log_start) = 'again: loop {
+            let cell = self.partition(id)?;
+            let (log_start, segments) = {
+                let partition = cell.borrow();
+                let candidates = partition.segments.iter().filter(|s| s.max_timestamp >= timestamp_ms);
+                (partition.log_start, candidates.cloned().collect::<Vec<_>>())
+            };
+            for segment in segments {
+                match self.search(id, &segment, timestamp_ms, log_start).await {
+                    Ok(Some(found)) => return Ok(found),
+                    Ok(None) => {}
+                    // Retention took it away or compaction replaced it: look again.
+                    Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < read::ATTEMPTS_MAX => {
+                        attempts += 1;
+                        continue 'again;
+                    }
+                    Err(error) => return Err(read::storage(id, &segment, &error)),
+                }
             }
-        }
+            break (cell, log_start);
+        };
         // Materialisation may have gone on meanwhile: the cached tail still holds what it moved.
         let partition = cell.borrow();
         for extent in partition.tail.iter().filter(|e| e.end_offset <= partition.high_watermark()) {
@@ -62,7 +70,7 @@ impl<I: Io> Store<I> {
         timestamp_ms: i64,
         log_start: i64,
     ) -> io::Result<Option<FoundOffset>> {
-        let open = self.segments.get(id, segment.base_offset, false).await?;
+        let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
         let mut position = segment::position_before_timestamp(&index, timestamp_ms);
         let mut window = IO_BYTES_MAX as u64;

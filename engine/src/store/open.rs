@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -15,10 +15,11 @@ use super::{
     Store, StoreOptions,
     append::producer_batch,
     cache::Cache,
+    compactor::Compactor,
     extend,
     keeper::Keeper,
     segment_files::SegmentFiles,
-    wal_files::{self, WalFileId, WalFiles},
+    wal_files::{self, WalFile, WalFileId, WalFiles},
     writer::Flight,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     batch::batches,
     chunk::Memory,
     config::TopicConfig,
-    io::{File, IO_BYTES_MAX, Io, Open, Share},
+    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, Share},
     journal::{self, Journal},
     manifest::{self, Manifest, PartitionState},
     partition::{Extent, Partition, PartitionCell, Slot},
@@ -59,7 +60,7 @@ impl OpenError {
 }
 
 /// The partitions that a shard owns, with their settings.
-pub(crate) type Known = HashMap<TopicPartition, Rc<TopicConfig>>;
+pub(crate) type Known = BTreeMap<TopicPartition, Rc<TopicConfig>>;
 
 impl<I: Io> Store<I> {
     /// Opens a shard's part of the data directory and starts its tasks.
@@ -85,13 +86,14 @@ impl<I: Io> Store<I> {
             wal: RefCell::new(wal),
             cache: RefCell::new(Cache::new(options.cache_bytes)),
             keeper: Keeper::new(journal, run_ends),
+            compactor: Compactor::default(),
             reads: Rc::new(super::read::ReadBudget::new(options.read_bytes)),
             pump: Signal::default(),
             maker: Signal::default(),
             failed: RefCell::new(None),
             full: Cell::new(false),
-            cramped: Cell::new(false),
             live_bytes: Cell::new(0),
+            starved: Cell::new(false),
             stopped: Cell::new(false),
             io,
             options,
@@ -127,7 +129,7 @@ impl<I: Io> Store<I> {
             let file = wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
             let file = file.map_err(OpenError::io(&path))?;
             let live = groups.values().map(Vec::len).sum();
-            let mut pins = HashMap::new();
+            let mut pins = BTreeMap::new();
             let bytes = match groups.is_empty() {
                 true => Vec::new(),
                 false => read_all(&self.io, &path).await.map_err(OpenError::io(&path))?,
@@ -178,16 +180,27 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().insert(slot, size, cells);
     }
 
-    /// Makes ready what the pump writes to next: wipes spent files of the shared log, zero-fills new ones.
+    async fn wipe(&self, file: &WalFile<I>) -> io::Result<()> {
+        let mut zeroes = self.io.buffer(BLOCK);
+        zeroes.bytes_mut().fill(0);
+        file.durable.write(Rc::new(zeroes), 0).await
+    }
+
+    /// Wipes spent files of the shared log and zero-fills new ones, so that the pump always finds one.
     async fn run_maker(self: Rc<Self>) {
         loop {
             self.maker.wait().await;
             if self.stopped.get() {
                 return;
             }
-            if let Err(error) = self.recycle().await {
-                self.fail("recycling a file of the shared log failed", &error);
-                continue;
+            loop {
+                let spent = self.wal.borrow_mut().next_to_wipe();
+                let Some(file) = spent else { break };
+                if let Err(error) = self.wipe(&file).await {
+                    return self.fail("wiping a file of the shared log failed", &error);
+                }
+                self.wal.borrow_mut().wiped(file);
+                self.pump.notify();
             }
             loop {
                 if self.full.get() {
@@ -204,24 +217,6 @@ impl<I: Io> Store<I> {
                 self.wal.borrow_mut().made(made.ok());
                 self.pump.notify();
             }
-        }
-    }
-
-    /// Wipes or removes spent files, one after the other: what is older must not outlive what is newer.
-    async fn recycle(&self) -> io::Result<()> {
-        loop {
-            let Some((file, wanted)) = self.wal.borrow().oldest_spent() else {
-                return Ok(());
-            };
-            if wanted {
-                wal_files::wipe(&self.io, &file).await?;
-            } else {
-                let dir = self.options.wal_dir();
-                self.io.remove(&wal_files::path_of(&dir, file.id)).await?;
-                self.io.sync_dir(&dir).await?;
-            }
-            self.wal.borrow_mut().recycled(wanted);
-            self.pump.notify();
         }
     }
 }
@@ -246,7 +241,7 @@ async fn follow<I: Io>(
     }
 }
 
-fn build<I: Io>(_io: &I, known: &Known, manifest: &Manifest) -> HashMap<TopicPartition, Rc<PartitionCell>> {
+fn build<I: Io>(_io: &I, known: &Known, manifest: &Manifest) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
     let empty = PartitionState::default();
     let restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
         let state = manifest.partitions.get(id).unwrap_or(&empty);
@@ -302,8 +297,8 @@ async fn read_chains<I: Io>(io: &I, wal_dir: &Path) -> Result<(Vec<FoundFile>, V
     Ok((files, chains))
 }
 
-/// Makes durable what was read: a process may have died between a write and its flush, and what is built on now must not
-/// be lost by a later power cut.
+/// What a killed process wrote may still be lost to a power cut. It must not, once it counts as part of the log: what
+/// comes after it will be acknowledged.
 async fn flush<I: Io>(io: &I, path: &Path) -> io::Result<()> {
     let file = io.open(path, Open::Existing).await?;
     file.flush().await?;

@@ -21,6 +21,9 @@ use crate::{
 /// Bytes behind a read that are asked to be brought to memory for the next one.
 const READ_AHEAD_BYTES: u64 = 4 << 20;
 
+/// Looks for a segment that is gone when its file is to be opened.
+pub(super) const ATTEMPTS_MAX: u32 = 5;
+
 impl<I: Io> Store<I> {
     /// Reads one partition: whole batches of `max_bytes` at most, or one larger batch if `min_one`.
     pub(crate) async fn read(
@@ -55,8 +58,8 @@ impl<I: Io> Store<I> {
                 Ok(chunks) => {
                     return Ok(Fetched { records: Records { chunks }, ..fetched });
                 }
-                // Retention took the segment away meanwhile: look again.
-                Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < 3 => {}
+                // Retention took the segment away meanwhile, or compaction replaced it: look again.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}
                 Err(error) => return Err(storage(part.partition, &segment, &error)),
             }
         }
@@ -70,7 +73,7 @@ impl<I: Io> Store<I> {
         max_bytes: usize,
         min_one: bool,
     ) -> io::Result<Vec<Chunk>> {
-        let open = self.segments.get(id, segment.base_offset, false).await?;
+        let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
         let hint = open.hint(offset);
         if let Some(start) = hint.filter(|_| segment.sealed)
@@ -136,7 +139,7 @@ impl<I: Io> Store<I> {
         let file = match known {
             Some(file) => file,
             None => {
-                let Some(file) = self.io.buffered(&self.segments.path(id, segment.base_offset))? else {
+                let Some(file) = self.io.buffered(&self.segments.path(id, segment.name()))? else {
                     return Ok(None);
                 };
                 let file = Rc::new(file);
@@ -207,7 +210,12 @@ pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
 }
 
 pub(super) fn storage(id: TopicPartition, segment: &Segment, error: &io::Error) -> LogError {
-    LogError::Storage(format!("reading {} of {}-{} failed: {error}", segment.file_name(), id.topic, id.partition))
+    LogError::Storage(format!(
+        "reading {} of {}-{} failed: {error}",
+        segment.name().file_name(),
+        id.topic,
+        id.partition
+    ))
 }
 
 fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) {

@@ -59,6 +59,7 @@ impl Machine {
         let run = self.run.replace(self.run.get() + 1) + 1;
         let io = if run == 1 { self.sim.io() } else { self.sim.restart() };
         let options = StoreOptions {
+            compact_bytes: 1 << 20,
             data_dir: PathBuf::from("/d"),
             shard: 0,
             generation: 1,

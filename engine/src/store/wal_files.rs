@@ -1,9 +1,10 @@
 //! The files of a shard's shared log: zero-filled once, written in turn, recycled when nothing in them is needed.
 //!
-//! Owned by the store. A file is free, used, current (the last used one), or spent. A used file is spent when no extent in
-//! it is live, and never before an older one. A spent one is wiped, durably and one after the other, before it is free:
-//! so the sequences on disk have no hole but at their start, whatever a power cut makes of the writes that follow, and
-//! recovery can tell a torn tail from a missing piece. Overwriting blocks that were written before is what makes a flush cheap: the
+//! Owned by the store. A file is free, used (the last one is current), or spent: no extent in it is live any more. Files
+//! are spent, and then wiped, in the order in which they were written: the sequences on disk have no hole but at their
+//! start, and recovery can tell a torn tail from a missing piece. Wiping is one zeroed block, durable before the file
+//! is written again: without it, a torn first write would leave pieces of the former contents that look like a log with
+//! a hole. Overwriting blocks that were written before is what makes a flush cheap: the
 //! file system has nothing to journal.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open},
+    io::{Buffer, File, IO_BYTES_MAX, Io, Open},
     partition::PartitionCell,
 };
 
@@ -47,13 +48,15 @@ pub(crate) struct WalFiles<I: Io> {
     file_bytes: u64,
     count_max: usize,
     free: VecDeque<Rc<WalFile<I>>>,
+    /// Nothing in them is needed, but it is still there. Oldest contents first.
+    spent: VecDeque<Rc<WalFile<I>>>,
     /// Oldest first; the last one is current if there is a current one.
     used: VecDeque<Used<I>>,
     has_current: bool,
     making: bool,
     next_id: u64,
-    /// Files that nothing is needed of, oldest first; to be wiped, or removed if they are not wanted any more.
-    spent: VecDeque<Rc<WalFile<I>>>,
+    /// Files of a size that is not wanted any more, to be closed and removed.
+    retired: Vec<Rc<WalFile<I>>>,
 }
 
 /// Free files kept at hand, so that the log never waits for one to be made.
@@ -68,11 +71,12 @@ impl<I: Io> WalFiles<I> {
             file_bytes,
             count_max: count_max.max(SPARE_FILES + 1),
             free: VecDeque::new(),
+            spent: VecDeque::new(),
             used: VecDeque::new(),
             has_current: false,
             making: false,
             next_id,
-            spent: VecDeque::new(),
+            retired: Vec::new(),
         }
     }
 
@@ -87,11 +91,10 @@ impl<I: Io> WalFiles<I> {
         self.used.back().filter(|_| self.has_current).map(|used| used.file.clone())
     }
 
-    /// Goes on to the next free file; `false` if there is none.
+    /// Goes on to the next free file; `false` if there is none. What is to be removed holds older groups than what is
+    /// free: it must be gone before those are overwritten, or a run's groups on disk would have a hole.
     pub(crate) fn advance(&mut self) -> bool {
-        let Some(file) = self.free.pop_front() else {
-            return false;
-        };
+        let Some(file) = self.free.pop_front() else { return false };
         self.used.push_back(Used { file, live: 0, pins: Vec::new() });
         self.has_current = true;
         self.settle();
@@ -124,17 +127,17 @@ impl<I: Io> WalFiles<I> {
         }
     }
 
-    /// The oldest spent file, and whether it is wanted: then wipe it, else remove it, durably. Answer with
-    /// [`WalFiles::recycled`].
-    pub(crate) fn oldest_spent(&self) -> Option<(Rc<WalFile<I>>, bool)> {
-        let file = self.spent.front()?;
-        Some((file.clone(), file.bytes == self.file_bytes && self.count() <= self.count_max))
+    /// The next file to be wiped before it is written again. Answer with [`WalFiles::wiped`].
+    pub(crate) fn next_to_wipe(&mut self) -> Option<Rc<WalFile<I>>> {
+        self.spent.pop_front()
     }
 
-    /// The oldest spent file was wiped, or removed.
-    pub(crate) fn recycled(&mut self, wiped: bool) {
-        let file = self.spent.pop_front().filter(|_| wiped);
-        self.free.extend(file);
+    /// A file holds nothing that recovery would look at.
+    pub(crate) fn wiped(&mut self, file: Rc<WalFile<I>>) {
+        match file.bytes == self.file_bytes && self.count() < self.count_max {
+            true => self.free.push_back(file),
+            false => self.retired.push(file),
+        }
     }
 
     /// Partitions with extents in the oldest used file, to be materialised; the current one last.
@@ -147,18 +150,18 @@ impl<I: Io> WalFiles<I> {
         self.free.len() + self.spent.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
     }
 
-    fn count(&self) -> usize {
-        self.free.len() + self.spent.len() + self.used.len()
-    }
-
     /// Files that may still be made.
     fn room(&self) -> usize {
         self.count_max.saturating_sub(self.count())
     }
 
+    fn count(&self) -> usize {
+        self.free.len() + self.spent.len() + self.used.len()
+    }
+
     /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
     pub(crate) fn wants_file(&mut self) -> Option<Making<I>> {
-        if self.making || self.free.len() + self.spent.len() >= SPARE_FILES || self.room() == 0 {
+        if self.making || self.free.len() >= SPARE_FILES || self.room() == 0 {
             return None;
         }
         self.making = true;
@@ -172,6 +175,16 @@ impl<I: Io> WalFiles<I> {
         self.making = false;
         self.free.extend(file.map(Rc::new));
     }
+
+    /// Files to remove; nobody writes to them any more. Answer with [`WalFiles::removed`].
+    pub(crate) fn retired(&self) -> Vec<WalFileId> {
+        self.retired.iter().map(|file| file.id).collect()
+    }
+
+    /// These are removed, durably.
+    pub(crate) fn removed(&mut self, files: &[WalFileId]) {
+        self.retired.retain(|file| !files.contains(&file.id));
+    }
 }
 
 /// Path of a file of the shared log.
@@ -182,13 +195,6 @@ pub(crate) fn path_of(dir: &Path, id: WalFileId) -> PathBuf {
 /// Id of a file of the shared log by its name.
 pub(crate) fn id_of(name: &str) -> Option<WalFileId> {
     name.strip_suffix(".wal")?.parse().ok().map(WalFileId)
-}
-
-/// Takes a file's first group away, durably: no chain begins there any more.
-pub(crate) async fn wipe<I: Io>(io: &I, file: &WalFile<I>) -> io::Result<()> {
-    let mut zeroes = io.buffer(BLOCK);
-    zeroes.bytes_mut().fill(0);
-    file.durable.write(Rc::new(zeroes), 0).await
 }
 
 /// Opens a former run's file.

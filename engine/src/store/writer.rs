@@ -7,19 +7,19 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
     rc::Rc,
 };
 
 use futures_util::future::{join, join_all};
 
-use super::{Store, fat::FatRun, partition_dir, wal_files::WalFile};
+use super::{Store, fat::FatRun, wal_files::WalFile};
 use crate::{
-    api::{LogError, TopicPartition},
+    api::LogError,
     chunk::Memory,
     io::{Buffer, File, Io, Share},
-    partition::{Extent, PartitionCell, Slot},
+    partition::{Extent, Slot},
     wal::{
         format::{GroupEncoder, SegmentPointer, Stamp},
         group::Group,
@@ -54,8 +54,6 @@ pub(crate) struct Flight<I: Io> {
     position: u64,
     /// Files with groups that were only written since the last group that flushes.
     unflushed: Vec<Rc<WalFile<I>>>,
-    /// Segments that fat runs were only written to, by the last group that did.
-    unflushed_segments: HashMap<(TopicPartition, i64), u64>,
     /// Whether something was only written since [`Store::flush_written`] ran.
     dirty: bool,
 }
@@ -68,9 +66,13 @@ impl<I: Io> Flight<I> {
             durable_sequence: 0,
             position: 0,
             unflushed: Vec::new(),
-            unflushed_segments: HashMap::new(),
             dirty: false,
         }
+    }
+
+    /// Whether no group is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
     }
 
     pub(crate) fn take_all(&mut self) -> Vec<Group> {
@@ -96,9 +98,8 @@ impl<I: Io> Store<I> {
     /// the keeper, which notifies the pump.
     fn next_group(&self) -> Option<(Group, Rc<WalFile<I>>)> {
         let padded = self.groups.borrow().next_padded()?;
-        let room = self.cache.borrow_mut().make_room(padded, 1);
-        self.cramped.set(!room);
-        if !room {
+        if !self.cache.borrow_mut().make_room(padded, 1) {
+            self.starved.set(true);
             self.keeper.notify();
             return None;
         }
@@ -107,6 +108,7 @@ impl<I: Io> Store<I> {
         let fits = |file: &Rc<WalFile<I>>| flight.position + padded as u64 <= file.bytes;
         if !wal.current().as_ref().is_some_and(fits) {
             if !wal.advance() {
+                self.starved.set(true);
                 self.maker.notify();
                 self.keeper.notify();
                 return None;
@@ -115,6 +117,7 @@ impl<I: Io> Store<I> {
             self.maker.notify();
             self.keeper.notify();
         }
+        self.starved.set(false);
         let file = wal.current().expect("there is a current file");
         let group = self.groups.borrow_mut().next(flight.groups.len())?;
         Some((group, file))
@@ -161,7 +164,7 @@ impl<I: Io> Store<I> {
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
             let target = if durable_write { &file.durable } else { &file.plain };
-            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat, wants_flush)));
+            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat)));
             let (written, fat_written) = join(target.write(buffer, position), fat_runs).await;
             match fat_written.into_iter().fold(written, Result::and) {
                 Ok(()) => store.stage(sequence, Stage::Written),
@@ -258,38 +261,17 @@ impl<I: Io> Store<I> {
         });
     }
 
-    /// Flushes files of the log, and the segments that fat runs of groups that ended were only written to: without those
-    /// such a group is torn, and all that come after it are lost with it.
+    /// Flushes files of the log.
     async fn flush_all(&self, files: &[Rc<WalFile<I>>]) -> io::Result<()> {
-        let segments: Vec<_> =
-            self.flight.borrow().unflushed_segments.iter().map(|(key, last)| (*key, *last)).collect();
         for file in files {
             file.plain.flush().await?;
-        }
-        for (key, last) in segments {
-            let flushed = self.flush_segment(key).await;
-            let (id, base_offset) = key;
-            let exists = |cell: Rc<PartitionCell>| cell.borrow().has_segment(base_offset);
-            if flushed.is_err() && self.partition(id).is_ok_and(exists) {
-                return flushed;
-            }
-            let unflushed = &mut self.flight.borrow_mut().unflushed_segments;
-            // Unless something was written to it meanwhile.
-            if unflushed.get(&key) == Some(&last) {
-                unflushed.remove(&key);
-            }
         }
         Ok(())
     }
 
-    async fn flush_segment(&self, (id, base_offset): (TopicPartition, i64)) -> io::Result<()> {
-        self.segments.get(id, base_offset, false).await?.file.flush().await?;
-        self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await
-    }
-
     /// Moves the marks, lets consumers see the batches, and answers the producers.
     fn apply(&self, done: Flying<I>) {
-        let Flying { group, fat, sequence, .. } = done;
+        let Flying { group, fat, .. } = done;
         for run in &group.runs {
             let mut partition = run.partition.borrow_mut();
             if !partition.deleted {
@@ -298,12 +280,7 @@ impl<I: Io> Store<I> {
             }
         }
         for fat in fat.iter() {
-            if !group.flush {
-                let id = fat.cell.borrow().id;
-                let written = fat.plan.writes.iter().map(|write| ((id, write.segment.base_offset), sequence));
-                self.flight.borrow_mut().unflushed_segments.extend(written);
-            }
-            self.fat_done(fat, group.flush);
+            self.fat_done(fat);
         }
         for run in &group.runs {
             self.keeper.grown(&run.partition);

@@ -38,12 +38,7 @@ enum Kind {
 }
 
 const fn field(kind: Kind) -> Field {
-    Field {
-        kind,
-        version_min: 0,
-        version_max: i16::MAX,
-        tag: None,
-    }
+    Field { kind, version_min: 0, version_max: i16::MAX, tag: None }
 }
 
 pub(crate) const BOOL: Field = field(Kind::Fixed(1));
@@ -51,14 +46,11 @@ pub(crate) const INT8: Field = field(Kind::Fixed(1));
 pub(crate) const INT16: Field = field(Kind::Fixed(2));
 pub(crate) const INT32: Field = field(Kind::Fixed(4));
 pub(crate) const INT64: Field = field(Kind::Fixed(8));
-pub(crate) const FLOAT64: Field = field(Kind::Fixed(8));
 pub(crate) const UUID: Field = field(Kind::Fixed(16));
 pub(crate) const STRING: Field = field(Kind::Text);
 pub(crate) const BYTES: Field = field(Kind::Blob);
 pub(crate) const INT8S: Field = field(Kind::List(&Kind::Fixed(1)));
 pub(crate) const INT32S: Field = field(Kind::List(&Kind::Fixed(4)));
-pub(crate) const INT64S: Field = field(Kind::List(&Kind::Fixed(8)));
-pub(crate) const UUIDS: Field = field(Kind::List(&Kind::Fixed(16)));
 pub(crate) const STRINGS: Field = field(Kind::List(&Kind::Text));
 
 /// An array whose elements have the fields of `shape`.
@@ -79,26 +71,17 @@ pub(crate) const fn fields(shape: Shape) -> Field {
 impl Field {
     /// Present from that version on.
     pub(crate) const fn since(self, version: i16) -> Field {
-        Field {
-            version_min: version,
-            ..self
-        }
+        Field { version_min: version, ..self }
     }
 
     /// Present up to that version.
     pub(crate) const fn until(self, version: i16) -> Field {
-        Field {
-            version_max: version,
-            ..self
-        }
+        Field { version_max: version, ..self }
     }
 
     /// A tagged field.
     pub(crate) const fn tag(self, tag: u32) -> Field {
-        Field {
-            tag: Some(tag),
-            ..self
-        }
+        Field { tag: Some(tag), ..self }
     }
 
     fn is_in(&self, version: i16) -> bool {
@@ -112,21 +95,10 @@ const ELEMENTS_MIN: usize = 65_536;
 const ELEMENT_BYTES_MIN: usize = 8;
 
 /// Checks a body. `flexible`: the version uses compact lengths and tagged fields.
-pub(crate) fn check(
-    shape: Shape,
-    version: i16,
-    flexible: bool,
-    body: &[u8],
-) -> Result<(), Malformed> {
+pub(crate) fn check(shape: Shape, version: i16, flexible: bool, body: &[u8]) -> Result<(), Malformed> {
     let elements_left = ELEMENTS_MIN + body.len() / ELEMENT_BYTES_MIN;
-    let mut walk = Walk {
-        rest: body,
-        version,
-        flexible,
-        elements_left,
-    };
-    walk.shape(shape)
-        .map_err(|reason| Malformed::Body(reason.to_string()))
+    let mut walk = Walk { rest: body, version, flexible, elements_left };
+    walk.shape(shape).map_err(|reason| Malformed::Body(reason.to_string()))
 }
 
 const CUT_OFF: &str = "it is cut off";
@@ -141,17 +113,10 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn shape(&mut self, shape: Shape) -> Result<(), &'static str> {
         let version = self.version;
-        for field in shape
-            .iter()
-            .filter(|field| field.tag.is_none() && field.is_in(version))
-        {
+        for field in shape.iter().filter(|field| field.tag.is_none() && field.is_in(version)) {
             self.value(field.kind)?;
         }
-        if self.flexible {
-            self.tagged_fields(shape)
-        } else {
-            Ok(())
-        }
+        if self.flexible { self.tagged_fields(shape) } else { Ok(()) }
     }
 
     fn value(&mut self, kind: Kind) -> Result<(), &'static str> {
@@ -193,9 +158,7 @@ impl Walk<'_> {
             let tag = self.varint()?;
             let size = self.varint()? as usize;
             let after = self.rest.get(size..).ok_or(CUT_OFF)?;
-            let known = shape
-                .iter()
-                .find(|field| field.tag == Some(tag) && field.is_in(self.version));
+            let known = shape.iter().find(|field| field.tag == Some(tag) && field.is_in(self.version));
             if let Some(field) = known {
                 self.value(field.kind)?;
                 if self.rest.len() != after.len() {
@@ -225,10 +188,7 @@ impl Walk<'_> {
     }
 
     fn count_elements(&mut self, count: usize) -> Result<(), &'static str> {
-        self.elements_left = self
-            .elements_left
-            .checked_sub(count)
-            .ok_or("it has too many elements for its size")?;
+        self.elements_left = self.elements_left.checked_sub(count).ok_or("it has too many elements for its size")?;
         Ok(())
     }
 

@@ -28,9 +28,7 @@ async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, E
         }
         match assembler.want() {
             Want::Anything => read_new(connection, &mut assembler).await?,
-            Want::Memory(bytes) => {
-                assembler.grow(reserve(connection, Purpose::Continuation, bytes).await?)
-            }
+            Want::Memory(bytes) => assembler.grow(reserve(connection, Purpose::Continuation, bytes).await?),
             Want::Fill => fill(connection, &mut assembler).await?,
         }
         let is_inside_frame = assembler.is_inside_frame();
@@ -43,37 +41,23 @@ async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, E
 /// One read into the shard's shared buffer. Memory is reserved only once there is something to read.
 async fn read_new(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
     let shard = &connection.context.shard;
-    connection
-        .stream
-        .readable()
-        .await
-        .map_err(|_| End::Closed)?;
+    connection.stream.readable().await.map_err(|_| End::Closed)?;
     let mut permit = reserve(connection, Purpose::NewRequest, READ_BYTES_MAX).await?;
     let mut buffer = shard.read_buffer.borrow_mut();
     buffer.clear();
-    match connection
-        .stream
-        .receive(&mut buffer, READ_BYTES_MAX)
-        .map_err(End::Io)?
-    {
+    match connection.stream.receive(&mut buffer, READ_BYTES_MAX).map_err(End::Io)? {
         None => Ok(()),
         Some(0) => Err(End::PeerClosed),
         Some(_) => {
             connection.update_times(|times, now| times.active = now);
-            assembler
-                .accept(&buffer, &mut permit)
-                .map_err(|reason| End::Malformed { api: None, reason })
+            assembler.accept(&buffer, &mut permit).map_err(|reason| End::Malformed { api: None, reason })
         }
     }
 }
 
 /// One read into the buffer of the frame that was begun.
 async fn fill(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
-    connection
-        .stream
-        .readable()
-        .await
-        .map_err(|_| End::Closed)?;
+    connection.stream.readable().await.map_err(|_| End::Closed)?;
     let (buffer, limit) = assembler.buffer();
     match connection.stream.receive(buffer, limit).map_err(End::Io)? {
         None => Ok(()),
@@ -87,11 +71,7 @@ async fn fill(connection: &Connection, assembler: &mut Assembler) -> Result<(), 
     }
 }
 
-async fn reserve(
-    connection: &Connection,
-    purpose: Purpose,
-    bytes: usize,
-) -> Result<Reservation, End> {
+async fn reserve(connection: &Connection, purpose: Purpose, bytes: usize) -> Result<Reservation, End> {
     let memory = std::pin::pin!(connection.context.shard.memory.reserve(purpose, bytes));
     let ended = std::pin::pin!(connection.stream.reading_ended());
     match select(memory, ended).await {
