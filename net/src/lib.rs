@@ -17,6 +17,7 @@ mod fetch_session;
 mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
+mod group;
 mod handlers;
 mod hot;
 mod limits;
@@ -29,4 +30,5 @@ mod stream;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
+pub use group::{SETTING_KEYS as GROUP_SETTING_KEYS, SettingKey as GroupSettingKey};
 pub use shard::{ServeError, serve};
