@@ -43,13 +43,17 @@ fn every_version_of_every_api_is_answered() {
         if api.response_header_version(version) >= 1 {
             assert_eq!(response.get_u8(), 0);
         }
+        answered.push((key, version));
+        if matches!((api, version), (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10)) {
+            // The library does not know their layout.
+            continue;
+        }
         let known = version.min(api.valid_versions().max);
         let decoded = ResponseKind::decode(api, &mut response, known);
         decoded.unwrap_or_else(|error| panic!("{api:?} {version}: {error:#}"));
         // The one field of DescribeLogDirs version 5 that the library does not know.
         let left = if (api, version) == (ApiKey::DescribeLogDirs, 5) { 1 } else { 0 };
         assert_eq!(response.len(), left, "{api:?} {version}");
-        answered.push((key, version));
     }
     let served = api_table().into_iter();
     let served: Vec<_> =
@@ -111,7 +115,8 @@ fn topics_are_created_on_demand_only() {
     assert_eq!(ask(&mut client, "fresh", true), (0, 1));
     assert_eq!(ask(&mut client, "fresh", false), (0, 1));
     assert_eq!(ask(&mut client, "not legal", true), (17, 0));
-    assert_eq!(ask(&mut client, "__consumer_offsets", true), (3, 0));
+    assert_eq!(ask(&mut client, "__consumer_offsets", true), (0, 50), "as the coordinator makes it");
+    assert_eq!(ask(&mut client, "__transaction_state", true), (3, 0));
 }
 
 #[test]
