@@ -244,3 +244,21 @@ fn large_runs_go_to_segments_and_survive() {
         }
     });
 }
+
+/// Some producers name a wrong largest timestamp; lookups by time and retention trust the header.
+#[test]
+fn a_wrong_largest_timestamp_is_corrected_before_it_is_kept() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 1), |engine| async move {
+        let partition = TopicPartition { topic: topic(&engine, "t", 1, &[]).await, partition: 0 };
+        let mut lying = batch(&values("v", 3, 10)).to_vec();
+        lying[35..43].copy_from_slice(&5i64.to_be_bytes());
+        let crc = crc32c::crc32c(&lying[21..]);
+        lying[17..21].copy_from_slice(&crc.to_be_bytes());
+        let answers = engine.produce(vec![ProducePartition { partition, batch: lying.into() }]).await;
+        assert_eq!(answers[0].as_ref().unwrap().base_offset, 0);
+        assert_eq!(consume(&engine, partition, 0).await.len(), 3);
+        let found = engine.list_offset(partition, OffsetSpec::Timestamp(1_700_000_000_002), -1).await.unwrap();
+        assert_eq!((found.offset, found.timestamp_ms), (2, 1_700_000_000_002));
+    });
+}

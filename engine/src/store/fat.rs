@@ -92,8 +92,15 @@ impl<I: Io> Store<I> {
     }
 
     /// Writes a fat run to stable storage, whatever its topic asks: the groups behind it may be acknowledged as durable
-    /// and must not depend on a pointer to nothing.
+    /// and must not depend on a pointer to nothing. Of a partition that is gone, files and folders may be missing.
     pub(super) async fn write_fat(&self, fat: &FatRun) -> io::Result<()> {
+        match self.try_write_fat(fat).await {
+            Err(_) if fat.cell.borrow().deleted => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn try_write_fat(&self, fat: &FatRun) -> io::Result<()> {
         let id = fat.cell.borrow().id;
         let result = match &fat.before {
             Some(before) if !before.clone().wait().await => Err(io::Error::other("the write before it failed")),

@@ -17,6 +17,8 @@ mod keeper;
 mod offsets;
 mod open;
 mod read;
+#[cfg(test)]
+mod recovery_tests;
 mod replace;
 mod rewrite;
 mod segment_files;

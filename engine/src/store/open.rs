@@ -285,9 +285,12 @@ async fn read_chains<I: Io>(io: &I, wal_dir: &Path) -> Result<(Vec<FoundFile>, V
             io.remove(&path).await.map_err(OpenError::io(&path))?; // half made by a former run
             continue;
         };
-        flush(io, &path).await.map_err(OpenError::io(&path))?;
         let bytes = read_all(io, &path).await.map_err(OpenError::io(&path))?;
-        chains.push(scan::chain(&bytes));
+        let chain = scan::chain(&bytes);
+        if !chain.groups.is_empty() {
+            flush(io, &path).await.map_err(OpenError::io(&path))?;
+        }
+        chains.push(chain);
         files.push(FoundFile { id, bytes: bytes.len() as u64 });
     }
     Ok((files, chains))

@@ -91,7 +91,8 @@ impl<I: Io> WalFiles<I> {
         self.used.back().filter(|_| self.has_current).map(|used| used.file.clone())
     }
 
-    /// Goes on to the next free file; `false` if there is none.
+    /// Goes on to the next free file; `false` if there is none. What is to be removed holds older groups than what is
+    /// free: it must be gone before those are overwritten, or a run's groups on disk would have a hole.
     pub(crate) fn advance(&mut self) -> bool {
         let Some(file) = self.free.pop_front() else { return false };
         self.used.push_back(Used { file, live: 0, pins: Vec::new() });
@@ -175,9 +176,14 @@ impl<I: Io> WalFiles<I> {
         self.free.extend(file.map(Rc::new));
     }
 
-    /// Files to remove; nobody writes to them any more.
-    pub(crate) fn take_retired(&mut self) -> Vec<Rc<WalFile<I>>> {
-        std::mem::take(&mut self.retired)
+    /// Files to remove; nobody writes to them any more. Answer with [`WalFiles::removed`].
+    pub(crate) fn retired(&self) -> Vec<WalFileId> {
+        self.retired.iter().map(|file| file.id).collect()
+    }
+
+    /// These are removed, durably.
+    pub(crate) fn removed(&mut self, files: &[WalFileId]) {
+        self.retired.retain(|file| !files.contains(&file.id));
     }
 }
 
