@@ -165,13 +165,13 @@ fn meta() -> SegmentMeta {
         base_offset: 100.into(),
         end_offset: 250.into(),
         size: 5000.into(),
-        first_timestamp: 71.into(),
+        first_timestamp: 44.into(),
         max_timestamp: 77.into(),
         max_timestamp_offset: 200.into(),
         created_ms: 66.into(),
         sealed: 1,
         reserved: [0; 3],
-        generation: 0x0a0b.into(),
+        generation: 0x0B0C.into(),
     }
 }
 
@@ -182,12 +182,12 @@ fn drawn_meta() -> Vec<u8> {
             (0, &100_i64.to_le_bytes()),
             (8, &250_i64.to_le_bytes()),
             (16, &5000_u64.to_le_bytes()),
-            (24, &71_i64.to_le_bytes()),
+            (24, &44_i64.to_le_bytes()),
             (32, &77_i64.to_le_bytes()),
             (40, &200_i64.to_le_bytes()),
             (48, &66_i64.to_le_bytes()),
             (56, &[1]),
-            (60, &0x0a0b_u32.to_le_bytes()),
+            (60, &0x0B0C_u32.to_le_bytes()),
         ],
     )
 }
@@ -240,7 +240,7 @@ fn manifest_records_are_as_drawn() {
     let advance = Advance { segments: vec![meta()], index: vec![index], producers: vec![producer] };
     let own = |kind, first, second, counts| header(&TOPIC, 0x0102_0304, kind, first, second, counts);
     let drawn = [
-        (PARTITION, manifest::Record::Reset { log_start_offset: 5, clean_offset: 4 }, own(0, 5, 4, [0; 3])),
+        (PARTITION, manifest::Record::Reset { log_start_offset: 5, clean_offset: 3 }, own(0, 5, 3, [0; 3])),
         (
             PARTITION,
             manifest::Record::Advance(advance),
@@ -249,12 +249,8 @@ fn manifest_records_are_as_drawn() {
         (PARTITION, manifest::Record::Trim { log_start_offset: 150, first_segment: 100 }, own(2, 150, 100, [0; 3])),
         (
             PARTITION,
-            manifest::Record::Replace(Replace {
-                removed: vec![100.into(), 200.into()],
-                added: vec![meta()],
-                clean_offset: 250,
-            }),
-            [own(4, 0, 250, [1, 2, 0]), drawn_meta(), [100_i64.to_le_bytes(), 200_i64.to_le_bytes()].concat()].concat(),
+            manifest::Record::Replace(Replace { removed: vec![9.into()], added: vec![meta()], clean_offset: 8 }),
+            [own(4, 0, 8, [1, 1, 0]), drawn_meta(), 9_i64.to_le_bytes().to_vec()].concat(),
         ),
         (
             manifest::NO_PARTITION,
@@ -290,7 +286,7 @@ fn a_footer_is_as_drawn() {
     assert_eq!(segment::encode_footer(&segment), drawn);
     assert_eq!(segment::decode_footer(&drawn).unwrap().0, meta());
     assert_eq!(segment.footer_position(), 8192, "behind 5,000 bytes of batches");
-    assert_eq!(segment.name().file_name(), "00000000000000000100-2571.log");
+    assert_eq!(segment.name().file_name(), "00000000000000000100-2828.log");
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod errors;
 mod features;
 mod fetch_session;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod group;
 mod handlers;
 mod hot;

@@ -11,7 +11,7 @@ use crate::chunk::Memory;
 pub(crate) mod direct;
 pub(crate) mod residency;
 #[cfg(any(test, feature = "sim"))]
-pub mod sim;
+pub(crate) mod sim;
 
 /// Every position and length of a direct read or write is a multiple of this; a power of two. 4096 satisfies every
 /// block device in use (STATX_DIOALIGN reports 512 or 4096).
