@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use crate::group::Settings;
+
 /// How clients are told to reach the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advertise {
@@ -83,6 +85,11 @@ impl Default for NetConfig {
 pub struct ConfigError(String);
 
 impl NetConfig {
+    /// The settings of the group coordinator, out of the broker's.
+    pub(crate) fn group_settings(&self) -> Result<Settings, ConfigError> {
+        Settings::parse(&self.broker_settings).map_err(ConfigError)
+    }
+
     /// Checks the relations among the settings for a node of `shards` shards.
     pub fn check(&self, shards: usize) -> Result<(), ConfigError> {
         let refuse = |reason: String| Err(ConfigError(reason));

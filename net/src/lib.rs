@@ -15,6 +15,9 @@ mod errors;
 mod features;
 mod fetch_session;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
+mod group;
 mod handlers;
 mod hot;
 mod limits;
@@ -27,4 +30,5 @@ mod stream;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
+pub use group::{SETTING_KEYS as GROUP_SETTING_KEYS, SettingKey as GroupSettingKey};
 pub use shard::{ServeError, serve};

@@ -20,6 +20,7 @@ use crate::{
     config::{ConfigError, NetConfig},
     connection::{self, Connection},
     fetch_session::FetchSessions,
+    group::Groups,
     limits::{ConnectionLimits, LogLimiter, Refusal},
     listener::{Accepted, Listener},
     memory::ReceiveMemory,
@@ -73,6 +74,7 @@ pub(crate) struct Shard {
 /// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
 pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> {
     config.check(engine.shards())?;
+    let settings = config.group_settings()?;
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;
     let shard = Rc::new(Shard {
@@ -90,6 +92,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         config,
     });
     engine.attach(shard.clone());
+    let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
     let timer = glommio::spawn_local(run_timer(shard.clone()));
     let acceptors: Vec<_> = listeners
         .iter()
@@ -102,11 +105,18 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
             for listener in &listeners {
                 listener.stop();
             }
-            let stop = std::pin::pin!(shard.stop());
+            // who waits for others of its group is sent away first, so that no connection waits for that
+            let stop = std::pin::pin!(async {
+                groups.await;
+                shard.stop().await;
+            });
             futures_util::future::select(stop, poller).await;
             Ok(())
         }
-        futures_util::future::Either::Right((error, _)) => Err(ServeError::Poller(error)),
+        futures_util::future::Either::Right((error, _)) => {
+            groups.cancel().await;
+            Err(ServeError::Poller(error))
+        }
     };
     for acceptor in acceptors {
         acceptor.cancel().await;

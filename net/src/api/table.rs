@@ -3,7 +3,7 @@
 use kafka_protocol::messages::ApiKey;
 
 use super::{Context, Handling, Request, shape::Shape};
-use crate::{frame::Malformed, handlers};
+use crate::{frame::Malformed, group::api as group, handlers};
 
 /// One API that is served.
 pub(crate) struct Api {
@@ -38,6 +38,15 @@ pub(crate) static TABLE: &[&Api] = &[
     &handlers::fetch::API,
     &handlers::list_offsets::API,
     &handlers::metadata::API,
+    &group::offset_commit::API,
+    &group::offset_fetch::API,
+    &group::find_coordinator::API,
+    &group::join_group::API,
+    &group::heartbeat::API,
+    &group::leave_group::API,
+    &group::sync_group::API,
+    &group::describe_groups::API,
+    &group::list_groups::API,
     &handlers::api_versions::API,
     &handlers::create_topics::API,
     &handlers::delete_topics::API,
@@ -51,15 +60,19 @@ pub(crate) static TABLE: &[&Api] = &[
     &handlers::alter_configs::API,
     &handlers::describe_log_dirs::API,
     &handlers::create_partitions::API,
+    &group::delete_groups::API,
     &handlers::elect_leaders::API,
     &handlers::incremental_alter_configs::API,
     &handlers::alter_partition_reassignments::API,
     &handlers::list_partition_reassignments::API,
+    &group::offset_delete::API,
     &handlers::describe_client_quotas::API,
     &handlers::describe_quorum::API,
     &handlers::update_features::API,
     &handlers::describe_cluster::API,
     &handlers::describe_producers::API,
+    &group::consumer_group_heartbeat::API,
+    &group::consumer_group_describe::API,
     &handlers::list_config_resources::API,
     &handlers::describe_topic_partitions::API,
 ];

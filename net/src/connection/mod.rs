@@ -24,6 +24,11 @@ use futures_util::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::{
+    assembler::{Assembler, Frame, Want},
+    dispatch::{Routed, route},
+};
 use crate::{
     api::{Context, Reply},
     frame::Malformed,

@@ -105,7 +105,9 @@ pub(super) fn dump_manifest(bytes: &[u8], known: &Known, report: &mut Report) ->
 
 fn describe_manifest(name: &str, record: &manifest::Record) -> String {
     match record {
-        manifest::Record::Reset { log_start_offset } => format!("{name}: reset, log start {log_start_offset}"),
+        manifest::Record::Reset { log_start_offset, clean_offset } => {
+            format!("{name}: reset, log start {log_start_offset}, clean up to {clean_offset}")
+        }
         manifest::Record::Advance(advance) => {
             let mut line = format!("{name}: advance");
             for meta in &advance.segments {
@@ -119,6 +121,10 @@ fn describe_manifest(name: &str, record: &manifest::Record) -> String {
         }
         manifest::Record::Trim { log_start_offset, first_segment } => {
             format!("{name}: trim, log start {log_start_offset}, first segment {first_segment}")
+        }
+        manifest::Record::Replace(replace) => {
+            let (gone, added, clean) = (replace.removed.len(), replace.added.len(), replace.clean_offset);
+            format!("{name}: compacted, {added} segments in place of {gone}, clean up to {clean}")
         }
         manifest::Record::RunEnd { run, sequence } => format!("run {run} of the shared log ends with group {sequence}"),
     }
