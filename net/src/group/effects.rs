@@ -9,14 +9,13 @@ use std::{
 };
 
 use kafka_protocol::messages::{
-    ConsumerGroupHeartbeatResponse, HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse,
-    OffsetCommitResponse, OffsetDeleteResponse, SyncGroupResponse,
-    delete_groups_response::DeletableGroupResult, offset_fetch_response::OffsetFetchResponseGroup,
+    ConsumerGroupHeartbeatResponse, HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
+    OffsetDeleteResponse, SyncGroupResponse, delete_groups_response::DeletableGroupResult,
+    offset_fetch_response::OffsetFetchResponseGroup,
 };
 
 use super::{
-    classic::ClassicThen, error::GroupError, offsets::DeferredFetch, record::Record,
-    settings::Settings, timers::Timers,
+    classic::ClassicThen, error::GroupError, offsets::DeferredFetch, record::Record, settings::Settings, timers::Timers,
 };
 
 /// A request that waits for its reply. Every ticket given to a coordinator is answered exactly once.
@@ -65,39 +64,26 @@ impl Reply {
         let code = error.code();
         match self {
             Reply::Join(reply) => {
-                let failed = JoinGroupResponse::default()
-                    .with_member_id(reply.member_id)
-                    .with_error_code(code);
+                let failed = JoinGroupResponse::default().with_member_id(reply.member_id).with_error_code(code);
                 Reply::Join(Box::new(failed))
             }
-            Reply::Sync(_) => {
-                Reply::Sync(Box::new(SyncGroupResponse::default().with_error_code(code)))
-            }
+            Reply::Sync(_) => Reply::Sync(Box::new(SyncGroupResponse::default().with_error_code(code))),
             Reply::Heartbeat(reply) => Reply::Heartbeat(Box::new(reply.with_error_code(code))),
-            Reply::Leave(_) => Reply::Leave(Box::new(
-                LeaveGroupResponse::default().with_error_code(code),
-            )),
+            Reply::Leave(_) => Reply::Leave(Box::new(LeaveGroupResponse::default().with_error_code(code))),
             Reply::OffsetCommit(mut reply) => {
-                let partitions = reply
-                    .topics
-                    .iter_mut()
-                    .flat_map(|topic| &mut topic.partitions);
+                let partitions = reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
                 partitions.for_each(|partition| partition.error_code = code);
                 Reply::OffsetCommit(reply)
             }
             Reply::OffsetFetch(reply) => {
-                let failed = OffsetFetchResponseGroup::default()
-                    .with_group_id(reply.group_id)
-                    .with_error_code(code);
+                let failed = OffsetFetchResponseGroup::default().with_group_id(reply.group_id).with_error_code(code);
                 Reply::OffsetFetch(Box::new(failed))
             }
-            Reply::OffsetDelete(_) => Reply::OffsetDelete(Box::new(
-                OffsetDeleteResponse::default().with_error_code(code),
-            )),
+            Reply::OffsetDelete(_) => {
+                Reply::OffsetDelete(Box::new(OffsetDeleteResponse::default().with_error_code(code)))
+            }
             Reply::DeleteGroups(mut results) => {
-                results
-                    .iter_mut()
-                    .for_each(|result| result.error_code = code);
+                results.iter_mut().for_each(|result| result.error_code = code);
                 Reply::DeleteGroups(results)
             }
             Reply::ConsumerHeartbeat(_) => {
@@ -159,11 +145,7 @@ impl Effects {
     }
 
     /// Hands a fetch back as long as no write is under way; else keeps it until the last one is done.
-    pub(crate) fn defer_fetch(
-        &mut self,
-        ticket: Ticket,
-        fetch: DeferredFetch,
-    ) -> Option<DeferredFetch> {
+    pub(crate) fn defer_fetch(&mut self, ticket: Ticket, fetch: DeferredFetch) -> Option<DeferredFetch> {
         match self.pending.back_mut() {
             Some(pending) => {
                 pending.fetches.push((ticket, fetch));
@@ -179,21 +161,11 @@ impl Effects {
     }
 
     /// Writes records and replies when they are durable.
-    pub(crate) fn write_then_reply(
-        &mut self,
-        records: Vec<Record>,
-        then: Then,
-        reply: Option<(Ticket, Reply)>,
-    ) {
+    pub(crate) fn write_then_reply(&mut self, records: Vec<Record>, then: Then, reply: Option<(Ticket, Reply)>) {
         let id = WriteId(self.next_write);
         self.next_write += 1;
         self.writes.push(Write { id, records });
-        self.pending.push_back(Pending {
-            id,
-            then,
-            replies: reply.into_iter().collect(),
-            fetches: Vec::new(),
-        });
+        self.pending.push_back(Pending { id, then, replies: reply.into_iter().collect(), fetches: Vec::new() });
     }
 
     /// The oldest write, which was just finished.
@@ -201,20 +173,13 @@ impl Effects {
     /// # Panics
     /// When writes are reported in another order than they were taken in.
     pub(crate) fn finish(&mut self, id: WriteId) -> Pending {
-        let pending = self
-            .pending
-            .pop_front()
-            .expect("only writes that were taken are reported");
+        let pending = self.pending.pop_front().expect("only writes that were taken are reported");
         assert_eq!(pending.id, id, "writes are reported in order");
         pending
     }
 
     /// Releases what waited for a write, or its failure.
-    pub(crate) fn release(
-        &mut self,
-        replies: Vec<(Ticket, Reply)>,
-        result: Result<(), GroupError>,
-    ) {
+    pub(crate) fn release(&mut self, replies: Vec<(Ticket, Reply)>, result: Result<(), GroupError>) {
         for (ticket, reply) in replies {
             let reply = match result {
                 Ok(()) => reply,

@@ -18,19 +18,13 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// With a message.
     pub(crate) fn new(error: GroupError, message: impl Into<String>) -> Self {
-        Self {
-            error,
-            message: message.into(),
-        }
+        Self { error, message: message.into() }
     }
 }
 
 impl From<GroupError> for Refusal {
     fn from(error: GroupError) -> Self {
-        Self {
-            error,
-            message: String::new(),
-        }
+        Self { error, message: String::new() }
     }
 }
 

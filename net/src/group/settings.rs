@@ -21,18 +21,12 @@ pub enum MigrationPolicy {
 impl MigrationPolicy {
     /// Whether a classic group may become a consumer group.
     pub(crate) fn upgrades(self) -> bool {
-        matches!(
-            self,
-            MigrationPolicy::Bidirectional | MigrationPolicy::Upgrade
-        )
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Upgrade)
     }
 
     /// Whether a consumer group may become a classic group.
     pub(crate) fn downgrades(self) -> bool {
-        matches!(
-            self,
-            MigrationPolicy::Bidirectional | MigrationPolicy::Downgrade
-        )
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Downgrade)
     }
 }
 
@@ -145,10 +139,7 @@ impl Settings {
             }
         }
         if settings.max_session_timeout_ms < settings.min_session_timeout_ms {
-            return Err(
-                "group.max.session.timeout.ms must not be less than group.min.session.timeout.ms"
-                    .into(),
-            );
+            return Err("group.max.session.timeout.ms must not be less than group.min.session.timeout.ms".into());
         }
         if settings.consumer_heartbeat_interval_ms >= settings.consumer_session_timeout_ms {
             let reason = "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms";
@@ -158,24 +149,15 @@ impl Settings {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let size =
-            |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|size| size as usize);
-        let millis = |least: i64| {
-            number(name, value, least, i64::from(i32::MAX)).map(|millis| millis as i32)
-        };
+        let size = |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|size| size as usize);
+        let millis = |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|millis| millis as i32);
         match name {
-            "group.consumer.assignment.interval.ms" => {
-                self.consumer_assignment_interval_ms = millis(0)?
-            }
+            "group.consumer.assignment.interval.ms" => self.consumer_assignment_interval_ms = millis(0)?,
             "group.consumer.assignors" => self.consumer_assignors = assignors(value)?,
-            "group.consumer.heartbeat.interval.ms" => {
-                self.consumer_heartbeat_interval_ms = millis(1)?
-            }
+            "group.consumer.heartbeat.interval.ms" => self.consumer_heartbeat_interval_ms = millis(1)?,
             "group.consumer.max.size" => self.consumer_size_max = size(1)?,
             "group.consumer.migration.policy" => self.migration_policy = migration_policy(value)?,
-            "group.consumer.regex.refresh.interval.ms" => {
-                self.regex_refresh_interval_ms = millis(10_000)?.into()
-            }
+            "group.consumer.regex.refresh.interval.ms" => self.regex_refresh_interval_ms = millis(10_000)?.into(),
             "group.consumer.session.timeout.ms" => self.consumer_session_timeout_ms = millis(1)?,
             "group.initial.rebalance.delay.ms" => self.initial_rebalance_delay_ms = millis(0)?,
             "group.max.session.timeout.ms" => self.max_session_timeout_ms = millis(0)?,
@@ -190,8 +172,7 @@ impl Settings {
             }
             "offsets.topic.num.partitions" => self.offsets_topic_partitions = millis(1)?,
             "offsets.topic.segment.bytes" => {
-                self.offsets_topic_segment_bytes =
-                    number(name, value, 1, i64::from(i32::MAX))?.unsigned_abs();
+                self.offsets_topic_segment_bytes = number(name, value, 1, i64::from(i32::MAX))?.unsigned_abs();
             }
             _ => return Err(format!("{name} is not a setting of the group coordinator")),
         }
@@ -200,26 +181,17 @@ impl Settings {
 }
 
 fn number(name: &str, value: &str, least: i64, most: i64) -> Result<i64, String> {
-    let number: i64 = value
-        .parse()
-        .map_err(|_| format!("{name} = '{value}': not a whole number"))?;
+    let number: i64 = value.parse().map_err(|_| format!("{name} = '{value}': not a whole number"))?;
     if (least..=most).contains(&number) {
         Ok(number)
     } else {
-        Err(format!(
-            "{name} = {number}: must lie within {least} and {most}"
-        ))
+        Err(format!("{name} = {number}: must lie within {least} and {most}"))
     }
 }
 
 fn assignors(value: &str) -> Result<Vec<Assignor>, String> {
-    let names: Vec<&str> = value
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .collect();
-    let unknown =
-        |name: &str| format!("group.consumer.assignors = '{value}': '{name}' is not built in");
+    let names: Vec<&str> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let unknown = |name: &str| format!("group.consumer.assignors = '{value}': '{name}' is not built in");
     let known = |name: &&str| Assignor::by_name(name).ok_or_else(|| unknown(name));
     let assignors: Vec<_> = names.iter().map(known).collect::<Result<_, _>>()?;
     if assignors.is_empty() {
@@ -236,9 +208,7 @@ fn migration_policy(value: &str) -> Result<MigrationPolicy, String> {
         "disabled" => MigrationPolicy::Disabled,
         _ => {
             let policies = "bidirectional, upgrade, downgrade and disabled";
-            return Err(format!(
-                "group.consumer.migration.policy = '{value}': must be one of {policies}"
-            ));
+            return Err(format!("group.consumer.migration.policy = '{value}': must be one of {policies}"));
         }
     })
 }
@@ -248,24 +218,13 @@ mod tests {
     use super::*;
 
     fn parse(given: &[(&str, &str)]) -> Result<Settings, String> {
-        Settings::parse(
-            &given
-                .iter()
-                .map(|(name, value)| (name.to_string(), value.to_string()))
-                .collect(),
-        )
+        Settings::parse(&given.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
     }
 
     #[test]
     fn documented_defaults_are_the_defaults() {
-        let defaults: Vec<_> = SETTING_KEYS
-            .iter()
-            .map(|key| (key.name, key.default))
-            .collect();
-        assert_eq!(
-            format!("{:?}", parse(&defaults).unwrap()),
-            format!("{:?}", Settings::default())
-        );
+        let defaults: Vec<_> = SETTING_KEYS.iter().map(|key| (key.name, key.default)).collect();
+        assert_eq!(format!("{:?}", parse(&defaults).unwrap()), format!("{:?}", Settings::default()));
     }
 
     #[test]
@@ -273,22 +232,9 @@ mod tests {
         let error = parse(&[("group.max.size", "x")]).unwrap_err();
         assert_eq!(error, "group.max.size = 'x': not a whole number");
         let error = parse(&[("offsets.retention.minutes", "0")]).unwrap_err();
-        assert_eq!(
-            error,
-            "offsets.retention.minutes = 0: must lie within 1 and 2147483647"
-        );
-        assert!(
-            parse(&[("group.consumer.assignors", "sticky")])
-                .unwrap_err()
-                .contains("'sticky' is not built in")
-        );
+        assert_eq!(error, "offsets.retention.minutes = 0: must lie within 1 and 2147483647");
+        assert!(parse(&[("group.consumer.assignors", "sticky")]).unwrap_err().contains("'sticky' is not built in"));
         assert!(parse(&[("group.consumer.migration.policy", "maybe")]).is_err());
-        assert!(
-            parse(&[
-                ("group.min.session.timeout.ms", "9"),
-                ("group.max.session.timeout.ms", "8")
-            ])
-            .is_err()
-        );
+        assert!(parse(&[("group.min.session.timeout.ms", "9"), ("group.max.session.timeout.ms", "8")]).is_err());
     }
 }

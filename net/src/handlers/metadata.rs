@@ -7,9 +7,7 @@ use kafka_protocol::{
     messages::{
         ApiKey, MetadataRequest, MetadataResponse, TopicName,
         metadata_request::MetadataRequestTopic,
-        metadata_response::{
-            MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-        },
+        metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
     },
     protocol::StrBytes,
 };
@@ -25,14 +23,10 @@ use crate::{
     },
     cluster,
     errors::topic_error,
+    group::{OFFSETS_TOPIC, new_offsets_topic},
 };
 
-const SHAPE: Shape = &[
-    array(&[UUID.since(10), STRING]),
-    BOOL.since(4),
-    BOOL.since(8).until(10),
-    BOOL.since(8),
-];
+const SHAPE: Shape = &[array(&[UUID.since(10), STRING]), BOOL.since(4), BOOL.since(8).until(10), BOOL.since(8)];
 
 /// Metadata.
 pub(crate) static API: Api = Api {
@@ -52,10 +46,7 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
     let topics = wanted_topics(&context, &call).await;
     let (engine, config) = (context.engine(), context.config());
     let brokers = cluster::brokers(engine, config).into_iter().map(|broker| {
-        MetadataResponseBroker::default()
-            .with_node_id(broker.id)
-            .with_host(broker.host)
-            .with_port(broker.port)
+        MetadataResponseBroker::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
     });
     MetadataResponse::default()
         .with_brokers(brokers.collect())
@@ -65,10 +56,7 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
         .with_cluster_authorized_operations(NO_AUTHORIZED_OPERATIONS)
 }
 
-async fn wanted_topics(
-    context: &Context,
-    call: &Call<MetadataRequest>,
-) -> Vec<MetadataResponseTopic> {
+async fn wanted_topics(context: &Context, call: &Call<MetadataRequest>) -> Vec<MetadataResponseTopic> {
     let request = &call.body;
     let wanted = match &request.topics {
         None => return all_topics(context),
@@ -77,19 +65,11 @@ async fn wanted_topics(
         Some(wanted) => wanted,
     };
     let has_ids = call.version() >= 12;
-    if !has_ids
-        && wanted
-            .iter()
-            .any(|topic| topic.name.is_none() || !topic.topic_id.is_nil())
-    {
-        return wanted
-            .iter()
-            .map(|topic| refuse(topic, ResponseError::InvalidRequest))
-            .collect();
+    if !has_ids && wanted.iter().any(|topic| topic.name.is_none() || !topic.topic_id.is_nil()) {
+        return wanted.iter().map(|topic| refuse(topic, ResponseError::InvalidRequest)).collect();
     }
     // Versions before 4 have no say in it.
-    let may_create = context.config().auto_create_topics
-        && (call.version() < 4 || request.allow_auto_topic_creation);
+    let may_create = context.config().auto_create_topics && (call.version() < 4 || request.allow_auto_topic_creation);
     let mut seen = std::collections::HashSet::new();
     let mut answers = Vec::with_capacity(wanted.len());
     for topic in wanted {
@@ -109,13 +89,7 @@ async fn wanted_topics(
 }
 
 fn all_topics(context: &Context) -> Vec<MetadataResponseTopic> {
-    context
-        .engine()
-        .topics()
-        .by_name
-        .values()
-        .map(|topic| describe(context, topic))
-        .collect()
+    context.engine().topics().by_name.values().map(|topic| describe(context, topic)).collect()
 }
 
 async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> MetadataResponseTopic {
@@ -123,11 +97,7 @@ async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> Metad
         return describe(context, topic);
     }
     let wanted = MetadataRequestTopic::default().with_name(Some(name.clone()));
-    let new = NewTopic {
-        name: name.to_string(),
-        partitions: context.config().num_partitions,
-        configs: Default::default(),
-    };
+    let new = new_topic(context, name);
     match context.engine().create_topic(new, !may_create).await {
         Ok(topic) if may_create => {
             tracing::info!(topic = %topic.name, partitions = topic.partitions, "topic created automatically");
@@ -151,12 +121,18 @@ fn refuse(topic: &MetadataRequestTopic, error: ResponseError) -> MetadataRespons
         .with_topic_authorized_operations(NO_AUTHORIZED_OPERATIONS)
 }
 
+/// A topic that is made because somebody asked for it.
+fn new_topic(context: &Context, name: &TopicName) -> NewTopic {
+    if name.as_str() == OFFSETS_TOPIC {
+        let settings = context.config().group_settings().unwrap_or_default();
+        return new_offsets_topic(&settings);
+    }
+    NewTopic { name: name.to_string(), partitions: context.config().num_partitions, configs: Default::default() }
+}
+
 fn describe(context: &Context, topic: &Rc<Topic>) -> MetadataResponseTopic {
     let partitions = (0..topic.partitions).map(|index| {
-        let partition = TopicPartition {
-            topic: topic.id,
-            partition: index,
-        };
+        let partition = TopicPartition { topic: topic.id, partition: index };
         let leader = cluster::leader(context.engine(), context.config(), partition);
         MetadataResponsePartition::default()
             .with_partition_index(index)
@@ -166,6 +142,7 @@ fn describe(context: &Context, topic: &Rc<Topic>) -> MetadataResponseTopic {
             .with_isr_nodes(vec![leader])
     });
     MetadataResponseTopic::default()
+        .with_is_internal(topic.name == OFFSETS_TOPIC)
         .with_name(Some(TopicName(StrBytes::from_string(topic.name.clone()))))
         .with_topic_id(topic.id)
         .with_partitions(partitions.collect())

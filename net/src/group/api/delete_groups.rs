@@ -26,12 +26,7 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGroupsResponse {
-    let groups = call
-        .body
-        .groups_names
-        .iter()
-        .map(|group| group.to_string())
-        .collect();
+    let groups = call.body.groups_names.iter().map(|group| group.to_string()).collect();
     let results = shell::on_groups(groups, async |group| {
         let ids = vec![group.clone()];
         let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
@@ -41,11 +36,7 @@ async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGrou
             Ok(Reply::DeleteGroups(results)) => results,
             Ok(other) => unreachable!("DeleteGroups was answered with {other:?}"),
             Err(error) => {
-                vec![
-                    DeletableGroupResult::default()
-                        .with_group_id(wire(&group).into())
-                        .with_error_code(error.code()),
-                ]
+                vec![DeletableGroupResult::default().with_group_id(wire(&group).into()).with_error_code(error.code())]
             }
         }
     });

@@ -26,11 +26,7 @@ const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 const NO_OPERATIONS: i32 = i32::MIN;
 
 fn operations(asked: bool) -> i32 {
-    if asked {
-        GROUP_OPERATIONS
-    } else {
-        NO_OPERATIONS
-    }
+    if asked { GROUP_OPERATIONS } else { NO_OPERATIONS }
 }
 
 /// Who sent a request.

@@ -50,19 +50,12 @@ impl Assignor {
 
     /// The assignor of that name.
     pub fn by_name(name: &str) -> Option<Self> {
-        ASSIGNORS
-            .iter()
-            .copied()
-            .find(|assignor| assignor.name() == name)
+        ASSIGNORS.iter().copied().find(|assignor| assignor.name() == name)
     }
 
     /// Assigns every partition of every topic that somebody subscribes to. `members` are sorted by member id; one
     /// assignment for each comes back in their order.
-    pub(crate) fn assign(
-        self,
-        members: &[Subscriber<'_>],
-        partitions: &Partitions,
-    ) -> Vec<Assignment> {
+    pub(crate) fn assign(self, members: &[Subscriber<'_>], partitions: &Partitions) -> Vec<Assignment> {
         match self {
             Assignor::Uniform => uniform::assign(members, partitions),
             Assignor::Range => range::assign(members, partitions),

@@ -37,14 +37,9 @@ impl Coordinator {
     pub(crate) fn list(&self, filter: &GroupFilter) -> Vec<ListedGroup> {
         let passes = |listed: &ListedGroup| {
             (filter.states.is_empty() || filter.states.contains(&listed.group_state.to_lowercase()))
-                && (filter.types.is_empty()
-                    || filter.types.contains(&listed.group_type.to_lowercase()))
+                && (filter.types.is_empty() || filter.types.contains(&listed.group_type.to_lowercase()))
         };
-        self.entries
-            .iter()
-            .map(|(id, entry)| entry.listed(id))
-            .filter(passes)
-            .collect()
+        self.entries.iter().map(|(id, entry)| entry.listed(id)).filter(passes).collect()
     }
 
     /// Describes a classic group; `version` is that of DescribeGroups.
@@ -52,9 +47,7 @@ impl Coordinator {
         match self.entries.get(id).map(|entry| &entry.group) {
             Some(Group::Classic(group)) => describe_classic(group),
             found => {
-                let described = DescribedGroup::default()
-                    .with_group_id(wire(id).into())
-                    .with_group_state(wire("Dead"));
+                let described = DescribedGroup::default().with_group_id(wire(id).into()).with_group_state(wire("Dead"));
                 if version < GROUP_ID_NOT_FOUND_VERSION {
                     return described;
                 }
@@ -76,34 +69,23 @@ impl Coordinator {
         for id in ids {
             let deletable = match self.entries.get_key_value(id.as_str()) {
                 None => Err(ResponseError::GroupIdNotFound),
-                Some((id, entry)) => entry
-                    .validate_delete()
-                    .map(|()| entry.tombstones(id, &mut records)),
+                Some((id, entry)) => entry.validate_delete().map(|()| entry.tombstones(id, &mut records)),
             };
             let code = deletable.err().map_or(0, |error| error.code());
-            results.push(
-                DeletableGroupResult::default()
-                    .with_group_id(wire(id).into())
-                    .with_error_code(code),
-            );
+            results.push(DeletableGroupResult::default().with_group_id(wire(id).into()).with_error_code(code));
         }
         let reply = Reply::DeleteGroups(results);
         if records.is_empty() {
             return self.effects.reply(ticket, reply);
         }
-        self.effects
-            .write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
     }
 }
 
 impl Entry {
     fn listed(&self, id: &str) -> ListedGroup {
         let (protocol_type, state, kind) = match &self.group {
-            Group::Classic(group) => (
-                group.protocol_type().unwrap_or_default(),
-                group.state().name(),
-                "classic",
-            ),
+            Group::Classic(group) => (group.protocol_type().unwrap_or_default(), group.state().name(), "classic"),
             Group::Consumer(group) => (CONSUMER_PROTOCOL_TYPE, group.state().name(), "consumer"),
         };
         ListedGroup::default()
@@ -125,12 +107,7 @@ impl Entry {
     fn tombstones(&self, id: &Rc<str>, records: &mut Vec<Record>) {
         for (topic, partition, _) in self.offsets.iter() {
             let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-            records.push(Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value: None,
-            });
+            records.push(Record::OffsetCommit { group, topic, partition, value: None });
         }
         self.group_tombstones(id, records);
     }
@@ -139,10 +116,7 @@ impl Entry {
     pub(super) fn group_tombstones(&self, id: &Rc<str>, records: &mut Vec<Record>) {
         match &self.group {
             Group::Classic(_) => {
-                records.push(Record::GroupMetadata {
-                    group: Rc::clone(id),
-                    value: None,
-                });
+                records.push(Record::GroupMetadata { group: Rc::clone(id), value: None });
             }
             Group::Consumer(group) => records.extend(group.tombstones()),
         }
@@ -158,11 +132,7 @@ fn describe_classic(group: &ClassicGroup) -> DescribedGroup {
             .with_group_instance_id(optional_wire(member.instance_id.as_deref()))
             .with_client_id(wire(&member.client_id))
             .with_client_host(wire(&member.client_host))
-            .with_member_metadata(
-                protocol
-                    .map(|protocol| member.metadata(protocol))
-                    .unwrap_or_default(),
-            )
+            .with_member_metadata(protocol.map(|protocol| member.metadata(protocol)).unwrap_or_default())
             .with_member_assignment(member.assignment.clone())
     };
     DescribedGroup::default()

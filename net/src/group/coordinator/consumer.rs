@@ -17,9 +17,7 @@ use super::{Coordinator, Entry, Group, Scope, State, scope, view};
 use crate::group::{
     caller::Caller,
     classic::{Join, error_join},
-    consumer::{
-        self, ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Left, STATIC_LEAVE_EPOCH, TopicsView,
-    },
+    consumer::{self, ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Left, STATIC_LEAVE_EPOCH, TopicsView},
     effects::{Reply, Then, Ticket},
     error::Refusal,
     offsets::Offsets,
@@ -58,8 +56,7 @@ impl Coordinator {
         if records.is_empty() {
             self.effects.reply_when_settled(ticket, reply);
         } else {
-            self.effects
-                .write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
+            self.effects.write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
         }
     }
 
@@ -74,10 +71,7 @@ impl Coordinator {
         let id = request.group_id.as_str();
         let joins = request.member_epoch == JOIN_EPOCH;
         let entry = match self.entries.get_mut(id) {
-            Some(Entry {
-                group: Group::Consumer(group),
-                ..
-            }) => {
+            Some(Entry { group: Group::Consumer(group), .. }) => {
                 return group.handle_heartbeat(scope, topics, caller, request, records);
             }
             entry if !joins => return Err(ConsumerGroup::not_found(id, entry.is_some())),
@@ -99,13 +93,7 @@ impl Coordinator {
             }
             None => {
                 let group = Group::Consumer(Box::new(group));
-                self.entries.insert(
-                    Rc::from(id),
-                    Entry {
-                        group,
-                        offsets: Offsets::default(),
-                    },
-                );
+                self.entries.insert(Rc::from(id), Entry { group, offsets: Offsets::default() });
             }
         }
         Ok(reply)
@@ -120,10 +108,7 @@ impl Coordinator {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let id = request.group_id.as_str();
         let Some(entry) = self.entries.get_mut(id) else {
-            return Err(Refusal::new(
-                ResponseError::GroupIdNotFound,
-                format!("Group {id} not found."),
-            ));
+            return Err(Refusal::new(ResponseError::GroupIdNotFound, format!("Group {id} not found.")));
         };
         let Group::Consumer(group) = &mut entry.group else {
             return Err(ConsumerGroup::not_found(id, true));
@@ -154,12 +139,7 @@ impl Coordinator {
     }
 
     /// A LeaveGroup to a consumer group.
-    pub(super) fn leave_consumer_group(
-        &mut self,
-        now_ms: i64,
-        request: &LeaveGroupRequest,
-        ticket: Ticket,
-    ) {
+    pub(super) fn leave_consumer_group(&mut self, now_ms: i64, request: &LeaveGroupRequest, ticket: Ticket) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let Some(entry) = self.entries.get_mut(request.group_id.as_str()) else {
             return;
@@ -184,12 +164,8 @@ impl Coordinator {
         };
         let mut records = Vec::new();
         let left = match kind {
-            TimerKind::Rebalance(member) => {
-                group.handle_rebalance_timeout(scope, topics, &member, &mut records)
-            }
-            TimerKind::Session(member)
-            | TimerKind::MemberJoin(member)
-            | TimerKind::MemberSync(member) => {
+            TimerKind::Rebalance(member) => group.handle_rebalance_timeout(scope, topics, &member, &mut records),
+            TimerKind::Session(member) | TimerKind::MemberJoin(member) | TimerKind::MemberSync(member) => {
                 group.handle_member_timeout(scope, topics, &member, &mut records)
             }
             // left over from when it was a classic group
@@ -210,11 +186,7 @@ impl Coordinator {
         resolved: Vec<(Rc<str>, Vec<Rc<str>>)>,
     ) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
-        let Some(Entry {
-            group: Group::Consumer(group),
-            ..
-        }) = self.entries.get_mut(group)
-        else {
+        let Some(Entry { group: Group::Consumer(group), .. }) = self.entries.get_mut(group) else {
             return;
         };
         let mut records = Vec::new();
@@ -261,10 +233,7 @@ fn upgrade(
         return Err(ConsumerGroup::not_found(id, true));
     };
     if group.state() == State::Empty {
-        records.push(Record::GroupMetadata {
-            group: Rc::clone(group.id()),
-            value: None,
-        });
+        records.push(Record::GroupMetadata { group: Rc::clone(group.id()), value: None });
         return Ok(ConsumerGroup::new(Rc::clone(group.id())));
     }
     ConsumerGroup::validate_upgrade(scope.settings, group)?;

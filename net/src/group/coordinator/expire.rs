@@ -40,12 +40,7 @@ impl Coordinator {
                 for (topic, partition, value) in entry.offsets.of_topic(name) {
                     if value.topic_id.is_nil() || value.topic_id == *topic_id {
                         let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-                        records.push(Record::OffsetCommit {
-                            group,
-                            topic,
-                            partition,
-                            value: None,
-                        });
+                        records.push(Record::OffsetCommit { group, topic, partition, value: None });
                     }
                 }
             }
@@ -65,12 +60,8 @@ impl Entry {
         match &self.group {
             Group::Classic(group) => match (group.protocol_type(), group.state()) {
                 (None, _) => RetentionBase::Commit,
-                (Some(_), State::Empty) => group
-                    .state_since_ms()
-                    .map_or(RetentionBase::Commit, RetentionBase::At),
-                (Some(_), State::Stable)
-                    if group.uses_consumer_protocol() && group.knows_topics() =>
-                {
+                (Some(_), State::Empty) => group.state_since_ms().map_or(RetentionBase::Commit, RetentionBase::At),
+                (Some(_), State::Stable) if group.uses_consumer_protocol() && group.knows_topics() => {
                     RetentionBase::Commit
                 }
                 (Some(_), _) => RetentionBase::Never,
@@ -97,20 +88,12 @@ impl Entry {
         };
         let mut kept = false;
         for (topic, partition, value) in self.offsets.iter() {
-            if matches!(base, RetentionBase::Never)
-                || self.is_subscribed_to(topic)
-                || !expired(value)
-            {
+            if matches!(base, RetentionBase::Never) || self.is_subscribed_to(topic) || !expired(value) {
                 kept = true;
                 continue;
             }
             let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-            records.push(Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value: None,
-            });
+            records.push(Record::OffsetCommit { group, topic, partition, value: None });
         }
         if !kept && self.is_empty() {
             self.group_tombstones(id, records);

@@ -3,18 +3,13 @@
 use std::rc::Rc;
 
 use super::{Coordinator, Entry, Group, Scope, scope};
-use crate::group::{
-    classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, record::Record,
-};
+use crate::group::{classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, record::Record};
 
 impl Coordinator {
     /// Takes over a record of the partition, from its start in order.
     pub(crate) fn load(&mut self, record: Record) {
         match record {
-            Record::GroupMetadata {
-                group,
-                value: Some(value),
-            } => {
+            Record::GroupMetadata { group, value: Some(value) } => {
                 let loaded = Group::Classic(ClassicGroup::from_record(Rc::clone(&group), &value));
                 self.entry(&group).group = loaded;
             }
@@ -50,12 +45,7 @@ impl Coordinator {
             for (topic, partition, value) in entry.offsets.iter() {
                 if !value.topic_id.is_nil() && self.topics.by_id(value.topic_id).is_none() {
                     let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-                    records.push(Record::OffsetCommit {
-                        group,
-                        topic,
-                        partition,
-                        value: None,
-                    });
+                    records.push(Record::OffsetCommit { group, topic, partition, value: None });
                 }
             }
         }
@@ -75,12 +65,7 @@ impl Coordinator {
     /// Changes the state as a durable record says.
     fn apply(&mut self, record: Record) {
         match record {
-            Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value,
-            } => {
+            Record::OffsetCommit { group, topic, partition, value } => {
                 if value.is_some() || self.entries.contains_key(&group) {
                     self.entry(&group).offsets.set(&topic, partition, value);
                 }
@@ -91,11 +76,7 @@ impl Coordinator {
             Record::GroupMetadata { value: Some(_), .. } => {}
             record => {
                 let id = Rc::clone(record.group());
-                let Some(Entry {
-                    group: Group::Consumer(group),
-                    ..
-                }) = self.entries.get_mut(&id)
-                else {
+                let Some(Entry { group: Group::Consumer(group), .. }) = self.entries.get_mut(&id) else {
                     return;
                 };
                 group.apply(&record);
@@ -119,8 +100,7 @@ impl Coordinator {
     }
 
     fn remove_consumer(&mut self, id: &Rc<str>) {
-        if matches!(self.entries.get(id), Some(Entry { group: Group::Consumer(group), .. }) if group.is_empty())
-        {
+        if matches!(self.entries.get(id), Some(Entry { group: Group::Consumer(group), .. }) if group.is_empty()) {
             self.remove_group(id);
         }
     }
@@ -143,10 +123,7 @@ fn is_consumer(record: &Record) -> bool {
     matches!(
         record,
         Record::ConsumerGroup { value: Some(_), .. }
-            | Record::ConsumerPartitionMetadata {
-                value: Some(()),
-                ..
-            }
+            | Record::ConsumerPartitionMetadata { value: Some(()), .. }
             | Record::ConsumerMember { value: Some(_), .. }
             | Record::ConsumerTargetMetadata { value: Some(_), .. }
             | Record::ConsumerTarget { value: Some(_), .. }

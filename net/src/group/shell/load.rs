@@ -42,14 +42,8 @@ pub(super) async fn load(
     partition: TopicPartition,
 ) -> Result<Coordinator, LoadError> {
     let mut coordinator = Coordinator::new(Rc::clone(settings));
-    let mut offset = engine
-        .list_offset(partition, OffsetSpec::Earliest, -1)
-        .await?
-        .offset;
-    let end = engine
-        .list_offset(partition, OffsetSpec::Latest, -1)
-        .await?
-        .offset;
+    let mut offset = engine.list_offset(partition, OffsetSpec::Earliest, -1).await?.offset;
+    let end = engine.list_offset(partition, OffsetSpec::Latest, -1).await?.offset;
     while offset < end {
         let fetched = engine.fetch(fetch(partition, offset)).await.pop();
         let fetched = fetched.unwrap_or(Err(LogError::UnknownPartition))?;
@@ -66,12 +60,7 @@ pub(super) async fn load(
 
 fn fetch(partition: TopicPartition, offset: i64) -> Fetch {
     Fetch {
-        partitions: vec![FetchPartition {
-            partition,
-            offset,
-            max_bytes: READ_BYTES,
-            leader_epoch: -1,
-        }],
+        partitions: vec![FetchPartition { partition, offset, max_bytes: READ_BYTES, leader_epoch: -1 }],
         max_bytes: READ_BYTES,
         min_bytes: 0,
         max_wait: Duration::ZERO,
@@ -87,9 +76,7 @@ fn contiguous(records: &Records) -> Result<Bytes, LoadError> {
             (None, Chunk::File(range)) => {
                 let start = bytes.len();
                 bytes.resize(start + range.len, 0);
-                range
-                    .file
-                    .read_exact_at(&mut bytes[start..], range.position)?;
+                range.file.read_exact_at(&mut bytes[start..], range.position)?;
             }
             (None, _) => {}
         }
@@ -104,10 +91,7 @@ async fn take_batches(
     offset: i64,
     bytes: &[u8],
 ) -> Result<i64, LoadError> {
-    let damaged = |error: batch::BatchError| LoadError::Batch {
-        partition,
-        reason: error.to_string(),
-    };
+    let damaged = |error: batch::BatchError| LoadError::Batch { partition, reason: error.to_string() };
     let mut next = offset;
     let mut count = 0;
     for batch in batch::batches(bytes) {

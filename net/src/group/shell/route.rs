@@ -46,11 +46,7 @@ pub(crate) async fn ask(
 ) -> Result<Reply, GroupError> {
     let partition = locate(engine, group).await?;
     let shard = engine.owner(partition);
-    engine
-        .on_shard(shard, move |engine| async move {
-            here(&engine).await.ask(partition, work).await
-        })
-        .await
+    engine.on_shard(shard, move |engine| async move { here(&engine).await.ask(partition, work).await }).await
 }
 
 /// Does something with this many groups, all at once: each with its own coordinator. Answers come in the order of the
@@ -67,11 +63,7 @@ pub(crate) async fn read<R: Send + 'static>(
 ) -> Result<R, GroupError> {
     let partition = locate(engine, group).await?;
     let shard = engine.owner(partition);
-    engine
-        .on_shard(shard, move |engine| async move {
-            here(&engine).await.read(partition, look).await
-        })
-        .await
+    engine.on_shard(shard, move |engine| async move { here(&engine).await.read(partition, look).await }).await
 }
 
 /// Looks at all coordinators of some shards, side by side. A shard that does not answer in time, or a partition that
@@ -92,26 +84,18 @@ pub(crate) async fn on_every_shard<R: Send + 'static>(
             let timeout = std::pin::pin!(glommio::timer::sleep(SHARD_TIMEOUT));
             match futures_util::future::select(part, timeout).await {
                 futures_util::future::Either::Left((part, _)) => part,
-                futures_util::future::Either::Right(_) => {
-                    (Vec::new(), Some(ResponseError::CoordinatorLoadInProgress))
-                }
+                futures_util::future::Either::Right(_) => (Vec::new(), Some(ResponseError::CoordinatorLoadInProgress)),
             }
         }
     });
     merge(futures_util::future::join_all(parts).await)
 }
 
-async fn on_this_shard<R>(
-    groups: &Rc<Groups>,
-    look: impl Fn(&Coordinator) -> Vec<R>,
-) -> (Vec<R>, Option<GroupError>) {
+async fn on_this_shard<R>(groups: &Rc<Groups>, look: impl Fn(&Coordinator) -> Vec<R>) -> (Vec<R>, Option<GroupError>) {
     let Some(topic) = super::offsets_topic(&groups.engine) else {
         return (Vec::new(), None);
     };
-    let all = (0..topic.partitions).map(|partition| TopicPartition {
-        topic: topic.id,
-        partition,
-    });
+    let all = (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition });
     let owned = all.filter(|partition| groups.engine.owner(*partition) == groups.engine.shard());
     let mut parts = Vec::new();
     for partition in owned {
