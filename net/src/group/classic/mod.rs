@@ -295,11 +295,6 @@ impl ClassicGroup {
         self.protocol_type() == Some(CONSUMER_PROTOCOL_TYPE)
     }
 
-    /// Whether it only keeps offsets and never had members.
-    pub(crate) fn is_simple(&self) -> bool {
-        self.protocol_type.is_none() && self.state == State::Empty && self.pending_join.is_empty()
-    }
-
     /// Whether there is no member and nobody was given a member id to come back with.
     pub(crate) fn is_without_members(&self) -> bool {
         self.members.is_empty() && self.pending_join.is_empty()
