@@ -5,12 +5,18 @@
 //! connection limits) is plain synchronous code; the glommio shell around it is thin.
 
 mod api;
+mod assignment;
+mod broker_config;
 mod cluster;
 mod config;
+mod config_resource;
 mod connection;
 mod errors;
+mod features;
 mod fetch_session;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod group;
 mod handlers;
 mod hot;
@@ -18,6 +24,7 @@ mod limits;
 mod listener;
 mod memory;
 mod poller;
+mod settings;
 mod shard;
 mod stream;
 

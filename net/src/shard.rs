@@ -16,6 +16,7 @@ use socket2::Socket;
 use uuid::Uuid;
 
 use crate::{
+    broker_config,
     config::{ConfigError, NetConfig},
     connection::{self, Connection},
     fetch_session::FetchSessions,
@@ -86,10 +87,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         tick: Cell::new(0),
         finishing: Cell::new(0),
         refusals: RefCell::default(),
-        limits: RefCell::new(ConnectionLimits::new(
-            config.max_connections,
-            config.max_connections_per_ip,
-        )),
+        limits: RefCell::default(),
         engine: engine.clone(),
         config,
     });
@@ -129,19 +127,10 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
 
 fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
     let (seed, _) = Uuid::new_v4().as_u64_pair();
-    FetchSessions::new(
-        config.fetch_sessions_max,
-        engine.shard(),
-        engine.shards(),
-        seed as u32,
-    )
+    FetchSessions::new(config.fetch_sessions_max, engine.shard(), engine.shards(), seed as u32)
 }
 
-fn listen(
-    engine: &Engine,
-    config: &NetConfig,
-    poller: &Rc<Poller>,
-) -> Result<Vec<Rc<Listener>>, ServeError> {
+fn listen(engine: &Engine, config: &NetConfig, poller: &Rc<Poller>) -> Result<Vec<Rc<Listener>>, ServeError> {
     let own_port = config.shard_port(engine.shard());
     let own = config.listen.iter().zip(own_port).map(|(&address, port)| {
         let mut address = address;
@@ -191,10 +180,7 @@ async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
             let id = shard.next_connection_id.get();
             shard.next_connection_id.set(id + 1);
             let connection = Connection::new(shard.clone(), stream, peer, id);
-            shard
-                .connections
-                .borrow_mut()
-                .insert(id, connection.clone());
+            shard.connections.borrow_mut().insert(id, connection.clone());
             connection::run(&connection).await;
             shard.connections.borrow_mut().remove(&id);
         }
@@ -255,50 +241,33 @@ impl Shard {
             sleep(PAUSE).await;
         }
         let left: Vec<_> = self.connections.borrow().values().cloned().collect();
-        tracing::warn!(
-            connections = left.len(),
-            requests = self.finishing.get(),
-            "closed before all was answered"
-        );
+        tracing::warn!(connections = left.len(), requests = self.finishing.get(), "closed before all was answered");
         for connection in left {
             connection.close();
         }
     }
 
-    /// Asks shard 0 for leave to serve one more connection.
+    /// Asks shard 0, which counts the connections of the whole node, for leave to serve one more.
     async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
-        if !self.limits_connections() {
-            return Ok(());
-        }
-        self.engine
-            .on_shard(0, move |engine| async move {
-                limiting_shard(&engine).await.limits.borrow_mut().admit(ip)
-            })
-            .await
+        let admit = move |engine: Engine| async move {
+            let shard = counting_shard(&engine).await;
+            let (connections_max, per_ip_max) =
+                broker_config::connection_limits(&shard.config, &engine.broker_settings());
+            shard.limits.borrow_mut().admit(ip, connections_max, per_ip_max)
+        };
+        self.engine.on_shard(0, admit).await
     }
 
     async fn on_closed(&self, ip: IpAddr) {
-        if self.limits_connections() {
-            self.engine
-                .on_shard(0, move |engine| async move {
-                    limiting_shard(&engine)
-                        .await
-                        .limits
-                        .borrow_mut()
-                        .on_closed(ip)
-                })
-                .await;
-        }
-    }
-
-    fn limits_connections(&self) -> bool {
-        self.config.max_connections != usize::MAX
-            || self.config.max_connections_per_ip != usize::MAX
+        let count_out = move |engine: Engine| async move {
+            counting_shard(&engine).await.limits.borrow_mut().on_closed(ip);
+        };
+        self.engine.on_shard(0, count_out).await;
     }
 }
 
 /// Shard 0's wire, which may still be starting.
-async fn limiting_shard(engine: &Engine) -> Rc<Shard> {
+async fn counting_shard(engine: &Engine) -> Rc<Shard> {
     const PAUSE: Duration = Duration::from_millis(5);
     loop {
         if let Some(shard) = engine.attached::<Shard>() {

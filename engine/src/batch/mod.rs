@@ -24,7 +24,7 @@ pub use check::{Rules, check};
 pub use codec::{Codec, DECOMPRESSED_BYTES_MAX};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_max_timestamp};
-pub use records::{Record, records};
+pub use records::{Record, RecordReader, RecordRef, records};
 pub use time::{find_timestamp, find_timestamp_from, max_timestamp_record};
 
 /// Why a batch was refused.

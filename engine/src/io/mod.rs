@@ -100,11 +100,7 @@ pub(crate) trait File {
     type Buffer;
 
     /// Writes all of a buffer. In flight it may be shared with readers.
-    fn write(
-        &self,
-        buffer: Rc<Self::Buffer>,
-        position: u64,
-    ) -> impl Future<Output = io::Result<()>>;
+    fn write(&self, buffer: Rc<Self::Buffer>, position: u64) -> impl Future<Output = io::Result<()>>;
     /// Reads; shorter than asked only at the end of the file.
     fn read(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Rc<dyn Memory>>>;
     /// Makes everything written before durable, with the metadata needed to read it back (fdatasync).
