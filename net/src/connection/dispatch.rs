@@ -64,9 +64,18 @@ impl Connection {
         let request_bytes = bytes.len();
         // The handler keeps what it needs of the frame; the reservation ends with its future.
         drop(bytes);
-        let answered = move |reply| Answered { reply, request_bytes };
+        let answered = move |reply| Answered { reply, request_bytes, had_turn: false };
         let reply: LocalBoxFuture<'static, Answered> = match (handling, on_disconnect) {
             (Handling::Done(reply), _) => Box::pin(std::future::ready(answered(reply))),
+            (Handling::InTurn(future), _) => {
+                let (turns, ticket) = (self.turns.clone(), self.turns.take_ticket());
+                Box::pin(async move {
+                    turns.wait(ticket).await;
+                    let reply = future.await;
+                    drop(reservation);
+                    Answered { reply, request_bytes, had_turn: true }
+                })
+            }
             (Handling::Later(future), OnDisconnect::Drop) => Box::pin(async move {
                 let reply = future.await;
                 drop(reservation);
