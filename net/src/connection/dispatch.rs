@@ -46,6 +46,7 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)
 impl Connection {
     /// Begins a request. When this returns, its place among the connection's requests is fixed.
     pub(super) fn dispatch(&self, frame: Frame) -> Result<(), End> {
+        self.context.engine().note_activity();
         let routed = route(&frame).map_err(|(api, reason)| End::Malformed { api, reason })?;
         let (handling, on_disconnect) = match routed {
             Routed::UnknownApiVersions(start) => {
