@@ -20,11 +20,11 @@ use super::{
 
 /// A request that waits for its reply. Every ticket given to a coordinator is answered exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
+pub(crate) struct Ticket(pub(crate) u64);
 
 /// Records that are written as one: all of them become durable or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WriteId(pub u64);
+pub(crate) struct WriteId(pub(crate) u64);
 
 /// Records to append to the coordinator's partition.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) struct Write {
 
 /// A reply, in the newest version's form; the handler fits it to the version that the client speaks.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// JoinGroup
     Join(Box<JoinGroupResponse>),
     /// SyncGroup
@@ -223,11 +223,6 @@ impl Effects {
     /// Whether anything is to be taken.
     pub(crate) fn has_work(&self) -> bool {
         !self.replies.is_empty() || !self.writes.is_empty() || !self.regexes.is_empty()
-    }
-
-    /// Whether any write is under way.
-    pub(crate) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
     }
 }
 

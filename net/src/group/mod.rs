@@ -24,5 +24,6 @@ mod strings;
 mod timers;
 mod topics;
 
-pub use settings::{SETTING_KEYS, SettingKey, Settings};
+pub(crate) use settings::Settings;
+pub use settings::{SETTING_KEYS, SettingKey};
 pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

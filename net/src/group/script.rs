@@ -10,7 +10,7 @@ use kafka_protocol::{error::ResponseError, protocol::StrBytes};
 use super::{
     caller::Caller,
     coordinator::Coordinator,
-    effects::{Reply, Ticket, Write},
+    effects::{Ticket, Write},
     record::Record,
     settings::Settings,
 };
@@ -249,19 +249,4 @@ pub(super) fn run_file(name: &str) {
     }
     let expected = std::fs::read_to_string(&path).unwrap();
     assert_eq!(expected, actual, "{name}: what came out differs from the file");
-}
-
-/// Tells whether a reply is for a waiting request, for tests that do not use text.
-pub(super) fn code(reply: &Reply) -> i16 {
-    match reply {
-        Reply::Join(reply) => reply.error_code,
-        Reply::Sync(reply) => reply.error_code,
-        Reply::Heartbeat(reply) => reply.error_code,
-        Reply::Leave(reply) => reply.error_code,
-        Reply::OffsetCommit(reply) => reply.topics[0].partitions[0].error_code,
-        Reply::OffsetFetch(reply) => reply.error_code,
-        Reply::OffsetDelete(reply) => reply.error_code,
-        Reply::DeleteGroups(results) => results[0].error_code,
-        Reply::ConsumerHeartbeat(reply) => reply.error_code,
-    }
 }

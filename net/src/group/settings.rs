@@ -7,7 +7,7 @@ use super::assignor::{ASSIGNORS, Assignor};
 /// Whether groups may move between the classic and the consumer protocol while members are in them
 /// (`group.consumer.migration.policy`, KIP-848).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MigrationPolicy {
+pub(crate) enum MigrationPolicy {
     /// Both ways.
     Bidirectional,
     /// Only from classic to consumer.
@@ -32,39 +32,39 @@ impl MigrationPolicy {
 
 /// Settings of the group coordinator. Times are in ms unless the name says otherwise.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// `group.min.session.timeout.ms`
-    pub min_session_timeout_ms: i32,
+    pub(crate) min_session_timeout_ms: i32,
     /// `group.max.session.timeout.ms`
-    pub max_session_timeout_ms: i32,
+    pub(crate) max_session_timeout_ms: i32,
     /// `group.initial.rebalance.delay.ms`
-    pub initial_rebalance_delay_ms: i32,
+    pub(crate) initial_rebalance_delay_ms: i32,
     /// `group.max.size`
-    pub classic_size_max: usize,
+    pub(crate) classic_size_max: usize,
     /// `group.consumer.session.timeout.ms`
-    pub consumer_session_timeout_ms: i32,
+    pub(crate) consumer_session_timeout_ms: i32,
     /// `group.consumer.heartbeat.interval.ms`
-    pub consumer_heartbeat_interval_ms: i32,
+    pub(crate) consumer_heartbeat_interval_ms: i32,
     /// `group.consumer.max.size`
-    pub consumer_size_max: usize,
+    pub(crate) consumer_size_max: usize,
     /// `group.consumer.assignors`: the first one is the default.
-    pub consumer_assignors: Vec<Assignor>,
+    pub(crate) consumer_assignors: Vec<Assignor>,
     /// `group.consumer.migration.policy`
-    pub migration_policy: MigrationPolicy,
+    pub(crate) migration_policy: MigrationPolicy,
     /// `group.consumer.assignment.interval.ms`: least time between two target assignments of a group (KIP-1263).
-    pub consumer_assignment_interval_ms: i32,
+    pub(crate) consumer_assignment_interval_ms: i32,
     /// `group.consumer.regex.refresh.interval.ms`
-    pub regex_refresh_interval_ms: i64,
+    pub(crate) regex_refresh_interval_ms: i64,
     /// `offset.metadata.max.bytes`
-    pub offset_metadata_bytes_max: usize,
+    pub(crate) offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in ms.
-    pub offsets_retention_ms: i64,
+    pub(crate) offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
-    pub retention_check_interval_ms: i64,
+    pub(crate) retention_check_interval_ms: i64,
     /// `offsets.topic.num.partitions`: counts only when the topic is created.
-    pub offsets_topic_partitions: i32,
+    pub(crate) offsets_topic_partitions: i32,
     /// `offsets.topic.segment.bytes`: counts only when the topic is created.
-    pub offsets_topic_segment_bytes: u64,
+    pub(crate) offsets_topic_segment_bytes: u64,
 }
 
 /// How long a new member may wait in JoinGroup before it is forgotten: it may have gone without our seeing it.
@@ -131,7 +131,7 @@ setting_keys! {
 
 impl Settings {
     /// Takes over the settings given by Kafka's names and checks them; other names are left to others.
-    pub fn parse(given: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub(crate) fn parse(given: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut settings = Self::default();
         for key in SETTING_KEYS {
             if let Some(value) = given.get(key.name) {

@@ -2,6 +2,7 @@
 
 mod client;
 mod connections;
+mod groups;
 mod limits;
 mod node;
 mod requests;

@@ -13,7 +13,7 @@ use super::assignment::Assignment;
 
 /// A built-in assignor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Assignor {
+pub(crate) enum Assignor {
     /// Every member the same number of partitions, moving as few as possible.
     Uniform,
     /// Every topic split into ranges, so that members get the same ranges of topics with as many partitions.
@@ -41,7 +41,7 @@ pub(crate) type Partitions = BTreeMap<Uuid, i32>;
 
 impl Assignor {
     /// Kafka's name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Assignor::Uniform => "uniform",
             Assignor::Range => "range",
@@ -49,7 +49,7 @@ impl Assignor {
     }
 
     /// The assignor of that name.
-    pub fn by_name(name: &str) -> Option<Self> {
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
         ASSIGNORS.iter().copied().find(|assignor| assignor.name() == name)
     }
 

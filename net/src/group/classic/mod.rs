@@ -12,7 +12,9 @@
 mod heartbeat;
 mod join;
 mod member;
+mod members;
 mod rebalance;
+mod replies;
 mod static_member;
 mod subscription;
 mod sync;
@@ -22,22 +24,19 @@ use std::{
     rc::Rc,
 };
 
-use kafka_protocol::{
-    error::ResponseError,
-    messages::{JoinGroupResponse, SyncGroupResponse, join_group_response::JoinGroupResponseMember},
-};
+use kafka_protocol::error::ResponseError;
 
 pub(crate) use heartbeat::member_response;
 pub(crate) use join::Join;
 pub(crate) use member::{Member, Protocol, protocols};
+pub(crate) use replies::{error_join, error_sync};
 pub(crate) use static_member::StaticReplacement;
 pub(crate) use subscription::{ConsumerSubscription, consumer_assignment, consumer_subscription};
 
 use super::{
-    effects::{Reply, Scope, Then, Ticket},
+    effects::{Scope, Then},
     error::GroupError,
     record::{GroupMetadata, GroupMetadataMember, Record},
-    strings::{optional_wire, wire},
     timers::TimerKind,
 };
 
@@ -295,11 +294,6 @@ impl ClassicGroup {
         self.protocol_type() == Some(CONSUMER_PROTOCOL_TYPE)
     }
 
-    /// Whether it only keeps offsets and never had members.
-    pub(crate) fn is_simple(&self) -> bool {
-        self.protocol_type.is_none() && self.state == State::Empty && self.pending_join.is_empty()
-    }
-
     /// Whether there is no member and nobody was given a member id to come back with.
     pub(crate) fn is_without_members(&self) -> bool {
         self.members.is_empty() && self.pending_join.is_empty()
@@ -362,135 +356,6 @@ impl ClassicGroup {
         Ok(())
     }
 
-    fn insert(&mut self, member: Member) {
-        if let Some(instance_id) = &member.instance_id {
-            self.static_members.insert(Rc::clone(instance_id), Rc::clone(&member.id));
-        }
-        self.count_protocols(&member.protocols, 1);
-        self.awaiting_join_count += usize::from(member.awaiting_join.is_some());
-        self.pending_join.remove(&member.id);
-        self.leader.get_or_insert_with(|| Rc::clone(&member.id));
-        self.members.insert(Rc::clone(&member.id), member);
-    }
-
-    /// Removes a member, or a member id that was only given out; answers what it waited for.
-    fn remove(&mut self, scope: &mut Scope<'_>, member_id: &str) {
-        self.pending_join.remove(member_id);
-        self.pending_sync.remove(member_id);
-        let Some(member) = self.members.get(member_id) else {
-            return;
-        };
-        let id = Rc::clone(&member.id);
-        self.reply_join(scope, member_id, error_join("", ResponseError::UnknownMemberId));
-        self.reply_sync(scope, member_id, error_sync(ResponseError::UnknownMemberId));
-        let member = self.members.remove(member_id).expect("it was found above");
-        scope.timers.cancel(&self.id, TimerKind::Session(id));
-        self.count_protocols(&member.protocols, -1);
-        if let Some(instance_id) = &member.instance_id {
-            self.static_members.remove(instance_id);
-        }
-        if self.leader.as_deref() == Some(member_id) {
-            self.leader = self.members.keys().next().cloned();
-        }
-    }
-
-    fn count_protocols(&mut self, protocols: &[Protocol], by: isize) {
-        let names: BTreeSet<_> = protocols.iter().map(|protocol| &protocol.name).collect();
-        for name in names {
-            let count = self.supported.entry(Rc::clone(name)).or_default();
-            *count = count.checked_add_signed(by).expect("protocols are counted in pairs");
-            if *count == 0 {
-                self.supported.remove(name);
-            }
-        }
-    }
-
-    /// Whether a member with these protocols fits to the others.
-    fn supports<'a>(&self, protocol_type: &str, mut names: impl Iterator<Item = &'a str>) -> bool {
-        if self.state == State::Empty {
-            return !protocol_type.is_empty() && names.next().is_some();
-        }
-        let by_all = |name: &str| self.supported.get(name).copied().unwrap_or_default() == self.members.len();
-        self.protocol_type.as_deref() == Some(protocol_type) && names.any(by_all)
-    }
-
-    /// The protocol that most members prefer among those that all follow; the first by name of equals.
-    fn select_protocol(&self) -> Option<Rc<str>> {
-        let mut votes: BTreeMap<&Rc<str>, usize> = BTreeMap::new();
-        for member in self.members.values() {
-            let by_all = |protocol: &&Protocol| self.supported.get(&protocol.name) == Some(&self.members.len());
-            if let Some(favourite) = member.protocols.iter().find(by_all) {
-                *votes.entry(&favourite.name).or_default() += 1;
-            }
-        }
-        let best = votes.into_iter().rev().max_by_key(|(_, votes)| *votes);
-        best.map(|(name, _)| Rc::clone(name))
-    }
-
-    fn rebalance_timeout_ms(&self) -> i32 {
-        self.members.values().map(|member| member.rebalance_timeout_ms).max().unwrap_or(0)
-    }
-
-    fn restart_session(&self, scope: &mut Scope<'_>, member_id: &str) {
-        if let Some(member) = self.members.get(member_id) {
-            let deadline = scope.now_ms + i64::from(member.session_timeout_ms);
-            scope.timers.schedule(&self.id, TimerKind::Session(Rc::clone(&member.id)), deadline);
-        }
-    }
-
-    /// Lets a member wait for the end of the rebalance. A request that it sent before is told to try again.
-    fn await_join(&mut self, scope: &mut Scope<'_>, member_id: &str, ticket: Ticket) {
-        let Some(member) = self.members.get_mut(member_id) else {
-            return;
-        };
-        match member.awaiting_join.replace(ticket) {
-            None => self.awaiting_join_count += 1,
-            Some(superseded) => {
-                let reply = error_join(member_id, ResponseError::RebalanceInProgress);
-                scope.effects.reply(superseded, Reply::Join(Box::new(reply)));
-            }
-        }
-    }
-
-    fn reply_join(&mut self, scope: &mut Scope<'_>, member_id: &str, reply: JoinGroupResponse) {
-        let Some(member) = self.members.get_mut(member_id) else {
-            return;
-        };
-        if let Some(ticket) = member.awaiting_join.take() {
-            self.awaiting_join_count -= 1;
-            scope.effects.reply(ticket, Reply::Join(Box::new(reply)));
-        }
-    }
-
-    /// Answers a waiting SyncGroup; says whether there was one.
-    fn reply_sync(&mut self, scope: &mut Scope<'_>, member_id: &str, reply: SyncGroupResponse) -> bool {
-        let waiting = self.members.get_mut(member_id).and_then(|member| member.awaiting_sync.take());
-        if let Some(ticket) = waiting {
-            scope.effects.reply(ticket, Reply::Sync(Box::new(reply)));
-        }
-        waiting.is_some()
-    }
-
-    /// What a member is told of the current generation. Only the leader learns who the others are.
-    fn generation_reply(&self, member_id: &str) -> JoinGroupResponse {
-        let is_leader = self.leader.as_deref() == Some(member_id);
-        let protocol = self.protocol.as_deref().unwrap_or_default();
-        let member = |member: &Member| {
-            JoinGroupResponseMember::default()
-                .with_member_id(wire(&member.id))
-                .with_group_instance_id(optional_wire(member.instance_id.as_deref()))
-                .with_metadata(member.metadata(protocol))
-        };
-        let members = if is_leader { self.members.values().map(member).collect() } else { Vec::new() };
-        JoinGroupResponse::default()
-            .with_generation_id(self.generation)
-            .with_protocol_type(optional_wire(self.protocol_type()))
-            .with_protocol_name(optional_wire(self.protocol()))
-            .with_leader(wire(self.leader.as_deref().unwrap_or_default()))
-            .with_member_id(wire(member_id))
-            .with_members(members)
-    }
-
     /// Answers everything that waits and takes the group's timers away: it is about to go.
     pub(crate) fn close(&mut self, scope: &mut Scope<'_>, error: GroupError) {
         let members: Vec<_> = self.members.keys().cloned().collect();
@@ -523,16 +388,6 @@ impl ClassicGroup {
         assert!(self.pending_join.iter().all(|member| !self.members.contains_key(member)));
         assert!(self.pending_sync.iter().all(|member| self.members.contains_key(member)));
     }
-}
-
-/// A JoinGroup reply that only tells an error.
-pub(crate) fn error_join(member_id: &str, error: GroupError) -> JoinGroupResponse {
-    JoinGroupResponse::default().with_generation_id(-1).with_member_id(wire(member_id)).with_error_code(error.code())
-}
-
-/// A SyncGroup reply that only tells an error.
-pub(crate) fn error_sync(error: GroupError) -> SyncGroupResponse {
-    SyncGroupResponse::default().with_error_code(error.code())
 }
 
 /// Writes a group's record, then goes on.

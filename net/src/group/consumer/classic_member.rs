@@ -64,7 +64,7 @@ impl ConsumerGroup {
             if !rebalance {
                 self.reconcile(scope, topics, &id, changed, &owned, records);
             }
-            Left::Downgraded(self.downgrade(scope, topics, &BTreeSet::new(), rebalance, records))
+            Left::Downgraded(Box::new(self.downgrade(scope, topics, &BTreeSet::new(), rebalance, records)))
         } else {
             self.update_target(scope, topics, records);
             self.reconcile(scope, topics, &id, changed, &owned, records);

@@ -22,7 +22,7 @@ pub(crate) enum Left {
     /// It stays what it is.
     Stays,
     /// Only members of the classic protocol are left: it is a classic group now.
-    Downgraded(ClassicGroup),
+    Downgraded(Box<ClassicGroup>),
 }
 
 impl ConsumerGroup {
@@ -80,7 +80,7 @@ impl ConsumerGroup {
         }
         ids.iter().for_each(|id| cancel_timers(scope, &self.id, id));
         if self.can_downgrade(scope.settings, ids) {
-            return Left::Downgraded(self.downgrade(scope, topics, ids, true, records));
+            return Left::Downgraded(Box::new(self.downgrade(scope, topics, ids, true, records)));
         }
         for id in ids {
             for record in self.member_tombstones(id) {

@@ -239,11 +239,6 @@ impl ConsumerGroup {
         }
     }
 
-    /// Group id.
-    pub(crate) fn id(&self) -> &Rc<str> {
-        &self.id
-    }
-
     /// State.
     pub(crate) fn state(&self) -> ConsumerState {
         if self.members.is_empty() {

@@ -94,3 +94,16 @@ fn topic_hash(name: &str, id: Uuid, partitions: i32) -> u64 {
 pub(super) fn sorted(names: impl Iterator<Item = Rc<str>>) -> Vec<Rc<str>> {
     names.map(|name| (name, ())).collect::<BTreeMap<_, _>>().into_keys().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_is_the_one_that_kafka_writes() {
+        // from a ConsumerGroupMetadataValue of Kafka 4.3.1 for a group subscribed to this topic of three partitions
+        let id = Uuid::from_u128(0xb309_c30b_b30d_439d_b09f_c933_5016_fa25);
+        let hash = xxh3_64(&topic_hash("hash-me", id, 3).to_le_bytes());
+        assert_eq!(hash.cast_signed(), -1_992_263_588_661_410_129);
+    }
+}

@@ -25,11 +25,11 @@ const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;
 
 /// Which groups ListGroups wants; an empty filter lets everything through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GroupFilter {
+pub(crate) struct GroupFilter {
     /// States in lower case.
-    pub states: BTreeSet<String>,
+    pub(crate) states: BTreeSet<String>,
     /// Types in lower case.
-    pub types: BTreeSet<String>,
+    pub(crate) types: BTreeSet<String>,
 }
 
 impl Coordinator {

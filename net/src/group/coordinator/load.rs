@@ -10,7 +10,7 @@ impl Coordinator {
     pub(crate) fn load(&mut self, record: Record) {
         match record {
             Record::GroupMetadata { group, value: Some(value) } => {
-                let loaded = Group::Classic(ClassicGroup::from_record(Rc::clone(&group), &value));
+                let loaded = Group::Classic(Box::new(ClassicGroup::from_record(Rc::clone(&group), &value)));
                 self.entry(&group).group = loaded;
             }
             record => {
@@ -87,7 +87,7 @@ impl Coordinator {
     /// A group; offsets of an unknown one belong to a simple group.
     fn entry(&mut self, id: &Rc<str>) -> &mut Entry {
         self.entries.entry(Rc::clone(id)).or_insert_with(|| Entry {
-            group: Group::Classic(ClassicGroup::new(Rc::clone(id), 0)),
+            group: Group::Classic(Box::new(ClassicGroup::new(Rc::clone(id), 0))),
             offsets: Offsets::default(),
         })
     }
@@ -113,7 +113,7 @@ impl Coordinator {
         if entry.offsets.is_empty() {
             self.entries.remove(id);
         } else {
-            entry.group = Group::Classic(ClassicGroup::new(Rc::clone(id), 0));
+            entry.group = Group::Classic(Box::new(ClassicGroup::new(Rc::clone(id), 0)));
         }
     }
 }

@@ -46,7 +46,7 @@ use super::{
 #[derive(Debug)]
 pub(crate) enum Group {
     /// JoinGroup and SyncGroup, or only committed offsets.
-    Classic(ClassicGroup),
+    Classic(Box<ClassicGroup>),
     /// ConsumerGroupHeartbeat.
     Consumer(Box<ConsumerGroup>),
 }
@@ -126,7 +126,7 @@ impl Coordinator {
             return self.join_consumer_group(now_ms, &id, &join);
         }
         let entry = self.entries.entry(Rc::clone(&id)).or_insert_with(|| Entry {
-            group: Group::Classic(ClassicGroup::new(Rc::clone(&id), now_ms)),
+            group: Group::Classic(Box::new(ClassicGroup::new(Rc::clone(&id), now_ms))),
             offsets: Offsets::default(),
         });
         let scope = scope!(self, now_ms);
@@ -140,7 +140,7 @@ impl Coordinator {
             }
             records = group.tombstones();
             is_new = true;
-            entry.group = Group::Classic(ClassicGroup::new(id, now_ms));
+            entry.group = Group::Classic(Box::new(ClassicGroup::new(id, now_ms)));
         }
         let Group::Classic(group) = &mut entry.group else {
             return;
@@ -281,11 +281,6 @@ impl Coordinator {
     /// Groups whose regular expressions to look up among the topics now, with the version of the topics.
     pub(crate) fn take_regexes(&mut self) -> (u64, BTreeMap<Rc<str>, Vec<Rc<str>>>) {
         (self.topics_version, self.effects.take_regexes())
-    }
-
-    /// Whether any write was taken and not reported yet.
-    pub(crate) fn has_pending_writes(&self) -> bool {
-        self.effects.has_pending()
     }
 
     /// Whether there is anything to take.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// A record's key or value is not of the format that its version says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
+pub(crate) enum RecordError {
     /// The bytes end inside a field.
     #[error("ends inside {0}")]
     Short(&'static str),

@@ -80,6 +80,8 @@ pub(crate) struct Groups {
     /// Topics at the last tick, to notice deleted ones.
     seen_topics: RefCell<Rc<Topics>>,
     next_retention_ms: Cell<i64>,
+    /// Nothing is begun any more.
+    is_stopping: Cell<bool>,
 }
 
 /// Ms since the epoch that never jump: the time of the start, and what has gone by since.
@@ -118,6 +120,7 @@ impl Groups {
             sleeps_until_ms: Cell::new(i64::MAX),
             seen_topics: RefCell::new(engine.topics()),
             next_retention_ms: Cell::new(next_retention_ms),
+            is_stopping: Cell::new(false),
         });
         engine.attach(Rc::clone(&groups));
         groups
@@ -133,6 +136,7 @@ impl Groups {
         let timer = std::pin::pin!(self.keep_time());
         let stopping = std::pin::pin!(self.engine.stopping());
         futures_util::future::select(timer, stopping).await;
+        self.is_stopping.set(true);
         let waited_until = self.clock.now_ms() + i64::try_from(STOP_TIMEOUT.as_millis()).unwrap_or(0);
         while self.has_writes() && self.clock.now_ms() < waited_until {
             glommio::timer::sleep(Duration::from_millis(5)).await;
@@ -298,6 +302,9 @@ impl Groups {
     /// Waits until a partition that this shard owns serves.
     async fn ready(self: &Rc<Self>, partition: TopicPartition) -> Result<(), GroupError> {
         loop {
+            if self.is_stopping.get() {
+                return Err(ResponseError::NotCoordinator);
+            }
             let stage = self.slots.borrow().get(&partition.partition).map(|slot| match &slot.stage {
                 Stage::Ready(_) => Ok(()),
                 Stage::Loading(gate) => Err(Some(Rc::clone(gate))),
@@ -356,15 +363,10 @@ impl Groups {
     /// Does what a coordinator wants done.
     fn drain(self: &Rc<Self>, index: i32) {
         let drained = self.with(index, |coordinator, _| {
-            let (version, regexes) = coordinator.take_regexes();
-            for (group, regexes) in regexes {
-                self.resolve_regexes(index, group, version, regexes);
-            }
-            (coordinator.take_replies(), coordinator.has_work(), coordinator.next_deadline_ms())
+            let regexes = coordinator.take_regexes();
+            (coordinator.take_replies(), regexes, coordinator.has_work(), coordinator.next_deadline_ms())
         });
-        let Some((replies, has_writes, deadline_ms)) = drained else {
-            return;
-        };
+        let Some((replies, (version, regexes), has_writes, deadline_ms)) = drained else { return };
         self.deliver(replies);
         if has_writes {
             self.dirty.borrow_mut().insert(index);
@@ -372,6 +374,9 @@ impl Groups {
         }
         if deadline_ms.is_some_and(|deadline_ms| deadline_ms < self.sleeps_until_ms.get()) {
             self.bell.ring();
+        }
+        for (group, regexes) in regexes {
+            self.resolve_regexes(index, group, version, regexes);
         }
     }
 

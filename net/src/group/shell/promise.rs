@@ -99,3 +99,16 @@ impl Bell {
         .await;
     }
 }
+
+/// Lets all other tasks run that are runnable now.
+pub(super) async fn next_turn() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -9,7 +9,7 @@ use millrace_engine::{
     batch::{self, BatchBuilder, Codec},
 };
 
-use super::{Groups, Stage};
+use super::{Groups, Stage, promise::next_turn};
 use crate::group::{
     coordinator::Coordinator,
     effects::{Write, WriteId},
@@ -58,8 +58,12 @@ impl Groups {
     pub(super) fn schedule_flush(self: &Rc<Self>) {
         if !self.is_flush_due.replace(true) {
             let groups = Rc::clone(self);
-            // runs after all tasks that are runnable now, so that what they want written goes with it
-            glommio::spawn_local(async move { groups.flush() }).detach();
+            glommio::spawn_local(async move {
+                // what others that are runnable now want written goes with it
+                next_turn().await;
+                groups.flush();
+            })
+            .detach();
         }
     }
 
