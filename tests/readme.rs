@@ -9,9 +9,11 @@ mod broker;
 use broker::Broker;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+/// A topic's id as Kafka writes it.
+const TOPIC_ID_LETTERS: usize = 22;
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9092";
 
-/// What stays the same in every run: not times and folders, and of the look into the log only question and verdict,
+/// What stays the same in every run: not times, ids and folders, and of the look into the log only question and verdict,
 /// since ids, sizes and the number of batches are different every time.
 fn masked(text: &str) -> Vec<String> {
     if text.contains("log dump") {
@@ -21,6 +23,11 @@ fn masked(text: &str) -> Vec<String> {
         let digits = word.bytes().filter(u8::is_ascii_digit).count();
         match word.trim_end_matches([',', ':']) {
             time if time.ends_with('Z') && time.contains('T') && digits == 17 => "TIME".to_owned(),
+            id if id.len() == TOPIC_ID_LETTERS
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) =>
+            {
+                "ID".to_owned()
+            }
             _ => word.to_owned(),
         }
     };

@@ -9,6 +9,8 @@ mod compact;
 pub mod config;
 pub mod engine;
 mod fetch;
+#[cfg(test)]
+mod format_golden;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod io;

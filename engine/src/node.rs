@@ -227,7 +227,6 @@ where
             Err(_) => break,
         }
     }
-    drop(start);
     if failed.is_none() {
         stopper.connect(&together.office);
         for gate in &gates {

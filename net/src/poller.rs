@@ -36,6 +36,8 @@ struct Registered {
 pub(crate) struct Readiness {
     readable: Cell<bool>,
     writable: Cell<bool>,
+    /// The peer sends no more, or the connection is broken: no further event will say so.
+    hung_up: Cell<bool>,
     /// Set once, by [`Readiness::end_reading`]: nobody shall wait for the direction any more.
     reading_ended: Cell<bool>,
     /// Set once, by [`Readiness::close`].
@@ -95,6 +97,12 @@ impl Readiness {
     /// A read said EWOULDBLOCK.
     pub(crate) fn clear_readable(&self) {
         self.readable.set(false);
+    }
+
+    /// A read yielded less than there was room for: what comes next makes an event, unless it is the end, which was
+    /// announced already.
+    pub(crate) fn clear_readable_after_short_read(&self) {
+        self.readable.set(self.hung_up.get());
     }
 
     /// A write said EWOULDBLOCK.
@@ -251,7 +259,9 @@ impl Poller {
                 continue;
             };
             let broken = flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
-            let readable = flags & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0;
+            let hung_up = broken || flags & libc::EPOLLRDHUP != 0;
+            readiness.hung_up.set(readiness.hung_up.get() || hung_up);
+            let readable = hung_up || flags & libc::EPOLLIN != 0;
             readiness.wake(broken || readable, broken || flags & libc::EPOLLOUT != 0);
         }
         Ok(count == EVENTS_MAX)

@@ -114,7 +114,9 @@ impl<I: Io> Store<I> {
 
     /// Brings the runs that live in the shared log only back to memory, and their files back to use.
     async fn load_live(&self, ids: &[FoundFile], replay: &Replay) -> Result<(), OpenError> {
-        let mut by_file: BTreeMap<usize, BTreeMap<u64, Vec<(TopicPartition, &LiveRun)>>> = BTreeMap::new();
+        // Runs by the position of their group, by file.
+        type Runs<'a> = BTreeMap<u64, Vec<(TopicPartition, &'a LiveRun)>>;
+        let mut by_file: BTreeMap<usize, Runs<'_>> = BTreeMap::new();
         for (id, runs) in &replay.live {
             for run in runs {
                 by_file.entry(run.file).or_default().entry(run.group).or_default().push((*id, run));
@@ -132,9 +134,8 @@ impl<I: Io> Store<I> {
                 true => Vec::new(),
                 false => read_all(&self.io, &path).await.map_err(OpenError::io(&path))?,
             };
-            let mut slots = Vec::new();
             for (group, runs) in groups {
-                slots.push(self.load_group(found.id, &bytes, group, &runs));
+                self.load_group(found.id, &bytes, group, &runs);
                 pins.extend(runs.iter().filter_map(|(id, _)| Some((*id, self.partition(*id).ok()?))));
             }
             self.wal.borrow_mut().adopt(file, live, pins.into_values().collect());
