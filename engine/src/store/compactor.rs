@@ -357,7 +357,7 @@ impl<I: Io> Store<I> {
     async fn stream(&self, round: &Round, segment: &Segment, offset: i64) -> Result<BatchStream<I>, Halt> {
         let open = self.segments.get(round.id, segment.name(), false).await?;
         let from = match offset > segment.base_offset {
-            true => segment::position_before(&*self.index(&open, segment).await?, offset),
+            true => segment::position_before(&self.index(&open, segment).await?, offset),
             false => 0,
         };
         Ok(BatchStream::new(open, segment, from))
