@@ -17,7 +17,10 @@ use crate::{
     catalog::{self, Catalog, FORMAT_VERSION, Record},
     config::TopicConfig,
     engine::owner,
-    io::{BLOCK, Io, direct::DirectIo},
+    io::{
+        BLOCK, Io,
+        direct::{DirectIo, create_dir_durably},
+    },
     journal::{self, Journal},
     manifest::{self, PartitionState},
     node::{NodeOptions, StartError, topics_dir},
@@ -38,7 +41,7 @@ pub(crate) fn lock_path(data_dir: &Path) -> PathBuf {
 /// Creates the data directory and locks it for as long as the file is open.
 #[expect(unsafe_code, reason = "std has no flock with a descriptor that others may read")]
 pub(crate) fn lock(data_dir: &Path) -> Result<File, StartError> {
-    fs::create_dir_all(data_dir)
+    create_dir_durably(data_dir)
         .map_err(|error| StartError::io(format!("creating the data directory {}", data_dir.display()), error))?;
     let path = lock_path(data_dir);
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -103,8 +106,9 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
     }
     catalog.run += 1;
     let shards = u32::try_from(options.shards).expect("shards are bounded");
-    let former = (catalog.generation, catalog.shards);
     if !new && catalog.shards != shards {
+        // Logs that a start which was cut short left behind must not count in the new layout.
+        forget_layouts(io, options, &catalog).await?;
         lay_out(io, options, &catalog, shards).await?;
     }
     if catalog.shards != shards {
@@ -113,9 +117,7 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
     }
     let journal = Journal::create(io.clone(), path.clone(), &catalog.payloads()).await;
     let journal = journal.map_err(|error| StartError::io(path.display(), error))?;
-    if former.0 != catalog.generation {
-        forget_layout(io, options, former, shards).await?;
-    }
+    forget_layouts(io, options, &catalog).await?;
     remove_orphans(&options.data_dir, &catalog)
         .map_err(|error| StartError::io("removing what deleted topics left", error))?;
     Ok((Booted { catalog }, journal))
@@ -201,22 +203,35 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
     Ok(())
 }
 
-/// Removes the manifests of a former layout and the shared logs of shards that are no more.
-async fn forget_layout(
-    io: &DirectIo,
-    options: &NodeOptions,
-    (generation, former): (u64, u32),
-    shards: u32,
-) -> Result<(), StartError> {
-    for shard in 0..former {
-        let path = manifest_path(&options.data_dir, generation, shard);
-        io.remove(&path).await.map_err(|error| StartError::io(path.display(), error))?;
+/// Removes manifests of other layouts and shared logs of shards that are no more, whether this start or one that was cut
+/// short left them: were there as many shards again one day, their groups would count.
+async fn forget_layouts(io: &DirectIo, options: &NodeOptions, catalog: &Catalog) -> Result<(), StartError> {
+    let list = io.list(&options.data_dir).await;
+    for name in list.map_err(|error| StartError::io(options.data_dir.display(), error))? {
+        let other_layout = match parts_of(&name) {
+            Some(("manifest", generation, shard)) => {
+                generation != catalog.generation || shard >= u64::from(catalog.shards)
+            }
+            Some((_, _, shard)) => shard >= u64::from(catalog.shards),
+            None => false,
+        };
+        if other_layout {
+            let path = options.data_dir.join(name);
+            io.remove(&path).await.map_err(|error| StartError::io(path.display(), error))?;
+        }
     }
-    for shard in shards..former {
-        let path = options.data_dir.join(format!("wal-{shard}"));
-        io.remove(&path).await.map_err(|error| StartError::io(path.display(), error))?;
+    let synced = io.sync_dir(&options.data_dir).await;
+    synced.map_err(|error| StartError::io(options.data_dir.display(), error))
+}
+
+/// Kind, generation and shard of a manifest or of a shared log (which has no generation) by its name.
+fn parts_of(name: &str) -> Option<(&str, u64, u64)> {
+    let name = name.strip_suffix(".making").unwrap_or(name);
+    match name.split('-').collect::<Vec<_>>()[..] {
+        [kind @ "manifest", generation, shard] => Some((kind, generation.parse().ok()?, shard.parse().ok()?)),
+        [kind @ "wal", shard] => Some((kind, 0, shard.parse().ok()?)),
+        _ => None,
     }
-    Ok(())
 }
 
 /// Removes directories of topics that the catalog does not know: their deletion was cut short.

@@ -97,9 +97,10 @@ pub(crate) struct Journal<I: Io> {
     base_bytes: u64,
 }
 
-/// A journal is rewritten when it is that many times the size it had after the last rewrite, and large.
+/// A journal is rewritten when it is that many times the size it had after the last rewrite, and large (in unit tests
+/// less so, that they see it happen).
 const REWRITE_FACTOR: u64 = 4;
-const REWRITE_BYTES_MIN: u64 = 8 << 20;
+const REWRITE_BYTES_MIN: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
 
 impl<I: Io> Journal<I> {
     /// Makes a journal that holds these payloads, durably, in place of any file of that path.

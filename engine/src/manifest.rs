@@ -5,7 +5,7 @@
 //! nor lists folders: it applies the manifest, then replays what the shared log holds beyond it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     rc::Rc,
 };
 
@@ -269,7 +269,7 @@ pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
 #[derive(Clone, Debug, Default)]
 pub struct Manifest {
     /// By partition.
-    pub partitions: HashMap<TopicPartition, PartitionState>,
+    pub partitions: BTreeMap<TopicPartition, PartitionState>,
     /// The last group of former runs of this shard, by run.
     pub run_ends: BTreeMap<u64, u64>,
 }
@@ -325,10 +325,14 @@ fn apply_advance(state: &mut PartitionState, advance: Advance) {
         }
     }
     if let Some(active) = state.segments.last_mut().filter(|s| !s.sealed) {
-        Rc::make_mut(active.index.get_or_insert_default()).extend(&advance.index);
+        // A note that was cut short by a full disk is made again: what is known already is left out.
+        let index = Rc::make_mut(active.index.get_or_insert_default());
+        let known = index.last().map(|last| last.position.get());
+        index.extend(advance.index.iter().filter(|entry| Some(entry.position.get()) > known));
     }
     for sealed in state.segments.iter_mut().filter(|s| s.sealed) {
         sealed.index = None; // it is in the footer
     }
-    state.producers.extend(&advance.producers);
+    let known = state.producers.last().map(|last| last.base_offset.get());
+    state.producers.extend(advance.producers.iter().filter(|batch| Some(batch.base_offset.get()) > known));
 }

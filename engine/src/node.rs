@@ -227,7 +227,6 @@ where
             Err(_) => break,
         }
     }
-    drop(start);
     if failed.is_none() {
         stopper.connect(&together.office);
         for gate in &gates {
@@ -327,7 +326,7 @@ async fn open(
         }
     };
     let mut topics = Topics::default();
-    let mut known: Known = HashMap::new();
+    let mut known = Known::new();
     for (id, stored) in &booted.catalog.topics {
         let topic = Topic::new(*id, stored.clone(), &options.topic_defaults).or_else(|reason| {
             // A default that became stricter must not keep a node from starting.

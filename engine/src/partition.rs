@@ -86,8 +86,6 @@ pub(crate) struct Unnoted {
     pub(crate) producers: Producers,
     /// Extents per file of the shared log.
     pub(crate) pins: Vec<(WalFileId, usize)>,
-    /// Whether the segments must be flushed first.
-    pub(crate) flush: bool,
     pub(crate) bytes: usize,
 }
 
@@ -400,9 +398,8 @@ impl Partition {
         self.tail.iter().skip_while(|e| e.base_offset < offset).cloned().collect()
     }
 
-    /// Batches were written to segments: these are the segments now. The manifest does not know yet. `flushed`: they
-    /// are on stable storage.
-    pub(crate) fn appended(&mut self, plan: &Plan, flushed: bool, now_ms: i64) {
+    /// Batches are in segments, on stable storage: these are the segments now. The manifest does not know yet.
+    pub(crate) fn appended(&mut self, plan: &Plan, now_ms: i64) {
         let Some(first) = plan.writes.first() else {
             return;
         };
@@ -411,7 +408,6 @@ impl Partition {
             index_from: first.index_from,
             ..Unnoted::default()
         });
-        unnoted.flush |= !flushed;
         for extent in &plan.extents {
             unnoted.bytes += extent.len as usize;
             match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.slot.wal) {
@@ -436,35 +432,51 @@ impl Partition {
         self.assert_marks();
     }
 
-    /// The keeper's round is over.
+    /// The keeper is about to change segments: nobody else appends, unless a fat run is on its way already.
+    pub(crate) fn begin_keeping(&mut self) {
+        if matches!(self.appending, Appending::Nobody) {
+            self.appending = Appending::Keeper;
+        }
+    }
+
+    /// The keeper is done with the segments.
     pub(crate) fn end_keeping(&mut self) {
         if matches!(self.appending, Appending::Keeper) {
             self.appending = Appending::Nobody;
         }
     }
 
-    /// What the manifest does not say yet of the segments.
-    pub(crate) fn advance_record(&self) -> Option<Advance> {
-        let unnoted = self.unnoted.as_ref()?;
+    /// Takes what the manifest does not say yet of the segments, and the record that says it. What is appended from here
+    /// on is noted the next time. Answer with [`Partition::put_back`] if the record could not be made durable.
+    pub(crate) fn take_unnoted(&mut self) -> Option<(Unnoted, Advance)> {
+        let unnoted = self.unnoted.take()?;
         let changed: Vec<&Segment> = self.segments.iter().filter(|s| s.base_offset >= unnoted.first_segment).collect();
         let active = changed.last().filter(|s| !s.sealed).and_then(|s| Some((s.base_offset, s.index.clone()?)));
         let index = active.map(|(base_offset, index)| {
             let from = if base_offset == unnoted.first_segment { unnoted.index_from } else { 0 };
             index[from..].to_vec()
         });
-        Some(Advance {
+        let advance = Advance {
             segments: changed.iter().map(|segment| segment.meta()).collect(),
             index: index.unwrap_or_default(),
             producers: unnoted.producers.batches(),
-        })
-    }
-
-    /// The manifest says it all: the log's files that were needed until now.
-    pub(crate) fn noted(&mut self) -> Vec<(WalFileId, usize)> {
+        };
         for sealed in self.segments.iter_mut().filter(|segment| segment.sealed) {
             sealed.index = None; // it is in the footer
         }
-        self.unnoted.take().map(|unnoted| unnoted.pins).unwrap_or_default()
+        Some((unnoted, advance))
+    }
+
+    /// The manifest does not know after all.
+    pub(crate) fn put_back(&mut self, mut earlier: Unnoted) {
+        if let Some(later) = self.unnoted.take() {
+            for batch in later.producers.batches() {
+                earlier.producers.note(batch, batch.timestamp_ms.get());
+            }
+            earlier.pins.extend(later.pins);
+            earlier.bytes += later.bytes;
+        }
+        self.unnoted = Some(earlier);
     }
 
     /// What the manifest says of it.

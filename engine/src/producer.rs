@@ -163,6 +163,7 @@ impl Producers {
     }
 
     /// Whether no producer is known.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }

@@ -1,5 +1,7 @@
 //! A whole node on a real disk: what was acknowledged is there, wherever it lies and however often the node restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -241,6 +243,53 @@ fn large_runs_go_to_segments_and_survive() {
             let found = consume(&engine, TopicPartition { topic: id, partition }, 0).await;
             assert_eq!(found.len(), 2000);
             assert!(found[1999].1.starts_with(&format!("{}-99-", 38 + partition)));
+        }
+    });
+}
+
+/// Some producers name a wrong largest timestamp; lookups by time and retention trust the header.
+#[test]
+fn a_wrong_largest_timestamp_is_corrected_before_it_is_kept() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 1), |engine| async move {
+        let partition = TopicPartition { topic: topic(&engine, "t", 1, &[]).await, partition: 0 };
+        let mut lying = batch(&values("v", 3, 10)).to_vec();
+        lying[35..43].copy_from_slice(&5i64.to_be_bytes());
+        let crc = crc32c::crc32c(&lying[21..]);
+        lying[17..21].copy_from_slice(&crc.to_be_bytes());
+        let answers = engine.produce(vec![ProducePartition { partition, batch: lying.into() }]).await;
+        assert_eq!(answers[0].as_ref().unwrap().base_offset, 0);
+        assert_eq!(consume(&engine, partition, 0).await.len(), 3);
+        let found = engine.list_offset(partition, OffsetSpec::Timestamp(1_700_000_000_002), -1).await.unwrap();
+        assert_eq!((found.offset, found.timestamp_ms), (2, 1_700_000_000_002));
+    });
+}
+
+#[test]
+fn what_a_former_layout_left_is_forgotten() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    let kept = path.join("kept");
+    let id = with_node(options(&path, 2), |engine| async move {
+        let topic = topic(&engine, "t", 2, &[]).await;
+        for partition in 0..2 {
+            produce(&engine, TopicPartition { topic, partition }, &values("v", 3, 10)).await.unwrap();
+        }
+        topic
+    });
+    std::fs::rename(path.join("wal-1"), &kept).unwrap();
+    let manifest = std::fs::read(path.join("manifest-1-1")).unwrap();
+    std::fs::create_dir(path.join("wal-1")).unwrap();
+    with_node(options(&path, 1), |_| async {});
+    // As if the node had stopped before it removed them.
+    std::fs::rename(&kept, path.join("wal-1")).unwrap();
+    std::fs::write(path.join("manifest-1-1"), manifest).unwrap();
+    with_node(options(&path, 1), |_| async {});
+    assert!(!path.join("wal-1").exists() && !path.join("manifest-1-1").exists());
+    with_node(options(&path, 2), move |engine| async move {
+        for partition in 0..2 {
+            let found = consume(&engine, TopicPartition { topic: id, partition }, 0).await;
+            assert_eq!(found.len(), 3);
         }
     });
 }

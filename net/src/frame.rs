@@ -16,7 +16,7 @@ pub(crate) const HEADER_BYTES_MIN: usize = 8;
 pub(crate) enum Malformed {
     #[error("a frame declares {0} bytes")]
     Length(i32),
-    #[error("a frame declares {length} bytes, more than socket.request.max.bytes = {max}")]
+    #[error("a frame declares {length} bytes, more than socket.request.max.bytes = {max}{}", guess(*length))]
     TooLarge { length: usize, max: usize },
     #[error("a request of {0} bytes is too short for its header")]
     ShortHeader(usize),
@@ -28,6 +28,17 @@ pub(crate) enum Malformed {
     UnsupportedVersion { api: ApiKey, version: i16 },
     #[error("the request is damaged: {0}")]
     Body(String),
+}
+
+/// What a length is the beginning of, if it is that of another protocol.
+fn guess(length: usize) -> &'static str {
+    match length.to_be_bytes() {
+        [.., 0x16, 0x03, _, _] => ": the client speaks TLS",
+        [.., b'G', b'E', b'T', b' '] | [.., b'P', b'O', b'S', b'T'] | [.., b'H', b'E', b'A', b'D'] => {
+            ": the client speaks HTTP"
+        }
+        _ => "",
+    }
 }
 
 /// Checks a frame's declared length; it is the number of bytes that follow.
@@ -56,23 +67,14 @@ impl HeaderStart {
         if frame.len() < HEADER_BYTES_MIN {
             return Err(Malformed::ShortHeader(frame.len()));
         }
-        Ok(HeaderStart {
-            api_key: frame.get_i16(),
-            api_version: frame.get_i16(),
-            correlation_id: frame.get_i32(),
-        })
+        Ok(HeaderStart { api_key: frame.get_i16(), api_version: frame.get_i16(), correlation_id: frame.get_i32() })
     }
 }
 
 /// Takes the rest of a request header off the front of a frame: the client id, and in header version 2 the tagged
 /// fields, none of which is known.
-pub(crate) fn take_client_id(
-    frame: &mut Bytes,
-    header_version: i16,
-) -> Result<Option<StrBytes>, Malformed> {
-    let length = frame
-        .try_get_i16()
-        .map_err(|_| Malformed::Header("no client id"))?;
+pub(crate) fn take_client_id(frame: &mut Bytes, header_version: i16) -> Result<Option<StrBytes>, Malformed> {
+    let length = frame.try_get_i16().map_err(|_| Malformed::Header("no client id"))?;
     let client_id = match usize::try_from(length) {
         Err(_) if length == -1 => None,
         Err(_) => return Err(Malformed::Header("the client id has a negative length")),
@@ -81,10 +83,7 @@ pub(crate) fn take_client_id(
         }
         Ok(length) => {
             let bytes = frame.split_to(length);
-            Some(
-                StrBytes::from_utf8(bytes)
-                    .map_err(|_| Malformed::Header("the client id is not UTF-8"))?,
-            )
+            Some(StrBytes::from_utf8(bytes).map_err(|_| Malformed::Header("the client id is not UTF-8"))?)
         }
     };
     if header_version >= 2 {
@@ -149,14 +148,7 @@ mod tests {
             for client_id in [None, Some(""), Some("client")] {
                 let mut frame = header(version, client_id);
                 let start = HeaderStart::take(&mut frame).expect("legal");
-                assert_eq!(
-                    start,
-                    HeaderStart {
-                        api_key: 3,
-                        api_version: 12,
-                        correlation_id: 77
-                    }
-                );
+                assert_eq!(start, HeaderStart { api_key: 3, api_version: 12, correlation_id: 77 });
                 let found = take_client_id(&mut frame, version).expect("legal");
                 assert_eq!(found.as_deref(), client_id);
                 assert_eq!(frame, "body");
@@ -177,31 +169,16 @@ mod tests {
     #[test]
     fn lengths_are_checked() {
         assert_eq!(check_length(-1, 100), Err(Malformed::Length(-1)));
-        assert_eq!(
-            check_length(101, 100),
-            Err(Malformed::TooLarge {
-                length: 101,
-                max: 100
-            })
-        );
+        assert_eq!(check_length(101, 100), Err(Malformed::TooLarge { length: 101, max: 100 }));
         assert_eq!(check_length(7, 100), Err(Malformed::ShortHeader(7)));
         assert_eq!(check_length(100, 100), Ok(100));
     }
 
     #[test]
     fn varints_longer_than_32_bits_are_refused() {
-        assert_eq!(
-            take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x0f][..]),
-            Some(u32::MAX)
-        );
-        assert_eq!(
-            take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x1f][..]),
-            None
-        );
-        assert_eq!(
-            take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..]),
-            None
-        );
+        assert_eq!(take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x0f][..]), Some(u32::MAX));
+        assert_eq!(take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x1f][..]), None);
+        assert_eq!(take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..]), None);
         assert_eq!(take_unsigned_varint(&mut &[0x80][..]), None);
     }
 }

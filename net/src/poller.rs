@@ -4,10 +4,7 @@
 //! until a system call said EWOULDBLOCK, and becomes ready again by an event. glommio has no way to await any
 //! descriptor and its streams cannot wait for writability, scatter or sendfile; an epoll descriptor serves all three
 //! with one poll request in the ring for many sockets.
-#![expect(
-    unsafe_code,
-    reason = "epoll has no safe interface in std, and glommio adopts descriptors by unsafe traits"
-)]
+#![expect(unsafe_code, reason = "epoll has no safe interface in std, and glommio adopts descriptors by unsafe traits")]
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,6 +21,8 @@ use glommio::net::UnixStream;
 /// One shard's epoll descriptor and who is registered with it.
 pub(crate) struct Poller {
     epoll: OwnedFd,
+    /// A copy of it that glommio waits on; see [`Poller::wait_for_events`].
+    adopted: RawFd,
     registered: RefCell<Registered>,
 }
 
@@ -39,6 +38,8 @@ struct Registered {
 pub(crate) struct Readiness {
     readable: Cell<bool>,
     writable: Cell<bool>,
+    /// The peer sends no more, or the connection is broken: no further event will say so.
+    hung_up: Cell<bool>,
     /// Set once, by [`Readiness::end_reading`]: nobody shall wait for the direction any more.
     reading_ended: Cell<bool>,
     /// Set once, by [`Readiness::close`].
@@ -100,6 +101,12 @@ impl Readiness {
         self.readable.set(false);
     }
 
+    /// A read yielded less than there was room for: what comes next makes an event, unless it is the end, which was
+    /// announced already.
+    pub(crate) fn clear_readable_after_short_read(&self) {
+        self.readable.set(self.hung_up.get());
+    }
+
     /// A write said EWOULDBLOCK.
     pub(crate) fn clear_writable(&self) {
         self.writable.set(false);
@@ -131,11 +138,7 @@ impl Readiness {
     }
 }
 
-async fn wait(
-    ended: &Cell<bool>,
-    ready: &Cell<bool>,
-    waker: &RefCell<Option<Waker>>,
-) -> Result<(), Closed> {
+async fn wait(ended: &Cell<bool>, ready: &Cell<bool>, waker: &RefCell<Option<Waker>>) -> Result<(), Closed> {
     poll_fn(|cx| {
         if ended.get() {
             return Poll::Ready(Err(Closed));
@@ -173,17 +176,12 @@ impl Poller {
         }
         // SAFETY: the descriptor was just created and nobody else knows it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Rc::new(Poller {
-            epoll,
-            registered: RefCell::default(),
-        }))
+        let adopted = epoll.try_clone()?.into_raw_fd();
+        Ok(Rc::new(Poller { epoll, adopted, registered: RefCell::default() }))
     }
 
     /// Registers a non-blocking descriptor for both directions. Both count as ready at first.
-    pub(crate) fn register(
-        self: &Rc<Poller>,
-        descriptor: &impl AsRawFd,
-    ) -> io::Result<Registration> {
+    pub(crate) fn register(self: &Rc<Poller>, descriptor: &impl AsRawFd) -> io::Result<Registration> {
         let fd = descriptor.as_raw_fd();
         let readiness = Rc::new(Readiness::default());
         readiness.readable.set(true);
@@ -197,20 +195,11 @@ impl Poller {
             registered.readiness[token] = Some(readiness.clone());
             token
         };
-        let registration = Registration {
-            poller: self.clone(),
-            readiness,
-            fd,
-            token,
-        };
+        let registration = Registration { poller: self.clone(), readiness, fd, token };
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        let mut event = libc::epoll_event {
-            events: events.cast_unsigned(),
-            u64: token as u64,
-        };
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: token as u64 };
         // SAFETY: `event` lives across the call; the kernel copies it.
-        let result =
-            unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -219,14 +208,7 @@ impl Poller {
 
     fn deregister(&self, fd: RawFd, token: usize) {
         // SAFETY: the call takes no pointer for this operation. It fails if registering had failed: nothing to undo.
-        unsafe {
-            libc::epoll_ctl(
-                self.epoll.as_raw_fd(),
-                libc::EPOLL_CTL_DEL,
-                fd,
-                std::ptr::null_mut(),
-            )
-        };
+        unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
         let mut registered = self.registered.borrow_mut();
         registered.readiness[token] = None;
         registered.free.push(token);
@@ -249,12 +231,16 @@ impl Poller {
     }
 
     /// Waits until the epoll descriptor is readable. glommio arms a poll request whenever it adopts a stream, and a
-    /// read of it ends with ENOTSOCK once the request has completed: that error is the event.
+    /// read of it ends with ENOTSOCK once the request has completed: that error is the event. What it adopts is always
+    /// the same copy of the descriptor: a new one each time would need a free descriptor, which a flood of connections
+    /// leaves nobody. If the wait is given up, the stream closes the copy, and nobody waits again.
     async fn wait_for_events(&self) -> io::Result<()> {
-        let copy = self.epoll.try_clone()?;
-        // SAFETY: the copy is owned by the stream from here on.
-        let mut stream = unsafe { UnixStream::from_raw_fd(copy.into_raw_fd()) };
-        match stream.read(&mut [0; 1]).await {
+        // SAFETY: the copy belongs to this poller, is open, and is adopted by one stream at a time.
+        let mut stream = unsafe { UnixStream::from_raw_fd(self.adopted) };
+        let outcome = stream.read(&mut [0; 1]).await;
+        // The copy must stay open; the stream holds nothing else but a weak reference to the reactor.
+        std::mem::forget(stream);
+        match outcome {
             Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => Err(io::Error::other("an epoll descriptor was read")),
@@ -266,21 +252,11 @@ impl Poller {
         const EVENTS_MAX: usize = 256;
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
         // SAFETY: `events` has room for as many events as the call is told.
-        let count = unsafe {
-            libc::epoll_wait(
-                self.epoll.as_raw_fd(),
-                events.as_mut_ptr(),
-                EVENTS_MAX as libc::c_int,
-                0,
-            )
-        };
+        let count =
+            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_MAX as libc::c_int, 0) };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted {
-                Ok(true)
-            } else {
-                Err(error)
-            };
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(true) } else { Err(error) };
         };
         let registered = self.registered.borrow();
         for event in &events[..count] {
@@ -290,7 +266,9 @@ impl Poller {
                 continue;
             };
             let broken = flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
-            let readable = flags & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0;
+            let hung_up = broken || flags & libc::EPOLLRDHUP != 0;
+            readiness.hung_up.set(readiness.hung_up.get() || hung_up);
+            let readable = hung_up || flags & libc::EPOLLIN != 0;
             readiness.wake(broken || readable, broken || flags & libc::EPOLLOUT != 0);
         }
         Ok(count == EVENTS_MAX)

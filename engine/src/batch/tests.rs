@@ -72,8 +72,11 @@ fn around(codec: Codec, count: i32, body: &[u8]) -> Vec<u8> {
     batch
 }
 
+/// Offset, timestamp, key and value.
+type Read = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// What a reader shows, one record at a time.
-fn read(batch: &[u8]) -> Result<Vec<(i64, i64, Option<Vec<u8>>, Option<Vec<u8>>)>, BatchError> {
+fn read(batch: &[u8]) -> Result<Vec<Read>, BatchError> {
     let mut reader = RecordReader::new(batch)?;
     let mut seen = Vec::new();
     while let Some(record) = reader.next_record()? {

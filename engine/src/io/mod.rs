@@ -1,7 +1,7 @@
 //! What the shells of the engine need from an operating system, and nothing more: direct files, timers, tasks.
 //!
-//! Two implementations: [`direct`] on glommio, and `sim`, a deterministic fake disk that loses, tears and reorders
-//! whatever was not flushed. The shells are generic over [`Io`], so that what is tested against crashes is the code
+//! Two implementations: `direct` on glommio, and `sim`, a deterministic fake disk that loses, tears and reorders
+//! whatever was not flushed. The shells are generic over `Io`, so that what is tested against crashes is the code
 //! that runs in production.
 
 use std::{future::Future, io, path::Path, rc::Rc, time::Duration};

@@ -60,7 +60,7 @@ impl<I: Io> Store<I> {
             log_start_offset: partition.log_start,
         };
         drop(partition);
-        let placed = PlacedBatch { bytes, base_offset, append_time_ms };
+        let placed = PlacedBatch { bytes, checked: *info, base_offset, append_time_ms };
         let wait = self.groups.borrow_mut().push(cell, placed, end_offset, flush);
         self.pump.notify();
         (produced, Some(wait))

@@ -341,7 +341,7 @@ fn small_segments_are_merged_and_large_ones_are_not() {
 /// Many short lives on one disk, compacting, each cut off somewhere.
 fn lives(seed: u64, count: u64) {
     let sim = machine(seed);
-    let settings: &[(&str, &str)] = if seed % 3 == 0 { &[("cleanup.policy", "compact,delete")] } else { &[] };
+    let settings: &[(&str, &str)] = if seed.is_multiple_of(3) { &[("cleanup.policy", "compact,delete")] } else { &[] };
     let log = Log::new(40, settings, seed);
     let random = Rc::new(RefCell::new(Random::new(seed ^ 0xC0FFEE)));
     for run in 1..=count {

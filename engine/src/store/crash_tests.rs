@@ -276,7 +276,9 @@ fn lives(seed: u64, count: u64, rounds: usize) {
 #[test]
 fn nothing_acknowledged_is_lost_whenever_the_power_fails() {
     let seeds: u64 = std::env::var("MILLRACE_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
-    for seed in 0..seeds {
+    let first: u64 = std::env::var("MILLRACE_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    for seed in first..first + seeds {
+        println!("seed {seed}");
         lives(seed, 12, 60);
     }
 }

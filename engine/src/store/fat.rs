@@ -91,26 +91,30 @@ impl<I: Io> Store<I> {
         Some(FatRun { cell: run.partition.clone(), plan: Rc::new(plan), pointer, head, before, written })
     }
 
-    /// Writes a fat run; `flush`: to stable storage.
-    pub(super) async fn write_fat(&self, fat: &FatRun, flush: bool) -> io::Result<()> {
+    /// Writes a fat run to stable storage, whatever its topic asks: the groups behind it may be acknowledged as durable
+    /// and must not depend on a pointer to nothing. Of a partition that is gone, files and folders may be missing.
+    pub(super) async fn write_fat(&self, fat: &FatRun) -> io::Result<()> {
+        match self.try_write_fat(fat).await {
+            Err(_) if fat.cell.borrow().deleted => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn try_write_fat(&self, fat: &FatRun) -> io::Result<()> {
         let id = fat.cell.borrow().id;
         let result = match &fat.before {
             Some(before) if !before.clone().wait().await => Err(io::Error::other("the write before it failed")),
             _ => self.write_plan(id, &fat.plan, fat.head.as_ref()).await,
         };
         fat.written.set(result.is_ok());
-        let opened = result?;
-        if flush {
-            for open in opened {
-                open.file.flush().await?;
-            }
-            self.sync_new_segments(id, &fat.plan).await?;
+        for open in result? {
+            open.file.flush().await?;
         }
-        Ok(())
+        self.sync_new_segments(id, &fat.plan).await
     }
 
-    /// A fat run is as durable as its topic asks: it is in its segment.
-    pub(super) fn fat_done(&self, fat: &FatRun, flushed: bool) {
+    /// A fat run is in its segment.
+    pub(super) fn fat_done(&self, fat: &FatRun) {
         let mut partition = fat.cell.borrow_mut();
         if let Appending::Fat(ahead) = &mut partition.appending {
             ahead.runs -= 1;
@@ -121,7 +125,7 @@ impl<I: Io> Store<I> {
         if partition.deleted {
             return;
         }
-        partition.appended(&fat.plan, flushed, self.io.now_ms());
+        partition.appended(&fat.plan, self.io.now_ms());
         drop(partition);
         self.live_bytes.set(self.live_bytes.get() - fat.plan.extents.iter().map(|e| e.len as usize).sum::<usize>());
         self.keeper.grown(&fat.cell);

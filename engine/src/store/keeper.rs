@@ -23,7 +23,7 @@ use crate::{
     journal::{Journal, Payloads},
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
-    partition::{Appending, PartitionCell},
+    partition::{Appending, PartitionCell, Unnoted},
     segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
@@ -55,10 +55,16 @@ struct Picked {
     plan: Option<Plan>,
 }
 
+/// What the manifest is being told of a partition.
+struct Taken {
+    cell: Rc<PartitionCell>,
+    unnoted: Unnoted,
+}
+
 /// What the keeper has to do.
 pub(crate) struct Keeper<I: Io> {
     signal: Signal,
-    grown: RefCell<VecDeque<Rc<PartitionCell>>>,
+    pub(super) grown: RefCell<VecDeque<Rc<PartitionCell>>>,
     removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
     jobs: RefCell<VecDeque<Job>>,
@@ -197,10 +203,16 @@ impl<I: Io> Store<I> {
             done.set(());
             self.io.yield_now().await;
         }
-        let retired = self.wal.borrow_mut().take_retired();
-        for file in retired {
-            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id)).await?;
+        let retired = self.wal.borrow().retired();
+        if retired.is_empty() {
+            return Ok(());
         }
+        for file in &retired {
+            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), *file)).await?;
+        }
+        self.io.sync_dir(&self.options.wal_dir()).await?;
+        self.wal.borrow_mut().removed(&retired);
+        self.pump.notify();
         Ok(())
     }
 
@@ -255,11 +267,14 @@ impl<I: Io> Store<I> {
 
     /// Whether tails must be materialised that have not grown enough by themselves.
     fn under_pressure(&self) -> bool {
+        let (cached, budget) = (self.cache.borrow().bytes(), self.cache.borrow().budget());
+        let live = self.live_bytes.get();
         !self.keeper.all.borrow().is_empty()
             || self.keeper.stopped.get()
+            || self.starved.get()
             || self.wal.borrow().under_pressure()
-            || self.live_bytes.get() > self.cache.borrow().budget() / 2
-            || self.live_bytes.get() > 0 && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+            || live > budget / 2
+            || live > 0 && cached > budget / 8 * 7
     }
 
     async fn round(&self, picked: &[Picked]) -> io::Result<()> {
@@ -280,7 +295,7 @@ impl<I: Io> Store<I> {
             let mut partition = cell.borrow_mut();
             partition.end_keeping();
             if !partition.deleted {
-                partition.appended(plan, true, self.io.now_ms());
+                partition.appended(plan, self.io.now_ms());
                 let bytes = plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
                 self.live_bytes.set(self.live_bytes.get() - bytes);
             }
@@ -290,6 +305,7 @@ impl<I: Io> Store<I> {
             cell.borrow_mut().prune_tail();
             self.keeper.grown(cell);
         }
+        self.maker.notify();
         self.pump.notify();
         Ok(())
     }
@@ -297,46 +313,36 @@ impl<I: Io> Store<I> {
     /// Tells the manifest what it does not know of these partitions; then the shared log is not needed for that.
     async fn note_partitions(&self, cells: impl Iterator<Item = &Rc<PartitionCell>>) -> io::Result<()> {
         let mut payloads = Payloads::default();
-        let mut noted = Vec::new();
+        let mut taken = Vec::new();
         for cell in cells {
-            self.flush_unnoted(cell).await?;
-            let partition = cell.borrow();
-            let Some(advance) = partition.advance_record().filter(|_| !partition.deleted) else {
+            let mut partition = cell.borrow_mut();
+            let Some((unnoted, advance)) = partition.take_unnoted() else {
                 continue;
             };
             for part in manifest::split(advance) {
                 payloads.push(&manifest::encode(partition.id, &Record::Advance(part)));
             }
-            drop(partition);
-            // What is appended from here on is noted the next time.
-            noted.extend(cell.borrow_mut().noted());
+            taken.push(Taken { cell: cell.clone(), unnoted });
         }
-        self.note(payloads).await?;
-        let mut wal = self.wal.borrow_mut();
-        noted.into_iter().for_each(|(file, extents)| wal.release(file, extents));
-        Ok(())
+        let noted = self.note(payloads).await;
+        self.settle_taken(taken, noted.is_ok());
+        noted
     }
 
-    /// Flushes segments that fat runs were only written to.
-    async fn flush_unnoted(&self, cell: &Rc<PartitionCell>) -> io::Result<()> {
-        let (id, segments) = {
+    /// The shared log is not needed for what the manifest knows now. If it does not, it must be told another time.
+    fn settle_taken(&self, taken: Vec<Taken>, noted: bool) {
+        for Taken { cell, unnoted } in taken {
             let mut partition = cell.borrow_mut();
-            let id = partition.id;
-            let Some(unnoted) = partition.unnoted.as_mut().filter(|unnoted| unnoted.flush) else {
-                return Ok(());
-            };
-            unnoted.flush = false;
-            let first = unnoted.first_segment;
-            let changed = partition.segments.iter().filter(|segment| segment.base_offset >= first);
-            (id, changed.map(Segment::name).collect::<Vec<_>>())
-        };
-        for name in segments {
-            self.segments.get(id, name, false).await?.file.flush().await?;
+            if noted || partition.deleted {
+                let mut wal = self.wal.borrow_mut();
+                unnoted.pins.into_iter().for_each(|(file, extents)| wal.release(file, extents));
+            } else {
+                partition.put_back(unnoted);
+            }
         }
-        self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await
     }
 
-    /// Appends to the manifest, durably; rewrites it when it has grown.
+    /// Appends to the manifest, durably.
     pub(super) async fn note(&self, payloads: Payloads) -> io::Result<()> {
         let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
         let mut result = Ok(());
@@ -429,20 +435,25 @@ impl<I: Io> Store<I> {
         self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(IO_BYTES_MAX))
     }
 
-    /// Rewrites the manifest to what the partitions say now, if most of it is history.
+    /// Rewrites the manifest to what the partitions say now, if most of it is history. Then nothing is left to note.
     async fn rewrite_manifest(&self) -> io::Result<()> {
-        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
-        let result = match journal.wants_rewrite() && !self.has_unflushed_segments() {
-            true => journal.rewrite(&self.manifest_payloads()).await,
-            false => Ok(()),
+        let wanted = self.keeper.journal.borrow().as_ref().is_some_and(Journal::wants_rewrite);
+        if !wanted {
+            return Ok(());
+        }
+        let cells: Vec<_> = self.partitions.borrow().values().cloned().collect();
+        let take = |cell: Rc<PartitionCell>| {
+            let (unnoted, _) = cell.borrow_mut().take_unnoted()?;
+            Some(Taken { cell, unnoted })
         };
+        let taken = cells.into_iter().filter_map(take).collect();
+        let payloads = self.manifest_payloads();
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let result = journal.rewrite(&payloads).await;
         self.keeper.journal.replace(Some(journal));
+        self.settle_taken(taken, result.is_ok());
+        self.pump.notify();
         result
-    }
-
-    fn has_unflushed_segments(&self) -> bool {
-        let flush = |cell: &Rc<PartitionCell>| cell.borrow().unnoted.as_ref().is_some_and(|unnoted| unnoted.flush);
-        self.partitions.borrow().values().any(flush)
     }
 
     /// The manifest of the partitions as they are.
@@ -478,11 +489,16 @@ impl<I: Io> Store<I> {
                 // Segments first: the manifest knows no log start inside the tail.
                 self.keeper.grown.borrow_mut().push_front(cell);
                 later.push_back(trim);
-            } else if let Err(error) = self.do_trim(&cell, trim.before).await {
-                later.push_front(trim);
-                self.keeper.trims.borrow_mut().extend(later);
-                return Err(error);
             } else {
+                // No fat run may start on a segment that is about to go.
+                cell.borrow_mut().begin_keeping();
+                let trimmed = self.do_trim(&cell, trim.before).await;
+                cell.borrow_mut().end_keeping();
+                if let Err(error) = trimmed {
+                    later.push_front(trim);
+                    self.keeper.trims.borrow_mut().extend(later);
+                    return Err(error);
+                }
                 trim.outcome.set(Ok(trim.before));
                 worked = true;
             }

@@ -17,6 +17,8 @@ mod keeper;
 mod offsets;
 mod open;
 mod read;
+#[cfg(test)]
+mod recovery_tests;
 mod replace;
 mod rewrite;
 mod segment_files;
@@ -25,7 +27,7 @@ mod writer;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::BTreeMap,
     path::PathBuf,
     rc::Rc,
 };
@@ -110,7 +112,7 @@ pub(crate) fn partition_dir(data_dir: &std::path::Path, id: TopicPartition) -> P
 pub(crate) struct Store<I: Io> {
     io: I,
     options: StoreOptions,
-    partitions: RefCell<HashMap<TopicPartition, Rc<PartitionCell>>>,
+    partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCell>>>,
     groups: RefCell<Groups>,
     flight: RefCell<Flight<I>>,
     wal: RefCell<WalFiles<I>>,
@@ -127,6 +129,8 @@ pub(crate) struct Store<I: Io> {
     full: Cell<bool>,
     /// Bytes of all extents that are not materialised.
     live_bytes: Cell<usize>,
+    /// Whether the pump waits for memory or for a file of the log.
+    starved: Cell<bool>,
     /// Whether pump and maker are to end.
     stopped: Cell<bool>,
 }
@@ -238,7 +242,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Ends of former runs in the shared log.
-    pub(crate) fn run_ends(&self) -> &std::collections::BTreeMap<u64, u64> {
+    pub(crate) fn run_ends(&self) -> &BTreeMap<u64, u64> {
         &self.keeper.run_ends
     }
 

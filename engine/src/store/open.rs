@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -19,7 +19,7 @@ use super::{
     extend,
     keeper::Keeper,
     segment_files::SegmentFiles,
-    wal_files::{self, WalFileId, WalFiles},
+    wal_files::{self, WalFile, WalFileId, WalFiles},
     writer::Flight,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     batch::batches,
     chunk::Memory,
     config::TopicConfig,
-    io::{File, IO_BYTES_MAX, Io, Open, Share},
+    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, Share},
     journal::{self, Journal},
     manifest::{self, Manifest, PartitionState},
     partition::{Extent, Partition, PartitionCell, Slot},
@@ -60,7 +60,7 @@ impl OpenError {
 }
 
 /// The partitions that a shard owns, with their settings.
-pub(crate) type Known = HashMap<TopicPartition, Rc<TopicConfig>>;
+pub(crate) type Known = BTreeMap<TopicPartition, Rc<TopicConfig>>;
 
 impl<I: Io> Store<I> {
     /// Opens a shard's part of the data directory and starts its tasks.
@@ -93,6 +93,7 @@ impl<I: Io> Store<I> {
             failed: RefCell::new(None),
             full: Cell::new(false),
             live_bytes: Cell::new(0),
+            starved: Cell::new(false),
             stopped: Cell::new(false),
             io,
             options,
@@ -113,7 +114,9 @@ impl<I: Io> Store<I> {
 
     /// Brings the runs that live in the shared log only back to memory, and their files back to use.
     async fn load_live(&self, ids: &[FoundFile], replay: &Replay) -> Result<(), OpenError> {
-        let mut by_file: BTreeMap<usize, BTreeMap<u64, Vec<(TopicPartition, &LiveRun)>>> = BTreeMap::new();
+        // Runs by the position of their group, by file.
+        type Runs<'a> = BTreeMap<u64, Vec<(TopicPartition, &'a LiveRun)>>;
+        let mut by_file: BTreeMap<usize, Runs<'_>> = BTreeMap::new();
         for (id, runs) in &replay.live {
             for run in runs {
                 by_file.entry(run.file).or_default().entry(run.group).or_default().push((*id, run));
@@ -126,14 +129,13 @@ impl<I: Io> Store<I> {
             let file = wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
             let file = file.map_err(OpenError::io(&path))?;
             let live = groups.values().map(Vec::len).sum();
-            let mut pins = HashMap::new();
+            let mut pins = BTreeMap::new();
             let bytes = match groups.is_empty() {
                 true => Vec::new(),
                 false => read_all(&self.io, &path).await.map_err(OpenError::io(&path))?,
             };
-            let mut slots = Vec::new();
             for (group, runs) in groups {
-                slots.push(self.load_group(found.id, &bytes, group, &runs));
+                self.load_group(found.id, &bytes, group, &runs);
                 pins.extend(runs.iter().filter_map(|(id, _)| Some((*id, self.partition(*id).ok()?))));
             }
             self.wal.borrow_mut().adopt(file, live, pins.into_values().collect());
@@ -178,12 +180,27 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().insert(slot, size, cells);
     }
 
-    /// Zero-fills files for the shared log, so that the pump always finds one.
+    async fn wipe(&self, file: &WalFile<I>) -> io::Result<()> {
+        let mut zeroes = self.io.buffer(BLOCK);
+        zeroes.bytes_mut().fill(0);
+        file.durable.write(Rc::new(zeroes), 0).await
+    }
+
+    /// Wipes spent files of the shared log and zero-fills new ones, so that the pump always finds one.
     async fn run_maker(self: Rc<Self>) {
         loop {
             self.maker.wait().await;
             if self.stopped.get() {
                 return;
+            }
+            loop {
+                let spent = self.wal.borrow_mut().next_to_wipe();
+                let Some(file) = spent else { break };
+                if let Err(error) = self.wipe(&file).await {
+                    return self.fail("wiping a file of the shared log failed", &error);
+                }
+                self.wal.borrow_mut().wiped(file);
+                self.pump.notify();
             }
             loop {
                 if self.full.get() {
@@ -224,7 +241,7 @@ async fn follow<I: Io>(
     }
 }
 
-fn build<I: Io>(_io: &I, known: &Known, manifest: &Manifest) -> HashMap<TopicPartition, Rc<PartitionCell>> {
+fn build<I: Io>(_io: &I, known: &Known, manifest: &Manifest) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
     let empty = PartitionState::default();
     let restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
         let state = manifest.partitions.get(id).unwrap_or(&empty);
@@ -270,10 +287,22 @@ async fn read_chains<I: Io>(io: &I, wal_dir: &Path) -> Result<(Vec<FoundFile>, V
             continue;
         };
         let bytes = read_all(io, &path).await.map_err(OpenError::io(&path))?;
-        chains.push(scan::chain(&bytes));
+        let chain = scan::chain(&bytes);
+        if !chain.groups.is_empty() {
+            flush(io, &path).await.map_err(OpenError::io(&path))?;
+        }
+        chains.push(chain);
         files.push(FoundFile { id, bytes: bytes.len() as u64 });
     }
     Ok((files, chains))
+}
+
+/// What a killed process wrote may still be lost to a power cut. It must not, once it counts as part of the log: what
+/// comes after it will be acknowledged.
+async fn flush<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let file = io.open(path, Open::Existing).await?;
+    file.flush().await?;
+    file.close().await
 }
 
 /// Reads a whole file, some pieces side by side.

@@ -77,7 +77,7 @@ impl<I: Io> Store<I> {
         let index = self.index(&open, segment).await?;
         let hint = open.hint(offset);
         if let Some(start) = hint.filter(|_| segment.sealed)
-            && let Some(chunk) = self.from_page_cache(id, &open, segment, &index, start, max_bytes)?
+            && let Some(chunk) = self.cached_range(id, &open, segment, &index, start, max_bytes)?
         {
             return Ok(vec![chunk]);
         }
@@ -118,7 +118,7 @@ impl<I: Io> Store<I> {
     }
 
     /// A range for sendfile, if its pages are in memory; otherwise they are asked for.
-    fn from_page_cache(
+    fn cached_range(
         &self,
         id: TopicPartition,
         open: &OpenSegment<I>,

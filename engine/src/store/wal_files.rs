@@ -1,8 +1,10 @@
 //! The files of a shard's shared log: zero-filled once, written in turn, recycled when nothing in them is needed.
 //!
-//! Owned by the store. A file is free, used, or current (the last used one). A used file is freed when no extent in it
-//! is live, and never before an older one: so the sequences on disk have no hole but at their start, and recovery can
-//! tell a torn tail from a missing piece. Overwriting blocks that were written before is what makes a flush cheap: the
+//! Owned by the store. A file is free, used (the last one is current), or spent: no extent in it is live any more. Files
+//! are spent, and then wiped, in the order in which they were written: the sequences on disk have no hole but at their
+//! start, and recovery can tell a torn tail from a missing piece. Wiping is one zeroed block, durable before the file
+//! is written again: without it, a torn first write would leave pieces of the former contents that look like a log with
+//! a hole. Overwriting blocks that were written before is what makes a flush cheap: the
 //! file system has nothing to journal.
 
 use std::{
@@ -46,6 +48,8 @@ pub(crate) struct WalFiles<I: Io> {
     file_bytes: u64,
     count_max: usize,
     free: VecDeque<Rc<WalFile<I>>>,
+    /// Nothing in them is needed, but it is still there. Oldest contents first.
+    spent: VecDeque<Rc<WalFile<I>>>,
     /// Oldest first; the last one is current if there is a current one.
     used: VecDeque<Used<I>>,
     has_current: bool,
@@ -67,6 +71,7 @@ impl<I: Io> WalFiles<I> {
             file_bytes,
             count_max: count_max.max(SPARE_FILES + 1),
             free: VecDeque::new(),
+            spent: VecDeque::new(),
             used: VecDeque::new(),
             has_current: false,
             making: false,
@@ -86,11 +91,10 @@ impl<I: Io> WalFiles<I> {
         self.used.back().filter(|_| self.has_current).map(|used| used.file.clone())
     }
 
-    /// Goes on to the next free file; `false` if there is none.
+    /// Goes on to the next free file; `false` if there is none. What is to be removed holds older groups than what is
+    /// free: it must be gone before those are overwritten, or a run's groups on disk would have a hole.
     pub(crate) fn advance(&mut self) -> bool {
-        let Some(file) = self.free.pop_front() else {
-            return false;
-        };
+        let Some(file) = self.free.pop_front() else { return false };
         self.used.push_back(Used { file, live: 0, pins: Vec::new() });
         self.has_current = true;
         self.settle();
@@ -119,10 +123,20 @@ impl<I: Io> WalFiles<I> {
         let held_back = usize::from(self.has_current);
         while self.used.len() > held_back && self.used.front().is_some_and(|used| used.live == 0) {
             let used = self.used.pop_front().expect("there is a front");
-            match used.file.bytes == self.file_bytes && self.free.len() + self.used.len() < self.count_max {
-                true => self.free.push_back(used.file),
-                false => self.retired.push(used.file),
-            }
+            self.spent.push_back(used.file);
+        }
+    }
+
+    /// The next file to be wiped before it is written again. Answer with [`WalFiles::wiped`].
+    pub(crate) fn next_to_wipe(&mut self) -> Option<Rc<WalFile<I>>> {
+        self.spent.pop_front()
+    }
+
+    /// A file holds nothing that recovery would look at.
+    pub(crate) fn wiped(&mut self, file: Rc<WalFile<I>>) {
+        match file.bytes == self.file_bytes && self.count() < self.count_max {
+            true => self.free.push_back(file),
+            false => self.retired.push(file),
         }
     }
 
@@ -133,12 +147,16 @@ impl<I: Io> WalFiles<I> {
 
     /// Whether the log is short of files: materialise the oldest.
     pub(crate) fn under_pressure(&self) -> bool {
-        self.free.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
+        self.free.len() + self.spent.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
     }
 
     /// Files that may still be made.
     fn room(&self) -> usize {
-        self.count_max.saturating_sub(self.free.len() + self.used.len())
+        self.count_max.saturating_sub(self.count())
+    }
+
+    fn count(&self) -> usize {
+        self.free.len() + self.spent.len() + self.used.len()
     }
 
     /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
@@ -158,9 +176,14 @@ impl<I: Io> WalFiles<I> {
         self.free.extend(file.map(Rc::new));
     }
 
-    /// Files to remove; nobody writes to them any more.
-    pub(crate) fn take_retired(&mut self) -> Vec<Rc<WalFile<I>>> {
-        std::mem::take(&mut self.retired)
+    /// Files to remove; nobody writes to them any more. Answer with [`WalFiles::removed`].
+    pub(crate) fn retired(&self) -> Vec<WalFileId> {
+        self.retired.iter().map(|file| file.id).collect()
+    }
+
+    /// These are removed, durably.
+    pub(crate) fn removed(&mut self, files: &[WalFileId]) {
+        self.retired.retain(|file| !files.contains(&file.id));
     }
 }
 

@@ -8,6 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    io,
     rc::Rc,
 };
 
@@ -98,6 +99,7 @@ impl<I: Io> Store<I> {
     fn next_group(&self) -> Option<(Group, Rc<WalFile<I>>)> {
         let padded = self.groups.borrow().next_padded()?;
         if !self.cache.borrow_mut().make_room(padded, 1) {
+            self.starved.set(true);
             self.keeper.notify();
             return None;
         }
@@ -106,6 +108,7 @@ impl<I: Io> Store<I> {
         let fits = |file: &Rc<WalFile<I>>| flight.position + padded as u64 <= file.bytes;
         if !wal.current().as_ref().is_some_and(fits) {
             if !wal.advance() {
+                self.starved.set(true);
                 self.maker.notify();
                 self.keeper.notify();
                 return None;
@@ -114,6 +117,7 @@ impl<I: Io> Store<I> {
             self.maker.notify();
             self.keeper.notify();
         }
+        self.starved.set(false);
         let file = wal.current().expect("there is a current file");
         let group = self.groups.borrow_mut().next(flight.groups.len())?;
         Some((group, file))
@@ -160,7 +164,7 @@ impl<I: Io> Store<I> {
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
             let target = if durable_write { &file.durable } else { &file.plain };
-            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat, wants_flush)));
+            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat)));
             let (written, fat_written) = join(target.write(buffer, position), fat_runs).await;
             match fat_written.into_iter().fold(written, Result::and) {
                 Ok(()) => store.stage(sequence, Stage::Written),
@@ -250,13 +254,19 @@ impl<I: Io> Store<I> {
     fn flush(self: &Rc<Self>, sequence: u64, files: Vec<Rc<WalFile<I>>>) {
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
-            for file in files {
-                if let Err(error) = file.plain.flush().await {
-                    return store.fail("a flush of the shared log failed", &error);
-                }
+            match store.flush_all(&files).await {
+                Ok(()) => store.stage(sequence, Stage::Done),
+                Err(error) => store.fail("a flush of the shared log failed", &error),
             }
-            store.stage(sequence, Stage::Done);
         });
+    }
+
+    /// Flushes files of the log.
+    async fn flush_all(&self, files: &[Rc<WalFile<I>>]) -> io::Result<()> {
+        for file in files {
+            file.plain.flush().await?;
+        }
+        Ok(())
     }
 
     /// Moves the marks, lets consumers see the batches, and answers the producers.
@@ -270,7 +280,7 @@ impl<I: Io> Store<I> {
             }
         }
         for fat in fat.iter() {
-            self.fat_done(fat, group.flush);
+            self.fat_done(fat);
         }
         for run in &group.runs {
             self.keeper.grown(&run.partition);
@@ -282,17 +292,16 @@ impl<I: Io> Store<I> {
     pub(crate) async fn flush_written(self: &Rc<Self>) -> Result<(), LogError> {
         let files = {
             let mut flight = self.flight.borrow_mut();
-            flight.dirty = false;
+            // What is being written now is for the next time.
+            flight.dirty = flight.groups.iter().any(|flying| !flying.group.flush);
             // They stay listed: a group sealed meanwhile must not count on this flush.
             let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
             flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
         };
         let written: Vec<_> = self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().written)).collect();
-        for file in &files {
-            if let Err(error) = file.plain.flush().await {
-                self.fail("a flush of the shared log failed", &error);
-                return Err(LogError::Storage(error.to_string()));
-            }
+        if let Err(error) = self.flush_all(&files).await {
+            self.fail("a flush of the shared log failed", &error);
+            return Err(LogError::Storage(error.to_string()));
         }
         for (partition, written) in written {
             let mut partition = partition.borrow_mut();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::format::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
 use crate::{
     api::{LEADER_EPOCH, LogError, TopicPartition},
-    batch,
+    batch::{self, BatchInfo},
     io::align_up,
     partition::PartitionCell,
     signal::Outcome,
@@ -38,6 +38,8 @@ const _: () = assert!(GROUP_HEADER_BYTES + BATCH_BYTES_MAX + (1 << 16) < GROUP_B
 /// A batch with the place it was given.
 pub(crate) struct PlacedBatch {
     pub(crate) bytes: Bytes,
+    /// What the check said of it: the producer's header may name a wrong largest timestamp.
+    pub(crate) checked: BatchInfo,
     pub(crate) base_offset: i64,
     pub(crate) append_time_ms: Option<i64>,
 }
@@ -107,6 +109,7 @@ impl Run {
         for placed in &self.batches {
             let (own, rest) = room.split_at_mut(placed.bytes.len());
             own.copy_from_slice(&placed.bytes);
+            batch::correct_max_timestamp(own, &placed.checked);
             batch::assign(own, placed.base_offset, LEADER_EPOCH, placed.append_time_ms);
             room = rest;
         }

@@ -100,7 +100,9 @@ pub(crate) fn replay(
             replay.run_ends.insert(run, *sequence);
             expected = Some(sequence + 1);
         }
-        let missing = replay.run_ends.get(&run).copied().unwrap_or(0) + 1;
+        // Without any, all that was before the first group on disk was recycled.
+        let first = groups.range((run, 0)..=(run, limit)).next().map(|((_, sequence), _)| *sequence);
+        let missing = replay.run_ends.get(&run).map_or(first.unwrap_or(1), |last| last.saturating_add(1));
         let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
         let in_chain = files.iter().filter(|c| c.first().is_some_and(|s| s.run == run)).filter_map(|c| c.damaged);
         let damaged = in_chain.map(|(sequence, _)| sequence).filter(|s| *s <= limit).min();

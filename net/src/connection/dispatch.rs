@@ -29,13 +29,7 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)
         if api.key == ApiKey::ApiVersions {
             return Ok(Routed::UnknownApiVersions(start));
         }
-        return Err((
-            Some(format!("{:?}", api.key)),
-            Malformed::UnsupportedVersion {
-                api: api.key,
-                version,
-            },
-        ));
+        return Err((Some(format!("{:?}", api.key)), Malformed::UnsupportedVersion { api: api.key, version }));
     }
     let header_version = api.key.request_header_version(version);
     let client_id = take_client_id(&mut body, header_version).and_then(|client_id| {
@@ -45,18 +39,14 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)
         Ok(client_id)
     });
     let client_id = client_id.map_err(|reason| (Some(format!("{:?}", api.key)), reason))?;
-    let header = RequestHeader {
-        api_key: api.key,
-        version,
-        correlation_id: start.correlation_id,
-        client_id,
-    };
+    let header = RequestHeader { version, correlation_id: start.correlation_id, client_id };
     Ok(Routed::Request(api, Request { header, body }))
 }
 
 impl Connection {
     /// Begins a request. When this returns, its place among the connection's requests is fixed.
     pub(super) fn dispatch(&self, frame: Frame) -> Result<(), End> {
+        self.context.engine().note_activity();
         let routed = route(&frame).map_err(|(api, reason)| End::Malformed { api, reason })?;
         let (handling, on_disconnect) = match routed {
             Routed::UnknownApiVersions(start) => {
@@ -75,12 +65,18 @@ impl Connection {
         let request_bytes = bytes.len();
         // The handler keeps what it needs of the frame; the reservation ends with its future.
         drop(bytes);
-        let answered = move |reply| Answered {
-            reply,
-            request_bytes,
-        };
+        let answered = move |reply| Answered { reply, request_bytes, had_turn: false };
         let reply: LocalBoxFuture<'static, Answered> = match (handling, on_disconnect) {
             (Handling::Done(reply), _) => Box::pin(std::future::ready(answered(reply))),
+            (Handling::InTurn(future), _) => {
+                let (turns, ticket) = (self.turns.clone(), self.turns.take_ticket());
+                Box::pin(async move {
+                    turns.wait(ticket).await;
+                    let reply = future.await;
+                    drop(reservation);
+                    Answered { reply, request_bytes, had_turn: true }
+                })
+            }
             (Handling::Later(future), OnDisconnect::Drop) => Box::pin(async move {
                 let reply = future.await;
                 drop(reservation);

@@ -19,7 +19,7 @@ const SECTOR: usize = 512;
 const _: () = assert!(BLOCK.is_multiple_of(SECTOR));
 
 /// Memory that a simulated file writes from.
-pub struct SimBuffer(Vec<u8>);
+pub(crate) struct SimBuffer(Vec<u8>);
 
 impl SimBuffer {
     /// Dirty memory, so that nobody relies on zeroes.
@@ -279,7 +279,7 @@ impl Disk {
         let mut ended = inode.writes.remove(at);
         match fails {
             None => {
-                inode.now.write(ended.position, &ended.bytes.0, |_| true);
+                inode.now.write_whole(ended.position, &ended.bytes.0);
                 ended.stage = if durable { Stage::Durable } else { Stage::Completed };
             }
             Some(chance) => {
@@ -327,7 +327,7 @@ impl Disk {
                     if chance.one_in(2) {
                         continue;
                     }
-                    inode.now.write(write.position, &write.bytes.0, |_| true);
+                    inode.now.write_whole(write.position, &write.bytes.0);
                     write.stage = Stage::Completed;
                 }
                 inode.writes.push(write);
@@ -417,7 +417,7 @@ impl Disk {
         block[usize::try_from(position - start).expect("within a block")] ^= xor;
         let len = inode.now.len;
         for content in [&mut inode.now, &mut inode.base] {
-            content.write(start, &block, |_| true);
+            content.write_whole(start, &block);
             content.len = len;
         }
     }
@@ -447,7 +447,7 @@ impl Inode {
     fn fold(&mut self) {
         let durable = self.writes.iter().take_while(|write| write.stage == Stage::Durable).count();
         for write in self.writes.drain(..durable) {
-            self.base.write(write.position, &write.bytes.0, |_| true);
+            self.base.write_whole(write.position, &write.bytes.0);
         }
     }
 }
@@ -464,6 +464,17 @@ static ZEROES: [u8; BLOCK] = [0; BLOCK];
 impl Content {
     fn block(&self, index: u64) -> &[u8] {
         self.blocks.get(&index).map_or(&ZEROES, |block| block)
+    }
+
+    /// Writes all of it; position and length are whole blocks.
+    fn write_whole(&mut self, position: u64, bytes: &[u8]) {
+        for (index, new) in (position / BLOCK as u64..).zip(bytes.chunks(BLOCK)) {
+            match new == ZEROES {
+                true => self.blocks.remove(&index),
+                false => self.blocks.insert(index, new.into()),
+            };
+        }
+        self.len = self.len.max(position + bytes.len() as u64);
     }
 
     /// Writes the sectors that `keeps` names by their place in `bytes`; position and length are whole blocks.

@@ -19,7 +19,7 @@ use crate::{
 
 /// Disk, clock and tasks of a simulated process, in one of its lives.
 #[derive(Clone)]
-pub struct SimIo {
+pub(crate) struct SimIo {
     world: Rc<World>,
     life: u64,
 }
@@ -192,7 +192,7 @@ impl Memory for Bytes {
 }
 
 /// An open file of a simulated process.
-pub struct SimFile {
+pub(crate) struct SimFile {
     io: SimIo,
     inode: InodeId,
     path: Rc<Path>,

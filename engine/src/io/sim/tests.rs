@@ -4,7 +4,7 @@
 
 use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
-use super::{disk::SimBuffer, *};
+use super::{disk::SimBuffer, handle::SimFile, *};
 use crate::{
     io::{BLOCK, Buffer, File, Io, Open, Share},
     journal::{self, Journal},
