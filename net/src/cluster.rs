@@ -21,20 +21,13 @@ pub(crate) fn brokers(engine: &Engine, config: &NetConfig) -> Vec<Broker> {
     let host = StrBytes::from_string(config.advertised_host.clone());
     match config.advertise {
         Advertise::Node => {
-            vec![Broker {
-                id: BrokerId(engine.node_id()),
-                host,
-                port: config.advertised_port.into(),
-            }]
+            vec![Broker { id: BrokerId(engine.node_id()), host, port: config.advertised_port.into() }]
         }
         Advertise::Shard { .. } => (0..engine.shards())
             .map(|shard| Broker {
                 id: shard_broker(engine, shard),
                 host: host.clone(),
-                port: config
-                    .shard_port(shard)
-                    .unwrap_or(config.advertised_port)
-                    .into(),
+                port: config.shard_port(shard).unwrap_or(config.advertised_port).into(),
             })
             .collect(),
     }
@@ -53,6 +46,23 @@ pub(crate) fn controller(engine: &Engine) -> BrokerId {
     BrokerId(engine.node_id())
 }
 
+/// Operations that a client may do on a topic, as a set of bits: all that there are, for nobody authorizes (KIP-430).
+pub(crate) const TOPIC_OPERATIONS: i32 = 3576;
+/// Operations that a client may do on the cluster.
+pub(crate) const CLUSTER_OPERATIONS: i32 = 8096;
+/// What is said of operations when nobody asked.
+pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
+
+/// Whether a topic is one of those that Kafka keeps its own state in: clients hide it by default.
+pub(crate) fn is_internal(topic: &str) -> bool {
+    matches!(topic, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
+}
+
+/// The ids of all brokers.
+pub(crate) fn broker_ids(engine: &Engine, config: &NetConfig) -> Vec<BrokerId> {
+    brokers(engine, config).into_iter().map(|broker| broker.id).collect()
+}
+
 /// The broker as which a shard is advertised.
 pub(crate) fn shard_broker(engine: &Engine, shard: usize) -> BrokerId {
     let shard = i32::try_from(shard).expect("a node has few shards");
@@ -69,14 +79,10 @@ pub(crate) fn kafka_uuid(id: Uuid) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::with_capacity(22);
     for group in id.as_bytes().chunks(3) {
-        let bits = group
-            .iter()
-            .fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte))
-            << (8 * (3 - group.len()));
+        let bits = group.iter().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - group.len()));
         for index in 0..=group.len() {
             let character = ALPHABET[(bits >> (18 - 6 * index)) as usize & 63];
-            text.write_char(char::from(character))
-                .expect("a string takes any text");
+            text.write_char(char::from(character)).expect("a string takes any text");
         }
     }
     text
@@ -90,9 +96,6 @@ mod tests {
     fn uuids_are_written_as_kafka_writes_them() {
         assert_eq!(kafka_uuid(Uuid::nil()), "AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(kafka_uuid(Uuid::from_u128(1)), "AAAAAAAAAAAAAAAAAAAAAQ");
-        assert_eq!(
-            kafka_uuid(Uuid::from_u128(u128::MAX)),
-            "_____________________w"
-        );
+        assert_eq!(kafka_uuid(Uuid::from_u128(u128::MAX)), "_____________________w");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use crate::group::Settings;
+
 /// How clients are told to reach the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advertise {
@@ -83,6 +85,11 @@ impl Default for NetConfig {
 pub struct ConfigError(String);
 
 impl NetConfig {
+    /// The settings of the group coordinator, out of the broker's.
+    pub(crate) fn group_settings(&self) -> Result<Settings, ConfigError> {
+        Settings::parse(&self.broker_settings).map_err(ConfigError)
+    }
+
     /// Checks the relations among the settings for a node of `shards` shards.
     pub fn check(&self, shards: usize) -> Result<(), ConfigError> {
         let refuse = |reason: String| Err(ConfigError(reason));
@@ -90,21 +97,13 @@ impl NetConfig {
             return refuse("no address to listen on".to_string());
         }
         if self.advertised_host.is_empty() || self.advertised_host.len() > HOST_BYTES_MAX {
-            return refuse(format!(
-                "the advertised host must have 1 to {HOST_BYTES_MAX} bytes"
-            ));
+            return refuse(format!("the advertised host must have 1 to {HOST_BYTES_MAX} bytes"));
         }
         if self.num_partitions < 1 {
-            return refuse(format!(
-                "num.partitions is {}: at least 1 is needed",
-                self.num_partitions
-            ));
+            return refuse(format!("num.partitions is {}: at least 1 is needed", self.num_partitions));
         }
         if self.max_frame_bytes < 1024 || self.max_frame_bytes > i32::MAX as usize {
-            return refuse(format!(
-                "socket.request.max.bytes is {}: 1024 to 2147483647",
-                self.max_frame_bytes
-            ));
+            return refuse(format!("socket.request.max.bytes is {}: 1024 to 2147483647", self.max_frame_bytes));
         }
         if self.receive_memory_bytes < crate::connection::READ_BYTES_MAX {
             return refuse(format!(
@@ -113,26 +112,15 @@ impl NetConfig {
                 crate::connection::READ_BYTES_MAX
             ));
         }
-        if self.max_in_flight_requests == 0
-            || self.max_connections == 0
-            || self.max_connections_per_ip == 0
-        {
+        if self.max_in_flight_requests == 0 || self.max_connections == 0 || self.max_connections_per_ip == 0 {
             return refuse("a limit of requests or connections must be at least 1".to_string());
         }
         if let Advertise::Shard { ports } = &self.advertise {
             if !ports.is_empty() && ports.len() != shards {
-                return refuse(format!(
-                    "{} ports are listed for {shards} shards",
-                    ports.len()
-                ));
+                return refuse(format!("{} ports are listed for {shards} shards", ports.len()));
             }
-            if ports.is_empty()
-                && usize::from(self.listen[0].port()) + shards > usize::from(u16::MAX)
-            {
-                return refuse(format!(
-                    "no {shards} ports follow port {}",
-                    self.listen[0].port()
-                ));
+            if ports.is_empty() && usize::from(self.listen[0].port()) + shards > usize::from(u16::MAX) {
+                return refuse(format!("no {shards} ports follow port {}", self.listen[0].port()));
             }
         }
         Ok(())
@@ -146,11 +134,7 @@ impl NetConfig {
         };
         if ports.is_empty() {
             let shard = u16::try_from(shard).ok()?;
-            self.listen
-                .first()?
-                .port()
-                .checked_add(1)?
-                .checked_add(shard)
+            self.listen.first()?.port().checked_add(1)?.checked_add(shard)
         } else {
             ports.get(shard).copied()
         }
@@ -171,10 +155,7 @@ mod tests {
 
     #[test]
     fn shard_ports_follow_the_first_listen_port() {
-        let config = NetConfig {
-            advertise: Advertise::Shard { ports: vec![] },
-            ..NetConfig::default()
-        };
+        let config = NetConfig { advertise: Advertise::Shard { ports: vec![] }, ..NetConfig::default() };
         assert_eq!(config.shard_port(0), Some(9093));
         assert_eq!(config.shard_port(3), Some(9096));
         assert_eq!(NetConfig::default().shard_port(0), None);
@@ -182,10 +163,7 @@ mod tests {
 
     #[test]
     fn listed_ports_must_match_the_number_of_shards() {
-        let config = NetConfig {
-            advertise: Advertise::Shard { ports: vec![1, 2] },
-            ..NetConfig::default()
-        };
+        let config = NetConfig { advertise: Advertise::Shard { ports: vec![1, 2] }, ..NetConfig::default() };
         assert!(config.check(3).is_err());
         assert_eq!(config.check(2), Ok(()));
         assert_eq!(config.shard_port(1), Some(2));

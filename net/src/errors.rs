@@ -4,6 +4,7 @@ use kafka_protocol::{ResponseError, protocol::StrBytes};
 use millrace_engine::{
     api::{LogError, TopicError},
     batch::BatchError,
+    config,
 };
 
 /// An error as a response carries it.
@@ -16,10 +17,7 @@ pub(crate) struct ApiError {
 impl ApiError {
     /// An error with a message.
     pub(crate) fn new(error: ResponseError, message: impl Into<String>) -> ApiError {
-        ApiError {
-            error,
-            message: Some(StrBytes::from_string(message.into())),
-        }
+        ApiError { error, message: Some(StrBytes::from_string(message.into())) }
     }
 
     /// The code on the wire.
@@ -30,11 +28,13 @@ impl ApiError {
 
 impl From<ResponseError> for ApiError {
     fn from(error: ResponseError) -> ApiError {
-        ApiError {
-            error,
-            message: None,
-        }
+        ApiError { error, message: None }
     }
+}
+
+/// Refuses a topic's name.
+pub(crate) fn check_topic_name(name: &str) -> Result<(), ApiError> {
+    config::check_topic_name(name).map_err(|reason| topic_error(&TopicError::InvalidName(reason)))
 }
 
 /// The code of an error of the log.
@@ -67,25 +67,15 @@ fn batch_error(error: &BatchError) -> ResponseError {
 /// The code and message of an error of the topics.
 pub(crate) fn topic_error(error: &TopicError) -> ApiError {
     match error {
-        TopicError::Exists(name) => ApiError::new(
-            ResponseError::TopicAlreadyExists,
-            format!("Topic '{name}' already exists."),
-        ),
-        TopicError::Unknown => ApiError::new(
-            ResponseError::UnknownTopicOrPartition,
-            "This server does not host this topic-partition.",
-        ),
-        TopicError::InvalidName(reason) => {
-            ApiError::new(ResponseError::InvalidTopicException, reason.clone())
+        TopicError::Exists(name) => {
+            ApiError::new(ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists."))
         }
-        TopicError::InvalidPartitions(reason) => {
-            ApiError::new(ResponseError::InvalidPartitions, reason.clone())
+        TopicError::Unknown => {
+            ApiError::new(ResponseError::UnknownTopicOrPartition, "This server does not host this topic-partition.")
         }
-        TopicError::InvalidConfig(reason) => {
-            ApiError::new(ResponseError::InvalidConfig, reason.clone())
-        }
-        TopicError::Storage(_) => {
-            ApiError::new(ResponseError::KafkaStorageError, error.to_string())
-        }
+        TopicError::InvalidName(_) => ApiError::new(ResponseError::InvalidTopicException, error.to_string()),
+        TopicError::InvalidPartitions(reason) => ApiError::new(ResponseError::InvalidPartitions, reason.clone()),
+        TopicError::InvalidConfig(reason) => ApiError::new(ResponseError::InvalidConfig, reason.clone()),
+        TopicError::Storage(_) => ApiError::new(ResponseError::KafkaStorageError, error.to_string()),
     }
 }

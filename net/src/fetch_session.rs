@@ -107,24 +107,12 @@ const EPOCH_FINAL: i32 = -1;
 
 impl FetchSessions {
     /// No sessions, and `sessions_max` at most. `seed` is any number; it keeps ids of former runs from coming back.
-    pub(crate) fn new(
-        sessions_max: usize,
-        shard: usize,
-        shards: usize,
-        seed: u32,
-    ) -> FetchSessions {
+    pub(crate) fn new(sessions_max: usize, shard: usize, shards: usize, seed: u32) -> FetchSessions {
         let id_step = i32::try_from(shards.max(1)).expect("a node has few shards");
         let shard = i32::try_from(shard).expect("a node has few shards");
         let start = i32::try_from(seed % (i32::MAX.cast_unsigned() / 2)).expect("half the range");
         let next_id = start / id_step * id_step + shard + id_step;
-        FetchSessions {
-            sessions: HashMap::new(),
-            sessions_max,
-            partitions: 0,
-            next_id,
-            id_step,
-            tick: 0,
-        }
+        FetchSessions { sessions: HashMap::new(), sessions_max, partitions: 0, next_id, id_step, tick: 0 }
     }
 
     /// A second has gone by.
@@ -136,21 +124,10 @@ impl FetchSessions {
     pub(crate) fn begin(&mut self, request: SessionRequest) -> Result<BegunFetch, ResponseError> {
         if request.epoch == EPOCH_INITIAL || request.epoch == EPOCH_FINAL {
             self.remove(request.id);
-            let session_id = if request.epoch == EPOCH_INITIAL {
-                self.create(&request)
-            } else {
-                0
-            };
-            return Ok(BegunFetch {
-                session_id,
-                is_incremental: false,
-                wanted: request.wanted,
-            });
+            let session_id = if request.epoch == EPOCH_INITIAL { self.create(&request) } else { 0 };
+            return Ok(BegunFetch { session_id, is_incremental: false, wanted: request.wanted });
         }
-        let session = self
-            .sessions
-            .get_mut(&request.id)
-            .ok_or(ResponseError::FetchSessionIdNotFound)?;
+        let session = self.sessions.get_mut(&request.id).ok_or(ResponseError::FetchSessionIdNotFound)?;
         if session.epoch != request.epoch {
             return Err(ResponseError::InvalidFetchSessionEpoch);
         }
@@ -162,28 +139,16 @@ impl FetchSessions {
         session.epoch = next_epoch(session.epoch);
         session.used = self.tick;
         self.partitions = self.partitions - before + session.partitions.len();
-        let wanted = session
-            .order
-            .values()
-            .map(|key| session.partitions[key].wanted.clone())
-            .collect();
+        let wanted = session.order.values().map(|key| session.partitions[key].wanted.clone()).collect();
         if session.partitions.is_empty() {
             self.remove(request.id);
-            return Ok(BegunFetch {
-                session_id: 0,
-                is_incremental: false,
-                wanted,
-            });
+            return Ok(BegunFetch { session_id: 0, is_incremental: false, wanted });
         }
         if self.partitions > PARTITIONS_MAX {
             self.remove(request.id);
             return Err(ResponseError::FetchSessionIdNotFound);
         }
-        Ok(BegunFetch {
-            session_id: request.id,
-            is_incremental: true,
-            wanted,
-        })
+        Ok(BegunFetch { session_id: request.id, is_incremental: true, wanted })
     }
 
     /// A request is being answered, one outcome per wanted partition: which of them the response shall hold.
@@ -192,11 +157,7 @@ impl FetchSessions {
             return vec![true; outcomes.len()];
         };
         let changes = begun.wanted.iter().zip(outcomes);
-        changes
-            .map(|(wanted, outcome)| {
-                session.on_outcome(&wanted.key, outcome) || !begun.is_incremental
-            })
-            .collect()
+        changes.map(|(wanted, outcome)| session.on_outcome(&wanted.key, outcome) || !begun.is_incremental).collect()
     }
 
     /// Makes a session for a request; 0 if there is no room.
@@ -229,17 +190,9 @@ impl FetchSessions {
         }
         let now = self.tick;
         let is_unused = |session: &Session| now - session.used > EVICTION_TICKS;
-        let is_smaller = |session: &Session| {
-            session.partitions.len() < size && now - session.created > EVICTION_TICKS
-        };
-        let unused = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| is_unused(session));
-        let smaller = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| is_smaller(session));
+        let is_smaller = |session: &Session| session.partitions.len() < size && now - session.created > EVICTION_TICKS;
+        let unused = self.sessions.iter().filter(|(_, session)| is_unused(session));
+        let smaller = self.sessions.iter().filter(|(_, session)| is_smaller(session));
         let victim = unused
             .min_by_key(|(_, session)| session.used)
             .or_else(|| smaller.min_by_key(|(_, session)| session.partitions.len()))
@@ -278,28 +231,14 @@ impl Session {
     fn update(&mut self, wanted: Vec<Wanted>, forgotten: Vec<PartitionKey>) {
         for wanted in wanted {
             if let Some(cached) = self.partitions.get_mut(&wanted.key) {
-                cached.wanted = Wanted {
-                    key: cached.wanted.key.clone(),
-                    ..wanted
-                };
+                cached.wanted = Wanted { key: cached.wanted.key.clone(), ..wanted };
                 continue;
             }
-            let wanted = Wanted {
-                key: own(wanted.key),
-                ..wanted
-            };
+            let wanted = Wanted { key: own(wanted.key), ..wanted };
             let sequence = self.take_sequence();
             self.order.insert(sequence, wanted.key.clone());
             let key = wanted.key.clone();
-            self.partitions.insert(
-                key,
-                Cached {
-                    sequence,
-                    wanted,
-                    high_watermark: -1,
-                    log_start_offset: -1,
-                },
-            );
+            self.partitions.insert(key, Cached { sequence, wanted, high_watermark: -1, log_start_offset: -1 });
         }
         for key in forgotten {
             if let Some(cached) = self.partitions.remove(&key) {
@@ -315,14 +254,10 @@ impl Session {
             // Forgotten by a later request; this one asked for it.
             return true;
         };
-        let is_changed = outcome.high_watermark != cached.high_watermark
-            || outcome.log_start_offset != cached.log_start_offset;
+        let is_changed =
+            outcome.high_watermark != cached.high_watermark || outcome.log_start_offset != cached.log_start_offset;
         // After an error the next success is news.
-        cached.high_watermark = if outcome.is_error {
-            -1
-        } else {
-            outcome.high_watermark
-        };
+        cached.high_watermark = if outcome.is_error { -1 } else { outcome.high_watermark };
         cached.log_start_offset = outcome.log_start_offset;
         if outcome.has_records {
             self.order.remove(&cached.sequence);
@@ -342,10 +277,7 @@ impl Session {
 /// A key that does not keep the request's buffer alive.
 fn own(key: PartitionKey) -> PartitionKey {
     match key.topic {
-        TopicKey::Name(name) => PartitionKey {
-            topic: TopicKey::Name(StrBytes::from_string(name.to_string())),
-            ..key
-        },
+        TopicKey::Name(name) => PartitionKey { topic: TopicKey::Name(StrBytes::from_string(name.to_string())), ..key },
         TopicKey::Id(_) => key,
     }
 }
@@ -359,38 +291,19 @@ mod tests {
     use super::*;
 
     fn key(index: i32) -> PartitionKey {
-        PartitionKey {
-            topic: TopicKey::Name(StrBytes::from_static_str("topic")),
-            index,
-        }
+        PartitionKey { topic: TopicKey::Name(StrBytes::from_static_str("topic")), index }
     }
 
     fn wanted(index: i32, offset: i64) -> Wanted {
-        Wanted {
-            key: key(index),
-            offset,
-            max_bytes: 1024,
-            leader_epoch: -1,
-        }
+        Wanted { key: key(index), offset, max_bytes: 1024, leader_epoch: -1 }
     }
 
     fn request(id: i32, epoch: i32, wanted: Vec<Wanted>) -> SessionRequest {
-        SessionRequest {
-            id,
-            epoch,
-            uses_ids: false,
-            wanted,
-            forgotten: vec![],
-        }
+        SessionRequest { id, epoch, uses_ids: false, wanted, forgotten: vec![] }
     }
 
     fn outcome(high_watermark: i64, has_records: bool) -> Outcome {
-        Outcome {
-            is_error: false,
-            has_records,
-            high_watermark,
-            log_start_offset: 0,
-        }
+        Outcome { is_error: false, has_records, high_watermark, log_start_offset: 0 }
     }
 
     fn sessions(max: usize) -> FetchSessions {
@@ -404,69 +317,40 @@ mod tests {
     #[test]
     fn only_changes_are_told() {
         let mut sessions = sessions(10);
-        let full = sessions
-            .begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)]))
-            .expect("a session");
+        let full = sessions.begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)])).expect("a session");
         assert_ne!(full.session_id, 0);
         let quiet = [outcome(5, false), outcome(7, false)];
-        assert_eq!(
-            sessions.finish(&full, &quiet),
-            [true, true],
-            "a full fetch tells everything"
-        );
+        assert_eq!(sessions.finish(&full, &quiet), [true, true], "a full fetch tells everything");
 
-        let second = sessions
-            .begin(request(full.session_id, 1, vec![]))
-            .expect("a session");
+        let second = sessions.begin(request(full.session_id, 1, vec![])).expect("a session");
         assert_eq!(indexes(&second), [0, 1]);
         assert_eq!(sessions.finish(&second, &quiet), [false, false]);
 
-        let third = sessions
-            .begin(request(full.session_id, 2, vec![wanted(1, 9)]))
-            .expect("a session");
+        let third = sessions.begin(request(full.session_id, 2, vec![wanted(1, 9)])).expect("a session");
         assert_eq!(third.wanted[1].offset, 9);
-        assert_eq!(
-            sessions.finish(&third, &[outcome(5, true), outcome(8, false)]),
-            [true, true]
-        );
+        assert_eq!(sessions.finish(&third, &[outcome(5, true), outcome(8, false)]), [true, true]);
 
-        let fourth = sessions
-            .begin(request(full.session_id, 3, vec![]))
-            .expect("a session");
+        let fourth = sessions.begin(request(full.session_id, 3, vec![])).expect("a session");
         assert_eq!(indexes(&fourth), [1, 0], "who got records goes to the end");
     }
 
     #[test]
     fn success_after_an_error_is_told() {
         let mut sessions = sessions(10);
-        let full = sessions
-            .begin(request(0, 0, vec![wanted(0, 0)]))
-            .expect("a session");
+        let full = sessions.begin(request(0, 0, vec![wanted(0, 0)])).expect("a session");
         sessions.finish(&full, &[outcome(5, false)]);
-        let error = Outcome {
-            is_error: true,
-            has_records: false,
-            high_watermark: -1,
-            log_start_offset: -1,
-        };
-        let second = sessions
-            .begin(request(full.session_id, 1, vec![]))
-            .expect("a session");
+        let error = Outcome { is_error: true, has_records: false, high_watermark: -1, log_start_offset: -1 };
+        let second = sessions.begin(request(full.session_id, 1, vec![])).expect("a session");
         assert_eq!(sessions.finish(&second, &[error]), [true]);
-        let third = sessions
-            .begin(request(full.session_id, 2, vec![]))
-            .expect("a session");
+        let third = sessions.begin(request(full.session_id, 2, vec![])).expect("a session");
         assert_eq!(sessions.finish(&third, &[outcome(5, false)]), [true]);
     }
 
     #[test]
     fn wrong_ids_and_epochs_are_refused() {
         let mut sessions = sessions(10);
-        let begun = sessions
-            .begin(request(0, 0, vec![wanted(0, 0)]))
-            .expect("a session");
-        let refused =
-            |sessions: &mut FetchSessions, request| sessions.begin(request).expect_err("refused");
+        let begun = sessions.begin(request(0, 0, vec![wanted(0, 0)])).expect("a session");
+        let refused = |sessions: &mut FetchSessions, request| sessions.begin(request).expect_err("refused");
         assert_eq!(
             refused(&mut sessions, request(begun.session_id + 1, 1, vec![])),
             ResponseError::FetchSessionIdNotFound
@@ -475,93 +359,51 @@ mod tests {
             refused(&mut sessions, request(begun.session_id, 2, vec![])),
             ResponseError::InvalidFetchSessionEpoch
         );
-        let by_id = SessionRequest {
-            uses_ids: true,
-            ..request(begun.session_id, 1, vec![])
-        };
-        assert_eq!(
-            refused(&mut sessions, by_id),
-            ResponseError::FetchSessionTopicIdError
-        );
-        assert!(
-            sessions.begin(request(begun.session_id, 1, vec![])).is_ok(),
-            "a refusal changes nothing"
-        );
+        let by_id = SessionRequest { uses_ids: true, ..request(begun.session_id, 1, vec![]) };
+        assert_eq!(refused(&mut sessions, by_id), ResponseError::FetchSessionTopicIdError);
+        assert!(sessions.begin(request(begun.session_id, 1, vec![])).is_ok(), "a refusal changes nothing");
     }
 
     #[test]
     fn forgotten_partitions_are_fetched_no_more() {
         let mut sessions = sessions(10);
-        let begun = sessions
-            .begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)]))
-            .expect("a session");
-        let forget = SessionRequest {
-            forgotten: vec![key(0)],
-            ..request(begun.session_id, 1, vec![])
-        };
+        let begun = sessions.begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)])).expect("a session");
+        let forget = SessionRequest { forgotten: vec![key(0)], ..request(begun.session_id, 1, vec![]) };
         assert_eq!(indexes(&sessions.begin(forget).expect("a session")), [1]);
-        let forget = SessionRequest {
-            forgotten: vec![key(1)],
-            ..request(begun.session_id, 2, vec![])
-        };
+        let forget = SessionRequest { forgotten: vec![key(1)], ..request(begun.session_id, 2, vec![]) };
         assert_eq!(sessions.begin(forget).expect("no session").session_id, 0);
-        assert!(
-            sessions.sessions.is_empty() && sessions.partitions == 0,
-            "a session without partitions ends"
-        );
+        assert!(sessions.sessions.is_empty() && sessions.partitions == 0, "a session without partitions ends");
     }
 
     #[test]
     fn final_epoch_ends_a_session() {
         let mut sessions = sessions(10);
-        let begun = sessions
-            .begin(request(0, 0, vec![wanted(0, 0)]))
-            .expect("a session");
-        let last = sessions
-            .begin(request(begun.session_id, -1, vec![wanted(0, 0)]))
-            .expect("no session");
+        let begun = sessions.begin(request(0, 0, vec![wanted(0, 0)])).expect("a session");
+        let last = sessions.begin(request(begun.session_id, -1, vec![wanted(0, 0)])).expect("no session");
         assert_eq!((last.session_id, sessions.sessions.len()), (0, 0));
     }
 
     #[test]
     fn a_full_cache_gives_up_unused_sessions_only() {
         let mut sessions = sessions(1);
-        let first = sessions
-            .begin(request(0, 0, vec![wanted(0, 0)]))
-            .expect("a session");
-        let second = sessions
-            .begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)]))
-            .expect("no session");
+        let first = sessions.begin(request(0, 0, vec![wanted(0, 0)])).expect("a session");
+        let second = sessions.begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)])).expect("no session");
         assert_eq!(second.session_id, 0, "the first is in use");
-        assert_eq!(
-            sessions.finish(&second, &[outcome(5, false); 2]),
-            [true, true]
-        );
+        assert_eq!(sessions.finish(&second, &[outcome(5, false); 2]), [true, true]);
         for _ in 0..=EVICTION_TICKS {
             sessions.on_tick();
         }
-        sessions
-            .begin(request(first.session_id, 1, vec![]))
-            .expect("still there");
-        let third = sessions
-            .begin(request(0, 0, vec![wanted(0, 0)]))
-            .expect("no session");
+        sessions.begin(request(first.session_id, 1, vec![])).expect("still there");
+        let third = sessions.begin(request(0, 0, vec![wanted(0, 0)])).expect("no session");
         assert_eq!(third.session_id, 0, "not smaller");
-        let third = sessions
-            .begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)]))
-            .expect("a session");
-        assert_ne!(
-            third.session_id, 0,
-            "a smaller one that had its time makes room"
-        );
+        let third = sessions.begin(request(0, 0, vec![wanted(0, 0), wanted(1, 0)])).expect("a session");
+        assert_ne!(third.session_id, 0, "a smaller one that had its time makes room");
         assert!(!sessions.sessions.contains_key(&first.session_id));
     }
 
     #[test]
     fn ids_differ_between_shards_and_are_never_zero() {
-        let mut shards: Vec<_> = (0..3)
-            .map(|shard| FetchSessions::new(10, shard, 3, u32::MAX))
-            .collect();
+        let mut shards: Vec<_> = (0..3).map(|shard| FetchSessions::new(10, shard, 3, u32::MAX)).collect();
         for (shard, sessions) in shards.iter_mut().enumerate() {
             for _ in 0..5 {
                 let id = sessions.take_id();

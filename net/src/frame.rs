@@ -56,23 +56,14 @@ impl HeaderStart {
         if frame.len() < HEADER_BYTES_MIN {
             return Err(Malformed::ShortHeader(frame.len()));
         }
-        Ok(HeaderStart {
-            api_key: frame.get_i16(),
-            api_version: frame.get_i16(),
-            correlation_id: frame.get_i32(),
-        })
+        Ok(HeaderStart { api_key: frame.get_i16(), api_version: frame.get_i16(), correlation_id: frame.get_i32() })
     }
 }
 
 /// Takes the rest of a request header off the front of a frame: the client id, and in header version 2 the tagged
 /// fields, none of which is known.
-pub(crate) fn take_client_id(
-    frame: &mut Bytes,
-    header_version: i16,
-) -> Result<Option<StrBytes>, Malformed> {
-    let length = frame
-        .try_get_i16()
-        .map_err(|_| Malformed::Header("no client id"))?;
+pub(crate) fn take_client_id(frame: &mut Bytes, header_version: i16) -> Result<Option<StrBytes>, Malformed> {
+    let length = frame.try_get_i16().map_err(|_| Malformed::Header("no client id"))?;
     let client_id = match usize::try_from(length) {
         Err(_) if length == -1 => None,
         Err(_) => return Err(Malformed::Header("the client id has a negative length")),
@@ -81,10 +72,7 @@ pub(crate) fn take_client_id(
         }
         Ok(length) => {
             let bytes = frame.split_to(length);
-            Some(
-                StrBytes::from_utf8(bytes)
-                    .map_err(|_| Malformed::Header("the client id is not UTF-8"))?,
-            )
+            Some(StrBytes::from_utf8(bytes).map_err(|_| Malformed::Header("the client id is not UTF-8"))?)
         }
     };
     if header_version >= 2 {
@@ -149,14 +137,7 @@ mod tests {
             for client_id in [None, Some(""), Some("client")] {
                 let mut frame = header(version, client_id);
                 let start = HeaderStart::take(&mut frame).expect("legal");
-                assert_eq!(
-                    start,
-                    HeaderStart {
-                        api_key: 3,
-                        api_version: 12,
-                        correlation_id: 77
-                    }
-                );
+                assert_eq!(start, HeaderStart { api_key: 3, api_version: 12, correlation_id: 77 });
                 let found = take_client_id(&mut frame, version).expect("legal");
                 assert_eq!(found.as_deref(), client_id);
                 assert_eq!(frame, "body");
@@ -177,31 +158,16 @@ mod tests {
     #[test]
     fn lengths_are_checked() {
         assert_eq!(check_length(-1, 100), Err(Malformed::Length(-1)));
-        assert_eq!(
-            check_length(101, 100),
-            Err(Malformed::TooLarge {
-                length: 101,
-                max: 100
-            })
-        );
+        assert_eq!(check_length(101, 100), Err(Malformed::TooLarge { length: 101, max: 100 }));
         assert_eq!(check_length(7, 100), Err(Malformed::ShortHeader(7)));
         assert_eq!(check_length(100, 100), Ok(100));
     }
 
     #[test]
     fn varints_longer_than_32_bits_are_refused() {
-        assert_eq!(
-            take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x0f][..]),
-            Some(u32::MAX)
-        );
-        assert_eq!(
-            take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x1f][..]),
-            None
-        );
-        assert_eq!(
-            take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..]),
-            None
-        );
+        assert_eq!(take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x0f][..]), Some(u32::MAX));
+        assert_eq!(take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0x1f][..]), None);
+        assert_eq!(take_unsigned_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..]), None);
         assert_eq!(take_unsigned_varint(&mut &[0x80][..]), None);
     }
 }

@@ -5,21 +5,30 @@
 //! connection limits) is plain synchronous code; the glommio shell around it is thin.
 
 mod api;
+mod assignment;
+mod broker_config;
 mod cluster;
 mod config;
+mod config_resource;
 mod connection;
 mod errors;
+mod features;
 mod fetch_session;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
+mod group;
 mod handlers;
 mod hot;
 mod limits;
 mod listener;
 mod memory;
 mod poller;
+mod settings;
 mod shard;
 mod stream;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
+pub use group::{SETTING_KEYS as GROUP_SETTING_KEYS, SettingKey as GroupSettingKey};
 pub use shard::{ServeError, serve};

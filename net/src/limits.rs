@@ -5,10 +5,8 @@
 use std::{collections::HashMap, net::IpAddr};
 
 /// Counts connections against the limits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ConnectionLimits {
-    connections_max: usize,
-    per_ip_max: usize,
     connections: usize,
     per_ip: HashMap<IpAddr, usize>,
 }
@@ -23,36 +21,24 @@ pub(crate) enum Refusal {
 }
 
 impl ConnectionLimits {
-    /// No connection is open yet.
-    pub(crate) fn new(connections_max: usize, per_ip_max: usize) -> ConnectionLimits {
-        ConnectionLimits {
-            connections_max,
-            per_ip_max,
-            connections: 0,
-            per_ip: HashMap::new(),
+    /// Counts a connection in, unless `connections_max` are open or `per_ip_max` of its address; each that was counted
+    /// in must be counted out by [`ConnectionLimits::on_closed`].
+    pub(crate) fn admit(&mut self, ip: IpAddr, connections_max: usize, per_ip_max: usize) -> Result<(), Refusal> {
+        if self.connections >= connections_max {
+            return Err(Refusal::Node(connections_max));
         }
-    }
-
-    /// Counts a connection in; each must be counted out by [`ConnectionLimits::on_closed`].
-    pub(crate) fn admit(&mut self, ip: IpAddr) -> Result<(), Refusal> {
-        if self.connections >= self.connections_max {
-            return Err(Refusal::Node(self.connections_max));
+        let of_ip = self.per_ip.get(&ip).copied().unwrap_or_default();
+        if of_ip >= per_ip_max {
+            return Err(Refusal::Ip(per_ip_max));
         }
-        let of_ip = self.per_ip.entry(ip).or_default();
-        if *of_ip >= self.per_ip_max {
-            return Err(Refusal::Ip(self.per_ip_max));
-        }
-        *of_ip += 1;
+        self.per_ip.insert(ip, of_ip + 1);
         self.connections += 1;
         Ok(())
     }
 
     /// Counts a connection out.
     pub(crate) fn on_closed(&mut self, ip: IpAddr) {
-        let of_ip = self
-            .per_ip
-            .get_mut(&ip)
-            .expect("only admitted connections are counted out");
+        let of_ip = self.per_ip.get_mut(&ip).expect("only admitted connections are counted out");
         *of_ip -= 1;
         if *of_ip == 0 {
             self.per_ip.remove(&ip);
@@ -86,15 +72,15 @@ mod tests {
 
     #[test]
     fn connections_beyond_a_limit_are_refused_until_one_ends() {
-        let mut limits = ConnectionLimits::new(3, 2);
+        let mut limits = ConnectionLimits::default();
         let [a, b] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
-        assert_eq!(limits.admit(a), Ok(()));
-        assert_eq!(limits.admit(a), Ok(()));
-        assert_eq!(limits.admit(a), Err(Refusal::Ip(2)));
-        assert_eq!(limits.admit(b), Ok(()));
-        assert_eq!(limits.admit(b), Err(Refusal::Node(3)));
+        assert_eq!(limits.admit(a, 3, 2), Ok(()));
+        assert_eq!(limits.admit(a, 3, 2), Ok(()));
+        assert_eq!(limits.admit(a, 3, 2), Err(Refusal::Ip(2)));
+        assert_eq!(limits.admit(b, 3, 2), Ok(()));
+        assert_eq!(limits.admit(b, 3, 2), Err(Refusal::Node(3)));
         limits.on_closed(a);
-        assert_eq!(limits.admit(b), Ok(()));
+        assert_eq!(limits.admit(b, 3, 2), Ok(()));
         limits.on_closed(a);
         limits.on_closed(b);
         limits.on_closed(b);

@@ -34,11 +34,8 @@ impl Listener {
     /// Binds and listens. Several shards may listen on one address: the kernel spreads connections over them.
     pub(crate) fn bind(address: SocketAddr, poller: &Rc<Poller>) -> io::Result<Listener> {
         const BACKLOG: i32 = 1024;
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM.cloexec().nonblocking(),
-            Some(Protocol::TCP),
-        )?;
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         if let IpAddr::V6(ip) = address.ip() {
@@ -47,11 +44,7 @@ impl Listener {
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Listener {
-            registration: poller.register(&socket)?,
-            socket,
-            address,
-        })
+        Ok(Listener { registration: poller.register(&socket)?, socket, address })
     }
 
     /// Where it listens.
@@ -70,14 +63,9 @@ impl Listener {
             if self.registration.readable().await.is_err() {
                 return Accepted::Ended;
             }
-            match self
-                .socket
-                .accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
-            {
+            match self.socket.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) {
                 Ok((socket, peer)) => return prepare(socket, peer.as_socket()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.registration.clear_readable()
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.registration.clear_readable(),
                 Err(error) => return classify(error),
             }
         }
@@ -88,10 +76,7 @@ fn prepare(socket: Socket, peer: Option<SocketAddr>) -> Accepted {
     let Some(peer) = peer else {
         return Accepted::Skipped(io::Error::other("a peer without an internet address"));
     };
-    match socket
-        .set_tcp_nodelay(true)
-        .and_then(|()| socket.set_keepalive(true))
-    {
+    match socket.set_tcp_nodelay(true).and_then(|()| socket.set_keepalive(true)) {
         Ok(()) => Accepted::Connection(socket, peer),
         Err(error) => Accepted::Skipped(error),
     }
@@ -99,9 +84,7 @@ fn prepare(socket: Socket, peer: Option<SocketAddr>) -> Accepted {
 
 fn classify(error: io::Error) -> Accepted {
     match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-            Accepted::Exhausted(error)
-        }
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Accepted::Exhausted(error),
         _ => Accepted::Skipped(error),
     }
 }

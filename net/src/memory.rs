@@ -42,13 +42,7 @@ pub(crate) struct Budget {
 impl Budget {
     /// A budget of `limit` bytes.
     pub(crate) fn new(limit: usize) -> Budget {
-        Budget {
-            limit,
-            reserved: 0,
-            continuations: VecDeque::new(),
-            new_requests: VecDeque::new(),
-            next_id: 0,
-        }
+        Budget { limit, reserved: 0, continuations: VecDeque::new(), new_requests: VecDeque::new(), next_id: 0 }
     }
 
     /// Reserves `bytes` at once if nobody waits and they are there.
@@ -134,22 +128,14 @@ struct Waiter {
 impl ReceiveMemory {
     /// Memory of `limit` bytes.
     pub(crate) fn new(limit: usize) -> ReceiveMemory {
-        let shared = Shared {
-            budget: Budget::new(limit),
-            waiters: HashMap::new(),
-        };
-        ReceiveMemory {
-            shared: Rc::new(RefCell::new(shared)),
-        }
+        let shared = Shared { budget: Budget::new(limit), waiters: HashMap::new() };
+        ReceiveMemory { shared: Rc::new(RefCell::new(shared)) }
     }
 
     /// Reserves `bytes`, waiting in the queue if need be.
     pub(crate) async fn reserve(&self, purpose: Purpose, bytes: usize) -> Reservation {
         if self.shared.borrow_mut().budget.reserve(bytes) {
-            return Reservation {
-                memory: self.clone(),
-                bytes,
-            };
+            return Reservation { memory: self.clone(), bytes };
         }
         let id = {
             let mut shared = self.shared.borrow_mut();
@@ -159,17 +145,10 @@ impl ReceiveMemory {
             shared.grant();
             id
         };
-        let waiting = Waiting {
-            memory: self,
-            id,
-            bytes,
-        };
+        let waiting = Waiting { memory: self, id, bytes };
         poll_fn(|cx| {
             let mut shared = self.shared.borrow_mut();
-            let waiter = shared
-                .waiters
-                .get_mut(&id)
-                .expect("a waiter stays until it leaves");
+            let waiter = shared.waiters.get_mut(&id).expect("a waiter stays until it leaves");
             if waiter.granted {
                 return Poll::Ready(());
             }
@@ -195,10 +174,7 @@ impl ReceiveMemory {
 impl Shared {
     fn grant(&mut self) {
         while let Some(id) = self.budget.next_grant() {
-            let waiter = self
-                .waiters
-                .get_mut(&id)
-                .expect("whoever is in the queue waits");
+            let waiter = self.waiters.get_mut(&id).expect("whoever is in the queue waits");
             waiter.granted = true;
             if let Some(waker) = waiter.waker.take() {
                 waker.wake();
@@ -217,10 +193,7 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     fn take(self) -> Reservation {
         self.memory.shared.borrow_mut().waiters.remove(&self.id);
-        Reservation {
-            memory: self.memory.clone(),
-            bytes: self.bytes,
-        }
+        Reservation { memory: self.memory.clone(), bytes: self.bytes }
     }
 }
 
@@ -255,10 +228,7 @@ impl Reservation {
     pub(crate) fn split(&mut self, bytes: usize) -> Reservation {
         assert!(bytes <= self.bytes, "more bytes split off than reserved");
         self.bytes -= bytes;
-        Reservation {
-            memory: self.memory.clone(),
-            bytes,
-        }
+        Reservation { memory: self.memory.clone(), bytes }
     }
 
     /// Takes in another one.
@@ -331,19 +301,13 @@ mod tests {
     #[test]
     fn dropped_reservations_come_back() {
         let memory = ReceiveMemory::new(100);
-        let mut whole =
-            futures_util::FutureExt::now_or_never(memory.reserve(Purpose::NewRequest, 100))
-                .expect("the budget is free");
+        let mut whole = futures_util::FutureExt::now_or_never(memory.reserve(Purpose::NewRequest, 100))
+            .expect("the budget is free");
         let part = whole.split(30);
-        assert!(
-            futures_util::FutureExt::now_or_never(memory.reserve(Purpose::NewRequest, 1)).is_none()
-        );
+        assert!(futures_util::FutureExt::now_or_never(memory.reserve(Purpose::NewRequest, 1)).is_none());
         assert!(!memory.is_contended(), "a dropped wait leaves the queue");
         drop(part);
-        whole.join(
-            futures_util::FutureExt::now_or_never(memory.reserve(Purpose::NewRequest, 30))
-                .expect("free"),
-        );
+        whole.join(futures_util::FutureExt::now_or_never(memory.reserve(Purpose::NewRequest, 30)).expect("free"));
         assert_eq!(whole.bytes(), 100);
         drop(whole);
         assert_eq!(memory.shared.borrow().budget.reserved, 0);

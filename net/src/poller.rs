@@ -4,10 +4,7 @@
 //! until a system call said EWOULDBLOCK, and becomes ready again by an event. glommio has no way to await any
 //! descriptor and its streams cannot wait for writability, scatter or sendfile; an epoll descriptor serves all three
 //! with one poll request in the ring for many sockets.
-#![expect(
-    unsafe_code,
-    reason = "epoll has no safe interface in std, and glommio adopts descriptors by unsafe traits"
-)]
+#![expect(unsafe_code, reason = "epoll has no safe interface in std, and glommio adopts descriptors by unsafe traits")]
 
 use std::{
     cell::{Cell, RefCell},
@@ -39,6 +36,8 @@ struct Registered {
 pub(crate) struct Readiness {
     readable: Cell<bool>,
     writable: Cell<bool>,
+    /// The peer sends no more, or the connection is broken: no further event will say so.
+    hung_up: Cell<bool>,
     /// Set once, by [`Readiness::end_reading`]: nobody shall wait for the direction any more.
     reading_ended: Cell<bool>,
     /// Set once, by [`Readiness::close`].
@@ -100,6 +99,12 @@ impl Readiness {
         self.readable.set(false);
     }
 
+    /// A read yielded less than there was room for: what comes next makes an event, unless it is the end, which was
+    /// announced already.
+    pub(crate) fn clear_readable_after_short_read(&self) {
+        self.readable.set(self.hung_up.get());
+    }
+
     /// A write said EWOULDBLOCK.
     pub(crate) fn clear_writable(&self) {
         self.writable.set(false);
@@ -131,11 +136,7 @@ impl Readiness {
     }
 }
 
-async fn wait(
-    ended: &Cell<bool>,
-    ready: &Cell<bool>,
-    waker: &RefCell<Option<Waker>>,
-) -> Result<(), Closed> {
+async fn wait(ended: &Cell<bool>, ready: &Cell<bool>, waker: &RefCell<Option<Waker>>) -> Result<(), Closed> {
     poll_fn(|cx| {
         if ended.get() {
             return Poll::Ready(Err(Closed));
@@ -173,17 +174,11 @@ impl Poller {
         }
         // SAFETY: the descriptor was just created and nobody else knows it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Rc::new(Poller {
-            epoll,
-            registered: RefCell::default(),
-        }))
+        Ok(Rc::new(Poller { epoll, registered: RefCell::default() }))
     }
 
     /// Registers a non-blocking descriptor for both directions. Both count as ready at first.
-    pub(crate) fn register(
-        self: &Rc<Poller>,
-        descriptor: &impl AsRawFd,
-    ) -> io::Result<Registration> {
+    pub(crate) fn register(self: &Rc<Poller>, descriptor: &impl AsRawFd) -> io::Result<Registration> {
         let fd = descriptor.as_raw_fd();
         let readiness = Rc::new(Readiness::default());
         readiness.readable.set(true);
@@ -197,20 +192,11 @@ impl Poller {
             registered.readiness[token] = Some(readiness.clone());
             token
         };
-        let registration = Registration {
-            poller: self.clone(),
-            readiness,
-            fd,
-            token,
-        };
+        let registration = Registration { poller: self.clone(), readiness, fd, token };
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        let mut event = libc::epoll_event {
-            events: events.cast_unsigned(),
-            u64: token as u64,
-        };
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: token as u64 };
         // SAFETY: `event` lives across the call; the kernel copies it.
-        let result =
-            unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -219,14 +205,7 @@ impl Poller {
 
     fn deregister(&self, fd: RawFd, token: usize) {
         // SAFETY: the call takes no pointer for this operation. It fails if registering had failed: nothing to undo.
-        unsafe {
-            libc::epoll_ctl(
-                self.epoll.as_raw_fd(),
-                libc::EPOLL_CTL_DEL,
-                fd,
-                std::ptr::null_mut(),
-            )
-        };
+        unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
         let mut registered = self.registered.borrow_mut();
         registered.readiness[token] = None;
         registered.free.push(token);
@@ -266,21 +245,11 @@ impl Poller {
         const EVENTS_MAX: usize = 256;
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
         // SAFETY: `events` has room for as many events as the call is told.
-        let count = unsafe {
-            libc::epoll_wait(
-                self.epoll.as_raw_fd(),
-                events.as_mut_ptr(),
-                EVENTS_MAX as libc::c_int,
-                0,
-            )
-        };
+        let count =
+            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_MAX as libc::c_int, 0) };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted {
-                Ok(true)
-            } else {
-                Err(error)
-            };
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(true) } else { Err(error) };
         };
         let registered = self.registered.borrow();
         for event in &events[..count] {
@@ -290,7 +259,9 @@ impl Poller {
                 continue;
             };
             let broken = flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
-            let readable = flags & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0;
+            let hung_up = broken || flags & libc::EPOLLRDHUP != 0;
+            readiness.hung_up.set(readiness.hung_up.get() || hung_up);
+            let readable = hung_up || flags & libc::EPOLLIN != 0;
             readiness.wake(broken || readable, broken || flags & libc::EPOLLOUT != 0);
         }
         Ok(count == EVENTS_MAX)

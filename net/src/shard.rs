@@ -16,9 +16,11 @@ use socket2::Socket;
 use uuid::Uuid;
 
 use crate::{
+    broker_config,
     config::{ConfigError, NetConfig},
     connection::{self, Connection},
     fetch_session::FetchSessions,
+    group::Groups,
     limits::{ConnectionLimits, LogLimiter, Refusal},
     listener::{Accepted, Listener},
     memory::ReceiveMemory,
@@ -72,6 +74,7 @@ pub(crate) struct Shard {
 /// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
 pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> {
     config.check(engine.shards())?;
+    let settings = config.group_settings()?;
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;
     let shard = Rc::new(Shard {
@@ -84,14 +87,12 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         tick: Cell::new(0),
         finishing: Cell::new(0),
         refusals: RefCell::default(),
-        limits: RefCell::new(ConnectionLimits::new(
-            config.max_connections,
-            config.max_connections_per_ip,
-        )),
+        limits: RefCell::default(),
         engine: engine.clone(),
         config,
     });
     engine.attach(shard.clone());
+    let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
     let timer = glommio::spawn_local(run_timer(shard.clone()));
     let acceptors: Vec<_> = listeners
         .iter()
@@ -104,11 +105,18 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
             for listener in &listeners {
                 listener.stop();
             }
-            let stop = std::pin::pin!(shard.stop());
+            // who waits for others of its group is sent away first, so that no connection waits for that
+            let stop = std::pin::pin!(async {
+                groups.await;
+                shard.stop().await;
+            });
             futures_util::future::select(stop, poller).await;
             Ok(())
         }
-        futures_util::future::Either::Right((error, _)) => Err(ServeError::Poller(error)),
+        futures_util::future::Either::Right((error, _)) => {
+            groups.cancel().await;
+            Err(ServeError::Poller(error))
+        }
     };
     for acceptor in acceptors {
         acceptor.cancel().await;
@@ -119,19 +127,10 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
 
 fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
     let (seed, _) = Uuid::new_v4().as_u64_pair();
-    FetchSessions::new(
-        config.fetch_sessions_max,
-        engine.shard(),
-        engine.shards(),
-        seed as u32,
-    )
+    FetchSessions::new(config.fetch_sessions_max, engine.shard(), engine.shards(), seed as u32)
 }
 
-fn listen(
-    engine: &Engine,
-    config: &NetConfig,
-    poller: &Rc<Poller>,
-) -> Result<Vec<Rc<Listener>>, ServeError> {
+fn listen(engine: &Engine, config: &NetConfig, poller: &Rc<Poller>) -> Result<Vec<Rc<Listener>>, ServeError> {
     let own_port = config.shard_port(engine.shard());
     let own = config.listen.iter().zip(own_port).map(|(&address, port)| {
         let mut address = address;
@@ -181,10 +180,7 @@ async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
             let id = shard.next_connection_id.get();
             shard.next_connection_id.set(id + 1);
             let connection = Connection::new(shard.clone(), stream, peer, id);
-            shard
-                .connections
-                .borrow_mut()
-                .insert(id, connection.clone());
+            shard.connections.borrow_mut().insert(id, connection.clone());
             connection::run(&connection).await;
             shard.connections.borrow_mut().remove(&id);
         }
@@ -245,50 +241,33 @@ impl Shard {
             sleep(PAUSE).await;
         }
         let left: Vec<_> = self.connections.borrow().values().cloned().collect();
-        tracing::warn!(
-            connections = left.len(),
-            requests = self.finishing.get(),
-            "closed before all was answered"
-        );
+        tracing::warn!(connections = left.len(), requests = self.finishing.get(), "closed before all was answered");
         for connection in left {
             connection.close();
         }
     }
 
-    /// Asks shard 0 for leave to serve one more connection.
+    /// Asks shard 0, which counts the connections of the whole node, for leave to serve one more.
     async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
-        if !self.limits_connections() {
-            return Ok(());
-        }
-        self.engine
-            .on_shard(0, move |engine| async move {
-                limiting_shard(&engine).await.limits.borrow_mut().admit(ip)
-            })
-            .await
+        let admit = move |engine: Engine| async move {
+            let shard = counting_shard(&engine).await;
+            let (connections_max, per_ip_max) =
+                broker_config::connection_limits(&shard.config, &engine.broker_settings());
+            shard.limits.borrow_mut().admit(ip, connections_max, per_ip_max)
+        };
+        self.engine.on_shard(0, admit).await
     }
 
     async fn on_closed(&self, ip: IpAddr) {
-        if self.limits_connections() {
-            self.engine
-                .on_shard(0, move |engine| async move {
-                    limiting_shard(&engine)
-                        .await
-                        .limits
-                        .borrow_mut()
-                        .on_closed(ip)
-                })
-                .await;
-        }
-    }
-
-    fn limits_connections(&self) -> bool {
-        self.config.max_connections != usize::MAX
-            || self.config.max_connections_per_ip != usize::MAX
+        let count_out = move |engine: Engine| async move {
+            counting_shard(&engine).await.limits.borrow_mut().on_closed(ip);
+        };
+        self.engine.on_shard(0, count_out).await;
     }
 }
 
 /// Shard 0's wire, which may still be starting.
-async fn limiting_shard(engine: &Engine) -> Rc<Shard> {
+async fn counting_shard(engine: &Engine) -> Rc<Shard> {
     const PAUSE: Duration = Duration::from_millis(5);
     loop {
         if let Some(shard) = engine.attached::<Shard>() {

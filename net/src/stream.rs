@@ -2,10 +2,7 @@
 //!
 //! Owned by one connection. Reads go into memory that the caller has reserved; writes scatter from slices or from a
 //! file, so that records are sent from where they lie.
-#![expect(
-    unsafe_code,
-    reason = "a received byte count turns uninitialised memory into initialised memory"
-)]
+#![expect(unsafe_code, reason = "a received byte count turns uninitialised memory into initialised memory")]
 
 use std::{
     io::{self, IoSlice},
@@ -30,10 +27,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Takes over a connected, non-blocking socket.
     pub(crate) fn new(socket: Socket, poller: &Rc<Poller>) -> io::Result<Stream> {
-        Ok(Stream {
-            registration: poller.register(&socket)?,
-            socket,
-        })
+        Ok(Stream { registration: poller.register(&socket)?, socket })
     }
 
     /// Waits until a read may find something.
@@ -56,6 +50,9 @@ impl Stream {
             self.registration.clear_readable();
             return Ok(None);
         };
+        if received > 0 && received < room {
+            self.registration.clear_readable_after_short_read();
+        }
         // SAFETY: the kernel has written that many bytes at the start of the spare capacity.
         unsafe { buffer.set_len(buffer.len() + received) };
         Ok(Some(received))
@@ -72,25 +69,14 @@ impl Stream {
     }
 
     /// Sends up to `limit` bytes of a file's range, starting `done` bytes into it. `None`: no room now.
-    pub(crate) fn send_file(
-        &self,
-        range: &FileRange,
-        done: usize,
-        limit: usize,
-    ) -> io::Result<Option<usize>> {
+    pub(crate) fn send_file(&self, range: &FileRange, done: usize, limit: usize) -> io::Result<Option<usize>> {
         let wanted = (range.len - done).min(limit);
         let Some(length) = NonZeroUsize::new(wanted) else {
             return Ok(Some(0));
         };
         let position = usize::try_from(range.position).map_err(io::Error::other)? + done;
-        match unless_blocked(|| {
-            self.socket
-                .sendfile(range.file.as_ref(), position, Some(length))
-        })? {
-            Some(0) => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "a segment file is shorter than its index",
-            )),
+        match unless_blocked(|| self.socket.sendfile(range.file.as_ref(), position, Some(length)))? {
+            Some(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a segment file is shorter than its index")),
             Some(sent) => Ok(Some(sent)),
             None => {
                 self.registration.clear_writable();

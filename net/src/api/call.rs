@@ -8,10 +8,7 @@ use std::{future::Future, rc::Rc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
-use kafka_protocol::{
-    messages::ApiKey,
-    protocol::{self, Encodable, HeaderVersion, StrBytes},
-};
+use kafka_protocol::protocol::{self, Encodable, HeaderVersion, StrBytes};
 use millrace_engine::{api::Chunk, engine::Engine};
 
 use crate::{config::NetConfig, connection::Peer, frame::Malformed, shard::Shard};
@@ -40,7 +37,6 @@ impl Context {
 /// What is known of a request before its body is decoded.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestHeader {
-    pub(crate) api_key: ApiKey,
     pub(crate) version: i16,
     pub(crate) correlation_id: i32,
     pub(crate) client_id: Option<StrBytes>,
@@ -75,10 +71,7 @@ pub(crate) struct Response {
 impl Response {
     /// A response of several pieces.
     pub(crate) fn new(pieces: Vec<Chunk>) -> Response {
-        Response {
-            head: Bytes::new(),
-            rest: pieces,
-        }
+        Response { head: Bytes::new(), rest: pieces }
     }
 
     /// The pieces, in order.
@@ -98,6 +91,15 @@ pub(crate) enum Reply {
     Close(String),
 }
 
+impl From<Result<Bytes, String>> for Reply {
+    fn from(encoded: Result<Bytes, String>) -> Reply {
+        match encoded {
+            Ok(head) => Reply::Response(Response { head, rest: Vec::new() }),
+            Err(reason) => Reply::Close(format!("the response cannot be encoded: {reason}")),
+        }
+    }
+}
+
 /// What a handler returns.
 pub(crate) enum Handling {
     /// The reply.
@@ -107,11 +109,7 @@ pub(crate) enum Handling {
 }
 
 /// Decodes a request, runs `handle` on it and encodes what it answers.
-pub(crate) fn call<M, H, F>(
-    context: &Context,
-    request: Request,
-    handle: H,
-) -> Result<Handling, Malformed>
+pub(crate) fn call<M, H, F>(context: &Context, request: Request, handle: H) -> Result<Handling, Malformed>
 where
     M: protocol::Request,
     H: FnOnce(Context, Call<M>) -> F,
@@ -121,13 +119,7 @@ where
     let Request { header, mut body } = request;
     let decoded = M::decode(&mut body, message_version::<M>(header.version))
         .map_err(|error| Malformed::Body(error.to_string()))?;
-    let answer = handle(
-        context.clone(),
-        Call {
-            header: header.clone(),
-            body: decoded,
-        },
-    );
+    let answer = handle(context.clone(), Call { header: header.clone(), body: decoded });
     Ok(Handling::Later(Box::pin(async move {
         let answer = answer.await;
         encode(&header, message_version::<M>(header.version), &answer)
@@ -141,29 +133,18 @@ fn message_version<M: protocol::Message>(version: i16) -> i16 {
 }
 
 /// Encodes a response with its length and header.
-pub(crate) fn encode<M: Encodable + HeaderVersion>(
-    header: &RequestHeader,
-    version: i16,
-    message: &M,
-) -> Reply {
-    match try_encode(header, version, message) {
-        Ok(head) => Reply::Response(Response {
-            head,
-            rest: Vec::new(),
-        }),
-        Err(reason) => Reply::Close(format!("the response cannot be encoded: {reason}")),
-    }
+pub(crate) fn encode<M: Encodable + HeaderVersion>(header: &RequestHeader, version: i16, message: &M) -> Reply {
+    Reply::from(encode_bytes(header, version, message))
 }
 
-fn try_encode<M: Encodable + HeaderVersion>(
+/// As [`encode`], for messages that are not yet as they go out.
+pub(crate) fn encode_bytes<M: Encodable + HeaderVersion>(
     header: &RequestHeader,
     version: i16,
     message: &M,
 ) -> Result<Bytes, String> {
     const PREFIX_BYTES: usize = 9;
-    let size = message
-        .compute_size(version)
-        .map_err(|error| error.to_string())?;
+    let size = message.compute_size(version).map_err(|error| error.to_string())?;
     let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + size);
     bytes.put_i32(0);
     bytes.put_i32(header.correlation_id);
@@ -171,9 +152,7 @@ fn try_encode<M: Encodable + HeaderVersion>(
         // No tagged fields.
         bytes.put_u8(0);
     }
-    message
-        .encode(&mut bytes, version)
-        .map_err(|error| error.to_string())?;
+    message.encode(&mut bytes, version).map_err(|error| error.to_string())?;
     let length = i32::try_from(bytes.len() - 4).map_err(|error| error.to_string())?;
     bytes[..4].copy_from_slice(&length.to_be_bytes());
     Ok(bytes.freeze())

@@ -4,8 +4,6 @@ mod call;
 pub(crate) mod shape;
 mod table;
 
-pub(crate) use call::{
-    Call, Context, Handling, Reply, Request, RequestHeader, Response, call, encode,
-};
+pub(crate) use call::{Call, Context, Handling, Reply, Request, RequestHeader, Response, call, encode, encode_bytes};
 pub(crate) use table::{Api, OnDisconnect, TABLE, find};
 pub use table::{ApiListing, api_table};

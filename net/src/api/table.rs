@@ -3,7 +3,7 @@
 use kafka_protocol::messages::ApiKey;
 
 use super::{Context, Handling, Request, shape::Shape};
-use crate::{frame::Malformed, handlers};
+use crate::{frame::Malformed, group::api as group, handlers};
 
 /// One API that is served.
 pub(crate) struct Api {
@@ -38,16 +38,48 @@ pub(crate) static TABLE: &[&Api] = &[
     &handlers::fetch::API,
     &handlers::list_offsets::API,
     &handlers::metadata::API,
+    &group::offset_commit::API,
+    &group::offset_fetch::API,
+    &group::find_coordinator::API,
+    &group::join_group::API,
+    &group::heartbeat::API,
+    &group::leave_group::API,
+    &group::sync_group::API,
+    &group::describe_groups::API,
+    &group::list_groups::API,
     &handlers::api_versions::API,
     &handlers::create_topics::API,
+    &handlers::delete_topics::API,
+    &handlers::delete_records::API,
+    &handlers::init_producer_id::API,
+    &handlers::offset_for_leader_epoch::API,
+    &handlers::acls::DESCRIBE,
+    &handlers::acls::CREATE,
+    &handlers::acls::DELETE,
+    &handlers::describe_configs::API,
+    &handlers::alter_configs::API,
+    &handlers::describe_log_dirs::API,
+    &handlers::create_partitions::API,
+    &group::delete_groups::API,
+    &handlers::elect_leaders::API,
+    &handlers::incremental_alter_configs::API,
+    &handlers::alter_partition_reassignments::API,
+    &handlers::list_partition_reassignments::API,
+    &group::offset_delete::API,
+    &handlers::describe_client_quotas::API,
+    &handlers::describe_quorum::API,
+    &handlers::update_features::API,
+    &handlers::describe_cluster::API,
+    &handlers::describe_producers::API,
+    &group::consumer_group_heartbeat::API,
+    &group::consumer_group_describe::API,
+    &handlers::list_config_resources::API,
+    &handlers::describe_topic_partitions::API,
 ];
 
 /// The API of a key.
 pub(crate) fn find(key: i16) -> Option<&'static Api> {
-    TABLE
-        .binary_search_by_key(&key, |api| api.key as i16)
-        .ok()
-        .map(|index| TABLE[index])
+    TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|index| TABLE[index])
 }
 
 /// One line of the list of what is served.
@@ -74,4 +106,20 @@ pub fn api_table() -> Vec<ApiListing> {
             version_max: api.version_max,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_sorted_and_every_key_is_found() {
+        assert!(TABLE.is_sorted_by_key(|api| api.key as i16));
+        for api in TABLE {
+            assert!(api.version_min <= api.version_max && api.advertised_min <= api.version_min);
+            let found = find(api.key as i16).expect("it is in the table");
+            assert!(std::ptr::eq(found, *api));
+        }
+        assert!(find(-1).is_none() && find(999).is_none());
+    }
 }

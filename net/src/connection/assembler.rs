@@ -51,13 +51,7 @@ struct Partial {
 impl Assembler {
     /// An assembler that refuses frames of more than `frame_bytes_max` bytes.
     pub(crate) fn new(frame_bytes_max: usize) -> Assembler {
-        Assembler {
-            frame_bytes_max,
-            length: [0; LENGTH_BYTES],
-            length_known: 0,
-            partial: None,
-            ready: VecDeque::new(),
-        }
+        Assembler { frame_bytes_max, length: [0; LENGTH_BYTES], length_known: 0, partial: None, ready: VecDeque::new() }
     }
 
     /// The next whole frame.
@@ -84,15 +78,8 @@ impl Assembler {
 
     /// Takes what a read into the shared buffer yielded. `permit` holds at least as many bytes; what is not needed is
     /// left in it.
-    pub(crate) fn accept(
-        &mut self,
-        mut bytes: &[u8],
-        permit: &mut Reservation,
-    ) -> Result<(), Malformed> {
-        assert!(
-            self.partial.is_none(),
-            "a frame that was begun is filled directly"
-        );
+    pub(crate) fn accept(&mut self, mut bytes: &[u8], permit: &mut Reservation) -> Result<(), Malformed> {
+        assert!(self.partial.is_none(), "a frame that was begun is filled directly");
         while !bytes.is_empty() {
             let taken = bytes.len().min(LENGTH_BYTES - self.length_known);
             self.length[self.length_known..][..taken].copy_from_slice(&bytes[..taken]);
@@ -107,17 +94,10 @@ impl Assembler {
                 let capacity = buffer_bytes(length, bytes.len()).min(permit.bytes());
                 let mut buffer = BytesMut::with_capacity(capacity);
                 buffer.extend_from_slice(bytes);
-                self.partial = Some(Partial {
-                    buffer,
-                    length,
-                    reservation: permit.split(capacity),
-                });
+                self.partial = Some(Partial { buffer, length, reservation: permit.split(capacity) });
                 return Ok(());
             };
-            self.ready.push_back(Frame {
-                bytes: Bytes::copy_from_slice(frame),
-                reservation: permit.split(length),
-            });
+            self.ready.push_back(Frame { bytes: Bytes::copy_from_slice(frame), reservation: permit.split(length) });
             bytes = rest;
         }
         Ok(())
@@ -125,10 +105,7 @@ impl Assembler {
 
     /// Takes memory that was wanted.
     pub(crate) fn grow(&mut self, reservation: Reservation) {
-        let partial = self
-            .partial
-            .as_mut()
-            .expect("memory is wanted inside a frame only");
+        let partial = self.partial.as_mut().expect("memory is wanted inside a frame only");
         partial.reservation.join(reservation);
         let mut buffer = BytesMut::with_capacity(partial.reservation.bytes());
         buffer.extend_from_slice(&partial.buffer);
@@ -137,25 +114,16 @@ impl Assembler {
 
     /// The buffer to read into, and how many bytes at most.
     pub(crate) fn buffer(&mut self) -> (&mut BytesMut, usize) {
-        let partial = self
-            .partial
-            .as_mut()
-            .expect("only a frame that was begun has a buffer");
+        let partial = self.partial.as_mut().expect("only a frame that was begun has a buffer");
         let limit = partial.reservation.bytes() - partial.buffer.len();
         (&mut partial.buffer, limit)
     }
 
     /// Bytes were read into [`Assembler::buffer`].
     pub(crate) fn on_filled(&mut self) {
-        if let Some(partial) = self
-            .partial
-            .take_if(|partial| partial.buffer.len() == partial.length)
-        {
+        if let Some(partial) = self.partial.take_if(|partial| partial.buffer.len() == partial.length) {
             let bytes = partial.buffer.freeze();
-            self.ready.push_back(Frame {
-                bytes,
-                reservation: partial.reservation,
-            });
+            self.ready.push_back(Frame { bytes, reservation: partial.reservation });
         }
     }
 }
@@ -177,10 +145,7 @@ mod tests {
     const FRAME_BYTES_MAX: usize = 1 << 20;
 
     fn reserve(memory: &ReceiveMemory, bytes: usize) -> Reservation {
-        memory
-            .reserve(Purpose::NewRequest, bytes)
-            .now_or_never()
-            .expect("the budget is large")
+        memory.reserve(Purpose::NewRequest, bytes).now_or_never().expect("the budget is large")
     }
 
     /// Feeds `input` in reads of at most `step` bytes and returns the frames.
@@ -224,10 +189,8 @@ mod tests {
 
     #[test]
     fn frames_come_out_whole_however_they_are_cut() {
-        let frames: Vec<Vec<u8>> = [8, 9, 100, 4096, 70_000, 8, 300_000]
-            .iter()
-            .map(|&n| (0..n).map(|i| i as u8).collect())
-            .collect();
+        let frames: Vec<Vec<u8>> =
+            [8, 9, 100, 4096, 70_000, 8, 300_000].iter().map(|&n| (0..n).map(|i| i as u8).collect()).collect();
         let input = encode(&frames);
         for step in [1, 3, 7, 64, 4096, 65_536] {
             assert_eq!(feed(&input, step).expect("legal"), frames, "step {step}");
@@ -236,15 +199,10 @@ mod tests {
 
     #[test]
     fn frames_beyond_the_limit_are_refused_before_they_are_buffered() {
-        let input = u32::try_from(FRAME_BYTES_MAX + 1)
-            .expect("small")
-            .to_be_bytes();
+        let input = u32::try_from(FRAME_BYTES_MAX + 1).expect("small").to_be_bytes();
         assert!(matches!(feed(&input, 4), Err(Malformed::TooLarge { .. })));
         assert!(matches!(feed(&[0xff; 4], 1), Err(Malformed::Length(-1))));
-        assert!(matches!(
-            feed(&[0, 0, 0, 7], 4),
-            Err(Malformed::ShortHeader(7))
-        ));
+        assert!(matches!(feed(&[0, 0, 0, 7], 4), Err(Malformed::ShortHeader(7))));
     }
 
     #[test]
@@ -252,9 +210,7 @@ mod tests {
         let memory = ReceiveMemory::new(1 << 30);
         let mut assembler = Assembler::new(FRAME_BYTES_MAX);
         let mut permit = reserve(&memory, 65_536);
-        assembler
-            .accept(&[0, 0x0f, 0, 0, 1], &mut permit)
-            .expect("legal");
+        assembler.accept(&[0, 0x0f, 0, 0, 1], &mut permit).expect("legal");
         assert!(assembler.is_inside_frame());
         assert_eq!(permit.bytes(), 65_536 - 4096);
         let (buffer, limit) = assembler.buffer();

@@ -29,13 +29,7 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)
         if api.key == ApiKey::ApiVersions {
             return Ok(Routed::UnknownApiVersions(start));
         }
-        return Err((
-            Some(format!("{:?}", api.key)),
-            Malformed::UnsupportedVersion {
-                api: api.key,
-                version,
-            },
-        ));
+        return Err((Some(format!("{:?}", api.key)), Malformed::UnsupportedVersion { api: api.key, version }));
     }
     let header_version = api.key.request_header_version(version);
     let client_id = take_client_id(&mut body, header_version).and_then(|client_id| {
@@ -45,12 +39,7 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)
         Ok(client_id)
     });
     let client_id = client_id.map_err(|reason| (Some(format!("{:?}", api.key)), reason))?;
-    let header = RequestHeader {
-        api_key: api.key,
-        version,
-        correlation_id: start.correlation_id,
-        client_id,
-    };
+    let header = RequestHeader { version, correlation_id: start.correlation_id, client_id };
     Ok(Routed::Request(api, Request { header, body }))
 }
 
@@ -75,10 +64,7 @@ impl Connection {
         let request_bytes = bytes.len();
         // The handler keeps what it needs of the frame; the reservation ends with its future.
         drop(bytes);
-        let answered = move |reply| Answered {
-            reply,
-            request_bytes,
-        };
+        let answered = move |reply| Answered { reply, request_bytes };
         let reply: LocalBoxFuture<'static, Answered> = match (handling, on_disconnect) {
             (Handling::Done(reply), _) => Box::pin(std::future::ready(answered(reply))),
             (Handling::Later(future), OnDisconnect::Drop) => Box::pin(async move {

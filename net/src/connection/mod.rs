@@ -24,6 +24,11 @@ use futures_util::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::{
+    assembler::{Assembler, Frame, Want},
+    dispatch::{Routed, route},
+};
 use crate::{
     api::{Context, Reply},
     frame::Malformed,
@@ -93,10 +98,7 @@ enum End {
     /// The operating system failed.
     Io(std::io::Error),
     /// The peer sent what cannot be understood.
-    Malformed {
-        api: Option<String>,
-        reason: Malformed,
-    },
+    Malformed { api: Option<String>, reason: Malformed },
 }
 
 /// Serves a connection to its end.
@@ -123,17 +125,9 @@ pub(crate) async fn run(connection: &Rc<Connection>) {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub(crate) fn new(
-        shard: Rc<Shard>,
-        stream: Stream,
-        address: SocketAddr,
-        id: u64,
-    ) -> Rc<Connection> {
+    pub(crate) fn new(shard: Rc<Shard>, stream: Stream, address: SocketAddr, id: u64) -> Rc<Connection> {
         let active = shard.tick();
-        let peer = Rc::new(Peer {
-            address,
-            software: RefCell::new(None),
-        });
+        let peer = Rc::new(Peer { address, software: RefCell::new(None) });
         Rc::new(Connection {
             context: Context { shard, peer },
             stream,
@@ -143,12 +137,7 @@ impl Connection {
             reading_done: Cell::new(false),
             waiting_reader: RefCell::default(),
             waiting_writer: RefCell::default(),
-            times: Cell::new(Times {
-                active,
-                inside_frame: None,
-                sending: None,
-                draining: None,
-            }),
+            times: Cell::new(Times { active, inside_frame: None, sending: None, draining: None }),
         })
     }
 
@@ -172,8 +161,7 @@ impl Connection {
         let shard = &self.context.shard;
         let now = shard.tick();
         let times = self.times.get();
-        let is_over =
-            |since: Option<u64>, ticks_max: u64| since.is_some_and(|since| now - since > ticks_max);
+        let is_over = |since: Option<u64>, ticks_max: u64| since.is_some_and(|since| now - since > ticks_max);
         let ticks = |duration: std::time::Duration| duration.as_secs().div_ceil(TICK.as_secs());
         let quiet_since = Some(times.active);
         let is_idle = self.in_flight.get().requests == 0 || times.sending.is_some();
@@ -181,9 +169,7 @@ impl Connection {
             "requests in flight took too long after the last was read"
         } else if is_idle && is_over(quiet_since, ticks(shard.config.idle_timeout)) {
             "idle"
-        } else if times.inside_frame.is_some()
-            && is_over(quiet_since, STALLED_TICKS_MAX)
-            && shard.memory.is_contended()
+        } else if times.inside_frame.is_some() && is_over(quiet_since, STALLED_TICKS_MAX) && shard.memory.is_contended()
         {
             "a half sent request held memory that others wait for"
         } else {
@@ -211,10 +197,7 @@ impl Connection {
     /// Puts a request's future at the end of the queue.
     fn push_reply(&self, request_bytes: usize, reply: LocalBoxFuture<'static, Answered>) {
         let InFlight { requests, bytes } = self.in_flight.get();
-        self.in_flight.set(InFlight {
-            requests: requests + 1,
-            bytes: bytes + request_bytes,
-        });
+        self.in_flight.set(InFlight { requests: requests + 1, bytes: bytes + request_bytes });
         self.replies.borrow_mut().push_back(reply);
         wake(&self.waiting_writer);
     }
@@ -257,10 +240,7 @@ impl Connection {
 
     fn on_answered(&self, answered: Answered) -> Reply {
         let InFlight { requests, bytes } = self.in_flight.get();
-        self.in_flight.set(InFlight {
-            requests: requests - 1,
-            bytes: bytes - answered.request_bytes,
-        });
+        self.in_flight.set(InFlight { requests: requests - 1, bytes: bytes - answered.request_bytes });
         wake(&self.waiting_reader);
         answered.reply
     }

@@ -53,13 +53,8 @@ impl OutQueue {
             None => Next::Nothing,
             Some(Chunk::File(range)) => Next::File(range, self.done),
             Some(_) => {
-                let mut slices: Vec<_> = self
-                    .pieces
-                    .iter()
-                    .map_while(Chunk::as_slice)
-                    .take(SLICES_MAX)
-                    .map(IoSlice::new)
-                    .collect();
+                let mut slices: Vec<_> =
+                    self.pieces.iter().map_while(Chunk::as_slice).take(SLICES_MAX).map(IoSlice::new).collect();
                 slices[0].advance(self.done);
                 Next::Slices(slices)
             }
@@ -97,11 +92,7 @@ mod tests {
 
     fn file(len: usize) -> Chunk {
         let file = Rc::new(std::fs::File::open("/dev/null").expect("a file"));
-        Chunk::File(FileRange {
-            file,
-            position: 0,
-            len,
-        })
+        Chunk::File(FileRange { file, position: 0, len })
     }
 
     fn drain(queue: &mut OutQueue, step: usize) -> String {
@@ -110,11 +101,7 @@ mod tests {
             let count = match queue.next() {
                 Next::Nothing => return sent,
                 Next::Slices(slices) => {
-                    let bytes: Vec<u8> = slices
-                        .iter()
-                        .flat_map(|slice| slice.to_vec())
-                        .take(step)
-                        .collect();
+                    let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).take(step).collect();
                     sent.push_str(std::str::from_utf8(&bytes).expect("text"));
                     bytes.len()
                 }
@@ -132,13 +119,7 @@ mod tests {
     fn pieces_leave_in_order_however_they_are_cut() {
         for step in 1..20 {
             let mut queue = OutQueue::default();
-            queue.push(Response::new(vec![
-                memory("head"),
-                memory(""),
-                file(5),
-                memory("tail"),
-                file(0),
-            ]));
+            queue.push(Response::new(vec![memory("head"), memory(""), file(5), memory("tail"), file(0)]));
             queue.push(Response::new(vec![memory("next")]));
             assert_eq!(queue.bytes(), 17);
             assert_eq!(drain(&mut queue, step), "headffffftailnext", "step {step}");

@@ -81,8 +81,7 @@ async fn flush(connection: &Connection, out: &mut OutQueue) -> io::Result<Result
                 glommio::yield_if_needed().await;
             }
             None => {
-                connection
-                    .update_times(|times, now| times.sending = Some(times.sending.unwrap_or(now)));
+                connection.update_times(|times, now| times.sending = Some(times.sending.unwrap_or(now)));
                 if stream.writable().await.is_err() {
                     return Ok(Err(Closed));
                 }

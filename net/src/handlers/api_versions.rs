@@ -13,6 +13,7 @@ use crate::api::{
     Api, Call, Context, OnDisconnect, Reply, RequestHeader, TABLE, call, encode,
     shape::{STRING, Shape},
 };
+use crate::features::{FEATURES, Feature};
 
 const SHAPE: Shape = &[STRING.since(3), STRING.since(3)];
 
@@ -27,40 +28,12 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-/// A feature that clusters of several nodes agree upon (KIP-584): name, lowest and highest level that is supported,
-/// level in force (0: none, it is not listed as finalized).
-struct Feature {
-    name: &'static str,
-    min: i16,
-    max: i16,
-    level: i16,
-}
-
-const fn feature(name: &'static str, min: i16, max: i16, level: i16) -> Feature {
-    Feature {
-        name,
-        min,
-        max,
-        level,
-    }
-}
-
-/// Features as clients are told of them. `metadata.version` 30 is Kafka 4.3's.
-static FEATURES: &[Feature] = &[
-    feature("kraft.version", 0, 1, 0),
-    feature("metadata.version", 7, 30, 30),
-];
-
 async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersionsResponse {
     let version = call.version();
     if version >= 3 {
-        let (name, software_version) = (
-            call.body.client_software_name,
-            call.body.client_software_version,
-        );
+        let (name, software_version) = (call.body.client_software_name, call.body.client_software_version);
         if !is_legal(&name) || !is_legal(&software_version) {
-            return ApiVersionsResponse::default()
-                .with_error_code(ResponseError::InvalidRequest.code());
+            return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
         }
         tracing::debug!(peer = %context.peer.address, software = %name, version = %software_version, "client");
         *context.peer.software.borrow_mut() = Some((name, software_version));
@@ -70,20 +43,9 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
         return response;
     }
     response
-        .with_supported_features(
-            FEATURES
-                .iter()
-                .map(|feature| supported(feature, version))
-                .collect(),
-        )
+        .with_supported_features(FEATURES.iter().map(|feature| supported(feature, version)).collect())
         .with_finalized_features_epoch(0)
-        .with_finalized_features(
-            FEATURES
-                .iter()
-                .filter(|feature| feature.level > 0)
-                .map(finalized)
-                .collect(),
-        )
+        .with_finalized_features(FEATURES.iter().filter(|feature| feature.level > 0).map(finalized).collect())
 }
 
 /// Names and versions of software are letters, digits, dots and dashes (KIP-511).
@@ -91,9 +53,7 @@ fn is_legal(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
     match text.as_bytes() {
         [first, .., last] => {
-            first.is_ascii_alphanumeric()
-                && last.is_ascii_alphanumeric()
-                && text.bytes().all(is_inner)
+            first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() && text.bytes().all(is_inner)
         }
         [only] => only.is_ascii_alphanumeric(),
         [] => false,
@@ -114,11 +74,7 @@ fn listed_versions() -> Vec<ApiVersion> {
 
 /// Versions before 4 cannot carry a feature whose lowest level is 0 (KIP-1022).
 fn supported(feature: &Feature, version: i16) -> SupportedFeatureKey {
-    let min = if version < 4 {
-        feature.min.max(1)
-    } else {
-        feature.min
-    };
+    let min = if version < 4 { feature.min.max(1) } else { feature.min };
     SupportedFeatureKey::default()
         .with_name(StrBytes::from_static_str(feature.name))
         .with_min_version(min)
@@ -134,18 +90,11 @@ fn finalized(feature: &Feature) -> FinalizedFeatureKey {
 
 /// The answer to a version of ApiVersions that is not served: in version 0, with the range of ApiVersions itself.
 pub(crate) fn unsupported(correlation_id: i32) -> Reply {
-    let own = listed_versions()
-        .into_iter()
-        .filter(|version| version.api_key == ApiKey::ApiVersions as i16);
+    let own = listed_versions().into_iter().filter(|version| version.api_key == ApiKey::ApiVersions as i16);
     let response = ApiVersionsResponse::default()
         .with_error_code(ResponseError::UnsupportedVersion.code())
         .with_api_keys(own.collect());
-    let header = RequestHeader {
-        api_key: ApiKey::ApiVersions,
-        version: 0,
-        correlation_id,
-        client_id: None,
-    };
+    let header = RequestHeader { version: 0, correlation_id, client_id: None };
     encode(&header, 0, &response)
 }
 
@@ -166,9 +115,6 @@ mod tests {
     #[test]
     fn produce_is_advertised_from_zero() {
         let produce = &listed_versions()[0];
-        assert_eq!(
-            (produce.api_key, produce.min_version, produce.max_version),
-            (0, 0, 13)
-        );
+        assert_eq!((produce.api_key, produce.min_version, produce.max_version), (0, 0, 13));
     }
 }

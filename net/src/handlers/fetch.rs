@@ -66,32 +66,19 @@ pub(crate) static API: Api = Api {
 fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, mut body } = request;
     let version = header.version;
-    let request = FetchRequest::decode(&mut body, version)
-        .map_err(|error| Malformed::Body(error.to_string()))?;
+    let request = FetchRequest::decode(&mut body, version).map_err(|error| Malformed::Body(error.to_string()))?;
     let limits = Limits::new(&request, context.config().fetch_max_bytes);
-    let begun = context
-        .shard
-        .fetch_sessions
-        .borrow_mut()
-        .begin(session_request(request, version));
+    let begun = context.shard.fetch_sessions.borrow_mut().begin(session_request(request, version));
     let begun = match begun {
         Ok(begun) => begun,
         Err(error) => {
-            let response = FetchResponse {
-                error_code: error.code(),
-                ..FetchResponse::default()
-            };
-            return Ok(Handling::Done(encode(
-                response,
-                header.correlation_id,
-                version,
-            )));
+            let response = FetchResponse { error_code: error.code(), ..FetchResponse::default() };
+            return Ok(Handling::Done(encode(response, header.correlation_id, version)));
         }
     };
     let context = context.clone();
     Ok(Handling::Later(Box::pin(async move {
-        let Some(answers) = unless_stopping(&context, fetch(&context, &limits, &begun)).await
-        else {
+        let Some(answers) = unless_stopping(&context, fetch(&context, &limits, &begun)).await else {
             return Reply::Close("the node is stopping".to_string());
         };
         let response = respond(&context, &limits, begun, answers);
@@ -136,20 +123,13 @@ impl Limits {
 fn session_request(request: FetchRequest, version: i16) -> SessionRequest {
     let uses_ids = version >= 13;
     let topic_key = |name: TopicName, id| {
-        if uses_ids {
-            TopicKey::Id(id)
-        } else {
-            TopicKey::Name(name.0)
-        }
+        if uses_ids { TopicKey::Id(id) } else { TopicKey::Name(name.0) }
     };
     let mut wanted = Vec::new();
     for topic in request.topics {
         let key = topic_key(topic.topic, topic.topic_id);
         wanted.extend(topic.partitions.into_iter().map(|partition| Wanted {
-            key: PartitionKey {
-                topic: key.clone(),
-                index: partition.partition,
-            },
+            key: PartitionKey { topic: key.clone(), index: partition.partition },
             offset: partition.fetch_offset,
             max_bytes: partition.partition_max_bytes,
             leader_epoch: partition.current_leader_epoch,
@@ -158,56 +138,28 @@ fn session_request(request: FetchRequest, version: i16) -> SessionRequest {
     let mut forgotten = Vec::new();
     for topic in request.forgotten_topics_data {
         let key = topic_key(topic.topic, topic.topic_id);
-        forgotten.extend(topic.partitions.into_iter().map(|index| PartitionKey {
-            topic: key.clone(),
-            index,
-        }));
+        forgotten.extend(topic.partitions.into_iter().map(|index| PartitionKey { topic: key.clone(), index }));
     }
-    SessionRequest {
-        id: request.session_id,
-        epoch: request.session_epoch,
-        uses_ids,
-        wanted,
-        forgotten,
-    }
+    SessionRequest { id: request.session_id, epoch: request.session_epoch, uses_ids, wanted, forgotten }
 }
 
 /// Asks the engine for every partition that exists; one answer per wanted partition, in order.
-async fn fetch(
-    context: &Context,
-    limits: &Limits,
-    begun: &BegunFetch,
-) -> Vec<Result<Fetched, ResponseError>> {
+async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Result<Fetched, ResponseError>> {
     let topics = context.engine().topics();
-    let resolved: Vec<_> = begun
-        .wanted
-        .iter()
-        .map(|wanted| resolve(&topics, limits, &wanted.key))
-        .collect();
-    let partitions = begun
-        .wanted
-        .iter()
-        .zip(&resolved)
-        .filter_map(|(wanted, partition)| {
-            Some(FetchPartition {
-                partition: *partition.as_ref().ok()?,
-                offset: wanted.offset,
-                max_bytes: usize::try_from(wanted.max_bytes).unwrap_or(0),
-                leader_epoch: wanted.leader_epoch,
-            })
-        });
-    // An error is told at once.
-    let max_wait = if resolved.iter().any(Result::is_err) {
-        Duration::ZERO
-    } else {
-        limits.max_wait
-    };
-    let fetch = Fetch {
-        partitions: partitions.collect(),
-        max_bytes: limits.max_bytes,
-        min_bytes: limits.min_bytes,
-        max_wait,
-    };
+    let resolved: Vec<_> = begun.wanted.iter().map(|wanted| resolve(&topics, limits, &wanted.key)).collect();
+    let partitions = begun.wanted.iter().zip(&resolved).filter_map(|(wanted, partition)| {
+        Some(FetchPartition {
+            partition: *partition.as_ref().ok()?,
+            offset: wanted.offset,
+            max_bytes: usize::try_from(wanted.max_bytes).unwrap_or(0),
+            leader_epoch: wanted.leader_epoch,
+        })
+    });
+    // An error is told at once, and so is that there is nothing to wait for.
+    let is_answerable = resolved.is_empty() || resolved.iter().any(Result::is_err);
+    let max_wait = if is_answerable { Duration::ZERO } else { limits.max_wait };
+    let fetch =
+        Fetch { partitions: partitions.collect(), max_bytes: limits.max_bytes, min_bytes: limits.min_bytes, max_wait };
     let mut answers = context.engine().fetch(fetch).await.into_iter();
     let mut answer = |partition: Result<TopicPartition, ResponseError>, wanted: &Wanted| {
         partition?;
@@ -217,23 +169,12 @@ async fn fetch(
             _ => log_error(&error),
         })
     };
-    resolved
-        .into_iter()
-        .zip(&begun.wanted)
-        .map(|(partition, wanted)| answer(partition, wanted))
-        .collect()
+    resolved.into_iter().zip(&begun.wanted).map(|(partition, wanted)| answer(partition, wanted)).collect()
 }
 
-fn resolve(
-    topics: &Topics,
-    limits: &Limits,
-    key: &PartitionKey,
-) -> Result<TopicPartition, ResponseError> {
+fn resolve(topics: &Topics, limits: &Limits, key: &PartitionKey) -> Result<TopicPartition, ResponseError> {
     let topic = match &key.topic {
-        TopicKey::Name(name) => topics
-            .by_name
-            .get(name.as_str())
-            .ok_or(ResponseError::UnknownTopicOrPartition),
+        TopicKey::Name(name) => topics.by_name.get(name.as_str()).ok_or(ResponseError::UnknownTopicOrPartition),
         TopicKey::Id(id) => topics.by_id.get(id).ok_or(ResponseError::UnknownTopicId),
     }?;
     if !(0..topic.partitions).contains(&key.index) {
@@ -243,10 +184,7 @@ fn resolve(
         // Replicas do not fetch over this protocol.
         return Err(ResponseError::NotLeaderOrFollower);
     }
-    Ok(TopicPartition {
-        topic: topic.id,
-        partition: key.index,
-    })
+    Ok(TopicPartition { topic: topic.id, partition: key.index })
 }
 
 /// Groups the answers that the client must be told by topic.
@@ -257,11 +195,7 @@ fn respond(
     answers: Vec<Result<Fetched, ResponseError>>,
 ) -> FetchResponse {
     let outcomes: Vec<_> = answers.iter().map(outcome).collect();
-    let told = context
-        .shard
-        .fetch_sessions
-        .borrow_mut()
-        .finish(&begun, &outcomes);
+    let told = context.shard.fetch_sessions.borrow_mut().finish(&begun, &outcomes);
     let mut topics: Vec<TopicResponse> = Vec::new();
     let session_id = begun.session_id;
     for ((wanted, answer), is_told) in begun.wanted.into_iter().zip(answers).zip(told) {
@@ -275,18 +209,10 @@ fn respond(
         let partition = partition_response(wanted.key.index, limits.reads_committed, answer);
         match topics.last_mut() {
             Some(last) if last.name == name && last.id == id => last.partitions.push(partition),
-            _ => topics.push(TopicResponse {
-                name,
-                id,
-                partitions: vec![partition],
-            }),
+            _ => topics.push(TopicResponse { name, id, partitions: vec![partition] }),
         }
     }
-    FetchResponse {
-        error_code: 0,
-        session_id,
-        topics,
-    }
+    FetchResponse { error_code: 0, session_id, topics }
 }
 
 fn outcome(answer: &Result<Fetched, ResponseError>) -> Outcome {
@@ -297,20 +223,11 @@ fn outcome(answer: &Result<Fetched, ResponseError>) -> Outcome {
             high_watermark: fetched.high_watermark,
             log_start_offset: fetched.log_start_offset,
         },
-        Err(_) => Outcome {
-            is_error: true,
-            has_records: false,
-            high_watermark: -1,
-            log_start_offset: -1,
-        },
+        Err(_) => Outcome { is_error: true, has_records: false, high_watermark: -1, log_start_offset: -1 },
     }
 }
 
-fn partition_response(
-    index: i32,
-    reads_committed: bool,
-    answer: Result<Fetched, ResponseError>,
-) -> PartitionResponse {
+fn partition_response(index: i32, reads_committed: bool, answer: Result<Fetched, ResponseError>) -> PartitionResponse {
     match answer {
         Ok(fetched) => PartitionResponse {
             index,

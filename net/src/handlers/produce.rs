@@ -50,21 +50,14 @@ enum PartitionAnswer {
 
 fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, body } = request;
-    let request = ProduceRequest::decode(body, header.version)
-        .map_err(|reason| Malformed::Body(reason.to_string()))?;
+    let request = ProduceRequest::decode(body, header.version).map_err(|reason| Malformed::Body(reason.to_string()))?;
     let acks = request.acks;
     let topics = context.engine().topics();
     let mut parts = Vec::new();
-    let names = Names {
-        topics: &topics,
-        are_ids: header.version >= 13,
-    };
+    let names = Names { topics: &topics, are_ids: header.version >= 13 };
     let is_legal = matches!(acks, -1..=1);
-    let answers: Vec<TopicAnswer> = request
-        .topics
-        .into_iter()
-        .map(|topic| begin_topic(&names, topic, is_legal, &mut parts))
-        .collect();
+    let answers: Vec<TopicAnswer> =
+        request.topics.into_iter().map(|topic| begin_topic(&names, topic, is_legal, &mut parts)).collect();
     let appended = context.engine().produce(parts);
     Ok(Handling::Later(Box::pin(async move {
         let appended = appended.await;
@@ -84,37 +77,23 @@ struct Names<'a> {
 impl Names<'_> {
     fn find(&self, data: &TopicData) -> Result<&Rc<Topic>, ResponseError> {
         if self.are_ids {
-            self.topics
-                .by_id
-                .get(&data.id)
-                .ok_or(ResponseError::UnknownTopicId)
+            self.topics.by_id.get(&data.id).ok_or(ResponseError::UnknownTopicId)
         } else {
-            self.topics
-                .by_name
-                .get(&*data.name)
-                .ok_or(ResponseError::UnknownTopicOrPartition)
+            self.topics.by_name.get(&*data.name).ok_or(ResponseError::UnknownTopicOrPartition)
         }
     }
 }
 
 /// Checks a topic's partitions and collects what the engine shall append.
-fn begin_topic(
-    names: &Names<'_>,
-    data: TopicData,
-    is_legal: bool,
-    parts: &mut Vec<ProducePartition>,
-) -> TopicAnswer {
+fn begin_topic(names: &Names<'_>, data: TopicData, is_legal: bool, parts: &mut Vec<ProducePartition>) -> TopicAnswer {
     let topic = names.find(&data);
     let partitions = data
         .partitions
         .into_iter()
         .map(|partition| {
             let index = partition.index;
-            let checked = if is_legal {
-                check(topic, partition)
-            } else {
-                Err(ResponseError::InvalidRequiredAcks.into())
-            };
+            let checked =
+                if is_legal { check(topic, partition) } else { Err(ResponseError::InvalidRequiredAcks.into()) };
             match checked {
                 Ok(part) => {
                     parts.push(part);
@@ -124,29 +103,16 @@ fn begin_topic(
             }
         })
         .collect();
-    TopicAnswer {
-        name: data.name,
-        id: data.id,
-        partitions,
-    }
+    TopicAnswer { name: data.name, id: data.id, partitions }
 }
 
-fn check(
-    topic: Result<&Rc<Topic>, ResponseError>,
-    data: PartitionData,
-) -> Result<ProducePartition, ApiError> {
+fn check(topic: Result<&Rc<Topic>, ResponseError>, data: PartitionData) -> Result<ProducePartition, ApiError> {
     let topic = topic?;
     if !(0..topic.partitions).contains(&data.index) {
         return Err(ResponseError::UnknownTopicOrPartition.into());
     }
     let batch = check_batch(data.records)?;
-    Ok(ProducePartition {
-        partition: TopicPartition {
-            topic: topic.id,
-            partition: data.index,
-        },
-        batch,
-    })
+    Ok(ProducePartition { partition: TopicPartition { topic: topic.id, partition: data.index }, batch })
 }
 
 /// What a producer may send: exactly one batch, which is neither a control batch nor part of a transaction. The engine
@@ -155,44 +121,27 @@ fn check_batch(records: Option<Bytes>) -> Result<Bytes, ApiError> {
     const ATTRIBUTES_POSITION: usize = 21;
     const TRANSACTIONAL: u16 = 1 << 4;
     const CONTROL: u16 = 1 << 5;
-    let batch = records
-        .filter(|records| !records.is_empty())
-        .ok_or_else(|| {
-            ApiError::new(
-                ResponseError::InvalidRecord,
-                "A partition's part of a produce request holds no record batch.",
-            )
-        })?;
+    let batch = records.filter(|records| !records.is_empty()).ok_or_else(|| {
+        ApiError::new(ResponseError::InvalidRecord, "A partition's part of a produce request holds no record batch.")
+    })?;
     let attributes = batch.get(ATTRIBUTES_POSITION..ATTRIBUTES_POSITION + 2);
     let attributes = attributes.map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
     if attributes & CONTROL != 0 {
-        return Err(ApiError::new(
-            ResponseError::InvalidRecord,
-            "Clients cannot write control batches.",
-        ));
+        return Err(ApiError::new(ResponseError::InvalidRecord, "Clients cannot write control batches."));
     }
     if attributes & TRANSACTIONAL != 0 {
-        return Err(ApiError::new(
-            ResponseError::InvalidTxnState,
-            "Transactions are not served.",
-        ));
+        return Err(ApiError::new(ResponseError::InvalidTxnState, "Transactions are not served."));
     }
     Ok(batch)
 }
 
 /// With acks = 0 nobody waits for an answer: an error can only be told by closing the connection.
 fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> Reply {
-    let refused = answers
-        .iter()
-        .flat_map(|topic| &topic.partitions)
-        .find_map(|(_, answer)| match answer {
-            PartitionAnswer::Refused(error) => Some(error.error),
-            PartitionAnswer::Appended => None,
-        });
-    let failed = appended
-        .iter()
-        .find_map(|answer| answer.as_ref().err())
-        .map(log_error);
+    let refused = answers.iter().flat_map(|topic| &topic.partitions).find_map(|(_, answer)| match answer {
+        PartitionAnswer::Refused(error) => Some(error.error),
+        PartitionAnswer::Appended => None,
+    });
+    let failed = appended.iter().find_map(|answer| answer.as_ref().err()).map(log_error);
     match refused.or(failed) {
         Some(error) => Reply::Close(format!("a produce request with acks = 0 failed: {error}")),
         None => Reply::Silence,
@@ -216,10 +165,7 @@ fn finish(answers: Vec<TopicAnswer>, appended: Vec<Result<Produced, LogError>>) 
                 .with_base_offset(produced.base_offset)
                 .with_log_append_time_ms(produced.append_time_ms)
                 .with_log_start_offset(produced.log_start_offset),
-            Err(error) => response
-                .with_error_code(error.code())
-                .with_base_offset(-1)
-                .with_error_message(error.message),
+            Err(error) => response.with_error_code(error.code()).with_base_offset(-1).with_error_message(error.message),
         }
     };
     let responses = answers.into_iter().map(|topic| {

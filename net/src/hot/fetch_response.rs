@@ -64,9 +64,8 @@ impl FetchResponse {
     }
 
     fn size_estimate(&self) -> usize {
-        let topic = |topic: &TopicResponse| {
-            TOPIC_BYTES_MAX + topic.name.len() + topic.partitions.len() * PARTITION_BYTES_MAX
-        };
+        let topic =
+            |topic: &TopicResponse| TOPIC_BYTES_MAX + topic.name.len() + topic.partitions.len() * PARTITION_BYTES_MAX;
         RESPONSE_BYTES_MAX + self.topics.iter().map(topic).sum::<usize>()
     }
 }
@@ -102,9 +101,7 @@ impl Encoder {
             self.varint(topic.name.len() + 1);
             self.bytes.put_slice(topic.name.as_bytes());
         } else {
-            self.bytes.put_i16(
-                i16::try_from(topic.name.len()).expect("a topic's name came as a short text"),
-            );
+            self.bytes.put_i16(i16::try_from(topic.name.len()).expect("a topic's name came as a short text"));
             self.bytes.put_slice(topic.name.as_bytes());
         }
         self.array_length(topic.partitions.len());
@@ -145,8 +142,7 @@ impl Encoder {
         if self.flexible {
             self.varint(length + 1);
         } else {
-            self.bytes
-                .put_i32(i32::try_from(length).unwrap_or(i32::MAX));
+            self.bytes.put_i32(i32::try_from(length).unwrap_or(i32::MAX));
         }
     }
 

@@ -38,11 +38,7 @@ pub(crate) struct PartitionData {
 impl ProduceRequest {
     /// Decodes a body.
     pub(crate) fn decode(body: Bytes, version: i16) -> Result<ProduceRequest, &'static str> {
-        let mut decoder = Decoder {
-            rest: body,
-            flexible: version >= 9,
-            has_topic_id: version >= 13,
-        };
+        let mut decoder = Decoder { rest: body, flexible: version >= 9, has_topic_id: version >= 13 };
         decoder.request()
     }
 }
@@ -62,30 +58,18 @@ impl Decoder {
         let timeout_ms = self.rest.try_get_i32().map_err(|_| CUT_OFF)?;
         let topics = self.array(Self::topic)?;
         self.skip_tagged_fields()?;
-        Ok(ProduceRequest {
-            transactional_id,
-            acks,
-            timeout_ms,
-            topics,
-        })
+        Ok(ProduceRequest { transactional_id, acks, timeout_ms, topics })
     }
 
     fn topic(&mut self) -> Result<TopicData, &'static str> {
         let (name, id) = if self.has_topic_id {
-            (
-                StrBytes::new(),
-                Uuid::from_u128(self.rest.try_get_u128().map_err(|_| CUT_OFF)?),
-            )
+            (StrBytes::new(), Uuid::from_u128(self.rest.try_get_u128().map_err(|_| CUT_OFF)?))
         } else {
             (self.text()?.ok_or("a topic's name is null")?, Uuid::nil())
         };
         let partitions = self.array(Self::partition)?;
         self.skip_tagged_fields()?;
-        Ok(TopicData {
-            name,
-            id,
-            partitions,
-        })
+        Ok(TopicData { name, id, partitions })
     }
 
     fn partition(&mut self) -> Result<PartitionData, &'static str> {
@@ -98,10 +82,7 @@ impl Decoder {
         Ok(PartitionData { index, records })
     }
 
-    fn array<T>(
-        &mut self,
-        element: impl Fn(&mut Self) -> Result<T, &'static str>,
-    ) -> Result<Vec<T>, &'static str> {
+    fn array<T>(&mut self, element: impl Fn(&mut Self) -> Result<T, &'static str>) -> Result<Vec<T>, &'static str> {
         /// Bytes that an element takes at least; ties the allocation to bytes that are there.
         const ELEMENT_BYTES_MIN: usize = 6;
         let count = self.length_of_bytes()?.ok_or("an array is null")?;

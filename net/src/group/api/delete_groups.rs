@@ -1,0 +1,44 @@
+//! DeleteGroups: groups without members, with their offsets.
+
+use kafka_protocol::messages::{
+    ApiKey, DeleteGroupsRequest, DeleteGroupsResponse, delete_groups_response::DeletableGroupResult,
+};
+
+use crate::{
+    api::{
+        Api, Call, Context, OnDisconnect, call,
+        shape::{STRINGS, Shape},
+    },
+    group::{effects::Reply, shell, strings::wire},
+};
+
+const SHAPE: Shape = &[STRINGS];
+
+/// DeleteGroups.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DeleteGroups,
+    version_min: 0,
+    version_max: 2,
+    advertised_min: 0,
+    shape: Some(SHAPE),
+    on_disconnect: OnDisconnect::Finish,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGroupsResponse {
+    let groups = call.body.groups_names.iter().map(|group| group.to_string()).collect();
+    let results = shell::on_groups(groups, async |group| {
+        let ids = vec![group.clone()];
+        let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
+            coordinator.handle_delete_groups(&ids, ticket);
+        });
+        match reply.await {
+            Ok(Reply::DeleteGroups(results)) => results,
+            Ok(other) => unreachable!("DeleteGroups was answered with {other:?}"),
+            Err(error) => {
+                vec![DeletableGroupResult::default().with_group_id(wire(&group).into()).with_error_code(error.code())]
+            }
+        }
+    });
+    DeleteGroupsResponse::default().with_results(results.await.into_iter().flatten().collect())
+}

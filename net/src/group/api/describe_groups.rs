@@ -1,0 +1,45 @@
+//! DescribeGroups: classic groups with their members.
+
+use kafka_protocol::messages::{
+    ApiKey, DescribeGroupsRequest, DescribeGroupsResponse, describe_groups_response::DescribedGroup,
+};
+
+use super::{NO_OPERATIONS, operations};
+use crate::{
+    api::{
+        Api, Call, Context, OnDisconnect, call,
+        shape::{BOOL, STRINGS, Shape},
+    },
+    group::{shell, strings::wire},
+};
+
+const SHAPE: Shape = &[STRINGS, BOOL.since(3)];
+
+/// DescribeGroups.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DescribeGroups,
+    version_min: 0,
+    version_max: 6,
+    advertised_min: 0,
+    shape: Some(SHAPE),
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<DescribeGroupsRequest>) -> DescribeGroupsResponse {
+    let version = call.version();
+    let asked = operations(call.body.include_authorized_operations);
+    let groups = call.body.groups.iter().map(|group| group.to_string()).collect();
+    let described = shell::on_groups(groups, async |group| {
+        let id = group.clone();
+        let found = shell::read(context.engine(), &group, move |coordinator| coordinator.describe(&id, version));
+        found.await.unwrap_or_else(|error| {
+            DescribedGroup::default().with_group_id(wire(&group).into()).with_error_code(error.code())
+        })
+    });
+    let with_operations = |group: DescribedGroup| {
+        let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
+        group.with_authorized_operations(operations)
+    };
+    DescribeGroupsResponse::default().with_groups(described.await.into_iter().map(with_operations).collect())
+}

@@ -1,0 +1,38 @@
+//! SyncGroup: brings or fetches the assignment of a generation.
+
+use kafka_protocol::messages::{ApiKey, SyncGroupRequest, SyncGroupResponse};
+
+use crate::{
+    api::{
+        Api, Call, Context, OnDisconnect, call,
+        shape::{BYTES, INT32, STRING, Shape, array},
+    },
+    group::{effects::Reply, shell},
+};
+
+const SHAPE: Shape =
+    &[STRING, INT32, STRING, STRING.since(3), STRING.since(5), STRING.since(5), array(&[STRING, BYTES])];
+
+/// SyncGroup.
+pub(crate) static API: Api = Api {
+    key: ApiKey::SyncGroup,
+    version_min: 0,
+    version_max: 5,
+    advertised_min: 0,
+    shape: Some(SHAPE),
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<SyncGroupRequest>) -> SyncGroupResponse {
+    let request = call.body;
+    let group = request.group_id.to_string();
+    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_sync(now_ms, &request, ticket);
+    });
+    match reply.await {
+        Ok(Reply::Sync(response)) => *response,
+        Ok(other) => unreachable!("SyncGroup was answered with {other:?}"),
+        Err(error) => SyncGroupResponse::default().with_error_code(error.code()),
+    }
+}

@@ -1,0 +1,39 @@
+//! Why a group refuses a request, in Kafka's error codes, and what a failed write is called on the wire.
+
+use kafka_protocol::error::ResponseError;
+use millrace_engine::api::LogError;
+
+/// A Kafka error code.
+pub(crate) type GroupError = ResponseError;
+
+/// A refusal with a message, for replies that have room for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The code.
+    pub(crate) error: GroupError,
+    /// The reason; empty where the code says it all.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    /// With a message.
+    pub(crate) fn new(error: GroupError, message: impl Into<String>) -> Self {
+        Self { error, message: message.into() }
+    }
+}
+
+impl From<GroupError> for Refusal {
+    fn from(error: GroupError) -> Self {
+        Self { error, message: String::new() }
+    }
+}
+
+/// What a client of the coordinator hears when records could not be written. It is always retriable, as in Kafka: the
+/// client looks for the coordinator again.
+pub(crate) fn write_error(error: &LogError) -> GroupError {
+    match error {
+        LogError::Storage(_) | LogError::ShuttingDown => ResponseError::NotCoordinator,
+        LogError::Batch(_) => ResponseError::UnknownServerError,
+        _ => ResponseError::CoordinatorNotAvailable,
+    }
+}

@@ -1,0 +1,111 @@
+//! The committed offsets of one group.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use kafka_protocol::messages::{
+    offset_fetch_request::OffsetFetchRequestGroup,
+    offset_fetch_response::{OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics},
+};
+use uuid::Uuid;
+
+use super::{record::OffsetCommit, strings::wire};
+
+/// An OffsetFetch of one group that waits until the commits under way are durable.
+pub(crate) type DeferredFetch = OffsetFetchRequestGroup;
+
+/// Committed offsets by topic name and partition. No topic is empty.
+#[derive(Debug, Default)]
+pub(crate) struct Offsets {
+    by_topic: BTreeMap<Rc<str>, BTreeMap<i32, OffsetCommit>>,
+}
+
+impl Offsets {
+    /// Whether nothing is committed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_topic.is_empty()
+    }
+
+    /// The offset of a partition.
+    pub(crate) fn get(&self, topic: &str, partition: i32) -> Option<&OffsetCommit> {
+        self.by_topic.get(topic)?.get(&partition)
+    }
+
+    /// Sets or removes the offset of a partition.
+    pub(crate) fn set(&mut self, topic: &Rc<str>, partition: i32, value: Option<OffsetCommit>) {
+        match value {
+            Some(value) => {
+                self.by_topic.entry(Rc::clone(topic)).or_default().insert(partition, value);
+            }
+            None => {
+                let Some(partitions) = self.by_topic.get_mut(topic) else {
+                    return;
+                };
+                partitions.remove(&partition);
+                if partitions.is_empty() {
+                    self.by_topic.remove(topic);
+                }
+            }
+        }
+    }
+
+    /// All offsets.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Rc<str>, i32, &OffsetCommit)> {
+        let topics = self.by_topic.iter();
+        topics
+            .flat_map(|(topic, partitions)| partitions.iter().map(move |(partition, value)| (topic, *partition, value)))
+    }
+
+    /// The offsets of one topic.
+    pub(crate) fn of_topic(&self, topic: &str) -> impl Iterator<Item = (&Rc<str>, i32, &OffsetCommit)> {
+        let found = self.by_topic.get_key_value(topic);
+        found
+            .into_iter()
+            .flat_map(|(topic, partitions)| partitions.iter().map(move |(partition, value)| (topic, *partition, value)))
+    }
+
+    /// Answers an OffsetFetch: of the partitions named, or of all.
+    pub(crate) fn fetch(&self, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+        let topics = match &request.topics {
+            None => self.fetch_all(),
+            Some(topics) => topics
+                .iter()
+                .map(|topic| {
+                    let offset = |partition: &i32| {
+                        let found = self.get(&topic.name, *partition);
+                        found_partition(*partition, found.filter(|value| is_of(value, topic.topic_id)))
+                    };
+                    OffsetFetchResponseTopics::default()
+                        .with_name(topic.name.clone())
+                        .with_topic_id(topic.topic_id)
+                        .with_partitions(topic.partition_indexes.iter().map(offset).collect())
+                })
+                .collect(),
+        };
+        OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone()).with_topics(topics)
+    }
+
+    fn fetch_all(&self) -> Vec<OffsetFetchResponseTopics> {
+        let topic = |(name, partitions): (&Rc<str>, &BTreeMap<i32, OffsetCommit>)| {
+            let found = partitions.iter().map(|(partition, value)| found_partition(*partition, Some(value)));
+            OffsetFetchResponseTopics::default().with_name(wire(name).into()).with_partitions(found.collect())
+        };
+        self.by_topic.iter().map(topic).collect()
+    }
+}
+
+/// Whether an offset was committed for this incarnation of a topic. Either side may not know the id.
+fn is_of(value: &OffsetCommit, topic_id: Uuid) -> bool {
+    value.topic_id.is_nil() || topic_id.is_nil() || value.topic_id == topic_id
+}
+
+fn found_partition(partition: i32, value: Option<&OffsetCommit>) -> OffsetFetchResponsePartitions {
+    let (offset, leader_epoch, metadata) = match value {
+        Some(value) => (value.offset, value.leader_epoch, &*value.metadata),
+        None => (-1, -1, ""),
+    };
+    OffsetFetchResponsePartitions::default()
+        .with_partition_index(partition)
+        .with_committed_offset(offset)
+        .with_committed_leader_epoch(leader_epoch)
+        .with_metadata(Some(wire(metadata)))
+}

@@ -1,0 +1,240 @@
+//! Kafka's `group.*` and `offsets.*` broker settings, with Kafka 4.3's defaults.
+
+use std::collections::BTreeMap;
+
+use super::assignor::{ASSIGNORS, Assignor};
+
+/// Whether groups may move between the classic and the consumer protocol while members are in them
+/// (`group.consumer.migration.policy`, KIP-848).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MigrationPolicy {
+    /// Both ways.
+    Bidirectional,
+    /// Only from classic to consumer.
+    Upgrade,
+    /// Only from consumer to classic.
+    Downgrade,
+    /// Not at all.
+    Disabled,
+}
+
+impl MigrationPolicy {
+    /// Whether a classic group may become a consumer group.
+    pub(crate) fn upgrades(self) -> bool {
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Upgrade)
+    }
+
+    /// Whether a consumer group may become a classic group.
+    pub(crate) fn downgrades(self) -> bool {
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Downgrade)
+    }
+}
+
+/// Settings of the group coordinator. Times are in ms unless the name says otherwise.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// `group.min.session.timeout.ms`
+    pub(crate) min_session_timeout_ms: i32,
+    /// `group.max.session.timeout.ms`
+    pub(crate) max_session_timeout_ms: i32,
+    /// `group.initial.rebalance.delay.ms`
+    pub(crate) initial_rebalance_delay_ms: i32,
+    /// `group.max.size`
+    pub(crate) classic_size_max: usize,
+    /// `group.consumer.session.timeout.ms`
+    pub(crate) consumer_session_timeout_ms: i32,
+    /// `group.consumer.heartbeat.interval.ms`
+    pub(crate) consumer_heartbeat_interval_ms: i32,
+    /// `group.consumer.max.size`
+    pub(crate) consumer_size_max: usize,
+    /// `group.consumer.assignors`: the first one is the default.
+    pub(crate) consumer_assignors: Vec<Assignor>,
+    /// `group.consumer.migration.policy`
+    pub(crate) migration_policy: MigrationPolicy,
+    /// `group.consumer.assignment.interval.ms`: least time between two target assignments of a group (KIP-1263).
+    pub(crate) consumer_assignment_interval_ms: i32,
+    /// `group.consumer.regex.refresh.interval.ms`
+    pub(crate) regex_refresh_interval_ms: i64,
+    /// `offset.metadata.max.bytes`
+    pub(crate) offset_metadata_bytes_max: usize,
+    /// `offsets.retention.minutes`, in ms.
+    pub(crate) offsets_retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`
+    pub(crate) retention_check_interval_ms: i64,
+    /// `offsets.topic.num.partitions`: counts only when the topic is created.
+    pub(crate) offsets_topic_partitions: i32,
+    /// `offsets.topic.segment.bytes`: counts only when the topic is created.
+    pub(crate) offsets_topic_segment_bytes: u64,
+}
+
+/// How long a new member may wait in JoinGroup before it is forgotten: it may have gone without our seeing it.
+/// Kafka's `classicGroupNewMemberJoinTimeoutMs`, which no setting changes.
+pub(crate) const NEW_MEMBER_JOIN_TIMEOUT_MS: i32 = 5 * 60 * 1000;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            min_session_timeout_ms: 6_000,
+            max_session_timeout_ms: 1_800_000,
+            initial_rebalance_delay_ms: 3_000,
+            classic_size_max: i32::MAX as usize,
+            consumer_session_timeout_ms: 45_000,
+            consumer_heartbeat_interval_ms: 5_000,
+            consumer_size_max: i32::MAX as usize,
+            consumer_assignors: ASSIGNORS.to_vec(),
+            migration_policy: MigrationPolicy::Bidirectional,
+            consumer_assignment_interval_ms: 1_000,
+            regex_refresh_interval_ms: 600_000,
+            offset_metadata_bytes_max: 4_096,
+            offsets_retention_ms: 7 * 24 * 60 * 60_000,
+            retention_check_interval_ms: 600_000,
+            offsets_topic_partitions: 50,
+            offsets_topic_segment_bytes: 100 << 20,
+        }
+    }
+}
+
+/// A broker setting that the group coordinator understands.
+#[derive(Debug)]
+pub struct SettingKey {
+    /// Kafka's name.
+    pub name: &'static str,
+    /// Default value.
+    pub default: &'static str,
+}
+
+macro_rules! setting_keys {
+    ($($name:literal = $default:literal),* $(,)?) => {
+        /// Every setting read here, sorted by name.
+        pub const SETTING_KEYS: &[SettingKey] = &[$(SettingKey { name: $name, default: $default }),*];
+    };
+}
+
+setting_keys! {
+    "group.consumer.assignment.interval.ms" = "1000",
+    "group.consumer.assignors" = "uniform,range",
+    "group.consumer.heartbeat.interval.ms" = "5000",
+    "group.consumer.max.size" = "2147483647",
+    "group.consumer.migration.policy" = "bidirectional",
+    "group.consumer.regex.refresh.interval.ms" = "600000",
+    "group.consumer.session.timeout.ms" = "45000",
+    "group.initial.rebalance.delay.ms" = "3000",
+    "group.max.session.timeout.ms" = "1800000",
+    "group.max.size" = "2147483647",
+    "group.min.session.timeout.ms" = "6000",
+    "offset.metadata.max.bytes" = "4096",
+    "offsets.retention.check.interval.ms" = "600000",
+    "offsets.retention.minutes" = "10080",
+    "offsets.topic.num.partitions" = "50",
+    "offsets.topic.segment.bytes" = "104857600",
+}
+
+impl Settings {
+    /// Takes over the settings given by Kafka's names and checks them; other names are left to others.
+    pub(crate) fn parse(given: &BTreeMap<String, String>) -> Result<Self, String> {
+        let mut settings = Self::default();
+        for key in SETTING_KEYS {
+            if let Some(value) = given.get(key.name) {
+                settings.set(key.name, value.trim())?;
+            }
+        }
+        if settings.max_session_timeout_ms < settings.min_session_timeout_ms {
+            return Err("group.max.session.timeout.ms must not be less than group.min.session.timeout.ms".into());
+        }
+        if settings.consumer_heartbeat_interval_ms >= settings.consumer_session_timeout_ms {
+            let reason = "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms";
+            return Err(reason.into());
+        }
+        Ok(settings)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let size = |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|size| size as usize);
+        let millis = |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|millis| millis as i32);
+        match name {
+            "group.consumer.assignment.interval.ms" => self.consumer_assignment_interval_ms = millis(0)?,
+            "group.consumer.assignors" => self.consumer_assignors = assignors(value)?,
+            "group.consumer.heartbeat.interval.ms" => self.consumer_heartbeat_interval_ms = millis(1)?,
+            "group.consumer.max.size" => self.consumer_size_max = size(1)?,
+            "group.consumer.migration.policy" => self.migration_policy = migration_policy(value)?,
+            "group.consumer.regex.refresh.interval.ms" => self.regex_refresh_interval_ms = millis(10_000)?.into(),
+            "group.consumer.session.timeout.ms" => self.consumer_session_timeout_ms = millis(1)?,
+            "group.initial.rebalance.delay.ms" => self.initial_rebalance_delay_ms = millis(0)?,
+            "group.max.session.timeout.ms" => self.max_session_timeout_ms = millis(0)?,
+            "group.max.size" => self.classic_size_max = size(1)?,
+            "group.min.session.timeout.ms" => self.min_session_timeout_ms = millis(0)?,
+            "offset.metadata.max.bytes" => self.offset_metadata_bytes_max = size(0)?,
+            "offsets.retention.check.interval.ms" => {
+                self.retention_check_interval_ms = number(name, value, 1, i64::MAX / 2)?;
+            }
+            "offsets.retention.minutes" => {
+                self.offsets_retention_ms = number(name, value, 1, i64::from(i32::MAX))? * 60_000;
+            }
+            "offsets.topic.num.partitions" => self.offsets_topic_partitions = millis(1)?,
+            "offsets.topic.segment.bytes" => {
+                self.offsets_topic_segment_bytes = number(name, value, 1, i64::from(i32::MAX))?.unsigned_abs();
+            }
+            _ => return Err(format!("{name} is not a setting of the group coordinator")),
+        }
+        Ok(())
+    }
+}
+
+fn number(name: &str, value: &str, least: i64, most: i64) -> Result<i64, String> {
+    let number: i64 = value.parse().map_err(|_| format!("{name} = '{value}': not a whole number"))?;
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("{name} = {number}: must lie within {least} and {most}"))
+    }
+}
+
+fn assignors(value: &str) -> Result<Vec<Assignor>, String> {
+    let names: Vec<&str> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let unknown = |name: &str| format!("group.consumer.assignors = '{value}': '{name}' is not built in");
+    let known = |name: &&str| Assignor::by_name(name).ok_or_else(|| unknown(name));
+    let assignors: Vec<_> = names.iter().map(known).collect::<Result<_, _>>()?;
+    if assignors.is_empty() {
+        return Err("group.consumer.assignors: at least one is needed".into());
+    }
+    Ok(assignors)
+}
+
+fn migration_policy(value: &str) -> Result<MigrationPolicy, String> {
+    Ok(match value.to_lowercase().as_str() {
+        "bidirectional" => MigrationPolicy::Bidirectional,
+        "upgrade" => MigrationPolicy::Upgrade,
+        "downgrade" => MigrationPolicy::Downgrade,
+        "disabled" => MigrationPolicy::Disabled,
+        _ => {
+            let policies = "bidirectional, upgrade, downgrade and disabled";
+            return Err(format!("group.consumer.migration.policy = '{value}': must be one of {policies}"));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(given: &[(&str, &str)]) -> Result<Settings, String> {
+        Settings::parse(&given.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
+    }
+
+    #[test]
+    fn documented_defaults_are_the_defaults() {
+        let defaults: Vec<_> = SETTING_KEYS.iter().map(|key| (key.name, key.default)).collect();
+        assert_eq!(format!("{:?}", parse(&defaults).unwrap()), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_name_and_reason() {
+        let error = parse(&[("group.max.size", "x")]).unwrap_err();
+        assert_eq!(error, "group.max.size = 'x': not a whole number");
+        let error = parse(&[("offsets.retention.minutes", "0")]).unwrap_err();
+        assert_eq!(error, "offsets.retention.minutes = 0: must lie within 1 and 2147483647");
+        assert!(parse(&[("group.consumer.assignors", "sticky")]).unwrap_err().contains("'sticky' is not built in"));
+        assert!(parse(&[("group.consumer.migration.policy", "maybe")]).is_err());
+        assert!(parse(&[("group.min.session.timeout.ms", "9"), ("group.max.session.timeout.ms", "8")]).is_err());
+    }
+}

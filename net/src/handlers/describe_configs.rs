@@ -1,0 +1,102 @@
+//! DescribeConfigs: settings of topics and of the broker.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, DescribeConfigsRequest, DescribeConfigsResponse,
+        describe_configs_request::DescribeConfigsResource,
+        describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym},
+    },
+    protocol::StrBytes,
+};
+
+use crate::{
+    api::{
+        Api, Call, Context, OnDisconnect, call,
+        shape::{BOOL, INT8, STRING, STRINGS, Shape, array},
+    },
+    broker_config, config_resource,
+    errors::{ApiError, check_topic_name},
+    settings::{self, Setting},
+};
+
+const SHAPE: Shape = &[array(&[INT8, STRING, STRINGS]), BOOL, BOOL.since(3)];
+
+/// DescribeConfigs.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DescribeConfigs,
+    version_min: 1,
+    version_max: 4,
+    advertised_min: 1,
+    shape: Some(SHAPE),
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<DescribeConfigsRequest>) -> DescribeConfigsResponse {
+    let request = &call.body;
+    let mut results = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        let result = DescribeConfigsResult::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        results.push(match settings(&context, resource) {
+            Ok(settings) => {
+                let wanted = settings.into_iter().filter(|setting| is_wanted(resource, setting));
+                let configs = wanted.map(|setting| describe(request, setting)).collect();
+                result.with_error_message(Some(StrBytes::new())).with_configs(configs)
+            }
+            Err(error) => {
+                let message = error.message.clone().unwrap_or_default();
+                result.with_error_code(error.code()).with_error_message(Some(message))
+            }
+        });
+        glommio::yield_if_needed().await;
+    }
+    DescribeConfigsResponse::default().with_results(results)
+}
+
+fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec<Setting>, ApiError> {
+    let name = &*resource.resource_name;
+    match resource.resource_type {
+        config_resource::TOPIC => {
+            check_topic_name(name)?;
+            let topics = context.engine().topics();
+            let topic = topics.by_name.get(name);
+            let topic = topic.ok_or(ApiError::from(ResponseError::UnknownTopicOrPartition))?;
+            Ok(settings::of_topic(&topic.overrides, &context.engine().topic_defaults()))
+        }
+        config_resource::BROKER if name.is_empty() => Ok(broker_config::describe_changed(context)),
+        config_resource::BROKER => {
+            config_resource::check_broker(context, name)?;
+            Ok(broker_config::describe(context))
+        }
+        other => Err(config_resource::unknown_type(other)),
+    }
+}
+
+/// A resource may name the settings it wants; none named, or null, is all.
+fn is_wanted(resource: &DescribeConfigsResource, setting: &Setting) -> bool {
+    match &resource.configuration_keys {
+        Some(wanted) if !wanted.is_empty() => wanted.contains(&setting.name),
+        _ => true,
+    }
+}
+
+fn describe(request: &DescribeConfigsRequest, setting: Setting) -> DescribeConfigsResourceResult {
+    let synonyms = setting.levels.into_iter().map(|level| {
+        DescribeConfigsSynonym::default()
+            .with_name(level.name)
+            .with_value(Some(level.value))
+            .with_source(level.source as i8)
+    });
+    let synonyms = if request.include_synonyms { synonyms.collect() } else { Vec::new() };
+    DescribeConfigsResourceResult::default()
+        .with_name(setting.name)
+        .with_value(Some(setting.value))
+        .with_read_only(setting.is_read_only)
+        .with_config_source(setting.source as i8)
+        .with_synonyms(synonyms)
+        .with_config_type(settings::wire_kind(setting.kind))
+        .with_documentation(request.include_documentation.then_some(setting.documentation))
+}

@@ -1,0 +1,104 @@
+//! IncrementalAlterConfigs: changes single settings of a topic or of the broker (KIP-339).
+
+use std::collections::HashMap;
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+        incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+        incremental_alter_configs_response::AlterConfigsResourceResponse,
+    },
+};
+use millrace_engine::api::ConfigChange;
+
+use crate::{
+    api::{
+        Api, Call, Context, OnDisconnect, call,
+        shape::{BOOL, INT8, STRING, Shape, array},
+    },
+    config_resource::{self, Alteration},
+    errors::ApiError,
+};
+
+const SHAPE: Shape = &[array(&[INT8, STRING, array(&[STRING, INT8, STRING])]), BOOL];
+
+/// IncrementalAlterConfigs.
+pub(crate) static API: Api = Api {
+    key: ApiKey::IncrementalAlterConfigs,
+    version_min: 0,
+    version_max: 1,
+    advertised_min: 0,
+    shape: Some(SHAPE),
+    on_disconnect: OnDisconnect::Finish,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<IncrementalAlterConfigsRequest>) -> IncrementalAlterConfigsResponse {
+    let key = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    let mut counts: HashMap<_, usize> = HashMap::new();
+    for resource in &call.body.resources {
+        *counts.entry(key(resource)).or_default() += 1;
+    }
+    let mut responses = Vec::with_capacity(call.body.resources.len());
+    for resource in &call.body.resources {
+        let outcome = if counts[&key(resource)] > 1 {
+            Err(ApiError::new(ResponseError::InvalidRequest, "Each resource must appear at most once."))
+        } else {
+            alter(&context, resource, call.body.validate_only).await
+        };
+        let response = AlterConfigsResourceResponse::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        responses.push(match outcome {
+            Ok(()) => response.with_error_message(None),
+            Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
+        });
+    }
+    IncrementalAlterConfigsResponse::default().with_responses(responses)
+}
+
+async fn alter(context: &Context, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), ApiError> {
+    config_resource::check_no_duplicates(resource.configs.iter().map(|config| &*config.name))?;
+    let changes = resource.configs.iter().map(change).collect::<Result<_, _>>()?;
+    let alteration = Alteration::Incremental(changes);
+    config_resource::alter(context, (resource.resource_type, &resource.resource_name), alteration, validate_only).await
+}
+
+fn change(config: &AlterableConfig) -> Result<ConfigChange, ApiError> {
+    const SET: i8 = 0;
+    const DELETE: i8 = 1;
+    const APPEND: i8 = 2;
+    const SUBTRACT: i8 = 3;
+    let name = config.name.to_string();
+    let value = || match &config.value {
+        Some(value) => Ok(value.to_string()),
+        None => Err(config_resource::null_value(&config.name)),
+    };
+    match config.config_operation {
+        SET => Ok(ConfigChange::Set(name, value()?)),
+        DELETE => Ok(ConfigChange::Delete(name)),
+        APPEND => Ok(ConfigChange::Append(name, value()?)),
+        SUBTRACT => Ok(ConfigChange::Subtract(name, value()?)),
+        other => Err(ApiError::new(ResponseError::InvalidRequest, format!("Unknown config operation {other}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::protocol::StrBytes;
+
+    use super::*;
+
+    #[test]
+    fn operations_need_a_value_but_for_deleting() {
+        let config = AlterableConfig::default().with_name(StrBytes::from_static_str("a")).with_value(None);
+        assert_eq!(change(&config.clone().with_config_operation(1)), Ok(ConfigChange::Delete("a".to_string())));
+        for operation in [0, 2, 3, 4, -1] {
+            assert!(change(&config.clone().with_config_operation(operation)).is_err(), "{operation}");
+        }
+        let config = config.with_value(Some(StrBytes::from_static_str("b")));
+        let [name, value] = ["a", "b"].map(str::to_string);
+        assert_eq!(change(&config.with_config_operation(3)), Ok(ConfigChange::Subtract(name, value)));
+    }
+}
