@@ -6,24 +6,25 @@
 //! owner's shard, writes the records and loads them after a start.
 
 pub(crate) mod api;
-mod assignment;
+pub(crate) mod assignment;
 mod assignor;
-mod caller;
+pub(crate) mod caller;
 mod classic;
 mod consumer;
-mod coordinator;
-mod effects;
-mod error;
+pub(crate) mod coordinator;
+pub(crate) mod effects;
+pub(crate) mod error;
 mod offsets;
-mod record;
+pub(crate) mod record;
 #[cfg(test)]
 mod script;
 mod settings;
-mod shell;
-mod strings;
-mod timers;
-mod topics;
+pub(crate) mod shell;
+pub(crate) mod strings;
+pub(crate) mod timers;
+pub(crate) mod topics;
 
+pub(crate) use consumer::{TopicsView, metadata_hash};
 pub use settings::check_group_settings;
 pub(crate) use settings::{SETTING_KEYS, SettingKey, Settings};
 pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

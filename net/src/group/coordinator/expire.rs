@@ -46,6 +46,7 @@ impl Coordinator {
             }
         }
         self.write_tombstones(records);
+        self.forget_share_topics(&|id| deleted.iter().any(|(_, deleted)| *deleted == id));
     }
 
     pub(super) fn write_tombstones(&mut self, records: Vec<Record>) {
@@ -66,7 +67,7 @@ impl Entry {
                 }
                 (Some(_), _) => RetentionBase::Never,
             },
-            Group::Consumer(_) => RetentionBase::Commit,
+            Group::Consumer(_) | Group::Share(_) => RetentionBase::Commit,
         }
     }
 
@@ -75,6 +76,7 @@ impl Entry {
         match &self.group {
             Group::Classic(group) => group.state() == State::Empty && group.is_without_members(),
             Group::Consumer(group) => group.is_empty(),
+            Group::Share(group) => group.is_empty(),
         }
     }
 
@@ -95,7 +97,8 @@ impl Entry {
             let (group, topic) = (Rc::clone(id), Rc::clone(topic));
             records.push(Record::OffsetCommit { group, topic, partition, value: None });
         }
-        if !kept && self.is_empty() {
+        // a share group is kept until it is deleted: its offsets are elsewhere
+        if !kept && self.is_empty() && !matches!(self.group, Group::Share(_)) {
             self.group_tombstones(id, records);
         }
     }

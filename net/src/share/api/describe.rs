@@ -1,0 +1,55 @@
+//! ShareGroupDescribe: share groups with their members and assignments.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, ShareGroupDescribeRequest, ShareGroupDescribeResponse, share_group_describe_response::DescribedGroup,
+    },
+};
+
+use crate::{
+    api::{
+        Api, Call, Context, OnDisconnect, call,
+        shape::{BOOL, STRINGS, Shape},
+    },
+    group::{
+        api::{NO_OPERATIONS, operations},
+        shell,
+        strings::wire,
+    },
+};
+
+const SHAPE: Shape = &[STRINGS, BOOL];
+
+/// ShareGroupDescribe.
+pub(crate) static API: Api = Api {
+    key: ApiKey::ShareGroupDescribe,
+    version_min: 1,
+    version_max: 1,
+    advertised_min: 1,
+    shape: Some(SHAPE),
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<ShareGroupDescribeRequest>) -> ShareGroupDescribeResponse {
+    let asked = operations(call.body.include_authorized_operations);
+    let groups = call.body.group_ids.iter().map(|group| group.to_string()).collect();
+    let described = shell::on_groups(groups, async |group| {
+        if group.is_empty() {
+            return refuse(&group, ResponseError::InvalidGroupId);
+        }
+        let id = group.clone();
+        let found = shell::read(context.engine(), &group, move |coordinator| coordinator.describe_share(&id));
+        found.await.unwrap_or_else(|error| refuse(&group, error))
+    });
+    let with_operations = |group: DescribedGroup| {
+        let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
+        group.with_authorized_operations(operations)
+    };
+    ShareGroupDescribeResponse::default().with_groups(described.await.into_iter().map(with_operations).collect())
+}
+
+fn refuse(group: &str, error: ResponseError) -> DescribedGroup {
+    DescribedGroup::default().with_group_id(wire(group).into()).with_error_code(error.code())
+}
