@@ -58,10 +58,7 @@ pub struct BatchTemplate {
 impl BatchTemplate {
     /// Encodes the template. Panics when the shape makes no sense: callers check what users wrote.
     pub fn new(shape: BatchShape) -> BatchTemplate {
-        assert!(
-            shape.records > 0 && shape.value_bytes >= payload::HEADER_BYTES,
-            "{shape:?}"
-        );
+        assert!(shape.records > 0 && shape.value_bytes >= payload::HEADER_BYTES, "{shape:?}");
         let mut bytes = vec![0u8; HEADER_BYTES];
         let (mut values, mut keys) = (Vec::new(), Vec::new());
         let mut value = vec![0u8; shape.value_bytes];
@@ -70,11 +67,7 @@ impl BatchTemplate {
             let body = record_body(index, &shape);
             put_varint(&mut bytes, (body.len() + shape.value_bytes + 1) as i64);
             if shape.key_bytes > 0 {
-                keys.push(
-                    bytes.len() + body.len()
-                        - varint_len(shape.value_bytes as i64)
-                        - shape.key_bytes,
-                );
+                keys.push(bytes.len() + body.len() - varint_len(shape.value_bytes as i64) - shape.key_bytes);
             }
             bytes.extend_from_slice(&body);
             values.push((bytes.len(), payload::filler_crc(&value)));
@@ -85,18 +78,9 @@ impl BatchTemplate {
         put(&mut bytes, LENGTH_AT, &length.to_be_bytes());
         put(&mut bytes, 12, &(-1i32).to_be_bytes()); // partition leader epoch
         bytes[MAGIC_AT] = 2;
-        put(
-            &mut bytes,
-            LAST_DELTA_AT,
-            &(shape.records as i32 - 1).to_be_bytes(),
-        );
+        put(&mut bytes, LAST_DELTA_AT, &(shape.records as i32 - 1).to_be_bytes());
         put(&mut bytes, COUNT_AT, &(shape.records as i32).to_be_bytes());
-        BatchTemplate {
-            shape,
-            bytes,
-            values,
-            keys,
-        }
+        BatchTemplate { shape, bytes, values, keys }
     }
 
     /// Size of every batch of this template, in bytes.
@@ -115,31 +99,18 @@ impl BatchTemplate {
     }
 
     /// Appends a batch to `out`: `first` stamps its first record, the others count on from there.
-    pub fn append_to(
-        &self,
-        out: &mut Vec<u8>,
-        timestamp_ms: i64,
-        idempotence: Option<Idempotence>,
-        first: Stamp,
-    ) {
+    pub fn append_to(&self, out: &mut Vec<u8>, timestamp_ms: i64, idempotence: Option<Idempotence>, first: Stamp) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);
         let batch = &mut out[start..];
         put(batch, BASE_TIMESTAMP_AT, &timestamp_ms.to_be_bytes());
         put(batch, MAX_TIMESTAMP_AT, &timestamp_ms.to_be_bytes());
-        let id = idempotence.unwrap_or(Idempotence {
-            producer_id: -1,
-            producer_epoch: -1,
-            base_sequence: -1,
-        });
+        let id = idempotence.unwrap_or(Idempotence { producer_id: -1, producer_epoch: -1, base_sequence: -1 });
         put(batch, PRODUCER_ID_AT, &id.producer_id.to_be_bytes());
         put(batch, PRODUCER_EPOCH_AT, &id.producer_epoch.to_be_bytes());
         put(batch, BASE_SEQUENCE_AT, &id.base_sequence.to_be_bytes());
         for (index, &(at, filler_crc)) in self.values.iter().enumerate() {
-            let stamp = Stamp {
-                sequence: first.sequence + index as u64,
-                ..first
-            };
+            let stamp = Stamp { sequence: first.sequence + index as u64, ..first };
             stamp.write(&mut batch[at..at + self.shape.value_bytes], filler_crc);
         }
         for (index, &at) in self.keys.iter().enumerate() {
@@ -224,10 +195,7 @@ pub fn for_each_record<'a>(
     let mut next = None;
     while rest.len() >= HEADER_BYTES {
         let base_offset = i64::from_be_bytes(array(rest, 0));
-        let bad = |reason| ReadError::Structure {
-            base_offset,
-            reason,
-        };
+        let bad = |reason| ReadError::Structure { base_offset, reason };
         let length = i32::from_be_bytes(array(rest, LENGTH_AT));
         let length = usize::try_from(length).map_err(|_| bad("negative length"))?;
         if length + LOG_OVERHEAD < HEADER_BYTES {
@@ -248,10 +216,7 @@ fn read_batch<'a>(
     base_offset: i64,
     visit: &mut impl FnMut(FetchedRecord<'a>),
 ) -> Result<i64, ReadError> {
-    let bad = |reason| ReadError::Structure {
-        base_offset,
-        reason,
-    };
+    let bad = |reason| ReadError::Structure { base_offset, reason };
     if batch[MAGIC_AT] != 2 {
         return Err(bad("magic is not 2"));
     }
@@ -275,11 +240,7 @@ fn read_batch<'a>(
             Some((time, offset, take(&mut record, value.max(0))?))
         };
         let (time, offset, value) = parse().ok_or(bad("field outside its record"))?;
-        visit(FetchedRecord {
-            offset: base_offset + offset,
-            timestamp_ms: base_timestamp + time,
-            value,
-        });
+        visit(FetchedRecord { offset: base_offset + offset, timestamp_ms: base_timestamp + time, value });
     }
     Ok(base_offset + i64::from(i32::from_be_bytes(array(batch, LAST_DELTA_AT))) + 1)
 }
@@ -313,22 +274,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn stamp(sequence: u64) -> Stamp {
-        Stamp {
-            run: 1,
-            producer: 2,
-            partition: 3,
-            sequence,
-            intended_ns: 4,
-        }
+        Stamp { run: 1, producer: 2, partition: 3, sequence, intended_ns: 4 }
     }
 
     #[test]
     fn records_come_back_in_order_with_their_stamps() {
-        let template = BatchTemplate::new(BatchShape {
-            records: 16,
-            value_bytes: 1024,
-            key_bytes: 0,
-        });
+        let template = BatchTemplate::new(BatchShape { records: 16, value_bytes: 1024, key_bytes: 0 });
         let mut out = Vec::new();
         template.append_to(&mut out, 1000, None, stamp(0));
         template.append_to(&mut out, 2000, None, stamp(16));
@@ -339,52 +290,32 @@ mod tests {
             seen.push((record.offset, record.timestamp_ms, stamp.sequence));
         });
         assert_eq!(next, Ok(Some(16)), "both batches say base offset 0");
-        let expected: Vec<_> = (0..32)
-            .map(|i| (i % 16, if i < 16 { 1000 } else { 2000 }, i as u64))
-            .collect();
+        let expected: Vec<_> = (0..32).map(|i| (i % 16, if i < 16 { 1000 } else { 2000 }, i as u64)).collect();
         assert_eq!(seen, expected);
     }
 
     #[test]
     fn truncated_last_batch_is_left_alone() {
-        let template = BatchTemplate::new(BatchShape {
-            records: 2,
-            value_bytes: 64,
-            key_bytes: 9,
-        });
+        let template = BatchTemplate::new(BatchShape { records: 2, value_bytes: 64, key_bytes: 9 });
         let mut out = Vec::new();
         template.append_to(&mut out, 1, None, stamp(0));
         template.append_to(&mut out, 1, None, stamp(2));
         out.truncate(out.len() - 1);
         let mut count = 0;
-        assert_eq!(
-            for_each_record(&Bytes::from(out), |_| count += 1),
-            Ok(Some(2))
-        );
+        assert_eq!(for_each_record(&Bytes::from(out), |_| count += 1), Ok(Some(2)));
         assert_eq!(count, 2);
     }
 
     #[test]
     fn flipped_bits_behind_the_checksum_are_noticed() {
-        let template = BatchTemplate::new(BatchShape {
-            records: 1,
-            value_bytes: 40,
-            key_bytes: 0,
-        });
+        let template = BatchTemplate::new(BatchShape { records: 1, value_bytes: 40, key_bytes: 0 });
         let mut good = Vec::new();
-        let id = Idempotence {
-            producer_id: 5,
-            producer_epoch: 1,
-            base_sequence: 0,
-        };
+        let id = Idempotence { producer_id: 5, producer_epoch: 1, base_sequence: 0 };
         template.append_to(&mut good, 1, Some(id), stamp(0));
         for bit in ATTRIBUTES_AT * 8..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                for_each_record(&Bytes::from(bad), |_| ()),
-                Err(ReadError::Checksum(0))
-            );
+            assert_eq!(for_each_record(&Bytes::from(bad), |_| ()), Err(ReadError::Checksum(0)));
         }
     }
 

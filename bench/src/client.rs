@@ -4,7 +4,7 @@
 //! for setting up, reading back, and for tests that must know exactly what was sent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream, ToSocketAddrs},
     time::{Duration, Instant},
@@ -14,9 +14,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     error::ParseResponseErrorCode,
     messages::{
-        ApiKey, BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
-        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader,
-        ResponseHeader, TopicName,
+        ApiKey, BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
+        ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         fetch_request::{FetchPartition, FetchTopic},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
@@ -64,11 +63,7 @@ pub fn code_name(code: i16) -> String {
 }
 
 fn check(what: impl FnOnce() -> String, code: i16) -> Result<(), ClientError> {
-    if code == 0 {
-        Ok(())
-    } else {
-        Err(ClientError::Code { what: what(), code })
-    }
+    if code == 0 { Ok(()) } else { Err(ClientError::Code { what: what(), code }) }
 }
 
 /// Refuses answers above this size before allocating: far above any fetch.max.bytes in use here.
@@ -81,6 +76,8 @@ pub const CLIENT_ID: &str = "millrace-bench";
 pub struct Connection {
     stream: TcpStream,
     correlation_id: i32,
+    /// Requests that were sent and not answered yet, in order.
+    unanswered: VecDeque<i32>,
 }
 
 impl Connection {
@@ -90,18 +87,11 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        Ok(Connection {
-            stream,
-            correlation_id: 0,
-        })
+        Ok(Connection { stream, correlation_id: 0, unanswered: VecDeque::new() })
     }
 
     /// Sends a request and waits for its answer.
-    pub fn call<R: Request>(
-        &mut self,
-        version: i16,
-        request: &R,
-    ) -> Result<R::Response, ClientError> {
+    pub fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response, ClientError> {
         self.send(version, request)?;
         self.receive::<R>(version)
     }
@@ -111,30 +101,24 @@ impl Connection {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let frame = encode_frame(self.correlation_id, version, request)?;
         self.stream.write_all(&frame)?;
+        self.unanswered.push_back(self.correlation_id);
         Ok(())
     }
 
-    /// Waits for the answer to the last request sent.
+    /// Waits for the answer to the oldest unanswered request, which must be an `R`.
     pub fn receive<R: Request>(&mut self, version: i16) -> Result<R::Response, ClientError> {
         let mut body = self.receive_frame()?;
-        let api =
-            ApiKey::try_from(R::KEY).map_err(|()| ClientError::Protocol("unknown API".into()))?;
-        let protocol =
-            |error: anyhow::Error| ClientError::Protocol(format!("{api:?} v{version}: {error}"));
-        let header = ResponseHeader::decode(&mut body, R::Response::header_version(version))
-            .map_err(protocol)?;
-        if header.correlation_id != self.correlation_id {
-            let (got, want) = (header.correlation_id, self.correlation_id);
-            return Err(ClientError::Protocol(format!(
-                "answer to request {got} instead of {want}"
-            )));
+        let api = ApiKey::try_from(R::KEY).map_err(|()| ClientError::Protocol("unknown API".into()))?;
+        let protocol = |error: anyhow::Error| ClientError::Protocol(format!("{api:?} v{version}: {error}"));
+        let header = ResponseHeader::decode(&mut body, R::Response::header_version(version)).map_err(protocol)?;
+        let got = header.correlation_id;
+        let want = self.unanswered.pop_front().ok_or_else(|| ClientError::Protocol("nothing was asked".into()))?;
+        if got != want {
+            return Err(ClientError::Protocol(format!("answer to request {got} instead of {want}")));
         }
         let response = R::Response::decode(&mut body, version).map_err(protocol)?;
         if body.has_remaining() {
-            return Err(ClientError::Protocol(format!(
-                "{api:?} v{version}: {} bytes too many",
-                body.remaining()
-            )));
+            return Err(ClientError::Protocol(format!("{api:?} v{version}: {} bytes too many", body.remaining())));
         }
         Ok(response)
     }
@@ -155,19 +139,13 @@ impl Connection {
                 self.stream.read_exact(&mut body)?;
                 Ok(body.freeze())
             }
-            _ => Err(ClientError::Protocol(format!(
-                "an answer of {length} bytes"
-            ))),
+            _ => Err(ClientError::Protocol(format!("an answer of {length} bytes"))),
         }
     }
 }
 
 /// A whole frame: length, header, body.
-pub fn encode_frame<R: Request>(
-    correlation_id: i32,
-    version: i16,
-    request: &R,
-) -> Result<BytesMut, ClientError> {
+pub fn encode_frame<R: Request>(correlation_id: i32, version: i16, request: &R) -> Result<BytesMut, ClientError> {
     let protocol = |error: anyhow::Error| ClientError::Protocol(format!("cannot encode: {error}"));
     let mut frame = BytesMut::new();
     frame.put_i32(0);
@@ -179,8 +157,7 @@ pub fn encode_frame<R: Request>(
         .encode(&mut frame, R::header_version(version))
         .map_err(protocol)?;
     request.encode(&mut frame, version).map_err(protocol)?;
-    let length = i32::try_from(frame.len() - 4)
-        .map_err(|_| ClientError::Protocol("frame too large".into()))?;
+    let length = i32::try_from(frame.len() - 4).map_err(|_| ClientError::Protocol("frame too large".into()))?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     Ok(frame)
 }
@@ -205,17 +182,8 @@ impl Leaders {
 
 /// Finds an address that answers for `HOST:PORT`.
 pub fn resolve(broker: &str) -> Result<SocketAddr, ClientError> {
-    let none = || {
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("'{broker}' is no HOST:PORT that resolves"),
-        )
-    };
-    Ok(broker
-        .to_socket_addrs()
-        .map_err(|_| none())?
-        .next()
-        .ok_or_else(none)?)
+    let none = || io::Error::new(io::ErrorKind::NotFound, format!("'{broker}' is no HOST:PORT that resolves"));
+    Ok(broker.to_socket_addrs().map_err(|_| none())?.next().ok_or_else(none)?)
 }
 
 fn topic_name(topic: &str) -> TopicName {
@@ -225,43 +193,27 @@ fn topic_name(topic: &str) -> TopicName {
 /// Asks for a topic's leaders. A partition without one is an error.
 pub fn leaders(connection: &mut Connection, topic: &str) -> Result<Leaders, ClientError> {
     let request = MetadataRequest::default()
-        .with_topics(Some(vec![
-            MetadataRequestTopic::default().with_name(Some(topic_name(topic))),
-        ]))
+        .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(topic_name(topic)))]))
         .with_allow_auto_topic_creation(false);
     let response = connection.call(9, &request)?;
     let mut brokers = BTreeMap::new();
     for broker in &response.brokers {
-        brokers.insert(
-            broker.node_id,
-            resolve(&format!("{}:{}", broker.host.as_str(), broker.port))?,
-        );
+        brokers.insert(broker.node_id, resolve(&format!("{}:{}", broker.host.as_str(), broker.port))?);
     }
-    let found = response
-        .topics
-        .first()
-        .ok_or_else(|| ClientError::Protocol("metadata without the topic".into()))?;
+    let found = response.topics.first().ok_or_else(|| ClientError::Protocol("metadata without the topic".into()))?;
     check(|| format!("metadata of {topic}"), found.error_code)?;
     let mut partitions = BTreeMap::new();
     for partition in &found.partitions {
         let index = partition.partition_index;
-        check(
-            || format!("metadata of {topic}-{index}"),
-            partition.error_code,
-        )?;
+        check(|| format!("metadata of {topic}-{index}"), partition.error_code)?;
         let leader = brokers.get(&partition.leader_id);
-        let leader = leader
-            .ok_or_else(|| ClientError::Protocol(format!("{topic}-{index} has no known leader")))?;
+        let leader = leader.ok_or_else(|| ClientError::Protocol(format!("{topic}-{index} has no known leader")))?;
         partitions.insert(index, *leader);
     }
     if !partitions.keys().copied().eq(0..partitions.len() as i32) {
-        return Err(ClientError::Protocol(format!(
-            "partitions of {topic} are not numbered from 0 on"
-        )));
+        return Err(ClientError::Protocol(format!("partitions of {topic} are not numbered from 0 on")));
     }
-    Ok(Leaders {
-        by_partition: partitions.into_values().collect(),
-    })
+    Ok(Leaders { by_partition: partitions.into_values().collect() })
 }
 
 /// Creates a topic with replication factor 1.
@@ -271,12 +223,7 @@ pub fn create_topic(
     partitions: i32,
     configs: &[(String, String)],
 ) -> Result<(), ClientError> {
-    create_topics(
-        connection,
-        std::slice::from_ref(&topic.to_owned()),
-        partitions,
-        configs,
-    )
+    create_topics(connection, std::slice::from_ref(&topic.to_owned()), partitions, configs)
 }
 
 /// Creates topics with replication factor 1, in one request.
@@ -298,29 +245,18 @@ pub fn create_topics(
             .with_replication_factor(1)
             .with_configs(configs.iter().map(config).collect())
     });
-    let request = CreateTopicsRequest::default()
-        .with_topics(topics.collect())
-        .with_timeout_ms(30_000);
+    let request = CreateTopicsRequest::default().with_topics(topics.collect()).with_timeout_ms(30_000);
     let response = connection.call(5, &request)?;
     for result in response.topics {
-        let message = result
-            .error_message
-            .as_ref()
-            .map_or("", |m| m.as_str())
-            .to_owned();
-        check(
-            || format!("create {} ({message})", result.name.as_str()),
-            result.error_code,
-        )?;
+        let message = result.error_message.as_ref().map_or("", |m| m.as_str()).to_owned();
+        check(|| format!("create {} ({message})", result.name.as_str()), result.error_code)?;
     }
     Ok(())
 }
 
 /// Deletes a topic.
 pub fn delete_topic(connection: &mut Connection, topic: &str) -> Result<(), ClientError> {
-    let request = DeleteTopicsRequest::default()
-        .with_topic_names(vec![topic_name(topic)])
-        .with_timeout_ms(30_000);
+    let request = DeleteTopicsRequest::default().with_topic_names(vec![topic_name(topic)]).with_timeout_ms(30_000);
     let response = connection.call(4, &request)?;
     for result in response.responses {
         check(|| format!("delete {topic}"), result.error_code)?;
@@ -330,57 +266,36 @@ pub fn delete_topic(connection: &mut Connection, topic: &str) -> Result<(), Clie
 
 /// Waits until every partition of a topic has a leader that serves it: Kafka answers CreateTopics, and names leaders,
 /// a little earlier.
-pub fn await_leaders(
-    connection: &mut Connection,
-    topic: &str,
-    timeout: Duration,
-) -> Result<Leaders, ClientError> {
+pub fn await_leaders(connection: &mut Connection, topic: &str, timeout: Duration) -> Result<Leaders, ClientError> {
     until_ready(timeout, || {
         let leaders = leaders(connection, topic)?;
         for (address, partitions) in leaders.by_address() {
-            list_offsets(
-                &mut Connection::connect(address, timeout)?,
-                topic,
-                &partitions,
-                -1,
-            )?;
+            list_offsets(&mut Connection::connect(address, timeout)?, topic, &partitions, -1)?;
         }
         Ok(leaders)
     })
 }
 
 /// Tries again while the broker answers with an error; any other failure is final.
-fn until_ready<T>(
-    timeout: Duration,
-    mut attempt: impl FnMut() -> Result<T, ClientError>,
-) -> Result<T, ClientError> {
+fn until_ready<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
     let start = Instant::now();
     loop {
         match attempt() {
-            Err(ClientError::Code { .. }) if start.elapsed() < timeout => {
-                std::thread::sleep(Duration::from_millis(20))
-            }
+            Err(ClientError::Code { .. }) if start.elapsed() < timeout => std::thread::sleep(Duration::from_millis(20)),
             result => return result,
         }
     }
 }
 
 /// Like [`init_producer_id`], for a broker whose coordinator may still be starting.
-pub fn await_producer_id(
-    connection: &mut Connection,
-    timeout: Duration,
-) -> Result<(i64, i16), ClientError> {
+pub fn await_producer_id(connection: &mut Connection, timeout: Duration) -> Result<(i64, i16), ClientError> {
     until_ready(timeout, || init_producer_id(connection))
 }
 
 /// A producer id of its own.
 pub fn init_producer_id(connection: &mut Connection) -> Result<(i64, i16), ClientError> {
-    let response = connection.call(
-        2,
-        &InitProducerIdRequest::default()
-            .with_transactional_id(None)
-            .with_transaction_timeout_ms(60_000),
-    )?;
+    let response = connection
+        .call(2, &InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000))?;
     check(|| "InitProducerId".to_owned(), response.error_code)?;
     Ok((response.producer_id.0, response.producer_epoch))
 }
@@ -403,26 +318,39 @@ pub fn list_offsets(
         .collect();
     let request = ListOffsetsRequest::default()
         .with_replica_id(BrokerId(-1))
-        .with_topics(vec![
-            ListOffsetsTopic::default()
-                .with_name(topic_name(topic))
-                .with_partitions(asked),
-        ]);
+        .with_topics(vec![ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(asked)]);
     let response = connection.call(5, &request)?;
     let mut offsets = BTreeMap::new();
     for partition in response.topics.iter().flat_map(|topic| &topic.partitions) {
-        check(
-            || format!("offset of {topic}-{}", partition.partition_index),
-            partition.error_code,
-        )?;
+        check(|| format!("offset of {topic}-{}", partition.partition_index), partition.error_code)?;
         offsets.insert(partition.partition_index, partition.offset);
     }
     let missing = || ClientError::Protocol("offsets missing in the answer".into());
-    partitions
-        .iter()
-        .map(|partition| offsets.get(partition).copied().ok_or_else(missing))
-        .collect()
+    partitions.iter().map(|partition| offsets.get(partition).copied().ok_or_else(missing)).collect()
 }
+
+/// The request for one batch with acks=all, in [`PRODUCE_VERSION`].
+pub fn produce_request(topic: &str, partition: i32, batch: Bytes, timeout: Duration) -> ProduceRequest {
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
+    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
+    ProduceRequest::default()
+        .with_transactional_id(None)
+        .with_acks(-1)
+        .with_timeout_ms(timeout.as_millis() as i32)
+        .with_topic_data(vec![topic])
+}
+
+/// Base offset out of the answer to a [`produce_request`].
+pub fn produced(response: &ProduceResponse) -> Result<i64, ClientError> {
+    let answer = response.responses.first().and_then(|topic| topic.partition_responses.first());
+    let answer = answer.ok_or_else(|| ClientError::Protocol("produce without an answer".into()))?;
+    let message = answer.error_message.as_ref().map_or("", |m| m.as_str());
+    check(|| format!("produce {message}"), answer.error_code)?;
+    Ok(answer.base_offset)
+}
+
+/// Produce as this client sends it: the last version without compact encoding, which carries topics by name.
+pub const PRODUCE_VERSION: i16 = 8;
 
 /// Sends one batch with acks=all and answers its base offset.
 pub fn produce(
@@ -432,30 +360,7 @@ pub fn produce(
     batch: Bytes,
     timeout: Duration,
 ) -> Result<i64, ClientError> {
-    let data = PartitionProduceData::default()
-        .with_index(partition)
-        .with_records(Some(batch));
-    let request = ProduceRequest::default()
-        .with_transactional_id(None)
-        .with_acks(-1)
-        .with_timeout_ms(timeout.as_millis() as i32)
-        .with_topic_data(vec![
-            TopicProduceData::default()
-                .with_name(topic_name(topic))
-                .with_partition_data(vec![data]),
-        ]);
-    let response = connection.call(8, &request)?;
-    let answer = response
-        .responses
-        .first()
-        .and_then(|topic| topic.partition_responses.first());
-    let answer = answer.ok_or_else(|| ClientError::Protocol("produce without an answer".into()))?;
-    let message = answer.error_message.as_ref().map_or("", |m| m.as_str());
-    check(
-        || format!("produce to {topic}-{partition} {message}"),
-        answer.error_code,
-    )?;
-    Ok(answer.base_offset)
+    produced(&connection.call(PRODUCE_VERSION, &produce_request(topic, partition, batch, timeout))?)
 }
 
 /// How a fetch should be answered.
@@ -519,17 +424,10 @@ pub fn fetch(
         .with_min_bytes(limits.min_bytes)
         .with_max_bytes(limits.max_bytes)
         .with_session_epoch(-1)
-        .with_topics(vec![
-            FetchTopic::default()
-                .with_topic(topic_name(topic))
-                .with_partitions(partitions),
-        ]);
+        .with_topics(vec![FetchTopic::default().with_topic(topic_name(topic)).with_partitions(partitions)]);
     let response: FetchResponse = connection.call(11, &request)?;
     check(|| "fetch".to_owned(), response.error_code)?;
-    let partitions = response
-        .responses
-        .into_iter()
-        .flat_map(|topic| topic.partitions);
+    let partitions = response.responses.into_iter().flat_map(|topic| topic.partitions);
     Ok(partitions
         .map(|partition| FetchedPartition {
             partition: partition.partition_index,
@@ -552,11 +450,7 @@ mod tests {
 
     #[test]
     fn error_codes_have_names() {
-        assert!(
-            code_name(3).contains("UnknownTopicOrPartition"),
-            "{}",
-            code_name(3)
-        );
+        assert!(code_name(3).contains("UnknownTopicOrPartition"), "{}", code_name(3));
         assert!(code_name(0).contains("NONE"));
     }
 }

@@ -11,9 +11,7 @@ pub struct Clock {
 impl Clock {
     /// A clock that starts at 0 now.
     pub fn start() -> Clock {
-        Clock {
-            base: Instant::now(),
-        }
+        Clock { base: Instant::now() }
     }
 
     /// Now.

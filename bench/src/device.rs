@@ -80,29 +80,12 @@ pub struct DeviceArgs {
 pub fn device(args: &DeviceArgs) -> anyhow::Result<Run> {
     for &bytes in &args.group_bytes {
         let fits = bytes >= BLOCK && bytes.is_multiple_of(BLOCK) && args.file_bytes >= bytes * 8;
-        ensure!(
-            fits,
-            "a group of {bytes} bytes is no multiple of {BLOCK}, or more than an eighth of the file"
-        );
+        ensure!(fits, "a group of {bytes} bytes is no multiple of {BLOCK}, or more than an eighth of the file");
     }
-    ensure!(
-        args.depth
-            .iter()
-            .chain(&args.appends_in_flight)
-            .all(|n| (1..=1024).contains(n)),
-        "depth is 1 to 1024"
-    );
-    ensure!(
-        args.files.iter().all(|n| (1..=10_000).contains(n)),
-        "1 to 10000 files"
-    );
-    ensure!(
-        args.seconds > 0.0 && args.append_bytes > 0,
-        "positive seconds and bytes"
-    );
-    let folder = args
-        .dir
-        .join(format!("millrace-bench-device-{}", std::process::id()));
+    ensure!(args.depth.iter().chain(&args.appends_in_flight).all(|n| (1..=1024).contains(n)), "depth is 1 to 1024");
+    ensure!(args.files.iter().all(|n| (1..=10_000).contains(n)), "1 to 10000 files");
+    ensure!(args.seconds > 0.0 && args.append_bytes > 0, "positive seconds and bytes");
+    let folder = args.dir.join(format!("millrace-bench-device-{}", std::process::id()));
     std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     let result = all_cells(args, &folder);
     std::fs::remove_dir_all(&folder)?;
@@ -121,20 +104,14 @@ fn all_cells(args: &DeviceArgs, folder: &Path) -> anyhow::Result<Run> {
             for &bytes in &args.group_bytes {
                 for &depth in &args.depth {
                     let cell = overwrite(&path, args.file_bytes, bytes, depth, flush, time)?;
-                    cell.add_to(
-                        &mut figures,
-                        &format!("overwrite+{flush:?} {:>4}K depth {depth}", bytes / 1024),
-                    );
+                    cell.add_to(&mut figures, &format!("overwrite+{flush:?} {:>4}K depth {depth}", bytes / 1024));
                 }
             }
         }
         for &files in &args.files {
             for &in_flight in &args.appends_in_flight {
                 let cell = file_per_partition(folder, files, args.append_bytes, in_flight, time)?;
-                cell.add_to(
-                    &mut figures,
-                    &format!("{files} files {in_flight} in flight"),
-                );
+                cell.add_to(&mut figures, &format!("{files} files {in_flight} in flight"));
             }
         }
         repetitions.push(figures);
@@ -153,32 +130,21 @@ impl Cell {
     fn add_to(&self, figures: &mut Figures, name: &str) {
         let seconds = self.elapsed.as_secs_f64();
         figures.insert(format!("{name} MB/s"), self.bytes as f64 / seconds / 1e6);
-        figures.insert(
-            format!("{name} per s"),
-            self.latency_us.len() as f64 / seconds,
-        );
+        figures.insert(format!("{name} per s"), self.latency_us.len() as f64 / seconds);
         for (label, percentile) in [("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9)] {
-            figures.insert(
-                format!("{name} {label} us"),
-                self.latency_us.value_at_percentile(percentile) as f64,
-            );
+            figures.insert(format!("{name} {label} us"), self.latency_us.value_at_percentile(percentile) as f64);
         }
     }
 }
 
 /// Runs `one` over and over on `threads` threads; `one` answers the bytes it made durable.
-fn timed(
-    threads: usize,
-    time: Duration,
-    one: impl Fn(usize) -> std::io::Result<usize> + Sync,
-) -> anyhow::Result<Cell> {
+fn timed(threads: usize, time: Duration, one: impl Fn(usize) -> std::io::Result<usize> + Sync) -> anyhow::Result<Cell> {
     let start = Instant::now();
     let (one, next) = (&one, &AtomicUsize::new(0));
     let results: Vec<std::io::Result<(Histogram<u64>, u64)>> = std::thread::scope(|scope| {
         let work = |_| {
             scope.spawn(move || {
-                let mut latency_us =
-                    Histogram::new_with_bounds(1, 600_000_000, 3).expect("legal bounds");
+                let mut latency_us = Histogram::new_with_bounds(1, 600_000_000, 3).expect("legal bounds");
                 let mut bytes = 0;
                 while start.elapsed() < time {
                     let before = Instant::now();
@@ -189,17 +155,11 @@ fn timed(
             })
         };
         let handles: Vec<_> = (0..threads).map(work).collect();
-        handles
-            .into_iter()
-            .map(|handle| handle.join().expect("a thread panicked"))
-            .collect()
+        handles.into_iter().map(|handle| handle.join().expect("a thread panicked")).collect()
     });
     let elapsed = start.elapsed();
-    let mut cell = Cell {
-        latency_us: Histogram::new_with_bounds(1, 600_000_000, 3).expect("legal bounds"),
-        bytes: 0,
-        elapsed,
-    };
+    let mut cell =
+        Cell { latency_us: Histogram::new_with_bounds(1, 600_000_000, 3).expect("legal bounds"), bytes: 0, elapsed };
     for result in results {
         let (latency_us, bytes) = result?;
         cell.latency_us.add(&latency_us)?;
@@ -232,12 +192,7 @@ impl Aligned {
 }
 
 fn zero_fill(path: &Path, bytes: usize) -> anyhow::Result<()> {
-    let open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(path);
+    let open = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT).open(path);
     let file = open.with_context(|| format!("{} with O_DIRECT", path.display()))?;
     let zeros = Aligned::new(1 << 20, None);
     let mut at = 0;
@@ -259,15 +214,8 @@ fn overwrite(
     flush: Flush,
     time: Duration,
 ) -> anyhow::Result<Cell> {
-    let dsync = if flush == Flush::Dsync {
-        libc::O_DSYNC
-    } else {
-        0
-    };
-    let file = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_DIRECT | dsync)
-        .open(path)?;
+    let dsync = if flush == Flush::Dsync { libc::O_DSYNC } else { 0 };
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | dsync).open(path)?;
     let buffer = Aligned::new(bytes, Some(1));
     let slots = file_bytes / bytes;
     timed(depth, time, |n| {
@@ -333,10 +281,7 @@ pub fn loopback(args: &LoopbackArgs) -> anyhow::Result<Run> {
     for _ in 0..args.repeat.max(1) {
         let mut figures = Figures::new();
         for &bytes in &args.bytes {
-            ensure!(
-                (1..=64 << 20).contains(&bytes),
-                "1 byte to 64 MiB per write"
-            );
+            ensure!((1..=64 << 20).contains(&bytes), "1 byte to 64 MiB per write");
             let rate = loopback_once(bytes, Duration::from_secs_f64(args.seconds))?;
             figures.insert(format!("loopback {bytes} bytes per write MB/s"), rate);
         }

@@ -3,9 +3,7 @@
 //! A closed loop per shard over the partitions that the shard owns, so that no request crosses. The ceiling to set it
 //! beside is `device`: the same bytes per group without an engine, and a file per partition.
 
-use std::{
-    cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, sync::mpsc, time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, sync::mpsc, time::Duration};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -90,25 +88,12 @@ struct Measured {
 
 /// Runs `engine`.
 pub fn engine(args: &EngineArgs) -> anyhow::Result<Run> {
-    ensure!(
-        args.shards > 0 && args.in_flight > 0 && args.batches_per_call > 0,
-        "at least one of each"
-    );
-    ensure!(
-        args.records_per_batch > 0 && args.record_size >= crate::payload::HEADER_BYTES,
-        "records too small"
-    );
-    let mut run = Run::new(
-        "engine",
-        &args.name,
-        "millrace engine in process",
-        &args.class,
-        args,
-    )?;
+    ensure!(args.shards > 0 && args.in_flight > 0 && args.batches_per_call > 0, "at least one of each");
+    ensure!(args.records_per_batch > 0 && args.record_size >= crate::payload::HEADER_BYTES, "records too small");
+    let mut run = Run::new("engine", &args.name, "millrace engine in process", &args.class, args)?;
     let mut repetitions = Vec::new();
     for _ in 0..args.repeat.max(1) {
-        let empty =
-            std::fs::read_dir(&args.data).map_or(true, |mut entries| entries.next().is_none());
+        let empty = std::fs::read_dir(&args.data).map_or(true, |mut entries| entries.next().is_none());
         ensure!(empty, "{} is not empty", args.data.display());
         let cpu = sys::own_cpu();
         let measured = once(args);
@@ -117,18 +102,9 @@ pub fn engine(args: &EngineArgs) -> anyhow::Result<Run> {
         let mut figures = Figures::new();
         let records = measured.batches as f64 * args.records_per_batch as f64;
         figures.insert("produce records/s".into(), records / args.duration);
-        figures.insert(
-            "produce batches/s".into(),
-            measured.batches as f64 / args.duration,
-        );
-        figures.insert(
-            "produce MB/s".into(),
-            records * args.record_size as f64 / args.duration / 1e6,
-        );
-        figures.insert(
-            "cpu s, start to stop".into(),
-            (sys::own_cpu() - cpu).as_secs_f64(),
-        );
+        figures.insert("produce batches/s".into(), measured.batches as f64 / args.duration);
+        figures.insert("produce MB/s".into(), records * args.record_size as f64 / args.duration / 1e6);
+        figures.insert("cpu s, start to stop".into(), (sys::own_cpu() - cpu).as_secs_f64());
         report::add_percentiles(&mut figures, "produce latency", &measured.latency_us);
         run.add_histogram("produce latency us", &measured.latency_us)?;
         repetitions.push(figures);
@@ -171,33 +147,22 @@ fn once(args: &EngineArgs) -> anyhow::Result<Measured> {
 async fn all_shards(engine: &Engine, args: &EngineArgs) -> anyhow::Result<Measured> {
     let mut configs = BTreeMap::new();
     for config in &args.topic_configs {
-        let (name, value) = config
-            .split_once('=')
-            .with_context(|| format!("'{config}' is not name=value"))?;
+        let (name, value) = config.split_once('=').with_context(|| format!("'{config}' is not name=value"))?;
         configs.insert(name.to_owned(), value.to_owned());
     }
-    let topic = NewTopic {
-        name: "bench".into(),
-        partitions: args.partitions,
-        configs,
-    };
+    let topic = NewTopic { name: "bench".into(), partitions: args.partitions, configs };
     let topic = engine.create_topic(topic, false).await?.id;
     let clock = Clock::start();
     let drive = |shard| {
         let args = args.clone();
         engine.on_shard(shard, move |engine| async move {
             let all = (0..args.partitions).map(|partition| TopicPartition { topic, partition });
-            let owned: Vec<_> = all
-                .filter(|&partition| engine.owner(partition) == engine.shard())
-                .collect();
+            let owned: Vec<_> = all.filter(|&partition| engine.owner(partition) == engine.shard()).collect();
             one_shard(&engine, &args, &owned, clock).await
         })
     };
     let results = join_all((0..args.shards).map(drive)).await;
-    let mut total = Measured {
-        latency_us: histogram(),
-        batches: 0,
-    };
+    let mut total = Measured { latency_us: histogram(), batches: 0 };
     for result in results {
         let measured = result?;
         total.latency_us.add(&measured.latency_us)?;
@@ -212,18 +177,11 @@ async fn one_shard(
     owned: &[TopicPartition],
     clock: Clock,
 ) -> Result<Measured, LogError> {
-    let mut measured = Measured {
-        latency_us: histogram(),
-        batches: 0,
-    };
+    let mut measured = Measured { latency_us: histogram(), batches: 0 };
     if owned.is_empty() {
         return Ok(measured);
     }
-    let shape = BatchShape {
-        records: args.records_per_batch,
-        value_bytes: args.record_size,
-        key_bytes: 0,
-    };
+    let shape = BatchShape { records: args.records_per_batch, value_bytes: args.record_size, key_bytes: 0 };
     let template = BatchTemplate::new(shape);
     let sequences = Rc::new(RefCell::new(vec![0u64; owned.len()]));
     let mut next = 0;
@@ -244,10 +202,7 @@ async fn one_shard(
             *sequence += args.records_per_batch as u64;
             let mut batch = Vec::with_capacity(template.len());
             template.append_to(&mut batch, 1, None, stamp);
-            ProducePartition {
-                partition,
-                batch: Bytes::from(batch),
-            }
+            ProducePartition { partition, batch: Bytes::from(batch) }
         });
         let done = engine.produce(parts.collect());
         async move { (now_ns, done.await) }
@@ -260,9 +215,7 @@ async fn one_shard(
         let count = answers.len() as u64;
         answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         if (start_ns..end_ns).contains(&now_ns) {
-            measured
-                .latency_us
-                .saturating_record((now_ns - sent_ns) / 1000);
+            measured.latency_us.saturating_record((now_ns - sent_ns) / 1000);
             measured.batches += count;
         }
         if now_ns < end_ns {

@@ -30,9 +30,7 @@ impl Ranges {
         }
         let from = self.0.partition_point(|range| range.1 < start);
         let to = self.0.partition_point(|range| range.0 <= end);
-        let merged = self.0[from..to]
-            .iter()
-            .fold((start, end), |a, b| (a.0.min(b.0), a.1.max(b.1)));
+        let merged = self.0[from..to].iter().fold((start, end), |a, b| (a.0.min(b.0), a.1.max(b.1)));
         self.0.splice(from..to, [merged]);
     }
 
@@ -43,10 +41,7 @@ impl Ranges {
             return false;
         };
         let parts = [(start, number), (number + 1, end)];
-        self.0.splice(
-            at..=at,
-            parts.into_iter().filter(|(start, end)| start < end),
-        );
+        self.0.splice(at..=at, parts.into_iter().filter(|(start, end)| start < end));
         true
     }
 
@@ -57,10 +52,7 @@ impl Ranges {
 
     /// How many numbers of `[start, end)` there are.
     pub fn count_within(&self, start: u64, end: u64) -> u64 {
-        self.0
-            .iter()
-            .map(|range| range.1.min(end).saturating_sub(range.0.max(start)))
-            .sum()
+        self.0.iter().map(|range| range.1.min(end).saturating_sub(range.0.max(start))).sum()
     }
 
     /// The ranges.
@@ -79,19 +71,14 @@ pub struct Acknowledged {
 impl Acknowledged {
     /// Notes `count` records from `first` on.
     pub fn insert(&mut self, stream: StreamId, first: u64, count: u64) {
-        self.streams
-            .entry(stream)
-            .or_default()
-            .insert(first, first + count);
+        self.streams.entry(stream).or_default().insert(first, first + count);
     }
 
     /// Takes over another's notes.
     pub fn merge(&mut self, other: Acknowledged) {
         for (stream, ranges) in other.streams {
             let own = self.streams.entry(stream).or_default();
-            ranges
-                .iter()
-                .for_each(|(start, end)| own.insert(start, end));
+            ranges.iter().for_each(|(start, end)| own.insert(start, end));
         }
     }
 
@@ -149,12 +136,7 @@ impl std::fmt::Display for Tally {
         write!(
             f,
             "{} records back: {} lost, {} duplicates, {} reordered, {} corrupt, {} unacknowledged",
-            self.records,
-            self.lost,
-            self.duplicates,
-            self.reordered,
-            self.corrupt,
-            self.unacknowledged
+            self.records, self.lost, self.duplicates, self.reordered, self.corrupt, self.unacknowledged
         )
     }
 }
@@ -162,10 +144,7 @@ impl std::fmt::Display for Tally {
 impl Ledger {
     /// A ledger over one run.
     pub fn new(run: u64) -> Ledger {
-        Ledger {
-            run,
-            ..Ledger::default()
-        }
+        Ledger { run, ..Ledger::default() }
     }
 
     /// Takes a value read from `partition`; answers its stamp if it belongs to the run and is whole.
@@ -203,10 +182,7 @@ impl Ledger {
         assert_eq!(self.run, other.run, "ledgers of two runs");
         for (stream, seen) in other.streams {
             let before = self.streams.insert(stream, seen);
-            assert!(
-                before.is_none(),
-                "stream {stream:?} was read by two readers"
-            );
+            assert!(before.is_none(), "stream {stream:?} was read by two readers");
         }
         self.tally.records += other.tally.records;
         self.tally.foreign += other.tally.foreign;
@@ -227,22 +203,10 @@ impl Ledger {
         for (stream, ranges) in &acknowledged.streams {
             let seen = self.streams.get(stream).unwrap_or(&nothing);
             lost += ranges.count_within(seen.next, u64::MAX);
-            lost += seen
-                .missing
-                .iter()
-                .map(|(start, end)| ranges.count_within(start, end))
-                .sum::<u64>();
+            lost += seen.missing.iter().map(|(start, end)| ranges.count_within(start, end)).sum::<u64>();
         }
-        let distinct: u64 = self
-            .streams
-            .values()
-            .map(|seen| seen.next - seen.missing.count())
-            .sum();
-        Tally {
-            lost,
-            unacknowledged: distinct - (acknowledged.count() - lost),
-            ..self.tally
-        }
+        let distinct: u64 = self.streams.values().map(|seen| seen.next - seen.missing.count()).sum();
+        Tally { lost, unacknowledged: distinct - (acknowledged.count() - lost), ..self.tally }
     }
 }
 
@@ -257,14 +221,7 @@ mod tests {
     fn value(producer: u32, partition: u32, sequence: u64) -> Vec<u8> {
         let mut value = vec![0; 64];
         let crc = payload::filler_crc(&value);
-        Stamp {
-            run: 9,
-            producer,
-            partition,
-            sequence,
-            intended_ns: 0,
-        }
-        .write(&mut value, crc);
+        Stamp { run: 9, producer, partition, sequence, intended_ns: 0 }.write(&mut value, crc);
         value
     }
 
@@ -283,10 +240,7 @@ mod tests {
     #[test]
     fn complete_and_ordered_is_clean() {
         let tally = read(&[0, 1, 2, 3], &[(0, 2), (2, 2)]);
-        assert!(
-            tally.is_clean() && tally.records == 4 && tally.unacknowledged == 0,
-            "{tally:?}"
-        );
+        assert!(tally.is_clean() && tally.records == 4 && tally.unacknowledged == 0, "{tally:?}");
     }
 
     #[test]

@@ -1,8 +1,16 @@
 //! The binary `millrace-bench`: see `millrace-bench --help`.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use millrace_bench::cli::{Cli, run_command};
 
-fn main() -> anyhow::Result<()> {
-    run_command(&Cli::parse())
+fn main() -> ExitCode {
+    match run_command(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millrace-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -20,10 +20,8 @@ pub struct Usage {
 
 /// Reads a process' usage.
 pub fn usage(pid: u32) -> anyhow::Result<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-        .with_context(|| format!("process {pid}"))?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))
-        .with_context(|| format!("process {pid}"))?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
     Ok(Usage {
         cpu: parse_cpu(&stat, sys::clock_ticks())?,
         rss_bytes: parse_kib(&status, "VmRSS:").context("no VmRSS")? * 1024,
@@ -43,9 +41,7 @@ fn parse_cpu(stat: &str, ticks_per_second: u64) -> anyhow::Result<Duration> {
     let fields: Vec<&str> = rest.split_whitespace().collect();
     ensure!(fields.len() > 12, "short stat");
     let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_nanos(
-        ticks * 1_000_000_000 / ticks_per_second,
-    ))
+    Ok(Duration::from_nanos(ticks * 1_000_000_000 / ticks_per_second))
 }
 
 fn parse_kib(status: &str, key: &str) -> Option<u64> {
@@ -60,10 +56,7 @@ mod tests {
     #[test]
     fn names_with_spaces_and_parentheses_do_not_confuse() {
         let stat = "77 (a b) c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0";
-        assert_eq!(
-            parse_cpu(stat, 100).expect("parses"),
-            Duration::from_secs(3)
-        );
+        assert_eq!(parse_cpu(stat, 100).expect("parses"), Duration::from_secs(3));
     }
 
     #[test]

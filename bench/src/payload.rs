@@ -113,13 +113,7 @@ mod tests {
     use super::*;
 
     fn value(len: usize) -> (Vec<u8>, Stamp) {
-        let stamp = Stamp {
-            run: 7,
-            producer: 3,
-            partition: 11,
-            sequence: 1 << 40,
-            intended_ns: 99,
-        };
+        let stamp = Stamp { run: 7, producer: 3, partition: 11, sequence: 1 << 40, intended_ns: 99 };
         let mut value = vec![0; len];
         fill(5, &mut value);
         let crc = filler_crc(&value);
@@ -141,18 +135,12 @@ mod tests {
         for bit in 0..value.len() * 8 {
             let mut bad = value.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                matches!(Stamp::read(&bad), Err(PayloadError::Checksum { .. })),
-                "bit {bit}"
-            );
+            assert!(matches!(Stamp::read(&bad), Err(PayloadError::Checksum { .. })), "bit {bit}");
         }
     }
 
     #[test]
     fn short_values_are_refused() {
-        assert_eq!(
-            Stamp::read(&[0; HEADER_BYTES - 1]),
-            Err(PayloadError::Short(HEADER_BYTES - 1))
-        );
+        assert_eq!(Stamp::read(&[0; HEADER_BYTES - 1]), Err(PayloadError::Short(HEADER_BYTES - 1)));
     }
 }

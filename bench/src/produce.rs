@@ -66,12 +66,7 @@ pub fn produce(args: &ProduceArgs) -> anyhow::Result<Run> {
     for _ in 0..args.target.repeat {
         let run = target::new_run_id();
         let scene = target::set_scene(&args.target, &args.load, run)?;
-        let load = args.load.load(
-            &scene.topic,
-            scene.leaders.clone(),
-            run,
-            args.target.timeout(),
-        );
+        let load = args.load.load(&scene.topic, scene.leaders.clone(), run, args.target.timeout());
         let mut meters = Meters::default();
         let (outcome, _) = load::generate(&load, Clock::start(), &Progress::default(), |edge| {
             meters.read(args.target.server_pid, edge);
@@ -80,15 +75,9 @@ pub fn produce(args: &ProduceArgs) -> anyhow::Result<Run> {
         let mut figures = Figures::new();
         target::produce_figures(&mut figures, &load, &outcome);
         let bytes = outcome.window_records as f64 * load.shape.value_bytes as f64;
-        report.remarks.extend(meters.add_to(
-            &mut figures,
-            bytes,
-            load.duration.as_secs_f64(),
-            load.threads,
-        ));
+        report.remarks.extend(meters.add_to(&mut figures, bytes, load.duration.as_secs_f64(), load.threads));
         if !args.no_verify {
-            let (tally, mb_per_second) =
-                target::verify(&scene, run, &outcome.acknowledged, args.target.timeout())?;
+            let (tally, mb_per_second) = target::verify(&scene, run, &outcome.acknowledged, args.target.timeout())?;
             figures.insert("verified records".into(), tally.records as f64);
             figures.insert("read back MB/s".into(), mb_per_second);
         }
@@ -96,11 +85,7 @@ pub fn produce(args: &ProduceArgs) -> anyhow::Result<Run> {
             report.add_histogram("produce latency us", &outcome.latency_us_all())?;
         }
         if args.keep_topic || !scene.created {
-            println!(
-                "topic {} run {run} acknowledged {}",
-                scene.topic,
-                outcome.acknowledged.count()
-            );
+            println!("topic {} run {run} acknowledged {}", scene.topic, outcome.acknowledged.count());
         } else {
             target::strike_scene(&args.target, &scene)?;
         }
@@ -108,9 +93,7 @@ pub fn produce(args: &ProduceArgs) -> anyhow::Result<Run> {
     }
     report.add_repetitions(&repetitions);
     if args.no_verify {
-        report
-            .remarks
-            .push("not verified: the records were not read back".into());
+        report.remarks.push("not verified: the records were not read back".into());
     }
     Ok(report)
 }
@@ -130,38 +113,18 @@ pub fn consume(args: &ConsumeArgs) -> anyhow::Result<Run> {
         let mut meters = Meters::default();
         meters.read(args.target.server_pid, WindowEdge::Start);
         let timeout = args.target.timeout();
-        let back = reader::read_back(
-            &args.topic,
-            &leaders,
-            args.run,
-            args.consumers,
-            limits,
-            timeout,
-        )?;
+        let back = reader::read_back(&args.topic, &leaders, args.run, args.consumers, limits, timeout)?;
         meters.read(args.target.server_pid, WindowEdge::End);
         let tally = back.ledger.verdict(&Acknowledged::default());
-        ensure!(
-            tally.is_clean(),
-            "no figures, the broker failed the run: {tally}"
-        );
+        ensure!(tally.is_clean(), "no figures, the broker failed the run: {tally}");
         let enough = args.expect == 0 || tally.records == args.expect;
-        ensure!(
-            enough,
-            "no figures: {} records came back instead of {}",
-            tally.records,
-            args.expect
-        );
+        ensure!(enough, "no figures: {} records came back instead of {}", tally.records, args.expect);
         let seconds = back.elapsed.as_secs_f64();
         let mut figures = Figures::new();
         figures.insert("consume MB/s".into(), back.bytes as f64 / seconds / 1e6);
         figures.insert("consume records/s".into(), back.records as f64 / seconds);
         figures.insert("verified records".into(), tally.records as f64);
-        report.remarks.extend(meters.add_to(
-            &mut figures,
-            back.bytes as f64,
-            seconds,
-            args.consumers as u32,
-        ));
+        report.remarks.extend(meters.add_to(&mut figures, back.bytes as f64, seconds, args.consumers as u32));
         repetitions.push(figures);
     }
     report.add_repetitions(&repetitions);

@@ -32,18 +32,8 @@ pub struct Fetched {
 
 impl Reader {
     /// A reader that starts at the given offsets.
-    pub fn new(
-        connection: Connection,
-        topic: &str,
-        positions: Vec<(i32, i64)>,
-        limits: FetchLimits,
-    ) -> Reader {
-        Reader {
-            connection,
-            topic: topic.to_owned(),
-            positions,
-            limits,
-        }
+    pub fn new(connection: Connection, topic: &str, positions: Vec<(i32, i64)>, limits: FetchLimits) -> Reader {
+        Reader { connection, topic: topic.to_owned(), positions, limits }
     }
 
     /// Next offsets to read, by partition.
@@ -65,27 +55,16 @@ impl Reader {
     ) -> Result<Fetched, ClientError> {
         let step = 1.min(self.positions.len());
         self.positions.rotate_left(step);
-        let asked = self
-            .positions
-            .iter()
-            .copied()
-            .filter(|&(partition, offset)| wanted(partition, offset));
+        let asked = self.positions.iter().copied().filter(|&(partition, offset)| wanted(partition, offset));
         let answers = client::fetch(&mut self.connection, &self.topic, asked, self.limits)?;
         let mut fetched = Fetched::default();
         for answer in answers {
             if answer.code != 0 {
                 let what = format!("fetch from {}-{}", self.topic, answer.partition);
-                return Err(ClientError::Code {
-                    what,
-                    code: answer.code,
-                });
+                return Err(ClientError::Code { what, code: answer.code });
             }
-            let position = self
-                .positions
-                .iter_mut()
-                .find(|position| position.0 == answer.partition);
-            let position = position
-                .ok_or_else(|| ClientError::Protocol("a partition nobody asked for".into()))?;
+            let position = self.positions.iter_mut().find(|position| position.0 == answer.partition);
+            let position = position.ok_or_else(|| ClientError::Protocol("a partition nobody asked for".into()))?;
             let mut expected = position.1;
             let mut skipped = None;
             let next = batch::for_each_record(&answer.records, |record| {
@@ -99,14 +78,9 @@ impl Reader {
                 fetched.records += 1;
                 visit(answer.partition, &record);
             })
-            .map_err(|error| {
-                ClientError::Protocol(format!("{}-{}: {error}", self.topic, answer.partition))
-            })?;
+            .map_err(|error| ClientError::Protocol(format!("{}-{}: {error}", self.topic, answer.partition)))?;
             if let Some((expected, found)) = skipped {
-                let what = format!(
-                    "{}-{}: offset {found} follows {expected}",
-                    self.topic, answer.partition
-                );
+                let what = format!("{}-{}: offset {found} follows {expected}", self.topic, answer.partition);
                 return Err(ClientError::Protocol(what));
             }
             position.1 = next.unwrap_or(position.1).max(position.1);
@@ -136,11 +110,7 @@ pub fn assign(leaders: &Leaders, readers: usize) -> Vec<(SocketAddr, Vec<i32>)> 
     let mut shares = Vec::new();
     for (address, partitions) in by_address {
         let share = partitions.len().div_ceil(per_broker).max(1);
-        shares.extend(
-            partitions
-                .chunks(share)
-                .map(|chunk| (address, chunk.to_vec())),
-        );
+        shares.extend(partitions.chunks(share).map(|chunk| (address, chunk.to_vec())));
     }
     shares
 }
@@ -162,17 +132,9 @@ pub fn read_back(
                 scope.spawn(move || read_share(topic, address, &partitions, run, limits, timeout))
             })
             .collect();
-        handles
-            .into_iter()
-            .map(|handle| handle.join().expect("a reader panicked"))
-            .collect()
+        handles.into_iter().map(|handle| handle.join().expect("a reader panicked")).collect()
     });
-    let mut all = ReadBack {
-        ledger: Ledger::new(run),
-        bytes: 0,
-        records: 0,
-        elapsed: start.elapsed(),
-    };
+    let mut all = ReadBack { ledger: Ledger::new(run), bytes: 0, records: 0, elapsed: start.elapsed() };
     for result in results {
         let (ledger, fetched) = result?;
         all.ledger.merge(ledger);
@@ -193,20 +155,12 @@ fn read_share(
     let mut connection = Connection::connect(address, timeout)?;
     let starts = client::list_offsets(&mut connection, topic, partitions, -2)?;
     let ends = client::list_offsets(&mut connection, topic, partitions, -1)?;
-    let end_of = |partition: i32| {
-        ends[partitions
-            .binary_search(&partition)
-            .expect("one of ours, and they are sorted")]
-    };
+    let end_of = |partition: i32| ends[partitions.binary_search(&partition).expect("one of ours, and they are sorted")];
     let positions = partitions.iter().copied().zip(starts).collect();
     let mut reader = Reader::new(connection, topic, positions, limits);
     let (mut ledger, mut total) = (Ledger::new(run), Fetched::default());
     let mut progressed = Instant::now();
-    while reader
-        .positions()
-        .iter()
-        .any(|&(partition, offset)| offset < end_of(partition))
-    {
+    while reader.positions().iter().any(|&(partition, offset)| offset < end_of(partition)) {
         let fetched = reader.fetch(
             |partition, offset| offset < end_of(partition),
             |partition, record| _ = ledger.record(partition as u32, record.value),
@@ -216,10 +170,8 @@ fn read_share(
         if fetched.records > 0 {
             progressed = Instant::now();
         } else if progressed.elapsed() > timeout {
-            let what = format!(
-                "{topic}: no records for {timeout:?} though {:?} are not at {ends:?}",
-                reader.positions()
-            );
+            let what =
+                format!("{topic}: no records for {timeout:?} though {:?} are not at {ends:?}", reader.positions());
             return Err(ClientError::Protocol(what));
         }
     }
@@ -233,23 +185,14 @@ mod tests {
     #[test]
     fn every_partition_is_read_by_exactly_one_reader_of_its_broker() {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let leaders = Leaders {
-            by_partition: (0..10).map(|p| address(1 + p % 3)).collect(),
-        };
+        let leaders = Leaders { by_partition: (0..10).map(|p| address(1 + p % 3)).collect() };
         for readers in [1, 2, 3, 7, 50] {
             let shares = assign(&leaders, readers);
-            let mut all: Vec<i32> = shares
-                .iter()
-                .flat_map(|(_, partitions)| partitions.clone())
-                .collect();
+            let mut all: Vec<i32> = shares.iter().flat_map(|(_, partitions)| partitions.clone()).collect();
             all.sort_unstable();
             assert_eq!(all, (0..10).collect::<Vec<_>>());
             for (broker, partitions) in shares {
-                assert!(
-                    partitions
-                        .iter()
-                        .all(|&p| leaders.by_partition[p as usize] == broker)
-                );
+                assert!(partitions.iter().all(|&p| leaders.by_partition[p as usize] == broker));
             }
         }
     }

@@ -35,13 +35,7 @@ impl Machine {
     pub fn here() -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, key: &str| {
-            text.lines().find_map(|line| {
-                Some(
-                    line.strip_prefix(key)?
-                        .trim_start_matches([' ', '\t', ':'])
-                        .to_owned(),
-                )
-            })
+            text.lines().find_map(|line| Some(line.strip_prefix(key)?.trim_start_matches([' ', '\t', ':']).to_owned()))
         };
         let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
         Machine {
@@ -72,17 +66,8 @@ impl Figure {
         let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[middle]
-        } else {
-            (sorted[middle - 1] + sorted[middle]) / 2.0
-        };
-        Figure {
-            median,
-            min: sorted[0],
-            max: sorted[sorted.len() - 1],
-            values,
-        }
+        let median = if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
+        Figure { median, min: sorted[0], max: sorted[sorted.len() - 1], values }
     }
 }
 
@@ -118,13 +103,7 @@ pub struct Run {
 
 impl Run {
     /// A run without figures.
-    pub fn new(
-        kind: &str,
-        name: &str,
-        target: &str,
-        class: &str,
-        config: &impl Serialize,
-    ) -> anyhow::Result<Run> {
+    pub fn new(kind: &str, name: &str, target: &str, class: &str, config: &impl Serialize) -> anyhow::Result<Run> {
         Ok(Run {
             kind: kind.to_owned(),
             name: name.to_owned(),
@@ -133,7 +112,7 @@ impl Run {
             unix_time: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
             commit: commit(),
             machine: Machine::here(),
-            config: serde_json::to_value(config)?,
+            config: without_paths(serde_json::to_value(config)?),
             figures: BTreeMap::new(),
             remarks: Vec::new(),
             histograms: BTreeMap::new(),
@@ -146,9 +125,7 @@ impl Run {
         for (name, value) in repetitions.iter().flatten() {
             by_name.entry(name).or_default().push(*value);
         }
-        let figures = by_name
-            .into_iter()
-            .map(|(name, values)| (name.to_owned(), Figure::of(values)));
+        let figures = by_name.into_iter().map(|(name, values)| (name.to_owned(), Figure::of(values)));
         self.figures.extend(figures);
     }
 
@@ -159,19 +136,13 @@ impl Run {
             .serialize(histogram, &mut bytes)
             .map_err(|error| anyhow::anyhow!("histogram {name}: {error:?}"))?;
         let text = base64::engine::general_purpose::STANDARD.encode(bytes);
-        self.histograms
-            .entry(name.to_owned())
-            .or_default()
-            .push(text);
+        self.histograms.entry(name.to_owned()).or_default().push(text);
         Ok(())
     }
 
     /// Prints the figures, and writes the JSON file when a directory is given.
     pub fn finish(&self, directory: Option<&Path>) -> anyhow::Result<()> {
-        println!(
-            "{} {} against {} (class {})",
-            self.kind, self.name, self.target, self.class
-        );
+        println!("{} {} against {} (class {})", self.kind, self.name, self.target, self.class);
         for (name, figure) in &self.figures {
             let spread = if figure.values.len() > 1 {
                 format!("  ({}-{})", number(figure.min), number(figure.max))
@@ -180,9 +151,7 @@ impl Run {
             };
             println!("  {name:<36} {:>12}{spread}", number(figure.median));
         }
-        self.remarks
-            .iter()
-            .for_each(|remark| println!("  note: {remark}"));
+        self.remarks.iter().for_each(|remark| println!("  note: {remark}"));
         if let Some(directory) = directory {
             println!("  written to {}", self.write(directory)?.display());
         }
@@ -193,18 +162,11 @@ impl Run {
         fs::create_dir_all(directory).with_context(|| format!("{}", directory.display()))?;
         let stem = format!("{}-{}", date(self.unix_time), self.name);
         let path = (1..)
-            .map(|n| {
-                if n == 1 {
-                    format!("{stem}.json")
-                } else {
-                    format!("{stem}-{n}.json")
-                }
-            })
+            .map(|n| if n == 1 { format!("{stem}.json") } else { format!("{stem}-{n}.json") })
             .map(|name| directory.join(name))
             .find(|path| !path.exists())
             .context("no free name")?;
-        fs::write(&path, serde_json::to_string_pretty(self)? + "\n")
-            .with_context(|| format!("{}", path.display()))?;
+        fs::write(&path, serde_json::to_string_pretty(self)? + "\n").with_context(|| format!("{}", path.display()))?;
         Ok(path)
     }
 }
@@ -214,13 +176,7 @@ pub fn add_percentiles(figures: &mut Figures, name: &str, histogram: &Histogram<
     if histogram.is_empty() {
         return;
     }
-    for (label, percentile) in [
-        ("p50", 50.0),
-        ("p90", 90.0),
-        ("p99", 99.0),
-        ("p99.9", 99.9),
-        ("p99.99", 99.99),
-    ] {
+    for (label, percentile) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)] {
         let ms = histogram.value_at_percentile(percentile) as f64 / 1000.0;
         figures.insert(format!("{name} {label} ms"), ms);
     }
@@ -236,18 +192,30 @@ fn number(value: f64) -> String {
     }
 }
 
-fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// Configuration as it may be published: where this machine keeps things is nobody's business and tells nobody anything.
+fn without_paths(value: Value) -> Value {
+    let base = |word: &str| match word.trim_matches('\'').rsplit_once('/') {
+        Some((folder, name)) if folder.is_empty() || folder.starts_with('/') => format!(".../{name}"),
+        _ => word.to_owned(),
     };
-    match (
-        git(&["rev-parse", "HEAD"]),
-        git(&["status", "--porcelain", "--untracked-files=no"]),
-    ) {
+    match value {
+        Value::String(text) if text.contains('/') => {
+            Value::String(text.split(' ').map(base).collect::<Vec<_>>().join(" "))
+        }
+        Value::Array(values) => values.into_iter().map(without_paths).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, without_paths(value))).collect(),
+        other => other,
+    }
+}
+
+fn commit() -> String {
+    // the tool is built inside its working copy, from wherever it is called
+    let folder = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)).unwrap_or_default();
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(&folder).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (git(&["rev-parse", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
         (Some(commit), Some(changes)) if !changes.is_empty() => commit + "+",
         (Some(commit), _) => commit,
         _ => "unknown".to_owned(),
@@ -259,16 +227,11 @@ fn date(unix_time: u64) -> String {
     let z = (unix_time / 86_400) as i64 + 719_468;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02}")
 }
@@ -279,13 +242,18 @@ mod tests {
 
     #[test]
     fn dates_are_civil() {
-        for (time, text) in [
-            (0, "1970-01-01"),
-            (951_782_400, "2000-02-29"),
-            (1_767_225_599, "2025-12-31"),
-        ] {
+        for (time, text) in [(0, "1970-01-01"), (951_782_400, "2000-02-29"), (1_767_225_599, "2025-12-31")] {
             assert_eq!(date(time), text);
         }
+    }
+
+    #[test]
+    fn paths_of_this_machine_are_not_published() {
+        let config =
+            serde_json::json!({"command": "/a/b/broker serve --data '/x/y' --name a/b", "list": ["/tmp/z"], "n": 1});
+        let expected =
+            serde_json::json!({"command": ".../broker serve --data .../y --name a/b", "list": [".../z"], "n": 1});
+        assert_eq!(without_paths(config), expected);
     }
 
     #[test]
@@ -293,12 +261,7 @@ mod tests {
         let mut run = Run::new("t", "n", "x", "-", &"c").expect("serialises");
         let one = |value| Figures::from([("MB/s".to_owned(), value)]);
         run.add_repetitions(&[one(3.0), one(1.0), one(2.0), one(9.0)]);
-        let expected = Figure {
-            median: 2.5,
-            min: 1.0,
-            max: 9.0,
-            values: vec![3.0, 1.0, 2.0, 9.0],
-        };
+        let expected = Figure { median: 2.5, min: 1.0, max: 9.0, values: vec![3.0, 1.0, 2.0, 9.0] };
         assert_eq!(run.figures["MB/s"], expected);
     }
 
@@ -308,19 +271,15 @@ mod tests {
         let mut run = Run::new("t", "n", "x", "-", &"c").expect("serialises");
         let mut histogram = Histogram::<u64>::new(3).expect("legal");
         histogram.record_n(77, 5).expect("in range");
-        run.add_histogram("latency", &histogram)
-            .expect("serialises");
+        run.add_histogram("latency", &histogram).expect("serialises");
         let first = run.write(directory.path()).expect("written");
         let second = run.write(directory.path()).expect("written");
         assert_ne!(first, second);
         let json: Value = serde_json::from_slice(&fs::read(first).expect("there")).expect("JSON");
         let text = json["histograms"]["latency"][0].as_str().expect("text");
-        let bytes = base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .expect("base64");
-        let back: Histogram<u64> = hdrhistogram::serialization::Deserializer::new()
-            .deserialize(&mut bytes.as_slice())
-            .expect("a histogram");
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+        let back: Histogram<u64> =
+            hdrhistogram::serialization::Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram");
         assert_eq!(back, histogram);
     }
 }

@@ -41,6 +41,9 @@ pub struct RestartArgs {
     /// Where the broker will listen, as HOST:PORT
     #[arg(long)]
     brokers: String,
+    /// File for what the broker prints; thrown away without
+    #[arg(long)]
+    log: Option<PathBuf>,
     /// Topics
     #[arg(long, default_value_t = 100)]
     topics: u32,
@@ -91,53 +94,29 @@ struct Filler<'a> {
 
 /// Runs `restart`.
 pub fn restart(args: &RestartArgs) -> anyhow::Result<Run> {
-    ensure!(
-        args.topics > 0 && args.partitions > 0 && args.repeat > 0,
-        "at least one of each"
-    );
-    ensure!(
-        args.records_per_batch > 0 && args.record_size >= HEADER_BYTES,
-        "records too small"
-    );
+    ensure!(args.topics > 0 && args.partitions > 0 && args.repeat > 0, "at least one of each");
+    ensure!(args.records_per_batch > 0 && args.record_size >= HEADER_BYTES, "records too small");
     let mut configs = Vec::new();
     for config in &args.topic_configs {
-        let (name, value) = config
-            .split_once('=')
-            .with_context(|| format!("'{config}' is not name=value"))?;
+        let (name, value) = config.split_once('=').with_context(|| format!("'{config}' is not name=value"))?;
         configs.push((name.to_owned(), value.to_owned()));
     }
     let mut run = Run::new("restart", &args.name, &args.target, &args.class, args)?;
     let address = client::resolve(&args.brokers)?;
     let timeout = Duration::from_secs(args.timeout);
-    let start = || Server::start(&args.command, args.pid_command.as_deref(), address);
+    let start = || Server::start(&args.command, args.pid_command.as_deref(), address, args.log.as_deref());
     let mut server = start()?;
     server.await_ready(timeout)?;
     let mut first = Figures::from([("empty start ms".to_owned(), ms(server.started))]);
-    let shape = BatchShape {
-        records: args.records_per_batch,
-        value_bytes: args.record_size,
-        key_bytes: 0,
-    };
+    let shape = BatchShape { records: args.records_per_batch, value_bytes: args.record_size, key_bytes: 0 };
     let template = BatchTemplate::new(shape);
-    let mut filler = Filler {
-        args,
-        template,
-        acknowledged: vec![Acknowledged::default(); args.topics as usize],
-    };
+    let mut filler = Filler { args, template, acknowledged: vec![Acknowledged::default(); args.topics as usize] };
     for topic in 0..args.topics {
-        client::create_topic(
-            &mut Connection::connect(address, timeout)?,
-            &name(topic),
-            args.partitions,
-            &configs,
-        )?;
+        client::create_topic(&mut Connection::connect(address, timeout)?, &name(topic), args.partitions, &configs)?;
     }
     let filling = Instant::now();
     (0..args.topics).try_for_each(|topic| filler.fill(address, topic, timeout))?;
-    first.insert(
-        "fill MB/s".into(),
-        args.bytes as f64 / filling.elapsed().as_secs_f64() / 1e6,
-    );
+    first.insert("fill MB/s".into(), args.bytes as f64 / filling.elapsed().as_secs_f64() / 1e6);
     run.add_repetitions(&[first]);
     let mut repetitions = Vec::new();
     for _ in 0..args.repeat {
@@ -146,10 +125,7 @@ pub fn restart(args: &RestartArgs) -> anyhow::Result<Run> {
         let mut figures = Figures::new();
         filler.await_service(&mut server, timeout, &mut figures)?;
         if let Ok(usage) = meter::usage(server.pid()) {
-            figures.insert(
-                "server rss after start MB".into(),
-                usage.rss_bytes as f64 / 1e6,
-            );
+            figures.insert("server rss after start MB".into(), usage.rss_bytes as f64 / 1e6);
             figures.insert("server cpu s of start".into(), usage.cpu.as_secs_f64());
         }
         repetitions.push(figures);
@@ -196,28 +172,17 @@ impl Filler<'_> {
             sequence: first_sequence,
             intended_ns: 0,
         };
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let mut bytes = Vec::with_capacity(self.template.len());
-        self.template
-            .append_to(&mut bytes, now.as_millis() as i64, None, stamp);
+        self.template.append_to(&mut bytes, now.as_millis() as i64, None, stamp);
         Bytes::from(bytes)
     }
 
-    fn send(
-        &mut self,
-        connection: &mut Connection,
-        topic: u32,
-        chunk: &[i32],
-        batch: u64,
-    ) -> anyhow::Result<()> {
+    fn send(&mut self, connection: &mut Connection, topic: u32, chunk: &[i32], batch: u64) -> anyhow::Result<()> {
         let records = self.args.records_per_batch as u64;
         let data = |&partition: &i32| {
             let batch = self.batch(topic, partition, batch * records);
-            PartitionProduceData::default()
-                .with_index(partition)
-                .with_records(Some(batch))
+            PartitionProduceData::default().with_index(partition).with_records(Some(batch))
         };
         let topic_data = TopicProduceData::default()
             .with_name(TopicName(StrBytes::from_string(name(topic))))
@@ -227,40 +192,18 @@ impl Filler<'_> {
             .with_acks(-1)
             .with_timeout_ms(30_000)
             .with_topic_data(vec![topic_data]);
-        let response = connection.call(8, &request)?;
-        let answers: Vec<_> = response
-            .responses
-            .iter()
-            .flat_map(|topic| &topic.partition_responses)
-            .collect();
-        ensure!(
-            answers.len() == chunk.len(),
-            "{} answers for {} batches",
-            answers.len(),
-            chunk.len()
-        );
+        let response = connection.call(client::PRODUCE_VERSION, &request)?;
+        let answers: Vec<_> = response.responses.iter().flat_map(|topic| &topic.partition_responses).collect();
+        ensure!(answers.len() == chunk.len(), "{} answers for {} batches", answers.len(), chunk.len());
         for answer in answers {
-            ensure!(
-                answer.error_code == 0,
-                "filling was refused: {}",
-                client::code_name(answer.error_code)
-            );
-            self.acknowledged[topic as usize].insert(
-                (0, answer.index as u32),
-                batch * records,
-                records,
-            );
+            ensure!(answer.error_code == 0, "filling was refused: {}", client::code_name(answer.error_code));
+            self.acknowledged[topic as usize].insert((0, answer.index as u32), batch * records, records);
         }
         Ok(())
     }
 
     /// Tries, from the moment of the start on, to produce to one topic and to fetch from another.
-    fn await_service(
-        &mut self,
-        server: &mut Server,
-        timeout: Duration,
-        figures: &mut Figures,
-    ) -> anyhow::Result<()> {
+    fn await_service(&mut self, server: &mut Server, timeout: Duration, figures: &mut Figures) -> anyhow::Result<()> {
         let address = server.address;
         let mut last = String::new();
         let mut until = |what: &str, attempt: &mut dyn FnMut() -> anyhow::Result<()>| {
@@ -287,23 +230,11 @@ impl Filler<'_> {
         until("fetch", &mut || {
             let mut connection = Connection::connect(address, timeout)?;
             let leaders = client::leaders(&mut connection, &last_topic)?;
-            let mut connection =
-                Connection::connect(leaders.by_partition[partition as usize], timeout)?;
+            let mut connection = Connection::connect(leaders.by_partition[partition as usize], timeout)?;
             let position = std::iter::once((partition, 0));
-            let answer = client::fetch(
-                &mut connection,
-                &last_topic,
-                position,
-                FetchLimits::default(),
-            )?;
-            let served = answer
-                .first()
-                .is_some_and(|answer| answer.code == 0 && !answer.records.is_empty());
-            ensure!(
-                served,
-                "nothing fetched: {:?}",
-                answer.first().map(|answer| answer.code)
-            );
+            let answer = client::fetch(&mut connection, &last_topic, position, FetchLimits::default())?;
+            let served = answer.first().is_some_and(|answer| answer.code == 0 && !answer.records.is_empty());
+            ensure!(served, "nothing fetched: {:?}", answer.first().map(|answer| answer.code));
             Ok(())
         })
     }
@@ -316,11 +247,7 @@ impl Filler<'_> {
             let limits = FetchLimits::default();
             let back = reader::read_back(&name(topic), &leaders, topic.into(), 1, limits, timeout)?;
             let tally = back.ledger.verdict(acknowledged);
-            ensure!(
-                tally.is_clean(),
-                "no figures, the broker lost or spoilt {}: {tally}",
-                name(topic)
-            );
+            ensure!(tally.is_clean(), "no figures, the broker lost or spoilt {}: {tally}", name(topic));
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! Starting, killing and stopping a broker's process.
 
 use std::{
+    fs::OpenOptions,
     net::{SocketAddr, TcpListener},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -24,38 +26,33 @@ pub struct Server {
 
 impl Server {
     /// Starts a broker by a shell command without waiting for it. The command either stays in the foreground, or it
-    /// starts the broker in the background, ends, and `pid_command` prints the broker's pid.
+    /// starts the broker in the background, ends, and `pid_command` prints the broker's pid. What it prints is appended
+    /// to `log`, or thrown away.
     pub fn start(
         command: &str,
         pid_command: Option<&str>,
         address: SocketAddr,
+        log: Option<&Path>,
     ) -> anyhow::Result<Server> {
+        let output = || -> anyhow::Result<Stdio> {
+            let Some(path) = log else { return Ok(Stdio::null()) };
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            Ok(file.with_context(|| format!("{}", path.display()))?.into())
+        };
         let mut child = Command::new("sh");
         let started = Instant::now();
-        let child = child
-            .arg("-c")
-            .arg(format!("exec {command}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        let mut child = child
-            .spawn()
-            .with_context(|| format!("cannot start: {command}"))?;
+        let child = child.arg("-c").arg(format!("exec {command}")).stdin(Stdio::null());
+        let child = child.stdout(output()?).stderr(output()?);
+        let mut child = child.spawn().with_context(|| format!("cannot start: {command}"))?;
         let mut pid = child.id();
         if let Some(pid_command) = pid_command {
             let status = child.wait()?;
             ensure!(status.success(), "{command}: {status}");
             let output = Command::new("sh").arg("-c").arg(pid_command).output()?;
             let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            pid = text
-                .parse()
-                .with_context(|| format!("'{pid_command}' printed no pid but '{text}'"))?;
+            pid = text.parse().with_context(|| format!("'{pid_command}' printed no pid but '{text}'"))?;
         }
-        Ok(Server {
-            child,
-            pid,
-            address,
-            started,
-        })
+        Ok(Server { child, pid, address, started })
     }
 
     /// The broker's process.
@@ -66,11 +63,7 @@ impl Server {
     /// Waits until it answers a request.
     pub fn await_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
         while !answers(self.address, timeout) {
-            ensure!(
-                self.started.elapsed() < timeout,
-                "no answer from {} within {timeout:?}",
-                self.address
-            );
+            ensure!(self.started.elapsed() < timeout, "no answer from {} within {timeout:?}", self.address);
             if self.pid == self.child.id()
                 && let Some(status) = self.child.try_wait()?
             {
@@ -103,11 +96,7 @@ impl Server {
             } else if sys::signal(self.pid, 0).is_err() {
                 return Ok(None);
             }
-            ensure!(
-                start.elapsed() < timeout,
-                "process {} still runs after {timeout:?}",
-                self.pid
-            );
+            ensure!(start.elapsed() < timeout, "process {} still runs after {timeout:?}", self.pid);
             std::thread::sleep(Duration::from_millis(2));
         }
     }

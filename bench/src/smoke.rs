@@ -35,11 +35,8 @@ pub fn smoke(args: &SmokeArgs) -> anyhow::Result<()> {
     let brokers = match (&args.binary, &args.brokers) {
         (Some(binary), _) => {
             let address = server::free_address()?;
-            let command = format!(
-                "'{}' serve --data '{dir}/data' --listen {address}",
-                binary.display()
-            );
-            let mut started = Server::start(&command, None, address)?;
+            let command = format!("'{}' serve --data '{dir}/data' --listen {address}", binary.display());
+            let mut started = Server::start(&command, None, address, Some(&args.dir.join("broker.log")))?;
             started.await_ready(std::time::Duration::from_secs(60))?;
             server = Some(started);
             address.to_string()
@@ -65,11 +62,7 @@ pub fn smoke(args: &SmokeArgs) -> anyhow::Result<()> {
     }
     std::fs::remove_dir_all(&args.dir)?;
     println!("{passed} passed, {failed} failed");
-    if failed > 0 {
-        bail!("{failed} benchmarks failed")
-    } else {
-        Ok(())
-    }
+    if failed > 0 { bail!("{failed} benchmarks failed") } else { Ok(()) }
 }
 
 fn try_one(command: &str) -> anyhow::Result<()> {
@@ -78,14 +71,8 @@ fn try_one(command: &str) -> anyhow::Result<()> {
 }
 
 /// Names and command lines (separated by tabs, as a folder's name may hold spaces).
-fn commands(
-    args: &SmokeArgs,
-    dir: &str,
-    brokers: &str,
-) -> anyhow::Result<Vec<(&'static str, String)>> {
-    let to = format!(
-        "--brokers\t{brokers}\t--out\t{dir}/runs\t--warmup\t0.2\t--duration\t0.5\t--partitions"
-    );
+fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let to = format!("--brokers\t{brokers}\t--out\t{dir}/runs\t--warmup\t0.2\t--duration\t0.5\t--partitions");
     let mut list = vec![
         (
             "device",
@@ -94,10 +81,7 @@ fn commands(
                  --appends-in-flight\t2\t--seconds\t0.1\t--out\t{dir}/runs"
             ),
         ),
-        (
-            "loopback",
-            format!("loopback\t--bytes\t65536\t--seconds\t0.1\t--out\t{dir}/runs"),
-        ),
+        ("loopback", format!("loopback\t--bytes\t65536\t--seconds\t0.1\t--out\t{dir}/runs")),
         ("produce-closed", format!("produce\t{to}\t1\t--repeat\t2")),
         (
             "produce-open-keyed",
@@ -108,20 +92,10 @@ fn commands(
         ),
         (
             "produce-unverified-relaxed",
-            format!(
-                "produce\t{to}\t2\t--acks\t1\t--no-idempotence\t--in-flight\t20\t--class\tR\t--no-verify"
-            ),
+            format!("produce\t{to}\t2\t--acks\t1\t--no-idempotence\t--in-flight\t20\t--class\tR\t--no-verify"),
         ),
-        (
-            "tail",
-            format!("tail\t{to}\t4\t--rate\t500\t--records-per-batch\t1\t--consumers\t2"),
-        ),
-        (
-            "drain",
-            format!(
-                "tail\t{to}\t4\t--rate\t2000\t--records-per-batch\t10\t--backlog-bytes\t200000"
-            ),
-        ),
+        ("tail", format!("tail\t{to}\t4\t--rate\t500\t--records-per-batch\t1\t--consumers\t2")),
+        ("drain", format!("tail\t{to}\t4\t--rate\t2000\t--records-per-batch\t10\t--backlog-bytes\t200000")),
     ];
     if let Some(binary) = &args.binary {
         let address = server::free_address()?;

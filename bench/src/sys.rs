@@ -1,8 +1,5 @@
 //! Waiting for sockets with nanosecond timeouts, and the few other system calls that std does not offer.
-#![expect(
-    unsafe_code,
-    reason = "libc calls: ppoll, prctl, sched_setaffinity, getrusage, kill, sysconf"
-)]
+#![expect(unsafe_code, reason = "libc calls: ppoll, prctl, sched_setaffinity, getrusage, kill, sysconf")]
 
 use std::{io, os::fd::RawFd, time::Duration};
 
@@ -34,29 +31,12 @@ pub fn wait(
         tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
     };
     // SAFETY: the pointer and length are those of `buffer`, which lives across the call; the signal mask may be null.
-    let n = unsafe {
-        libc::ppoll(
-            buffer.as_mut_ptr(),
-            buffer.len() as libc::nfds_t,
-            &timeout,
-            std::ptr::null(),
-        )
-    };
+    let n = unsafe { libc::ppoll(buffer.as_mut_ptr(), buffer.len() as libc::nfds_t, &timeout, std::ptr::null()) };
     if n < 0 {
         let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::Interrupted {
-            Ok(())
-        } else {
-            Err(error)
-        };
+        return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
     }
-    ready.extend(
-        buffer
-            .iter()
-            .enumerate()
-            .filter(|(_, fd)| fd.revents != 0)
-            .map(|(index, _)| index),
-    );
+    ready.extend(buffer.iter().enumerate().filter(|(_, fd)| fd.revents != 0).map(|(index, _)| index));
     Ok(())
 }
 
@@ -72,21 +52,14 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus {
         if cpu >= libc::CPU_SETSIZE as usize {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("no CPU {cpu}"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no CPU {cpu}")));
         }
         // SAFETY: `cpu` is below CPU_SETSIZE, so the bit lies inside the set.
         unsafe { libc::CPU_SET(cpu, &mut set) };
     }
     // SAFETY: the set lives across the call and its true size is given; 0 is the calling thread.
     let rc = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// CPU time that this process has used so far.
@@ -109,9 +82,5 @@ pub fn clock_ticks() -> u64 {
 pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: kill touches no memory of ours.
     let rc = unsafe { libc::kill(pid as libc::pid_t, signal) };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -51,22 +51,14 @@ struct Tailed {
 pub fn tail(args: &TailArgs) -> anyhow::Result<Run> {
     args.target.prepare()?;
     args.load.check()?;
-    ensure!(
-        args.load.acks != 0,
-        "tail needs acknowledgements to know what must arrive"
-    );
+    ensure!(args.load.acks != 0, "tail needs acknowledgements to know what must arrive");
     ensure!(args.consumers > 0, "at least one consumer");
     let mut report = args.target.new_run("tail", args)?;
     let mut repetitions = Vec::new();
     for _ in 0..args.target.repeat {
         let run = target::new_run_id();
         let scene = target::set_scene(&args.target, &args.load, run)?;
-        let load = args.load.load(
-            &scene.topic,
-            scene.leaders.clone(),
-            run,
-            args.target.timeout(),
-        );
+        let load = args.load.load(&scene.topic, scene.leaders.clone(), run, args.target.timeout());
         let (figures, remark) = tail_once(args, &scene, &load, &mut report)?;
         report.remarks.extend(remark);
         target::strike_scene(&args.target, &scene)?;
@@ -88,30 +80,16 @@ fn tail_once(
     let (generated, tails) = std::thread::scope(|scope| {
         let follow = |(address, partitions): (_, Vec<i32>)| {
             let (progress, producing) = (&progress, &producing);
-            scope
-                .spawn(move || follow(args, load, address, &partitions, clock, progress, producing))
+            scope.spawn(move || follow(args, load, address, &partitions, clock, progress, producing))
         };
-        let all = |_| {
-            reader::assign(&scene.leaders, 1)
-                .into_iter()
-                .map(follow)
-                .collect::<Vec<_>>()
-        };
+        let all = |_| reader::assign(&scene.leaders, 1).into_iter().map(follow).collect::<Vec<_>>();
         let consumers: Vec<Vec<_>> = (0..args.consumers).map(all).collect();
-        let generated = load::generate(load, clock, &progress, |edge| {
-            meters.read(args.target.server_pid, edge)
-        });
+        let generated = load::generate(load, clock, &progress, |edge| meters.read(args.target.server_pid, edge));
         producing.store(false, Relaxed);
         let join = |handles: Vec<std::thread::ScopedJoinHandle<'_, _>>| {
-            handles
-                .into_iter()
-                .map(|handle| handle.join().expect("a consumer panicked"))
-                .collect::<Vec<_>>()
+            handles.into_iter().map(|handle| handle.join().expect("a consumer panicked")).collect::<Vec<_>>()
         };
-        (
-            generated,
-            consumers.into_iter().map(join).collect::<Vec<_>>(),
-        )
+        (generated, consumers.into_iter().map(join).collect::<Vec<_>>())
     });
     let (outcome, _) = generated?;
     target::judge(&outcome)?;
@@ -129,29 +107,15 @@ fn tail_once(
             *figures.entry("consumed MB".into()).or_default() += tailed.bytes as f64 / 1e6;
         }
         let tally = ledger.verdict(&outcome.acknowledged);
-        ensure!(
-            tally.is_clean(),
-            "no figures, the broker failed the run: {tally}"
-        );
+        ensure!(tally.is_clean(), "no figures, the broker failed the run: {tally}");
     }
     target::produce_figures(&mut figures, load, &outcome);
     if args.backlog_bytes > 0 {
         let rate = |(time, bytes): &(Duration, u64)| *bytes as f64 / time.as_secs_f64() / 1e6;
-        ensure!(
-            !caught_up.is_empty(),
-            "no consumer caught up: give a longer --duration or a lower --rate"
-        );
+        ensure!(!caught_up.is_empty(), "no consumer caught up: give a longer --duration or a lower --rate");
         figures.insert("drain MB/s".into(), caught_up.iter().map(rate).sum());
-        report::add_percentiles(
-            &mut figures,
-            "produce latency before the drain",
-            &outcome.latency_us[0],
-        );
-        report::add_percentiles(
-            &mut figures,
-            "produce latency from the drain on",
-            &outcome.latency_us[1],
-        );
+        report::add_percentiles(&mut figures, "produce latency before the drain", &outcome.latency_us[0]);
+        report::add_percentiles(&mut figures, "produce latency from the drain on", &outcome.latency_us[1]);
     } else {
         report::add_percentiles(&mut figures, "end-to-end", &latency_us);
         report.add_histogram("end-to-end us", &latency_us)?;
@@ -178,12 +142,8 @@ fn follow(
     let positions = partitions.iter().copied().zip(starts).collect();
     let mut reader = Reader::new(connection, &load.topic, positions, FetchLimits::default());
     let mut latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("legal bounds");
-    let mut tailed = Tailed {
-        ledger: Ledger::new(load.run),
-        latency_us: latency_us.clone(),
-        bytes: 0,
-        caught_up: None,
-    };
+    let mut tailed =
+        Tailed { ledger: Ledger::new(load.run), latency_us: latency_us.clone(), bytes: 0, caught_up: None };
     while progress.acked_bytes.load(Relaxed) < args.backlog_bytes && producing.load(Relaxed) {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -208,12 +168,7 @@ fn follow(
         )?;
         tailed.bytes += fetched.bytes;
         if tailed.caught_up.is_none() && args.backlog_bytes > 0 {
-            let behind: i64 = reader
-                .end_offsets()?
-                .iter()
-                .zip(reader.positions())
-                .map(|(end, at)| end - at.1)
-                .sum();
+            let behind: i64 = reader.end_offsets()?.iter().zip(reader.positions()).map(|(end, at)| end - at.1).sum();
             // as close behind as a consumer at the tail ever is
             if behind <= (load.shape.records * load.in_flight) as i64 * i64::from(load.producers) {
                 tailed.caught_up = Some((draining.elapsed(), tailed.bytes));
@@ -224,9 +179,7 @@ fn follow(
                 Some(ends) => ends,
                 None => ends.insert(by_partition(&mut reader)?),
             };
-            let at_end = |&(partition, offset): &(i32, i64)| {
-                ends.get(&partition).is_none_or(|&end| offset >= end)
-            };
+            let at_end = |&(partition, offset): &(i32, i64)| ends.get(&partition).is_none_or(|&end| offset >= end);
             if reader.positions().iter().all(at_end) {
                 break;
             }
@@ -238,10 +191,5 @@ fn follow(
 
 fn by_partition(reader: &mut Reader) -> Result<BTreeMap<i32, i64>, ClientError> {
     let ends = reader.end_offsets()?;
-    Ok(reader
-        .positions()
-        .iter()
-        .map(|position| position.0)
-        .zip(ends)
-        .collect())
+    Ok(reader.positions().iter().map(|position| position.0).zip(ends).collect())
 }

@@ -56,16 +56,11 @@ impl Target {
 
     pub(crate) fn connect(&self) -> anyhow::Result<Connection> {
         let address = client::resolve(&self.brokers)?;
-        Connection::connect(address, self.timeout())
-            .with_context(|| format!("broker {}", self.brokers))
+        Connection::connect(address, self.timeout()).with_context(|| format!("broker {}", self.brokers))
     }
 
     pub(crate) fn prepare(&self) -> anyhow::Result<()> {
-        ensure!(
-            ["D", "R", "X"].contains(&self.class.as_str()),
-            "class is D, R or X, not '{}'",
-            self.class
-        );
+        ensure!(["D", "R", "X"].contains(&self.class.as_str()), "class is D, R or X, not '{}'", self.class);
         ensure!(self.repeat > 0, "at least one repetition");
         if !self.cpus.is_empty() {
             sys::pin(&self.cpus).with_context(|| format!("CPUs {:?}", self.cpus))?;
@@ -74,13 +69,7 @@ impl Target {
     }
 
     pub(crate) fn new_run(&self, kind: &str, config: &impl Serialize) -> anyhow::Result<Run> {
-        Run::new(
-            kind,
-            self.name.as_deref().unwrap_or(kind),
-            &self.target,
-            &self.class,
-            config,
-        )
+        Run::new(kind, self.name.as_deref().unwrap_or(kind), &self.target, &self.class, config)
     }
 }
 
@@ -141,53 +130,26 @@ pub struct LoadArgs {
 }
 
 fn parse_config(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("'{text}' is not name=value"))?;
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not name=value"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
 impl LoadArgs {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            self.record_size >= payload::HEADER_BYTES,
-            "--record-size is at least {}",
-            payload::HEADER_BYTES
-        );
-        ensure!(
-            self.records_per_batch > 0 && self.batches_per_request > 0,
-            "batches and requests are not empty"
-        );
-        ensure!(
-            self.connections > 0 && self.threads > 0 && self.in_flight > 0,
-            "at least one of each"
-        );
-        ensure!(
-            (1..=100_000).contains(&self.partitions),
-            "--partitions is 1 to 100000"
-        );
+        ensure!(self.record_size >= payload::HEADER_BYTES, "--record-size is at least {}", payload::HEADER_BYTES);
+        ensure!(self.records_per_batch > 0 && self.batches_per_request > 0, "batches and requests are not empty");
+        ensure!(self.connections > 0 && self.threads > 0 && self.in_flight > 0, "at least one of each");
+        ensure!((1..=100_000).contains(&self.partitions), "--partitions is 1 to 100000");
         ensure!([-1, 0, 1].contains(&self.acks), "--acks is -1, 0 or 1");
-        ensure!(
-            self.acks == -1 || self.no_idempotence,
-            "producer ids need --acks -1 (or give --no-idempotence)"
-        );
-        ensure!(
-            !self.no_idempotence || self.in_flight <= 1_000_000,
-            "--in-flight is at most 1000000"
-        );
+        ensure!(self.acks == -1 || self.no_idempotence, "producer ids need --acks -1 (or give --no-idempotence)");
+        ensure!(!self.no_idempotence || self.in_flight <= 1_000_000, "--in-flight is at most 1000000");
         ensure!(
             self.no_idempotence || self.in_flight <= 5,
             "producer ids allow --in-flight 5 (or give --no-idempotence)"
         );
         let batch = (self.record_size + self.key_size + 20) * self.records_per_batch;
-        ensure!(
-            batch * self.batches_per_request < 100 << 20,
-            "a request of more than 100 MiB"
-        );
-        ensure!(
-            self.warmup >= 0.0 && self.duration > 0.0 && self.drain >= 0.0,
-            "times are positive"
-        );
+        ensure!(batch * self.batches_per_request < 100 << 20, "a request of more than 100 MiB");
+        ensure!(self.warmup >= 0.0 && self.duration > 0.0 && self.drain >= 0.0, "times are positive");
         Ok(())
     }
 
@@ -206,11 +168,7 @@ impl LoadArgs {
             batches_per_request: self.batches_per_request,
             acks: self.acks,
             idempotent: !self.no_idempotence,
-            partitioner: if self.keyed {
-                Partitioner::Random
-            } else {
-                Partitioner::RoundRobin
-            },
+            partitioner: if self.keyed { Partitioner::Random } else { Partitioner::RoundRobin },
             records_per_second: self.rate,
             warmup: Duration::from_secs_f64(self.warmup),
             duration: Duration::from_secs_f64(self.duration),
@@ -231,24 +189,12 @@ pub(crate) struct Scene {
 pub(crate) fn set_scene(target: &Target, args: &LoadArgs, run: u64) -> anyhow::Result<Scene> {
     let mut connection = target.connect()?;
     let created = args.topic.is_none();
-    let topic = args
-        .topic
-        .clone()
-        .unwrap_or_else(|| format!("bench-{run:016x}"));
+    let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{run:016x}"));
     if created {
-        client::create_topic(
-            &mut connection,
-            &topic,
-            args.partitions,
-            &args.topic_configs,
-        )?;
+        client::create_topic(&mut connection, &topic, args.partitions, &args.topic_configs)?;
     }
     let leaders = client::await_leaders(&mut connection, &topic, target.timeout())?;
-    Ok(Scene {
-        topic,
-        leaders,
-        created,
-    })
+    Ok(Scene { topic, leaders, created })
 }
 
 pub(crate) fn strike_scene(target: &Target, scene: &Scene) -> anyhow::Result<()> {
@@ -282,13 +228,7 @@ impl Meters {
     }
 
     /// Adds what was used for `bytes` within `seconds`; answers a remark when the client was short of CPU.
-    pub(crate) fn add_to(
-        &self,
-        figures: &mut Figures,
-        bytes: f64,
-        seconds: f64,
-        threads: u32,
-    ) -> Option<String> {
+    pub(crate) fn add_to(&self, figures: &mut Figures, bytes: f64, seconds: f64, threads: u32) -> Option<String> {
         if let [start, end] = self.server.as_slice() {
             let cpu = (end.cpu - start.cpu).as_secs_f64();
             figures.insert("server cpu s".into(), cpu);
@@ -303,12 +243,7 @@ impl Meters {
         };
         let share = (*end - *start).as_secs_f64() / seconds / f64::from(threads);
         figures.insert("client share of its cores".into(), share);
-        (share > 0.85).then(|| {
-            format!(
-                "the client used {:.0} % of its cores: it may be the limit",
-                share * 100.0
-            )
-        })
+        (share > 0.85).then(|| format!("the client used {:.0} % of its cores: it may be the limit", share * 100.0))
     }
 }
 
@@ -316,28 +251,16 @@ pub(crate) fn produce_figures(figures: &mut Figures, load: &Load, outcome: &Outc
     let seconds = load.duration.as_secs_f64();
     let bytes = outcome.window_records as f64 * load.shape.value_bytes as f64;
     figures.insert("produce MB/s".into(), bytes / seconds / 1e6);
-    figures.insert(
-        "produce records/s".into(),
-        outcome.window_records as f64 / seconds,
-    );
-    figures.insert(
-        "produce batches/s".into(),
-        outcome.window_batches as f64 / seconds,
-    );
-    figures.insert(
-        "produce requests/s".into(),
-        outcome.window_requests as f64 / seconds,
-    );
+    figures.insert("produce records/s".into(), outcome.window_records as f64 / seconds);
+    figures.insert("produce batches/s".into(), outcome.window_batches as f64 / seconds);
+    figures.insert("produce requests/s".into(), outcome.window_requests as f64 / seconds);
     figures.insert("produce errors".into(), outcome.error_count() as f64);
     report::add_percentiles(figures, "produce latency", &outcome.latency_us_all());
 }
 
 /// Refuses to go on with a run that failed; errors that were counted are only printed.
 pub(crate) fn judge(outcome: &Outcome) -> anyhow::Result<()> {
-    outcome
-        .errors
-        .iter()
-        .for_each(|(error, n)| eprintln!("  {n} batches: {error}"));
+    outcome.errors.iter().for_each(|(error, n)| eprintln!("  {n} batches: {error}"));
     match &outcome.failure {
         Some(failure) => bail!("the run failed: {failure}"),
         None => Ok(()),
@@ -350,18 +273,8 @@ pub(crate) fn verify(
     acknowledged: &Acknowledged,
     timeout: Duration,
 ) -> anyhow::Result<(Tally, f64)> {
-    let back = reader::read_back(
-        &scene.topic,
-        &scene.leaders,
-        run,
-        1,
-        FetchLimits::default(),
-        timeout,
-    )?;
+    let back = reader::read_back(&scene.topic, &scene.leaders, run, 1, FetchLimits::default(), timeout)?;
     let tally = back.ledger.verdict(acknowledged);
-    ensure!(
-        tally.is_clean(),
-        "no figures, the broker failed the run: {tally}"
-    );
+    ensure!(tally.is_clean(), "no figures, the broker failed the run: {tally}");
     Ok((tally, back.bytes as f64 / back.elapsed.as_secs_f64() / 1e6))
 }

@@ -173,9 +173,7 @@ pub enum LogError {
     #[error("unknown producer id")]
     UnknownProducerId,
     /// Free space is below the reserve: produce again when space was made.
-    #[error(
-        "disk is full: free space is below the reserve, produce is refused until space is made"
-    )]
+    #[error("disk is full: free space is below the reserve, produce is refused until space is made")]
     StorageFull,
     /// A write or flush failed; the log takes no appends until a restart.
     #[error("storage error: {0}")]

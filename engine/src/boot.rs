@@ -17,7 +17,10 @@ use crate::{
     catalog::{self, Catalog, FORMAT_VERSION, Record},
     config::TopicConfig,
     engine::owner,
-    io::{BLOCK, Io, direct::DirectIo},
+    io::{
+        BLOCK, Io,
+        direct::{DirectIo, create_dir_durably},
+    },
     journal::{self, Journal},
     manifest::{self, PartitionState},
     node::{NodeOptions, StartError, topics_dir},
@@ -36,46 +39,23 @@ pub(crate) fn lock_path(data_dir: &Path) -> PathBuf {
 }
 
 /// Creates the data directory and locks it for as long as the file is open.
-#[expect(
-    unsafe_code,
-    reason = "std has no flock with a descriptor that others may read"
-)]
+#[expect(unsafe_code, reason = "std has no flock with a descriptor that others may read")]
 pub(crate) fn lock(data_dir: &Path) -> Result<File, StartError> {
-    fs::create_dir_all(data_dir).map_err(|error| {
-        StartError::io(
-            format!("creating the data directory {}", data_dir.display()),
-            error,
-        )
-    })?;
+    create_dir_durably(data_dir)
+        .map_err(|error| StartError::io(format!("creating the data directory {}", data_dir.display()), error))?;
     let path = lock_path(data_dir);
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path);
-    let mut file =
-        opened.map_err(|error| StartError::io(format!("opening {}", path.display()), error))?;
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = opened.map_err(|error| StartError::io(format!("opening {}", path.display()), error))?;
     // SAFETY: the call takes a descriptor that is open and no pointers.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         let mut holder = String::new();
         drop(file.read_to_string(&mut holder)); // only to say who
-        let holder = holder
-            .lines()
-            .next()
-            .map(|line| format!(" ({line})"))
-            .unwrap_or_default();
-        return Err(StartError::Locked {
-            path: data_dir.to_owned(),
-            holder,
-        });
+        let holder = holder.lines().next().map(|line| format!(" ({line})")).unwrap_or_default();
+        return Err(StartError::Locked { path: data_dir.to_owned(), holder });
     }
     let mut text = format!("pid {}\n", std::process::id());
     text.extend(std::iter::repeat_n('\n', BLOCK - text.len()));
-    let written = file
-        .rewind()
-        .and_then(|()| file.write_all(text.as_bytes()))
-        .and_then(|()| file.sync_all());
+    let written = file.rewind().and_then(|()| file.write_all(text.as_bytes())).and_then(|()| file.sync_all());
     match written {
         // A node must start on a full disk; a lock file of a former run is as good.
         Err(full) if full.kind() == io::ErrorKind::StorageFull => Ok(file),
@@ -86,16 +66,10 @@ pub(crate) fn lock(data_dir: &Path) -> Result<File, StartError> {
 
 /// Opens the lock file with O_DIRECT, which some file systems refuse.
 pub(crate) fn check_direct_io(data_dir: &Path) -> Result<(), StartError> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(lock_path(data_dir));
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(lock_path(data_dir));
     match opened {
         Ok(_) => Ok(()),
-        Err(error) => Err(StartError::NoDirectIo {
-            path: data_dir.to_owned(),
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(StartError::NoDirectIo { path: data_dir.to_owned(), reason: error.to_string() }),
     }
 }
 
@@ -111,27 +85,15 @@ pub(crate) fn cpus() -> Vec<usize> {
     }
     let limit = usize::try_from(libc::CPU_SETSIZE).unwrap_or_default();
     // SAFETY: the index is below CPU_SETSIZE.
-    (0..limit)
-        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
-        .collect()
+    (0..limit).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
 }
 
 /// Reads the catalog or begins one, counts this start, and brings the layout to the number of shards.
-pub(crate) async fn boot(
-    io: &DirectIo,
-    options: &NodeOptions,
-) -> Result<(Booted, Journal<DirectIo>), StartError> {
+pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted, Journal<DirectIo>), StartError> {
     let path = options.data_dir.join("catalog");
     let (mut catalog, new) = match read_catalog(io, &path).await? {
         Some(found) => (found, false),
-        None => (
-            Catalog {
-                cluster_id: Uuid::new_v4(),
-                node_id: options.node_id,
-                ..Catalog::default()
-            },
-            true,
-        ),
+        None => (Catalog { cluster_id: Uuid::new_v4(), node_id: options.node_id, ..Catalog::default() }, true),
     };
     if catalog.node_id != options.node_id {
         return Err(StartError::Options(format!(
@@ -144,8 +106,9 @@ pub(crate) async fn boot(
     }
     catalog.run += 1;
     let shards = u32::try_from(options.shards).expect("shards are bounded");
-    let former = (catalog.generation, catalog.shards);
     if !new && catalog.shards != shards {
+        // Logs that a start which was cut short left behind must not count in the new layout.
+        forget_layouts(io, options, &catalog).await?;
         lay_out(io, options, &catalog, shards).await?;
     }
     if catalog.shards != shards {
@@ -154,19 +117,14 @@ pub(crate) async fn boot(
     }
     let journal = Journal::create(io.clone(), path.clone(), &catalog.payloads()).await;
     let journal = journal.map_err(|error| StartError::io(path.display(), error))?;
-    if former.0 != catalog.generation {
-        forget_layout(io, options, former, shards).await?;
-    }
+    forget_layouts(io, options, &catalog).await?;
     remove_orphans(&options.data_dir, &catalog)
         .map_err(|error| StartError::io("removing what deleted topics left", error))?;
     Ok((Booted { catalog }, journal))
 }
 
 async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {
-    let damaged = |reason: String| StartError::Damaged {
-        path: path.to_owned(),
-        reason,
-    };
+    let damaged = |reason: String| StartError::Damaged { path: path.to_owned(), reason };
     let bytes = match read_all(io, path).await {
         Ok(bytes) => bytes,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -176,8 +134,7 @@ async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, Sta
     let mut first = true;
     for page in journal::pages(&bytes).map_err(|error| damaged(error.to_string()))? {
         for bytes in journal::records(page).ok_or_else(|| damaged("a page of nonsense".into()))? {
-            let record = catalog::decode(bytes)
-                .ok_or_else(|| damaged("a record of an unknown kind".into()))?;
+            let record = catalog::decode(bytes).ok_or_else(|| damaged("a record of an unknown kind".into()))?;
             match record {
                 Record::Node { format, .. } if format != FORMAT_VERSION => {
                     return Err(damaged(format!(
@@ -201,29 +158,14 @@ async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, Sta
 
 /// Brings everything to segments under the former layout and writes the manifests of the new one. The catalog's record
 /// makes it so; a crash before that leaves the former layout in force.
-async fn lay_out(
-    io: &DirectIo,
-    options: &NodeOptions,
-    catalog: &Catalog,
-    shards: u32,
-) -> Result<(), StartError> {
-    tracing::info!(
-        from = catalog.shards,
-        to = shards,
-        "the number of shards changed: laying partitions out anew"
-    );
-    let config = Rc::new(
-        TopicConfig::parse(&options.topic_defaults, &BTreeMap::new())
-            .map_err(StartError::Options)?,
-    );
+async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards: u32) -> Result<(), StartError> {
+    tracing::info!(from = catalog.shards, to = shards, "the number of shards changed: laying partitions out anew");
+    let config = Rc::new(TopicConfig::parse(&options.topic_defaults, &BTreeMap::new()).map_err(StartError::Options)?);
     let mut states: HashMap<usize, Vec<(TopicPartition, PartitionState)>> = HashMap::new();
     let mut run_ends: HashMap<usize, BTreeMap<u64, u64>> = HashMap::new();
     for shard in 0..catalog.shards {
         let ids = catalog.topics.iter().flat_map(|(topic, stored)| {
-            (0..stored.partitions).map(|partition| TopicPartition {
-                topic: *topic,
-                partition,
-            })
+            (0..stored.partitions).map(|partition| TopicPartition { topic: *topic, partition })
         });
         let own = ids.filter(|id| owner(*id, catalog.shards as usize) == shard as usize);
         let known: Known = own.map(|id| (id, config.clone())).collect();
@@ -234,6 +176,7 @@ async fn lay_out(
             run: catalog.run,
             cache_bytes: options.memory_bytes / 2,
             read_bytes: options.memory_bytes / 4,
+            compact_bytes: 0, // nothing is compacted meanwhile
             wal_bytes: options.wal_bytes,
             reserve_bytes: 0,
             producer_id_expiration_ms: options.producer_id_expiration_ms,
@@ -242,17 +185,11 @@ async fn lay_out(
         store.close().await;
         if store.has_live() {
             let reason = "no space to bring the shared log to segments, which another number of shards needs".into();
-            return Err(StartError::Damaged {
-                path: options.data_dir.clone(),
-                reason,
-            });
+            return Err(StartError::Damaged { path: options.data_dir.clone(), reason });
         }
         run_ends.insert(shard as usize, store.run_ends().clone());
         for (id, state) in store.states() {
-            states
-                .entry(owner(id, shards as usize))
-                .or_default()
-                .push((id, state));
+            states.entry(owner(id, shards as usize)).or_default().push((id, state));
         }
     }
     for shard in 0..shards {
@@ -266,26 +203,35 @@ async fn lay_out(
     Ok(())
 }
 
-/// Removes the manifests of a former layout and the shared logs of shards that are no more.
-async fn forget_layout(
-    io: &DirectIo,
-    options: &NodeOptions,
-    (generation, former): (u64, u32),
-    shards: u32,
-) -> Result<(), StartError> {
-    for shard in 0..former {
-        let path = manifest_path(&options.data_dir, generation, shard);
-        io.remove(&path)
-            .await
-            .map_err(|error| StartError::io(path.display(), error))?;
+/// Removes manifests of other layouts and shared logs of shards that are no more, whether this start or one that was cut
+/// short left them: were there as many shards again one day, their groups would count.
+async fn forget_layouts(io: &DirectIo, options: &NodeOptions, catalog: &Catalog) -> Result<(), StartError> {
+    let list = io.list(&options.data_dir).await;
+    for name in list.map_err(|error| StartError::io(options.data_dir.display(), error))? {
+        let other_layout = match parts_of(&name) {
+            Some(("manifest", generation, shard)) => {
+                generation != catalog.generation || shard >= u64::from(catalog.shards)
+            }
+            Some((_, _, shard)) => shard >= u64::from(catalog.shards),
+            None => false,
+        };
+        if other_layout {
+            let path = options.data_dir.join(name);
+            io.remove(&path).await.map_err(|error| StartError::io(path.display(), error))?;
+        }
     }
-    for shard in shards..former {
-        let path = options.data_dir.join(format!("wal-{shard}"));
-        io.remove(&path)
-            .await
-            .map_err(|error| StartError::io(path.display(), error))?;
+    let synced = io.sync_dir(&options.data_dir).await;
+    synced.map_err(|error| StartError::io(options.data_dir.display(), error))
+}
+
+/// Kind, generation and shard of a manifest or of a shared log (which has no generation) by its name.
+fn parts_of(name: &str) -> Option<(&str, u64, u64)> {
+    let name = name.strip_suffix(".making").unwrap_or(name);
+    match name.split('-').collect::<Vec<_>>()[..] {
+        [kind @ "manifest", generation, shard] => Some((kind, generation.parse().ok()?, shard.parse().ok()?)),
+        [kind @ "wal", shard] => Some((kind, 0, shard.parse().ok()?)),
+        _ => None,
     }
-    Ok(())
 }
 
 /// Removes directories of topics that the catalog does not know: their deletion was cut short.
@@ -297,10 +243,7 @@ fn remove_orphans(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
     };
     for entry in entries {
         let entry = entry?;
-        let id = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| Uuid::parse_str(name).ok());
+        let id = entry.file_name().to_str().and_then(|name| Uuid::parse_str(name).ok());
         if id.is_some_and(|id| !catalog.topics.contains_key(&id)) {
             fs::remove_dir_all(entry.path())?;
         }

@@ -80,15 +80,9 @@ impl Catalog {
     /// Applies a record.
     pub fn apply(&mut self, record: Record) {
         match record {
-            Record::Node {
-                cluster_id,
-                node_id,
-                ..
-            } => (self.cluster_id, self.node_id) = (cluster_id, node_id),
+            Record::Node { cluster_id, node_id, .. } => (self.cluster_id, self.node_id) = (cluster_id, node_id),
             Record::Run(run) => self.run = run,
-            Record::Layout { generation, shards } => {
-                (self.generation, self.shards) = (generation, shards)
-            }
+            Record::Layout { generation, shards } => (self.generation, self.shards) = (generation, shards),
             Record::Topic(id, topic) => drop(self.topics.insert(id, topic)),
             Record::Deleted(id) => drop(self.topics.remove(&id)),
             Record::ProducerIds(next) => self.next_producer_id = next,
@@ -101,16 +95,9 @@ impl Catalog {
     pub fn payloads(&self) -> Vec<Vec<u8>> {
         let mut out = Payloads::default();
         let mut push = |record: &Record| out.push(&encode(record));
-        push(&Record::Node {
-            format: FORMAT_VERSION,
-            cluster_id: self.cluster_id,
-            node_id: self.node_id,
-        });
+        push(&Record::Node { format: FORMAT_VERSION, cluster_id: self.cluster_id, node_id: self.node_id });
         push(&Record::Run(self.run));
-        push(&Record::Layout {
-            generation: self.generation,
-            shards: self.shards,
-        });
+        push(&Record::Layout { generation: self.generation, shards: self.shards });
         push(&Record::ProducerIds(self.next_producer_id));
         for (id, topic) in &self.topics {
             push(&Record::Topic(*id, topic.clone()));
@@ -126,11 +113,7 @@ impl Catalog {
 pub fn encode(record: &Record) -> Vec<u8> {
     let mut out = Vec::new();
     match record {
-        Record::Node {
-            format,
-            cluster_id,
-            node_id,
-        } => {
+        Record::Node { format, cluster_id, node_id } => {
             out.push(0);
             out.extend(format.to_le_bytes());
             out.extend(cluster_id.as_bytes());
@@ -150,11 +133,7 @@ pub fn encode(record: &Record) -> Vec<u8> {
             out.extend(id.as_bytes());
             put_string(&mut out, &topic.name);
             out.extend(topic.partitions.to_le_bytes());
-            out.extend(
-                u32::try_from(topic.overrides.len())
-                    .expect("settings are few")
-                    .to_le_bytes(),
-            );
+            out.extend(u32::try_from(topic.overrides.len()).expect("settings are few").to_le_bytes());
             for (key, value) in &topic.overrides {
                 put_string(&mut out, key);
                 put_string(&mut out, value);
@@ -178,11 +157,7 @@ pub fn encode(record: &Record) -> Vec<u8> {
 }
 
 fn put_string(out: &mut Vec<u8>, string: &str) {
-    out.extend(
-        u32::try_from(string.len())
-            .expect("strings are bounded by their page")
-            .to_le_bytes(),
-    );
+    out.extend(u32::try_from(string.len()).expect("strings are bounded by their page").to_le_bytes());
     out.extend(string.as_bytes());
 }
 
@@ -210,14 +185,7 @@ pub fn decode(bytes: &[u8]) -> Option<Record> {
             for _ in 0..count {
                 overrides.insert(reader.string()?, reader.string()?);
             }
-            Record::Topic(
-                id,
-                StoredTopic {
-                    name,
-                    partitions,
-                    overrides,
-                },
-            )
+            Record::Topic(id, StoredTopic { name, partitions, overrides })
         }
         4 => Record::Deleted(Uuid::from_bytes(reader.take()?)),
         5 => Record::ProducerIds(i64::from_le_bytes(reader.take()?)),

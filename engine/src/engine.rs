@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use crate::{
     api::{
-        ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition,
-        Produced, TopicId, TopicPartition,
+        ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced, TopicId,
+        TopicPartition,
     },
     io::{self, direct::DirectIo},
     mail::Mail,
@@ -123,10 +123,7 @@ impl Engine {
             .map(|(shard, (places, parts))| {
                 let answers = self.call(shard, move |engine: Engine| {
                     // Taken when the letter is opened: the order of letters is the order of offsets.
-                    let taken: Vec<Appended> = parts
-                        .into_iter()
-                        .map(|part| engine.0.store.append(part))
-                        .collect();
+                    let taken: Vec<Appended> = parts.into_iter().map(|part| engine.0.store.append(part)).collect();
                     settle(taken)
                 });
                 async move { (places, answers.await) }
@@ -174,27 +171,17 @@ impl Engine {
 
     async fn bounds(&self, partition: TopicPartition) -> Result<(i64, i64), LogError> {
         let owner = self.owner(partition);
-        self.call(owner, move |engine: Engine| async move {
-            engine.0.store.bounds(partition)
-        })
-        .await
+        self.call(owner, move |engine: Engine| async move { engine.0.store.bounds(partition) }).await
     }
 
     /// Moves the log start up to `before` (-1: to the high watermark); answers the new log start, durable.
-    pub async fn delete_records(
-        &self,
-        partition: TopicPartition,
-        before: i64,
-    ) -> Result<i64, LogError> {
+    pub async fn delete_records(&self, partition: TopicPartition, before: i64) -> Result<i64, LogError> {
         let owner = self.owner(partition);
         self.call(owner, move |engine: Engine| async move {
             let (log_start_offset, high_watermark) = engine.0.store.bounds(partition)?;
             let before = if before == -1 { high_watermark } else { before };
             if before < 0 || before > high_watermark {
-                return Err(LogError::OffsetOutOfRange {
-                    log_start_offset,
-                    high_watermark,
-                });
+                return Err(LogError::OffsetOutOfRange { log_start_offset, high_watermark });
             }
             engine.0.store.trim(partition, before).await
         })
@@ -202,22 +189,12 @@ impl Engine {
     }
 
     /// Bytes on disk of every partition of these topics (`None`: of all), for DescribeLogDirs.
-    pub async fn partition_sizes(
-        &self,
-        topics: Option<Vec<TopicId>>,
-    ) -> Vec<(TopicPartition, u64)> {
+    pub async fn partition_sizes(&self, topics: Option<Vec<TopicId>>) -> Vec<(TopicPartition, u64)> {
         let of_shards = self.on_all(move |engine: Engine| {
             let store = &engine.0.store;
             let mut ids = store.partition_ids();
-            ids.retain(|id| {
-                topics
-                    .as_ref()
-                    .is_none_or(|topics| topics.contains(&id.topic))
-            });
-            let sizes: Vec<_> = ids
-                .into_iter()
-                .filter_map(|id| Some((id, store.partition_bytes(id)?)))
-                .collect();
+            ids.retain(|id| topics.as_ref().is_none_or(|topics| topics.contains(&id.topic)));
+            let sizes: Vec<_> = ids.into_iter().filter_map(|id| Some((id, store.partition_bytes(id)?))).collect();
             std::future::ready(sizes)
         });
         of_shards.await.into_iter().flatten().collect()
@@ -229,24 +206,14 @@ impl Engine {
     }
 
     /// Idempotent producers that a partition remembers.
-    pub async fn active_producers(
-        &self,
-        partition: TopicPartition,
-    ) -> Result<Vec<ActiveProducer>, LogError> {
+    pub async fn active_producers(&self, partition: TopicPartition) -> Result<Vec<ActiveProducer>, LogError> {
         let owner = self.owner(partition);
-        self.call(owner, move |engine: Engine| async move {
-            engine.0.store.active_producers(partition)
-        })
-        .await
+        self.call(owner, move |engine: Engine| async move { engine.0.store.active_producers(partition) }).await
     }
 
     /// Runs `work` on another shard (or this one) with that shard's handle and brings its result back. Calls to one
     /// shard made in the same turn travel together.
-    pub async fn on_shard<F, R>(
-        &self,
-        shard: usize,
-        work: impl FnOnce(Engine) -> F + Send + 'static,
-    ) -> R
+    pub async fn on_shard<F, R>(&self, shard: usize, work: impl FnOnce(Engine) -> F + Send + 'static) -> R
     where
         F: Future<Output = R> + 'static,
         R: Send + 'static,
@@ -271,9 +238,7 @@ impl Engine {
         let id = self.next_id();
         let resolve = outcome.clone();
         let reply: Reply = Box::new(move |value| {
-            let value = value
-                .downcast::<R>()
-                .expect("a reply has the type of its call");
+            let value = value.downcast::<R>().expect("a reply has the type of its call");
             resolve.set(Rc::new(Cell::new(Some(*value))));
         });
         self.0.replies.borrow_mut().insert(id, reply);
@@ -285,19 +250,12 @@ impl Engine {
                 let engine = engine.clone();
                 glommio::spawn_local(async move {
                     let result: Box<dyn Any + Send> = Box::new(running.await);
-                    engine.0.mail.post(
-                        origin,
-                        Box::new(move |home: &Engine| home.reply(id, result)),
-                    );
+                    engine.0.mail.post(origin, Box::new(move |home: &Engine| home.reply(id, result)));
                 })
                 .detach();
             }),
         );
-        Either::Right(
-            outcome
-                .wait()
-                .map(|cell| cell.take().expect("a call has one caller")),
-        )
+        Either::Right(outcome.wait().map(|cell| cell.take().expect("a call has one caller")))
     }
 
     /// A number that this shard has not used yet.
@@ -317,19 +275,14 @@ impl Engine {
         F: Future<Output = R> + 'static,
         R: Send + 'static,
     {
-        let calls: Vec<_> = (0..self.shards())
-            .map(|shard| self.call(shard, work.clone()))
-            .collect();
+        let calls: Vec<_> = (0..self.shards()).map(|shard| self.call(shard, work.clone())).collect();
         join_all(calls).await
     }
 
     /// Keeps a value for this shard's life, e.g. the wire's own state, so that work sent by [`Engine::on_shard`] finds
     /// it. One value per type.
     pub fn attach<T: 'static>(&self, value: Rc<T>) {
-        self.0
-            .attached
-            .borrow_mut()
-            .insert(TypeId::of::<T>(), value);
+        self.0.attached.borrow_mut().insert(TypeId::of::<T>(), value);
     }
 
     /// The value attached by [`Engine::attach`].

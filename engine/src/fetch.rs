@@ -29,26 +29,16 @@ impl Engine {
         self.note_activity();
         let mut by_shard: BTreeMap<usize, Parts> = BTreeMap::new();
         for (at, part) in fetch.partitions.iter().enumerate() {
-            by_shard
-                .entry(self.owner(part.partition))
-                .or_default()
-                .push((at, *part));
+            by_shard.entry(self.owner(part.partition)).or_default().push((at, *part));
         }
         let deadline = Instant::now() + fetch.max_wait;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let found = if left.is_zero() {
-                Vec::new()
-            } else {
-                self.found(&by_shard).await
-            };
+            let found = if left.is_zero() { Vec::new() } else { self.found(&by_shard).await };
             // An empty fetch (of a session without news) waits its time.
-            let enough = !found.is_empty()
-                && found.iter().fold(0usize, |a, b| a.saturating_add(*b)) >= fetch.min_bytes;
+            let enough = !found.is_empty() && found.iter().fold(0usize, |a, b| a.saturating_add(*b)) >= fetch.min_bytes;
             if left.is_zero() || enough {
-                return self
-                    .gather(&by_shard, fetch.max_bytes, fetch.partitions.len())
-                    .await;
+                return self.gather(&by_shard, fetch.max_bytes, fetch.partitions.len()).await;
             }
             self.wait_for_change(&by_shard, &found, left).await;
         }
@@ -58,9 +48,7 @@ impl Engine {
     async fn found(&self, by_shard: &BTreeMap<usize, Parts>) -> Vec<usize> {
         let asked = by_shard.iter().map(|(shard, parts)| {
             let parts = plain(parts);
-            self.call(*shard, move |engine: Engine| {
-                std::future::ready(engine.found_here(&parts))
-            })
+            self.call(*shard, move |engine: Engine| std::future::ready(engine.found_here(&parts)))
         });
         join_all(asked.collect::<Vec<_>>()).await
     }
@@ -72,12 +60,7 @@ impl Engine {
         }
     }
 
-    async fn gather(
-        &self,
-        by_shard: &BTreeMap<usize, Parts>,
-        max_bytes: usize,
-        count: usize,
-    ) -> Vec<FetchAnswer> {
+    async fn gather(&self, by_shard: &BTreeMap<usize, Parts>, max_bytes: usize, count: usize) -> Vec<FetchAnswer> {
         let share = max_bytes / by_shard.len().max(1);
         let reading = by_shard.iter().map(|(shard, parts)| {
             let owned = plain(parts);
@@ -96,9 +79,7 @@ impl Engine {
                 (parts, answers)
             }
         });
-        let mut answers: Vec<FetchAnswer> = (0..count)
-            .map(|_| Err(LogError::UnknownPartition))
-            .collect();
+        let mut answers: Vec<FetchAnswer> = (0..count).map(|_| Err(LogError::UnknownPartition)).collect();
         for (parts, of_shard) in join_all(reading).await {
             for ((at, _), answer) in parts.iter().zip(of_shard) {
                 answers[*at] = answer;
@@ -125,12 +106,7 @@ impl Engine {
     }
 
     /// Waits until a shard has other bytes for the fetch than it was `seen` to have, or the time is over.
-    async fn wait_for_change(
-        &self,
-        by_shard: &BTreeMap<usize, Parts>,
-        seen: &[usize],
-        left: Duration,
-    ) {
+    async fn wait_for_change(&self, by_shard: &BTreeMap<usize, Parts>, seen: &[usize], left: Duration) {
         let waiter = Rc::new(Waiter::default());
         let mut remote = Vec::new();
         for ((shard, parts), seen) in by_shard.iter().zip(seen) {
@@ -141,9 +117,7 @@ impl Engine {
         }
         self.wait_or_sleep(&waiter, left).await;
         for (shard, key) in remote {
-            self.0
-                .mail
-                .post(shard, Box::new(move |engine: &Engine| engine.unwatch(key)));
+            self.0.mail.post(shard, Box::new(move |engine: &Engine| engine.unwatch(key)));
         }
     }
 
@@ -218,26 +192,12 @@ enum Piece {
 impl Crossing {
     fn pack(answer: FetchAnswer) -> Self {
         match answer {
-            Err(error) => Self {
-                answer: Err(error),
-                pieces: Vec::new(),
-            },
+            Err(error) => Self { answer: Err(error), pieces: Vec::new() },
             Ok(fetched) => {
-                let pieces = fetched
-                    .records
-                    .chunks
-                    .iter()
-                    .map(Piece::of)
-                    .collect::<std::io::Result<Vec<_>>>();
+                let pieces = fetched.records.chunks.iter().map(Piece::of).collect::<std::io::Result<Vec<_>>>();
                 match pieces {
-                    Ok(pieces) => Self {
-                        answer: Ok((fetched.high_watermark, fetched.log_start_offset)),
-                        pieces,
-                    },
-                    Err(error) => Self {
-                        answer: Err(LogError::Storage(error.to_string())),
-                        pieces: Vec::new(),
-                    },
+                    Ok(pieces) => Self { answer: Ok((fetched.high_watermark, fetched.log_start_offset)), pieces },
+                    Err(error) => Self { answer: Err(LogError::Storage(error.to_string())), pieces: Vec::new() },
                 }
             }
         }
@@ -246,37 +206,25 @@ impl Crossing {
     fn unpack(self) -> FetchAnswer {
         let (high_watermark, log_start_offset) = self.answer?;
         let chunks = self.pieces.into_iter().map(Piece::chunk).collect();
-        Ok(Fetched {
-            high_watermark,
-            log_start_offset,
-            records: Records { chunks },
-        })
+        Ok(Fetched { high_watermark, log_start_offset, records: Records { chunks } })
     }
 }
 
 impl Piece {
     fn of(chunk: &Chunk) -> std::io::Result<Self> {
         match chunk {
-            Chunk::File(range) => Ok(Self::File(
-                range.file.try_clone()?,
-                range.position,
-                range.len,
-            )),
+            Chunk::File(range) => Ok(Self::File(range.file.try_clone()?, range.position, range.len)),
             Chunk::Bytes(bytes) => Ok(Self::Bytes(bytes.clone())),
-            Chunk::Shared(memory, range) => Ok(Self::Bytes(Bytes::copy_from_slice(
-                &memory.bytes()[range.clone()],
-            ))),
+            Chunk::Shared(memory, range) => Ok(Self::Bytes(Bytes::copy_from_slice(&memory.bytes()[range.clone()]))),
         }
     }
 
     fn chunk(self) -> Chunk {
         match self {
             Self::Bytes(bytes) => Chunk::Bytes(bytes),
-            Self::File(file, position, len) => Chunk::File(crate::chunk::FileRange {
-                file: Rc::new(file),
-                position,
-                len,
-            }),
+            Self::File(file, position, len) => {
+                Chunk::File(crate::chunk::FileRange { file: Rc::new(file), position, len })
+            }
         }
     }
 }

@@ -34,41 +34,13 @@ pub struct Target {
 /// All of them.
 pub fn targets() -> &'static [Target] {
     &[
-        Target {
-            name: "batch",
-            run: fuzz_batch,
-            seeds: batch_seeds,
-        },
-        Target {
-            name: "run of batches",
-            run: fuzz_batches,
-            seeds: run_seeds,
-        },
-        Target {
-            name: "log group",
-            run: fuzz_wal,
-            seeds: wal_seeds,
-        },
-        Target {
-            name: "footer",
-            run: fuzz_footer,
-            seeds: footer_seeds,
-        },
-        Target {
-            name: "journal",
-            run: fuzz_journal,
-            seeds: journal_seeds,
-        },
-        Target {
-            name: "manifest record",
-            run: fuzz_manifest,
-            seeds: manifest_seeds,
-        },
-        Target {
-            name: "catalog record",
-            run: fuzz_catalog,
-            seeds: catalog_seeds,
-        },
+        Target { name: "batch", run: fuzz_batch, seeds: batch_seeds },
+        Target { name: "run of batches", run: fuzz_batches, seeds: run_seeds },
+        Target { name: "log group", run: fuzz_wal, seeds: wal_seeds },
+        Target { name: "footer", run: fuzz_footer, seeds: footer_seeds },
+        Target { name: "journal", run: fuzz_journal, seeds: journal_seeds },
+        Target { name: "manifest record", run: fuzz_manifest, seeds: manifest_seeds },
+        Target { name: "catalog record", run: fuzz_catalog, seeds: catalog_seeds },
     ]
 }
 
@@ -99,31 +71,17 @@ fn look_at_batch(data: &[u8]) {
     let read = batch::records(data);
     let found = batch::find_timestamp(data, RULES.now_ms);
     let newest = batch::max_timestamp_record(data);
-    for rules in [
-        RULES,
-        Rules {
-            timestamp_type: TimestampType::LogAppendTime,
-            key_required: true,
-            ..RULES
-        },
-    ] {
+    for rules in [RULES, Rules { timestamp_type: TimestampType::LogAppendTime, key_required: true, ..RULES }] {
         let Ok(info) = batch::check(data, &rules) else {
             continue;
         };
         let records = read.as_ref().expect("a batch that passed can be read");
-        assert_eq!(
-            records.len(),
-            usize::try_from(info.record_count).expect("counts are positive")
-        );
-        assert_eq!(
-            records.last().map(|record| record.offset),
-            Some(info.last_offset())
-        );
+        assert_eq!(records.len(), usize::try_from(info.record_count).expect("counts are positive"));
+        assert_eq!(records.last().map(|record| record.offset), Some(info.last_offset()));
         assert!(found.is_ok() && newest.is_ok());
         let mut kept = data.to_vec();
         batch::correct_max_timestamp(&mut kept, &info);
-        let append_time =
-            (rules.timestamp_type == TimestampType::LogAppendTime).then_some(RULES.now_ms);
+        let append_time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(RULES.now_ms);
         batch::assign(&mut kept, 77, 1, append_time);
         assert!(batch::verify_crc(&kept));
         let kept = BatchInfo::parse(&kept).expect("a kept batch is one");
@@ -139,10 +97,7 @@ fn rebuild(data: &[u8], records: &[Record]) {
     let info = BatchInfo::parse(data).expect("it was read");
     let mut builder = BatchBuilder::like(&info).expect("its codec is known");
     records.iter().for_each(|record| builder.push(record));
-    assert_eq!(
-        batch::records(&builder.finish()).expect("we built it"),
-        records
-    );
+    assert_eq!(batch::records(&builder.finish()).expect("we built it"), records);
 }
 
 /// Batches back to back, as a segment or a group holds them.
@@ -154,9 +109,7 @@ pub fn fuzz_batches(data: &[u8]) {
                 assert_eq!(bytes, &data[at..at + info.size]);
                 at += info.size;
             }
-            Err(
-                BatchError::Corrupt(_) | BatchError::Invalid(_) | BatchError::UnsupportedMagic(_),
-            ) => {}
+            Err(BatchError::Corrupt(_) | BatchError::Invalid(_) | BatchError::UnsupportedMagic(_)) => {}
             Err(other) => panic!("a header alone cannot be: {other}"),
         }
     }
@@ -212,14 +165,7 @@ pub fn fuzz_footer(data: &[u8]) {
 
 /// Nonsense in a footer may give a wrong place, but no panic.
 fn look_up(segment: &Segment, index: &[IndexEntry]) {
-    for wanted in [
-        i64::MIN,
-        -1,
-        0,
-        segment.base_offset,
-        segment.end_offset,
-        i64::MAX,
-    ] {
+    for wanted in [i64::MIN, -1, 0, segment.base_offset, segment.end_offset, i64::MAX] {
         let _any_answer_will_do = segment::position_before(index, wanted);
         let _any_answer_will_do = segment::position_before_timestamp(index, wanted);
         let _any_answer_will_do = segment::last_up_to(index, wanted.cast_unsigned());
@@ -241,10 +187,7 @@ pub fn fuzz_journal(data: &[u8]) {
         assert!(pages.iter().map(|page| page.len()).sum::<usize>() <= data.len());
     }
     if let Some(records) = journal::records(data) {
-        assert_eq!(
-            records.iter().map(|record| record.len() + 4).sum::<usize>(),
-            data.len()
-        );
+        assert_eq!(records.iter().map(|record| record.len() + 4).sum::<usize>(), data.len());
     }
 }
 
@@ -254,10 +197,7 @@ pub fn fuzz_manifest(data: &[u8]) {
         return;
     };
     let again = manifest::encode(partition, &record);
-    assert_eq!(
-        again,
-        manifest::encode(partition, &manifest::decode(&again).expect("we wrote it").1)
-    );
+    assert_eq!(again, manifest::encode(partition, &manifest::decode(&again).expect("we wrote it").1));
     manifest::Manifest::default().apply(partition, record);
 }
 
@@ -266,20 +206,11 @@ pub fn fuzz_catalog(data: &[u8]) {
     let Some(record) = catalog::decode(data) else {
         return;
     };
-    assert_eq!(
-        catalog::decode(&catalog::encode(&record)).as_ref(),
-        Some(&record)
-    );
+    assert_eq!(catalog::decode(&catalog::encode(&record)).as_ref(), Some(&record));
     catalog::Catalog::default().apply(record);
 }
 
-const CODECS: [Codec; 5] = [
-    Codec::None,
-    Codec::Gzip,
-    Codec::Snappy,
-    Codec::Lz4,
-    Codec::Zstd,
-];
+const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
 fn a_batch(codec: Codec, base_offset: i64) -> Vec<u8> {
     let mut builder = BatchBuilder::new(codec, base_offset).producer(5, 0, 9);
@@ -300,32 +231,18 @@ fn batch_seeds() -> Vec<Vec<u8>> {
 }
 
 fn run_seeds() -> Vec<Vec<u8>> {
-    vec![
-        CODECS
-            .iter()
-            .zip(0..)
-            .flat_map(|(codec, n)| a_batch(*codec, n * 3))
-            .collect(),
-    ]
+    vec![CODECS.iter().zip(0..).flat_map(|(codec, n)| a_batch(*codec, n * 3)).collect()]
 }
 
-const PARTITION: TopicPartition = TopicPartition {
-    topic: Uuid::from_u128(7),
-    partition: 3,
-};
+const PARTITION: TopicPartition = TopicPartition { topic: Uuid::from_u128(7), partition: 3 };
 
 fn wal_seeds() -> Vec<Vec<u8>> {
     let group = |sequence| {
         let batch = a_batch(Codec::None, 30);
-        let bytes = format::GROUP_HEADER_BYTES
-            + format::entry_bytes(Some(batch.len()))
-            + format::entry_bytes(None);
+        let bytes = format::GROUP_HEADER_BYTES + format::entry_bytes(Some(batch.len())) + format::entry_bytes(None);
         let mut group = vec![0; bytes.next_multiple_of(crate::io::BLOCK)];
         let mut encoder = format::GroupEncoder::new(&mut group);
-        encoder
-            .inline(PARTITION, (30, 33), batch.len())
-            .1
-            .copy_from_slice(&batch);
+        encoder.inline(PARTITION, (30, 33), batch.len()).1.copy_from_slice(&batch);
         let pointer = format::SegmentPointer {
             segment: 10.into(),
             position: 4096.into(),
@@ -334,15 +251,7 @@ fn wal_seeds() -> Vec<Vec<u8>> {
             reserved: 0.into(),
         };
         encoder.pointer(PARTITION, (33, 40), 5_000, pointer);
-        encoder.finish(
-            format::Stamp {
-                run: 2,
-                shard: 0,
-                sequence,
-                durable_sequence: sequence - 1,
-            },
-            RULES.now_ms,
-        );
+        encoder.finish(format::Stamp { run: 2, shard: 0, sequence, durable_sequence: sequence - 1 }, RULES.now_ms);
         group
     };
     vec![group(8), [group(8), group(9)].concat()]
@@ -366,9 +275,7 @@ fn footer_seeds() -> Vec<Vec<u8>> {
 
 fn journal_seeds() -> Vec<Vec<u8>> {
     let mut payloads = Payloads::default();
-    manifest_seeds()
-        .iter()
-        .for_each(|record| payloads.push(record));
+    manifest_seeds().iter().for_each(|record| payloads.push(record));
     let payloads = payloads.finish();
     let sim = Sim::new(0);
     let path = Path::new("/journal");
@@ -392,44 +299,26 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
         base_offset: 0.into(),
         timestamp_ms: RULES.now_ms.into(),
     };
-    let advance = manifest::Advance {
-        segments: vec![segment.meta()],
-        index,
-        producers: vec![producer; 2],
-    };
+    let advance = manifest::Advance { segments: vec![segment.meta()], index, producers: vec![producer; 2] };
     let records = [
-        manifest::Record::Reset {
-            log_start_offset: 4,
-        },
+        manifest::Record::Reset { log_start_offset: 4, clean_offset: 2 },
+        manifest::Record::Replace(manifest::Replace {
+            removed: vec![3.into(), 9.into()],
+            added: advance.segments.clone(),
+            clean_offset: 11,
+        }),
         manifest::Record::Advance(advance),
-        manifest::Record::Trim {
-            log_start_offset: 12,
-            first_segment: 10,
-        },
+        manifest::Record::Trim { log_start_offset: 12, first_segment: 10 },
     ];
-    records
-        .iter()
-        .map(|record| manifest::encode(PARTITION, record))
-        .collect()
+    records.iter().map(|record| manifest::encode(PARTITION, record)).collect()
 }
 
 fn catalog_seeds() -> Vec<Vec<u8>> {
     let overrides = [("retention.ms".to_owned(), "5".to_owned())].into();
-    let topic = catalog::StoredTopic {
-        name: "topic".to_owned(),
-        partitions: 3,
-        overrides,
-    };
+    let topic = catalog::StoredTopic { name: "topic".to_owned(), partitions: 3, overrides };
     let records = [
-        catalog::Record::Node {
-            format: catalog::FORMAT_VERSION,
-            cluster_id: Uuid::from_u128(1),
-            node_id: 4,
-        },
-        catalog::Record::Layout {
-            generation: 1,
-            shards: 2,
-        },
+        catalog::Record::Node { format: catalog::FORMAT_VERSION, cluster_id: Uuid::from_u128(1), node_id: 4 },
+        catalog::Record::Layout { generation: 1, shards: 2 },
         catalog::Record::Topic(PARTITION.topic, topic),
         catalog::Record::Setting("name".to_owned(), Some("value".to_owned())),
     ];

@@ -97,9 +97,10 @@ pub(crate) struct Journal<I: Io> {
     base_bytes: u64,
 }
 
-/// A journal is rewritten when it is that many times the size it had after the last rewrite, and large.
+/// A journal is rewritten when it is that many times the size it had after the last rewrite, and large (in unit tests
+/// less so, that they see it happen).
 const REWRITE_FACTOR: u64 = 4;
-const REWRITE_BYTES_MIN: u64 = 8 << 20;
+const REWRITE_BYTES_MIN: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
 
 impl<I: Io> Journal<I> {
     /// Makes a journal that holds these payloads, durably, in place of any file of that path.
@@ -107,14 +108,7 @@ impl<I: Io> Journal<I> {
         let making = path.with_extension("making");
         io.remove(&making).await?;
         let file = io.open(&making, Open::Write).await?;
-        let mut journal = Self {
-            io,
-            path,
-            file,
-            position: 0,
-            sequence: 0,
-            base_bytes: 0,
-        };
+        let mut journal = Self { io, path, file, position: 0, sequence: 0, base_bytes: 0 };
         for payload in payloads {
             journal.write(payload).await?;
         }
@@ -136,10 +130,7 @@ impl<I: Io> Journal<I> {
     }
 
     async fn write(&mut self, payload: &[u8]) -> io::Result<()> {
-        assert!(
-            payload.len() <= PAYLOAD_BYTES_MAX,
-            "callers split their records over pages"
-        );
+        assert!(payload.len() <= PAYLOAD_BYTES_MAX, "callers split their records over pages");
         let mut buffer = self.io.buffer(padded(payload.len()));
         let bytes = buffer.bytes_mut();
         let mut header = PageHeader {
@@ -152,8 +143,7 @@ impl<I: Io> Journal<I> {
         bytes[..PAGE_HEADER_BYTES].copy_from_slice(header.as_bytes());
         bytes[PAGE_HEADER_BYTES..PAGE_HEADER_BYTES + payload.len()].copy_from_slice(payload);
         bytes[PAGE_HEADER_BYTES + payload.len()..].fill(0);
-        header.checksum =
-            crc32c::crc32c(&bytes[CHECKED_FROM..PAGE_HEADER_BYTES + payload.len()]).into();
+        header.checksum = crc32c::crc32c(&bytes[CHECKED_FROM..PAGE_HEADER_BYTES + payload.len()]).into();
         bytes[..PAGE_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let length = bytes.len() as u64;
         // A page that failed is written over by the next one.
@@ -186,10 +176,7 @@ pub(crate) struct Payloads {
 impl Payloads {
     /// Adds one record: its length, then its bytes.
     pub(crate) fn push(&mut self, record: &[u8]) {
-        assert!(
-            record.len() + 4 <= PAYLOAD_BYTES_MAX,
-            "a record fits a page"
-        );
+        assert!(record.len() + 4 <= PAYLOAD_BYTES_MAX, "a record fits a page");
         if self.open.len() + 4 + record.len() > PAYLOAD_BYTES_MAX {
             self.done.push(std::mem::take(&mut self.open));
         }

@@ -5,12 +5,15 @@ pub mod batch;
 mod boot;
 pub mod catalog;
 mod chunk;
+mod compact;
 pub mod config;
 pub mod engine;
 mod fetch;
+#[cfg(test)]
+mod format_golden;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
-pub mod io;
+mod io;
 pub mod journal;
 mod mail;
 pub mod manifest;

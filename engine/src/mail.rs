@@ -49,10 +49,7 @@ pub(crate) struct PostOffice {
 
 impl PostOffice {
     pub(crate) fn new(shards: usize) -> Self {
-        Self {
-            inboxes: (0..shards).map(|_| Inbox::default()).collect(),
-            stopping: Arc::default(),
-        }
+        Self { inboxes: (0..shards).map(|_| Inbox::default()).collect(), stopping: Arc::default() }
     }
 
     /// Asks all shards to stop.
@@ -102,12 +99,7 @@ pub(crate) struct Mail {
 impl Mail {
     pub(crate) fn new(office: PostOffice, shard: usize) -> Rc<Self> {
         let outgoing = office.inboxes.iter().map(|_| Vec::new()).collect();
-        Rc::new(Self {
-            office,
-            shard,
-            outgoing: RefCell::new(outgoing),
-            sending: Cell::new(false),
-        })
+        Rc::new(Self { office, shard, outgoing: RefCell::new(outgoing), sending: Cell::new(false) })
     }
 
     pub(crate) fn shards(&self) -> usize {
@@ -116,9 +108,7 @@ impl Mail {
 
     /// Tells the watchdog that this shard has work.
     pub(crate) fn note_activity(&self) {
-        self.office.inboxes[self.shard]
-            .activity
-            .fetch_add(1, Ordering::Relaxed);
+        self.office.inboxes[self.shard].activity.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Posts a letter; it leaves at the end of this turn.
@@ -137,11 +127,7 @@ impl Mail {
                 continue;
             }
             let inbox = &self.office.inboxes[shard];
-            inbox
-                .letters
-                .lock()
-                .expect("no panic while locked")
-                .append(letters);
+            inbox.letters.lock().expect("no panic while locked").append(letters);
             inbox.activity.fetch_add(1, Ordering::Relaxed);
             inbox.wake();
         }
@@ -152,21 +138,12 @@ impl Mail {
         loop {
             let letters = poll_fn(|cx| {
                 let inbox = &self.office.inboxes[self.shard];
-                inbox
-                    .waker
-                    .lock()
-                    .expect("no panic while locked")
-                    .replace(cx.waker().clone());
-                let letters =
-                    std::mem::take(&mut *inbox.letters.lock().expect("no panic while locked"));
+                inbox.waker.lock().expect("no panic while locked").replace(cx.waker().clone());
+                let letters = std::mem::take(&mut *inbox.letters.lock().expect("no panic while locked"));
                 if self.office.is_stopping() {
                     engine.notice_stop();
                 }
-                if letters.is_empty() {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(letters)
-                }
+                if letters.is_empty() { Poll::Pending } else { Poll::Ready(letters) }
             })
             .await;
             for letter in letters {

@@ -5,7 +5,7 @@
 //! nor lists folders: it applies the manifest, then replays what the shared log holds beyond it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     rc::Rc,
 };
 
@@ -22,9 +22,7 @@ use crate::{
 };
 
 /// One batch of an idempotent producer, as duplicates are recognised by it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct ProducerBatch {
     /// Producer id.
@@ -50,6 +48,8 @@ pub struct ProducerBatch {
 pub struct PartitionState {
     /// First offset that may be read.
     pub log_start_offset: i64,
+    /// Compaction has cleaned everything below.
+    pub clean_offset: i64,
     /// Segments by base offset; the last one may be active.
     pub segments: Vec<Segment>,
     /// Batches of idempotent producers, oldest first.
@@ -59,9 +59,7 @@ pub struct PartitionState {
 impl PartitionState {
     /// Segments hold everything below this.
     pub fn end_offset(&self) -> i64 {
-        self.segments
-            .last()
-            .map_or(self.log_start_offset, |s| s.end_offset)
+        self.segments.last().map_or(self.log_start_offset, |s| s.end_offset)
     }
 }
 
@@ -76,6 +74,17 @@ pub struct Advance {
     pub producers: Vec<ProducerBatch>,
 }
 
+/// Compaction put a segment in the place of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replace {
+    /// Base offsets of the segments that are gone.
+    pub removed: Vec<I64>,
+    /// The segments that are there instead: sealed ones.
+    pub added: Vec<SegmentMeta>,
+    /// Everything below is clean.
+    pub clean_offset: i64,
+}
+
 /// One record.
 #[derive(Clone, Debug)]
 pub enum Record {
@@ -83,6 +92,8 @@ pub enum Record {
     Reset {
         /// Its log start.
         log_start_offset: i64,
+        /// Everything below is clean.
+        clean_offset: i64,
     },
     /// The log grew.
     Advance(Advance),
@@ -93,6 +104,8 @@ pub enum Record {
         /// Base offset of the first segment that stays.
         first_segment: i64,
     },
+    /// Segments were compacted.
+    Replace(Replace),
     /// Where recovery found the end of a former run's part of the shared log. Groups behind it were never
     /// acknowledged and must not come back when the groups before them are gone.
     RunEnd {
@@ -110,74 +123,87 @@ struct RecordHeader {
     partition: I32,
     kind: u8,
     reserved: [u8; 3],
-    /// Reset, Trim: log start. Advance: zero. RunEnd: the run.
+    /// Reset, Trim: log start. RunEnd: the run. Others: zero.
     log_start_offset: I64,
-    /// Trim: first segment. RunEnd: the sequence.
+    /// Trim: first segment. Reset, Replace: the clean offset. RunEnd: the sequence. Advance: zero.
     first_segment: I64,
+    /// Advance, Replace: number of segments.
     segments: U32,
+    /// Advance: number of index entries. Replace: number of base offsets of removed segments.
     index: U32,
+    /// Advance: number of producers' batches.
     producers: U32,
 }
 
 /// Encodes a record of a partition.
 pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
-    let empty = Advance::default();
-    let (kind, log_start_offset, first_segment, advance) = match record {
-        Record::Reset { log_start_offset } => (0, *log_start_offset, 0, &empty),
-        Record::Advance(advance) => (1, 0, 0, advance),
-        Record::Trim {
-            log_start_offset,
-            first_segment,
-        } => (2, *log_start_offset, *first_segment, &empty),
-        Record::RunEnd { run, sequence } => (3, run.cast_signed(), sequence.cast_signed(), &empty),
-    };
-    let count = |n: usize| U32::new(u32::try_from(n).expect("records are bounded by their page"));
-    let header = RecordHeader {
+    let mut header = RecordHeader {
         topic: *partition.topic.as_bytes(),
         partition: partition.partition.into(),
-        kind,
+        kind: 0,
         reserved: [0; 3],
-        log_start_offset: log_start_offset.into(),
-        first_segment: first_segment.into(),
-        segments: count(advance.segments.len()),
-        index: count(advance.index.len()),
-        producers: count(advance.producers.len()),
+        log_start_offset: 0.into(),
+        first_segment: 0.into(),
+        segments: 0.into(),
+        index: 0.into(),
+        producers: 0.into(),
     };
-    let mut out = header.as_bytes().to_vec();
-    out.extend_from_slice(advance.segments.as_bytes());
-    out.extend_from_slice(advance.index.as_bytes());
-    out.extend_from_slice(advance.producers.as_bytes());
-    out
+    let count = |n: usize| U32::new(u32::try_from(n).expect("records are bounded by their page"));
+    let mut parts: [&[u8]; 3] = [&[]; 3];
+    match record {
+        Record::Reset { log_start_offset, clean_offset } => {
+            (header.log_start_offset, header.first_segment) = ((*log_start_offset).into(), (*clean_offset).into());
+        }
+        Record::Advance(Advance { segments, index, producers }) => {
+            header.kind = 1;
+            header.segments = count(segments.len());
+            header.index = count(index.len());
+            header.producers = count(producers.len());
+            parts = [segments.as_bytes(), index.as_bytes(), producers.as_bytes()];
+        }
+        Record::Trim { log_start_offset, first_segment } => {
+            header.kind = 2;
+            (header.log_start_offset, header.first_segment) = ((*log_start_offset).into(), (*first_segment).into());
+        }
+        Record::RunEnd { run, sequence } => {
+            header.kind = 3;
+            header.log_start_offset = run.cast_signed().into();
+            header.first_segment = sequence.cast_signed().into();
+        }
+        Record::Replace(Replace { removed, added, clean_offset }) => {
+            header.kind = 4;
+            header.first_segment = (*clean_offset).into();
+            header.segments = count(added.len());
+            header.index = count(removed.len());
+            parts = [added.as_bytes(), removed.as_bytes(), &[]];
+        }
+    }
+    [&[header.as_bytes()], &parts[..]].concat().concat()
 }
 
 /// Decodes a record; `None` for bytes that no version of ours wrote.
 pub fn decode(bytes: &[u8]) -> Option<(TopicPartition, Record)> {
     let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
-    let partition = TopicPartition {
-        topic: Uuid::from_bytes(header.topic),
-        partition: header.partition.get(),
-    };
+    let partition = TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
     let log_start_offset = header.log_start_offset.get();
     let record = match header.kind {
-        0 => Record::Reset { log_start_offset },
+        0 => Record::Reset { log_start_offset, clean_offset: header.first_segment.get() },
         1 => {
             let (segments, rest) = take(rest, header.segments)?;
             let (index, rest) = take(rest, header.index)?;
             let (producers, _) = take(rest, header.producers)?;
-            Record::Advance(Advance {
-                segments,
-                index,
-                producers,
-            })
+            Record::Advance(Advance { segments, index, producers })
         }
-        2 => Record::Trim {
-            log_start_offset,
-            first_segment: header.first_segment.get(),
-        },
+        2 => Record::Trim { log_start_offset, first_segment: header.first_segment.get() },
         3 => Record::RunEnd {
             run: log_start_offset.cast_unsigned(),
             sequence: header.first_segment.get().cast_unsigned(),
         },
+        4 => {
+            let (added, rest) = take(rest, header.segments)?;
+            let (removed, _) = take(rest, header.index)?;
+            Record::Replace(Replace { removed, added, clean_offset: header.first_segment.get() })
+        }
         _ => return None,
     };
     Some((partition, record))
@@ -193,36 +219,18 @@ where
 
 /// Packs the records that rebuild a partition's state. Long ones are spread over several records.
 pub(crate) fn encode_state(partition: TopicPartition, state: &PartitionState, out: &mut Payloads) {
-    out.push(&encode(
-        partition,
-        &Record::Reset {
-            log_start_offset: state.log_start_offset,
-        },
-    ));
+    let (log_start_offset, clean_offset) = (state.log_start_offset, state.clean_offset);
+    out.push(&encode(partition, &Record::Reset { log_start_offset, clean_offset }));
     let mut advance = |advance: Advance| out.push(&encode(partition, &Record::Advance(advance)));
     for segments in state.segments.chunks(items_max::<SegmentMeta>()) {
-        advance(Advance {
-            segments: segments.iter().map(Segment::meta).collect(),
-            ..Advance::default()
-        });
+        advance(Advance { segments: segments.iter().map(Segment::meta).collect(), ..Advance::default() });
     }
-    let active = state
-        .segments
-        .last()
-        .filter(|s| !s.sealed)
-        .and_then(|s| s.index.clone())
-        .unwrap_or_default();
+    let active = state.segments.last().filter(|s| !s.sealed).and_then(|s| s.index.clone()).unwrap_or_default();
     for index in active.chunks(items_max::<IndexEntry>()) {
-        advance(Advance {
-            index: index.to_vec(),
-            ..Advance::default()
-        });
+        advance(Advance { index: index.to_vec(), ..Advance::default() });
     }
     for producers in state.producers.chunks(items_max::<ProducerBatch>()) {
-        advance(Advance {
-            producers: producers.to_vec(),
-            ..Advance::default()
-        });
+        advance(Advance { producers: producers.to_vec(), ..Advance::default() });
     }
 }
 
@@ -233,13 +241,7 @@ pub(crate) fn encode_all(
 ) -> Vec<Vec<u8>> {
     let mut payloads = Payloads::default();
     for (run, sequence) in run_ends {
-        payloads.push(&encode(
-            NO_PARTITION,
-            &Record::RunEnd {
-                run: *run,
-                sequence: *sequence,
-            },
-        ));
+        payloads.push(&encode(NO_PARTITION, &Record::RunEnd { run: *run, sequence: *sequence }));
     }
     for (id, state) in states {
         encode_state(id, &state, &mut payloads);
@@ -257,14 +259,9 @@ pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
     const PRODUCERS_MAX: usize = 16_000;
     const _: () = assert!(PRODUCERS_MAX * size_of::<ProducerBatch>() < RECORD_BYTES_MAX / 4 * 3);
     let mut parts = Vec::new();
-    let rest = advance
-        .producers
-        .split_off(advance.producers.len().min(PRODUCERS_MAX));
+    let rest = advance.producers.split_off(advance.producers.len().min(PRODUCERS_MAX));
     parts.push(advance);
-    parts.extend(rest.chunks(PRODUCERS_MAX).map(|p| Advance {
-        producers: p.to_vec(),
-        ..Advance::default()
-    }));
+    parts.extend(rest.chunks(PRODUCERS_MAX).map(|p| Advance { producers: p.to_vec(), ..Advance::default() }));
     parts
 }
 
@@ -272,40 +269,33 @@ pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
 #[derive(Clone, Debug, Default)]
 pub struct Manifest {
     /// By partition.
-    pub partitions: HashMap<TopicPartition, PartitionState>,
+    pub partitions: BTreeMap<TopicPartition, PartitionState>,
     /// The last group of former runs of this shard, by run.
     pub run_ends: BTreeMap<u64, u64>,
 }
 
 /// The partition that records of the shard itself are written under.
-pub const NO_PARTITION: TopicPartition = TopicPartition {
-    topic: Uuid::nil(),
-    partition: 0,
-};
+pub const NO_PARTITION: TopicPartition = TopicPartition { topic: Uuid::nil(), partition: 0 };
 
 impl Manifest {
     /// Applies a record.
     pub fn apply(&mut self, partition: TopicPartition, record: Record) {
         match record {
-            Record::Reset { log_start_offset } => {
-                self.partitions.insert(
-                    partition,
-                    PartitionState {
-                        log_start_offset,
-                        ..Default::default()
-                    },
-                );
+            Record::Reset { log_start_offset, clean_offset } => {
+                let state = PartitionState { log_start_offset, clean_offset, ..Default::default() };
+                self.partitions.insert(partition, state);
             }
-            Record::Advance(advance) => {
-                apply_advance(self.partitions.entry(partition).or_default(), advance)
-            }
-            Record::Trim {
-                log_start_offset,
-                first_segment,
-            } => {
+            Record::Advance(advance) => apply_advance(self.partitions.entry(partition).or_default(), advance),
+            Record::Trim { log_start_offset, first_segment } => {
                 let state = self.partitions.entry(partition).or_default();
                 state.log_start_offset = log_start_offset;
                 state.segments.retain(|s| s.base_offset >= first_segment);
+            }
+            Record::Replace(replace) => {
+                let state = self.partitions.entry(partition).or_default();
+                let added = replace.added.iter().map(Segment::from_meta);
+                state.segments = replaced(&state.segments, &replace.removed, added);
+                state.clean_offset = replace.clean_offset;
             }
             Record::RunEnd { run, sequence } => {
                 self.run_ends.insert(run, sequence);
@@ -314,14 +304,19 @@ impl Manifest {
     }
 }
 
+/// Segments with others in the place of some.
+pub(crate) fn replaced(segments: &[Segment], removed: &[I64], added: impl Iterator<Item = Segment>) -> Vec<Segment> {
+    let removed: HashSet<i64> = removed.iter().map(|base_offset| base_offset.get()).collect();
+    let stay = segments.iter().filter(|segment| !removed.contains(&segment.base_offset)).cloned();
+    let mut segments: Vec<Segment> = stay.chain(added).collect();
+    segments.sort_by_key(|segment| segment.base_offset);
+    segments
+}
+
 fn apply_advance(state: &mut PartitionState, advance: Advance) {
     for meta in &advance.segments {
         let mut segment = Segment::from_meta(meta);
-        match state
-            .segments
-            .iter_mut()
-            .rfind(|s| s.base_offset == segment.base_offset)
-        {
+        match state.segments.iter_mut().rfind(|s| s.base_offset == segment.base_offset) {
             Some(known) => {
                 segment.index = known.index.take();
                 *known = segment;
@@ -330,10 +325,14 @@ fn apply_advance(state: &mut PartitionState, advance: Advance) {
         }
     }
     if let Some(active) = state.segments.last_mut().filter(|s| !s.sealed) {
-        Rc::make_mut(active.index.get_or_insert_default()).extend(&advance.index);
+        // A note that was cut short by a full disk is made again: what is known already is left out.
+        let index = Rc::make_mut(active.index.get_or_insert_default());
+        let known = index.last().map(|last| last.position.get());
+        index.extend(advance.index.iter().filter(|entry| Some(entry.position.get()) > known));
     }
     for sealed in state.segments.iter_mut().filter(|s| s.sealed) {
         sealed.index = None; // it is in the footer
     }
-    state.producers.extend(&advance.producers);
+    let known = state.producers.last().map(|last| last.base_offset.get());
+    state.producers.extend(advance.producers.iter().filter(|batch| Some(batch.base_offset.get()) > known));
 }

@@ -3,9 +3,8 @@
 use std::{ops::Range, rc::Rc};
 
 use crate::{
-    batch::BatchInfo, chunk::Memory, config::TopicConfig, manifest::ProducerBatch,
-    partition::Extent, producer::Producers, segment::Segment, store::producer_batch,
-    wal::format::SegmentPointer,
+    batch::BatchInfo, chunk::Memory, config::TopicConfig, manifest::ProducerBatch, partition::Extent,
+    producer::Producers, segment::Segment, store::producer_batch, wal::format::SegmentPointer,
 };
 
 /// A slice of a group.
@@ -41,15 +40,10 @@ impl Plan {
         let (write, extent) = (self.writes.last()?, self.extents.last()?);
         let last = write.pieces.last()?;
         let position = write.segment.size.checked_sub(u64::from(extent.len))?;
-        let whole = !write.segment.sealed
-            && last.range.len() >= extent.len as usize
-            && position >= write.from;
+        let whole = !write.segment.sealed && last.range.len() >= extent.len as usize && position >= write.from;
         let pieces = self.writes.iter().flat_map(|write| &write.pieces);
-        let checksum = || {
-            pieces.fold(0, |sum, piece| {
-                crc32c::crc32c_append(sum, &piece.memory.bytes()[piece.range.clone()])
-            })
-        };
+        let checksum =
+            || pieces.fold(0, |sum, piece| crc32c::crc32c_append(sum, &piece.memory.bytes()[piece.range.clone()]));
         whole.then(|| SegmentPointer {
             segment: write.segment.base_offset.into(),
             position: position.into(),
@@ -61,51 +55,30 @@ impl Plan {
 }
 
 /// Plans the appending of extents behind the active segment, or to a new one.
-pub(crate) fn plan(
-    active: Option<&Segment>,
-    extents: Vec<Extent>,
-    config: &TopicConfig,
-    now_ms: i64,
-) -> Plan {
+pub(crate) fn plan(active: Option<&Segment>, extents: Vec<Extent>, config: &TopicConfig, now_ms: i64) -> Plan {
     let mut writes = Vec::new();
     let mut open = active.cloned().map(SegmentWrite::append_to);
     let mut remembered = Producers::default();
     for extent in &extents {
-        let memory = extent
-            .slot
-            .bytes
-            .borrow()
-            .clone()
-            .expect("what is not materialised is in memory");
+        let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
         let (mut at, end) = (extent.at as usize, (extent.at + extent.len) as usize);
         while at < end {
-            let info = BatchInfo::parse(&memory.bytes()[at..end])
-                .expect("batches were checked before they were logged");
-            if open
-                .as_ref()
-                .is_some_and(|write| rolls(&write.segment, &info, config, now_ms))
-            {
+            let info =
+                BatchInfo::parse(&memory.bytes()[at..end]).expect("batches were checked before they were logged");
+            if open.as_ref().is_some_and(|write| rolls(&write.segment, &info, config, now_ms)) {
                 writes.extend(open.take().map(SegmentWrite::sealed));
             }
             let begin = || SegmentWrite::append_to(Segment::begin(info.base_offset, now_ms));
             open.get_or_insert_with(begin).push(&memory, at, &info);
             if info.producer_id >= 0 {
-                remembered.note(
-                    producer_batch(&info, info.base_offset, info.max_timestamp),
-                    now_ms,
-                );
+                remembered.note(producer_batch(&info, info.base_offset, info.max_timestamp), now_ms);
             }
             at += info.size;
         }
     }
     writes.extend(open.filter(|write| !write.pieces.is_empty()));
     let end_offset = extents.last().map_or(0, |extent| extent.end_offset);
-    Plan {
-        writes,
-        end_offset,
-        producers: remembered.batches(),
-        extents,
-    }
+    Plan { writes, end_offset, producers: remembered.batches(), extents }
 }
 
 /// Whether the segment is full or old, so that the batch goes to a new one.
@@ -117,27 +90,15 @@ fn rolls(segment: &Segment, info: &BatchInfo, config: &TopicConfig, now_ms: i64)
 
 /// Age at which a segment rolls: `segment.jitter.ms` spreads those that were begun together.
 fn roll_ms(segment: &Segment, config: &TopicConfig) -> i64 {
-    let spread = crc32c::crc32c(
-        &segment
-            .created_ms
-            .wrapping_add(segment.base_offset)
-            .to_le_bytes(),
-    );
-    let jitter = i64::from(spread)
-        .checked_rem(config.segment_jitter_ms)
-        .unwrap_or(0);
+    let spread = crc32c::crc32c(&segment.created_ms.wrapping_add(segment.base_offset).to_le_bytes());
+    let jitter = i64::from(spread).checked_rem(config.segment_jitter_ms).unwrap_or(0);
     config.segment_roll_ms() - jitter
 }
 
 impl SegmentWrite {
     fn append_to(segment: Segment) -> Self {
         let index_from = segment.index.as_ref().map_or(0, |index| index.len());
-        Self {
-            from: segment.size,
-            index_from,
-            pieces: Vec::new(),
-            segment,
-        }
+        Self { from: segment.size, index_from, pieces: Vec::new(), segment }
     }
 
     /// The segment ends here: its footer is written behind its batches.
@@ -149,13 +110,8 @@ impl SegmentWrite {
     fn push(&mut self, memory: &Rc<dyn Memory>, at: usize, info: &BatchInfo) {
         self.segment.push(info);
         match self.pieces.last_mut() {
-            Some(last) if Rc::ptr_eq(&last.memory, memory) && last.range.end == at => {
-                last.range.end += info.size
-            }
-            _ => self.pieces.push(Piece {
-                memory: memory.clone(),
-                range: at..at + info.size,
-            }),
+            Some(last) if Rc::ptr_eq(&last.memory, memory) && last.range.end == at => last.range.end += info.size,
+            _ => self.pieces.push(Piece { memory: memory.clone(), range: at..at + info.size }),
         }
     }
 }

@@ -114,10 +114,7 @@ impl From<OpenError> for StartError {
 
 impl StartError {
     pub(crate) fn io(what: impl std::fmt::Display, source: io::Error) -> Self {
-        Self::Io {
-            what: what.to_string(),
-            source,
-        }
+        Self::Io { what: what.to_string(), source }
     }
 }
 
@@ -133,11 +130,7 @@ struct StopState {
 
 impl std::fmt::Debug for Stopper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Stopper(asked: {})",
-            self.0.asked.load(Ordering::Acquire)
-        )
+        write!(f, "Stopper(asked: {})", self.0.asked.load(Ordering::Acquire))
     }
 }
 
@@ -151,11 +144,7 @@ impl Stopper {
     }
 
     fn connect(&self, office: &PostOffice) {
-        self.0
-            .office
-            .lock()
-            .expect("no panic while locked")
-            .replace(office.clone());
+        self.0.office.lock().expect("no panic while locked").replace(office.clone());
         if self.0.asked.load(Ordering::Acquire) {
             office.stop();
         }
@@ -189,11 +178,8 @@ where
     let _lock = boot::lock(&options.data_dir)?;
     boot::check_direct_io(&options.data_dir)?;
     let office = PostOffice::new(options.shards);
-    let together = Together {
-        office: office.clone(),
-        options: Arc::new(options),
-        rested: Arc::new(AtomicUsize::new(0)),
-    };
+    let together =
+        Together { office: office.clone(), options: Arc::new(options), rested: Arc::new(AtomicUsize::new(0)) };
     let ended = Arc::new(AtomicBool::new(false));
     let watchdog = {
         let (office, ended) = (office.clone(), ended.clone());
@@ -201,9 +187,7 @@ where
     };
     let result = run_shards(&together, &stopper, &serve);
     ended.store(true, Ordering::Release);
-    watchdog
-        .join()
-        .map_err(|_| StartError::Options("the watchdog thread panicked".into()))?;
+    watchdog.join().map_err(|_| StartError::Options("the watchdog thread panicked".into()))?;
     result
 }
 
@@ -243,7 +227,6 @@ where
             Err(_) => break,
         }
     }
-    drop(start);
     if failed.is_none() {
         stopper.connect(&together.office);
         for gate in &gates {
@@ -259,34 +242,21 @@ where
     failed.map_or(Ok(()), Err)
 }
 
-fn spawn_named(
-    name: &str,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<thread::JoinHandle<()>, StartError> {
+fn spawn_named(name: &str, body: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, StartError> {
     let builder = thread::Builder::new().name(name.to_owned());
-    builder
-        .spawn(body)
-        .map_err(|error| StartError::io("starting a thread", error))
+    builder.spawn(body).map_err(|error| StartError::io("starting a thread", error))
 }
 
 fn check(options: &NodeOptions) -> Result<(), StartError> {
     if !(1..=SHARDS_MAX).contains(&options.shards) {
-        return Err(StartError::Options(format!(
-            "shards must be in 1..={SHARDS_MAX}, not {}",
-            options.shards
-        )));
+        return Err(StartError::Options(format!("shards must be in 1..={SHARDS_MAX}, not {}", options.shards)));
     }
     let least = options.shards * SHARD_MEMORY_BYTES_MIN;
     if options.memory_bytes < least {
-        let text = format!(
-            "{} shards need {} MiB of memory at least",
-            options.shards,
-            least >> 20
-        );
+        let text = format!("{} shards need {} MiB of memory at least", options.shards, least >> 20);
         return Err(StartError::Options(text));
     }
-    crate::config::TopicConfig::parse(&options.topic_defaults, &BTreeMap::new())
-        .map_err(StartError::Options)?;
+    crate::config::TopicConfig::parse(&options.topic_defaults, &BTreeMap::new()).map_err(StartError::Options)?;
     Ok(())
 }
 
@@ -344,9 +314,7 @@ async fn open(
 ) -> Result<Engine, StartError> {
     let options = &together.options;
     let probe = boot::lock_path(&options.data_dir);
-    let io = DirectIo::new(&probe)
-        .await
-        .map_err(|error| StartError::io(probe.display(), error))?;
+    let io = DirectIo::new(&probe).await.map_err(|error| StartError::io(probe.display(), error))?;
     let (booted, catalog) = match booted {
         Some(booted) => (booted, None),
         None => {
@@ -358,24 +326,16 @@ async fn open(
         }
     };
     let mut topics = Topics::default();
-    let mut known: Known = HashMap::new();
+    let mut known = Known::new();
     for (id, stored) in &booted.catalog.topics {
         let topic = Topic::new(*id, stored.clone(), &options.topic_defaults).or_else(|reason| {
             // A default that became stricter must not keep a node from starting.
-            tracing::warn!(
-                "topic {}: {reason}; its own settings are left out of account",
-                stored.name
-            );
-            let plain = crate::catalog::StoredTopic {
-                overrides: BTreeMap::new(),
-                ..stored.clone()
-            };
+            tracing::warn!("topic {}: {reason}; its own settings are left out of account", stored.name);
+            let plain = crate::catalog::StoredTopic { overrides: BTreeMap::new(), ..stored.clone() };
             Topic::new(*id, plain, &options.topic_defaults)
         });
         let topic = Rc::new(topic.map_err(StartError::Options)?);
-        let own = topic
-            .partition_ids()
-            .filter(|id| owner(*id, options.shards) == index);
+        let own = topic.partition_ids().filter(|id| owner(*id, options.shards) == index);
         known.extend(own.map(|id| (id, topic.config.clone())));
         topics.put(topic);
     }
@@ -403,21 +363,27 @@ async fn open(
     Ok(Engine(Rc::new(shard)))
 }
 
-/// A shard's part of the node's memory: most of it caches the tail, the rest holds what is read from segments.
+/// A shard's part of the node's memory: most of it caches the tail, a quarter holds what is read from segments, a small
+/// part the keys of a partition that is being compacted.
 fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreOptions {
     let memory = options.memory_bytes / options.shards;
+    let compact_bytes = (memory / 8).min(COMPACT_BYTES_MAX);
     StoreOptions {
         data_dir: options.data_dir.clone(),
         shard: u32::try_from(index).expect("shards are bounded"),
         generation: booted.catalog.generation,
         run: booted.catalog.run,
-        cache_bytes: memory / 4 * 3,
+        cache_bytes: memory / 4 * 3 - compact_bytes,
         read_bytes: memory / 4,
+        compact_bytes,
         wal_bytes: options.wal_bytes,
         reserve_bytes: options.reserve_bytes,
         producer_id_expiration_ms: options.producer_id_expiration_ms,
     }
 }
+
+/// Keys of a partition that is being compacted: 2.5 million. A partition with more takes several passes.
+const COMPACT_BYTES_MAX: usize = 64 << 20;
 
 /// A shard from the moment all are open to its end.
 async fn live<F, Fut>(engine: Engine, together: &Together, serve: F)
@@ -427,10 +393,7 @@ where
 {
     glommio::spawn_local(engine.0.mail.clone().receive(engine.clone())).detach();
     let io = engine.0.io.clone();
-    io.spawn(
-        Share::Background,
-        maintain(engine.clone(), together.options.retention_check_ms),
-    );
+    io.spawn(Share::Background, maintain(engine.clone(), together.options.retention_check_ms));
     serve(engine.clone()).await;
     // A shard whose serving ended takes the node with it.
     together.office.stop();
@@ -445,11 +408,13 @@ where
     }
 }
 
-/// Looks at the disk's space and flushes what was only written, every second; retention at its own pace.
+/// Looks at the disk's space and flushes what was only written, every second; retention and compaction at their own
+/// pace.
 async fn maintain(engine: Engine, retention_check_ms: i64) {
     const TICK: Duration = Duration::from_secs(1);
     let store = &engine.0.store;
     let mut next_retention = engine.0.io.now_ms() + retention_check_ms;
+    let mut last_compaction = engine.0.io.now_ms();
     while engine.0.stopping.get().is_none() {
         engine.0.io.sleep(TICK).await;
         store.check_space();
@@ -460,8 +425,22 @@ async fn maintain(engine: Engine, retention_check_ms: i64) {
             store.materialise_all().await;
             store.retain().await;
             next_retention = engine.0.io.now_ms() + retention_check_ms;
+            last_compaction = i64::MIN; // segments were sealed
+        }
+        if engine.0.io.now_ms().saturating_sub(last_compaction) >= compaction_check_ms(&engine) {
+            last_compaction = engine.0.io.now_ms();
+            let store = store.clone();
+            engine.0.io.spawn(Share::Background, async move { store.compact().await });
         }
     }
+}
+
+/// Pause between two looks for partitions to compact: the dynamic broker setting `log.cleaner.backoff.ms`, to the second.
+fn compaction_check_ms(engine: &Engine) -> i64 {
+    const DEFAULT_MS: i64 = 15_000;
+    let settings = engine.0.settings.borrow();
+    let set = settings.get("log.cleaner.backoff.ms");
+    set.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_MS)
 }
 
 /// Directory of the segments of all topics.

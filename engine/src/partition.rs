@@ -19,10 +19,10 @@ use crate::{
     batch::batches,
     chunk::{Chunk, Memory},
     config::{Durability, TopicConfig},
-    manifest::{Advance, PartitionState},
+    manifest::{self, Advance, PartitionState, Replace},
     materialise::Plan,
     producer::Producers,
-    segment::Segment,
+    segment::{Segment, SegmentName},
     signal::Outcome,
     store::wal_files::WalFileId,
 };
@@ -86,8 +86,6 @@ pub(crate) struct Unnoted {
     pub(crate) producers: Producers,
     /// Extents per file of the shared log.
     pub(crate) pins: Vec<(WalFileId, usize)>,
-    /// Whether the segments must be flushed first.
-    pub(crate) flush: bool,
     pub(crate) bytes: usize,
 }
 
@@ -123,6 +121,8 @@ pub(crate) struct Partition {
     pub(crate) id: TopicPartition,
     pub(crate) config: Rc<TopicConfig>,
     pub(crate) log_start: i64,
+    /// Compaction has cleaned everything below: the first dirty offset.
+    pub(crate) clean_offset: i64,
     /// Segments hold everything below; the manifest may lag behind.
     pub(crate) materialised: i64,
     /// Below is on stable storage.
@@ -169,6 +169,7 @@ impl Partition {
             id,
             config,
             log_start: 0,
+            clean_offset: 0,
             materialised: 0,
             durable: 0,
             written: 0,
@@ -190,25 +191,17 @@ impl Partition {
     }
 
     /// A partition as the manifest remembers it; its tail follows by [`Partition::push_extent`].
-    pub(crate) fn restore(
-        id: TopicPartition,
-        config: Rc<TopicConfig>,
-        state: &PartitionState,
-    ) -> Self {
+    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: &PartitionState) -> Self {
         let mut partition = Self::new(id, config);
         partition.log_start = state.log_start_offset;
+        partition.clean_offset = state.clean_offset;
         partition.segments = state.segments.clone();
         for batch in &state.producers {
             partition.producers.note(*batch, batch.timestamp_ms.get());
         }
         partition.checkpointed = partition.producers.clone();
         let end = state.end_offset();
-        (
-            partition.materialised,
-            partition.durable,
-            partition.written,
-            partition.end,
-        ) = (end, end, end, end);
+        (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
         partition
     }
 
@@ -230,13 +223,8 @@ impl Partition {
         if offset < self.materialised {
             return usize::MAX >> 16; // a segment's worth: never wait
         }
-        let from = self
-            .tail
-            .partition_point(|extent| extent.end_offset <= offset);
-        let extents = self
-            .tail
-            .range(from..)
-            .take_while(|extent| extent.end_offset <= high_watermark);
+        let from = self.tail.partition_point(|extent| extent.end_offset <= offset);
+        let extents = self.tail.range(from..).take_while(|extent| extent.end_offset <= high_watermark);
         extents.map(|extent| extent.len as usize).sum()
     }
 
@@ -251,21 +239,10 @@ impl Partition {
         for segment in &self.segments {
             consider(segment.max_timestamp, segment.max_timestamp_offset);
         }
-        let tail = self
-            .tail
-            .iter()
-            .filter(|e| e.base_offset >= self.materialised);
+        let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
         for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
-            let memory = extent
-                .slot
-                .bytes
-                .borrow()
-                .clone()
-                .expect("what is not materialised is in memory");
-            for (info, _) in
-                batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize])
-                    .flatten()
-            {
+            let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
+            for (info, _) in batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize]).flatten() {
                 consider(info.max_timestamp, info.base_offset);
             }
         }
@@ -326,10 +303,7 @@ impl Partition {
     /// Appends an extent to the tail. Offsets were assigned before.
     pub(crate) fn push_extent(&mut self, extent: Extent) {
         let expected = self.tail.back().map(|last| last.end_offset);
-        assert!(
-            expected.is_none_or(|end| end == extent.base_offset),
-            "the tail is consecutive"
-        );
+        assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
         self.tail_bytes += extent.len as usize;
         self.tail.push_back(extent);
     }
@@ -348,51 +322,27 @@ impl Partition {
     pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
         let high_watermark = self.high_watermark();
         if offset < self.log_start || offset > high_watermark {
-            return Err(LogError::OffsetOutOfRange {
-                log_start_offset: self.log_start,
-                high_watermark,
-            });
+            return Err(LogError::OffsetOutOfRange { log_start_offset: self.log_start, high_watermark });
         }
         Ok(())
     }
 
     /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
-    pub(crate) fn plan_read(
-        &self,
-        offset: i64,
-        max_bytes: usize,
-        min_one: bool,
-    ) -> Result<ReadPlan, LogError> {
+    pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
         self.check_offset(offset)?;
         if offset == self.high_watermark() {
             return Ok(ReadPlan::Empty);
         }
-        if self
-            .tail
-            .front()
-            .is_some_and(|first| first.base_offset <= offset)
-        {
-            let at = self
-                .tail
-                .partition_point(|extent| extent.end_offset <= offset);
+        if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
+            let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
             let extent = &self.tail[at];
             if extent.slot.bytes.borrow().is_some() {
-                return Ok(ReadPlan::Memory(
-                    self.cached(at, offset, max_bytes, min_one),
-                ));
+                return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
             }
-            assert!(
-                extent.end_offset <= self.materialised,
-                "what is not materialised is in memory"
-            );
+            assert!(extent.end_offset <= self.materialised, "what is not materialised is in memory");
         }
-        let at = self
-            .segments
-            .partition_point(|segment| segment.end_offset <= offset);
-        assert!(
-            at < self.segments.len(),
-            "an offset below the high watermark is in the tail or in a segment"
-        );
+        let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
+        assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
         Ok(ReadPlan::Segment(at))
     }
 
@@ -413,19 +363,11 @@ impl Partition {
                 chunks.push(Chunk::Shared(memory, whole));
                 continue;
             }
-            let inner = select(
-                &memory.bytes()[whole.clone()],
-                offset,
-                left,
-                min_one && chunks.is_empty(),
-            );
+            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
             if !inner.is_empty() {
                 left -= inner.len().min(left);
                 let cut = inner.end < whole.len();
-                chunks.push(Chunk::Shared(
-                    memory,
-                    whole.start + inner.start..whole.start + inner.end,
-                ));
+                chunks.push(Chunk::Shared(memory, whole.start + inner.start..whole.start + inner.end));
                 if !cut {
                     continue;
                 }
@@ -439,10 +381,7 @@ impl Partition {
     pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
         let high_watermark = self.high_watermark();
         let mut bytes = 0;
-        let pending = self
-            .tail
-            .iter()
-            .skip_while(|e| e.base_offset < self.materialised);
+        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.materialised);
         pending
             .take_while(|e| e.end_offset <= high_watermark)
             .take_while(|e| {
@@ -456,16 +395,11 @@ impl Partition {
 
     /// Extents from an offset to the tail's end.
     pub(crate) fn tail_from(&self, offset: i64) -> Vec<Extent> {
-        self.tail
-            .iter()
-            .skip_while(|e| e.base_offset < offset)
-            .cloned()
-            .collect()
+        self.tail.iter().skip_while(|e| e.base_offset < offset).cloned().collect()
     }
 
-    /// Batches were written to segments: these are the segments now. The manifest does not know yet. `flushed`: they
-    /// are on stable storage.
-    pub(crate) fn appended(&mut self, plan: &Plan, flushed: bool, now_ms: i64) {
+    /// Batches are in segments, on stable storage: these are the segments now. The manifest does not know yet.
+    pub(crate) fn appended(&mut self, plan: &Plan, now_ms: i64) {
         let Some(first) = plan.writes.first() else {
             return;
         };
@@ -474,14 +408,9 @@ impl Partition {
             index_from: first.index_from,
             ..Unnoted::default()
         });
-        unnoted.flush |= !flushed;
         for extent in &plan.extents {
             unnoted.bytes += extent.len as usize;
-            match unnoted
-                .pins
-                .iter_mut()
-                .find(|(file, _)| *file == extent.slot.wal)
-            {
+            match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.slot.wal) {
                 Some((_, count)) => *count += 1,
                 None => unnoted.pins.push((extent.slot.wal, 1)),
             }
@@ -494,11 +423,7 @@ impl Partition {
         }
         for write in &plan.writes {
             let segment = write.segment.clone();
-            match self
-                .segments
-                .iter_mut()
-                .rfind(|known| known.base_offset == segment.base_offset)
-            {
+            match self.segments.iter_mut().rfind(|known| known.base_offset == segment.base_offset) {
                 Some(known) => *known = segment,
                 None => self.segments.push(segment),
             }
@@ -507,55 +432,58 @@ impl Partition {
         self.assert_marks();
     }
 
-    /// The keeper's round is over.
+    /// The keeper is about to change segments: nobody else appends, unless a fat run is on its way already.
+    pub(crate) fn begin_keeping(&mut self) {
+        if matches!(self.appending, Appending::Nobody) {
+            self.appending = Appending::Keeper;
+        }
+    }
+
+    /// The keeper is done with the segments.
     pub(crate) fn end_keeping(&mut self) {
         if matches!(self.appending, Appending::Keeper) {
             self.appending = Appending::Nobody;
         }
     }
 
-    /// What the manifest does not say yet of the segments.
-    pub(crate) fn advance_record(&self) -> Option<Advance> {
-        let unnoted = self.unnoted.as_ref()?;
-        let changed: Vec<&Segment> = self
-            .segments
-            .iter()
-            .filter(|s| s.base_offset >= unnoted.first_segment)
-            .collect();
-        let active = changed
-            .last()
-            .filter(|s| !s.sealed)
-            .and_then(|s| Some((s.base_offset, s.index.clone()?)));
+    /// Takes what the manifest does not say yet of the segments, and the record that says it. What is appended from here
+    /// on is noted the next time. Answer with [`Partition::put_back`] if the record could not be made durable.
+    pub(crate) fn take_unnoted(&mut self) -> Option<(Unnoted, Advance)> {
+        let unnoted = self.unnoted.take()?;
+        let changed: Vec<&Segment> = self.segments.iter().filter(|s| s.base_offset >= unnoted.first_segment).collect();
+        let active = changed.last().filter(|s| !s.sealed).and_then(|s| Some((s.base_offset, s.index.clone()?)));
         let index = active.map(|(base_offset, index)| {
-            let from = if base_offset == unnoted.first_segment {
-                unnoted.index_from
-            } else {
-                0
-            };
+            let from = if base_offset == unnoted.first_segment { unnoted.index_from } else { 0 };
             index[from..].to_vec()
         });
-        Some(Advance {
+        let advance = Advance {
             segments: changed.iter().map(|segment| segment.meta()).collect(),
             index: index.unwrap_or_default(),
             producers: unnoted.producers.batches(),
-        })
-    }
-
-    /// The manifest says it all: the log's files that were needed until now.
-    pub(crate) fn noted(&mut self) -> Vec<(WalFileId, usize)> {
+        };
         for sealed in self.segments.iter_mut().filter(|segment| segment.sealed) {
             sealed.index = None; // it is in the footer
         }
-        self.unnoted
-            .take()
-            .map(|unnoted| unnoted.pins)
-            .unwrap_or_default()
+        Some((unnoted, advance))
+    }
+
+    /// The manifest does not know after all.
+    pub(crate) fn put_back(&mut self, mut earlier: Unnoted) {
+        if let Some(later) = self.unnoted.take() {
+            for batch in later.producers.batches() {
+                earlier.producers.note(batch, batch.timestamp_ms.get());
+            }
+            earlier.pins.extend(later.pins);
+            earlier.bytes += later.bytes;
+        }
+        self.unnoted = Some(earlier);
     }
 
     /// What the manifest says of it.
     pub(crate) fn state(&self) -> PartitionState {
         PartitionState {
             log_start_offset: self.log_start,
+            clean_offset: self.clean_offset,
             segments: self.segments.clone(),
             producers: self.checkpointed.batches(),
         }
@@ -564,9 +492,32 @@ impl Partition {
     /// The log lost its head, and the manifest knows.
     pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
         self.log_start = log_start;
-        self.segments
-            .retain(|segment| segment.base_offset >= first_segment);
+        self.segments.retain(|segment| segment.base_offset >= first_segment);
         self.assert_marks();
+    }
+
+    /// The segments that compaction may rewrite: sealed, and the manifest knows.
+    pub(crate) fn sealed(&self) -> &[Segment] {
+        let noted = self.unnoted.as_ref().map_or(i64::MAX, |unnoted| unnoted.first_segment);
+        let sealed = self.segments.iter().take_while(|segment| segment.sealed && segment.base_offset < noted).count();
+        &self.segments[..sealed]
+    }
+
+    /// Whether these segments are all still there, as they were, one behind the other.
+    pub(crate) fn holds(&self, names: &[SegmentName]) -> bool {
+        let Some(first) = names.first() else {
+            return true;
+        };
+        let at = self.segments.partition_point(|segment| segment.base_offset < first.base_offset);
+        let here = self.segments[at..].iter().map(Segment::name);
+        here.take(names.len()).eq(names.iter().copied())
+    }
+
+    /// Segments were compacted, and the manifest knows.
+    pub(crate) fn replace(&mut self, replace: &Replace) {
+        let added = replace.added.iter().map(Segment::from_meta);
+        self.segments = manifest::replaced(&self.segments, &replace.removed, added);
+        self.clean_offset = replace.clean_offset;
     }
 
     /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go. Whole segments
@@ -580,13 +531,8 @@ impl Partition {
         let keep_bytes = u64::try_from(config.retention_bytes).unwrap_or(u64::MAX);
         let mut start = None;
         for segment in &self.segments {
-            let newest = if segment.max_timestamp >= 0 {
-                segment.max_timestamp
-            } else {
-                segment.created_ms
-            };
-            let old =
-                config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
+            let newest = if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.created_ms };
+            let old = config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
             let surplus = segment.sealed && total.saturating_sub(segment.size) >= keep_bytes;
             if !old && !surplus {
                 break;
@@ -599,10 +545,7 @@ impl Partition {
 
     /// Index of the active segment, if there is one.
     pub(crate) fn active(&self) -> Option<usize> {
-        self.segments
-            .last()
-            .filter(|s| !s.sealed)
-            .map(|_| self.segments.len() - 1)
+        self.segments.last().filter(|s| !s.sealed).map(|_| self.segments.len() - 1)
     }
 }
 
@@ -615,21 +558,12 @@ pub(crate) fn batch_head(bytes: &[u8]) -> Option<(i64, i64, usize)> {
     let base = i64::from_be_bytes(head[..8].try_into().ok()?);
     let length = i32::from_be_bytes(head[8..12].try_into().ok()?);
     let last_offset_delta = i32::from_be_bytes(head[23..27].try_into().ok()?);
-    Some((
-        base,
-        base + i64::from(last_offset_delta) + 1,
-        usize::try_from(length).ok()? + 12,
-    ))
+    Some((base, base + i64::from(last_offset_delta) + 1, usize::try_from(length).ok()? + 12))
 }
 
 /// The whole batches of a run that begin with the one holding `offset` and take `max_bytes` at most; with `min_one`
 /// that first one is taken whatever its size. A cut-off batch at the end of `bytes` is left out.
-pub(crate) fn select(
-    bytes: &[u8],
-    offset: i64,
-    max_bytes: usize,
-    min_one: bool,
-) -> std::ops::Range<usize> {
+pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool) -> std::ops::Range<usize> {
     let mut at = 0;
     let mut range = 0..0;
     while let Some((_, end, size)) = batch_head(&bytes[at..]) {

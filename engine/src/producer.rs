@@ -81,15 +81,8 @@ impl Producers {
             };
         }
         if let Some(same) = known.find(info) {
-            let Remembered {
-                base_offset,
-                timestamp_ms,
-                ..
-            } = *same;
-            return Ok(Sequence::Duplicate {
-                base_offset,
-                timestamp_ms,
-            });
+            let Remembered { base_offset, timestamp_ms, .. } = *same;
+            return Ok(Sequence::Duplicate { base_offset, timestamp_ms });
         }
         let last_sequence = known.last().last_sequence();
         if info.base_sequence != increment_sequence(last_sequence, 1) {
@@ -105,22 +98,14 @@ impl Producers {
     /// or where that is not known any more, its timestamp.
     pub(crate) fn note(&mut self, batch: ProducerBatch, append_ms: i64) {
         let epoch = batch.producer_epoch.get();
-        let producer = self
-            .by_id
-            .entry(batch.producer_id.get())
-            .or_insert(Producer {
-                epoch,
-                count: 0,
-                last_append_ms: append_ms,
-                batches: Default::default(),
-            });
+        let producer = self.by_id.entry(batch.producer_id.get()).or_insert(Producer {
+            epoch,
+            count: 0,
+            last_append_ms: append_ms,
+            batches: Default::default(),
+        });
         if producer.epoch != epoch {
-            *producer = Producer {
-                epoch,
-                count: 0,
-                batches: Default::default(),
-                ..*producer
-            };
+            *producer = Producer { epoch, count: 0, batches: Default::default(), ..*producer };
         }
         producer.last_append_ms = producer.last_append_ms.max(append_ms);
         producer.push(Remembered {
@@ -134,8 +119,7 @@ impl Producers {
     /// Forgets producers that appended nothing since `older_than_ms`; returns how many.
     pub(crate) fn expire(&mut self, older_than_ms: i64) -> usize {
         let before = self.by_id.len();
-        self.by_id
-            .retain(|_, producer| producer.last_append_ms >= older_than_ms);
+        self.by_id.retain(|_, producer| producer.last_append_ms >= older_than_ms);
         let expired = before - self.by_id.len();
         if self.by_id.is_empty() {
             self.by_id = HashMap::new();
@@ -149,11 +133,7 @@ impl Producers {
     pub(crate) fn batches(&self) -> Vec<ProducerBatch> {
         let of = |(&id, producer): (&i64, &'_ Producer)| {
             let epoch = producer.epoch;
-            producer
-                .remembered()
-                .iter()
-                .map(|batch| batch.to_stored(id, epoch))
-                .collect::<Vec<_>>()
+            producer.remembered().iter().map(|batch| batch.to_stored(id, epoch)).collect::<Vec<_>>()
         };
         let mut batches: Vec<ProducerBatch> = self.by_id.iter().flat_map(of).collect();
         batches.sort_unstable_by_key(|batch| batch.base_offset.get());
@@ -173,7 +153,17 @@ impl Producers {
         active
     }
 
+    /// The last offset of every producer's last batch.
+    pub(crate) fn last_offsets(&self) -> HashMap<i64, i64> {
+        let of = |(&id, producer): (&i64, &Producer)| {
+            let last = producer.last();
+            (id, last.base_offset + i64::from(last.last_offset_delta))
+        };
+        self.by_id.iter().map(of).collect()
+    }
+
     /// Whether no producer is known.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
@@ -185,15 +175,12 @@ impl Producer {
     }
 
     fn last(&self) -> &Remembered {
-        self.remembered()
-            .last()
-            .expect("a producer is known by a batch of it")
+        self.remembered().last().expect("a producer is known by a batch of it")
     }
 
     fn find(&self, info: &BatchInfo) -> Option<&Remembered> {
         let same = |batch: &&Remembered| {
-            batch.base_sequence == info.base_sequence
-                && batch.last_offset_delta == info.last_offset_delta
+            batch.base_sequence == info.base_sequence && batch.last_offset_delta == info.last_offset_delta
         };
         self.remembered().iter().find(same)
     }
@@ -235,13 +222,7 @@ mod tests {
     use super::*;
     use crate::batch::BATCH_HEADER_BYTES;
 
-    fn batch(
-        producer_id: i64,
-        producer_epoch: i16,
-        base_sequence: i32,
-        count: i32,
-        base_offset: i64,
-    ) -> BatchInfo {
+    fn batch(producer_id: i64, producer_epoch: i16, base_sequence: i32, count: i32, base_offset: i64) -> BatchInfo {
         BatchInfo {
             base_offset,
             size: BATCH_HEADER_BYTES,
@@ -275,13 +256,7 @@ mod tests {
     }
 
     impl Log {
-        fn send(
-            &mut self,
-            id: i64,
-            epoch: i16,
-            sequence: i32,
-            count: i32,
-        ) -> Result<Sequence, LogError> {
+        fn send(&mut self, id: i64, epoch: i16, sequence: i32, count: i32) -> Result<Sequence, LogError> {
             let info = batch(id, epoch, sequence, count, self.end);
             let answer = self.producers.check(&info)?;
             if answer == Sequence::New {
@@ -293,10 +268,7 @@ mod tests {
     }
 
     fn duplicate(base_offset: i64) -> Result<Sequence, LogError> {
-        Ok(Sequence::Duplicate {
-            base_offset,
-            timestamp_ms: base_offset + 1_000,
-        })
+        Ok(Sequence::Duplicate { base_offset, timestamp_ms: base_offset + 1_000 })
     }
 
     fn is_gap(answer: Result<Sequence, LogError>) -> bool {
@@ -313,11 +285,7 @@ mod tests {
             assert_eq!(log.send(1, 0, n * 2, 2), duplicate(i64::from(n) * 2));
         }
         assert!(is_gap(log.send(1, 0, 2, 2)));
-        assert_eq!(
-            log.send(1, 0, 14, 1),
-            Ok(Sequence::New),
-            "refusals change nothing"
-        );
+        assert_eq!(log.send(1, 0, 14, 1), Ok(Sequence::New), "refusals change nothing");
     }
 
     #[test]
@@ -333,11 +301,7 @@ mod tests {
     fn sequences_wrap() {
         let mut log = Log::default();
         log.send(1, 0, i32::MAX - 3, 2).unwrap();
-        assert_eq!(
-            log.send(1, 0, i32::MAX - 1, 4),
-            Ok(Sequence::New),
-            "ends at sequence 1"
-        );
+        assert_eq!(log.send(1, 0, i32::MAX - 1, 4), Ok(Sequence::New), "ends at sequence 1");
         assert!(is_gap(log.send(1, 0, 0, 1)));
         assert_eq!(log.send(1, 0, 2, 1), Ok(Sequence::New));
         assert_eq!(log.send(1, 0, i32::MAX - 1, 4), duplicate(2));
@@ -350,18 +314,10 @@ mod tests {
     fn a_new_epoch_begins_at_zero_and_fences_the_old_one() {
         let mut log = Log::default();
         log.send(1, 4, 0, 2).unwrap();
-        assert_eq!(
-            log.send(1, 3, 0, 2),
-            Err(LogError::InvalidProducerEpoch),
-            "even the same sequences"
-        );
+        assert_eq!(log.send(1, 3, 0, 2), Err(LogError::InvalidProducerEpoch), "even the same sequences");
         assert_eq!(log.send(1, 3, 2, 1), Err(LogError::InvalidProducerEpoch));
         assert!(is_gap(log.send(1, 5, 2, 1)));
-        assert_eq!(
-            log.send(1, 5, 0, 2),
-            Ok(Sequence::New),
-            "not a duplicate of the old epoch's"
-        );
+        assert_eq!(log.send(1, 5, 0, 2), Ok(Sequence::New), "not a duplicate of the old epoch's");
         assert_eq!(log.send(1, 4, 2, 1), Err(LogError::InvalidProducerEpoch));
         assert_eq!(log.producers.batches().len(), 1);
     }
@@ -371,21 +327,14 @@ mod tests {
         let mut log = Log::default();
         assert_eq!(log.send(1, 7, 900, 2), Ok(Sequence::New));
         assert_eq!(log.send(1, 7, 902, 1), Ok(Sequence::New));
-        assert_eq!(
-            log.send(2, 0, 0, 1),
-            Ok(Sequence::New),
-            "producers do not meet"
-        );
+        assert_eq!(log.send(2, 0, 0, 1), Ok(Sequence::New), "producers do not meet");
     }
 
     #[test]
     fn batches_without_a_producer_are_new() {
         let mut log = Log::default();
         log.send(1, 0, 0, 1).unwrap();
-        assert_eq!(
-            log.producers.check(&batch(-1, -1, -1, 3, 0)),
-            Ok(Sequence::New)
-        );
+        assert_eq!(log.producers.check(&batch(-1, -1, -1, 3, 0)), Ok(Sequence::New));
     }
 
     #[test]
@@ -398,14 +347,7 @@ mod tests {
         assert_eq!(producers.expire(1_003), 1);
         producers.note(stored(&batch(2, 0, 1, 1, 3)), 1_003);
         assert_eq!(producers.expire(5_001), 1);
-        assert_eq!(
-            producers
-                .active()
-                .iter()
-                .map(|p| p.producer_id)
-                .collect::<Vec<_>>(),
-            [2]
-        );
+        assert_eq!(producers.active().iter().map(|p| p.producer_id).collect::<Vec<_>>(), [2]);
         assert_eq!(producers.expire(i64::MAX), 1);
         assert!(producers.is_empty());
         assert_eq!(producers.by_id.capacity(), 0, "no memory is kept");
@@ -423,10 +365,7 @@ mod tests {
             last_sequence,
             last_timestamp_ms,
         };
-        assert_eq!(
-            log.producers.active(),
-            [of(4, 0, 5, 1_003), of(9, 1, 4, 1_004)]
-        );
+        assert_eq!(log.producers.active(), [of(4, 0, 5, 1_003), of(9, 1, 4, 1_004)]);
     }
 
     proptest! {

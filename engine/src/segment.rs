@@ -1,8 +1,10 @@
 //! A segment: batches back to back in one file, with a sparse index by offset and time. Pure bookkeeping and the
 //! footer's bytes; the store does the reading and writing.
 //!
-//! The last segment of a partition is active and grows. A sealed one ends in a footer that holds its index, and never
-//! changes again.
+//! The last segment of a partition is active and grows; its batches are consecutive. A sealed one ends in a footer that
+//! holds its index, and never changes again: compaction replaces it by one of a higher generation, in another file.
+//! There offsets may be missing between batches, before the first and inside them, but never behind the last: a segment
+//! ends where its last batch does.
 
 use std::rc::Rc;
 
@@ -21,12 +23,11 @@ pub const INDEX_INTERVAL_BYTES: u64 = 64 << 10;
 pub const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"MRF1");
 
 /// One entry of the index, in memory, in the manifest and in the footer.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct IndexEntry {
-    /// Base offset of a batch.
+    /// Where a batch is the first to read: the end offset of the batch before it, of the first one the segment's base.
+    /// The batch's own base offset, unless compaction left a gap before it.
     pub offset: I64,
     /// Its first byte in the file.
     pub position: U64,
@@ -35,17 +36,17 @@ pub struct IndexEntry {
 }
 
 /// What is known of a segment without opening it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct SegmentMeta {
-    /// Offset of the first record; names the file.
+    /// Offset of the first record, or what that was before compaction; names the file, with the generation.
     pub base_offset: I64,
     /// One past the last offset.
     pub end_offset: I64,
     /// Bytes of batches.
     pub size: U64,
+    /// Largest timestamp of the first batch, or -1.
+    pub first_timestamp: I64,
     /// Largest timestamp of its batches, or -1.
     pub max_timestamp: I64,
     /// Base offset of the first batch that holds it, or -1.
@@ -55,7 +56,37 @@ pub struct SegmentMeta {
     /// 1 when sealed: the footer is in place.
     pub sealed: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// How often compaction has rewritten it; 0 as it was appended.
+    pub generation: U32,
+}
+
+/// Names a segment of a partition. No two segments that ever were have the same name: a base offset is begun once, and
+/// whoever replaces segments takes a higher generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentName {
+    /// Its base offset.
+    pub base_offset: i64,
+    /// Its generation.
+    pub generation: u32,
+}
+
+impl SegmentName {
+    /// Name of the file: the base offset in 20 digits, as Kafka names its own; then the generation unless it is 0.
+    pub fn file_name(self) -> String {
+        match self.generation {
+            0 => format!("{:020}.log", self.base_offset),
+            generation => format!("{:020}-{generation}.log", self.base_offset),
+        }
+    }
+
+    /// The segment whose file has that name.
+    pub fn of_file(name: &str) -> Option<Self> {
+        let stem = name.strip_suffix(".log")?;
+        let (base_offset, generation) = stem.split_once('-').unwrap_or((stem, "0"));
+        let parsed = Self { base_offset: base_offset.parse().ok()?, generation: generation.parse().ok()? };
+        (parsed.file_name() == name).then_some(parsed)
+    }
 }
 
 /// A segment of a partition.
@@ -67,6 +98,8 @@ pub struct Segment {
     pub end_offset: i64,
     /// Bytes of batches that are durable.
     pub size: u64,
+    /// Largest timestamp of the first batch, or -1.
+    pub first_timestamp: i64,
     /// Largest timestamp, or -1.
     pub max_timestamp: i64,
     /// Base offset of the first batch that holds it, or -1.
@@ -75,6 +108,8 @@ pub struct Segment {
     pub created_ms: i64,
     /// Whether the footer is in place.
     pub sealed: bool,
+    /// How often compaction has rewritten it.
+    pub generation: u32,
     /// The index; of a sealed segment only while somebody reads it.
     pub index: Option<Rc<Vec<IndexEntry>>>,
 }
@@ -86,36 +121,43 @@ impl Segment {
             base_offset,
             end_offset: base_offset,
             size: 0,
+            first_timestamp: -1,
             max_timestamp: -1,
             max_timestamp_offset: -1,
             created_ms: now_ms,
             sealed: false,
+            generation: 0,
             index: Some(Rc::default()),
         }
     }
 
-    /// Name of its file.
-    pub fn file_name(&self) -> String {
-        file_name(self.base_offset)
+    /// Names it.
+    pub fn name(&self) -> SegmentName {
+        SegmentName { base_offset: self.base_offset, generation: self.generation }
     }
 
     /// Takes note of a batch that lies at the segment's end. Returns the index entry that it got, if any.
     pub fn push(&mut self, info: &BatchInfo) -> Option<IndexEntry> {
-        assert_eq!(
-            info.base_offset, self.end_offset,
-            "batches of a segment are consecutive"
-        );
+        assert_eq!(info.base_offset, self.end_offset, "batches of a segment are consecutive");
+        self.push_behind_gap(info)
+    }
+
+    /// The same for what compaction leaves: offsets may be missing before the batch. One without records has no say in
+    /// what timestamps there are.
+    pub(crate) fn push_behind_gap(&mut self, info: &BatchInfo) -> Option<IndexEntry> {
+        assert!(info.base_offset >= self.end_offset, "batches of a segment are in order");
         let index = Rc::make_mut(self.index.get_or_insert_default());
-        let due = index
-            .last()
-            .is_none_or(|last| self.size - last.position.get() >= INDEX_INTERVAL_BYTES);
+        let due = index.last().is_none_or(|last| self.size - last.position.get() >= INDEX_INTERVAL_BYTES);
         let entry = due.then(|| IndexEntry {
-            offset: info.base_offset.into(),
+            offset: self.end_offset.into(),
             position: self.size.into(),
             max_timestamp_before: self.max_timestamp.into(),
         });
         index.extend(entry);
-        if info.max_timestamp > self.max_timestamp {
+        if self.size == 0 {
+            self.first_timestamp = info.max_timestamp;
+        }
+        if info.record_count > 0 && info.max_timestamp > self.max_timestamp {
             self.max_timestamp = info.max_timestamp;
             self.max_timestamp_offset = info.base_offset;
         }
@@ -130,11 +172,13 @@ impl Segment {
             base_offset: self.base_offset.into(),
             end_offset: self.end_offset.into(),
             size: self.size.into(),
+            first_timestamp: self.first_timestamp.into(),
             max_timestamp: self.max_timestamp.into(),
             max_timestamp_offset: self.max_timestamp_offset.into(),
             created_ms: self.created_ms.into(),
             sealed: self.sealed.into(),
-            reserved: [0; 7],
+            reserved: [0; 3],
+            generation: self.generation.into(),
         }
     }
 
@@ -144,10 +188,12 @@ impl Segment {
             base_offset: meta.base_offset.get(),
             end_offset: meta.end_offset.get(),
             size: meta.size.get(),
+            first_timestamp: meta.first_timestamp.get(),
             max_timestamp: meta.max_timestamp.get(),
             max_timestamp_offset: meta.max_timestamp_offset.get(),
             created_ms: meta.created_ms.get(),
             sealed: meta.sealed != 0,
+            generation: meta.generation.get(),
             index: None,
         }
     }
@@ -158,25 +204,16 @@ impl Segment {
     }
 }
 
-/// Name of a segment's file: its base offset in 20 digits, as Kafka names its own.
-pub fn file_name(base_offset: i64) -> String {
-    format!("{base_offset:020}.log")
-}
-
 /// Position of the last indexed batch at or before `offset`; 0 when the index is empty.
 pub fn position_before(index: &[IndexEntry], offset: i64) -> u64 {
     let after = index.partition_point(|entry| entry.offset.get() <= offset);
-    after
-        .checked_sub(1)
-        .map_or(0, |at| index[at].position.get())
+    after.checked_sub(1).map_or(0, |at| index[at].position.get())
 }
 
 /// Position from which to look for the first batch whose largest timestamp is at least `timestamp_ms`.
 pub fn position_before_timestamp(index: &[IndexEntry], timestamp_ms: i64) -> u64 {
     let after = index.partition_point(|entry| entry.max_timestamp_before.get() < timestamp_ms);
-    after
-        .checked_sub(1)
-        .map_or(0, |at| index[at].position.get())
+    after.checked_sub(1).map_or(0, |at| index[at].position.get())
 }
 
 /// The last indexed batch that begins at or before `position`, for reads that end on a batch's border.
@@ -209,10 +246,7 @@ pub fn encode_footer(segment: &Segment) -> Vec<u8> {
     out.extend_from_slice(index.as_bytes());
     header.checksum = crc32c::crc32c(&out[8..]).into();
     out[..size_of::<FooterHeader>()].copy_from_slice(header.as_bytes());
-    out.resize(
-        usize::try_from(align_up(out.len() as u64)).expect("an index is small"),
-        0,
-    );
+    out.resize(usize::try_from(align_up(out.len() as u64)).expect("an index is small"), 0);
     out
 }
 
@@ -234,4 +268,46 @@ pub fn decode_footer(bytes: &[u8]) -> Option<(SegmentMeta, Vec<IndexEntry>)> {
     }
     let index = <[IndexEntry]>::ref_from_bytes(index_bytes).ok()?.to_vec();
     Some((header.meta, index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_read_back() {
+        for name in [(0, 0), (7, 1), (i64::MAX, u32::MAX)] {
+            let name = SegmentName { base_offset: name.0, generation: name.1 };
+            assert_eq!(SegmentName::of_file(&name.file_name()), Some(name));
+        }
+        for other in ["", ".log", "00000000000000000001.index", "1.log", "00000000000000000001-0.log", "manifest-0-1"] {
+            assert_eq!(SegmentName::of_file(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_offset_in_a_gap_leads_to_the_batch_behind_it() {
+        let batch = |base_offset: i64, size: usize, record_count: i32| BatchInfo {
+            base_offset,
+            size,
+            leader_epoch: 0,
+            attributes: 0,
+            last_offset_delta: 9,
+            base_timestamp: 0,
+            max_timestamp: base_offset,
+            producer_id: -1,
+            producer_epoch: -1,
+            base_sequence: -1,
+            record_count,
+        };
+        let mut segment = Segment::begin(100, 5);
+        for (base_offset, size, records) in [(130, 70_000, 1), (200, 70_000, 1), (210, 100, 1), (400, 100, 0)] {
+            segment.push_behind_gap(&batch(base_offset, size, records));
+        }
+        let index = segment.index.clone().unwrap_or_default();
+        let found: Vec<u64> = [100, 139, 140, 199, 205, 210, 300].map(|at| position_before(&index, at)).to_vec();
+        assert_eq!(found, [0, 0, 70_000, 70_000, 70_000, 140_000, 140_000]);
+        assert_eq!((segment.base_offset, segment.end_offset, segment.size), (100, 410, 140_200));
+        assert_eq!((segment.first_timestamp, segment.max_timestamp, segment.max_timestamp_offset), (130, 210, 210));
+    }
 }

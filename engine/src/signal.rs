@@ -50,10 +50,7 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Outcome<T> {
 
 impl<T> Default for Outcome<T> {
     fn default() -> Self {
-        Self {
-            value: RefCell::new(None),
-            wakers: RefCell::default(),
-        }
+        Self { value: RefCell::new(None), wakers: RefCell::default() }
     }
 }
 

@@ -57,24 +57,10 @@ impl Topics {
 
 impl Topic {
     /// A stored topic with its settings parsed.
-    pub(crate) fn new(
-        id: TopicId,
-        stored: StoredTopic,
-        defaults: &BTreeMap<String, String>,
-    ) -> Result<Self, String> {
+    pub(crate) fn new(id: TopicId, stored: StoredTopic, defaults: &BTreeMap<String, String>) -> Result<Self, String> {
         let config = Rc::new(TopicConfig::parse(defaults, &stored.overrides)?);
-        let StoredTopic {
-            name,
-            partitions,
-            overrides,
-        } = stored;
-        Ok(Self {
-            id,
-            name,
-            partitions,
-            overrides,
-            config,
-        })
+        let StoredTopic { name, partitions, overrides } = stored;
+        Ok(Self { id, name, partitions, overrides, config })
     }
 
     /// Ids of its partitions.
@@ -103,11 +89,7 @@ struct Opened {
 impl CatalogFile {
     pub(crate) fn new(journal: Journal<DirectIo>, state: Catalog) -> Self {
         let next_producer_id = state.next_producer_id;
-        Self(RwLock::new(Opened {
-            journal,
-            state,
-            next_producer_id,
-        }))
+        Self(RwLock::new(Opened { journal, state, next_producer_id }))
     }
 }
 
@@ -118,9 +100,7 @@ impl Opened {
         for record in records {
             let bytes = catalog::encode(record);
             if bytes.len() > catalog::RECORD_BYTES_MAX {
-                return Err(TopicError::InvalidConfig(
-                    "the settings are too long".into(),
-                ));
+                return Err(TopicError::InvalidConfig("the settings are too long".into()));
             }
             payloads.push(&bytes);
         }
@@ -145,29 +125,18 @@ fn storage(error: std::io::Error) -> TopicError {
 
 impl Engine {
     /// Creates a topic, durable and known to every shard when it returns. `validate_only` only checks.
-    pub async fn create_topic(
-        &self,
-        topic: NewTopic,
-        validate_only: bool,
-    ) -> Result<Rc<Topic>, TopicError> {
+    pub async fn create_topic(&self, topic: NewTopic, validate_only: bool) -> Result<Rc<Topic>, TopicError> {
         config::check_topic_name(&topic.name).map_err(TopicError::InvalidName)?;
         if !(1..=PARTITIONS_MAX).contains(&topic.partitions) {
             let text = format!("{} is not in 1..={PARTITIONS_MAX}", topic.partitions);
             return Err(TopicError::InvalidPartitions(text));
         }
-        let stored = StoredTopic {
-            name: topic.name,
-            partitions: topic.partitions,
-            overrides: topic.configs,
-        };
+        let stored = StoredTopic { name: topic.name, partitions: topic.partitions, overrides: topic.configs };
         let id = Uuid::new_v4();
-        let checked =
-            Topic::new(id, stored.clone(), &self.0.defaults).map_err(TopicError::InvalidConfig)?;
+        let checked = Topic::new(id, stored.clone(), &self.0.defaults).map_err(TopicError::InvalidConfig)?;
         self.change(move |state| {
             // Kafka refuses names that differ in '.' and '_' only: its metrics could not tell them apart.
-            let same = |known: &&StoredTopic| {
-                known.name.replace('.', "_") == stored.name.replace('.', "_")
-            };
+            let same = |known: &&StoredTopic| known.name.replace('.', "_") == stored.name.replace('.', "_");
             match state.topics.values().find(same) {
                 Some(known) if known.name == stored.name => Err(TopicError::Exists(stored.name)),
                 Some(known) => Err(TopicError::InvalidName(format!(
@@ -200,11 +169,7 @@ impl Engine {
     ) -> Result<(), TopicError> {
         let defaults = (*self.0.defaults).clone();
         self.change(move |state| {
-            let mut stored = state
-                .topics
-                .get(&topic)
-                .cloned()
-                .ok_or(TopicError::Unknown)?;
+            let mut stored = state.topics.get(&topic).cloned().ok_or(TopicError::Unknown)?;
             let overrides = config::apply_changes(&defaults, &stored.overrides, &changes);
             stored.overrides = overrides.map_err(TopicError::InvalidConfig)?;
             TopicConfig::parse(&defaults, &stored.overrides).map_err(TopicError::InvalidConfig)?;
@@ -235,10 +200,7 @@ impl Engine {
     }
 
     /// Changes dynamic broker settings. The engine checks only that it can store them; the caller knows which exist.
-    pub async fn alter_broker_settings(
-        &self,
-        changes: Vec<ConfigChange>,
-    ) -> Result<(), TopicError> {
+    pub async fn alter_broker_settings(&self, changes: Vec<ConfigChange>) -> Result<(), TopicError> {
         self.call(0, move |engine: Engine| async move {
             let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
             let settings = opened.state.settings.clone();
@@ -287,9 +249,7 @@ impl Engine {
     /// durable, and tells all shards.
     async fn change<D>(&self, decide: D) -> Result<(), TopicError>
     where
-        D: FnOnce(&Catalog) -> Result<Option<(TopicId, Option<StoredTopic>)>, TopicError>
-            + Send
-            + 'static,
+        D: FnOnce(&Catalog) -> Result<Option<(TopicId, Option<StoredTopic>)>, TopicError> + Send + 'static,
     {
         self.call(0, move |engine: Engine| async move {
             let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
@@ -313,15 +273,8 @@ impl Engine {
 
     async fn tell_topic(&self, id: TopicId, stored: StoredTopic) {
         self.on_all(move |engine: Engine| async move {
-            let topic =
-                Topic::new(id, stored, &engine.0.defaults).expect("settings were checked before");
-            let before = engine
-                .0
-                .topics
-                .borrow()
-                .by_id
-                .get(&id)
-                .map(|known| known.config.durability);
+            let topic = Topic::new(id, stored, &engine.0.defaults).expect("settings were checked before");
+            let before = engine.0.topics.borrow().by_id.get(&id).map(|known| known.config.durability);
             if (before, topic.config.durability) == (Some(Durability::Written), Durability::Device)
                 && let Err(error) = engine.0.store.flush_written().await
             {
@@ -334,10 +287,7 @@ impl Engine {
 
     /// Takes a topic's new state over on this shard.
     pub(crate) fn apply_topic(&self, topic: Rc<Topic>) {
-        for id in topic
-            .partition_ids()
-            .filter(|id| self.owner(*id) == self.shard())
-        {
+        for id in topic.partition_ids().filter(|id| self.owner(*id) == self.shard()) {
             self.0.store.put_partition(id, topic.config.clone());
         }
         Rc::make_mut(&mut *self.0.topics.borrow_mut()).put(topic);
@@ -346,14 +296,8 @@ impl Engine {
     async fn tell_deleted(&self, id: TopicId) {
         let removals = self.on_all(move |engine: Engine| {
             let topic = Rc::make_mut(&mut *engine.0.topics.borrow_mut()).remove(id);
-            let partitions = topic
-                .iter()
-                .flat_map(|topic| topic.partition_ids())
-                .collect::<Vec<_>>();
-            let removed: Vec<_> = partitions
-                .into_iter()
-                .filter_map(|id| engine.0.store.remove_partition(id))
-                .collect();
+            let partitions = topic.iter().flat_map(|topic| topic.partition_ids()).collect::<Vec<_>>();
+            let removed: Vec<_> = partitions.into_iter().filter_map(|id| engine.0.store.remove_partition(id)).collect();
             // Files go in the background; the answer does not wait for them.
             let ticket = engine.next_id();
             engine.0.removals.borrow_mut().insert(ticket, removed);
@@ -364,12 +308,7 @@ impl Engine {
         self.0.io.spawn(Share::Background, async move {
             let waits = tickets.into_iter().enumerate().map(|(shard, ticket)| {
                 engine.call(shard, move |engine: Engine| async move {
-                    let removed = engine
-                        .0
-                        .removals
-                        .borrow_mut()
-                        .remove(&ticket)
-                        .unwrap_or_default();
+                    let removed = engine.0.removals.borrow_mut().remove(&ticket).unwrap_or_default();
                     for done in removed {
                         done.wait().await;
                     }
@@ -378,10 +317,7 @@ impl Engine {
             futures_util::future::join_all(waits.collect::<Vec<_>>()).await;
             let dir = engine.0.data_dir.join("topics").join(id.to_string());
             if let Err(error) = engine.0.io.remove(&dir).await {
-                tracing::warn!(
-                    "removing {} failed, the next start will: {error}",
-                    dir.display()
-                );
+                tracing::warn!("removing {} failed, the next start will: {error}", dir.display());
             }
         });
     }

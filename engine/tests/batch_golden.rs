@@ -7,8 +7,8 @@ use kafka_protocol::{
     indexmap::IndexMap,
     protocol::StrBytes,
     records::{
-        Compression, Record as Foreign, RecordBatchDecoder, RecordBatchEncoder,
-        RecordEncodeOptions, TimestampType as ForeignTimestampType,
+        Compression, Record as Foreign, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions,
+        TimestampType as ForeignTimestampType,
     },
 };
 use millrace_engine::{
@@ -35,10 +35,7 @@ const CODECS: [(Codec, Compression); 5] = [
 ];
 
 fn golden(name: &str) -> Vec<u8> {
-    let path = format!(
-        "{}/tests/golden/kafka-4.3.1-{name}.batch",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/tests/golden/kafka-4.3.1-{name}.batch", env!("CARGO_MANIFEST_DIR"));
     std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
@@ -47,37 +44,19 @@ fn text(field: Option<&Bytes>) -> Option<&str> {
 }
 
 fn headers(record: &Record) -> Vec<(&str, Option<&str>)> {
-    record
-        .headers
-        .iter()
-        .map(|(name, value)| (text(Some(name)).unwrap(), text(value.as_ref())))
-        .collect()
+    record.headers.iter().map(|(name, value)| (text(Some(name)).unwrap(), text(value.as_ref()))).collect()
 }
 
 /// What Java's console producer was given for every codec.
 fn expect_console_records(records: &[Record]) {
-    let [one, two, three] = records else {
-        panic!("{} records", records.len())
-    };
-    assert_eq!(
-        records.iter().map(|r| r.offset).collect::<Vec<_>>(),
-        [0, 1, 2]
-    );
+    let [one, two, three] = records else { panic!("{} records", records.len()) };
+    assert_eq!(records.iter().map(|r| r.offset).collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!(text(one.key.as_ref()), Some("key1"));
-    assert_eq!(
-        text(one.value.as_ref()).unwrap(),
-        "value one, long enough to compress. ".repeat(6)
-    );
+    assert_eq!(text(one.value.as_ref()).unwrap(), "value one, long enough to compress. ".repeat(6));
     assert_eq!(headers(one), [("colour", Some("red")), ("empty", Some(""))]);
-    assert_eq!(
-        (text(two.key.as_ref()), text(two.value.as_ref())),
-        (Some("key2"), Some("v2"))
-    );
+    assert_eq!((text(two.key.as_ref()), text(two.value.as_ref())), (Some("key2"), Some("v2")));
     assert_eq!(headers(two), [("plain", Some("1"))]);
-    assert_eq!(
-        (text(three.key.as_ref()), text(three.value.as_ref())),
-        (Some("key3"), Some("v3"))
-    );
+    assert_eq!((text(three.key.as_ref()), text(three.value.as_ref())), (Some("key3"), Some("v3")));
 }
 
 #[test]
@@ -85,24 +64,13 @@ fn batches_of_java_pass_and_read_back_in_every_codec() {
     for (codec, _) in CODECS {
         let bytes = golden(codec.name());
         let info = batch::check(&bytes, &RULES).unwrap_or_else(|e| panic!("{codec:?}: {e}"));
-        assert_eq!(
-            info,
-            BatchInfo::parse(&bytes).unwrap(),
-            "{codec:?}: Java's largest timestamp is right"
-        );
+        assert_eq!(info, BatchInfo::parse(&bytes).unwrap(), "{codec:?}: Java's largest timestamp is right");
         assert_eq!(info.codec(), Ok(codec));
-        assert_eq!(
-            (info.record_count, info.producer_epoch, info.base_sequence),
-            (3, 0, 0)
-        );
+        assert_eq!((info.record_count, info.producer_epoch, info.base_sequence), (3, 0, 0));
         assert!(info.has_producer_id() && !info.is_transactional() && !info.is_control());
         let records = batch::records(&bytes).unwrap();
         expect_console_records(&records);
-        assert!(
-            records
-                .iter()
-                .all(|r| r.timestamp <= info.max_timestamp && r.timestamp > 1_600_000_000_000)
-        );
+        assert!(records.iter().all(|r| r.timestamp <= info.max_timestamp && r.timestamp > 1_600_000_000_000));
     }
 }
 
@@ -124,10 +92,7 @@ fn an_uncompressed_batch_is_rebuilt_to_the_same_bytes() {
     let theirs = golden("none");
     let info = BatchInfo::parse(&theirs).unwrap();
     let mut builder = BatchBuilder::like(&info).unwrap();
-    batch::records(&theirs)
-        .unwrap()
-        .iter()
-        .for_each(|record| builder.push(record));
+    batch::records(&theirs).unwrap().iter().for_each(|record| builder.push(record));
     assert_eq!(builder.finish(), theirs);
 }
 
@@ -139,25 +104,12 @@ fn record() -> impl Strategy<Value = Record> {
     let name = "[a-zA-Z0-9]{0,8}".prop_map(Bytes::from);
     // Their headers are a map, so names must differ: one at most.
     let headers = vec((name, option::of(bytes(9))), 0..2);
-    (
-        option::of(bytes(20)),
-        option::of(bytes(5_000)),
-        headers,
-        0..i64::MAX / 2,
-    )
-        .prop_map(|(key, value, headers, timestamp)| Record {
-            offset: 0,
-            timestamp,
-            key,
-            value,
-            headers,
-        })
+    (option::of(bytes(20)), option::of(bytes(5_000)), headers, 0..i64::MAX / 2)
+        .prop_map(|(key, value, headers, timestamp)| Record { offset: 0, timestamp, key, value, headers })
 }
 
 fn foreign(record: &Record) -> Foreign {
-    let header = |(name, value): &(Bytes, Option<Bytes>)| {
-        (StrBytes::try_from(name.clone()).unwrap(), value.clone())
-    };
+    let header = |(name, value): &(Bytes, Option<Bytes>)| (StrBytes::try_from(name.clone()).unwrap(), value.clone());
     Foreign {
         transactional: false,
         control: false,
@@ -171,11 +123,7 @@ fn foreign(record: &Record) -> Foreign {
         timestamp: record.timestamp,
         key: record.key.clone(),
         value: record.value.clone(),
-        headers: record
-            .headers
-            .iter()
-            .map(header)
-            .collect::<IndexMap<_, _>>(),
+        headers: record.headers.iter().map(header).collect::<IndexMap<_, _>>(),
     }
 }
 

@@ -11,9 +11,7 @@ const MUTATIONS_MAX: u64 = 8;
 
 fn from_environment(name: &str, otherwise: u64) -> u64 {
     match std::env::var(name) {
-        Ok(value) => value
-            .parse()
-            .unwrap_or_else(|e| panic!("{name}={value}: {e}")),
+        Ok(value) => value.parse().unwrap_or_else(|e| panic!("{name}={value}: {e}")),
         Err(_) => otherwise,
     }
 }
@@ -43,25 +41,11 @@ impl Random {
 }
 
 /// Numbers at which decoders that do not take care go wrong.
-const EDGES: [i64; 9] = [
-    0,
-    1,
-    -1,
-    0x7f,
-    0x80,
-    i32::MAX as i64,
-    i32::MIN as i64,
-    i64::MAX,
-    i64::MIN,
-];
+const EDGES: [i64; 9] = [0, 1, -1, 0x7f, 0x80, i32::MAX as i64, i32::MIN as i64, i64::MAX, i64::MIN];
 
 fn mutate(random: &mut Random, data: &mut Vec<u8>) {
     // Half of the time at the front, where headers are: the rest may be padding.
-    let reach = if random.below(2) == 0 {
-        data.len().min(128)
-    } else {
-        data.len()
-    };
+    let reach = if random.below(2) == 0 { data.len().min(128) } else { data.len() };
     let at = random.index(reach);
     let rest = data.len() - at;
     match random.below(8) {
@@ -113,11 +97,7 @@ fn fuzz(target: &Target) {
         let data = input(&mut random, &seeds);
         let caught = std::panic::catch_unwind(|| (target.run)(&data));
         if let Err(panic) = caught {
-            eprintln!(
-                "{}: input {n} of seed {seed:#x}: {}",
-                target.name,
-                hex(&data)
-            );
+            eprintln!("{}: input {n} of seed {seed:#x}: {}", target.name, hex(&data));
             std::panic::resume_unwind(panic);
         }
     }

@@ -1,5 +1,7 @@
 //! A whole node on a real disk: what was acknowledged is there, wherever it lies and however often the node restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -12,9 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use millrace_engine::{
-    api::{
-        Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, TopicPartition,
-    },
+    api::{Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, TopicPartition},
     batch::{BatchBuilder, Codec, Record, records},
     engine::Engine,
     node::{NodeOptions, Stopper, run},
@@ -77,44 +77,17 @@ fn batch(values: &[String]) -> Bytes {
     builder.finish().into()
 }
 
-async fn produce(
-    engine: &Engine,
-    partition: TopicPartition,
-    values: &[String],
-) -> Result<i64, LogError> {
-    let answer = engine
-        .produce(vec![ProducePartition {
-            partition,
-            batch: batch(values),
-        }])
-        .await;
-    answer
-        .into_iter()
-        .next()
-        .unwrap()
-        .map(|produced| produced.base_offset)
+async fn produce(engine: &Engine, partition: TopicPartition, values: &[String]) -> Result<i64, LogError> {
+    let answer = engine.produce(vec![ProducePartition { partition, batch: batch(values) }]).await;
+    answer.into_iter().next().unwrap().map(|produced| produced.base_offset)
 }
 
 /// Everything from an offset on, by as many fetches as it takes.
-async fn consume(
-    engine: &Engine,
-    partition: TopicPartition,
-    mut offset: i64,
-) -> Vec<(i64, String)> {
+async fn consume(engine: &Engine, partition: TopicPartition, mut offset: i64) -> Vec<(i64, String)> {
     let mut all = Vec::new();
     loop {
-        let part = FetchPartition {
-            partition,
-            offset,
-            max_bytes: 100_000,
-            leader_epoch: -1,
-        };
-        let fetch = Fetch {
-            partitions: vec![part],
-            max_bytes: 1 << 20,
-            min_bytes: 1,
-            max_wait: Duration::ZERO,
-        };
+        let part = FetchPartition { partition, offset, max_bytes: 100_000, leader_epoch: -1 };
+        let fetch = Fetch { partitions: vec![part], max_bytes: 1 << 20, min_bytes: 1, max_wait: Duration::ZERO };
         let fetched = engine.fetch(fetch).await.remove(0).unwrap();
         let bytes: Vec<u8> = fetched
             .records
@@ -139,10 +112,7 @@ async fn consume(
             assert!(millrace_engine::batch::verify_crc(batch));
             for record in records(batch).unwrap() {
                 if record.offset >= offset {
-                    all.push((
-                        record.offset,
-                        String::from_utf8(record.value.unwrap().to_vec()).unwrap(),
-                    ));
+                    all.push((record.offset, String::from_utf8(record.value.unwrap().to_vec()).unwrap()));
                 }
             }
             offset = offset.max(info.last_offset() + 1);
@@ -150,34 +120,13 @@ async fn consume(
     }
 }
 
-async fn topic(
-    engine: &Engine,
-    name: &str,
-    partitions: i32,
-    configs: &[(&str, &str)],
-) -> uuid::Uuid {
-    let configs = configs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect();
-    engine
-        .create_topic(
-            NewTopic {
-                name: name.into(),
-                partitions,
-                configs,
-            },
-            false,
-        )
-        .await
-        .unwrap()
-        .id
+async fn topic(engine: &Engine, name: &str, partitions: i32, configs: &[(&str, &str)]) -> uuid::Uuid {
+    let configs = configs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    engine.create_topic(NewTopic { name: name.into(), partitions, configs }, false).await.unwrap().id
 }
 
 fn values(tag: &str, count: usize, size: usize) -> Vec<String> {
-    (0..count)
-        .map(|at| format!("{tag}-{at}-{}", "x".repeat(size)))
-        .collect()
+    (0..count).map(|at| format!("{tag}-{at}-{}", "x".repeat(size))).collect()
 }
 
 #[test]
@@ -188,13 +137,7 @@ fn records_survive_restarts_in_the_log_and_in_segments() {
         for partition in 0..4 {
             let id = TopicPartition { topic, partition };
             for round in 0..30 {
-                let base = produce(
-                    &engine,
-                    id,
-                    &values(&format!("{partition}.{round}"), 100, 1000),
-                )
-                .await
-                .unwrap();
+                let base = produce(&engine, id, &values(&format!("{partition}.{round}"), 100, 1000)).await.unwrap();
                 assert_eq!(base, round * 100);
             }
             assert_eq!(consume(&engine, id, 0).await.len(), 3000);
@@ -204,10 +147,7 @@ fn records_survive_restarts_in_the_log_and_in_segments() {
     for shards in [2, 1, 3] {
         with_node(options(dir.path(), shards), move |engine| async move {
             for partition in 0..4 {
-                let id = TopicPartition {
-                    topic: id,
-                    partition,
-                };
+                let id = TopicPartition { topic: id, partition };
                 let found = consume(&engine, id, 0).await;
                 let offsets: Vec<i64> = found.iter().map(|(offset, _)| *offset).collect();
                 assert_eq!(offsets, (0..found.len() as i64).collect::<Vec<_>>());
@@ -243,13 +183,7 @@ fn a_fetch_waits_for_records_of_any_shard() {
             let done = produced.clone();
             glommio::spawn_local(async move {
                 glommio::timer::sleep(Duration::from_millis(30)).await;
-                produce(
-                    &producer,
-                    TopicPartition { topic, partition },
-                    &values("v", 3, 5),
-                )
-                .await
-                .unwrap();
+                produce(&producer, TopicPartition { topic, partition }, &values("v", 3, 5)).await.unwrap();
                 done.replace(true);
             })
             .detach();
@@ -265,39 +199,22 @@ fn offsets_are_found_and_records_deleted() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     with_node(options(dir.path(), 2), |engine| async move {
         let topic = topic(&engine, "t", 1, &[("segment.bytes", "2000000")]).await;
-        let id = TopicPartition {
-            topic,
-            partition: 0,
-        };
+        let id = TopicPartition { topic, partition: 0 };
         for round in 0..30 {
-            produce(&engine, id, &values(&format!("{round}"), 100, 1000))
-                .await
-                .unwrap();
+            produce(&engine, id, &values(&format!("{round}"), 100, 1000)).await.unwrap();
         }
-        let found = engine
-            .list_offset(id, OffsetSpec::Timestamp(1_700_000_000_042), -1)
-            .await
-            .unwrap();
+        let found = engine.list_offset(id, OffsetSpec::Timestamp(1_700_000_000_042), -1).await.unwrap();
         assert_eq!((found.offset, found.timestamp_ms), (42, 1_700_000_000_042));
-        let latest = engine
-            .list_offset(id, OffsetSpec::Latest, -1)
-            .await
-            .unwrap();
+        let latest = engine.list_offset(id, OffsetSpec::Latest, -1).await.unwrap();
         assert_eq!(latest.offset, 3000);
         assert_eq!(engine.delete_records(id, 1234).await, Ok(1234));
-        let earliest = engine
-            .list_offset(id, OffsetSpec::Earliest, -1)
-            .await
-            .unwrap();
+        let earliest = engine.list_offset(id, OffsetSpec::Earliest, -1).await.unwrap();
         assert_eq!(earliest.offset, 1234);
         assert_eq!(consume(&engine, id, 1234).await.len(), 3000 - 1234);
         assert_eq!(engine.delete_records(id, -1).await, Ok(3000));
         assert_eq!(produce(&engine, id, &values("after", 1, 1)).await, Ok(3000));
         engine.delete_topic(topic).await.unwrap();
-        assert_eq!(
-            produce(&engine, id, &values("gone", 1, 1)).await,
-            Err(LogError::UnknownPartition)
-        );
+        assert_eq!(produce(&engine, id, &values("gone", 1, 1)).await, Err(LogError::UnknownPartition));
     });
 }
 
@@ -308,47 +225,71 @@ fn large_runs_go_to_segments_and_survive() {
         let topic = topic(&engine, "t", 2, &[("segment.bytes", "3000000")]).await;
         let mut waits = Vec::new();
         for round in 0..40 {
-            let id = TopicPartition {
-                topic,
-                partition: round % 2,
-            };
+            let id = TopicPartition { topic, partition: round % 2 };
             let size = if round % 5 == 4 { 10 } else { 4000 };
-            let part = ProducePartition {
-                partition: id,
-                batch: batch(&values(&format!("{round}"), 100, size)),
-            };
+            let part = ProducePartition { partition: id, batch: batch(&values(&format!("{round}"), 100, size)) };
             waits.push(engine.produce(vec![part]));
         }
         for wait in waits {
             wait.await.remove(0).unwrap();
         }
         for partition in 0..2 {
-            assert_eq!(
-                consume(&engine, TopicPartition { topic, partition }, 0)
-                    .await
-                    .len(),
-                2000
-            );
+            assert_eq!(consume(&engine, TopicPartition { topic, partition }, 0).await.len(), 2000);
         }
         topic
     });
     with_node(options(dir.path(), 1), move |engine| async move {
         for partition in 0..2 {
-            let found = consume(
-                &engine,
-                TopicPartition {
-                    topic: id,
-                    partition,
-                },
-                0,
-            )
-            .await;
+            let found = consume(&engine, TopicPartition { topic: id, partition }, 0).await;
             assert_eq!(found.len(), 2000);
-            assert!(
-                found[1999]
-                    .1
-                    .starts_with(&format!("{}-99-", 38 + partition))
-            );
+            assert!(found[1999].1.starts_with(&format!("{}-99-", 38 + partition)));
+        }
+    });
+}
+
+/// Some producers name a wrong largest timestamp; lookups by time and retention trust the header.
+#[test]
+fn a_wrong_largest_timestamp_is_corrected_before_it_is_kept() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 1), |engine| async move {
+        let partition = TopicPartition { topic: topic(&engine, "t", 1, &[]).await, partition: 0 };
+        let mut lying = batch(&values("v", 3, 10)).to_vec();
+        lying[35..43].copy_from_slice(&5i64.to_be_bytes());
+        let crc = crc32c::crc32c(&lying[21..]);
+        lying[17..21].copy_from_slice(&crc.to_be_bytes());
+        let answers = engine.produce(vec![ProducePartition { partition, batch: lying.into() }]).await;
+        assert_eq!(answers[0].as_ref().unwrap().base_offset, 0);
+        assert_eq!(consume(&engine, partition, 0).await.len(), 3);
+        let found = engine.list_offset(partition, OffsetSpec::Timestamp(1_700_000_000_002), -1).await.unwrap();
+        assert_eq!((found.offset, found.timestamp_ms), (2, 1_700_000_000_002));
+    });
+}
+
+#[test]
+fn what_a_former_layout_left_is_forgotten() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    let kept = path.join("kept");
+    let id = with_node(options(&path, 2), |engine| async move {
+        let topic = topic(&engine, "t", 2, &[]).await;
+        for partition in 0..2 {
+            produce(&engine, TopicPartition { topic, partition }, &values("v", 3, 10)).await.unwrap();
+        }
+        topic
+    });
+    std::fs::rename(path.join("wal-1"), &kept).unwrap();
+    let manifest = std::fs::read(path.join("manifest-1-1")).unwrap();
+    std::fs::create_dir(path.join("wal-1")).unwrap();
+    with_node(options(&path, 1), |_| async {});
+    // As if the node had stopped before it removed them.
+    std::fs::rename(&kept, path.join("wal-1")).unwrap();
+    std::fs::write(path.join("manifest-1-1"), manifest).unwrap();
+    with_node(options(&path, 1), |_| async {});
+    assert!(!path.join("wal-1").exists() && !path.join("manifest-1-1").exists());
+    with_node(options(&path, 2), move |engine| async move {
+        for partition in 0..2 {
+            let found = consume(&engine, TopicPartition { topic: id, partition }, 0).await;
+            assert_eq!(found.len(), 3);
         }
     });
 }

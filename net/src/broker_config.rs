@@ -13,6 +13,7 @@ use crate::{
     api::Context,
     config::NetConfig,
     errors::ApiError,
+    group,
     settings::{self, Level, Setting, Source},
 };
 
@@ -46,6 +47,9 @@ const fn key(
 const fn dynamic(key: BrokerKey) -> BrokerKey {
     BrokerKey { is_dynamic: true, ..key }
 }
+
+/// Settings that are somebody's choice even when the configuration file says nothing.
+const ALWAYS_SET: [&str; 5] = ["advertised.listeners", "broker.id", "listeners", "log.dirs", "node.id"];
 
 /// A count that is unlimited at its largest, as Kafka writes it.
 fn count(value: usize) -> String {
@@ -147,6 +151,9 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
         };
         settings.insert(key.broker_name, setting);
     }
+    for key in group::SETTING_KEYS {
+        settings.insert(key.name, of_group(key, file.get(key.name)));
+    }
     for key in KEYS {
         settings.insert(key.name, of_key(key, context, changed.get(key.name)));
     }
@@ -181,9 +188,27 @@ fn from_file(name: &str, value: &str) -> Setting {
     }
 }
 
+/// A setting of the group coordinator, which is read at the start.
+fn of_group(key: &group::SettingKey, given: Option<&String>) -> Setting {
+    let (name, default) = (StrBytes::from_static_str(key.name), StrBytes::from_static_str(key.default));
+    let level = |value, source| Level { name: name.clone(), value, source };
+    let given = given.map(|value| level(StrBytes::from_string(value.clone()), Source::StaticBroker));
+    let levels: Vec<_> = given.into_iter().chain([level(default, Source::Default)]).collect();
+    Setting {
+        value: levels[0].value.clone(),
+        source: levels[0].source,
+        name,
+        kind: key.kind,
+        is_read_only: true,
+        documentation: StrBytes::from_static_str(key.documentation),
+        levels,
+    }
+}
+
 fn of_key(key: &BrokerKey, context: &Context, changed: Option<&String>) -> Setting {
     let name = StrBytes::from_static_str(key.name);
-    let is_in_file = context.config().broker_settings.contains_key(key.name);
+    // Where the node is and who it is has no default worth the name.
+    let is_in_file = context.config().broker_settings.contains_key(key.name) || ALWAYS_SET.contains(&key.name);
     let level =
         |value: &String, source| Level { name: name.clone(), value: StrBytes::from_string(value.clone()), source };
     let started = (key.value)(context);
@@ -204,6 +229,7 @@ fn of_key(key: &BrokerKey, context: &Context, changed: Option<&String>) -> Setti
 /// Checks that a setting of the broker can be changed while the node runs.
 pub(crate) fn check_is_dynamic(name: &str, config: &NetConfig) -> Result<(), ApiError> {
     let is_known = KEYS.iter().any(|key| key.name == name)
+        || group::SETTING_KEYS.iter().any(|key| key.name == name)
         || keys().iter().any(|key| key.synonyms.iter().any(|synonym| synonym.name == name))
         || config.broker_settings.contains_key(name);
     if !is_known {

@@ -109,10 +109,7 @@ async fn alter_group(
         }
     }
     let settings = here(engine).await;
-    settings
-        .settings()
-        .check_group(&own)
-        .map_err(|reason| ApiError::new(ResponseError::InvalidConfig, reason))?;
+    settings.settings().check_group(&own).map_err(|reason| ApiError::new(ResponseError::InvalidConfig, reason))?;
     if validate_only || changes.is_empty() {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use kafka_protocol::{ResponseError, protocol::StrBytes};
 use millrace_engine::{
     api::{LogError, TopicError},
     batch::BatchError,
+    config,
 };
 
 /// An error as a response carries it.
@@ -29,6 +30,11 @@ impl From<ResponseError> for ApiError {
     fn from(error: ResponseError) -> ApiError {
         ApiError { error, message: None }
     }
+}
+
+/// Refuses a topic's name.
+pub(crate) fn check_topic_name(name: &str) -> Result<(), ApiError> {
+    config::check_topic_name(name).map_err(|reason| topic_error(&TopicError::InvalidName(reason)))
 }
 
 /// The code of an error of the log.
@@ -67,7 +73,7 @@ pub(crate) fn topic_error(error: &TopicError) -> ApiError {
         TopicError::Unknown => {
             ApiError::new(ResponseError::UnknownTopicOrPartition, "This server does not host this topic-partition.")
         }
-        TopicError::InvalidName(reason) => ApiError::new(ResponseError::InvalidTopicException, reason.clone()),
+        TopicError::InvalidName(_) => ApiError::new(ResponseError::InvalidTopicException, error.to_string()),
         TopicError::InvalidPartitions(reason) => ApiError::new(ResponseError::InvalidPartitions, reason.clone()),
         TopicError::InvalidConfig(reason) => ApiError::new(ResponseError::InvalidConfig, reason.clone()),
         TopicError::Storage(_) => ApiError::new(ResponseError::KafkaStorageError, error.to_string()),

@@ -15,6 +15,8 @@ mod errors;
 mod features;
 mod fetch_session;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod group;
 mod handlers;
 mod hot;
@@ -29,6 +31,6 @@ mod stream;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
-pub use group::{SETTING_KEYS as GROUP_SETTING_KEYS, SettingKey as GroupSettingKey};
+pub use group::check_group_settings;
 pub use shard::{ServeError, serve};
 pub use share::{SHARE_SETTING_KEYS, ShareSettingKey};

@@ -21,6 +21,8 @@ use glommio::net::UnixStream;
 /// One shard's epoll descriptor and who is registered with it.
 pub(crate) struct Poller {
     epoll: OwnedFd,
+    /// A copy of it that glommio waits on; see [`Poller::wait_for_events`].
+    adopted: RawFd,
     registered: RefCell<Registered>,
 }
 
@@ -36,6 +38,8 @@ struct Registered {
 pub(crate) struct Readiness {
     readable: Cell<bool>,
     writable: Cell<bool>,
+    /// The peer sends no more, or the connection is broken: no further event will say so.
+    hung_up: Cell<bool>,
     /// Set once, by [`Readiness::end_reading`]: nobody shall wait for the direction any more.
     reading_ended: Cell<bool>,
     /// Set once, by [`Readiness::close`].
@@ -95,6 +99,12 @@ impl Readiness {
     /// A read said EWOULDBLOCK.
     pub(crate) fn clear_readable(&self) {
         self.readable.set(false);
+    }
+
+    /// A read yielded less than there was room for: what comes next makes an event, unless it is the end, which was
+    /// announced already.
+    pub(crate) fn clear_readable_after_short_read(&self) {
+        self.readable.set(self.hung_up.get());
     }
 
     /// A write said EWOULDBLOCK.
@@ -166,7 +176,8 @@ impl Poller {
         }
         // SAFETY: the descriptor was just created and nobody else knows it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Rc::new(Poller { epoll, registered: RefCell::default() }))
+        let adopted = epoll.try_clone()?.into_raw_fd();
+        Ok(Rc::new(Poller { epoll, adopted, registered: RefCell::default() }))
     }
 
     /// Registers a non-blocking descriptor for both directions. Both count as ready at first.
@@ -220,12 +231,16 @@ impl Poller {
     }
 
     /// Waits until the epoll descriptor is readable. glommio arms a poll request whenever it adopts a stream, and a
-    /// read of it ends with ENOTSOCK once the request has completed: that error is the event.
+    /// read of it ends with ENOTSOCK once the request has completed: that error is the event. What it adopts is always
+    /// the same copy of the descriptor: a new one each time would need a free descriptor, which a flood of connections
+    /// leaves nobody. If the wait is given up, the stream closes the copy, and nobody waits again.
     async fn wait_for_events(&self) -> io::Result<()> {
-        let copy = self.epoll.try_clone()?;
-        // SAFETY: the copy is owned by the stream from here on.
-        let mut stream = unsafe { UnixStream::from_raw_fd(copy.into_raw_fd()) };
-        match stream.read(&mut [0; 1]).await {
+        // SAFETY: the copy belongs to this poller, is open, and is adopted by one stream at a time.
+        let mut stream = unsafe { UnixStream::from_raw_fd(self.adopted) };
+        let outcome = stream.read(&mut [0; 1]).await;
+        // The copy must stay open; the stream holds nothing else but a weak reference to the reactor.
+        std::mem::forget(stream);
+        match outcome {
             Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => Err(io::Error::other("an epoll descriptor was read")),
@@ -251,7 +266,9 @@ impl Poller {
                 continue;
             };
             let broken = flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
-            let readable = flags & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0;
+            let hung_up = broken || flags & libc::EPOLLRDHUP != 0;
+            readiness.hung_up.set(readiness.hung_up.get() || hung_up);
+            let readable = hung_up || flags & libc::EPOLLIN != 0;
             readiness.wake(broken || readable, broken || flags & libc::EPOLLOUT != 0);
         }
         Ok(count == EVENTS_MAX)

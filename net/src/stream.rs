@@ -50,6 +50,9 @@ impl Stream {
             self.registration.clear_readable();
             return Ok(None);
         };
+        if received > 0 && received < room {
+            self.registration.clear_readable_after_short_read();
+        }
         // SAFETY: the kernel has written that many bytes at the start of the spare capacity.
         unsafe { buffer.set_len(buffer.len() + received) };
         Ok(Some(received))

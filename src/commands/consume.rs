@@ -183,8 +183,11 @@ impl ConsumeCommand {
 impl<W: Write> Reader<W> {
     fn read(&mut self) -> Outcome {
         while self.left > 0 && self.places.values().any(|place| !place.is_done()) {
-            for (leader, from) in self.by_leader()? {
-                self.read_from(leader, &from)?;
+            let leaders = self.by_leader()?;
+            // They are asked one after the other: none should be kept from its records by an idle one for long.
+            let wait = WAIT / u32::try_from(leaders.len().max(1)).unwrap_or(u32::MAX);
+            for (leader, from) in leaders {
+                self.read_from(leader, &from, wait)?;
             }
         }
         self.out.flush().map_err(Failure::from)
@@ -202,9 +205,8 @@ impl<W: Write> Reader<W> {
         Ok(leaders)
     }
 
-    fn read_from(&mut self, leader: i32, from: &[FetchFrom]) -> Outcome {
-        let fetched = self.cluster.retry(|cluster| cluster.fetch(leader, from, WAIT));
-        // Nobody is kept waiting for what is there already.
+    fn read_from(&mut self, leader: i32, from: &[FetchFrom], wait: Duration) -> Outcome {
+        let fetched = self.cluster.retry(|cluster| cluster.fetch(leader, from, wait));
         let fetched = fetched.map_err(Failure::failed)?;
         for partition in fetched {
             match &partition.error {

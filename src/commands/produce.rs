@@ -89,6 +89,9 @@ enum Acks {
 /// Longest line that is read. Brokers refuse such records long before.
 const LINE_BYTES_MAX: u64 = 256 << 20;
 
+/// Largest batch to collect: with one more line of the longest kind it stays below the 2 GiB that a batch can have.
+const BATCH_BYTES_MAX: ByteSize = ByteSize::mib(256);
+
 /// What standard input is read in: as much as may be sent before the next look at it.
 const READ_BYTES: usize = 1 << 20;
 
@@ -170,6 +173,9 @@ impl ProduceCommand {
     pub(crate) fn run(self) -> Outcome {
         if self.idempotent && self.acks != Acks::All {
             return Err(Failure::usage("--idempotent needs --acks all"));
+        }
+        if self.batch_bytes > BATCH_BYTES_MAX {
+            return Err(Failure::usage(format!("--batch-bytes {}: at most {BATCH_BYTES_MAX}", self.batch_bytes)));
         }
         if self.key_separator.as_deref() == Some("") {
             return Err(Failure::usage("--key-separator must not be empty"));

@@ -59,14 +59,17 @@ fn host_name() -> Option<String> {
     (!name.is_empty() && name != "(none)").then(|| name.to_owned())
 }
 
+/// The port of a shard of its own, when shards are advertised: those that follow the first one.
+pub(super) fn shard_port(first: u16, shard: usize) -> Option<u16> {
+    first.checked_add(1)?.checked_add(u16::try_from(shard).ok()?)
+}
+
 /// The ports that follow the first one; free ones when that was for the kernel to choose.
 fn shard_ports(config: &Config, first: SocketAddr, held: &mut Vec<Socket>) -> io::Result<Vec<u16>> {
     (0..config.shards)
         .map(|shard| match config.listen[0].port {
             0 => with_port(SocketAddr::new(first.ip(), 0), held).map(|address| address.port()),
-            port => u16::try_from(shard)
-                .ok()
-                .and_then(|shard| port.checked_add(1)?.checked_add(shard))
+            port => shard_port(port, shard)
                 .ok_or_else(|| io::Error::other(format!("no {} ports follow port {port}", config.shards))),
         })
         .collect()

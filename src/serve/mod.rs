@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     client::Connection,
-    config::{self, Config, Machine, ServeOptions},
+    config::{self, Advertise, Config, Machine, ServeOptions},
     failure::{Failure, Outcome},
 };
 
@@ -105,9 +105,17 @@ impl ConfigArgs {
 impl Config {
     /// What the checks of the machine are asked for.
     pub(crate) fn needs(&self) -> Needs {
+        let mut listen: Vec<_> = self.listen.iter().map(|address| (address.host.clone(), address.port)).collect();
+        let first = &self.listen[0];
+        if self.advertise == Advertise::Shard && first.port != 0 {
+            let own = (0..self.shards).filter_map(|shard| listen::shard_port(first.port, shard));
+            listen.extend(own.map(|port| (first.host.clone(), port)));
+        }
+        let advertised = self.advertised.clone().unwrap_or_else(|| listen::advertised(first, first.port));
         Needs {
             data_dir: self.data_dir.clone(),
-            listen: self.listen.iter().map(|address| (address.host.clone(), address.port)).collect(),
+            listen,
+            advertised: Some((advertised.host, advertised.port)),
             shards: self.shards,
             io_memory_bytes: node::IO_MEMORY_BYTES as u64,
             max_connections: u64::from(self.max_connections),
@@ -168,6 +176,7 @@ impl ServeCommand {
                 }
             }
         };
+        abort_on_panic();
         node::run(node_options, stopper, serve).map_err(|error| Failure::failed(explain::start_error(&error)))?;
         if let Some(reason) = ended.take() {
             return Err(Failure::failed(reason));
@@ -238,4 +247,14 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// A thread that panicked would leave its connections hanging: the process says what happened and ends, also where it was
+/// not built to abort.
+fn abort_on_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
 }

@@ -35,7 +35,9 @@ pub(super) async fn serve(engine: Engine, config: NetConfig, ending: Ending) {
 
 /// The wire's configuration.
 pub(super) fn net_config(config: &Config, listening: &Listening) -> NetConfig {
-    let unlimited = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    // No more than there are descriptors for: a connection that is refused hears so, one that cannot be accepted waits.
+    let possible = millrace_tuning::limits::connections_max(config.shards);
+    let limited = |count: u32| usize::try_from(u64::from(count).min(possible)).unwrap_or(usize::MAX);
     NetConfig {
         listen: listening.addresses.clone(),
         advertised_host: listening.advertised.host.clone(),
@@ -46,8 +48,8 @@ pub(super) fn net_config(config: &Config, listening: &Listening) -> NetConfig {
         },
         auto_create_topics: config.auto_create_topics,
         num_partitions: config.num_partitions,
-        max_connections: unlimited(config.max_connections),
-        max_connections_per_ip: unlimited(config.max_connections_per_ip),
+        max_connections: limited(config.max_connections),
+        max_connections_per_ip: limited(config.max_connections_per_ip),
         max_frame_bytes: config.max_frame_bytes.as_usize(),
         receive_memory_bytes: config.memory.receive.as_usize() / config.shards,
         idle_timeout: config.connections_max_idle,
@@ -73,5 +75,6 @@ fn broker_settings(config: &Config, listening: &Listening) -> BTreeMap<String, S
         ("log.retention.check.interval.ms", config.retention_check.as_millis().to_string()),
         ("producer.id.expiration.ms", config.producer_id_expiration.as_millis().to_string()),
     ];
-    settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value));
+    settings.chain(config.group_settings.clone()).collect()
 }

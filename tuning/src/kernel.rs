@@ -55,7 +55,7 @@ fn has_seccomp_filter(status: &str) -> bool {
 
 const WHY: &str = "millrace does all its I/O through io_uring";
 const FIX_SECCOMP: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile \
-    (docker: --security-opt seccomp=unconfined or a profile of your own; systemd: no SystemCallFilter without @io-event)";
+    (docker: --security-opt seccomp=unconfined or a profile of your own; systemd: name the three in SystemCallFilter=)";
 
 fn judge_refusal(error: &io::Error, disabled: Option<u32>, filtered: bool, release: Option<(u32, u32)>) -> Finding {
     match (error.raw_os_error(), disabled) {

@@ -9,9 +9,24 @@ use crate::{Finding, Needs};
 
 const CHECK: &str = "listen";
 
-/// Looks up, looks for other listeners, and binds each address for a moment.
+/// Looks up, looks for other listeners, and binds each address for a moment; looks up what clients are told.
 pub fn check(needs: &Needs) -> Vec<Finding> {
-    needs.listen.iter().map(|(host, port)| check_one(host, *port)).collect()
+    let mut findings: Vec<Finding> = needs.listen.iter().map(|(host, port)| check_one(host, *port)).collect();
+    findings.extend(needs.advertised.iter().map(|(host, port)| check_advertised(host, *port)));
+    findings
+}
+
+fn check_advertised(host: &str, port: u16) -> Finding {
+    const CHECK: &str = "advertised";
+    match (host, port).to_socket_addrs().map(|addresses| addresses.count()) {
+        Ok(1..) => Finding::good(CHECK, format!("clients are told {host}:{port}")),
+        _ => Finding::warning(
+            CHECK,
+            format!("clients are told {host}:{port}, and this machine cannot look {host} up"),
+            "a client connects to what it is told, whatever address it began with",
+            "--advertised-listener with a name or address that clients can reach",
+        ),
+    }
 }
 
 fn check_one(host: &str, port: u16) -> Finding {
@@ -171,6 +186,12 @@ mod tests {
     fn a_free_port_passes() {
         assert_eq!(check_one("127.0.0.1", 0).severity, Severity::Good);
         assert_eq!(check_one("localhost", 0).severity, Severity::Good);
+    }
+
+    #[test]
+    fn an_advertised_name_that_nobody_knows_is_warned_of() {
+        assert_eq!(check_advertised("127.0.0.1", 9092).severity, Severity::Good);
+        assert_eq!(check_advertised("no such host", 9092).severity, Severity::Warning);
     }
 
     #[test]

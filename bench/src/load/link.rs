@@ -16,12 +16,10 @@ use kafka_protocol::{messages::ProduceResponse, protocol::Decodable};
 
 use crate::{
     batch::{BatchTemplate, Idempotence},
-    client::CLIENT_ID,
+    client::{CLIENT_ID, PRODUCE_VERSION},
     payload::Stamp,
 };
 
-/// Produce as this tool sends it: the last version without compact encoding, which carries topics by name.
-const PRODUCE_VERSION: i16 = 8;
 /// Entries that wait for room in one link at most; more of them wait in the schedule, where they cost nothing.
 pub(super) const QUEUE_MAX: usize = 4096;
 const READ_BYTES: usize = 64 << 10;
@@ -114,12 +112,7 @@ impl Link {
 
     /// Batches queued or unanswered.
     pub(super) fn unfinished(&self) -> usize {
-        self.queue.len()
-            + self
-                .in_flight
-                .iter()
-                .map(|request| request.batches.len())
-                .sum::<usize>()
+        self.queue.len() + self.in_flight.iter().map(|request| request.batches.len()).sum::<usize>()
     }
 
     /// When the oldest unanswered request was sent.
@@ -137,8 +130,7 @@ impl Link {
         now_ns: u64,
         wall_ms: i64,
     ) -> Option<Vec<Sent>> {
-        let mut batches: Vec<Sent> =
-            Vec::with_capacity(form.batches_per_request.min(self.queue.len()));
+        let mut batches: Vec<Sent> = Vec::with_capacity(form.batches_per_request.min(self.queue.len()));
         while let Some(entry) = self.queue.front().copied() {
             let again = batches.iter().any(|sent| sent.partition == entry.partition);
             if again || batches.len() == form.batches_per_request {
@@ -146,33 +138,18 @@ impl Link {
             }
             self.queue.pop_front();
             let intended_ns = entry.intended_ns.unwrap_or(now_ns);
-            batches.push(Sent {
-                intended_ns,
-                partition: entry.partition,
-                first_sequence: entry.first_sequence,
-            });
+            batches.push(Sent { intended_ns, partition: entry.partition, first_sequence: entry.first_sequence });
         }
         self.correlation_id = self.correlation_id.wrapping_add(1);
         self.encode(form, producer, idempotence, wall_ms, &batches);
         if form.acks == 0 {
             return Some(batches);
         }
-        self.in_flight.push_back(InFlight {
-            correlation_id: self.correlation_id,
-            sent_ns: now_ns,
-            batches,
-        });
+        self.in_flight.push_back(InFlight { correlation_id: self.correlation_id, sent_ns: now_ns, batches });
         None
     }
 
-    fn encode(
-        &mut self,
-        form: &Form,
-        producer: u32,
-        idempotence: Option<(i64, i16)>,
-        wall_ms: i64,
-        batches: &[Sent],
-    ) {
+    fn encode(&mut self, form: &Form, producer: u32, idempotence: Option<(i64, i16)>, wall_ms: i64, batches: &[Sent]) {
         let out = &mut self.out;
         out.clear();
         self.out_at = 0;
@@ -230,10 +207,7 @@ impl Link {
             let result = self.stream.read(&mut self.inbox[start..]);
             self.inbox.truncate(start + *result.as_ref().unwrap_or(&0));
             match result {
-                Ok(0) => bail!(
-                    "the broker closed the connection with {} requests in flight",
-                    self.in_flight.len()
-                ),
+                Ok(0) => bail!("the broker closed the connection with {} requests in flight", self.in_flight.len()),
                 Ok(n) if n < READ_BYTES => break,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -244,10 +218,7 @@ impl Link {
         let (mut at, mut requests) = (0, 0);
         while self.inbox.len() - at >= 4 {
             let length = i32::from_be_bytes(self.inbox[at..at + 4].try_into().expect("four bytes"));
-            ensure!(
-                (4..1 << 24).contains(&length),
-                "an answer of {length} bytes"
-            );
+            ensure!((4..1 << 24).contains(&length), "an answer of {length} bytes");
             let end = at + 4 + length as usize;
             if self.inbox.len() < end {
                 break;
@@ -261,45 +232,24 @@ impl Link {
         Ok(requests)
     }
 
-    fn answer(
-        &mut self,
-        mut frame: Bytes,
-        answered: &mut impl FnMut(Sent, i16),
-    ) -> anyhow::Result<()> {
+    fn answer(&mut self, mut frame: Bytes, answered: &mut impl FnMut(Sent, i16)) -> anyhow::Result<()> {
         let correlation_id = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
-        let request = self
-            .in_flight
-            .pop_front()
-            .context("an answer without a request")?;
+        let request = self.in_flight.pop_front().context("an answer without a request")?;
         ensure!(
             correlation_id == request.correlation_id,
             "answers out of order: {correlation_id} instead of {}",
             request.correlation_id
         );
         let mut body = frame.split_off(4);
-        let response =
-            ProduceResponse::decode(&mut body, PRODUCE_VERSION).context("produce response")?;
-        let answers = response
-            .responses
-            .iter()
-            .flat_map(|topic| &topic.partition_responses);
+        let response = ProduceResponse::decode(&mut body, PRODUCE_VERSION).context("produce response")?;
+        let answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
         let mut count = 0;
         for answer in answers {
-            let sent = request
-                .batches
-                .iter()
-                .find(|sent| sent.partition as i32 == answer.index);
-            answered(
-                *sent.with_context(|| format!("an answer for partition {}", answer.index))?,
-                answer.error_code,
-            );
+            let sent = request.batches.iter().find(|sent| sent.partition as i32 == answer.index);
+            answered(*sent.with_context(|| format!("an answer for partition {}", answer.index))?, answer.error_code);
             count += 1;
         }
-        ensure!(
-            count == request.batches.len(),
-            "{count} answers for {} batches",
-            request.batches.len()
-        );
+        ensure!(count == request.batches.len(), "{count} answers for {} batches", request.batches.len());
         Ok(())
     }
 }

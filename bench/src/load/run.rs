@@ -129,10 +129,7 @@ impl Outcome {
         self.window_records += other.window_records;
         self.window_batches += other.window_batches;
         self.window_requests += other.window_requests;
-        other
-            .errors
-            .into_iter()
-            .for_each(|(error, n)| *self.errors.entry(error).or_default() += n);
+        other.errors.into_iter().for_each(|(error, n)| *self.errors.entry(error).or_default() += n);
         self.failure = self.failure.take().or(other.failure);
     }
 
@@ -180,15 +177,7 @@ pub fn generate(
         let handles: Vec<_> = threads
             .into_iter()
             .map(|producers| {
-                let driver = Driver {
-                    load,
-                    form: &form,
-                    clock,
-                    schedule,
-                    window,
-                    progress,
-                    outcome: Outcome::new(),
-                };
+                let driver = Driver { load, form: &form, clock, schedule, window, progress, outcome: Outcome::new() };
                 scope.spawn(move || driver.run(producers))
             })
             .collect();
@@ -233,27 +222,19 @@ fn connect(load: &Load, ids: Range<u32>) -> anyhow::Result<Vec<Producer>> {
     let addresses: Vec<_> = by_address.keys().copied().collect();
     let mut link_of = vec![0; load.leaders.by_partition.len()];
     for (link, partitions) in by_address.values().enumerate() {
-        partitions
-            .iter()
-            .for_each(|&partition| link_of[partition as usize] = link);
+        partitions.iter().for_each(|&partition| link_of[partition as usize] = link);
     }
     ids.map(|id| {
         let idempotence = match load.idempotent {
             true => {
                 let mut connection = Connection::connect(addresses[0], load.request_timeout)?;
-                Some(client::await_producer_id(
-                    &mut connection,
-                    load.request_timeout,
-                )?)
+                Some(client::await_producer_id(&mut connection, load.request_timeout)?)
             }
             false => None,
         };
         Ok(Producer {
             id,
-            links: addresses
-                .iter()
-                .map(|&address| Link::connect(address))
-                .collect::<anyhow::Result<_>>()?,
+            links: addresses.iter().map(|&address| Link::connect(address)).collect::<anyhow::Result<_>>()?,
             link_of: link_of.clone(),
             sequences: vec![0; link_of.len()],
             taken: 0,
@@ -283,10 +264,8 @@ impl Driver<'_> {
         for producer in &mut producers {
             let unfinished: usize = producer.links.iter().map(Link::unfinished).sum();
             self.outcome.error("unanswered".into(), unfinished as u64);
-            let unsent = (producer.taken..)
-                .take_while(|&n| self.schedule.intended_ns(producer.id.into(), n).is_some());
-            self.outcome
-                .error("due but unsent".into(), unsent.count() as u64);
+            let unsent = (producer.taken..).take_while(|&n| self.schedule.intended_ns(producer.id.into(), n).is_some());
+            self.outcome.error("due but unsent".into(), unsent.count() as u64);
         }
         self.outcome
     }
@@ -305,10 +284,7 @@ impl Driver<'_> {
                 wake_ns = wake_ns.min(self.take_due(producer, now_ns));
                 self.send(producer, now_ns, wall_ms)?;
                 idle &= producer.done && producer.links.iter().all(Link::is_idle);
-                let interest = |link: &Link| sys::Interest {
-                    fd: link.fd(),
-                    writable: link.wants_write(),
-                };
+                let interest = |link: &Link| sys::Interest { fd: link.fd(), writable: link.wants_write() };
                 interests.extend(producer.links.iter().map(interest));
             }
             if idle || now_ns >= give_up_ns || self.outcome.failure.is_some() {
@@ -327,15 +303,9 @@ impl Driver<'_> {
     fn take_due(&self, producer: &mut Producer, now_ns: u64) -> u64 {
         let partitions = producer.link_of.len() as u32;
         let closed = self.schedule.records_per_second == 0;
-        let queue_max = if closed {
-            self.form.batches_per_request
-        } else {
-            QUEUE_MAX
-        };
+        let queue_max = if closed { self.form.batches_per_request } else { QUEUE_MAX };
         while !producer.done {
-            let intended_ns = self
-                .schedule
-                .intended_ns(producer.id.into(), producer.taken);
+            let intended_ns = self.schedule.intended_ns(producer.id.into(), producer.taken);
             if (closed && now_ns >= self.schedule.end_ns) || (!closed && intended_ns.is_none()) {
                 producer.done = true;
                 break;
@@ -345,28 +315,18 @@ impl Driver<'_> {
                 None if now_ns < self.schedule.start_ns => return self.schedule.start_ns,
                 _ => {}
             }
-            let partition =
-                self.load
-                    .partitioner
-                    .pick(producer.id.into(), producer.taken, partitions);
+            let partition = self.load.partitioner.pick(producer.id.into(), producer.taken, partitions);
             let link = &mut producer.links[producer.link_of[partition as usize]];
             if link.queue.len() >= queue_max {
                 break;
             }
             let sequence = &mut producer.sequences[partition as usize];
-            link.queue.push_back(Entry {
-                intended_ns,
-                partition,
-                first_sequence: *sequence,
-            });
+            link.queue.push_back(Entry { intended_ns, partition, first_sequence: *sequence });
             *sequence += self.load.shape.records as u64;
             producer.taken += 1;
         }
         if closed && producer.done {
-            producer
-                .links
-                .iter_mut()
-                .for_each(|link| link.queue.clear());
+            producer.links.iter_mut().for_each(|link| link.queue.clear());
         }
         u64::MAX
     }
@@ -377,21 +337,11 @@ impl Driver<'_> {
             let mut sent_any = false;
             for link in &mut producer.links {
                 link.flush()?;
-                if link
-                    .oldest_sent_ns()
-                    .is_some_and(|sent_ns| sent_ns + timeout_ns < now_ns)
-                {
-                    self.outcome.failure =
-                        Some(format!("a request was not answered within {timeout_ns} ns"));
+                if link.oldest_sent_ns().is_some_and(|sent_ns| sent_ns + timeout_ns < now_ns) {
+                    self.outcome.failure = Some(format!("a request was not answered within {timeout_ns} ns"));
                 }
                 while link.has_room(self.form) && !link.queue.is_empty() {
-                    let fired = link.send_request(
-                        self.form,
-                        producer.id,
-                        producer.idempotence,
-                        now_ns,
-                        wall_ms,
-                    );
+                    let fired = link.send_request(self.form, producer.id, producer.idempotence, now_ns, wall_ms);
                     link.flush()?;
                     sent_any = true;
                     if let Some(batches) = fired {
@@ -428,9 +378,7 @@ impl Driver<'_> {
             return;
         }
         let records = self.load.shape.records as u64;
-        self.outcome
-            .acknowledged
-            .insert((producer, sent.partition), sent.first_sequence, records);
+        self.outcome.acknowledged.insert((producer, sent.partition), sent.first_sequence, records);
         if self.is_measured(sent.intended_ns) {
             let phase = self.progress.phase.load(Relaxed).min(1);
             let latency_us = (now_ns.saturating_sub(sent.intended_ns) / 1000).max(1);
@@ -449,9 +397,7 @@ impl Driver<'_> {
 
     fn count(&mut self, now_ns: u64) {
         let records = self.load.shape.records as u64;
-        self.progress
-            .acked_bytes
-            .fetch_add(records * self.load.shape.value_bytes as u64, Relaxed);
+        self.progress.acked_bytes.fetch_add(records * self.load.shape.value_bytes as u64, Relaxed);
         if self.is_measured(now_ns) {
             self.outcome.window_records += records;
             self.outcome.window_batches += 1;

@@ -26,8 +26,7 @@ impl Schedule {
             return None;
         }
         let entry = u128::from(n) * u128::from(self.producers) + u128::from(producer);
-        let ns = entry * u128::from(self.records_per_batch) * 1_000_000_000
-            / u128::from(self.records_per_second);
+        let ns = entry * u128::from(self.records_per_batch) * 1_000_000_000 / u128::from(self.records_per_second);
         let at = u64::try_from(ns).ok()?.checked_add(self.start_ns)?;
         (at < self.end_ns).then_some(at)
     }
@@ -73,9 +72,8 @@ mod tests {
     #[test]
     fn entries_of_all_producers_interleave_evenly_and_reach_the_rate() {
         let schedule = schedule(1_000, 3);
-        let mut all: Vec<u64> = (0..3)
-            .flat_map(|producer| (0..).map_while(move |n| schedule.intended_ns(producer, n)))
-            .collect();
+        let mut all: Vec<u64> =
+            (0..3).flat_map(|producer| (0..).map_while(move |n| schedule.intended_ns(producer, n))).collect();
         all.sort_unstable();
         assert_eq!(all.len(), 200, "2 s of 1000 records in batches of 10");
         assert!(all.windows(2).all(|w| w[1] - w[0] == 10_000_000));
@@ -84,10 +82,7 @@ mod tests {
 
     #[test]
     fn rates_that_do_not_divide_do_not_drift() {
-        let schedule = Schedule {
-            end_ns: u64::MAX,
-            ..schedule(300_007, 1)
-        };
+        let schedule = Schedule { end_ns: u64::MAX, ..schedule(300_007, 1) };
         let hour = 3_600 * 300_007 / 10;
         let at = schedule.intended_ns(0, hour).expect("far from the end") - 1_000;
         assert!(at.abs_diff(3_600_000_000_000) < 40_000, "{at}");

@@ -3,17 +3,14 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    BATCH_HEADER_BYTES, BatchError, BatchInfo, Codec, Record,
-    codec::compress,
-    header::{
-        CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL,
-        checksum,
-    },
+    BATCH_HEADER_BYTES, BatchError, BatchInfo, Codec, Record, RecordRef,
+    codec::Encoder,
+    header::{CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL, checksum},
 };
 use crate::config::TimestampType;
 
-/// Collects records into one batch. Records are pushed in ascending order of offset; gaps are kept.
-#[derive(Debug, Clone)]
+/// Collects records into one batch. Records are pushed in ascending order of offset; gaps are kept. They are compressed
+/// as they come.
 pub struct BatchBuilder {
     codec: Codec,
     flags: i16,
@@ -29,9 +26,24 @@ pub struct BatchBuilder {
     /// The time of the append, or what an emptied batch had.
     kept_max_timestamp: Option<i64>,
     max_timestamp: i64,
-    records: Vec<u8>,
+    /// Encoded records that are not compressed yet.
+    staged: Vec<u8>,
+    /// Made for the first record: an empty batch is not compressed.
+    encoder: Option<Encoder>,
+    /// Bytes of all records before compression.
+    record_bytes: usize,
     count: i32,
     last_delta: i32,
+}
+
+/// Staged bytes that are worth a call of the encoder.
+const STAGE_BYTES: usize = 32 << 10;
+
+impl std::fmt::Debug for BatchBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (offset, count, codec) = (self.base_offset, self.count, self.codec);
+        write!(f, "BatchBuilder({count} records from offset {offset}, {codec:?})")
+    }
 }
 
 impl BatchBuilder {
@@ -49,7 +61,9 @@ impl BatchBuilder {
             base_timestamp: None,
             kept_max_timestamp: None,
             max_timestamp: -1,
-            records: Vec::new(),
+            staged: Vec::new(),
+            encoder: None,
+            record_bytes: 0,
             count: 0,
             last_delta: -1,
         }
@@ -122,7 +136,7 @@ impl BatchBuilder {
 
     /// Bytes of the batch so far, before compression.
     pub fn size(&self) -> usize {
-        BATCH_HEADER_BYTES + self.records.len()
+        BATCH_HEADER_BYTES + self.record_bytes
     }
 
     /// Adds a record.
@@ -130,14 +144,7 @@ impl BatchBuilder {
     /// # Panics
     /// If its offset does not follow the last record's, or lies outside the batch.
     pub fn push(&mut self, record: &Record) {
-        let delta =
-            i32::try_from(record.offset - self.base_offset).expect("an offset of the batch");
-        assert!(delta > self.last_delta, "offsets of a batch ascend");
-        assert!(
-            self.last_offset_delta.is_none_or(|last| delta <= last),
-            "the batch keeps its last offset"
-        );
-        let base_timestamp = *self.base_timestamp.get_or_insert(record.timestamp);
+        let (delta, base_timestamp) = self.place(record.offset, record.timestamp);
         let mut body = vec![0];
         put_varlong(&mut body, record.timestamp.wrapping_sub(base_timestamp));
         put_varlong(&mut body, delta.into());
@@ -148,43 +155,71 @@ impl BatchBuilder {
             put_nullable(&mut body, Some(name));
             put_nullable(&mut body, value.as_deref());
         }
-        put_length(&mut self.records, body.len());
-        self.records.extend_from_slice(&body);
-        self.max_timestamp = self.max_timestamp.max(record.timestamp);
+        self.put(&[&body]);
+    }
+
+    /// Adds a record of the batch that this one is [`like`](Self::like), as it was.
+    ///
+    /// # Panics
+    /// If its offset does not follow the last record's, or lies outside the batch.
+    pub fn push_ref(&mut self, record: &RecordRef<'_>) {
+        let (_, base_timestamp) = self.place(record.offset, record.timestamp);
+        let mut head = vec![record.attributes];
+        put_varlong(&mut head, record.timestamp.wrapping_sub(base_timestamp));
+        self.put(&[&head, record.from_offset]);
+    }
+
+    /// Counts a record. Answers its offset delta and what its timestamp delta counts from.
+    fn place(&mut self, offset: i64, timestamp: i64) -> (i32, i64) {
+        let delta = i32::try_from(offset - self.base_offset).expect("an offset of the batch");
+        assert!(delta > self.last_delta, "offsets of a batch ascend");
+        assert!(self.last_offset_delta.is_none_or(|last| delta <= last), "the batch keeps its last offset");
+        self.max_timestamp = self.max_timestamp.max(timestamp);
         self.last_delta = delta;
         self.count += 1;
+        (delta, *self.base_timestamp.get_or_insert(timestamp))
+    }
+
+    /// Stages a record's bytes, in parts, with its length before them.
+    fn put(&mut self, parts: &[&[u8]]) {
+        let before = self.staged.len();
+        put_length(&mut self.staged, parts.iter().map(|part| part.len()).sum());
+        for part in parts {
+            self.staged.extend_from_slice(part);
+        }
+        self.record_bytes += self.staged.len() - before;
+        if self.staged.len() >= STAGE_BYTES {
+            self.compress_staged();
+        }
+    }
+
+    fn compress_staged(&mut self) {
+        let codec = self.codec;
+        self.encoder.get_or_insert_with(|| Encoder::new(codec)).write(&self.staged);
+        self.staged.clear();
     }
 
     /// The finished batch. One that was made without any record has no valid offset unless it keeps another's.
     ///
     /// # Panics
     /// If the batch is larger than 2 GiB.
-    pub fn finish(self) -> Vec<u8> {
-        let codec = if self.is_empty() {
-            Codec::None
-        } else {
-            self.codec
-        };
-        let body = compress(codec, &self.records);
+    pub fn finish(mut self) -> Vec<u8> {
+        if !self.staged.is_empty() {
+            self.compress_staged();
+        }
+        let codec = if self.is_empty() { Codec::None } else { self.codec };
+        let body = self.encoder.take().map(Encoder::finish).unwrap_or_default();
         let keeps = self.flags & LOG_APPEND_TIME != 0 || self.is_empty();
-        let max_timestamp = self
-            .kept_max_timestamp
-            .filter(|_| keeps)
-            .unwrap_or(self.max_timestamp);
+        let max_timestamp = self.kept_max_timestamp.filter(|_| keeps).unwrap_or(self.max_timestamp);
         let length = BATCH_HEADER_BYTES - LENGTH_END + body.len();
         let header = Header {
             base_offset: self.base_offset.into(),
-            length: i32::try_from(length)
-                .expect("a batch is smaller than 2 GiB")
-                .into(),
+            length: i32::try_from(length).expect("a batch is smaller than 2 GiB").into(),
             leader_epoch: self.leader_epoch.into(),
             magic: 2,
             crc: 0.into(),
             attributes: (self.flags | i16::from(codec as u8)).into(),
-            last_offset_delta: self
-                .last_offset_delta
-                .unwrap_or(self.last_delta.max(0))
-                .into(),
+            last_offset_delta: self.last_offset_delta.unwrap_or(self.last_delta.max(0)).into(),
             base_timestamp: self.base_timestamp.unwrap_or(-1).into(),
             max_timestamp: max_timestamp.into(),
             producer_id: self.producer_id.into(),
@@ -195,20 +230,13 @@ impl BatchBuilder {
         let mut batch = header.as_bytes().to_vec();
         batch.extend_from_slice(&body);
         let crc = checksum(&batch);
-        Header::mut_from_prefix(&mut batch)
-            .expect("begins with a header")
-            .0
-            .crc = crc.into();
+        Header::mut_from_prefix(&mut batch).expect("begins with a header").0.crc = crc.into();
         batch
     }
 
     /// Whose clock the batch's timestamps come from.
     pub fn timestamp_type(&self) -> TimestampType {
-        if self.flags & LOG_APPEND_TIME == 0 {
-            TimestampType::CreateTime
-        } else {
-            TimestampType::LogAppendTime
-        }
+        if self.flags & LOG_APPEND_TIME == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime }
     }
 }
 
@@ -222,12 +250,7 @@ fn put_varlong(out: &mut Vec<u8>, value: i64) {
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {
-    put_varlong(
-        out,
-        i32::try_from(length)
-            .expect("a record is smaller than 2 GiB")
-            .into(),
-    );
+    put_varlong(out, i32::try_from(length).expect("a record is smaller than 2 GiB").into());
 }
 
 fn put_nullable(out: &mut Vec<u8>, field: Option<&[u8]>) {

@@ -39,16 +39,10 @@ pub struct Rules {
 pub fn check(bytes: &[u8], rules: &Rules) -> Result<BatchInfo, BatchError> {
     let info = BatchInfo::parse(bytes)?;
     if info.size != bytes.len() {
-        return Err(invalid(format!(
-            "{} bytes follow the batch: one batch is allowed",
-            bytes.len() - info.size
-        )));
+        return Err(invalid(format!("{} bytes follow the batch: one batch is allowed", bytes.len() - info.size)));
     }
     if info.size > rules.max_bytes {
-        return Err(BatchError::TooLarge {
-            size: info.size,
-            max: rules.max_bytes,
-        });
+        return Err(BatchError::TooLarge { size: info.size, max: rules.max_bytes });
     }
     if !verify_crc(bytes) {
         return Err(corrupt("the checksum is wrong"));
@@ -60,26 +54,18 @@ pub fn check(bytes: &[u8], rules: &Rules) -> Result<BatchInfo, BatchError> {
 fn check_header(info: &BatchInfo) -> Result<(), BatchError> {
     info.codec()?;
     if info.base_offset != 0 {
-        return Err(invalid(format!(
-            "base offset of a batch to append is {}, not 0",
-            info.base_offset
-        )));
+        return Err(invalid(format!("base offset of a batch to append is {}, not 0", info.base_offset)));
     }
     if info.record_count < 1 || info.last_offset_delta != info.record_count - 1 {
         let (count, delta) = (info.record_count, info.last_offset_delta);
-        return Err(invalid(format!(
-            "record count {count} does not go with last offset delta {delta}"
-        )));
+        return Err(invalid(format!("record count {count} does not go with last offset delta {delta}")));
     }
     if info.is_control() {
         return Err(invalid("clients may not write control batches"));
     }
     if info.attributes & LOG_APPEND_TIME != 0 {
         let reason = "producers may not set LogAppendTime".into();
-        return Err(BatchError::InvalidTimestamp {
-            timestamp_ms: info.max_timestamp,
-            reason,
-        });
+        return Err(BatchError::InvalidTimestamp { timestamp_ms: info.max_timestamp, reason });
     }
     if info.attributes & !(CODEC_MASK | TRANSACTIONAL) != 0 {
         return Err(invalid(format!("attributes are {:#06x}", info.attributes)));
@@ -90,9 +76,7 @@ fn check_header(info: &BatchInfo) -> Result<(), BatchError> {
 fn check_producer(info: &BatchInfo) -> Result<(), BatchError> {
     let (id, epoch, sequence) = (info.producer_id, info.producer_epoch, info.base_sequence);
     if id < -1 || (id >= 0 && (epoch < 0 || sequence < 0)) {
-        return Err(invalid(format!(
-            "producer id {id} does not go with epoch {epoch} and sequence {sequence}"
-        )));
+        return Err(invalid(format!("producer id {id} does not go with epoch {epoch} and sequence {sequence}")));
     }
     if id < 0 && info.is_transactional() {
         return Err(invalid("a transactional batch needs a producer id"));
@@ -100,11 +84,7 @@ fn check_producer(info: &BatchInfo) -> Result<(), BatchError> {
     Ok(())
 }
 
-fn check_records(
-    bytes: &[u8],
-    mut info: BatchInfo,
-    rules: &Rules,
-) -> Result<BatchInfo, BatchError> {
+fn check_records(bytes: &[u8], mut info: BatchInfo, rules: &Rules) -> Result<BatchInfo, BatchError> {
     let mut walked = Walked {
         expected: 0,
         max_timestamp: -1,
@@ -140,20 +120,13 @@ impl Walked {
         self.refused = self.refuse(&record);
         self.expected += 1;
         self.max_timestamp = self.max_timestamp.max(record.timestamp);
-        if self.refused.is_some() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if self.refused.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     #[inline]
     fn refuse(&self, record: &Head) -> Option<BatchError> {
         if record.offset_delta != self.expected {
-            return Some(invalid(format!(
-                "record {} has the offset delta {}",
-                self.expected, record.offset_delta
-            )));
+            return Some(invalid(format!("record {} has the offset delta {}", self.expected, record.offset_delta)));
         }
         if self.key_required && !record.has_key {
             return Some(invalid("a compacted topic takes no record without a key"));
@@ -172,9 +145,6 @@ impl Walked {
             t if t > self.latest => format!("it may not lie after {}", self.latest),
             _ => return None,
         };
-        Some(BatchError::InvalidTimestamp {
-            timestamp_ms: record.timestamp,
-            reason,
-        })
+        Some(BatchError::InvalidTimestamp { timestamp_ms: record.timestamp, reason })
     }
 }

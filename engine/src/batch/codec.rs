@@ -69,47 +69,112 @@ const LZ4_VERSION_MASK: u8 = 0xC0;
 const LZ4_VERSION: u8 = 0x40;
 const LZ4_INDEPENDENT_BLOCKS: u8 = 0x20;
 
-/// Compresses a batch's records.
-pub(super) fn compress(codec: Codec, records: &[u8]) -> Vec<u8> {
-    let done = match codec {
-        Codec::None => Ok(records.to_vec()),
-        Codec::Gzip => gzip(records),
-        Codec::Snappy => Ok(snappy(records)),
-        Codec::Lz4 => lz4(records),
-        Codec::Zstd => zstd::stream::encode_all(records, zstd::DEFAULT_COMPRESSION_LEVEL),
-    };
-    done.expect("writing to memory does not fail")
+/// Compresses a batch's records as they come, so that long ones need neither be in memory at once nor take a long turn.
+pub(super) enum Encoder {
+    None(Vec<u8>),
+    Gzip(Box<flate2::write::GzEncoder<Vec<u8>>>),
+    Snappy(SnappyEncoder),
+    Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
+    Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
 }
 
-fn gzip(records: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(records)?;
+impl Encoder {
+    pub(super) fn new(codec: Codec) -> Self {
+        match codec {
+            Codec::None => Encoder::None(Vec::new()),
+            Codec::Gzip => {
+                let level = flate2::Compression::default();
+                Encoder::Gzip(Box::new(flate2::write::GzEncoder::new(Vec::new(), level)))
+            }
+            Codec::Snappy => Encoder::Snappy(SnappyEncoder::new()),
+            Codec::Lz4 => {
+                use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+                let info = FrameInfo::new().block_mode(BlockMode::Independent).block_size(BlockSize::Max64KB);
+                Encoder::Lz4(Box::new(FrameEncoder::with_frame_info(info, Vec::new())))
+            }
+            Codec::Zstd => {
+                let encoder = zstd::stream::write::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL);
+                Encoder::Zstd(Box::new(encoder.expect("the default level is a level")))
+            }
+        }
+    }
+
+    pub(super) fn write(&mut self, records: &[u8]) {
+        let written = match self {
+            Encoder::None(out) => out.write_all(records),
+            Encoder::Gzip(encoder) => encoder.write_all(records),
+            Encoder::Snappy(encoder) => {
+                encoder.write(records);
+                Ok(())
+            }
+            Encoder::Lz4(encoder) => encoder.write_all(records),
+            Encoder::Zstd(encoder) => encoder.write_all(records),
+        };
+        written.expect("writing to memory does not fail");
+    }
+
+    /// The compressed bytes.
+    pub(super) fn finish(self) -> Vec<u8> {
+        let done = match self {
+            Encoder::None(out) => Ok(out),
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Snappy(encoder) => Ok(encoder.finish()),
+            Encoder::Lz4(encoder) => encoder.finish().map_err(io::Error::other),
+            Encoder::Zstd(encoder) => encoder.finish(),
+        };
+        done.expect("writing to memory does not fail")
+    }
+}
+
+/// Compresses all of a batch's records.
+#[cfg(test)]
+pub(super) fn compress(codec: Codec, records: &[u8]) -> Vec<u8> {
+    let mut encoder = Encoder::new(codec);
+    encoder.write(records);
     encoder.finish()
 }
 
-fn snappy(records: &[u8]) -> Vec<u8> {
-    let mut out = XERIAL_MAGIC.to_vec();
-    out.extend_from_slice(&1i32.to_be_bytes());
-    out.extend_from_slice(&1i32.to_be_bytes());
-    for block in records.chunks(XERIAL_BLOCK_BYTES) {
-        let block = snap::raw::Encoder::new()
-            .compress_vec(block)
-            .expect("a block is far below snappy's 4 GiB");
-        let length = u32::try_from(block.len()).expect("a block is small");
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&block);
-    }
-    out
+/// xerial's framing: blocks that are each compressed by themselves.
+pub(super) struct SnappyEncoder {
+    out: Vec<u8>,
+    /// What does not make a block yet.
+    block: Vec<u8>,
 }
 
-fn lz4(records: &[u8]) -> io::Result<Vec<u8>> {
-    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-    let info = FrameInfo::new()
-        .block_mode(BlockMode::Independent)
-        .block_size(BlockSize::Max64KB);
-    let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
-    encoder.write_all(records)?;
-    Ok(encoder.finish()?)
+impl SnappyEncoder {
+    fn new() -> Self {
+        let mut out = XERIAL_MAGIC.to_vec();
+        out.extend_from_slice(&1i32.to_be_bytes());
+        out.extend_from_slice(&1i32.to_be_bytes());
+        Self { out, block: Vec::new() }
+    }
+
+    fn write(&mut self, mut records: &[u8]) {
+        while !records.is_empty() {
+            let (now, later) = records.split_at(records.len().min(XERIAL_BLOCK_BYTES - self.block.len()));
+            self.block.extend_from_slice(now);
+            records = later;
+            if self.block.len() == XERIAL_BLOCK_BYTES {
+                self.end_block();
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        let compressed = snap::raw::Encoder::new().compress_vec(&self.block);
+        let compressed = compressed.expect("a block is far below snappy's 4 GiB");
+        let length = u32::try_from(compressed.len()).expect("a block is small");
+        self.out.extend_from_slice(&length.to_be_bytes());
+        self.out.extend_from_slice(&compressed);
+        self.block.clear();
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if !self.block.is_empty() {
+            self.end_block();
+        }
+        self.out
+    }
 }
 
 /// Decompresses as it is read from.
@@ -125,9 +190,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn new(codec: Codec, compressed: &'a [u8]) -> Result<Option<Self>, BatchError> {
         Ok(Some(match codec {
             Codec::None => return Ok(None),
-            Codec::Gzip => {
-                Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(compressed)))
-            }
+            Codec::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(compressed))),
             Codec::Snappy => Decoder::Snappy(Snappy::new(compressed)?),
             Codec::Lz4 => {
                 check_lz4_header(compressed)?;
@@ -135,9 +198,7 @@ impl<'a> Decoder<'a> {
             }
             Codec::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(compressed);
-                Decoder::Zstd(Box::new(
-                    decoder.map_err(|e| invalid(format!("zstd: {e}")))?,
-                ))
+                Decoder::Zstd(Box::new(decoder.map_err(|e| invalid(format!("zstd: {e}")))?))
             }
         }))
     }
@@ -191,17 +252,8 @@ pub(super) struct Snappy<'a> {
 impl<'a> Snappy<'a> {
     fn new(compressed: &'a [u8]) -> Result<Self, BatchError> {
         let framed = compressed.starts_with(&XERIAL_MAGIC);
-        let rest = if framed {
-            xerial_body(compressed)?
-        } else {
-            compressed
-        };
-        Ok(Self {
-            rest,
-            framed,
-            block: Vec::new(),
-            at: 0,
-        })
+        let rest = if framed { xerial_body(compressed)? } else { compressed };
+        Ok(Self { rest, framed, block: Vec::new(), at: 0 })
     }
 
     /// The next compressed block; `None` at the end.
@@ -217,42 +269,29 @@ impl<'a> Snappy<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let (length, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or_else(|| invalid("snappy: cut off"))?;
+        let (length, rest) = self.rest.split_first_chunk().ok_or_else(|| invalid("snappy: cut off"))?;
         let length = usize::try_from(i32::from_be_bytes(*length)).ok();
         let split = length.and_then(|length| rest.split_at_checked(length));
-        let (block, rest) =
-            split.ok_or_else(|| invalid("snappy: a block is longer than the batch"))?;
+        let (block, rest) = split.ok_or_else(|| invalid("snappy: a block is longer than the batch"))?;
         self.rest = rest;
         Ok(Some(block))
     }
 
     fn decompress(&mut self, block: &[u8]) -> Result<(), BatchError> {
-        let length =
-            snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
-        if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX)
-        {
-            return Err(invalid(format!(
-                "snappy: a block of {} bytes declares {length}",
-                block.len()
-            )));
+        let length = snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
+        if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
+            return Err(invalid(format!("snappy: a block of {} bytes declares {length}", block.len())));
         }
         self.at = 0;
         self.block.resize(length, 0);
         let decoded = snap::raw::Decoder::new().decompress(block, &mut self.block);
-        decoded
-            .map(drop)
-            .map_err(|e| invalid(format!("snappy: {e}")))
+        decoded.map(drop).map_err(|e| invalid(format!("snappy: {e}")))
     }
 }
 
 /// What follows xerial's header.
 fn xerial_body(stream: &[u8]) -> Result<&[u8], BatchError> {
-    let (header, body) = stream
-        .split_first_chunk::<XERIAL_HEADER_BYTES>()
-        .ok_or_else(|| invalid("snappy: cut off"))?;
+    let (header, body) = stream.split_first_chunk::<XERIAL_HEADER_BYTES>().ok_or_else(|| invalid("snappy: cut off"))?;
     if header[8..12] < 1i32.to_be_bytes()[..] || header[8] & 0x80 != 0 {
         return Err(invalid("snappy: unknown version of xerial's framing"));
     }

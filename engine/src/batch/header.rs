@@ -85,11 +85,7 @@ impl BatchInfo {
     pub fn parse(bytes: &[u8]) -> Result<BatchInfo, BatchError> {
         let info = Self::parse_header(bytes)?;
         if info.size > bytes.len() {
-            return Err(corrupt(format!(
-                "{} of {} bytes are there",
-                bytes.len(),
-                info.size
-            )));
+            return Err(corrupt(format!("{} of {} bytes are there", bytes.len(), info.size)));
         }
         Ok(info)
     }
@@ -105,25 +101,13 @@ impl BatchInfo {
         let Ok((header, _)) = Header::ref_from_prefix(bytes) else {
             return Err(corrupt("cut off inside its header"));
         };
-        let size = usize::try_from(header.length.get())
-            .ok()
-            .map(|length| length + LENGTH_END);
+        let size = usize::try_from(header.length.get()).ok().map(|length| length + LENGTH_END);
         let Some(size) = size.filter(|&size| size >= BATCH_HEADER_BYTES) else {
-            return Err(corrupt(format!(
-                "length {} is shorter than a header",
-                header.length
-            )));
+            return Err(corrupt(format!("length {} is shorter than a header", header.length)));
         };
-        let (base_offset, last_offset_delta) =
-            (header.base_offset.get(), header.last_offset_delta.get());
-        if last_offset_delta < 0
-            || base_offset
-                .checked_add(i64::from(last_offset_delta) + 1)
-                .is_none()
-        {
-            return Err(invalid(format!(
-                "offsets {base_offset} and {last_offset_delta} more are no range"
-            )));
+        let (base_offset, last_offset_delta) = (header.base_offset.get(), header.last_offset_delta.get());
+        if last_offset_delta < 0 || base_offset.checked_add(i64::from(last_offset_delta) + 1).is_none() {
+            return Err(invalid(format!("offsets {base_offset} and {last_offset_delta} more are no range")));
         }
         if header.record_count.get() < 0 {
             return Err(invalid(format!("record count is {}", header.record_count)));
@@ -170,11 +154,7 @@ impl BatchInfo {
 
     /// Sequence of the last record, -1 without a sequence.
     pub fn last_sequence(&self) -> i32 {
-        if self.base_sequence < 0 {
-            -1
-        } else {
-            increment_sequence(self.base_sequence, self.last_offset_delta)
-        }
+        if self.base_sequence < 0 { -1 } else { increment_sequence(self.base_sequence, self.last_offset_delta) }
     }
 
     /// Whose clock the records' timestamps come from.
@@ -189,14 +169,16 @@ impl BatchInfo {
     pub fn delete_horizon_ms(&self) -> Option<i64> {
         (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
+
+    /// The same, but with a base timestamp that is none of compaction's.
+    pub(crate) fn without_delete_horizon(&self) -> BatchInfo {
+        BatchInfo { attributes: self.attributes & !DELETE_HORIZON, ..*self }
+    }
 }
 
 /// A sequence `by` records further on. Sequences wrap from `i32::MAX` to 0. Neither may be negative.
 pub fn increment_sequence(sequence: i32, by: i32) -> i32 {
-    debug_assert!(
-        sequence >= 0 && by >= 0,
-        "sequences of records count up from 0"
-    );
+    debug_assert!(sequence >= 0 && by >= 0, "sequences of records count up from 0");
     let wrapped = (i64::from(sequence) + i64::from(by)) % (i64::from(i32::MAX) + 1);
     i32::try_from(wrapped).expect("the remainder is at most i32::MAX")
 }
@@ -206,8 +188,7 @@ pub fn verify_crc(batch: &[u8]) -> bool {
     let Ok(info) = BatchInfo::parse(batch) else {
         return false;
     };
-    Header::ref_from_prefix(batch)
-        .is_ok_and(|(header, _)| header.crc.get() == checksum(&batch[..info.size]))
+    Header::ref_from_prefix(batch).is_ok_and(|(header, _)| header.crc.get() == checksum(&batch[..info.size]))
 }
 
 /// The checksum of exactly one batch, at least a header long.
@@ -252,16 +233,9 @@ mod tests {
         for old in [0, 1] {
             bytes[MAGIC_AT] = old;
             let expected = BatchError::UnsupportedMagic(old.cast_signed());
-            assert_eq!(
-                BatchInfo::parse(&bytes),
-                Err(expected),
-                "even when shorter than a header of today"
-            );
+            assert_eq!(BatchInfo::parse(&bytes), Err(expected), "even when shorter than a header of today");
         }
         bytes[MAGIC_AT] = 3;
-        assert!(matches!(
-            BatchInfo::parse(&bytes),
-            Err(BatchError::Corrupt(_))
-        ));
+        assert!(matches!(BatchInfo::parse(&bytes), Err(BatchError::Corrupt(_))));
     }
 }

@@ -1,6 +1,6 @@
 //! Record batches of magic 2: the only message format there is here. Pure; bytes in, facts out.
 //!
-//! A batch is a 61-byte [`header`], then its records, compressed together or not. Base offset, length, leader epoch,
+//! A batch is a 61-byte header, then its records, compressed together or not. Base offset, length, leader epoch,
 //! magic and the checksum itself lie outside the checksum, so a broker assigns offsets without touching what a
 //! producer checksummed. [`check()`] decides whether a batch from a client may be kept, [`assign`] gives it its place,
 //! and from then on its bytes never change. Foreign bytes may be anything: every function here that takes bytes
@@ -24,7 +24,7 @@ pub use check::{Rules, check};
 pub use codec::{Codec, DECOMPRESSED_BYTES_MAX};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_max_timestamp};
-pub use records::{Record, records};
+pub use records::{Record, RecordReader, RecordRef, records};
 pub use time::{find_timestamp, find_timestamp_from, max_timestamp_record};
 
 /// Why a batch was refused.

@@ -42,7 +42,5 @@ fn set_time(batch: &mut [u8], attributes: i16, max_timestamp: i64) -> bool {
 }
 
 fn header_mut(batch: &mut [u8]) -> &mut Header {
-    Header::mut_from_prefix(batch)
-        .expect("a checked batch holds a header")
-        .0
+    Header::mut_from_prefix(batch).expect("a checked batch holds a header").0
 }

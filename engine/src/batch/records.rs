@@ -1,4 +1,5 @@
 //! Walks the records of a batch: in place where they are not compressed, else through a decoder and one small buffer.
+//! [`RecordReader`] also shows their contents, one record at a time.
 
 use std::{io::Read, ops::ControlFlow};
 
@@ -57,9 +58,7 @@ fn decompressed(info: &BatchInfo, batch: &[u8]) -> Result<Bytes, BatchError> {
         return Ok(Bytes::copy_from_slice(body));
     };
     let mut bytes = Vec::new();
-    let read = decoder
-        .take(DECOMPRESSED_BYTES_MAX + 1)
-        .read_to_end(&mut bytes);
+    let read = decoder.take(DECOMPRESSED_BYTES_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|e| invalid(format!("records do not decompress: {e}")))?;
     if bytes.len() as u64 > DECOMPRESSED_BYTES_MAX {
         return Err(too_long());
@@ -69,9 +68,7 @@ fn decompressed(info: &BatchInfo, batch: &[u8]) -> Result<Bytes, BatchError> {
 
 #[cold]
 fn too_long() -> BatchError {
-    invalid(format!(
-        "records decompress to more than {DECOMPRESSED_BYTES_MAX} bytes"
-    ))
+    invalid(format!("records decompress to more than {DECOMPRESSED_BYTES_MAX} bytes"))
 }
 
 /// What is known of a record without its contents.
@@ -91,9 +88,7 @@ pub(super) fn walk(
     batch: &[u8],
     mut look: impl FnMut(Head) -> ControlFlow<()>,
 ) -> Result<(), BatchError> {
-    let body = batch
-        .get(BATCH_HEADER_BYTES..info.size)
-        .ok_or_else(|| invalid("cut off"))?;
+    let body = batch.get(BATCH_HEADER_BYTES..info.size).ok_or_else(|| invalid("cut off"))?;
     match info.codec()? {
         Codec::None => walk_source(info, &mut Slice::new(body), &mut look),
         codec => match Decoder::new(codec, body)? {
@@ -122,6 +117,91 @@ fn walk_source<S: Source>(
         }
     }
     source.expect_end()
+}
+
+/// One record as it lies in its batch.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'r> {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in ms, -1 for none; of a LogAppendTime batch, the time of the append.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<&'r [u8]>,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<&'r [u8]>,
+    /// Bytes that it takes in the batch, before compression and without its length.
+    pub size: usize,
+    pub(super) attributes: u8,
+    /// Its bytes from the offset delta on.
+    pub(super) from_offset: &'r [u8],
+}
+
+/// Reads the records of one batch, one after the other. Only one is in memory at a time, so a caller may stop between
+/// two for as long as it likes.
+pub struct RecordReader<'a> {
+    base_offset: i64,
+    cursor: Cursor,
+    source: ReadFrom<'a>,
+    /// The last record, where it had to be decompressed.
+    record: Vec<u8>,
+}
+
+enum ReadFrom<'a> {
+    Slice(Slice<'a>),
+    Stream(Stream<'a>),
+}
+
+impl<'a> RecordReader<'a> {
+    /// Starts on the batch at the start of `batch`.
+    pub fn new(batch: &'a [u8]) -> Result<Self, BatchError> {
+        let info = BatchInfo::parse(batch)?;
+        let body = &batch[BATCH_HEADER_BYTES..info.size];
+        let source = match Decoder::new(info.codec()?, body)? {
+            None => ReadFrom::Slice(Slice::new(body)),
+            // The body of an empty batch is empty whatever its codec, and that is no stream.
+            Some(_) if info.record_count == 0 && body.is_empty() => ReadFrom::Slice(Slice::new(body)),
+            Some(decoder) => ReadFrom::Stream(Stream::new(decoder)),
+        };
+        Ok(Self { base_offset: info.base_offset, cursor: Cursor::new(&info), source, record: Vec::new() })
+    }
+
+    /// The next record; `None` behind the last one. After an error there is nothing more to be had.
+    pub fn next_record(&mut self) -> Result<Option<RecordRef<'_>>, BatchError> {
+        if self.cursor.at_end() {
+            match &mut self.source {
+                ReadFrom::Slice(slice) => slice.expect_end()?,
+                ReadFrom::Stream(stream) => stream.expect_end()?,
+            }
+            return Ok(None);
+        }
+        let record = match &mut self.source {
+            ReadFrom::Slice(slice) => {
+                let length = record_length(slice)?;
+                slice.field(length)?.unwrap_or_default()
+            }
+            ReadFrom::Stream(stream) => {
+                let length = record_length(stream)?;
+                stream.copy(length, &mut self.record)?;
+                &self.record
+            }
+        };
+        let raw = self.cursor.body(&mut Slice::new(record), record.len() as u64, |_, _| {})?;
+        let timestamp_end = record.iter().skip(1).position(|byte| *byte < 0x80).unwrap_or_default() + 2;
+        Ok(Some(RecordRef {
+            offset: self.base_offset + i64::from(raw.offset_delta),
+            timestamp: raw.timestamp,
+            key: raw.key,
+            value: raw.value,
+            size: record.len(),
+            attributes: record.first().copied().unwrap_or_default(),
+            from_offset: record.get(timestamp_end..).unwrap_or_default(),
+        }))
+    }
+}
+
+fn record_length<S: Source>(source: &mut S) -> Result<usize, BatchError> {
+    usize::try_from(source.varint()?).map_err(|_| invalid("a record's length is negative"))
 }
 
 /// Where in a batch's records one is, and what is known of all of them.
@@ -164,19 +244,26 @@ impl Cursor {
     fn next<S: Source>(
         &mut self,
         source: &mut S,
+        header: impl FnMut(S::Field, S::Field),
+    ) -> Result<Raw<S::Field>, BatchError> {
+        let length = u64::try_from(source.varint()?).map_err(|_| invalid("a record's length is negative"))?;
+        let end = source.position() + length;
+        self.body(source, end, header)
+    }
+
+    /// Reads what follows a record's length, to `end`.
+    #[inline]
+    fn body<S: Source>(
+        &mut self,
+        source: &mut S,
+        end: u64,
         mut header: impl FnMut(S::Field, S::Field),
     ) -> Result<Raw<S::Field>, BatchError> {
-        let length = u64::try_from(source.varint()?)
-            .map_err(|_| invalid("a record's length is negative"))?;
-        let end = source.position() + length;
         source.byte()?;
         let timestamp_delta = source.varlong()?;
         let offset_delta = source.varint()?;
         if offset_delta <= self.last_delta || offset_delta > self.last_offset_delta {
-            return Err(invalid(format!(
-                "offset delta {offset_delta} follows {}",
-                self.last_delta
-            )));
+            return Err(invalid(format!("offset delta {offset_delta} follows {}", self.last_delta)));
         }
         let key_length = source.varint()?;
         let key = source.nullable(key_length, end)?;
@@ -196,22 +283,13 @@ impl Cursor {
             header(name, source.nullable(value_length, end)?);
         }
         if source.position() != end {
-            return Err(invalid(format!(
-                "a record of {length} bytes does not end where it should"
-            )));
+            return Err(invalid("a record does not end where it should"));
         }
         self.left -= 1;
         self.last_delta = offset_delta;
         let (own, overflows) = self.base_timestamp.overflowing_add(timestamp_delta);
         let timestamp = self.append_time.unwrap_or(own);
-        Ok(Raw {
-            offset_delta,
-            timestamp,
-            overflows,
-            has_key: key_length >= 0,
-            key,
-            value,
-        })
+        Ok(Raw { offset_delta, timestamp, overflows, has_key: key_length >= 0, key, value })
     }
 }
 
@@ -279,10 +357,7 @@ struct Slice<'a> {
 
 impl<'a> Slice<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            rest: bytes,
-            total: bytes.len(),
-        }
+        Self { rest: bytes, total: bytes.len() }
     }
 }
 
@@ -323,11 +398,7 @@ impl<'a> Source for Slice<'a> {
     }
 
     fn expect_end(&mut self) -> Result<(), BatchError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(left_over())
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(left_over()) }
     }
 }
 
@@ -347,13 +418,21 @@ struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     fn new(decoder: Decoder<'a>) -> Self {
-        Self {
-            decoder,
-            buffer: vec![0; STREAM_BUFFER_BYTES],
-            start: 0,
-            end: 0,
-            total: 0,
+        Self { decoder, buffer: vec![0; STREAM_BUFFER_BYTES], start: 0, end: 0, total: 0 }
+    }
+
+    /// Reads `length` bytes into `out`, which grows only as they come.
+    fn copy(&mut self, length: usize, out: &mut Vec<u8>) -> Result<(), BatchError> {
+        out.clear();
+        while out.len() < length {
+            if self.start == self.end && !self.fill()? {
+                return Err(cut_off());
+            }
+            let now = (length - out.len()).min(self.end - self.start);
+            out.extend_from_slice(&self.buffer[self.start..self.start + now]);
+            self.start += now;
         }
+        Ok(())
     }
 
     /// Fills the empty buffer; false at the end.

@@ -8,13 +8,7 @@ use proptest::{collection::vec, option, prelude::*};
 use super::{header::CHECKED_FROM, *};
 use crate::config::TimestampType;
 
-const CODECS: [Codec; 5] = [
-    Codec::None,
-    Codec::Gzip,
-    Codec::Snappy,
-    Codec::Lz4,
-    Codec::Zstd,
-];
+const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 const NOW_MS: i64 = 1_700_000_000_000;
 
 fn rules() -> Rules {
@@ -34,28 +28,14 @@ fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
 
 fn record() -> impl Strategy<Value = Record> {
     let headers = vec((bytes(9), option::of(bytes(9))), 0..3);
-    (
-        option::of(bytes(20)),
-        option::of(bytes(200)),
-        headers,
-        -1..NOW_MS,
-    )
-        .prop_map(|(key, value, headers, timestamp)| Record {
-            offset: 0,
-            timestamp,
-            key,
-            value,
-            headers,
-        })
+    (option::of(bytes(20)), option::of(bytes(200)), headers, -1..NOW_MS)
+        .prop_map(|(key, value, headers, timestamp)| Record { offset: 0, timestamp, key, value, headers })
 }
 
 /// Records of ascending offsets: `gaps[i]` offsets are missing before the i-th.
 fn place(mut records: Vec<Record>, base_offset: i64, gaps: &[i64]) -> Vec<Record> {
     let mut next = base_offset;
-    for (record, gap) in records
-        .iter_mut()
-        .zip(gaps.iter().chain(std::iter::repeat(&0)))
-    {
+    for (record, gap) in records.iter_mut().zip(gaps.iter().chain(std::iter::repeat(&0))) {
         record.offset = next + gap;
         next = record.offset + 1;
     }
@@ -70,13 +50,7 @@ fn build(codec: Codec, base_offset: i64, records: &[Record]) -> Vec<u8> {
 
 fn plain(offset: i64, timestamp: i64, value: &str) -> Record {
     let value = Some(Bytes::copy_from_slice(value.as_bytes()));
-    Record {
-        offset,
-        timestamp,
-        key: None,
-        value,
-        headers: Vec::new(),
-    }
+    Record { offset, timestamp, key: None, value, headers: Vec::new() }
 }
 
 /// Makes the checksum right after the test changed checksummed bytes.
@@ -96,6 +70,20 @@ fn around(codec: Codec, count: i32, body: &[u8]) -> Vec<u8> {
     batch[57..61].copy_from_slice(&count.to_be_bytes());
     seal(&mut batch);
     batch
+}
+
+/// Offset, timestamp, key and value.
+type Read = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// What a reader shows, one record at a time.
+fn read(batch: &[u8]) -> Result<Vec<Read>, BatchError> {
+    let mut reader = RecordReader::new(batch)?;
+    let mut seen = Vec::new();
+    while let Some(record) = reader.next_record()? {
+        let owned = |field: Option<&[u8]>| field.map(<[u8]>::to_vec);
+        seen.push((record.offset, record.timestamp, owned(record.key), owned(record.value)));
+    }
+    Ok(seen)
 }
 
 proptest! {
@@ -133,6 +121,36 @@ proptest! {
     }
 
     #[test]
+    fn records_that_are_kept_are_kept_as_they_were(
+        list in vec(record(), 1..9), gaps in vec(0..5i64, 9), which in 0..5usize, keep in vec(any::<bool>(), 9),
+        horizon in option::of(0..NOW_MS),
+    ) {
+        let list = place(list, 500, &gaps);
+        let original = build(CODECS[which], 500, &list);
+        let mut builder = BatchBuilder::like(&BatchInfo::parse(&original).unwrap()).unwrap();
+        if let Some(horizon) = horizon {
+            builder = builder.delete_horizon(horizon);
+        }
+        let mut reader = RecordReader::new(&original).unwrap();
+        let mut seen = 0;
+        while let Some(record) = reader.next_record().unwrap() {
+            let plain = &list[seen];
+            prop_assert_eq!((record.offset, record.timestamp), (plain.offset, plain.timestamp));
+            prop_assert_eq!((record.key, record.value), (plain.key.as_deref(), plain.value.as_deref()));
+            if keep[seen] {
+                builder.push_ref(&record);
+            }
+            seen += 1;
+        }
+        prop_assert_eq!(seen, list.len());
+        let batch = builder.finish();
+        prop_assert!(verify_crc(&batch));
+        prop_assert_eq!(BatchInfo::parse(&batch).unwrap().delete_horizon_ms(), horizon);
+        let kept: Vec<Record> = list.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(r, _)| r).collect();
+        prop_assert_eq!(records(&batch).unwrap(), kept);
+    }
+
+    #[test]
     fn lookups_by_time_equal_a_naive_search(
         times in vec(0..50i64, 1..40), gaps in vec(0..3i64, 40), asked in 0..60i64, from in 0..120i64, which in 0..5usize,
     ) {
@@ -157,6 +175,7 @@ proptest! {
         }
         let _ = (check(&data, &rules()), records(&data), find_timestamp(&data, 5), max_timestamp_record(&data));
         let _ = (batches(&data).count(), verify_crc(&data));
+        prop_assert_eq!(read(&data).map(|seen| seen.len()).ok(), records(&data).map(|seen| seen.len()).ok());
     }
 
     #[test]
@@ -184,11 +203,7 @@ proptest! {
 #[test]
 fn every_flipped_bit_is_refused() {
     for codec in CODECS {
-        let list = place(
-            (0..4).map(|i| plain(0, 100 + i, "some value")).collect(),
-            0,
-            &[],
-        );
+        let list = place((0..4).map(|i| plain(0, 100 + i, "some value")).collect(), 0, &[]);
         let good = build(codec, 0, &list);
         check(&good, &rules()).unwrap();
         // The leader epoch lies outside the checksum and is the broker's to set.
@@ -204,34 +219,19 @@ fn every_flipped_bit_is_refused() {
 fn log_append_time_sets_attribute_time_and_checksum() {
     for codec in CODECS {
         let mut batch = build(codec, 0, &[plain(0, 5, "a"), plain(1, 9, "b")]);
-        let by_broker = Rules {
-            timestamp_type: TimestampType::LogAppendTime,
-            before_max_ms: 0,
-            ..rules()
-        };
+        let by_broker = Rules { timestamp_type: TimestampType::LogAppendTime, before_max_ms: 0, ..rules() };
         let info = check(&batch, &by_broker).unwrap();
         assert!(!correct_max_timestamp(&mut batch, &info));
         assign(&mut batch, 70, 2, Some(NOW_MS));
         assert!(verify_crc(&batch));
         let info = BatchInfo::parse(&batch).unwrap();
         assert_eq!(info.timestamp_type(), TimestampType::LogAppendTime);
-        assert_eq!(
-            (info.base_offset, info.leader_epoch, info.max_timestamp),
-            (70, 2, NOW_MS)
-        );
+        assert_eq!((info.base_offset, info.leader_epoch, info.max_timestamp), (70, 2, NOW_MS));
         assert_eq!(find_timestamp(&batch, 8).unwrap(), Some((70, NOW_MS)));
         assert_eq!(find_timestamp(&batch, NOW_MS + 1).unwrap(), None);
         assert_eq!(max_timestamp_record(&batch).unwrap(), (70, NOW_MS));
-        assert!(
-            records(&batch)
-                .unwrap()
-                .iter()
-                .all(|r| r.timestamp == NOW_MS)
-        );
-        assert!(
-            matches!(check(&batch, &by_broker), Err(BatchError::Invalid(_))),
-            "base offset is not 0"
-        );
+        assert!(records(&batch).unwrap().iter().all(|r| r.timestamp == NOW_MS));
+        assert!(matches!(check(&batch, &by_broker), Err(BatchError::Invalid(_))), "base offset is not 0");
     }
 }
 
@@ -249,13 +249,7 @@ fn a_max_timestamp_that_lies_is_corrected() {
 
 #[test]
 fn timestamps_out_of_bounds_are_refused() {
-    let batch = |timestamp| {
-        build(
-            Codec::Zstd,
-            0,
-            &[plain(0, 5, "a"), plain(1, timestamp, "b")],
-        )
-    };
+    let batch = |timestamp| build(Codec::Zstd, 0, &[plain(0, 5, "a"), plain(1, timestamp, "b")]);
     let refused = |timestamp, rules: Rules| match check(&batch(timestamp), &rules) {
         Err(BatchError::InvalidTimestamp { timestamp_ms, .. }) => timestamp_ms == timestamp,
         other => {
@@ -266,34 +260,16 @@ fn timestamps_out_of_bounds_are_refused() {
     assert!(!refused(NOW_MS + 3_600_000, rules()));
     assert!(refused(NOW_MS + 3_600_001, rules()));
     assert!(!refused(-1, rules()), "no timestamp is no wrong timestamp");
-    let recent = Rules {
-        before_max_ms: NOW_MS - 5,
-        ..rules()
-    };
+    let recent = Rules { before_max_ms: NOW_MS - 5, ..rules() };
     assert!(!refused(5, recent));
     assert!(refused(4, recent));
-    let by_broker = Rules {
-        timestamp_type: TimestampType::LogAppendTime,
-        ..recent
-    };
+    let by_broker = Rules { timestamp_type: TimestampType::LogAppendTime, ..recent };
     assert!(!refused(4, by_broker), "the producer's time does not count");
     // 5 + i64::MAX wraps; no bound of the topic can make that valid.
-    let boundless = Rules {
-        after_max_ms: i64::MAX,
-        ..rules()
-    };
+    let boundless = Rules { after_max_ms: i64::MAX, ..rules() };
     let delta = varlong(i64::MAX);
-    let body = [
-        &varlong(delta.len() as i64 + 6),
-        &[0][..],
-        &delta,
-        &[0, 1, 2, b'v', 0],
-    ]
-    .concat();
-    assert!(matches!(
-        check(&around(Codec::None, 1, &body), &boundless),
-        Err(BatchError::InvalidTimestamp { .. })
-    ));
+    let body = [&varlong(delta.len() as i64 + 6), &[0][..], &delta, &[0, 1, 2, b'v', 0]].concat();
+    assert!(matches!(check(&around(Codec::None, 1, &body), &boundless), Err(BatchError::InvalidTimestamp { .. })));
 }
 
 fn varlong(value: i64) -> Vec<u8> {
@@ -317,37 +293,17 @@ fn misshapen_records_are_refused_in_every_codec() {
         ("negative length", 1, vec![13, 0, 0, 0, 1, 2, b'v', 0]),
         ("length too short", 1, vec![12, 0, 0, 0, 1, 2, b'v', 0]),
         ("length too long", 1, vec![16, 0, 0, 0, 1, 2, b'v', 0]),
-        (
-            "key longer than its record",
-            1,
-            vec![14, 0, 0, 0, 40, 2, b'v', 0],
-        ),
+        ("key longer than its record", 1, vec![14, 0, 0, 0, 40, 2, b'v', 0]),
         ("null by -2", 1, vec![14, 0, 0, 0, 3, 2, b'v', 0]),
         ("offset delta 1 first", 1, vec![14, 0, 0, 2, 1, 2, b'v', 0]),
-        (
-            "negative number of headers",
-            1,
-            vec![14, 0, 0, 0, 1, 2, b'v', 1],
-        ),
-        (
-            "more headers than bytes",
-            1,
-            vec![14, 0, 0, 0, 1, 2, b'v', 60],
-        ),
-        (
-            "null header name",
-            1,
-            vec![18, 0, 0, 0, 1, 2, b'v', 2, 1, 1],
-        ),
+        ("negative number of headers", 1, vec![14, 0, 0, 0, 1, 2, b'v', 1]),
+        ("more headers than bytes", 1, vec![14, 0, 0, 0, 1, 2, b'v', 60]),
+        ("null header name", 1, vec![18, 0, 0, 0, 1, 2, b'v', 2, 1, 1]),
         ("endless number", 1, vec![0x80; 30]),
         ("bytes left over", 1, [&GOOD_RECORD[..], &[0]].concat()),
         ("a record too many", 1, [GOOD_RECORD, second].concat()),
         ("a record missing", 3, [GOOD_RECORD, second].concat()),
-        (
-            "same offset delta twice",
-            2,
-            [GOOD_RECORD, GOOD_RECORD].concat(),
-        ),
+        ("same offset delta twice", 2, [GOOD_RECORD, GOOD_RECORD].concat()),
         ("no bytes at all", 1, vec![]),
     ];
     for codec in CODECS {
@@ -355,10 +311,7 @@ fn misshapen_records_are_refused_in_every_codec() {
         check(&around(codec, 2, &[GOOD_RECORD, second].concat()), &rules()).unwrap();
         for (what, count, body) in cases {
             let batch = around(codec, *count, body);
-            assert!(
-                matches!(check(&batch, &rules()), Err(BatchError::Invalid(_))),
-                "{codec:?}: {what}"
-            );
+            assert!(matches!(check(&batch, &rules()), Err(BatchError::Invalid(_))), "{codec:?}: {what}");
         }
     }
 }
@@ -374,90 +327,30 @@ fn headers_that_no_client_may_send_are_refused() {
     };
     let is_invalid = |error: BatchError| matches!(error, BatchError::Invalid(_));
     assert!(is_invalid(case(0, &7i64.to_be_bytes())), "base offset");
-    assert!(
-        is_invalid(case(23, &2i32.to_be_bytes())),
-        "last offset delta"
-    );
-    assert!(
-        is_invalid(case(23, &(-1i32).to_be_bytes())),
-        "negative last offset delta"
-    );
+    assert!(is_invalid(case(23, &2i32.to_be_bytes())), "last offset delta");
+    assert!(is_invalid(case(23, &(-1i32).to_be_bytes())), "negative last offset delta");
     assert!(is_invalid(case(57, &1i32.to_be_bytes())), "record count");
-    assert!(
-        is_invalid(case(57, &(-1i32).to_be_bytes())),
-        "negative record count"
-    );
-    assert!(
-        is_invalid(case(53, &(-1i32).to_be_bytes())),
-        "base sequence"
-    );
-    assert!(
-        is_invalid(case(51, &(-1i16).to_be_bytes())),
-        "producer epoch"
-    );
-    assert!(
-        is_invalid(case(21, &0x20i16.to_be_bytes())),
-        "control batch"
-    );
-    assert!(
-        is_invalid(case(21, &0x40i16.to_be_bytes())),
-        "delete horizon"
-    );
-    assert!(
-        is_invalid(case(21, &0x100i16.to_be_bytes())),
-        "unused attribute"
-    );
-    assert!(
-        matches!(
-            case(21, &0x08i16.to_be_bytes()),
-            BatchError::InvalidTimestamp { .. }
-        ),
-        "LogAppendTime"
-    );
-    assert_eq!(
-        case(21, &5i16.to_be_bytes()),
-        BatchError::UnsupportedCodec(5)
-    );
+    assert!(is_invalid(case(57, &(-1i32).to_be_bytes())), "negative record count");
+    assert!(is_invalid(case(53, &(-1i32).to_be_bytes())), "base sequence");
+    assert!(is_invalid(case(51, &(-1i16).to_be_bytes())), "producer epoch");
+    assert!(is_invalid(case(21, &0x20i16.to_be_bytes())), "control batch");
+    assert!(is_invalid(case(21, &0x40i16.to_be_bytes())), "delete horizon");
+    assert!(is_invalid(case(21, &0x100i16.to_be_bytes())), "unused attribute");
+    assert!(matches!(case(21, &0x08i16.to_be_bytes()), BatchError::InvalidTimestamp { .. }), "LogAppendTime");
+    assert_eq!(case(21, &5i16.to_be_bytes()), BatchError::UnsupportedCodec(5));
     assert_eq!(case(16, &[1]), BatchError::UnsupportedMagic(1));
     assert!(matches!(case(16, &[9]), BatchError::Corrupt(_)));
-    assert!(
-        matches!(case(8, &20i32.to_be_bytes()), BatchError::Corrupt(_)),
-        "shorter than a header"
-    );
-    assert!(
-        matches!(case(8, &900i32.to_be_bytes()), BatchError::Corrupt(_)),
-        "longer than the bytes"
-    );
+    assert!(matches!(case(8, &20i32.to_be_bytes()), BatchError::Corrupt(_)), "shorter than a header");
+    assert!(matches!(case(8, &900i32.to_be_bytes()), BatchError::Corrupt(_)), "longer than the bytes");
     let no_producer = BatchBuilder::new(Codec::None, 0).transactional();
     let mut no_producer = { no_producer };
     no_producer.push(&plain(0, 5, "a"));
-    assert!(
-        is_invalid(check(&no_producer.finish(), &rules()).unwrap_err()),
-        "transactional without a producer"
-    );
-    assert!(
-        is_invalid(check(&[good.clone(), good.clone()].concat(), &rules()).unwrap_err()),
-        "two batches"
-    );
-    let small = Rules {
-        max_bytes: good.len() - 1,
-        ..rules()
-    };
-    assert_eq!(
-        check(&good, &small),
-        Err(BatchError::TooLarge {
-            size: good.len(),
-            max: good.len() - 1
-        })
-    );
-    let compacted = Rules {
-        key_required: true,
-        ..rules()
-    };
-    assert!(
-        is_invalid(check(&good, &compacted).unwrap_err()),
-        "no key in a compacted topic"
-    );
+    assert!(is_invalid(check(&no_producer.finish(), &rules()).unwrap_err()), "transactional without a producer");
+    assert!(is_invalid(check(&[good.clone(), good.clone()].concat(), &rules()).unwrap_err()), "two batches");
+    let small = Rules { max_bytes: good.len() - 1, ..rules() };
+    assert_eq!(check(&good, &small), Err(BatchError::TooLarge { size: good.len(), max: good.len() - 1 }));
+    let compacted = Rules { key_required: true, ..rules() };
+    assert!(is_invalid(check(&good, &compacted).unwrap_err()), "no key in a compacted topic");
 }
 
 #[test]
@@ -469,19 +362,8 @@ fn bombs_are_refused_without_being_held() {
         body.extend(varlong((1 << 30) - 20));
         body.resize(usize::try_from(DECOMPRESSED_BYTES_MAX).unwrap() + 100, 0);
         let batch = around(codec, 1, &body);
-        let expected = Err(BatchError::Invalid(
-            "records decompress to more than 268435456 bytes".into(),
-        ));
-        assert_eq!(
-            check(
-                &batch,
-                &Rules {
-                    max_bytes: 16 << 20,
-                    ..rules()
-                }
-            ),
-            expected
-        );
+        let expected = Err(BatchError::Invalid("records decompress to more than 268435456 bytes".into()));
+        assert_eq!(check(&batch, &Rules { max_bytes: 16 << 20, ..rules() }), expected);
     }
     // A snappy block that claims more than its bytes can make.
     let mut batch = around(Codec::Snappy, 1, &[]);
@@ -490,9 +372,7 @@ fn bombs_are_refused_without_being_held() {
     let length = i32::try_from(batch.len() - 12).unwrap();
     batch[8..12].copy_from_slice(&length.to_be_bytes());
     seal(&mut batch);
-    assert!(
-        matches!(check(&batch, &rules()), Err(BatchError::Invalid(why)) if why.contains("declares"))
-    );
+    assert!(matches!(check(&batch, &rules()), Err(BatchError::Invalid(why)) if why.contains("declares")));
 }
 
 #[test]
@@ -502,11 +382,7 @@ fn bare_snappy_blocks_and_joined_xerial_streams_are_read() {
     let body = build(Codec::None, 0, &list).split_off(BATCH_HEADER_BYTES);
     let bare = snap::raw::Encoder::new().compress_vec(&body).unwrap();
     let (a, b) = body.split_at(50_000);
-    let joined = [
-        codec::compress(Codec::Snappy, a),
-        codec::compress(Codec::Snappy, b),
-    ]
-    .concat();
+    let joined = [codec::compress(Codec::Snappy, a), codec::compress(Codec::Snappy, b)].concat();
     for compressed in [bare, joined] {
         let mut batch = build(Codec::Snappy, 0, &list);
         batch.truncate(BATCH_HEADER_BYTES);
@@ -526,14 +402,8 @@ fn an_emptied_batch_keeps_its_identity() {
     let empty = BatchBuilder::like(&info).unwrap().finish();
     let kept = BatchInfo::parse(&empty).unwrap();
     assert!(verify_crc(&empty));
-    assert_eq!(
-        (kept.base_offset, kept.last_offset(), kept.record_count),
-        (30, 31, 0)
-    );
-    assert_eq!(
-        (kept.producer_id, kept.last_sequence(), kept.max_timestamp),
-        (7, 41, 8)
-    );
+    assert_eq!((kept.base_offset, kept.last_offset(), kept.record_count), (30, 31, 0));
+    assert_eq!((kept.producer_id, kept.last_sequence(), kept.max_timestamp), (7, 41, 8));
     assert_eq!(records(&empty).unwrap(), []);
     assert_eq!(find_timestamp(&empty, 5).unwrap(), None);
     assert!(max_timestamp_record(&empty).is_err());
@@ -548,10 +418,7 @@ fn a_delete_horizon_does_not_change_timestamps() {
     let info = BatchInfo::parse(&batch).unwrap();
     assert_eq!(info.delete_horizon_ms(), Some(NOW_MS));
     assert_eq!(records(&batch).unwrap(), list);
-    assert_eq!(
-        BatchBuilder::like(&info).unwrap().finish()[27..35],
-        NOW_MS.to_be_bytes()
-    );
+    assert_eq!(BatchBuilder::like(&info).unwrap().finish()[27..35], NOW_MS.to_be_bytes());
 }
 
 #[test]
@@ -560,18 +427,9 @@ fn a_cut_off_batch_ends_a_run_and_nonsense_is_an_error() {
     let two = build(Codec::Gzip, 1, &[plain(1, 5, "b"), plain(2, 5, "c")]);
     let run = [one.clone(), two.clone()].concat();
     let found: Vec<_> = batches(&run).map(|item| item.unwrap()).collect();
-    assert_eq!(
-        found.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>(),
-        [&one[..], &two]
-    );
+    assert_eq!(found.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>(), [&one[..], &two]);
     for cut in 1..two.len() {
-        assert_eq!(
-            batches(&run[..run.len() - cut])
-                .filter_map(Result::ok)
-                .count(),
-            1,
-            "{cut} bytes missing"
-        );
+        assert_eq!(batches(&run[..run.len() - cut]).filter_map(Result::ok).count(), 1, "{cut} bytes missing");
         assert!(batches(&run[..run.len() - cut]).all(|item| item.is_ok()));
     }
     let nonsense = [one.clone(), vec![0xee; 100]].concat();
@@ -595,7 +453,5 @@ fn lz4_frames_that_java_cannot_read_are_refused() {
     let length = i32::try_from(batch.len() - 12).unwrap();
     batch[8..12].copy_from_slice(&length.to_be_bytes());
     seal(&mut batch);
-    assert!(
-        matches!(check(&batch, &rules()), Err(BatchError::Invalid(why)) if why.contains("depend"))
-    );
+    assert!(matches!(check(&batch, &rules()), Err(BatchError::Invalid(why)) if why.contains("depend")));
 }

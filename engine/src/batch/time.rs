@@ -11,11 +11,7 @@ pub fn find_timestamp(batch: &[u8], timestamp_ms: i64) -> Result<Option<(i64, i6
 }
 
 /// The same among records of at least `offset_min`: the log may start inside a batch.
-pub fn find_timestamp_from(
-    batch: &[u8],
-    timestamp_ms: i64,
-    offset_min: i64,
-) -> Result<Option<(i64, i64)>, BatchError> {
+pub fn find_timestamp_from(batch: &[u8], timestamp_ms: i64, offset_min: i64) -> Result<Option<(i64, i64)>, BatchError> {
     let info = BatchInfo::parse(batch)?;
     if info.max_timestamp < timestamp_ms || info.last_offset() < offset_min {
         return Ok(None);
@@ -39,10 +35,7 @@ pub fn max_timestamp_record(batch: &[u8]) -> Result<(i64, i64), BatchError> {
     let mut found: Option<(i64, i64)> = None;
     walk(&info, batch, |record| {
         if found.is_none_or(|(_, timestamp)| record.timestamp > timestamp) {
-            found = Some((
-                info.base_offset + i64::from(record.offset_delta),
-                record.timestamp,
-            ));
+            found = Some((info.base_offset + i64::from(record.offset_delta), record.timestamp));
         }
         ControlFlow::Continue(())
     })?;

@@ -20,14 +20,8 @@ pub fn apply_changes(
     for change in changes {
         let name = name_of(change);
         let key = find(name).ok_or_else(|| format!("unknown topic setting {name}"))?;
-        if matches!(
-            change,
-            ConfigChange::Append(..) | ConfigChange::Subtract(..)
-        ) && key.kind != ConfigType::List
-        {
-            return Err(format!(
-                "{name} is not a list: it can be set, but not appended to or subtracted from"
-            ));
+        if matches!(change, ConfigChange::Append(..) | ConfigChange::Subtract(..)) && key.kind != ConfigType::List {
+            return Err(format!("{name} is not a list: it can be set, but not appended to or subtracted from"));
         }
         let inherited = defaults.get(name).map_or(key.default, String::as_str);
         apply(&mut changed, inherited, change);
@@ -36,18 +30,11 @@ pub fn apply_changes(
 }
 
 /// The broker's own settings after changes. Nothing is checked.
-pub fn apply_broker_changes(
-    settings: &BTreeMap<String, String>,
-    changes: &[ConfigChange],
-) -> BTreeMap<String, String> {
+pub fn apply_broker_changes(settings: &BTreeMap<String, String>, changes: &[ConfigChange]) -> BTreeMap<String, String> {
     let mut changed = settings.clone();
     for change in changes {
         let inheriting = keys().iter().find(|key| key.broker_name == name_of(change));
-        apply(
-            &mut changed,
-            inheriting.map_or("", |key| key.default),
-            change,
-        );
+        apply(&mut changed, inheriting.map_or("", |key| key.default), change);
     }
     changed
 }
@@ -62,13 +49,8 @@ fn name_of(change: &ConfigChange) -> &str {
 }
 
 fn apply(settings: &mut BTreeMap<String, String>, inherited: &str, change: &ConfigChange) {
-    let current = settings
-        .get(name_of(change))
-        .map_or(inherited, String::as_str);
-    let mut list: Vec<&str> = members(current)
-        .into_iter()
-        .filter(|member| !member.is_empty())
-        .collect();
+    let current = settings.get(name_of(change)).map_or(inherited, String::as_str);
+    let mut list: Vec<&str> = members(current).into_iter().filter(|member| !member.is_empty()).collect();
     let (name, value) = match change {
         ConfigChange::Set(name, value) => (name, Some(value.clone())),
         ConfigChange::Delete(name) => (name, None),

@@ -24,12 +24,7 @@ pub fn segment_bytes_override(
 ) -> Option<Result<u64, String>> {
     let name = INTERNAL_SEGMENT_BYTES.name;
     let value = overrides.get(name).or_else(|| defaults.get(name))?;
-    Some(
-        value
-            .trim()
-            .parse()
-            .map_err(|_| refuse(name, value, "not a number of bytes")),
-    )
+    Some(value.trim().parse().map_err(|_| refuse(name, value, "not a number of bytes")))
 }
 
 const HOUR_MS: i64 = 3_600_000;
@@ -37,8 +32,7 @@ const MINUTE_MS: i64 = 60_000;
 
 const NEVER_RECOMPRESSED: &str =
     "batches are stored as producers compressed them; the broker never compresses a batch again";
-const NO_REPLICAS: &str =
-    "a partition has one replica, so nothing is replicated and nothing is throttled";
+const NO_REPLICAS: &str = "a partition has one replica, so nothing is replicated and nothing is throttled";
 const NO_TIERS: &str = "there is no tiered storage: all of a log is local";
 
 const fn synonym(name: &'static str, factor: i64) -> Synonym {
@@ -56,16 +50,7 @@ impl ConfigKey {
             [] => "",
             [first, ..] => first.name,
         };
-        Self {
-            name,
-            broker_name,
-            synonyms,
-            kind,
-            default,
-            valid,
-            documentation,
-            effect: Effect::Full,
-        }
+        Self { name, broker_name, synonyms, kind, default, valid, documentation, effect: Effect::Full }
     }
 
     const fn without_effect(mut self, reason: &'static str) -> Self {
@@ -74,10 +59,7 @@ impl ConfigKey {
     }
 
     const fn only(mut self, reason: &'static str) -> Self {
-        self.effect = Effect::Only {
-            value: self.default,
-            reason,
-        };
+        self.effect = Effect::Only { value: self.default, reason };
         self
     }
 }
@@ -115,16 +97,10 @@ static KEYS: &[ConfigKey] = &[
     ConfigKey::new(
         "compression.type",
         &[synonym("compression.type", 1)],
-        (
-            ConfigType::String,
-            "producer",
-            Valid::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
-        ),
+        (ConfigType::String, "producer", Valid::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"])),
         "Codec in which batches are stored. producer keeps the one in which they were sent.",
     )
-    .only(
-        "only producer is supported: the broker never compresses a batch again, so set the codec in the producers",
-    ),
+    .only("only producer is supported: the broker never compresses a batch again, so set the codec in the producers"),
     ConfigKey::new(
         "compression.zstd.level",
         &[synonym("compression.zstd.level", 1)],
@@ -159,9 +135,7 @@ static KEYS: &[ConfigKey] = &[
         (ConfigType::Long, "9223372036854775807", Valid::AtLeast(0)),
         "Longest time between two flushes of a log.",
     )
-    .without_effect(
-        "flushes are paced by the device: flush.messages decides whether acknowledgements wait for one",
-    ),
+    .without_effect("flushes are paced by the device: flush.messages decides whether acknowledgements wait for one"),
     ConfigKey::new(
         "follower.replication.throttled.replicas",
         &[],

@@ -6,10 +6,7 @@ use super::*;
 use crate::api::ConfigChange;
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs
-        .iter()
-        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+    pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 fn parse(pairs: &[(&str, &str)]) -> Result<TopicConfig, String> {
@@ -21,15 +18,8 @@ fn the_table_is_sorted_and_every_default_is_valid() {
     assert!(keys().is_sorted_by(|a, b| a.name < b.name));
     for key in keys() {
         parse(&[(key.name, key.default)]).unwrap_or_else(|e| panic!("{}: {e}", key.name));
-        assert_eq!(
-            key.synonyms.first().map_or("", |first| first.name),
-            key.broker_name
-        );
-        assert!(
-            key.documentation.ends_with('.') && key.documentation.len() > 20,
-            "{}",
-            key.name
-        );
+        assert_eq!(key.synonyms.first().map_or("", |first| first.name), key.broker_name);
+        assert!(key.documentation.ends_with('.') && key.documentation.len() > 20, "{}", key.name);
     }
 }
 
@@ -77,10 +67,7 @@ fn the_table_is_kafkas_but_for_flush_messages() {
         broker_name => format!("{}={} {broker_name}\n", key.name, key.default),
     };
     let ours: String = keys().iter().map(line).collect();
-    assert_eq!(
-        ours.replace("flush.messages=1 ", "flush.messages=9223372036854775807 "),
-        KAFKA
-    );
+    assert_eq!(ours.replace("flush.messages=1 ", "flush.messages=9223372036854775807 "), KAFKA);
 }
 
 #[test]
@@ -89,9 +76,7 @@ fn values_of_the_topic_win_over_the_brokers_and_those_over_defaults() {
     let config = TopicConfig::parse(&defaults, &map(&[("retention.ms", " 6 ")])).unwrap();
     assert_eq!((config.retention_ms, config.segment_ms), (6, 7));
     assert_eq!(config.retention_bytes, -1);
-    assert!(
-        TopicConfig::parse(&map(&[("segment.ms", "0")]), &map(&[("segment.ms", "1")])).is_err()
-    );
+    assert!(TopicConfig::parse(&map(&[("segment.ms", "0")]), &map(&[("segment.ms", "1")])).is_err());
 }
 
 #[test]
@@ -119,10 +104,7 @@ fn every_setting_reaches_its_field() {
         timestamp_type: TimestampType::LogAppendTime,
         timestamp_before_max_ms: 5,
         timestamp_after_max_ms: 4,
-        cleanup_policy: CleanupPolicy {
-            delete: true,
-            compact: true,
-        },
+        cleanup_policy: CleanupPolicy { delete: true, compact: true },
         retention_ms: 8,
         retention_bytes: 7,
         segment_bytes: 1 << 20,
@@ -136,92 +118,39 @@ fn every_setting_reaches_its_field() {
         min_insync_replicas: 2,
     };
     assert_eq!(config.as_ref(), Ok(&expected));
-    assert_eq!(
-        expected.segment_roll_ms(),
-        500,
-        "compaction must reach its records in time"
-    );
+    assert_eq!(expected.segment_roll_ms(), 500, "compaction must reach its records in time");
 }
 
 #[test]
 fn acknowledged_means_durable_by_default() {
     assert_eq!(TopicConfig::default().durability, Durability::Device);
-    assert_eq!(
-        parse(&[("flush.messages", "2")]).unwrap().durability,
-        Durability::Written
-    );
+    assert_eq!(parse(&[("flush.messages", "2")]).unwrap().durability, Durability::Written);
 }
 
 #[test]
 fn no_cleanup_policy_keeps_everything() {
     let config = parse(&[("cleanup.policy", "")]).unwrap();
-    assert_eq!(
-        config.cleanup_policy,
-        CleanupPolicy {
-            delete: false,
-            compact: false
-        }
-    );
+    assert_eq!(config.cleanup_policy, CleanupPolicy { delete: false, compact: false });
 }
 
 #[test]
 fn wrong_values_are_refused_with_name_value_and_reason() {
     let cases = [
-        (
-            "cleanup.policy",
-            "delete,forget",
-            "its members must be of compact, delete",
-        ),
-        (
-            "cleanup.policy",
-            "delete,delete",
-            "a member may not be there twice",
-        ),
-        (
-            "cleanup.policy",
-            "delete,",
-            "its members must be of compact, delete",
-        ),
-        (
-            "compression.gzip.level",
-            "0",
-            "must lie between 1 and 9, or be -1",
-        ),
+        ("cleanup.policy", "delete,forget", "its members must be of compact, delete"),
+        ("cleanup.policy", "delete,delete", "a member may not be there twice"),
+        ("cleanup.policy", "delete,", "its members must be of compact, delete"),
+        ("compression.gzip.level", "0", "must lie between 1 and 9, or be -1"),
         ("compression.lz4.level", "18", "must lie between 1 and 17"),
-        (
-            "compression.type",
-            "brotli",
-            "must be one of uncompressed, zstd, lz4, snappy, gzip, producer",
-        ),
+        ("compression.type", "brotli", "must be one of uncompressed, zstd, lz4, snappy, gzip, producer"),
         ("delete.retention.ms", "-1", "must be at least 0"),
         ("flush.messages", "0", "must be at least 1"),
         ("flush.ms", "soon", "not an integer of 64 bits"),
-        (
-            "leader.replication.throttled.replicas",
-            "0:1,x:2",
-            "must be * or a list of partition:broker",
-        ),
+        ("leader.replication.throttled.replicas", "0:1,x:2", "must be * or a list of partition:broker"),
         ("max.message.bytes", "-1", "must be at least 0"),
-        (
-            "max.message.bytes",
-            "3000000000",
-            "not an integer of 32 bits",
-        ),
-        (
-            "message.timestamp.type",
-            "createtime",
-            "must be one of CreateTime, LogAppendTime",
-        ),
-        (
-            "min.cleanable.dirty.ratio",
-            "1.5",
-            "must lie between 0 and 1",
-        ),
-        (
-            "min.cleanable.dirty.ratio",
-            "NaN",
-            "must lie between 0 and 1",
-        ),
+        ("max.message.bytes", "3000000000", "not an integer of 32 bits"),
+        ("message.timestamp.type", "createtime", "must be one of CreateTime, LogAppendTime"),
+        ("min.cleanable.dirty.ratio", "1.5", "must lie between 0 and 1"),
+        ("min.cleanable.dirty.ratio", "NaN", "must lie between 0 and 1"),
         ("min.insync.replicas", "0", "must be at least 1"),
         ("preallocate", "yes", "neither true nor false"),
         ("retention.ms", "-2", "must be at least -1"),
@@ -230,22 +159,10 @@ fn wrong_values_are_refused_with_name_value_and_reason() {
         ("segment.jitter.ms", "", "not an integer of 64 bits"),
     ];
     for (name, value, reason) in cases {
-        assert_eq!(
-            parse(&[(name, value)]),
-            Err(format!("invalid value {value} for {name}: {reason}"))
-        );
+        assert_eq!(parse(&[(name, value)]), Err(format!("invalid value {value} for {name}: {reason}")));
     }
-    assert_eq!(
-        parse(&[("retention.m", "1")]),
-        Err("unknown topic setting retention.m".to_owned())
-    );
-    assert!(
-        parse(&[(
-            "leader.replication.throttled.replicas",
-            &"0:1,".repeat(9_000)
-        )])
-        .is_err()
-    );
+    assert_eq!(parse(&[("retention.m", "1")]), Err("unknown topic setting retention.m".to_owned()));
+    assert!(parse(&[("leader.replication.throttled.replicas", &"0:1,".repeat(9_000))]).is_err());
 }
 
 #[test]
@@ -254,15 +171,8 @@ fn what_cannot_be_honoured_is_refused_with_the_reason() {
     assert!(refused("remote.storage.enable", "true").contains("tiered storage is not supported"));
     assert!(refused("compression.type", "zstd").contains("only producer is supported"));
     assert!(refused("max.message.bytes", "16777217").contains("16 MiB"));
-    let together = parse(&[
-        ("min.compaction.lag.ms", "10"),
-        ("max.compaction.lag.ms", "9"),
-    ])
-    .unwrap_err();
-    assert_eq!(
-        together,
-        "min.compaction.lag.ms 10 is larger than max.compaction.lag.ms 9"
-    );
+    let together = parse(&[("min.compaction.lag.ms", "10"), ("max.compaction.lag.ms", "9")]).unwrap_err();
+    assert_eq!(together, "min.compaction.lag.ms 10 is larger than max.compaction.lag.ms 9");
 }
 
 #[test]
@@ -284,19 +194,9 @@ fn what_has_no_effect_is_accepted() {
 
 #[test]
 fn segments_may_be_small_in_tests() {
-    assert_eq!(
-        parse(&[("internal.segment.bytes", "5000")])
-            .unwrap()
-            .segment_bytes,
-        5_000
-    );
+    assert_eq!(parse(&[("internal.segment.bytes", "5000")]).unwrap().segment_bytes, 5_000);
     assert!(parse(&[("internal.segment.bytes", "0")]).is_err());
-    assert!(
-        keys()
-            .iter()
-            .all(|key| key.name != "internal.segment.bytes"),
-        "as in Kafka it is not shown"
-    );
+    assert!(keys().iter().all(|key| key.name != "internal.segment.bytes"), "as in Kafka it is not shown");
 }
 
 #[test]
@@ -307,38 +207,18 @@ fn lists_grow_and_shrink_from_the_value_in_force() {
     let append = |name: &str, value: &str| ConfigChange::Append(name.into(), value.into());
     let subtract = |name: &str, value: &str| ConfigChange::Subtract(name.into(), value.into());
     let policy = "cleanup.policy";
-    assert_eq!(
-        change(&[], &[append(policy, "compact")]),
-        Ok(map(&[(policy, "delete,compact")]))
-    );
+    assert_eq!(change(&[], &[append(policy, "compact")]), Ok(map(&[(policy, "delete,compact")])));
     assert_eq!(
         change(&[(policy, "compact")], &[append(policy, "compact,delete")]),
         Ok(map(&[(policy, "compact,delete")]))
     );
-    assert_eq!(
-        change(&[(policy, "compact,delete")], &[subtract(policy, "delete")]),
-        Ok(map(&[(policy, "compact")]))
-    );
-    assert_eq!(
-        change(&[], &[subtract(policy, "delete")]),
-        Ok(map(&[(policy, "")]))
-    );
-    assert!(
-        change(&[], &[append("segment.ms", "1")])
-            .unwrap_err()
-            .contains("not a list")
-    );
-    assert!(
-        change(&[], &[subtract("nonsense", "1")])
-            .unwrap_err()
-            .contains("unknown")
-    );
+    assert_eq!(change(&[(policy, "compact,delete")], &[subtract(policy, "delete")]), Ok(map(&[(policy, "compact")])));
+    assert_eq!(change(&[], &[subtract(policy, "delete")]), Ok(map(&[(policy, "")])));
+    assert!(change(&[], &[append("segment.ms", "1")]).unwrap_err().contains("not a list"));
+    assert!(change(&[], &[subtract("nonsense", "1")]).unwrap_err().contains("unknown"));
     let set = ConfigChange::Set("segment.ms".into(), "1".into());
     let delete = ConfigChange::Delete("retention.ms".into());
-    assert_eq!(
-        change(&[("retention.ms", "3")], &[set, delete]),
-        Ok(map(&[("segment.ms", "1")]))
-    );
+    assert_eq!(change(&[("retention.ms", "3")], &[set, delete]), Ok(map(&[("segment.ms", "1")])));
     assert!(change(&[], &[ConfigChange::Delete("nonsense".into())]).is_err());
     let broker = apply_broker_changes(
         &map(&[("a.list", "x"), ("b", "2"), ("c", "3")]),
@@ -350,24 +230,13 @@ fn lists_grow_and_shrink_from_the_value_in_force() {
             ConfigChange::Delete("c".into()),
         ],
     );
-    let expected = [
-        ("a.list", "x,y"),
-        ("b", "4"),
-        ("log.cleanup.policy", "delete,compact"),
-        ("new.list", "z"),
-    ];
+    let expected = [("a.list", "x,y"), ("b", "4"), ("log.cleanup.policy", "delete,compact"), ("new.list", "z")];
     assert_eq!(broker, map(&expected));
 }
 
 #[test]
 fn topic_names_follow_kafkas_rules() {
-    for good in [
-        "a",
-        "A.b_c-9",
-        "...",
-        "__consumer_offsets",
-        &"x".repeat(249),
-    ] {
+    for good in ["a", "A.b_c-9", "...", "__consumer_offsets", &"x".repeat(249)] {
         assert_eq!(check_topic_name(good), Ok(()), "{good}");
     }
     for bad in ["", ".", "..", "a b", "a/b", "ä", "a\n", &"x".repeat(250)] {

@@ -9,13 +9,12 @@ pub fn check_topic_name(name: &str) -> Result<(), String> {
     match name {
         "" => Err("it is empty".to_owned()),
         "." | ".." => Err(format!("'{name}' is not allowed")),
-        _ if name.len() > TOPIC_NAME_BYTES_MAX => Err(format!(
-            "it is {} bytes long, {TOPIC_NAME_BYTES_MAX} are allowed",
-            name.len()
-        )),
-        _ if !name.bytes().all(legal) => Err(format!(
-            "'{name}' has other characters than ASCII letters, digits, '.', '_' and '-'"
-        )),
+        _ if name.len() > TOPIC_NAME_BYTES_MAX => {
+            Err(format!("it is {} bytes long, {TOPIC_NAME_BYTES_MAX} are allowed", name.len()))
+        }
+        _ if !name.bytes().all(legal) => {
+            Err(format!("'{name}' has other characters than ASCII letters, digits, '.', '_' and '-'"))
+        }
         _ => Ok(()),
     }
 }

@@ -23,10 +23,7 @@ impl<'a> Values<'a> {
             let key = find(name).ok_or_else(|| format!("unknown topic setting {name}"))?;
             check(key, value)?;
         }
-        Ok(Self {
-            defaults,
-            overrides,
-        })
+        Ok(Self { defaults, overrides })
     }
 
     /// The value in force, without blanks around it.
@@ -39,15 +36,11 @@ impl<'a> Values<'a> {
     }
 
     pub(super) fn integer<T: FromStr>(&self, name: &str) -> Result<T, String> {
-        self.text(name)
-            .parse()
-            .map_err(|_| refuse(name, self.text(name), "it does not fit"))
+        self.text(name).parse().map_err(|_| refuse(name, self.text(name), "it does not fit"))
     }
 
     pub(super) fn number(&self, name: &str) -> Result<f64, String> {
-        self.text(name)
-            .parse()
-            .map_err(|_| refuse(name, self.text(name), "not a number"))
+        self.text(name).parse().map_err(|_| refuse(name, self.text(name), "not a number"))
     }
 
     pub(super) fn list(&self, name: &str) -> Vec<&'a str> {
@@ -70,12 +63,8 @@ fn check(key: &ConfigKey, value: &str) -> Result<(), String> {
         Some(format!("longer than {VALUE_BYTES_MAX} bytes"))
     } else {
         match key.kind {
-            ConfigType::Boolean => {
-                (!is_boolean(trimmed)).then(|| "neither true nor false".to_owned())
-            }
-            ConfigType::Int => {
-                wrong_integer(trimmed.parse::<i32>().ok().map(i64::from), 32, key.valid)
-            }
+            ConfigType::Boolean => (!is_boolean(trimmed)).then(|| "neither true nor false".to_owned()),
+            ConfigType::Int => wrong_integer(trimmed.parse::<i32>().ok().map(i64::from), 32, key.valid),
             ConfigType::Long => wrong_integer(trimmed.parse().ok(), 64, key.valid),
             ConfigType::Double => wrong_number(trimmed, key.valid),
             ConfigType::String => wrong_string(trimmed, key.valid),
@@ -86,10 +75,9 @@ fn check(key: &ConfigKey, value: &str) -> Result<(), String> {
         return Err(refuse(key.name, value, &reason));
     }
     match key.effect {
-        Effect::Only {
-            value: only,
-            reason,
-        } if !trimmed.eq_ignore_ascii_case(only) => Err(refuse(key.name, value, reason)),
+        Effect::Only { value: only, reason } if !trimmed.eq_ignore_ascii_case(only) => {
+            Err(refuse(key.name, value, reason))
+        }
         _ => Ok(()),
     }
 }
@@ -109,9 +97,7 @@ fn wrong_integer(value: Option<i64>, bits: u32, valid: Valid) -> Option<String> 
     };
     match valid {
         Valid::AtLeast(min) if value < min => Some(format!("must be at least {min}")),
-        Valid::Between(min, max) if !(min..=max).contains(&value) => {
-            Some(format!("must lie between {min} and {max}"))
-        }
+        Valid::Between(min, max) if !(min..=max).contains(&value) => Some(format!("must lie between {min} and {max}")),
         Valid::BetweenOr(min, max, or) if !(min..=max).contains(&value) && value != or => {
             Some(format!("must lie between {min} and {max}, or be {or}"))
         }
@@ -122,18 +108,14 @@ fn wrong_integer(value: Option<i64>, bits: u32, valid: Valid) -> Option<String> 
 fn wrong_number(text: &str, valid: Valid) -> Option<String> {
     match (text.parse::<f64>(), valid) {
         (Err(_), _) => Some("not a number".to_owned()),
-        (Ok(value), Valid::Ratio) if !(0.0..=1.0).contains(&value) => {
-            Some("must lie between 0 and 1".to_owned())
-        }
+        (Ok(value), Valid::Ratio) if !(0.0..=1.0).contains(&value) => Some("must lie between 0 and 1".to_owned()),
         (Ok(_), _) => None,
     }
 }
 
 fn wrong_string(text: &str, valid: Valid) -> Option<String> {
     match valid {
-        Valid::OneOf(values) if !values.contains(&text) => {
-            Some(format!("must be one of {}", values.join(", ")))
-        }
+        Valid::OneOf(values) if !values.contains(&text) => Some(format!("must be one of {}", values.join(", "))),
         _ => None,
     }
 }
@@ -155,10 +137,6 @@ fn wrong_list(list: &[&str], valid: Valid) -> Option<String> {
 
 fn is_throttled_replicas(list: &[&str]) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let pair = |member: &str| {
-        member
-            .split_once(':')
-            .is_some_and(|(a, b)| digits(a) && digits(b))
-    };
+    let pair = |member: &str| member.split_once(':').is_some_and(|(a, b)| digits(a) && digits(b));
     list == ["*"] || list.iter().all(|member| member.is_empty() || pair(member))
 }

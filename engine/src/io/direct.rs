@@ -33,10 +33,7 @@ impl DirectIo {
     /// rightly.
     pub(crate) async fn new(probe: &Path) -> io::Result<Self> {
         let file = DmaFile::open(probe).await.map_err(io::Error::from)?;
-        let _first_read_settles_the_verdict = file
-            .read_at_aligned(0, BLOCK)
-            .await
-            .map_err(io::Error::from)?;
+        let _first_read_settles_the_verdict = file.read_at_aligned(0, BLOCK).await.map_err(io::Error::from)?;
         file.close().await.map_err(io::Error::from)?;
         let background = glommio::executor().create_task_queue(
             Shares::Static(BACKGROUND_SHARES),
@@ -82,11 +79,7 @@ impl File for DirectFile {
 
     async fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> io::Result<()> {
         let wanted = buffer.len();
-        let written = self
-            .0
-            .write_rc_at(buffer, position)
-            .await
-            .map_err(io::Error::from)?;
+        let written = self.0.write_rc_at(buffer, position).await.map_err(io::Error::from)?;
         if written != wanted {
             // A short direct write means that the file system ran out of space half-way.
             return Err(io::Error::new(
@@ -99,21 +92,13 @@ impl File for DirectFile {
 
     async fn read(&self, position: u64, len: usize) -> io::Result<Rc<dyn Memory>> {
         if len <= IO_BYTES_MAX {
-            let read = self
-                .0
-                .read_at_aligned(position, len)
-                .await
-                .map_err(io::Error::from)?;
+            let read = self.0.read_at_aligned(position, len).await.map_err(io::Error::from)?;
             return Ok(Rc::new(read));
         }
         let mut joined = Vec::with_capacity(len);
         while joined.len() < len {
             let part = IO_BYTES_MAX.min(len - joined.len());
-            let read = self
-                .0
-                .read_at_aligned(position + joined.len() as u64, part)
-                .await
-                .map_err(io::Error::from)?;
+            let read = self.0.read_at_aligned(position + joined.len() as u64, part).await.map_err(io::Error::from)?;
             joined.extend_from_slice(&read);
             if read.len() < part {
                 break;
@@ -132,9 +117,7 @@ impl File for DirectFile {
 }
 
 /// Runs a blocking call on the executor's pool thread.
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     glommio::executor().spawn_blocking(call).await
 }
 
@@ -143,10 +126,7 @@ impl Io for DirectIo {
     type Buffer = DmaBuffer;
 
     fn buffer(&self, len: usize) -> DmaBuffer {
-        assert!(
-            len.is_multiple_of(BLOCK) && len > 0,
-            "buffers are whole blocks"
-        );
+        assert!(len.is_multiple_of(BLOCK) && len > 0, "buffers are whole blocks");
         glommio::allocate_dma_buffer(len)
     }
 
@@ -158,9 +138,7 @@ impl Io for DirectIo {
             Open::Write => options.read(true).write(true).create(true),
             Open::WriteDurable => options.write(true).custom_flags(libc::O_DSYNC),
         };
-        Ok(DirectFile(
-            options.dma_open(path).await.map_err(io::Error::from)?,
-        ))
+        Ok(DirectFile(options.dma_open(path).await.map_err(io::Error::from)?))
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -185,9 +163,7 @@ impl Io for DirectIo {
     async fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let path = path.to_owned();
         blocking(move || match std::fs::read_dir(&path) {
-            Ok(entries) => entries
-                .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
-                .collect(),
+            Ok(entries) => entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect(),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(other) => Err(other),
         })
@@ -237,9 +213,7 @@ impl Io for DirectIo {
 
 /// Wall clock, in ms since the epoch.
 pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -250,11 +224,8 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Creates a directory and those above it, and makes every new entry durable.
 pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
-    let missing: Vec<PathBuf> = path
-        .ancestors()
-        .take_while(|p| !p.as_os_str().is_empty() && !p.exists())
-        .map(Path::to_owned)
-        .collect();
+    let missing: Vec<PathBuf> =
+        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect();
     std::fs::create_dir_all(path)?;
     for made in missing {
         if let Some(parent) = made.parent().filter(|p| !p.as_os_str().is_empty()) {

@@ -1,7 +1,7 @@
 //! What the shells of the engine need from an operating system, and nothing more: direct files, timers, tasks.
 //!
-//! Two implementations: [`direct`] on glommio, and `sim`, a deterministic fake disk that loses, tears and reorders
-//! whatever was not flushed. The shells are generic over [`Io`], so that what is tested against crashes is the code
+//! Two implementations: `direct` on glommio, and `sim`, a deterministic fake disk that loses, tears and reorders
+//! whatever was not flushed. The shells are generic over `Io`, so that what is tested against crashes is the code
 //! that runs in production.
 
 use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
@@ -100,11 +100,7 @@ pub(crate) trait File {
     type Buffer;
 
     /// Writes all of a buffer. In flight it may be shared with readers.
-    fn write(
-        &self,
-        buffer: Rc<Self::Buffer>,
-        position: u64,
-    ) -> impl Future<Output = io::Result<()>>;
+    fn write(&self, buffer: Rc<Self::Buffer>, position: u64) -> impl Future<Output = io::Result<()>>;
     /// Reads; shorter than asked only at the end of the file.
     fn read(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Rc<dyn Memory>>>;
     /// Makes everything written before durable, with the metadata needed to read it back (fdatasync).

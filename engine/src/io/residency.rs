@@ -9,20 +9,13 @@ const PROBE_BYTES: usize = 64 << 10;
 /// it would have to wait.
 pub(crate) fn is_resident(file: &File, range: Range<u64>) -> bool {
     let last = range.end.saturating_sub(1);
-    range
-        .clone()
-        .step_by(PROBE_BYTES)
-        .chain([last])
-        .all(|position| probe(file, position))
+    range.clone().step_by(PROBE_BYTES).chain([last]).all(|position| probe(file, position))
 }
 
 #[expect(unsafe_code, reason = "std has no preadv2")]
 fn probe(file: &File, position: u64) -> bool {
     let mut byte = [0u8; 1];
-    let part = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: 1,
-    };
+    let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let Ok(position) = libc::off_t::try_from(position) else {
         return false;
     };
@@ -34,10 +27,8 @@ fn probe(file: &File, position: u64) -> bool {
 /// Starts reading a range into memory (posix_fadvise(2), POSIX_FADV_WILLNEED).
 #[expect(unsafe_code, reason = "std has no posix_fadvise")]
 pub(crate) fn read_ahead(file: &File, range: Range<u64>) {
-    let (Ok(start), Ok(len)) = (
-        i64::try_from(range.start),
-        i64::try_from(range.end.saturating_sub(range.start)),
-    ) else {
+    let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
+    else {
         return;
     };
     if len > 0 {

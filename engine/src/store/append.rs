@@ -35,33 +35,23 @@ impl<I: Io> Store<I> {
         let info = batch::check(&part.batch, &rules(&config, now_ms))?;
         let sequence = cell.borrow().producers.check(&info)?;
         match sequence {
-            Sequence::Duplicate {
-                base_offset,
-                timestamp_ms,
-            } => Ok(duplicate(&cell.borrow(), base_offset, timestamp_ms)),
+            Sequence::Duplicate { base_offset, timestamp_ms } => {
+                Ok(duplicate(&cell.borrow(), base_offset, timestamp_ms))
+            }
             Sequence::New if self.full.get() => Err(LogError::StorageFull),
             Sequence::New => Ok(self.place(&cell, part.batch, &info, now_ms)),
         }
     }
 
-    fn place(
-        &self,
-        cell: &Rc<PartitionCell>,
-        bytes: Bytes,
-        info: &BatchInfo,
-        now_ms: i64,
-    ) -> (Produced, Option<Wait>) {
+    fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, now_ms: i64) -> (Produced, Option<Wait>) {
         let mut partition = cell.borrow_mut();
         let base_offset = partition.end;
         let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
         partition.end = end_offset;
-        let append_time_ms =
-            (partition.config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
+        let append_time_ms = (partition.config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
         if info.producer_id >= 0 {
             let timestamp_ms = append_time_ms.unwrap_or(info.max_timestamp);
-            partition
-                .producers
-                .note(producer_batch(info, base_offset, timestamp_ms), now_ms);
+            partition.producers.note(producer_batch(info, base_offset, timestamp_ms), now_ms);
         }
         let flush = partition.config.durability == Durability::Device;
         let produced = Produced {
@@ -70,15 +60,8 @@ impl<I: Io> Store<I> {
             log_start_offset: partition.log_start,
         };
         drop(partition);
-        let placed = PlacedBatch {
-            bytes,
-            base_offset,
-            append_time_ms,
-        };
-        let wait = self
-            .groups
-            .borrow_mut()
-            .push(cell, placed, end_offset, flush);
+        let placed = PlacedBatch { bytes, checked: *info, base_offset, append_time_ms };
+        let wait = self.groups.borrow_mut().push(cell, placed, end_offset, flush);
         self.pump.notify();
         (produced, Some(wait))
     }
@@ -96,11 +79,7 @@ fn rules(config: &TopicConfig, now_ms: i64) -> Rules {
 }
 
 /// A batch that came before is answered as it was then, but not before it is durable.
-fn duplicate(
-    partition: &Partition,
-    base_offset: i64,
-    timestamp_ms: i64,
-) -> (Produced, Option<Wait>) {
+fn duplicate(partition: &Partition, base_offset: i64, timestamp_ms: i64) -> (Produced, Option<Wait>) {
     let log_append_time = partition.config.timestamp_type == TimestampType::LogAppendTime;
     let produced = Produced {
         base_offset,
@@ -108,20 +87,12 @@ fn duplicate(
         log_start_offset: partition.log_start,
     };
     let settled = base_offset < partition.high_watermark();
-    let wait = if settled {
-        None
-    } else {
-        partition.last_group.clone()
-    };
+    let wait = if settled { None } else { partition.last_group.clone() };
     (produced, wait)
 }
 
 /// What is remembered of a producer's batch.
-pub(crate) fn producer_batch(
-    info: &BatchInfo,
-    base_offset: i64,
-    timestamp_ms: i64,
-) -> ProducerBatch {
+pub(crate) fn producer_batch(info: &BatchInfo, base_offset: i64, timestamp_ms: i64) -> ProducerBatch {
     ProducerBatch {
         producer_id: info.producer_id.into(),
         producer_epoch: info.producer_epoch.into(),

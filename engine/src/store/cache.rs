@@ -26,11 +26,7 @@ const EXTENT_OVERHEAD_BYTES: usize = 72;
 
 impl Cache {
     pub(crate) fn new(budget: usize) -> Self {
-        Self {
-            budget,
-            bytes: 0,
-            slots: VecDeque::new(),
-        }
+        Self { budget, bytes: 0, slots: VecDeque::new() }
     }
 
     /// Bytes that a group will take.
@@ -46,28 +42,14 @@ impl Cache {
     }
 
     /// Adds a group.
-    pub(crate) fn insert(
-        &mut self,
-        slot: Rc<Slot>,
-        buffer_bytes: usize,
-        partitions: Vec<Rc<PartitionCell>>,
-    ) {
+    pub(crate) fn insert(&mut self, slot: Rc<Slot>, buffer_bytes: usize, partitions: Vec<Rc<PartitionCell>>) {
         let bytes = Self::cost(buffer_bytes, partitions.len());
         self.bytes += bytes;
-        self.slots.push_back(Cached {
-            slot,
-            bytes,
-            partitions,
-        });
+        self.slots.push_back(Cached { slot, bytes, partitions });
     }
 
     fn evict_to(&mut self, bytes: usize) {
-        while self.bytes > bytes
-            && self
-                .slots
-                .front()
-                .is_some_and(|oldest| oldest.slot.live.get() == 0)
-        {
+        while self.bytes > bytes && self.slots.front().is_some_and(|oldest| oldest.slot.live.get() == 0) {
             let oldest = self.slots.pop_front().expect("there is a front");
             self.bytes -= oldest.bytes;
             oldest.slot.bytes.replace(None);

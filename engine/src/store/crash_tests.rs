@@ -80,7 +80,13 @@ impl Producer {
         let mut builder = BatchBuilder::new(Codec::None, 0).producer(100 + i64::from(self.id.partition), 0, sequence);
         for at in 0..sent.count {
             let value = self.text(sent.first + at, sent.size);
-            builder.push(&Record { offset: at, timestamp: 1000, key: None, value: Some(value.into()), headers: vec![] });
+            builder.push(&Record {
+                offset: at,
+                timestamp: 1000,
+                key: None,
+                value: Some(value.into()),
+                headers: vec![],
+            });
         }
         builder.finish().into()
     }
@@ -184,6 +190,7 @@ fn options(run: u64) -> StoreOptions {
         run,
         cache_bytes: 6 << 20,
         read_bytes: 4 << 20,
+        compact_bytes: 1 << 20,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
         producer_id_expiration_ms: i64::MAX,
@@ -196,7 +203,14 @@ async fn open(io: SimIo, run: u64, producers: &[Rc<Producer>]) -> Rc<Store<SimIo
 }
 
 /// One life: check what is there, then work.
-async fn live(io: SimIo, run: u64, producers: Vec<Rc<Producer>>, power_cut: bool, random: Rc<RefCell<Random>>, rounds: usize) {
+async fn live(
+    io: SimIo,
+    run: u64,
+    producers: Vec<Rc<Producer>>,
+    power_cut: bool,
+    random: Rc<RefCell<Random>>,
+    rounds: usize,
+) {
     let store = open(io, run, &producers).await;
     for producer in &producers {
         producer.check(&store, power_cut).await;
@@ -246,7 +260,11 @@ fn lives(seed: u64, count: u64, rounds: usize) {
         let life = live(io, run, producers.clone(), power_cut, random.clone(), rounds);
         if sim.run_until(life).is_some() {
             // The life ended by itself: end it with the process or with the power.
-            if kill { sim.kill() } else { sim.crash() }
+            if kill {
+                sim.kill()
+            } else {
+                sim.crash()
+            }
             power_cut = !kill;
         } else {
             power_cut = true;
@@ -258,7 +276,9 @@ fn lives(seed: u64, count: u64, rounds: usize) {
 #[test]
 fn nothing_acknowledged_is_lost_whenever_the_power_fails() {
     let seeds: u64 = std::env::var("MILLRACE_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
-    for seed in 0..seeds {
+    let first: u64 = std::env::var("MILLRACE_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    for seed in first..first + seeds {
+        println!("seed {seed}");
         lives(seed, 12, 60);
     }
 }

@@ -44,17 +44,14 @@ async fn extend_to<I: Io>(
     state: &mut PartitionState,
     pointer: &Pointer,
 ) -> io::Result<bool> {
-    let mut arrived = Arrived {
-        from_offset: pointer.place.from_offset.get(),
-        checksum: 0,
-    };
+    let mut arrived = Arrived { from_offset: pointer.place.from_offset.get(), checksum: 0 };
     while state.end_offset() < pointer.end_offset {
         let end_offset = state.end_offset();
         if state.segments.last().is_none_or(|last| last.sealed) {
             state.segments.push(Segment::begin(end_offset, io.now_ms()));
         }
         let active = state.segments.last_mut().expect("just made sure");
-        let path = partition_dir(data_dir, id).join(segment::file_name(active.base_offset));
+        let path = partition_dir(data_dir, id).join(active.name().file_name());
         let file = io.open(&path, Open::Existing).await?;
         let last = active.base_offset == pointer.place.segment.get();
         let end = if last { pointer.end_offset } else { i64::MAX };
@@ -95,8 +92,7 @@ async fn read_on<F: File>(
         let skip = usize::try_from(segment.size - base).expect("less than a block");
         let mut rest = memory.bytes().get(skip..).unwrap_or_default();
         let before = segment.size;
-        while let Some((info, batch)) =
-            next_whole(rest, segment.end_offset).filter(|_| segment.end_offset < end_offset)
+        while let Some((info, batch)) = next_whole(rest, segment.end_offset).filter(|_| segment.end_offset < end_offset)
         {
             segment.push(&info);
             if info.base_offset >= arrived.from_offset {
@@ -126,21 +122,14 @@ fn next_whole(bytes: &[u8], offset: i64) -> Option<(BatchInfo, &[u8])> {
 /// Seals the segment if its footer is in place and agrees with what was read.
 async fn take_footer<F: File>(file: &F, segment: &mut Segment) -> io::Result<bool> {
     let position = align_up(segment.size);
-    let bytes = file
-        .read(position, segment::footer_bytes_max(segment.size))
-        .await?;
+    let bytes = file.read(position, segment::footer_bytes_max(segment.size)).await?;
     let Some((meta, _)) = segment::decode_footer(bytes.bytes()) else {
         return Ok(false);
     };
     let found = Segment::from_meta(&meta);
-    if (found.base_offset, found.end_offset, found.size)
-        != (segment.base_offset, segment.end_offset, segment.size)
-    {
+    if (found.base_offset, found.end_offset, found.size) != (segment.base_offset, segment.end_offset, segment.size) {
         return Ok(false);
     }
-    *segment = Segment {
-        index: None,
-        ..found
-    };
+    *segment = Segment { index: None, ..found };
     Ok(true)
 }

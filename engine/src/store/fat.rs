@@ -40,9 +40,7 @@ impl<I: Io> Store<I> {
     /// the tail then.
     pub(super) fn plan_fat(&self, run: &Run, file: &Rc<WalFile<I>>) -> Option<FatRun> {
         // The shared log needs no new space; segments do.
-        if run.len < FAT_BYTES
-            || self.io.free_bytes(&self.options.data_dir).ok()? < self.options.reserve_bytes
-        {
+        if run.len < FAT_BYTES || self.io.free_bytes(&self.options.data_dir).ok()? < self.options.reserve_bytes {
             return None;
         }
         let mut partition = run.partition.borrow_mut();
@@ -57,23 +55,13 @@ impl<I: Io> Store<I> {
             }
             Appending::Fat(ahead) => {
                 let before = (Some(ahead.last_block.clone()), Some(ahead.written.clone()));
-                (
-                    Some(ahead.active.clone()),
-                    ahead.end_offset,
-                    ahead.runs,
-                    before.0,
-                    before.1,
-                )
+                (Some(ahead.active.clone()), ahead.end_offset, ahead.runs, before.0, before.1)
             }
         };
         let mut memory = vec![0; run.len];
         run.fill(&mut memory);
         let memory: Rc<dyn Memory> = Rc::new(memory);
-        let slot = Rc::new(Slot {
-            bytes: RefCell::new(Some(memory.clone())),
-            wal: file.id,
-            live: Cell::new(1),
-        });
+        let slot = Rc::new(Slot { bytes: RefCell::new(Some(memory.clone())), wal: file.id, live: Cell::new(1) });
         let extent = Extent {
             base_offset: run.base_offset,
             end_offset: run.end_offset,
@@ -83,12 +71,7 @@ impl<I: Io> Store<I> {
         };
         let mut extents = partition.tail_from(from);
         extents.push(extent.clone());
-        let plan = materialise::plan(
-            active.as_ref(),
-            extents,
-            &partition.config,
-            self.io.now_ms(),
-        );
+        let plan = materialise::plan(active.as_ref(), extents, &partition.config, self.io.now_ms());
         let pointer = plan.last_place()?;
         let segment = &plan.writes.last().expect("it has a place").segment;
         let written = Rc::<Outcome<bool>>::default();
@@ -102,43 +85,36 @@ impl<I: Io> Store<I> {
         });
         partition.push_extent(extent);
         drop(partition);
-        self.cache
-            .borrow_mut()
-            .insert(slot, run.len, vec![run.partition.clone()]);
+        self.cache.borrow_mut().insert(slot, run.len, vec![run.partition.clone()]);
         // A segment that begins with this run has no block in common with what is before.
         let head = head.filter(|_| plan.writes.first().is_some_and(|write| write.from > 0));
-        Some(FatRun {
-            cell: run.partition.clone(),
-            plan: Rc::new(plan),
-            pointer,
-            head,
-            before,
-            written,
-        })
+        Some(FatRun { cell: run.partition.clone(), plan: Rc::new(plan), pointer, head, before, written })
     }
 
-    /// Writes a fat run; `flush`: to stable storage.
-    pub(super) async fn write_fat(&self, fat: &FatRun, flush: bool) -> io::Result<()> {
+    /// Writes a fat run to stable storage, whatever its topic asks: the groups behind it may be acknowledged as durable
+    /// and must not depend on a pointer to nothing. Of a partition that is gone, files and folders may be missing.
+    pub(super) async fn write_fat(&self, fat: &FatRun) -> io::Result<()> {
+        match self.try_write_fat(fat).await {
+            Err(_) if fat.cell.borrow().deleted => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn try_write_fat(&self, fat: &FatRun) -> io::Result<()> {
         let id = fat.cell.borrow().id;
         let result = match &fat.before {
-            Some(before) if !before.clone().wait().await => {
-                Err(io::Error::other("the write before it failed"))
-            }
+            Some(before) if !before.clone().wait().await => Err(io::Error::other("the write before it failed")),
             _ => self.write_plan(id, &fat.plan, fat.head.as_ref()).await,
         };
         fat.written.set(result.is_ok());
-        let opened = result?;
-        if flush {
-            for open in opened {
-                open.file.flush().await?;
-            }
-            self.sync_new_segments(id, &fat.plan).await?;
+        for open in result? {
+            open.file.flush().await?;
         }
-        Ok(())
+        self.sync_new_segments(id, &fat.plan).await
     }
 
-    /// A fat run is as durable as its topic asks: it is in its segment.
-    pub(super) fn fat_done(&self, fat: &FatRun, flushed: bool) {
+    /// A fat run is in its segment.
+    pub(super) fn fat_done(&self, fat: &FatRun) {
         let mut partition = fat.cell.borrow_mut();
         if let Appending::Fat(ahead) = &mut partition.appending {
             ahead.runs -= 1;
@@ -149,17 +125,9 @@ impl<I: Io> Store<I> {
         if partition.deleted {
             return;
         }
-        partition.appended(&fat.plan, flushed, self.io.now_ms());
+        partition.appended(&fat.plan, self.io.now_ms());
         drop(partition);
-        self.live_bytes.set(
-            self.live_bytes.get()
-                - fat
-                    .plan
-                    .extents
-                    .iter()
-                    .map(|e| e.len as usize)
-                    .sum::<usize>(),
-        );
+        self.live_bytes.set(self.live_bytes.get() - fat.plan.extents.iter().map(|e| e.len as usize).sum::<usize>());
         self.keeper.grown(&fat.cell);
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{Store, partition_dir, segment_files::OpenSegment};
+use super::{Store, partition_dir, replace::Job, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
     chunk::Memory,
@@ -23,8 +23,8 @@ use crate::{
     journal::{Journal, Payloads},
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
-    partition::{Appending, PartitionCell},
-    segment,
+    partition::{Appending, PartitionCell, Unnoted},
+    segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
 
@@ -55,12 +55,19 @@ struct Picked {
     plan: Option<Plan>,
 }
 
+/// What the manifest is being told of a partition.
+struct Taken {
+    cell: Rc<PartitionCell>,
+    unnoted: Unnoted,
+}
+
 /// What the keeper has to do.
 pub(crate) struct Keeper<I: Io> {
     signal: Signal,
-    grown: RefCell<VecDeque<Rc<PartitionCell>>>,
+    pub(super) grown: RefCell<VecDeque<Rc<PartitionCell>>>,
     removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
+    jobs: RefCell<VecDeque<Job>>,
     all: RefCell<Vec<Rc<Outcome<()>>>>,
     journal: RefCell<Option<Journal<I>>>,
     pub(super) run_ends: BTreeMap<u64, u64>,
@@ -75,6 +82,7 @@ impl<I: Io> Keeper<I> {
             grown: RefCell::default(),
             removed: RefCell::default(),
             trims: RefCell::default(),
+            jobs: RefCell::default(),
             all: RefCell::default(),
             journal: RefCell::new(Some(journal)),
             run_ends,
@@ -91,18 +99,24 @@ impl<I: Io> Keeper<I> {
     /// A partition's tail has grown.
     pub(crate) fn grown(&self, cell: &Rc<PartitionCell>) {
         let mut partition = cell.borrow_mut();
-        let unnoted = partition
-            .unnoted
-            .as_ref()
-            .map_or(0, |unnoted| unnoted.bytes);
+        let unnoted = partition.unnoted.as_ref().map_or(0, |unnoted| unnoted.bytes);
         let due = unnoted >= NOTE_BYTES
-            || partition.tail_bytes >= MATERIALISE_BYTES
-                && matches!(partition.appending, Appending::Nobody);
+            || partition.tail_bytes >= MATERIALISE_BYTES && matches!(partition.appending, Appending::Nobody);
         if due && !partition.queued {
             partition.queued = true;
             self.grown.borrow_mut().push_back(cell.clone());
             self.signal.notify();
         }
+    }
+
+    /// Something to do for the compactor.
+    pub(super) fn post(&self, job: Job) {
+        self.jobs.borrow_mut().push_back(job);
+        self.signal.notify();
+    }
+
+    pub(super) fn next_job(&self) -> Option<Job> {
+        self.jobs.borrow_mut().pop_front()
     }
 
     /// A partition is gone: its files go too. Resolves when they are removed.
@@ -118,7 +132,11 @@ impl<I: Io> Store<I> {
     /// The keeper's task; ends after [`Store::stop_keeper`].
     pub(super) async fn run_keeper(self: Rc<Self>) {
         loop {
-            let worked = match self.keep().await {
+            let kept = self.keep().await;
+            if kept.is_err() {
+                self.refuse_jobs();
+            }
+            let worked = match kept {
                 Ok(worked) => worked,
                 Err(error) if self.keeper.stopped.get() => {
                     tracing::error!("tails stay in the shared log: {error}");
@@ -138,11 +156,7 @@ impl<I: Io> Store<I> {
                 }
             };
             if !worked {
-                self.keeper
-                    .all
-                    .take()
-                    .into_iter()
-                    .for_each(|done| done.set(()));
+                self.keeper.all.take().into_iter().for_each(|done| done.set(()));
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
@@ -160,10 +174,10 @@ impl<I: Io> Store<I> {
     /// Does what there is to do; `false` when there was nothing.
     async fn keep(&self) -> io::Result<bool> {
         self.remove_files().await?;
-        let trimmed = self.do_trims().await?;
+        let worked = self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();
         if picked.is_empty() {
-            return Ok(trimmed);
+            return Ok(worked);
         }
         if let Err(error) = self.round(&picked).await {
             for Picked { cell, .. } in picked {
@@ -179,22 +193,26 @@ impl<I: Io> Store<I> {
     async fn remove_files(&self) -> io::Result<()> {
         let removed = self.keeper.removed.take();
         for (id, done) in removed {
-            if let Err(error) = self
-                .io
-                .remove(&partition_dir(&self.options.data_dir, id))
-                .await
-            {
+            if self.compactor.busy_with() == Some(id) {
+                self.keeper.removed.borrow_mut().push((id, done)); // it gives up soon, and notifies
+                continue;
+            }
+            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
                 tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
             }
             done.set(());
             self.io.yield_now().await;
         }
-        let retired = self.wal.borrow_mut().take_retired();
-        for file in retired {
-            self.io
-                .remove(&super::wal_files::path_of(&self.options.wal_dir(), file.id))
-                .await?;
+        let retired = self.wal.borrow().retired();
+        if retired.is_empty() {
+            return Ok(());
         }
+        for file in &retired {
+            self.io.remove(&super::wal_files::path_of(&self.options.wal_dir(), *file)).await?;
+        }
+        self.io.sync_dir(&self.options.wal_dir()).await?;
+        self.wal.borrow_mut().removed(&retired);
+        self.pump.notify();
         Ok(())
     }
 
@@ -224,11 +242,7 @@ impl<I: Io> Store<I> {
             let wanted = plan.is_some() || partition.unnoted.is_some();
             drop(partition);
             if wanted {
-                bytes += plan
-                    .iter()
-                    .flat_map(|plan| &plan.extents)
-                    .map(|e| e.len as usize)
-                    .sum::<usize>();
+                bytes += plan.iter().flat_map(|plan| &plan.extents).map(|e| e.len as usize).sum::<usize>();
                 picked.push(Picked { cell, plan });
             }
             bytes < ROUND_BYTES && picked.len() < ROUND_PARTITIONS
@@ -253,18 +267,18 @@ impl<I: Io> Store<I> {
 
     /// Whether tails must be materialised that have not grown enough by themselves.
     fn under_pressure(&self) -> bool {
+        let (cached, budget) = (self.cache.borrow().bytes(), self.cache.borrow().budget());
+        let live = self.live_bytes.get();
         !self.keeper.all.borrow().is_empty()
             || self.keeper.stopped.get()
+            || self.starved.get()
             || self.wal.borrow().under_pressure()
-            || self.live_bytes.get() > self.cache.borrow().budget() / 2
-            || self.live_bytes.get() > 0
-                && self.cache.borrow().bytes() > self.cache.borrow().budget() / 8 * 7
+            || live > budget / 2
+            || live > 0 && cached > budget / 8 * 7
     }
 
     async fn round(&self, picked: &[Picked]) -> io::Result<()> {
-        let plans = picked
-            .iter()
-            .filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
+        let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
         let written = stream::iter(plans)
             .map(|(id, plan)| async move {
                 for open in self.write_plan(id, plan, None).await? {
@@ -281,90 +295,56 @@ impl<I: Io> Store<I> {
             let mut partition = cell.borrow_mut();
             partition.end_keeping();
             if !partition.deleted {
-                partition.appended(plan, true, self.io.now_ms());
+                partition.appended(plan, self.io.now_ms());
                 let bytes = plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
                 self.live_bytes.set(self.live_bytes.get() - bytes);
             }
         }
-        self.note_partitions(picked.iter().map(|picked| &picked.cell))
-            .await?;
+        self.note_partitions(picked.iter().map(|picked| &picked.cell)).await?;
         for Picked { cell, .. } in picked {
             cell.borrow_mut().prune_tail();
             self.keeper.grown(cell);
         }
+        self.maker.notify();
         self.pump.notify();
         Ok(())
     }
 
     /// Tells the manifest what it does not know of these partitions; then the shared log is not needed for that.
-    async fn note_partitions(
-        &self,
-        cells: impl Iterator<Item = &Rc<PartitionCell>>,
-    ) -> io::Result<()> {
+    async fn note_partitions(&self, cells: impl Iterator<Item = &Rc<PartitionCell>>) -> io::Result<()> {
         let mut payloads = Payloads::default();
-        let mut noted = Vec::new();
+        let mut taken = Vec::new();
         for cell in cells {
-            self.flush_unnoted(cell).await?;
-            let partition = cell.borrow();
-            let Some(advance) = partition.advance_record().filter(|_| !partition.deleted) else {
+            let mut partition = cell.borrow_mut();
+            let Some((unnoted, advance)) = partition.take_unnoted() else {
                 continue;
             };
             for part in manifest::split(advance) {
                 payloads.push(&manifest::encode(partition.id, &Record::Advance(part)));
             }
-            drop(partition);
-            // What is appended from here on is noted the next time.
-            noted.extend(cell.borrow_mut().noted());
+            taken.push(Taken { cell: cell.clone(), unnoted });
         }
-        self.note(payloads).await?;
-        let mut wal = self.wal.borrow_mut();
+        let noted = self.note(payloads).await;
+        self.settle_taken(taken, noted.is_ok());
         noted
-            .into_iter()
-            .for_each(|(file, extents)| wal.release(file, extents));
-        Ok(())
     }
 
-    /// Flushes segments that fat runs were only written to.
-    async fn flush_unnoted(&self, cell: &Rc<PartitionCell>) -> io::Result<()> {
-        let (id, segments) = {
+    /// The shared log is not needed for what the manifest knows now. If it does not, it must be told another time.
+    fn settle_taken(&self, taken: Vec<Taken>, noted: bool) {
+        for Taken { cell, unnoted } in taken {
             let mut partition = cell.borrow_mut();
-            let id = partition.id;
-            let Some(unnoted) = partition.unnoted.as_mut().filter(|unnoted| unnoted.flush) else {
-                return Ok(());
-            };
-            unnoted.flush = false;
-            let first = unnoted.first_segment;
-            let changed = partition
-                .segments
-                .iter()
-                .filter(|segment| segment.base_offset >= first);
-            (
-                id,
-                changed
-                    .map(|segment| segment.base_offset)
-                    .collect::<Vec<_>>(),
-            )
-        };
-        for base_offset in segments {
-            self.segments
-                .get(id, base_offset, false)
-                .await?
-                .file
-                .flush()
-                .await?;
+            if noted || partition.deleted {
+                let mut wal = self.wal.borrow_mut();
+                unnoted.pins.into_iter().for_each(|(file, extents)| wal.release(file, extents));
+            } else {
+                partition.put_back(unnoted);
+            }
         }
-        self.io
-            .sync_dir(&partition_dir(&self.options.data_dir, id))
-            .await
     }
 
-    /// Appends to the manifest, durably; rewrites it when it has grown.
+    /// Appends to the manifest, durably.
     pub(super) async fn note(&self, payloads: Payloads) -> io::Result<()> {
-        let mut journal = self
-            .keeper
-            .journal
-            .take()
-            .expect("only the keeper uses the manifest");
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
         let mut result = Ok(());
         for payload in payloads.finish() {
             result = journal.append(&payload).await;
@@ -387,10 +367,7 @@ impl<I: Io> Store<I> {
         let mut files = Vec::new();
         for write in &plan.writes {
             let segment = &write.segment;
-            let open = self
-                .segments
-                .get(id, segment.base_offset, write.from == 0)
-                .await?;
+            let open = self.segments.get(id, segment.name(), write.from == 0).await?;
             let head = head.take().filter(|_| write.from > 0);
             if !write.pieces.is_empty() {
                 self.write_batches(&open, write, head).await?;
@@ -399,9 +376,7 @@ impl<I: Io> Store<I> {
                 let footer = segment::encode_footer(segment);
                 let mut buffer = self.io.buffer(footer.len());
                 buffer.bytes_mut().copy_from_slice(&footer);
-                open.file
-                    .write(Rc::new(buffer), segment.footer_position())
-                    .await?;
+                open.file.write(Rc::new(buffer), segment.footer_position()).await?;
             }
             files.push(open);
         }
@@ -409,17 +384,9 @@ impl<I: Io> Store<I> {
     }
 
     /// Makes the names of a plan's new segments durable.
-    pub(super) async fn sync_new_segments(
-        &self,
-        id: TopicPartition,
-        plan: &Plan,
-    ) -> io::Result<()> {
+    pub(super) async fn sync_new_segments(&self, id: TopicPartition, plan: &Plan) -> io::Result<()> {
         match plan.writes.iter().any(|write| write.from == 0) {
-            true => {
-                self.io
-                    .sync_dir(&partition_dir(&self.options.data_dir, id))
-                    .await
-            }
+            true => self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await,
             false => Ok(()),
         }
     }
@@ -433,22 +400,14 @@ impl<I: Io> Store<I> {
     ) -> io::Result<()> {
         let mut position = align_down(write.from);
         let mut filled = usize::try_from(write.from - position).expect("less than a block");
-        let mut left = filled
-            + write
-                .pieces
-                .iter()
-                .map(|piece| piece.range.len())
-                .sum::<usize>();
+        let mut left = filled + write.pieces.iter().map(|piece| piece.range.len()).sum::<usize>();
         let mut buffer = self.write_buffer(left);
         if filled > 0 {
             let head: Rc<dyn Memory> = match head {
                 Some(known) => known.clone(),
                 None => open.file.read(position, BLOCK).await?,
             };
-            let head = head
-                .bytes()
-                .get(..filled)
-                .ok_or(io::ErrorKind::UnexpectedEof)?;
+            let head = head.bytes().get(..filled).ok_or(io::ErrorKind::UnexpectedEof)?;
             buffer.bytes_mut()[..filled].copy_from_slice(head);
         }
         for piece in &write.pieces {
@@ -473,36 +432,28 @@ impl<I: Io> Store<I> {
     }
 
     fn write_buffer(&self, left: usize) -> I::Buffer {
-        self.io.buffer(
-            usize::try_from(align_up(left as u64))
-                .expect("bounded")
-                .min(IO_BYTES_MAX),
-        )
+        self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(IO_BYTES_MAX))
     }
 
-    /// Rewrites the manifest to what the partitions say now, if most of it is history.
+    /// Rewrites the manifest to what the partitions say now, if most of it is history. Then nothing is left to note.
     async fn rewrite_manifest(&self) -> io::Result<()> {
-        let mut journal = self
-            .keeper
-            .journal
-            .take()
-            .expect("only the keeper uses the manifest");
-        let result = match journal.wants_rewrite() && !self.has_unflushed_segments() {
-            true => journal.rewrite(&self.manifest_payloads()).await,
-            false => Ok(()),
+        let wanted = self.keeper.journal.borrow().as_ref().is_some_and(Journal::wants_rewrite);
+        if !wanted {
+            return Ok(());
+        }
+        let cells: Vec<_> = self.partitions.borrow().values().cloned().collect();
+        let take = |cell: Rc<PartitionCell>| {
+            let (unnoted, _) = cell.borrow_mut().take_unnoted()?;
+            Some(Taken { cell, unnoted })
         };
+        let taken = cells.into_iter().filter_map(take).collect();
+        let payloads = self.manifest_payloads();
+        let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
+        let result = journal.rewrite(&payloads).await;
         self.keeper.journal.replace(Some(journal));
+        self.settle_taken(taken, result.is_ok());
+        self.pump.notify();
         result
-    }
-
-    fn has_unflushed_segments(&self) -> bool {
-        let flush = |cell: &Rc<PartitionCell>| {
-            cell.borrow()
-                .unnoted
-                .as_ref()
-                .is_some_and(|unnoted| unnoted.flush)
-        };
-        self.partitions.borrow().values().any(flush)
     }
 
     /// The manifest of the partitions as they are.
@@ -515,11 +466,7 @@ impl<I: Io> Store<I> {
     /// Moves a partition's log start up to `before`, which is not above its high watermark. Answers the log start.
     pub(crate) async fn trim(&self, id: TopicPartition, before: i64) -> Result<i64, LogError> {
         let outcome = Rc::<Outcome<_>>::default();
-        self.keeper.trims.borrow_mut().push_back(Trim {
-            id,
-            before,
-            outcome: outcome.clone(),
-        });
+        self.keeper.trims.borrow_mut().push_back(Trim { id, before, outcome: outcome.clone() });
         self.keeper.signal.notify();
         outcome.wait().await
     }
@@ -542,11 +489,16 @@ impl<I: Io> Store<I> {
                 // Segments first: the manifest knows no log start inside the tail.
                 self.keeper.grown.borrow_mut().push_front(cell);
                 later.push_back(trim);
-            } else if let Err(error) = self.do_trim(&cell, trim.before).await {
-                later.push_front(trim);
-                self.keeper.trims.borrow_mut().extend(later);
-                return Err(error);
             } else {
+                // No fat run may start on a segment that is about to go.
+                cell.borrow_mut().begin_keeping();
+                let trimmed = self.do_trim(&cell, trim.before).await;
+                cell.borrow_mut().end_keeping();
+                if let Err(error) = trimmed {
+                    later.push_front(trim);
+                    self.keeper.trims.borrow_mut().extend(later);
+                    return Err(error);
+                }
                 trim.outcome.set(Ok(trim.before));
                 worked = true;
             }
@@ -558,40 +510,22 @@ impl<I: Io> Store<I> {
     async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
         let (id, gone, first_segment) = {
             let partition = cell.borrow();
-            let gone = partition
-                .segments
-                .partition_point(|segment| segment.end_offset <= before);
+            let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
             // A segment that a fat run is being written to stays.
             let fat = matches!(partition.appending, Appending::Fat(_));
-            let gone = if fat {
-                gone.min(partition.segments.len().saturating_sub(1))
-            } else {
-                gone
-            };
-            let first = partition
-                .segments
-                .get(gone)
-                .map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<i64> = partition.segments[..gone]
-                .iter()
-                .map(|segment| segment.base_offset)
-                .collect();
+            let gone = if fat { gone.min(partition.segments.len().saturating_sub(1)) } else { gone };
+            let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
+            let gone: Vec<SegmentName> = partition.segments[..gone].iter().map(Segment::name).collect();
             (partition.id, gone, first)
         };
         self.note_partitions(std::iter::once(cell)).await?;
         let mut payloads = Payloads::default();
-        payloads.push(&manifest::encode(
-            id,
-            &Record::Trim {
-                log_start_offset: before,
-                first_segment,
-            },
-        ));
+        payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
-        for base_offset in gone {
-            self.segments.forget_segment(id, base_offset);
-            self.io.remove(&self.segments.path(id, base_offset)).await?;
+        for name in gone {
+            self.segments.forget_segment(id, name);
+            self.io.remove(&self.segments.path(id, name)).await?;
             self.io.yield_now().await;
         }
         Ok(())

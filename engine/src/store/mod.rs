@@ -7,6 +7,9 @@
 mod append;
 mod cache;
 #[cfg(test)]
+mod compact_tests;
+mod compactor;
+#[cfg(test)]
 mod crash_tests;
 mod extend;
 mod fat;
@@ -14,13 +17,17 @@ mod keeper;
 mod offsets;
 mod open;
 mod read;
+#[cfg(test)]
+mod recovery_tests;
+mod replace;
+mod rewrite;
 mod segment_files;
 pub(crate) mod wal_files;
 mod writer;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::BTreeMap,
     path::PathBuf,
     rc::Rc,
 };
@@ -30,7 +37,7 @@ pub(crate) use open::{Known, OpenError, read_all};
 pub(crate) use read::check_epoch;
 
 use self::{
-    cache::Cache, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles,
+    cache::Cache, compactor::Compactor, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles,
     wal_files::WalFiles, writer::Flight,
 };
 use crate::{
@@ -57,6 +64,8 @@ pub(crate) struct StoreOptions {
     pub(crate) cache_bytes: usize,
     /// Budget of buffers that hold data read from segments.
     pub(crate) read_bytes: usize,
+    /// Budget of the map of keys while a partition is compacted.
+    pub(crate) compact_bytes: usize,
     /// Size of the shared log.
     pub(crate) wal_bytes: u64,
     /// Free space below which nothing is appended.
@@ -81,15 +90,11 @@ impl StoreOptions {
     }
 
     fn wal_file_bytes(&self) -> u64 {
-        (self.wal_bytes / WAL_FILES)
-            .max(WAL_FILE_BYTES_MIN)
-            .next_multiple_of(crate::io::IO_BYTES_MAX as u64)
+        (self.wal_bytes / WAL_FILES).max(WAL_FILE_BYTES_MIN).next_multiple_of(crate::io::IO_BYTES_MAX as u64)
     }
 
     fn wal_file_count(&self) -> usize {
-        usize::try_from(self.wal_bytes / self.wal_file_bytes())
-            .expect("a count of files")
-            .max(3)
+        usize::try_from(self.wal_bytes / self.wal_file_bytes()).expect("a count of files").max(3)
     }
 }
 
@@ -100,23 +105,21 @@ pub(crate) fn manifest_path(data_dir: &std::path::Path, generation: u64, shard: 
 
 /// Directory of a partition's segments.
 pub(crate) fn partition_dir(data_dir: &std::path::Path, id: TopicPartition) -> PathBuf {
-    data_dir
-        .join("topics")
-        .join(id.topic.to_string())
-        .join(id.partition.to_string())
+    data_dir.join("topics").join(id.topic.to_string()).join(id.partition.to_string())
 }
 
 /// See the module.
 pub(crate) struct Store<I: Io> {
     io: I,
     options: StoreOptions,
-    partitions: RefCell<HashMap<TopicPartition, Rc<PartitionCell>>>,
+    partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCell>>>,
     groups: RefCell<Groups>,
     flight: RefCell<Flight<I>>,
     wal: RefCell<WalFiles<I>>,
     cache: RefCell<Cache>,
     segments: SegmentFiles<I>,
     keeper: Keeper<I>,
+    compactor: Compactor,
     reads: Rc<ReadBudget>,
     pump: Signal,
     maker: Signal,
@@ -126,6 +129,8 @@ pub(crate) struct Store<I: Io> {
     full: Cell<bool>,
     /// Bytes of all extents that are not materialised.
     live_bytes: Cell<usize>,
+    /// Whether the pump waits for memory or for a file of the log.
+    starved: Cell<bool>,
     /// Whether pump and maker are to end.
     stopped: Cell<bool>,
 }
@@ -133,11 +138,7 @@ pub(crate) struct Store<I: Io> {
 impl<I: Io> Store<I> {
     /// A partition of this shard.
     fn partition(&self, id: TopicPartition) -> Result<Rc<PartitionCell>, LogError> {
-        self.partitions
-            .borrow()
-            .get(&id)
-            .cloned()
-            .ok_or(LogError::UnknownPartition)
+        self.partitions.borrow().get(&id).cloned().ok_or(LogError::UnknownPartition)
     }
 
     /// Adds an empty partition, or gives a known one new settings.
@@ -160,9 +161,7 @@ impl<I: Io> Store<I> {
             partition.wake();
             let materialised = partition.materialised;
             let tail = std::mem::take(&mut partition.tail);
-            tail.into_iter()
-                .filter(move |e| e.end_offset > materialised)
-                .collect::<Vec<_>>()
+            tail.into_iter().filter(move |e| e.end_offset > materialised).collect::<Vec<_>>()
         };
         self.release(tail.iter());
         let unnoted = cell.borrow_mut().unnoted.take();
@@ -179,8 +178,7 @@ impl<I: Io> Store<I> {
         let mut wal = self.wal.borrow_mut();
         for extent in extents {
             extent.slot.live.set(extent.slot.live.get() - 1);
-            self.live_bytes
-                .set(self.live_bytes.get() - extent.len as usize);
+            self.live_bytes.set(self.live_bytes.get() - extent.len as usize);
             wal.release(extent.slot.wal, 1);
         }
     }
@@ -188,10 +186,7 @@ impl<I: Io> Store<I> {
     /// Seals the log after an I/O error: everything in flight and to come is refused, reads go on.
     fn fail(&self, what: &str, error: &std::io::Error) {
         let text = format!("{what}: {error}");
-        tracing::error!(
-            shard = self.options.shard,
-            "{text}; no appends are taken until a restart"
-        );
+        tracing::error!(shard = self.options.shard, "{text}; no appends are taken until a restart");
         self.failed.borrow_mut().get_or_insert_with(|| text.clone());
         let refused = Err(LogError::Storage(text));
         let waiting = self.groups.borrow_mut().take_all();
@@ -210,11 +205,7 @@ impl<I: Io> Store<I> {
         let full = free < self.options.reserve_bytes;
         if full != self.full.replace(full) {
             match full {
-                true => tracing::warn!(
-                    free,
-                    reserve = self.options.reserve_bytes,
-                    "disk is full: produce is refused"
-                ),
+                true => tracing::warn!(free, reserve = self.options.reserve_bytes, "disk is full: produce is refused"),
                 false => tracing::info!(free, "disk has space again: produce is accepted"),
             }
         }
@@ -229,10 +220,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Idempotent producers that a partition remembers.
-    pub(crate) fn active_producers(
-        &self,
-        id: TopicPartition,
-    ) -> Result<Vec<ActiveProducer>, LogError> {
+    pub(crate) fn active_producers(&self, id: TopicPartition) -> Result<Vec<ActiveProducer>, LogError> {
         Ok(self.partition(id)?.borrow().producers.active())
     }
 
@@ -245,11 +233,7 @@ impl<I: Io> Store<I> {
 
     /// What the manifest says of every partition, once the keeper has stopped.
     pub(crate) fn states(&self) -> Vec<(TopicPartition, crate::manifest::PartitionState)> {
-        self.partitions
-            .borrow()
-            .iter()
-            .map(|(id, cell)| (*id, cell.borrow().state()))
-            .collect()
+        self.partitions.borrow().iter().map(|(id, cell)| (*id, cell.borrow().state())).collect()
     }
 
     /// Whether something is in the shared log only.
@@ -258,16 +242,15 @@ impl<I: Io> Store<I> {
     }
 
     /// Ends of former runs in the shared log.
-    pub(crate) fn run_ends(&self) -> &std::collections::BTreeMap<u64, u64> {
+    pub(crate) fn run_ends(&self) -> &BTreeMap<u64, u64> {
         &self.keeper.run_ends
     }
 
     /// Takes no more appends, writes what was taken, brings tails to segments, ends all tasks.
     pub(crate) async fn close(&self) {
+        self.stop_compactor().await;
         self.drain().await;
-        self.failed
-            .borrow_mut()
-            .get_or_insert_with(|| "the node is stopping".to_owned());
+        self.failed.borrow_mut().get_or_insert_with(|| "the node is stopping".to_owned());
         self.stop_keeper().await;
         self.stopped.set(true);
         self.pump.notify();

@@ -10,23 +10,13 @@ use crate::{
     segment::{self, Segment},
 };
 
-const NOT_FOUND: FoundOffset = FoundOffset {
-    offset: -1,
-    timestamp_ms: -1,
-};
+const NOT_FOUND: FoundOffset = FoundOffset { offset: -1, timestamp_ms: -1 };
 
 impl<I: Io> Store<I> {
     /// Answers a question for an offset.
-    pub(crate) async fn list_offset(
-        &self,
-        id: TopicPartition,
-        spec: OffsetSpec,
-    ) -> Result<FoundOffset, LogError> {
+    pub(crate) async fn list_offset(&self, id: TopicPartition, spec: OffsetSpec) -> Result<FoundOffset, LogError> {
         let cell = self.partition(id)?;
-        let at = |offset| FoundOffset {
-            offset,
-            timestamp_ms: -1,
-        };
+        let at = |offset| FoundOffset { offset, timestamp_ms: -1 };
         match spec {
             OffsetSpec::Latest => Ok(at(cell.borrow().high_watermark())),
             OffsetSpec::Earliest => Ok(at(cell.borrow().log_start)),
@@ -35,35 +25,32 @@ impl<I: Io> Store<I> {
         }
     }
 
-    async fn by_timestamp(
-        &self,
-        id: TopicPartition,
-        timestamp_ms: i64,
-    ) -> Result<FoundOffset, LogError> {
-        let cell = self.partition(id)?;
-        let (log_start, segments) = {
-            let partition = cell.borrow();
-            let candidates = partition
-                .segments
-                .iter()
-                .filter(|s| s.max_timestamp >= timestamp_ms);
-            (partition.log_start, candidates.cloned().collect::<Vec<_>>())
-        };
-        for segment in segments {
-            match self.search(id, &segment, timestamp_ms, log_start).await {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) => {}
-                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(read::storage(id, &segment, &error)),
+    async fn by_timestamp(&self, id: TopicPartition, timestamp_ms: i64) -> Result<FoundOffset, LogError> {
+        let mut attempts = 0;
+        let (cell, log_start) = 'again: loop {
+            let cell = self.partition(id)?;
+            let (log_start, segments) = {
+                let partition = cell.borrow();
+                let candidates = partition.segments.iter().filter(|s| s.max_timestamp >= timestamp_ms);
+                (partition.log_start, candidates.cloned().collect::<Vec<_>>())
+            };
+            for segment in segments {
+                match self.search(id, &segment, timestamp_ms, log_start).await {
+                    Ok(Some(found)) => return Ok(found),
+                    Ok(None) => {}
+                    // Retention took it away or compaction replaced it: look again.
+                    Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < read::ATTEMPTS_MAX => {
+                        attempts += 1;
+                        continue 'again;
+                    }
+                    Err(error) => return Err(read::storage(id, &segment, &error)),
+                }
             }
-        }
+            break (cell, log_start);
+        };
         // Materialisation may have gone on meanwhile: the cached tail still holds what it moved.
         let partition = cell.borrow();
-        for extent in partition
-            .tail
-            .iter()
-            .filter(|e| e.end_offset <= partition.high_watermark())
-        {
+        for extent in partition.tail.iter().filter(|e| e.end_offset <= partition.high_watermark()) {
             let Some(memory) = extent.slot.bytes.borrow().clone() else {
                 continue;
             };
@@ -83,7 +70,7 @@ impl<I: Io> Store<I> {
         timestamp_ms: i64,
         log_start: i64,
     ) -> io::Result<Option<FoundOffset>> {
-        let open = self.segments.get(id, segment.base_offset, false).await?;
+        let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
         let mut position = segment::position_before_timestamp(&index, timestamp_ms);
         let mut window = IO_BYTES_MAX as u64;
@@ -93,16 +80,9 @@ impl<I: Io> Store<I> {
             let len = usize::try_from(end - base).map_err(|_| io::ErrorKind::InvalidInput)?;
             let memory = open.file.read(base, len).await?;
             let skip = usize::try_from(position - base).expect("less than a block");
-            let limit = memory
-                .bytes()
-                .len()
-                .min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
-            let bytes = memory
-                .bytes()
-                .get(skip..limit)
-                .ok_or(io::ErrorKind::UnexpectedEof)?;
-            let (walked, found) =
-                first_at(bytes, timestamp_ms, log_start).map_err(io::Error::other)?;
+            let limit = memory.bytes().len().min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
+            let bytes = memory.bytes().get(skip..limit).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let (walked, found) = first_at(bytes, timestamp_ms, log_start).map_err(io::Error::other)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -123,50 +103,23 @@ impl<I: Io> Store<I> {
         let Some(batch_offset) = batch_offset else {
             return Ok(NOT_FOUND);
         };
-        let part = FetchPartition {
-            partition: id,
-            offset: batch_offset,
-            max_bytes: 1,
-            leader_epoch: -1,
-        };
+        let part = FetchPartition { partition: id, offset: batch_offset, max_bytes: 1, leader_epoch: -1 };
         let fetched = self.read(&part, 1, true).await?;
-        let bytes: Vec<u8> = fetched
-            .records
-            .chunks
-            .iter()
-            .filter_map(|c| c.as_slice())
-            .flatten()
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = fetched.records.chunks.iter().filter_map(|c| c.as_slice()).flatten().copied().collect();
         let (offset, timestamp_ms) = batch::max_timestamp_record(&bytes)?;
-        Ok(FoundOffset {
-            offset,
-            timestamp_ms,
-        })
+        Ok(FoundOffset { offset, timestamp_ms })
     }
 }
 
 /// Walks back to back batches: how many bytes were whole batches, and the first record with a timestamp of at least
 /// `timestamp_ms` at or above `log_start`.
-fn first_at(
-    bytes: &[u8],
-    timestamp_ms: i64,
-    log_start: i64,
-) -> Result<(usize, Option<FoundOffset>), LogError> {
+fn first_at(bytes: &[u8], timestamp_ms: i64, log_start: i64) -> Result<(usize, Option<FoundOffset>), LogError> {
     let mut at = 0;
     while let Ok(info) = BatchInfo::parse(&bytes[at..]) {
         if info.max_timestamp >= timestamp_ms && info.last_offset() >= log_start {
             let batch = &bytes[at..at + info.size];
-            if let Some((offset, timestamp_ms)) =
-                batch::find_timestamp_from(batch, timestamp_ms, log_start)?
-            {
-                return Ok((
-                    at,
-                    Some(FoundOffset {
-                        offset,
-                        timestamp_ms,
-                    }),
-                ));
+            if let Some((offset, timestamp_ms)) = batch::find_timestamp_from(batch, timestamp_ms, log_start)? {
+                return Ok((at, Some(FoundOffset { offset, timestamp_ms })));
             }
         }
         at += info.size;

@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -15,10 +15,11 @@ use super::{
     Store, StoreOptions,
     append::producer_batch,
     cache::Cache,
+    compactor::Compactor,
     extend,
     keeper::Keeper,
     segment_files::SegmentFiles,
-    wal_files::{self, WalFileId, WalFiles},
+    wal_files::{self, WalFile, WalFileId, WalFiles},
     writer::Flight,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     batch::batches,
     chunk::Memory,
     config::TopicConfig,
-    io::{File, IO_BYTES_MAX, Io, Open, Share},
+    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, Share},
     journal::{self, Journal},
     manifest::{self, Manifest, PartitionState},
     partition::{Extent, Partition, PartitionCell, Slot},
@@ -54,48 +55,29 @@ impl OpenError {
     }
 
     pub(crate) fn damaged(path: &Path, reason: impl std::fmt::Display) -> OpenError {
-        OpenError::Damaged {
-            path: path.to_owned(),
-            reason: reason.to_string(),
-        }
+        OpenError::Damaged { path: path.to_owned(), reason: reason.to_string() }
     }
 }
 
 /// The partitions that a shard owns, with their settings.
-pub(crate) type Known = HashMap<TopicPartition, Rc<TopicConfig>>;
+pub(crate) type Known = BTreeMap<TopicPartition, Rc<TopicConfig>>;
 
 impl<I: Io> Store<I> {
     /// Opens a shard's part of the data directory and starts its tasks.
-    pub(crate) async fn open(
-        io: I,
-        options: StoreOptions,
-        known: &Known,
-    ) -> Result<Rc<Self>, OpenError> {
+    pub(crate) async fn open(io: I, options: StoreOptions, known: &Known) -> Result<Rc<Self>, OpenError> {
         let manifest = read_manifest(&io, &options.manifest_path()).await?;
         let wal_dir = options.wal_dir();
-        io.create_dir(&wal_dir)
-            .await
-            .map_err(OpenError::io(&wal_dir))?;
+        io.create_dir(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
         let (ids, chains) = read_chains(&io, &wal_dir).await?;
         let (manifest, replay) = follow(&io, &options, manifest, known, &chains).await?;
         let run_ends = replay.run_ends.clone();
         let partitions = build(&io, known, &manifest);
-        let states = partitions
-            .iter()
-            .map(|(id, cell)| (*id, cell.borrow().state()));
+        let states = partitions.iter().map(|(id, cell)| (*id, cell.borrow().state()));
         let payloads = manifest::encode_all(&run_ends, states);
         let path = options.manifest_path();
-        let journal = Journal::create(io.clone(), path.clone(), &payloads)
-            .await
-            .map_err(OpenError::io(&path))?;
+        let journal = Journal::create(io.clone(), path.clone(), &payloads).await.map_err(OpenError::io(&path))?;
         let next_id = ids.iter().map(|file| file.id.0 + 1).max().unwrap_or(1);
-        let wal = WalFiles::new(
-            io.clone(),
-            wal_dir,
-            options.wal_file_bytes(),
-            options.wal_file_count(),
-            next_id,
-        );
+        let wal = WalFiles::new(io.clone(), wal_dir, options.wal_file_bytes(), options.wal_file_count(), next_id);
         let store = Rc::new(Self {
             segments: SegmentFiles::new(io.clone(), options.data_dir.clone()),
             partitions: RefCell::new(partitions),
@@ -104,12 +86,14 @@ impl<I: Io> Store<I> {
             wal: RefCell::new(wal),
             cache: RefCell::new(Cache::new(options.cache_bytes)),
             keeper: Keeper::new(journal, run_ends),
+            compactor: Compactor::default(),
             reads: Rc::new(super::read::ReadBudget::new(options.read_bytes)),
             pump: Signal::default(),
             maker: Signal::default(),
             failed: RefCell::new(None),
             full: Cell::new(false),
             live_bytes: Cell::new(0),
+            starved: Cell::new(false),
             stopped: Cell::new(false),
             io,
             options,
@@ -130,44 +114,31 @@ impl<I: Io> Store<I> {
 
     /// Brings the runs that live in the shared log only back to memory, and their files back to use.
     async fn load_live(&self, ids: &[FoundFile], replay: &Replay) -> Result<(), OpenError> {
-        let mut by_file: BTreeMap<usize, BTreeMap<u64, Vec<(TopicPartition, &LiveRun)>>> =
-            BTreeMap::new();
+        // Runs by the position of their group, by file.
+        type Runs<'a> = BTreeMap<u64, Vec<(TopicPartition, &'a LiveRun)>>;
+        let mut by_file: BTreeMap<usize, Runs<'_>> = BTreeMap::new();
         for (id, runs) in &replay.live {
             for run in runs {
-                by_file
-                    .entry(run.file)
-                    .or_default()
-                    .entry(run.group)
-                    .or_default()
-                    .push((*id, run));
+                by_file.entry(run.file).or_default().entry(run.group).or_default().push((*id, run));
             }
         }
         for at in &replay.order {
             let found = &ids[*at];
             let path = wal_files::path_of(&self.options.wal_dir(), found.id);
             let groups = by_file.remove(at).unwrap_or_default();
-            let file =
-                wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
+            let file = wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
             let file = file.map_err(OpenError::io(&path))?;
             let live = groups.values().map(Vec::len).sum();
-            let mut pins = HashMap::new();
+            let mut pins = BTreeMap::new();
             let bytes = match groups.is_empty() {
                 true => Vec::new(),
-                false => read_all(&self.io, &path)
-                    .await
-                    .map_err(OpenError::io(&path))?,
+                false => read_all(&self.io, &path).await.map_err(OpenError::io(&path))?,
             };
-            let mut slots = Vec::new();
             for (group, runs) in groups {
-                slots.push(self.load_group(found.id, &bytes, group, &runs));
-                pins.extend(
-                    runs.iter()
-                        .filter_map(|(id, _)| Some((*id, self.partition(*id).ok()?))),
-                );
+                self.load_group(found.id, &bytes, group, &runs);
+                pins.extend(runs.iter().filter_map(|(id, _)| Some((*id, self.partition(*id).ok()?))));
             }
-            self.wal
-                .borrow_mut()
-                .adopt(file, live, pins.into_values().collect());
+            self.wal.borrow_mut().adopt(file, live, pins.into_values().collect());
         }
         for cell in self.partitions.borrow().values() {
             cell.borrow_mut().recovered();
@@ -176,32 +147,17 @@ impl<I: Io> Store<I> {
         Ok(())
     }
 
-    fn load_group(
-        &self,
-        wal: WalFileId,
-        file: &[u8],
-        group: u64,
-        runs: &[(TopicPartition, &LiveRun)],
-    ) {
+    fn load_group(&self, wal: WalFileId, file: &[u8], group: u64, runs: &[(TopicPartition, &LiveRun)]) {
         let begin = usize::try_from(group).expect("a position in a file that was read");
-        let memory: Vec<u8> = runs
-            .iter()
-            .flat_map(|(_, run)| &file[begin + run.at..begin + run.at + run.len])
-            .copied()
-            .collect();
+        let memory: Vec<u8> =
+            runs.iter().flat_map(|(_, run)| &file[begin + run.at..begin + run.at + run.len]).copied().collect();
         let size = memory.len();
         let memory: Rc<dyn Memory> = Rc::new(memory);
-        let slot = Rc::new(Slot {
-            bytes: RefCell::new(Some(memory.clone())),
-            wal,
-            live: Cell::new(runs.len()),
-        });
+        let slot = Rc::new(Slot { bytes: RefCell::new(Some(memory.clone())), wal, live: Cell::new(runs.len()) });
         let mut at = 0;
         let mut cells = Vec::new();
         for (id, run) in runs {
-            let cell = self
-                .partition(*id)
-                .expect("only known partitions are replayed");
+            let cell = self.partition(*id).expect("only known partitions are replayed");
             let mut partition = cell.borrow_mut();
             for (info, _) in batches(&memory.bytes()[at..at + run.len]).flatten() {
                 if info.producer_id >= 0 {
@@ -224,12 +180,27 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().insert(slot, size, cells);
     }
 
-    /// Zero-fills files for the shared log, so that the pump always finds one.
+    async fn wipe(&self, file: &WalFile<I>) -> io::Result<()> {
+        let mut zeroes = self.io.buffer(BLOCK);
+        zeroes.bytes_mut().fill(0);
+        file.durable.write(Rc::new(zeroes), 0).await
+    }
+
+    /// Wipes spent files of the shared log and zero-fills new ones, so that the pump always finds one.
     async fn run_maker(self: Rc<Self>) {
         loop {
             self.maker.wait().await;
             if self.stopped.get() {
                 return;
+            }
+            loop {
+                let spent = self.wal.borrow_mut().next_to_wipe();
+                let Some(file) = spent else { break };
+                if let Err(error) = self.wipe(&file).await {
+                    return self.fail("wiping a file of the shared log failed", &error);
+                }
+                self.wal.borrow_mut().wiped(file);
+                self.pump.notify();
             }
             loop {
                 if self.full.get() {
@@ -240,10 +211,7 @@ impl<I: Io> Store<I> {
                 };
                 let made = making.make().await;
                 if let Err(error) = &made {
-                    tracing::warn!(
-                        shard = self.options.shard,
-                        "cannot make a file for the shared log: {error}"
-                    );
+                    tracing::warn!(shard = self.options.shard, "cannot make a file for the shared log: {error}");
                     self.full.set(true);
                 }
                 self.wal.borrow_mut().made(made.ok());
@@ -273,11 +241,7 @@ async fn follow<I: Io>(
     }
 }
 
-fn build<I: Io>(
-    _io: &I,
-    known: &Known,
-    manifest: &Manifest,
-) -> HashMap<TopicPartition, Rc<PartitionCell>> {
+fn build<I: Io>(_io: &I, known: &Known, manifest: &Manifest) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
     let empty = PartitionState::default();
     let restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
         let state = manifest.partitions.get(id).unwrap_or(&empty);
@@ -296,12 +260,10 @@ pub(crate) async fn read_manifest<I: Io>(io: &I, path: &Path) -> Result<Manifest
         Err(error) => return Err(OpenError::io(path)(error)),
     };
     for page in journal::pages(&bytes).map_err(|error| OpenError::damaged(path, error))? {
-        let records =
-            journal::records(page).ok_or_else(|| OpenError::damaged(path, "a page of nonsense"))?;
+        let records = journal::records(page).ok_or_else(|| OpenError::damaged(path, "a page of nonsense"))?;
         for record in records {
             let decoded = manifest::decode(record);
-            let (id, record) =
-                decoded.ok_or_else(|| OpenError::damaged(path, "a record of an unknown kind"))?;
+            let (id, record) = decoded.ok_or_else(|| OpenError::damaged(path, "a record of an unknown kind"))?;
             manifest.apply(id, record);
         }
     }
@@ -315,10 +277,7 @@ pub(crate) struct FoundFile {
 }
 
 /// Reads all files of the shared log, one at a time, and keeps what is known of their groups.
-async fn read_chains<I: Io>(
-    io: &I,
-    wal_dir: &Path,
-) -> Result<(Vec<FoundFile>, Vec<Chain>), OpenError> {
+async fn read_chains<I: Io>(io: &I, wal_dir: &Path) -> Result<(Vec<FoundFile>, Vec<Chain>), OpenError> {
     let names = io.list(wal_dir).await.map_err(OpenError::io(wal_dir))?;
     let (mut files, mut chains) = (Vec::new(), Vec::new());
     for name in names {
@@ -328,13 +287,22 @@ async fn read_chains<I: Io>(
             continue;
         };
         let bytes = read_all(io, &path).await.map_err(OpenError::io(&path))?;
-        chains.push(scan::chain(&bytes));
-        files.push(FoundFile {
-            id,
-            bytes: bytes.len() as u64,
-        });
+        let chain = scan::chain(&bytes);
+        if !chain.groups.is_empty() {
+            flush(io, &path).await.map_err(OpenError::io(&path))?;
+        }
+        chains.push(chain);
+        files.push(FoundFile { id, bytes: bytes.len() as u64 });
     }
     Ok((files, chains))
+}
+
+/// What a killed process wrote may still be lost to a power cut. It must not, once it counts as part of the log: what
+/// comes after it will be acknowledged.
+async fn flush<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+    let file = io.open(path, Open::Existing).await?;
+    file.flush().await?;
+    file.close().await
 }
 
 /// Reads a whole file, some pieces side by side.
@@ -344,8 +312,7 @@ pub(crate) async fn read_all<I: Io>(io: &I, path: &Path) -> io::Result<Vec<u8>> 
     let mut bytes = Vec::new();
     loop {
         let begin = bytes.len() as u64;
-        let pieces =
-            (0..SIDE_BY_SIDE).map(|at| file.read(begin + at * IO_BYTES_MAX as u64, IO_BYTES_MAX));
+        let pieces = (0..SIDE_BY_SIDE).map(|at| file.read(begin + at * IO_BYTES_MAX as u64, IO_BYTES_MAX));
         for piece in try_join_all(pieces).await? {
             bytes.extend_from_slice(piece.bytes());
         }

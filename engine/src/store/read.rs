@@ -21,6 +21,9 @@ use crate::{
 /// Bytes behind a read that are asked to be brought to memory for the next one.
 const READ_AHEAD_BYTES: u64 = 4 << 20;
 
+/// Looks for a segment that is gone when its file is to be opened.
+pub(super) const ATTEMPTS_MAX: u32 = 5;
+
 impl<I: Io> Store<I> {
     /// Reads one partition: whole batches of `max_bytes` at most, or one larger batch if `min_one`.
     pub(crate) async fn read(
@@ -42,37 +45,21 @@ impl<I: Io> Store<I> {
                     ReadPlan::Empty => Ok(Vec::new()),
                 };
                 let high_watermark = partition.high_watermark();
-                (
-                    plan,
-                    Fetched {
-                        high_watermark,
-                        log_start_offset: partition.log_start,
-                        records: Records::default(),
-                    },
-                )
+                (plan, Fetched { high_watermark, log_start_offset: partition.log_start, records: Records::default() })
             };
             let segment = match plan {
                 Ok(chunks) => {
-                    return Ok(Fetched {
-                        records: Records { chunks },
-                        ..fetched
-                    });
+                    return Ok(Fetched { records: Records { chunks }, ..fetched });
                 }
                 Err(segment) => segment,
             };
             attempts += 1;
-            match self
-                .read_segment(part.partition, &segment, part.offset, max_bytes, min_one)
-                .await
-            {
+            match self.read_segment(part.partition, &segment, part.offset, max_bytes, min_one).await {
                 Ok(chunks) => {
-                    return Ok(Fetched {
-                        records: Records { chunks },
-                        ..fetched
-                    });
+                    return Ok(Fetched { records: Records { chunks }, ..fetched });
                 }
-                // Retention took the segment away meanwhile: look again.
-                Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < 3 => {}
+                // Retention took the segment away meanwhile, or compaction replaced it: look again.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}
                 Err(error) => return Err(storage(part.partition, &segment, &error)),
             }
         }
@@ -86,37 +73,26 @@ impl<I: Io> Store<I> {
         max_bytes: usize,
         min_one: bool,
     ) -> io::Result<Vec<Chunk>> {
-        let open = self.segments.get(id, segment.base_offset, false).await?;
+        let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
         let hint = open.hint(offset);
         if let Some(start) = hint.filter(|_| segment.sealed)
-            && let Some(chunk) =
-                self.from_page_cache(id, &open, segment, &index, start, max_bytes)?
+            && let Some(chunk) = self.cached_range(id, &open, segment, &index, start, max_bytes)?
         {
             return Ok(vec![chunk]);
         }
         let start = hint.unwrap_or_else(|| segment::position_before(&index, offset));
-        let slack = if hint.is_some() {
-            0
-        } else {
-            2 * INDEX_INTERVAL_BYTES
-        };
+        let slack = if hint.is_some() { 0 } else { 2 * INDEX_INTERVAL_BYTES };
         let end = segment.size.min(start + max_bytes as u64 + slack);
         let (memory, base) = self.read_range(&open, start, end).await?;
         let skip = usize::try_from(start - base).expect("less than a block");
-        let limit = memory
-            .bytes()
-            .len()
-            .min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
+        let limit = memory.bytes().len().min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
         let bytes = &memory.bytes()[skip..limit];
         let range = select(bytes, offset, max_bytes, min_one);
         if !range.is_empty() {
             let next = start + range.end as u64;
             set_hint(&open, &bytes[range.clone()], next);
-            return Ok(vec![Chunk::Shared(
-                memory.clone(),
-                skip + range.start..skip + range.end,
-            )]);
+            return Ok(vec![Chunk::Shared(memory.clone(), skip + range.start..skip + range.end)]);
         }
         if !min_one {
             return Ok(Vec::new());
@@ -126,37 +102,23 @@ impl<I: Io> Store<I> {
         let (begin, end) = (start + position as u64, start + (position + size) as u64);
         let (memory, base) = self.read_range(&open, begin, end).await?;
         let skip = usize::try_from(begin - base).expect("less than a block");
-        let whole = memory
-            .bytes()
-            .get(skip..skip + size)
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let whole = memory.bytes().get(skip..skip + size).ok_or(io::ErrorKind::UnexpectedEof)?;
         set_hint(&open, whole, end);
         Ok(vec![Chunk::Shared(memory.clone(), skip..skip + size)])
     }
 
     /// Reads whole blocks around a range, counted in the read budget while somebody holds them. Also says where the
     /// first byte read is in the file.
-    async fn read_range(
-        &self,
-        open: &OpenSegment<I>,
-        start: u64,
-        end: u64,
-    ) -> io::Result<(Rc<dyn Memory>, u64)> {
+    async fn read_range(&self, open: &OpenSegment<I>, start: u64, end: u64) -> io::Result<(Rc<dyn Memory>, u64)> {
         let base = align_down(start);
         let len = usize::try_from(align_up(end) - base).map_err(|_| io::ErrorKind::InvalidInput)?;
         let permit = self.reads.clone().acquire(len).await;
         let inner = open.file.read(base, len).await?;
-        Ok((
-            Rc::new(BudgetedRead {
-                inner,
-                _permit: permit,
-            }),
-            base,
-        ))
+        Ok((Rc::new(BudgetedRead { inner, _permit: permit }), base))
     }
 
     /// A range for sendfile, if its pages are in memory; otherwise they are asked for.
-    fn from_page_cache(
+    fn cached_range(
         &self,
         id: TopicPartition,
         open: &OpenSegment<I>,
@@ -169,9 +131,7 @@ impl<I: Io> Store<I> {
         let (end, next) = match wanted >= segment.size {
             true => (segment.size, segment.end_offset),
             false => match segment::last_up_to(index, wanted) {
-                Some(entry) if entry.position.get() > start => {
-                    (entry.position.get(), entry.offset.get())
-                }
+                Some(entry) if entry.position.get() > start => (entry.position.get(), entry.offset.get()),
                 _ => return Ok(None),
             },
         };
@@ -179,10 +139,7 @@ impl<I: Io> Store<I> {
         let file = match known {
             Some(file) => file,
             None => {
-                let Some(file) = self
-                    .io
-                    .buffered(&self.segments.path(id, segment.base_offset))?
-                else {
+                let Some(file) = self.io.buffered(&self.segments.path(id, segment.name()))? else {
                     return Ok(None);
                 };
                 let file = Rc::new(file);
@@ -197,41 +154,19 @@ impl<I: Io> Store<I> {
         }
         open.set_hint(next, end);
         let len = usize::try_from(end - start).expect("bounded by max_bytes");
-        Ok(Some(Chunk::File(FileRange {
-            file,
-            position: start,
-            len,
-        })))
+        Ok(Some(Chunk::File(FileRange { file, position: start, len })))
     }
 
-    pub(super) async fn index(
-        &self,
-        open: &OpenSegment<I>,
-        segment: &Segment,
-    ) -> io::Result<Rc<Vec<IndexEntry>>> {
-        if let Some(index) = segment
-            .index
-            .clone()
-            .or_else(|| open.index.borrow().clone())
-        {
+    pub(super) async fn index(&self, open: &OpenSegment<I>, segment: &Segment) -> io::Result<Rc<Vec<IndexEntry>>> {
+        if let Some(index) = segment.index.clone().or_else(|| open.index.borrow().clone()) {
             return Ok(index);
         }
         if !segment.sealed {
             return Ok(Rc::default());
         }
-        let footer = open
-            .file
-            .read(
-                segment.footer_position(),
-                segment::footer_bytes_max(segment.size),
-            )
-            .await?;
-        let (_, index) = segment::decode_footer(footer.bytes()).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the segment's footer is damaged",
-            )
-        })?;
+        let footer = open.file.read(segment.footer_position(), segment::footer_bytes_max(segment.size)).await?;
+        let (_, index) = segment::decode_footer(footer.bytes())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the segment's footer is damaged"))?;
         let index = Rc::new(index);
         open.index.replace(Some(index.clone()));
         Ok(index)
@@ -249,9 +184,7 @@ impl<I: Io> Store<I> {
     /// Whether a fetch would be answered with an error for one of the partitions.
     pub(crate) fn refuses(&self, parts: &[FetchPartition]) -> bool {
         parts.iter().any(|part| {
-            let checked = self
-                .partition(part.partition)
-                .and_then(|cell| cell.borrow().check_offset(part.offset));
+            let checked = self.partition(part.partition).and_then(|cell| cell.borrow().check_offset(part.offset));
             checked.is_err() || check_epoch(part.leader_epoch).is_err()
         })
     }
@@ -279,7 +212,7 @@ pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
 pub(super) fn storage(id: TopicPartition, segment: &Segment, error: &io::Error) -> LogError {
     LogError::Storage(format!(
         "reading {} of {}-{} failed: {error}",
-        segment.file_name(),
+        segment.name().file_name(),
         id.topic,
         id.partition
     ))
@@ -324,11 +257,7 @@ struct ReadPermit {
 
 impl ReadBudget {
     pub(crate) fn new(budget: usize) -> Self {
-        Self {
-            budget: budget.max(IO_BYTES_MAX),
-            used: Cell::new(0),
-            waiting: RefCell::default(),
-        }
+        Self { budget: budget.max(IO_BYTES_MAX), used: Cell::new(0), waiting: RefCell::default() }
     }
 
     /// Waits for its turn. A read larger than the whole budget goes when nothing else is held.
@@ -339,10 +268,7 @@ impl ReadBudget {
             turn.wait().await;
         }
         self.used.set(self.used.get() + bytes);
-        ReadPermit {
-            budget: self,
-            bytes,
-        }
+        ReadPermit { budget: self, bytes }
     }
 }
 

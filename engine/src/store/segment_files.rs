@@ -13,7 +13,7 @@ use super::partition_dir;
 use crate::{
     api::TopicPartition,
     io::{Io, Open},
-    segment::{self, IndexEntry},
+    segment::{IndexEntry, SegmentName},
 };
 
 /// Segments open at the same time, per shard.
@@ -38,11 +38,7 @@ pub(crate) struct OpenSegment<I: Io> {
 impl<I: Io> OpenSegment<I> {
     /// The position of the batch that begins with `offset`, if a read ended there.
     pub(crate) fn hint(&self, offset: i64) -> Option<u64> {
-        self.hints
-            .borrow()
-            .iter()
-            .find(|(known, _)| *known == offset)
-            .map(|(_, position)| *position)
+        self.hints.borrow().iter().find(|(known, _)| *known == offset).map(|(_, position)| *position)
     }
 
     /// Takes note of where a read ended.
@@ -56,7 +52,7 @@ impl<I: Io> OpenSegment<I> {
     }
 }
 
-type Key = (TopicPartition, i64);
+type Key = (TopicPartition, SegmentName);
 
 /// See the module.
 pub(crate) struct SegmentFiles<I: Io> {
@@ -64,46 +60,39 @@ pub(crate) struct SegmentFiles<I: Io> {
     data_dir: PathBuf,
     open: RefCell<HashMap<Key, Rc<OpenSegment<I>>>>,
     clock: Cell<u64>,
+    /// Counts calls that forgot something.
+    forgotten: Cell<u64>,
 }
 
 impl<I: Io> SegmentFiles<I> {
     pub(crate) fn new(io: I, data_dir: PathBuf) -> Self {
-        Self {
-            io,
-            data_dir,
-            open: RefCell::default(),
-            clock: Cell::new(0),
-        }
+        Self { io, data_dir, open: RefCell::default(), clock: Cell::new(0), forgotten: Cell::new(0) }
     }
 
     /// Path of a segment's file.
-    pub(crate) fn path(&self, id: TopicPartition, base_offset: i64) -> PathBuf {
-        partition_dir(&self.data_dir, id).join(segment::file_name(base_offset))
+    pub(crate) fn path(&self, id: TopicPartition, name: SegmentName) -> PathBuf {
+        partition_dir(&self.data_dir, id).join(name.file_name())
     }
 
     /// The file of a segment, opened if it is not; created if `create`.
     pub(crate) async fn get(
         &self,
         id: TopicPartition,
-        base: i64,
+        name: SegmentName,
         create: bool,
     ) -> io::Result<Rc<OpenSegment<I>>> {
         let now = self.clock.get() + 1;
         self.clock.set(now);
-        if let Some(known) = self.open.borrow().get(&(id, base)) {
+        if let Some(known) = self.open.borrow().get(&(id, name)) {
             known.used.set(now);
             return Ok(known.clone());
         }
-        let path = self.path(id, base);
+        let path = self.path(id, name);
         if create {
-            self.io
-                .create_dir(path.parent().expect("a segment has a folder"))
-                .await?;
+            self.io.create_dir(path.parent().expect("a segment has a folder")).await?;
         }
-        let file = self
-            .io
-            .open(&path, if create { Open::Write } else { Open::Existing })
-            .await?;
+        let forgotten = self.forgotten.get();
+        let file = self.io.open(&path, if create { Open::Write } else { Open::Existing }).await?;
         let opened = Rc::new(OpenSegment {
             file,
             buffered: RefCell::new(None),
@@ -111,26 +100,27 @@ impl<I: Io> SegmentFiles<I> {
             hints: RefCell::default(),
             used: Cell::new(now),
         });
+        if forgotten != self.forgotten.get() {
+            // It may be this one that was removed meanwhile: keeping it open would keep its bytes on the disk.
+            return Ok(opened);
+        }
         let mut open = self.open.borrow_mut();
         if open.len() >= OPEN_MAX {
-            let oldest = open
-                .iter()
-                .min_by_key(|(_, file)| file.used.get())
-                .map(|(key, _)| *key);
+            let oldest = open.iter().min_by_key(|(_, file)| file.used.get()).map(|(key, _)| *key);
             oldest.map(|key| open.remove(&key));
         }
-        Ok(open.entry((id, base)).or_insert(opened).clone())
+        Ok(open.entry((id, name)).or_insert(opened).clone())
     }
 
     /// Closes the files of a partition.
     pub(crate) fn forget(&self, id: TopicPartition) {
-        self.open
-            .borrow_mut()
-            .retain(|(partition, _), _| *partition != id);
+        self.forgotten.set(self.forgotten.get() + 1);
+        self.open.borrow_mut().retain(|(partition, _), _| *partition != id);
     }
 
     /// Closes a segment's file.
-    pub(crate) fn forget_segment(&self, id: TopicPartition, base_offset: i64) {
-        self.open.borrow_mut().remove(&(id, base_offset));
+    pub(crate) fn forget_segment(&self, id: TopicPartition, name: SegmentName) {
+        self.forgotten.set(self.forgotten.get() + 1);
+        self.open.borrow_mut().remove(&(id, name));
     }
 }

@@ -1,8 +1,10 @@
 //! The files of a shard's shared log: zero-filled once, written in turn, recycled when nothing in them is needed.
 //!
-//! Owned by the store. A file is free, used, or current (the last used one). A used file is freed when no extent in it
-//! is live, and never before an older one: so the sequences on disk have no hole but at their start, and recovery can
-//! tell a torn tail from a missing piece. Overwriting blocks that were written before is what makes a flush cheap: the
+//! Owned by the store. A file is free, used (the last one is current), or spent: no extent in it is live any more. Files
+//! are spent, and then wiped, in the order in which they were written: the sequences on disk have no hole but at their
+//! start, and recovery can tell a torn tail from a missing piece. Wiping is one zeroed block, durable before the file
+//! is written again: without it, a torn first write would leave pieces of the former contents that look like a log with
+//! a hole. Overwriting blocks that were written before is what makes a flush cheap: the
 //! file system has nothing to journal.
 
 use std::{
@@ -46,6 +48,8 @@ pub(crate) struct WalFiles<I: Io> {
     file_bytes: u64,
     count_max: usize,
     free: VecDeque<Rc<WalFile<I>>>,
+    /// Nothing in them is needed, but it is still there. Oldest contents first.
+    spent: VecDeque<Rc<WalFile<I>>>,
     /// Oldest first; the last one is current if there is a current one.
     used: VecDeque<Used<I>>,
     has_current: bool,
@@ -60,19 +64,14 @@ const SPARE_FILES: usize = 2;
 
 impl<I: Io> WalFiles<I> {
     /// No files yet; new ones get ids from `next_id` on.
-    pub(crate) fn new(
-        io: I,
-        dir: PathBuf,
-        file_bytes: u64,
-        count_max: usize,
-        next_id: u64,
-    ) -> Self {
+    pub(crate) fn new(io: I, dir: PathBuf, file_bytes: u64, count_max: usize, next_id: u64) -> Self {
         Self {
             io,
             dir,
             file_bytes,
             count_max: count_max.max(SPARE_FILES + 1),
             free: VecDeque::new(),
+            spent: VecDeque::new(),
             used: VecDeque::new(),
             has_current: false,
             making: false,
@@ -83,32 +82,20 @@ impl<I: Io> WalFiles<I> {
 
     /// A former run's file, in the order of their groups, with the partitions of its live extents.
     pub(crate) fn adopt(&mut self, file: WalFile<I>, live: usize, pins: Vec<Rc<PartitionCell>>) {
-        self.used.push_back(Used {
-            file: Rc::new(file),
-            live,
-            pins,
-        });
+        self.used.push_back(Used { file: Rc::new(file), live, pins });
         self.settle();
     }
 
     /// The file that groups go to.
     pub(crate) fn current(&self) -> Option<Rc<WalFile<I>>> {
-        self.used
-            .back()
-            .filter(|_| self.has_current)
-            .map(|used| used.file.clone())
+        self.used.back().filter(|_| self.has_current).map(|used| used.file.clone())
     }
 
-    /// Goes on to the next free file; `false` if there is none.
+    /// Goes on to the next free file; `false` if there is none. What is to be removed holds older groups than what is
+    /// free: it must be gone before those are overwritten, or a run's groups on disk would have a hole.
     pub(crate) fn advance(&mut self) -> bool {
-        let Some(file) = self.free.pop_front() else {
-            return false;
-        };
-        self.used.push_back(Used {
-            file,
-            live: 0,
-            pins: Vec::new(),
-        });
+        let Some(file) = self.free.pop_front() else { return false };
+        self.used.push_back(Used { file, live: 0, pins: Vec::new() });
         self.has_current = true;
         self.settle();
         true
@@ -116,11 +103,7 @@ impl<I: Io> WalFiles<I> {
 
     /// Counts an extent of a partition that was put into a file.
     pub(crate) fn pin(&mut self, id: WalFileId, partition: &Rc<PartitionCell>) {
-        let used = self
-            .used
-            .iter_mut()
-            .rfind(|used| used.file.id == id)
-            .expect("pins are for files in use");
+        let used = self.used.iter_mut().rfind(|used| used.file.id == id).expect("pins are for files in use");
         used.live += 1;
         let mut inner = partition.borrow_mut();
         if inner.pinned != Some(id) {
@@ -131,15 +114,8 @@ impl<I: Io> WalFiles<I> {
 
     /// Extents of that file that are not needed any more.
     pub(crate) fn release(&mut self, id: WalFileId, extents: usize) {
-        let used = self
-            .used
-            .iter_mut()
-            .find(|used| used.file.id == id)
-            .expect("releases are for files in use");
-        used.live = used
-            .live
-            .checked_sub(extents)
-            .expect("every release has its pin");
+        let used = self.used.iter_mut().find(|used| used.file.id == id).expect("releases are for files in use");
+        used.live = used.live.checked_sub(extents).expect("every release has its pin");
         self.settle();
     }
 
@@ -147,33 +123,40 @@ impl<I: Io> WalFiles<I> {
         let held_back = usize::from(self.has_current);
         while self.used.len() > held_back && self.used.front().is_some_and(|used| used.live == 0) {
             let used = self.used.pop_front().expect("there is a front");
-            match used.file.bytes == self.file_bytes
-                && self.free.len() + self.used.len() < self.count_max
-            {
-                true => self.free.push_back(used.file),
-                false => self.retired.push(used.file),
-            }
+            self.spent.push_back(used.file);
+        }
+    }
+
+    /// The next file to be wiped before it is written again. Answer with [`WalFiles::wiped`].
+    pub(crate) fn next_to_wipe(&mut self) -> Option<Rc<WalFile<I>>> {
+        self.spent.pop_front()
+    }
+
+    /// A file holds nothing that recovery would look at.
+    pub(crate) fn wiped(&mut self, file: Rc<WalFile<I>>) {
+        match file.bytes == self.file_bytes && self.count() < self.count_max {
+            true => self.free.push_back(file),
+            false => self.retired.push(file),
         }
     }
 
     /// Partitions with extents in the oldest used file, to be materialised; the current one last.
     pub(crate) fn oldest_pins(&self) -> Vec<Rc<PartitionCell>> {
-        self.used
-            .iter()
-            .find(|used| used.live > 0)
-            .map(|used| used.pins.clone())
-            .unwrap_or_default()
+        self.used.iter().find(|used| used.live > 0).map(|used| used.pins.clone()).unwrap_or_default()
     }
 
     /// Whether the log is short of files: materialise the oldest.
     pub(crate) fn under_pressure(&self) -> bool {
-        self.free.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
+        self.free.len() + self.spent.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
     }
 
     /// Files that may still be made.
     fn room(&self) -> usize {
-        self.count_max
-            .saturating_sub(self.free.len() + self.used.len())
+        self.count_max.saturating_sub(self.count())
+    }
+
+    fn count(&self) -> usize {
+        self.free.len() + self.spent.len() + self.used.len()
     }
 
     /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
@@ -184,12 +167,7 @@ impl<I: Io> WalFiles<I> {
         self.making = true;
         let id = WalFileId(self.next_id);
         self.next_id += 1;
-        Some(Making {
-            io: self.io.clone(),
-            path: path_of(&self.dir, id),
-            id,
-            bytes: self.file_bytes,
-        })
+        Some(Making { io: self.io.clone(), path: path_of(&self.dir, id), id, bytes: self.file_bytes })
     }
 
     /// A file was made, or not.
@@ -198,9 +176,14 @@ impl<I: Io> WalFiles<I> {
         self.free.extend(file.map(Rc::new));
     }
 
-    /// Files to remove; nobody writes to them any more.
-    pub(crate) fn take_retired(&mut self) -> Vec<Rc<WalFile<I>>> {
-        std::mem::take(&mut self.retired)
+    /// Files to remove; nobody writes to them any more. Answer with [`WalFiles::removed`].
+    pub(crate) fn retired(&self) -> Vec<WalFileId> {
+        self.retired.iter().map(|file| file.id).collect()
+    }
+
+    /// These are removed, durably.
+    pub(crate) fn removed(&mut self, files: &[WalFileId]) {
+        self.retired.retain(|file| !files.contains(&file.id));
     }
 }
 
@@ -215,21 +198,11 @@ pub(crate) fn id_of(name: &str) -> Option<WalFileId> {
 }
 
 /// Opens a former run's file.
-pub(crate) async fn open<I: Io>(
-    io: &I,
-    dir: &Path,
-    id: WalFileId,
-    bytes: u64,
-) -> io::Result<WalFile<I>> {
+pub(crate) async fn open<I: Io>(io: &I, dir: &Path, id: WalFileId, bytes: u64) -> io::Result<WalFile<I>> {
     let path = path_of(dir, id);
     let plain = io.open(&path, Open::Write).await?;
     let durable = io.open(&path, Open::WriteDurable).await?;
-    Ok(WalFile {
-        id,
-        plain,
-        durable,
-        bytes,
-    })
+    Ok(WalFile { id, plain, durable, bytes })
 }
 
 /// A file about to be made.
@@ -251,13 +224,7 @@ impl<I: Io> Making<I> {
         }
         filled?;
         self.io.rename(&making, &self.path).await?;
-        open(
-            &self.io,
-            self.path.parent().expect("the log has a folder"),
-            self.id,
-            self.bytes,
-        )
-        .await
+        open(&self.io, self.path.parent().expect("the log has a folder"), self.id, self.bytes).await
     }
 
     async fn fill(&self, making: &Path) -> io::Result<()> {

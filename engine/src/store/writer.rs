@@ -8,6 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    io,
     rc::Rc,
 };
 
@@ -69,6 +70,11 @@ impl<I: Io> Flight<I> {
         }
     }
 
+    /// Whether no group is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     pub(crate) fn take_all(&mut self) -> Vec<Group> {
         self.groups.drain(..).map(|flying| flying.group).collect()
     }
@@ -93,6 +99,7 @@ impl<I: Io> Store<I> {
     fn next_group(&self) -> Option<(Group, Rc<WalFile<I>>)> {
         let padded = self.groups.borrow().next_padded()?;
         if !self.cache.borrow_mut().make_room(padded, 1) {
+            self.starved.set(true);
             self.keeper.notify();
             return None;
         }
@@ -101,6 +108,7 @@ impl<I: Io> Store<I> {
         let fits = |file: &Rc<WalFile<I>>| flight.position + padded as u64 <= file.bytes;
         if !wal.current().as_ref().is_some_and(fits) {
             if !wal.advance() {
+                self.starved.set(true);
                 self.maker.notify();
                 self.keeper.notify();
                 return None;
@@ -109,21 +117,15 @@ impl<I: Io> Store<I> {
             self.maker.notify();
             self.keeper.notify();
         }
+        self.starved.set(false);
         let file = wal.current().expect("there is a current file");
         let group = self.groups.borrow_mut().next(flight.groups.len())?;
         Some((group, file))
     }
 
     fn start(self: &Rc<Self>, group: Group, file: Rc<WalFile<I>>) {
-        let fat: Vec<Option<FatRun>> = group
-            .runs
-            .iter()
-            .map(|run| self.plan_fat(run, &file))
-            .collect();
-        let pointers: Vec<_> = fat
-            .iter()
-            .map(|fat| fat.as_ref().map(|fat| fat.pointer))
-            .collect();
+        let fat: Vec<Option<FatRun>> = group.runs.iter().map(|run| self.plan_fat(run, &file)).collect();
+        let pointers: Vec<_> = fat.iter().map(|fat| fat.as_ref().map(|fat| fat.pointer)).collect();
         let mut buffer = self.io.buffer(group.encoded_bytes(&pointers));
         let mut flight = self.flight.borrow_mut();
         let sequence = flight.next_sequence;
@@ -156,23 +158,13 @@ impl<I: Io> Store<I> {
         }
         let wants_flush = group.flush;
         let durable_write = wants_flush && flush.is_empty();
-        flight.groups.push_back(Flying {
-            sequence,
-            group,
-            fat: fat.clone(),
-            stage: Stage::Writing,
-            flush,
-        });
+        flight.groups.push_back(Flying { sequence, group, fat: fat.clone(), stage: Stage::Writing, flush });
         drop(flight);
 
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
-            let target = if durable_write {
-                &file.durable
-            } else {
-                &file.plain
-            };
-            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat, wants_flush)));
+            let target = if durable_write { &file.durable } else { &file.plain };
+            let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat)));
             let (written, fat_written) = join(target.write(buffer, position), fat_runs).await;
             match fat_written.into_iter().fold(written, Result::and) {
                 Ok(()) => store.stage(sequence, Stage::Written),
@@ -191,11 +183,8 @@ impl<I: Io> Store<I> {
         buffer: Rc<I::Buffer>,
     ) {
         let buffer_bytes = buffer.bytes().len();
-        let slot = Rc::new(Slot {
-            bytes: RefCell::new(Some(buffer as Rc<dyn Memory>)),
-            wal: file.id,
-            live: Cell::new(0),
-        });
+        let slot =
+            Rc::new(Slot { bytes: RefCell::new(Some(buffer as Rc<dyn Memory>)), wal: file.id, live: Cell::new(0) });
         let mut partitions = Vec::new();
         for ((run, fat), at) in group.runs.iter().zip(fat).zip(places) {
             self.wal.borrow_mut().pin(file.id, &run.partition);
@@ -219,20 +208,14 @@ impl<I: Io> Store<I> {
             partitions.push(run.partition.clone());
         }
         if !partitions.is_empty() {
-            self.cache
-                .borrow_mut()
-                .insert(slot, buffer_bytes, partitions);
+            self.cache.borrow_mut().insert(slot, buffer_bytes, partitions);
         }
     }
 
     fn stage(self: &Rc<Self>, sequence: u64, stage: Stage) {
         let mut flight = self.flight.borrow_mut();
         // After a failure nothing is in flight any more.
-        let Some(flying) = flight
-            .groups
-            .iter_mut()
-            .find(|flying| flying.sequence == sequence)
-        else {
+        let Some(flying) = flight.groups.iter_mut().find(|flying| flying.sequence == sequence) else {
             return;
         };
         flying.stage = stage;
@@ -271,13 +254,19 @@ impl<I: Io> Store<I> {
     fn flush(self: &Rc<Self>, sequence: u64, files: Vec<Rc<WalFile<I>>>) {
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
-            for file in files {
-                if let Err(error) = file.plain.flush().await {
-                    return store.fail("a flush of the shared log failed", &error);
-                }
+            match store.flush_all(&files).await {
+                Ok(()) => store.stage(sequence, Stage::Done),
+                Err(error) => store.fail("a flush of the shared log failed", &error),
             }
-            store.stage(sequence, Stage::Done);
         });
+    }
+
+    /// Flushes files of the log.
+    async fn flush_all(&self, files: &[Rc<WalFile<I>>]) -> io::Result<()> {
+        for file in files {
+            file.plain.flush().await?;
+        }
+        Ok(())
     }
 
     /// Moves the marks, lets consumers see the batches, and answers the producers.
@@ -286,16 +275,12 @@ impl<I: Io> Store<I> {
         for run in &group.runs {
             let mut partition = run.partition.borrow_mut();
             if !partition.deleted {
-                let durable = if group.flush {
-                    run.end_offset
-                } else {
-                    partition.durable
-                };
+                let durable = if group.flush { run.end_offset } else { partition.durable };
                 partition.advance(run.end_offset, durable);
             }
         }
         for fat in fat.iter() {
-            self.fat_done(fat, group.flush);
+            self.fat_done(fat);
         }
         for run in &group.runs {
             self.keeper.grown(&run.partition);
@@ -307,27 +292,16 @@ impl<I: Io> Store<I> {
     pub(crate) async fn flush_written(self: &Rc<Self>) -> Result<(), LogError> {
         let files = {
             let mut flight = self.flight.borrow_mut();
-            flight.dirty = false;
+            // What is being written now is for the next time.
+            flight.dirty = flight.groups.iter().any(|flying| !flying.group.flush);
             // They stay listed: a group sealed meanwhile must not count on this flush.
             let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
-            flight
-                .unflushed
-                .iter()
-                .chain(in_flight)
-                .cloned()
-                .collect::<Vec<_>>()
+            flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
         };
-        let written: Vec<_> = self
-            .partitions
-            .borrow()
-            .values()
-            .map(|p| (p.clone(), p.borrow().written))
-            .collect();
-        for file in &files {
-            if let Err(error) = file.plain.flush().await {
-                self.fail("a flush of the shared log failed", &error);
-                return Err(LogError::Storage(error.to_string()));
-            }
+        let written: Vec<_> = self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().written)).collect();
+        if let Err(error) = self.flush_all(&files).await {
+            self.fail("a flush of the shared log failed", &error);
+            return Err(LogError::Storage(error.to_string()));
         }
         for (partition, written) in written {
             let mut partition = partition.borrow_mut();

@@ -97,9 +97,7 @@ pub struct EntryHeader {
 }
 
 /// Where the batches of a fat run are.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct SegmentPointer {
     /// Base offset of the segment, which names its file.
@@ -166,11 +164,7 @@ pub struct GroupEncoder<'a> {
 impl<'a> GroupEncoder<'a> {
     /// Starts in `buffer`, whose size is the group's, padding included.
     pub fn new(buffer: &'a mut [u8]) -> Self {
-        Self {
-            buffer,
-            length: GROUP_HEADER_BYTES,
-            entries: 0,
-        }
+        Self { buffer, length: GROUP_HEADER_BYTES, entries: 0 }
     }
 
     fn header(
@@ -188,12 +182,8 @@ impl<'a> GroupEncoder<'a> {
             reserved: [0; 3],
             base_offset: offsets.0.into(),
             end_offset: offsets.1.into(),
-            length: u32::try_from(length)
-                .expect("runs are bounded by the frame limit")
-                .into(),
-            payload: u32::try_from(payload)
-                .expect("payloads are bounded by the group")
-                .into(),
+            length: u32::try_from(length).expect("runs are bounded by the frame limit").into(),
+            payload: u32::try_from(payload).expect("payloads are bounded by the group").into(),
         };
         self.put(header.as_bytes());
         self.entries += 1;
@@ -206,46 +196,22 @@ impl<'a> GroupEncoder<'a> {
 
     /// Adds an inline entry of `length` bytes and hands out its room, to be filled before the next call, and its
     /// first byte's place in the group.
-    pub fn inline(
-        &mut self,
-        partition: TopicPartition,
-        offsets: (i64, i64),
-        length: usize,
-    ) -> (u32, &mut [u8]) {
+    pub fn inline(&mut self, partition: TopicPartition, offsets: (i64, i64), length: usize) -> (u32, &mut [u8]) {
         self.header(partition, offsets, EntryKind::Inline, length, length);
         let at = self.length;
         self.length += length;
-        (
-            u32::try_from(at).expect("groups are bounded"),
-            &mut self.buffer[at..at + length],
-        )
+        (u32::try_from(at).expect("groups are bounded"), &mut self.buffer[at..at + length])
     }
 
     /// Adds an entry that points to a segment.
-    pub fn pointer(
-        &mut self,
-        partition: TopicPartition,
-        offsets: (i64, i64),
-        length: usize,
-        pointer: SegmentPointer,
-    ) {
-        self.header(
-            partition,
-            offsets,
-            EntryKind::Pointer,
-            length,
-            POINTER_BYTES,
-        );
+    pub fn pointer(&mut self, partition: TopicPartition, offsets: (i64, i64), length: usize, pointer: SegmentPointer) {
+        self.header(partition, offsets, EntryKind::Pointer, length, POINTER_BYTES);
         self.put(pointer.as_bytes());
     }
 
     /// Writes header, checksum and padding; returns the group's length without padding.
     pub fn finish(self, stamp: Stamp, sealed_at_ms: i64) -> usize {
-        let Self {
-            buffer,
-            length,
-            entries,
-        } = self;
+        let Self { buffer, length, entries } = self;
         assert!(length <= buffer.len(), "a group fits its buffer");
         buffer[length..].fill(0);
         let mut header = GroupHeader {
@@ -285,9 +251,7 @@ pub enum NotAGroup {
 pub fn peek(bytes: &[u8]) -> Option<(Stamp, usize)> {
     let (header, _) = GroupHeader::read_from_prefix(bytes).ok()?;
     let length = header.length.get() as usize;
-    if header.magic.get() != GROUP_MAGIC
-        || !(GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length)
-    {
+    if header.magic.get() != GROUP_MAGIC || !(GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length) {
         return None;
     }
     Some((stamp_of(&header), length))
@@ -342,12 +306,7 @@ pub fn decode(bytes: &[u8]) -> Result<Group, NotAGroup> {
     if at != length {
         return Err(NotAGroup::Entries);
     }
-    Ok(Group {
-        stamp,
-        sealed_at_ms: header.sealed_at_ms.get(),
-        length,
-        entries,
-    })
+    Ok(Group { stamp, sealed_at_ms: header.sealed_at_ms.get(), length, entries })
 }
 
 fn decode_entry(group: &[u8], at: usize) -> Option<(Entry, usize)> {
@@ -364,17 +323,8 @@ fn decode_entry(group: &[u8], at: usize) -> Option<(Entry, usize)> {
     if base_offset < 0 || end_offset <= base_offset || header.partition.get() < 0 {
         return None;
     }
-    let partition = TopicPartition {
-        topic: Uuid::from_bytes(header.topic),
-        partition: header.partition.get(),
-    };
-    let entry = Entry {
-        partition,
-        base_offset,
-        end_offset,
-        length: header.length.get(),
-        place,
-    };
+    let partition = TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
+    let entry = Entry { partition, base_offset, end_offset, length: header.length.get(), place };
     Some((entry, from + payload))
 }
 

@@ -8,12 +8,10 @@ use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
-use super::format::{
-    GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes,
-};
+use super::format::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
 use crate::{
     api::{LEADER_EPOCH, LogError, TopicPartition},
-    batch,
+    batch::{self, BatchInfo},
     io::align_up,
     partition::PartitionCell,
     signal::Outcome,
@@ -31,8 +29,7 @@ pub(crate) const PIPELINED_BYTES: usize = 256 << 10;
 /// Groups being written at most.
 pub(crate) const IN_FLIGHT_MAX: usize = 4;
 
-const _: () =
-    assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGET < GROUP_BYTES_MAX);
+const _: () = assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGET < GROUP_BYTES_MAX);
 
 /// Largest batch that fits a group of its own.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
@@ -41,6 +38,8 @@ const _: () = assert!(GROUP_HEADER_BYTES + BATCH_BYTES_MAX + (1 << 16) < GROUP_B
 /// A batch with the place it was given.
 pub(crate) struct PlacedBatch {
     pub(crate) bytes: Bytes,
+    /// What the check said of it: the producer's header may name a wrong largest timestamp.
+    pub(crate) checked: BatchInfo,
     pub(crate) base_offset: i64,
     pub(crate) append_time_ms: Option<i64>,
 }
@@ -70,13 +69,7 @@ pub(crate) struct Group {
 
 impl Group {
     fn new(number: u64) -> Self {
-        Self {
-            number,
-            runs: Vec::new(),
-            bytes: GROUP_HEADER_BYTES,
-            flush: false,
-            outcome: Rc::default(),
-        }
+        Self { number, runs: Vec::new(), bytes: GROUP_HEADER_BYTES, flush: false, outcome: Rc::default() }
     }
 
     /// Bytes in the log, with padding.
@@ -86,11 +79,7 @@ impl Group {
 
     /// Writes the entries into the group's buffer: a pointer for each run that goes to its segment (`fat`, one per run),
     /// the batches for all others. Says where each run's bytes begin.
-    pub(crate) fn encode(
-        &self,
-        fat: &[Option<SegmentPointer>],
-        encoder: &mut GroupEncoder<'_>,
-    ) -> Vec<u32> {
+    pub(crate) fn encode(&self, fat: &[Option<SegmentPointer>], encoder: &mut GroupEncoder<'_>) -> Vec<u32> {
         let mut places = Vec::with_capacity(self.runs.len());
         for (run, fat) in self.runs.iter().zip(fat) {
             let offsets = (run.base_offset, run.end_offset);
@@ -109,9 +98,7 @@ impl Group {
     /// Bytes of the encoded group, with padding.
     pub(crate) fn encoded_bytes(&self, fat: &[Option<SegmentPointer>]) -> usize {
         let entries = self.runs.iter().zip(fat);
-        let bytes = entries
-            .map(|(run, fat)| entry_bytes(fat.is_none().then_some(run.len)))
-            .sum::<usize>();
+        let bytes = entries.map(|(run, fat)| entry_bytes(fat.is_none().then_some(run.len))).sum::<usize>();
         usize::try_from(align_up((GROUP_HEADER_BYTES + bytes) as u64)).expect("groups are bounded")
     }
 }
@@ -122,6 +109,7 @@ impl Run {
         for placed in &self.batches {
             let (own, rest) = room.split_at_mut(placed.bytes.len());
             own.copy_from_slice(&placed.bytes);
+            batch::correct_max_timestamp(own, &placed.checked);
             batch::assign(own, placed.base_offset, LEADER_EPOCH, placed.append_time_ms);
             room = rest;
         }
@@ -136,10 +124,7 @@ pub(crate) struct Groups {
 
 impl Groups {
     pub(crate) fn new() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            next_number: 1,
-        }
+        Self { waiting: VecDeque::new(), next_number: 1 }
     }
 
     /// Adds a batch whose offsets are assigned. `flush`: its topic wants it on stable storage.
@@ -152,8 +137,7 @@ impl Groups {
     ) -> Rc<GroupOutcome> {
         let len = placed.bytes.len();
         let wanted = entry_bytes(Some(len));
-        let fits =
-            |group: &Group| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
+        let fits = |group: &Group| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
         if !self.waiting.back().is_some_and(fits) {
             self.waiting.push_back(Group::new(self.next_number));
             self.next_number += 1;
@@ -161,10 +145,7 @@ impl Groups {
         let group = self.waiting.back_mut().expect("just made");
         group.flush |= flush;
         let mut partition = cell.borrow_mut();
-        match partition
-            .open_run
-            .filter(|(number, _)| *number == group.number)
-        {
+        match partition.open_run.filter(|(number, _)| *number == group.number) {
             Some((_, at)) => {
                 let run = &mut group.runs[at];
                 assert_eq!(run.end_offset, placed.base_offset, "a run is consecutive");

@@ -1,4 +1,4 @@
-//! The shared write-ahead log of a shard as bytes: its groups ([`format`]) and what a restart finds ([`scan`]).
+//! The shared write-ahead log of a shard as bytes: its groups ([`mod@format`]) and what a restart finds ([`scan`]).
 //! The store seals, writes and flushes them.
 
 pub mod format;

@@ -64,11 +64,7 @@ pub(crate) enum ReplayError {
     #[error("group {sequence} of run {run} was durable and cannot be read any more")]
     LostGroup { run: u64, sequence: u64 },
     #[error("{partition:?}: the log goes on at offset {found}, but {expected} is next")]
-    Hole {
-        partition: TopicPartition,
-        expected: i64,
-        found: i64,
-    },
+    Hole { partition: TopicPartition, expected: i64, found: i64 },
 }
 
 /// Follows the chains of all files. `torn` are groups, by run and sequence, whose fat runs did not arrive.
@@ -81,10 +77,7 @@ pub(crate) fn replay(
     let mut groups: BTreeMap<(u64, u64), (usize, u64, &Group)> = BTreeMap::new();
     for (file, chain) in files.iter().enumerate() {
         for (position, group) in &chain.groups {
-            groups.insert(
-                (group.stamp.run, group.stamp.sequence),
-                (file, *position, group),
-            );
+            groups.insert((group.stamp.run, group.stamp.sequence), (file, *position, group));
         }
     }
     let mut replay = Replay::default();
@@ -92,11 +85,7 @@ pub(crate) fn replay(
     let runs: BTreeSet<u64> = groups.keys().map(|(run, _)| *run).collect();
     let mut newest = vec![(0, 0); files.len()];
     for run in runs {
-        let closed = manifest
-            .run_ends
-            .get(&run)
-            .copied()
-            .or((newest_closed >= Some(run)).then_some(0));
+        let closed = manifest.run_ends.get(&run).copied().or((newest_closed >= Some(run)).then_some(0));
         let limit = closed.unwrap_or(u64::MAX);
         let mut expected = None;
         for ((_, sequence), (file, position, group)) in groups.range((run, 0)..=(run, limit)) {
@@ -111,21 +100,13 @@ pub(crate) fn replay(
             replay.run_ends.insert(run, *sequence);
             expected = Some(sequence + 1);
         }
-        let missing = replay.run_ends.get(&run).copied().unwrap_or(0) + 1;
-        let seen_durable = groups
-            .range((run, 0)..=(run, limit))
-            .map(|(_, (.., g))| g.stamp.durable_sequence)
-            .max();
-        let in_chain = files
-            .iter()
-            .filter(|c| c.first().is_some_and(|s| s.run == run))
-            .filter_map(|c| c.damaged);
-        let damaged = in_chain
-            .map(|(sequence, _)| sequence)
-            .filter(|s| *s <= limit)
-            .min();
-        if let Some(sequence) = damaged.or(seen_durable.filter(|s| *s >= missing).map(|_| missing))
-        {
+        // Without any, all that was before the first group on disk was recycled.
+        let first = groups.range((run, 0)..=(run, limit)).next().map(|((_, sequence), _)| *sequence);
+        let missing = replay.run_ends.get(&run).map_or(first.unwrap_or(1), |last| last.saturating_add(1));
+        let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
+        let in_chain = files.iter().filter(|c| c.first().is_some_and(|s| s.run == run)).filter_map(|c| c.damaged);
+        let damaged = in_chain.map(|(sequence, _)| sequence).filter(|s| *s <= limit).min();
+        if let Some(sequence) = damaged.or(seen_durable.filter(|s| *s >= missing).map(|_| missing)) {
             return Err(ReplayError::LostGroup { run, sequence });
         }
         replay.run_ends.entry(run).or_insert(0);
@@ -142,19 +123,13 @@ fn take(
     (run, sequence, file, group): (u64, u64, usize, u64),
 ) -> Result<(), ReplayError> {
     let id = entry.partition;
-    let noted = manifest
-        .partitions
-        .get(&id)
-        .map_or(0, |state| state.end_offset());
+    let noted = manifest.partitions.get(&id).map_or(0, |state| state.end_offset());
     let held = replay.fat_ends.get(&id).copied().unwrap_or(noted);
     if entry.end_offset <= held {
         return Ok(());
     }
     let live = replay.live.entry(id).or_default();
-    while live
-        .last()
-        .is_some_and(|last| last.end_offset > entry.base_offset && last.run < run)
-    {
+    while live.last().is_some_and(|last| last.end_offset > entry.base_offset && last.run < run) {
         live.pop();
     }
     let at = match entry.place {
@@ -163,35 +138,16 @@ fn take(
             live.clear();
             replay.fat_ends.insert(id, entry.end_offset);
             let end_offset = entry.end_offset;
-            replay.pointers.push(Pointer {
-                run,
-                sequence,
-                partition: id,
-                place: pointer,
-                end_offset,
-            });
+            replay.pointers.push(Pointer { run, sequence, partition: id, place: pointer, end_offset });
             return Ok(());
         }
         Place::Group(at) => at as usize,
     };
     let expected = live.last().map_or(held, |last| last.end_offset);
     if entry.base_offset != expected {
-        return Err(ReplayError::Hole {
-            partition: id,
-            expected,
-            found: entry.base_offset,
-        });
+        return Err(ReplayError::Hole { partition: id, expected, found: entry.base_offset });
     }
-    let (base_offset, end_offset, len) =
-        (entry.base_offset, entry.end_offset, entry.length as usize);
-    live.push(LiveRun {
-        base_offset,
-        end_offset,
-        file,
-        group,
-        at,
-        len,
-        run,
-    });
+    let (base_offset, end_offset, len) = (entry.base_offset, entry.end_offset, entry.length as usize);
+    live.push(LiveRun { base_offset, end_offset, file, group, at, len, run });
     Ok(())
 }

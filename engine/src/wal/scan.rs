@@ -34,24 +34,16 @@ pub fn chain(file: &[u8]) -> Chain {
                 groups.push((position as u64, group));
                 position = next;
             }
-            Ok(_)
-            | Err(
-                NotAGroup::Shape | NotAGroup::Short(_) | NotAGroup::Checksum | NotAGroup::Entries,
-            ) => break,
+            Ok(_) | Err(NotAGroup::Shape | NotAGroup::Short(_) | NotAGroup::Checksum | NotAGroup::Entries) => break,
         }
     }
-    let damaged = groups
-        .last()
-        .and_then(|(_, last)| later_witness(file, position, last.stamp));
+    let damaged = groups.last().and_then(|(_, last)| later_witness(file, position, last.stamp));
     Chain { groups, damaged }
 }
 
 fn follows(before: Option<Stamp>, next: Stamp) -> bool {
-    before.is_none_or(|b| {
-        next.run == b.run
-            && next.shard == b.shard
-            && b.sequence.checked_add(1) == Some(next.sequence)
-    })
+    before
+        .is_none_or(|b| next.run == b.run && next.shard == b.shard && b.sequence.checked_add(1) == Some(next.sequence))
 }
 
 /// Looks behind the chain's end for a group of the same life that saw the missing one durable.
@@ -82,27 +74,13 @@ mod tests {
     use uuid::Uuid;
 
     fn group(run: u64, sequence: u64, durable_sequence: u64, fill: u8, len: usize) -> Vec<u8> {
-        let size = usize::try_from(align_up(
-            (GROUP_HEADER_BYTES + entry_bytes(Some(len))) as u64,
-        ))
-        .unwrap();
+        let size = usize::try_from(align_up((GROUP_HEADER_BYTES + entry_bytes(Some(len))) as u64)).unwrap();
         let mut bytes = vec![0xAA; size];
         let mut encoder = GroupEncoder::new(&mut bytes);
-        let partition = TopicPartition {
-            topic: Uuid::from_u128(7),
-            partition: 3,
-        };
+        let partition = TopicPartition { topic: Uuid::from_u128(7), partition: 3 };
         let (_, room) = encoder.inline(partition, (10, 12), len);
         room.fill(fill);
-        encoder.finish(
-            Stamp {
-                run,
-                shard: 1,
-                sequence,
-                durable_sequence,
-            },
-            99,
-        );
+        encoder.finish(Stamp { run, shard: 1, sequence, durable_sequence }, 99);
         bytes
     }
 
@@ -112,18 +90,10 @@ mod tests {
 
     #[test]
     fn a_chain_is_read_back() {
-        let file = file(&[
-            group(4, 8, 7, 1, 100),
-            group(4, 9, 7, 2, 9000),
-            group(4, 10, 9, 3, 1),
-        ]);
+        let file = file(&[group(4, 8, 7, 1, 100), group(4, 9, 7, 2, 9000), group(4, 10, 9, 3, 1)]);
         let chain = chain(&file);
         assert_eq!(
-            chain
-                .groups
-                .iter()
-                .map(|(p, g)| (*p, g.stamp.sequence))
-                .collect::<Vec<_>>(),
+            chain.groups.iter().map(|(p, g)| (*p, g.stamp.sequence)).collect::<Vec<_>>(),
             [(0, 8), (4096, 9), (4096 + 12288, 10)]
         );
         assert_eq!(chain.damaged, None);
@@ -131,12 +101,7 @@ mod tests {
 
     #[test]
     fn leftovers_of_a_former_life_end_the_chain() {
-        for other in [
-            group(3, 9, 8, 2, 10),
-            group(4, 10, 8, 2, 10),
-            group(4, 8, 7, 2, 10),
-            vec![0; 4096],
-        ] {
+        for other in [group(3, 9, 8, 2, 10), group(4, 10, 8, 2, 10), group(4, 8, 7, 2, 10), vec![0; 4096]] {
             let chain = chain(&file(&[group(4, 8, 7, 1, 100), other]));
             assert_eq!(chain.groups.len(), 1);
             assert_eq!(chain.damaged, None);
@@ -156,18 +121,10 @@ mod tests {
 
     #[test]
     fn a_torn_tail_is_fine_but_a_damaged_durable_group_is_reported() {
-        let mut torn = file(&[
-            group(4, 8, 7, 1, 100),
-            group(4, 9, 7, 2, 10),
-            group(4, 10, 8, 3, 10),
-        ]);
+        let mut torn = file(&[group(4, 8, 7, 1, 100), group(4, 9, 7, 2, 10), group(4, 10, 8, 3, 10)]);
         torn[4096 + 70] ^= 1;
         assert_eq!(chain(&torn).damaged, None, "group 10 never saw 9 durable");
-        let mut damaged = file(&[
-            group(4, 8, 7, 1, 100),
-            group(4, 9, 7, 2, 10),
-            group(4, 10, 9, 3, 10),
-        ]);
+        let mut damaged = file(&[group(4, 8, 7, 1, 100), group(4, 9, 7, 2, 10), group(4, 10, 9, 3, 10)]);
         damaged[4096 + 70] ^= 1;
         assert_eq!(chain(&damaged).damaged, Some((9, 4096)));
     }

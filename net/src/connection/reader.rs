@@ -21,21 +21,34 @@ pub(super) async fn run(connection: &Rc<Connection>) -> End {
 async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, End> {
     let mut assembler = Assembler::new(connection.context.shard.config.max_frame_bytes);
     loop {
-        while let Some(frame) = assembler.next_frame() {
-            connection.room_for(frame.bytes.len()).await?;
-            connection.dispatch(frame)?;
-            glommio::yield_if_needed().await;
-        }
-        match assembler.want() {
-            Want::Anything => read_new(connection, &mut assembler).await?,
-            Want::Memory(bytes) => assembler.grow(reserve(connection, Purpose::Continuation, bytes).await?),
-            Want::Fill => fill(connection, &mut assembler).await?,
+        begin_requests(connection, &mut assembler).await?;
+        let outcome = match assembler.want() {
+            Want::Anything => read_new(connection, &mut assembler).await,
+            Want::Memory(bytes) => {
+                reserve(connection, Purpose::Continuation, bytes).await.map(|memory| assembler.grow(memory))
+            }
+            Want::Fill => fill(connection, &mut assembler).await,
+        };
+        if let Err(end) = outcome {
+            // What came before the damage, or before the peer's last word, is still served.
+            begin_requests(connection, &mut assembler).await?;
+            return Err(end);
         }
         let is_inside_frame = assembler.is_inside_frame();
         connection.update_times(|times, now| {
             times.inside_frame = is_inside_frame.then(|| times.inside_frame.unwrap_or(now));
         });
     }
+}
+
+/// Begins the requests that are there, as many as may be in flight at a time.
+async fn begin_requests(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
+    while let Some(frame) = assembler.next_frame() {
+        connection.room_for(frame.bytes.len()).await?;
+        connection.dispatch(frame)?;
+        glommio::yield_if_needed().await;
+    }
+    Ok(())
 }
 
 /// One read into the shard's shared buffer. Memory is reserved only once there is something to read.

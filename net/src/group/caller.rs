@@ -2,13 +2,13 @@
 
 /// What a group needs to know of the client behind a request. Plain data that may cross shards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// The client's name for itself, from the request's header; empty when it has none.
-    pub client_id: String,
+    pub(crate) client_id: String,
     /// Its address as Kafka shows it: `/` and the IP address.
-    pub client_host: String,
+    pub(crate) client_host: String,
     /// Version of the request.
-    pub version: i16,
+    pub(crate) version: i16,
     /// A UUID that was never used before, for a member that needs an id.
-    pub fresh_id: String,
+    pub(crate) fresh_id: String,
 }

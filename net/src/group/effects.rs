@@ -9,24 +9,23 @@ use std::{
 };
 
 use kafka_protocol::messages::{
-    ConsumerGroupHeartbeatResponse, HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse,
-    OffsetCommitResponse, OffsetDeleteResponse, SyncGroupResponse,
-    delete_groups_response::DeletableGroupResult, offset_fetch_response::OffsetFetchResponseGroup,
+    ConsumerGroupHeartbeatResponse, HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
+    OffsetDeleteResponse, SyncGroupResponse, delete_groups_response::DeletableGroupResult,
+    offset_fetch_response::OffsetFetchResponseGroup,
 };
 
 use super::{
-    coordinator::ShareReply,
-    classic::ClassicThen, error::GroupError, offsets::DeferredFetch, record::Record,
+    classic::ClassicThen, coordinator::ShareReply, error::GroupError, offsets::DeferredFetch, record::Record,
     settings::Settings, timers::Timers,
 };
 
 /// A request that waits for its reply. Every ticket given to a coordinator is answered exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
+pub(crate) struct Ticket(pub(crate) u64);
 
 /// Records that are written as one: all of them become durable or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WriteId(pub u64);
+pub(crate) struct WriteId(pub(crate) u64);
 
 /// Records to append to the coordinator's partition.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ pub(crate) struct Write {
 
 /// A reply, in the newest version's form; the handler fits it to the version that the client speaks.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// JoinGroup
     Join(Box<JoinGroupResponse>),
     /// SyncGroup
@@ -68,39 +67,26 @@ impl Reply {
         let code = error.code();
         match self {
             Reply::Join(reply) => {
-                let failed = JoinGroupResponse::default()
-                    .with_member_id(reply.member_id)
-                    .with_error_code(code);
+                let failed = JoinGroupResponse::default().with_member_id(reply.member_id).with_error_code(code);
                 Reply::Join(Box::new(failed))
             }
-            Reply::Sync(_) => {
-                Reply::Sync(Box::new(SyncGroupResponse::default().with_error_code(code)))
-            }
+            Reply::Sync(_) => Reply::Sync(Box::new(SyncGroupResponse::default().with_error_code(code))),
             Reply::Heartbeat(reply) => Reply::Heartbeat(Box::new(reply.with_error_code(code))),
-            Reply::Leave(_) => Reply::Leave(Box::new(
-                LeaveGroupResponse::default().with_error_code(code),
-            )),
+            Reply::Leave(_) => Reply::Leave(Box::new(LeaveGroupResponse::default().with_error_code(code))),
             Reply::OffsetCommit(mut reply) => {
-                let partitions = reply
-                    .topics
-                    .iter_mut()
-                    .flat_map(|topic| &mut topic.partitions);
+                let partitions = reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
                 partitions.for_each(|partition| partition.error_code = code);
                 Reply::OffsetCommit(reply)
             }
             Reply::OffsetFetch(reply) => {
-                let failed = OffsetFetchResponseGroup::default()
-                    .with_group_id(reply.group_id)
-                    .with_error_code(code);
+                let failed = OffsetFetchResponseGroup::default().with_group_id(reply.group_id).with_error_code(code);
                 Reply::OffsetFetch(Box::new(failed))
             }
-            Reply::OffsetDelete(_) => Reply::OffsetDelete(Box::new(
-                OffsetDeleteResponse::default().with_error_code(code),
-            )),
+            Reply::OffsetDelete(_) => {
+                Reply::OffsetDelete(Box::new(OffsetDeleteResponse::default().with_error_code(code)))
+            }
             Reply::DeleteGroups(mut results) => {
-                results
-                    .iter_mut()
-                    .for_each(|result| result.error_code = code);
+                results.iter_mut().for_each(|result| result.error_code = code);
                 Reply::DeleteGroups(results)
             }
             Reply::Share(_) => Reply::Share(Box::new(ShareReply::Failed(error.into()))),
@@ -163,11 +149,7 @@ impl Effects {
     }
 
     /// Hands a fetch back as long as no write is under way; else keeps it until the last one is done.
-    pub(crate) fn defer_fetch(
-        &mut self,
-        ticket: Ticket,
-        fetch: DeferredFetch,
-    ) -> Option<DeferredFetch> {
+    pub(crate) fn defer_fetch(&mut self, ticket: Ticket, fetch: DeferredFetch) -> Option<DeferredFetch> {
         match self.pending.back_mut() {
             Some(pending) => {
                 pending.fetches.push((ticket, fetch));
@@ -183,21 +165,11 @@ impl Effects {
     }
 
     /// Writes records and replies when they are durable.
-    pub(crate) fn write_then_reply(
-        &mut self,
-        records: Vec<Record>,
-        then: Then,
-        reply: Option<(Ticket, Reply)>,
-    ) {
+    pub(crate) fn write_then_reply(&mut self, records: Vec<Record>, then: Then, reply: Option<(Ticket, Reply)>) {
         let id = WriteId(self.next_write);
         self.next_write += 1;
         self.writes.push(Write { id, records });
-        self.pending.push_back(Pending {
-            id,
-            then,
-            replies: reply.into_iter().collect(),
-            fetches: Vec::new(),
-        });
+        self.pending.push_back(Pending { id, then, replies: reply.into_iter().collect(), fetches: Vec::new() });
     }
 
     /// The oldest write, which was just finished.
@@ -205,20 +177,13 @@ impl Effects {
     /// # Panics
     /// When writes are reported in another order than they were taken in.
     pub(crate) fn finish(&mut self, id: WriteId) -> Pending {
-        let pending = self
-            .pending
-            .pop_front()
-            .expect("only writes that were taken are reported");
+        let pending = self.pending.pop_front().expect("only writes that were taken are reported");
         assert_eq!(pending.id, id, "writes are reported in order");
         pending
     }
 
     /// Releases what waited for a write, or its failure.
-    pub(crate) fn release(
-        &mut self,
-        replies: Vec<(Ticket, Reply)>,
-        result: Result<(), GroupError>,
-    ) {
+    pub(crate) fn release(&mut self, replies: Vec<(Ticket, Reply)>, result: Result<(), GroupError>) {
         for (ticket, reply) in replies {
             let reply = match result {
                 Ok(()) => reply,
@@ -262,11 +227,6 @@ impl Effects {
     /// Whether anything is to be taken.
     pub(crate) fn has_work(&self) -> bool {
         !self.replies.is_empty() || !self.writes.is_empty() || !self.regexes.is_empty()
-    }
-
-    /// Whether any write is under way.
-    pub(crate) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
     }
 }
 

@@ -18,28 +18,18 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// With a message.
     pub(crate) fn new(error: GroupError, message: impl Into<String>) -> Self {
-        Self {
-            error,
-            message: message.into(),
-        }
+        Self { error, message: message.into() }
     }
 
     /// The message, or what the code says.
     pub(crate) fn text(&self) -> String {
-        if self.message.is_empty() {
-            self.error.to_string()
-        } else {
-            self.message.clone()
-        }
+        if self.message.is_empty() { self.error.to_string() } else { self.message.clone() }
     }
 }
 
 impl From<GroupError> for Refusal {
     fn from(error: GroupError) -> Self {
-        Self {
-            error,
-            message: String::new(),
-        }
+        Self { error, message: String::new() }
     }
 }
 

@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use kafka_protocol::messages::{
     offset_fetch_request::OffsetFetchRequestGroup,
-    offset_fetch_response::{
-        OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
-    },
+    offset_fetch_response::{OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics},
 };
 use uuid::Uuid;
 
@@ -36,10 +34,7 @@ impl Offsets {
     pub(crate) fn set(&mut self, topic: &Rc<str>, partition: i32, value: Option<OffsetCommit>) {
         match value {
             Some(value) => {
-                self.by_topic
-                    .entry(Rc::clone(topic))
-                    .or_default()
-                    .insert(partition, value);
+                self.by_topic.entry(Rc::clone(topic)).or_default().insert(partition, value);
             }
             None => {
                 let Some(partitions) = self.by_topic.get_mut(topic) else {
@@ -56,24 +51,16 @@ impl Offsets {
     /// All offsets.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Rc<str>, i32, &OffsetCommit)> {
         let topics = self.by_topic.iter();
-        topics.flat_map(|(topic, partitions)| {
-            partitions
-                .iter()
-                .map(move |(partition, value)| (topic, *partition, value))
-        })
+        topics
+            .flat_map(|(topic, partitions)| partitions.iter().map(move |(partition, value)| (topic, *partition, value)))
     }
 
     /// The offsets of one topic.
-    pub(crate) fn of_topic(
-        &self,
-        topic: &str,
-    ) -> impl Iterator<Item = (&Rc<str>, i32, &OffsetCommit)> {
+    pub(crate) fn of_topic(&self, topic: &str) -> impl Iterator<Item = (&Rc<str>, i32, &OffsetCommit)> {
         let found = self.by_topic.get_key_value(topic);
-        found.into_iter().flat_map(|(topic, partitions)| {
-            partitions
-                .iter()
-                .map(move |(partition, value)| (topic, *partition, value))
-        })
+        found
+            .into_iter()
+            .flat_map(|(topic, partitions)| partitions.iter().map(move |(partition, value)| (topic, *partition, value)))
     }
 
     /// Answers an OffsetFetch: of the partitions named, or of all.
@@ -85,10 +72,7 @@ impl Offsets {
                 .map(|topic| {
                     let offset = |partition: &i32| {
                         let found = self.get(&topic.name, *partition);
-                        found_partition(
-                            *partition,
-                            found.filter(|value| is_of(value, topic.topic_id)),
-                        )
+                        found_partition(*partition, found.filter(|value| is_of(value, topic.topic_id)))
                     };
                     OffsetFetchResponseTopics::default()
                         .with_name(topic.name.clone())
@@ -97,19 +81,13 @@ impl Offsets {
                 })
                 .collect(),
         };
-        OffsetFetchResponseGroup::default()
-            .with_group_id(request.group_id.clone())
-            .with_topics(topics)
+        OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone()).with_topics(topics)
     }
 
     fn fetch_all(&self) -> Vec<OffsetFetchResponseTopics> {
         let topic = |(name, partitions): (&Rc<str>, &BTreeMap<i32, OffsetCommit>)| {
-            let found = partitions
-                .iter()
-                .map(|(partition, value)| found_partition(*partition, Some(value)));
-            OffsetFetchResponseTopics::default()
-                .with_name(wire(name).into())
-                .with_partitions(found.collect())
+            let found = partitions.iter().map(|(partition, value)| found_partition(*partition, Some(value)));
+            OffsetFetchResponseTopics::default().with_name(wire(name).into()).with_partitions(found.collect())
         };
         self.by_topic.iter().map(topic).collect()
     }

@@ -10,7 +10,7 @@ use kafka_protocol::{error::ResponseError, protocol::StrBytes};
 use super::{
     caller::Caller,
     coordinator::Coordinator,
-    effects::{Reply, Ticket, Write},
+    effects::{Ticket, Write},
     record::Record,
     settings::Settings,
 };
@@ -35,22 +35,12 @@ impl<'a> Command<'a> {
         let mut words = line.split_whitespace();
         let verb = words.next().unwrap();
         let (named, plain): (Vec<_>, Vec<_>) = words.partition(|word| word.contains('='));
-        let words = named
-            .iter()
-            .map(|word| word.split_once('=').unwrap())
-            .collect();
-        Self {
-            verb,
-            name: plain.first().copied().unwrap_or_default(),
-            words,
-        }
+        let words = named.iter().map(|word| word.split_once('=').unwrap()).collect();
+        Self { verb, name: plain.first().copied().unwrap_or_default(), words }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'a str> {
-        self.words
-            .iter()
-            .find(|(name, _)| *name == key)
-            .map(|(_, value)| *value)
+        self.words.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
     }
 
     pub(super) fn text(&self, key: &str, default: &str) -> StrBytes {
@@ -58,23 +48,15 @@ impl<'a> Command<'a> {
     }
 
     pub(super) fn optional(&self, key: &str) -> Option<StrBytes> {
-        self.get(key)
-            .map(|value| StrBytes::from_string(value.to_owned()))
+        self.get(key).map(|value| StrBytes::from_string(value.to_owned()))
     }
 
-    pub(super) fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(
-        &self,
-        key: &str,
-        default: T,
-    ) -> T {
-        self.get(key)
-            .map_or(default, |value| value.parse().unwrap())
+    pub(super) fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(&self, key: &str, default: T) -> T {
+        self.get(key).map_or(default, |value| value.parse().unwrap())
     }
 
     pub(super) fn list(&self, key: &str) -> Vec<&'a str> {
-        self.get(key)
-            .map(|value| value.split(',').filter(|part| !part.is_empty()).collect())
-            .unwrap_or_default()
+        self.get(key).map(|value| value.split(',').filter(|part| !part.is_empty()).collect()).unwrap_or_default()
     }
 }
 
@@ -142,11 +124,7 @@ impl Script {
         let command = Command::parse(line);
         match command.verb {
             "set" => {
-                let given = command
-                    .words
-                    .iter()
-                    .map(|(name, value)| (name.to_string(), value.to_string()))
-                    .collect();
+                let given = command.words.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
                 self.settings = Settings::parse(&given).unwrap();
                 self.coordinator = Coordinator::new(Rc::new(self.settings.clone()));
                 self.coordinator.handle_topics(Rc::new(self.topics.clone()));
@@ -156,11 +134,7 @@ impl Script {
             "persist" => self.persist(command.get("fail").map(error_named)),
             "advance" => {
                 let end = self.now_ms + command.name.parse::<i64>().unwrap();
-                while let Some(deadline) = self
-                    .coordinator
-                    .next_deadline_ms()
-                    .filter(|deadline| *deadline <= end)
-                {
+                while let Some(deadline) = self.coordinator.next_deadline_ms().filter(|deadline| *deadline <= end) {
                     self.now_ms = self.now_ms.max(deadline);
                     self.coordinator.handle_timeouts(self.now_ms);
                     self.settle();
@@ -177,10 +151,7 @@ impl Script {
     fn settle(&mut self) {
         loop {
             for (ticket, reply) in self.coordinator.take_replies() {
-                let name = self
-                    .tickets
-                    .remove(&ticket)
-                    .expect("a ticket is answered once");
+                let name = self.tickets.remove(&ticket).expect("a ticket is answered once");
                 self.say(format_args!("{name} <- {}", print::reply(&reply)));
             }
             for write in self.coordinator.take_writes() {
@@ -203,16 +174,11 @@ impl Script {
         for (group, regexes) in groups {
             let resolve = |regex: Rc<str>| {
                 let compiled = super::consumer::compile(&regex).unwrap();
-                let names = self
-                    .topics
-                    .topics
-                    .keys()
-                    .filter(|name| compiled.is_match(name));
+                let names = self.topics.topics.keys().filter(|name| compiled.is_match(name));
                 (regex, names.map(|name| Rc::from(name.as_str())).collect())
             };
             let resolved = regexes.into_iter().map(resolve).collect();
-            self.coordinator
-                .handle_regexes(self.now_ms, &group, version, resolved);
+            self.coordinator.handle_regexes(self.now_ms, &group, version, resolved);
         }
     }
 
@@ -220,20 +186,14 @@ impl Script {
         let mut rebuild = false;
         for write in std::mem::take(&mut self.writes) {
             if error.is_none() {
-                self.log.extend(
-                    write
-                        .records
-                        .iter()
-                        .map(|record| (record.key(), record.value())),
-                );
+                self.log.extend(write.records.iter().map(|record| (record.key(), record.value())));
             }
             let result = error.map_or(Ok(()), Err);
             rebuild |= self.coordinator.on_persisted(self.now_ms, write.id, result);
         }
         if rebuild {
             self.say("rebuild");
-            self.coordinator
-                .close(self.now_ms, ResponseError::NotCoordinator);
+            self.coordinator.close(self.now_ms, ResponseError::NotCoordinator);
             self.print_replies();
             self.reload();
         }
@@ -241,10 +201,7 @@ impl Script {
 
     fn print_replies(&mut self) {
         for (ticket, reply) in self.coordinator.take_replies() {
-            let name = self
-                .tickets
-                .remove(&ticket)
-                .expect("a ticket is answered once");
+            let name = self.tickets.remove(&ticket).expect("a ticket is answered once");
             self.say(format_args!("{name} <- {}", print::reply(&reply)));
         }
     }
@@ -271,18 +228,13 @@ fn error_named(name: &str) -> ResponseError {
 
 /// Runs a file of `testdata`.
 pub(super) fn run_file(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/group/testdata")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/group/testdata").join(name);
     let text = std::fs::read_to_string(&path).unwrap();
     let mut script = Script::new();
     let mut actual = String::new();
     for block in text.trim_end().split("\n\n") {
         let (commands, _) = block.split_once("\n----").unwrap_or((block, ""));
-        for line in commands
-            .lines()
-            .map(|line| line.split('#').next().unwrap().trim())
-            .filter(|line| !line.is_empty())
+        for line in commands.lines().map(|line| line.split('#').next().unwrap().trim()).filter(|line| !line.is_empty())
         {
             script.run(line);
         }
@@ -296,27 +248,5 @@ pub(super) fn run_file(name: &str) {
         std::fs::write(&path, &actual).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(
-        expected, actual,
-        "{name}: what came out differs from the file"
-    );
-}
-
-/// Tells whether a reply is for a waiting request, for tests that do not use text.
-pub(super) fn code(reply: &Reply) -> i16 {
-    match reply {
-        Reply::Join(reply) => reply.error_code,
-        Reply::Sync(reply) => reply.error_code,
-        Reply::Heartbeat(reply) => reply.error_code,
-        Reply::Leave(reply) => reply.error_code,
-        Reply::OffsetCommit(reply) => reply.topics[0].partitions[0].error_code,
-        Reply::OffsetFetch(reply) => reply.error_code,
-        Reply::OffsetDelete(reply) => reply.error_code,
-        Reply::DeleteGroups(results) => results[0].error_code,
-        Reply::ConsumerHeartbeat(reply) => reply.error_code,
-        Reply::Share(reply) => match &**reply {
-            crate::group::coordinator::ShareReply::Failed(refusal) => refusal.error.code(),
-            _ => 0,
-        },
-    }
+    assert_eq!(expected, actual, "{name}: what came out differs from the file");
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use millrace_engine::config::ConfigType;
+
 use super::assignor::{ASSIGNORS, Assignor};
 
 /// Whether groups may move between the classic and the consumer protocol while members are in them
 /// (`group.consumer.migration.policy`, KIP-848).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MigrationPolicy {
+pub(crate) enum MigrationPolicy {
     /// Both ways.
     Bidirectional,
     /// Only from classic to consumer.
@@ -21,56 +23,50 @@ pub enum MigrationPolicy {
 impl MigrationPolicy {
     /// Whether a classic group may become a consumer group.
     pub(crate) fn upgrades(self) -> bool {
-        matches!(
-            self,
-            MigrationPolicy::Bidirectional | MigrationPolicy::Upgrade
-        )
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Upgrade)
     }
 
     /// Whether a consumer group may become a classic group.
     pub(crate) fn downgrades(self) -> bool {
-        matches!(
-            self,
-            MigrationPolicy::Bidirectional | MigrationPolicy::Downgrade
-        )
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Downgrade)
     }
 }
 
 /// Settings of the group coordinator. Times are in ms unless the name says otherwise.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// `group.min.session.timeout.ms`
-    pub min_session_timeout_ms: i32,
+    pub(crate) min_session_timeout_ms: i32,
     /// `group.max.session.timeout.ms`
-    pub max_session_timeout_ms: i32,
+    pub(crate) max_session_timeout_ms: i32,
     /// `group.initial.rebalance.delay.ms`
-    pub initial_rebalance_delay_ms: i32,
+    pub(crate) initial_rebalance_delay_ms: i32,
     /// `group.max.size`
-    pub classic_size_max: usize,
+    pub(crate) classic_size_max: usize,
     /// `group.consumer.session.timeout.ms`
-    pub consumer_session_timeout_ms: i32,
+    pub(crate) consumer_session_timeout_ms: i32,
     /// `group.consumer.heartbeat.interval.ms`
-    pub consumer_heartbeat_interval_ms: i32,
+    pub(crate) consumer_heartbeat_interval_ms: i32,
     /// `group.consumer.max.size`
-    pub consumer_size_max: usize,
+    pub(crate) consumer_size_max: usize,
     /// `group.consumer.assignors`: the first one is the default.
-    pub consumer_assignors: Vec<Assignor>,
+    pub(crate) consumer_assignors: Vec<Assignor>,
     /// `group.consumer.migration.policy`
-    pub migration_policy: MigrationPolicy,
+    pub(crate) migration_policy: MigrationPolicy,
     /// `group.consumer.assignment.interval.ms`: least time between two target assignments of a group (KIP-1263).
-    pub consumer_assignment_interval_ms: i32,
+    pub(crate) consumer_assignment_interval_ms: i32,
     /// `group.consumer.regex.refresh.interval.ms`
-    pub regex_refresh_interval_ms: i64,
+    pub(crate) regex_refresh_interval_ms: i64,
     /// `offset.metadata.max.bytes`
-    pub offset_metadata_bytes_max: usize,
+    pub(crate) offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in ms.
-    pub offsets_retention_ms: i64,
+    pub(crate) offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
-    pub retention_check_interval_ms: i64,
+    pub(crate) retention_check_interval_ms: i64,
     /// `offsets.topic.num.partitions`: counts only when the topic is created.
-    pub offsets_topic_partitions: i32,
+    pub(crate) offsets_topic_partitions: i32,
     /// `offsets.topic.segment.bytes`: counts only when the topic is created.
-    pub offsets_topic_segment_bytes: u64,
+    pub(crate) offsets_topic_segment_bytes: u64,
     /// `group.share.*` and `share.coordinator.*`
     pub(crate) share: crate::share::Settings,
 }
@@ -105,42 +101,68 @@ impl Default for Settings {
 
 /// A broker setting that the group coordinator understands.
 #[derive(Debug)]
-pub struct SettingKey {
+pub(crate) struct SettingKey {
     /// Kafka's name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
+    /// Kind of value.
+    pub(crate) kind: ConfigType,
     /// Default value.
-    pub default: &'static str,
+    pub(crate) default: &'static str,
+    /// A sentence.
+    pub(crate) documentation: &'static str,
 }
 
 macro_rules! setting_keys {
-    ($($name:literal = $default:literal),* $(,)?) => {
+    ($($name:literal: $kind:ident = $default:literal, $documentation:literal;)*) => {
         /// Every setting read here, sorted by name.
-        pub const SETTING_KEYS: &[SettingKey] = &[$(SettingKey { name: $name, default: $default }),*];
+        pub(crate) const SETTING_KEYS: &[SettingKey] = &[$(SettingKey {
+            name: $name,
+            kind: ConfigType::$kind,
+            default: $default,
+            documentation: $documentation,
+        }),*];
     };
 }
 
 setting_keys! {
-    "group.consumer.assignment.interval.ms" = "1000",
-    "group.consumer.assignors" = "uniform,range",
-    "group.consumer.heartbeat.interval.ms" = "5000",
-    "group.consumer.max.size" = "2147483647",
-    "group.consumer.migration.policy" = "bidirectional",
-    "group.consumer.regex.refresh.interval.ms" = "600000",
-    "group.consumer.session.timeout.ms" = "45000",
-    "group.initial.rebalance.delay.ms" = "3000",
-    "group.max.session.timeout.ms" = "1800000",
-    "group.max.size" = "2147483647",
-    "group.min.session.timeout.ms" = "6000",
-    "offset.metadata.max.bytes" = "4096",
-    "offsets.retention.check.interval.ms" = "600000",
-    "offsets.retention.minutes" = "10080",
-    "offsets.topic.num.partitions" = "50",
-    "offsets.topic.segment.bytes" = "104857600",
+    "group.consumer.assignment.interval.ms": Int = "1000",
+        "Least time between two target assignments of a consumer group.";
+    "group.consumer.assignors": List = "uniform,range",
+        "Server-side assignors of consumer groups; the first one is used when members do not say.";
+    "group.consumer.heartbeat.interval.ms": Int = "5000",
+        "How often members of consumer groups are told to send heartbeats.";
+    "group.consumer.max.size": Int = "2147483647",
+        "Members of a consumer group at most.";
+    "group.consumer.migration.policy": String = "bidirectional",
+        "Whether groups with members may change between the classic and the consumer protocol: bidirectional, upgrade, \
+         downgrade or disabled.";
+    "group.consumer.regex.refresh.interval.ms": Int = "600000",
+        "After that time at the latest the topics of subscribed regular expressions are looked up again.";
+    "group.consumer.session.timeout.ms": Int = "45000",
+        "A member of a consumer group that is not heard of for that long is out.";
+    "group.initial.rebalance.delay.ms": Int = "3000",
+        "How long the first rebalance of an empty classic group waits for more members.";
+    "group.max.session.timeout.ms": Int = "1800000",
+        "Longest session timeout that members of classic groups may ask for.";
+    "group.max.size": Int = "2147483647",
+        "Members of a classic group at most.";
+    "group.min.session.timeout.ms": Int = "6000",
+        "Shortest session timeout that members of classic groups may ask for.";
+    "offset.metadata.max.bytes": Int = "4096",
+        "Bytes of metadata with a committed offset at most.";
+    "offsets.retention.check.interval.ms": Long = "600000",
+        "Pause between looks for committed offsets that have expired.";
+    "offsets.retention.minutes": Int = "10080",
+        "How long committed offsets are kept once nobody needs them.";
+    "offsets.topic.num.partitions": Int = "50",
+        "Partitions of the topic that keeps groups and offsets. Counts only when it is created.";
+    "offsets.topic.segment.bytes": Int = "104857600",
+        "Segment size of the topic that keeps groups and offsets. Counts only when it is created.";
 }
 
 impl Settings {
     /// Takes over the settings given by Kafka's names and checks them; other names are left to others.
-    pub fn parse(given: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub(crate) fn parse(given: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut settings = Self { share: crate::share::Settings::parse(given)?, ..Self::default() };
         for key in SETTING_KEYS {
             if let Some(value) = given.get(key.name) {
@@ -148,10 +170,7 @@ impl Settings {
             }
         }
         if settings.max_session_timeout_ms < settings.min_session_timeout_ms {
-            return Err(
-                "group.max.session.timeout.ms must not be less than group.min.session.timeout.ms"
-                    .into(),
-            );
+            return Err("group.max.session.timeout.ms must not be less than group.min.session.timeout.ms".into());
         }
         if settings.consumer_heartbeat_interval_ms >= settings.consumer_session_timeout_ms {
             let reason = "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms";
@@ -161,24 +180,15 @@ impl Settings {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let size =
-            |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|size| size as usize);
-        let millis = |least: i64| {
-            number(name, value, least, i64::from(i32::MAX)).map(|millis| millis as i32)
-        };
+        let size = |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|size| size as usize);
+        let millis = |least: i64| number(name, value, least, i64::from(i32::MAX)).map(|millis| millis as i32);
         match name {
-            "group.consumer.assignment.interval.ms" => {
-                self.consumer_assignment_interval_ms = millis(0)?
-            }
+            "group.consumer.assignment.interval.ms" => self.consumer_assignment_interval_ms = millis(0)?,
             "group.consumer.assignors" => self.consumer_assignors = assignors(value)?,
-            "group.consumer.heartbeat.interval.ms" => {
-                self.consumer_heartbeat_interval_ms = millis(1)?
-            }
+            "group.consumer.heartbeat.interval.ms" => self.consumer_heartbeat_interval_ms = millis(1)?,
             "group.consumer.max.size" => self.consumer_size_max = size(1)?,
             "group.consumer.migration.policy" => self.migration_policy = migration_policy(value)?,
-            "group.consumer.regex.refresh.interval.ms" => {
-                self.regex_refresh_interval_ms = millis(10_000)?.into()
-            }
+            "group.consumer.regex.refresh.interval.ms" => self.regex_refresh_interval_ms = millis(10_000)?.into(),
             "group.consumer.session.timeout.ms" => self.consumer_session_timeout_ms = millis(1)?,
             "group.initial.rebalance.delay.ms" => self.initial_rebalance_delay_ms = millis(0)?,
             "group.max.session.timeout.ms" => self.max_session_timeout_ms = millis(0)?,
@@ -193,8 +203,7 @@ impl Settings {
             }
             "offsets.topic.num.partitions" => self.offsets_topic_partitions = millis(1)?,
             "offsets.topic.segment.bytes" => {
-                self.offsets_topic_segment_bytes =
-                    number(name, value, 1, i64::from(i32::MAX))?.unsigned_abs();
+                self.offsets_topic_segment_bytes = number(name, value, 1, i64::from(i32::MAX))?.unsigned_abs();
             }
             _ => return Err(format!("{name} is not a setting of the group coordinator")),
         }
@@ -202,27 +211,29 @@ impl Settings {
     }
 }
 
+/// Checks settings that are meant for the group coordinator: all must be known and make sense together.
+pub fn check_group_settings(given: &BTreeMap<String, String>) -> Result<(), String> {
+    for name in given.keys() {
+        if !SETTING_KEYS.iter().any(|key| key.name == name) {
+            let known: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
+            return Err(format!("{name} is not a setting of the group coordinator, which has: {}", known.join(", ")));
+        }
+    }
+    Settings::parse(given).map(|_| ())
+}
+
 fn number(name: &str, value: &str, least: i64, most: i64) -> Result<i64, String> {
-    let number: i64 = value
-        .parse()
-        .map_err(|_| format!("{name} = '{value}': not a whole number"))?;
+    let number: i64 = value.parse().map_err(|_| format!("{name} = '{value}': not a whole number"))?;
     if (least..=most).contains(&number) {
         Ok(number)
     } else {
-        Err(format!(
-            "{name} = {number}: must lie within {least} and {most}"
-        ))
+        Err(format!("{name} = {number}: must lie within {least} and {most}"))
     }
 }
 
 fn assignors(value: &str) -> Result<Vec<Assignor>, String> {
-    let names: Vec<&str> = value
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .collect();
-    let unknown =
-        |name: &str| format!("group.consumer.assignors = '{value}': '{name}' is not built in");
+    let names: Vec<&str> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let unknown = |name: &str| format!("group.consumer.assignors = '{value}': '{name}' is not built in");
     let known = |name: &&str| Assignor::by_name(name).ok_or_else(|| unknown(name));
     let assignors: Vec<_> = names.iter().map(known).collect::<Result<_, _>>()?;
     if assignors.is_empty() {
@@ -239,9 +250,7 @@ fn migration_policy(value: &str) -> Result<MigrationPolicy, String> {
         "disabled" => MigrationPolicy::Disabled,
         _ => {
             let policies = "bidirectional, upgrade, downgrade and disabled";
-            return Err(format!(
-                "group.consumer.migration.policy = '{value}': must be one of {policies}"
-            ));
+            return Err(format!("group.consumer.migration.policy = '{value}': must be one of {policies}"));
         }
     })
 }
@@ -251,47 +260,29 @@ mod tests {
     use super::*;
 
     fn parse(given: &[(&str, &str)]) -> Result<Settings, String> {
-        Settings::parse(
-            &given
-                .iter()
-                .map(|(name, value)| (name.to_string(), value.to_string()))
-                .collect(),
-        )
+        Settings::parse(&given.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
     }
 
     #[test]
     fn documented_defaults_are_the_defaults() {
-        let defaults: Vec<_> = SETTING_KEYS
-            .iter()
-            .map(|key| (key.name, key.default))
-            .collect();
-        assert_eq!(
-            format!("{:?}", parse(&defaults).unwrap()),
-            format!("{:?}", Settings::default())
-        );
+        let defaults: Vec<_> = SETTING_KEYS.iter().map(|key| (key.name, key.default)).collect();
+        assert_eq!(format!("{:?}", parse(&defaults).unwrap()), format!("{:?}", Settings::default()));
     }
 
     #[test]
     fn bad_values_are_refused_with_name_and_reason() {
+        let unknown = [("group.maxi".to_owned(), "1".to_owned())].into();
+        let error = check_group_settings(&unknown).unwrap_err();
+        assert!(
+            error.starts_with("group.maxi is not a setting of the group coordinator, which has: group."),
+            "{error}"
+        );
         let error = parse(&[("group.max.size", "x")]).unwrap_err();
         assert_eq!(error, "group.max.size = 'x': not a whole number");
         let error = parse(&[("offsets.retention.minutes", "0")]).unwrap_err();
-        assert_eq!(
-            error,
-            "offsets.retention.minutes = 0: must lie within 1 and 2147483647"
-        );
-        assert!(
-            parse(&[("group.consumer.assignors", "sticky")])
-                .unwrap_err()
-                .contains("'sticky' is not built in")
-        );
+        assert_eq!(error, "offsets.retention.minutes = 0: must lie within 1 and 2147483647");
+        assert!(parse(&[("group.consumer.assignors", "sticky")]).unwrap_err().contains("'sticky' is not built in"));
         assert!(parse(&[("group.consumer.migration.policy", "maybe")]).is_err());
-        assert!(
-            parse(&[
-                ("group.min.session.timeout.ms", "9"),
-                ("group.max.session.timeout.ms", "8")
-            ])
-            .is_err()
-        );
+        assert!(parse(&[("group.min.session.timeout.ms", "9"), ("group.max.session.timeout.ms", "8")]).is_err());
     }
 }

@@ -51,13 +51,7 @@ impl Timers {
         match self.due.get_mut(&timer) {
             Some(due) if due.queued_ms <= at_ms => due.at_ms = at_ms,
             _ => {
-                self.due.insert(
-                    timer.clone(),
-                    Due {
-                        at_ms,
-                        queued_ms: at_ms,
-                    },
-                );
+                self.due.insert(timer.clone(), Due { at_ms, queued_ms: at_ms });
                 self.heap.push(Reverse((at_ms, timer)));
             }
         }
@@ -87,11 +81,7 @@ impl Timers {
                 return None;
             }
             let Reverse((queued_ms, timer)) = self.heap.pop()?;
-            let Some(due) = self
-                .due
-                .get_mut(&timer)
-                .filter(|due| due.queued_ms == queued_ms)
-            else {
+            let Some(due) = self.due.get_mut(&timer).filter(|due| due.queued_ms == queued_ms) else {
                 continue;
             };
             if due.at_ms <= now_ms {

@@ -13,15 +13,11 @@ pub(crate) trait TopicLookup {
 
 impl TopicLookup for Topics {
     fn by_name(&self, name: &str) -> Option<(Uuid, i32)> {
-        self.by_name
-            .get(name)
-            .map(|topic| (topic.id, topic.partitions))
+        self.by_name.get(name).map(|topic| (topic.id, topic.partitions))
     }
 
     fn by_id(&self, id: Uuid) -> Option<(&str, i32)> {
-        self.by_id
-            .get(&id)
-            .map(|topic| (topic.name.as_str(), topic.partitions))
+        self.by_id.get(&id).map(|topic| (topic.name.as_str(), topic.partitions))
     }
 }
 

@@ -128,6 +128,7 @@ fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError
 
 fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &Topic) -> CreatableTopicResult {
     let result = CreatableTopicResult::default().with_name(topic.name.clone()).with_topic_id(created.id);
+    let result = result.with_error_message(None);
     if version < 5 {
         return result;
     }

@@ -9,7 +9,6 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use millrace_engine::config::check_topic_name;
 
 use crate::{
     api::{
@@ -17,7 +16,7 @@ use crate::{
         shape::{BOOL, INT8, STRING, STRINGS, Shape, array},
     },
     broker_config, config_resource,
-    errors::ApiError,
+    errors::{ApiError, check_topic_name},
     settings::{self, Setting},
     share::{Shares, group_config},
 };
@@ -62,9 +61,7 @@ fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec
     let name = &*resource.resource_name;
     match resource.resource_type {
         config_resource::TOPIC => {
-            check_topic_name(name).map_err(|reason| {
-                ApiError::new(ResponseError::InvalidTopicException, format!("invalid topic name: {reason}"))
-            })?;
+            check_topic_name(name)?;
             let topics = context.engine().topics();
             let topic = topics.by_name.get(name);
             let topic = topic.ok_or(ApiError::from(ResponseError::UnknownTopicOrPartition))?;

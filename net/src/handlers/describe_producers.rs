@@ -10,7 +10,6 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{ActiveProducer, TopicPartition},
-    config::check_topic_name,
     engine::Topic,
 };
 
@@ -19,7 +18,7 @@ use crate::{
         Api, Call, Context, OnDisconnect, call,
         shape::{INT32S, STRING, Shape, array},
     },
-    errors::{ApiError, log_error},
+    errors::{ApiError, check_topic_name, log_error},
 };
 
 const SHAPE: Shape = &[array(&[STRING, INT32S])];
@@ -40,7 +39,7 @@ async fn handle(context: Context, call: Call<DescribeProducersRequest>) -> Descr
     let mut responses = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
         let found = match (check_topic_name(&topic.name), topics.by_name.get(topic.name.as_str())) {
-            (Err(reason), _) => Err(ApiError::new(ResponseError::InvalidTopicException, reason)),
+            (Err(error), _) => Err(error),
             (Ok(()), None) => Err(ApiError::new(
                 ResponseError::UnknownTopicOrPartition,
                 "This server does not host this topic-partition.",

@@ -14,7 +14,6 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{LEADER_EPOCH, TopicPartition},
-    config::check_topic_name,
     engine::Topic,
 };
 
@@ -25,6 +24,7 @@ use crate::{
     },
     broker_config::RESPONSE_PARTITIONS_MAX,
     cluster,
+    errors::check_topic_name,
 };
 
 const SHAPE: Shape = &[array(&[STRING]), INT32, optional(&[STRING, INT32])];
@@ -66,7 +66,7 @@ async fn handle(context: Context, call: Call<DescribeTopicPartitionsRequest>) ->
         let Some(topic) = topics.by_name.get(name) else {
             let error = match check_topic_name(name) {
                 Ok(()) => ResponseError::UnknownTopicOrPartition,
-                Err(_) => ResponseError::InvalidTopicException,
+                Err(illegal) => illegal.error,
             };
             answers.push(refuse(topic_name(name), error));
             continue;

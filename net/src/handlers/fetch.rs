@@ -77,7 +77,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         }
     };
     let context = context.clone();
-    Ok(Handling::Later(Box::pin(async move {
+    Ok(Handling::InTurn(Box::pin(async move {
         let Some(answers) = unless_stopping(&context, fetch(&context, &limits, &begun)).await else {
             return Reply::Close("the node is stopping".to_string());
         };
@@ -155,8 +155,9 @@ async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Re
             leader_epoch: wanted.leader_epoch,
         })
     });
-    // An error is told at once.
-    let max_wait = if resolved.iter().any(Result::is_err) { Duration::ZERO } else { limits.max_wait };
+    // An error is told at once, and so is that there is nothing to wait for.
+    let is_answerable = resolved.is_empty() || resolved.iter().any(Result::is_err);
+    let max_wait = if is_answerable { Duration::ZERO } else { limits.max_wait };
     let fetch =
         Fetch { partitions: partitions.collect(), max_bytes: limits.max_bytes, min_bytes: limits.min_bytes, max_wait };
     let mut answers = context.engine().fetch(fetch).await.into_iter();

@@ -1,5 +1,7 @@
 //! ListOffsets: offsets by timestamp, and the special ones.
 
+use std::collections::HashMap;
+
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -50,11 +52,24 @@ async fn handle(context: Context, call: Call<ListOffsetsRequest>) -> ListOffsets
 
 async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) -> ListOffsetsTopicResponse {
     let found = context.engine().topics().by_name.get(topic.name.as_str()).cloned();
-    let answers = topic.partitions.iter().map(|partition| {
+    let mut times_asked = HashMap::new();
+    for partition in &topic.partitions {
+        *times_asked.entry(partition.partition_index).or_insert(0) += 1;
+    }
+    let mut answers = Vec::with_capacity(times_asked.len());
+    for partition in &topic.partitions {
+        // Taken out: the first of several stands for all of them.
+        let Some(times) = times_asked.remove(&partition.partition_index) else {
+            continue;
+        };
         let found = found.as_ref().filter(|found| (0..found.partitions).contains(&partition.partition_index));
-        let id = found.map(|found| TopicPartition { topic: found.id, partition: partition.partition_index });
-        answer_partition(context, version, id, partition)
-    });
+        let target = match found {
+            _ if times > 1 => Err(ResponseError::InvalidRequest),
+            None => Err(ResponseError::UnknownTopicOrPartition),
+            Some(found) => Ok(TopicPartition { topic: found.id, partition: partition.partition_index }),
+        };
+        answers.push(answer_partition(context, version, target, partition));
+    }
     let answers = futures_util::future::join_all(answers).await;
     ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(answers)
 }
@@ -62,15 +77,16 @@ async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) 
 async fn answer_partition(
     context: &Context,
     version: i16,
-    id: Option<TopicPartition>,
+    target: Result<TopicPartition, ResponseError>,
     partition: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
     let response = ListOffsetsPartitionResponse::default()
         .with_partition_index(partition.partition_index)
         .with_timestamp(-1)
         .with_offset(-1);
-    let Some(id) = id else {
-        return response.with_error_code(ResponseError::UnknownTopicOrPartition.code());
+    let partition_id = match target {
+        Ok(partition_id) => partition_id,
+        Err(error) => return response.with_error_code(error.code()),
     };
     let Some(question) = question(partition.timestamp, version) else {
         return response.with_error_code(ResponseError::UnsupportedVersion.code());
@@ -79,7 +95,7 @@ async fn answer_partition(
         Question::Offset(spec) => spec,
         Question::Tiered => return response,
     };
-    match context.engine().list_offset(id, spec, partition.current_leader_epoch).await {
+    match context.engine().list_offset(partition_id, spec, partition.current_leader_epoch).await {
         Ok(found) => {
             let response = response.with_timestamp(found.timestamp_ms).with_offset(found.offset);
             let epoch = if found.offset >= 0 { LEADER_EPOCH } else { -1 };

@@ -16,7 +16,6 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{LEADER_EPOCH, NewTopic, TopicError},
-    config::check_topic_name,
     engine::Topic,
 };
 
@@ -26,7 +25,9 @@ use crate::{
         shape::{BOOL, STRING, Shape, UUID, array},
     },
     cluster,
-    errors::topic_error,
+    config::NetConfig,
+    errors::{check_topic_name, topic_error},
+    group::{OFFSETS_TOPIC, new_offsets_topic},
 };
 
 const SHAPE: Shape = &[array(&[UUID.since(10), STRING]), BOOL.since(4), BOOL.since(8).until(10), BOOL.since(8)];
@@ -113,24 +114,32 @@ async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> Metad
     if let Some(found) = find() {
         return found;
     }
-    if check_topic_name(name.as_str()).is_err() {
-        return refuse(ResponseError::InvalidTopicException);
+    if let Err(illegal) = check_topic_name(name.as_str()) {
+        return refuse(illegal.error);
     }
-    // What Kafka keeps its own state in is made by whoever keeps it.
-    if !may_create || cluster::is_internal(name.as_str()) {
+    let Some(new) = new_topic(context.config(), name).filter(|_| may_create) else {
         return refuse(ResponseError::UnknownTopicOrPartition);
-    }
-    let partitions = context.config().num_partitions;
-    let new = NewTopic { name: name.to_string(), partitions, configs: BTreeMap::new() };
+    };
     match context.engine().create_topic(new, false).await {
         Ok(topic) => {
-            tracing::info!(topic = %topic.name, partitions, "topic created automatically");
+            tracing::info!(topic = %topic.name, partitions = topic.partitions, "topic created automatically");
             describe(context, &topic)
         }
         // Somebody else was faster.
         Err(TopicError::Exists(_)) => find().unwrap_or_else(|| refuse(ResponseError::LeaderNotAvailable)),
         Err(error) => refuse(topic_error(&error).error),
     }
+}
+
+/// A topic as it is created on demand; `None` for those that must not be.
+fn new_topic(config: &NetConfig, name: &TopicName) -> Option<NewTopic> {
+    if name.as_str() == OFFSETS_TOPIC {
+        return Some(new_offsets_topic(&config.group_settings().ok()?));
+    }
+    if cluster::is_internal(name.as_str()) {
+        return None;
+    }
+    Some(NewTopic { name: name.to_string(), partitions: config.num_partitions, configs: BTreeMap::new() })
 }
 
 fn refuse(topic: &MetadataRequestTopic, error: ResponseError) -> MetadataResponseTopic {

@@ -7,12 +7,13 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ProduceResponse, TopicName,
-        produce_response::{PartitionProduceResponse, TopicProduceResponse},
+        produce_response::{BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse},
     },
     protocol::StrBytes,
 };
 use millrace_engine::{
     api::{LogError, ProducePartition, Produced, TopicPartition},
+    batch::{self, BatchError},
     engine::{Topic, Topics},
 };
 
@@ -44,8 +45,9 @@ struct TopicAnswer {
 
 enum PartitionAnswer {
     Refused(ApiError),
-    /// Passed to the engine; the engine's answers come in the same order.
-    Appended,
+    /// Passed to the engine; the engine's answers come in the same order. The batch is kept if the topic is compacted:
+    /// should it be refused, the client is told which records have no key.
+    Appended(Option<Bytes>),
 }
 
 fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
@@ -96,8 +98,10 @@ fn begin_topic(names: &Names<'_>, data: TopicData, is_legal: bool, parts: &mut V
                 if is_legal { check(topic, partition) } else { Err(ResponseError::InvalidRequiredAcks.into()) };
             match checked {
                 Ok(part) => {
+                    let is_compacted = topic.is_ok_and(|topic| topic.config.cleanup_policy.compact);
+                    let kept = is_compacted.then(|| part.batch.clone());
                     parts.push(part);
-                    (index, PartitionAnswer::Appended)
+                    (index, PartitionAnswer::Appended(kept))
                 }
                 Err(error) => (index, PartitionAnswer::Refused(error)),
             }
@@ -139,7 +143,7 @@ fn check_batch(records: Option<Bytes>) -> Result<Bytes, ApiError> {
 fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> Reply {
     let refused = answers.iter().flat_map(|topic| &topic.partitions).find_map(|(_, answer)| match answer {
         PartitionAnswer::Refused(error) => Some(error.error),
-        PartitionAnswer::Appended => None,
+        PartitionAnswer::Appended(_) => None,
     });
     let failed = appended.iter().find_map(|answer| answer.as_ref().err()).map(log_error);
     match refused.or(failed) {
@@ -148,15 +152,34 @@ fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> 
     }
 }
 
+/// Which records of a batch have no key (KIP-467).
+fn records_without_key(batch: &[u8]) -> Vec<BatchIndexAndErrorMessage> {
+    let records = batch::records(batch).unwrap_or_default();
+    let without_key = (0_i32..).zip(&records).filter(|(_, record)| record.key.is_none());
+    let message = StrBytes::from_static_str("a compacted topic takes no record without a key");
+    without_key
+        .map(|(index, _)| {
+            BatchIndexAndErrorMessage::default()
+                .with_batch_index(index)
+                .with_batch_index_error_message(Some(message.clone()))
+        })
+        .collect()
+}
+
 fn finish(answers: Vec<TopicAnswer>, appended: Vec<Result<Produced, LogError>>) -> ProduceResponse {
     let mut appended = appended.into_iter();
     let mut partition = |(index, answer): (i32, PartitionAnswer)| {
-        let response = PartitionProduceResponse::default().with_index(index);
+        let mut response = PartitionProduceResponse::default().with_index(index);
         let outcome = match answer {
             PartitionAnswer::Refused(error) => Err(error),
-            PartitionAnswer::Appended => match appended.next() {
+            PartitionAnswer::Appended(kept) => match appended.next() {
                 Some(Ok(produced)) => Ok(produced),
-                Some(Err(error)) => Err(ApiError::new(log_error(&error), error.to_string())),
+                Some(Err(error)) => {
+                    if let (LogError::Batch(BatchError::Invalid(_)), Some(batch)) = (&error, kept) {
+                        response.record_errors = records_without_key(&batch);
+                    }
+                    Err(ApiError::new(log_error(&error), error.to_string()))
+                }
                 None => Err(ResponseError::UnknownServerError.into()),
             },
         };

@@ -2,3 +2,6 @@
 
 pub(crate) mod fetch_response;
 pub(crate) mod produce_request;
+
+#[cfg(test)]
+mod tests;

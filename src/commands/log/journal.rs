@@ -11,10 +11,17 @@ use millrace_engine::{
 use super::{known::Known, report::Report};
 use crate::failure::Outcome;
 
+/// How a page begins.
+const PAGE_MAGIC: &[u8] = b"MRP1";
+
 /// Prints a catalog.
 pub(super) fn dump_catalog(bytes: &[u8], report: &mut Report) -> Outcome {
     let mut catalog = Catalog::default();
-    for record in records(bytes, report)? {
+    let records = records(bytes, report)?;
+    if records.is_empty() {
+        report.damage("not one whole page: a catalog begins with the node's record")?;
+    }
+    for record in records {
         match catalog::decode(record) {
             Some(record) => {
                 report.detail(describe_catalog(&record))?;
@@ -62,7 +69,12 @@ fn describe_catalog(record: &catalog::Record) -> String {
 pub(super) fn dump_manifest(bytes: &[u8], known: &Known, report: &mut Report) -> Outcome {
     let mut manifest = Manifest::default();
     let mut count = 0u64;
-    for record in records(bytes, report)? {
+    let records = records(bytes, report)?;
+    // A shard without partitions has an empty manifest, and the first page to be added may be torn.
+    if records.is_empty() && bytes.iter().any(|byte| *byte != 0) && !bytes.starts_with(PAGE_MAGIC) {
+        report.damage("this is no manifest")?;
+    }
+    for record in records {
         match manifest::decode(record) {
             Some((partition, record)) => {
                 count += 1;
@@ -93,7 +105,9 @@ pub(super) fn dump_manifest(bytes: &[u8], known: &Known, report: &mut Report) ->
 
 fn describe_manifest(name: &str, record: &manifest::Record) -> String {
     match record {
-        manifest::Record::Reset { log_start_offset } => format!("{name}: reset, log start {log_start_offset}"),
+        manifest::Record::Reset { log_start_offset, clean_offset } => {
+            format!("{name}: reset, log start {log_start_offset}, clean up to {clean_offset}")
+        }
         manifest::Record::Advance(advance) => {
             let mut line = format!("{name}: advance");
             for meta in &advance.segments {
@@ -107,6 +121,10 @@ fn describe_manifest(name: &str, record: &manifest::Record) -> String {
         }
         manifest::Record::Trim { log_start_offset, first_segment } => {
             format!("{name}: trim, log start {log_start_offset}, first segment {first_segment}")
+        }
+        manifest::Record::Replace(replace) => {
+            let (gone, added, clean) = (replace.removed.len(), replace.added.len(), replace.clean_offset);
+            format!("{name}: compacted, {added} segments in place of {gone}, clean up to {clean}")
         }
         manifest::Record::RunEnd { run, sequence } => format!("run {run} of the shared log ends with group {sequence}"),
     }
@@ -122,9 +140,6 @@ fn records<'a>(bytes: &'a [u8], report: &mut Report) -> Outcome<Vec<&'a [u8]>> {
             journal::pages(&bytes[..damage.position]).unwrap_or_default()
         }
     };
-    if pages.is_empty() {
-        report.damage("not one whole page")?;
-    }
     let mut records = Vec::new();
     for page in pages {
         match journal::records(page) {

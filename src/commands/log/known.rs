@@ -12,7 +12,7 @@ use millrace_engine::{
     catalog::{self, Catalog},
     journal,
     manifest::{self, Manifest},
-    segment::{self, Segment},
+    segment::Segment,
 };
 
 use super::report::Report;
@@ -67,7 +67,7 @@ impl Known {
         let partition = parts.next()??.parse().ok()?;
         let name = parts.next()??;
         let id = TopicPartition { topic, partition };
-        let segment = self.segments.get(&id)?.iter().find(|segment| segment.file_name() == name)?;
+        let segment = self.segments.get(&id)?.iter().find(|segment| segment.name().file_name() == name)?;
         Some((id, segment))
     }
 
@@ -77,7 +77,7 @@ impl Known {
         for (id, segments) in &self.segments {
             let own = data_dir.join("topics").join(id.topic.to_string()).join(id.partition.to_string());
             for segment in segments.iter().filter(|segment| segment.size > 0) {
-                let path = own.join(segment::file_name(segment.base_offset));
+                let path = own.join(segment.name().file_name());
                 if path.starts_with(&folder) && self.catalog.topics.contains_key(&id.topic) && !path.exists() {
                     report.begin(&path)?;
                     let (name, end) = (self.name(*id), segment.end_offset);

@@ -64,6 +64,7 @@ fn dump_entry(bytes: &[u8], group: u64, entry: &Entry, known: &Known, report: &m
     let at = match entry.place {
         Place::Group(at) => at as usize,
         Place::Segment(pointer) => {
+            // Those bytes are checked with their segment.
             let (segment, position) = (pointer.segment, pointer.position);
             return report.detail(format!(
                 "{name} {base_offset}..{end_offset}: {length} bytes in segment {segment} at byte {position}"

@@ -19,7 +19,7 @@ const SECTOR: usize = 512;
 const _: () = assert!(BLOCK.is_multiple_of(SECTOR));
 
 /// Memory that a simulated file writes from.
-pub struct SimBuffer(Vec<u8>);
+pub(crate) struct SimBuffer(Vec<u8>);
 
 impl SimBuffer {
     /// Dirty memory, so that nobody relies on zeroes.
@@ -65,19 +65,9 @@ enum Node {
 
 #[derive(Clone, Debug)]
 enum NameChange {
-    Create {
-        path: PathBuf,
-    },
-    Remove {
-        path: PathBuf,
-        node: Node,
-    },
-    Rename {
-        from: PathBuf,
-        to: PathBuf,
-        node: Node,
-        replaced: Option<Node>,
-    },
+    Create { path: PathBuf },
+    Remove { path: PathBuf, node: Node },
+    Rename { from: PathBuf, to: PathBuf, node: Node, replaced: Option<Node> },
 }
 
 #[derive(Default)]
@@ -140,10 +130,7 @@ impl Disk {
 
     fn used(&self) -> u64 {
         let named = |id: &InodeId| self.names.values().any(|node| *node == Node::File(*id));
-        let held = self
-            .inodes
-            .iter()
-            .filter(|(id, inode)| inode.handles > 0 || named(id));
+        let held = self.inodes.iter().filter(|(id, inode)| inode.handles > 0 || named(id));
         held.map(|(_, inode)| align_up(inode.now.len)).sum()
     }
 
@@ -152,9 +139,7 @@ impl Disk {
     }
 
     pub(super) fn free_bytes(&self) -> u64 {
-        self.capacity.map_or(u64::MAX / 2, |capacity| {
-            capacity.saturating_sub(self.used())
-        })
+        self.capacity.map_or(u64::MAX / 2, |capacity| capacity.saturating_sub(self.used()))
     }
 
     // Names.
@@ -166,10 +151,7 @@ impl Disk {
             None if how == Open::Write => self.create(path)?,
             None => return Err(io::ErrorKind::NotFound.into()),
         };
-        self.inodes
-            .get_mut(&id)
-            .expect("names lead to files")
-            .handles += 1;
+        self.inodes.get_mut(&id).expect("names lead to files").handles += 1;
         Ok(id)
     }
 
@@ -178,9 +160,7 @@ impl Disk {
         let id = InodeId(self.id());
         self.inodes.insert(id, Inode::default());
         self.names.insert(path.to_owned(), Node::File(id));
-        self.changed(NameChange::Create {
-            path: path.to_owned(),
-        });
+        self.changed(NameChange::Create { path: path.to_owned() });
         Ok(id)
     }
 
@@ -212,21 +192,13 @@ impl Disk {
         }
         self.names.remove(from);
         self.names.insert(to.to_owned(), node);
-        self.changed(NameChange::Rename {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            node,
-            replaced,
-        });
+        self.changed(NameChange::Rename { from: from.to_owned(), to: to.to_owned(), node, replaced });
         Ok(())
     }
 
     /// Creates a directory and its parents, durably.
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .take_while(|path| !self.names.contains_key(*path))
-            .collect();
+        let missing: Vec<&Path> = path.ancestors().take_while(|path| !self.names.contains_key(*path)).collect();
         let known = path.ancestors().nth(missing.len());
         self.expect_directory(known)?;
         for path in missing {
@@ -239,20 +211,12 @@ impl Disk {
     /// Names in a directory.
     pub(super) fn list(&self, path: &Path) -> Vec<String> {
         let inside = self.names.keys().filter(|name| name.parent() == Some(path));
-        inside
-            .filter_map(|name| name.file_name())
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect()
+        inside.filter_map(|name| name.file_name()).map(|name| name.to_string_lossy().into_owned()).collect()
     }
 
     /// Removes a path and all below it; with `chance`, as far as a crash in the middle of it lets it come.
     pub(super) fn remove(&mut self, path: &Path, chance: Option<&mut Random>) {
-        let mut below: Vec<PathBuf> = self
-            .names
-            .keys()
-            .filter(|name| name.starts_with(path))
-            .cloned()
-            .collect();
+        let mut below: Vec<PathBuf> = self.names.keys().filter(|name| name.starts_with(path)).cloned().collect();
         below.reverse(); // deepest first
         if let Some(chance) = chance {
             below.truncate(chance.below(below.len() + 1));
@@ -293,72 +257,37 @@ impl Disk {
     // Contents.
 
     /// Begins a write.
-    pub(super) fn begin_write(
-        &mut self,
-        id: InodeId,
-        position: u64,
-        bytes: Rc<SimBuffer>,
-    ) -> io::Result<WriteId> {
+    pub(super) fn begin_write(&mut self, id: InodeId, position: u64, bytes: Rc<SimBuffer>) -> io::Result<WriteId> {
         let end = position + bytes.0.len() as u64;
         let inode = &self.inodes[&id];
-        let longest = inode
-            .writes
-            .iter()
-            .filter(|write| write.stage == Stage::InFlight);
-        let longest = longest
-            .map(|write| write.position + write.bytes.0.len() as u64)
-            .fold(inode.now.len, u64::max);
+        let longest = inode.writes.iter().filter(|write| write.stage == Stage::InFlight);
+        let longest = longest.map(|write| write.position + write.bytes.0.len() as u64).fold(inode.now.len, u64::max);
         let grows = align_up(end).saturating_sub(align_up(longest));
         if grows > 0 && self.capacity.is_some() && grows > self.free_bytes() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let write = WriteId(self.id());
         let inode = self.inodes.get_mut(&id).expect("a handle keeps its file");
-        inode.writes.push(Write {
-            id: write,
-            position,
-            bytes,
-            stage: Stage::InFlight,
-        });
+        inode.writes.push(Write { id: write, position, bytes, stage: Stage::InFlight });
         Ok(write)
     }
 
     /// Ends a write. It may fail: then some of its sectors may be written all the same.
-    pub(super) fn end_write(
-        &mut self,
-        id: InodeId,
-        write: WriteId,
-        durable: bool,
-        fails: Option<&mut Random>,
-    ) {
+    pub(super) fn end_write(&mut self, id: InodeId, write: WriteId, durable: bool, fails: Option<&mut Random>) {
         let inode = self.inodes.get_mut(&id).expect("a write keeps its file");
-        let at = inode
-            .writes
-            .iter()
-            .position(|known| known.id == write)
-            .expect("a write ends once");
+        let at = inode.writes.iter().position(|known| known.id == write).expect("a write ends once");
         let mut ended = inode.writes.remove(at);
         match fails {
             None => {
-                inode.now.write(ended.position, &ended.bytes.0, |_| true);
-                ended.stage = if durable {
-                    Stage::Durable
-                } else {
-                    Stage::Completed
-                };
+                inode.now.write_whole(ended.position, &ended.bytes.0);
+                ended.stage = if durable { Stage::Durable } else { Stage::Completed };
             }
             Some(chance) => {
-                inode
-                    .now
-                    .write(ended.position, &ended.bytes.0, |_| chance.one_in(2));
+                inode.now.write(ended.position, &ended.bytes.0, |_| chance.one_in(2));
                 ended.stage = Stage::Doomed;
             }
         }
-        let completed = inode
-            .writes
-            .iter()
-            .take_while(|write| write.stage != Stage::InFlight)
-            .count();
+        let completed = inode.writes.iter().take_while(|write| write.stage != Stage::InFlight).count();
         inode.writes.insert(completed, ended);
         inode.fold();
     }
@@ -366,20 +295,13 @@ impl Disk {
     /// Completed writes that a flush called now makes durable.
     pub(super) fn begin_flush(&self, id: InodeId) -> Vec<WriteId> {
         let writes = self.inodes[&id].writes.iter();
-        writes
-            .filter(|write| write.stage == Stage::Completed)
-            .map(|write| write.id)
-            .collect()
+        writes.filter(|write| write.stage == Stage::Completed).map(|write| write.id).collect()
     }
 
     /// Ends a flush.
     pub(super) fn end_flush(&mut self, id: InodeId, covered: &[WriteId], failed: bool) {
         let inode = self.inodes.get_mut(&id).expect("a handle keeps its file");
-        for write in inode
-            .writes
-            .iter_mut()
-            .filter(|write| covered.contains(&write.id))
-        {
+        for write in inode.writes.iter_mut().filter(|write| covered.contains(&write.id)) {
             match (write.stage, failed) {
                 (Stage::Completed, true) => write.stage = Stage::Doomed,
                 (Stage::Completed, false) => write.stage = Stage::Durable,
@@ -405,7 +327,7 @@ impl Disk {
                     if chance.one_in(2) {
                         continue;
                     }
-                    inode.now.write(write.position, &write.bytes.0, |_| true);
+                    inode.now.write_whole(write.position, &write.bytes.0);
                     write.stage = Stage::Completed;
                 }
                 inode.writes.push(write);
@@ -426,11 +348,7 @@ impl Disk {
         for inode in self.inodes.values_mut() {
             inode.handles = 0;
             for write in std::mem::take(&mut inode.writes) {
-                let mood = if write.stage == Stage::Durable {
-                    Mood::KeepAll
-                } else {
-                    mood
-                };
+                let mood = if write.stage == Stage::Durable { Mood::KeepAll } else { mood };
                 inode.base.survive(&write, mood, chance);
             }
             inode.now = inode.base.clone();
@@ -460,12 +378,7 @@ impl Disk {
             match change {
                 NameChange::Create { path } => drop(self.names.remove(&path)),
                 NameChange::Remove { path, node } => drop(self.names.insert(path, node)),
-                NameChange::Rename {
-                    from,
-                    to,
-                    node,
-                    replaced,
-                } => {
+                NameChange::Rename { from, to, node, replaced } => {
                     self.names.remove(&to);
                     self.names.insert(from, node);
                     self.names.extend(replaced.map(|node| (to, node)));
@@ -489,35 +402,22 @@ impl Disk {
     }
 
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let files = self
-            .names
-            .iter()
-            .filter(|(_, node)| matches!(node, Node::File(_)));
+        let files = self.names.iter().filter(|(_, node)| matches!(node, Node::File(_)));
         files.map(|(path, _)| path.clone()).collect()
     }
 
     pub(super) fn corrupt(&mut self, path: &Path, position: u64, xor: u8) {
-        let id = self
-            .inode_of(path)
-            .unwrap_or_else(|| panic!("{} is no file", path.display()));
+        let id = self.inode_of(path).unwrap_or_else(|| panic!("{} is no file", path.display()));
         let inode = self.inodes.get_mut(&id).expect("names lead to files");
-        assert!(
-            position < inode.now.len,
-            "{} has no byte {position}",
-            path.display()
-        );
-        assert!(
-            inode.writes.is_empty(),
-            "{} has writes that are not durable",
-            path.display()
-        );
+        assert!(position < inode.now.len, "{} has no byte {position}", path.display());
+        assert!(inode.writes.is_empty(), "{} has writes that are not durable", path.display());
         let start = position / BLOCK as u64 * BLOCK as u64;
         let mut block = inode.now.read(start, BLOCK);
         block.resize(BLOCK, 0);
         block[usize::try_from(position - start).expect("within a block")] ^= xor;
         let len = inode.now.len;
         for content in [&mut inode.now, &mut inode.base] {
-            content.write(start, &block, |_| true);
+            content.write_whole(start, &block);
             content.len = len;
         }
     }
@@ -529,16 +429,12 @@ impl NameChange {
             NameChange::Create { path } | NameChange::Remove { path, .. } => (path, None),
             NameChange::Rename { from, to, .. } => (from, Some(to)),
         };
-        [Some(one), other]
-            .into_iter()
-            .flatten()
-            .map(PathBuf::as_path)
+        [Some(one), other].into_iter().flatten().map(PathBuf::as_path)
     }
 
     /// Whether it can only stay or go together with a change of `path`: the same path, one above or one below.
     fn touches(&self, path: &Path) -> bool {
-        self.paths()
-            .any(|own| own.starts_with(path) || path.starts_with(own))
+        self.paths().any(|own| own.starts_with(path) || path.starts_with(own))
     }
 
     fn is_in(&self, directory: &Path) -> bool {
@@ -549,13 +445,9 @@ impl NameChange {
 impl Inode {
     /// Takes leading durable writes into the base.
     fn fold(&mut self) {
-        let durable = self
-            .writes
-            .iter()
-            .take_while(|write| write.stage == Stage::Durable)
-            .count();
+        let durable = self.writes.iter().take_while(|write| write.stage == Stage::Durable).count();
         for write in self.writes.drain(..durable) {
-            self.base.write(write.position, &write.bytes.0, |_| true);
+            self.base.write_whole(write.position, &write.bytes.0);
         }
     }
 }
@@ -572,6 +464,17 @@ static ZEROES: [u8; BLOCK] = [0; BLOCK];
 impl Content {
     fn block(&self, index: u64) -> &[u8] {
         self.blocks.get(&index).map_or(&ZEROES, |block| block)
+    }
+
+    /// Writes all of it; position and length are whole blocks.
+    fn write_whole(&mut self, position: u64, bytes: &[u8]) {
+        for (index, new) in (position / BLOCK as u64..).zip(bytes.chunks(BLOCK)) {
+            match new == ZEROES {
+                true => self.blocks.remove(&index),
+                false => self.blocks.insert(index, new.into()),
+            };
+        }
+        self.len = self.len.max(position + bytes.len() as u64);
     }
 
     /// Writes the sectors that `keeps` names by their place in `bytes`; position and length are whole blocks.

@@ -51,10 +51,7 @@ const MAIN: u64 = 0;
 
 impl Executor {
     fn waker(&self, task: u64) -> Waker {
-        Waker::from(Arc::new(TaskWaker {
-            task,
-            woken: self.woken.clone(),
-        }))
+        Waker::from(Arc::new(TaskWaker { task, woken: self.woken.clone() }))
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
@@ -76,11 +73,7 @@ impl Executor {
             return;
         };
         let waker = self.waker(id);
-        if task
-            .as_mut()
-            .poll(&mut Context::from_waker(&waker))
-            .is_pending()
-        {
+        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
             self.tasks.borrow_mut().insert(id, task);
         }
     }
@@ -94,11 +87,7 @@ impl Executor {
             }
             drop(tasks);
         }
-        self.woken
-            .0
-            .lock()
-            .expect("nobody panics with the lock")
-            .clear();
+        self.woken.0.lock().expect("nobody panics with the lock").clear();
     }
 }
 
@@ -127,20 +116,14 @@ impl World {
                 None => self.pass_time(),
             }
         }
-        panic!(
-            "no end after {POLLS_MAX} polls; last of the trace:\n{}",
-            self.state.borrow().last_of_trace()
-        );
+        panic!("no end after {POLLS_MAX} polls; last of the trace:\n{}", self.state.borrow().last_of_trace());
     }
 
     /// Nothing can run: on to the next timer or end of an operation.
     fn pass_time(&self) {
         let mut state = self.state.borrow_mut();
         let Some(((at, _), event)) = state.agenda.pop_first() else {
-            panic!(
-                "all tasks wait for ever; last of the trace:\n{}",
-                state.last_of_trace()
-            );
+            panic!("all tasks wait for ever; last of the trace:\n{}", state.last_of_trace());
         };
         state.now_ns = at;
         let waker = match event {
@@ -167,10 +150,7 @@ impl State {
     pub(super) fn note(&mut self, line: std::fmt::Arguments<'_>) {
         writeln!(self.trace, "{} {line}", self.now_ns).expect("writing to a string does not fail");
         if self.trace.len() > TRACE_BYTES_MAX {
-            self.trace = format!(
-                "what came before has the digest {:08x}\n",
-                crc32c::crc32c(self.trace.as_bytes())
-            );
+            self.trace = format!("what came before has the digest {:08x}\n", crc32c::crc32c(self.trace.as_bytes()));
         }
     }
 
@@ -192,43 +172,22 @@ impl State {
         }
         self.op_count += 1;
         let number = self.op_count;
-        let op = Op {
-            number,
-            kind,
-            path,
-            position: place.0,
-            len: place.1,
-        };
-        let mut verdict = self
-            .watcher
-            .as_mut()
-            .map_or(Verdict::Go, |watcher| watcher(&op));
+        let op = Op { number, kind, path, position: place.0, len: place.1 };
+        let mut verdict = self.watcher.as_mut().map_or(Verdict::Go, |watcher| watcher(&op));
         if kind.changes_disk() {
             self.change_count += 1;
             if self.crash_at_change == Some(self.change_count) {
                 verdict = Verdict::Crash;
             }
         }
-        self.note(format_args!(
-            "{number} {kind:?} {} {}+{} {verdict:?}",
-            path.display(),
-            place.0,
-            place.1
-        ));
+        self.note(format_args!("{number} {kind:?} {} {}+{} {verdict:?}", path.display(), place.0, place.1));
         let failure = match verdict {
             Verdict::Fail(kind) => Some(kind),
             Verdict::Go | Verdict::Crash => None,
         };
         self.ops.insert(
             number,
-            Running {
-                kind,
-                effect: Some(effect),
-                failure,
-                waker: None,
-                result: None,
-                abandoned: false,
-            },
+            Running { kind, effect: Some(effect), failure, waker: None, result: None, abandoned: false },
         );
         if verdict == Verdict::Crash {
             self.end(End::Power);

@@ -11,9 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Effect, Event, OpKind, Outcome, START_MS, State, World, disk::InodeId, disk::SimBuffer,
-};
+use super::{Effect, Event, OpKind, Outcome, START_MS, State, World, disk::InodeId, disk::SimBuffer};
 use crate::{
     chunk::Memory,
     io::{BLOCK, File, Io, Open, Share},
@@ -21,7 +19,7 @@ use crate::{
 
 /// Disk, clock and tasks of a simulated process, in one of its lives.
 #[derive(Clone)]
-pub struct SimIo {
+pub(crate) struct SimIo {
     world: Rc<World>,
     life: u64,
 }
@@ -51,33 +49,19 @@ impl SimIo {
                 true => match effect(&mut state) {
                     Ok(effect) => state.begin(path, kind, place, effect),
                     Err(refused) => {
-                        state.note(format_args!(
-                            "{kind:?} {} refused: {:?}",
-                            path.display(),
-                            refused.kind()
-                        ));
+                        state.note(format_args!("{kind:?} {} refused: {:?}", path.display(), refused.kind()));
                         return Err(refused);
                     }
                 },
                 false => None,
             }
         };
-        let mut operation = Operation {
-            world: self.world.clone(),
-            number: begun,
-        };
+        let mut operation = Operation { world: self.world.clone(), number: begun };
         poll_fn(|context| operation.poll(context)).await
     }
 
-    async fn done(
-        &self,
-        path: &Path,
-        kind: OpKind,
-        effect: impl FnOnce(&mut State) -> Effect,
-    ) -> io::Result<()> {
-        self.run(path, kind, (0, 0), |state| Ok(effect(state)))
-            .await
-            .map(drop)
+    async fn done(&self, path: &Path, kind: OpKind, effect: impl FnOnce(&mut State) -> Effect) -> io::Result<()> {
+        self.run(path, kind, (0, 0), |state| Ok(effect(state))).await.map(drop)
     }
 }
 
@@ -142,17 +126,11 @@ impl State {
 
     fn happen(&mut self, effect: Effect, failure: Option<io::ErrorKind>) -> io::Result<Outcome> {
         match effect {
-            Effect::Write {
-                inode,
-                write,
-                durable,
-            } => {
+            Effect::Write { inode, write, durable } => {
                 let fails = failure.is_some().then_some(&mut self.random);
                 self.disk.end_write(inode, write, durable, fails);
             }
-            Effect::Flush { inode, covered } => {
-                self.disk.end_flush(inode, &covered, failure.is_some())
-            }
+            Effect::Flush { inode, covered } => self.disk.end_flush(inode, &covered, failure.is_some()),
             other if failure.is_none() => return self.happen_as_meant(other),
             _ => {}
         }
@@ -162,18 +140,13 @@ impl State {
     fn happen_as_meant(&mut self, effect: Effect) -> io::Result<Outcome> {
         match effect {
             Effect::Open { path, how } => return self.disk.open(&path, how).map(Outcome::Inode),
-            Effect::Read {
-                inode,
-                position,
-                len,
-            } => {
+            Effect::Read { inode, position, len } => {
                 return Ok(Outcome::Bytes(self.disk.read(inode, position, len)));
             }
             Effect::Rename { from, to } => {
                 self.disk.rename(&from, &to)?;
                 let covered = self.disk.name_changes();
-                self.disk
-                    .sync_dir(to.parent().expect("a file has a folder"), covered)?;
+                self.disk.sync_dir(to.parent().expect("a file has a folder"), covered)?;
             }
             Effect::CreateDir { path } => self.disk.create_dir(&path)?,
             Effect::SyncDir { path, covered } => self.disk.sync_dir(&path, covered)?,
@@ -219,7 +192,7 @@ impl Memory for Bytes {
 }
 
 /// An open file of a simulated process.
-pub struct SimFile {
+pub(crate) struct SimFile {
     io: SimIo,
     inode: InodeId,
     path: Rc<Path>,
@@ -240,11 +213,7 @@ impl Drop for SimFile {
 impl SimFile {
     fn expect_aligned(&self, position: u64, len: usize) {
         let aligned = position.is_multiple_of(BLOCK as u64) && len.is_multiple_of(BLOCK);
-        assert!(
-            aligned,
-            "{}: {position}+{len} is not made of whole blocks",
-            self.path.display()
-        );
+        assert!(aligned, "{}: {position}+{len} is not made of whole blocks", self.path.display());
     }
 }
 
@@ -254,47 +223,22 @@ impl File for SimFile {
     async fn write(&self, buffer: Rc<SimBuffer>, position: u64) -> io::Result<()> {
         let len = buffer.bytes().len();
         self.expect_aligned(position, len);
-        assert_ne!(
-            self.how,
-            Open::Read,
-            "{} is open for reading",
-            self.path.display()
-        );
+        assert_ne!(self.how, Open::Read, "{} is open for reading", self.path.display());
         let (inode, durable) = (self.inode, self.how == Open::WriteDurable);
         let begin = |state: &mut State| {
             let digest = crc32c::crc32c(buffer.bytes());
             state.note(format_args!("bytes {digest:08x}"));
             let write = state.disk.begin_write(inode, position, buffer.clone())?;
-            Ok(Effect::Write {
-                inode,
-                write,
-                durable,
-            })
+            Ok(Effect::Write { inode, write, durable })
         };
-        self.io
-            .run(&self.path, OpKind::Write, (position, len), begin)
-            .await
-            .map(drop)
+        self.io.run(&self.path, OpKind::Write, (position, len), begin).await.map(drop)
     }
 
     async fn read(&self, position: u64, len: usize) -> io::Result<Rc<dyn Memory>> {
         self.expect_aligned(position, len);
-        assert_ne!(
-            self.how,
-            Open::WriteDurable,
-            "{} is open for writing",
-            self.path.display()
-        );
-        let effect = Effect::Read {
-            inode: self.inode,
-            position,
-            len,
-        };
-        match self
-            .io
-            .run(&self.path, OpKind::Read, (position, len), |_| Ok(effect))
-            .await?
-        {
+        assert_ne!(self.how, Open::WriteDurable, "{} is open for writing", self.path.display());
+        let effect = Effect::Read { inode: self.inode, position, len };
+        match self.io.run(&self.path, OpKind::Read, (position, len), |_| Ok(effect)).await? {
             Outcome::Bytes(bytes) => Ok(Rc::new(Bytes(bytes))),
             _ => unreachable!("a read gives bytes"),
         }
@@ -302,17 +246,12 @@ impl File for SimFile {
 
     async fn flush(&self) -> io::Result<()> {
         let inode = self.inode;
-        let begin = |state: &mut State| Effect::Flush {
-            inode,
-            covered: state.disk.begin_flush(inode),
-        };
+        let begin = |state: &mut State| Effect::Flush { inode, covered: state.disk.begin_flush(inode) };
         self.io.done(&self.path, OpKind::Flush, begin).await
     }
 
     async fn close(self) -> io::Result<()> {
-        self.io
-            .done(&self.path, OpKind::Close, |_| Effect::Close)
-            .await
+        self.io.done(&self.path, OpKind::Close, |_| Effect::Close).await
     }
 }
 
@@ -321,53 +260,30 @@ impl Io for SimIo {
     type Buffer = SimBuffer;
 
     fn buffer(&self, len: usize) -> SimBuffer {
-        assert!(
-            len.is_multiple_of(BLOCK) && len > 0,
-            "buffers are whole blocks"
-        );
+        assert!(len.is_multiple_of(BLOCK) && len > 0, "buffers are whole blocks");
         SimBuffer::dirty(len)
     }
 
     async fn open(&self, path: &Path, how: Open) -> io::Result<SimFile> {
         let path: Rc<Path> = path.into();
-        let effect = Effect::Open {
-            path: path.clone(),
-            how,
-        };
-        match self
-            .run(&path, OpKind::Open, (0, 0), |_| Ok(effect))
-            .await?
-        {
-            Outcome::Inode(inode) => Ok(SimFile {
-                io: self.clone(),
-                inode,
-                path,
-                how,
-            }),
+        let effect = Effect::Open { path: path.clone(), how };
+        match self.run(&path, OpKind::Open, (0, 0), |_| Ok(effect)).await? {
+            Outcome::Inode(inode) => Ok(SimFile { io: self.clone(), inode, path, how }),
             _ => unreachable!("opening gives a file"),
         }
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let effect = Effect::Rename {
-            from: from.into(),
-            to: to.into(),
-        };
+        let effect = Effect::Rename { from: from.into(), to: to.into() };
         self.done(to, OpKind::Rename, |_| effect).await
     }
 
     async fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.done(path, OpKind::CreateDir, |_| Effect::CreateDir {
-            path: path.into(),
-        })
-        .await
+        self.done(path, OpKind::CreateDir, |_| Effect::CreateDir { path: path.into() }).await
     }
 
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let begin = |state: &mut State| Effect::SyncDir {
-            path: path.into(),
-            covered: state.disk.name_changes(),
-        };
+        let begin = |state: &mut State| Effect::SyncDir { path: path.into(), covered: state.disk.name_changes() };
         self.done(path, OpKind::SyncDir, begin).await
     }
 
@@ -380,10 +296,7 @@ impl Io for SimIo {
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
-        self.done(path, OpKind::Remove, |_| Effect::Remove {
-            path: path.into(),
-        })
-        .await
+        self.done(path, OpKind::Remove, |_| Effect::Remove { path: path.into() }).await
     }
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
@@ -397,9 +310,7 @@ impl Io for SimIo {
     async fn sleep(&self, time: Duration) {
         let wake_ns = {
             let state = self.world.state.borrow();
-            state
-                .now_ns
-                .saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+            state.now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
         };
         let mut set = false;
         poll_fn(|context| {

@@ -24,6 +24,8 @@
 //! `flush` should have covered never become durable by a later one (as on Linux). [`Sim::set_free_bytes`] sets what is
 //! left on the disk: a write that needs more fails with `StorageFull` and changes nothing.
 
+#![cfg_attr(not(test), allow(dead_code, reason = "tests use all of it, fuzzers a little"))]
+
 mod disk;
 mod executor;
 mod handle;
@@ -36,11 +38,11 @@ use std::{cell::RefCell, collections::BTreeMap, io, path::Path, rc::Rc, task::Wa
 
 use disk::{Disk, InodeId};
 use executor::Executor;
-pub use handle::{SimFile, SimIo};
+pub(crate) use handle::SimIo;
 use random::Random;
 
 /// A simulated machine. See the module.
-pub struct Sim {
+pub(crate) struct Sim {
     world: Rc<World>,
 }
 
@@ -52,23 +54,24 @@ pub(super) struct World {
 
 /// An operation about to start, as [`Sim::watch`] sees it.
 #[derive(Clone, Debug)]
-pub struct Op<'a> {
+#[allow(dead_code, reason = "which of it a watcher needs is up to the test")]
+pub(crate) struct Op<'a> {
     /// Counts the operations of this machine from 1, those of former lives included.
-    pub number: u64,
+    pub(crate) number: u64,
     /// What it is.
-    pub kind: OpKind,
+    pub(crate) kind: OpKind,
     /// The file or directory; of a rename, the new name.
-    pub path: &'a Path,
+    pub(crate) path: &'a Path,
     /// Of reads and writes, the first byte.
-    pub position: u64,
+    pub(crate) position: u64,
     /// Of reads and writes, the number of bytes.
-    pub len: usize,
+    pub(crate) len: usize,
 }
 
 /// Kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "named like the methods they come from")]
-pub enum OpKind {
+pub(crate) enum OpKind {
     Open,
     Read,
     Write,
@@ -83,14 +86,14 @@ pub enum OpKind {
 
 impl OpKind {
     /// Whether it changes what is on the disk, or what is durable of it. [`Sim::crash_after`] counts these.
-    pub fn changes_disk(self) -> bool {
+    pub(crate) fn changes_disk(self) -> bool {
         !matches!(self, OpKind::Read | OpKind::Close | OpKind::List)
     }
 }
 
 /// What becomes of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It runs.
     Go,
     /// It fails with that error.
@@ -102,7 +105,7 @@ pub enum Verdict {
 type Watcher = Box<dyn FnMut(&Op<'_>) -> Verdict>;
 
 /// Wall clock of a machine that was just made, in ms since the epoch.
-pub const START_MS: i64 = 1_700_000_000_000;
+pub(crate) const START_MS: i64 = 1_700_000_000_000;
 
 /// Everything of a machine but its tasks.
 struct State {
@@ -199,7 +202,7 @@ enum Outcome {
 
 impl Sim {
     /// A machine with an empty disk, holding only the directory `/`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let state = State {
             random: Random::new(seed),
             disk: Disk::new(),
@@ -215,45 +218,40 @@ impl Sim {
             ended: None,
             trace: String::new(),
         };
-        Self {
-            world: Rc::new(World {
-                state: RefCell::new(state),
-                executor: Executor::default(),
-            }),
-        }
+        Self { world: Rc::new(World { state: RefCell::new(state), executor: Executor::default() }) }
     }
 
     /// The process's disk, clock and tasks in its present life.
-    pub fn io(&self) -> SimIo {
+    pub(crate) fn io(&self) -> SimIo {
         SimIo::new(self.world.clone(), self.world.state.borrow().life)
     }
 
     /// Runs tasks until `future` is done: `Some` of its result, or `None` if the process ended first. Other tasks go
     /// on with the next call. Panics if nothing can ever run again.
-    pub fn run_until<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub(crate) fn run_until<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         self.world.run_until(future)
     }
 
     /// Cuts the power while the `n`-th operation from now that changes the disk is under way; 1 is the next one.
-    pub fn crash_after(&self, n: u64) {
+    pub(crate) fn crash_after(&self, n: u64) {
         assert!(n > 0, "the first operation is number 1");
         let mut state = self.world.state.borrow_mut();
         state.crash_at_change = Some(state.change_count + n);
     }
 
     /// Cuts the power now. What was under way may have happened.
-    pub fn crash(&self) {
+    pub(crate) fn crash(&self) {
         self.world.end(End::Power);
     }
 
     /// Ends the process now, without a power cut.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.world.end(End::Process);
     }
 
     /// The next life: on what the last one left, after a power cut unless it ended otherwise. Watchers and planned
     /// crashes are gone; what was set of free bytes stays.
-    pub fn restart(&self) -> SimIo {
+    pub(crate) fn restart(&self) -> SimIo {
         self.world.end(End::Power);
         let mut state = self.world.state.borrow_mut();
         state.life += 1;
@@ -265,23 +263,23 @@ impl Sim {
     }
 
     /// Whether the present life has ended.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.world.state.borrow().ended.is_some()
     }
 
     /// Operations so far that changed the disk: the crash points of a run.
-    pub fn changes(&self) -> u64 {
+    pub(crate) fn changes(&self) -> u64 {
         self.world.state.borrow().change_count
     }
 
     /// Lets `watcher` see every operation before it starts and decide about it, until the next life. It must not call
     /// the simulation.
-    pub fn watch(&self, watcher: impl FnMut(&Op<'_>) -> Verdict + 'static) {
+    pub(crate) fn watch(&self, watcher: impl FnMut(&Op<'_>) -> Verdict + 'static) {
         self.world.state.borrow_mut().watcher = Some(Box::new(watcher));
     }
 
     /// Sets how many bytes are left on the disk. Without that it never fills.
-    pub fn set_free_bytes(&self, bytes: u64) {
+    pub(crate) fn set_free_bytes(&self, bytes: u64) {
         self.world.state.borrow_mut().disk.set_free_bytes(bytes);
     }
 
@@ -289,32 +287,24 @@ impl Sim {
     ///
     /// # Panics
     /// If the file has no such byte, or the process is running: rot between two lives.
-    pub fn corrupt(&self, path: impl AsRef<Path>, position: u64, xor: u8) {
+    pub(crate) fn corrupt(&self, path: impl AsRef<Path>, position: u64, xor: u8) {
         let mut state = self.world.state.borrow_mut();
-        assert!(
-            state.ops.values().all(|op| op.effect.is_none()),
-            "an operation is under way"
-        );
+        assert!(state.ops.values().all(|op| op.effect.is_none()), "an operation is under way");
         state.disk.corrupt(path.as_ref(), position, xor);
     }
 
     /// A file's bytes as the process would read them.
-    pub fn file(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
+    pub(crate) fn file(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         self.world.state.borrow().disk.contents(path.as_ref())
     }
 
     /// Every file there is, sorted.
-    pub fn files(&self) -> Vec<std::path::PathBuf> {
+    pub(crate) fn files(&self) -> Vec<std::path::PathBuf> {
         self.world.state.borrow().disk.files()
     }
 
-    /// Virtual time since the machine was made.
-    pub fn elapsed(&self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.world.state.borrow().now_ns)
-    }
-
     /// One line for every beginning and end of an operation, and for every crash.
-    pub fn trace(&self) -> String {
+    pub(crate) fn trace(&self) -> String {
         self.world.state.borrow().trace.clone()
     }
 }

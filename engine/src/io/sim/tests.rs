@@ -4,7 +4,7 @@
 
 use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
-use super::{disk::SimBuffer, *};
+use super::{disk::SimBuffer, handle::SimFile, *};
 use crate::{
     io::{BLOCK, Buffer, File, Io, Open, Share},
     journal::{self, Journal},
@@ -24,9 +24,7 @@ fn filled(io: &SimIo, blocks: usize, fill: u8) -> Rc<SimBuffer> {
 fn machine(seed: u64) -> (Sim, SimIo) {
     let sim = Sim::new(seed);
     let io = sim.io();
-    sim.run_until(io.create_dir(Path::new("/d")))
-        .unwrap()
-        .unwrap();
+    sim.run_until(io.create_dir(Path::new("/d"))).unwrap().unwrap();
     (sim, io)
 }
 
@@ -48,19 +46,14 @@ fn busy_run(seed: u64) -> (String, Vec<Option<Vec<u8>>>) {
             let name = format!("file-{task}");
             let file = own.open(&path(&name), Open::Write).await.unwrap();
             for round in 0..20u8 {
-                file.write(filled(&own, 3, round), u64::from(round) * BLOCK as u64)
-                    .await
-                    .unwrap();
+                file.write(filled(&own, 3, round), u64::from(round) * BLOCK as u64).await.unwrap();
                 if round % 3 == task % 3 {
                     file.flush().await.unwrap();
                 }
-                own.sleep(Duration::from_micros(u64::from(task) * 100))
-                    .await;
+                own.sleep(Duration::from_micros(u64::from(task) * 100)).await;
                 own.yield_now().await;
             }
-            own.rename(&path(&name), &path(&format!("done-{task}")))
-                .await
-                .unwrap();
+            own.rename(&path(&name), &path(&format!("done-{task}"))).await.unwrap();
         });
     }
     sim.crash_after(70);
@@ -95,28 +88,15 @@ fn what_was_flushed_survives_and_anything_may_become_of_the_rest() {
             file.write(filled(&io, 2, 2), 0).await.unwrap();
             file.flush().await.unwrap();
             file.write(filled(&io, 1, 3), 0).await.unwrap();
-            file.write(filled(&io, 1, 4), BLOCK as u64 * 3)
-                .await
-                .unwrap();
+            file.write(filled(&io, 1, 4), BLOCK as u64 * 3).await.unwrap();
         });
         sim.crash();
         sim.restart();
         let bytes = sim.file(path("a")).unwrap();
-        assert!(
-            bytes[BLOCK..2 * BLOCK].iter().all(|&byte| byte == 2),
-            "flushed"
-        );
-        assert!(
-            bytes[2 * BLOCK..3 * BLOCK].iter().all(|&byte| byte == 1),
-            "flushed before"
-        );
+        assert!(bytes[BLOCK..2 * BLOCK].iter().all(|&byte| byte == 2), "flushed");
+        assert!(bytes[2 * BLOCK..3 * BLOCK].iter().all(|&byte| byte == 1), "flushed before");
         let state = |bytes: &[u8], old: u8, new: u8| {
-            assert!(
-                bytes
-                    .chunks(512)
-                    .all(|sector| sector.iter().all(|&byte| byte == sector[0])),
-                "sectors are whole"
-            );
+            assert!(bytes.chunks(512).all(|sector| sector.iter().all(|&byte| byte == sector[0])), "sectors are whole");
             assert!(bytes.iter().all(|&byte| byte == old || byte == new));
             match (bytes.contains(&old), bytes.contains(&new)) {
                 (true, true) => "torn",
@@ -124,16 +104,10 @@ fn what_was_flushed_survives_and_anything_may_become_of_the_rest() {
                 _ => "kept",
             }
         };
-        seen.insert((
-            state(&bytes[..BLOCK], 2, 3),
-            state(&bytes[3 * BLOCK..], 1, 4),
-        ));
+        seen.insert((state(&bytes[..BLOCK], 2, 3), state(&bytes[3 * BLOCK..], 1, 4)));
     }
     let all = ["torn", "lost", "kept"];
-    let every: BTreeSet<_> = all
-        .iter()
-        .flat_map(|&a| all.iter().map(move |&b| (a, b)))
-        .collect();
+    let every: BTreeSet<_> = all.iter().flat_map(|&a| all.iter().map(move |&b| (a, b))).collect();
     assert_eq!(seen, every, "also the later write without the earlier one");
 }
 
@@ -161,10 +135,7 @@ fn a_flush_covers_only_what_had_completed_when_it_was_called() {
         sim.run_until(async {
             let file = durable_file(&io, "a", 2, 1).await;
             let late = file.write(filled(&io, 1, 2), 0);
-            futures_util::future::join(file.flush(), late)
-                .await
-                .1
-                .unwrap();
+            futures_util::future::join(file.flush(), late).await.1.unwrap();
         });
         sim.crash();
         sim.restart();
@@ -211,10 +182,7 @@ fn names_are_durable_after_sync_dir_only() {
         sim.restart();
         assert!(sim.file(path("synced")).is_some());
         let back = sim.file(path("removed"));
-        assert!(
-            back.as_ref().is_none_or(|bytes| bytes == &[1; BLOCK]),
-            "a file that is back is whole"
-        );
+        assert!(back.as_ref().is_none_or(|bytes| bytes == &[1; BLOCK]), "a file that is back is whole");
         outcomes.insert((back.is_some(), sim.file(path("new")).is_some()));
     }
     assert_eq!(outcomes.len(), 4, "each independently of the other");
@@ -234,10 +202,7 @@ fn a_rename_is_atomic_and_durable_once_it_returns() {
         });
         assert_eq!(finished, None);
         sim.restart();
-        let left = (
-            sim.file(path("old")).unwrap()[0],
-            sim.file(path("new")).map(|bytes| bytes[0]),
-        );
+        let left = (sim.file(path("old")).unwrap()[0], sim.file(path("new")).map(|bytes| bytes[0]));
         assert!([(1, Some(2)), (2, None)].contains(&left));
         assert!(seed % 2 == 0 || left == (2, None), "it had returned");
         outcomes.insert((seed % 2, left));
@@ -283,12 +248,7 @@ fn a_removed_directory_may_come_back_in_part_but_never_without_its_folder() {
             for file in files {
                 let listed = io.list(file.parent().unwrap()).await.unwrap();
                 assert!(listed.contains(&file.file_name().unwrap().to_string_lossy().into_owned()));
-                assert!(
-                    io.list(&path(""))
-                        .await
-                        .unwrap()
-                        .contains(&"topic".to_owned())
-                );
+                assert!(io.list(&path("")).await.unwrap().contains(&"topic".to_owned()));
             }
         });
     }
@@ -327,10 +287,7 @@ fn a_crash_comes_at_the_chosen_operation_and_ends_everything() {
         file.flush().await.unwrap();
         seen.set(2);
     });
-    assert_eq!(
-        (finished, reached.get(), sim.changes() - before),
-        (None, 0, 4)
-    );
+    assert_eq!((finished, reached.get(), sim.changes() - before), (None, 0, 4));
     assert!(sim.has_ended());
     // The former life's handle is dead, the new one works.
     let new = sim.restart();
@@ -338,10 +295,7 @@ fn a_crash_comes_at_the_chosen_operation_and_ends_everything() {
         let b = path("b");
         let dead = std::pin::pin!(io.open(&b, Open::Write));
         let alive = std::pin::pin!(new.sleep(Duration::from_secs(9)));
-        matches!(
-            futures_util::future::select(dead, alive).await,
-            futures_util::future::Either::Right(_)
-        )
+        matches!(futures_util::future::select(dead, alive).await, futures_util::future::Either::Right(_))
     });
     assert_eq!(raced, Some(true));
 }
@@ -362,10 +316,7 @@ fn injected_errors_reach_the_caller_and_a_failed_flush_is_not_made_good_by_the_n
             }
         });
         sim.run_until(async {
-            assert_eq!(
-                io.open(&path("b"), Open::Write).await.err().unwrap().kind(),
-                io::ErrorKind::PermissionDenied
-            );
+            assert_eq!(io.open(&path("b"), Open::Write).await.err().unwrap().kind(), io::ErrorKind::PermissionDenied);
             file.write(filled(&io, 1, 2), 0).await.unwrap();
             assert!(file.flush().await.is_err());
             assert!(file.flush().await.is_ok());
@@ -385,21 +336,12 @@ fn a_full_disk_refuses_growth_until_something_is_removed() {
         let b = durable_file(&io, "b", 4, 1).await;
         sim.set_free_bytes(2 * BLOCK as u64);
         assert_eq!(io.free_bytes(Path::new("/d")).unwrap(), 2 * BLOCK as u64);
-        let refused = b
-            .write(filled(&io, 3, 2), 4 * BLOCK as u64)
-            .await
-            .unwrap_err();
+        let refused = b.write(filled(&io, 3, 2), 4 * BLOCK as u64).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(
-            sim.file(path("b")).unwrap().len(),
-            4 * BLOCK,
-            "nothing was written"
-        );
+        assert_eq!(sim.file(path("b")).unwrap().len(), 4 * BLOCK, "nothing was written");
         b.write(filled(&io, 4, 2), 0).await.unwrap();
         io.remove(&path("a")).await.unwrap();
-        b.write(filled(&io, 3, 2), 4 * BLOCK as u64)
-            .await
-            .unwrap_err();
+        b.write(filled(&io, 3, 2), 4 * BLOCK as u64).await.unwrap_err();
         a.close().await.unwrap();
         b.write(filled(&io, 3, 2), 4 * BLOCK as u64).await.unwrap();
         assert_eq!(io.free_bytes(Path::new("/d")).unwrap(), 3 * BLOCK as u64);
@@ -413,10 +355,7 @@ fn a_dropped_operation_still_happens() {
         let file = durable_file(&io, "a", 1, 1).await;
         let write = Box::pin(file.write(filled(&io, 1, 2), 0));
         let done = futures_util::future::select(write, Box::pin(io.sleep(Duration::ZERO))).await;
-        assert!(
-            matches!(done, futures_util::future::Either::Right(_)),
-            "it was begun, and dropped at once"
-        );
+        assert!(matches!(done, futures_util::future::Either::Right(_)), "it was begun, and dropped at once");
         drop(done);
         io.sleep(Duration::from_secs(1)).await;
     });
@@ -430,22 +369,11 @@ fn reads_are_short_at_the_end_and_operations_complete_out_of_order() {
         let (sim, io) = machine(seed);
         let order = sim.run_until(async {
             let file = durable_file(&io, "a", 2, 1).await;
-            assert_eq!(
-                file.read(BLOCK as u64, 4 * BLOCK).await.unwrap().bytes(),
-                [1; BLOCK]
-            );
-            assert!(
-                file.read(2 * BLOCK as u64, BLOCK)
-                    .await
-                    .unwrap()
-                    .bytes()
-                    .is_empty()
-            );
+            assert_eq!(file.read(BLOCK as u64, 4 * BLOCK).await.unwrap().bytes(), [1; BLOCK]);
+            assert!(file.read(2 * BLOCK as u64, BLOCK).await.unwrap().bytes().is_empty());
             let order = RefCell::new(Vec::new());
             let write = async |n: u64| {
-                file.write(filled(&io, 1, 1), n * BLOCK as u64)
-                    .await
-                    .unwrap();
+                file.write(filled(&io, 1, 1), n * BLOCK as u64).await.unwrap();
                 order.borrow_mut().push(n);
             };
             futures_util::future::join3(write(0), write(1), write(2)).await;
@@ -490,16 +418,11 @@ fn rot_changes_what_is_read() {
 #[test]
 fn a_journal_keeps_what_it_promised_at_every_crash_point() {
     async fn work(io: SimIo, promised: &Cell<usize>) {
-        let mut journal = Journal::create(io.clone(), path("journal"), &[payload(0)])
-            .await
-            .unwrap();
+        let mut journal = Journal::create(io.clone(), path("journal"), &[payload(0)]).await.unwrap();
         promised.set(1);
         for n in 1..8 {
             match n {
-                4 => journal
-                    .rewrite(&(0..=n).map(payload).collect::<Vec<_>>())
-                    .await
-                    .unwrap(),
+                4 => journal.rewrite(&(0..=n).map(payload).collect::<Vec<_>>()).await.unwrap(),
                 _ => journal.append(&payload(n)).await.unwrap(),
             }
             promised.set(n + 1);
@@ -522,13 +445,8 @@ fn a_journal_keeps_what_it_promised_at_every_crash_point() {
                 continue;
             };
             let pages = journal::pages(&file).unwrap();
-            assert!(
-                (promised.get()..=promised.get() + 1).contains(&pages.len()),
-                "seed {seed}, crash {crash}"
-            );
-            (0..)
-                .zip(&pages)
-                .for_each(|(n, page)| assert_eq!(*page, payload(n)));
+            assert!((promised.get()..=promised.get() + 1).contains(&pages.len()), "seed {seed}, crash {crash}");
+            (0..).zip(&pages).for_each(|(n, page)| assert_eq!(*page, payload(n)));
         }
     }
 }

@@ -30,41 +30,24 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-async fn handle(
-    context: Context,
-    call: Call<ConsumerGroupDescribeRequest>,
-) -> ConsumerGroupDescribeResponse {
+async fn handle(context: Context, call: Call<ConsumerGroupDescribeRequest>) -> ConsumerGroupDescribeResponse {
     let asked = operations(call.body.include_authorized_operations);
-    let groups = call
-        .body
-        .group_ids
-        .iter()
-        .map(|group| group.to_string())
-        .collect();
+    let groups = call.body.group_ids.iter().map(|group| group.to_string()).collect();
     let described = shell::on_groups(groups, async |group| {
         if group.is_empty() {
             return refuse(&group, ResponseError::InvalidGroupId);
         }
         let id = group.clone();
-        let found = shell::read(context.engine(), &group, move |coordinator| {
-            coordinator.describe_consumer(&id)
-        });
+        let found = shell::read(context.engine(), &group, move |coordinator| coordinator.describe_consumer(&id));
         found.await.unwrap_or_else(|error| refuse(&group, error))
     });
     let with_operations = |group: DescribedGroup| {
-        let operations = if group.error_code == 0 {
-            asked
-        } else {
-            NO_OPERATIONS
-        };
+        let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
         group.with_authorized_operations(operations)
     };
-    ConsumerGroupDescribeResponse::default()
-        .with_groups(described.await.into_iter().map(with_operations).collect())
+    ConsumerGroupDescribeResponse::default().with_groups(described.await.into_iter().map(with_operations).collect())
 }
 
 fn refuse(group: &str, error: ResponseError) -> DescribedGroup {
-    DescribedGroup::default()
-        .with_group_id(wire(group).into())
-        .with_error_code(error.code())
+    DescribedGroup::default().with_group_id(wire(group).into()).with_error_code(error.code())
 }

@@ -1,8 +1,6 @@
 //! ConsumerGroupHeartbeat: the consumer protocol's one request (KIP-848).
 
-use kafka_protocol::messages::{
-    ApiKey, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
-};
+use kafka_protocol::messages::{ApiKey, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 
 use super::caller;
 use crate::{
@@ -13,18 +11,8 @@ use crate::{
     group::{effects::Reply, shell},
 };
 
-const SHAPE: Shape = &[
-    STRING,
-    STRING,
-    INT32,
-    STRING,
-    STRING,
-    INT32,
-    STRINGS,
-    STRING.since(1),
-    STRING,
-    array(&[UUID, INT32S]),
-];
+const SHAPE: Shape =
+    &[STRING, STRING, INT32, STRING, STRING, INT32, STRINGS, STRING.since(1), STRING, array(&[UUID, INT32S])];
 
 /// ConsumerGroupHeartbeat. The one with which a member leaves holds, even if its connection is closed right after.
 pub(crate) static API: Api = Api {
@@ -37,20 +25,13 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-async fn handle(
-    context: Context,
-    call: Call<ConsumerGroupHeartbeatRequest>,
-) -> ConsumerGroupHeartbeatResponse {
+async fn handle(context: Context, call: Call<ConsumerGroupHeartbeatRequest>) -> ConsumerGroupHeartbeatResponse {
     let caller = caller(&context, &call.header);
     let request = call.body;
     let group = request.group_id.to_string();
-    let reply = shell::ask(
-        context.engine(),
-        &group,
-        move |coordinator, now_ms, ticket| {
-            coordinator.handle_consumer_heartbeat(now_ms, &caller, &request, ticket);
-        },
-    );
+    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_consumer_heartbeat(now_ms, &caller, &request, ticket);
+    });
     match reply.await {
         Ok(Reply::ConsumerHeartbeat(response)) => *response,
         Ok(other) => unreachable!("ConsumerGroupHeartbeat was answered with {other:?}"),

@@ -26,17 +26,11 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGroupsResponse {
-    let groups = call
-        .body
-        .groups_names
-        .iter()
-        .map(|group| group.to_string())
-        .collect();
+    let groups = call.body.groups_names.iter().map(|group| group.to_string()).collect();
     let results = shell::on_groups(groups, async |group| {
         let failed = |error: kafka_protocol::error::ResponseError| {
-            let result = DeletableGroupResult::default()
-                .with_group_id(wire(&group).into())
-                .with_error_code(error.code());
+            let result =
+                DeletableGroupResult::default().with_group_id(wire(&group).into()).with_error_code(error.code());
             vec![result]
         };
         if let Err(error) = crate::share::api::delete_group_state(context.engine(), &group).await {

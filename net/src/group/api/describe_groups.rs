@@ -29,31 +29,17 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<DescribeGroupsRequest>) -> DescribeGroupsResponse {
     let version = call.version();
     let asked = operations(call.body.include_authorized_operations);
-    let groups = call
-        .body
-        .groups
-        .iter()
-        .map(|group| group.to_string())
-        .collect();
+    let groups = call.body.groups.iter().map(|group| group.to_string()).collect();
     let described = shell::on_groups(groups, async |group| {
         let id = group.clone();
-        let found = shell::read(context.engine(), &group, move |coordinator| {
-            coordinator.describe(&id, version)
-        });
+        let found = shell::read(context.engine(), &group, move |coordinator| coordinator.describe(&id, version));
         found.await.unwrap_or_else(|error| {
-            DescribedGroup::default()
-                .with_group_id(wire(&group).into())
-                .with_error_code(error.code())
+            DescribedGroup::default().with_group_id(wire(&group).into()).with_error_code(error.code())
         })
     });
     let with_operations = |group: DescribedGroup| {
-        let operations = if group.error_code == 0 {
-            asked
-        } else {
-            NO_OPERATIONS
-        };
+        let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
         group.with_authorized_operations(operations)
     };
-    DescribeGroupsResponse::default()
-        .with_groups(described.await.into_iter().map(with_operations).collect())
+    DescribeGroupsResponse::default().with_groups(described.await.into_iter().map(with_operations).collect())
 }

@@ -3,8 +3,7 @@
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        ApiKey, BrokerId, FindCoordinatorRequest, FindCoordinatorResponse,
-        find_coordinator_response::Coordinator,
+        ApiKey, BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, find_coordinator_response::Coordinator,
     },
     protocol::StrBytes,
 };
@@ -55,14 +54,12 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
                 .with_error_code(found.as_ref().err().map_or(0, |error| error.code()))
                 .with_error_message(found.err().map(|error| wire(&error.to_string())))
         });
-        return FindCoordinatorResponse::default()
-            .with_coordinators(futures_util::future::join_all(found).await);
+        return FindCoordinatorResponse::default().with_coordinators(futures_util::future::join_all(found).await);
     }
     match find(&context, key_type, &call.body.key).await {
-        Ok(broker) => FindCoordinatorResponse::default()
-            .with_node_id(broker.id)
-            .with_host(broker.host)
-            .with_port(broker.port),
+        Ok(broker) => {
+            FindCoordinatorResponse::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
+        }
         Err(error) => FindCoordinatorResponse::default()
             .with_node_id(BrokerId(-1))
             .with_port(-1)
@@ -83,8 +80,5 @@ async fn find(context: &Context, key_type: i8, key: &str) -> Result<Broker, Resp
         Advertise::Shard { .. } => cluster::shard_broker(engine, shard),
     };
     let brokers = cluster::brokers(engine, context.config());
-    brokers
-        .into_iter()
-        .find(|broker| broker.id == id)
-        .ok_or(ResponseError::CoordinatorNotAvailable)
+    brokers.into_iter().find(|broker| broker.id == id).ok_or(ResponseError::CoordinatorNotAvailable)
 }

@@ -29,13 +29,9 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<HeartbeatRequest>) -> HeartbeatResponse {
     let request = call.body;
     let group = request.group_id.to_string();
-    let reply = shell::ask(
-        context.engine(),
-        &group,
-        move |coordinator, now_ms, ticket| {
-            coordinator.handle_heartbeat(now_ms, &request, ticket);
-        },
-    );
+    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_heartbeat(now_ms, &request, ticket);
+    });
     match reply.await {
         Ok(Reply::Heartbeat(response)) => *response,
         Ok(other) => unreachable!("Heartbeat was answered with {other:?}"),

@@ -14,16 +14,8 @@ use crate::{
     group::{effects::Reply, shell},
 };
 
-const SHAPE: Shape = &[
-    STRING,
-    INT32,
-    INT32.since(1),
-    STRING,
-    STRING.since(5),
-    STRING,
-    array(&[STRING, BYTES]),
-    STRING.since(8),
-];
+const SHAPE: Shape =
+    &[STRING, INT32, INT32.since(1), STRING, STRING.since(5), STRING, array(&[STRING, BYTES]), STRING.since(8)];
 
 /// JoinGroup. A member whose connection is gone is left to its session timeout, as it may come back.
 pub(crate) static API: Api = Api {
@@ -50,19 +42,13 @@ async fn handle(context: Context, call: Call<JoinGroupRequest>) -> JoinGroupResp
     }
     let member_id = request.member_id.clone();
     let group = request.group_id.to_string();
-    let reply = shell::ask(
-        context.engine(),
-        &group,
-        move |coordinator, now_ms, ticket| {
-            coordinator.handle_join(now_ms, &caller, &request, ticket);
-        },
-    );
+    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_join(now_ms, &caller, &request, ticket);
+    });
     let mut response = match reply.await {
         Ok(Reply::Join(response)) => *response,
         Ok(other) => unreachable!("JoinGroup was answered with {other:?}"),
-        Err(error) => JoinGroupResponse::default()
-            .with_member_id(member_id)
-            .with_error_code(error.code()),
+        Err(error) => JoinGroupResponse::default().with_member_id(member_id).with_error_code(error.code()),
     };
     if version < NULL_PROTOCOL_VERSION {
         response.protocol_name.get_or_insert_with(StrBytes::default);

@@ -2,9 +2,7 @@
 
 use kafka_protocol::{
     error::ResponseError,
-    messages::{
-        ApiKey, LeaveGroupRequest, LeaveGroupResponse, leave_group_request::MemberIdentity,
-    },
+    messages::{ApiKey, LeaveGroupRequest, LeaveGroupResponse, leave_group_request::MemberIdentity},
 };
 
 use crate::{
@@ -15,11 +13,7 @@ use crate::{
     group::{effects::Reply, shell},
 };
 
-const SHAPE: Shape = &[
-    STRING,
-    STRING.until(2),
-    array(&[STRING, STRING, STRING.since(5)]).since(3),
-];
+const SHAPE: Shape = &[STRING, STRING.until(2), array(&[STRING, STRING, STRING.since(5)]).since(3)];
 
 /// LeaveGroup. It holds whatever becomes of the connection: clients close it right after.
 pub(crate) static API: Api = Api {
@@ -42,13 +36,9 @@ async fn handle(context: Context, call: Call<LeaveGroupRequest>) -> LeaveGroupRe
         request.members = vec![MemberIdentity::default().with_member_id(request.member_id.clone())];
     }
     let group = request.group_id.to_string();
-    let reply = shell::ask(
-        context.engine(),
-        &group,
-        move |coordinator, now_ms, ticket| {
-            coordinator.handle_leave(now_ms, &request, ticket);
-        },
-    );
+    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_leave(now_ms, &request, ticket);
+    });
     let mut response = match reply.await {
         Ok(Reply::Leave(response)) => *response,
         Ok(other) => unreachable!("LeaveGroup was answered with {other:?}"),

@@ -25,25 +25,15 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<ListGroupsRequest>) -> ListGroupsResponse {
-    let lower = |names: &[kafka_protocol::protocol::StrBytes]| {
-        names
-            .iter()
-            .map(|name| name.trim().to_lowercase())
-            .collect()
-    };
-    let filter = GroupFilter {
-        states: lower(&call.body.states_filter),
-        types: lower(&call.body.types_filter),
-    };
+    let lower =
+        |names: &[kafka_protocol::protocol::StrBytes]| names.iter().map(|name| name.trim().to_lowercase()).collect();
+    let filter = GroupFilter { states: lower(&call.body.states_filter), types: lower(&call.body.types_filter) };
     let engine = context.engine();
     // a client asks every broker: two must not tell of the same group
     let shards = match context.config().advertise {
         Advertise::Node => (0..engine.shards()).collect(),
         Advertise::Shard { .. } => vec![engine.shard()],
     };
-    let (groups, error) =
-        shell::on_every_shard(engine, shards, move |coordinator| coordinator.list(&filter)).await;
-    ListGroupsResponse::default()
-        .with_groups(groups)
-        .with_error_code(error.map_or(0, |error| error.code()))
+    let (groups, error) = shell::on_every_shard(engine, shards, move |coordinator| coordinator.list(&filter)).await;
+    ListGroupsResponse::default().with_groups(groups).with_error_code(error.map_or(0, |error| error.code()))
 }

@@ -27,11 +27,7 @@ pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
 
 /// What is told of them.
 pub(crate) fn operations(asked: bool) -> i32 {
-    if asked {
-        GROUP_OPERATIONS
-    } else {
-        NO_OPERATIONS
-    }
+    if asked { GROUP_OPERATIONS } else { NO_OPERATIONS }
 }
 
 /// Who sent a request.

@@ -31,14 +31,7 @@ use crate::{
 
 const PARTITION: Shape = &[INT32, INT64, INT32.since(6), STRING];
 const TOPIC: Shape = &[STRING.until(9), UUID.since(10), array(PARTITION)];
-const SHAPE: Shape = &[
-    STRING,
-    INT32,
-    STRING,
-    STRING.since(7),
-    INT64.until(4),
-    array(TOPIC),
-];
+const SHAPE: Shape = &[STRING, INT32, STRING, STRING.since(7), INT64.until(4), array(TOPIC)];
 
 /// OffsetCommit. A commit that was begun is finished, whatever becomes of the connection.
 pub(crate) static API: Api = Api {
@@ -62,13 +55,7 @@ fn begin(context: &Context, request: Request) -> Result<Handling, Malformed> {
         OffsetCommitRequest::decode(&mut body, header.version).map_err(|error| error.to_string())
     };
     let body = decoded.map_err(Malformed::Body)?;
-    let answer = handle(
-        context.clone(),
-        Call {
-            header: header.clone(),
-            body,
-        },
-    );
+    let answer = handle(context.clone(), Call { header: header.clone(), body });
     let reply = answer.map(move |answer| encode(&header, header.version, &answer));
     Ok(Handling::Later(Box::pin(reply)))
 }
@@ -82,19 +69,17 @@ fn decode_with_ids(body: &Bytes) -> Result<OffsetCommitRequest, RecordError> {
         .with_member_id(wire(&reader.string("MemberId")?))
         .with_group_instance_id(text(reader.nullable_string("GroupInstanceId")?))
         .with_topics(reader.vec("Topics", |reader| {
-            let topic = OffsetCommitRequestTopic::default()
-                .with_topic_id(reader.uuid("TopicId")?)
-                .with_partitions(reader.vec("Partitions", |reader| {
+            let topic = OffsetCommitRequestTopic::default().with_topic_id(reader.uuid("TopicId")?).with_partitions(
+                reader.vec("Partitions", |reader| {
                     let partition = OffsetCommitRequestPartition::default()
                         .with_partition_index(reader.i32("PartitionIndex")?)
                         .with_committed_offset(reader.i64("CommittedOffset")?)
                         .with_committed_leader_epoch(reader.i32("CommittedLeaderEpoch")?)
-                        .with_committed_metadata(text(
-                            reader.nullable_string("CommittedMetadata")?,
-                        ));
+                        .with_committed_metadata(text(reader.nullable_string("CommittedMetadata")?));
                     reader.no_tags()?;
                     Ok(partition)
-                })?);
+                })?,
+            );
             reader.no_tags()?;
             Ok(topic)
         })?);
@@ -113,13 +98,9 @@ async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetComm
     } else {
         let group = request.group_id.to_string();
         let unanswered = request.clone();
-        let reply = shell::ask(
-            context.engine(),
-            &group,
-            move |coordinator, now_ms, ticket| {
-                coordinator.handle_offset_commit(now_ms, &caller, &request, ticket);
-            },
-        );
+        let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+            coordinator.handle_offset_commit(now_ms, &caller, &request, ticket);
+        });
         match reply.await {
             Ok(Reply::OffsetCommit(response)) => *response,
             Ok(other) => unreachable!("OffsetCommit was answered with {other:?}"),
@@ -131,23 +112,11 @@ async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetComm
 }
 
 /// Gives the topics their names or ids and takes out what does not exist, with the answer to that.
-fn split(
-    topics: &Topics,
-    request: &mut OffsetCommitRequest,
-    by_id: bool,
-) -> Vec<OffsetCommitResponseTopic> {
+fn split(topics: &Topics, request: &mut OffsetCommitRequest, by_id: bool) -> Vec<OffsetCommitResponseTopic> {
     let mut refused = Vec::new();
     request.topics.retain_mut(|topic| {
-        let found = if by_id {
-            topics.by_id.get(&topic.topic_id)
-        } else {
-            topics.by_name.get(topic.name.as_str())
-        };
-        let error = if by_id {
-            ResponseError::UnknownTopicId
-        } else {
-            ResponseError::UnknownTopicOrPartition
-        };
+        let found = if by_id { topics.by_id.get(&topic.topic_id) } else { topics.by_name.get(topic.name.as_str()) };
+        let error = if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
         let Some(found) = found else {
             let partitions = std::mem::take(&mut topic.partitions);
             refused.push(refuse(topic, partitions, error));
@@ -158,19 +127,12 @@ fn split(
         } else {
             topic.topic_id = found.id;
         }
-        let exists = |partition: &OffsetCommitRequestPartition| {
-            (0..found.partitions).contains(&partition.partition_index)
-        };
-        let (known, unknown) = std::mem::take(&mut topic.partitions)
-            .into_iter()
-            .partition(exists);
+        let exists =
+            |partition: &OffsetCommitRequestPartition| (0..found.partitions).contains(&partition.partition_index);
+        let (known, unknown) = std::mem::take(&mut topic.partitions).into_iter().partition(exists);
         topic.partitions = known;
         if !unknown.is_empty() {
-            refused.push(refuse(
-                topic,
-                unknown,
-                ResponseError::UnknownTopicOrPartition,
-            ));
+            refused.push(refuse(topic, unknown, ResponseError::UnknownTopicOrPartition));
         }
         !topic.partitions.is_empty()
     });
@@ -196,10 +158,7 @@ fn refuse(
 /// Adds what was refused to the answers of the same topics.
 fn merge(topics: &mut Vec<OffsetCommitResponseTopic>, refused: Vec<OffsetCommitResponseTopic>) {
     for topic in refused {
-        match topics
-            .iter_mut()
-            .find(|known| known.name == topic.name && known.topic_id == topic.topic_id)
-        {
+        match topics.iter_mut().find(|known| known.name == topic.name && known.topic_id == topic.topic_id) {
             Some(known) => known.partitions.extend(topic.partitions),
             None => topics.push(topic),
         }
@@ -214,29 +173,15 @@ mod tests {
     fn requests_by_topic_id_are_read() {
         let mut body = vec![2, b'g', 0, 0, 0, 7, 2, b'm', 0, 2];
         body.extend([9; 16]);
-        body.extend([
-            2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0,
-        ]);
+        body.extend([2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0]);
         let request = decode_with_ids(&body.into()).unwrap();
-        assert_eq!(
-            (request.group_id.as_str(), request.member_id.as_str()),
-            ("g", "m")
-        );
+        assert_eq!((request.group_id.as_str(), request.member_id.as_str()), ("g", "m"));
         assert_eq!(request.generation_id_or_member_epoch, 7);
         assert!(request.group_instance_id.is_none());
         let topic = &request.topics[0];
         assert_eq!(topic.topic_id.as_bytes(), &[9; 16]);
         let partition = &topic.partitions[0];
-        assert_eq!(
-            (partition.partition_index, partition.committed_offset),
-            (3, 5)
-        );
-        assert_eq!(
-            (
-                partition.committed_leader_epoch,
-                &partition.committed_metadata
-            ),
-            (1, &None)
-        );
+        assert_eq!((partition.partition_index, partition.committed_offset), (3, 5));
+        assert_eq!((partition.committed_leader_epoch, &partition.committed_metadata), (1, &None));
     }
 }

@@ -45,11 +45,7 @@ async fn handle(context: Context, call: Call<OffsetDeleteRequest>) -> OffsetDele
     };
     if response.error_code == 0 {
         for topic in refused {
-            match response
-                .topics
-                .iter_mut()
-                .find(|known| known.name == topic.name)
-            {
+            match response.topics.iter_mut().find(|known| known.name == topic.name) {
                 Some(known) => known.partitions.extend(topic.partitions),
                 None => response.topics.push(topic),
             }
@@ -61,35 +57,22 @@ async fn handle(context: Context, call: Call<OffsetDeleteRequest>) -> OffsetDele
 /// Takes out what does not exist, with the answer to that.
 fn split(topics: &Topics, request: &mut OffsetDeleteRequest) -> Vec<OffsetDeleteResponseTopic> {
     let mut refused = Vec::new();
-    request
-        .topics
-        .retain_mut(|topic: &mut OffsetDeleteRequestTopic| {
-            let count = topics
-                .by_name
-                .get(topic.name.as_str())
-                .map_or(0, |found| found.partitions);
-            let exists = |partition: &OffsetDeleteRequestPartition| {
-                (0..count).contains(&partition.partition_index)
+    request.topics.retain_mut(|topic: &mut OffsetDeleteRequestTopic| {
+        let count = topics.by_name.get(topic.name.as_str()).map_or(0, |found| found.partitions);
+        let exists = |partition: &OffsetDeleteRequestPartition| (0..count).contains(&partition.partition_index);
+        let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions).into_iter().partition(exists);
+        topic.partitions = known;
+        if !unknown.is_empty() {
+            let refuse = |partition: OffsetDeleteRequestPartition| {
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(ResponseError::UnknownTopicOrPartition.code())
             };
-            let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions)
-                .into_iter()
-                .partition(exists);
-            topic.partitions = known;
-            if !unknown.is_empty() {
-                let refuse = |partition: OffsetDeleteRequestPartition| {
-                    OffsetDeleteResponsePartition::default()
-                        .with_partition_index(partition.partition_index)
-                        .with_error_code(ResponseError::UnknownTopicOrPartition.code())
-                };
-                let partitions = unknown.into_iter().map(refuse).collect();
-                let name = topic.name.clone();
-                refused.push(
-                    OffsetDeleteResponseTopic::default()
-                        .with_name(name)
-                        .with_partitions(partitions),
-                );
-            }
-            !topic.partitions.is_empty()
-        });
+            let partitions = unknown.into_iter().map(refuse).collect();
+            let name = topic.name.clone();
+            refused.push(OffsetDeleteResponseTopic::default().with_name(name).with_partitions(partitions));
+        }
+        !topic.partitions.is_empty()
+    });
     refused
 }

@@ -6,9 +6,7 @@ use kafka_protocol::{
     error::ResponseError,
     messages::{
         ApiKey, GroupId, OffsetFetchRequest, OffsetFetchResponse,
-        offset_fetch_request::{
-            OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
-        },
+        offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics},
         offset_fetch_response::{
             OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
             OffsetFetchResponseTopic, OffsetFetchResponseTopics,
@@ -35,12 +33,7 @@ use crate::{
 const OLD_TOPIC: Shape = &[STRING, INT32S];
 const TOPIC: Shape = &[STRING.until(9), UUID.since(10), INT32S];
 const GROUP: Shape = &[STRING, STRING.since(9), INT32.since(9), array(TOPIC)];
-const SHAPE: Shape = &[
-    STRING.until(7),
-    array(OLD_TOPIC).until(7),
-    array(GROUP).since(8),
-    BOOL.since(7),
-];
+const SHAPE: Shape = &[STRING.until(7), array(OLD_TOPIC).until(7), array(GROUP).since(8), BOOL.since(7)];
 
 /// OffsetFetch.
 pub(crate) static API: Api = Api {
@@ -68,13 +61,7 @@ fn begin(context: &Context, request: Request) -> Result<Handling, Malformed> {
         OffsetFetchRequest::decode(&mut body, header.version).map_err(|error| error.to_string())
     };
     let body = decoded.map_err(Malformed::Body)?;
-    let answer = handle(
-        context.clone(),
-        Call {
-            header: header.clone(),
-            body,
-        },
-    );
+    let answer = handle(context.clone(), Call { header: header.clone(), body });
     let reply = answer.map(move |answer| encode(&header, header.version, &answer));
     Ok(Handling::Later(Box::pin(reply)))
 }
@@ -89,9 +76,7 @@ fn decode_with_ids(body: &Bytes) -> Result<OffsetFetchRequest, RecordError> {
             .with_topics(reader.nullable_vec("Topics", |reader| {
                 let topic = OffsetFetchRequestTopics::default()
                     .with_topic_id(reader.uuid("TopicId")?)
-                    .with_partition_indexes(
-                        reader.vec("PartitionIndexes", |reader| reader.i32("an index"))?,
-                    );
+                    .with_partition_indexes(reader.vec("PartitionIndexes", |reader| reader.i32("an index"))?);
                 reader.no_tags()?;
                 Ok(topic)
             })?);
@@ -100,35 +85,24 @@ fn decode_with_ids(body: &Bytes) -> Result<OffsetFetchRequest, RecordError> {
     })?;
     let require_stable = reader.i8("RequireStable")? != 0;
     reader.no_tags()?;
-    Ok(OffsetFetchRequest::default()
-        .with_groups(groups)
-        .with_require_stable(require_stable))
+    Ok(OffsetFetchRequest::default().with_groups(groups).with_require_stable(require_stable))
 }
 
 async fn handle(context: Context, call: Call<OffsetFetchRequest>) -> OffsetFetchResponse {
     let version = call.version();
     let request = call.body;
     if version >= GROUPS_VERSION {
-        let groups = request
-            .groups
-            .into_iter()
-            .map(|group| fetch(&context, version, group, request.require_stable));
+        let groups = request.groups.into_iter().map(|group| fetch(&context, version, group, request.require_stable));
         let groups = futures_util::future::join_all(groups).await;
         return OffsetFetchResponse::default().with_groups(groups);
     }
     let topic = |topic: OffsetFetchRequestTopic| {
-        OffsetFetchRequestTopics::default()
-            .with_name(topic.name)
-            .with_partition_indexes(topic.partition_indexes)
+        OffsetFetchRequestTopics::default().with_name(topic.name).with_partition_indexes(topic.partition_indexes)
     };
     let group = OffsetFetchRequestGroup::default()
         .with_group_id(request.group_id)
         .with_member_epoch(-1)
-        .with_topics(
-            request
-                .topics
-                .map(|topics| topics.into_iter().map(topic).collect()),
-        );
+        .with_topics(request.topics.map(|topics| topics.into_iter().map(topic).collect()));
     let asked = group.clone();
     let found = fetch(&context, version, group, request.require_stable).await;
     single(version, &asked, found)
@@ -142,11 +116,7 @@ async fn fetch(
 ) -> OffsetFetchResponseGroup {
     let topics = context.engine().topics();
     let by_id = version >= TOPIC_IDS_VERSION;
-    let unknown = if by_id {
-        give_names(&topics, &mut request)
-    } else {
-        Vec::new()
-    };
+    let unknown = if by_id { give_names(&topics, &mut request) } else { Vec::new() };
     let group_id = request.group_id.clone();
     let group = group_id.to_string();
     let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
@@ -155,9 +125,7 @@ async fn fetch(
     let mut response = match reply.await {
         Ok(Reply::OffsetFetch(response)) => *response,
         Ok(other) => unreachable!("OffsetFetch was answered with {other:?}"),
-        Err(error) => OffsetFetchResponseGroup::default()
-            .with_group_id(group_id)
-            .with_error_code(fetch_code(error)),
+        Err(error) => OffsetFetchResponseGroup::default().with_group_id(group_id).with_error_code(fetch_code(error)),
     };
     if by_id && response.error_code == 0 {
         give_ids(&topics, &mut response);
@@ -175,10 +143,7 @@ fn fetch_code(error: ResponseError) -> i16 {
 }
 
 /// Gives the topics their names and takes out those that do not exist, with the answer to that.
-fn give_names(
-    topics: &Topics,
-    request: &mut OffsetFetchRequestGroup,
-) -> Vec<OffsetFetchResponseTopics> {
+fn give_names(topics: &Topics, request: &mut OffsetFetchRequestGroup) -> Vec<OffsetFetchResponseTopics> {
     let mut unknown = Vec::new();
     for asked in request.topics.iter_mut() {
         asked.retain_mut(|topic| {
@@ -194,11 +159,7 @@ fn give_names(
             };
             let partitions = topic.partition_indexes.iter().map(partition).collect();
             let topic_id = topic.topic_id;
-            unknown.push(
-                OffsetFetchResponseTopics::default()
-                    .with_topic_id(topic_id)
-                    .with_partitions(partitions),
-            );
+            unknown.push(OffsetFetchResponseTopics::default().with_topic_id(topic_id).with_partitions(partitions));
             false
         });
     }
@@ -218,11 +179,7 @@ fn give_ids(topics: &Topics, response: &mut OffsetFetchResponseGroup) {
 }
 
 /// The answer for one group, as versions before 8 have it.
-fn single(
-    version: i16,
-    asked: &OffsetFetchRequestGroup,
-    found: OffsetFetchResponseGroup,
-) -> OffsetFetchResponse {
+fn single(version: i16, asked: &OffsetFetchRequestGroup, found: OffsetFetchResponseGroup) -> OffsetFetchResponse {
     let old = |topic: OffsetFetchResponseTopics| {
         let partition = |partition: OffsetFetchResponsePartitions| {
             OffsetFetchResponsePartition::default()
@@ -252,12 +209,6 @@ fn single(
         };
         topics = asked.topics.iter().flatten().map(refused).collect();
     }
-    let code = if version < GROUP_ERROR_VERSION {
-        0
-    } else {
-        found.error_code
-    };
-    OffsetFetchResponse::default()
-        .with_topics(topics)
-        .with_error_code(code)
+    let code = if version < GROUP_ERROR_VERSION { 0 } else { found.error_code };
+    OffsetFetchResponse::default().with_topics(topics).with_error_code(code)
 }

@@ -10,15 +10,8 @@ use crate::{
     group::{effects::Reply, shell},
 };
 
-const SHAPE: Shape = &[
-    STRING,
-    INT32,
-    STRING,
-    STRING.since(3),
-    STRING.since(5),
-    STRING.since(5),
-    array(&[STRING, BYTES]),
-];
+const SHAPE: Shape =
+    &[STRING, INT32, STRING, STRING.since(3), STRING.since(5), STRING.since(5), array(&[STRING, BYTES])];
 
 /// SyncGroup.
 pub(crate) static API: Api = Api {
@@ -34,13 +27,9 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<SyncGroupRequest>) -> SyncGroupResponse {
     let request = call.body;
     let group = request.group_id.to_string();
-    let reply = shell::ask(
-        context.engine(),
-        &group,
-        move |coordinator, now_ms, ticket| {
-            coordinator.handle_sync(now_ms, &request, ticket);
-        },
-    );
+    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_sync(now_ms, &request, ticket);
+    });
     match reply.await {
         Ok(Reply::Sync(response)) => *response,
         Ok(other) => unreachable!("SyncGroup was answered with {other:?}"),

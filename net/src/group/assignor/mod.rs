@@ -13,7 +13,7 @@ use super::assignment::Assignment;
 
 /// A built-in assignor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Assignor {
+pub(crate) enum Assignor {
     /// Every member the same number of partitions, moving as few as possible.
     Uniform,
     /// Every topic split into ranges, so that members get the same ranges of topics with as many partitions.
@@ -41,7 +41,7 @@ pub(crate) type Partitions = BTreeMap<Uuid, i32>;
 
 impl Assignor {
     /// Kafka's name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Assignor::Uniform => "uniform",
             Assignor::Range => "range",
@@ -49,20 +49,13 @@ impl Assignor {
     }
 
     /// The assignor of that name.
-    pub fn by_name(name: &str) -> Option<Self> {
-        ASSIGNORS
-            .iter()
-            .copied()
-            .find(|assignor| assignor.name() == name)
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        ASSIGNORS.iter().copied().find(|assignor| assignor.name() == name)
     }
 
     /// Assigns every partition of every topic that somebody subscribes to. `members` are sorted by member id; one
     /// assignment for each comes back in their order.
-    pub(crate) fn assign(
-        self,
-        members: &[Subscriber<'_>],
-        partitions: &Partitions,
-    ) -> Vec<Assignment> {
+    pub(crate) fn assign(self, members: &[Subscriber<'_>], partitions: &Partitions) -> Vec<Assignment> {
         match self {
             Assignor::Uniform => uniform::assign(members, partitions),
             Assignor::Range => range::assign(members, partitions),

@@ -26,11 +26,7 @@ pub(super) fn assign(members: &[Subscriber<'_>], partitions: &Partitions) -> Vec
     for at in order {
         for topic in &members[at].topics {
             let rank = served.entry(topic).or_default();
-            let range = range(
-                partitions.get(topic).copied().unwrap_or(0),
-                subscribers[topic],
-                *rank,
-            );
+            let range = range(partitions.get(topic).copied().unwrap_or(0), subscribers[topic], *rank);
             *rank += 1;
             if !range.is_empty() {
                 assignments[at].insert(*topic, range.collect());

@@ -11,19 +11,10 @@ fn topic(number: u128) -> Uuid {
 /// Members with their topics and what they had.
 type Group = BTreeMap<String, (BTreeSet<Uuid>, Assignment)>;
 
-fn assign(
-    assignor: Assignor,
-    group: &Group,
-    partitions: &Partitions,
-) -> BTreeMap<String, Assignment> {
+fn assign(assignor: Assignor, group: &Group, partitions: &Partitions) -> BTreeMap<String, Assignment> {
     let members: Vec<_> = group
         .iter()
-        .map(|(id, (topics, target))| Subscriber {
-            id,
-            instance_id: None,
-            topics: topics.clone(),
-            target,
-        })
+        .map(|(id, (topics, target))| Subscriber { id, instance_id: None, topics: topics.clone(), target })
         .collect();
     let assignments = assignor.assign(&members, partitions);
     group.keys().cloned().zip(assignments).collect()
@@ -39,47 +30,29 @@ fn check_complete(group: &Group, partitions: &Partitions, assigned: &BTreeMap<St
     for (id, assignment) in assigned {
         for (topic, owned) in assignment {
             assert!(!owned.is_empty(), "empty topics are left out");
-            assert!(
-                group[id].0.contains(topic),
-                "{id} does not subscribe to {topic}"
-            );
+            assert!(group[id].0.contains(topic), "{id} does not subscribe to {topic}");
             for partition in owned {
                 assert!((0..partitions[topic]).contains(partition));
-                assert!(
-                    seen.insert((*topic, *partition)),
-                    "{topic}/{partition} is assigned twice"
-                );
+                assert!(seen.insert((*topic, *partition)), "{topic}/{partition} is assigned twice");
             }
         }
     }
     let subscribed: BTreeSet<_> = group.values().flat_map(|(topics, _)| topics).collect();
     let expected: i32 = subscribed.iter().map(|topic| partitions[topic]).sum();
-    assert_eq!(
-        seen.len(),
-        expected.unsigned_abs() as usize,
-        "every partition is assigned"
-    );
+    assert_eq!(seen.len(), expected.unsigned_abs() as usize, "every partition is assigned");
 }
 
 fn group(same: bool) -> impl Strategy<Value = (Group, Partitions)> {
     let partitions = proptest::collection::vec(1i32..7, 1..4);
     let members = proptest::collection::btree_map("[a-f]", any::<[bool; 4]>(), 1..6);
     (partitions, members).prop_map(move |(partitions, members)| {
-        let partitions: Partitions = partitions
-            .into_iter()
-            .enumerate()
-            .map(|(number, count)| (topic(number as u128), count))
-            .collect();
+        let partitions: Partitions =
+            partitions.into_iter().enumerate().map(|(number, count)| (topic(number as u128), count)).collect();
         let subscribe = |choice: [bool; 4]| {
-            let chosen = partitions
-                .keys()
-                .enumerate()
-                .filter(|(number, _)| same || choice[*number]);
+            let chosen = partitions.keys().enumerate().filter(|(number, _)| same || choice[*number]);
             chosen.map(|(_, topic)| *topic).collect::<BTreeSet<_>>()
         };
-        let group = members
-            .into_iter()
-            .map(|(id, choice)| (id, (subscribe(choice), Assignment::new())));
+        let group = members.into_iter().map(|(id, choice)| (id, (subscribe(choice), Assignment::new())));
         (group.collect(), partitions.clone())
     })
 }
@@ -143,44 +116,22 @@ proptest! {
 fn ranges_of_topics_with_as_many_partitions_go_together() {
     let topics: BTreeSet<_> = [topic(1), topic(2)].into();
     let none = Assignment::new();
-    let member = |id, instance_id| Subscriber {
-        id,
-        instance_id,
-        topics: topics.clone(),
-        target: &none,
-    };
-    let members = [
-        member("a", None),
-        member("b", Some("z")),
-        member("c", Some("y")),
-    ];
+    let member = |id, instance_id| Subscriber { id, instance_id, topics: topics.clone(), target: &none };
+    let members = [member("a", None), member("b", Some("z")), member("c", Some("y"))];
     let partitions = [(topic(1), 5), (topic(2), 5)].into();
     let assigned = Assignor::Range.assign(&members, &partitions);
     let both = |range: std::ops::Range<i32>| -> Assignment {
-        [
-            (topic(1), range.clone().collect()),
-            (topic(2), range.collect()),
-        ]
-        .into()
+        [(topic(1), range.clone().collect()), (topic(2), range.collect())].into()
     };
-    assert_eq!(
-        assigned,
-        [both(4..5), both(2..4), both(0..2)],
-        "static members first, by instance id"
-    );
+    assert_eq!(assigned, [both(4..5), both(2..4), both(0..2)], "static members first, by instance id");
 }
 
 #[test]
 fn more_members_than_partitions_leaves_some_without() {
-    let group: Group = ["a", "b", "c"]
-        .map(|id| (id.to_owned(), ([topic(1)].into(), Assignment::new())))
-        .into();
+    let group: Group = ["a", "b", "c"].map(|id| (id.to_owned(), ([topic(1)].into(), Assignment::new()))).into();
     let partitions = [(topic(1), 2)].into();
     for assignor in ASSIGNORS {
-        let loads: Vec<_> = assign(*assignor, &group, &partitions)
-            .values()
-            .map(load)
-            .collect();
+        let loads: Vec<_> = assign(*assignor, &group, &partitions).values().map(load).collect();
         assert_eq!(loads.iter().sum::<usize>(), 2, "{}", assignor.name());
     }
 }

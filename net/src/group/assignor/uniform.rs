@@ -28,32 +28,17 @@ fn of_topic(partitions: &Partitions, topic: Uuid) -> std::ops::Range<i32> {
 }
 
 /// What a member had and may still have.
-fn kept<'a>(
-    member: &'a Subscriber<'_>,
-    partitions: &'a Partitions,
-) -> impl Iterator<Item = (Uuid, i32)> + 'a {
-    let subscribed = member
-        .target
-        .iter()
-        .filter(|(topic, _)| member.topics.contains(topic));
+fn kept<'a>(member: &'a Subscriber<'_>, partitions: &'a Partitions) -> impl Iterator<Item = (Uuid, i32)> + 'a {
+    let subscribed = member.target.iter().filter(|(topic, _)| member.topics.contains(topic));
     subscribed.flat_map(|(topic, owned)| {
         let exists = of_topic(partitions, *topic);
-        owned
-            .iter()
-            .filter(move |partition| exists.contains(partition))
-            .map(|partition| (*topic, *partition))
+        owned.iter().filter(move |partition| exists.contains(partition)).map(|partition| (*topic, *partition))
     })
 }
 
 /// All members subscribe to the same topics: everybody gets the same number, some one more.
-fn assign_same(
-    members: &[Subscriber<'_>],
-    topics: &BTreeSet<Uuid>,
-    partitions: &Partitions,
-) -> Vec<Assignment> {
-    let all = topics
-        .iter()
-        .flat_map(|topic| of_topic(partitions, *topic).map(|partition| (*topic, partition)));
+fn assign_same(members: &[Subscriber<'_>], topics: &BTreeSet<Uuid>, partitions: &Partitions) -> Vec<Assignment> {
+    let all = topics.iter().flat_map(|topic| of_topic(partitions, *topic).map(|partition| (*topic, partition)));
     let mut free: BTreeSet<(Uuid, i32)> = all.collect();
     let least = free.len() / members.len();
     // that many members get one more than the least
@@ -101,25 +86,15 @@ impl Balancer {
         let mut assignments = vec![Assignment::new(); members.len()];
         let mut taken = BTreeSet::new();
         for (at, member) in members.iter().enumerate() {
-            member
-                .topics
-                .iter()
-                .for_each(|topic| subscribers.entry(*topic).or_default().push(at));
+            member.topics.iter().for_each(|topic| subscribers.entry(*topic).or_default().push(at));
             for (topic, partition) in kept(member, partitions) {
                 if taken.insert((topic, partition)) {
                     assignments[at].entry(topic).or_default().insert(partition);
                 }
             }
         }
-        let loads = assignments
-            .iter()
-            .map(|assignment| assignment.values().map(BTreeSet::len).sum())
-            .collect();
-        Self {
-            assignments,
-            loads,
-            subscribers,
-        }
+        let loads = assignments.iter().map(|assignment| assignment.values().map(BTreeSet::len).sum()).collect();
+        Self { assignments, loads, subscribers }
     }
 
     fn assign(mut self, partitions: &Partitions) -> Vec<Assignment> {
@@ -143,20 +118,14 @@ impl Balancer {
             let size = |topic: &Uuid| u64::from(of_topic(partitions, *topic).end.unsigned_abs());
             let subscribers = |topic: &Uuid| self.subscribers[topic].len() as u64;
             let (left, right) = (size(a) * subscribers(b), size(b) * subscribers(a));
-            right
-                .cmp(&left)
-                .then_with(|| subscribers(a).cmp(&subscribers(b)))
-                .then_with(|| a.cmp(b))
+            right.cmp(&left).then_with(|| subscribers(a).cmp(&subscribers(b))).then_with(|| a.cmp(b))
         });
         topics
     }
 
     /// A topic's subscribers, the emptiest first.
     fn by_load(&self, topic: Uuid) -> BTreeSet<(usize, usize)> {
-        self.subscribers[&topic]
-            .iter()
-            .map(|at| (self.loads[*at], *at))
-            .collect()
+        self.subscribers[&topic].iter().map(|at| (self.loads[*at], *at)).collect()
     }
 
     fn assign_free(&mut self, topic: Uuid, partitions: &Partitions) {
@@ -167,8 +136,7 @@ impl Balancer {
             .copied()
             .collect();
         let mut by_load = self.by_load(topic);
-        for partition in of_topic(partitions, topic).filter(|partition| !owned.contains(partition))
-        {
+        for partition in of_topic(partitions, topic).filter(|partition| !owned.contains(partition)) {
             let Some((load, at)) = by_load.pop_first() else {
                 return;
             };
@@ -205,10 +173,7 @@ impl Balancer {
     }
 
     fn give(&mut self, at: usize, topic: Uuid, partition: i32) {
-        self.assignments[at]
-            .entry(topic)
-            .or_default()
-            .insert(partition);
+        self.assignments[at].entry(topic).or_default().insert(partition);
         self.loads[at] += 1;
     }
 

@@ -3,8 +3,8 @@
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        HeartbeatRequest, LeaveGroupRequest, LeaveGroupResponse,
-        leave_group_request::MemberIdentity, leave_group_response::MemberResponse,
+        HeartbeatRequest, LeaveGroupRequest, LeaveGroupResponse, leave_group_request::MemberIdentity,
+        leave_group_response::MemberResponse,
     },
 };
 
@@ -36,11 +36,7 @@ impl ClassicGroup {
     }
 
     /// Handles a LeaveGroup: each member goes or not by itself; then the others rebalance.
-    pub(crate) fn handle_leave(
-        &mut self,
-        scope: &mut Scope<'_>,
-        request: &LeaveGroupRequest,
-    ) -> LeaveGroupResponse {
+    pub(crate) fn handle_leave(&mut self, scope: &mut Scope<'_>, request: &LeaveGroupRequest) -> LeaveGroupResponse {
         let mut members = Vec::with_capacity(request.members.len());
         for identity in &request.members {
             let error = self.leave(scope, identity).err();
@@ -56,11 +52,7 @@ impl ClassicGroup {
         LeaveGroupResponse::default().with_members(members)
     }
 
-    fn leave(
-        &mut self,
-        scope: &mut Scope<'_>,
-        identity: &MemberIdentity,
-    ) -> Result<(), GroupError> {
+    fn leave(&mut self, scope: &mut Scope<'_>, identity: &MemberIdentity) -> Result<(), GroupError> {
         let member_id = identity.member_id.as_str();
         let instance_id = identity.group_instance_id.as_deref();
         if member_id.is_empty() {
@@ -82,10 +74,7 @@ impl ClassicGroup {
 }
 
 /// What a LeaveGroup is told of one member.
-pub(crate) fn member_response(
-    identity: &MemberIdentity,
-    error: Option<GroupError>,
-) -> MemberResponse {
+pub(crate) fn member_response(identity: &MemberIdentity, error: Option<GroupError>) -> MemberResponse {
     MemberResponse::default()
         .with_member_id(identity.member_id.clone())
         .with_group_instance_id(identity.group_instance_id.clone())

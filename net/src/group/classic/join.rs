@@ -36,10 +36,7 @@ impl<'a> Join<'a> {
     }
 
     fn protocol_names(&self) -> impl Iterator<Item = &'a str> {
-        self.request
-            .protocols
-            .iter()
-            .map(|protocol| protocol.name.as_str())
+        self.request.protocols.iter().map(|protocol| protocol.name.as_str())
     }
 
     /// Whether the client must come back with the member id that it is given.
@@ -59,12 +56,7 @@ impl ClassicGroup {
             return refuse(scope, join, "", ResponseError::GroupMaxSizeReached);
         }
         if !self.supports(&join.request.protocol_type, join.protocol_names()) {
-            return refuse(
-                scope,
-                join,
-                member_id,
-                ResponseError::InconsistentGroupProtocol,
-            );
+            return refuse(scope, join, member_id, ResponseError::InconsistentGroupProtocol);
         }
         if member_id.is_empty() {
             self.join_unknown(scope, join);
@@ -85,36 +77,25 @@ impl ClassicGroup {
         match self.state {
             State::Empty => true,
             State::PreparingRebalance => {
-                member.is_some_and(|member| member.awaiting_join.is_some())
-                    || self.awaiting_join_count < size_max
+                member.is_some_and(|member| member.awaiting_join.is_some()) || self.awaiting_join_count < size_max
             }
-            State::CompletingRebalance | State::Stable => {
-                member.is_some() || self.members.len() < size_max
-            }
+            State::CompletingRebalance | State::Stable => member.is_some() || self.members.len() < size_max,
         }
     }
 
     fn join_unknown(&mut self, scope: &mut Scope<'_>, join: &Join<'_>) {
         let new_id: Rc<str> = match join.instance_id() {
             Some(instance_id) => Rc::from(format!("{instance_id}-{}", join.caller.fresh_id)),
-            None => Rc::from(format!(
-                "{}-{}",
-                join.caller.client_id, join.caller.fresh_id
-            )),
+            None => Rc::from(format!("{}-{}", join.caller.client_id, join.caller.fresh_id)),
         };
-        if let Some(old_id) = join
-            .instance_id()
-            .and_then(|instance_id| self.static_members.get(instance_id))
-        {
+        if let Some(old_id) = join.instance_id().and_then(|instance_id| self.static_members.get(instance_id)) {
             let old_id = Rc::clone(old_id);
             return self.replace_static(scope, join, &old_id, new_id);
         }
         if join.needs_member_id() {
             self.pending_join.insert(Rc::clone(&new_id));
             let deadline = scope.now_ms + i64::from(join.request.session_timeout_ms);
-            scope
-                .timers
-                .schedule(&self.id, TimerKind::Session(Rc::clone(&new_id)), deadline);
+            scope.timers.schedule(&self.id, TimerKind::Session(Rc::clone(&new_id)), deadline);
             return refuse(scope, join, &new_id, ResponseError::MemberIdRequired);
         }
         self.add_member(scope, join, new_id);
@@ -124,11 +105,7 @@ impl ClassicGroup {
         if self.members.is_empty() {
             self.protocol_type = Some(Rc::from(join.request.protocol_type.as_str()));
         }
-        if let Some(delay) = self
-            .initial_delay
-            .as_mut()
-            .filter(|_| self.state == State::PreparingRebalance)
-        {
+        if let Some(delay) = self.initial_delay.as_mut().filter(|_| self.state == State::PreparingRebalance) {
             delay.joined = true;
         }
         self.insert(Member {
@@ -145,9 +122,7 @@ impl ClassicGroup {
             is_new: true,
         });
         let deadline = scope.now_ms + i64::from(NEW_MEMBER_JOIN_TIMEOUT_MS);
-        scope
-            .timers
-            .schedule(&self.id, TimerKind::Session(id), deadline);
+        scope.timers.schedule(&self.id, TimerKind::Session(id), deadline);
         self.rebalance_or_complete_join(scope);
     }
 
@@ -172,9 +147,7 @@ impl ClassicGroup {
 
     fn tell_generation(&self, scope: &mut Scope<'_>, join: &Join<'_>) {
         let reply = self.generation_reply(join.member_id());
-        scope
-            .effects
-            .reply(join.ticket, Reply::Join(Box::new(reply)));
+        scope.effects.reply(join.ticket, Reply::Join(Box::new(reply)));
     }
 
     /// Takes over what a rejoining member says of itself.
@@ -193,7 +166,5 @@ impl ClassicGroup {
 
 fn refuse(scope: &mut Scope<'_>, join: &Join<'_>, member_id: &str, error: GroupError) {
     let reply = error_join("", error).with_member_id(wire(member_id));
-    scope
-        .effects
-        .reply(join.ticket, Reply::Join(Box::new(reply)));
+    scope.effects.reply(join.ticket, Reply::Join(Box::new(reply)));
 }

@@ -12,7 +12,9 @@
 mod heartbeat;
 mod join;
 mod member;
+mod members;
 mod rebalance;
+mod replies;
 mod static_member;
 mod subscription;
 mod sync;
@@ -22,24 +24,19 @@ use std::{
     rc::Rc,
 };
 
-use kafka_protocol::{
-    error::ResponseError,
-    messages::{
-        JoinGroupResponse, SyncGroupResponse, join_group_response::JoinGroupResponseMember,
-    },
-};
+use kafka_protocol::error::ResponseError;
 
 pub(crate) use heartbeat::member_response;
 pub(crate) use join::Join;
 pub(crate) use member::{Member, Protocol, protocols};
+pub(crate) use replies::{error_join, error_sync};
 pub(crate) use static_member::StaticReplacement;
 pub(crate) use subscription::{ConsumerSubscription, consumer_assignment, consumer_subscription};
 
 use super::{
-    effects::{Reply, Scope, Then, Ticket},
+    effects::{Scope, Then},
     error::GroupError,
     record::{GroupMetadata, GroupMetadataMember, Record},
-    strings::{optional_wire, wire},
     timers::TimerKind,
 };
 
@@ -75,10 +72,7 @@ impl State {
 #[derive(Debug)]
 pub(crate) enum ClassicThen {
     /// The leader's assignment of a generation.
-    Assigned {
-        generation: i32,
-        assignments: BTreeMap<Rc<str>, bytes::Bytes>,
-    },
+    Assigned { generation: i32, assignments: BTreeMap<Rc<str>, bytes::Bytes> },
     /// A static member came back under a new member id.
     StaticReplaced(StaticReplacement),
 }
@@ -148,14 +142,9 @@ impl ClassicGroup {
     /// A group as its record tells.
     pub(crate) fn from_record(id: Rc<str>, value: &GroupMetadata) -> Self {
         let mut group = Self::new(id, 0);
-        group.state = if value.members.is_empty() {
-            State::Empty
-        } else {
-            State::Stable
-        };
+        group.state = if value.members.is_empty() { State::Empty } else { State::Stable };
         group.state_since_ms = (value.state_timestamp_ms != -1).then_some(value.state_timestamp_ms);
-        group.protocol_type =
-            (!value.protocol_type.is_empty()).then(|| Rc::clone(&value.protocol_type));
+        group.protocol_type = (!value.protocol_type.is_empty()).then(|| Rc::clone(&value.protocol_type));
         group.protocol = value.protocol.clone();
         group.generation = value.generation;
         for member in &value.members {
@@ -171,21 +160,14 @@ impl ClassicGroup {
                 client_host: Rc::clone(&member.client_host),
                 rebalance_timeout_ms,
                 session_timeout_ms: member.session_timeout_ms,
-                protocols: vec![Protocol {
-                    name,
-                    metadata: member.subscription.clone(),
-                }],
+                protocols: vec![Protocol { name, metadata: member.subscription.clone() }],
                 assignment: member.assignment.clone(),
                 awaiting_join: None,
                 awaiting_sync: None,
                 is_new: false,
             });
         }
-        if let Some(leader) = value
-            .leader
-            .clone()
-            .filter(|leader| group.members.contains_key(leader))
-        {
+        if let Some(leader) = value.leader.clone().filter(|leader| group.members.contains_key(leader)) {
             group.leader = Some(leader);
         }
         group.topics = group.subscribed_topics();
@@ -193,12 +175,7 @@ impl ClassicGroup {
     }
 
     /// A group that takes over the members of a consumer group, stable at that group's epoch (KIP-848).
-    pub(crate) fn from_consumer_group(
-        id: Rc<str>,
-        generation: i32,
-        members: Vec<Member>,
-        now_ms: i64,
-    ) -> Self {
+    pub(crate) fn from_consumer_group(id: Rc<str>, generation: i32, members: Vec<Member>, now_ms: i64) -> Self {
         let mut group = Self::new(id, now_ms);
         group.generation = generation;
         group.protocol_type = Some(Rc::from(CONSUMER_PROTOCOL_TYPE));
@@ -219,9 +196,7 @@ impl ClassicGroup {
     /// Starts the clocks of a group that was just loaded or converted, and makes it smaller if it is too large now.
     pub(crate) fn on_loaded(&mut self, scope: &mut Scope<'_>) {
         let members: Vec<_> = self.members.keys().cloned().collect();
-        members
-            .iter()
-            .for_each(|member| self.restart_session(scope, member));
+        members.iter().for_each(|member| self.restart_session(scope, member));
         if self.members.len() > scope.settings.classic_size_max {
             self.prepare_rebalance(scope);
         }
@@ -253,10 +228,7 @@ impl ClassicGroup {
             state_timestamp_ms: self.state_since_ms.unwrap_or(-1),
             members: self.members.values().map(member).collect(),
         };
-        Record::GroupMetadata {
-            group: Rc::clone(&self.id),
-            value: Some(value),
-        }
+        Record::GroupMetadata { group: Rc::clone(&self.id), value: Some(value) }
     }
 
     /// The record of a group that has never had a generation.
@@ -269,29 +241,16 @@ impl ClassicGroup {
             state_timestamp_ms: self.state_since_ms.unwrap_or(-1),
             members: Vec::new(),
         };
-        Record::GroupMetadata {
-            group: Rc::clone(&self.id),
-            value: Some(value),
-        }
+        Record::GroupMetadata { group: Rc::clone(&self.id), value: Some(value) }
     }
 
     /// Goes on after a write.
-    pub(crate) fn on_persisted(
-        &mut self,
-        scope: &mut Scope<'_>,
-        then: ClassicThen,
-        result: Result<(), GroupError>,
-    ) {
+    pub(crate) fn on_persisted(&mut self, scope: &mut Scope<'_>, then: ClassicThen, result: Result<(), GroupError>) {
         match then {
-            ClassicThen::Assigned {
-                generation,
-                assignments,
-            } => {
+            ClassicThen::Assigned { generation, assignments } => {
                 self.on_assignment_persisted(scope, generation, &assignments, result);
             }
-            ClassicThen::StaticReplaced(replacement) => {
-                self.on_static_persisted(scope, replacement, result)
-            }
+            ClassicThen::StaticReplaced(replacement) => self.on_static_persisted(scope, replacement, result),
         }
     }
 
@@ -335,11 +294,6 @@ impl ClassicGroup {
         self.protocol_type() == Some(CONSUMER_PROTOCOL_TYPE)
     }
 
-    /// Whether it only keeps offsets and never had members.
-    pub(crate) fn is_simple(&self) -> bool {
-        self.protocol_type.is_none() && self.state == State::Empty && self.pending_join.is_empty()
-    }
-
     /// Whether there is no member and nobody was given a member id to come back with.
     pub(crate) fn is_without_members(&self) -> bool {
         self.members.is_empty() && self.pending_join.is_empty()
@@ -364,11 +318,7 @@ impl ClassicGroup {
     }
 
     /// Checks who a request claims to come from.
-    fn validate_member(
-        &self,
-        member_id: &str,
-        instance_id: Option<&str>,
-    ) -> Result<(), GroupError> {
+    fn validate_member(&self, member_id: &str, instance_id: Option<&str>) -> Result<(), GroupError> {
         if let Some(instance_id) = instance_id {
             match self.static_members.get(instance_id) {
                 None => return Err(ResponseError::UnknownMemberId),
@@ -378,11 +328,7 @@ impl ClassicGroup {
                 Some(_) => {}
             }
         }
-        if self.members.contains_key(member_id) {
-            Ok(())
-        } else {
-            Err(ResponseError::UnknownMemberId)
-        }
+        if self.members.contains_key(member_id) { Ok(()) } else { Err(ResponseError::UnknownMemberId) }
     }
 
     /// Checks who commits offsets, and keeps its session alive.
@@ -410,182 +356,16 @@ impl ClassicGroup {
         Ok(())
     }
 
-    fn insert(&mut self, member: Member) {
-        if let Some(instance_id) = &member.instance_id {
-            self.static_members
-                .insert(Rc::clone(instance_id), Rc::clone(&member.id));
-        }
-        self.count_protocols(&member.protocols, 1);
-        self.awaiting_join_count += usize::from(member.awaiting_join.is_some());
-        self.pending_join.remove(&member.id);
-        self.leader.get_or_insert_with(|| Rc::clone(&member.id));
-        self.members.insert(Rc::clone(&member.id), member);
-    }
-
-    /// Removes a member, or a member id that was only given out; answers what it waited for.
-    fn remove(&mut self, scope: &mut Scope<'_>, member_id: &str) {
-        self.pending_join.remove(member_id);
-        self.pending_sync.remove(member_id);
-        let Some(member) = self.members.get(member_id) else {
-            return;
-        };
-        let id = Rc::clone(&member.id);
-        self.reply_join(
-            scope,
-            member_id,
-            error_join("", ResponseError::UnknownMemberId),
-        );
-        self.reply_sync(scope, member_id, error_sync(ResponseError::UnknownMemberId));
-        let member = self.members.remove(member_id).expect("it was found above");
-        scope.timers.cancel(&self.id, TimerKind::Session(id));
-        self.count_protocols(&member.protocols, -1);
-        if let Some(instance_id) = &member.instance_id {
-            self.static_members.remove(instance_id);
-        }
-        if self.leader.as_deref() == Some(member_id) {
-            self.leader = self.members.keys().next().cloned();
-        }
-    }
-
-    fn count_protocols(&mut self, protocols: &[Protocol], by: isize) {
-        let names: BTreeSet<_> = protocols.iter().map(|protocol| &protocol.name).collect();
-        for name in names {
-            let count = self.supported.entry(Rc::clone(name)).or_default();
-            *count = count
-                .checked_add_signed(by)
-                .expect("protocols are counted in pairs");
-            if *count == 0 {
-                self.supported.remove(name);
-            }
-        }
-    }
-
-    /// Whether a member with these protocols fits to the others.
-    fn supports<'a>(&self, protocol_type: &str, mut names: impl Iterator<Item = &'a str>) -> bool {
-        if self.state == State::Empty {
-            return !protocol_type.is_empty() && names.next().is_some();
-        }
-        let by_all = |name: &str| {
-            self.supported.get(name).copied().unwrap_or_default() == self.members.len()
-        };
-        self.protocol_type.as_deref() == Some(protocol_type) && names.any(by_all)
-    }
-
-    /// The protocol that most members prefer among those that all follow; the first by name of equals.
-    fn select_protocol(&self) -> Option<Rc<str>> {
-        let mut votes: BTreeMap<&Rc<str>, usize> = BTreeMap::new();
-        for member in self.members.values() {
-            let by_all = |protocol: &&Protocol| {
-                self.supported.get(&protocol.name) == Some(&self.members.len())
-            };
-            if let Some(favourite) = member.protocols.iter().find(by_all) {
-                *votes.entry(&favourite.name).or_default() += 1;
-            }
-        }
-        let best = votes.into_iter().rev().max_by_key(|(_, votes)| *votes);
-        best.map(|(name, _)| Rc::clone(name))
-    }
-
-    fn rebalance_timeout_ms(&self) -> i32 {
-        self.members
-            .values()
-            .map(|member| member.rebalance_timeout_ms)
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn restart_session(&self, scope: &mut Scope<'_>, member_id: &str) {
-        if let Some(member) = self.members.get(member_id) {
-            let deadline = scope.now_ms + i64::from(member.session_timeout_ms);
-            scope.timers.schedule(
-                &self.id,
-                TimerKind::Session(Rc::clone(&member.id)),
-                deadline,
-            );
-        }
-    }
-
-    /// Lets a member wait for the end of the rebalance. A request that it sent before is told to try again.
-    fn await_join(&mut self, scope: &mut Scope<'_>, member_id: &str, ticket: Ticket) {
-        let Some(member) = self.members.get_mut(member_id) else {
-            return;
-        };
-        match member.awaiting_join.replace(ticket) {
-            None => self.awaiting_join_count += 1,
-            Some(superseded) => {
-                let reply = error_join(member_id, ResponseError::RebalanceInProgress);
-                scope
-                    .effects
-                    .reply(superseded, Reply::Join(Box::new(reply)));
-            }
-        }
-    }
-
-    fn reply_join(&mut self, scope: &mut Scope<'_>, member_id: &str, reply: JoinGroupResponse) {
-        let Some(member) = self.members.get_mut(member_id) else {
-            return;
-        };
-        if let Some(ticket) = member.awaiting_join.take() {
-            self.awaiting_join_count -= 1;
-            scope.effects.reply(ticket, Reply::Join(Box::new(reply)));
-        }
-    }
-
-    /// Answers a waiting SyncGroup; says whether there was one.
-    fn reply_sync(
-        &mut self,
-        scope: &mut Scope<'_>,
-        member_id: &str,
-        reply: SyncGroupResponse,
-    ) -> bool {
-        let waiting = self
-            .members
-            .get_mut(member_id)
-            .and_then(|member| member.awaiting_sync.take());
-        if let Some(ticket) = waiting {
-            scope.effects.reply(ticket, Reply::Sync(Box::new(reply)));
-        }
-        waiting.is_some()
-    }
-
-    /// What a member is told of the current generation. Only the leader learns who the others are.
-    fn generation_reply(&self, member_id: &str) -> JoinGroupResponse {
-        let is_leader = self.leader.as_deref() == Some(member_id);
-        let protocol = self.protocol.as_deref().unwrap_or_default();
-        let member = |member: &Member| {
-            JoinGroupResponseMember::default()
-                .with_member_id(wire(&member.id))
-                .with_group_instance_id(optional_wire(member.instance_id.as_deref()))
-                .with_metadata(member.metadata(protocol))
-        };
-        let members = if is_leader {
-            self.members.values().map(member).collect()
-        } else {
-            Vec::new()
-        };
-        JoinGroupResponse::default()
-            .with_generation_id(self.generation)
-            .with_protocol_type(optional_wire(self.protocol_type()))
-            .with_protocol_name(optional_wire(self.protocol()))
-            .with_leader(wire(self.leader.as_deref().unwrap_or_default()))
-            .with_member_id(wire(member_id))
-            .with_members(members)
-    }
-
     /// Answers everything that waits and takes the group's timers away: it is about to go.
     pub(crate) fn close(&mut self, scope: &mut Scope<'_>, error: GroupError) {
         let members: Vec<_> = self.members.keys().cloned().collect();
         for member in &members {
             self.reply_join(scope, member, error_join(member, error));
             self.reply_sync(scope, member, error_sync(error));
-            scope
-                .timers
-                .cancel(&self.id, TimerKind::Session(Rc::clone(member)));
+            scope.timers.cancel(&self.id, TimerKind::Session(Rc::clone(member)));
         }
         for member in &self.pending_join {
-            scope
-                .timers
-                .cancel(&self.id, TimerKind::Session(Rc::clone(member)));
+            scope.timers.cancel(&self.id, TimerKind::Session(Rc::clone(member)));
         }
         scope.timers.cancel(&self.id, TimerKind::GroupJoin);
         scope.timers.cancel(&self.id, TimerKind::GroupSync);
@@ -594,81 +374,25 @@ impl ClassicGroup {
     /// Checks what the module promises.
     #[cfg(test)]
     pub(crate) fn check(&self) {
-        let awaiting = self
-            .members
-            .values()
-            .filter(|member| member.awaiting_join.is_some())
-            .count();
-        assert_eq!(
-            awaiting, self.awaiting_join_count,
-            "waiting JoinGroups are counted"
-        );
-        assert_eq!(
-            self.members.is_empty(),
-            self.leader.is_none(),
-            "members have a leader"
-        );
-        assert!(
-            self.leader
-                .iter()
-                .all(|leader| self.members.contains_key(leader)),
-            "the leader is a member"
-        );
+        let awaiting = self.members.values().filter(|member| member.awaiting_join.is_some()).count();
+        assert_eq!(awaiting, self.awaiting_join_count, "waiting JoinGroups are counted");
+        assert_eq!(self.members.is_empty(), self.leader.is_none(), "members have a leader");
+        assert!(self.leader.iter().all(|leader| self.members.contains_key(leader)), "the leader is a member");
         for (instance_id, member) in &self.static_members {
-            assert_eq!(
-                self.members[member].instance_id.as_ref(),
-                Some(instance_id),
-                "static members are members"
-            );
+            assert_eq!(self.members[member].instance_id.as_ref(), Some(instance_id), "static members are members");
         }
-        assert!(
-            self.members.is_empty() || self.select_protocol().is_some(),
-            "there is a common protocol"
-        );
-        let syncing = self
-            .members
-            .values()
-            .any(|member| member.awaiting_sync.is_some());
-        assert!(
-            !syncing || self.state == State::CompletingRebalance,
-            "{:?} answers SyncGroup",
-            self.state
-        );
-        assert_eq!(
-            self.state == State::Empty,
-            self.members.is_empty() && self.state != State::PreparingRebalance
-        );
-        assert!(
-            self.pending_join
-                .iter()
-                .all(|member| !self.members.contains_key(member))
-        );
-        assert!(
-            self.pending_sync
-                .iter()
-                .all(|member| self.members.contains_key(member))
-        );
+        assert!(self.members.is_empty() || self.select_protocol().is_some(), "there is a common protocol");
+        let syncing = self.members.values().any(|member| member.awaiting_sync.is_some());
+        assert!(!syncing || self.state == State::CompletingRebalance, "{:?} answers SyncGroup", self.state);
+        assert_eq!(self.state == State::Empty, self.members.is_empty() && self.state != State::PreparingRebalance);
+        assert!(self.pending_join.iter().all(|member| !self.members.contains_key(member)));
+        assert!(self.pending_sync.iter().all(|member| self.members.contains_key(member)));
     }
-}
-
-/// A JoinGroup reply that only tells an error.
-pub(crate) fn error_join(member_id: &str, error: GroupError) -> JoinGroupResponse {
-    JoinGroupResponse::default()
-        .with_generation_id(-1)
-        .with_member_id(wire(member_id))
-        .with_error_code(error.code())
-}
-
-/// A SyncGroup reply that only tells an error.
-pub(crate) fn error_sync(error: GroupError) -> SyncGroupResponse {
-    SyncGroupResponse::default().with_error_code(error.code())
 }
 
 /// Writes a group's record, then goes on.
 fn write_then(scope: &mut Scope<'_>, group: &Rc<str>, record: Record, then: ClassicThen) {
-    scope
-        .effects
-        .write(vec![record], Then::Classic(Rc::clone(group), then));
+    scope.effects.write(vec![record], Then::Classic(Rc::clone(group), then));
 }
 
 #[cfg(test)]

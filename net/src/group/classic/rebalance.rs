@@ -13,9 +13,7 @@ impl ClassicGroup {
     pub(super) fn rebalance_or_complete_join(&mut self, scope: &mut Scope<'_>) {
         match self.state {
             State::PreparingRebalance => self.maybe_complete_join(scope),
-            State::Empty | State::CompletingRebalance | State::Stable => {
-                self.prepare_rebalance(scope)
-            }
+            State::Empty | State::CompletingRebalance | State::Stable => self.prepare_rebalance(scope),
         }
     }
 
@@ -30,12 +28,8 @@ impl ClassicGroup {
         self.transition_to(State::PreparingRebalance, scope.now_ms);
         if initial {
             let step_ms = scope.settings.initial_rebalance_delay_ms;
-            let left_ms = (self.rebalance_timeout_ms() - step_ms).max(0);
-            self.initial_delay = Some(InitialDelay {
-                step_ms,
-                left_ms,
-                joined: false,
-            });
+            let left_ms = self.rebalance_timeout_ms().saturating_sub(step_ms).max(0);
+            self.initial_delay = Some(InitialDelay { step_ms, left_ms, joined: false });
             self.schedule_join(scope, step_ms);
         } else {
             self.initial_delay = None;
@@ -49,10 +43,7 @@ impl ClassicGroup {
 
     /// Ends the join phase if everybody is there. The first rebalance of an empty group runs its time all the same.
     pub(super) fn maybe_complete_join(&mut self, scope: &mut Scope<'_>) {
-        if self.state == State::PreparingRebalance
-            && self.previous != State::Empty
-            && self.all_joined()
-        {
+        if self.state == State::PreparingRebalance && self.previous != State::Empty && self.all_joined() {
             self.complete_join(scope);
         }
     }
@@ -63,11 +54,7 @@ impl ClassicGroup {
     }
 
     fn schedule_join(&self, scope: &mut Scope<'_>, after_ms: i32) {
-        scope.timers.schedule(
-            &self.id,
-            TimerKind::GroupJoin,
-            scope.now_ms + i64::from(after_ms),
-        );
+        scope.timers.schedule(&self.id, TimerKind::GroupJoin, scope.now_ms + i64::from(after_ms));
     }
 
     /// The time to join is over, or this step of the first rebalance's delay.
@@ -79,11 +66,7 @@ impl ClassicGroup {
             Some(delay) if delay.joined && delay.left_ms != 0 => {
                 let step_ms = scope.settings.initial_rebalance_delay_ms.min(delay.left_ms);
                 let left_ms = (delay.left_ms - delay.step_ms).max(0);
-                self.initial_delay = Some(InitialDelay {
-                    step_ms,
-                    left_ms,
-                    joined: false,
-                });
+                self.initial_delay = Some(InitialDelay { step_ms, left_ms, joined: false });
                 self.schedule_join(scope, step_ms);
             }
             _ => self.complete_join(scope),
@@ -94,14 +77,9 @@ impl ClassicGroup {
     pub(super) fn complete_join(&mut self, scope: &mut Scope<'_>) {
         scope.timers.cancel(&self.id, TimerKind::GroupJoin);
         self.initial_delay = None;
-        let absent = self
-            .members
-            .values()
-            .filter(|member| member.awaiting_join.is_none());
-        let absent: Vec<_> = absent
-            .filter(|member| member.instance_id.is_none())
-            .map(|member| member.id.clone())
-            .collect();
+        let absent = self.members.values().filter(|member| member.awaiting_join.is_none());
+        let absent: Vec<_> =
+            absent.filter(|member| member.instance_id.is_none()).map(|member| member.id.clone()).collect();
         absent.iter().for_each(|member| self.remove(scope, member));
         if self.members.is_empty() {
             return self.become_empty(scope);
@@ -123,9 +101,7 @@ impl ClassicGroup {
         }
         self.pending_sync.extend(members);
         let deadline = scope.now_ms + i64::from(self.rebalance_timeout_ms());
-        scope
-            .timers
-            .schedule(&self.id, TimerKind::GroupSync, deadline);
+        scope.timers.schedule(&self.id, TimerKind::GroupSync, deadline);
     }
 
     fn next_generation(&mut self) {
@@ -144,19 +120,11 @@ impl ClassicGroup {
 
     /// Makes sure that the leader is one of those that joined; false when nobody did.
     fn elect_joined_leader(&mut self) -> bool {
-        let joined = |id: &std::rc::Rc<str>| {
-            self.members
-                .get(id)
-                .is_some_and(|member| member.awaiting_join.is_some())
-        };
+        let joined = |id: &std::rc::Rc<str>| self.members.get(id).is_some_and(|member| member.awaiting_join.is_some());
         if self.leader.as_ref().is_some_and(joined) {
             return true;
         }
-        let Some(member) = self
-            .members
-            .values()
-            .find(|member| member.awaiting_join.is_some())
-        else {
+        let Some(member) = self.members.values().find(|member| member.awaiting_join.is_some()) else {
             return false;
         };
         self.leader = Some(member.id.clone());
@@ -203,9 +171,7 @@ impl ClassicGroup {
 
     /// Some members joined and then did not sync in time: they are out, and the others start anew.
     pub(crate) fn handle_sync_timeout(&mut self, scope: &mut Scope<'_>) {
-        if !matches!(self.state, State::CompletingRebalance | State::Stable)
-            || self.pending_sync.is_empty()
-        {
+        if !matches!(self.state, State::CompletingRebalance | State::Stable) || self.pending_sync.is_empty() {
             return;
         }
         let late = std::mem::take(&mut self.pending_sync);

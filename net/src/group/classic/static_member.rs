@@ -4,9 +4,7 @@ use std::rc::Rc;
 
 use kafka_protocol::error::ResponseError;
 
-use super::{
-    ClassicGroup, ClassicThen, Protocol, State, error_join, error_sync, join::Join, write_then,
-};
+use super::{ClassicGroup, ClassicThen, Protocol, State, error_join, error_sync, join::Join, write_then};
 use crate::group::{
     effects::{Reply, Scope, Ticket},
     error::GroupError,
@@ -36,22 +34,15 @@ pub(crate) struct StaticReplacement {
 impl ClassicGroup {
     /// Puts `new_id` into the place of `old_id` and answers what the old one waited for.
     fn rename_static(&mut self, scope: &mut Scope<'_>, old_id: &Rc<str>, new_id: &Rc<str>) {
-        self.reply_join(
-            scope,
-            old_id,
-            error_join(old_id, ResponseError::FencedInstanceId),
-        );
+        self.reply_join(scope, old_id, error_join(old_id, ResponseError::FencedInstanceId));
         self.reply_sync(scope, old_id, error_sync(ResponseError::FencedInstanceId));
-        scope
-            .timers
-            .cancel(&self.id, TimerKind::Session(Rc::clone(old_id)));
+        scope.timers.cancel(&self.id, TimerKind::Session(Rc::clone(old_id)));
         let Some(mut member) = self.members.remove(old_id) else {
             return;
         };
         member.id = Rc::clone(new_id);
         if let Some(instance_id) = &member.instance_id {
-            self.static_members
-                .insert(Rc::clone(instance_id), Rc::clone(new_id));
+            self.static_members.insert(Rc::clone(instance_id), Rc::clone(new_id));
         }
         if self.leader.as_ref() == Some(old_id) {
             self.leader = Some(Rc::clone(new_id));
@@ -63,13 +54,7 @@ impl ClassicGroup {
     }
 
     /// A static member that is known under another member id joins.
-    pub(super) fn replace_static(
-        &mut self,
-        scope: &mut Scope<'_>,
-        join: &Join<'_>,
-        old_id: &Rc<str>,
-        new_id: Rc<str>,
-    ) {
+    pub(super) fn replace_static(&mut self, scope: &mut Scope<'_>, join: &Join<'_>, old_id: &Rc<str>, new_id: Rc<str>) {
         let old_leader = self.leader.clone();
         self.rename_static(scope, old_id, &new_id);
         let Some(member) = self.members.get(&new_id) else {
@@ -107,10 +92,7 @@ impl ClassicGroup {
         result: Result<(), GroupError>,
     ) {
         let new_id = Rc::clone(&replacement.new_id);
-        let waits = self
-            .members
-            .get(&new_id)
-            .is_some_and(|member| member.awaiting_join == Some(replacement.ticket));
+        let waits = self.members.get(&new_id).is_some_and(|member| member.awaiting_join == Some(replacement.ticket));
         // in a rebalance that began meanwhile it is one of those that joined, and is answered with them; once answered,
         // the next generation makes the new member id durable
         if !waits {
@@ -132,26 +114,14 @@ impl ClassicGroup {
         self.reply_join(scope, &new_id, reply);
     }
 
-    fn revert_static(
-        &mut self,
-        scope: &mut Scope<'_>,
-        replacement: StaticReplacement,
-        error: GroupError,
-    ) {
-        let StaticReplacement {
-            old_id,
-            new_id,
-            ticket,
-            ..
-        } = replacement;
+    fn revert_static(&mut self, scope: &mut Scope<'_>, replacement: StaticReplacement, error: GroupError) {
+        let StaticReplacement { old_id, new_id, ticket, .. } = replacement;
         let Some(member) = self.members.get_mut(&new_id) else {
             return;
         };
         member.awaiting_join = None;
         self.awaiting_join_count -= 1;
-        scope
-            .effects
-            .reply(ticket, Reply::Join(Box::new(error_join("", error))));
+        scope.effects.reply(ticket, Reply::Join(Box::new(error_join("", error))));
         let fresh = std::mem::replace(&mut member.protocols, replacement.old_protocols.clone());
         member.rebalance_timeout_ms = replacement.old_rebalance_timeout_ms;
         member.session_timeout_ms = replacement.old_session_timeout_ms;

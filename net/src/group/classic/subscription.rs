@@ -36,23 +36,13 @@ fn version(bytes: &mut Bytes) -> Option<i16> {
 pub(crate) fn consumer_subscription(metadata: &Bytes) -> Option<ConsumerSubscription> {
     let mut bytes = metadata.clone();
     let version = version(&mut bytes)?;
-    let decoded =
-        ConsumerProtocolSubscription::decode(&mut bytes, version.min(VERSION_MAX)).ok()?;
+    let decoded = ConsumerProtocolSubscription::decode(&mut bytes, version.min(VERSION_MAX)).ok()?;
     let owned = decoded.owned_partitions.iter();
     Some(ConsumerSubscription {
         version,
-        topics: decoded
-            .topics
-            .iter()
-            .map(|topic| Rc::from(topic.as_str()))
-            .collect(),
-        owned: owned
-            .map(|owned| (Rc::from(owned.topic.as_str()), owned.partitions.clone()))
-            .collect(),
-        rack_id: decoded
-            .rack_id
-            .filter(|rack| !rack.is_empty())
-            .map(|rack| Rc::from(rack.as_str())),
+        topics: decoded.topics.iter().map(|topic| Rc::from(topic.as_str())).collect(),
+        owned: owned.map(|owned| (Rc::from(owned.topic.as_str()), owned.partitions.clone())).collect(),
+        rack_id: decoded.rack_id.filter(|rack| !rack.is_empty()).map(|rack| Rc::from(rack.as_str())),
     })
 }
 
@@ -86,11 +76,5 @@ fn subscribed(metadata: &Bytes) -> Option<BTreeSet<Rc<str>>> {
     let mut bytes = metadata.clone();
     version(&mut bytes)?;
     let decoded = ConsumerProtocolSubscription::decode(&mut bytes, 0).ok()?;
-    Some(
-        decoded
-            .topics
-            .iter()
-            .map(|topic| Rc::from(topic.as_str()))
-            .collect(),
-    )
+    Some(decoded.topics.iter().map(|topic| Rc::from(topic.as_str())).collect())
 }

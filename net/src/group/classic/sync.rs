@@ -18,25 +18,14 @@ use crate::group::{
 
 impl ClassicGroup {
     /// Handles a SyncGroup; the ticket is answered now, or when the leader's assignment is durable.
-    pub(crate) fn handle_sync(
-        &mut self,
-        scope: &mut Scope<'_>,
-        request: &SyncGroupRequest,
-        ticket: Ticket,
-    ) {
+    pub(crate) fn handle_sync(&mut self, scope: &mut Scope<'_>, request: &SyncGroupRequest, ticket: Ticket) {
         let member_id = request.member_id.as_str();
         if let Err(error) = self.validate_sync(request) {
-            return scope
-                .effects
-                .reply(ticket, Reply::Sync(Box::new(error_sync(error))));
+            return scope.effects.reply(ticket, Reply::Sync(Box::new(error_sync(error))));
         }
         match self.state {
             State::Empty => reply(scope, ticket, error_sync(ResponseError::UnknownMemberId)),
-            State::PreparingRebalance => reply(
-                scope,
-                ticket,
-                error_sync(ResponseError::RebalanceInProgress),
-            ),
+            State::PreparingRebalance => reply(scope, ticket, error_sync(ResponseError::RebalanceInProgress)),
             State::Stable => {
                 self.note_sync(scope, member_id);
                 reply(scope, ticket, self.assignment_reply(member_id));
@@ -56,9 +45,8 @@ impl ClassicGroup {
         if request.generation_id != self.generation {
             return Err(ResponseError::IllegalGeneration);
         }
-        let differs = |asked: Option<&str>, own: Option<&str>| {
-            asked.is_some_and(|asked| own.is_some_and(|own| asked != own))
-        };
+        let differs =
+            |asked: Option<&str>, own: Option<&str>| asked.is_some_and(|asked| own.is_some_and(|own| asked != own));
         if differs(request.protocol_type.as_deref(), self.protocol_type())
             || differs(request.protocol_name.as_deref(), self.protocol())
         {
@@ -79,11 +67,7 @@ impl ClassicGroup {
             return;
         };
         if let Some(superseded) = member.awaiting_sync.replace(ticket) {
-            reply(
-                scope,
-                superseded,
-                error_sync(ResponseError::RebalanceInProgress),
-            );
+            reply(scope, superseded, error_sync(ResponseError::RebalanceInProgress));
         }
     }
 
@@ -91,18 +75,11 @@ impl ClassicGroup {
         let mut assignments: BTreeMap<Rc<str>, Bytes> = BTreeMap::new();
         for part in &request.assignments {
             if let Some(member) = self.members.get(part.member_id.as_str()) {
-                assignments.insert(
-                    Rc::clone(&member.id),
-                    Bytes::copy_from_slice(&part.assignment),
-                );
+                assignments.insert(Rc::clone(&member.id), Bytes::copy_from_slice(&part.assignment));
             }
         }
-        let record =
-            self.record_with(|member| assignments.get(&member.id).cloned().unwrap_or_default());
-        let then = ClassicThen::Assigned {
-            generation: self.generation,
-            assignments,
-        };
+        let record = self.record_with(|member| assignments.get(&member.id).cloned().unwrap_or_default());
+        let then = ClassicThen::Assigned { generation: self.generation, assignments };
         write_then(scope, &self.id, record, then);
     }
 
@@ -136,11 +113,7 @@ impl ClassicGroup {
     }
 
     fn assignment_reply(&self, member_id: &str) -> SyncGroupResponse {
-        let assignment = self
-            .members
-            .get(member_id)
-            .map(|member| member.assignment.clone())
-            .unwrap_or_default();
+        let assignment = self.members.get(member_id).map(|member| member.assignment.clone()).unwrap_or_default();
         SyncGroupResponse::default()
             .with_protocol_type(optional_wire(self.protocol_type()))
             .with_protocol_name(optional_wire(self.protocol()))

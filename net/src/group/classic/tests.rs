@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, rc::Rc};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-        SyncGroupRequest, join_group_request::JoinGroupRequestProtocol,
-        leave_group_request::MemberIdentity, sync_group_request::SyncGroupRequestAssignment,
+        GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
+        join_group_request::JoinGroupRequestProtocol, leave_group_request::MemberIdentity,
+        sync_group_request::SyncGroupRequestAssignment,
     },
     protocol::StrBytes,
 };
@@ -100,9 +100,7 @@ struct World {
 
 /// A member id, without what changes when a static member comes back.
 fn person(member: &str) -> &str {
-    let end = member
-        .find("static-")
-        .map_or(member.len(), |at| at + "static".len());
+    let end = member.find("static-").map_or(member.len(), |at| at + "static".len());
     &member[..end]
 }
 
@@ -112,10 +110,7 @@ fn text(text: impl Into<String>) -> StrBytes {
 
 impl World {
     fn new() -> Self {
-        let settings = Settings {
-            initial_rebalance_delay_ms: 100,
-            ..Settings::default()
-        };
+        let settings = Settings { initial_rebalance_delay_ms: 100, ..Settings::default() };
         Self {
             coordinator: Coordinator::new(Rc::new(settings)),
             clients: vec![Client::default(); CLIENTS],
@@ -143,17 +138,10 @@ impl World {
             Step::Join { metadata } => {
                 let fresh_id = format!("{}", self.next_ticket);
                 let version = if at == 0 { 3 } else { 9 };
-                let caller = Caller {
-                    client_id: format!("c{at}"),
-                    version,
-                    fresh_id,
-                    ..Caller::default()
-                };
+                let caller = Caller { client_id: format!("c{at}"), version, fresh_id, ..Caller::default() };
                 let protocol = |name: &str| {
                     let metadata = bytes::Bytes::from(vec![*metadata]);
-                    JoinGroupRequestProtocol::default()
-                        .with_name(text(name))
-                        .with_metadata(metadata)
+                    JoinGroupRequestProtocol::default().with_name(text(name)).with_metadata(metadata)
                 };
                 let mut protocols = vec![protocol("range"), protocol("robin")];
                 protocols.rotate_left(at % 2);
@@ -166,15 +154,12 @@ impl World {
                     .with_rebalance_timeout_ms(9_000)
                     .with_protocols(protocols);
                 let ticket = self.ticket(at, 0);
-                self.coordinator
-                    .handle_join(self.now_ms, &caller, &request, ticket);
+                self.coordinator.handle_join(self.now_ms, &caller, &request, ticket);
             }
             Step::Sync => {
                 let assign = |member: &String| {
                     let assignment = bytes::Bytes::from(format!("{}:{member}", client.generation));
-                    SyncGroupRequestAssignment::default()
-                        .with_member_id(text(member))
-                        .with_assignment(assignment)
+                    SyncGroupRequestAssignment::default().with_member_id(text(member)).with_assignment(assignment)
                 };
                 let request = SyncGroupRequest::default()
                     .with_group_id(group)
@@ -191,14 +176,11 @@ impl World {
                     .with_member_id(text(client.member))
                     .with_generation_id(client.generation);
                 let ticket = self.ticket(at, client.generation);
-                self.coordinator
-                    .handle_heartbeat(self.now_ms, &request, ticket);
+                self.coordinator.handle_heartbeat(self.now_ms, &request, ticket);
             }
             Step::Leave => {
                 let member = MemberIdentity::default().with_member_id(text(client.member));
-                let request = LeaveGroupRequest::default()
-                    .with_group_id(group)
-                    .with_members(vec![member]);
+                let request = LeaveGroupRequest::default().with_group_id(group).with_members(vec![member]);
                 let ticket = self.ticket(at, 0);
                 self.coordinator.handle_leave(self.now_ms, &request, ticket);
             }
@@ -214,43 +196,27 @@ impl World {
 
     fn persist(&mut self, fail: bool) {
         for id in std::mem::take(&mut self.writes) {
-            let result = if fail {
-                Err(ResponseError::NotCoordinator)
-            } else {
-                Ok(())
-            };
-            assert!(
-                !self.coordinator.on_persisted(self.now_ms, id, result),
-                "classic groups do not run ahead"
-            );
+            let result = if fail { Err(ResponseError::NotCoordinator) } else { Ok(()) };
+            assert!(!self.coordinator.on_persisted(self.now_ms, id, result), "classic groups do not run ahead");
         }
     }
 
     fn settle(&mut self) {
         self.coordinator.check();
-        self.writes
-            .extend(self.coordinator.take_writes().iter().map(|write| write.id));
+        self.writes.extend(self.coordinator.take_writes().iter().map(|write| write.id));
         for (ticket, reply) in self.coordinator.take_replies() {
-            let (client, generation) = self
-                .waiting
-                .remove(&ticket)
-                .expect("a ticket is answered once");
+            let (client, generation) = self.waiting.remove(&ticket).expect("a ticket is answered once");
             match reply {
                 Reply::Join(reply) => self.joined(client, &reply),
                 Reply::Sync(reply) if reply.error_code == 0 => {
                     let member = &self.clients[client].member;
-                    if reply.assignment.is_empty() || self.clients[client].generation != generation
-                    {
+                    if reply.assignment.is_empty() || self.clients[client].generation != generation {
                         continue;
                     }
                     // a static member takes over what was assigned to it under an older member id
                     let expected = format!("{generation}:{}", person(member));
                     let assigned = String::from_utf8(reply.assignment.to_vec()).unwrap();
-                    assert_eq!(
-                        person(&assigned),
-                        expected,
-                        "an assignment is of its own generation"
-                    );
+                    assert_eq!(person(&assigned), expected, "an assignment is of its own generation");
                 }
                 _ => {}
             }
@@ -260,32 +226,20 @@ impl World {
     fn joined(&mut self, at: usize, reply: &JoinGroupResponse) {
         let client = &mut self.clients[at];
         match ResponseError::try_from_code(reply.error_code) {
-            Some(ResponseError::UnknownMemberId | ResponseError::FencedInstanceId) => {
-                *client = Client::default()
-            }
+            Some(ResponseError::UnknownMemberId | ResponseError::FencedInstanceId) => *client = Client::default(),
             Some(ResponseError::MemberIdRequired) => client.member = reply.member_id.to_string(),
             Some(_) => {}
             None => {
                 client.member = reply.member_id.to_string();
                 client.generation = reply.generation_id;
-                client.members = reply
-                    .members
-                    .iter()
-                    .map(|member| member.member_id.to_string())
-                    .collect();
+                client.members = reply.members.iter().map(|member| member.member_id.to_string()).collect();
                 assert!(client.members.is_empty() || client.members.contains(&client.member));
                 // a static leader may get a new member id within a generation
                 let leader = person(&reply.leader);
                 let protocol = reply.protocol_name.as_deref().unwrap_or_default();
                 let told = (leader.to_owned(), protocol.to_owned());
-                let first = self
-                    .generations
-                    .entry(reply.generation_id)
-                    .or_insert_with(|| told.clone());
-                assert_eq!(
-                    *first, told,
-                    "all members of a generation are told the same"
-                );
+                let first = self.generations.entry(reply.generation_id).or_insert_with(|| told.clone());
+                assert_eq!(*first, told, "all members of a generation are told the same");
             }
         }
     }
@@ -305,5 +259,37 @@ proptest! {
         }
         prop_assert!(world.waiting.is_empty(), "unanswered: {:?}", world.waiting);
         prop_assert_eq!(world.coordinator.next_deadline_ms(), None);
+    }
+}
+
+#[test]
+fn texts_that_no_record_can_hold_are_refused() {
+    let mut coordinator = Coordinator::new(Rc::new(Settings::default()));
+    let long = "x".repeat(40_000);
+    let request = JoinGroupRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_protocol_type(text("t"))
+        .with_session_timeout_ms(10_000)
+        .with_rebalance_timeout_ms(i32::MIN)
+        .with_protocols(vec![JoinGroupRequestProtocol::default().with_name(text("range"))]);
+    let caller = Caller { version: 3, fresh_id: "1".to_owned(), ..Caller::default() };
+    let by_group = request.clone().with_group_id(GroupId(text(&*long)));
+    let by_instance = request.clone().with_group_instance_id(Some(text(&*long)));
+    let by_client = Caller { client_id: long, ..caller.clone() };
+    coordinator.handle_join(0, &caller, &by_group, Ticket(1));
+    coordinator.handle_join(0, &caller, &by_instance, Ticket(2));
+    coordinator.handle_join(0, &by_client, &request, Ticket(3));
+    // a rebalance timeout without sense ends the rebalance at once
+    coordinator.handle_join(0, &caller, &request, Ticket(4));
+    coordinator.handle_timeouts(3_000);
+    let codes = coordinator.take_replies().into_iter().map(|(ticket, reply)| match reply {
+        Reply::Join(reply) => (ticket.0, reply.error_code),
+        reply => panic!("{reply:?}"),
+    });
+    let invalid = ResponseError::InvalidRequest.code();
+    let expected = [(1, ResponseError::InvalidGroupId.code()), (2, invalid), (3, invalid), (4, 0)];
+    assert_eq!(codes.collect::<Vec<_>>(), expected);
+    for write in coordinator.take_writes() {
+        write.records.iter().for_each(|record| assert!(!record.key().is_empty()));
     }
 }

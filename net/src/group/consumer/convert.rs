@@ -28,20 +28,12 @@ use crate::group::{
 const ASSIGNMENT_VERSION_MAX: i16 = 3;
 
 /// An assignment as a member of the classic protocol expects it, in the version of its subscription.
-pub(super) fn embedded_assignment(
-    topics: TopicsView<'_>,
-    metadata: &Bytes,
-    assignment: &Assignment,
-) -> Bytes {
+pub(super) fn embedded_assignment(topics: TopicsView<'_>, metadata: &Bytes, assignment: &Assignment) -> Bytes {
     let version = consumer_subscription(metadata).map_or(0, |subscription| subscription.version);
     let named = assignment.iter().filter_map(|(topic, partitions)| {
         let (name, _) = topics.lookup.by_id(*topic)?;
         let partitions = partitions.iter().copied().collect();
-        Some(
-            TopicPartition::default()
-                .with_topic(wire(name).into())
-                .with_partitions(partitions),
-        )
+        Some(TopicPartition::default().with_topic(wire(name).into()).with_partitions(partitions))
     });
     let message = ConsumerProtocolAssignment::default().with_assigned_partitions(named.collect());
     let mut bytes = BytesMut::new();
@@ -54,10 +46,7 @@ pub(super) fn embedded_assignment(
 
 impl ConsumerGroup {
     /// Checks whether a classic group with members may become a consumer group.
-    pub(crate) fn validate_upgrade(
-        settings: &Settings,
-        group: &ClassicGroup,
-    ) -> Result<(), Refusal> {
+    pub(crate) fn validate_upgrade(settings: &Settings, group: &ClassicGroup) -> Result<(), Refusal> {
         let reason = if !settings.migration_policy.upgrades() {
             "online upgrade is disabled"
         } else if !group.uses_consumer_protocol() {
@@ -78,16 +67,10 @@ impl ConsumerGroup {
         records: &mut Vec<Record>,
     ) -> Result<Self, Refusal> {
         let epoch = group.generation();
-        let members: Vec<_> = group
-            .members()
-            .values()
-            .map(|member| upgraded(group, member, topics))
-            .collect::<Result<_, _>>()?;
+        let members: Vec<_> =
+            group.members().values().map(|member| upgraded(group, member, topics)).collect::<Result<_, _>>()?;
         let id = Rc::clone(group.id());
-        records.push(Record::GroupMetadata {
-            group: Rc::clone(&id),
-            value: None,
-        });
+        records.push(Record::GroupMetadata { group: Rc::clone(&id), value: None });
         let mut upgraded = Self::new(Rc::clone(&id));
         for member in &members {
             let record = upgraded.member_record(member);
@@ -97,25 +80,12 @@ impl ConsumerGroup {
         let record = upgraded.epoch_record(epoch, hash);
         upgraded.put(records, record);
         for member in &members {
-            let target: Assignment = member
-                .assigned
-                .iter()
-                .map(|(topic, epochs)| (*topic, epochs.keys().copied().collect()))
-                .collect();
+            let target: Assignment =
+                member.assigned.iter().map(|(topic, epochs)| (*topic, epochs.keys().copied().collect())).collect();
             let (group, member) = (Rc::clone(&id), Rc::clone(&member.id));
-            upgraded.put(
-                records,
-                Record::ConsumerTarget {
-                    group,
-                    member,
-                    value: Some(Rc::new(target)),
-                },
-            );
+            upgraded.put(records, Record::ConsumerTarget { group, member, value: Some(Rc::new(target)) });
         }
-        let value = Some(ConsumerTargetMetadata {
-            epoch,
-            timestamp_ms: 0,
-        });
+        let value = Some(ConsumerTargetMetadata { epoch, timestamp_ms: 0 });
         upgraded.put(records, Record::ConsumerTargetMetadata { group: id, value });
         for member in &members {
             let record = upgraded.current_record(member);
@@ -126,11 +96,7 @@ impl ConsumerGroup {
 
     /// Whether, once these members are gone, a classic group is left that may be made one.
     pub(super) fn can_downgrade(&self, settings: &Settings, leaving: &BTreeSet<Rc<str>>) -> bool {
-        let mut staying = self
-            .members
-            .values()
-            .filter(|member| !leaving.contains(&member.id))
-            .peekable();
+        let mut staying = self.members.values().filter(|member| !leaving.contains(&member.id)).peekable();
         let count = self.members.len() - leaving.len();
         settings.migration_policy.downgrades()
             && staying.peek().is_some()
@@ -150,27 +116,16 @@ impl ConsumerGroup {
     ) -> ClassicGroup {
         records.extend(self.tombstones());
         self.close(scope);
-        let staying = self
-            .members
-            .values()
-            .filter(|member| !leaving.contains(&member.id));
+        let staying = self.members.values().filter(|member| !leaving.contains(&member.id));
         let members = staying.map(downgraded).collect();
-        let mut group = ClassicGroup::from_consumer_group(
-            Rc::clone(&self.id),
-            self.epoch,
-            members,
-            scope.now_ms,
-        );
+        let mut group = ClassicGroup::from_consumer_group(Rc::clone(&self.id), self.epoch, members, scope.now_ms);
         let protocol = group.protocol().unwrap_or_default().to_owned();
         let assignments: Vec<_> = group
             .members()
             .values()
             .map(|member| {
                 let target = self.target.get(&member.id).cloned().unwrap_or_default();
-                (
-                    Rc::clone(&member.id),
-                    embedded_assignment(topics, &member.metadata(&protocol), &target),
-                )
+                (Rc::clone(&member.id), embedded_assignment(topics, &member.metadata(&protocol), &target))
             })
             .collect();
         for (member, assignment) in assignments {
@@ -186,30 +141,15 @@ impl ConsumerGroup {
 }
 
 fn cannot_upgrade(group: &ClassicGroup, reason: &str) -> Refusal {
-    let message = format!(
-        "Cannot upgrade classic group {} to consumer group because {reason}.",
-        group.id()
-    );
+    let message = format!("Cannot upgrade classic group {} to consumer group because {reason}.", group.id());
     Refusal::new(ResponseError::GroupIdNotFound, message)
 }
 
-fn upgraded(
-    group: &ClassicGroup,
-    member: &classic::Member,
-    topics: TopicsView<'_>,
-) -> Result<Member, Refusal> {
+fn upgraded(group: &ClassicGroup, member: &classic::Member, topics: TopicsView<'_>) -> Result<Member, Refusal> {
     let malformed = || cannot_upgrade(group, "the embedded consumer protocol is malformed");
-    let first = || {
-        member
-            .protocols
-            .first()
-            .map(|protocol| protocol.metadata.clone())
-            .unwrap_or_default()
-    };
+    let first = || member.protocols.first().map(|protocol| protocol.metadata.clone()).unwrap_or_default();
     // a group in its first rebalance has not agreed on a protocol yet
-    let metadata = group
-        .protocol()
-        .map_or_else(first, |protocol| member.metadata(protocol));
+    let metadata = group.protocol().map_or_else(first, |protocol| member.metadata(protocol));
     let subscription = consumer_subscription(&metadata).ok_or_else(malformed)?;
     let mut assigned = AssignedPartitions::new();
     // who has just joined may not have an assignment yet
@@ -222,22 +162,13 @@ fn upgraded(
         }
         for topic in &assignment.assigned_partitions {
             if let Some((id, _)) = topics.lookup.by_name(&topic.topic) {
-                assigned.insert(
-                    id,
-                    topic
-                        .partitions
-                        .iter()
-                        .map(|partition| (*partition, group.generation()))
-                        .collect(),
-                );
+                assigned
+                    .insert(id, topic.partitions.iter().map(|partition| (*partition, group.generation())).collect());
             }
         }
         assigned.retain(|_: &Uuid, partitions| !partitions.is_empty());
     }
-    let protocols = member
-        .protocols
-        .iter()
-        .map(|protocol| (Rc::clone(&protocol.name), protocol.metadata.clone()));
+    let protocols = member.protocols.iter().map(|protocol| (Rc::clone(&protocol.name), protocol.metadata.clone()));
     let info = ConsumerMember {
         instance_id: member.instance_id.clone(),
         rack_id: subscription.rack_id,
@@ -262,24 +193,13 @@ fn upgraded(
 
 fn downgraded(member: &Member) -> classic::Member {
     let classic = member.classic();
-    let protocols = classic
-        .map(|classic| classic.protocols.as_slice())
-        .unwrap_or_default();
-    let protocol = |(name, metadata): &(Rc<str>, Bytes)| Protocol {
-        name: Rc::clone(name),
-        metadata: metadata.clone(),
-    };
+    let protocols = classic.map(|classic| classic.protocols.as_slice()).unwrap_or_default();
+    let protocol = |(name, metadata): &(Rc<str>, Bytes)| Protocol { name: Rc::clone(name), metadata: metadata.clone() };
     classic::Member::settled(
         Rc::clone(&member.id),
         member.info.instance_id.clone(),
-        (
-            Rc::clone(&member.info.client_id),
-            Rc::clone(&member.info.client_host),
-        ),
-        (
-            member.info.rebalance_timeout_ms,
-            classic.map_or(0, |classic| classic.session_timeout_ms),
-        ),
+        (Rc::clone(&member.info.client_id), Rc::clone(&member.info.client_host)),
+        (member.info.rebalance_timeout_ms, classic.map_or(0, |classic| classic.session_timeout_ms)),
         protocols.iter().map(protocol).collect(),
     )
 }

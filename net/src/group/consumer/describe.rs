@@ -15,23 +15,17 @@ use crate::group::{
 
 impl ConsumerGroup {
     /// Describes the group; `assignors` are those of the settings.
-    pub(crate) fn describe(
-        &self,
-        topics: TopicsView<'_>,
-        assignors: &[Assignor],
-    ) -> DescribedGroup {
+    pub(crate) fn describe(&self, topics: TopicsView<'_>, assignors: &[Assignor]) -> DescribedGroup {
         let member = |member: &Member| {
             let mut owned: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
             // it is still responsible for what it must give back
-            for ((topic, partition), _) in super::partitions(&member.assigned)
-                .chain(super::partitions(&member.pending_revocation))
+            for ((topic, partition), _) in
+                super::partitions(&member.assigned).chain(super::partitions(&member.pending_revocation))
             {
                 owned.entry(topic).or_default().push(partition);
             }
             let target = self.target.get(&member.id).cloned().unwrap_or_default();
-            let target = target
-                .iter()
-                .map(|(topic, partitions)| (*topic, partitions.iter().copied().collect()));
+            let target = target.iter().map(|(topic, partitions)| (*topic, partitions.iter().copied().collect()));
             WireMember::default()
                 .with_member_id(wire(&member.id))
                 .with_instance_id(optional_wire(member.info.instance_id.as_deref()))
@@ -39,14 +33,7 @@ impl ConsumerGroup {
                 .with_member_epoch(member.epoch)
                 .with_client_id(wire(&member.info.client_id))
                 .with_client_host(wire(&member.info.client_host))
-                .with_subscribed_topic_names(
-                    member
-                        .info
-                        .topic_names
-                        .iter()
-                        .map(|name| wire(name).into())
-                        .collect(),
-                )
+                .with_subscribed_topic_names(member.info.topic_names.iter().map(|name| wire(name).into()).collect())
                 .with_subscribed_topic_regex(optional_wire(member.info.topic_regex.as_deref()))
                 .with_assignment(with_names(topics, owned.into_iter()))
                 .with_target_assignment(with_names(topics, target))
@@ -63,15 +50,10 @@ impl ConsumerGroup {
 }
 
 /// Partitions with the names of their topics; deleted topics are left out.
-fn with_names(
-    topics: TopicsView<'_>,
-    partitions: impl Iterator<Item = (Uuid, Vec<i32>)>,
-) -> WireAssignment {
+fn with_names(topics: TopicsView<'_>, partitions: impl Iterator<Item = (Uuid, Vec<i32>)>) -> WireAssignment {
     let named = partitions.filter_map(|(topic, partitions)| {
         let (name, _) = topics.lookup.by_id(topic)?;
-        let named = TopicPartitions::default()
-            .with_topic_id(topic)
-            .with_topic_name(wire(name).into());
+        let named = TopicPartitions::default().with_topic_id(topic).with_topic_name(wire(name).into());
         Some(named.with_partitions(partitions))
     });
     WireAssignment::default().with_topic_partitions(named.collect())

@@ -11,8 +11,7 @@ use kafka_protocol::{
 };
 
 use super::{
-    ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Member, Owned, STATIC_LEAVE_EPOCH, TopicsView,
-    subscription::sorted,
+    ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Member, Owned, STATIC_LEAVE_EPOCH, TopicsView, subscription::sorted,
 };
 use crate::group::{
     assignment::Assignment,
@@ -34,12 +33,10 @@ pub(crate) fn validate(
     request: &ConsumerGroupHeartbeatRequest,
 ) -> Result<(), Refusal> {
     let invalid = |message: &str| Err(Refusal::new(ResponseError::InvalidRequest, message));
-    let is_blank = |text: &Option<kafka_protocol::protocol::StrBytes>| {
-        text.as_ref().is_some_and(|text| text.trim().is_empty())
-    };
+    let is_blank =
+        |text: &Option<kafka_protocol::protocol::StrBytes>| text.as_ref().is_some_and(|text| text.trim().is_empty());
     let epoch = request.member_epoch;
-    let needs_id =
-        version >= CLIENT_MEMBER_ID_VERSION || epoch > JOIN_EPOCH || epoch == LEAVE_EPOCH;
+    let needs_id = version >= CLIENT_MEMBER_ID_VERSION || epoch > JOIN_EPOCH || epoch == LEAVE_EPOCH;
     if needs_id && request.member_id.trim().is_empty() {
         return invalid("MemberId can't be empty.");
     } else if request.group_id.trim().is_empty() {
@@ -52,18 +49,10 @@ pub(crate) fn validate(
     if epoch == JOIN_EPOCH {
         if request.rebalance_timeout_ms == -1 {
             return invalid("RebalanceTimeoutMs must be provided in first request.");
-        } else if request
-            .topic_partitions
-            .as_ref()
-            .is_none_or(|owned| !owned.is_empty())
-        {
+        } else if request.topic_partitions.as_ref().is_none_or(|owned| !owned.is_empty()) {
             return invalid("TopicPartitions must be empty when (re-)joining.");
-        } else if request.subscribed_topic_names.is_none()
-            && request.subscribed_topic_regex.is_none()
-        {
-            return invalid(
-                "Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.",
-            );
+        } else if request.subscribed_topic_names.is_none() && request.subscribed_topic_regex.is_none() {
+            return invalid("Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.");
         }
     } else if epoch == STATIC_LEAVE_EPOCH && request.instance_id.is_none() {
         return invalid("InstanceId can't be null.");
@@ -71,21 +60,9 @@ pub(crate) fn validate(
         return invalid("MemberEpoch is invalid.");
     }
     match &request.server_assignor {
-        Some(name)
-            if !settings
-                .consumer_assignors
-                .iter()
-                .any(|assignor| *assignor.name() == **name) =>
-        {
-            let names: Vec<_> = settings
-                .consumer_assignors
-                .iter()
-                .map(|assignor| assignor.name())
-                .collect();
-            let message = format!(
-                "ServerAssignor {name} is not supported. Supported assignors: {}.",
-                names.join(", ")
-            );
+        Some(name) if !settings.consumer_assignors.iter().any(|assignor| *assignor.name() == **name) => {
+            let names: Vec<_> = settings.consumer_assignors.iter().map(|assignor| assignor.name()).collect();
+            let message = format!("ServerAssignor {name} is not supported. Supported assignors: {}.", names.join(", "));
             Err(Refusal::new(ResponseError::UnsupportedAssignor, message))
         }
         _ => Ok(()),
@@ -112,10 +89,7 @@ fn owned(request: &ConsumerGroupHeartbeatRequest) -> Owned {
     let topics = request.topic_partitions.as_ref()?;
     let mut owned = Assignment::new();
     for topic in topics {
-        owned
-            .entry(topic.topic_id)
-            .or_default()
-            .extend(&topic.partitions);
+        owned.entry(topic.topic_id).or_default().extend(&topic.partitions);
     }
     owned.retain(|_, partitions| !partitions.is_empty());
     Some(owned)
@@ -123,17 +97,12 @@ fn owned(request: &ConsumerGroupHeartbeatRequest) -> Owned {
 
 impl ConsumerGroup {
     /// Checks that there is room for a member.
-    pub(crate) fn validate_size(
-        &self,
-        settings: &Settings,
-        member_id: &str,
-    ) -> Result<(), Refusal> {
+    pub(crate) fn validate_size(&self, settings: &Settings, member_id: &str) -> Result<(), Refusal> {
         let size_max = settings.consumer_size_max;
         if self.members.len() < size_max || self.members.contains_key(member_id) {
             return Ok(());
         }
-        let message =
-            format!("The consumer group has reached its maximum capacity of {size_max} members.");
+        let message = format!("The consumer group has reached its maximum capacity of {size_max} members.");
         Err(Refusal::new(ResponseError::GroupMaxSizeReached, message))
     }
 
@@ -152,11 +121,7 @@ impl ConsumerGroup {
         self.validate_regex(request.subscribed_topic_regex.as_deref())?;
 
         let id = self.settle(found, records);
-        let before = self
-            .members
-            .get(&id)
-            .map(|member| member.assigned.clone())
-            .unwrap_or_default();
+        let before = self.members.get(&id).map(|member| member.assigned.clone()).unwrap_or_default();
         let info = self.told(&id, caller, request);
         let changed = self.subscribe(scope, topics, &id, info, records);
         self.update_target(scope, topics, records);
@@ -167,8 +132,7 @@ impl ConsumerGroup {
         };
         self.restart_session(scope, member);
         let is_full = request.rebalance_timeout_ms != -1
-            && (request.subscribed_topic_names.is_some()
-                || request.subscribed_topic_regex.is_some())
+            && (request.subscribed_topic_names.is_some() || request.subscribed_topic_regex.is_some())
             && request.topic_partitions.is_some();
         let tells = request.member_epoch == JOIN_EPOCH || is_full || member.assigned != before;
         Ok(ConsumerGroupHeartbeatResponse::default()
@@ -179,12 +143,7 @@ impl ConsumerGroup {
     }
 
     /// Finds the member that a request is about, and checks its epoch.
-    fn find(
-        &self,
-        caller: &Caller,
-        request: &ConsumerGroupHeartbeatRequest,
-        owned: &Owned,
-    ) -> Result<Found, Refusal> {
+    fn find(&self, caller: &Caller, request: &ConsumerGroupHeartbeatRequest, owned: &Owned) -> Result<Found, Refusal> {
         let id: Rc<str> = match request.member_id.as_str() {
             "" => Rc::from(caller.fresh_id.as_str()),
             id => Rc::from(id),
@@ -203,10 +162,7 @@ impl ConsumerGroup {
                     if member.classic().is_none() && member.epoch != STATIC_LEAVE_EPOCH {
                         return Err(unreleased(member, &id, instance_id));
                     }
-                    return Ok(Found::Replaces {
-                        old: Rc::clone(&member.id),
-                        new: id,
-                    });
+                    return Ok(Found::Replaces { old: Rc::clone(&member.id), new: id });
                 }
                 Some(member) => {
                     validate_instance(member, &id, instance_id)?;
@@ -225,8 +181,7 @@ impl ConsumerGroup {
             Found::Known(id) => return id,
             Found::New(id) => {
                 // not a record yet: that follows with what the member says of itself
-                self.members
-                    .insert(Rc::clone(&id), Member::new(Rc::clone(&id)));
+                self.members.insert(Rc::clone(&id), Member::new(Rc::clone(&id)));
                 return id;
             }
             Found::Replaces { old, new } => (old, new),
@@ -234,12 +189,7 @@ impl ConsumerGroup {
         let Some(member) = self.members.get(&old) else {
             return new;
         };
-        let member = Member {
-            id: Rc::clone(&new),
-            epoch: JOIN_EPOCH,
-            previous_epoch: JOIN_EPOCH,
-            ..member.clone()
-        };
+        let member = Member { id: Rc::clone(&new), epoch: JOIN_EPOCH, previous_epoch: JOIN_EPOCH, ..member.clone() };
         let target = self.target.get(&old).cloned().unwrap_or_default();
         for record in self.member_tombstones(&old) {
             self.put(records, record);
@@ -247,37 +197,20 @@ impl ConsumerGroup {
         let (group, id) = (Rc::clone(&self.id), Rc::clone(&new));
         let record = self.member_record(&member);
         self.put(records, record);
-        self.put(
-            records,
-            Record::ConsumerTarget {
-                group,
-                member: id,
-                value: Some(target),
-            },
-        );
+        self.put(records, Record::ConsumerTarget { group, member: id, value: Some(target) });
         let record = self.current_record(&member);
         self.put(records, record);
         new
     }
 
     /// The member with what this request says of it; fields that are left out stay.
-    fn told(
-        &self,
-        id: &str,
-        caller: &Caller,
-        request: &ConsumerGroupHeartbeatRequest,
-    ) -> ConsumerMember {
-        let mut info = self
-            .members
-            .get(id)
-            .map(|member| (*member.info).clone())
-            .unwrap_or_else(|| {
-                let member = Member::new(Rc::from(id));
-                (*member.info).clone()
-            });
+    fn told(&self, id: &str, caller: &Caller, request: &ConsumerGroupHeartbeatRequest) -> ConsumerMember {
+        let mut info = self.members.get(id).map(|member| (*member.info).clone()).unwrap_or_else(|| {
+            let member = Member::new(Rc::from(id));
+            (*member.info).clone()
+        });
         let copy = |text: &kafka_protocol::protocol::StrBytes| Rc::<str>::from(text.as_str());
-        let update = |field: &mut Option<Rc<str>>,
-                      said: &Option<kafka_protocol::protocol::StrBytes>| {
+        let update = |field: &mut Option<Rc<str>>, said: &Option<kafka_protocol::protocol::StrBytes>| {
             if let Some(said) = said {
                 *field = Some(copy(said));
             }
@@ -314,14 +247,7 @@ impl ConsumerGroup {
         let regexes = self.regexes_before(&old, &info);
         if *old != info {
             let (group, member, value) = (Rc::clone(&self.id), Rc::clone(id), Some(Box::new(info)));
-            self.put(
-                records,
-                Record::ConsumerMember {
-                    group,
-                    member,
-                    value,
-                },
-            );
+            self.put(records, Record::ConsumerMember { group, member, value });
         }
         let change = self.change_regex(scope, topics, regexes, records);
         let bump = names_changed || change.is_resolved;
@@ -333,10 +259,7 @@ impl ConsumerGroup {
 }
 
 fn unknown_instance(instance_id: &str) -> Refusal {
-    Refusal::new(
-        ResponseError::UnknownMemberId,
-        format!("Instance id {instance_id} is unknown."),
-    )
+    Refusal::new(ResponseError::UnknownMemberId, format!("Instance id {instance_id} is unknown."))
 }
 
 fn unreleased(member: &Member, id: &str, instance_id: &str) -> Refusal {
@@ -349,27 +272,18 @@ fn unreleased(member: &Member, id: &str, instance_id: &str) -> Refusal {
 }
 
 /// Checks that a static member is still the one behind its instance id.
-pub(super) fn validate_instance(
-    member: &Member,
-    id: &str,
-    instance_id: &str,
-) -> Result<(), Refusal> {
+pub(super) fn validate_instance(member: &Member, id: &str, instance_id: &str) -> Result<(), Refusal> {
     if *member.id == *id {
         return Ok(());
     }
-    let message = format!(
-        "Static member {id} with instance id {instance_id} was fenced by member {}.",
-        member.id
-    );
+    let message = format!("Static member {id} with instance id {instance_id} was fenced by member {}.", member.id);
     Err(Refusal::new(ResponseError::FencedInstanceId, message))
 }
 
 impl ConsumerGroup {
     /// The member behind an instance id, if it is that member.
     pub(super) fn known_instance(&self, id: &str, instance_id: &str) -> Result<&Member, Refusal> {
-        let member = self
-            .static_member(instance_id)
-            .ok_or_else(|| unknown_instance(instance_id))?;
+        let member = self.static_member(instance_id).ok_or_else(|| unknown_instance(instance_id))?;
         validate_instance(member, id, instance_id)?;
         Ok(member)
     }
@@ -377,9 +291,7 @@ impl ConsumerGroup {
 
 fn wire_assignment(assigned: &AssignedPartitions) -> WireAssignment {
     let topic = |(topic, epochs): (&uuid::Uuid, &std::collections::BTreeMap<i32, i32>)| {
-        TopicPartitions::default()
-            .with_topic_id(*topic)
-            .with_partitions(epochs.keys().copied().collect())
+        TopicPartitions::default().with_topic_id(*topic).with_partitions(epochs.keys().copied().collect())
     };
     WireAssignment::default().with_topic_partitions(assigned.iter().map(topic).collect())
 }

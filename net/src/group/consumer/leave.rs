@@ -22,7 +22,7 @@ pub(crate) enum Left {
     /// It stays what it is.
     Stays,
     /// Only members of the classic protocol are left: it is a classic group now.
-    Downgraded(ClassicGroup),
+    Downgraded(Box<ClassicGroup>),
 }
 
 impl ConsumerGroup {
@@ -40,13 +40,10 @@ impl ConsumerGroup {
         let id = match request.instance_id.as_deref() {
             None => {
                 let member = self.members.get(request.member_id.as_str());
-                let member =
-                    member.ok_or_else(|| super::unknown_member(&request.member_id, &self.id))?;
+                let member = member.ok_or_else(|| super::unknown_member(&request.member_id, &self.id))?;
                 Rc::clone(&member.id)
             }
-            Some(instance_id) => {
-                Rc::clone(&self.known_instance(&request.member_id, instance_id)?.id)
-            }
+            Some(instance_id) => Rc::clone(&self.known_instance(&request.member_id, instance_id)?.id),
         };
         if request.instance_id.is_some() && request.member_epoch == STATIC_LEAVE_EPOCH {
             self.pause(&id, records);
@@ -65,11 +62,7 @@ impl ConsumerGroup {
         member.epoch = STATIC_LEAVE_EPOCH;
         member.pending_revocation = AssignedPartitions::new();
         // whoever comes back under another member id has had them from the start
-        member
-            .assigned
-            .values_mut()
-            .flat_map(|epochs| epochs.values_mut())
-            .for_each(|epoch| *epoch = 0);
+        member.assigned.values_mut().flat_map(|epochs| epochs.values_mut()).for_each(|epoch| *epoch = 0);
         let record = self.current_record(&member);
         self.put(records, record);
     }
@@ -87,17 +80,14 @@ impl ConsumerGroup {
         }
         ids.iter().for_each(|id| cancel_timers(scope, &self.id, id));
         if self.can_downgrade(scope.settings, ids) {
-            return Left::Downgraded(self.downgrade(scope, topics, ids, true, records));
+            return Left::Downgraded(Box::new(self.downgrade(scope, topics, ids, true, records)));
         }
         for id in ids {
             for record in self.member_tombstones(id) {
                 self.put(records, record);
             }
         }
-        let unused = self
-            .regexes
-            .keys()
-            .filter(|regex| !self.regex_members.contains_key(*regex));
+        let unused = self.regexes.keys().filter(|regex| !self.regex_members.contains_key(*regex));
         for regex in unused.cloned().collect::<Vec<_>>() {
             self.forget_regex(&regex, records);
         }
@@ -115,12 +105,7 @@ impl ConsumerGroup {
         id: &Rc<str>,
         records: &mut Vec<Record>,
     ) -> Left {
-        let ids: BTreeSet<_> = self
-            .members
-            .contains_key(id)
-            .then(|| Rc::clone(id))
-            .into_iter()
-            .collect();
+        let ids: BTreeSet<_> = self.members.contains_key(id).then(|| Rc::clone(id)).into_iter().collect();
         self.fence(scope, topics, &ids, records)
     }
 
@@ -132,10 +117,7 @@ impl ConsumerGroup {
         id: &Rc<str>,
         records: &mut Vec<Record>,
     ) -> Left {
-        let late = self
-            .members
-            .get(id)
-            .is_some_and(|member| member.state == MemberState::UnrevokedPartitions);
+        let late = self.members.get(id).is_some_and(|member| member.state == MemberState::UnrevokedPartitions);
         let ids: BTreeSet<_> = late.then(|| Rc::clone(id)).into_iter().collect();
         self.fence(scope, topics, &ids, records)
     }

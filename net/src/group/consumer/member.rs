@@ -113,10 +113,7 @@ impl Member {
 
     /// Its regular expression, if it subscribes by one.
     pub(crate) fn regex(&self) -> Option<&Rc<str>> {
-        self.info
-            .topic_regex
-            .as_ref()
-            .filter(|regex| !regex.is_empty())
+        self.info.topic_regex.as_ref().filter(|regex| !regex.is_empty())
     }
 
     /// What the classic protocol says of it, while it uses that.
@@ -126,10 +123,7 @@ impl Member {
 
     /// The classic protocol that it prefers, with its metadata.
     pub(crate) fn classic_protocol(&self) -> Option<(&Rc<str>, &Bytes)> {
-        self.classic()?
-            .protocols
-            .first()
-            .map(|(name, metadata)| (name, metadata))
+        self.classic()?.protocols.first().map(|(name, metadata)| (name, metadata))
     }
 
     /// Whether it has nothing left to do for a target assignment.

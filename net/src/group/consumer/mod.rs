@@ -140,28 +140,16 @@ impl ConsumerGroup {
     /// Changes the state as a record says. Tombstones of what is not there are passed over.
     pub(crate) fn apply(&mut self, record: &Record) {
         match record {
-            Record::ConsumerGroup {
-                value: Some(value), ..
-            } => {
+            Record::ConsumerGroup { value: Some(value), .. } => {
                 self.epoch = value.epoch;
                 self.metadata_hash = value.metadata_hash;
             }
-            Record::ConsumerPartitionMetadata { value, .. } => {
-                self.has_partition_metadata = value.is_some()
-            }
-            Record::ConsumerMember {
-                member,
-                value: Some(value),
-                ..
-            } => {
+            Record::ConsumerPartitionMetadata { value, .. } => self.has_partition_metadata = value.is_some(),
+            Record::ConsumerMember { member, value: Some(value), .. } => {
                 let info = Rc::new((**value).clone());
                 self.update_member(member, |member| member.info = info);
             }
-            Record::ConsumerMember {
-                member,
-                value: None,
-                ..
-            } => self.forget_member(member),
+            Record::ConsumerMember { member, value: None, .. } => self.forget_member(member),
             Record::ConsumerTargetMetadata { value, .. } => {
                 (self.assignment_epoch, self.assignment_timestamp_ms) =
                     value.map_or((-1, 0), |value| (value.epoch, value.timestamp_ms));
@@ -172,18 +160,10 @@ impl ConsumerGroup {
                     None => self.target.remove(member),
                 };
             }
-            Record::ConsumerCurrent {
-                member,
-                value: Some(value),
-                ..
-            } => {
+            Record::ConsumerCurrent { member, value: Some(value), .. } => {
                 self.update_member(member, |member| member.set_current(value));
             }
-            Record::ConsumerCurrent {
-                member,
-                value: None,
-                ..
-            } => {
+            Record::ConsumerCurrent { member, value: None, .. } => {
                 if self.members.contains_key(member) {
                     self.update_member(member, |member| {
                         member.epoch = LEAVE_EPOCH;
@@ -213,19 +193,14 @@ impl ConsumerGroup {
     }
 
     fn update_member(&mut self, id: &Rc<str>, change: impl FnOnce(&mut Member)) {
-        let mut member = self
-            .take_member(id)
-            .unwrap_or_else(|| Member::new(Rc::clone(id)));
+        let mut member = self.take_member(id).unwrap_or_else(|| Member::new(Rc::clone(id)));
         change(&mut member);
         self.count(&member, true);
-        for (partition, _) in
-            partitions(&member.assigned).chain(partitions(&member.pending_revocation))
-        {
+        for (partition, _) in partitions(&member.assigned).chain(partitions(&member.pending_revocation)) {
             self.partition_epochs.insert(partition, member.epoch);
         }
         if let Some(instance_id) = &member.info.instance_id {
-            self.static_members
-                .insert(Rc::clone(instance_id), Rc::clone(id));
+            self.static_members.insert(Rc::clone(instance_id), Rc::clone(id));
         }
         self.members.insert(Rc::clone(id), member);
     }
@@ -245,9 +220,7 @@ impl ConsumerGroup {
     fn take_member(&mut self, id: &Rc<str>) -> Option<Member> {
         let member = self.members.remove(id)?;
         self.count(&member, false);
-        for (partition, _) in
-            partitions(&member.assigned).chain(partitions(&member.pending_revocation))
-        {
+        for (partition, _) in partitions(&member.assigned).chain(partitions(&member.pending_revocation)) {
             if self.partition_epochs.get(&partition) == Some(&member.epoch) {
                 self.partition_epochs.remove(&partition);
             }
@@ -258,28 +231,15 @@ impl ConsumerGroup {
     fn count(&mut self, member: &Member, add: bool) {
         let count = |counts: &mut BTreeMap<Rc<str>, usize>, name: &Rc<str>| {
             let number = counts.entry(Rc::clone(name)).or_default();
-            *number = if add {
-                *number + 1
-            } else {
-                number.saturating_sub(1)
-            };
+            *number = if add { *number + 1 } else { number.saturating_sub(1) };
             if *number == 0 {
                 counts.remove(name);
             }
         };
-        member
-            .info
-            .topic_names
-            .iter()
-            .for_each(|name| count(&mut self.names, name));
+        member.info.topic_names.iter().for_each(|name| count(&mut self.names, name));
         if let Some(regex) = member.regex() {
             count(&mut self.regex_members, regex);
         }
-    }
-
-    /// Group id.
-    pub(crate) fn id(&self) -> &Rc<str> {
-        &self.id
     }
 
     /// State.
@@ -288,11 +248,7 @@ impl ConsumerGroup {
             ConsumerState::Empty
         } else if self.epoch > self.assignment_epoch {
             ConsumerState::Assigning
-        } else if self
-            .members
-            .values()
-            .any(|member| !member.is_reconciled_to(self.assignment_epoch))
-        {
+        } else if self.members.values().any(|member| !member.is_reconciled_to(self.assignment_epoch)) {
             ConsumerState::Reconciling
         } else {
             ConsumerState::Stable
@@ -310,10 +266,7 @@ impl ConsumerGroup {
     }
 
     fn classic_count(&self) -> usize {
-        self.members
-            .values()
-            .filter(|member| member.classic().is_some())
-            .count()
+        self.members.values().filter(|member| member.classic().is_some()).count()
     }
 
     /// Checks who commits offsets. Of older epochs only partitions are accepted that the member had already then.
@@ -327,10 +280,7 @@ impl ConsumerGroup {
         if epoch < 0 && self.members.is_empty() {
             return Ok(());
         }
-        let member = self
-            .members
-            .get(member_id)
-            .ok_or(ResponseError::UnknownMemberId)?;
+        let member = self.members.get(member_id).ok_or(ResponseError::UnknownMemberId)?;
         if member.classic().is_none() && version < OFFSET_COMMIT_VERSION {
             return Err(ResponseError::UnsupportedVersion);
         }
@@ -341,40 +291,18 @@ impl ConsumerGroup {
         if epoch > member.epoch {
             return Err(stale);
         }
-        let was_assigned = |(topic, partition)| {
-            member
-                .assignment_epoch(topic, partition)
-                .is_some_and(|since| since <= epoch)
-        };
-        if partitions.all(was_assigned) {
-            Ok(())
-        } else {
-            Err(stale)
-        }
+        let was_assigned =
+            |(topic, partition)| member.assignment_epoch(topic, partition).is_some_and(|since| since <= epoch);
+        if partitions.all(was_assigned) { Ok(()) } else { Err(stale) }
     }
 
     /// Checks who fetches offsets; whoever does not say is not checked.
-    pub(crate) fn validate_offset_fetch(
-        &self,
-        member_id: Option<&str>,
-        epoch: i32,
-    ) -> Result<(), GroupError> {
+    pub(crate) fn validate_offset_fetch(&self, member_id: Option<&str>, epoch: i32) -> Result<(), GroupError> {
         let Some(member_id) = member_id else {
-            return if epoch < 0 {
-                Ok(())
-            } else {
-                Err(ResponseError::UnknownMemberId)
-            };
+            return if epoch < 0 { Ok(()) } else { Err(ResponseError::UnknownMemberId) };
         };
-        let member = self
-            .members
-            .get(member_id)
-            .ok_or(ResponseError::UnknownMemberId)?;
-        if epoch == member.epoch {
-            Ok(())
-        } else {
-            Err(stale_error(member))
-        }
+        let member = self.members.get(member_id).ok_or(ResponseError::UnknownMemberId)?;
+        if epoch == member.epoch { Ok(()) } else { Err(stale_error(member)) }
     }
 
     fn restart_session(&self, scope: &mut Scope<'_>, member: &Member) {
@@ -383,106 +311,53 @@ impl ConsumerGroup {
             None => scope.settings.consumer_session_timeout_ms,
         };
         let deadline = scope.now_ms + i64::from(timeout_ms);
-        scope.timers.schedule(
-            &self.id,
-            TimerKind::Session(Rc::clone(&member.id)),
-            deadline,
-        );
+        scope.timers.schedule(&self.id, TimerKind::Session(Rc::clone(&member.id)), deadline);
     }
 
     fn restart_rebalance_timeout(&self, scope: &mut Scope<'_>, member: &Member) {
         let deadline = scope.now_ms + i64::from(member.info.rebalance_timeout_ms);
-        scope.timers.schedule(
-            &self.id,
-            TimerKind::Rebalance(Rc::clone(&member.id)),
-            deadline,
-        );
+        scope.timers.schedule(&self.id, TimerKind::Rebalance(Rc::clone(&member.id)), deadline);
     }
 
     /// Takes all timers away: the group is about to go.
     pub(crate) fn close(&self, scope: &mut Scope<'_>) {
-        self.members
-            .keys()
-            .for_each(|member| cancel_timers(scope, &self.id, member));
+        self.members.keys().for_each(|member| cancel_timers(scope, &self.id, member));
     }
 
     fn epoch_record(&self, epoch: i32, metadata_hash: i64) -> Record {
-        let value = ConsumerGroupEpoch {
-            epoch,
-            metadata_hash,
-        };
-        Record::ConsumerGroup {
-            group: Rc::clone(&self.id),
-            value: Some(value),
-        }
+        let value = ConsumerGroupEpoch { epoch, metadata_hash };
+        Record::ConsumerGroup { group: Rc::clone(&self.id), value: Some(value) }
     }
 
     fn member_record(&self, member: &Member) -> Record {
         let value = Some(Box::new((*member.info).clone()));
-        Record::ConsumerMember {
-            group: Rc::clone(&self.id),
-            member: Rc::clone(&member.id),
-            value,
-        }
+        Record::ConsumerMember { group: Rc::clone(&self.id), member: Rc::clone(&member.id), value }
     }
 
     fn current_record(&self, member: &Member) -> Record {
         let value = Some(member.current());
-        Record::ConsumerCurrent {
-            group: Rc::clone(&self.id),
-            member: Rc::clone(&member.id),
-            value,
-        }
+        Record::ConsumerCurrent { group: Rc::clone(&self.id), member: Rc::clone(&member.id), value }
     }
 
     /// The tombstones of one member.
     fn member_tombstones(&self, member: &Rc<str>) -> [Record; 3] {
         let (group, member) = (|| Rc::clone(&self.id), || Rc::clone(member));
         [
-            Record::ConsumerCurrent {
-                group: group(),
-                member: member(),
-                value: None,
-            },
-            Record::ConsumerTarget {
-                group: group(),
-                member: member(),
-                value: None,
-            },
-            Record::ConsumerMember {
-                group: group(),
-                member: member(),
-                value: None,
-            },
+            Record::ConsumerCurrent { group: group(), member: member(), value: None },
+            Record::ConsumerTarget { group: group(), member: member(), value: None },
+            Record::ConsumerMember { group: group(), member: member(), value: None },
         ]
     }
 
     /// The tombstones of the whole group.
     pub(crate) fn tombstones(&self) -> Vec<Record> {
         let group = || Rc::clone(&self.id);
-        let mut records: Vec<_> = self
-            .members
-            .keys()
-            .flat_map(|member| self.member_tombstones(member))
-            .collect();
-        records.push(Record::ConsumerTargetMetadata {
-            group: group(),
-            value: None,
-        });
+        let mut records: Vec<_> = self.members.keys().flat_map(|member| self.member_tombstones(member)).collect();
+        records.push(Record::ConsumerTargetMetadata { group: group(), value: None });
         let regexes = self.regexes.keys().cloned();
-        records.extend(regexes.map(|regex| Record::ConsumerRegex {
-            group: group(),
-            regex,
-            value: None,
-        }));
-        records.push(Record::ConsumerPartitionMetadata {
-            group: group(),
-            value: None,
-        });
-        records.push(Record::ConsumerGroup {
-            group: group(),
-            value: None,
-        });
+        records.extend(regexes.map(|regex| Record::ConsumerRegex { group: group(), regex, value: None }));
+        records.push(Record::ConsumerPartitionMetadata { group: group(), value: None });
+        records.push(Record::ConsumerGroup { group: group(), value: None });
         records
     }
 
@@ -491,56 +366,29 @@ impl ConsumerGroup {
     pub(crate) fn check(&self) {
         let mut owners = BTreeMap::new();
         for member in self.members.values() {
-            for (partition, _) in
-                partitions(&member.assigned).chain(partitions(&member.pending_revocation))
-            {
+            for (partition, _) in partitions(&member.assigned).chain(partitions(&member.pending_revocation)) {
                 let other = owners.insert(partition, &member.id);
-                assert_eq!(
-                    other, None,
-                    "{partition:?} has one owner at most; {} is another",
-                    member.id
-                );
+                assert_eq!(other, None, "{partition:?} has one owner at most; {} is another", member.id);
                 assert_eq!(self.partition_epochs.get(&partition), Some(&member.epoch));
             }
             assert!(member.epoch <= self.epoch, "members follow the group");
         }
-        assert_eq!(
-            self.partition_epochs.len(),
-            owners.len(),
-            "only owned partitions have an epoch"
-        );
+        assert_eq!(self.partition_epochs.len(), owners.len(), "only owned partitions have an epoch");
         for (instance_id, member) in &self.static_members {
-            assert_eq!(
-                self.members[member].info.instance_id.as_ref(),
-                Some(instance_id)
-            );
+            assert_eq!(self.members[member].info.instance_id.as_ref(), Some(instance_id));
         }
-        assert!(
-            self.target
-                .keys()
-                .all(|member| self.members.contains_key(member)),
-            "only members have targets"
-        );
+        assert!(self.target.keys().all(|member| self.members.contains_key(member)), "only members have targets");
         assert!(self.assignment_epoch <= self.epoch);
         let mut targets = std::collections::BTreeSet::new();
         for (topic, partition) in self.target.values().flat_map(|target| target.iter()) {
-            assert!(
-                partition
-                    .iter()
-                    .all(|partition| targets.insert((topic, partition))),
-                "targets do not overlap"
-            );
+            assert!(partition.iter().all(|partition| targets.insert((topic, partition))), "targets do not overlap");
         }
     }
 }
 
 /// What a member is told whose epoch does not fit; the classic protocol has another word for it.
 fn stale_error(member: &Member) -> GroupError {
-    if member.classic().is_some() {
-        ResponseError::IllegalGeneration
-    } else {
-        ResponseError::StaleMemberEpoch
-    }
+    if member.classic().is_some() { ResponseError::IllegalGeneration } else { ResponseError::StaleMemberEpoch }
 }
 
 fn unknown_member(member_id: &str, group: &str) -> Refusal {
@@ -551,11 +399,7 @@ fn unknown_member(member_id: &str, group: &str) -> Refusal {
 /// All partitions with their epochs.
 fn partitions(assigned: &AssignedPartitions) -> impl Iterator<Item = ((Uuid, i32), i32)> {
     let topics = assigned.iter();
-    topics.flat_map(|(topic, epochs)| {
-        epochs
-            .iter()
-            .map(|(partition, epoch)| ((*topic, *partition), *epoch))
-    })
+    topics.flat_map(|(topic, epochs)| epochs.iter().map(|(partition, epoch)| ((*topic, *partition), *epoch)))
 }
 
 fn cancel_timers(scope: &mut Scope<'_>, group: &Rc<str>, member: &Rc<str>) {

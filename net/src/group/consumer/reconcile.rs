@@ -21,11 +21,7 @@ pub(crate) type Owned = Option<Assignment>;
 fn has_given_back(owned: &Owned, partitions: &AssignedPartitions) -> bool {
     owned.as_ref().is_some_and(|owned| {
         owned.iter().all(|(topic, owned)| {
-            partitions.get(topic).is_none_or(|pending| {
-                owned
-                    .iter()
-                    .all(|partition| !pending.contains_key(partition))
-            })
+            partitions.get(topic).is_none_or(|pending| owned.iter().all(|partition| !pending.contains_key(partition)))
         })
     })
 }
@@ -76,9 +72,7 @@ impl ConsumerGroup {
         if member.state == MemberState::UnrevokedPartitions {
             self.restart_rebalance_timeout(scope, member);
         } else {
-            scope
-                .timers
-                .cancel(&self.id, TimerKind::Rebalance(Rc::clone(&member.id)));
+            scope.timers.cancel(&self.id, TimerKind::Rebalance(Rc::clone(&member.id)));
         }
     }
 
@@ -96,93 +90,47 @@ impl ConsumerGroup {
             }
             MemberState::Stable if subscription_changed => Some(shrink(member, &subscribed, owned)),
             MemberState::Stable => None,
-            MemberState::UnrevokedPartitions
-                if !has_given_back(owned, &member.pending_revocation) =>
-            {
+            MemberState::UnrevokedPartitions if !has_given_back(owned, &member.pending_revocation) => {
                 subscription_changed.then(|| shrink(member, &subscribed, owned))
             }
             MemberState::UnrevokedPartitions | MemberState::UnreleasedPartitions => {
                 Some(self.advance(member, member.epoch, &subscribed, owned))
             }
-            MemberState::Unknown => {
-                Some(self.advance(member, self.assignment_epoch, &subscribed, owned))
-            }
+            MemberState::Unknown => Some(self.advance(member, self.assignment_epoch, &subscribed, owned)),
         }
     }
 
     /// Towards the target: keeps what it may keep, gives back what it must, and gets what nobody else has any more.
-    fn advance(
-        &self,
-        member: &Member,
-        epoch: i32,
-        subscribed: &BTreeSet<Uuid>,
-        owned: &Owned,
-    ) -> Member {
+    fn advance(&self, member: &Member, epoch: i32, subscribed: &BTreeSet<Uuid>, owned: &Owned) -> Member {
         let empty = Rc::default();
         let target = self.target.get(&member.id).unwrap_or(&empty);
         let wanted = |topic: Uuid, partition: i32| {
-            subscribed.contains(&topic)
-                && target
-                    .get(&topic)
-                    .is_some_and(|wanted| wanted.contains(&partition))
+            subscribed.contains(&topic) && target.get(&topic).is_some_and(|wanted| wanted.contains(&partition))
         };
         let (mut assigned, mut to_revoke) = (AssignedPartitions::new(), AssignedPartitions::new());
         for ((topic, partition), since) in super::partitions(&member.assigned) {
-            let into = if wanted(topic, partition) {
-                &mut assigned
-            } else {
-                &mut to_revoke
-            };
+            let into = if wanted(topic, partition) { &mut assigned } else { &mut to_revoke };
             into.entry(topic).or_default().insert(partition, since);
         }
         if !to_revoke.is_empty() && !has_given_back(owned, &to_revoke) {
-            return moved(
-                member,
-                MemberState::UnrevokedPartitions,
-                epoch,
-                assigned,
-                to_revoke,
-            );
+            return moved(member, MemberState::UnrevokedPartitions, epoch, assigned, to_revoke);
         }
         let mut waits = false;
-        let missing = target
-            .iter()
-            .filter(|(topic, _)| subscribed.contains(topic));
-        for (topic, partition) in
-            missing.flat_map(|(topic, wanted)| wanted.iter().map(move |each| (*topic, *each)))
-        {
-            if assigned
-                .get(&topic)
-                .is_some_and(|owned| owned.contains_key(&partition))
-            {
+        let missing = target.iter().filter(|(topic, _)| subscribed.contains(topic));
+        for (topic, partition) in missing.flat_map(|(topic, wanted)| wanted.iter().map(move |each| (*topic, *each))) {
+            if assigned.get(&topic).is_some_and(|owned| owned.contains_key(&partition)) {
                 continue;
             }
             // what it was itself about to give back is free for it
-            let own = member
-                .pending_revocation
-                .get(&topic)
-                .is_some_and(|own| own.contains_key(&partition));
+            let own = member.pending_revocation.get(&topic).is_some_and(|own| own.contains_key(&partition));
             if own || !self.partition_epochs.contains_key(&(topic, partition)) {
-                assigned
-                    .entry(topic)
-                    .or_default()
-                    .insert(partition, self.assignment_epoch);
+                assigned.entry(topic).or_default().insert(partition, self.assignment_epoch);
             } else {
                 waits = true;
             }
         }
-        let state = if waits {
-            MemberState::UnreleasedPartitions
-        } else {
-            MemberState::Stable
-        };
-        moved(
-            member,
-            state,
-            self.assignment_epoch,
-            assigned,
-            AssignedPartitions::new(),
-        )
+        let state = if waits { MemberState::UnreleasedPartitions } else { MemberState::Stable };
+        moved(member, state, self.assignment_epoch, assigned, AssignedPartitions::new())
     }
 
     /// Whether a member still waits for partitions of others, so that there is nothing for it to fetch yet.
@@ -193,31 +141,19 @@ impl ConsumerGroup {
         member.state == MemberState::UnreleasedPartitions
             && target.iter().any(|(topic, wanted)| {
                 wanted.iter().any(|partition| {
-                    let own = member
-                        .assigned
-                        .get(topic)
-                        .is_some_and(|own| own.contains_key(partition));
+                    let own = member.assigned.get(topic).is_some_and(|own| own.contains_key(partition));
                     !own && self.partition_epochs.contains_key(&(*topic, *partition))
                 })
             })
     }
 
     /// Checks the epoch that a member sends. The one before is good if the answer with the new one may have been lost.
-    pub(super) fn validate_epoch(
-        &self,
-        member: &Member,
-        epoch: i32,
-        owned: &Owned,
-    ) -> Result<(), Refusal> {
+    pub(super) fn validate_epoch(&self, member: &Member, epoch: i32, owned: &Owned) -> Result<(), Refusal> {
         let subset = || {
             owned.as_ref().is_some_and(|owned| {
                 owned.iter().all(|(topic, owned)| {
                     let assigned = member.assigned.get(topic);
-                    assigned.is_some_and(|assigned| {
-                        owned
-                            .iter()
-                            .all(|partition| assigned.contains_key(partition))
-                    })
+                    assigned.is_some_and(|assigned| owned.iter().all(|partition| assigned.contains_key(partition)))
                 })
             })
         };
@@ -242,9 +178,7 @@ impl ConsumerGroup {
 fn shrink(member: &Member, subscribed: &BTreeSet<Uuid>, owned: &Owned) -> Member {
     let mut assigned = member.assigned.clone();
     let mut to_revoke = member.pending_revocation.clone();
-    let gone: Vec<_> = assigned
-        .extract_if(.., |topic, _| !subscribed.contains(topic))
-        .collect();
+    let gone: Vec<_> = assigned.extract_if(.., |topic, _| !subscribed.contains(topic)).collect();
     if gone.is_empty() {
         return member.clone();
     }
@@ -252,21 +186,9 @@ fn shrink(member: &Member, subscribed: &BTreeSet<Uuid>, owned: &Owned) -> Member
         to_revoke.entry(topic).or_default().extend(partitions);
     }
     if has_given_back(owned, &to_revoke) {
-        moved(
-            member,
-            member.state,
-            member.epoch,
-            assigned,
-            member.pending_revocation.clone(),
-        )
+        moved(member, member.state, member.epoch, assigned, member.pending_revocation.clone())
     } else {
-        moved(
-            member,
-            MemberState::UnrevokedPartitions,
-            member.epoch,
-            assigned,
-            to_revoke,
-        )
+        moved(member, MemberState::UnrevokedPartitions, member.epoch, assigned, to_revoke)
     }
 }
 
@@ -278,12 +200,5 @@ fn moved(
     assigned: AssignedPartitions,
     pending_revocation: AssignedPartitions,
 ) -> Member {
-    Member {
-        state,
-        epoch,
-        previous_epoch: member.epoch,
-        assigned,
-        pending_revocation,
-        ..member.clone()
-    }
+    Member { state, epoch, previous_epoch: member.epoch, assigned, pending_revocation, ..member.clone() }
 }

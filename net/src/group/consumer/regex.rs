@@ -44,39 +44,24 @@ pub(super) struct RegexChange {
 impl ConsumerGroup {
     /// Checks an expression that no member has used yet.
     pub(super) fn validate_regex(&self, regex: Option<&str>) -> Result<(), Refusal> {
-        let Some(regex) =
-            regex.filter(|regex| !regex.is_empty() && !self.regex_members.contains_key(*regex))
-        else {
+        let Some(regex) = regex.filter(|regex| !regex.is_empty() && !self.regex_members.contains_key(*regex)) else {
             return Ok(());
         };
         compile(regex).map(|_| ()).map_err(|error| {
             let reason = error.to_string();
-            let reason = reason
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .trim_start_matches("error: ");
-            let message = format!(
-                "SubscribedTopicRegex `{regex}` is not a valid regular expression: {reason}."
-            );
+            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            let message = format!("SubscribedTopicRegex `{regex}` is not a valid regular expression: {reason}.");
             Refusal::new(ResponseError::InvalidRegularExpression, message)
         })
     }
 
-    pub(super) fn regexes_before(
-        &self,
-        old: &ConsumerMember,
-        new: &ConsumerMember,
-    ) -> RegexesBefore {
+    pub(super) fn regexes_before(&self, old: &ConsumerMember, new: &ConsumerMember) -> RegexesBefore {
         let count = |info: &ConsumerMember| {
             let regex = info.topic_regex.clone().filter(|regex| !regex.is_empty())?;
             let count = self.regex_members.get(&regex).copied().unwrap_or(0);
             Some((regex, count))
         };
-        RegexesBefore {
-            old: count(old),
-            new: count(new),
-        }
+        RegexesBefore { old: count(old), new: count(new) }
     }
 
     /// Drops the topics of an expression that nobody uses any more and has those of new ones looked up.
@@ -108,14 +93,7 @@ impl ConsumerGroup {
     /// Deletes what an expression stood for.
     pub(super) fn forget_regex(&mut self, regex: &Rc<str>, records: &mut Vec<Record>) {
         let (group, regex) = (Rc::clone(&self.id), Rc::clone(regex));
-        self.put(
-            records,
-            Record::ConsumerRegex {
-                group,
-                regex,
-                value: None,
-            },
-        );
+        self.put(records, Record::ConsumerRegex { group, regex, value: None });
     }
 
     /// Has the topics of all expressions looked up if that is due.
@@ -123,25 +101,18 @@ impl ConsumerGroup {
         if self.resolving || self.regex_members.is_empty() {
             return;
         }
-        let last_ms = self
-            .regexes
-            .values()
-            .next()
-            .map(|resolved| resolved.timestamp_ms);
-        if last_ms.is_some_and(|last_ms| scope.now_ms <= last_ms + REFRESH_INTERVAL_MIN_MS) {
+        let last_ms = self.regexes.values().next().map(|resolved| resolved.timestamp_ms);
+        if last_ms.is_some_and(|last_ms| scope.now_ms <= last_ms.saturating_add(REFRESH_INTERVAL_MIN_MS)) {
             return;
         }
         let is_due = is_new
             || self.regex_members.len() != self.regexes.len()
             || self.resolved_topics != Some(topics.version)
-            || last_ms.is_none_or(|last_ms| {
-                scope.now_ms > last_ms + scope.settings.regex_refresh_interval_ms
-            });
+            || last_ms
+                .is_none_or(|last_ms| scope.now_ms > last_ms.saturating_add(scope.settings.regex_refresh_interval_ms));
         if is_due {
             self.resolving = true;
-            scope
-                .effects
-                .resolve(&self.id, self.regex_members.keys().cloned().collect());
+            scope.effects.resolve(&self.id, self.regex_members.keys().cloned().collect());
         }
     }
 
@@ -161,11 +132,7 @@ impl ConsumerGroup {
             if !self.regex_members.contains_key(&regex) {
                 continue;
             }
-            let old = self
-                .regexes
-                .get(&regex)
-                .map(|old| old.topics.as_slice())
-                .unwrap_or_default();
+            let old = self.regexes.get(&regex).map(|old| old.topics.as_slice()).unwrap_or_default();
             bump |= old != names;
             let value = ConsumerRegex {
                 topics: names,
@@ -173,14 +140,7 @@ impl ConsumerGroup {
                 timestamp_ms: scope.now_ms,
             };
             let group = Rc::clone(&self.id);
-            self.put(
-                records,
-                Record::ConsumerRegex {
-                    group,
-                    regex,
-                    value: Some(value),
-                },
-            );
+            self.put(records, Record::ConsumerRegex { group, regex, value: Some(value) });
         }
         self.update_metadata(topics, bump, records);
     }

@@ -23,20 +23,13 @@ pub(crate) struct TopicsView<'a> {
 impl ConsumerGroup {
     /// Topics that any member subscribes to, by name or by a regular expression that was looked up.
     fn subscribed(&self) -> BTreeSet<&Rc<str>> {
-        let by_regex = self
-            .regexes
-            .iter()
-            .filter(|(regex, _)| self.regex_members.contains_key(*regex));
-        self.names
-            .keys()
-            .chain(by_regex.flat_map(|(_, resolved)| &resolved.topics))
-            .collect()
+        let by_regex = self.regexes.iter().filter(|(regex, _)| self.regex_members.contains_key(*regex));
+        self.names.keys().chain(by_regex.flat_map(|(_, resolved)| &resolved.topics)).collect()
     }
 
     /// Whether any member subscribes to a topic.
     pub(crate) fn is_subscribed_to(&self, topic: &str) -> bool {
-        let by_regex =
-            |resolved: &super::ConsumerRegex| resolved.topics.iter().any(|name| **name == *topic);
+        let by_regex = |resolved: &super::ConsumerRegex| resolved.topics.iter().any(|name| **name == *topic);
         self.names.contains_key(topic) || self.regexes.values().any(by_regex)
     }
 
@@ -46,19 +39,11 @@ impl ConsumerGroup {
         let resolved = member.regex().and_then(|regex| self.regexes.get(regex));
         let by_regex = resolved.into_iter().flat_map(|resolved| &resolved.topics);
         let names = member.info.topic_names.iter().chain(by_regex);
-        names
-            .filter_map(|name| topics.lookup.by_name(name))
-            .map(|(id, _)| id)
-            .collect()
+        names.filter_map(|name| topics.lookup.by_name(name)).map(|(id, _)| id).collect()
     }
 
     /// Raises the group epoch if asked to, or if a subscribed topic changed since it was last raised.
-    pub(super) fn update_metadata(
-        &mut self,
-        topics: TopicsView<'_>,
-        mut bump: bool,
-        records: &mut Vec<Record>,
-    ) {
+    pub(super) fn update_metadata(&mut self, topics: TopicsView<'_>, mut bump: bool, records: &mut Vec<Record>) {
         let hash = self.metadata_hash_now(topics);
         self.seen_topics = Some(topics.version);
         bump |= hash != self.metadata_hash;
@@ -68,10 +53,7 @@ impl ConsumerGroup {
         }
         if self.has_partition_metadata {
             let group = Rc::clone(&self.id);
-            self.put(
-                records,
-                Record::ConsumerPartitionMetadata { group, value: None },
-            );
+            self.put(records, Record::ConsumerPartitionMetadata { group, value: None });
         }
     }
 
@@ -87,21 +69,14 @@ impl ConsumerGroup {
 }
 
 /// Hash over those of some topics that exist (KIP-1101). The names rise.
-pub(crate) fn metadata_hash<'a>(
-    names: impl Iterator<Item = &'a Rc<str>>,
-    topics: TopicsView<'_>,
-) -> i64 {
+pub(crate) fn metadata_hash<'a>(names: impl Iterator<Item = &'a Rc<str>>, topics: TopicsView<'_>) -> i64 {
     let mut bytes = Vec::new();
     for name in names {
         if let Some((id, partitions)) = topics.lookup.by_name(name) {
             bytes.extend_from_slice(&topic_hash(name, id, partitions).to_le_bytes());
         }
     }
-    if bytes.is_empty() {
-        0
-    } else {
-        xxh3_64(&bytes).cast_signed()
-    }
+    if bytes.is_empty() { 0 } else { xxh3_64(&bytes).cast_signed() }
 }
 
 /// Hash over one topic: a version byte, id, name and partitions, laid out as Kafka's hash stream lays them out. Racks are
@@ -112,9 +87,7 @@ fn topic_hash(name: &str, id: Uuid, partitions: i32) -> u64 {
     bytes.extend_from_slice(&most.to_le_bytes());
     bytes.extend_from_slice(&least.to_le_bytes());
     let units: Vec<u16> = name.encode_utf16().collect();
-    units
-        .iter()
-        .for_each(|unit| bytes.extend_from_slice(&unit.to_le_bytes()));
+    units.iter().for_each(|unit| bytes.extend_from_slice(&unit.to_le_bytes()));
     // topic names are at most 249 characters long
     bytes.extend_from_slice(&(units.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&partitions.to_le_bytes());
@@ -124,9 +97,18 @@ fn topic_hash(name: &str, id: Uuid, partitions: i32) -> u64 {
 
 /// Sorts names and leaves out repetitions, so that equal subscriptions are equal.
 pub(super) fn sorted(names: impl Iterator<Item = Rc<str>>) -> Vec<Rc<str>> {
-    names
-        .map(|name| (name, ()))
-        .collect::<BTreeMap<_, _>>()
-        .into_keys()
-        .collect()
+    names.map(|name| (name, ())).collect::<BTreeMap<_, _>>().into_keys().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_is_the_one_that_kafka_writes() {
+        // from a ConsumerGroupMetadataValue of Kafka 4.3.1 for a group subscribed to this topic of three partitions
+        let id = Uuid::from_u128(0xb309_c30b_b30d_439d_b09f_c933_5016_fa25);
+        let hash = xxh3_64(&topic_hash("hash-me", id, 3).to_le_bytes());
+        assert_eq!(hash.cast_signed(), -1_992_263_588_661_410_129);
+    }
 }

@@ -11,16 +11,11 @@ use crate::group::{
 
 impl ConsumerGroup {
     /// Makes a new target assignment if the group epoch is ahead of it and enough time went by (KIP-1263).
-    pub(super) fn update_target(
-        &mut self,
-        scope: &Scope<'_>,
-        topics: TopicsView<'_>,
-        records: &mut Vec<Record>,
-    ) {
+    pub(super) fn update_target(&mut self, scope: &Scope<'_>, topics: TopicsView<'_>, records: &mut Vec<Record>) {
         let interval_ms = i64::from(scope.settings.consumer_assignment_interval_ms);
         let is_due = self.assignment_timestamp_ms == 0
             || interval_ms == 0
-            || scope.now_ms >= self.assignment_timestamp_ms + interval_ms;
+            || scope.now_ms >= self.assignment_timestamp_ms.saturating_add(interval_ms);
         if self.assignment_epoch >= self.epoch || !is_due {
             return;
         }
@@ -28,14 +23,8 @@ impl ConsumerGroup {
         for record in self.target_changes(assignor, topics) {
             self.put(records, record);
         }
-        let value = Some(ConsumerTargetMetadata {
-            epoch: self.epoch,
-            timestamp_ms: scope.now_ms,
-        });
-        let record = Record::ConsumerTargetMetadata {
-            group: Rc::clone(&self.id),
-            value,
-        };
+        let value = Some(ConsumerTargetMetadata { epoch: self.epoch, timestamp_ms: scope.now_ms });
+        let record = Record::ConsumerTargetMetadata { group: Rc::clone(&self.id), value };
         self.put(records, record);
     }
 
@@ -53,24 +42,14 @@ impl ConsumerGroup {
             })
             .collect();
         let all = members.iter().flat_map(|member| &member.topics);
-        let partitions: Partitions = all
-            .filter_map(|id| {
-                topics
-                    .lookup
-                    .by_id(*id)
-                    .map(|(_, partitions)| (*id, partitions))
-            })
-            .collect();
+        let partitions: Partitions =
+            all.filter_map(|id| topics.lookup.by_id(*id).map(|(_, partitions)| (*id, partitions))).collect();
         let assignments = assignor.assign(&members, &partitions);
         let changed = self
             .members
             .keys()
             .zip(assignments)
-            .filter(|(member, assignment)| {
-                self.target
-                    .get(*member)
-                    .is_none_or(|target| **target != *assignment)
-            });
+            .filter(|(member, assignment)| self.target.get(*member).is_none_or(|target| **target != *assignment));
         changed
             .map(|(member, assignment)| Record::ConsumerTarget {
                 group: Rc::clone(&self.id),
@@ -83,18 +62,11 @@ impl ConsumerGroup {
     /// The assignor that most members ask for, or the default one.
     pub(super) fn wanted_assignor(&self, assignors: &[Assignor]) -> Assignor {
         let mut votes: BTreeMap<Assignor, usize> = BTreeMap::new();
-        let wanted = self
-            .members
-            .values()
-            .filter_map(|member| member.info.server_assignor.as_deref());
+        let wanted = self.members.values().filter_map(|member| member.info.server_assignor.as_deref());
         for assignor in wanted.filter_map(Assignor::by_name) {
             *votes.entry(assignor).or_default() += 1;
         }
-        let most = votes
-            .into_iter()
-            .max_by_key(|(_, votes)| *votes)
-            .map(|(assignor, _)| assignor);
-        most.or(assignors.first().copied())
-            .unwrap_or(Assignor::Uniform)
+        let most = votes.into_iter().max_by_key(|(_, votes)| *votes).map(|(assignor, _)| assignor);
+        most.or(assignors.first().copied()).unwrap_or(Assignor::Uniform)
     }
 }

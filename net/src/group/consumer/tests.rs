@@ -111,22 +111,12 @@ const SESSION_MS: i64 = 45_000;
 
 impl World {
     fn new() -> Self {
-        let settings = Rc::new(Settings {
-            consumer_assignment_interval_ms: 0,
-            ..Settings::default()
-        });
+        let settings = Rc::new(Settings { consumer_assignment_interval_ms: 0, ..Settings::default() });
         let mut world = Self {
             coordinator: Coordinator::new(Rc::clone(&settings)),
             settings,
             topics: FakeTopics::default(),
-            clients: vec![
-                Client {
-                    topics: 1,
-                    lives: 1,
-                    ..Client::default()
-                };
-                CLIENTS
-            ],
+            clients: vec![Client { topics: 1, lives: 1, ..Client::default() }; CLIENTS],
             now_ms: 1,
             log: Vec::new(),
             writes: Vec::new(),
@@ -135,24 +125,16 @@ impl World {
         };
         world.topics.set("a", 3);
         world.topics.set("b", 2);
-        world
-            .coordinator
-            .handle_topics(Rc::new(world.topics.clone()));
+        world.coordinator.handle_topics(Rc::new(world.topics.clone()));
         world
     }
 
     fn beat(&mut self, at: usize, epoch: i32, says: bool) {
         let client = &self.clients[at];
-        let names = [("a", 1), ("b", 2)]
-            .into_iter()
-            .filter(|(_, bit)| client.topics & bit != 0);
-        let names = names
-            .map(|(name, _)| TopicName(StrBytes::from_static_str(name)))
-            .collect();
+        let names = [("a", 1), ("b", 2)].into_iter().filter(|(_, bit)| client.topics & bit != 0);
+        let names = names.map(|(name, _)| TopicName(StrBytes::from_static_str(name))).collect();
         let owned = client.owned.iter().map(|(topic, partitions)| {
-            TopicPartitions::default()
-                .with_topic_id(*topic)
-                .with_partitions(partitions.iter().copied().collect())
+            TopicPartitions::default().with_topic_id(*topic).with_partitions(partitions.iter().copied().collect())
         });
         let request = ConsumerGroupHeartbeatRequest::default()
             .with_group_id(GroupId(StrBytes::from_static_str("g")))
@@ -163,19 +145,9 @@ impl World {
             .with_subscribed_topic_names(Some(names))
             .with_topic_partitions((says && epoch >= 0).then(|| owned.collect()));
         self.next_ticket += 1;
-        self.waiting
-            .insert(Ticket(self.next_ticket), (at, client.lives, self.now_ms));
-        let caller = Caller {
-            client_host: "/h".to_owned(),
-            version: 1,
-            ..Caller::default()
-        };
-        self.coordinator.handle_consumer_heartbeat(
-            self.now_ms,
-            &caller,
-            &request,
-            Ticket(self.next_ticket),
-        );
+        self.waiting.insert(Ticket(self.next_ticket), (at, client.lives, self.now_ms));
+        let caller = Caller { client_host: "/h".to_owned(), version: 1, ..Caller::default() };
+        self.coordinator.handle_consumer_heartbeat(self.now_ms, &caller, &request, Ticket(self.next_ticket));
     }
 
     fn run(&mut self, at: usize, step: &Step) {
@@ -187,9 +159,7 @@ impl World {
                 }
                 self.beat(at, epoch, true);
             }
-            Step::Silent if self.clients[at].epoch > 0 => {
-                self.beat(at, self.clients[at].epoch, false)
-            }
+            Step::Silent if self.clients[at].epoch > 0 => self.beat(at, self.clients[at].epoch, false),
             Step::Silent => {}
             Step::Subscribe(topics) => self.clients[at].topics = *topics,
             Step::Leave => {
@@ -221,21 +191,13 @@ impl World {
     fn crash(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let topics = client.topics;
-        *client = Client {
-            lives: client.lives + 1,
-            topics,
-            ..Client::default()
-        };
+        *client = Client { lives: client.lives + 1, topics, ..Client::default() };
     }
 
     fn persist(&mut self, fail: bool) {
         let mut rebuild = false;
         for write in std::mem::take(&mut self.writes) {
-            let result = if fail {
-                Err(ResponseError::NotCoordinator)
-            } else {
-                Ok(())
-            };
+            let result = if fail { Err(ResponseError::NotCoordinator) } else { Ok(()) };
             rebuild |= self.coordinator.on_persisted(self.now_ms, write.id, result);
             if !fail {
                 self.log.extend(write.records);
@@ -243,8 +205,7 @@ impl World {
         }
         self.settle();
         if rebuild {
-            self.coordinator
-                .close(self.now_ms, ResponseError::NotCoordinator);
+            self.coordinator.close(self.now_ms, ResponseError::NotCoordinator);
             self.settle();
             self.writes.clear();
             self.reload();
@@ -255,9 +216,7 @@ impl World {
     fn reload(&mut self) {
         self.coordinator = Coordinator::new(Rc::clone(&self.settings));
         self.coordinator.handle_topics(Rc::new(self.topics.clone()));
-        self.log
-            .iter()
-            .for_each(|record| self.coordinator.load(record.clone()));
+        self.log.iter().for_each(|record| self.coordinator.load(record.clone()));
         self.coordinator.on_loaded(self.now_ms);
     }
 
@@ -265,13 +224,8 @@ impl World {
         self.coordinator.check();
         self.writes.extend(self.coordinator.take_writes());
         for (ticket, reply) in self.coordinator.take_replies() {
-            let (client, life, sent_ms) = self
-                .waiting
-                .remove(&ticket)
-                .expect("a ticket is answered once");
-            let Reply::ConsumerHeartbeat(reply) = reply else {
-                panic!("{reply:?}")
-            };
+            let (client, life, sent_ms) = self.waiting.remove(&ticket).expect("a ticket is answered once");
+            let Reply::ConsumerHeartbeat(reply) = reply else { panic!("{reply:?}") };
             if self.clients[client].lives == life {
                 self.heard(client, sent_ms, &reply);
             }
@@ -290,19 +244,14 @@ impl World {
                 client.expires_ms = sent_ms + SESSION_MS;
                 if let Some(assignment) = &reply.assignment {
                     let topics = assignment.topic_partitions.iter();
-                    let owned = topics
-                        .map(|topic| (topic.topic_id, topic.partitions.iter().copied().collect()));
+                    let owned = topics.map(|topic| (topic.topic_id, topic.partitions.iter().copied().collect()));
                     client.owned = owned
-                        .filter(|(_, partitions): &(Uuid, _)| {
-                            !std::collections::BTreeSet::is_empty(partitions)
-                        })
+                        .filter(|(_, partitions): &(Uuid, _)| !std::collections::BTreeSet::is_empty(partitions))
                         .collect();
                 }
             }
             Some(
-                ResponseError::FencedMemberEpoch
-                | ResponseError::UnknownMemberId
-                | ResponseError::GroupIdNotFound,
+                ResponseError::FencedMemberEpoch | ResponseError::UnknownMemberId | ResponseError::GroupIdNotFound,
             ) => {
                 client.epoch = 0;
                 client.owned.clear();

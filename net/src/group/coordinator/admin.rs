@@ -26,11 +26,11 @@ const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;
 
 /// Which groups ListGroups wants; an empty filter lets everything through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GroupFilter {
+pub(crate) struct GroupFilter {
     /// States in lower case.
-    pub states: BTreeSet<String>,
+    pub(crate) states: BTreeSet<String>,
     /// Types in lower case.
-    pub types: BTreeSet<String>,
+    pub(crate) types: BTreeSet<String>,
 }
 
 impl Coordinator {
@@ -38,14 +38,9 @@ impl Coordinator {
     pub(crate) fn list(&self, filter: &GroupFilter) -> Vec<ListedGroup> {
         let passes = |listed: &ListedGroup| {
             (filter.states.is_empty() || filter.states.contains(&listed.group_state.to_lowercase()))
-                && (filter.types.is_empty()
-                    || filter.types.contains(&listed.group_type.to_lowercase()))
+                && (filter.types.is_empty() || filter.types.contains(&listed.group_type.to_lowercase()))
         };
-        self.entries
-            .iter()
-            .map(|(id, entry)| entry.listed(id))
-            .filter(passes)
-            .collect()
+        self.entries.iter().map(|(id, entry)| entry.listed(id)).filter(passes).collect()
     }
 
     /// Describes a classic group; `version` is that of DescribeGroups.
@@ -53,9 +48,7 @@ impl Coordinator {
         match self.entries.get(id).map(|entry| &entry.group) {
             Some(Group::Classic(group)) => describe_classic(group),
             found => {
-                let described = DescribedGroup::default()
-                    .with_group_id(wire(id).into())
-                    .with_group_state(wire("Dead"));
+                let described = DescribedGroup::default().with_group_id(wire(id).into()).with_group_state(wire("Dead"));
                 if version < GROUP_ID_NOT_FOUND_VERSION {
                     return described;
                 }
@@ -77,34 +70,23 @@ impl Coordinator {
         for id in ids {
             let deletable = match self.entries.get_key_value(id.as_str()) {
                 None => Err(ResponseError::GroupIdNotFound),
-                Some((id, entry)) => entry
-                    .validate_delete()
-                    .map(|()| entry.tombstones(id, &mut records)),
+                Some((id, entry)) => entry.validate_delete().map(|()| entry.tombstones(id, &mut records)),
             };
             let code = deletable.err().map_or(0, |error| error.code());
-            results.push(
-                DeletableGroupResult::default()
-                    .with_group_id(wire(id).into())
-                    .with_error_code(code),
-            );
+            results.push(DeletableGroupResult::default().with_group_id(wire(id).into()).with_error_code(code));
         }
         let reply = Reply::DeleteGroups(results);
         if records.is_empty() {
             return self.effects.reply(ticket, reply);
         }
-        self.effects
-            .write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
     }
 }
 
 impl Entry {
     fn listed(&self, id: &str) -> ListedGroup {
         let (protocol_type, state, kind) = match &self.group {
-            Group::Classic(group) => (
-                group.protocol_type().unwrap_or_default(),
-                group.state().name(),
-                "classic",
-            ),
+            Group::Classic(group) => (group.protocol_type().unwrap_or_default(), group.state().name(), "classic"),
             Group::Consumer(group) => (CONSUMER_PROTOCOL_TYPE, group.state().name(), "consumer"),
             Group::Share(group) => (SHARE_TYPE, group.state_name(), SHARE_TYPE),
         };
@@ -128,12 +110,7 @@ impl Entry {
     fn tombstones(&self, id: &Rc<str>, records: &mut Vec<Record>) {
         for (topic, partition, _) in self.offsets.iter() {
             let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-            records.push(Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value: None,
-            });
+            records.push(Record::OffsetCommit { group, topic, partition, value: None });
         }
         self.group_tombstones(id, records);
     }
@@ -142,10 +119,7 @@ impl Entry {
     pub(super) fn group_tombstones(&self, id: &Rc<str>, records: &mut Vec<Record>) {
         match &self.group {
             Group::Classic(_) => {
-                records.push(Record::GroupMetadata {
-                    group: Rc::clone(id),
-                    value: None,
-                });
+                records.push(Record::GroupMetadata { group: Rc::clone(id), value: None });
             }
             Group::Consumer(group) => records.extend(group.tombstones()),
             Group::Share(group) => records.extend(group.tombstones()),
@@ -162,11 +136,7 @@ fn describe_classic(group: &ClassicGroup) -> DescribedGroup {
             .with_group_instance_id(optional_wire(member.instance_id.as_deref()))
             .with_client_id(wire(&member.client_id))
             .with_client_host(wire(&member.client_host))
-            .with_member_metadata(
-                protocol
-                    .map(|protocol| member.metadata(protocol))
-                    .unwrap_or_default(),
-            )
+            .with_member_metadata(protocol.map(|protocol| member.metadata(protocol)).unwrap_or_default())
             .with_member_assignment(member.assignment.clone())
     };
     DescribedGroup::default()

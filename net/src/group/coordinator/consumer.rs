@@ -17,9 +17,7 @@ use super::{Coordinator, Entry, Group, Scope, State, scope, view};
 use crate::group::{
     caller::Caller,
     classic::{Join, error_join},
-    consumer::{
-        self, ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Left, STATIC_LEAVE_EPOCH, TopicsView,
-    },
+    consumer::{self, ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Left, STATIC_LEAVE_EPOCH, TopicsView},
     effects::{Reply, Then, Ticket},
     error::Refusal,
     offsets::Offsets,
@@ -39,7 +37,9 @@ impl Coordinator {
     ) {
         let mut records = Vec::new();
         let leaves = matches!(request.member_epoch, LEAVE_EPOCH | STATIC_LEAVE_EPOCH);
-        let result = consumer::validate(&self.settings, caller.version, request).and_then(|()| {
+        let valid = validate_texts(caller, request);
+        let valid = valid.and_then(|()| consumer::validate(&self.settings, caller.version, request));
+        let result = valid.and_then(|()| {
             if leaves {
                 self.leave_by_heartbeat(now_ms, request, &mut records)
             } else {
@@ -58,8 +58,7 @@ impl Coordinator {
         if records.is_empty() {
             self.effects.reply_when_settled(ticket, reply);
         } else {
-            self.effects
-                .write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
+            self.effects.write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
         }
     }
 
@@ -74,10 +73,7 @@ impl Coordinator {
         let id = request.group_id.as_str();
         let joins = request.member_epoch == JOIN_EPOCH;
         let entry = match self.entries.get_mut(id) {
-            Some(Entry {
-                group: Group::Consumer(group),
-                ..
-            }) => {
+            Some(Entry { group: Group::Consumer(group), .. }) => {
                 return group.handle_heartbeat(scope, topics, caller, request, records);
             }
             entry if !joins => return Err(ConsumerGroup::not_found(id, entry.is_some())),
@@ -99,13 +95,7 @@ impl Coordinator {
             }
             None => {
                 let group = Group::Consumer(Box::new(group));
-                self.entries.insert(
-                    Rc::from(id),
-                    Entry {
-                        group,
-                        offsets: Offsets::default(),
-                    },
-                );
+                self.entries.insert(Rc::from(id), Entry { group, offsets: Offsets::default() });
             }
         }
         Ok(reply)
@@ -120,10 +110,7 @@ impl Coordinator {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let id = request.group_id.as_str();
         let Some(entry) = self.entries.get_mut(id) else {
-            return Err(Refusal::new(
-                ResponseError::GroupIdNotFound,
-                format!("Group {id} not found."),
-            ));
+            return Err(Refusal::new(ResponseError::GroupIdNotFound, format!("Group {id} not found.")));
         };
         let Group::Consumer(group) = &mut entry.group else {
             return Err(ConsumerGroup::not_found(id, true));
@@ -154,12 +141,7 @@ impl Coordinator {
     }
 
     /// A LeaveGroup to a consumer group.
-    pub(super) fn leave_consumer_group(
-        &mut self,
-        now_ms: i64,
-        request: &LeaveGroupRequest,
-        ticket: Ticket,
-    ) {
+    pub(super) fn leave_consumer_group(&mut self, now_ms: i64, request: &LeaveGroupRequest, ticket: Ticket) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let Some(entry) = self.entries.get_mut(request.group_id.as_str()) else {
             return;
@@ -184,12 +166,8 @@ impl Coordinator {
         };
         let mut records = Vec::new();
         let left = match kind {
-            TimerKind::Rebalance(member) => {
-                group.handle_rebalance_timeout(scope, topics, &member, &mut records)
-            }
-            TimerKind::Session(member)
-            | TimerKind::MemberJoin(member)
-            | TimerKind::MemberSync(member) => {
+            TimerKind::Rebalance(member) => group.handle_rebalance_timeout(scope, topics, &member, &mut records),
+            TimerKind::Session(member) | TimerKind::MemberJoin(member) | TimerKind::MemberSync(member) => {
                 group.handle_member_timeout(scope, topics, &member, &mut records)
             }
             // left over from when it was a classic group
@@ -210,11 +188,7 @@ impl Coordinator {
         resolved: Vec<(Rc<str>, Vec<Rc<str>>)>,
     ) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
-        let Some(Entry {
-            group: Group::Consumer(group),
-            ..
-        }) = self.entries.get_mut(group)
-        else {
+        let Some(Entry { group: Group::Consumer(group), .. }) = self.entries.get_mut(group) else {
             return;
         };
         let mut records = Vec::new();
@@ -263,14 +237,20 @@ fn upgrade(
         return Err(ConsumerGroup::not_found(id, true));
     };
     if group.state() == State::Empty {
-        records.push(Record::GroupMetadata {
-            group: Rc::clone(group.id()),
-            value: None,
-        });
+        records.push(Record::GroupMetadata { group: Rc::clone(group.id()), value: None });
         return Ok(ConsumerGroup::new(Rc::clone(group.id())));
     }
     ConsumerGroup::validate_upgrade(scope.settings, group)?;
     ConsumerGroup::upgrade(group, topics, records)
+}
+
+fn validate_texts(caller: &Caller, request: &ConsumerGroupHeartbeatRequest) -> Result<(), Refusal> {
+    let optional = [&request.instance_id, &request.subscribed_topic_regex].into_iter().flatten();
+    let texts = optional.map(|text| text.as_str()).chain([&*request.group_id, &*request.member_id, &*caller.client_id]);
+    if texts.into_iter().any(super::is_too_long) {
+        return Err(Refusal::new(ResponseError::InvalidRequest, "a text is too long to be kept"));
+    }
+    Ok(())
 }
 
 fn refused(refusal: &Refusal) -> ConsumerGroupHeartbeatResponse {

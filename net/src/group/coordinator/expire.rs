@@ -40,12 +40,7 @@ impl Coordinator {
                 for (topic, partition, value) in entry.offsets.of_topic(name) {
                     if value.topic_id.is_nil() || value.topic_id == *topic_id {
                         let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-                        records.push(Record::OffsetCommit {
-                            group,
-                            topic,
-                            partition,
-                            value: None,
-                        });
+                        records.push(Record::OffsetCommit { group, topic, partition, value: None });
                     }
                 }
             }
@@ -66,12 +61,8 @@ impl Entry {
         match &self.group {
             Group::Classic(group) => match (group.protocol_type(), group.state()) {
                 (None, _) => RetentionBase::Commit,
-                (Some(_), State::Empty) => group
-                    .state_since_ms()
-                    .map_or(RetentionBase::Commit, RetentionBase::At),
-                (Some(_), State::Stable)
-                    if group.uses_consumer_protocol() && group.knows_topics() =>
-                {
+                (Some(_), State::Empty) => group.state_since_ms().map_or(RetentionBase::Commit, RetentionBase::At),
+                (Some(_), State::Stable) if group.uses_consumer_protocol() && group.knows_topics() => {
                     RetentionBase::Commit
                 }
                 (Some(_), _) => RetentionBase::Never,
@@ -93,26 +84,18 @@ impl Entry {
         let base = self.retention_base();
         let expired = |value: &OffsetCommit| match base {
             _ if value.expire_timestamp_ms != -1 => now_ms >= value.expire_timestamp_ms,
-            RetentionBase::Commit => now_ms - value.commit_timestamp_ms >= retention_ms,
-            RetentionBase::At(since_ms) => now_ms - since_ms >= retention_ms,
+            RetentionBase::Commit => now_ms.saturating_sub(value.commit_timestamp_ms) >= retention_ms,
+            RetentionBase::At(since_ms) => now_ms.saturating_sub(since_ms) >= retention_ms,
             RetentionBase::Never => false,
         };
         let mut kept = false;
         for (topic, partition, value) in self.offsets.iter() {
-            if matches!(base, RetentionBase::Never)
-                || self.is_subscribed_to(topic)
-                || !expired(value)
-            {
+            if matches!(base, RetentionBase::Never) || self.is_subscribed_to(topic) || !expired(value) {
                 kept = true;
                 continue;
             }
             let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-            records.push(Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value: None,
-            });
+            records.push(Record::OffsetCommit { group, topic, partition, value: None });
         }
         // a share group is kept until it is deleted: its offsets are elsewhere
         if !kept && self.is_empty() && !matches!(self.group, Group::Share(_)) {

@@ -3,19 +3,14 @@
 use std::rc::Rc;
 
 use super::{Coordinator, Entry, Group, Scope, scope};
-use crate::group::{
-    classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, record::Record,
-};
+use crate::group::{classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, record::Record};
 
 impl Coordinator {
     /// Takes over a record of the partition, from its start in order.
     pub(crate) fn load(&mut self, record: Record) {
         match record {
-            Record::GroupMetadata {
-                group,
-                value: Some(value),
-            } => {
-                let loaded = Group::Classic(ClassicGroup::from_record(Rc::clone(&group), &value));
+            Record::GroupMetadata { group, value: Some(value) } => {
+                let loaded = Group::Classic(Box::new(ClassicGroup::from_record(Rc::clone(&group), &value)));
                 self.entry(&group).group = loaded;
             }
             Record::Share { group, record } => self.load_share(&group, &record),
@@ -54,12 +49,7 @@ impl Coordinator {
             for (topic, partition, value) in entry.offsets.iter() {
                 if !value.topic_id.is_nil() && self.topics.by_id(value.topic_id).is_none() {
                     let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-                    records.push(Record::OffsetCommit {
-                        group,
-                        topic,
-                        partition,
-                        value: None,
-                    });
+                    records.push(Record::OffsetCommit { group, topic, partition, value: None });
                 }
             }
         }
@@ -79,12 +69,7 @@ impl Coordinator {
     /// Changes the state as a durable record says.
     fn apply(&mut self, record: Record) {
         match record {
-            Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value,
-            } => {
+            Record::OffsetCommit { group, topic, partition, value } => {
                 if value.is_some() || self.entries.contains_key(&group) {
                     self.entry(&group).offsets.set(&topic, partition, value);
                 }
@@ -96,11 +81,7 @@ impl Coordinator {
             Record::GroupMetadata { value: Some(_), .. } => {}
             record => {
                 let id = Rc::clone(record.group());
-                let Some(Entry {
-                    group: Group::Consumer(group),
-                    ..
-                }) = self.entries.get_mut(&id)
-                else {
+                let Some(Entry { group: Group::Consumer(group), .. }) = self.entries.get_mut(&id) else {
                     return;
                 };
                 group.apply(&record);
@@ -111,7 +92,7 @@ impl Coordinator {
     /// A group; offsets of an unknown one belong to a simple group.
     pub(super) fn entry(&mut self, id: &Rc<str>) -> &mut Entry {
         self.entries.entry(Rc::clone(id)).or_insert_with(|| Entry {
-            group: Group::Classic(ClassicGroup::new(Rc::clone(id), 0)),
+            group: Group::Classic(Box::new(ClassicGroup::new(Rc::clone(id), 0))),
             offsets: Offsets::default(),
         })
     }
@@ -124,8 +105,7 @@ impl Coordinator {
     }
 
     fn remove_consumer(&mut self, id: &Rc<str>) {
-        if matches!(self.entries.get(id), Some(Entry { group: Group::Consumer(group), .. }) if group.is_empty())
-        {
+        if matches!(self.entries.get(id), Some(Entry { group: Group::Consumer(group), .. }) if group.is_empty()) {
             self.remove_group(id);
         }
     }
@@ -138,7 +118,7 @@ impl Coordinator {
         if entry.offsets.is_empty() {
             self.entries.remove(id);
         } else {
-            entry.group = Group::Classic(ClassicGroup::new(Rc::clone(id), 0));
+            entry.group = Group::Classic(Box::new(ClassicGroup::new(Rc::clone(id), 0)));
         }
     }
 }
@@ -148,10 +128,7 @@ fn is_consumer(record: &Record) -> bool {
     matches!(
         record,
         Record::ConsumerGroup { value: Some(_), .. }
-            | Record::ConsumerPartitionMetadata {
-                value: Some(()),
-                ..
-            }
+            | Record::ConsumerPartitionMetadata { value: Some(()), .. }
             | Record::ConsumerMember { value: Some(_), .. }
             | Record::ConsumerTargetMetadata { value: Some(_), .. }
             | Record::ConsumerTarget { value: Some(_), .. }

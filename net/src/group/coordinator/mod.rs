@@ -28,8 +28,7 @@ use std::{
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, LeaveGroupRequest,
-        LeaveGroupResponse, SyncGroupRequest,
+        HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, LeaveGroupRequest, LeaveGroupResponse, SyncGroupRequest,
     },
 };
 
@@ -50,7 +49,7 @@ use crate::share::ShareGroup;
 #[derive(Debug)]
 pub(crate) enum Group {
     /// JoinGroup and SyncGroup, or only committed offsets.
-    Classic(ClassicGroup),
+    Classic(Box<ClassicGroup>),
     /// ConsumerGroupHeartbeat.
     Consumer(Box<ConsumerGroup>),
     /// ShareGroupHeartbeat.
@@ -91,10 +90,7 @@ use scope;
 /// Gives the topics as groups see them.
 macro_rules! view {
     ($coordinator:ident) => {
-        TopicsView {
-            lookup: &*$coordinator.topics,
-            version: $coordinator.topics_version,
-        }
+        TopicsView { lookup: &*$coordinator.topics, version: $coordinator.topics_version }
     };
 }
 use view;
@@ -113,17 +109,16 @@ impl Coordinator {
     }
 
     /// Handles a JoinGroup.
-    pub(crate) fn handle_join(
-        &mut self,
-        now_ms: i64,
-        caller: &Caller,
-        request: &JoinGroupRequest,
-        ticket: Ticket,
-    ) {
+    pub(crate) fn handle_join(&mut self, now_ms: i64, caller: &Caller, request: &JoinGroupRequest, ticket: Ticket) {
         let session = self.settings.min_session_timeout_ms..=self.settings.max_session_timeout_ms;
         let known = self.entries.contains_key(request.group_id.as_str());
-        let refused = if request.group_id.is_empty() {
+        let names = request.protocols.iter().map(|protocol| protocol.name.as_str());
+        let ids = [request.member_id.as_str(), request.group_instance_id.as_deref().unwrap_or_default()];
+        let texts = names.chain(ids).chain([request.protocol_type.as_str(), caller.client_id.as_str()]);
+        let refused = if request.group_id.is_empty() || is_too_long(&request.group_id) {
             Some(ResponseError::InvalidGroupId)
+        } else if texts.into_iter().any(is_too_long) {
+            Some(ResponseError::InvalidRequest)
         } else if !session.contains(&request.session_timeout_ms) {
             Some(ResponseError::InvalidSessionTimeout)
         } else if !known && !request.member_id.is_empty() {
@@ -136,17 +131,12 @@ impl Coordinator {
             return self.effects.reply(ticket, Reply::Join(Box::new(reply)));
         }
         let id: Rc<str> = Rc::from(request.group_id.as_str());
-        let join = Join {
-            caller,
-            request,
-            ticket,
-        };
-        if matches!(self.entries.get(&id), Some(Entry { group: Group::Consumer(group), .. }) if !group.is_empty())
-        {
+        let join = Join { caller, request, ticket };
+        if matches!(self.entries.get(&id), Some(Entry { group: Group::Consumer(group), .. }) if !group.is_empty()) {
             return self.join_consumer_group(now_ms, &id, &join);
         }
         let entry = self.entries.entry(Rc::clone(&id)).or_insert_with(|| Entry {
-            group: Group::Classic(ClassicGroup::new(Rc::clone(&id), now_ms)),
+            group: Group::Classic(Box::new(ClassicGroup::new(Rc::clone(&id), now_ms))),
             offsets: Offsets::default(),
         });
         if matches!(entry.group, Group::Share(_)) {
@@ -164,7 +154,7 @@ impl Coordinator {
             }
             records = group.tombstones();
             is_new = true;
-            entry.group = Group::Classic(ClassicGroup::new(id, now_ms));
+            entry.group = Group::Classic(Box::new(ClassicGroup::new(id, now_ms)));
         }
         let Group::Classic(group) = &mut entry.group else {
             return;
@@ -179,78 +169,44 @@ impl Coordinator {
     /// Handles a SyncGroup.
     pub(crate) fn handle_sync(&mut self, now_ms: i64, request: &SyncGroupRequest, ticket: Ticket) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
-        match self
-            .entries
-            .get_mut(request.group_id.as_str())
-            .map(|entry| &mut entry.group)
-        {
+        match self.entries.get_mut(request.group_id.as_str()).map(|entry| &mut entry.group) {
             Some(Group::Classic(group)) => group.handle_sync(scope, request, ticket),
             Some(Group::Consumer(group)) => {
-                let reply = group
-                    .handle_classic_sync(scope, topics, request)
-                    .unwrap_or_else(error_sync);
-                scope
-                    .effects
-                    .reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
+                let reply = group.handle_classic_sync(scope, topics, request).unwrap_or_else(error_sync);
+                scope.effects.reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
             }
             Some(Group::Share(_)) | None => {
                 let error = unknown_group(&request.group_id, ResponseError::UnknownMemberId);
-                scope
-                    .effects
-                    .reply(ticket, Reply::Sync(Box::new(error_sync(error))));
+                scope.effects.reply(ticket, Reply::Sync(Box::new(error_sync(error))));
             }
         }
     }
 
     /// Handles a Heartbeat.
-    pub(crate) fn handle_heartbeat(
-        &mut self,
-        now_ms: i64,
-        request: &HeartbeatRequest,
-        ticket: Ticket,
-    ) {
+    pub(crate) fn handle_heartbeat(&mut self, now_ms: i64, request: &HeartbeatRequest, ticket: Ticket) {
         let scope = scope!(self, now_ms);
-        let result = match self
-            .entries
-            .get_mut(request.group_id.as_str())
-            .map(|entry| &mut entry.group)
-        {
+        let result = match self.entries.get_mut(request.group_id.as_str()).map(|entry| &mut entry.group) {
             Some(Group::Classic(group)) => group.handle_heartbeat(scope, request),
             Some(Group::Consumer(group)) => group.handle_classic_heartbeat(scope, request),
-            Some(Group::Share(_)) | None => Err(unknown_group(
-                &request.group_id,
-                ResponseError::UnknownMemberId,
-            )),
+            Some(Group::Share(_)) | None => Err(unknown_group(&request.group_id, ResponseError::UnknownMemberId)),
         };
         let code = result.err().map_or(0, |error| error.code());
         let reply = HeartbeatResponse::default().with_error_code(code);
-        self.effects
-            .reply(ticket, Reply::Heartbeat(Box::new(reply)));
+        self.effects.reply(ticket, Reply::Heartbeat(Box::new(reply)));
     }
 
     /// Handles a LeaveGroup; versions before 3 are to be given as a list of one member.
-    pub(crate) fn handle_leave(
-        &mut self,
-        now_ms: i64,
-        request: &LeaveGroupRequest,
-        ticket: Ticket,
-    ) {
+    pub(crate) fn handle_leave(&mut self, now_ms: i64, request: &LeaveGroupRequest, ticket: Ticket) {
         let scope = scope!(self, now_ms);
-        let reply = match self
-            .entries
-            .get_mut(request.group_id.as_str())
-            .map(|entry| &mut entry.group)
-        {
+        let reply = match self.entries.get_mut(request.group_id.as_str()).map(|entry| &mut entry.group) {
             Some(Group::Classic(group)) => group.handle_leave(scope, request),
             Some(Group::Consumer(_)) => return self.leave_consumer_group(now_ms, request, ticket),
             None if request.group_id.is_empty() => {
                 LeaveGroupResponse::default().with_error_code(ResponseError::InvalidGroupId.code())
             }
             Some(Group::Share(_)) | None => {
-                let unknown =
-                    |member| member_response(member, Some(ResponseError::UnknownMemberId));
-                LeaveGroupResponse::default()
-                    .with_members(request.members.iter().map(unknown).collect())
+                let unknown = |member| member_response(member, Some(ResponseError::UnknownMemberId));
+                LeaveGroupResponse::default().with_members(request.members.iter().map(unknown).collect())
             }
         };
         self.effects.reply(ticket, Reply::Leave(Box::new(reply)));
@@ -266,9 +222,7 @@ impl Coordinator {
             match (&mut entry.group, kind) {
                 (Group::Classic(group), TimerKind::GroupJoin) => group.handle_join_timeout(scope),
                 (Group::Classic(group), TimerKind::GroupSync) => group.handle_sync_timeout(scope),
-                (Group::Classic(group), TimerKind::Session(member)) => {
-                    group.handle_session_timeout(scope, &member)
-                }
+                (Group::Classic(group), TimerKind::Session(member)) => group.handle_session_timeout(scope, &member),
                 // left over from a group that was of another type
                 (Group::Classic(_), _) => {}
                 (Group::Consumer(_), kind) => self.consumer_timeout(now_ms, &id, kind),
@@ -285,33 +239,17 @@ impl Coordinator {
     /// A write is durable, or failed. Answers whether all state must be rebuilt from the log because it ran ahead of it:
     /// then [`Coordinator::close`] is to be called and a new coordinator loaded.
     #[must_use]
-    pub(crate) fn on_persisted(
-        &mut self,
-        now_ms: i64,
-        id: WriteId,
-        result: Result<(), GroupError>,
-    ) -> bool {
-        let Pending {
-            then,
-            replies,
-            fetches,
-            ..
-        } = self.effects.finish(id);
+    pub(crate) fn on_persisted(&mut self, now_ms: i64, id: WriteId, result: Result<(), GroupError>) -> bool {
+        let Pending { then, replies, fetches, .. } = self.effects.finish(id);
         let mut rebuild = false;
         match then {
             Then::Keep => {}
             Then::Rebuild => rebuild = result.is_err(),
-            Then::Apply(records) if result.is_ok() => records
-                .into_iter()
-                .for_each(|record| self.apply_late(record)),
+            Then::Apply(records) if result.is_ok() => records.into_iter().for_each(|record| self.apply_late(record)),
             Then::Apply(_) => {}
             Then::Classic(group, then) => {
                 let scope = scope!(self, now_ms);
-                if let Some(Entry {
-                    group: Group::Classic(group),
-                    ..
-                }) = self.entries.get_mut(&group)
-                {
+                if let Some(Entry { group: Group::Classic(group), .. }) = self.entries.get_mut(&group) {
                     group.on_persisted(scope, then, result);
                 }
             }
@@ -319,8 +257,7 @@ impl Coordinator {
         self.effects.release(replies, result);
         for (ticket, fetch) in fetches {
             let reply = self.fetch_now(&fetch);
-            self.effects
-                .reply(ticket, Reply::OffsetFetch(Box::new(reply)));
+            self.effects.reply(ticket, Reply::OffsetFetch(Box::new(reply)));
         }
         rebuild
     }
@@ -362,11 +299,6 @@ impl Coordinator {
         (self.topics_version, self.effects.take_regexes())
     }
 
-    /// Whether any write was taken and not reported yet.
-    pub(crate) fn has_pending_writes(&self) -> bool {
-        self.effects.has_pending()
-    }
-
     /// Whether there is anything to take.
     pub(crate) fn has_work(&self) -> bool {
         self.effects.has_work()
@@ -385,18 +317,20 @@ impl Coordinator {
     }
 }
 
+/// Longest text that is kept, in bytes: records hold texts of up to 32,767 bytes, and a member id is made of another text
+/// and a UUID. Compact texts of requests can be longer.
+const TEXT_BYTES_MAX: usize = 32_000;
+
+fn is_too_long(text: &str) -> bool {
+    text.len() > TEXT_BYTES_MAX
+}
+
 fn unknown_group(id: &str, error: GroupError) -> GroupError {
-    if id.is_empty() {
-        ResponseError::InvalidGroupId
-    } else {
-        error
-    }
+    if id.is_empty() { ResponseError::InvalidGroupId } else { error }
 }
 
 impl std::fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Coordinator")
-            .field("groups", &self.entries.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Coordinator").field("groups", &self.entries.len()).finish_non_exhaustive()
     }
 }

@@ -50,8 +50,8 @@ impl Coordinator {
             let name: Rc<str> = Rc::from(topic.name.as_str());
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
-                let mut reply = OffsetCommitResponsePartition::default()
-                    .with_partition_index(partition.partition_index);
+                let mut reply =
+                    OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index);
                 let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
                 if metadata.len() > self.settings.offset_metadata_bytes_max {
                     reply.error_code = ResponseError::OffsetMetadataTooLarge.code();
@@ -59,25 +59,17 @@ impl Coordinator {
                     let value = committed(topic, partition, now_ms, expire_timestamp_ms);
                     let (group, topic) = (Rc::clone(&group), Rc::clone(&name));
                     let partition = partition.partition_index;
-                    records.push(Record::OffsetCommit {
-                        group,
-                        topic,
-                        partition,
-                        value: Some(value),
-                    });
+                    records.push(Record::OffsetCommit { group, topic, partition, value: Some(value) });
                 }
                 partitions.push(reply);
             }
             topics.push(commit_topic(topic, partitions));
         }
-        let reply = Reply::OffsetCommit(Box::new(
-            OffsetCommitResponse::default().with_topics(topics),
-        ));
+        let reply = Reply::OffsetCommit(Box::new(OffsetCommitResponse::default().with_topics(topics)));
         if records.is_empty() {
             return self.effects.reply(ticket, reply);
         }
-        self.effects
-            .write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
     }
 
     fn validate_commit(
@@ -89,7 +81,9 @@ impl Coordinator {
         let generation = request.generation_id_or_member_epoch;
         let Some(entry) = self.entries.get_mut(request.group_id.as_str()) else {
             // a consumer without group management, or an administrator: a simple group will keep the offsets
-            return if generation < 0 {
+            return if super::is_too_long(&request.group_id) {
+                Err(ResponseError::InvalidGroupId)
+            } else if generation < 0 {
                 Ok(())
             } else if caller.version >= GROUP_ID_NOT_FOUND_VERSION {
                 Err(ResponseError::GroupIdNotFound)
@@ -100,24 +94,14 @@ impl Coordinator {
         let instance_id = request.group_instance_id.as_deref();
         let scope = scope!(self, now_ms);
         match &mut entry.group {
-            Group::Classic(group) => {
-                group.handle_offset_commit(scope, &request.member_id, instance_id, generation)
-            }
+            Group::Classic(group) => group.handle_offset_commit(scope, &request.member_id, instance_id, generation),
             Group::Share(_) => Err(ResponseError::GroupIdNotFound),
             Group::Consumer(group) => {
                 let topics = request.topics.iter();
                 let partitions = topics.flat_map(|topic| {
-                    topic
-                        .partitions
-                        .iter()
-                        .map(|partition| (topic.topic_id, partition.partition_index))
+                    topic.partitions.iter().map(|partition| (topic.topic_id, partition.partition_index))
                 });
-                group.validate_offset_commit(
-                    caller.version,
-                    &request.member_id,
-                    generation,
-                    partitions,
-                )
+                group.validate_offset_commit(caller.version, &request.member_id, generation, partitions)
             }
         }
     }
@@ -130,15 +114,10 @@ impl Coordinator {
         require_stable: bool,
         ticket: Ticket,
     ) {
-        let now = if require_stable {
-            self.effects.defer_fetch(ticket, request)
-        } else {
-            Some(request)
-        };
+        let now = if require_stable { self.effects.defer_fetch(ticket, request) } else { Some(request) };
         if let Some(request) = now {
             let reply = self.fetch_now(&request);
-            self.effects
-                .reply(ticket, Reply::OffsetFetch(Box::new(reply)));
+            self.effects.reply(ticket, Reply::OffsetFetch(Box::new(reply)));
         }
     }
 
@@ -152,17 +131,11 @@ impl Coordinator {
         }
     }
 
-    fn validate_fetch(
-        &self,
-        entry: &Entry,
-        request: &OffsetFetchRequestGroup,
-    ) -> Result<(), GroupError> {
+    fn validate_fetch(&self, entry: &Entry, request: &OffsetFetchRequestGroup) -> Result<(), GroupError> {
         match &entry.group {
             Group::Classic(_) => Ok(()),
             Group::Share(_) => Err(ResponseError::GroupIdNotFound),
-            Group::Consumer(group) => {
-                group.validate_offset_fetch(request.member_id.as_deref(), request.member_epoch)
-            }
+            Group::Consumer(group) => group.validate_offset_fetch(request.member_id.as_deref(), request.member_epoch),
         }
     }
 
@@ -175,9 +148,7 @@ impl Coordinator {
         };
         if let Some(error) = refused {
             let reply = OffsetDeleteResponse::default().with_error_code(error.code());
-            return self
-                .effects
-                .reply(ticket, Reply::OffsetDelete(Box::new(reply)));
+            return self.effects.reply(ticket, Reply::OffsetDelete(Box::new(reply)));
         }
         let id: Rc<str> = Rc::from(request.group_id.as_str());
         let Some(entry) = self.entries.get(&id) else {
@@ -187,46 +158,25 @@ impl Coordinator {
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let subscribed = entry.is_subscribed_to(&topic.name);
-            let code = if subscribed {
-                ResponseError::GroupSubscribedToTopic.code()
-            } else {
-                0
-            };
-            let indexes = topic
-                .partitions
-                .iter()
-                .map(|partition| partition.partition_index);
-            for partition in indexes.clone().filter(|partition| {
-                !subscribed && entry.offsets.get(&topic.name, *partition).is_some()
-            }) {
+            let code = if subscribed { ResponseError::GroupSubscribedToTopic.code() } else { 0 };
+            let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
+            for partition in
+                indexes.clone().filter(|partition| !subscribed && entry.offsets.get(&topic.name, *partition).is_some())
+            {
                 let (group, topic) = (Rc::clone(&id), Rc::from(topic.name.as_str()));
-                records.push(Record::OffsetCommit {
-                    group,
-                    topic,
-                    partition,
-                    value: None,
-                });
+                records.push(Record::OffsetCommit { group, topic, partition, value: None });
             }
             let reply = |partition| {
-                OffsetDeleteResponsePartition::default()
-                    .with_partition_index(partition)
-                    .with_error_code(code)
+                OffsetDeleteResponsePartition::default().with_partition_index(partition).with_error_code(code)
             };
             let partitions = indexes.map(reply).collect();
-            topics.push(
-                OffsetDeleteResponseTopic::default()
-                    .with_name(topic.name.clone())
-                    .with_partitions(partitions),
-            );
+            topics.push(OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));
         }
-        let reply = Reply::OffsetDelete(Box::new(
-            OffsetDeleteResponse::default().with_topics(topics),
-        ));
+        let reply = Reply::OffsetDelete(Box::new(OffsetDeleteResponse::default().with_topics(topics)));
         if records.is_empty() {
             return self.effects.reply(ticket, reply);
         }
-        self.effects
-            .write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
     }
 }
 
@@ -234,9 +184,7 @@ impl Entry {
     fn validate_offset_delete(&self) -> Result<(), GroupError> {
         match &self.group {
             // which topics the members of such a group read is not known
-            Group::Classic(group)
-                if group.state() != State::Empty && !group.uses_consumer_protocol() =>
-            {
+            Group::Classic(group) if group.state() != State::Empty && !group.uses_consumer_protocol() => {
                 Err(ResponseError::NonEmptyGroup)
             }
             Group::Classic(_) | Group::Consumer(_) => Ok(()),
@@ -281,27 +229,18 @@ fn commit_topic(
 }
 
 /// An OffsetCommit that is refused as a whole.
-pub(crate) fn commit_error(
-    request: &OffsetCommitRequest,
-    error: GroupError,
-) -> OffsetCommitResponse {
+pub(crate) fn commit_error(request: &OffsetCommitRequest, error: GroupError) -> OffsetCommitResponse {
     let partition = |partition: &OffsetCommitRequestPartition| {
         OffsetCommitResponsePartition::default()
             .with_partition_index(partition.partition_index)
             .with_error_code(error.code())
     };
-    let topic = |topic: &OffsetCommitRequestTopic| {
-        commit_topic(topic, topic.partitions.iter().map(partition).collect())
-    };
+    let topic =
+        |topic: &OffsetCommitRequestTopic| commit_topic(topic, topic.partitions.iter().map(partition).collect());
     OffsetCommitResponse::default().with_topics(request.topics.iter().map(topic).collect())
 }
 
 /// One group of an OffsetFetch that is refused.
-pub(crate) fn fetch_error(
-    request: &OffsetFetchRequestGroup,
-    error: GroupError,
-) -> OffsetFetchResponseGroup {
-    OffsetFetchResponseGroup::default()
-        .with_group_id(request.group_id.clone())
-        .with_error_code(error.code())
+pub(crate) fn fetch_error(request: &OffsetFetchRequestGroup, error: GroupError) -> OffsetFetchResponseGroup {
+    OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone()).with_error_code(error.code())
 }

@@ -35,11 +35,7 @@ impl OffsetCommit {
     /// Encodes it in version 4, or in 1 when it has an expiry of its own.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let expires = self.expire_timestamp_ms != -1;
-        let version = if expires {
-            OFFSET_EXPIRE_VERSION
-        } else {
-            FLEXIBLE_VERSION
-        };
+        let version = if expires { OFFSET_EXPIRE_VERSION } else { FLEXIBLE_VERSION };
         let mut writer = Writer::new(version, !expires);
         writer.i64(self.offset);
         if !expires {
@@ -64,18 +60,10 @@ impl OffsetCommit {
         let mut topic_id = Uuid::nil();
         let value = Self {
             offset: reader.i64("offset")?,
-            leader_epoch: if version >= 3 {
-                reader.i32("leaderEpoch")?
-            } else {
-                -1
-            },
+            leader_epoch: if version >= 3 { reader.i32("leaderEpoch")? } else { -1 },
             metadata: reader.string("metadata")?,
             commit_timestamp_ms: reader.i64("commitTimestamp")?,
-            expire_timestamp_ms: if version == 1 {
-                reader.i64("expireTimestamp")?
-            } else {
-                -1
-            },
+            expire_timestamp_ms: if version == 1 { reader.i64("expireTimestamp")? } else { -1 },
             topic_id,
         };
         reader.tags(|tag, field| {
@@ -157,26 +145,14 @@ impl GroupMetadata {
             generation: reader.i32("generation")?,
             protocol: reader.nullable_string("protocol")?,
             leader: reader.nullable_string("leader")?,
-            state_timestamp_ms: if version >= 2 {
-                reader.i64("currentStateTimestamp")?
-            } else {
-                -1
-            },
+            state_timestamp_ms: if version >= 2 { reader.i64("currentStateTimestamp")? } else { -1 },
             members: reader.vec("members", |reader| {
                 let member = GroupMetadataMember {
                     member_id: reader.string("memberId")?,
-                    instance_id: if version >= 3 {
-                        reader.nullable_string("groupInstanceId")?
-                    } else {
-                        None
-                    },
+                    instance_id: if version >= 3 { reader.nullable_string("groupInstanceId")? } else { None },
                     client_id: reader.string("clientId")?,
                     client_host: reader.string("clientHost")?,
-                    rebalance_timeout_ms: if version >= 1 {
-                        reader.i32("rebalanceTimeout")?
-                    } else {
-                        -1
-                    },
+                    rebalance_timeout_ms: if version >= 1 { reader.i32("rebalanceTimeout")? } else { -1 },
                     session_timeout_ms: reader.i32("sessionTimeout")?,
                     subscription: reader.bytes("subscription")?,
                     assignment: reader.bytes("assignment")?,
@@ -193,9 +169,5 @@ impl GroupMetadata {
 /// The version that a value begins with, if it is a known one.
 pub(super) fn version(bytes: &[u8], newest: i16, what: &'static str) -> Result<i16, RecordError> {
     let version = Reader::new(bytes, false).i16("a version")?;
-    if (0..=newest).contains(&version) {
-        Ok(version)
-    } else {
-        Err(RecordError::Version { what, version })
-    }
+    if (0..=newest).contains(&version) { Ok(version) } else { Err(RecordError::Version { what, version }) }
 }

@@ -43,10 +43,7 @@ impl ConsumerGroupEpoch {
             }
             Ok(())
         })?;
-        Ok(Self {
-            epoch,
-            metadata_hash,
-        })
+        Ok(Self { epoch, metadata_hash })
     }
 }
 
@@ -81,10 +78,7 @@ impl ConsumerTargetMetadata {
             }
             Ok(())
         })?;
-        Ok(Self {
-            epoch,
-            timestamp_ms,
-        })
+        Ok(Self { epoch, timestamp_ms })
     }
 }
 
@@ -145,9 +139,7 @@ impl ConsumerMember {
             rack_id: reader.nullable_string("RackId")?,
             client_id: reader.string("ClientId")?,
             client_host: reader.string("ClientHost")?,
-            topic_names: reader.vec("SubscribedTopicNames", |reader| {
-                reader.string("a topic name")
-            })?,
+            topic_names: reader.vec("SubscribedTopicNames", |reader| reader.string("a topic name"))?,
             topic_regex: reader.nullable_string("SubscribedTopicRegex")?,
             rebalance_timeout_ms: reader.i32("RebalanceTimeoutMs")?,
             server_assignor: reader.nullable_string("ServerAssignor")?,
@@ -189,10 +181,7 @@ impl ClassicMetadata {
             Ok(protocol)
         })?;
         reader.no_tags()?;
-        Ok(Some(Self {
-            session_timeout_ms,
-            protocols,
-        }))
+        Ok(Some(Self { session_timeout_ms, protocols }))
     }
 }
 
@@ -282,10 +271,7 @@ fn encode_epochs(writer: &mut Writer, partitions: &AssignedPartitions) {
 }
 
 /// Brokers before 4.3 wrote no epochs per partition: then the member's own counts.
-fn decode_epochs(
-    reader: &mut Reader<'_>,
-    member_epoch: i32,
-) -> Result<AssignedPartitions, RecordError> {
+fn decode_epochs(reader: &mut Reader<'_>, member_epoch: i32) -> Result<AssignedPartitions, RecordError> {
     let topics = reader.vec("TopicPartitions", |reader| {
         let topic = reader.uuid("TopicId")?;
         let partitions = reader.vec("Partitions", |reader| reader.i32("a partition"))?;

@@ -12,9 +12,8 @@ use std::rc::Rc;
 
 pub(crate) use classic::{GroupMetadata, GroupMetadataMember, OffsetCommit};
 pub(crate) use consumer::{
-    decode_target, encode_target,
-    AssignedPartitions, ClassicMetadata, ConsumerCurrent, ConsumerGroupEpoch, ConsumerMember,
-    ConsumerRegex, ConsumerTargetMetadata,
+    AssignedPartitions, ClassicMetadata, ConsumerCurrent, ConsumerGroupEpoch, ConsumerMember, ConsumerRegex,
+    ConsumerTargetMetadata, decode_target, encode_target,
 };
 pub(crate) use wire::{Reader, RecordError, Writer};
 
@@ -25,53 +24,23 @@ use crate::share::{self, ShareRecord};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Record {
     /// A committed offset (types 0 and 1).
-    OffsetCommit {
-        group: Rc<str>,
-        topic: Rc<str>,
-        partition: i32,
-        value: Option<OffsetCommit>,
-    },
+    OffsetCommit { group: Rc<str>, topic: Rc<str>, partition: i32, value: Option<OffsetCommit> },
     /// A classic group (type 2).
-    GroupMetadata {
-        group: Rc<str>,
-        value: Option<GroupMetadata>,
-    },
+    GroupMetadata { group: Rc<str>, value: Option<GroupMetadata> },
     /// A consumer group's epoch (type 3).
-    ConsumerGroup {
-        group: Rc<str>,
-        value: Option<ConsumerGroupEpoch>,
-    },
+    ConsumerGroup { group: Rc<str>, value: Option<ConsumerGroupEpoch> },
     /// What brokers before 4.1 knew of the subscribed topics (type 4): only ever deleted here.
     ConsumerPartitionMetadata { group: Rc<str>, value: Option<()> },
     /// A member of a consumer group (type 5).
-    ConsumerMember {
-        group: Rc<str>,
-        member: Rc<str>,
-        value: Option<Box<ConsumerMember>>,
-    },
+    ConsumerMember { group: Rc<str>, member: Rc<str>, value: Option<Box<ConsumerMember>> },
     /// The epoch of a consumer group's target assignment (type 6).
-    ConsumerTargetMetadata {
-        group: Rc<str>,
-        value: Option<ConsumerTargetMetadata>,
-    },
+    ConsumerTargetMetadata { group: Rc<str>, value: Option<ConsumerTargetMetadata> },
     /// A member's target assignment (type 7).
-    ConsumerTarget {
-        group: Rc<str>,
-        member: Rc<str>,
-        value: Option<Rc<Assignment>>,
-    },
+    ConsumerTarget { group: Rc<str>, member: Rc<str>, value: Option<Rc<Assignment>> },
     /// A member's current assignment (type 8).
-    ConsumerCurrent {
-        group: Rc<str>,
-        member: Rc<str>,
-        value: Option<ConsumerCurrent>,
-    },
+    ConsumerCurrent { group: Rc<str>, member: Rc<str>, value: Option<ConsumerCurrent> },
     /// The topics that a regular expression stands for (type 16).
-    ConsumerRegex {
-        group: Rc<str>,
-        regex: Rc<str>,
-        value: Option<ConsumerRegex>,
-    },
+    ConsumerRegex { group: Rc<str>, regex: Rc<str>, value: Option<ConsumerRegex> },
     /// A record of a share group (types 10 to 15).
     Share { group: Rc<str>, record: ShareRecord },
 }
@@ -134,16 +103,10 @@ impl Record {
             Record::OffsetCommit { value, .. } => value.as_ref().map(OffsetCommit::encode),
             Record::GroupMetadata { value, .. } => value.as_ref().map(GroupMetadata::encode),
             Record::ConsumerGroup { value, .. } => value.as_ref().map(ConsumerGroupEpoch::encode),
-            Record::ConsumerPartitionMetadata { value, .. } => {
-                value.map(|()| consumer::empty_partition_metadata())
-            }
+            Record::ConsumerPartitionMetadata { value, .. } => value.map(|()| consumer::empty_partition_metadata()),
             Record::ConsumerMember { value, .. } => value.as_ref().map(|value| value.encode()),
-            Record::ConsumerTargetMetadata { value, .. } => {
-                value.as_ref().map(ConsumerTargetMetadata::encode)
-            }
-            Record::ConsumerTarget { value, .. } => {
-                value.as_ref().map(|value| consumer::encode_target(value))
-            }
+            Record::ConsumerTargetMetadata { value, .. } => value.as_ref().map(ConsumerTargetMetadata::encode),
+            Record::ConsumerTarget { value, .. } => value.as_ref().map(|value| consumer::encode_target(value)),
             Record::ConsumerCurrent { value, .. } => value.as_ref().map(ConsumerCurrent::encode),
             Record::ConsumerRegex { value, .. } => value.as_ref().map(ConsumerRegex::encode),
             Record::Share { record, .. } => record.value(),
@@ -162,32 +125,16 @@ impl Record {
             0 | OFFSET_COMMIT => {
                 let topic = reader.string("topic")?;
                 let partition = reader.i32("partition")?;
-                Record::OffsetCommit {
-                    group,
-                    topic,
-                    partition,
-                    value: value.map(OffsetCommit::decode).transpose()?,
-                }
+                Record::OffsetCommit { group, topic, partition, value: value.map(OffsetCommit::decode).transpose()? }
             }
-            GROUP_METADATA => Record::GroupMetadata {
-                group,
-                value: value.map(GroupMetadata::decode).transpose()?,
-            },
-            CONSUMER_GROUP => Record::ConsumerGroup {
-                group,
-                value: value.map(ConsumerGroupEpoch::decode).transpose()?,
-            },
-            CONSUMER_PARTITION_METADATA => Record::ConsumerPartitionMetadata {
-                group,
-                value: value.map(|_| ()),
-            },
+            GROUP_METADATA => Record::GroupMetadata { group, value: value.map(GroupMetadata::decode).transpose()? },
+            CONSUMER_GROUP => {
+                Record::ConsumerGroup { group, value: value.map(ConsumerGroupEpoch::decode).transpose()? }
+            }
+            CONSUMER_PARTITION_METADATA => Record::ConsumerPartitionMetadata { group, value: value.map(|_| ()) },
             CONSUMER_MEMBER => {
                 let value = value.map(ConsumerMember::decode).transpose()?.map(Box::new);
-                Record::ConsumerMember {
-                    group,
-                    member: reader.string("member")?,
-                    value,
-                }
+                Record::ConsumerMember { group, member: reader.string("member")?, value }
             }
             CONSUMER_TARGET_METADATA => {
                 let value = value.map(ConsumerTargetMetadata::decode).transpose()?;
@@ -195,19 +142,11 @@ impl Record {
             }
             CONSUMER_TARGET => {
                 let value = value.map(consumer::decode_target).transpose()?.map(Rc::new);
-                Record::ConsumerTarget {
-                    group,
-                    member: reader.string("member")?,
-                    value,
-                }
+                Record::ConsumerTarget { group, member: reader.string("member")?, value }
             }
             CONSUMER_CURRENT => {
                 let value = value.map(ConsumerCurrent::decode).transpose()?;
-                Record::ConsumerCurrent {
-                    group,
-                    member: reader.string("member")?,
-                    value,
-                }
+                Record::ConsumerCurrent { group, member: reader.string("member")?, value }
             }
             kind if share::KINDS.contains(&kind) => {
                 let record = ShareRecord::decode(kind, &mut reader, value)?;
@@ -215,11 +154,7 @@ impl Record {
             }
             _ => {
                 let value = value.map(ConsumerRegex::decode).transpose()?;
-                Record::ConsumerRegex {
-                    group,
-                    regex: reader.string("regular expression")?,
-                    value,
-                }
+                Record::ConsumerRegex { group, regex: reader.string("regular expression")?, value }
             }
         }))
     }

@@ -6,14 +6,8 @@ use uuid::Uuid;
 use super::*;
 
 fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text
-        .bytes()
-        .filter(|byte| !byte.is_ascii_whitespace())
-        .collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 fn offset(expire_timestamp_ms: i64, topic_id: Uuid) -> OffsetCommit {
@@ -30,12 +24,8 @@ fn offset(expire_timestamp_ms: i64, topic_id: Uuid) -> OffsetCommit {
 #[test]
 fn offset_commit_has_kafkas_bytes() {
     let topic_id = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
-    let record = Record::OffsetCommit {
-        group: "g".into(),
-        topic: "t".into(),
-        partition: 5,
-        value: Some(offset(-1, topic_id)),
-    };
+    let record =
+        Record::OffsetCommit { group: "g".into(), topic: "t".into(), partition: 5, value: Some(offset(-1, topic_id)) };
     assert_eq!(record.key(), hex("0001 0001 67 0001 74 00000005"));
     let value = "0004 0000000000000007 00000003 02 6d 0000000000000102 01 00 10 0102030405060708090a0b0c0d0e0f10";
     assert_eq!(record.value(), Some(hex(value)));
@@ -45,17 +35,8 @@ fn offset_commit_has_kafkas_bytes() {
 fn offset_commit_with_an_expiry_is_written_in_version_1() {
     let value = offset(9, Uuid::nil());
     let bytes = value.encode();
-    assert_eq!(
-        bytes,
-        hex("0001 0000000000000007 0001 6d 0000000000000102 0000000000000009")
-    );
-    assert_eq!(
-        OffsetCommit::decode(&bytes),
-        Ok(OffsetCommit {
-            leader_epoch: -1,
-            ..value
-        })
-    );
+    assert_eq!(bytes, hex("0001 0000000000000007 0001 6d 0000000000000102 0000000000000009"));
+    assert_eq!(OffsetCommit::decode(&bytes), Ok(OffsetCommit { leader_epoch: -1, ..value }));
 }
 
 #[test]
@@ -69,10 +50,7 @@ fn old_offset_commit_versions_are_read() {
 #[test]
 fn newer_version_is_refused_with_its_name() {
     let error = OffsetCommit::decode(&hex("0005 00")).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "version 5 of OffsetCommitValue is not known"
-    );
+    assert_eq!(error.to_string(), "version 5 of OffsetCommitValue is not known");
 }
 
 #[test]
@@ -136,10 +114,7 @@ fn current_assignment_without_epochs_takes_the_members() {
 
 #[test]
 fn types_of_other_coordinators_are_passed_over() {
-    assert_eq!(
-        Record::decode(&hex("0011 0001 67"), Some(&[0, 0])),
-        Ok(None)
-    );
+    assert_eq!(Record::decode(&hex("0011 0001 67"), Some(&[0, 0])), Ok(None));
 }
 
 fn id() -> impl Strategy<Value = Rc<str>> {
@@ -154,8 +129,8 @@ fn assignment() -> impl Strategy<Value = AssignedPartitions> {
 
 fn record() -> impl Strategy<Value = Record> {
     let metadata = (id(), any::<i64>(), any::<i32>(), any::<u128>());
-    let offset = (id(), id(), any::<i32>(), proptest::option::of(metadata)).prop_map(
-        |(group, topic, partition, value)| {
+    let offset =
+        (id(), id(), any::<i32>(), proptest::option::of(metadata)).prop_map(|(group, topic, partition, value)| {
             let value = value.map(|(metadata, offset, leader_epoch, id)| OffsetCommit {
                 offset,
                 leader_epoch,
@@ -164,85 +139,35 @@ fn record() -> impl Strategy<Value = Record> {
                 expire_timestamp_ms: -1,
                 topic_id: Uuid::from_u128(id),
             });
-            Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value,
-            }
-        },
-    );
-    let epoch = (id(), any::<i32>(), any::<i64>()).prop_map(|(group, epoch, metadata_hash)| {
-        Record::ConsumerGroup {
-            group,
-            value: Some(ConsumerGroupEpoch {
-                epoch,
-                metadata_hash,
-            }),
-        }
+            Record::OffsetCommit { group, topic, partition, value }
+        });
+    let epoch = (id(), any::<i32>(), any::<i64>()).prop_map(|(group, epoch, metadata_hash)| Record::ConsumerGroup {
+        group,
+        value: Some(ConsumerGroupEpoch { epoch, metadata_hash }),
     });
     let target = (id(), id(), assignment()).prop_map(|(group, member, assigned)| {
-        let assignment = assigned
-            .into_iter()
-            .map(|(topic, epochs)| (topic, epochs.into_keys().collect()));
-        Record::ConsumerTarget {
-            group,
-            member,
-            value: Some(Rc::new(assignment.collect())),
-        }
+        let assignment = assigned.into_iter().map(|(topic, epochs)| (topic, epochs.into_keys().collect()));
+        Record::ConsumerTarget { group, member, value: Some(Rc::new(assignment.collect())) }
     });
     let current = (id(), id(), any::<i32>(), assignment(), assignment()).prop_map(
         |(group, member, epoch, assigned, pending_revocation)| Record::ConsumerCurrent {
             group,
             member,
-            value: Some(ConsumerCurrent {
-                epoch,
-                previous_epoch: epoch / 2,
-                state: 1,
-                assigned,
-                pending_revocation,
-            }),
+            value: Some(ConsumerCurrent { epoch, previous_epoch: epoch / 2, state: 1, assigned, pending_revocation }),
         },
     );
-    let regex = (
-        id(),
-        id(),
-        proptest::collection::vec(id(), 0..4),
-        any::<i64>(),
-    )
-        .prop_map(|(group, regex, topics, version)| Record::ConsumerRegex {
+    let regex = (id(), id(), proptest::collection::vec(id(), 0..4), any::<i64>()).prop_map(
+        |(group, regex, topics, version)| Record::ConsumerRegex {
             group,
             regex,
-            value: Some(ConsumerRegex {
-                topics,
-                version,
-                timestamp_ms: version / 2,
-            }),
-        });
-    let target_metadata =
-        (id(), any::<i32>(), any::<i64>()).prop_map(|(group, epoch, timestamp_ms)| {
-            Record::ConsumerTargetMetadata {
-                group,
-                value: Some(ConsumerTargetMetadata {
-                    epoch,
-                    timestamp_ms,
-                }),
-            }
-        });
-    let tombstone = (id(), id()).prop_map(|(group, member)| Record::ConsumerMember {
-        group,
-        member,
-        value: None,
+            value: Some(ConsumerRegex { topics, version, timestamp_ms: version / 2 }),
+        },
+    );
+    let target_metadata = (id(), any::<i32>(), any::<i64>()).prop_map(|(group, epoch, timestamp_ms)| {
+        Record::ConsumerTargetMetadata { group, value: Some(ConsumerTargetMetadata { epoch, timestamp_ms }) }
     });
-    prop_oneof![
-        offset,
-        epoch,
-        target,
-        current,
-        regex,
-        target_metadata,
-        tombstone
-    ]
+    let tombstone = (id(), id()).prop_map(|(group, member)| Record::ConsumerMember { group, member, value: None });
+    prop_oneof![offset, epoch, target, current, regex, target_metadata, tombstone]
 }
 
 proptest! {

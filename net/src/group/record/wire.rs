@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// A record's key or value is not of the format that its version says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
+pub(crate) enum RecordError {
     /// The bytes end inside a field.
     #[error("ends inside {0}")]
     Short(&'static str),
@@ -37,10 +37,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads `bytes`, with the old or the compact forms.
     pub(crate) fn new(bytes: &'a [u8], flexible: bool) -> Self {
-        Self {
-            rest: bytes,
-            flexible,
-        }
+        Self { rest: bytes, flexible }
     }
 
     fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], RecordError> {
@@ -54,9 +51,7 @@ impl<'a> Reader<'a> {
 
     fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], RecordError> {
         let bytes = self.take(N, what)?;
-        Ok(bytes
-            .try_into()
-            .expect("take returns exactly the bytes asked for"))
+        Ok(bytes.try_into().expect("take returns exactly the bytes asked for"))
     }
 
     /// A signed byte.
@@ -108,17 +103,12 @@ impl<'a> Reader<'a> {
         };
         match length {
             -1 => Ok(None),
-            length => usize::try_from(length)
-                .map(Some)
-                .map_err(|_| RecordError::Malformed(what)),
+            length => usize::try_from(length).map(Some).map_err(|_| RecordError::Malformed(what)),
         }
     }
 
     /// A string or null.
-    pub(crate) fn nullable_string(
-        &mut self,
-        what: &'static str,
-    ) -> Result<Option<Rc<str>>, RecordError> {
+    pub(crate) fn nullable_string(&mut self, what: &'static str) -> Result<Option<Rc<str>>, RecordError> {
         let Some(length) = self.length(true, what)? else {
             return Ok(None);
         };
@@ -129,15 +119,12 @@ impl<'a> Reader<'a> {
 
     /// A string.
     pub(crate) fn string(&mut self, what: &'static str) -> Result<Rc<str>, RecordError> {
-        self.nullable_string(what)?
-            .ok_or(RecordError::Malformed(what))
+        self.nullable_string(what)?.ok_or(RecordError::Malformed(what))
     }
 
     /// Bytes, copied.
     pub(crate) fn bytes(&mut self, what: &'static str) -> Result<Bytes, RecordError> {
-        let length = self
-            .length(false, what)?
-            .ok_or(RecordError::Malformed(what))?;
+        let length = self.length(false, what)?.ok_or(RecordError::Malformed(what))?;
         Ok(Bytes::copy_from_slice(self.take(length, what)?))
     }
 
@@ -163,8 +150,7 @@ impl<'a> Reader<'a> {
         what: &'static str,
         element: impl FnMut(&mut Self) -> Result<T, RecordError>,
     ) -> Result<Vec<T>, RecordError> {
-        self.nullable_vec(what, element)?
-            .ok_or(RecordError::Malformed(what))
+        self.nullable_vec(what, element)?.ok_or(RecordError::Malformed(what))
     }
 
     /// The tagged fields at the end of a struct of the compact form; unknown tags are passed over.
@@ -177,8 +163,7 @@ impl<'a> Reader<'a> {
         }
         for _ in 0..self.varint("tagged fields")? {
             let tag = self.varint("a tag")?;
-            let size = usize::try_from(self.varint("a tag's size")?)
-                .map_err(|_| RecordError::Malformed("a tag"))?;
+            let size = usize::try_from(self.varint("a tag's size")?).map_err(|_| RecordError::Malformed("a tag"))?;
             let field = self.take(size, "a tagged field")?;
             known(tag, &mut Reader::new(field, true))?;
         }
@@ -203,18 +188,12 @@ pub(crate) struct Writer {
 impl Writer {
     /// Begins a key or a value with its version.
     pub(crate) fn new(version: i16, flexible: bool) -> Self {
-        Self {
-            out: version.to_be_bytes().to_vec(),
-            flexible,
-        }
+        Self { out: version.to_be_bytes().to_vec(), flexible }
     }
 
     /// Begins the inside of a tagged field.
     pub(crate) fn tagged() -> Self {
-        Self {
-            out: Vec::new(),
-            flexible: true,
-        }
+        Self { out: Vec::new(), flexible: true }
     }
 
     /// A signed byte.
@@ -252,14 +231,11 @@ impl Writer {
     }
 
     fn length(&mut self, length: Option<usize>, short: bool) {
-        let length = length.map_or(-1, |length| {
-            i32::try_from(length).expect("a field is smaller than 2 GiB")
-        });
+        let length = length.map_or(-1, |length| i32::try_from(length).expect("a field is smaller than 2 GiB"));
         if self.flexible {
             self.varint((length + 1).unsigned_abs());
         } else if short {
-            let length =
-                i16::try_from(length).expect("strings of requests are shorter than 32 KiB");
+            let length = i16::try_from(length).expect("strings of requests are shorter than 32 KiB");
             self.out.extend_from_slice(&length.to_be_bytes());
         } else {
             self.i32(length);
@@ -269,8 +245,7 @@ impl Writer {
     /// A string or null.
     pub(crate) fn nullable_string(&mut self, value: Option<&str>) {
         self.length(value.map(str::len), true);
-        self.out
-            .extend_from_slice(value.unwrap_or_default().as_bytes());
+        self.out.extend_from_slice(value.unwrap_or_default().as_bytes());
     }
 
     /// A string.

@@ -54,10 +54,7 @@ pub(crate) fn partitions(text: &str) -> BTreeMap<String, Vec<i32>> {
     let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
     for part in text.split('+').filter(|part| !part.is_empty()) {
         let (topic, partition) = part.split_once('/').unwrap();
-        topics
-            .entry(topic.to_owned())
-            .or_default()
-            .push(partition.parse().unwrap());
+        topics.entry(topic.to_owned()).or_default().push(partition.parse().unwrap());
     }
     topics
 }
@@ -75,18 +72,10 @@ pub(crate) fn metadata(text: &str) -> Bytes {
     let topics = topics.split('+').filter(|topic| !topic.is_empty());
     let owned = partitions(owned).into_iter();
     let subscription = ConsumerProtocolSubscription::default()
-        .with_topics(
-            topics
-                .map(|topic| StrBytes::from_string(topic.to_owned()))
-                .collect(),
-        )
+        .with_topics(topics.map(|topic| StrBytes::from_string(topic.to_owned())).collect())
         .with_owned_partitions(
             owned
-                .map(|(topic, partitions)| {
-                    Owned::default()
-                        .with_topic(name(&topic))
-                        .with_partitions(partitions)
-                })
+                .map(|(topic, partitions)| Owned::default().with_topic(name(&topic)).with_partitions(partitions))
                 .collect(),
         );
     let mut bytes = BytesMut::new();
@@ -103,11 +92,7 @@ pub(crate) fn assignment(text: &str) -> Bytes {
     let assigned = partitions(text).into_iter();
     let assignment = ConsumerProtocolAssignment::default().with_assigned_partitions(
         assigned
-            .map(|(topic, partitions)| {
-                Assigned::default()
-                    .with_topic(name(&topic))
-                    .with_partitions(partitions)
-            })
+            .map(|(topic, partitions)| Assigned::default().with_topic(name(&topic)).with_partitions(partitions))
             .collect(),
     );
     let mut bytes = BytesMut::new();
@@ -126,19 +111,12 @@ pub(crate) fn show(bytes: &Bytes) -> String {
         && rest.is_empty()
     {
         let parts = assignment.assigned_partitions.iter().flat_map(|topic| {
-            topic
-                .partitions
-                .iter()
-                .map(move |partition| format!("{}/{partition}", topic.topic.as_str()))
+            topic.partitions.iter().map(move |partition| format!("{}/{partition}", topic.topic.as_str()))
         });
         return format!("@{}", parts.collect::<Vec<_>>().join("+"));
     }
     let mut rest = bytes.slice(2..);
     let subscription = ConsumerProtocolSubscription::decode(&mut rest, 1).unwrap();
-    let topics: Vec<_> = subscription
-        .topics
-        .iter()
-        .map(|topic| topic.as_str())
-        .collect();
+    let topics: Vec<_> = subscription.topics.iter().map(|topic| topic.as_str()).collect();
     format!("@{}", topics.join("+"))
 }

@@ -52,14 +52,8 @@ pub(crate) async fn read_records(
     partition: TopicPartition,
     mut each: impl FnMut(&batch::Record),
 ) -> Result<(), LoadError> {
-    let mut offset = engine
-        .list_offset(partition, OffsetSpec::Earliest, -1)
-        .await?
-        .offset;
-    let end = engine
-        .list_offset(partition, OffsetSpec::Latest, -1)
-        .await?
-        .offset;
+    let mut offset = engine.list_offset(partition, OffsetSpec::Earliest, -1).await?.offset;
+    let end = engine.list_offset(partition, OffsetSpec::Latest, -1).await?.offset;
     while offset < end {
         let fetched = engine.fetch(fetch(partition, offset)).await.pop();
         let fetched = fetched.unwrap_or(Err(LogError::UnknownPartition))?;
@@ -76,12 +70,7 @@ pub(crate) async fn read_records(
 
 fn fetch(partition: TopicPartition, offset: i64) -> Fetch {
     Fetch {
-        partitions: vec![FetchPartition {
-            partition,
-            offset,
-            max_bytes: READ_BYTES,
-            leader_epoch: -1,
-        }],
+        partitions: vec![FetchPartition { partition, offset, max_bytes: READ_BYTES, leader_epoch: -1 }],
         max_bytes: READ_BYTES,
         min_bytes: 0,
         max_wait: Duration::ZERO,
@@ -97,9 +86,7 @@ pub(crate) fn contiguous(records: &Records) -> Result<Bytes, std::io::Error> {
             (None, Chunk::File(range)) => {
                 let start = bytes.len();
                 bytes.resize(start + range.len, 0);
-                range
-                    .file
-                    .read_exact_at(&mut bytes[start..], range.position)?;
+                range.file.read_exact_at(&mut bytes[start..], range.position)?;
             }
             (None, _) => {}
         }
@@ -114,10 +101,7 @@ async fn take_batches(
     offset: i64,
     bytes: &[u8],
 ) -> Result<i64, LoadError> {
-    let damaged = |error: batch::BatchError| LoadError::Batch {
-        partition,
-        reason: error.to_string(),
-    };
+    let damaged = |error: batch::BatchError| LoadError::Batch { partition, reason: error.to_string() };
     let mut next = offset;
     let mut count = 0;
     for batch in batch::batches(bytes) {

@@ -25,10 +25,7 @@ use millrace_engine::{
 };
 use promise::{Bell, Gate, Promise};
 pub(crate) use route::{ask, coordinator_shard, on_every_shard, on_groups, read};
-pub(crate) use topic::{
-    index_of,
-    OFFSETS_TOPIC, ensure_offsets_topic, new_offsets_topic, offsets_topic, partition_of,
-};
+pub(crate) use topic::{OFFSETS_TOPIC, ensure_offsets_topic, index_of, new_offsets_topic, offsets_topic, partition_of};
 use write::InFlight;
 
 use super::{
@@ -83,6 +80,8 @@ pub(crate) struct Groups {
     /// Topics at the last tick, to notice deleted ones.
     seen_topics: RefCell<Rc<Topics>>,
     next_retention_ms: Cell<i64>,
+    /// Nothing is begun any more.
+    is_stopping: Cell<bool>,
 }
 
 /// Ms since the epoch that never jump: the time of the start, and what has gone by since.
@@ -94,13 +93,8 @@ pub(crate) struct Clock {
 impl Clock {
     /// Starts now.
     pub(crate) fn start() -> Self {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Self {
-            started: Instant::now(),
-            started_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX / 2),
-        }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { started: Instant::now(), started_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX / 2) }
     }
 
     /// Now.
@@ -114,9 +108,7 @@ impl Groups {
     /// Attaches this shard's coordinators to its engine.
     pub(crate) fn attach(engine: &Engine, settings: Rc<Settings>) -> Rc<Self> {
         let clock = Clock::start();
-        let next_retention_ms = clock
-            .now_ms()
-            .saturating_add(settings.retention_check_interval_ms);
+        let next_retention_ms = clock.now_ms().saturating_add(settings.retention_check_interval_ms);
         let groups = Rc::new(Self {
             engine: engine.clone(),
             settings,
@@ -130,6 +122,7 @@ impl Groups {
             sleeps_until_ms: Cell::new(i64::MAX),
             seen_topics: RefCell::new(engine.topics()),
             next_retention_ms: Cell::new(next_retention_ms),
+            is_stopping: Cell::new(false),
         });
         engine.attach(Rc::clone(&groups));
         groups
@@ -145,8 +138,8 @@ impl Groups {
         let timer = std::pin::pin!(self.keep_time());
         let stopping = std::pin::pin!(self.engine.stopping());
         futures_util::future::select(timer, stopping).await;
-        let waited_until =
-            self.clock.now_ms() + i64::try_from(STOP_TIMEOUT.as_millis()).unwrap_or(0);
+        self.is_stopping.set(true);
+        let waited_until = self.clock.now_ms() + i64::try_from(STOP_TIMEOUT.as_millis()).unwrap_or(0);
         while self.has_writes() && self.clock.now_ms() < waited_until {
             glommio::timer::sleep(Duration::from_millis(5)).await;
         }
@@ -154,11 +147,7 @@ impl Groups {
     }
 
     fn has_writes(&self) -> bool {
-        let under_way = self
-            .slots
-            .borrow()
-            .values()
-            .any(|slot| !slot.in_flight.is_empty());
+        let under_way = self.slots.borrow().values().any(|slot| !slot.in_flight.is_empty());
         under_way || !self.dirty.borrow().is_empty()
     }
 
@@ -170,15 +159,12 @@ impl Groups {
             loop {
                 self.handle_timeouts();
                 let now_ms = self.clock.now_ms();
-                let until_ms = self
-                    .next_deadline_ms()
-                    .map_or(tick_ms, |deadline_ms| deadline_ms.min(tick_ms));
+                let until_ms = self.next_deadline_ms().map_or(tick_ms, |deadline_ms| deadline_ms.min(tick_ms));
                 if now_ms >= tick_ms {
                     break;
                 }
                 self.sleeps_until_ms.set(until_ms);
-                let pause =
-                    Duration::from_millis(until_ms.saturating_sub(now_ms).max(1).unsigned_abs());
+                let pause = Duration::from_millis(until_ms.saturating_sub(now_ms).max(1).unsigned_abs());
                 let sleep = std::pin::pin!(glommio::timer::sleep(pause));
                 let rung = std::pin::pin!(self.bell.rung());
                 futures_util::future::select(sleep, rung).await;
@@ -195,10 +181,7 @@ impl Groups {
         let now_ms = self.clock.now_ms();
         let mut due = Vec::new();
         for (index, slot) in self.slots.borrow_mut().iter_mut() {
-            if slot
-                .next_deadline_ms()
-                .is_some_and(|deadline_ms| deadline_ms <= now_ms)
-            {
+            if slot.next_deadline_ms().is_some_and(|deadline_ms| deadline_ms <= now_ms) {
                 slot.see_topics(&self.engine);
                 if let Stage::Ready(coordinator) = &mut slot.stage {
                     coordinator.handle_timeouts(now_ms);
@@ -214,10 +197,7 @@ impl Groups {
         let Some(topic) = offsets_topic(&self.engine) else {
             return;
         };
-        for partition in (0..topic.partitions).map(|partition| TopicPartition {
-            topic: topic.id,
-            partition,
-        }) {
+        for partition in (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition }) {
             if self.engine.owner(partition) == self.engine.shard()
                 && !self.slots.borrow().contains_key(&partition.partition)
             {
@@ -233,16 +213,12 @@ impl Groups {
         let now_ms = self.clock.now_ms();
         let is_retention_due = now_ms >= self.next_retention_ms.get();
         if is_retention_due {
-            self.next_retention_ms
-                .set(now_ms.saturating_add(self.settings.retention_check_interval_ms));
+            self.next_retention_ms.set(now_ms.saturating_add(self.settings.retention_check_interval_ms));
         }
         let deleted: Vec<_> = if Rc::ptr_eq(&before, &topics) {
             Vec::new()
         } else {
-            let gone = before
-                .by_id
-                .iter()
-                .filter(|(id, _)| !topics.by_id.contains_key(id));
+            let gone = before.by_id.iter().filter(|(id, _)| !topics.by_id.contains_key(id));
             gone.map(|(id, topic)| (topic.name.clone(), *id)).collect()
         };
         if deleted.iter().any(|(name, _)| name == OFFSETS_TOPIC) {
@@ -303,9 +279,7 @@ impl Groups {
     ) -> Result<(), GroupError> {
         let index = partition.partition;
         let mut slots = self.slots.borrow_mut();
-        let current = slots
-            .get_mut(&index)
-            .filter(|slot| slot.partition == partition);
+        let current = slots.get_mut(&index).filter(|slot| slot.partition == partition);
         let Some(slot) = current else {
             return Err(ResponseError::NotCoordinator);
         };
@@ -330,15 +304,14 @@ impl Groups {
     /// Waits until a partition that this shard owns serves.
     async fn ready(self: &Rc<Self>, partition: TopicPartition) -> Result<(), GroupError> {
         loop {
-            let stage =
-                self.slots
-                    .borrow()
-                    .get(&partition.partition)
-                    .map(|slot| match &slot.stage {
-                        Stage::Ready(_) => Ok(()),
-                        Stage::Loading(gate) => Err(Some(Rc::clone(gate))),
-                        Stage::Stale => Err(None),
-                    });
+            if self.is_stopping.get() {
+                return Err(ResponseError::NotCoordinator);
+            }
+            let stage = self.slots.borrow().get(&partition.partition).map(|slot| match &slot.stage {
+                Stage::Ready(_) => Ok(()),
+                Stage::Loading(gate) => Err(Some(Rc::clone(gate))),
+                Stage::Stale => Err(None),
+            });
             let gate = match stage {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(Some(gate))) => gate,
@@ -358,12 +331,8 @@ impl Groups {
         self.ready(partition).await?;
         let promise = Promise::new();
         let ticket = Ticket(self.next_ticket.replace(self.next_ticket.get() + 1));
-        self.waiting
-            .borrow_mut()
-            .insert(ticket, Rc::clone(&promise));
-        let served = self.with(partition.partition, |coordinator, now_ms| {
-            work(coordinator, now_ms, ticket)
-        });
+        self.waiting.borrow_mut().insert(ticket, Rc::clone(&promise));
+        let served = self.with(partition.partition, |coordinator, now_ms| work(coordinator, now_ms, ticket));
         if served.is_none() {
             self.waiting.borrow_mut().remove(&ticket);
             return Err(ResponseError::NotCoordinator);
@@ -396,19 +365,10 @@ impl Groups {
     /// Does what a coordinator wants done.
     fn drain(self: &Rc<Self>, index: i32) {
         let drained = self.with(index, |coordinator, _| {
-            let (version, regexes) = coordinator.take_regexes();
-            for (group, regexes) in regexes {
-                self.resolve_regexes(index, group, version, regexes);
-            }
-            (
-                coordinator.take_replies(),
-                coordinator.has_work(),
-                coordinator.next_deadline_ms(),
-            )
+            let regexes = coordinator.take_regexes();
+            (coordinator.take_replies(), regexes, coordinator.has_work(), coordinator.next_deadline_ms())
         });
-        let Some((replies, has_writes, deadline_ms)) = drained else {
-            return;
-        };
+        let Some((replies, (version, regexes), has_writes, deadline_ms)) = drained else { return };
         self.deliver(replies);
         if has_writes {
             self.dirty.borrow_mut().insert(index);
@@ -416,6 +376,9 @@ impl Groups {
         }
         if deadline_ms.is_some_and(|deadline_ms| deadline_ms < self.sleeps_until_ms.get()) {
             self.bell.ring();
+        }
+        for (group, regexes) in regexes {
+            self.resolve_regexes(index, group, version, regexes);
         }
     }
 
@@ -429,13 +392,7 @@ impl Groups {
     }
 
     /// Looks through all topics for those that regular expressions stand for, a few at a time.
-    fn resolve_regexes(
-        self: &Rc<Self>,
-        index: i32,
-        group: Rc<str>,
-        version: u64,
-        regexes: Vec<Rc<str>>,
-    ) {
+    fn resolve_regexes(self: &Rc<Self>, index: i32, group: Rc<str>, version: u64, regexes: Vec<Rc<str>>) {
         let groups = Rc::clone(self);
         glommio::spawn_local(async move {
             let topics = groups.engine.topics();
@@ -455,9 +412,7 @@ impl Groups {
                 }
                 resolved.push((regex, names));
             }
-            groups.with(index, |coordinator, now_ms| {
-                coordinator.handle_regexes(now_ms, &group, version, resolved)
-            });
+            groups.with(index, |coordinator, now_ms| coordinator.handle_regexes(now_ms, &group, version, resolved));
             groups.drain(index);
         })
         .detach();

@@ -16,10 +16,7 @@ pub(crate) struct Promise<T> {
 impl<T> Promise<T> {
     /// A promise that is not kept yet.
     pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self {
-            value: Cell::new(None),
-            waker: RefCell::new(None),
-        })
+        Rc::new(Self { value: Cell::new(None), waker: RefCell::new(None) })
     }
 
     /// Gives the value.
@@ -52,10 +49,7 @@ pub(crate) struct Gate<T> {
 impl<T: Copy> Gate<T> {
     /// A closed gate.
     pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self {
-            result: Cell::new(None),
-            wakers: RefCell::default(),
-        })
+        Rc::new(Self { result: Cell::new(None), wakers: RefCell::default() })
     }
 
     /// Lets everybody through.
@@ -104,4 +98,17 @@ impl Bell {
         })
         .await;
     }
+}
+
+/// Lets all other tasks run that are runnable now.
+pub(super) async fn next_turn() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -19,22 +19,14 @@ pub(crate) fn offsets_topic(engine: &Engine) -> Option<Rc<Topic>> {
 }
 
 /// The topic; created when it is first needed.
-pub(crate) async fn ensure_offsets_topic(
-    engine: &Engine,
-    settings: &Settings,
-) -> Result<Rc<Topic>, GroupError> {
+pub(crate) async fn ensure_offsets_topic(engine: &Engine, settings: &Settings) -> Result<Rc<Topic>, GroupError> {
     if let Some(topic) = offsets_topic(engine) {
         return Ok(topic);
     }
-    match engine
-        .create_topic(new_offsets_topic(settings), false)
-        .await
-    {
+    match engine.create_topic(new_offsets_topic(settings), false).await {
         Ok(topic) => Ok(topic),
         // another shard was faster
-        Err(TopicError::Exists(_)) => {
-            offsets_topic(engine).ok_or(ResponseError::CoordinatorNotAvailable)
-        }
+        Err(TopicError::Exists(_)) => offsets_topic(engine).ok_or(ResponseError::CoordinatorNotAvailable),
         Err(error) => {
             tracing::error!(%error, "{OFFSETS_TOPIC} cannot be created");
             Err(ResponseError::CoordinatorNotAvailable)
@@ -47,27 +39,18 @@ pub(crate) fn new_offsets_topic(settings: &Settings) -> NewTopic {
     let configs = [
         ("cleanup.policy", "compact".to_owned()),
         ("compression.type", "producer".to_owned()),
-        (
-            "segment.bytes",
-            settings.offsets_topic_segment_bytes.to_string(),
-        ),
+        ("segment.bytes", settings.offsets_topic_segment_bytes.to_string()),
     ];
     NewTopic {
         name: OFFSETS_TOPIC.to_owned(),
         partitions: settings.offsets_topic_partitions,
-        configs: configs
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect::<BTreeMap<_, _>>(),
+        configs: configs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>(),
     }
 }
 
 /// The partition that a group belongs to.
 pub(crate) fn partition_of(topic: &Topic, group: &str) -> TopicPartition {
-    TopicPartition {
-        topic: topic.id,
-        partition: index_of(group, topic.partitions),
-    }
+    TopicPartition { topic: topic.id, partition: index_of(group, topic.partitions) }
 }
 
 /// Java's `String.hashCode` without its sign, modulo the number of partitions, as every Kafka client and tool expects.
@@ -76,9 +59,7 @@ pub(crate) fn index_of(group: &str, partitions: i32) -> i32 {
 }
 
 fn java_hash(text: &str) -> i32 {
-    text.encode_utf16().fold(0, |hash: i32, unit| {
-        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
-    })
+    text.encode_utf16().fold(0, |hash: i32, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
 }
 
 #[cfg(test)]

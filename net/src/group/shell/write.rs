@@ -9,7 +9,7 @@ use millrace_engine::{
     batch::{self, BatchBuilder, Codec},
 };
 
-use super::{Groups, Stage};
+use super::{Groups, Stage, promise::next_turn};
 use crate::group::{
     coordinator::Coordinator,
     effects::{Write, WriteId},
@@ -58,8 +58,12 @@ impl Groups {
     pub(super) fn schedule_flush(self: &Rc<Self>) {
         if !self.is_flush_due.replace(true) {
             let groups = Rc::clone(self);
-            // runs after all tasks that are runnable now, so that what they want written goes with it
-            glommio::spawn_local(async move { groups.flush() }).detach();
+            glommio::spawn_local(async move {
+                // what others that are runnable now want written goes with it
+                next_turn().await;
+                groups.flush();
+            })
+            .detach();
         }
     }
 
@@ -77,17 +81,10 @@ impl Groups {
                 continue;
             };
             for (writes, batch) in pack(coordinator.take_writes(), now_ms) {
-                slot.in_flight.push_back(InFlight {
-                    batch: slot.next_batch,
-                    writes,
-                    result: None,
-                });
+                slot.in_flight.push_back(InFlight { batch: slot.next_batch, writes, result: None });
                 keys.push((slot.partition, slot.next_batch));
                 slot.next_batch += 1;
-                parts.push(ProducePartition {
-                    partition: slot.partition,
-                    batch,
-                });
+                parts.push(ProducePartition { partition: slot.partition, batch });
             }
         }
         drop(slots);
@@ -109,23 +106,12 @@ impl Groups {
     }
 
     /// A batch is durable, or failed. The coordinator hears of batches in the order of the log.
-    fn on_written(
-        self: &Rc<Self>,
-        partition: TopicPartition,
-        batch: u64,
-        result: Result<(), GroupError>,
-    ) {
+    fn on_written(self: &Rc<Self>, partition: TopicPartition, batch: u64, result: Result<(), GroupError>) {
         let index = partition.partition;
         let mut slots = self.slots.borrow_mut();
-        let current = slots
-            .get_mut(&index)
-            .filter(|slot| slot.partition == partition);
+        let current = slots.get_mut(&index).filter(|slot| slot.partition == partition);
         let Some(slot) = current else { return };
-        if let Some(in_flight) = slot
-            .in_flight
-            .iter_mut()
-            .find(|in_flight| in_flight.batch == batch)
-        {
+        if let Some(in_flight) = slot.in_flight.iter_mut().find(|in_flight| in_flight.batch == batch) {
             in_flight.result = Some(result);
         }
         let now_ms = self.clock.now_ms();
@@ -138,9 +124,7 @@ impl Groups {
                 rebuild |= report(coordinator, now_ms, &done.writes, result);
             }
         }
-        if rebuild
-            && let Stage::Ready(mut coordinator) = std::mem::replace(&mut slot.stage, Stage::Stale)
-        {
+        if rebuild && let Stage::Ready(mut coordinator) = std::mem::replace(&mut slot.stage, Stage::Stale) {
             coordinator.close(now_ms, ResponseError::NotCoordinator);
             self.deliver(coordinator.take_replies());
         }
@@ -154,15 +138,7 @@ impl Groups {
     }
 }
 
-fn report(
-    coordinator: &mut Coordinator,
-    now_ms: i64,
-    writes: &[WriteId],
-    result: Result<(), GroupError>,
-) -> bool {
-    let rebuilds: Vec<_> = writes
-        .iter()
-        .map(|write| coordinator.on_persisted(now_ms, *write, result))
-        .collect();
+fn report(coordinator: &mut Coordinator, now_ms: i64, writes: &[WriteId], result: Result<(), GroupError>) -> bool {
+    let rebuilds: Vec<_> = writes.iter().map(|write| coordinator.on_persisted(now_ms, *write, result)).collect();
     rebuilds.contains(&true)
 }

@@ -220,3 +220,104 @@ impl Walk<'_> {
         Ok(())
     }
 }
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sample;
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+    use kafka_protocol::messages::{ApiKey, RequestKind};
+
+    use super::*;
+    use crate::api::{Api, TABLE};
+
+    const SAMPLES: u64 = 60;
+
+    /// The version that the message library knows of an API's layout.
+    fn known_version(api: &Api, version: i16) -> i16 {
+        version.min(api.key.valid_versions().max)
+    }
+
+    /// Version 10 of OffsetCommit and OffsetFetch has a layout that the message library does not know.
+    fn is_known_to_library(api: &Api, version: i16) -> bool {
+        !matches!((api.key, version), (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10))
+    }
+
+    fn for_every_version(mut check: impl FnMut(&Api, Shape, i16, bool)) {
+        for api in TABLE {
+            let Some(shape) = api.shape else {
+                continue;
+            };
+            for version in api.version_min..=api.version_max {
+                check(api, shape, version, api.key.request_header_version(version) >= 2);
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_are_those_of_the_message_library() {
+        let mut random = sample::Random::new(7);
+        for_every_version(|api, shape, version, flexible| {
+            for _ in 0..SAMPLES * u64::from(is_known_to_library(api, version)) {
+                let body = sample::sample(shape, version, flexible, &mut random);
+                check(shape, version, flexible, &body).expect("a sample is legal");
+                let mut rest = Bytes::from(body.clone());
+                let known = known_version(api, version);
+                let decoded = RequestKind::decode(api.key, &mut rest, known);
+                let decoded = decoded.unwrap_or_else(|error| panic!("{:?} {version}: {error:#}", api.key));
+                assert!(rest.is_empty(), "{:?} {version}", api.key);
+                let mut encoded = BytesMut::new();
+                decoded.encode(&mut encoded, known).expect("what was decoded can be encoded");
+                assert_eq!(encoded, body, "{:?} {version}", api.key);
+            }
+        });
+    }
+
+    #[test]
+    fn every_cut_of_a_body_is_refused() {
+        let mut random = sample::Random::new(8);
+        for_every_version(|api, shape, version, flexible| {
+            let body = sample::sample(shape, version, flexible, &mut random);
+            for length in 0..body.len() {
+                let cut = check(shape, version, flexible, &body[..length]);
+                assert!(cut.is_err(), "{:?} {version} cut to {length}", api.key);
+            }
+        });
+    }
+
+    #[test]
+    fn counts_beyond_the_body_are_refused() {
+        const SHAPE: Shape = &[array(&[INT32])];
+        let body = |count: u32| [&count.to_be_bytes()[..], &[0; 40]].concat();
+        assert!(check(SHAPE, 0, false, &body(10)).is_ok());
+        for count in [11, 41, 0x7fff_ffff, 0x8000_0000] {
+            assert!(check(SHAPE, 0, false, &body(count)).is_err(), "{count}");
+        }
+        assert!(check(SHAPE, 0, true, &[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn elements_are_in_proportion_to_the_body() {
+        // An empty text and no tagged fields: two bytes of body, a hundred bytes of memory.
+        const SHAPE: Shape = &[array(&[STRING])];
+        let body = |count: usize| {
+            let mut body = vec![((count + 1) & 0x7f) as u8 | 0x80, ((count + 1) >> 7 & 0x7f) as u8 | 0x80];
+            body.push(((count + 1) >> 14) as u8);
+            body.extend(std::iter::repeat_n([1, 0], count).flatten());
+            body.push(0);
+            body
+        };
+        assert!(check(SHAPE, 0, true, &body(50_000)).is_ok());
+        assert!(check(SHAPE, 0, true, &body(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn known_tagged_fields_must_be_of_their_size() {
+        const SHAPE: Shape = &[INT64.tag(0)];
+        let body = |size: u8| [&[1, 0, size][..], &[0; 9]].concat();
+        assert!(check(SHAPE, 0, true, &body(8)).is_ok());
+        assert!(check(SHAPE, 0, true, &body(9)).is_err());
+        assert!(check(SHAPE, 0, true, &body(7)).is_err());
+    }
+}

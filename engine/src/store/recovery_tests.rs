@@ -1,0 +1,312 @@
+//! Single steps of the argument in FORMAT.md, each on a disk that loses power, fails or fills where it would hurt.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::{join, join_all};
+use uuid::Uuid;
+
+use super::{Known, Store, StoreOptions, append::Wait};
+use crate::{
+    api::{FetchPartition, LogError, ProducePartition, TopicPartition},
+    batch::{BatchBuilder, Codec, Record, batches, records},
+    config::TopicConfig,
+    io::{
+        Io,
+        sim::{OpKind, Sim, SimIo, Verdict},
+    },
+};
+
+/// Larger than what takes the fat path.
+const FAT: usize = 300_000;
+const WRITTEN: &[(&str, &str)] = &[("flush.messages", "1000")];
+const DEVICE: &[(&str, &str)] = &[];
+
+fn partition(index: i32) -> TopicPartition {
+    TopicPartition { topic: Uuid::from_u128(9), partition: index }
+}
+
+/// A machine and the settings of its partitions.
+struct Machine {
+    sim: Sim,
+    known: Known,
+    run: Cell<u64>,
+}
+
+impl Machine {
+    fn new(seed: u64, settings: &[&[(&str, &str)]]) -> Self {
+        let sim = Sim::new(seed);
+        sim.run_until(sim.io().create_dir(Path::new("/d"))).unwrap().unwrap();
+        let config = |settings: &&[(&str, &str)]| {
+            let overrides = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+            Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap())
+        };
+        let known = (0..).zip(settings).map(|(at, settings)| (partition(at), config(settings))).collect();
+        Self { sim, known, run: Cell::new(0) }
+    }
+
+    /// Runs a life on what the last one left.
+    fn live<F: Future<Output = ()>>(&self, body: impl FnOnce(Rc<Store<SimIo>>) -> F) {
+        let run = self.run.replace(self.run.get() + 1) + 1;
+        let io = if run == 1 { self.sim.io() } else { self.sim.restart() };
+        let options = StoreOptions {
+            compact_bytes: 1 << 20,
+            data_dir: PathBuf::from("/d"),
+            shard: 0,
+            generation: 1,
+            run,
+            cache_bytes: 24 << 20,
+            read_bytes: 4 << 20,
+            wal_bytes: 16 << 20,
+            reserve_bytes: 0,
+            producer_id_expiration_ms: i64::MAX,
+        };
+        let life = async {
+            let store = Store::open(io, options, &self.known).await.unwrap_or_else(|error| panic!("{error}"));
+            body(store).await;
+        };
+        self.sim.run_until(life).unwrap();
+    }
+}
+
+fn value(index: i32, offset: i64, size: usize) -> Vec<u8> {
+    let mut value = format!("{index}/{offset}/").into_bytes();
+    value.resize(value.len() + size, b'a' + u8::try_from(offset % 26).unwrap());
+    value
+}
+
+/// Takes a batch of one record.
+fn take(store: &Store<SimIo>, index: i32, size: usize) -> Option<Wait> {
+    let offset = store.partition(partition(index)).unwrap().borrow().end;
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    let value = Some(Bytes::from(value(index, offset, size)));
+    builder.push(&Record { offset: 0, timestamp: 1000, key: None, value, headers: vec![] });
+    let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
+    let (produced, wait) = store.append(part).unwrap();
+    assert_eq!(produced.base_offset, offset);
+    wait
+}
+
+async fn acknowledged(wait: Option<Wait>) -> Result<(), LogError> {
+    match wait {
+        Some(wait) => wait.wait().await,
+        None => Ok(()),
+    }
+}
+
+async fn produce(store: &Store<SimIo>, index: i32, size: usize) {
+    acknowledged(take(store, index, size)).await.unwrap();
+}
+
+/// Has the keeper look at a partition.
+fn note(store: &Store<SimIo>, index: i32) {
+    let cell = store.partition(partition(index)).unwrap();
+    store.keeper.grown.borrow_mut().push_back(cell);
+    store.keeper.notify();
+}
+
+/// Reads a partition from its log start on: every record is what it was, up to the end that is answered.
+async fn check(store: &Store<SimIo>, index: i32) -> i64 {
+    let (start, end) = store.bounds(partition(index)).unwrap();
+    let mut offset = start;
+    while offset < end {
+        let part = FetchPartition { partition: partition(index), offset, max_bytes: 1 << 20, leader_epoch: -1 };
+        let fetched = store.read(&part, 1 << 20, true).await.unwrap();
+        assert!(!fetched.records.chunks.is_empty(), "nothing at {offset} of {end}");
+        for chunk in fetched.records.chunks {
+            for batch in batches(chunk.as_slice().unwrap()) {
+                let (_, batch) = batch.unwrap();
+                let record = records(batch).unwrap().remove(0);
+                let found = record.value.unwrap();
+                assert_eq!(record.offset, offset);
+                assert!(found == value(index, offset, found.len() - value(index, offset, 0).len()), "offset {offset}");
+                offset += 1;
+            }
+        }
+    }
+    end
+}
+
+#[test]
+fn a_flushed_group_takes_the_fat_runs_before_it_along() {
+    for seed in 0..60 {
+        let machine = Machine::new(seed, &[WRITTEN, DEVICE]);
+        machine.live(async |store| {
+            produce(&store, 0, FAT).await;
+            produce(&store, 1, 10).await;
+            produce(&store, 1, 10).await;
+        });
+        machine.sim.crash();
+        machine.live(async |store| {
+            assert_eq!(check(&store, 1).await, 2);
+            assert_eq!(check(&store, 0).await, 1, "what was before a durable group is durable");
+        });
+    }
+}
+
+#[test]
+fn what_is_called_durable_with_flush_written_is_so() {
+    for seed in 0..60 {
+        let machine = Machine::new(seed, &[WRITTEN]);
+        machine.live(async |store| {
+            produce(&store, 0, FAT).await;
+            produce(&store, 0, 10).await;
+            store.flush_written().await.unwrap();
+        });
+        machine.sim.crash();
+        machine.live(async |store| assert_eq!(check(&store, 0).await, 2));
+    }
+}
+
+#[test]
+fn what_a_restart_found_survives_the_next_power_cut() {
+    for seed in 0..60 {
+        let machine = Machine::new(seed, &[WRITTEN, DEVICE]);
+        machine.live(async |store| produce(&store, 0, 10).await);
+        machine.sim.kill();
+        machine.live(async |store| {
+            assert_eq!(check(&store, 0).await, 1, "the process died, not the power");
+            let waits = [take(&store, 0, 10), take(&store, 1, 10)];
+            for ended in join_all(waits.map(acknowledged)).await {
+                ended.unwrap();
+            }
+        });
+        machine.sim.crash();
+        machine.live(async |store| {
+            assert_eq!(check(&store, 0).await, 2);
+            assert_eq!(check(&store, 1).await, 1);
+        });
+    }
+}
+
+#[test]
+fn the_manifest_never_knows_more_than_was_flushed() {
+    for seed in 0..60 {
+        let machine = Machine::new(seed, &[WRITTEN]);
+        machine.live(async |store| {
+            let notes = async {
+                loop {
+                    note(&store, 0);
+                    store.materialise_all().await;
+                    store.io.sleep(Duration::from_micros(200)).await;
+                }
+            };
+            let appends = async {
+                for _ in 0..10 {
+                    produce(&store, 0, FAT).await;
+                }
+            };
+            futures_util::future::select(Box::pin(notes), Box::pin(appends)).await;
+        });
+        machine.sim.crash();
+        machine.live(async |store| assert!(check(&store, 0).await <= 10));
+    }
+}
+
+#[test]
+fn a_note_that_found_no_space_is_made_up_for() {
+    for seed in 0..10 {
+        let machine = Machine::new(seed, &[&[("internal.segment.bytes", "1000000")], DEVICE]);
+        machine.live(async |store| {
+            produce(&store, 1, 10).await;
+            let mut refused = 0;
+            machine.sim.watch(move |op| {
+                let note = op.kind == OpKind::Write && op.path.to_str().unwrap().contains("manifest");
+                refused += u64::from(note);
+                if note && refused <= 2 { Verdict::Fail(ErrorKind::StorageFull) } else { Verdict::Go }
+            });
+            for _ in 0..8 {
+                while store.full.get() {
+                    store.io.sleep(Duration::from_secs(1)).await;
+                }
+                produce(&store, 0, FAT).await;
+                note(&store, 0);
+                store.io.sleep(Duration::from_millis(20)).await;
+            }
+            store.materialise_all().await;
+            assert!(store.wal.borrow().oldest_pins().is_empty(), "the shared log is not needed for anything");
+        });
+        machine.sim.crash();
+        machine.live(async |store| {
+            assert_eq!(check(&store, 0).await, 8);
+            assert_eq!(check(&store, 1).await, 1);
+        });
+    }
+}
+
+#[test]
+fn a_rewritten_manifest_knows_every_index_entry_once() {
+    let machine = Machine::new(1, &[DEVICE, DEVICE]);
+    machine.live(async |store| {
+        for round in 0..200 {
+            if round % 20 == 0 {
+                produce(&store, 0, FAT).await; // not noted by itself
+            }
+            produce(&store, 1, 10).await;
+            note(&store, 1);
+            store.io.sleep(Duration::from_millis(10)).await;
+        }
+        store.materialise_all().await;
+    });
+    machine.sim.crash();
+    machine.live(async |store| {
+        assert_eq!(check(&store, 0).await, 10);
+        assert_eq!(check(&store, 1).await, 200);
+        let cell = store.partition(partition(0)).unwrap();
+        let index = cell.borrow().segments[0].index.clone().unwrap();
+        assert!(index.len() >= 10);
+        assert!(index.windows(2).all(|pair| pair[0].position.get() < pair[1].position.get()), "{index:?}");
+    });
+}
+
+#[test]
+fn a_fat_run_that_comes_during_a_trim_is_kept() {
+    for seed in 0..60 {
+        let machine = Machine::new(seed, &[DEVICE]);
+        machine.live(async |store| {
+            produce(&store, 0, FAT).await;
+            store.materialise_all().await;
+            let trim = store.trim(partition(0), 1);
+            let append = async {
+                store.io.sleep(Duration::from_micros(seed * 20)).await;
+                produce(&store, 0, FAT).await;
+                produce(&store, 0, 10).await;
+            };
+            let (trimmed, ()) = join(trim, append).await;
+            assert_eq!(trimmed.unwrap(), 1);
+            assert_eq!(check(&store, 0).await, 3);
+        });
+        machine.sim.crash();
+        machine.live(async |store| assert_eq!(check(&store, 0).await, 3));
+    }
+}
+
+#[test]
+fn deleting_a_partition_under_way_harms_nobody_else() {
+    for seed in 0..60 {
+        let machine = Machine::new(seed, &[DEVICE, DEVICE]);
+        machine.live(async |store| {
+            produce(&store, 0, FAT).await;
+            let mut flying = Vec::new();
+            for index in [0, 1, 0, 0] {
+                flying.push(take(&store, index, FAT));
+                store.io.sleep(Duration::from_micros(1 + seed * 5)).await;
+            }
+            let removed = store.remove_partition(partition(0));
+            join_all(flying.into_iter().map(acknowledged)).await;
+            removed.unwrap().wait().await;
+            assert_eq!(*store.failed.borrow(), None);
+            produce(&store, 1, 10).await;
+            assert_eq!(check(&store, 1).await, 2);
+        });
+    }
+}

@@ -1,0 +1,223 @@
+//! A data directory that an earlier build wrote, kept in `fixtures/`: today's code must open it and read all of it. It was
+//! copied from under a running node, so its newest records are in the shared log only, one run of them as a pointer.
+//!
+//! The file is a gzip of all files, one after the other: path, size and kept size as a line each, then the bytes up to the
+//! last that is not zero. When the format version changes, a new one is written by the ignored test, and the old one stays
+//! for as long as its version is read.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    future::Future,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millrace_engine::{
+    api::{ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, TopicPartition},
+    batch::{BatchBuilder, Codec, Record, batches, records},
+    engine::Engine,
+    node::{NodeOptions, Stopper, run},
+};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-v1.gz")
+}
+
+fn with_node<T, F, Fut>(dir: &Path, body: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce(Engine) -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let options = NodeOptions {
+        data_dir: dir.to_owned(),
+        node_id: 1,
+        shards: 1,
+        pin: false,
+        memory_bytes: 64 << 20,
+        reserve_bytes: 1 << 20,
+        wal_bytes: 96 << 20,
+        topic_defaults: BTreeMap::new(),
+        producer_id_expiration_ms: i64::MAX,
+        retention_check_ms: 300_000,
+    };
+    let stopper = Stopper::default();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let result = Arc::new(Mutex::new(None));
+    let (out, stop) = (result.clone(), stopper.clone());
+    let serve = move |engine: Engine| {
+        let body = body.lock().unwrap().take().unwrap();
+        let (out, stop) = (out.clone(), stop.clone());
+        async move {
+            let value = body(engine).await;
+            out.lock().unwrap().replace(value);
+            stop.stop();
+        }
+    };
+    run(options, stopper, serve).unwrap();
+    result.lock().unwrap().take().unwrap()
+}
+
+/// A batch of one record, from an idempotent producer whose sequence is the offset.
+fn batch(offset: i64, size: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None, 0).producer(7, 0, i32::try_from(offset).unwrap());
+    let value = Some(value(offset, size).into());
+    builder.push(&Record { offset: 0, timestamp: TIME_MS + offset, key: None, value, headers: vec![] });
+    builder.finish().into()
+}
+
+fn value(offset: i64, size: usize) -> String {
+    format!("{offset}-{}", "x".repeat(size))
+}
+
+const TIME_MS: i64 = 1_700_000_000_000;
+/// Sizes of the records of partition 0, by offset: those of the first life are in segments, three of which are sealed.
+const FIRST: [usize; 8] = [700; 8];
+const SECOND: [usize; 3] = [10, 300_000, 20];
+
+async fn produce(engine: &Engine, partition: TopicPartition, first: i64, sizes: &[usize]) {
+    for (offset, size) in (first..).zip(sizes) {
+        let part = ProducePartition { partition, batch: batch(offset, *size) };
+        let produced = engine.produce(vec![part]).await.remove(0).unwrap();
+        assert_eq!(produced.base_offset, offset);
+    }
+}
+
+async fn consume(engine: &Engine, partition: TopicPartition, mut offset: i64, end: i64) -> Vec<String> {
+    let mut found = Vec::new();
+    while offset < end {
+        let part = FetchPartition { partition, offset, max_bytes: 1 << 20, leader_epoch: -1 };
+        let fetch = Fetch { partitions: vec![part], max_bytes: 1 << 20, min_bytes: 1, max_wait: Duration::ZERO };
+        let fetched = engine.fetch(fetch).await.remove(0).unwrap();
+        assert_eq!(fetched.high_watermark, end);
+        let mut bytes = Vec::new();
+        for chunk in &fetched.records.chunks {
+            match chunk {
+                millrace_engine::api::Chunk::File(range) => {
+                    use std::os::unix::fs::FileExt;
+                    let mut read = vec![0; range.len];
+                    range.file.read_exact_at(&mut read, range.position).unwrap();
+                    bytes.extend(read);
+                }
+                other => bytes.extend(other.as_slice().unwrap()),
+            }
+        }
+        for part in batches(&bytes) {
+            let (info, batch) = part.unwrap();
+            let read = records(batch).unwrap().into_iter().filter(|record| record.offset >= offset);
+            found.extend(read.map(|record| String::from_utf8(record.value.unwrap().to_vec()).unwrap()));
+            offset = info.last_offset() + 1;
+        }
+    }
+    found
+}
+
+/// Every file of the directory but the lock and what is being made.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.file_name().unwrap() != "lock" && path.extension().is_none_or(|kind| kind != "making") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn pack(dir: &Path) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    for path in files(dir) {
+        let bytes = fs::read(&path).unwrap();
+        let kept = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let name = path.strip_prefix(dir).unwrap().to_str().unwrap();
+        write!(out, "{name}\n{}\n{kept}\n", bytes.len()).unwrap();
+        out.write_all(&bytes[..kept]).unwrap();
+    }
+    out.finish().unwrap()
+}
+
+fn unpack(packed: &[u8], dir: &Path) {
+    let mut all = Vec::new();
+    flate2::read::GzDecoder::new(packed).read_to_end(&mut all).unwrap();
+    let mut rest = &all[..];
+    while !rest.is_empty() {
+        let mut header = rest.splitn(4, |byte| *byte == b'\n');
+        let mut line = || std::str::from_utf8(header.next().unwrap()).unwrap();
+        let (name, size, kept) = (line(), line().parse().unwrap(), line().parse().unwrap());
+        let (bytes, tail) = header.next().unwrap().split_at(kept);
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
+        rest = tail;
+    }
+}
+
+#[test]
+#[ignore = "writes the fixture"]
+fn write_the_fixture() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(dir.path(), |engine| async move {
+        let configs = BTreeMap::from([("internal.segment.bytes".to_owned(), "2000".to_owned())]);
+        let new = NewTopic { name: "orders".into(), partitions: 2, configs };
+        let topic = engine.create_topic(new, false).await.unwrap().id;
+        produce(&engine, TopicPartition { topic, partition: 0 }, 0, &FIRST).await;
+        let gone = NewTopic { name: "gone".into(), partitions: 1, configs: BTreeMap::new() };
+        let gone = engine.create_topic(gone, false).await.unwrap().id;
+        engine.delete_topic(gone).await.unwrap();
+        let change = ConfigChange::Set("log.retention.hours".into(), "72".into());
+        engine.alter_broker_settings(vec![change]).await.unwrap();
+        assert_eq!(engine.next_producer_id().await.unwrap(), 0);
+    });
+    let path = dir.path().to_owned();
+    let packed = with_node(dir.path(), |engine| async move {
+        let topic = engine.topics().by_name["orders"].id;
+        let id = TopicPartition { topic, partition: 0 };
+        assert_eq!(engine.delete_records(id, 3).await.unwrap(), 3);
+        produce(&engine, id, 8, &SECOND).await;
+        produce(&engine, TopicPartition { topic, partition: 1 }, 0, &[5]).await;
+        pack(&path)
+    });
+    fs::write(fixture(), packed).unwrap();
+}
+
+#[test]
+fn a_directory_of_format_1_is_read() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    unpack(&fs::read(fixture()).unwrap(), dir.path());
+    // The second time from what the first has made of it.
+    for round in 0..2 {
+        with_node(dir.path(), move |engine| async move {
+            let topics = engine.topics();
+            assert_eq!(topics.by_name.keys().collect::<Vec<_>>(), ["orders"]);
+            let topic = topics.by_name["orders"].clone();
+            assert_eq!((topic.partitions, topic.overrides["internal.segment.bytes"].as_str()), (2, "2000"));
+            assert_eq!(engine.broker_settings()["log.retention.hours"], "72");
+            assert!(engine.next_producer_id().await.unwrap() >= 1);
+            let id = TopicPartition { topic: topic.id, partition: 0 };
+            let earliest = engine.list_offset(id, OffsetSpec::Earliest, -1).await.unwrap();
+            assert_eq!(earliest.offset, 3);
+            let sizes = FIRST.iter().chain(&SECOND);
+            let all: Vec<_> = (0..).zip(sizes).map(|(offset, size)| value(offset, *size)).collect();
+            let found = consume(&engine, id, 3, 11 + round).await;
+            assert!(found[..8] == all[3..], "every record is what it was");
+            let by_time = engine.list_offset(id, OffsetSpec::Timestamp(TIME_MS + 9), -1).await.unwrap();
+            assert_eq!(by_time.offset, 9);
+            let other = TopicPartition { topic: topic.id, partition: 1 };
+            assert_eq!(consume(&engine, other, 0, 1).await, [value(0, 5)]);
+            // The producer goes on where it was, and what it sent before is known.
+            let again = ProducePartition { partition: id, batch: batch(10, SECOND[2]) };
+            assert_eq!(engine.produce(vec![again]).await.remove(0).unwrap().base_offset, 10);
+            produce(&engine, id, 11 + round, &[30]).await;
+        });
+    }
+}

@@ -1,0 +1,184 @@
+//! Entry points for fuzzers: one per decoder of bytes that come from a client.
+//!
+//! Each takes any bytes and asserts what holds of any bytes: no panic, no allocation by a declared length alone, and
+//! that what one decoder accepts the others can work with.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
+use kafka_protocol::{
+    messages::{ProduceRequest as LibraryProduceRequest, RequestHeader, RequestKind},
+    protocol::{Decodable, Encodable, StrBytes},
+};
+
+use crate::{
+    api::{
+        TABLE,
+        shape::sample::{Random, sample},
+    },
+    connection::{Assembler, Frame, Routed, Want, route},
+    hot::produce_request::ProduceRequest,
+    memory::{Purpose, ReceiveMemory, Reservation},
+};
+
+/// A decoder to fuzz.
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Feeds it bytes; panics if something is wrong with it.
+    pub run: fn(&[u8]),
+    /// Valid inputs to start from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub fn targets() -> &'static [Target] {
+    &[
+        Target { name: "frames", run: fuzz_frames, seeds: frame_seeds },
+        Target { name: "request", run: fuzz_request, seeds: request_seeds },
+        Target { name: "produce", run: fuzz_produce, seeds: produce_seeds },
+    ]
+}
+
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+fn reserve(memory: &ReceiveMemory, bytes: usize) -> Reservation {
+    memory.reserve(Purpose::NewRequest, bytes).now_or_never().expect("the budget is larger than any input")
+}
+
+/// A stream of frames, cut into reads as long as the first byte says.
+pub fn fuzz_frames(data: &[u8]) {
+    let Some((&step, mut stream)) = data.split_first() else {
+        return;
+    };
+    let memory = ReceiveMemory::new(1 << 30);
+    let mut assembler = Assembler::new(FRAME_BYTES_MAX);
+    while !stream.is_empty() {
+        let mut count = usize::from(step).max(1).min(stream.len());
+        match assembler.want() {
+            Want::Anything => {
+                let mut permit = reserve(&memory, count);
+                if assembler.accept(&stream[..count], &mut permit).is_err() {
+                    return;
+                }
+            }
+            Want::Memory(bytes) => {
+                assembler.grow(reserve(&memory, bytes));
+                continue;
+            }
+            Want::Fill => {
+                let (buffer, limit) = assembler.buffer();
+                count = count.min(limit);
+                buffer.extend_from_slice(&stream[..count]);
+                assembler.on_filled();
+            }
+        }
+        stream = &stream[count..];
+        while let Some(frame) = assembler.next_frame() {
+            assert_eq!(frame.bytes.len(), frame.reservation.bytes());
+            fuzz_request(&frame.bytes);
+        }
+    }
+}
+
+/// One request: header, table, shape, and then what its handler would decode.
+pub fn fuzz_request(data: &[u8]) {
+    let memory = ReceiveMemory::new(1 << 30);
+    let frame = Frame { bytes: Bytes::copy_from_slice(data), reservation: reserve(&memory, data.len()) };
+    let Ok(Routed::Request(api, request)) = route(&frame) else {
+        return;
+    };
+    let version = request.header.version.min(api.key.valid_versions().max);
+    let mut body = request.body;
+    if api.shape.is_none() {
+        fuzz_produce_body(body, version);
+        return;
+    }
+    // Nulls where none may be, text that is none: refused. What was let through and decoded can be encoded.
+    if let Ok(decoded) = RequestKind::decode(api.key, &mut body, version) {
+        decoded.encode(&mut BytesMut::new(), version).expect("what was decoded can be encoded");
+    }
+}
+
+/// A produce request's body after a byte that is its version.
+pub fn fuzz_produce(data: &[u8]) {
+    let Some((&version, body)) = data.split_first() else {
+        return;
+    };
+    fuzz_produce_body(Bytes::copy_from_slice(body), 3 + i16::from(version % 11));
+}
+
+fn fuzz_produce_body(body: Bytes, version: i16) {
+    let Ok(request) = ProduceRequest::decode(body.clone(), version) else {
+        return;
+    };
+    // Ours is through: every count is backed by bytes, so the library's cannot be led astray either.
+    let library = LibraryProduceRequest::decode(&mut body.clone(), version).expect("the library accepts it too");
+    assert_eq!(library.acks, request.acks);
+    assert_eq!(library.topic_data.len(), request.topics.len());
+    for (theirs, ours) in library.topic_data.iter().zip(&request.topics) {
+        assert_eq!((&*theirs.name.0, theirs.topic_id), (&*ours.name, ours.id));
+        let theirs = theirs.partition_data.iter().map(|partition| (partition.index, &partition.records));
+        assert!(theirs.eq(ours.partitions.iter().map(|partition| (partition.index, &partition.records))));
+    }
+}
+
+fn header(key: i16, version: i16, header_version: i16) -> BytesMut {
+    let header = RequestHeader::default()
+        .with_request_api_key(key)
+        .with_request_api_version(version)
+        .with_correlation_id(7)
+        .with_client_id(Some(StrBytes::from_static_str("client")));
+    let mut bytes = BytesMut::new();
+    header.encode(&mut bytes, header_version).expect("a legal header");
+    bytes
+}
+
+fn request_seeds() -> Vec<Vec<u8>> {
+    let mut random = Random::new(11);
+    let mut seeds = Vec::new();
+    for api in TABLE {
+        for version in api.version_min..=api.version_max {
+            let header_version = api.key.request_header_version(version);
+            let mut bytes = header(api.key as i16, version, header_version);
+            match api.shape {
+                Some(shape) => bytes.put_slice(&sample(shape, version, header_version >= 2, &mut random)),
+                None => bytes.put_slice(&produce_body(version)),
+            }
+            seeds.push(bytes.to_vec());
+        }
+    }
+    seeds
+}
+
+fn produce_body(version: i16) -> Vec<u8> {
+    use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+    let partition =
+        |index| PartitionProduceData::default().with_index(index).with_records(Some(Bytes::from_static(&[b'r'; 70])));
+    let topic = TopicProduceData::default().with_partition_data(vec![partition(0), partition(1)]);
+    let topic = match version {
+        ..=12 => topic.with_name(StrBytes::from_static_str("topic").into()),
+        _ => topic.with_topic_id(uuid::Uuid::from_u128(5)),
+    };
+    let request = LibraryProduceRequest::default().with_acks(-1).with_topic_data(vec![topic]);
+    let mut bytes = BytesMut::new();
+    request.encode(&mut bytes, version).expect("a legal request");
+    bytes.to_vec()
+}
+
+fn produce_seeds() -> Vec<Vec<u8>> {
+    let versions = 3..=13_u8;
+    versions.map(|version| [vec![version - 3], produce_body(version.into())].concat()).collect()
+}
+
+fn frame_seeds() -> Vec<Vec<u8>> {
+    let requests = request_seeds();
+    let framed = requests.chunks(5).enumerate().map(|(at, some)| {
+        let mut stream = vec![(at % 200) as u8 + 1];
+        for request in some {
+            stream.extend_from_slice(&(request.len() as u32).to_be_bytes());
+            stream.extend_from_slice(request);
+        }
+        stream
+    });
+    framed.collect()
+}

@@ -1,0 +1,157 @@
+//! A plain blocking client: whole requests in, whole responses out.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::{
+    messages::{
+        CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, RequestHeader, TopicName,
+        create_topics_request::CreatableTopic,
+        fetch_request::{FetchPartition, FetchTopic},
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
+    protocol::{Decodable, Encodable, HeaderVersion, Message, Request, StrBytes},
+};
+use millrace_engine::batch::{BatchBuilder, Codec, Record};
+
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    correlation_id: i32,
+}
+
+/// No test waits longer for a node that does not answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Client {
+    /// Connects, waiting for the node to start if need be.
+    pub(crate) fn connect(address: SocketAddr) -> Client {
+        for _ in 0..1000 {
+            if let Ok(stream) = TcpStream::connect(address) {
+                stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+                stream.set_write_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+                return Client { stream, correlation_id: 0 };
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("no node listens on {address}");
+    }
+
+    /// A request as it goes over the wire, and its correlation id.
+    pub(crate) fn encode<R: Request>(&mut self, version: i16, request: &R) -> (Vec<u8>, i32) {
+        self.correlation_id += 1;
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(self.correlation_id)
+            .with_client_id(Some(StrBytes::from_static_str("test")));
+        let mut bytes = BytesMut::new();
+        bytes.put_u32(0);
+        header.encode(&mut bytes, R::header_version(version)).expect("a legal header");
+        request.encode(&mut bytes, version.min(R::VERSIONS.max)).expect("a legal request");
+        let length = u32::try_from(bytes.len() - 4).expect("small");
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        (bytes.to_vec(), self.correlation_id)
+    }
+
+    pub(crate) fn send<R: Request>(&mut self, version: i16, request: &R) -> i32 {
+        let (bytes, correlation_id) = self.encode(version, request);
+        self.stream.write_all(&bytes).expect("the node takes it");
+        correlation_id
+    }
+
+    /// The next response without its length; fails if the node closes the connection.
+    pub(crate) fn receive(&mut self) -> io::Result<Bytes> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let mut body = vec![0; u32::from_be_bytes(length) as usize];
+        self.stream.read_exact(&mut body)?;
+        Ok(Bytes::from(body))
+    }
+
+    pub(crate) fn receive_correlation_id(&mut self) -> i32 {
+        self.receive().expect("a response").get_i32()
+    }
+
+    /// Sends a request and decodes the answer, which must be whole.
+    pub(crate) fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
+        let correlation_id = self.send(version, request);
+        let mut response = self.receive().expect("a response");
+        assert_eq!(response.get_i32(), correlation_id);
+        if R::Response::header_version(version) >= 1 {
+            assert_eq!(response.get_u8(), 0, "no tagged fields");
+        }
+        let decoded = R::Response::decode(&mut response, version.min(R::Response::VERSIONS.max));
+        assert!(response.is_empty(), "bytes behind the response");
+        decoded.expect("a legal response")
+    }
+
+    /// Whether the node has closed the connection: nothing comes any more.
+    pub(crate) fn is_closed_by_node(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
+    }
+
+    pub(crate) fn create_topic(&mut self, name: &'static str, partitions: i32) {
+        let topic = CreatableTopic::default()
+            .with_name(topic_name(name))
+            .with_num_partitions(partitions)
+            .with_replication_factor(-1);
+        let response = self.call(7, &CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(1000));
+        assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
+    }
+
+    /// Produces one batch and returns the error code and the base offset.
+    pub(crate) fn produce(&mut self, topic: &'static str, partition: i32, values: &[Vec<u8>]) -> (i16, i64) {
+        let response = self.call(9, &produce_request(topic, partition, -1, batch(values)));
+        let partition = &response.responses[0].partition_responses[0];
+        (partition.error_code, partition.base_offset)
+    }
+
+    /// Fetches once.
+    pub(crate) fn fetch(&mut self, version: i16, request: &FetchRequest) -> FetchResponse {
+        self.call(version, request)
+    }
+}
+
+pub(crate) fn topic_name(name: &'static str) -> TopicName {
+    TopicName(StrBytes::from_static_str(name))
+}
+
+/// One batch of records.
+pub(crate) fn batch(values: &[Vec<u8>]) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    for (at, value) in values.iter().enumerate() {
+        builder.push(&Record {
+            offset: at as i64,
+            timestamp: 1_700_000_000_000 + at as i64,
+            key: None,
+            value: Some(Bytes::from(value.clone())),
+            headers: vec![],
+        });
+    }
+    builder.finish().into()
+}
+
+pub(crate) fn produce_request(topic: &'static str, partition: i32, acks: i16, batch: Bytes) -> ProduceRequest {
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
+    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
+    ProduceRequest::default().with_acks(acks).with_timeout_ms(1000).with_topic_data(vec![topic])
+}
+
+/// A fetch of one partition without a session.
+pub(crate) fn fetch_request(topic: &'static str, partition: i32, offset: i64, max_wait_ms: i32) -> FetchRequest {
+    const MAX_BYTES: i32 = 50 << 20;
+    let partition = FetchPartition::default()
+        .with_partition(partition)
+        .with_fetch_offset(offset)
+        .with_partition_max_bytes(MAX_BYTES);
+    let topic = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![partition]);
+    FetchRequest::default()
+        .with_max_wait_ms(max_wait_ms)
+        .with_min_bytes(1)
+        .with_max_bytes(MAX_BYTES)
+        .with_topics(vec![topic])
+}

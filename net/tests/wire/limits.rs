@@ -1,0 +1,202 @@
+//! Limits: connections, memory, requests in flight, idle time.
+
+use std::{io::Write, time::Duration};
+
+use kafka_protocol::{
+    messages::{
+        DescribeConfigsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
+        describe_configs_request::DescribeConfigsResource,
+        incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+    },
+    protocol::StrBytes,
+};
+use millrace_net::NetConfig;
+
+use crate::{
+    client::{Client, batch, produce_request},
+    node::{Node, config},
+};
+
+fn metadata() -> MetadataRequest {
+    MetadataRequest::default().with_topics(None)
+}
+
+/// Whether a new connection is served.
+fn is_served(node: &Node) -> bool {
+    let mut client = node.client();
+    let (bytes, correlation_id) = client.encode(12, &metadata());
+    if client.stream.write_all(&bytes).is_err() {
+        return false;
+    }
+    match client.receive() {
+        Ok(response) => response.starts_with(&correlation_id.to_be_bytes()),
+        Err(_) => false,
+    }
+}
+
+/// Waits until a new connection is served: the end of an old one takes a moment to be noticed.
+fn await_served(node: &Node) {
+    for _ in 0..500 {
+        if is_served(node) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no connection is served");
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, NetConfig { max_connections_per_ip: 3, ..config() });
+    // The connection that saw the node start may still count.
+    await_served(&node);
+    let mut clients: Vec<Client> = Vec::new();
+    while clients.len() < 3 {
+        let mut client = node.client();
+        let (bytes, _) = client.encode(12, &metadata());
+        if client.stream.write_all(&bytes).is_ok() && client.receive().is_ok() {
+            clients.push(client);
+        }
+    }
+    assert!(!is_served(&node));
+    for client in &mut clients {
+        client.call(12, &metadata());
+    }
+    clients.pop();
+    await_served(&node);
+}
+
+#[test]
+fn the_limit_of_connections_can_be_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, config());
+    let mut client = node.client();
+    let change = |name, operation, value: Option<&'static str>| {
+        let config = AlterableConfig::default()
+            .with_name(StrBytes::from_static_str(name))
+            .with_config_operation(operation)
+            .with_value(value.map(StrBytes::from_static_str));
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(4)
+            .with_resource_name(StrBytes::from_static_str("1"))
+            .with_configs(vec![config]);
+        IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
+    };
+    let code =
+        |client: &mut Client, request: IncrementalAlterConfigsRequest| client.call(1, &request).responses[0].error_code;
+    assert_eq!(code(&mut client, change("max.connections", 0, Some("1"))), 0);
+    assert!(!is_served(&node));
+    assert_eq!(code(&mut client, change("max.connections", 0, Some("many"))), 42);
+    assert_eq!(code(&mut client, change("num.partitions", 0, Some("3"))), 42);
+    assert_eq!(code(&mut client, change("no.such.setting", 0, Some("3"))), 40);
+
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(4)
+        .with_resource_name(StrBytes::from_static_str("1"))
+        .with_configuration_keys(Some(vec![StrBytes::from_static_str("max.connections")]));
+    let request = DescribeConfigsRequest::default().with_resources(vec![resource]).with_include_synonyms(true);
+    let described = client.call(4, &request);
+    let [setting] = described.results[0].configs.as_slice() else {
+        panic!("one setting was asked for");
+    };
+    assert_eq!((setting.value.as_deref(), setting.read_only, setting.config_source), (Some("1"), false, 2));
+    assert_eq!(setting.synonyms.len(), 2);
+
+    assert_eq!(code(&mut client, change("max.connections", 1, None)), 0);
+    await_served(&node);
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, NetConfig { idle_timeout: Duration::from_secs(1), ..config() });
+    let mut client = node.client();
+    client.call(12, &metadata());
+    assert!(client.is_closed_by_node());
+}
+
+#[test]
+fn large_requests_share_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    // Less than two of the requests.
+    let node = Node::start(dir.path(), 1, NetConfig { receive_memory_bytes: 1_500_000, ..config() });
+    node.client().create_topic("topic", 1);
+    let connections = 8;
+    let requests = 5;
+    std::thread::scope(|scope| {
+        for _ in 0..connections {
+            let mut client = node.client();
+            scope.spawn(move || {
+                for _ in 0..requests {
+                    let (error, _) = client.produce("topic", 0, &[vec![b'v'; 900_000]]);
+                    assert_eq!(error, 0);
+                }
+            });
+        }
+    });
+    let (error, offset) = node.client().produce("topic", 0, &[b"last".to_vec()]);
+    assert_eq!((error, offset), (0, connections * requests));
+}
+
+#[test]
+fn silent_peers_hold_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, NetConfig { receive_memory_bytes: 1 << 20, ..config() });
+    node.client().create_topic("topic", 1);
+    let silent: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut client = node.client();
+            client.stream.write_all(&[0, 0x10, 0, 0, 0, 0]).expect("the node takes it");
+            client
+        })
+        .collect();
+    assert_eq!(node.client().produce("topic", 0, &[vec![b'v'; 900_000]]), (0, 0));
+    drop(silent);
+}
+
+#[test]
+fn a_flood_of_requests_is_answered_to_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, NetConfig { max_in_flight_requests: 4, ..config() });
+    let mut client = node.client();
+    client.create_topic("topic", 1);
+    let mut reader = client.stream.try_clone().expect("a socket");
+    let count = 3000;
+    let writer = std::thread::spawn(move || {
+        for _ in 0..count {
+            client.send(9, &produce_request("topic", 0, -1, batch(&[b"value".to_vec()])));
+        }
+        client
+    });
+    let mut seen = 0;
+    while seen < count {
+        let mut length = [0; 4];
+        std::io::Read::read_exact(&mut reader, &mut length).expect("a response");
+        let mut body = vec![0; u32::from_be_bytes(length) as usize];
+        std::io::Read::read_exact(&mut reader, &mut body).expect("a response");
+        seen += 1;
+        // One request was made before the flood.
+        assert_eq!(body[..4], (seen + 1_i32).to_be_bytes());
+    }
+    writer.join().expect("no panic");
+}
+
+#[test]
+fn half_sent_requests_give_way_to_those_who_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, NetConfig { receive_memory_bytes: 1 << 20, ..config() });
+    node.client().create_topic("topic", 1);
+    // Each sends enough to be granted the memory of its whole request, and then nothing more.
+    let mut stalled: Vec<Client> = (0..5)
+        .map(|_| {
+            let mut client = node.client();
+            let mut part = vec![0; 100_000];
+            part[..4].copy_from_slice(&(1_000_000_u32).to_be_bytes());
+            client.stream.write_all(&part).expect("the node takes it");
+            client
+        })
+        .collect();
+    assert_eq!(node.client().produce("topic", 0, &[b"patient".to_vec()]), (0, 0));
+    assert!(stalled.iter_mut().any(Client::is_closed_by_node));
+}

@@ -1,0 +1,9 @@
+//! A whole node, asked over its sockets by a plain blocking client.
+
+mod client;
+mod connections;
+mod groups;
+mod limits;
+mod node;
+mod requests;
+mod shards;

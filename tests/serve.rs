@@ -1,0 +1,209 @@
+//! `millrace serve` as a process: start, stop, signals, restart, systemd, and the commands against it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+
+mod broker;
+use broker::{Broker, files, millrace, run, small, stderr, stdout};
+
+fn numbers(count: u32) -> String {
+    (0..count).map(|n| format!("{n}\n")).collect()
+}
+
+#[test]
+fn records_are_read_back_in_order_and_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = small(dir.path());
+    let broker = Broker::start(&options);
+    let lines = numbers(50_000);
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let topic = format!("t-{codec}");
+        broker.ok_with_input(&["produce", &topic, "--codec", codec, "--batch-bytes", "16KiB"], lines.as_bytes());
+        assert!(broker.ok(&["consume", &topic]) == lines, "{codec}");
+    }
+    broker.stop();
+    let broker = Broker::start(&options);
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        assert!(broker.ok(&["consume", &format!("t-{codec}")]) == lines, "{codec} after a restart");
+    }
+    broker.stop();
+}
+
+#[test]
+fn acknowledged_records_survive_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = small(dir.path());
+    let broker = Broker::start(&options);
+    let lines = numbers(20_000);
+    broker.ok_with_input(&["produce", "t", "--batch-bytes", "1KiB"], lines.as_bytes());
+    broker.signal(9);
+    broker.wait();
+    let broker = Broker::start(&options);
+    assert!(broker.ok(&["consume", "t"]) == lines);
+    broker.stop();
+}
+
+#[test]
+fn keys_headers_offsets_and_times_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&small(dir.path()));
+    broker.ok(&["topic", "create", "t", "--partitions", "3"]);
+    let arguments = ["produce", "t", "--key-separator", ":", "--null-value", "gone", "-H", "a=1", "-p", "2"];
+    broker.ok_with_input(&arguments, b"k:v\nk:gone\n");
+    let shown = broker.ok(&["consume", "t", "--format", "%t/%p@%o %k=%v [%h]\\n"]);
+    assert_eq!(shown, "t/2@0 k=v [a=1]\nt/2@1 k=null [a=1]\n");
+    let columns = broker.ok(&["consume", "t", "--show", "partition,offset,key"]);
+    assert_eq!(columns, "2\t0\tk\tv\n2\t1\tk\tnull\n");
+    assert_eq!(broker.ok(&["consume", "t", "-p", "2", "-o", "1", "--format", "%o"]), "1");
+    assert_eq!(broker.ok(&["consume", "t", "-o", "-1", "--format", "%o"]), "1");
+    assert_eq!(broker.ok(&["consume", "t", "-n", "1", "--format", "%o"]), "0");
+    assert_eq!(broker.ok(&["consume", "t", "-o", "latest"]), "");
+    assert_eq!(broker.ok(&["consume", "t", "--from-time", "-1h", "--format", "%o,"]), "0,1,");
+    let late = broker.fails(&["consume", "t", "-p", "2", "-o", "9"], b"");
+    assert!(late.contains("offset 9 is outside of the log, which holds 0 to 2"), "{late}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [small(dir.path()), vec!["--auto-create-topics=false".to_owned()]].concat();
+    let broker = Broker::start(&options);
+    broker.ok(&["topic", "create", "t", "--config", "max.message.bytes=1000"]);
+    broker.ok(&["topic", "create", "t", "--if-not-exists"]);
+    let big = vec![b'x'; 5000];
+    for (arguments, input, reason) in [
+        (&["topic", "create", "t"][..], &b""[..], "TOPIC_ALREADY_EXISTS"),
+        (&["topic", "create", "a/b"], b"", "INVALID_TOPIC_EXCEPTION"),
+        (&["topic", "create", "u", "--config", "colour=red"], b"", "INVALID_CONFIG"),
+        (&["consume", "missing"], b"", "no such topic"),
+        (&["produce", "missing"], b"x\n", "no such topic"),
+        (&["produce", "t", "-p", "5"], b"x\n", "1 partitions: 5 is none"),
+        (&["produce", "t", "-k", ":"], b"no key\n", "line 1: no key"),
+        (&["produce", "t"], &big, "MESSAGE_TOO_LARGE"),
+    ] {
+        let said = broker.fails(arguments, input);
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+    }
+    assert_eq!(broker.ok(&["consume", "t"]), "");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&small(dir.path()));
+    broker.ok_with_input(&["produce", "t"], numbers(100_000).as_bytes());
+    let program = env!("CARGO_BIN_EXE_millrace");
+    let script = format!("set -o pipefail; {program} consume t --broker {} | head -1", broker.address);
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "0\n"), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn the_first_signal_stops_cleanly_and_the_banner_says_what_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    for signal in [15, 2, 1] {
+        let broker = Broker::start(&small(dir.path()));
+        broker.ok_with_input(&["produce", "t"], b"x\n");
+        let banner = broker.banner.clone();
+        assert!(banner.contains(dir.path().to_str().unwrap()) && banner.contains("durability  device"), "{banner}");
+        assert!(banner.contains("kcat -b") && banner.contains("kafka-topics.sh"), "{banner}");
+        broker.signal(signal);
+        let (code, said) = broker.wait();
+        assert_eq!(code, Some(0), "signal {signal}: {said}");
+        assert!(said.contains("stopping"), "{said}");
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_not_opened_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&small(dir.path()));
+    let data = dir.path().to_str().unwrap();
+    let output = run(&["serve", "--data", data, "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("is in use by pid"), "{}", stderr(&output));
+    broker.stop();
+}
+
+#[test]
+fn another_node_id_than_that_of_the_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    Broker::start(&small(dir.path())).stop();
+    let mut options = vec!["serve".to_owned(), "--node-id".to_owned(), "7".to_owned()];
+    options.extend(small(dir.path()));
+    let output = millrace().args(&options).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("belongs to node 1"), "{}", stderr(&output));
+}
+
+#[test]
+fn systemd_hears_of_start_life_and_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut command = millrace();
+    command.arg("serve").args(small(&dir.path().join("data")));
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "800000");
+    let broker = Broker::start_command(&mut command);
+    let next = || {
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    assert!(next().starts_with("READY=1\nSTATUS=serving on "));
+    assert_eq!((next(), next()), ("WATCHDOG=1".to_owned(), "WATCHDOG=1".to_owned()));
+    broker.stop();
+    let rest: Vec<String> = std::iter::from_fn(|| {
+        socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+    })
+    .collect();
+    assert!(rest.iter().any(|message| message.starts_with("STOPPING=1")), "{rest:?}");
+}
+
+#[test]
+fn shards_can_be_brokers_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [small(dir.path()), vec!["--advertise".to_owned(), "shard".to_owned()]].concat();
+    let broker = Broker::start(&options);
+    broker.ok(&["topic", "create", "t", "--partitions", "8"]);
+    let keyed: String = (0..1000).map(|n| format!("{n}:{n}\n")).collect();
+    broker.ok_with_input(&["produce", "t", "-k", ":"], keyed.as_bytes());
+    assert_eq!(broker.ok(&["consume", "t"]).lines().count(), 1000);
+    broker.stop();
+}
+
+#[test]
+fn the_log_of_a_broker_is_whole_until_a_byte_is_flipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [small(dir.path()), vec!["--topic-default".into(), "internal.segment.bytes=65536".into()]].concat();
+    let broker = Broker::start(&options);
+    broker.ok_with_input(&["produce", "t", "--batch-bytes", "4KiB"], numbers(50_000).as_bytes());
+    broker.ok(&["topic", "create", "other", "--config", "retention.ms=1000000"]);
+    broker.stop();
+    let data = dir.path().to_str().unwrap();
+    let output = run(&["log", "dump", data, "--batches"]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("topic t ") && text.contains("retention.ms=1000000"), "{text}");
+    assert!(text.contains("sealed, ") && text.contains("active, as the manifest says"), "{text}");
+    for end in [".log", "catalog"] {
+        let path = files(dir.path(), end).remove(0);
+        let good = fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[70] ^= 0x40;
+        fs::write(&path, &bad).unwrap();
+        let output = run(&["log", "dump", data]);
+        assert_eq!(output.status.code(), Some(1), "{end}: {}", stdout(&output));
+        assert!(stdout(&output).contains("DAMAGED"), "{end}");
+        fs::write(&path, &good).unwrap();
+    }
+    let path = files(dir.path(), ".log").remove(0);
+    fs::remove_file(path).unwrap();
+    let output = run(&["log", "dump", data]);
+    assert!(output.status.code() == Some(1) && stdout(&output).contains("are missing"), "{}", stdout(&output));
+}
