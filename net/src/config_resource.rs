@@ -3,20 +3,12 @@
 use kafka_protocol::ResponseError;
 use millrace_engine::{api::ConfigChange, engine::Topic};
 
-use crate::{
-    api::Context,
-    broker_config, cluster,
-    errors::{ApiError, topic_error},
-    share::{group_config, here},
-};
+use crate::{api::Context, broker_config, cluster, errors::ApiError, errors::topic_error};
 
 /// The wire's number of a topic resource.
 pub(crate) const TOPIC: i8 = 2;
 /// The wire's number of a broker resource.
 pub(crate) const BROKER: i8 = 4;
-
-/// The wire's number of a group resource.
-pub(crate) const GROUP: i8 = 32;
 
 /// The settings of one resource shall change.
 #[derive(Debug)]
@@ -60,61 +52,8 @@ pub(crate) async fn alter(
             check_broker(context, name)?;
             alter_broker(context, alteration, validate_only).await
         }
-        GROUP => alter_group(context, name, alteration, validate_only).await,
         other => Err(unknown_type(other)),
     }
-}
-
-/// Groups need not be there to have settings.
-async fn alter_group(
-    context: &Context,
-    name: &str,
-    alteration: Alteration,
-    validate_only: bool,
-) -> Result<(), ApiError> {
-    if name.is_empty() {
-        return Err(ApiError::new(ResponseError::InvalidRequest, "Default group resources are not allowed."));
-    }
-    let engine = context.engine();
-    let mut own = group_config::of_group(engine, name);
-    let mut changes = Vec::new();
-    let kept = |setting: &str| group_config::kept_name(name, setting);
-    match alteration {
-        Alteration::Incremental(asked) => {
-            for change in asked {
-                match change {
-                    ConfigChange::Set(setting, value) => {
-                        changes.push(ConfigChange::Set(kept(&setting), value.clone()));
-                        own.insert(setting, value);
-                    }
-                    ConfigChange::Delete(setting) => {
-                        if own.remove(&setting).is_some() {
-                            changes.push(ConfigChange::Delete(kept(&setting)));
-                        }
-                    }
-                    ConfigChange::Append(setting, _) | ConfigChange::Subtract(setting, _) => {
-                        let reason =
-                            format!("{setting} is not a list: it can be set, but not appended to or subtracted from");
-                        return Err(ApiError::new(ResponseError::InvalidConfig, reason));
-                    }
-                }
-            }
-        }
-        Alteration::Replacement(settings) => {
-            let settings: std::collections::BTreeMap<_, _> = settings.into_iter().collect();
-            let dropped = own.keys().filter(|setting| !settings.contains_key(*setting));
-            changes.extend(dropped.map(|setting| ConfigChange::Delete(kept(setting))));
-            changes.extend(settings.iter().map(|(setting, value)| ConfigChange::Set(kept(setting), value.clone())));
-            own = settings;
-        }
-    }
-    let settings = here(engine).await;
-    settings.settings().check_group(&own).map_err(|reason| ApiError::new(ResponseError::InvalidConfig, reason))?;
-    if validate_only || changes.is_empty() {
-        return Ok(());
-    }
-    let altered = engine.alter_broker_settings(changes).await;
-    altered.map_err(|error| topic_error(&error))
 }
 
 async fn alter_topic(
@@ -176,9 +115,7 @@ async fn alter_broker(context: &Context, alteration: Alteration, validate_only: 
     let changes = match alteration {
         Alteration::Incremental(changes) => changes,
         Alteration::Replacement(settings) => {
-            // the settings of groups are kept among them
-            let dropped = set.keys().filter(|name| !name.starts_with(group_config::PREFIX));
-            let dropped = dropped.filter(|name| settings.iter().all(|(kept, _)| kept != *name));
+            let dropped = set.keys().filter(|name| settings.iter().all(|(kept, _)| kept != *name));
             let dropped: Vec<_> = dropped.map(|name| ConfigChange::Delete(name.clone())).collect();
             let set = settings.into_iter().map(|(name, value)| ConfigChange::Set(name, value));
             dropped.into_iter().chain(set).collect()

@@ -26,11 +26,9 @@ mod memory;
 mod poller;
 mod settings;
 mod shard;
-mod share;
 mod stream;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
 pub use group::check_group_settings;
 pub use shard::{ServeError, serve};
-pub use share::{SHARE_SETTING_KEYS, ShareSettingKey};

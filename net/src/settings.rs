@@ -16,7 +16,6 @@ pub(crate) enum Source {
     DynamicDefaultBroker = 3,
     StaticBroker = 4,
     Default = 5,
-    Group = 8,
 }
 
 /// A value at one level of precedence.

@@ -25,7 +25,6 @@ use crate::{
     listener::{Accepted, Listener},
     memory::ReceiveMemory,
     poller::Poller,
-    share::Shares,
     stream::Stream,
 };
 
@@ -93,7 +92,6 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         config,
     });
     engine.attach(shard.clone());
-    let shares = glommio::spawn_local(Shares::attach(&engine, Rc::new(settings.share.clone())).run());
     let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
     let timer = glommio::spawn_local(run_timer(shard.clone()));
     let acceptors: Vec<_> = listeners
@@ -110,7 +108,6 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
             // who waits for others of its group is sent away first, so that no connection waits for that
             let stop = std::pin::pin!(async {
                 groups.await;
-                shares.await;
                 shard.stop().await;
             });
             futures_util::future::select(stop, poller).await;
@@ -118,7 +115,6 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         }
         futures_util::future::Either::Right((error, _)) => {
             groups.cancel().await;
-            shares.cancel().await;
             Err(ServeError::Poller(error))
         }
     };

@@ -3,7 +3,7 @@
 use kafka_protocol::messages::ApiKey;
 
 use super::{Context, Handling, Request, shape::Shape};
-use crate::{frame::Malformed, group::api as group, handlers, share::api as share};
+use crate::{frame::Malformed, group::api as group, handlers};
 
 /// One API that is served.
 pub(crate) struct Api {
@@ -75,13 +75,6 @@ pub(crate) static TABLE: &[&Api] = &[
     &group::consumer_group_describe::API,
     &handlers::list_config_resources::API,
     &handlers::describe_topic_partitions::API,
-    &share::heartbeat::API,
-    &share::describe::API,
-    &share::share_fetch::API,
-    &share::share_acknowledge::API,
-    &share::describe_offsets::API,
-    &share::alter_offsets::API,
-    &share::delete_offsets::API,
 ];
 
 /// The API of a key.

@@ -35,7 +35,6 @@ use crate::{
     api::{Context, Reply},
     frame::Malformed,
     shard::{Shard, TICK},
-    share,
     stream::Stream,
 };
 
@@ -49,10 +48,6 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Name and version of its software, once it has told them (KIP-511).
     pub(crate) software: RefCell<Option<(StrBytes, StrBytes)>>,
-    /// Its shard and its number there.
-    pub(crate) connection: (usize, u64),
-    /// Share sessions that were opened over it, by shard, group and member: they end with it.
-    pub(crate) share_sessions: RefCell<Vec<(usize, String, String)>>,
 }
 
 /// One connection's state, shared by its reader and its writer.
@@ -132,17 +127,13 @@ pub(crate) async fn run(connection: &Rc<Connection>) {
     connection.stream.close();
     // Futures of requests nobody waits for any more; some hold this shard's state.
     drop(connection.replies.take());
-    let Peer { connection: id, share_sessions, .. } = &*connection.context.peer;
-    share::api::end_sessions(connection.context.engine(), *id, share_sessions.take()).await;
 }
 
 impl Connection {
     /// A connection that was just accepted.
     pub(crate) fn new(shard: Rc<Shard>, stream: Stream, address: SocketAddr, id: u64) -> Rc<Connection> {
         let active = shard.tick();
-        let connection = (shard.engine.shard(), id);
-        let peer =
-            Rc::new(Peer { address, software: RefCell::new(None), connection, share_sessions: RefCell::default() });
+        let peer = Rc::new(Peer { address, software: RefCell::new(None) });
         Rc::new(Connection {
             context: Context { shard, peer },
             stream,

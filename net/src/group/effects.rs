@@ -15,8 +15,7 @@ use kafka_protocol::messages::{
 };
 
 use super::{
-    classic::ClassicThen, coordinator::ShareReply, error::GroupError, offsets::DeferredFetch, record::Record,
-    settings::Settings, timers::Timers,
+    classic::ClassicThen, error::GroupError, offsets::DeferredFetch, record::Record, settings::Settings, timers::Timers,
 };
 
 /// A request that waits for its reply. Every ticket given to a coordinator is answered exactly once.
@@ -57,8 +56,6 @@ pub(crate) enum Reply {
     DeleteGroups(Vec<DeletableGroupResult>),
     /// ConsumerGroupHeartbeat
     ConsumerHeartbeat(Box<ConsumerGroupHeartbeatResponse>),
-    /// What is asked of share groups
-    Share(Box<ShareReply>),
 }
 
 impl Reply {
@@ -89,7 +86,6 @@ impl Reply {
                 results.iter_mut().for_each(|result| result.error_code = code);
                 Reply::DeleteGroups(results)
             }
-            Reply::Share(_) => Reply::Share(Box::new(ShareReply::Failed(error.into()))),
             Reply::ConsumerHeartbeat(_) => {
                 let failed = ConsumerGroupHeartbeatResponse::default().with_error_code(code);
                 Reply::ConsumerHeartbeat(Box::new(failed))

@@ -20,11 +20,6 @@ impl Refusal {
     pub(crate) fn new(error: GroupError, message: impl Into<String>) -> Self {
         Self { error, message: message.into() }
     }
-
-    /// The message, or what the code says.
-    pub(crate) fn text(&self) -> String {
-        if self.message.is_empty() { self.error.to_string() } else { self.message.clone() }
-    }
 }
 
 impl From<GroupError> for Refusal {

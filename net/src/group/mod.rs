@@ -6,25 +6,24 @@
 //! owner's shard, writes the records and loads them after a start.
 
 pub(crate) mod api;
-pub(crate) mod assignment;
+mod assignment;
 mod assignor;
-pub(crate) mod caller;
+mod caller;
 mod classic;
 mod consumer;
-pub(crate) mod coordinator;
-pub(crate) mod effects;
-pub(crate) mod error;
+mod coordinator;
+mod effects;
+mod error;
 mod offsets;
-pub(crate) mod record;
+mod record;
 #[cfg(test)]
 mod script;
 mod settings;
-pub(crate) mod shell;
-pub(crate) mod strings;
-pub(crate) mod timers;
-pub(crate) mod topics;
+mod shell;
+mod strings;
+mod timers;
+mod topics;
 
-pub(crate) use consumer::{TopicsView, metadata_hash};
 pub use settings::check_group_settings;
 pub(crate) use settings::{SETTING_KEYS, SettingKey, Settings};
 pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

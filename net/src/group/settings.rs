@@ -67,8 +67,6 @@ pub(crate) struct Settings {
     pub(crate) offsets_topic_partitions: i32,
     /// `offsets.topic.segment.bytes`: counts only when the topic is created.
     pub(crate) offsets_topic_segment_bytes: u64,
-    /// `group.share.*` and `share.coordinator.*`
-    pub(crate) share: crate::share::Settings,
 }
 
 /// How long a new member may wait in JoinGroup before it is forgotten: it may have gone without our seeing it.
@@ -94,7 +92,6 @@ impl Default for Settings {
             retention_check_interval_ms: 600_000,
             offsets_topic_partitions: 50,
             offsets_topic_segment_bytes: 100 << 20,
-            share: crate::share::Settings::default(),
         }
     }
 }
@@ -163,7 +160,7 @@ setting_keys! {
 impl Settings {
     /// Takes over the settings given by Kafka's names and checks them; other names are left to others.
     pub(crate) fn parse(given: &BTreeMap<String, String>) -> Result<Self, String> {
-        let mut settings = Self { share: crate::share::Settings::parse(given)?, ..Self::default() };
+        let mut settings = Self::default();
         for key in SETTING_KEYS {
             if let Some(value) = given.get(key.name) {
                 settings.set(key.name, value.trim())?;

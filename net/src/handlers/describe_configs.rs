@@ -18,7 +18,6 @@ use crate::{
     broker_config, config_resource,
     errors::{ApiError, check_topic_name},
     settings::{self, Setting},
-    share::{Shares, group_config},
 };
 
 const SHAPE: Shape = &[array(&[INT8, STRING, STRINGS]), BOOL, BOOL.since(3)];
@@ -71,14 +70,6 @@ fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec
         config_resource::BROKER => {
             config_resource::check_broker(context, name)?;
             Ok(broker_config::describe(context))
-        }
-        config_resource::GROUP if name.is_empty() => {
-            Err(ApiError::new(ResponseError::InvalidRequest, "Group name must not be empty"))
-        }
-        config_resource::GROUP => {
-            let shares = context.engine().attached::<Shares>();
-            let shares = shares.ok_or(ApiError::from(ResponseError::CoordinatorNotAvailable))?;
-            Ok(group_config::describe(&shares, context.engine(), name))
         }
         other => Err(config_resource::unknown_type(other)),
     }

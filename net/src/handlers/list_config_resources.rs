@@ -15,8 +15,7 @@ use crate::{
         shape::{INT8S, Shape},
     },
     cluster,
-    config_resource::{BROKER, GROUP, TOPIC},
-    share::group_config,
+    config_resource::{BROKER, TOPIC},
 };
 
 const SHAPE: Shape = &[INT8S.since(1)];
@@ -33,7 +32,7 @@ pub(crate) static API: Api = Api {
 };
 
 /// All types that Kafka knows: topics, brokers, loggers, client metrics, groups.
-const TYPES: [i8; 5] = [TOPIC, BROKER, 8, 16, GROUP];
+const TYPES: [i8; 5] = [TOPIC, BROKER, 8, 16, 32];
 
 async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> ListConfigResourcesResponse {
     let response = ListConfigResourcesResponse::default();
@@ -57,10 +56,6 @@ async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> Lis
     if is_wanted(TOPIC) {
         let topics = context.engine().topics();
         resources.extend(topics.by_name.keys().map(|name| resource(name.clone(), TOPIC)));
-    }
-    if is_wanted(GROUP) {
-        let groups = group_config::groups(context.engine());
-        resources.extend(groups.into_iter().map(|group| resource(group, GROUP)));
     }
     response.with_config_resources(resources)
 }

@@ -28,14 +28,6 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGroupsResponse {
     let groups = call.body.groups_names.iter().map(|group| group.to_string()).collect();
     let results = shell::on_groups(groups, async |group| {
-        let failed = |error: kafka_protocol::error::ResponseError| {
-            let result =
-                DeletableGroupResult::default().with_group_id(wire(&group).into()).with_error_code(error.code());
-            vec![result]
-        };
-        if let Err(error) = crate::share::api::delete_group_state(context.engine(), &group).await {
-            return failed(error);
-        }
         let ids = vec![group.clone()];
         let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
             coordinator.handle_delete_groups(&ids, ticket);
@@ -43,7 +35,9 @@ async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGrou
         match reply.await {
             Ok(Reply::DeleteGroups(results)) => results,
             Ok(other) => unreachable!("DeleteGroups was answered with {other:?}"),
-            Err(error) => failed(error),
+            Err(error) => {
+                vec![DeletableGroupResult::default().with_group_id(wire(&group).into()).with_error_code(error.code())]
+            }
         }
     });
     DeleteGroupsResponse::default().with_results(results.await.into_iter().flatten().collect())

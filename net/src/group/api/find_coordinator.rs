@@ -16,7 +16,6 @@ use crate::{
     cluster::{self, Broker},
     config::Advertise,
     group::{shell, strings::wire},
-    share,
 };
 
 const SHAPE: Shape = &[STRING.until(3), INT8.since(1), STRINGS.since(4)];
@@ -34,10 +33,8 @@ pub(crate) static API: Api = Api {
 
 /// First version that asks for many keys.
 const KEYS_VERSION: i16 = 4;
-/// Key type of groups; that of transactions is not served.
+/// Key type of groups; the others are not served.
 const GROUP: i8 = 0;
-/// Key type of share partitions (KIP-932).
-const SHARE: i8 = 2;
 
 async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoordinatorResponse {
     let key_type = call.body.key_type;
@@ -69,12 +66,11 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
 }
 
 async fn find(context: &Context, key_type: i8, key: &str) -> Result<Broker, ResponseError> {
+    if key_type != GROUP {
+        return Err(ResponseError::InvalidRequest);
+    }
     let engine = context.engine();
-    let shard = match key_type {
-        GROUP => shell::coordinator_shard(engine, key).await?,
-        SHARE => share::api::coordinator_shard(engine, key).await?,
-        _ => return Err(ResponseError::InvalidRequest),
-    };
+    let shard = shell::coordinator_shard(engine, key).await?;
     let id = match context.config().advertise {
         Advertise::Node => BrokerId(engine.node_id()),
         Advertise::Shard { .. } => cluster::shard_broker(engine, shard),

@@ -23,15 +23,14 @@ use crate::api::{Context, RequestHeader};
 /// READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
 const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 /// What is told to who does not ask for that.
-pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
+const NO_OPERATIONS: i32 = i32::MIN;
 
-/// What is told of them.
-pub(crate) fn operations(asked: bool) -> i32 {
+fn operations(asked: bool) -> i32 {
     if asked { GROUP_OPERATIONS } else { NO_OPERATIONS }
 }
 
 /// Who sent a request.
-pub(crate) fn caller(context: &Context, header: &RequestHeader) -> Caller {
+fn caller(context: &Context, header: &RequestHeader) -> Caller {
     Caller {
         client_id: header.client_id.as_deref().unwrap_or_default().to_owned(),
         client_host: format!("/{}", context.peer.address.ip()),

@@ -33,7 +33,7 @@ pub(crate) use leave::Left;
 pub(crate) use member::{JOIN_EPOCH, LEAVE_EPOCH, Member, MemberState, STATIC_LEAVE_EPOCH};
 pub(crate) use reconcile::Owned;
 pub(crate) use regex::compile;
-pub(crate) use subscription::{TopicsView, metadata_hash};
+pub(crate) use subscription::TopicsView;
 
 use super::{
     assignment::Assignment,
@@ -179,10 +179,7 @@ impl ConsumerGroup {
                     None => self.regexes.remove(regex),
                 };
             }
-            Record::ConsumerGroup { value: None, .. }
-            | Record::OffsetCommit { .. }
-            | Record::GroupMetadata { .. }
-            | Record::Share { .. } => {}
+            Record::ConsumerGroup { value: None, .. } | Record::OffsetCommit { .. } | Record::GroupMetadata { .. } => {}
         }
     }
 

@@ -64,19 +64,14 @@ impl ConsumerGroup {
 
     /// Hash over the subscribed topics that exist (KIP-1101).
     pub(super) fn metadata_hash_now(&self, topics: TopicsView<'_>) -> i64 {
-        metadata_hash(self.subscribed().into_iter(), topics)
-    }
-}
-
-/// Hash over those of some topics that exist (KIP-1101). The names rise.
-pub(crate) fn metadata_hash<'a>(names: impl Iterator<Item = &'a Rc<str>>, topics: TopicsView<'_>) -> i64 {
-    let mut bytes = Vec::new();
-    for name in names {
-        if let Some((id, partitions)) = topics.lookup.by_name(name) {
-            bytes.extend_from_slice(&topic_hash(name, id, partitions).to_le_bytes());
+        let mut bytes = Vec::new();
+        for name in self.subscribed() {
+            if let Some((id, partitions)) = topics.lookup.by_name(name) {
+                bytes.extend_from_slice(&topic_hash(name, id, partitions).to_le_bytes());
+            }
         }
+        if bytes.is_empty() { 0 } else { xxh3_64(&bytes).cast_signed() }
     }
-    if bytes.is_empty() { 0 } else { xxh3_64(&bytes).cast_signed() }
 }
 
 /// Hash over one topic: a version byte, id, name and partitions, laid out as Kafka's hash stream lays them out. Racks are

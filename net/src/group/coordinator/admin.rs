@@ -19,7 +19,6 @@ use crate::group::{
     record::Record,
     strings::{optional_wire, wire},
 };
-use crate::share::PROTOCOL_TYPE as SHARE_TYPE;
 
 /// First version of DescribeGroups in which an unknown group is an error.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;
@@ -88,7 +87,6 @@ impl Entry {
         let (protocol_type, state, kind) = match &self.group {
             Group::Classic(group) => (group.protocol_type().unwrap_or_default(), group.state().name(), "classic"),
             Group::Consumer(group) => (CONSUMER_PROTOCOL_TYPE, group.state().name(), "consumer"),
-            Group::Share(group) => (SHARE_TYPE, group.state_name(), SHARE_TYPE),
         };
         ListedGroup::default()
             .with_group_id(wire(id).into())
@@ -101,8 +99,7 @@ impl Entry {
         match &self.group {
             Group::Classic(group) if group.state() == State::Empty => Ok(()),
             Group::Consumer(group) if group.is_empty() => Ok(()),
-            Group::Share(group) if group.is_empty() => Ok(()),
-            Group::Classic(_) | Group::Consumer(_) | Group::Share(_) => Err(ResponseError::NonEmptyGroup),
+            Group::Classic(_) | Group::Consumer(_) => Err(ResponseError::NonEmptyGroup),
         }
     }
 
@@ -122,7 +119,6 @@ impl Entry {
                 records.push(Record::GroupMetadata { group: Rc::clone(id), value: None });
             }
             Group::Consumer(group) => records.extend(group.tombstones()),
-            Group::Share(group) => records.extend(group.tombstones()),
         }
     }
 }

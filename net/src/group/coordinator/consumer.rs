@@ -204,9 +204,7 @@ impl Coordinator {
             Some(Group::Consumer(group)) => {
                 return group.describe(view!(self), &self.settings.consumer_assignors);
             }
-            Some(Group::Classic(_) | Group::Share(_)) => {
-                format!("Group {id} is not a consumer group.")
-            }
+            Some(Group::Classic(_)) => format!("Group {id} is not a consumer group."),
             None => format!("Group {id} not found."),
         };
         DescribedGroup::default()

@@ -46,7 +46,6 @@ impl Coordinator {
             }
         }
         self.write_tombstones(records);
-        self.forget_share_topics(&|id| deleted.iter().any(|(_, deleted)| *deleted == id));
     }
 
     pub(super) fn write_tombstones(&mut self, records: Vec<Record>) {
@@ -67,7 +66,7 @@ impl Entry {
                 }
                 (Some(_), _) => RetentionBase::Never,
             },
-            Group::Consumer(_) | Group::Share(_) => RetentionBase::Commit,
+            Group::Consumer(_) => RetentionBase::Commit,
         }
     }
 
@@ -76,7 +75,6 @@ impl Entry {
         match &self.group {
             Group::Classic(group) => group.state() == State::Empty && group.is_without_members(),
             Group::Consumer(group) => group.is_empty(),
-            Group::Share(group) => group.is_empty(),
         }
     }
 
@@ -97,8 +95,7 @@ impl Entry {
             let (group, topic) = (Rc::clone(id), Rc::clone(topic));
             records.push(Record::OffsetCommit { group, topic, partition, value: None });
         }
-        // a share group is kept until it is deleted: its offsets are elsewhere
-        if !kept && self.is_empty() && !matches!(self.group, Group::Share(_)) {
+        if !kept && self.is_empty() {
             self.group_tombstones(id, records);
         }
     }

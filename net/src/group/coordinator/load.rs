@@ -13,7 +13,6 @@ impl Coordinator {
                 let loaded = Group::Classic(Box::new(ClassicGroup::from_record(Rc::clone(&group), &value)));
                 self.entry(&group).group = loaded;
             }
-            Record::Share { group, record } => self.load_share(&group, &record),
             record => {
                 if is_consumer(&record) {
                     let id = Rc::clone(record.group());
@@ -34,12 +33,9 @@ impl Coordinator {
             match &mut entry.group {
                 Group::Classic(group) => group.on_loaded(scope),
                 Group::Consumer(group) => group.on_loaded(scope),
-                Group::Share(group) => group.on_loaded(scope),
             }
         }
         self.drop_offsets_of_missing_topics();
-        let topics = Rc::clone(&self.topics);
-        self.forget_share_topics(&|id| topics.by_id(id).is_none());
     }
 
     /// Deletes offsets of topics that were deleted while nobody looked.
@@ -76,7 +72,6 @@ impl Coordinator {
             }
             Record::GroupMetadata { group, value: None } => self.remove_classic(&group),
             Record::ConsumerGroup { group, value: None } => self.remove_consumer(&group),
-            Record::Share { group, record } => self.apply_share(&group, &record),
             // classic groups run ahead of their records: only a start takes them from there
             Record::GroupMetadata { value: Some(_), .. } => {}
             record => {
@@ -90,7 +85,7 @@ impl Coordinator {
     }
 
     /// A group; offsets of an unknown one belong to a simple group.
-    pub(super) fn entry(&mut self, id: &Rc<str>) -> &mut Entry {
+    fn entry(&mut self, id: &Rc<str>) -> &mut Entry {
         self.entries.entry(Rc::clone(id)).or_insert_with(|| Entry {
             group: Group::Classic(Box::new(ClassicGroup::new(Rc::clone(id), 0))),
             offsets: Offsets::default(),
@@ -111,7 +106,7 @@ impl Coordinator {
     }
 
     /// Forgets a group; offsets that stay belong to a simple one from now on.
-    pub(super) fn remove_group(&mut self, id: &Rc<str>) {
+    fn remove_group(&mut self, id: &Rc<str>) {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };

@@ -14,11 +14,9 @@ mod consumer;
 mod expire;
 mod load;
 mod offsets;
-mod share;
 
 pub(crate) use admin::GroupFilter;
 pub(crate) use offsets::commit_error;
-pub(crate) use share::ShareReply;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -43,7 +41,6 @@ use super::{
     timers::{TimerKind, Timers},
     topics::{NoTopics, TopicLookup},
 };
-use crate::share::ShareGroup;
 
 /// A group, by the protocol that it follows now.
 #[derive(Debug)]
@@ -52,8 +49,6 @@ pub(crate) enum Group {
     Classic(Box<ClassicGroup>),
     /// ConsumerGroupHeartbeat.
     Consumer(Box<ConsumerGroup>),
-    /// ShareGroupHeartbeat.
-    Share(Box<ShareGroup>),
 }
 
 /// A group and its offsets, which outlive changes of its type.
@@ -139,10 +134,6 @@ impl Coordinator {
             group: Group::Classic(Box::new(ClassicGroup::new(Rc::clone(&id), now_ms))),
             offsets: Offsets::default(),
         });
-        if matches!(entry.group, Group::Share(_)) {
-            let reply = error_join(&request.member_id, ResponseError::InconsistentGroupProtocol);
-            return self.effects.reply(ticket, Reply::Join(Box::new(reply)));
-        }
         let scope = scope!(self, now_ms);
         let mut records = Vec::new();
         let mut is_new = !known;
@@ -175,7 +166,7 @@ impl Coordinator {
                 let reply = group.handle_classic_sync(scope, topics, request).unwrap_or_else(error_sync);
                 scope.effects.reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
             }
-            Some(Group::Share(_)) | None => {
+            None => {
                 let error = unknown_group(&request.group_id, ResponseError::UnknownMemberId);
                 scope.effects.reply(ticket, Reply::Sync(Box::new(error_sync(error))));
             }
@@ -188,7 +179,7 @@ impl Coordinator {
         let result = match self.entries.get_mut(request.group_id.as_str()).map(|entry| &mut entry.group) {
             Some(Group::Classic(group)) => group.handle_heartbeat(scope, request),
             Some(Group::Consumer(group)) => group.handle_classic_heartbeat(scope, request),
-            Some(Group::Share(_)) | None => Err(unknown_group(&request.group_id, ResponseError::UnknownMemberId)),
+            None => Err(unknown_group(&request.group_id, ResponseError::UnknownMemberId)),
         };
         let code = result.err().map_or(0, |error| error.code());
         let reply = HeartbeatResponse::default().with_error_code(code);
@@ -204,7 +195,7 @@ impl Coordinator {
             None if request.group_id.is_empty() => {
                 LeaveGroupResponse::default().with_error_code(ResponseError::InvalidGroupId.code())
             }
-            Some(Group::Share(_)) | None => {
+            None => {
                 let unknown = |member| member_response(member, Some(ResponseError::UnknownMemberId));
                 LeaveGroupResponse::default().with_members(request.members.iter().map(unknown).collect())
             }
@@ -226,7 +217,6 @@ impl Coordinator {
                 // left over from a group that was of another type
                 (Group::Classic(_), _) => {}
                 (Group::Consumer(_), kind) => self.consumer_timeout(now_ms, &id, kind),
-                (Group::Share(_), kind) => self.share_timeout(now_ms, &id, &kind),
             }
         }
     }
@@ -269,7 +259,6 @@ impl Coordinator {
             match &mut entry.group {
                 Group::Classic(group) => group.close(scope, error),
                 Group::Consumer(group) => group.close(scope),
-                Group::Share(group) => group.close(scope),
             }
         }
         for (ticket, fetch) in self.effects.fail_pending(error) {
@@ -311,7 +300,6 @@ impl Coordinator {
             match &entry.group {
                 Group::Classic(group) => group.check(),
                 Group::Consumer(group) => group.check(),
-                Group::Share(_) => {}
             }
         }
     }

@@ -95,7 +95,6 @@ impl Coordinator {
         let scope = scope!(self, now_ms);
         match &mut entry.group {
             Group::Classic(group) => group.handle_offset_commit(scope, &request.member_id, instance_id, generation),
-            Group::Share(_) => Err(ResponseError::GroupIdNotFound),
             Group::Consumer(group) => {
                 let topics = request.topics.iter();
                 let partitions = topics.flat_map(|topic| {
@@ -134,7 +133,6 @@ impl Coordinator {
     fn validate_fetch(&self, entry: &Entry, request: &OffsetFetchRequestGroup) -> Result<(), GroupError> {
         match &entry.group {
             Group::Classic(_) => Ok(()),
-            Group::Share(_) => Err(ResponseError::GroupIdNotFound),
             Group::Consumer(group) => group.validate_offset_fetch(request.member_id.as_deref(), request.member_epoch),
         }
     }
@@ -188,7 +186,6 @@ impl Entry {
                 Err(ResponseError::NonEmptyGroup)
             }
             Group::Classic(_) | Group::Consumer(_) => Ok(()),
-            Group::Share(_) => Err(ResponseError::GroupIdNotFound),
         }
     }
 
@@ -197,7 +194,6 @@ impl Entry {
         match &self.group {
             Group::Classic(group) => group.is_subscribed_to(topic),
             Group::Consumer(group) => group.is_subscribed_to(topic),
-            Group::Share(group) => group.is_subscribed_to(topic),
         }
     }
 }

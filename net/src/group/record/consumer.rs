@@ -57,7 +57,7 @@ pub(crate) struct ConsumerTargetMetadata {
 }
 
 impl ConsumerTargetMetadata {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(0, true);
         writer.i32(self.epoch);
         if self.timestamp_ms == 0 {
@@ -68,7 +68,7 @@ impl ConsumerTargetMetadata {
         writer.out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut reader = open(bytes, "ConsumerGroupTargetAssignmentMetadataValue")?;
         let epoch = reader.i32("AssignmentEpoch")?;
         let mut timestamp_ms = 0;
@@ -186,7 +186,7 @@ impl ClassicMetadata {
 }
 
 /// Encodes a `ConsumerGroupTargetAssignmentMemberValue`.
-pub(crate) fn encode_target(assignment: &Assignment) -> Vec<u8> {
+pub(super) fn encode_target(assignment: &Assignment) -> Vec<u8> {
     let mut writer = Writer::new(0, true);
     let topics: Vec<_> = assignment.iter().collect();
     writer.vec(&topics, |writer, (topic, partitions)| {
@@ -200,7 +200,7 @@ pub(crate) fn encode_target(assignment: &Assignment) -> Vec<u8> {
 }
 
 /// Decodes a `ConsumerGroupTargetAssignmentMemberValue`.
-pub(crate) fn decode_target(bytes: &[u8]) -> Result<Assignment, RecordError> {
+pub(super) fn decode_target(bytes: &[u8]) -> Result<Assignment, RecordError> {
     let mut reader = open(bytes, "ConsumerGroupTargetAssignmentMemberValue")?;
     let topics = reader.vec("TopicPartitions", |reader| {
         let topic = reader.uuid("TopicId")?;

@@ -13,12 +13,12 @@ use std::rc::Rc;
 pub(crate) use classic::{GroupMetadata, GroupMetadataMember, OffsetCommit};
 pub(crate) use consumer::{
     AssignedPartitions, ClassicMetadata, ConsumerCurrent, ConsumerGroupEpoch, ConsumerMember, ConsumerRegex,
-    ConsumerTargetMetadata, decode_target, encode_target,
+    ConsumerTargetMetadata,
 };
-pub(crate) use wire::{Reader, RecordError, Writer};
+use wire::Writer;
+pub(crate) use wire::{Reader, RecordError};
 
 use super::assignment::Assignment;
-use crate::share::{self, ShareRecord};
 
 /// A record of `__consumer_offsets`. A value of `None` is a tombstone.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +41,6 @@ pub(crate) enum Record {
     ConsumerCurrent { group: Rc<str>, member: Rc<str>, value: Option<ConsumerCurrent> },
     /// The topics that a regular expression stands for (type 16).
     ConsumerRegex { group: Rc<str>, regex: Rc<str>, value: Option<ConsumerRegex> },
-    /// A record of a share group (types 10 to 15).
-    Share { group: Rc<str>, record: ShareRecord },
 }
 
 const OFFSET_COMMIT: i16 = 1;
@@ -67,8 +65,7 @@ impl Record {
             | Record::ConsumerTargetMetadata { group, .. }
             | Record::ConsumerTarget { group, .. }
             | Record::ConsumerCurrent { group, .. }
-            | Record::ConsumerRegex { group, .. }
-            | Record::Share { group, .. } => group,
+            | Record::ConsumerRegex { group, .. } => group,
         }
     }
 
@@ -84,7 +81,6 @@ impl Record {
             Record::ConsumerTarget { member, .. } => (CONSUMER_TARGET, Some(member)),
             Record::ConsumerCurrent { member, .. } => (CONSUMER_CURRENT, Some(member)),
             Record::ConsumerRegex { regex, .. } => (CONSUMER_REGEX, Some(regex)),
-            Record::Share { record, .. } => (record.kind(), record.member()),
         };
         let mut key = Writer::new(kind, false);
         key.string(self.group());
@@ -109,7 +105,6 @@ impl Record {
             Record::ConsumerTarget { value, .. } => value.as_ref().map(|value| consumer::encode_target(value)),
             Record::ConsumerCurrent { value, .. } => value.as_ref().map(ConsumerCurrent::encode),
             Record::ConsumerRegex { value, .. } => value.as_ref().map(ConsumerRegex::encode),
-            Record::Share { record, .. } => record.value(),
         }
     }
 
@@ -117,7 +112,7 @@ impl Record {
     pub(crate) fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Record>, RecordError> {
         let mut reader = Reader::new(key, false);
         let kind = reader.i16("the type of a key")?;
-        if !matches!(kind, 0..=CONSUMER_CURRENT | CONSUMER_REGEX) && !share::KINDS.contains(&kind) {
+        if !matches!(kind, 0..=CONSUMER_CURRENT | CONSUMER_REGEX) {
             return Ok(None);
         }
         let group = reader.string("group")?;
@@ -147,10 +142,6 @@ impl Record {
             CONSUMER_CURRENT => {
                 let value = value.map(ConsumerCurrent::decode).transpose()?;
                 Record::ConsumerCurrent { group, member: reader.string("member")?, value }
-            }
-            kind if share::KINDS.contains(&kind) => {
-                let record = ShareRecord::decode(kind, &mut reader, value)?;
-                Record::Share { group, record }
             }
             _ => {
                 let value = value.map(ConsumerRegex::decode).transpose()?;

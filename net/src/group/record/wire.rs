@@ -201,11 +201,6 @@ impl Writer {
         self.out.extend_from_slice(&value.to_be_bytes());
     }
 
-    /// A big-endian 16 bit number.
-    pub(crate) fn i16(&mut self, value: i16) {
-        self.out.extend_from_slice(&value.to_be_bytes());
-    }
-
     /// A big-endian 32 bit number.
     pub(crate) fn i32(&mut self, value: i32) {
         self.out.extend_from_slice(&value.to_be_bytes());
@@ -257,11 +252,6 @@ impl Writer {
     pub(crate) fn bytes(&mut self, value: &[u8]) {
         self.length(Some(value.len()), false);
         self.out.extend_from_slice(value);
-    }
-
-    /// The number of elements of an array, or of bytes, that follow.
-    pub(crate) fn count(&mut self, count: usize) {
-        self.length(Some(count), false);
     }
 
     /// An array.

@@ -46,7 +46,6 @@ fn join(reply: &JoinGroupResponse) -> String {
 
 pub(super) fn reply(reply: &Reply) -> String {
     match reply {
-        Reply::Share(_) => "share".to_owned(), // share groups have tests of their own
         Reply::Join(reply) => join(reply),
         Reply::Sync(reply) => {
             let protocol = field("protocol", reply.protocol_name.as_deref().unwrap_or_default());
@@ -127,7 +126,6 @@ fn epochs(assigned: &AssignedPartitions) -> String {
 fn record(record: &Record) -> String {
     let group = record.group();
     match record {
-        Record::Share { record, .. } => format!("share {group} {:?}", record.kind()),
         Record::OffsetCommit { topic, partition, value, .. } => match value {
             Some(value) => format!("offset {group} {topic}/{partition} {}", value.offset),
             None => format!("offset {group} {topic}/{partition} deleted"),

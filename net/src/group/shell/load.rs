@@ -18,7 +18,7 @@ const RECORDS_PER_TURN: usize = 500;
 
 /// Why a partition could not be loaded.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
+pub(super) enum LoadError {
     /// The log refused to be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -42,30 +42,20 @@ pub(super) async fn load(
     partition: TopicPartition,
 ) -> Result<Coordinator, LoadError> {
     let mut coordinator = Coordinator::new(Rc::clone(settings));
-    read_records(engine, partition, |record| take_record(&mut coordinator, partition, record)).await?;
-    Ok(coordinator)
-}
-
-/// Reads a partition from its start to its end, a few records at a time.
-pub(crate) async fn read_records(
-    engine: &Engine,
-    partition: TopicPartition,
-    mut each: impl FnMut(&batch::Record),
-) -> Result<(), LoadError> {
     let mut offset = engine.list_offset(partition, OffsetSpec::Earliest, -1).await?.offset;
     let end = engine.list_offset(partition, OffsetSpec::Latest, -1).await?.offset;
     while offset < end {
         let fetched = engine.fetch(fetch(partition, offset)).await.pop();
         let fetched = fetched.unwrap_or(Err(LogError::UnknownPartition))?;
         let bytes = contiguous(&fetched.records)?;
-        let next = take_batches(&mut each, partition, offset, &bytes).await?;
+        let next = take_batches(&mut coordinator, partition, offset, &bytes).await?;
         if next == offset {
             // compaction can leave nothing at the end of the log
             break;
         }
         offset = next;
     }
-    Ok(())
+    Ok(coordinator)
 }
 
 fn fetch(partition: TopicPartition, offset: i64) -> Fetch {
@@ -78,7 +68,7 @@ fn fetch(partition: TopicPartition, offset: i64) -> Fetch {
 }
 
 /// The records as one piece. Ranges of files were in memory a moment ago, so that reading them does not block.
-pub(crate) fn contiguous(records: &Records) -> Result<Bytes, std::io::Error> {
+fn contiguous(records: &Records) -> Result<Bytes, LoadError> {
     let mut bytes = Vec::with_capacity(records.len());
     for chunk in &records.chunks {
         match (chunk.as_slice(), chunk) {
@@ -96,7 +86,7 @@ pub(crate) fn contiguous(records: &Records) -> Result<Bytes, std::io::Error> {
 
 /// Takes the records from `offset` on over; answers where to go on.
 async fn take_batches(
-    each: &mut impl FnMut(&batch::Record),
+    coordinator: &mut Coordinator,
     partition: TopicPartition,
     offset: i64,
     bytes: &[u8],
@@ -115,7 +105,7 @@ async fn take_batches(
         }
         for record in batch::records(batch).map_err(damaged)? {
             if record.offset >= offset {
-                each(&record);
+                take_record(coordinator, partition, &record);
             }
             count += 1;
             if count % RECORDS_PER_TURN == 0 {

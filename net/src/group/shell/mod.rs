@@ -5,8 +5,8 @@
 //! request with one batch per partition; what depends on it is released when that is durable. Work that was begun goes
 //! on in tasks of the shard, whatever becomes of the request's connection.
 
-pub(crate) mod load;
-pub(crate) mod promise;
+mod load;
+mod promise;
 mod route;
 mod topic;
 mod write;
@@ -25,7 +25,7 @@ use millrace_engine::{
 };
 use promise::{Bell, Gate, Promise};
 pub(crate) use route::{ask, coordinator_shard, on_every_shard, on_groups, read};
-pub(crate) use topic::{OFFSETS_TOPIC, ensure_offsets_topic, index_of, new_offsets_topic, offsets_topic, partition_of};
+pub(crate) use topic::{OFFSETS_TOPIC, ensure_offsets_topic, new_offsets_topic, offsets_topic, partition_of};
 use write::InFlight;
 
 use super::{
@@ -85,20 +85,18 @@ pub(crate) struct Groups {
 }
 
 /// Ms since the epoch that never jump: the time of the start, and what has gone by since.
-pub(crate) struct Clock {
+struct Clock {
     started: Instant,
     started_ms: i64,
 }
 
 impl Clock {
-    /// Starts now.
-    pub(crate) fn start() -> Self {
+    fn start() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { started: Instant::now(), started_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX / 2) }
     }
 
-    /// Now.
-    pub(crate) fn now_ms(&self) -> i64 {
+    fn now_ms(&self) -> i64 {
         let elapsed = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX / 4);
         self.started_ms.saturating_add(elapsed)
     }

@@ -8,19 +8,19 @@ use std::{
 };
 
 /// A value that one task will give and one other takes.
-pub(crate) struct Promise<T> {
+pub(super) struct Promise<T> {
     value: Cell<Option<T>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl<T> Promise<T> {
     /// A promise that is not kept yet.
-    pub(crate) fn new() -> Rc<Self> {
+    pub(super) fn new() -> Rc<Self> {
         Rc::new(Self { value: Cell::new(None), waker: RefCell::new(None) })
     }
 
     /// Gives the value.
-    pub(crate) fn keep(&self, value: T) {
+    pub(super) fn keep(&self, value: T) {
         self.value.set(Some(value));
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -28,7 +28,7 @@ impl<T> Promise<T> {
     }
 
     /// Waits for the value and takes it.
-    pub(crate) async fn take(&self) -> T {
+    pub(super) async fn take(&self) -> T {
         poll_fn(|context| match self.value.take() {
             Some(value) => Poll::Ready(value),
             None => {
@@ -41,25 +41,25 @@ impl<T> Promise<T> {
 }
 
 /// Any number of tasks wait until it is opened, once, with a result.
-pub(crate) struct Gate<T> {
+pub(super) struct Gate<T> {
     result: Cell<Option<T>>,
     wakers: RefCell<Vec<Waker>>,
 }
 
 impl<T: Copy> Gate<T> {
     /// A closed gate.
-    pub(crate) fn new() -> Rc<Self> {
+    pub(super) fn new() -> Rc<Self> {
         Rc::new(Self { result: Cell::new(None), wakers: RefCell::default() })
     }
 
     /// Lets everybody through.
-    pub(crate) fn open(&self, result: T) {
+    pub(super) fn open(&self, result: T) {
         self.result.set(Some(result));
         self.wakers.take().into_iter().for_each(Waker::wake);
     }
 
     /// Waits until it is open.
-    pub(crate) async fn pass(&self) -> T {
+    pub(super) async fn pass(&self) -> T {
         poll_fn(|context| match self.result.get() {
             Some(result) => Poll::Ready(result),
             None => {
@@ -73,14 +73,14 @@ impl<T: Copy> Gate<T> {
 
 /// One task sleeps until it is rung; a ring before that is not lost.
 #[derive(Default)]
-pub(crate) struct Bell {
+pub(super) struct Bell {
     rung: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Bell {
     /// Wakes the task.
-    pub(crate) fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.rung.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -88,7 +88,7 @@ impl Bell {
     }
 
     /// Waits for a ring.
-    pub(crate) async fn rung(&self) {
+    pub(super) async fn rung(&self) {
         poll_fn(|context| {
             if self.rung.take() {
                 return Poll::Ready(());

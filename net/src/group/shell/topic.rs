@@ -54,7 +54,7 @@ pub(crate) fn partition_of(topic: &Topic, group: &str) -> TopicPartition {
 }
 
 /// Java's `String.hashCode` without its sign, modulo the number of partitions, as every Kafka client and tool expects.
-pub(crate) fn index_of(group: &str, partitions: i32) -> i32 {
+fn index_of(group: &str, partitions: i32) -> i32 {
     java_hash(group).checked_abs().unwrap_or(0) % partitions.max(1)
 }
 
