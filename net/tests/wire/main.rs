@@ -7,3 +7,4 @@ mod limits;
 mod node;
 mod requests;
 mod shards;
+mod shares;

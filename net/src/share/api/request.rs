@@ -254,6 +254,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_is_of_the_shape_that_is_checked() {
+        use crate::{
+            api::shape::sample,
+            share::api::{share_acknowledge, share_fetch},
+        };
+        let mut random = sample::Random::new(9);
+        for version in 1..=2 {
+            for _ in 0..200 {
+                let fetch = share_fetch::API.shape.unwrap();
+                let body = sample::sample(fetch, version, true, &mut random);
+                assert!(ShareFetch::decode(&body, version).is_ok(), "{version}");
+                let acknowledge = share_acknowledge::API.shape.unwrap();
+                let body = sample::sample(acknowledge, version, true, &mut random);
+                assert!(ShareAcknowledge::decode(&body, version).is_ok(), "{version}");
+            }
+        }
+    }
+
+    #[test]
     fn acknowledgements_rise_and_are_complete() {
         let invalid = Err(ResponseError::InvalidRequest);
         assert!(check(vec![raw(0, 4, &[1]), raw(5, 6, &[2, 3])], 1, false).is_ok());
