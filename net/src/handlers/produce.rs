@@ -7,12 +7,13 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ProduceResponse, TopicName,
-        produce_response::{PartitionProduceResponse, TopicProduceResponse},
+        produce_response::{BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse},
     },
     protocol::StrBytes,
 };
 use millrace_engine::{
     api::{LogError, ProducePartition, Produced, TopicPartition},
+    batch::{BatchError, RefusedRecord},
     engine::{Topic, Topics},
 };
 
@@ -151,12 +152,15 @@ fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> 
 fn finish(answers: Vec<TopicAnswer>, appended: Vec<Result<Produced, LogError>>) -> ProduceResponse {
     let mut appended = appended.into_iter();
     let mut partition = |(index, answer): (i32, PartitionAnswer)| {
-        let response = PartitionProduceResponse::default().with_index(index);
+        let mut response = PartitionProduceResponse::default().with_index(index);
         let outcome = match answer {
             PartitionAnswer::Refused(error) => Err(error),
             PartitionAnswer::Appended => match appended.next() {
                 Some(Ok(produced)) => Ok(produced),
-                Some(Err(error)) => Err(ApiError::new(log_error(&error), error.to_string())),
+                Some(Err(error)) => {
+                    response.record_errors = record_errors(&error);
+                    Err(ApiError::new(log_error(&error), error.to_string()))
+                }
                 None => Err(ResponseError::UnknownServerError.into()),
             },
         };
@@ -175,4 +179,16 @@ fn finish(answers: Vec<TopicAnswer>, appended: Vec<Result<Produced, LogError>>) 
             .with_partition_responses(topic.partitions.into_iter().map(&mut partition).collect())
     });
     ProduceResponse::default().with_responses(responses.collect())
+}
+
+/// The records that made their batch fail (KIP-467), so that a client does not blame the others. Left out before
+/// version 8.
+fn record_errors(error: &LogError) -> Vec<BatchIndexAndErrorMessage> {
+    let LogError::Batch(BatchError::Records(refused)) = error else { return Vec::new() };
+    let tell = |record: &RefusedRecord| {
+        BatchIndexAndErrorMessage::default()
+            .with_batch_index(record.index)
+            .with_batch_index_error_message(Some(StrBytes::from_string(record.reason.to_string())))
+    };
+    refused.first.iter().map(tell).collect()
 }

@@ -283,3 +283,31 @@ fn transactions_are_refused() {
     let response = client.call(9, &produce_request("topic", 0, -1, transactional.into()));
     assert_eq!(response.responses[0].partition_responses[0].error_code, 48);
 }
+
+#[test]
+fn records_without_a_key_are_named_when_a_compacted_topic_refuses_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, config());
+    let mut client = node.client();
+    client.create_topic("compacted", 1);
+    let setting = AlterableConfig::default()
+        .with_name(StrBytes::from_static_str("cleanup.policy"))
+        .with_config_operation(0)
+        .with_value(Some(StrBytes::from_static_str("compact")));
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(StrBytes::from_static_str("compacted"))
+        .with_configs(vec![setting]);
+    let response = client.call(1, &IncrementalAlterConfigsRequest::default().with_resources(vec![resource]));
+    assert_eq!(response.responses[0].error_code, 0);
+
+    let records = batch(&[b"first".to_vec(), b"second".to_vec()]);
+    let response = client.call(9, &produce_request("compacted", 0, -1, records.clone()));
+    let partition = &response.responses[0].partition_responses[0];
+    assert_eq!((partition.error_code, partition.base_offset), (87, -1));
+    let named: Vec<_> = partition.record_errors.iter().map(|error| error.batch_index).collect();
+    assert_eq!(named, [0, 1]);
+    let response = client.call(7, &produce_request("compacted", 0, -1, records));
+    let partition = &response.responses[0].partition_responses[0];
+    assert_eq!((partition.error_code, partition.record_errors.len()), (87, 0), "version 7 has no place for them");
+}
