@@ -281,19 +281,19 @@ fn timestamps_out_of_bounds_are_refused() {
 
 #[test]
 fn every_record_that_is_refused_is_named() {
-    let keyless = |delta, timestamp| Record { key: None, ..plain(delta, timestamp, "v") };
+    let keyed = |delta, timestamp| Record { key: Some(Bytes::from_static(b"k")), ..plain(delta, timestamp, "v") };
     let compacted = Rules { key_required: true, before_max_ms: NOW_MS - 5, ..rules() };
     for codec in CODECS {
-        let batch = build(codec, 0, &[keyless(0, 5), plain(1, 6, "v"), keyless(2, 7)]);
+        let batch = build(codec, 0, &[plain(0, 5, "v"), keyed(1, 6), plain(2, 7, "v")]);
         let Err(BatchError::Records(refused)) = check(&batch, &compacted) else { panic!("kept") };
         let named: Vec<_> = refused.first.iter().map(|record| (record.index, record.reason.clone())).collect();
         assert_eq!(named, [(0, RefusedReason::NoKey), (2, RefusedReason::NoKey)]);
         assert_eq!((refused.count, refused.has_timestamp), (2, false));
-        let batch = build(codec, 0, &[keyless(0, 5), plain(1, 4, "v")]);
+        let batch = build(codec, 0, &[plain(0, 5, "v"), keyed(1, 4)]);
         let Err(BatchError::Records(refused)) = check(&batch, &compacted) else { panic!("kept") };
         assert_eq!((refused.count, refused.has_timestamp), (2, true));
     }
-    let many: Vec<_> = (0..REFUSED_RECORDS_MAX as i64 + 5).map(|delta| keyless(delta, 9)).collect();
+    let many: Vec<_> = (0..REFUSED_RECORDS_MAX as i64 + 5).map(|delta| plain(delta, 9, "v")).collect();
     let Err(BatchError::Records(refused)) = check(&build(Codec::None, 0, &many), &compacted) else { panic!("kept") };
     assert_eq!((refused.first.len(), refused.count), (REFUSED_RECORDS_MAX, many.len()));
 }
