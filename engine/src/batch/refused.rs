@@ -66,7 +66,7 @@ impl RefusedRecords {
 
     /// The error of the batch, if a record was refused.
     pub(super) fn into_error(self) -> Option<BatchError> {
-        (self.count > 0).then(|| BatchError::Records(self))
+        (self.count > 0).then_some(BatchError::Records(self))
     }
 }
 
