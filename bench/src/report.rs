@@ -112,7 +112,7 @@ impl Run {
             unix_time: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
             commit: commit(),
             machine: Machine::here(),
-            config: serde_json::to_value(config)?,
+            config: without_paths(serde_json::to_value(config)?),
             figures: BTreeMap::new(),
             remarks: Vec::new(),
             histograms: BTreeMap::new(),
@@ -192,9 +192,27 @@ fn number(value: f64) -> String {
     }
 }
 
+/// Configuration as it may be published: where this machine keeps things is nobody's business and tells nobody anything.
+fn without_paths(value: Value) -> Value {
+    let base = |word: &str| match word.trim_matches('\'').rsplit_once('/') {
+        Some((folder, name)) if folder.is_empty() || folder.starts_with('/') => format!(".../{name}"),
+        _ => word.to_owned(),
+    };
+    match value {
+        Value::String(text) if text.contains('/') => {
+            Value::String(text.split(' ').map(base).collect::<Vec<_>>().join(" "))
+        }
+        Value::Array(values) => values.into_iter().map(without_paths).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, without_paths(value))).collect(),
+        other => other,
+    }
+}
+
 fn commit() -> String {
+    // the tool is built inside its working copy, from wherever it is called
+    let folder = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)).unwrap_or_default();
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok()?;
+        let output = Command::new("git").arg("-C").arg(&folder).args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     match (git(&["rev-parse", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
@@ -227,6 +245,15 @@ mod tests {
         for (time, text) in [(0, "1970-01-01"), (951_782_400, "2000-02-29"), (1_767_225_599, "2025-12-31")] {
             assert_eq!(date(time), text);
         }
+    }
+
+    #[test]
+    fn paths_of_this_machine_are_not_published() {
+        let config =
+            serde_json::json!({"command": "/a/b/broker serve --data '/x/y' --name a/b", "list": ["/tmp/z"], "n": 1});
+        let expected =
+            serde_json::json!({"command": ".../broker serve --data .../y --name a/b", "list": [".../z"], "n": 1});
+        assert_eq!(without_paths(config), expected);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
     api::Context,
     config::NetConfig,
     errors::ApiError,
+    group,
     settings::{self, Level, Setting, Source},
 };
 
@@ -150,6 +151,9 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
         };
         settings.insert(key.broker_name, setting);
     }
+    for key in group::SETTING_KEYS {
+        settings.insert(key.name, of_group(key, file.get(key.name)));
+    }
     for key in KEYS {
         settings.insert(key.name, of_key(key, context, changed.get(key.name)));
     }
@@ -184,6 +188,23 @@ fn from_file(name: &str, value: &str) -> Setting {
     }
 }
 
+/// A setting of the group coordinator, which is read at the start.
+fn of_group(key: &group::SettingKey, given: Option<&String>) -> Setting {
+    let (name, default) = (StrBytes::from_static_str(key.name), StrBytes::from_static_str(key.default));
+    let level = |value, source| Level { name: name.clone(), value, source };
+    let given = given.map(|value| level(StrBytes::from_string(value.clone()), Source::StaticBroker));
+    let levels: Vec<_> = given.into_iter().chain([level(default, Source::Default)]).collect();
+    Setting {
+        value: levels[0].value.clone(),
+        source: levels[0].source,
+        name,
+        kind: key.kind,
+        is_read_only: true,
+        documentation: StrBytes::from_static_str(key.documentation),
+        levels,
+    }
+}
+
 fn of_key(key: &BrokerKey, context: &Context, changed: Option<&String>) -> Setting {
     let name = StrBytes::from_static_str(key.name);
     // Where the node is and who it is has no default worth the name.
@@ -208,6 +229,7 @@ fn of_key(key: &BrokerKey, context: &Context, changed: Option<&String>) -> Setti
 /// Checks that a setting of the broker can be changed while the node runs.
 pub(crate) fn check_is_dynamic(name: &str, config: &NetConfig) -> Result<(), ApiError> {
     let is_known = KEYS.iter().any(|key| key.name == name)
+        || group::SETTING_KEYS.iter().any(|key| key.name == name)
         || keys().iter().any(|key| key.synonyms.iter().any(|synonym| synonym.name == name))
         || config.broker_settings.contains_key(name);
     if !is_known {

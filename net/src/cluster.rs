@@ -41,6 +41,15 @@ pub(crate) fn leader(engine: &Engine, config: &NetConfig, partition: TopicPartit
     }
 }
 
+/// Whether clients believe that the broker which they asked has a replica of a partition: of several brokers, each has
+/// those of its own shard.
+pub(crate) fn is_replica_here(engine: &Engine, config: &NetConfig, partition: TopicPartition) -> bool {
+    match config.advertise {
+        Advertise::Node => true,
+        Advertise::Shard { .. } => engine.owner(partition) == engine.shard(),
+    }
+}
+
 /// The broker that clients are told is the controller.
 pub(crate) fn controller(engine: &Engine) -> BrokerId {
     BrokerId(engine.node_id())

@@ -16,7 +16,7 @@ pub(crate) const HEADER_BYTES_MIN: usize = 8;
 pub(crate) enum Malformed {
     #[error("a frame declares {0} bytes")]
     Length(i32),
-    #[error("a frame declares {length} bytes, more than socket.request.max.bytes = {max}")]
+    #[error("a frame declares {length} bytes, more than socket.request.max.bytes = {max}{}", guess(*length))]
     TooLarge { length: usize, max: usize },
     #[error("a request of {0} bytes is too short for its header")]
     ShortHeader(usize),
@@ -28,6 +28,17 @@ pub(crate) enum Malformed {
     UnsupportedVersion { api: ApiKey, version: i16 },
     #[error("the request is damaged: {0}")]
     Body(String),
+}
+
+/// What a length is the beginning of, if it is that of another protocol.
+fn guess(length: usize) -> &'static str {
+    match length.to_be_bytes() {
+        [.., 0x16, 0x03, _, _] => ": the client speaks TLS",
+        [.., b'G', b'E', b'T', b' '] | [.., b'P', b'O', b'S', b'T'] | [.., b'H', b'E', b'A', b'D'] => {
+            ": the client speaks HTTP"
+        }
+        _ => "",
+    }
 }
 
 /// Checks a frame's declared length; it is the number of bytes that follow.

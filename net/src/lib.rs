@@ -30,5 +30,5 @@ mod stream;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
-pub use group::{SETTING_KEYS as GROUP_SETTING_KEYS, SettingKey as GroupSettingKey};
+pub use group::check_group_settings;
 pub use shard::{ServeError, serve};

@@ -21,6 +21,8 @@ use glommio::net::UnixStream;
 /// One shard's epoll descriptor and who is registered with it.
 pub(crate) struct Poller {
     epoll: OwnedFd,
+    /// A copy of it that glommio waits on; see [`Poller::wait_for_events`].
+    adopted: RawFd,
     registered: RefCell<Registered>,
 }
 
@@ -174,7 +176,8 @@ impl Poller {
         }
         // SAFETY: the descriptor was just created and nobody else knows it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Rc::new(Poller { epoll, registered: RefCell::default() }))
+        let adopted = epoll.try_clone()?.into_raw_fd();
+        Ok(Rc::new(Poller { epoll, adopted, registered: RefCell::default() }))
     }
 
     /// Registers a non-blocking descriptor for both directions. Both count as ready at first.
@@ -228,12 +231,16 @@ impl Poller {
     }
 
     /// Waits until the epoll descriptor is readable. glommio arms a poll request whenever it adopts a stream, and a
-    /// read of it ends with ENOTSOCK once the request has completed: that error is the event.
+    /// read of it ends with ENOTSOCK once the request has completed: that error is the event. What it adopts is always
+    /// the same copy of the descriptor: a new one each time would need a free descriptor, which a flood of connections
+    /// leaves nobody. If the wait is given up, the stream closes the copy, and nobody waits again.
     async fn wait_for_events(&self) -> io::Result<()> {
-        let copy = self.epoll.try_clone()?;
-        // SAFETY: the copy is owned by the stream from here on.
-        let mut stream = unsafe { UnixStream::from_raw_fd(copy.into_raw_fd()) };
-        match stream.read(&mut [0; 1]).await {
+        // SAFETY: the copy belongs to this poller, is open, and is adopted by one stream at a time.
+        let mut stream = unsafe { UnixStream::from_raw_fd(self.adopted) };
+        let outcome = stream.read(&mut [0; 1]).await;
+        // The copy must stay open; the stream holds nothing else but a weak reference to the reactor.
+        std::mem::forget(stream);
+        match outcome {
             Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => Err(io::Error::other("an epoll descriptor was read")),

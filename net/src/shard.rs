@@ -132,11 +132,8 @@ fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
 
 fn listen(engine: &Engine, config: &NetConfig, poller: &Rc<Poller>) -> Result<Vec<Rc<Listener>>, ServeError> {
     let own_port = config.shard_port(engine.shard());
-    let own = config.listen.iter().zip(own_port).map(|(&address, port)| {
-        let mut address = address;
-        address.set_port(port);
-        address
-    });
+    let own =
+        own_port.into_iter().flat_map(|port| config.listen.iter().map(move |address| (address.ip(), port).into()));
     let addresses = config.listen.iter().copied().chain(own);
     addresses
         .map(|address| match Listener::bind(address, poller) {

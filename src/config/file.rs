@@ -88,6 +88,8 @@ mod tests {
             [topic-default]
             retention.ms = 86400000
             "segment.bytes" = "1048576"
+            [group-setting]
+            group.max.size = 10
             "#,
         )
         .unwrap();
@@ -95,6 +97,7 @@ mod tests {
         assert_eq!(options.advertise, Some(Advertise::Shard));
         assert_eq!(options.wal_bytes, Some(ByteSize::mib(256)));
         assert_eq!(options.auto_create_topics, Some(false));
+        assert_eq!(options.group_setting.first().map(ToString::to_string).as_deref(), Some("group.max.size=10"));
         let mut defaults = options.topic_default;
         defaults.sort_by(|a, b| a.key.cmp(&b.key));
         let setting = |key: &str, value: &str| Setting { key: key.to_owned(), value: value.to_owned() };

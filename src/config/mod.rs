@@ -47,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) auto_create_topics: bool,
     /// By topic setting name; parsed once to be sure that it can be.
     pub(crate) topic_defaults: BTreeMap<String, String>,
+    /// By Kafka's name; checked by the wire's own parser.
+    pub(crate) group_settings: BTreeMap<String, String>,
     pub(crate) retention_check: Duration,
     pub(crate) producer_id_expiration: Duration,
 }
@@ -102,6 +104,7 @@ impl Config {
             num_partitions: options.num_partitions.unwrap_or(1),
             auto_create_topics: options.auto_create_topics.unwrap_or(true),
             topic_defaults: topic_defaults(&options.topic_default, &mut problems),
+            group_settings: group_settings(&options.group_setting, &mut problems),
             retention_check: options.retention_check.map_or(Duration::from_secs(300), |s| s.0),
             producer_id_expiration: options.producer_id_expiration.map_or(Duration::from_secs(86_400), |s| s.0),
         };
@@ -219,6 +222,14 @@ fn topic_defaults(settings: &[Setting], problems: &mut Vec<String>) -> BTreeMap<
         problems.push(format!("--topic-default {problem}"));
     }
     defaults
+}
+
+fn group_settings(settings: &[Setting], problems: &mut Vec<String>) -> BTreeMap<String, String> {
+    let given: BTreeMap<_, _> = settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect();
+    if let Err(problem) = millrace_net::check_group_settings(&given) {
+        problems.push(format!("--group-setting {problem}"));
+    }
+    given
 }
 
 /// A setting that is accepted, but not listed: it allows segments that are too small for anything but tests.

@@ -100,6 +100,12 @@ pub(crate) struct ServeOptions {
     #[serde(deserialize_with = "settings::table")]
     pub(crate) topic_default: Vec<Setting>,
 
+    /// Setting of the group coordinator by Kafka's name, as in group.initial.rebalance.delay.ms=0; may be given
+    /// several times
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Groups")]
+    #[serde(deserialize_with = "settings::table")]
+    pub(crate) group_setting: Vec<Setting>,
+
     /// Pause between rounds of retention [default: 5m]
     #[arg(long, value_name = "TIME", help_heading = "Topics")]
     pub(crate) retention_check: Option<Span>,
@@ -115,11 +121,10 @@ pub(crate) struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// These options, completed by `file`'s. Topic defaults are joined key by key.
+    /// These options, completed by `file`'s. Topic defaults and group settings are joined key by key.
     pub(crate) fn over(self, file: Self) -> Self {
-        let mut topic_default = file.topic_default;
-        topic_default.retain(|setting| self.topic_default.iter().all(|own| own.key != setting.key));
-        topic_default.extend(self.topic_default);
+        let topic_default = join(self.topic_default, file.topic_default);
+        let group_setting = join(self.group_setting, file.group_setting);
         Self {
             data: self.data.or(file.data),
             wal_bytes: self.wal_bytes.or(file.wal_bytes),
@@ -138,9 +143,17 @@ impl ServeOptions {
             num_partitions: self.num_partitions.or(file.num_partitions),
             auto_create_topics: self.auto_create_topics.or(file.auto_create_topics),
             topic_default,
+            group_setting,
             retention_check: self.retention_check.or(file.retention_check),
             producer_id_expiration: self.producer_id_expiration.or(file.producer_id_expiration),
             log_level: self.log_level.or(file.log_level),
         }
     }
+}
+
+/// Settings of which those of `own` count more.
+fn join(own: Vec<Setting>, mut below: Vec<Setting>) -> Vec<Setting> {
+    below.retain(|setting| own.iter().all(|own| own.key != setting.key));
+    below.extend(own);
+    below
 }

@@ -176,6 +176,7 @@ impl ServeCommand {
                 }
             }
         };
+        abort_on_panic();
         node::run(node_options, stopper, serve).map_err(|error| Failure::failed(explain::start_error(&error)))?;
         if let Some(reason) = ended.take() {
             return Err(Failure::failed(reason));
@@ -246,4 +247,14 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// A thread that panicked would leave its connections hanging: the process says what happened and ends, also where it was
+/// not built to abort.
+fn abort_on_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
 }

@@ -75,5 +75,6 @@ fn broker_settings(config: &Config, listening: &Listening) -> BTreeMap<String, S
         ("log.retention.check.interval.ms", config.retention_check.as_millis().to_string()),
         ("producer.id.expiration.ms", config.producer_id_expiration.as_millis().to_string()),
     ];
-    settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value));
+    settings.chain(config.group_settings.clone()).collect()
 }

@@ -106,6 +106,9 @@ pub(crate) enum Handling {
     Done(Reply),
     /// A future of it.
     Later(LocalBoxFuture<'static, Reply>),
+    /// A future of a reply that may be large: of one connection, one such future at a time is run, and dropped with the
+    /// connection.
+    InTurn(LocalBoxFuture<'static, Reply>),
 }
 
 /// Decodes a request, runs `handle` on it and encodes what it answers.

@@ -46,6 +46,7 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)
 impl Connection {
     /// Begins a request. When this returns, its place among the connection's requests is fixed.
     pub(super) fn dispatch(&self, frame: Frame) -> Result<(), End> {
+        self.context.engine().note_activity();
         let routed = route(&frame).map_err(|(api, reason)| End::Malformed { api, reason })?;
         let (handling, on_disconnect) = match routed {
             Routed::UnknownApiVersions(start) => {
@@ -64,9 +65,18 @@ impl Connection {
         let request_bytes = bytes.len();
         // The handler keeps what it needs of the frame; the reservation ends with its future.
         drop(bytes);
-        let answered = move |reply| Answered { reply, request_bytes };
+        let answered = move |reply| Answered { reply, request_bytes, had_turn: false };
         let reply: LocalBoxFuture<'static, Answered> = match (handling, on_disconnect) {
             (Handling::Done(reply), _) => Box::pin(std::future::ready(answered(reply))),
+            (Handling::InTurn(future), _) => {
+                let (turns, ticket) = (self.turns.clone(), self.turns.take_ticket());
+                Box::pin(async move {
+                    turns.wait(ticket).await;
+                    let reply = future.await;
+                    drop(reservation);
+                    Answered { reply, request_bytes, had_turn: true }
+                })
+            }
             (Handling::Later(future), OnDisconnect::Drop) => Box::pin(async move {
                 let reply = future.await;
                 drop(reservation);

@@ -8,6 +8,7 @@ mod assembler;
 mod dispatch;
 mod out_queue;
 mod reader;
+mod turns;
 mod writer;
 
 use std::{
@@ -24,6 +25,7 @@ use futures_util::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use self::turns::Turns;
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
     assembler::{Assembler, Frame, Want},
@@ -53,6 +55,8 @@ pub(crate) struct Connection {
     context: Context,
     stream: Stream,
     id: u64,
+    /// Turns of fetches.
+    turns: Turns,
     replies: RefCell<FuturesOrdered<LocalBoxFuture<'static, Answered>>>,
     /// Requests read and not yet taken by the writer, and their bytes.
     in_flight: Cell<InFlight>,
@@ -67,6 +71,8 @@ pub(crate) struct Connection {
 struct Answered {
     reply: Reply,
     request_bytes: usize,
+    /// The request had a ticket of [`Connection::turns`].
+    had_turn: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,7 +88,7 @@ struct Times {
     active: u64,
     /// Since when a request has been half received.
     inside_frame: Option<u64>,
-    /// Since when replies have been waiting for the peer to read.
+    /// Since when the peer has taken nothing of what waits to be sent.
     sending: Option<u64>,
     /// Since when no more is read.
     draining: Option<u64>,
@@ -132,6 +138,7 @@ impl Connection {
             context: Context { shard, peer },
             stream,
             id,
+            turns: Turns::default(),
             replies: RefCell::default(),
             in_flight: Cell::default(),
             reading_done: Cell::new(false),
@@ -158,6 +165,9 @@ impl Connection {
     pub(crate) fn on_tick(&self) {
         /// Ticks that a half received request may rest while others wait for its memory.
         const STALLED_TICKS_MAX: u64 = 10;
+        /// Ticks that a peer may take nothing of what waits for it: records that are being sent hold memory that other
+        /// fetches need.
+        const UNREAD_TICKS_MAX: u64 = 60;
         let shard = &self.context.shard;
         let now = shard.tick();
         let times = self.times.get();
@@ -167,6 +177,8 @@ impl Connection {
         let is_idle = self.in_flight.get().requests == 0 || times.sending.is_some();
         let reason = if is_over(times.draining, ticks(shard.config.stop_timeout)) {
             "requests in flight took too long after the last was read"
+        } else if is_over(times.sending, UNREAD_TICKS_MAX) {
+            "the peer takes nothing of what is sent"
         } else if is_idle && is_over(quiet_since, ticks(shard.config.idle_timeout)) {
             "idle"
         } else if times.inside_frame.is_some() && is_over(quiet_since, STALLED_TICKS_MAX) && shard.memory.is_contended()
@@ -241,6 +253,9 @@ impl Connection {
     fn on_answered(&self, answered: Answered) -> Reply {
         let InFlight { requests, bytes } = self.in_flight.get();
         self.in_flight.set(InFlight { requests: requests - 1, bytes: bytes - answered.request_bytes });
+        if answered.had_turn {
+            self.turns.next();
+        }
         wake(&self.waiting_reader);
         answered.reply
     }

@@ -67,17 +67,17 @@ async fn flush(connection: &Connection, out: &mut OutQueue) -> io::Result<Result
     let stream = &connection.stream;
     loop {
         let sent = match out.next() {
-            Next::Nothing => {
-                connection.update_times(|times, _| times.sending = None);
-                return Ok(Ok(()));
-            }
+            Next::Nothing => return Ok(Ok(())),
             Next::Slices(slices) => stream.send(&slices)?,
             Next::File(range, done) => stream.send_file(range, done, FILE_BYTES_MAX)?,
         };
         match sent {
             Some(count) => {
                 out.on_sent(count);
-                connection.update_times(|times, now| times.active = now);
+                connection.update_times(|times, now| {
+                    times.active = now;
+                    times.sending = None;
+                });
                 glommio::yield_if_needed().await;
             }
             None => {

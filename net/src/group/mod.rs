@@ -24,6 +24,6 @@ mod strings;
 mod timers;
 mod topics;
 
-pub(crate) use settings::Settings;
-pub use settings::{SETTING_KEYS, SettingKey};
+pub use settings::check_group_settings;
+pub(crate) use settings::{SETTING_KEYS, SettingKey, Settings};
 pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

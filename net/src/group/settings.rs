@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use millrace_engine::config::ConfigType;
+
 use super::assignor::{ASSIGNORS, Assignor};
 
 /// Whether groups may move between the classic and the consumer protocol while members are in them
@@ -96,37 +98,63 @@ impl Default for Settings {
 
 /// A broker setting that the group coordinator understands.
 #[derive(Debug)]
-pub struct SettingKey {
+pub(crate) struct SettingKey {
     /// Kafka's name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
+    /// Kind of value.
+    pub(crate) kind: ConfigType,
     /// Default value.
-    pub default: &'static str,
+    pub(crate) default: &'static str,
+    /// A sentence.
+    pub(crate) documentation: &'static str,
 }
 
 macro_rules! setting_keys {
-    ($($name:literal = $default:literal),* $(,)?) => {
+    ($($name:literal: $kind:ident = $default:literal, $documentation:literal;)*) => {
         /// Every setting read here, sorted by name.
-        pub const SETTING_KEYS: &[SettingKey] = &[$(SettingKey { name: $name, default: $default }),*];
+        pub(crate) const SETTING_KEYS: &[SettingKey] = &[$(SettingKey {
+            name: $name,
+            kind: ConfigType::$kind,
+            default: $default,
+            documentation: $documentation,
+        }),*];
     };
 }
 
 setting_keys! {
-    "group.consumer.assignment.interval.ms" = "1000",
-    "group.consumer.assignors" = "uniform,range",
-    "group.consumer.heartbeat.interval.ms" = "5000",
-    "group.consumer.max.size" = "2147483647",
-    "group.consumer.migration.policy" = "bidirectional",
-    "group.consumer.regex.refresh.interval.ms" = "600000",
-    "group.consumer.session.timeout.ms" = "45000",
-    "group.initial.rebalance.delay.ms" = "3000",
-    "group.max.session.timeout.ms" = "1800000",
-    "group.max.size" = "2147483647",
-    "group.min.session.timeout.ms" = "6000",
-    "offset.metadata.max.bytes" = "4096",
-    "offsets.retention.check.interval.ms" = "600000",
-    "offsets.retention.minutes" = "10080",
-    "offsets.topic.num.partitions" = "50",
-    "offsets.topic.segment.bytes" = "104857600",
+    "group.consumer.assignment.interval.ms": Int = "1000",
+        "Least time between two target assignments of a consumer group.";
+    "group.consumer.assignors": List = "uniform,range",
+        "Server-side assignors of consumer groups; the first one is used when members do not say.";
+    "group.consumer.heartbeat.interval.ms": Int = "5000",
+        "How often members of consumer groups are told to send heartbeats.";
+    "group.consumer.max.size": Int = "2147483647",
+        "Members of a consumer group at most.";
+    "group.consumer.migration.policy": String = "bidirectional",
+        "Whether groups with members may change between the classic and the consumer protocol: bidirectional, upgrade, \
+         downgrade or disabled.";
+    "group.consumer.regex.refresh.interval.ms": Int = "600000",
+        "After that time at the latest the topics of subscribed regular expressions are looked up again.";
+    "group.consumer.session.timeout.ms": Int = "45000",
+        "A member of a consumer group that is not heard of for that long is out.";
+    "group.initial.rebalance.delay.ms": Int = "3000",
+        "How long the first rebalance of an empty classic group waits for more members.";
+    "group.max.session.timeout.ms": Int = "1800000",
+        "Longest session timeout that members of classic groups may ask for.";
+    "group.max.size": Int = "2147483647",
+        "Members of a classic group at most.";
+    "group.min.session.timeout.ms": Int = "6000",
+        "Shortest session timeout that members of classic groups may ask for.";
+    "offset.metadata.max.bytes": Int = "4096",
+        "Bytes of metadata with a committed offset at most.";
+    "offsets.retention.check.interval.ms": Long = "600000",
+        "Pause between looks for committed offsets that have expired.";
+    "offsets.retention.minutes": Int = "10080",
+        "How long committed offsets are kept once nobody needs them.";
+    "offsets.topic.num.partitions": Int = "50",
+        "Partitions of the topic that keeps groups and offsets. Counts only when it is created.";
+    "offsets.topic.segment.bytes": Int = "104857600",
+        "Segment size of the topic that keeps groups and offsets. Counts only when it is created.";
 }
 
 impl Settings {
@@ -180,6 +208,17 @@ impl Settings {
     }
 }
 
+/// Checks settings that are meant for the group coordinator: all must be known and make sense together.
+pub fn check_group_settings(given: &BTreeMap<String, String>) -> Result<(), String> {
+    for name in given.keys() {
+        if !SETTING_KEYS.iter().any(|key| key.name == name) {
+            let known: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
+            return Err(format!("{name} is not a setting of the group coordinator, which has: {}", known.join(", ")));
+        }
+    }
+    Settings::parse(given).map(|_| ())
+}
+
 fn number(name: &str, value: &str, least: i64, most: i64) -> Result<i64, String> {
     let number: i64 = value.parse().map_err(|_| format!("{name} = '{value}': not a whole number"))?;
     if (least..=most).contains(&number) {
@@ -229,6 +268,12 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_with_name_and_reason() {
+        let unknown = [("group.maxi".to_owned(), "1".to_owned())].into();
+        let error = check_group_settings(&unknown).unwrap_err();
+        assert!(
+            error.starts_with("group.maxi is not a setting of the group coordinator, which has: group."),
+            "{error}"
+        );
         let error = parse(&[("group.max.size", "x")]).unwrap_err();
         assert_eq!(error, "group.max.size = 'x': not a whole number");
         let error = parse(&[("offsets.retention.minutes", "0")]).unwrap_err();

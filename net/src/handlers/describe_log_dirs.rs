@@ -16,6 +16,7 @@ use crate::{
         Api, Context, Handling, OnDisconnect, Reply, Request, RequestHeader, encode_bytes,
         shape::{INT32S, STRING, Shape, array},
     },
+    cluster,
     frame::Malformed,
 };
 
@@ -57,6 +58,9 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
     });
     let mut by_topic: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for (partition, bytes) in context.engine().partition_sizes(ids).await {
+        if !cluster::is_replica_here(context.engine(), context.config(), partition) {
+            continue;
+        }
         let Some(topic) = topics.by_id.get(&partition.topic) else {
             continue;
         };

@@ -77,7 +77,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         }
     };
     let context = context.clone();
-    Ok(Handling::Later(Box::pin(async move {
+    Ok(Handling::InTurn(Box::pin(async move {
         let Some(answers) = unless_stopping(&context, fetch(&context, &limits, &begun)).await else {
             return Reply::Close("the node is stopping".to_string());
         };

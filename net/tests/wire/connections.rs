@@ -224,3 +224,20 @@ fn what_was_acknowledged_is_fetched_after_a_restart() {
     let node = Node::start(dir.path(), 2, config());
     read_all(&node);
 }
+
+#[test]
+fn fetches_of_one_connection_are_answered_one_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, config());
+    let mut client = node.client();
+    client.create_topic("topic", 2);
+    for partition in 0..2 {
+        assert_eq!(client.produce("topic", partition, &[vec![b'v'; 900_000]]), (0, 0));
+    }
+    let sent: Vec<_> = (0..200).map(|number| client.send(12, &fetch_request("topic", number % 2, 0, 100))).collect();
+    for correlation_id in sent {
+        let mut response = client.receive().expect("a response");
+        assert!(response.len() > 900_000);
+        assert_eq!(response.get_i32(), correlation_id);
+    }
+}

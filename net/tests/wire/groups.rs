@@ -319,3 +319,39 @@ fn consumer_groups_are_assigned_to() {
         assert_eq!((left.error_code, left.member_epoch), (0, -1));
     }
 }
+
+#[test]
+fn what_cannot_be_written_is_not_acknowledged() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let node = start(dir.path(), 2);
+    let mut client = node.client();
+    client.create_topic("t", 1);
+    let committed_before = client.call(9, &commit_request("g", "", -1, 5));
+    assert_eq!(committed_before.topics[0].partitions[0].error_code, 0);
+    node.stop();
+
+    let join = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(group("h"))
+        .with_member_id(text("m"))
+        .with_rebalance_timeout_ms(10_000)
+        .with_subscribed_topic_names(Some(vec![topic_name("t")]))
+        .with_topic_partitions(Some(Vec::new()));
+    let node = Node::start_with_reserve(dir.path(), 2, config(), u64::MAX);
+    let mut client = node.client();
+    let unavailable = ResponseError::CoordinatorNotAvailable.code();
+    for _ in 0..3 {
+        let response = client.call(9, &commit_request("g", "", -1, 6));
+        assert_eq!(response.topics[0].partitions[0].error_code, unavailable);
+        assert_eq!(committed(&mut client, "g"), 5, "reads go on");
+        // the group that ran ahead of its records is forgotten each time
+        assert_eq!(client.call(1, &join).error_code, unavailable);
+        let described = client.call(1, &ConsumerGroupDescribeRequest::default().with_group_ids(vec![group("h")]));
+        assert_eq!(described.groups[0].error_code, ResponseError::GroupIdNotFound.code());
+    }
+    node.stop();
+
+    let node = start(dir.path(), 2);
+    let mut client = node.client();
+    assert_eq!(client.call(1, &join).error_code, 0);
+    assert_eq!(committed(&mut client, "g"), 5);
+}

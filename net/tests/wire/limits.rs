@@ -181,3 +181,22 @@ fn a_flood_of_requests_is_answered_to_the_last() {
     }
     writer.join().expect("no panic");
 }
+
+#[test]
+fn half_sent_requests_give_way_to_those_who_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, NetConfig { receive_memory_bytes: 1 << 20, ..config() });
+    node.client().create_topic("topic", 1);
+    // Each sends enough to be granted the memory of its whole request, and then nothing more.
+    let mut stalled: Vec<Client> = (0..5)
+        .map(|_| {
+            let mut client = node.client();
+            let mut part = vec![0; 100_000];
+            part[..4].copy_from_slice(&(1_000_000_u32).to_be_bytes());
+            client.stream.write_all(&part).expect("the node takes it");
+            client
+        })
+        .collect();
+    assert_eq!(node.client().produce("topic", 0, &[b"patient".to_vec()]), (0, 0));
+    assert!(stalled.iter_mut().any(Client::is_closed_by_node));
+}

@@ -41,13 +41,18 @@ pub(crate) fn config() -> NetConfig {
 impl Node {
     /// Starts a node and waits until it answers.
     pub(crate) fn start(dir: &Path, shards: usize, config: NetConfig) -> Node {
+        Node::start_with_reserve(dir, shards, config, 1 << 20)
+    }
+
+    /// As [`Node::start`]; takes no records while less than that many bytes of the disk are free.
+    pub(crate) fn start_with_reserve(dir: &Path, shards: usize, config: NetConfig, reserve_bytes: u64) -> Node {
         let options = NodeOptions {
             data_dir: dir.to_owned(),
             node_id: 1,
             shards,
             pin: false,
             memory_bytes: shards * (64 << 20),
-            reserve_bytes: 1 << 20,
+            reserve_bytes,
             wal_bytes: 96 << 20,
             topic_defaults: BTreeMap::new(),
             producer_id_expiration_ms: 86_400_000,

@@ -5,10 +5,12 @@ use std::io::Write;
 use bytes::Buf;
 use kafka_protocol::{
     messages::{
-        ApiKey, CreatePartitionsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-        DescribeLogDirsRequest, DescribeTopicPartitionsRequest, FetchRequest, IncrementalAlterConfigsRequest,
-        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ResponseKind, TransactionalId,
+        ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, FetchRequest,
+        IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ResponseKind,
+        TransactionalId,
         create_partitions_request::CreatePartitionsTopic,
+        create_topics_request::{CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         describe_configs_request::DescribeConfigsResource,
         describe_topic_partitions_request::{Cursor, TopicRequest},
@@ -285,29 +287,26 @@ fn transactions_are_refused() {
 }
 
 #[test]
-fn records_without_a_key_are_named_when_a_compacted_topic_refuses_them() {
+fn records_that_a_compacted_topic_refuses_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(dir.path(), 2, config());
+    let node = Node::start(dir.path(), 1, config());
     let mut client = node.client();
-    client.create_topic("compacted", 1);
-    let setting = AlterableConfig::default()
+    let setting = CreatableTopicConfig::default()
         .with_name(StrBytes::from_static_str("cleanup.policy"))
-        .with_config_operation(0)
         .with_value(Some(StrBytes::from_static_str("compact")));
-    let resource = AlterConfigsResource::default()
-        .with_resource_type(2)
-        .with_resource_name(StrBytes::from_static_str("compacted"))
+    let topic = CreatableTopic::default()
+        .with_name(topic_name("topic"))
+        .with_num_partitions(1)
+        .with_replication_factor(1)
         .with_configs(vec![setting]);
-    let response = client.call(1, &IncrementalAlterConfigsRequest::default().with_resources(vec![resource]));
-    assert_eq!(response.responses[0].error_code, 0);
-
-    let records = batch(&[b"first".to_vec(), b"second".to_vec()]);
-    let response = client.call(9, &produce_request("compacted", 0, -1, records.clone()));
-    let partition = &response.responses[0].partition_responses[0];
-    assert_eq!((partition.error_code, partition.base_offset), (87, -1));
-    let named: Vec<_> = partition.record_errors.iter().map(|error| error.batch_index).collect();
-    assert_eq!(named, [0, 1]);
-    let response = client.call(7, &produce_request("compacted", 0, -1, records));
-    let partition = &response.responses[0].partition_responses[0];
-    assert_eq!((partition.error_code, partition.record_errors.len()), (87, 0), "version 7 has no place for them");
+    let created = client.call(7, &CreateTopicsRequest::default().with_topics(vec![topic]));
+    assert_eq!(created.topics[0].error_code, 0);
+    let request = produce_request("topic", 0, -1, batch(&[b"a".to_vec(), b"b".to_vec()]));
+    for (version, named) in [(7, vec![]), (8, vec![0, 1]), (12, vec![0, 1])] {
+        let response = client.call(version, &request);
+        let partition = &response.responses[0].partition_responses[0];
+        assert_eq!(partition.error_code, 87);
+        let errors = partition.record_errors.iter().map(|error| error.batch_index);
+        assert_eq!(errors.collect::<Vec<_>>(), named, "version {version}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kafka_protocol::messages::{DescribeClusterRequest, MetadataRequest};
+use kafka_protocol::messages::{DescribeClusterRequest, DescribeLogDirsRequest, MetadataRequest};
 use millrace_net::{Advertise, NetConfig};
 
 use crate::{
@@ -33,6 +33,15 @@ fn every_shard_is_a_broker_that_leads_its_partitions() {
         let mut leader = Client::connect(([127, 0, 0, 1], u16::try_from(port).expect("a port")).into());
         assert_eq!(leader.produce("topic", partition.partition_index, &[b"value".to_vec()]), (0, 0));
     }
+    let mut shown = Vec::new();
+    for (_, port) in brokers {
+        let mut broker = Client::connect(([127, 0, 0, 1], u16::try_from(port).expect("a port")).into());
+        let described = broker.call(4, &DescribeLogDirsRequest::default().with_topics(None));
+        let partitions = described.results[0].topics.iter().flat_map(|topic| &topic.partitions);
+        shown.extend(partitions.map(|partition| partition.partition_index));
+    }
+    shown.sort_unstable();
+    assert_eq!(shown, (0..12).collect::<Vec<_>>(), "every partition is shown by one broker");
     // Any other shard serves the partition all the same.
     assert_eq!(client.produce("topic", 0, &[b"value".to_vec()]), (0, 1));
 }

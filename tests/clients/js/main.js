@@ -10,7 +10,7 @@ const zstd = require('@bokuweb/zstd-wasm')
 
 const broker = process.argv[2]
 const run = randomBytes(6).toString('hex')
-const groups = (process.env.CLIENT_GROUPS || '0') !== '0'
+const groups = (process.env.CLIENT_GROUPS || '').includes('classic')
 const kafka = new Kafka({ clientId: 'millrace-test', brokers: [broker], logLevel: logLevel.NOTHING, retry: { retries: 8 } })
 const admin = kafka.admin()
 let failed = 0

@@ -7,7 +7,7 @@ import traceback
 
 BROKER = sys.argv[1]
 RUN = f"{random.getrandbits(48):012x}"
-GROUPS = os.environ.get("CLIENT_GROUPS", "0") != "0"
+GROUPS = os.environ.get("CLIENT_GROUPS", "").split()
 
 
 def run_steps(client, steps):

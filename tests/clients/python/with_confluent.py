@@ -210,6 +210,5 @@ STEPS = [
     ("delete-records", delete_records),
     ("too-large-is-refused", too_large_is_refused),
 ]
-if GROUPS:
-    STEPS += [(f"group-{protocol}", group(protocol)) for protocol in ("classic", "consumer")]
+STEPS += [(f"group-{protocol}", group(protocol)) for protocol in GROUPS]
 run_steps("confluent-kafka", STEPS)

@@ -28,7 +28,7 @@ impl ClassicGroup {
         self.transition_to(State::PreparingRebalance, scope.now_ms);
         if initial {
             let step_ms = scope.settings.initial_rebalance_delay_ms;
-            let left_ms = (self.rebalance_timeout_ms() - step_ms).max(0);
+            let left_ms = self.rebalance_timeout_ms().saturating_sub(step_ms).max(0);
             self.initial_delay = Some(InitialDelay { step_ms, left_ms, joined: false });
             self.schedule_join(scope, step_ms);
         } else {

@@ -261,3 +261,35 @@ proptest! {
         prop_assert_eq!(world.coordinator.next_deadline_ms(), None);
     }
 }
+
+#[test]
+fn texts_that_no_record_can_hold_are_refused() {
+    let mut coordinator = Coordinator::new(Rc::new(Settings::default()));
+    let long = "x".repeat(40_000);
+    let request = JoinGroupRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_protocol_type(text("t"))
+        .with_session_timeout_ms(10_000)
+        .with_rebalance_timeout_ms(i32::MIN)
+        .with_protocols(vec![JoinGroupRequestProtocol::default().with_name(text("range"))]);
+    let caller = Caller { version: 3, fresh_id: "1".to_owned(), ..Caller::default() };
+    let by_group = request.clone().with_group_id(GroupId(text(&*long)));
+    let by_instance = request.clone().with_group_instance_id(Some(text(&*long)));
+    let by_client = Caller { client_id: long, ..caller.clone() };
+    coordinator.handle_join(0, &caller, &by_group, Ticket(1));
+    coordinator.handle_join(0, &caller, &by_instance, Ticket(2));
+    coordinator.handle_join(0, &by_client, &request, Ticket(3));
+    // a rebalance timeout without sense ends the rebalance at once
+    coordinator.handle_join(0, &caller, &request, Ticket(4));
+    coordinator.handle_timeouts(3_000);
+    let codes = coordinator.take_replies().into_iter().map(|(ticket, reply)| match reply {
+        Reply::Join(reply) => (ticket.0, reply.error_code),
+        reply => panic!("{reply:?}"),
+    });
+    let invalid = ResponseError::InvalidRequest.code();
+    let expected = [(1, ResponseError::InvalidGroupId.code()), (2, invalid), (3, invalid), (4, 0)];
+    assert_eq!(codes.collect::<Vec<_>>(), expected);
+    for write in coordinator.take_writes() {
+        write.records.iter().for_each(|record| assert!(!record.key().is_empty()));
+    }
+}

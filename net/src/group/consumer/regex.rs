@@ -102,13 +102,14 @@ impl ConsumerGroup {
             return;
         }
         let last_ms = self.regexes.values().next().map(|resolved| resolved.timestamp_ms);
-        if last_ms.is_some_and(|last_ms| scope.now_ms <= last_ms + REFRESH_INTERVAL_MIN_MS) {
+        if last_ms.is_some_and(|last_ms| scope.now_ms <= last_ms.saturating_add(REFRESH_INTERVAL_MIN_MS)) {
             return;
         }
         let is_due = is_new
             || self.regex_members.len() != self.regexes.len()
             || self.resolved_topics != Some(topics.version)
-            || last_ms.is_none_or(|last_ms| scope.now_ms > last_ms + scope.settings.regex_refresh_interval_ms);
+            || last_ms
+                .is_none_or(|last_ms| scope.now_ms > last_ms.saturating_add(scope.settings.regex_refresh_interval_ms));
         if is_due {
             self.resolving = true;
             scope.effects.resolve(&self.id, self.regex_members.keys().cloned().collect());

@@ -15,7 +15,7 @@ impl ConsumerGroup {
         let interval_ms = i64::from(scope.settings.consumer_assignment_interval_ms);
         let is_due = self.assignment_timestamp_ms == 0
             || interval_ms == 0
-            || scope.now_ms >= self.assignment_timestamp_ms + interval_ms;
+            || scope.now_ms >= self.assignment_timestamp_ms.saturating_add(interval_ms);
         if self.assignment_epoch >= self.epoch || !is_due {
             return;
         }

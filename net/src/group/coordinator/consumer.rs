@@ -37,7 +37,9 @@ impl Coordinator {
     ) {
         let mut records = Vec::new();
         let leaves = matches!(request.member_epoch, LEAVE_EPOCH | STATIC_LEAVE_EPOCH);
-        let result = consumer::validate(&self.settings, caller.version, request).and_then(|()| {
+        let valid = validate_texts(caller, request);
+        let valid = valid.and_then(|()| consumer::validate(&self.settings, caller.version, request));
+        let result = valid.and_then(|()| {
             if leaves {
                 self.leave_by_heartbeat(now_ms, request, &mut records)
             } else {
@@ -238,6 +240,15 @@ fn upgrade(
     }
     ConsumerGroup::validate_upgrade(scope.settings, group)?;
     ConsumerGroup::upgrade(group, topics, records)
+}
+
+fn validate_texts(caller: &Caller, request: &ConsumerGroupHeartbeatRequest) -> Result<(), Refusal> {
+    let optional = [&request.instance_id, &request.subscribed_topic_regex].into_iter().flatten();
+    let texts = optional.map(|text| text.as_str()).chain([&*request.group_id, &*request.member_id, &*caller.client_id]);
+    if texts.into_iter().any(super::is_too_long) {
+        return Err(Refusal::new(ResponseError::InvalidRequest, "a text is too long to be kept"));
+    }
+    Ok(())
 }
 
 fn refused(refusal: &Refusal) -> ConsumerGroupHeartbeatResponse {

@@ -82,8 +82,8 @@ impl Entry {
         let base = self.retention_base();
         let expired = |value: &OffsetCommit| match base {
             _ if value.expire_timestamp_ms != -1 => now_ms >= value.expire_timestamp_ms,
-            RetentionBase::Commit => now_ms - value.commit_timestamp_ms >= retention_ms,
-            RetentionBase::At(since_ms) => now_ms - since_ms >= retention_ms,
+            RetentionBase::Commit => now_ms.saturating_sub(value.commit_timestamp_ms) >= retention_ms,
+            RetentionBase::At(since_ms) => now_ms.saturating_sub(since_ms) >= retention_ms,
             RetentionBase::Never => false,
         };
         let mut kept = false;

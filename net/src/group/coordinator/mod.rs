@@ -107,8 +107,13 @@ impl Coordinator {
     pub(crate) fn handle_join(&mut self, now_ms: i64, caller: &Caller, request: &JoinGroupRequest, ticket: Ticket) {
         let session = self.settings.min_session_timeout_ms..=self.settings.max_session_timeout_ms;
         let known = self.entries.contains_key(request.group_id.as_str());
-        let refused = if request.group_id.is_empty() {
+        let names = request.protocols.iter().map(|protocol| protocol.name.as_str());
+        let ids = [request.member_id.as_str(), request.group_instance_id.as_deref().unwrap_or_default()];
+        let texts = names.chain(ids).chain([request.protocol_type.as_str(), caller.client_id.as_str()]);
+        let refused = if request.group_id.is_empty() || is_too_long(&request.group_id) {
             Some(ResponseError::InvalidGroupId)
+        } else if texts.into_iter().any(is_too_long) {
+            Some(ResponseError::InvalidRequest)
         } else if !session.contains(&request.session_timeout_ms) {
             Some(ResponseError::InvalidSessionTimeout)
         } else if !known && !request.member_id.is_empty() {
@@ -298,6 +303,14 @@ impl Coordinator {
             }
         }
     }
+}
+
+/// Longest text that is kept, in bytes: records hold texts of up to 32,767 bytes, and a member id is made of another text
+/// and a UUID. Compact texts of requests can be longer.
+const TEXT_BYTES_MAX: usize = 32_000;
+
+fn is_too_long(text: &str) -> bool {
+    text.len() > TEXT_BYTES_MAX
 }
 
 fn unknown_group(id: &str, error: GroupError) -> GroupError {

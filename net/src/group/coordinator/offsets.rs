@@ -81,7 +81,9 @@ impl Coordinator {
         let generation = request.generation_id_or_member_epoch;
         let Some(entry) = self.entries.get_mut(request.group_id.as_str()) else {
             // a consumer without group management, or an administrator: a simple group will keep the offsets
-            return if generation < 0 {
+            return if super::is_too_long(&request.group_id) {
+                Err(ResponseError::InvalidGroupId)
+            } else if generation < 0 {
                 Ok(())
             } else if caller.version >= GROUP_ID_NOT_FOUND_VERSION {
                 Err(ResponseError::GroupIdNotFound)

@@ -1,7 +1,8 @@
 //! From any shard to the one that coordinates a group.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::Future, rc::Rc, time::Duration};
 
+use futures_util::future::Either;
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{api::TopicPartition, engine::Engine};
 
@@ -55,7 +56,8 @@ pub(crate) async fn on_groups<R>(groups: Vec<String>, each: impl AsyncFn(String)
     futures_util::future::join_all(groups.into_iter().map(|group| each(group))).await
 }
 
-/// Looks at the coordinator of a group.
+/// Looks at the coordinator of a group. A shard that does not answer in time is told of as one that still loads, so that
+/// it does not hold up what others say.
 pub(crate) async fn read<R: Send + 'static>(
     engine: &Engine,
     group: &str,
@@ -63,7 +65,17 @@ pub(crate) async fn read<R: Send + 'static>(
 ) -> Result<R, GroupError> {
     let partition = locate(engine, group).await?;
     let shard = engine.owner(partition);
-    engine.on_shard(shard, move |engine| async move { here(&engine).await.read(partition, look).await }).await
+    let seen = engine.on_shard(shard, move |engine| async move { here(&engine).await.read(partition, look).await });
+    in_time(seen).await.unwrap_or(Err(ResponseError::CoordinatorLoadInProgress))
+}
+
+/// What a shard answers, if it does so in time.
+async fn in_time<R>(answer: impl Future<Output = R>) -> Option<R> {
+    let (answer, timeout) = (std::pin::pin!(answer), std::pin::pin!(glommio::timer::sleep(SHARD_TIMEOUT)));
+    match futures_util::future::select(answer, timeout).await {
+        Either::Left((answer, _)) => Some(answer),
+        Either::Right(_) => None,
+    }
 }
 
 /// Looks at all coordinators of some shards, side by side. A shard that does not answer in time, or a partition that
@@ -79,14 +91,7 @@ pub(crate) async fn on_every_shard<R: Send + 'static>(
             let groups = here(&engine).await;
             on_this_shard(&groups, look).await
         });
-        let part = Box::pin(part);
-        async move {
-            let timeout = std::pin::pin!(glommio::timer::sleep(SHARD_TIMEOUT));
-            match futures_util::future::select(part, timeout).await {
-                futures_util::future::Either::Left((part, _)) => part,
-                futures_util::future::Either::Right(_) => (Vec::new(), Some(ResponseError::CoordinatorLoadInProgress)),
-            }
-        }
+        async move { in_time(part).await.unwrap_or((Vec::new(), Some(ResponseError::CoordinatorLoadInProgress))) }
     });
     merge(futures_util::future::join_all(parts).await)
 }

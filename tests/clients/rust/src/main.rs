@@ -43,7 +43,7 @@ fn expect<T: PartialEq + Debug>(actual: T, expected: T) -> anyhow::Result<()> {
 #[tokio::main]
 async fn main() {
     let broker = std::env::args().nth(1).expect("usage: HOST:PORT");
-    let groups = std::env::var("CLIENT_GROUPS").is_ok_and(|value| value != "0" && !value.is_empty());
+    let groups = std::env::var("CLIENT_GROUPS").is_ok_and(|value| value.contains("classic"));
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos();
     let run = format!("{:x}", nanos ^ u128::from(std::process::id()));
     let steps = |client| Steps { client, broker: broker.clone(), run: run.clone(), failed: 0 };

@@ -81,9 +81,10 @@ public final class ClientTest {
     step("many-partitions", this::manyPartitions);
     step("delete-records", this::deleteRecords);
     step("too-large-is-refused", this::tooLargeIsRefused);
-    if (!System.getenv().getOrDefault("CLIENT_GROUPS", "0").equals("0")) {
-      step("group-classic", () -> group("classic"));
-      step("group-consumer", () -> group("consumer"));
+    for (String protocol : System.getenv().getOrDefault("CLIENT_GROUPS", "").split(" ")) {
+      if (!protocol.isEmpty()) {
+        step("group-" + protocol, () -> group(protocol));
+      }
     }
   }
 
