@@ -85,6 +85,7 @@ impl Engine {
                 answers[*at] = answer;
             }
         }
+        trim(&mut answers, max_bytes);
         answers
     }
 
@@ -173,6 +174,21 @@ impl Engine {
     }
 }
 
+/// Leaves out the records that make the whole larger than `max_bytes`: each shard gives its first batch whatever its
+/// size, but only the first of the request may go beyond the limit (KIP-74). The others have their turn in a later
+/// fetch, as clients and sessions ask for what they got last.
+fn trim(answers: &mut [FetchAnswer], max_bytes: usize) {
+    let mut total = 0;
+    for fetched in answers.iter_mut().flatten() {
+        let len = fetched.records.len();
+        if total > 0 && total + len > max_bytes {
+            fetched.records = Records::default();
+        } else {
+            total += len;
+        }
+    }
+}
+
 fn plain(parts: &Parts) -> Vec<FetchPartition> {
     parts.iter().map(|(_, part)| *part).collect()
 }
@@ -226,5 +242,28 @@ impl Piece {
                 Chunk::File(crate::chunk::FileRange { file: Rc::new(file), position, len })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_records_may_go_beyond_the_limit() {
+        let answer = |len: usize| {
+            let chunks = if len == 0 { vec![] } else { vec![Chunk::Bytes(Bytes::from(vec![0; len]))] };
+            Ok(Fetched { high_watermark: 1, log_start_offset: 0, records: Records { chunks } })
+        };
+        let case = |sizes: &[usize], max_bytes| {
+            let mut answers: Vec<FetchAnswer> = sizes.iter().map(|len| answer(*len)).collect();
+            answers.insert(0, Err(LogError::UnknownPartition));
+            trim(&mut answers, max_bytes);
+            answers.iter().flatten().map(|fetched| fetched.records.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(case(&[0, 900, 0, 900], 1_000), [0, 900, 0, 0]);
+        assert_eq!(case(&[900, 900, 50], 100), [900, 0, 0]);
+        assert_eq!(case(&[500, 501, 500], 1_000), [500, 0, 500]);
+        assert_eq!(case(&[500, 500, 1], 1_001), [500, 500, 1]);
     }
 }

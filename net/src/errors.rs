@@ -59,7 +59,9 @@ fn batch_error(error: &BatchError) -> ResponseError {
         BatchError::Invalid(_) => ResponseError::InvalidRecord,
         BatchError::UnsupportedMagic(_) => ResponseError::UnsupportedForMessageFormat,
         BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
-        BatchError::InvalidTimestamp { .. } => ResponseError::InvalidTimestamp,
+        BatchError::Records(refused) if refused.has_timestamp => ResponseError::InvalidTimestamp,
+        BatchError::Records(_) => ResponseError::InvalidRecord,
+        BatchError::ForeignAppendTime => ResponseError::InvalidTimestamp,
         BatchError::UnsupportedCodec(_) => ResponseError::UnsupportedCompressionType,
     }
 }

@@ -12,6 +12,7 @@ use super::{
     header::{CODEC_MASK, LOG_APPEND_TIME, TRANSACTIONAL, verify_crc},
     invalid,
     records::{Head, walk},
+    refused::{RefusedReason, RefusedRecords},
 };
 use crate::config::TimestampType;
 
@@ -64,8 +65,7 @@ fn check_header(info: &BatchInfo) -> Result<(), BatchError> {
         return Err(invalid("clients may not write control batches"));
     }
     if info.attributes & LOG_APPEND_TIME != 0 {
-        let reason = "producers may not set LogAppendTime".into();
-        return Err(BatchError::InvalidTimestamp { timestamp_ms: info.max_timestamp, reason });
+        return Err(BatchError::ForeignAppendTime);
     }
     if info.attributes & !(CODEC_MASK | TRANSACTIONAL) != 0 {
         return Err(invalid(format!("attributes are {:#06x}", info.attributes)));
@@ -88,17 +88,19 @@ fn check_records(bytes: &[u8], mut info: BatchInfo, rules: &Rules) -> Result<Bat
     let mut walked = Walked {
         expected: 0,
         max_timestamp: -1,
-        refused: None,
+        misplaced: None,
+        refused: RefusedRecords::default(),
         key_required: rules.key_required,
         create_time: rules.timestamp_type == TimestampType::CreateTime,
         earliest: rules.now_ms.saturating_sub(rules.before_max_ms),
         latest: rules.now_ms.saturating_add(rules.after_max_ms),
     };
     walk(&info, bytes, |record| walked.look(record))?;
-    match (walked.refused, rules.timestamp_type) {
-        (Some(refused), _) => return Err(refused),
-        (None, TimestampType::CreateTime) => info.max_timestamp = walked.max_timestamp,
-        (None, TimestampType::LogAppendTime) => {}
+    if let Some(error) = walked.misplaced.or(walked.refused.into_error()) {
+        return Err(error);
+    }
+    if walked.create_time {
+        info.max_timestamp = walked.max_timestamp;
     }
     Ok(info)
 }
@@ -107,7 +109,10 @@ fn check_records(bytes: &[u8], mut info: BatchInfo, rules: &Rules) -> Result<Bat
 struct Walked {
     expected: i32,
     max_timestamp: i64,
-    refused: Option<BatchError>,
+    /// A record that is not where its offset says, which ends the walk.
+    misplaced: Option<BatchError>,
+    /// Records that the topic does not take: all are looked for, as the producer is told about each.
+    refused: RefusedRecords,
     key_required: bool,
     create_time: bool,
     earliest: i64,
@@ -117,34 +122,32 @@ struct Walked {
 impl Walked {
     #[inline]
     fn look(&mut self, record: Head) -> ControlFlow<()> {
-        self.refused = self.refuse(&record);
+        if record.offset_delta != self.expected {
+            let reason = format!("record {} has the offset delta {}", self.expected, record.offset_delta);
+            self.misplaced = Some(invalid(reason));
+            return ControlFlow::Break(());
+        }
+        if let Some(reason) = self.refuse(&record) {
+            self.refused.push(self.expected, reason);
+        }
         self.expected += 1;
         self.max_timestamp = self.max_timestamp.max(record.timestamp);
-        if self.refused.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        ControlFlow::Continue(())
     }
 
     #[inline]
-    fn refuse(&self, record: &Head) -> Option<BatchError> {
-        if record.offset_delta != self.expected {
-            return Some(invalid(format!("record {} has the offset delta {}", self.expected, record.offset_delta)));
-        }
+    fn refuse(&self, record: &Head) -> Option<RefusedReason> {
         if self.key_required && !record.has_key {
-            return Some(invalid("a compacted topic takes no record without a key"));
+            return Some(RefusedReason::NoKey);
         }
-        if self.create_time && record.timestamp != -1 {
-            return self.refuse_timestamp(record);
+        if !self.create_time || record.timestamp == -1 {
+            return None;
         }
-        None
-    }
-
-    #[inline]
-    fn refuse_timestamp(&self, record: &Head) -> Option<BatchError> {
-        let reason = match record.timestamp {
-            _ if record.overflows => "base and delta overflow".to_owned(),
-            t if t < self.earliest => format!("it may not lie before {}", self.earliest),
-            t if t > self.latest => format!("it may not lie after {}", self.latest),
-            _ => return None,
-        };
-        Some(BatchError::InvalidTimestamp { timestamp_ms: record.timestamp, reason })
+        if record.overflows {
+            return Some(RefusedReason::TimestampOverflow);
+        }
+        let (timestamp_ms, earliest_ms, latest_ms) = (record.timestamp, self.earliest, self.latest);
+        let is_near = (earliest_ms..=latest_ms).contains(&timestamp_ms);
+        (!is_near).then_some(RefusedReason::Timestamp { timestamp_ms, earliest_ms, latest_ms })
     }
 }

@@ -15,6 +15,7 @@ mod codec;
 mod header;
 mod patch;
 mod records;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -25,6 +26,7 @@ pub use codec::{Codec, DECOMPRESSED_BYTES_MAX};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_max_timestamp};
 pub use records::{Record, RecordReader, RecordRef, records};
+pub use refused::{REFUSED_RECORDS_MAX, RefusedReason, RefusedRecord, RefusedRecords};
 pub use time::{find_timestamp, find_timestamp_from, max_timestamp_record};
 
 /// Why a batch was refused.
@@ -47,14 +49,12 @@ pub enum BatchError {
         /// The limit.
         max: usize,
     },
-    /// A timestamp too far from now: INVALID_TIMESTAMP.
-    #[error("timestamp {timestamp_ms} is out of range: {reason}")]
-    InvalidTimestamp {
-        /// The offending timestamp.
-        timestamp_ms: i64,
-        /// Which bound it breaks.
-        reason: String,
-    },
+    /// Well-formed, but the topic does not take these of its records: INVALID_TIMESTAMP or INVALID_RECORD.
+    #[error("{0}")]
+    Records(RefusedRecords),
+    /// A producer said when the broker appended: INVALID_TIMESTAMP.
+    #[error("producers may not set LogAppendTime")]
+    ForeignAppendTime,
     /// Codec that is not served: UNSUPPORTED_COMPRESSION_TYPE.
     #[error("unsupported compression type {0}")]
     UnsupportedCodec(u8),

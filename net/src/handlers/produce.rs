@@ -13,7 +13,7 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{LogError, ProducePartition, Produced, TopicPartition},
-    batch::{self, BatchError},
+    batch::{BatchError, RefusedRecord},
     engine::{Topic, Topics},
 };
 
@@ -45,9 +45,8 @@ struct TopicAnswer {
 
 enum PartitionAnswer {
     Refused(ApiError),
-    /// Passed to the engine; the engine's answers come in the same order. The batch is kept if the topic is compacted:
-    /// should it be refused, the client is told which records have no key.
-    Appended(Option<Bytes>),
+    /// Passed to the engine; the engine's answers come in the same order.
+    Appended,
 }
 
 fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
@@ -98,10 +97,8 @@ fn begin_topic(names: &Names<'_>, data: TopicData, is_legal: bool, parts: &mut V
                 if is_legal { check(topic, partition) } else { Err(ResponseError::InvalidRequiredAcks.into()) };
             match checked {
                 Ok(part) => {
-                    let is_compacted = topic.is_ok_and(|topic| topic.config.cleanup_policy.compact);
-                    let kept = is_compacted.then(|| part.batch.clone());
                     parts.push(part);
-                    (index, PartitionAnswer::Appended(kept))
+                    (index, PartitionAnswer::Appended)
                 }
                 Err(error) => (index, PartitionAnswer::Refused(error)),
             }
@@ -143,7 +140,7 @@ fn check_batch(records: Option<Bytes>) -> Result<Bytes, ApiError> {
 fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> Reply {
     let refused = answers.iter().flat_map(|topic| &topic.partitions).find_map(|(_, answer)| match answer {
         PartitionAnswer::Refused(error) => Some(error.error),
-        PartitionAnswer::Appended(_) => None,
+        PartitionAnswer::Appended => None,
     });
     let failed = appended.iter().find_map(|answer| answer.as_ref().err()).map(log_error);
     match refused.or(failed) {
@@ -152,32 +149,16 @@ fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> 
     }
 }
 
-/// Which records of a batch have no key (KIP-467).
-fn records_without_key(batch: &[u8]) -> Vec<BatchIndexAndErrorMessage> {
-    let records = batch::records(batch).unwrap_or_default();
-    let without_key = (0_i32..).zip(&records).filter(|(_, record)| record.key.is_none());
-    let message = StrBytes::from_static_str("a compacted topic takes no record without a key");
-    without_key
-        .map(|(index, _)| {
-            BatchIndexAndErrorMessage::default()
-                .with_batch_index(index)
-                .with_batch_index_error_message(Some(message.clone()))
-        })
-        .collect()
-}
-
 fn finish(answers: Vec<TopicAnswer>, appended: Vec<Result<Produced, LogError>>) -> ProduceResponse {
     let mut appended = appended.into_iter();
     let mut partition = |(index, answer): (i32, PartitionAnswer)| {
         let mut response = PartitionProduceResponse::default().with_index(index);
         let outcome = match answer {
             PartitionAnswer::Refused(error) => Err(error),
-            PartitionAnswer::Appended(kept) => match appended.next() {
+            PartitionAnswer::Appended => match appended.next() {
                 Some(Ok(produced)) => Ok(produced),
                 Some(Err(error)) => {
-                    if let (LogError::Batch(BatchError::Invalid(_)), Some(batch)) = (&error, kept) {
-                        response.record_errors = records_without_key(&batch);
-                    }
+                    response.record_errors = record_errors(&error);
                     Err(ApiError::new(log_error(&error), error.to_string()))
                 }
                 None => Err(ResponseError::UnknownServerError.into()),
@@ -198,4 +179,16 @@ fn finish(answers: Vec<TopicAnswer>, appended: Vec<Result<Produced, LogError>>) 
             .with_partition_responses(topic.partitions.into_iter().map(&mut partition).collect())
     });
     ProduceResponse::default().with_responses(responses.collect())
+}
+
+/// The records that made their batch fail (KIP-467), so that a client does not blame the others. Left out before
+/// version 8.
+fn record_errors(error: &LogError) -> Vec<BatchIndexAndErrorMessage> {
+    let LogError::Batch(BatchError::Records(refused)) = error else { return Vec::new() };
+    let tell = |record: &RefusedRecord| {
+        BatchIndexAndErrorMessage::default()
+            .with_batch_index(record.index)
+            .with_batch_index_error_message(Some(StrBytes::from_string(record.reason.to_string())))
+    };
+    refused.first.iter().map(tell).collect()
 }
