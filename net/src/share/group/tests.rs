@@ -252,9 +252,11 @@ fn offsets_of_groups_without_members_are_set_and_deleted() {
     assert_eq!(refused.response.responses[0].partitions[0].error_code, unknown);
 
     let topic = |name| DeleteShareGroupOffsetsRequestTopic::default().with_topic_name(TopicName(text(name)));
-    let request = DeleteShareGroupOffsetsRequest::default()
-        .with_group_id(group_id())
-        .with_topics(vec![topic("a"), topic("b"), topic("none")]);
+    let request = DeleteShareGroupOffsetsRequest::default().with_group_id(group_id()).with_topics(vec![
+        topic("a"),
+        topic("b"),
+        topic("none"),
+    ]);
     let reply = world.ask(|coordinator, _, ticket| coordinator.handle_share_delete_offsets(&request, ticket));
     let Ok(ShareReply::DeletedOffsets(deleted)) = reply else { panic!("{reply:?}") };
     assert_eq!((deleted.topics.len(), deleted.work.partitions.len(), deleted.refused.len()), (1, 1, 2));
@@ -272,9 +274,7 @@ fn offsets_of_groups_without_members_are_set_and_deleted() {
 #[test]
 fn groups_are_deleted_after_their_state() {
     let mut world = World::with_two_members();
-    let delete = |world: &mut World| {
-        world.ask(|coordinator, _, ticket| coordinator.handle_share_delete("g", ticket))
-    };
+    let delete = |world: &mut World| world.ask(|coordinator, _, ticket| coordinator.handle_share_delete("g", ticket));
     assert_eq!(delete(&mut world).unwrap_err().error, ResponseError::NonEmptyGroup);
     world.beat("m1", -1, None).unwrap();
     world.beat("m2", -1, None).unwrap();

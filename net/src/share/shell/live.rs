@@ -258,12 +258,7 @@ impl Shares {
     }
 
     /// Makes a write durable and tells the share partition, whoever waits for it.
-    fn persist(
-        self: &Rc<Self>,
-        live: &Rc<Live>,
-        write: Write,
-        limits: Limits,
-    ) -> Durable {
+    fn persist(self: &Rc<Self>, live: &Rc<Live>, write: Write, limits: Limits) -> Durable {
         let promise = Promise::new();
         let (shares, live, kept) = (Rc::clone(self), Rc::clone(live), Rc::clone(&promise));
         glommio::spawn_local(async move {
