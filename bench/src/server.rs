@@ -5,13 +5,14 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 use kafka_protocol::messages::ApiVersionsRequest;
 
-use crate::{client::Connection, sys};
+use crate::{client::Connection, payload::splitmix64, sys};
 
 /// A broker that this tool started; killed when dropped.
 #[derive(Debug)]
@@ -120,7 +121,21 @@ pub fn answers(address: SocketAddr, timeout: Duration) -> bool {
         .is_ok()
 }
 
-/// An address of this machine that nobody listens on.
+/// Ports to listen on: below those that Linux gives to outgoing connections, which may take a port that a broker gave up
+/// for the moment of a restart.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+
+/// An address of this machine that nobody listens on; another one with every call.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let mut seed = u64::from(std::process::id());
+    let start = splitmix64(&mut seed) as u32 % PORTS.len() as u32;
+    for _ in PORTS {
+        let port = PORTS.start + (start + CALLS.fetch_add(1, Relaxed)) % PORTS.len() as u32;
+        let address = SocketAddr::from(([127, 0, 0, 1], port as u16));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no free port in {PORTS:?}")
 }

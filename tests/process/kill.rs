@@ -72,6 +72,28 @@ fn large_batches_survive_kill_9() {
 }
 
 #[test]
+fn relaxed_topics_lose_nothing_when_only_the_process_dies() {
+    let mut broker = Broker::start("--shards 2");
+    broker.create_topic_with("relaxed", 4, &[("flush.messages", "9223372036854775807")]);
+    let writers = (0..3).map(|producer| Writer::new(broker.address, "relaxed", 4, 1, producer)).collect();
+    let writers = write_through_kills(&mut broker, writers, rounds(4), 5);
+    broker.verify("relaxed", 1, &merged(&writers));
+}
+
+#[test]
+fn rolling_segments_survive_kill_9() {
+    let mut broker = Broker::start("--shards 2");
+    broker.create_topic_with("rolling", 3, &[("segment.bytes", "1048576")]);
+    let shape = BatchShape { records: 10, value_bytes: 10_000, key_bytes: 8 };
+    let writer = |producer| Writer::new(broker.address, "rolling", 3, 1, producer).shape(shape).idempotent();
+    let writers = (0..2).map(writer).collect();
+    let writers = write_through_kills(&mut broker, writers, rounds(3), 6);
+    let acknowledged = merged(&writers);
+    let tally = broker.verify("rolling", 1, &acknowledged);
+    assert_eq!(tally.records, acknowledged.count());
+}
+
+#[test]
 fn kill_9_during_recovery_loses_nothing() {
     let mut broker = Broker::start("--shards 2");
     broker.create_topic("recovery", 4);

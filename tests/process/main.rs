@@ -11,5 +11,6 @@ mod garbage;
 mod kill;
 mod lock;
 mod shards;
+mod state;
 mod stop;
 mod writer;

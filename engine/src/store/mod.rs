@@ -123,6 +123,8 @@ pub(crate) struct Store<I: Io> {
     reads: Rc<ReadBudget>,
     pump: Signal,
     maker: Signal,
+    /// Set once the maker touches no file any more.
+    maker_ended: Rc<Outcome<()>>,
     /// Why the log takes no appends until a restart.
     failed: RefCell<Option<String>>,
     /// Whether free space is below the reserve.
@@ -255,6 +257,8 @@ impl<I: Io> Store<I> {
         self.stopped.set(true);
         self.pump.notify();
         self.maker.notify();
+        // another layout may remove the log's folder next: a file made there meanwhile would be in its way
+        self.maker_ended.clone().wait().await;
     }
 
     /// Ids of all partitions of this shard.

@@ -90,6 +90,7 @@ impl<I: Io> Store<I> {
             reads: Rc::new(super::read::ReadBudget::new(options.read_bytes)),
             pump: Signal::default(),
             maker: Signal::default(),
+            maker_ended: Rc::default(),
             failed: RefCell::new(None),
             full: Cell::new(false),
             live_bytes: Cell::new(0),
@@ -105,9 +106,13 @@ impl<I: Io> Store<I> {
     }
 
     fn start_tasks(self: &Rc<Self>) {
+        let store = self.clone();
         self.io.spawn(Share::Serving, self.clone().run_pump());
         self.io.spawn(Share::Background, self.clone().run_keeper());
-        self.io.spawn(Share::Background, self.clone().run_maker());
+        self.io.spawn(Share::Background, async move {
+            store.clone().run_maker().await;
+            store.maker_ended.set(());
+        });
         self.maker.notify();
         self.keeper.notify();
     }
@@ -203,6 +208,9 @@ impl<I: Io> Store<I> {
                 self.pump.notify();
             }
             loop {
+                if self.stopped.get() {
+                    return;
+                }
                 if self.full.get() {
                     break; // check_space notifies when that has changed
                 }
