@@ -125,13 +125,17 @@ pub fn answers(address: SocketAddr, timeout: Duration) -> bool {
 /// for the moment of a restart.
 const PORTS: std::ops::Range<u32> = 10_000..32_000;
 
+/// Distance between the ports that are handed out: a broker whose shards are advertised takes those behind its own, and
+/// two brokers that start at the same moment can share a port unnoticed (SO_REUSEPORT).
+const PORTS_EACH: u32 = 16;
+
 /// An address of this machine that nobody listens on; another one with every call.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let mut seed = u64::from(std::process::id());
     let start = splitmix64(&mut seed) as u32 % PORTS.len() as u32;
     for _ in PORTS {
-        let port = PORTS.start + (start + CALLS.fetch_add(1, Relaxed)) % PORTS.len() as u32;
+        let port = PORTS.start + (start + PORTS_EACH * CALLS.fetch_add(1, Relaxed)) % PORTS.len() as u32;
         let address = SocketAddr::from(([127, 0, 0, 1], port as u16));
         if TcpListener::bind(address).is_ok() {
             return Ok(address);
