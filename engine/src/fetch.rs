@@ -62,25 +62,21 @@ impl Engine {
 
     async fn gather(&self, by_shard: &BTreeMap<usize, Parts>, max_bytes: usize, count: usize) -> Vec<FetchAnswer> {
         let share = max_bytes / by_shard.len().max(1);
-        let reading = by_shard.iter().map(|(shard, parts)| {
+        let elsewhere = by_shard.iter().filter(|(shard, _)| **shard != self.shard()).map(|(shard, parts)| {
             let owned = plain(parts);
-            let here = *shard == self.shard();
-            async move {
-                let answers = match here {
-                    true => self.read_here(&owned, share).await,
-                    false => {
-                        let call = self.call(*shard, move |engine: Engine| async move {
-                            let answers = engine.read_here(&owned, share).await;
-                            answers.into_iter().map(Crossing::pack).collect::<Vec<_>>()
-                        });
-                        call.await.into_iter().map(Crossing::unpack).collect()
-                    }
-                };
-                (parts, answers)
-            }
+            let call = self.call(*shard, move |engine: Engine| async move {
+                let answers = engine.read_here(&owned, share).await;
+                answers.into_iter().map(Crossing::pack).collect::<Vec<_>>()
+            });
+            async move { (parts, call.await.into_iter().map(Crossing::unpack).collect::<Vec<_>>()) }
         });
+        let mut found = join_all(elsewhere.collect::<Vec<_>>()).await;
+        // Last, so that nothing of this shard's read memory is held while other shards wait for theirs.
+        if let Some(parts) = by_shard.get(&self.shard()) {
+            found.push((parts, self.read_here(&plain(parts), share).await));
+        }
         let mut answers: Vec<FetchAnswer> = (0..count).map(|_| Err(LogError::UnknownPartition)).collect();
-        for (parts, of_shard) in join_all(reading).await {
+        for (parts, of_shard) in found {
             for ((at, _), answer) in parts.iter().zip(of_shard) {
                 answers[*at] = answer;
             }

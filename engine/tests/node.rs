@@ -293,3 +293,40 @@ fn what_a_former_layout_left_is_forgotten() {
         }
     });
 }
+
+/// A fetch over several cold partitions held the read memory of the first ones while it waited for more.
+#[test]
+fn a_fetch_larger_than_the_read_memory_ends() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let id = with_node(options(dir.path(), 2), |engine| async move {
+        let topic = topic(&engine, "t", 16, &[]).await;
+        for partition in 0..16 {
+            for _ in 0..12 {
+                produce(&engine, TopicPartition { topic, partition }, &values("v", 100, 1000)).await.unwrap();
+            }
+        }
+        topic
+    });
+    let small = NodeOptions { memory_bytes: 16 << 20, ..options(dir.path(), 2) };
+    with_node(small, move |engine| async move {
+        let part = |partition| FetchPartition {
+            partition: TopicPartition { topic: id, partition },
+            offset: 0,
+            max_bytes: 1 << 20,
+            leader_epoch: -1,
+        };
+        let fetch = || Fetch {
+            partitions: (0..16).map(part).collect(),
+            max_bytes: 50 << 20,
+            min_bytes: 1,
+            max_wait: Duration::ZERO,
+        };
+        // Records are let go as soon as they are there, as a connection does that sends them.
+        let found = || async { engine.fetch(fetch()).await.iter().any(|it| !it.as_ref().unwrap().records.is_empty()) };
+        for _ in 0..5 {
+            let both = futures_util::future::join(found(), found());
+            let patience = glommio::timer::timeout(Duration::from_secs(30), async { Ok(both.await) });
+            assert_eq!(patience.await.expect("neither waits for the other for ever"), (true, true));
+        }
+    });
+}

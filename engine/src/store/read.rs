@@ -84,7 +84,15 @@ impl<I: Io> Store<I> {
         let start = hint.unwrap_or_else(|| segment::position_before(&index, offset));
         let slack = if hint.is_some() { 0 } else { 2 * INDEX_INTERVAL_BYTES };
         let end = segment.size.min(start + max_bytes as u64 + slack);
-        let (memory, base) = self.read_range(&open, start, end).await?;
+        // Only a fetch that holds nothing yet may wait for memory: two that wait for what the other holds would for ever.
+        let permit = match min_one {
+            true => self.reads.clone().acquire(range_bytes(start, end)?).await,
+            false => match self.reads.clone().try_acquire(range_bytes(start, end)?) {
+                Some(permit) => permit,
+                None => return Ok(Vec::new()),
+            },
+        };
+        let (memory, base) = self.read_range(&open, start, permit).await?;
         let skip = usize::try_from(start - base).expect("less than a block");
         let limit = memory.bytes().len().min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
         let bytes = &memory.bytes()[skip..limit];
@@ -100,20 +108,25 @@ impl<I: Io> Store<I> {
         // The first batch is larger than what was read.
         let (position, size) = locate(bytes, offset).ok_or(io::ErrorKind::InvalidData)?;
         let (begin, end) = (start + position as u64, start + (position + size) as u64);
-        let (memory, base) = self.read_range(&open, begin, end).await?;
+        drop(memory); // not to wait for what this read itself holds
+        let permit = self.reads.clone().acquire(range_bytes(begin, end)?).await;
+        let (memory, base) = self.read_range(&open, begin, permit).await?;
         let skip = usize::try_from(begin - base).expect("less than a block");
         let whole = memory.bytes().get(skip..skip + size).ok_or(io::ErrorKind::UnexpectedEof)?;
         set_hint(&open, whole, end);
         Ok(vec![Chunk::Shared(memory.clone(), skip..skip + size)])
     }
 
-    /// Reads whole blocks around a range, counted in the read budget while somebody holds them. Also says where the
-    /// first byte read is in the file.
-    async fn read_range(&self, open: &OpenSegment<I>, start: u64, end: u64) -> io::Result<(Rc<dyn Memory>, u64)> {
+    /// Reads the whole blocks that a permit was given for, from the one that holds `start` on; it counts while somebody
+    /// holds them. Also says where the first byte read is in the file.
+    async fn read_range(
+        &self,
+        open: &OpenSegment<I>,
+        start: u64,
+        permit: ReadPermit,
+    ) -> io::Result<(Rc<dyn Memory>, u64)> {
         let base = align_down(start);
-        let len = usize::try_from(align_up(end) - base).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let permit = self.reads.clone().acquire(len).await;
-        let inner = open.file.read(base, len).await?;
+        let inner = open.file.read(base, permit.bytes).await?;
         Ok((Rc::new(BudgetedRead { inner, _permit: permit }), base))
     }
 
@@ -242,6 +255,11 @@ fn locate(bytes: &[u8], offset: i64) -> Option<(usize, usize)> {
     None
 }
 
+/// Bytes of the whole blocks around a range.
+fn range_bytes(start: u64, end: u64) -> io::Result<usize> {
+    usize::try_from(align_up(end) - align_down(start)).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
 /// Bounds the memory of buffers that hold what was read from segments, until the last reader drops them.
 pub(crate) struct ReadBudget {
     budget: usize,
@@ -260,15 +278,25 @@ impl ReadBudget {
         Self { budget: budget.max(IO_BYTES_MAX), used: Cell::new(0), waiting: RefCell::default() }
     }
 
-    /// Waits for its turn. A read larger than the whole budget goes when nothing else is held.
+    /// Waits until there is room. A read larger than the whole budget goes when nothing else is held.
     async fn acquire(self: Rc<Self>, bytes: usize) -> ReadPermit {
-        while self.used.get() > 0 && self.used.get() + bytes > self.budget {
-            let turn = Rc::new(Signal::default());
-            self.waiting.borrow_mut().push_back(turn.clone());
-            turn.wait().await;
+        loop {
+            if let Some(permit) = self.clone().try_acquire(bytes) {
+                return permit;
+            }
+            let room = Rc::new(Signal::default());
+            self.waiting.borrow_mut().push_back(room.clone());
+            room.wait().await;
+        }
+    }
+
+    /// As [`ReadBudget::acquire`], but does not wait.
+    fn try_acquire(self: Rc<Self>, bytes: usize) -> Option<ReadPermit> {
+        if self.used.get() > 0 && self.used.get() + bytes > self.budget {
+            return None;
         }
         self.used.set(self.used.get() + bytes);
-        ReadPermit { budget: self, bytes }
+        Some(ReadPermit { budget: self, bytes })
     }
 }
 
