@@ -39,7 +39,42 @@ impl Signal {
 /// A value that is set once and that any number of tasks wait for.
 pub(crate) struct Outcome<T> {
     value: RefCell<Option<T>>,
-    wakers: RefCell<Vec<Option<Waker>>>,
+    waiting: RefCell<Waiting>,
+}
+
+/// Who waits for an outcome, each at a place of its own, and the places that were given up.
+#[derive(Default)]
+struct Waiting {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+/// A place among those who wait; given up on drop.
+struct Place<'a> {
+    waiting: &'a RefCell<Waiting>,
+    at: usize,
+}
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a RefCell<Waiting>) -> Self {
+        let mut inner = waiting.borrow_mut();
+        let at = inner.free.pop().unwrap_or_else(|| {
+            inner.wakers.push(None);
+            inner.wakers.len() - 1
+        });
+        Self { waiting, at }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.waiting.borrow_mut();
+        // Once the outcome is set nobody waits and the places are gone.
+        if let Some(waker) = waiting.wakers.get_mut(self.at) {
+            waker.take();
+            waiting.free.push(self.at);
+        }
+    }
 }
 
 impl<T: std::fmt::Debug> std::fmt::Debug for Outcome<T> {
@@ -50,7 +85,7 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Outcome<T> {
 
 impl<T> Default for Outcome<T> {
     fn default() -> Self {
-        Self { value: RefCell::new(None), wakers: RefCell::default() }
+        Self { value: RefCell::new(None), waiting: RefCell::default() }
     }
 }
 
@@ -59,7 +94,7 @@ impl<T: Clone> Outcome<T> {
     pub(crate) fn set(&self, value: T) {
         let before = self.value.replace(Some(value));
         assert!(before.is_none(), "an outcome is set once");
-        for waker in self.wakers.take().into_iter().flatten() {
+        for waker in self.waiting.take().wakers.into_iter().flatten() {
             waker.wake();
         }
     }
@@ -71,19 +106,34 @@ impl<T: Clone> Outcome<T> {
 
     /// Waits for the value.
     pub(crate) async fn wait(self: Rc<Self>) -> T {
-        let mut slot = None;
+        let mut place = None;
         poll_fn(|cx| {
             if let Some(value) = self.get() {
                 return Poll::Ready(value);
             }
-            let mut wakers = self.wakers.borrow_mut();
-            let at = *slot.get_or_insert_with(|| {
-                wakers.push(None);
-                wakers.len() - 1
-            });
-            wakers[at] = Some(cx.waker().clone());
+            let at = place.get_or_insert_with(|| Place::take(&self.waiting)).at;
+            self.waiting.borrow_mut().wakers[at] = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Waits that were dropped kept their place: a long-lived outcome grew with every one.
+    #[test]
+    fn a_dropped_wait_gives_its_place_up() {
+        let outcome = Rc::<Outcome<u8>>::default();
+        for _ in 0..100 {
+            assert_eq!(outcome.clone().wait().now_or_never(), None);
+        }
+        assert_eq!(outcome.waiting.borrow().wakers.len(), 1);
+        outcome.set(7);
+        assert_eq!(outcome.wait().now_or_never(), Some(7));
     }
 }
