@@ -163,6 +163,13 @@ pub(crate) enum ReadPlan {
     Segment(usize),
 }
 
+/// What holds a batch.
+pub(crate) enum Holder {
+    /// A run of batches in memory.
+    Memory(Rc<dyn Memory>, std::ops::Range<usize>),
+    Segment(Segment),
+}
+
 impl Partition {
     pub(crate) fn new(id: TopicPartition, config: Rc<TopicConfig>) -> Self {
         Self {
@@ -228,25 +235,27 @@ impl Partition {
         extents.map(|extent| extent.len as usize).sum()
     }
 
-    /// Base offset of the batch with the largest timestamp that consumers can see.
-    pub(crate) fn max_timestamp_batch(&self) -> Option<i64> {
-        let mut best: Option<(i64, i64)> = None;
-        let mut consider = |timestamp: i64, offset: i64| {
-            if timestamp >= 0 && best.is_none_or(|(known, _)| timestamp > known) {
-                best = Some((timestamp, offset));
+    /// The largest timestamp of what consumers can see, and what holds the first record with it. As with Kafka, that
+    /// may be one below the log start which is still there.
+    pub(crate) fn newest_timestamp(&self) -> Option<(i64, Holder)> {
+        let mut newest: Option<(i64, Holder)> = None;
+        let mut consider = |timestamp: i64, holder: &dyn Fn() -> Holder| {
+            if timestamp >= 0 && newest.as_ref().is_none_or(|(known, _)| timestamp > *known) {
+                newest = Some((timestamp, holder()));
             }
         };
         for segment in &self.segments {
-            consider(segment.max_timestamp, segment.max_timestamp_offset);
+            consider(segment.max_timestamp, &|| Holder::Segment(segment.clone()));
         }
         let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
         for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
             let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
-            for (info, _) in batches(&memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize]).flatten() {
-                consider(info.max_timestamp, info.base_offset);
+            let run = extent.at as usize..(extent.at + extent.len) as usize;
+            for (info, _) in batches(&memory.bytes()[run.clone()]).flatten() {
+                consider(info.max_timestamp, &|| Holder::Memory(memory.clone(), run.clone()));
             }
         }
-        best.map(|(_, offset)| offset)
+        newest
     }
 
     /// End of what consumers may see.

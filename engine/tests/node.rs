@@ -211,6 +211,8 @@ fn offsets_are_found_and_records_deleted() {
         let earliest = engine.list_offset(id, OffsetSpec::Earliest, -1).await.unwrap();
         assert_eq!(earliest.offset, 1234);
         assert_eq!(consume(&engine, id, 1234).await.len(), 3000 - 1234);
+        let newest = engine.list_offset(id, OffsetSpec::MaxTimestamp, -1).await.unwrap();
+        assert_eq!((newest.offset, newest.timestamp_ms), (99, 1_700_000_000_099), "as Kafka, wherever the log starts");
         assert_eq!(engine.delete_records(id, -1).await, Ok(3000));
         assert_eq!(produce(&engine, id, &values("after", 1, 1)).await, Ok(3000));
         engine.delete_topic(topic).await.unwrap();

@@ -298,6 +298,8 @@ fn readers_are_not_disturbed_by_a_compaction() {
             let store = open(sim.io(), 1, &log, SMALL_MAP_BYTES).await;
             for _ in 0..2 {
                 fill(&store, &log, 60).await;
+                let newest = store.list_offset(log.id, OffsetSpec::MaxTimestamp).await.unwrap();
+                assert!(newest.timestamp_ms > 0);
                 let done = Cell::new(false);
                 let compacting = async {
                     store.compact().await;
@@ -306,6 +308,8 @@ fn readers_are_not_disturbed_by_a_compaction() {
                 let reading = async {
                     while !done.get() {
                         log.check(&store).await;
+                        let found = store.list_offset(log.id, OffsetSpec::MaxTimestamp).await.unwrap();
+                        assert_eq!(found.timestamp_ms, newest.timestamp_ms);
                         let first = store.list_offset(log.id, OffsetSpec::Timestamp(0)).await.unwrap();
                         assert!(first.offset >= 0);
                     }

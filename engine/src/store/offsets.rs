@@ -4,10 +4,11 @@ use std::io;
 
 use super::{Store, read};
 use crate::{
-    api::{FetchPartition, FoundOffset, LogError, OffsetSpec, TopicPartition},
+    api::{FoundOffset, LogError, OffsetSpec, TopicPartition},
     batch::{self, BatchInfo},
     io::{File, IO_BYTES_MAX, Io, align_down, align_up},
-    segment::{self, Segment},
+    partition::Holder,
+    segment::{self, IndexEntry, Segment},
 };
 
 const NOT_FOUND: FoundOffset = FoundOffset { offset: -1, timestamp_ms: -1 };
@@ -35,7 +36,8 @@ impl<I: Io> Store<I> {
                 (partition.log_start, candidates.cloned().collect::<Vec<_>>())
             };
             for segment in segments {
-                match self.search(id, &segment, timestamp_ms, log_start).await {
+                let from = |index: &[IndexEntry]| segment::position_before_timestamp(index, timestamp_ms);
+                match self.search(id, &segment, from, timestamp_ms, log_start).await {
                     Ok(Some(found)) => return Ok(found),
                     Ok(None) => {}
                     // Retention took it away or compaction replaced it: look again.
@@ -62,17 +64,19 @@ impl<I: Io> Store<I> {
         Ok(NOT_FOUND)
     }
 
-    /// The first record of a segment with a timestamp of at least that.
+    /// The first record of a segment with a timestamp of at least that, at or above `log_start`. `from` chooses where
+    /// to begin.
     async fn search(
         &self,
         id: TopicPartition,
         segment: &Segment,
+        from: impl FnOnce(&[IndexEntry]) -> u64,
         timestamp_ms: i64,
         log_start: i64,
     ) -> io::Result<Option<FoundOffset>> {
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
-        let mut position = segment::position_before_timestamp(&index, timestamp_ms);
+        let mut position = from(&index);
         let mut window = IO_BYTES_MAX as u64;
         while position < segment.size {
             let base = align_down(position);
@@ -98,16 +102,27 @@ impl<I: Io> Store<I> {
     }
 
     async fn max_timestamp(&self, id: TopicPartition) -> Result<FoundOffset, LogError> {
-        let cell = self.partition(id)?;
-        let batch_offset = cell.borrow().max_timestamp_batch();
-        let Some(batch_offset) = batch_offset else {
-            return Ok(NOT_FOUND);
-        };
-        let part = FetchPartition { partition: id, offset: batch_offset, max_bytes: 1, leader_epoch: -1 };
-        let fetched = self.read(&part, 1, true).await?;
-        let bytes: Vec<u8> = fetched.records.chunks.iter().filter_map(|c| c.as_slice()).flatten().copied().collect();
-        let (offset, timestamp_ms) = batch::max_timestamp_record(&bytes)?;
-        Ok(FoundOffset { offset, timestamp_ms })
+        let mut attempts = 0;
+        loop {
+            let newest = self.partition(id)?.borrow().newest_timestamp();
+            let (timestamp_ms, holder) = match newest {
+                None => return Ok(NOT_FOUND),
+                Some(newest) => newest,
+            };
+            let segment = match holder {
+                Holder::Memory(memory, range) => {
+                    return Ok(first_at(&memory.bytes()[range], timestamp_ms, i64::MIN)?.1.unwrap_or(NOT_FOUND));
+                }
+                Holder::Segment(segment) => segment,
+            };
+            let from = |index: &[IndexEntry]| segment::position_before(index, segment.max_timestamp_offset);
+            match self.search(id, &segment, from, timestamp_ms, i64::MIN).await {
+                Ok(found) => return Ok(found.unwrap_or(NOT_FOUND)),
+                // Retention took it away or compaction replaced it: another may be the newest now.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < read::ATTEMPTS_MAX => attempts += 1,
+                Err(error) => return Err(read::storage(id, &segment, &error)),
+            }
+        }
     }
 }
 
