@@ -11,7 +11,8 @@ use clap::Args;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
 use millrace_engine::{
-    api::{LogError, NewTopic, ProducePartition, TopicPartition},
+    apart,
+    api::{LogError, NewTopic, ProducePartition, Produced, TopicPartition},
     engine::Engine,
     node::{self, NodeOptions, Stopper},
 };
@@ -34,6 +35,9 @@ pub struct EngineArgs {
     /// Shards
     #[arg(long, default_value_t = 1)]
     shards: usize,
+    /// A log of its own for every partition, on one thread: one file and one flush each
+    #[arg(long, conflicts_with_all = ["shards", "topic_configs", "wal_bytes"])]
+    apart: bool,
     /// Partitions of the topic
     #[arg(long, default_value_t = 128)]
     partitions: i32,
@@ -96,7 +100,7 @@ pub fn engine(args: &EngineArgs) -> anyhow::Result<Run> {
         let empty = std::fs::read_dir(&args.data).map_or(true, |mut entries| entries.next().is_none());
         ensure!(empty, "{} is not empty", args.data.display());
         let cpu = sys::own_cpu();
-        let measured = once(args);
+        let measured = if args.apart { once_apart(args) } else { once(args) };
         std::fs::remove_dir_all(&args.data).with_context(|| format!("{}", args.data.display()))?;
         let measured = measured?;
         let mut figures = Figures::new();
@@ -144,6 +148,19 @@ fn once(args: &EngineArgs) -> anyhow::Result<Measured> {
     receiver.recv().context("the node ended without a result")?
 }
 
+fn once_apart(args: &EngineArgs) -> anyhow::Result<Measured> {
+    let partitions = u32::try_from(args.partitions).context("a number of partitions")?;
+    let topic = uuid::Uuid::nil();
+    let all: Vec<_> = (0..args.partitions).map(|partition| TopicPartition { topic, partition }).collect();
+    let measured = apart::run(&args.data, partitions, args.memory_bytes, |apart| async move {
+        let produce = |parts: Vec<ProducePartition>| {
+            join_all(parts.into_iter().map(|part| apart.produce(part.partition.partition as u32, part.batch)))
+        };
+        drive(produce, args, &all, Clock::start()).await
+    })?;
+    Ok(measured?)
+}
+
 async fn all_shards(engine: &Engine, args: &EngineArgs) -> anyhow::Result<Measured> {
     let mut configs = BTreeMap::new();
     for config in &args.topic_configs {
@@ -153,15 +170,15 @@ async fn all_shards(engine: &Engine, args: &EngineArgs) -> anyhow::Result<Measur
     let topic = NewTopic { name: "bench".into(), partitions: args.partitions, configs };
     let topic = engine.create_topic(topic, false).await?.id;
     let clock = Clock::start();
-    let drive = |shard| {
+    let on_shard = |shard| {
         let args = args.clone();
         engine.on_shard(shard, move |engine| async move {
             let all = (0..args.partitions).map(|partition| TopicPartition { topic, partition });
             let owned: Vec<_> = all.filter(|&partition| engine.owner(partition) == engine.shard()).collect();
-            one_shard(&engine, &args, &owned, clock).await
+            drive(|parts| engine.produce(parts), &args, &owned, clock).await
         })
     };
-    let results = join_all((0..args.shards).map(drive)).await;
+    let results = join_all((0..args.shards).map(on_shard)).await;
     let mut total = Measured { latency_us: histogram(), batches: 0 };
     for result in results {
         let measured = result?;
@@ -171,8 +188,9 @@ async fn all_shards(engine: &Engine, args: &EngineArgs) -> anyhow::Result<Measur
     Ok(total)
 }
 
-async fn one_shard(
-    engine: &Engine,
+/// Keeps so many calls in flight on one thread.
+async fn drive<F: Future<Output = Vec<Result<Produced, LogError>>>>(
+    produce: impl Fn(Vec<ProducePartition>) -> F,
     args: &EngineArgs,
     owned: &[TopicPartition],
     clock: Clock,
@@ -204,7 +222,7 @@ async fn one_shard(
             template.append_to(&mut batch, 1, None, stamp);
             ProducePartition { partition, batch: Bytes::from(batch) }
         });
-        let done = engine.produce(parts.collect());
+        let done = produce(parts.collect());
         async move { (now_ns, done.await) }
     };
     let start_ns = clock.now_ns() + Duration::from_secs_f64(args.warmup).as_nanos() as u64;

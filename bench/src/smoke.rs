@@ -109,13 +109,12 @@ fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&
         ));
     }
     if !args.no_engine {
-        list.push((
-            "engine",
-            format!(
-                "engine\t--data\t{dir}/engine\t--partitions\t8\t--in-flight\t8\t--wal-bytes\t16777216\t--memory-bytes\t\
-                 67108864\t--warmup\t0.1\t--duration\t0.3\t--out\t{dir}/runs"
-            ),
-        ));
+        let common = format!(
+            "engine\t--data\t{dir}/engine\t--in-flight\t8\t--memory-bytes\t67108864\t--warmup\t0.1\t--duration\t0.3\t\
+             --out\t{dir}/runs"
+        );
+        list.push(("engine", format!("{common}\t--partitions\t8\t--wal-bytes\t16777216")));
+        list.push(("engine-apart", format!("{common}\t--partitions\t2\t--apart")));
     }
     Ok(list)
 }

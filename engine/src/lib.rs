@@ -1,5 +1,7 @@
 //! The log engine: record batches, marks, the shared write-ahead log, segments, indexes, cache, recovery, retention.
 
+#[cfg(feature = "measuring")]
+pub mod apart;
 pub mod api;
 pub mod batch;
 mod boot;

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::{
     boot::{self, Booted},
@@ -272,19 +272,11 @@ fn run_shard<F, Fut>(
     F: Fn(Engine) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let placement = match boot::cpus().get(index).filter(|_| together.options.pin) {
-        Some(cpu) => Placement::Fixed(*cpu),
-        None => Placement::Unbound,
-    };
-    let executor = LocalExecutorBuilder::new(placement)
-        .name(&format!("shard-{index}"))
-        .io_memory(IO_MEMORY_BYTES)
-        .ring_depth(RING_DEPTH)
-        .make();
-    let executor = match executor {
+    let cpu = boot::cpus().get(index).copied().filter(|_| together.options.pin);
+    let executor = match executor(&format!("shard-{index}"), cpu) {
         Ok(executor) => executor,
         Err(error) => {
-            return drop(reports.send(Report::Failed(StartError::NoUring(error.to_string()))));
+            return drop(reports.send(Report::Failed(error)));
         }
     };
     executor.run(async move {
@@ -299,6 +291,16 @@ fn run_shard<F, Fut>(
             Err(error) => drop(reports.send(Report::Failed(error))),
         }
     });
+}
+
+/// The executor of a shard's thread.
+pub(crate) fn executor(name: &str, cpu: Option<usize>) -> Result<LocalExecutor, StartError> {
+    LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
+        .name(name)
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .make()
+        .map_err(|error| StartError::NoUring(error.to_string()))
 }
 
 /// Registered buffers of glommio, per executor; small because large buffers come from the allocator. Three times this
