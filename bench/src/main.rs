@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use millrace_bench::cli::{Cli, run_command};
 
+/// As the broker has it: `engine` measures that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run_command(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -145,6 +145,8 @@ pub(crate) struct Partition {
     pub(crate) open_run: Option<(u64, usize)>,
     /// How the last group with a batch of this partition ends.
     pub(crate) last_group: Option<Rc<Outcome<Result<(), LogError>>>>,
+    /// Below, records would not be cached if the cache used its whole budget.
+    pub(crate) old_before: i64,
     /// Queued for materialisation.
     pub(crate) queued: bool,
     pub(crate) deleted: bool,
@@ -190,6 +192,7 @@ impl Partition {
             unnoted: None,
             open_run: None,
             last_group: None,
+            old_before: 0,
             queued: false,
             deleted: false,
             pinned: None,
@@ -209,6 +212,7 @@ impl Partition {
         partition.checkpointed = partition.producers.clone();
         let end = state.end_offset();
         (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
+        partition.old_before = end;
         partition
     }
 

@@ -2,31 +2,57 @@
 //!
 //! A group with a live extent is never evicted: it is what materialisation writes from. So the budget also bounds what
 //! may be live, and a full cache of live groups stops the log until some are materialised.
+//!
+//! What is not live stays within a target, which begins low: memory that is used again and again is warm, and the first
+//! touch of fresh memory can cost more than all else that is done with a record. The target grows towards the budget by
+//! what readers missed: bytes that they read from segments and that a cache of the whole budget would have had.
 
 use std::{collections::VecDeque, rc::Rc};
 
 use crate::partition::{PartitionCell, Slot};
 
+/// Partitions with extents in a group, each with the end of its last one there.
+type Extents = Vec<(Rc<PartitionCell>, i64)>;
+
 struct Cached {
     slot: Rc<Slot>,
     bytes: usize,
-    /// Partitions with extents in it, to be pruned when it goes.
-    partitions: Vec<Rc<PartitionCell>>,
+    /// To be pruned when it goes.
+    extents: Extents,
+}
+
+/// A group that was evicted although the budget had room for it.
+struct Ghost {
+    bytes: usize,
+    extents: Extents,
 }
 
 /// See the module.
 pub(crate) struct Cache {
     budget: usize,
+    /// Groups that are not live are evicted beyond that.
+    target: usize,
     bytes: usize,
     slots: VecDeque<Cached>,
+    ghosts: VecDeque<Ghost>,
+    ghost_bytes: usize,
 }
 
 /// What an extent costs beside its bytes.
 const EXTENT_OVERHEAD_BYTES: usize = 72;
+/// Where the target begins. Consumers at the tail are within some hundred ms of the end.
+const TARGET_BYTES_MIN: usize = 32 << 20;
 
 impl Cache {
     pub(crate) fn new(budget: usize) -> Self {
-        Self { budget, bytes: 0, slots: VecDeque::new() }
+        Self {
+            budget,
+            target: budget.min(TARGET_BYTES_MIN),
+            bytes: 0,
+            slots: VecDeque::new(),
+            ghosts: VecDeque::new(),
+            ghost_bytes: 0,
+        }
     }
 
     /// Bytes that a group will take.
@@ -37,15 +63,21 @@ impl Cache {
     /// Makes room for a group; `false` when live groups are in the way.
     pub(crate) fn make_room(&mut self, buffer_bytes: usize, extents: usize) -> bool {
         let wanted = Self::cost(buffer_bytes, extents);
-        self.evict_to(self.budget.saturating_sub(wanted));
+        self.evict_to(self.target.saturating_sub(wanted));
         self.bytes + wanted <= self.budget || self.slots.is_empty()
     }
 
     /// Adds a group.
-    pub(crate) fn insert(&mut self, slot: Rc<Slot>, buffer_bytes: usize, partitions: Vec<Rc<PartitionCell>>) {
-        let bytes = Self::cost(buffer_bytes, partitions.len());
+    pub(crate) fn insert(&mut self, slot: Rc<Slot>, buffer_bytes: usize, extents: Extents) {
+        let bytes = Self::cost(buffer_bytes, extents.len());
         self.bytes += bytes;
-        self.slots.push_back(Cached { slot, bytes, partitions });
+        self.slots.push_back(Cached { slot, bytes, extents });
+        self.forget_ghosts();
+    }
+
+    /// Somebody read bytes from a segment that a cache of the whole budget would have had.
+    pub(crate) fn missed(&mut self, bytes: usize) {
+        self.target = self.budget.min(self.target.saturating_add(bytes));
     }
 
     fn evict_to(&mut self, bytes: usize) {
@@ -53,8 +85,25 @@ impl Cache {
             let oldest = self.slots.pop_front().expect("there is a front");
             self.bytes -= oldest.bytes;
             oldest.slot.bytes.replace(None);
-            for partition in oldest.partitions {
+            for (partition, _) in &oldest.extents {
                 partition.borrow_mut().prune_tail();
+            }
+            self.ghost_bytes += oldest.bytes;
+            self.ghosts.push_back(Ghost { bytes: oldest.bytes, extents: oldest.extents });
+        }
+        self.forget_ghosts();
+    }
+
+    /// Forgets what the budget has no room for.
+    fn forget_ghosts(&mut self) {
+        while self.bytes + self.ghost_bytes > self.budget {
+            let Some(ghost) = self.ghosts.pop_front() else {
+                return;
+            };
+            self.ghost_bytes -= ghost.bytes;
+            for (partition, end_offset) in ghost.extents {
+                let mut partition = partition.borrow_mut();
+                partition.old_before = partition.old_before.max(end_offset);
             }
         }
     }
@@ -67,5 +116,86 @@ impl Cache {
     /// The budget.
     pub(crate) fn budget(&self) -> usize {
         self.budget
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        collections::BTreeMap,
+    };
+
+    use super::*;
+    use crate::{api::TopicPartition, config::TopicConfig, partition::Partition, store::wal_files::WalFileId};
+
+    const MIB: usize = 1 << 20;
+    const BUDGET: usize = 100 * MIB;
+
+    struct Log {
+        cache: Cache,
+        partition: Rc<PartitionCell>,
+        slots: Vec<Rc<Slot>>,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            let id = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
+            let config = TopicConfig::parse(&BTreeMap::new(), &BTreeMap::new()).expect("defaults are legal");
+            let partition = Rc::new(RefCell::new(Partition::new(id, Rc::new(config))));
+            Self { cache: Cache::new(BUDGET), partition, slots: Vec::new() }
+        }
+
+        /// Adds a group of almost a MiB; its record is the slot's number.
+        fn add(&mut self, live: usize) -> bool {
+            let bytes = MIB - EXTENT_OVERHEAD_BYTES;
+            let room = self.cache.make_room(bytes, 1);
+            if room {
+                let memory: Rc<dyn crate::chunk::Memory> = Rc::new(Vec::new());
+                let slot =
+                    Rc::new(Slot { bytes: RefCell::new(Some(memory)), wal: WalFileId(1), live: Cell::new(live) });
+                self.slots.push(slot.clone());
+                self.cache.insert(slot, bytes, vec![(self.partition.clone(), self.slots.len() as i64)]);
+            }
+            room
+        }
+
+        fn old_before(&self) -> i64 {
+            self.partition.borrow().old_before
+        }
+    }
+
+    #[test]
+    fn without_readers_little_is_kept() {
+        let mut log = Log::new();
+        assert!((0..300).all(|_| log.add(0)));
+        assert_eq!(log.cache.bytes(), TARGET_BYTES_MIN);
+        let cached = log.slots.iter().filter(|slot| slot.bytes.borrow().is_some()).count();
+        assert_eq!(cached, TARGET_BYTES_MIN / MIB);
+        assert_eq!(log.old_before(), 200, "what the budget would hold is known");
+        assert_eq!(log.cache.ghost_bytes + log.cache.bytes(), BUDGET);
+    }
+
+    #[test]
+    fn what_readers_miss_is_kept_next_time() {
+        let mut log = Log::new();
+        assert!((0..50).all(|_| log.add(0)));
+        log.cache.missed(8 * MIB);
+        assert!((0..50).all(|_| log.add(0)));
+        assert_eq!(log.cache.bytes(), TARGET_BYTES_MIN + 8 * MIB);
+        log.cache.missed(usize::MAX);
+        assert!((0..200).all(|_| log.add(0)));
+        assert_eq!(log.cache.bytes(), BUDGET, "the budget is never exceeded");
+        assert!(log.cache.ghosts.is_empty());
+    }
+
+    #[test]
+    fn live_groups_stay_up_to_the_budget() {
+        let mut log = Log::new();
+        assert!((0..100).all(|_| log.add(1)));
+        assert!(!log.add(0), "live groups are in the way");
+        log.slots[0].live.set(0);
+        assert!(log.add(0));
+        assert_eq!(log.old_before(), 1);
     }
 }

@@ -85,7 +85,7 @@ impl<I: Io> Store<I> {
         });
         partition.push_extent(extent);
         drop(partition);
-        self.cache.borrow_mut().insert(slot, run.len, vec![run.partition.clone()]);
+        self.cache.borrow_mut().insert(slot, run.len, vec![(run.partition.clone(), run.end_offset)]);
         // A segment that begins with this run has no block in common with what is before.
         let head = head.filter(|_| plan.writes.first().is_some_and(|write| write.from > 0));
         Some(FatRun { cell: run.partition.clone(), plan: Rc::new(plan), pointer, head, before, written })

@@ -180,7 +180,7 @@ impl<I: Io> Store<I> {
             drop(partition);
             at += run.len;
             self.live_bytes.set(self.live_bytes.get() + run.len);
-            cells.push(cell);
+            cells.push((cell, run.end_offset));
         }
         self.cache.borrow_mut().insert(slot, size, cells);
     }

@@ -37,7 +37,7 @@ impl<I: Io> Store<I> {
         let mut attempts = 0;
         loop {
             let cell = self.partition(part.partition)?;
-            let (plan, fetched) = {
+            let (plan, missed, fetched) = {
                 let partition = cell.borrow();
                 let plan = match partition.plan_read(part.offset, max_bytes, min_one)? {
                     ReadPlan::Segment(at) => Err(partition.segments[at].clone()),
@@ -45,7 +45,12 @@ impl<I: Io> Store<I> {
                     ReadPlan::Empty => Ok(Vec::new()),
                 };
                 let high_watermark = partition.high_watermark();
-                (plan, Fetched { high_watermark, log_start_offset: partition.log_start, records: Records::default() })
+                let missed = plan.is_err() && part.offset >= partition.old_before;
+                (
+                    plan,
+                    missed,
+                    Fetched { high_watermark, log_start_offset: partition.log_start, records: Records::default() },
+                )
             };
             let segment = match plan {
                 Ok(chunks) => {
@@ -56,7 +61,11 @@ impl<I: Io> Store<I> {
             attempts += 1;
             match self.read_segment(part.partition, &segment, part.offset, max_bytes, min_one).await {
                 Ok(chunks) => {
-                    return Ok(Fetched { records: Records { chunks }, ..fetched });
+                    let records = Records { chunks };
+                    if missed {
+                        self.cache.borrow_mut().missed(records.len());
+                    }
+                    return Ok(Fetched { records, ..fetched });
                 }
                 // Retention took the segment away meanwhile, or compaction replaced it: look again.
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}

@@ -185,7 +185,7 @@ impl<I: Io> Store<I> {
         let buffer_bytes = buffer.bytes().len();
         let slot =
             Rc::new(Slot { bytes: RefCell::new(Some(buffer as Rc<dyn Memory>)), wal: file.id, live: Cell::new(0) });
-        let mut partitions = Vec::new();
+        let mut extents = Vec::new();
         for ((run, fat), at) in group.runs.iter().zip(fat).zip(places) {
             self.wal.borrow_mut().pin(file.id, &run.partition);
             self.live_bytes.set(self.live_bytes.get() + run.len);
@@ -205,10 +205,10 @@ impl<I: Io> Store<I> {
                 continue;
             }
             run.partition.borrow_mut().push_extent(extent);
-            partitions.push(run.partition.clone());
+            extents.push((run.partition.clone(), run.end_offset));
         }
-        if !partitions.is_empty() {
-            self.cache.borrow_mut().insert(slot, buffer_bytes, partitions);
+        if !extents.is_empty() {
+            self.cache.borrow_mut().insert(slot, buffer_bytes, extents);
         }
     }
 
