@@ -401,13 +401,11 @@ pub struct FetchedPartition {
     pub records: Bytes,
 }
 
-/// Fetches from partitions led by this broker, without a session.
-pub fn fetch(
-    connection: &mut Connection,
-    topic: &str,
-    positions: impl Iterator<Item = (i32, i64)>,
-    limits: FetchLimits,
-) -> Result<Vec<FetchedPartition>, ClientError> {
+/// The version in which the tool fetches.
+pub const FETCH_VERSION: i16 = 11;
+
+/// A fetch from partitions led by one broker, without a session.
+pub fn fetch_request(topic: &str, positions: impl Iterator<Item = (i32, i64)>, limits: FetchLimits) -> FetchRequest {
     let partitions = positions
         .map(|(partition, offset)| {
             FetchPartition::default()
@@ -418,14 +416,23 @@ pub fn fetch(
                 .with_partition_max_bytes(limits.partition_max_bytes)
         })
         .collect();
-    let request = FetchRequest::default()
+    FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(limits.max_wait.as_millis() as i32)
         .with_min_bytes(limits.min_bytes)
         .with_max_bytes(limits.max_bytes)
         .with_session_epoch(-1)
-        .with_topics(vec![FetchTopic::default().with_topic(topic_name(topic)).with_partitions(partitions)]);
-    let response: FetchResponse = connection.call(11, &request)?;
+        .with_topics(vec![FetchTopic::default().with_topic(topic_name(topic)).with_partitions(partitions)])
+}
+
+/// Fetches from partitions led by this broker, without a session.
+pub fn fetch(
+    connection: &mut Connection,
+    topic: &str,
+    positions: impl Iterator<Item = (i32, i64)>,
+    limits: FetchLimits,
+) -> Result<Vec<FetchedPartition>, ClientError> {
+    let response: FetchResponse = connection.call(FETCH_VERSION, &fetch_request(topic, positions, limits))?;
     check(|| "fetch".to_owned(), response.error_code)?;
     let partitions = response.responses.into_iter().flat_map(|topic| topic.partitions);
     Ok(partitions

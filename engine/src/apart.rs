@@ -50,7 +50,7 @@ impl Apart {
                 generation: 1,
                 run: 1,
                 cache_bytes: memory_bytes / partitions as usize,
-                read_bytes: 0,
+                fetch_bytes: 0,
                 compact_bytes: 0,
                 wal_bytes: 0, // the least
                 reserve_bytes: 0,

@@ -175,7 +175,7 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             generation: catalog.generation,
             run: catalog.run,
             cache_bytes: options.memory_bytes / 2,
-            read_bytes: options.memory_bytes / 4,
+            fetch_bytes: options.memory_bytes / 4,
             compact_bytes: 0, // nothing is compacted meanwhile
             wal_bytes: options.wal_bytes,
             reserve_bytes: 0,

@@ -303,6 +303,11 @@ impl Engine {
         }
     }
 
+    /// Whether fetches on this shard wait for memory that is held by answers being sent.
+    pub fn is_fetch_memory_contended(&self) -> bool {
+        self.0.store.fetch_memory.is_contended()
+    }
+
     /// Tells the watchdog that this shard has work: it then looks more often. For callers that serve connections.
     pub fn note_activity(&self) {
         self.0.mail.note_activity();

@@ -23,6 +23,9 @@ use crate::{
 /// The partitions of one shard, with their places in the request.
 type Parts = Vec<(usize, FetchPartition)>;
 
+/// What may have come between a look for records and reading them.
+const GROWN_BYTES: usize = 128 << 10;
+
 impl Engine {
     /// Reads; waits up to `max_wait` for `min_bytes`. One answer per partition, in order.
     pub async fn fetch(&self, fetch: Fetch) -> Vec<Result<Fetched, LogError>> {
@@ -36,9 +39,10 @@ impl Engine {
             let left = deadline.saturating_duration_since(Instant::now());
             let found = if left.is_zero() { Vec::new() } else { self.found(&by_shard).await };
             // An empty fetch (of a session without news) waits its time.
-            let enough = !found.is_empty() && found.iter().fold(0usize, |a, b| a.saturating_add(*b)) >= fetch.min_bytes;
+            let enough = !found.is_empty() && sum(&found) >= fetch.min_bytes;
             if left.is_zero() || enough {
-                return self.gather(&by_shard, fetch.max_bytes, fetch.partitions.len()).await;
+                let found = enough.then(|| sum(&found));
+                return self.gather(&by_shard, &fetch, found).await;
             }
             self.wait_for_change(&by_shard, &found, left).await;
         }
@@ -60,28 +64,38 @@ impl Engine {
         }
     }
 
-    async fn gather(&self, by_shard: &BTreeMap<usize, Parts>, max_bytes: usize, count: usize) -> Vec<FetchAnswer> {
-        let share = max_bytes / by_shard.len().max(1);
-        let elsewhere = by_shard.iter().filter(|(shard, _)| **shard != self.shard()).map(|(shard, parts)| {
+    /// Reads what is there, within memory for it; `found`: bytes that there are at least, if that is known.
+    async fn gather(&self, by_shard: &BTreeMap<usize, Parts>, fetch: &Fetch, found: Option<usize>) -> Vec<FetchAnswer> {
+        let memory = &self.0.store.fetch_memory;
+        let all = found.map_or(usize::MAX, |found| found.saturating_add(GROWN_BYTES));
+        let permit = memory.acquire(fetch.max_bytes.min(all)).await;
+        let max_bytes = permit.bytes();
+        let share = if all == max_bytes { all } else { max_bytes / by_shard.len().max(1) };
+        let reading = by_shard.iter().map(|(shard, parts)| {
             let owned = plain(parts);
-            let call = self.call(*shard, move |engine: Engine| async move {
-                let answers = engine.read_here(&owned, share).await;
-                answers.into_iter().map(Crossing::pack).collect::<Vec<_>>()
-            });
-            async move { (parts, call.await.into_iter().map(Crossing::unpack).collect::<Vec<_>>()) }
+            let here = *shard == self.shard();
+            async move {
+                let answers = match here {
+                    true => self.read_here(&owned, share).await,
+                    false => {
+                        let call = self.call(*shard, move |engine: Engine| async move {
+                            let answers = engine.read_here(&owned, share).await;
+                            answers.into_iter().map(Crossing::pack).collect::<Vec<_>>()
+                        });
+                        call.await.into_iter().map(Crossing::unpack).collect()
+                    }
+                };
+                (parts, answers)
+            }
         });
-        let mut found = join_all(elsewhere.collect::<Vec<_>>()).await;
-        // Last, so that nothing of this shard's read memory is held while other shards wait for theirs.
-        if let Some(parts) = by_shard.get(&self.shard()) {
-            found.push((parts, self.read_here(&plain(parts), share).await));
-        }
-        let mut answers: Vec<FetchAnswer> = (0..count).map(|_| Err(LogError::UnknownPartition)).collect();
-        for (parts, of_shard) in found {
+        let mut answers: Vec<FetchAnswer> = fetch.partitions.iter().map(|_| Err(LogError::UnknownPartition)).collect();
+        for (parts, of_shard) in join_all(reading).await {
             for ((at, _), answer) in parts.iter().zip(of_shard) {
                 answers[*at] = answer;
             }
         }
         trim(&mut answers, max_bytes);
+        permit.cover(answers.iter_mut().flatten().flat_map(|fetched| &mut fetched.records.chunks));
         answers
     }
 
@@ -183,6 +197,10 @@ fn trim(answers: &mut [FetchAnswer], max_bytes: usize) {
             total += len;
         }
     }
+}
+
+fn sum(found: &[usize]) -> usize {
+    found.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
 }
 
 fn plain(parts: &Parts) -> Vec<FetchPartition> {

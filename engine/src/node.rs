@@ -365,7 +365,7 @@ async fn open(
     Ok(Engine(Rc::new(shard)))
 }
 
-/// A shard's part of the node's memory: most of it caches the tail, a quarter holds what is read from segments, a small
+/// A shard's part of the node's memory: most of it caches the tail, a quarter holds records on their way to clients, a small
 /// part the keys of a partition that is being compacted.
 fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreOptions {
     let memory = options.memory_bytes / options.shards;
@@ -376,7 +376,7 @@ fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreO
         generation: booted.catalog.generation,
         run: booted.catalog.run,
         cache_bytes: memory / 4 * 3 - compact_bytes,
-        read_bytes: memory / 4,
+        fetch_bytes: memory / 4,
         compact_bytes,
         wal_bytes: options.wal_bytes,
         reserve_bytes: options.reserve_bytes,

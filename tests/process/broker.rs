@@ -10,6 +10,7 @@ use std::{
 use millrace_bench::{
     client::{self, Connection, FetchLimits, Leaders},
     ledger::{Acknowledged, Tally},
+    meter::{self, Usage},
     reader,
     server::{self, Server},
 };
@@ -109,6 +110,11 @@ impl Broker {
     /// What it printed, over all its lives.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its CPU time and memory.
+    pub(crate) fn usage(&self) -> Usage {
+        meter::usage(self.server.as_ref().unwrap().pid()).unwrap()
     }
 
     /// A new connection.

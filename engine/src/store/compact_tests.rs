@@ -209,7 +209,7 @@ fn options(run: u64, compact_bytes: usize) -> StoreOptions {
         generation: 1,
         run,
         cache_bytes: 200 << 10, // most of the tail is read from segments
-        read_bytes: 4 << 20,
+        fetch_bytes: 4 << 20,
         compact_bytes,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,

@@ -189,7 +189,7 @@ fn options(run: u64) -> StoreOptions {
         generation: 1,
         run,
         cache_bytes: 6 << 20,
-        read_bytes: 4 << 20,
+        fetch_bytes: 4 << 20,
         compact_bytes: 1 << 20,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,

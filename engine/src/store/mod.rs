@@ -13,6 +13,7 @@ mod compactor;
 mod crash_tests;
 mod extend;
 mod fat;
+mod fetch_memory;
 mod keeper;
 mod offsets;
 mod open;
@@ -37,7 +38,7 @@ pub(crate) use open::{Known, OpenError, read_all};
 pub(crate) use read::check_epoch;
 
 use self::{
-    cache::Cache, compactor::Compactor, keeper::Keeper, read::ReadBudget, segment_files::SegmentFiles,
+    cache::Cache, compactor::Compactor, fetch_memory::FetchMemory, keeper::Keeper, segment_files::SegmentFiles,
     wal_files::WalFiles, writer::Flight,
 };
 use crate::{
@@ -62,8 +63,8 @@ pub(crate) struct StoreOptions {
     pub(crate) run: u64,
     /// Budget of the tail cache.
     pub(crate) cache_bytes: usize,
-    /// Budget of buffers that hold data read from segments.
-    pub(crate) read_bytes: usize,
+    /// Budget of records on their way to clients.
+    pub(crate) fetch_bytes: usize,
     /// Budget of the map of keys while a partition is compacted.
     pub(crate) compact_bytes: usize,
     /// Size of the shared log.
@@ -120,7 +121,7 @@ pub(crate) struct Store<I: Io> {
     segments: SegmentFiles<I>,
     keeper: Keeper<I>,
     compactor: Compactor,
-    reads: Rc<ReadBudget>,
+    pub(crate) fetch_memory: Rc<FetchMemory>,
     pump: Signal,
     maker: Signal,
     /// Set once the maker touches no file any more.

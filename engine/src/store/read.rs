@@ -1,21 +1,15 @@
 //! Reading: the tail from the cache as it lies, segments the sendfile way where their pages are in memory, and by
-//! direct reads into bounded buffers otherwise.
+//! direct reads otherwise. Who reads sees to it that there is memory for that: `fetch_memory`.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    io,
-    rc::Rc,
-};
+use std::{io, rc::Rc};
 
 use super::{Store, segment_files::OpenSegment};
 use crate::{
     api::{FetchPartition, Fetched, LogError, Records, TopicPartition},
     chunk::{Chunk, FileRange, Memory},
-    io::{File, IO_BYTES_MAX, Io, align_down, align_up, residency},
+    io::{File, Io, align_down, align_up, residency},
     partition::{ReadPlan, Waiter, batch_head, select},
     segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
-    signal::Signal,
 };
 
 /// Bytes behind a read that are asked to be brought to memory for the next one.
@@ -93,15 +87,7 @@ impl<I: Io> Store<I> {
         let start = hint.unwrap_or_else(|| segment::position_before(&index, offset));
         let slack = if hint.is_some() { 0 } else { 2 * INDEX_INTERVAL_BYTES };
         let end = segment.size.min(start + max_bytes as u64 + slack);
-        // Only a fetch that holds nothing yet may wait for memory: two that wait for what the other holds would for ever.
-        let permit = match min_one {
-            true => self.reads.clone().acquire(range_bytes(start, end)?).await,
-            false => match self.reads.clone().try_acquire(range_bytes(start, end)?) {
-                Some(permit) => permit,
-                None => return Ok(Vec::new()),
-            },
-        };
-        let (memory, base) = self.read_range(&open, start, permit).await?;
+        let (memory, base) = read_range(&open, start, end).await?;
         let skip = usize::try_from(start - base).expect("less than a block");
         let limit = memory.bytes().len().min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
         let bytes = &memory.bytes()[skip..limit];
@@ -117,26 +103,11 @@ impl<I: Io> Store<I> {
         // The first batch is larger than what was read.
         let (position, size) = locate(bytes, offset).ok_or(io::ErrorKind::InvalidData)?;
         let (begin, end) = (start + position as u64, start + (position + size) as u64);
-        drop(memory); // not to wait for what this read itself holds
-        let permit = self.reads.clone().acquire(range_bytes(begin, end)?).await;
-        let (memory, base) = self.read_range(&open, begin, permit).await?;
+        let (memory, base) = read_range(&open, begin, end).await?;
         let skip = usize::try_from(begin - base).expect("less than a block");
         let whole = memory.bytes().get(skip..skip + size).ok_or(io::ErrorKind::UnexpectedEof)?;
         set_hint(&open, whole, end);
         Ok(vec![Chunk::Shared(memory.clone(), skip..skip + size)])
-    }
-
-    /// Reads the whole blocks that a permit was given for, from the one that holds `start` on; it counts while somebody
-    /// holds them. Also says where the first byte read is in the file.
-    async fn read_range(
-        &self,
-        open: &OpenSegment<I>,
-        start: u64,
-        permit: ReadPermit,
-    ) -> io::Result<(Rc<dyn Memory>, u64)> {
-        let base = align_down(start);
-        let inner = open.file.read(base, permit.bytes).await?;
-        Ok((Rc::new(BudgetedRead { inner, _permit: permit }), base))
     }
 
     /// A range for sendfile, if its pages are in memory; otherwise they are asked for.
@@ -264,67 +235,9 @@ fn locate(bytes: &[u8], offset: i64) -> Option<(usize, usize)> {
     None
 }
 
-/// Bytes of the whole blocks around a range.
-fn range_bytes(start: u64, end: u64) -> io::Result<usize> {
-    usize::try_from(align_up(end) - align_down(start)).map_err(|_| io::ErrorKind::InvalidInput.into())
-}
-
-/// Bounds the memory of buffers that hold what was read from segments, until the last reader drops them.
-pub(crate) struct ReadBudget {
-    budget: usize,
-    used: Cell<usize>,
-    waiting: RefCell<VecDeque<Rc<Signal>>>,
-}
-
-/// A part of the budget; given back on drop.
-struct ReadPermit {
-    budget: Rc<ReadBudget>,
-    bytes: usize,
-}
-
-impl ReadBudget {
-    pub(crate) fn new(budget: usize) -> Self {
-        Self { budget: budget.max(IO_BYTES_MAX), used: Cell::new(0), waiting: RefCell::default() }
-    }
-
-    /// Waits until there is room. A read larger than the whole budget goes when nothing else is held.
-    async fn acquire(self: Rc<Self>, bytes: usize) -> ReadPermit {
-        loop {
-            if let Some(permit) = self.clone().try_acquire(bytes) {
-                return permit;
-            }
-            let room = Rc::new(Signal::default());
-            self.waiting.borrow_mut().push_back(room.clone());
-            room.wait().await;
-        }
-    }
-
-    /// As [`ReadBudget::acquire`], but does not wait.
-    fn try_acquire(self: Rc<Self>, bytes: usize) -> Option<ReadPermit> {
-        if self.used.get() > 0 && self.used.get() + bytes > self.budget {
-            return None;
-        }
-        self.used.set(self.used.get() + bytes);
-        Some(ReadPermit { budget: self, bytes })
-    }
-}
-
-impl Drop for ReadPermit {
-    fn drop(&mut self) {
-        self.budget.used.set(self.budget.used.get() - self.bytes);
-        for turn in self.budget.waiting.take() {
-            turn.notify();
-        }
-    }
-}
-
-struct BudgetedRead {
-    inner: Rc<dyn Memory>,
-    _permit: ReadPermit,
-}
-
-impl Memory for BudgetedRead {
-    fn bytes(&self) -> &[u8] {
-        self.inner.bytes()
-    }
+/// Reads the whole blocks around a range. Also says where the first byte read is in the file.
+async fn read_range<I: Io>(open: &OpenSegment<I>, start: u64, end: u64) -> io::Result<(Rc<dyn Memory>, u64)> {
+    let base = align_down(start);
+    let len = usize::try_from(align_up(end) - base).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok((open.file.read(base, len).await?, base))
 }

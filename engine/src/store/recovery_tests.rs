@@ -65,7 +65,7 @@ impl Machine {
             generation: 1,
             run,
             cache_bytes: 24 << 20,
-            read_bytes: 4 << 20,
+            fetch_bytes: 4 << 20,
             wal_bytes: 16 << 20,
             reserve_bytes: 0,
             producer_id_expiration_ms: i64::MAX,

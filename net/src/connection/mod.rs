@@ -95,6 +95,8 @@ struct Times {
     inside_frame: Option<u64>,
     /// Since when the peer has taken nothing of what waits to be sent.
     sending: Option<u64>,
+    /// Since when something waits to be sent.
+    unsent: Option<u64>,
     /// Since when no more is read.
     draining: Option<u64>,
 }
@@ -153,7 +155,7 @@ impl Connection {
             reading_done: Cell::new(false),
             waiting_reader: RefCell::default(),
             waiting_writer: RefCell::default(),
-            times: Cell::new(Times { active, inside_frame: None, sending: None, draining: None }),
+            times: Cell::new(Times { active, inside_frame: None, sending: None, unsent: None, draining: None }),
         })
     }
 
@@ -172,10 +174,10 @@ impl Connection {
 
     /// A second has gone by: closes the connection if it has been idle or stalled for too long.
     pub(crate) fn on_tick(&self) {
-        /// Ticks that a half received request may rest while others wait for its memory.
-        const STALLED_TICKS_MAX: u64 = 10;
-        /// Ticks that a peer may take nothing of what waits for it: records that are being sent hold memory that other
-        /// fetches need.
+        /// Ticks that a half received request may rest, or a peer may take nothing, while others wait for the memory.
+        const STALLED_TICKS_MAX: u64 = 5;
+        /// Ticks that a peer may take nothing of what waits for it, or may take to read it all while others wait for the
+        /// memory.
         const UNREAD_TICKS_MAX: u64 = 60;
         let shard = &self.context.shard;
         let now = shard.tick();
@@ -188,6 +190,10 @@ impl Connection {
             "requests in flight took too long after the last was read"
         } else if is_over(times.sending, UNREAD_TICKS_MAX) {
             "the peer takes nothing of what is sent"
+        } else if (is_over(times.sending, STALLED_TICKS_MAX) || is_over(times.unsent, UNREAD_TICKS_MAX))
+            && shard.engine.is_fetch_memory_contended()
+        {
+            "records that the peer does not read held memory that others wait for"
         } else if is_idle && is_over(quiet_since, ticks(shard.config.idle_timeout)) {
             "idle"
         } else if times.inside_frame.is_some() && is_over(quiet_since, STALLED_TICKS_MAX) && shard.memory.is_contended()

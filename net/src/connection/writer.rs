@@ -65,9 +65,13 @@ fn push(connection: &Connection, out: &mut OutQueue, reply: Reply) -> bool {
 /// Sends everything that is queued. `Err(Closed)`: the connection was closed meanwhile.
 async fn flush(connection: &Connection, out: &mut OutQueue) -> io::Result<Result<(), Closed>> {
     let stream = &connection.stream;
+    connection.update_times(|times, now| times.unsent = Some(now));
     loop {
         let sent = match out.next() {
-            Next::Nothing => return Ok(Ok(())),
+            Next::Nothing => {
+                connection.update_times(|times, _| times.unsent = None);
+                return Ok(Ok(()));
+            }
             Next::Slices(slices) => stream.send(&slices)?,
             Next::File(range, done) => stream.send_file(range, done, FILE_BYTES_MAX)?,
         };

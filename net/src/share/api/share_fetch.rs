@@ -231,8 +231,15 @@ async fn fetch(
             };
             wants.push((*shard, want));
         }
-        let giving = wants.iter().map(|(shard, want)| fetch_on(engine, *shard, want.clone()));
-        let given = futures_util::future::join_all(giving).await;
+        let own = wants.iter().position(|(shard, _)| *shard == engine.shard());
+        let giving = wants.iter().enumerate().map(|(at, (shard, want))| async move {
+            if Some(at) == own { Vec::new() } else { fetch_on(engine, *shard, want.clone()).await }
+        });
+        let mut given = futures_util::future::join_all(giving).await;
+        // Last: what this shard gives holds memory, with which nobody may wait for others.
+        if let Some(at) = own {
+            given[at] = fetch_on(engine, wants[at].0, wants[at].1.clone()).await;
+        }
         let mut has_news = false;
         for ((places, _), answers) in by_shard.values().zip(given) {
             for (at, answer) in places.iter().zip(answers) {
