@@ -278,6 +278,16 @@ impl ReadBudget {
         Self { budget: budget.max(IO_BYTES_MAX), used: Cell::new(0), waiting: RefCell::default() }
     }
 
+    /// Bytes in use.
+    pub(crate) fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Bytes that there are.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
     /// Waits until there is room. A read larger than the whole budget goes when nothing else is held.
     async fn acquire(self: Rc<Self>, bytes: usize) -> ReadPermit {
         loop {
