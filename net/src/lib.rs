@@ -23,6 +23,7 @@ mod hot;
 mod limits;
 mod listener;
 mod memory;
+mod metrics;
 mod poller;
 mod settings;
 mod shard;

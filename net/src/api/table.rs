@@ -89,6 +89,12 @@ pub(crate) fn find(key: i16) -> Option<&'static Api> {
     TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|index| TABLE[index])
 }
 
+/// The place of an API in the table.
+pub(crate) fn place(key: ApiKey) -> usize {
+    let place = TABLE.binary_search_by_key(&(key as i16), |api| api.key as i16);
+    place.expect("only what is served has a place")
+}
+
 /// One line of the list of what is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiListing {
