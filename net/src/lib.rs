@@ -20,6 +20,7 @@ pub mod fuzz;
 mod group;
 mod handlers;
 mod hot;
+mod kept_settings;
 mod limits;
 mod listener;
 mod memory;
@@ -29,6 +30,7 @@ mod settings;
 mod shard;
 mod share;
 mod stream;
+mod telemetry;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};

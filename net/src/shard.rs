@@ -28,6 +28,7 @@ use crate::{
     poller::Poller,
     share::Shares,
     stream::Stream,
+    telemetry::Telemetry,
 };
 
 /// Why the wire of a shard ended before the node was asked to stop.
@@ -96,6 +97,9 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         engine: engine.clone(),
         config,
     });
+    if shard.config.metrics.is_some() && engine.shard() == 0 {
+        Telemetry::attach(&engine);
+    }
     engine.attach(shard.clone());
     let shares = glommio::spawn_local(Shares::attach(&engine, Rc::new(settings.share.clone())).run());
     let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
@@ -215,6 +219,9 @@ async fn run_timer(shard: Rc<Shard>) {
         shard.tick.set(shard.tick.get() + 1);
         shard.check_connections().await;
         shard.fetch_sessions.borrow_mut().on_tick();
+        if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
+            telemetry.on_tick();
+        }
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) static TABLE: &[&Api] = &[
     &handlers::describe_producers::API,
     &group::consumer_group_heartbeat::API,
     &group::consumer_group_describe::API,
+    &handlers::get_telemetry_subscriptions::API,
+    &handlers::push_telemetry::API,
     &handlers::list_config_resources::API,
     &handlers::describe_topic_partitions::API,
     &share::heartbeat::API,

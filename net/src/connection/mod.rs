@@ -40,6 +40,7 @@ use crate::{
     shard::{Shard, TICK},
     share,
     stream::Stream,
+    telemetry,
 };
 
 /// Bytes of one read of a new request.
@@ -56,6 +57,8 @@ pub(crate) struct Peer {
     pub(crate) connection: (usize, u64),
     /// Share sessions that were opened over it, by shard, group and member: they end with it.
     pub(crate) share_sessions: RefCell<Vec<(usize, String, String)>>,
+    /// A client asked over it which metrics to push, or pushed some.
+    pub(crate) pushes_telemetry: Cell<bool>,
 }
 
 /// One connection's state, shared by its reader and its writer.
@@ -139,7 +142,10 @@ pub(crate) async fn run(connection: &Rc<Connection>) {
     connection.stream.close();
     // Futures of requests nobody waits for any more; some hold this shard's state.
     drop(connection.replies.take());
-    let Peer { connection: id, share_sessions, .. } = &*connection.context.peer;
+    let Peer { connection: id, share_sessions, pushes_telemetry, .. } = &*connection.context.peer;
+    if pushes_telemetry.get() {
+        telemetry::on_closed(connection.context.engine(), *id).await;
+    }
     share::api::end_sessions(connection.context.engine(), *id, share_sessions.take()).await;
 }
 
@@ -148,8 +154,13 @@ impl Connection {
     pub(crate) fn new(shard: Rc<Shard>, stream: Stream, address: SocketAddr, id: u64) -> Rc<Connection> {
         let active = shard.tick();
         let connection = (shard.engine.shard(), id);
-        let peer =
-            Rc::new(Peer { address, software: RefCell::new(None), connection, share_sessions: RefCell::default() });
+        let peer = Rc::new(Peer {
+            address,
+            software: RefCell::new(None),
+            connection,
+            share_sessions: RefCell::default(),
+            pushes_telemetry: Cell::new(false),
+        });
         Rc::new(Connection {
             context: Context { shard, peer },
             stream,

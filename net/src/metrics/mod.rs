@@ -13,3 +13,4 @@ mod text;
 
 pub(crate) use counters::{Asked, Counters};
 pub(crate) use server::serve;
+pub(crate) use text::{Kind, Page, render_labels};

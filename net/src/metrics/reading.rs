@@ -11,7 +11,11 @@ use super::{
     counters::ApiReading,
     process::{self, ProcessReading},
 };
-use crate::{group::Groups, shard::Shard};
+use crate::{
+    group::Groups,
+    shard::Shard,
+    telemetry::{Telemetry, TelemetryReading},
+};
 
 /// One shard's numbers. `Send`: it travels.
 #[derive(Debug, Default)]
@@ -43,6 +47,7 @@ pub(crate) struct NodeReading {
     pub(crate) volume: (u64, u64),
     pub(crate) process: ProcessReading,
     pub(crate) uptime_seconds: f64,
+    pub(crate) telemetry: TelemetryReading,
 }
 
 /// Asks every shard. For shard 0.
@@ -55,6 +60,7 @@ pub(crate) async fn read(shard: &Rc<Shard>) -> NodeReading {
         volume: engine.volume_bytes(),
         process: process::read(),
         uptime_seconds: shard.counters.uptime().as_secs_f64(),
+        telemetry: engine.attached::<Telemetry>().map(|telemetry| telemetry.read()).unwrap_or_default(),
     }
 }
 

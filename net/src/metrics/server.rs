@@ -18,6 +18,7 @@ use crate::{
     listener::{Accepted, Listener},
     shard::Shard,
     stream::Stream,
+    telemetry::Telemetry,
 };
 
 /// Connections at a time; further ones are closed at once.
@@ -144,6 +145,9 @@ async fn page(shard: &Rc<Shard>) -> String {
     for metric in table::TABLE {
         metric.write(&node, &mut page);
         glommio::yield_if_needed().await;
+    }
+    if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
+        telemetry.write(&mut page).await;
     }
     page.finish()
 }

@@ -120,6 +120,21 @@ pub(crate) static TABLE: &[Metric] = &[
     shard_gauge("millrace_log_failed", "1 if a write failed and no records are taken until a restart.", |shard| {
         u64::from(shard.engine.is_failed)
     }),
+    node("millrace_client_instances", Kind::Gauge, "Clients that asked which metrics to push (KIP-714).", |node| {
+        node.telemetry.instances as f64
+    }),
+    node("millrace_client_pushes_total", Kind::Counter, "Pushes of metrics by clients that were taken.", |node| {
+        node.telemetry.pushes as f64
+    }),
+    node("millrace_client_series", Kind::Gauge, "Series that clients pushed, on this page.", |node| {
+        node.telemetry.series as f64
+    }),
+    node(
+        "millrace_client_dropped_points_total",
+        Kind::Counter,
+        "Points that clients pushed and that were left out: too many, too large or of an unknown kind.",
+        |node| node.telemetry.dropped_points as f64,
+    ),
     node("process_resident_memory_bytes", Kind::Gauge, "Resident memory.", |node| node.process.resident_bytes as f64),
     node("process_cpu_seconds_total", Kind::Counter, "User and system CPU time.", |node| {
         node.process.cpu.as_secs_f64()
@@ -186,7 +201,7 @@ fn errors(node: &NodeReading, page: &mut Page) {
         *sums.entry(*key).or_insert(0) += count;
     }
     for ((place, code), count) in sums {
-        let error = ResponseError::try_from_code(code).map_or_else(|| code.to_string(), |error| format!("{error:?}"));
+        let error = ResponseError::try_from_code(code).map_or_else(String::new, |error| format!("{error:?}"));
         page.sample(&[("api", &api_name(place)), ("error", &error)], count as f64);
     }
 }
@@ -279,7 +294,7 @@ mod tests {
             "millrace_request_seconds_count{api=\"Produce\"} 2",
             "millrace_request_seconds_sum{api=\"Produce\"} 0.008",
             "millrace_errors_total{api=\"Produce\",error=\"UnknownTopicOrPartition\"} 1",
-            "millrace_errors_total{api=\"Produce\",error=\"9999\"} 1",
+            "millrace_errors_total{api=\"Produce\",error=\"Unknown(9999)\"} 1",
             "millrace_groups{type=\"classic\",state=\"Stable\"} 6",
             "millrace_disk_full{shard=\"0\"} 0",
         ] {

@@ -53,24 +53,18 @@ impl Page {
 
     /// A sample of a part of the family (`_sum`, `_count`, `_bucket`), with labels of that part.
     pub(crate) fn suffixed(&mut self, suffix: &str, labels: &[Label<'_>], more: &[Label<'_>], value: f64) {
-        let text = &mut self.text;
-        text.push_str(&self.family);
-        text.push_str(suffix);
-        let mut separator = '{';
-        for (name, value) in labels.iter().chain(more) {
-            text.push(separator);
-            text.push_str(name);
-            text.push_str("=\"");
-            escape(text, value, true);
-            text.push('"');
-            separator = ',';
-        }
-        if separator == ',' {
-            text.push('}');
-        }
-        text.push(' ');
-        push_value(text, value);
-        text.push('\n');
+        let labels = render_labels(labels.iter().chain(more).copied());
+        self.rendered(suffix, &labels, value);
+    }
+
+    /// A sample of a part of the family, with labels by [`render_labels`].
+    pub(crate) fn rendered(&mut self, suffix: &str, labels: &str, value: f64) {
+        self.text.push_str(&self.family);
+        self.text.push_str(suffix);
+        self.text.push_str(labels);
+        self.text.push(' ');
+        push_value(&mut self.text, value);
+        self.text.push('\n');
     }
 
     /// All samples of a histogram of durations.
@@ -89,6 +83,22 @@ impl Page {
     pub(crate) fn finish(self) -> String {
         self.text
     }
+}
+
+/// Labels as a sample has them, in braces; nothing for none.
+pub(crate) fn render_labels<'a>(labels: impl Iterator<Item = Label<'a>>) -> String {
+    let mut text = String::new();
+    for (name, value) in labels {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.push_str(name);
+        text.push_str("=\"");
+        escape(&mut text, value, true);
+        text.push('"');
+    }
+    if !text.is_empty() {
+        text.push('}');
+    }
+    text
 }
 
 /// Seconds of microseconds.
