@@ -13,6 +13,6 @@ mod subscription;
 
 pub(crate) use instances::{Caller, TELEMETRY_BYTES_MAX};
 #[cfg(feature = "fuzzing")]
-pub(crate) use otlp::{SAMPLES_MAX, Sample, decode};
+pub(crate) use otlp::{PUSHED_BY_JAVA, PUSHED_BY_LIBRDKAFKA, SAMPLES_MAX, Sample, decode};
 pub(crate) use shell::{Push, Telemetry, TelemetryReading, get, on_closed, push};
 pub(crate) use subscription::Attributes;

@@ -406,6 +406,13 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// What kafka-producer-perf-test of Kafka 4.3.1 pushed last.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) const PUSHED_BY_JAVA: &[u8] = include_bytes!("testdata/java-4.3.1.otlp");
+/// What a consumer of librdkafka 2.16.0 pushed.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) const PUSHED_BY_LIBRDKAFKA: &[u8] = include_bytes!("testdata/librdkafka-2.16.0.otlp");
+
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
@@ -497,6 +504,21 @@ pub(crate) mod tests {
             "client_e_count{} +7",
         ];
         assert_eq!(shown(&pushed.samples), expected);
+    }
+
+    #[test]
+    fn real_clients_are_understood() {
+        let java = decode(PUSHED_BY_JAVA).unwrap();
+        assert_eq!((java.samples.len(), java.dropped), (108, 0));
+        let sent = java.samples.iter().filter(|sample| sample.family.ends_with("_record_send_total")).cloned();
+        let expected = [
+            "org_apache_kafka_producer_record_send_total{} +690",
+            "org_apache_kafka_producer_topic_record_send_total{topic=perf} +690",
+        ];
+        assert_eq!(shown(&sent.collect::<Vec<_>>()), expected);
+        let librdkafka = decode(PUSHED_BY_LIBRDKAFKA).unwrap();
+        assert_eq!((librdkafka.samples.len(), librdkafka.dropped), (15, 0));
+        assert!(librdkafka.samples.iter().all(|sample| sample.labels[0] == ("group_id".to_owned(), "g".to_owned())));
     }
 
     #[test]

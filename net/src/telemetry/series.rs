@@ -1,9 +1,9 @@
 //! What clients pushed, as it is shown: families of series with their last values. Pure.
 //!
-//! Owned by shard 0. Series of an instance go when it has not pushed for three intervals, not with its connection: what
-//! a client pushes last must still be read. Bounded in number and bytes; what does not fit is left out and counted.
+//! Owned by shard 0. A series goes when it was not pushed for three intervals, not with its client's connection: what is
+//! pushed last must still be read. Bounded in number and bytes; what does not fit is left out and counted.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
@@ -22,11 +22,11 @@ type Key = (Uuid, &'static str, Box<str>);
 
 struct Family {
     kind: Kind,
-    values: BTreeMap<Key, f64>,
+    values: BTreeMap<Key, Value>,
 }
 
-struct Instance {
-    series: usize,
+struct Value {
+    value: f64,
     expires_ms: i64,
 }
 
@@ -34,7 +34,8 @@ struct Instance {
 #[derive(Default)]
 pub(crate) struct Series {
     families: BTreeMap<String, Family>,
-    instances: HashMap<Uuid, Instance>,
+    /// Series of each client; none has none.
+    per_instance: HashMap<Uuid, usize>,
     count: usize,
     bytes: usize,
     dropped: u64,
@@ -53,29 +54,23 @@ impl Series {
     /// Takes a push in; its series are kept until `expires_ms`.
     pub(crate) fn handle_push(&mut self, pusher: &Pusher, pushed: Pushed, expires_ms: i64) {
         self.dropped += pushed.dropped;
-        let id = pusher.client_instance_id;
-        let instance = self.instances.entry(id).or_insert(Instance { series: 0, expires_ms });
-        instance.expires_ms = expires_ms;
         for sample in pushed.samples {
-            if !self.put(pusher, sample) {
+            if !self.put(pusher, sample, expires_ms) {
                 self.dropped += 1;
             }
         }
-        if self.instances[&id].series == 0 {
-            self.instances.remove(&id);
-        }
     }
 
-    fn put(&mut self, pusher: &Pusher, sample: Sample) -> bool {
+    fn put(&mut self, pusher: &Pusher, sample: Sample, expires_ms: i64) -> bool {
         let id = pusher.client_instance_id;
         let own = [("client_id", pusher.client_id.as_str()), ("client_instance_id", &pusher.client_instance_name)];
         let pushed = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let labels = render_labels(own.into_iter().chain(pushed));
         let bytes = sample.family.len() + labels.len();
         let key = (id, sample.suffix, labels.into_boxed_str());
-        let instance = self.instances.get_mut(&id).expect("made before its series");
+        let of_instance = self.per_instance.get(&id).copied().unwrap_or(0);
         let is_full =
-            self.count >= SERIES_MAX || self.bytes + bytes > BYTES_MAX || instance.series >= SERIES_PER_INSTANCE_MAX;
+            self.count >= SERIES_MAX || self.bytes + bytes > BYTES_MAX || of_instance >= SERIES_PER_INSTANCE_MAX;
         if is_full && !self.families.get(&sample.family).is_some_and(|family| family.values.contains_key(&key)) {
             return false;
         }
@@ -85,35 +80,35 @@ impl Series {
             return false; // two clients do not agree on what this is
         }
         let is_new = !family.values.contains_key(&key);
-        let value = family.values.entry(key).or_insert(0.0);
-        *value = if sample.is_delta { *value + sample.value } else { sample.value };
+        let known = family.values.entry(key).or_insert(Value { value: 0.0, expires_ms });
+        known.value = if sample.is_delta { known.value + sample.value } else { sample.value };
+        known.expires_ms = expires_ms;
         if is_new {
-            instance.series += 1;
+            self.per_instance.insert(id, of_instance + 1);
             self.count += 1;
             self.bytes += bytes;
         }
         true
     }
 
-    /// Forgets what has expired.
+    /// Forgets what has expired. Looks at every series: not to be called for every request.
     pub(crate) fn handle_time(&mut self, now_ms: i64) {
-        let expired = self.instances.iter().filter(|(_, instance)| instance.expires_ms <= now_ms);
-        let expired: HashSet<Uuid> = expired.map(|(id, _)| *id).collect();
-        if expired.is_empty() {
-            return;
-        }
-        self.instances.retain(|id, _| !expired.contains(id));
-        self.families.retain(|name, family| {
-            family.values.retain(|(owner, _, labels), _| {
-                let stays = !expired.contains(owner);
-                if !stays {
-                    self.count -= 1;
-                    self.bytes -= name.len() + labels.len();
+        let Series { families, per_instance, count, bytes, .. } = self;
+        families.retain(|name, family| {
+            family.values.retain(|(owner, _, labels), value| {
+                if value.expires_ms > now_ms {
+                    return true;
                 }
-                stays
+                *count -= 1;
+                *bytes -= name.len() + labels.len();
+                if let Some(of_owner) = per_instance.get_mut(owner) {
+                    *of_owner -= 1;
+                }
+                false
             });
             !family.values.is_empty()
         });
+        per_instance.retain(|_, series| *series > 0);
     }
 
     /// How many there are.
@@ -137,7 +132,7 @@ impl Series {
         let Some(family) = self.families.get(name) else { return };
         page.family(name, family.kind, "Pushed by clients (KIP-714).");
         for ((_, suffix, labels), value) in &family.values {
-            page.rendered(suffix, labels, *value);
+            page.rendered(suffix, labels, value.value);
         }
     }
 }
@@ -202,8 +197,11 @@ mod tests {
         assert_eq!(series.count(), 2);
         series.handle_time(NOW);
         assert_eq!(series.count(), 1);
+        series.handle_push(&pusher(2), decode(&sum("y", 1.0, true)).unwrap(), NOW + 7);
         series.handle_time(NOW + 5);
-        assert_eq!((series.count(), series.bytes, series.families.len(), series.instances.len()), (0, 0, 0, 0));
+        assert_eq!(series.count(), 1, "what its client pushes no more goes too");
+        series.handle_time(NOW + 7);
+        assert_eq!((series.count(), series.bytes, series.families.len(), series.per_instance.len()), (0, 0, 0, 0));
     }
 
     #[test]
@@ -219,7 +217,7 @@ mod tests {
             series.handle_push(&pusher(id), Pushed { samples, dropped: 0 }, NOW);
         }
         assert_eq!(series.count(), SERIES_MAX);
-        assert!(series.instances.len() < 30, "who has no series is not remembered");
+        assert!(series.per_instance.len() < 30, "who has no series is not remembered");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Carries requests to shard 0, where subscriptions, instances and series are; decompresses and reads pushes before.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -30,6 +34,8 @@ pub(crate) struct Telemetry {
     instances: RefCell<Instances>,
     series: RefCell<Series>,
     pushes: Counter,
+    /// When series are looked at for expired ones.
+    next_look_ms: Cell<i64>,
 }
 
 /// What is shown of it.
@@ -60,6 +66,7 @@ impl Telemetry {
             instances: RefCell::default(),
             series: RefCell::default(),
             pushes: Counter::default(),
+            next_look_ms: Cell::new(0),
         });
         engine.attach(telemetry.clone());
         telemetry
@@ -67,9 +74,14 @@ impl Telemetry {
 
     /// A second has gone by.
     pub(crate) fn on_tick(&self) {
+        /// Between looks at all series.
+        const LOOK_MS: i64 = 10_000;
         let now_ms = self.clock.now_ms();
         self.instances.borrow_mut().handle_time(now_ms);
-        self.series.borrow_mut().handle_time(now_ms);
+        if now_ms >= self.next_look_ms.get() {
+            self.next_look_ms.set(now_ms + LOOK_MS);
+            self.series.borrow_mut().handle_time(now_ms);
+        }
     }
 
     /// Numbers for the page.
