@@ -25,7 +25,7 @@ pub(crate) fn config_with_metrics() -> (NetConfig, SocketAddr) {
 /// Sends bytes and reads to the end.
 fn ask(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).expect("metrics are served");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket takes a timeout");
     stream.write_all(request).expect("a small request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer, and then the end");

@@ -60,7 +60,7 @@ fn describe(client: &mut Client, name: &'static str) -> Vec<(String, String, i8)
     let response = client.call(4, &DescribeConfigsRequest::default().with_resources(vec![resource]));
     assert_eq!(response.results[0].error_code, 0);
     let shown = response.results[0].configs.iter();
-    shown.map(|c| (c.name.to_string(), c.value.clone().unwrap().to_string(), c.config_source)).collect()
+    shown.map(|c| (c.name.to_string(), c.value.clone().expect("a value").to_string(), c.config_source)).collect()
 }
 
 /// Names of subscriptions, by either version.
