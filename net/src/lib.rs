@@ -34,6 +34,7 @@ mod telemetry;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
+pub use errors::error_code_name;
 pub use group::check_group_settings;
 pub use shard::{ServeError, serve};
 pub use share::{SHARE_SETTING_KEYS, ShareSettingKey};

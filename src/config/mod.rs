@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn relations_between_options_are_checked() {
-        let cases: [(ServeOptions, &str); 7] = [
+        let cases: [(ServeOptions, &str); 8] = [
+            (ServeOptions { metrics: Some(default_listen()), ..Default::default() }, "--metrics 127.0.0.1:9092"),
             (ServeOptions { memory: Some(ByteSize::mib(40)), ..Default::default() }, "too little for 2 shards"),
             (ServeOptions { max_frame_bytes: Some(ByteSize::mib(90)), ..Default::default() }, "raise --memory"),
             (ServeOptions { max_frame_bytes: Some(ByteSize(5)), ..Default::default() }, "--max-frame-bytes 5B"),

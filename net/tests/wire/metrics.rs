@@ -68,8 +68,8 @@ fn the_page_says_what_was_done() {
     for (sample, expected) in [
         ("millrace_requests_total{api=\"Produce\"}", 3.0),
         ("millrace_request_seconds_count{api=\"Produce\"}", 3.0),
-        ("millrace_errors_total{api=\"Produce\",error=\"UnknownTopicOrPartition\"}", 1.0),
-        ("millrace_errors_total{api=\"Metadata\",error=\"UnknownTopicOrPartition\"}", 1.0),
+        ("millrace_errors_total{api=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"}", 1.0),
+        ("millrace_errors_total{api=\"Metadata\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"}", 1.0),
         ("millrace_produced_records_total{", 4.0),
         ("millrace_produced_batches_total{", 2.0),
         ("millrace_topics ", 1.0),
