@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kafka_protocol::protocol::StrBytes;
 use millrace_engine::{config::ConfigType, engine::Engine};
 
-use super::subscription::{INTERVAL_MS, INTERVAL_MS_DEFAULT, MATCH, METRICS, Subscription};
+use super::subscription::{INTERVAL_MS, INTERVAL_MS_DEFAULT, MATCH, METRICS, Subscription, members};
 use crate::{
     errors::ApiError,
     kept_settings::KeptSettings,
@@ -27,7 +27,7 @@ pub(crate) fn describe(engine: &Engine, name: &str) -> Vec<Setting> {
         let text = StrBytes::from_static_str;
         let own = own.get(name).map(|value| Level {
             name: text(name),
-            value: StrBytes::from_string(tidy(value)),
+            value: StrBytes::from_string(members(value).join(",")),
             source: Source::ClientMetrics,
         });
         Setting {
@@ -55,9 +55,4 @@ pub(crate) fn describe(engine: &Engine, name: &str) -> Vec<Setting> {
         ),
         describe(METRICS, ConfigType::List, String::new(), "Prefixes of the names of metrics to push; * is all."),
     ]
-}
-
-/// A value without space around the members of a list.
-fn tidy(value: &str) -> String {
-    value.split(',').map(str::trim).collect::<Vec<_>>().join(",")
 }
