@@ -1,7 +1,5 @@
 //! As much of HTTP/1.1 as one page needs: is this a request for it, and how is it answered. Pure.
 
-use std::fmt::Write;
-
 /// Bytes of a request at most.
 pub(crate) const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Header fields of a request at most.
@@ -48,33 +46,36 @@ pub(crate) fn parse(received: &[u8]) -> Option<Outcome> {
     }
 }
 
+/// An answer, and what it carries.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
 /// The answer that carries a page.
-pub(crate) fn page(text: &str) -> Vec<u8> {
+pub(crate) fn page(text: String) -> Answer {
     answer("200 OK", "", "text/plain; version=0.0.4; charset=utf-8", text)
 }
 
 /// The answer that says no.
-pub(crate) fn refusal(refusal: Refusal) -> Vec<u8> {
+pub(crate) fn refusal(refusal: Refusal) -> Answer {
     let (status, more) = match refusal {
         Refusal::BadRequest => ("400 Bad Request", ""),
         Refusal::NotFound => ("404 Not Found", ""),
         Refusal::MethodNotAllowed => ("405 Method Not Allowed", "Allow: GET\r\n"),
         Refusal::TooLarge => ("431 Request Header Fields Too Large", ""),
     };
-    answer(status, more, "text/plain; charset=utf-8", "Metrics are at /metrics.\n")
+    answer(status, more, "text/plain; charset=utf-8", "Metrics are at /metrics.\n".to_owned())
 }
 
 /// Every answer is the last of its connection.
-fn answer(status: &str, more: &str, content_type: &str, text: &str) -> Vec<u8> {
-    let mut head = String::with_capacity(256 + text.len());
-    write!(
-        head,
-        "HTTP/1.1 {status}\r\n{more}Content-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        text.len()
-    )
-    .expect("a string takes any text");
-    head.push_str(text);
-    head.into_bytes()
+fn answer(status: &str, more: &str, content_type: &str, body: String) -> Answer {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{more}Content-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    Answer { head, body }
 }
 
 #[cfg(test)]
@@ -111,9 +112,10 @@ mod tests {
 
     #[test]
     fn answers_say_how_long_they_are() {
-        let text = String::from_utf8(page("a 1\n")).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("Content-Length: 4\r\n"), "{text}");
-        assert!(text.ends_with("\r\n\r\na 1\n"));
-        assert!(refusal(Refusal::MethodNotAllowed).starts_with(b"HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n"));
+        let Answer { head, body } = page("a 1\n".to_owned());
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("Content-Length: 4\r\n"), "{head}");
+        assert!(head.ends_with("\r\n\r\n") && body == "a 1\n");
+        let refused = refusal(Refusal::MethodNotAllowed);
+        assert!(refused.head.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n"), "{refused:?}");
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Connections at a time; further ones are closed at once.
-const CONNECTIONS_MAX: usize = 8;
+const CONNECTIONS_MAX: usize = 4;
 /// How long a connection may live.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -86,10 +86,11 @@ async fn answer(shard: &Rc<Shard>, socket: Socket) -> io::Result<()> {
         return Ok(());
     };
     let answer = match outcome {
-        Outcome::Page => http::page(&page(shard).await),
+        Outcome::Page => http::page(page(shard).await),
         Outcome::Refused(reason) => http::refusal(reason),
     };
-    send(&stream, &answer).await?;
+    send(&stream, answer.head.as_bytes()).await?;
+    send(&stream, answer.body.as_bytes()).await?;
     stream.end_sending()?;
     drain(&stream).await
 }

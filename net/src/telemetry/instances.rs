@@ -1,7 +1,7 @@
 //! Client instances: who has asked for its subscription, and who may push when. Pure.
 //!
-//! Rules and errors are those of Kafka 4.3's `ClientMetricsManager`. Owned by shard 0. Bounded: the instance that was
-//! not heard of for longest makes room. A client's attributes are not kept; each of its requests brings them.
+//! Rules and errors are those of Kafka 4.3's `ClientMetricsManager`. Owned by shard 0. Bounded: the instance that
+//! would be forgotten first makes room. A client's attributes are not kept; each of its requests brings them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
