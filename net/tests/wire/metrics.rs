@@ -1,7 +1,7 @@
 //! The page of metrics: over real sockets, with what a node really did.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -23,13 +23,17 @@ pub(crate) fn config_with_metrics() -> (NetConfig, SocketAddr) {
 }
 
 /// Sends bytes and reads to the end.
-fn ask(address: SocketAddr, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).expect("metrics are served");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket takes a timeout");
-    stream.write_all(request).expect("a small request");
+fn try_ask(address: SocketAddr, request: &[u8]) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.write_all(request)?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer, and then the end");
-    answer
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn ask(address: SocketAddr, request: &[u8]) -> String {
+    try_ask(address, request).expect("an answer, and then the end")
 }
 
 /// The page's text.
@@ -127,8 +131,19 @@ fn other_requests_are_refused() {
         let answer = ask(address, request);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
-    // More than may be open at a time, none of which says anything: the page is there for others once they are gone.
-    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+}
+
+#[test]
+fn few_readers_are_served_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, address) = config_with_metrics();
+    let _node = Node::start(dir.path(), 1, config);
+    let silent: Vec<_> = (0..10).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let is_served = || try_ask(address, b"GET /metrics HTTP/1.1\r\n\r\n").is_ok_and(|answer| !answer.is_empty());
+    assert!(!is_served(), "others say nothing, but are there");
     drop(silent);
-    assert!(page(address).contains("millrace_info"));
+    assert!((0..600).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        is_served()
+    }));
 }
