@@ -1,7 +1,13 @@
 //! `millrace serve` as a process: start, stop, signals, restart, systemd, and the commands against it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixDatagram,
+    time::Duration,
+};
 
 mod broker;
 use broker::{Broker, files, millrace, run, small, stderr, stdout};
@@ -113,6 +119,31 @@ fn the_first_signal_stops_cleanly_and_the_banner_says_what_runs() {
         assert_eq!(code, Some(0), "signal {signal}: {said}");
         assert!(said.contains("stopping"), "{said}");
     }
+}
+
+#[test]
+fn metrics_are_served_where_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [small(dir.path()), vec!["--metrics".to_owned(), "127.0.0.1:0".to_owned()]].concat();
+    let broker = Broker::start(&options);
+    broker.ok_with_input(&["produce", "t"], numbers(100).as_bytes());
+    let address = broker.banner.split_once("metrics     http://").expect("the banner says where").1;
+    let address = address.split_once("/metrics").unwrap().0;
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    let value = |line: &str| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap();
+    let records = page.lines().filter(|line| line.starts_with("millrace_produced_records_total{")).map(value);
+    assert_eq!(records.sum::<f64>(), 100.0, "{page}");
+    let p50 = "millrace_request_recent_seconds{api=\"Produce\",quantile=\"0.5\"}";
+    assert!(page.lines().find(|line| line.starts_with(p50)).is_some_and(|line| value(line) > 0.0), "{page}");
+    let apis = broker.ok(&["api"]);
+    assert!(apis.contains("PushTelemetry"), "{apis}");
+    broker.stop();
+    let broker = Broker::start(&small(dir.path()));
+    assert!(!broker.banner.contains("metrics") && !broker.ok(&["api"]).contains("PushTelemetry"));
+    broker.stop();
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::{
     mail::Mail,
     partition::Waiter,
     signal::Outcome,
+    stats::ShardStats,
     store::{Appended, Store, check_epoch},
     topics::CatalogFile,
 };
@@ -198,6 +199,19 @@ impl Engine {
             std::future::ready(sizes)
         });
         of_shards.await.into_iter().flatten().collect()
+    }
+
+    /// What this shard counted, and how full it is.
+    pub async fn stats(&self) -> ShardStats {
+        /// Partitions looked at in one go.
+        const PARTITIONS_MAX: usize = 1024;
+        let store = &self.0.store;
+        let mut stats = store.stats();
+        for ids in store.partition_ids().chunks(PARTITIONS_MAX) {
+            stats.log_bytes += ids.iter().filter_map(|id| store.partition_bytes(*id)).sum::<u64>();
+            glommio::yield_if_needed().await;
+        }
+        stats
     }
 
     /// Total and usable bytes of the data directory's file system; zeroes when it cannot be asked.

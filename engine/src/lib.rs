@@ -25,6 +25,8 @@ mod partition;
 mod producer;
 pub mod segment;
 mod signal;
+pub mod stats;
 mod store;
+pub mod timing;
 mod topics;
 pub mod wal;

@@ -127,6 +127,9 @@ static KEYS: &[BrokerKey] = &[
     key("socket.request.max.bytes", ConfigType::Int, "Bytes of one request at most.", |context| {
         count(context.config().max_frame_bytes)
     }),
+    key("telemetry.max.bytes", ConfigType::Int, "Bytes of one push of a client's metrics at most.", |_| {
+        crate::telemetry::TELEMETRY_BYTES_MAX.to_string()
+    }),
 ];
 
 /// All settings of the broker, by name.

@@ -21,6 +21,8 @@ pub enum Advertise {
 pub struct NetConfig {
     /// Addresses to listen on, shared by all shards (SO_REUSEPORT). At least one.
     pub listen: Vec<SocketAddr>,
+    /// Where metrics are served over HTTP. Clients may push theirs only if they are served.
+    pub metrics: Option<SocketAddr>,
     /// Host name that clients are told.
     pub advertised_host: String,
     /// Port that clients are told.
@@ -59,6 +61,7 @@ impl Default for NetConfig {
     fn default() -> Self {
         NetConfig {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 9092))],
+            metrics: None,
             advertised_host: "localhost".to_string(),
             advertised_port: 9092,
             advertise: Advertise::Node,

@@ -1,5 +1,7 @@
 //! Resources that have settings, as DescribeConfigs and the two ways to alter settings name them.
 
+use std::collections::BTreeMap;
+
 use kafka_protocol::ResponseError;
 use millrace_engine::{api::ConfigChange, engine::Topic};
 
@@ -7,13 +9,18 @@ use crate::{
     api::Context,
     broker_config, cluster,
     errors::{ApiError, topic_error},
+    kept_settings::{KeptSettings, is_kept},
     share::{group_config, here},
+    telemetry,
 };
 
 /// The wire's number of a topic resource.
 pub(crate) const TOPIC: i8 = 2;
 /// The wire's number of a broker resource.
 pub(crate) const BROKER: i8 = 4;
+
+/// The wire's number of a subscription of client metrics.
+pub(crate) const CLIENT_METRICS: i8 = 16;
 
 /// The wire's number of a group resource.
 pub(crate) const GROUP: i8 = 32;
@@ -60,12 +67,61 @@ pub(crate) async fn alter(
             check_broker(context, name)?;
             alter_broker(context, alteration, validate_only).await
         }
+        CLIENT_METRICS => alter_client_metrics(context, name, alteration, validate_only).await,
         GROUP => alter_group(context, name, alteration, validate_only).await,
         other => Err(unknown_type(other)),
     }
 }
 
-/// Groups need not be there to have settings.
+/// Groups and subscriptions need not be there to have settings.
+async fn alter_kept(
+    context: &Context,
+    (kept, name): (KeptSettings, &str),
+    alteration: Alteration,
+    validate_only: bool,
+    check: impl AsyncFnOnce(&BTreeMap<String, String>) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    let engine = context.engine();
+    let mut own = kept.of(engine, name);
+    let mut changes = Vec::new();
+    match alteration {
+        Alteration::Incremental(asked) => {
+            for change in asked {
+                match change {
+                    ConfigChange::Set(setting, value) => {
+                        changes.push(ConfigChange::Set(kept.name(name, &setting), value.clone()));
+                        own.insert(setting, value);
+                    }
+                    ConfigChange::Delete(setting) => {
+                        if own.remove(&setting).is_some() {
+                            changes.push(ConfigChange::Delete(kept.name(name, &setting)));
+                        }
+                    }
+                    ConfigChange::Append(setting, _) | ConfigChange::Subtract(setting, _) => {
+                        let reason = format!("{setting} can be set, but not appended to or subtracted from");
+                        return Err(ApiError::new(ResponseError::InvalidConfig, reason));
+                    }
+                }
+            }
+        }
+        Alteration::Replacement(settings) => {
+            let settings: BTreeMap<_, _> = settings.into_iter().collect();
+            let dropped = own.keys().filter(|setting| !settings.contains_key(*setting));
+            changes.extend(dropped.map(|setting| ConfigChange::Delete(kept.name(name, setting))));
+            let set =
+                settings.iter().map(|(setting, value)| ConfigChange::Set(kept.name(name, setting), value.clone()));
+            changes.extend(set);
+            own = settings;
+        }
+    }
+    check(&own).await?;
+    if validate_only || changes.is_empty() {
+        return Ok(());
+    }
+    let altered = engine.alter_broker_settings(changes).await;
+    altered.map_err(|error| topic_error(&error))
+}
+
 async fn alter_group(
     context: &Context,
     name: &str,
@@ -75,46 +131,24 @@ async fn alter_group(
     if name.is_empty() {
         return Err(ApiError::new(ResponseError::InvalidRequest, "Default group resources are not allowed."));
     }
-    let engine = context.engine();
-    let mut own = group_config::of_group(engine, name);
-    let mut changes = Vec::new();
-    let kept = |setting: &str| group_config::kept_name(name, setting);
-    match alteration {
-        Alteration::Incremental(asked) => {
-            for change in asked {
-                match change {
-                    ConfigChange::Set(setting, value) => {
-                        changes.push(ConfigChange::Set(kept(&setting), value.clone()));
-                        own.insert(setting, value);
-                    }
-                    ConfigChange::Delete(setting) => {
-                        if own.remove(&setting).is_some() {
-                            changes.push(ConfigChange::Delete(kept(&setting)));
-                        }
-                    }
-                    ConfigChange::Append(setting, _) | ConfigChange::Subtract(setting, _) => {
-                        let reason =
-                            format!("{setting} is not a list: it can be set, but not appended to or subtracted from");
-                        return Err(ApiError::new(ResponseError::InvalidConfig, reason));
-                    }
-                }
-            }
-        }
-        Alteration::Replacement(settings) => {
-            let settings: std::collections::BTreeMap<_, _> = settings.into_iter().collect();
-            let dropped = own.keys().filter(|setting| !settings.contains_key(*setting));
-            changes.extend(dropped.map(|setting| ConfigChange::Delete(kept(setting))));
-            changes.extend(settings.iter().map(|(setting, value)| ConfigChange::Set(kept(setting), value.clone())));
-            own = settings;
-        }
+    let check = async |own: &BTreeMap<String, String>| {
+        let checked = here(context.engine()).await.settings().check_group(own);
+        checked.map_err(|reason| ApiError::new(ResponseError::InvalidConfig, reason))
+    };
+    alter_kept(context, (group_config::KEPT, name), alteration, validate_only, check).await
+}
+
+async fn alter_client_metrics(
+    context: &Context,
+    name: &str,
+    alteration: Alteration,
+    validate_only: bool,
+) -> Result<(), ApiError> {
+    if name.is_empty() {
+        return Err(ApiError::new(ResponseError::InvalidRequest, "Subscription name can't be empty"));
     }
-    let settings = here(engine).await;
-    settings.settings().check_group(&own).map_err(|reason| ApiError::new(ResponseError::InvalidConfig, reason))?;
-    if validate_only || changes.is_empty() {
-        return Ok(());
-    }
-    let altered = engine.alter_broker_settings(changes).await;
-    altered.map_err(|error| topic_error(&error))
+    let check = async |own: &BTreeMap<String, String>| telemetry::config::check(own);
+    alter_kept(context, (telemetry::config::KEPT, name), alteration, validate_only, check).await
 }
 
 async fn alter_topic(
@@ -176,8 +210,7 @@ async fn alter_broker(context: &Context, alteration: Alteration, validate_only: 
     let changes = match alteration {
         Alteration::Incremental(changes) => changes,
         Alteration::Replacement(settings) => {
-            // the settings of groups are kept among them
-            let dropped = set.keys().filter(|name| !name.starts_with(group_config::PREFIX));
+            let dropped = set.keys().filter(|name| !is_kept(name));
             let dropped = dropped.filter(|name| settings.iter().all(|(kept, _)| kept != *name));
             let dropped: Vec<_> = dropped.map(|name| ConfigChange::Delete(name.clone())).collect();
             let set = settings.into_iter().map(|(name, value)| ConfigChange::Set(name, value));
@@ -194,6 +227,9 @@ async fn alter_broker(context: &Context, alteration: Alteration, validate_only: 
                 broker_config::check_is_dynamic(name, context.config())?;
                 let reason = format!("{name} is not a list: it can be set, but not appended to or subtracted from");
                 return Err(ApiError::new(ResponseError::InvalidConfig, reason));
+            }
+            ConfigChange::Delete(name) if is_kept(name) => {
+                return Err(ApiError::new(ResponseError::InvalidConfig, format!("Unknown broker config name: {name}")));
             }
             ConfigChange::Delete(_) => {}
         }

@@ -18,6 +18,7 @@ use crate::{
     connection::{Assembler, Frame, Routed, Want, route},
     hot::produce_request::ProduceRequest,
     memory::{Purpose, ReceiveMemory, Reservation},
+    telemetry,
 };
 
 /// A decoder to fuzz.
@@ -36,6 +37,7 @@ pub fn targets() -> &'static [Target] {
         Target { name: "frames", run: fuzz_frames, seeds: frame_seeds },
         Target { name: "request", run: fuzz_request, seeds: request_seeds },
         Target { name: "produce", run: fuzz_produce, seeds: produce_seeds },
+        Target { name: "telemetry", run: fuzz_telemetry, seeds: telemetry_seeds },
     ]
 }
 
@@ -120,6 +122,22 @@ fn fuzz_produce_body(body: Bytes, version: i16) {
         let theirs = theirs.partition_data.iter().map(|partition| (partition.index, &partition.records));
         assert!(theirs.eq(ours.partitions.iter().map(|partition| (partition.index, &partition.records))));
     }
+}
+
+/// A push of a client's metrics, decompressed.
+pub fn fuzz_telemetry(data: &[u8]) {
+    if let Ok(pushed) = telemetry::decode(data) {
+        assert!(pushed.samples.len() <= telemetry::SAMPLES_MAX);
+        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let are_names =
+            |sample: &telemetry::Sample| is_name(&sample.family) && sample.labels.iter().all(|(name, _)| is_name(name));
+        assert!(pushed.samples.iter().all(are_names), "what is shown can be read by Prometheus");
+    }
+}
+
+/// What real clients pushed.
+fn telemetry_seeds() -> Vec<Vec<u8>> {
+    [telemetry::PUSHED_BY_JAVA, telemetry::PUSHED_BY_LIBRDKAFKA].map(<[u8]>::to_vec).into()
 }
 
 fn header(key: i16, version: i16, header_version: i16) -> BytesMut {

@@ -159,6 +159,12 @@ impl ReceiveMemory {
         waiting.take()
     }
 
+    /// Bytes reserved, and how many may be.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let shared = self.shared.borrow();
+        (shared.budget.reserved, shared.budget.limit)
+    }
+
     /// Whether anybody waits.
     pub(crate) fn is_contended(&self) -> bool {
         self.shared.borrow().budget.is_contended()

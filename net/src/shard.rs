@@ -24,9 +24,11 @@ use crate::{
     limits::{ConnectionLimits, LogLimiter, Refusal},
     listener::{Accepted, Listener},
     memory::ReceiveMemory,
+    metrics::{self, Counters},
     poller::Poller,
     share::Shares,
     stream::Stream,
+    telemetry::Telemetry,
 };
 
 /// Why the wire of a shard ended before the node was asked to stop.
@@ -55,6 +57,7 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 pub(crate) struct Shard {
     pub(crate) engine: Engine,
     pub(crate) config: NetConfig,
+    pub(crate) counters: Counters,
     /// Memory for requests.
     pub(crate) memory: ReceiveMemory,
     /// What a read of a new request is read into, before it is copied out. Never borrowed across an await.
@@ -78,7 +81,9 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let settings = config.group_settings()?;
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;
+    let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
     let shard = Rc::new(Shard {
+        counters: Counters::new(),
         memory: ReceiveMemory::new(config.receive_memory_bytes),
         read_buffer: RefCell::new(BytesMut::with_capacity(connection::READ_BYTES_MAX)),
         fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
@@ -92,13 +97,18 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         engine: engine.clone(),
         config,
     });
+    if shard.config.metrics.is_some() && engine.shard() == 0 {
+        Telemetry::attach(&engine);
+    }
     engine.attach(shard.clone());
     let shares = glommio::spawn_local(Shares::attach(&engine, Rc::new(settings.share.clone())).run());
     let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
     let timer = glommio::spawn_local(run_timer(shard.clone()));
+    let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
     let acceptors: Vec<_> = listeners
         .iter()
         .map(|listener| glommio::spawn_local(accept_connections(shard.clone(), listener.clone())))
+        .chain(metrics.map(glommio::spawn_local))
         .collect();
     let poller = std::pin::pin!(poller.run());
     let stopping = std::pin::pin!(engine.stopping());
@@ -147,6 +157,17 @@ fn listen(engine: &Engine, config: &NetConfig, poller: &Rc<Poller>) -> Result<Ve
         .collect()
 }
 
+/// One page shows the whole node: shard 0 serves it.
+fn listen_for_metrics(
+    engine: &Engine,
+    config: &NetConfig,
+    poller: &Rc<Poller>,
+) -> Result<Option<Listener>, ServeError> {
+    let address = config.metrics.filter(|_| engine.shard() == 0);
+    let bind = |address| Listener::bind(address, poller).map_err(|source| ServeError::Listen { address, source });
+    address.map(bind).transpose()
+}
+
 async fn accept_connections(shard: Rc<Shard>, listener: Rc<Listener>) {
     const PAUSE: Duration = Duration::from_millis(100);
     loop {
@@ -171,6 +192,7 @@ async fn accept_connections(shard: Rc<Shard>, listener: Rc<Listener>) {
 
 async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
     if let Err(refusal) = shard.admit(peer.ip()).await {
+        shard.counters.connections_refused.add(1);
         if let Some(suppressed) = shard.refusals.borrow_mut().on_event(shard.tick()) {
             tracing::warn!(%peer, reason = %refusal, suppressed, "connection refused");
         }
@@ -178,6 +200,7 @@ async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
     }
     match Stream::new(socket, &shard.poller) {
         Ok(stream) => {
+            shard.counters.connections_accepted.add(1);
             let id = shard.next_connection_id.get();
             shard.next_connection_id.set(id + 1);
             let connection = Connection::new(shard.clone(), stream, peer, id);
@@ -196,10 +219,23 @@ async fn run_timer(shard: Rc<Shard>) {
         shard.tick.set(shard.tick.get() + 1);
         shard.check_connections().await;
         shard.fetch_sessions.borrow_mut().on_tick();
+        if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
+            telemetry.on_tick();
+        }
     }
 }
 
 impl Shard {
+    /// Open connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// What waits for sockets.
+    pub(crate) fn poller(&self) -> &Rc<Poller> {
+        &self.poller
+    }
+
     /// Ticks since the start.
     pub(crate) fn tick(&self) -> u64 {
         self.tick.get()

@@ -100,6 +100,11 @@ impl Stream {
         self.registration.end_reading();
     }
 
+    /// Tells the peer that nothing more will be sent.
+    pub(crate) fn end_sending(&self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+
     /// Ends all waits and tells the peer. Bytes already handed to the kernel are still delivered.
     pub(crate) fn close(&self) {
         self.registration.close();

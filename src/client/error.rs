@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use kafka_protocol::error::ResponseError;
+use millrace_net::error_code_name as code_name;
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -62,27 +63,6 @@ impl ClientError {
             false => self,
         }
     }
-}
-
-/// Kafka's name of an error code, as its documentation writes it.
-pub(crate) fn code_name(code: i16) -> String {
-    match ResponseError::try_from_code(code) {
-        None => "NONE".to_owned(),
-        Some(ResponseError::Unknown(code)) => format!("error code {code}"),
-        Some(ResponseError::InvalidTopicException) => "INVALID_TOPIC_EXCEPTION".to_owned(),
-        Some(error) => screaming(&error.to_string()),
-    }
-}
-
-fn screaming(camel: &str) -> String {
-    let mut name = String::new();
-    for letter in camel.chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 /// What an error code means for whoever typed the command, where its name does not say it.

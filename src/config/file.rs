@@ -70,6 +70,7 @@ mod tests {
             listen = ["0.0.0.0:9092", "[::1]:9093"]
             advertised-listener = "broker.example:9092"
             advertise = "shard"
+            metrics = "127.0.0.1:9644"
             node-id = 3
             shards = 4
             pin = true

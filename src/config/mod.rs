@@ -37,6 +37,8 @@ pub(crate) struct Config {
     /// Never a wildcard.
     pub(crate) advertised: Option<HostPort>,
     pub(crate) advertise: Advertise,
+    /// Where metrics are served, if they are.
+    pub(crate) metrics: Option<HostPort>,
     pub(crate) max_connections: u32,
     /// At most `max_connections`.
     pub(crate) max_connections_per_ip: u32,
@@ -97,6 +99,7 @@ impl Config {
             listen: options.listen.unwrap_or_else(|| vec![default_listen()]),
             advertised: options.advertised_listener,
             advertise: options.advertise.unwrap_or(Advertise::Node),
+            metrics: options.metrics,
             max_connections,
             max_connections_per_ip: options.max_connections_per_ip.unwrap_or(max_connections),
             max_frame_bytes: options.max_frame_bytes.unwrap_or(default_frame),
@@ -179,6 +182,11 @@ impl Config {
             if address.port != 0 && self.listen[..at].contains(address) {
                 problems.push(format!("--listen {address} is given twice"));
             }
+        }
+        if let Some(address) =
+            self.metrics.as_ref().filter(|address| address.port != 0 && self.listen.contains(address))
+        {
+            problems.push(format!("--metrics {address}: clients of the broker are to connect there (--listen)"));
         }
         match &self.advertised {
             Some(address) if address.is_wildcard() => {
@@ -309,7 +317,8 @@ mod tests {
 
     #[test]
     fn relations_between_options_are_checked() {
-        let cases: [(ServeOptions, &str); 7] = [
+        let cases: [(ServeOptions, &str); 8] = [
+            (ServeOptions { metrics: Some(default_listen()), ..Default::default() }, "--metrics 127.0.0.1:9092"),
             (ServeOptions { memory: Some(ByteSize::mib(40)), ..Default::default() }, "too little for 2 shards"),
             (ServeOptions { max_frame_bytes: Some(ByteSize::mib(90)), ..Default::default() }, "raise --memory"),
             (ServeOptions { max_frame_bytes: Some(ByteSize(5)), ..Default::default() }, "--max-frame-bytes 5B"),

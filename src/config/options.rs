@@ -52,6 +52,10 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "WHAT", help_heading = "Network")]
     pub(crate) advertise: Option<Advertise>,
 
+    /// Serve metrics over HTTP at /metrics of this address, and take those that clients push (KIP-714) [default: off]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Diagnostics")]
+    pub(crate) metrics: Option<HostPort>,
+
     /// Id of this node as clients see it [default: 1]
     #[arg(long, value_name = "ID", help_heading = "Network")]
     pub(crate) node_id: Option<i32>,
@@ -132,6 +136,7 @@ impl ServeOptions {
             listen: self.listen.or(file.listen),
             advertised_listener: self.advertised_listener.or(file.advertised_listener),
             advertise: self.advertise.or(file.advertise),
+            metrics: self.metrics.or(file.metrics),
             node_id: self.node_id.or(file.node_id),
             max_connections: self.max_connections.or(file.max_connections),
             max_connections_per_ip: self.max_connections_per_ip.or(file.max_connections_per_ip),

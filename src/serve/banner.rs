@@ -40,6 +40,9 @@ pub(super) fn ready(config: &Config, listening: &Listening) -> String {
         let ports: Vec<String> = listening.shard_ports.iter().map(ToString::to_string).collect();
         line(&mut text, "", &format!("each shard is a broker of its own, on the ports {}", ports.join(", ")));
     }
+    if let Some(address) = listening.metrics {
+        line(&mut text, "metrics", &format!("http://{address}/metrics"));
+    }
     line(
         &mut text,
         "try",

@@ -17,6 +17,8 @@ pub(super) struct Listening {
     pub(super) addresses: Vec<SocketAddr>,
     /// What clients are told.
     pub(super) advertised: HostPort,
+    /// Where metrics are served, if they are.
+    pub(super) metrics: Option<SocketAddr>,
     /// A port of its own for each shard when shards are advertised; else none.
     pub(super) shard_ports: Vec<u16>,
     /// Keep ports that the kernel chose from being given to others; bound, but not listening.
@@ -28,10 +30,9 @@ pub(super) fn resolve(config: &Config) -> io::Result<Listening> {
     let mut held = Vec::new();
     let mut addresses = Vec::new();
     for wanted in &config.listen {
-        let mut found = (wanted.host.as_str(), wanted.port).to_socket_addrs()?;
-        let address = found.next().ok_or_else(|| io::Error::other(format!("{} has no address", wanted.host)))?;
-        addresses.push(with_port(address, &mut held)?);
+        addresses.push(with_port(look_up(wanted)?, &mut held)?);
     }
+    let metrics = config.metrics.as_ref().map(|wanted| with_port(look_up(wanted)?, &mut held)).transpose()?;
     let first = addresses[0];
     let advertised = match &config.advertised {
         Some(address) => address.clone(),
@@ -41,7 +42,12 @@ pub(super) fn resolve(config: &Config) -> io::Result<Listening> {
         Advertise::Node => Vec::new(),
         Advertise::Shard => shard_ports(config, first, &mut held)?,
     };
-    Ok(Listening { addresses, advertised, shard_ports, _held: held })
+    Ok(Listening { addresses, advertised, metrics, shard_ports, _held: held })
+}
+
+fn look_up(wanted: &HostPort) -> io::Result<SocketAddr> {
+    let mut found = (wanted.host.as_str(), wanted.port).to_socket_addrs()?;
+    found.next().ok_or_else(|| io::Error::other(format!("{} has no address", wanted.host)))
 }
 
 /// What clients are told when nothing else is said: the host as it was written, or this machine's name for a wildcard.

@@ -106,6 +106,7 @@ impl Config {
     /// What the checks of the machine are asked for.
     pub(crate) fn needs(&self) -> Needs {
         let mut listen: Vec<_> = self.listen.iter().map(|address| (address.host.clone(), address.port)).collect();
+        listen.extend(self.metrics.iter().map(|address| (address.host.clone(), address.port)));
         let first = &self.listen[0];
         if self.advertise == Advertise::Shard && first.port != 0 {
             let own = (0..self.shards).filter_map(|shard| listen::shard_port(first.port, shard));

@@ -40,6 +40,7 @@ pub(super) fn net_config(config: &Config, listening: &Listening) -> NetConfig {
     let limited = |count: u32| usize::try_from(u64::from(count).min(possible)).unwrap_or(usize::MAX);
     NetConfig {
         listen: listening.addresses.clone(),
+        metrics: listening.metrics,
         advertised_host: listening.advertised.host.clone(),
         advertised_port: listening.advertised.port,
         advertise: match config.advertise {

@@ -61,7 +61,7 @@ fn taken_by(address: SocketAddr, holder: &str) -> Finding {
         CHECK,
         format!("{address} is taken by {holder}"),
         "clients would reach the other process",
-        "stop it, or choose another --listen",
+        "stop it, or choose another address",
     )
 }
 
@@ -84,7 +84,7 @@ fn judge_bind(address: SocketAddr, error: &io::Error) -> Finding {
             CHECK,
             format!("cannot listen on {address}: {error}"),
             "a node listens on it",
-            "choose another --listen",
+            "choose another address",
         ),
     }
 }

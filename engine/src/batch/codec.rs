@@ -185,6 +185,37 @@ pub(super) enum Decoder<'a> {
     Zstd(Box<zstd::stream::read::Decoder<'a, &'a [u8]>>),
 }
 
+/// Why bytes could not be decompressed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecompressError {
+    /// They make more than was allowed.
+    #[error("too large when decompressed")]
+    TooLarge,
+    /// They were not made by that codec.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+/// Window that a frame of Zstandard may ask for, as a power of two: more than any level makes of as few bytes.
+const SMALL_WINDOW_LOG: u32 = 23;
+
+/// Decompresses bytes that are no batch, to `bytes_max` at most.
+pub fn decompress(codec: Codec, compressed: &[u8], bytes_max: usize) -> Result<Vec<u8>, DecompressError> {
+    let damaged = |reason: String| DecompressError::Damaged(reason);
+    let mut decoder = match Decoder::new(codec, compressed).map_err(|error| damaged(error.to_string()))? {
+        Some(decoder) => decoder,
+        None if compressed.len() > bytes_max => return Err(DecompressError::TooLarge),
+        None => return Ok(compressed.to_vec()),
+    };
+    if let Decoder::Zstd(decoder) = &mut decoder {
+        decoder.window_log_max(SMALL_WINDOW_LOG).map_err(|error| damaged(error.to_string()))?;
+    }
+    let mut out = Vec::new();
+    let read = decoder.take(bytes_max as u64 + 1).read_to_end(&mut out);
+    read.map_err(|error| damaged(error.to_string()))?;
+    if out.len() > bytes_max { Err(DecompressError::TooLarge) } else { Ok(out) }
+}
+
 impl<'a> Decoder<'a> {
     /// Starts on the compressed bytes. `None` for [`Codec::None`], which needs no decoder.
     pub(super) fn new(codec: Codec, compressed: &'a [u8]) -> Result<Option<Self>, BatchError> {

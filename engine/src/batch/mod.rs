@@ -22,7 +22,7 @@ mod time;
 
 pub use build::BatchBuilder;
 pub use check::{Rules, check};
-pub use codec::{Codec, DECOMPRESSED_BYTES_MAX};
+pub use codec::{Codec, DECOMPRESSED_BYTES_MAX, DecompressError, decompress};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_max_timestamp};
 pub use records::{Record, RecordReader, RecordRef, records};

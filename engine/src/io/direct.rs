@@ -6,7 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use glommio::{
@@ -24,6 +24,7 @@ const BACKGROUND_SHARES: usize = 150;
 #[derive(Clone)]
 pub(crate) struct DirectIo {
     background: TaskQueueHandle,
+    started: Instant,
 }
 
 impl DirectIo {
@@ -40,7 +41,7 @@ impl DirectIo {
             Latency::NotImportant,
             "background",
         );
-        Ok(Self { background })
+        Ok(Self { background, started: Instant::now() })
     }
 }
 
@@ -204,6 +205,10 @@ impl Io for DirectIo {
 
     fn now_ms(&self) -> i64 {
         now_ms()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     fn buffered(&self, path: &Path) -> io::Result<Option<std::fs::File>> {

@@ -84,6 +84,8 @@ pub(crate) trait Io: Clone + 'static {
     fn yield_now(&self) -> impl Future<Output = ()>;
     /// Wall clock, in ms since the epoch.
     fn now_ms(&self) -> i64;
+    /// Time since some moment, which no clock change moves: for measuring.
+    fn elapsed(&self) -> Duration;
     /// A second, buffered descriptor of a file for sendfile, where that exists.
     fn buffered(&self, path: &Path) -> io::Result<Option<std::fs::File>>;
 }

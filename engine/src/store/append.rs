@@ -60,6 +60,9 @@ impl<I: Io> Store<I> {
             log_start_offset: partition.log_start,
         };
         drop(partition);
+        self.counters.produced_batches.add(1);
+        self.counters.produced_records.add(usize::try_from(info.record_count).unwrap_or(0));
+        self.counters.produced_bytes.add(bytes.len());
         let placed = PlacedBatch { bytes, checked: *info, base_offset, append_time_ms };
         let wait = self.groups.borrow_mut().push(cell, placed, end_offset, flush);
         self.pump.notify();

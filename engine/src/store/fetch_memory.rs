@@ -37,6 +37,16 @@ impl FetchMemory {
         Rc::new(Self { budget, used: Cell::new(0), waiting: RefCell::default() })
     }
 
+    /// Bytes granted and not given back.
+    pub(crate) fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Bytes that there are.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
     /// Waits until there is room; grants as many bytes as wanted or fewer.
     pub(crate) async fn acquire(self: &Rc<Self>, wanted: usize) -> FetchPermit {
         let least = wanted.min(GRANT_BYTES_MIN);

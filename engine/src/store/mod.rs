@@ -47,6 +47,7 @@ use crate::{
     io::Io,
     partition::{Partition, PartitionCell},
     signal::{Outcome, Signal},
+    stats::{Budget, Counters, ShardStats},
     wal::group::Groups,
 };
 
@@ -126,6 +127,7 @@ pub(crate) struct Store<I: Io> {
     maker: Signal,
     /// Set once the maker touches no file any more.
     maker_ended: Rc<Outcome<()>>,
+    counters: Counters,
     /// Why the log takes no appends until a restart.
     failed: RefCell<Option<String>>,
     /// Whether free space is below the reserve.
@@ -220,6 +222,36 @@ impl<I: Io> Store<I> {
         let cell = self.partition(id).ok()?;
         let partition = cell.borrow();
         Some(partition.segments.iter().map(|s| s.size).sum::<u64>() + partition.tail_bytes as u64)
+    }
+
+    /// Everything that is counted here, but for the size of the logs.
+    pub(crate) fn stats(&self) -> ShardStats {
+        let counters = &self.counters;
+        let minute = self.minute();
+        let budget = |used: usize, limit: usize| Budget { used: used as u64, limit: limit as u64 };
+        let cache = self.cache.borrow();
+        ShardStats {
+            produced_records: counters.produced_records.count(),
+            produced_bytes: counters.produced_bytes.count(),
+            produced_batches: counters.produced_batches.count(),
+            wal_groups: counters.wal_groups.count(),
+            wal_bytes: counters.wal_bytes.count(),
+            wal_durable_writes: counters.wal_durable_writes.borrow_mut().read(minute),
+            wal_writes: counters.wal_writes.borrow_mut().read(minute),
+            wal_flushes: counters.wal_flushes.borrow_mut().read(minute),
+            cache: budget(cache.bytes(), cache.budget()),
+            reads: budget(self.fetch_memory.used(), self.fetch_memory.budget()),
+            unmaterialised_bytes: self.live_bytes.get() as u64,
+            partitions: self.partitions.borrow().len() as u64,
+            log_bytes: 0,
+            is_full: self.full.get(),
+            is_failed: self.failed.borrow().is_some(),
+        }
+    }
+
+    /// Which minute it is, for [`crate::timing::Timings`].
+    fn minute(&self) -> u64 {
+        self.io.elapsed().as_secs() / 60
     }
 
     /// Idempotent producers that a partition remembers.

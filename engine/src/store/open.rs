@@ -33,6 +33,7 @@ use crate::{
     manifest::{self, Manifest, PartitionState},
     partition::{Extent, Partition, PartitionCell, Slot},
     signal::Signal,
+    stats::Counters,
     wal::{
         group::Groups,
         replay::{self, LiveRun, Replay},
@@ -92,6 +93,7 @@ impl<I: Io> Store<I> {
             pump: Signal::default(),
             maker: Signal::default(),
             maker_ended: Rc::default(),
+            counters: Counters::default(),
             failed: RefCell::new(None),
             full: Cell::new(false),
             live_bytes: Cell::new(0),

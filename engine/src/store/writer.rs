@@ -10,6 +10,7 @@ use std::{
     collections::VecDeque,
     io,
     rc::Rc,
+    time::Duration,
 };
 
 use futures_util::future::{join, join_all};
@@ -20,6 +21,7 @@ use crate::{
     chunk::Memory,
     io::{Buffer, File, Io, Share},
     partition::{Extent, Slot},
+    timing::Timings,
     wal::{
         format::{GroupEncoder, SegmentPointer, Stamp},
         group::Group,
@@ -140,6 +142,8 @@ impl<I: Io> Store<I> {
         let places = group.encode(&pointers, &mut encoder);
         encoder.finish(stamp, self.io.now_ms());
         let buffer = Rc::new(buffer);
+        self.counters.wal_groups.add(1);
+        self.counters.wal_bytes.add(buffer.bytes().len());
         let position = flight.position;
         flight.position += buffer.bytes().len() as u64;
 
@@ -165,9 +169,15 @@ impl<I: Io> Store<I> {
         self.io.spawn(Share::Serving, async move {
             let target = if durable_write { &file.durable } else { &file.plain };
             let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat)));
+            let began = store.io.elapsed();
             let (written, fat_written) = join(target.write(buffer, position), fat_runs).await;
             match fat_written.into_iter().fold(written, Result::and) {
-                Ok(()) => store.stage(sequence, Stage::Written),
+                Ok(()) => {
+                    let counters = &store.counters;
+                    let timings = if durable_write { &counters.wal_durable_writes } else { &counters.wal_writes };
+                    store.record(timings, began);
+                    store.stage(sequence, Stage::Written);
+                }
                 Err(error) => store.fail("a write of the shared log failed", &error),
             }
         });
@@ -264,9 +274,15 @@ impl<I: Io> Store<I> {
     /// Flushes files of the log.
     async fn flush_all(&self, files: &[Rc<WalFile<I>>]) -> io::Result<()> {
         for file in files {
+            let began = self.io.elapsed();
             file.plain.flush().await?;
+            self.record(&self.counters.wal_flushes, began);
         }
         Ok(())
+    }
+
+    fn record(&self, timings: &RefCell<Timings>, began: Duration) {
+        timings.borrow_mut().record(self.minute(), self.io.elapsed().saturating_sub(began));
     }
 
     /// Moves the marks, lets consumers see the batches, and answers the producers.

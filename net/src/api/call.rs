@@ -11,6 +11,7 @@ use futures_util::future::LocalBoxFuture;
 use kafka_protocol::protocol::{self, Encodable, HeaderVersion, StrBytes};
 use millrace_engine::{api::Chunk, engine::Engine};
 
+use super::ErrorCodes;
 use crate::{config::NetConfig, connection::Peer, frame::Malformed, shard::Shard};
 
 /// Where a request came from and what it may use.
@@ -66,12 +67,19 @@ impl<M> Call<M> {
 pub(crate) struct Response {
     head: Bytes,
     rest: Vec<Chunk>,
+    /// Codes of the errors that it tells.
+    errors: Vec<i16>,
 }
 
 impl Response {
-    /// A response of several pieces.
-    pub(crate) fn new(pieces: Vec<Chunk>) -> Response {
-        Response { head: Bytes::new(), rest: pieces }
+    /// A response of several pieces, and the codes of the errors that it tells.
+    pub(crate) fn new(pieces: Vec<Chunk>, errors: Vec<i16>) -> Response {
+        Response { head: Bytes::new(), rest: pieces, errors }
+    }
+
+    /// Codes of the errors that it tells.
+    pub(crate) fn errors(&self) -> &[i16] {
+        &self.errors
     }
 
     /// The pieces, in order.
@@ -91,10 +99,11 @@ pub(crate) enum Reply {
     Close(String),
 }
 
-impl From<Result<Bytes, String>> for Reply {
-    fn from(encoded: Result<Bytes, String>) -> Reply {
+impl Reply {
+    /// A response in one piece, and the codes of the errors that it tells.
+    pub(crate) fn new(encoded: Result<Bytes, String>, errors: Vec<i16>) -> Reply {
         match encoded {
-            Ok(head) => Reply::Response(Response { head, rest: Vec::new() }),
+            Ok(head) => Reply::Response(Response { head, rest: Vec::new(), errors }),
             Err(reason) => Reply::Close(format!("the response cannot be encoded: {reason}")),
         }
     }
@@ -117,7 +126,7 @@ where
     M: protocol::Request,
     H: FnOnce(Context, Call<M>) -> F,
     F: Future<Output = M::Response> + 'static,
-    M::Response: 'static,
+    M::Response: ErrorCodes + 'static,
 {
     let Request { header, mut body } = request;
     let decoded = M::decode(&mut body, message_version::<M>(header.version))
@@ -136,8 +145,12 @@ fn message_version<M: protocol::Message>(version: i16) -> i16 {
 }
 
 /// Encodes a response with its length and header.
-pub(crate) fn encode<M: Encodable + HeaderVersion>(header: &RequestHeader, version: i16, message: &M) -> Reply {
-    Reply::from(encode_bytes(header, version, message))
+pub(crate) fn encode<M: Encodable + HeaderVersion + ErrorCodes>(
+    header: &RequestHeader,
+    version: i16,
+    message: &M,
+) -> Reply {
+    Reply::new(encode_bytes(header, version, message), message.errors())
 }
 
 /// As [`encode`], for messages that are not yet as they go out.

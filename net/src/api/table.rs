@@ -73,6 +73,8 @@ pub(crate) static TABLE: &[&Api] = &[
     &handlers::describe_producers::API,
     &group::consumer_group_heartbeat::API,
     &group::consumer_group_describe::API,
+    &handlers::get_telemetry_subscriptions::API,
+    &handlers::push_telemetry::API,
     &handlers::list_config_resources::API,
     &handlers::describe_topic_partitions::API,
     &share::heartbeat::API,
@@ -87,6 +89,12 @@ pub(crate) static TABLE: &[&Api] = &[
 /// The API of a key.
 pub(crate) fn find(key: i16) -> Option<&'static Api> {
     TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|index| TABLE[index])
+}
+
+/// The place of an API in the table.
+pub(crate) fn place(key: ApiKey) -> usize {
+    let place = TABLE.binary_search_by_key(&(key as i16), |api| api.key as i16);
+    place.expect("only what is served has a place")
 }
 
 /// One line of the list of what is served.

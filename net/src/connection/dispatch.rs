@@ -48,24 +48,28 @@ impl Connection {
     pub(super) fn dispatch(&self, frame: Frame) -> Result<(), End> {
         self.context.engine().note_activity();
         let routed = route(&frame).map_err(|(api, reason)| End::Malformed { api, reason })?;
-        let (handling, on_disconnect) = match routed {
+        let counters = &self.context.shard.counters;
+        let received = self.received.get();
+        let (handling, on_disconnect, asked) = match routed {
             Routed::UnknownApiVersions(start) => {
+                let asked = counters.on_request(ApiKey::ApiVersions, received);
                 let reply = api_versions::unsupported(start.correlation_id);
-                (Handling::Done(reply), OnDisconnect::Drop)
+                (Handling::Done(reply), OnDisconnect::Drop, asked)
             }
             Routed::Request(api, request) => {
+                let asked = counters.on_request(api.key, received);
                 let handling = (api.handle)(&self.context, request).map_err(|reason| {
                     let api = Some(format!("{:?}", api.key));
                     End::Malformed { api, reason }
                 })?;
-                (handling, api.on_disconnect)
+                (handling, api.on_disconnect, asked)
             }
         };
         let Frame { bytes, reservation } = frame;
         let request_bytes = bytes.len();
         // The handler keeps what it needs of the frame; the reservation ends with its future.
         drop(bytes);
-        let answered = move |reply| Answered { reply, request_bytes, had_turn: false };
+        let answered = move |reply| Answered { reply, request_bytes, had_turn: false, asked };
         let reply: LocalBoxFuture<'static, Answered> = match (handling, on_disconnect) {
             (Handling::Done(reply), _) => Box::pin(std::future::ready(answered(reply))),
             (Handling::InTurn(future), _) => {
@@ -74,7 +78,7 @@ impl Connection {
                     turns.wait(ticket).await;
                     let reply = future.await;
                     drop(reservation);
-                    Answered { reply, request_bytes, had_turn: true }
+                    Answered { reply, request_bytes, had_turn: true, asked }
                 })
             }
             (Handling::Later(future), OnDisconnect::Drop) => Box::pin(async move {

@@ -9,6 +9,7 @@ mod dispatch;
 mod out_queue;
 mod reader;
 mod turns;
+mod unsent;
 mod writer;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     task::{Poll, Waker},
+    time::Instant,
 };
 
 use futures_util::{
@@ -34,9 +36,11 @@ pub(crate) use self::{
 use crate::{
     api::{Context, Reply},
     frame::Malformed,
+    metrics::Asked,
     shard::{Shard, TICK},
     share,
     stream::Stream,
+    telemetry,
 };
 
 /// Bytes of one read of a new request.
@@ -53,6 +57,8 @@ pub(crate) struct Peer {
     pub(crate) connection: (usize, u64),
     /// Share sessions that were opened over it, by shard, group and member: they end with it.
     pub(crate) share_sessions: RefCell<Vec<(usize, String, String)>>,
+    /// A client asked over it which metrics to push, or pushed some.
+    pub(crate) pushes_telemetry: Cell<bool>,
 }
 
 /// One connection's state, shared by its reader and its writer.
@@ -70,6 +76,8 @@ pub(crate) struct Connection {
     waiting_reader: RefCell<Option<Waker>>,
     waiting_writer: RefCell<Option<Waker>>,
     times: Cell<Times>,
+    /// When something was last received: when the requests that are begun next were complete.
+    received: Cell<Instant>,
 }
 
 /// A request's reply, and what it frees.
@@ -78,6 +86,7 @@ struct Answered {
     request_bytes: usize,
     /// The request had a ticket of [`Connection::turns`].
     had_turn: bool,
+    asked: Asked,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -121,6 +130,7 @@ pub(crate) async fn run(connection: &Rc<Connection>) {
     let peer = connection.context.peer.address;
     match end {
         End::Malformed { api, reason } => {
+            connection.context.shard.counters.malformed_requests.add(1);
             let api = api.as_deref().unwrap_or("none");
             tracing::warn!(%peer, api, %reason, "connection closed: malformed request");
         }
@@ -134,7 +144,10 @@ pub(crate) async fn run(connection: &Rc<Connection>) {
     connection.stream.close();
     // Futures of requests nobody waits for any more; some hold this shard's state.
     drop(connection.replies.take());
-    let Peer { connection: id, share_sessions, .. } = &*connection.context.peer;
+    let Peer { connection: id, share_sessions, pushes_telemetry, .. } = &*connection.context.peer;
+    if pushes_telemetry.get() {
+        telemetry::on_closed(connection.context.engine(), *id).await;
+    }
     share::api::end_sessions(connection.context.engine(), *id, share_sessions.take()).await;
 }
 
@@ -143,8 +156,13 @@ impl Connection {
     pub(crate) fn new(shard: Rc<Shard>, stream: Stream, address: SocketAddr, id: u64) -> Rc<Connection> {
         let active = shard.tick();
         let connection = (shard.engine.shard(), id);
-        let peer =
-            Rc::new(Peer { address, software: RefCell::new(None), connection, share_sessions: RefCell::default() });
+        let peer = Rc::new(Peer {
+            address,
+            software: RefCell::new(None),
+            connection,
+            share_sessions: RefCell::default(),
+            pushes_telemetry: Cell::new(false),
+        });
         Rc::new(Connection {
             context: Context { shard, peer },
             stream,
@@ -156,6 +174,7 @@ impl Connection {
             waiting_reader: RefCell::default(),
             waiting_writer: RefCell::default(),
             times: Cell::new(Times { active, inside_frame: None, sending: None, unsent: None, draining: None }),
+            received: Cell::new(Instant::now()),
         })
     }
 
@@ -206,6 +225,13 @@ impl Connection {
         self.close();
     }
 
+    /// That many bytes were received.
+    fn on_received(&self, bytes: usize) {
+        self.received.set(Instant::now());
+        self.context.shard.counters.received_bytes.add(bytes);
+        self.update_times(|times, now| times.active = now);
+    }
+
     fn update_times(&self, update: impl FnOnce(&mut Times, u64)) {
         let mut times = self.times.get();
         update(&mut times, self.context.shard.tick());
@@ -249,7 +275,7 @@ impl Connection {
     }
 
     /// The next reply in request order. `None`: there will be none, or nobody to send it to.
-    async fn next_reply(&self) -> Option<Reply> {
+    async fn next_reply(&self) -> Option<(Reply, Asked)> {
         poll_fn(|cx| {
             if self.stream.is_closed() {
                 return Poll::Ready(None);
@@ -265,14 +291,14 @@ impl Connection {
         .await
     }
 
-    fn on_answered(&self, answered: Answered) -> Reply {
+    fn on_answered(&self, answered: Answered) -> (Reply, Asked) {
         let InFlight { requests, bytes } = self.in_flight.get();
         self.in_flight.set(InFlight { requests: requests - 1, bytes: bytes - answered.request_bytes });
         if answered.had_turn {
             self.turns.next();
         }
         wake(&self.waiting_reader);
-        answered.reply
+        (answered.reply, answered.asked)
     }
 }
 

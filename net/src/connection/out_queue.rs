@@ -119,8 +119,8 @@ mod tests {
     fn pieces_leave_in_order_however_they_are_cut() {
         for step in 1..20 {
             let mut queue = OutQueue::default();
-            queue.push(Response::new(vec![memory("head"), memory(""), file(5), memory("tail"), file(0)]));
-            queue.push(Response::new(vec![memory("next")]));
+            queue.push(Response::new(vec![memory("head"), memory(""), file(5), memory("tail"), file(0)], vec![]));
+            queue.push(Response::new(vec![memory("next")], vec![]));
             assert_eq!(queue.bytes(), 17);
             assert_eq!(drain(&mut queue, step), "headffffftailnext", "step {step}");
             assert_eq!(queue.bytes(), 0);

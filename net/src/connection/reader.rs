@@ -61,8 +61,8 @@ async fn read_new(connection: &Connection, assembler: &mut Assembler) -> Result<
     match connection.stream.receive(&mut buffer, READ_BYTES_MAX).map_err(End::Io)? {
         None => Ok(()),
         Some(0) => Err(End::PeerClosed),
-        Some(_) => {
-            connection.update_times(|times, now| times.active = now);
+        Some(count) => {
+            connection.on_received(count);
             assembler.accept(&buffer, &mut permit).map_err(|reason| End::Malformed { api: None, reason })
         }
     }
@@ -75,8 +75,8 @@ async fn fill(connection: &Connection, assembler: &mut Assembler) -> Result<(), 
     match connection.stream.receive(buffer, limit).map_err(End::Io)? {
         None => Ok(()),
         Some(0) => Err(End::PeerClosed),
-        Some(_) => {
-            connection.update_times(|times, now| times.active = now);
+        Some(count) => {
+            connection.on_received(count);
             assembler.on_filled();
             glommio::yield_if_needed().await;
             Ok(())

@@ -1,14 +1,15 @@
 //! Sends replies in request order, gathering what is ready into few system calls.
 
-use std::{io, rc::Rc};
+use std::{io, rc::Rc, time::Instant};
 
 use futures_util::FutureExt;
 
 use super::{
     Connection,
     out_queue::{Next, OutQueue},
+    unsent::Unsent,
 };
-use crate::{api::Reply, poller::Closed};
+use crate::{api::Reply, metrics::Asked, poller::Closed};
 
 /// Bytes gathered before they are sent, beyond the reply that exceeds it.
 const GATHERED_BYTES_MAX: usize = 256 * 1024;
@@ -26,19 +27,20 @@ pub(super) async fn run(connection: Rc<Connection>) {
 
 async fn write(connection: &Connection) -> io::Result<()> {
     let mut out = OutQueue::default();
+    let mut unsent = Unsent::default();
     loop {
         let Some(reply) = connection.next_reply().await else {
             return Ok(());
         };
-        let mut goes_on = push(connection, &mut out, reply);
+        let mut goes_on = push(connection, (&mut out, &mut unsent), reply);
         while goes_on && out.bytes() < GATHERED_BYTES_MAX {
             match connection.next_reply().now_or_never() {
-                Some(Some(reply)) => goes_on = push(connection, &mut out, reply),
+                Some(Some(reply)) => goes_on = push(connection, (&mut out, &mut unsent), reply),
                 Some(None) => goes_on = false,
                 None => break,
             }
         }
-        if flush(connection, &mut out).await?.is_err() {
+        if flush(connection, &mut out, &mut unsent).await?.is_err() {
             return Ok(());
         }
         if !goes_on {
@@ -48,13 +50,20 @@ async fn write(connection: &Connection) -> io::Result<()> {
 }
 
 /// Queues a reply; whether the connection goes on after it.
-fn push(connection: &Connection, out: &mut OutQueue, reply: Reply) -> bool {
+fn push(connection: &Connection, (out, unsent): (&mut OutQueue, &mut Unsent), (reply, asked): (Reply, Asked)) -> bool {
+    let counters = &connection.context.shard.counters;
     match reply {
         Reply::Response(response) => {
+            counters.on_errors(asked, response.errors());
+            let before = out.bytes();
             out.push(response);
+            unsent.on_queued(out.bytes() - before, asked);
             true
         }
-        Reply::Silence => true,
+        Reply::Silence => {
+            counters.on_answered(asked, Instant::now());
+            true
+        }
         Reply::Close(reason) => {
             tracing::warn!(peer = %connection.context.peer.address, %reason, "connection closed");
             false
@@ -63,7 +72,7 @@ fn push(connection: &Connection, out: &mut OutQueue, reply: Reply) -> bool {
 }
 
 /// Sends everything that is queued. `Err(Closed)`: the connection was closed meanwhile.
-async fn flush(connection: &Connection, out: &mut OutQueue) -> io::Result<Result<(), Closed>> {
+async fn flush(connection: &Connection, out: &mut OutQueue, unsent: &mut Unsent) -> io::Result<Result<(), Closed>> {
     let stream = &connection.stream;
     connection.update_times(|times, now| times.unsent = Some(now));
     loop {
@@ -78,6 +87,7 @@ async fn flush(connection: &Connection, out: &mut OutQueue) -> io::Result<Result
         match sent {
             Some(count) => {
                 out.on_sent(count);
+                on_sent(connection, unsent, count);
                 connection.update_times(|times, now| {
                     times.active = now;
                     times.sending = None;
@@ -91,5 +101,16 @@ async fn flush(connection: &Connection, out: &mut OutQueue) -> io::Result<Result
                 }
             }
         }
+    }
+}
+
+/// Counts bytes that the socket took, and the requests that are answered by them.
+fn on_sent(connection: &Connection, unsent: &mut Unsent, bytes: usize) {
+    let counters = &connection.context.shard.counters;
+    counters.sent_bytes.add(bytes);
+    unsent.on_sent(bytes);
+    let now = Instant::now();
+    while let Some(asked) = unsent.next_left() {
+        counters.on_answered(asked, now);
     }
 }

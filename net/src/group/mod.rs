@@ -24,7 +24,7 @@ pub(crate) mod strings;
 pub(crate) mod timers;
 pub(crate) mod topics;
 
-pub(crate) use consumer::{TopicsView, metadata_hash};
+pub(crate) use consumer::{TopicsView, compile as compile_regex, metadata_hash};
 pub use settings::check_group_settings;
 pub(crate) use settings::{SETTING_KEYS, SettingKey, Settings};
 pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

@@ -38,7 +38,7 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
         tracing::debug!(peer = %context.peer.address, software = %name, version = %software_version, "client");
         *context.peer.software.borrow_mut() = Some((name, software_version));
     }
-    let response = ApiVersionsResponse::default().with_api_keys(listed_versions());
+    let response = ApiVersionsResponse::default().with_api_keys(listed_versions(context.config().metrics.is_some()));
     if version < 3 {
         return response;
     }
@@ -60,9 +60,13 @@ fn is_legal(text: &str) -> bool {
     }
 }
 
-fn listed_versions() -> Vec<ApiVersion> {
+/// Clients are told that they can push metrics only if somebody can read them.
+fn listed_versions(takes_metrics: bool) -> Vec<ApiVersion> {
+    let is_listed =
+        |api: &&&Api| takes_metrics || !matches!(api.key, ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry);
     TABLE
         .iter()
+        .filter(is_listed)
         .map(|api| {
             ApiVersion::default()
                 .with_api_key(api.key as i16)
@@ -90,7 +94,7 @@ fn finalized(feature: &Feature) -> FinalizedFeatureKey {
 
 /// The answer to a version of ApiVersions that is not served: in version 0, with the range of ApiVersions itself.
 pub(crate) fn unsupported(correlation_id: i32) -> Reply {
-    let own = listed_versions().into_iter().filter(|version| version.api_key == ApiKey::ApiVersions as i16);
+    let own = listed_versions(false).into_iter().filter(|version| version.api_key == ApiKey::ApiVersions as i16);
     let response = ApiVersionsResponse::default()
         .with_error_code(ResponseError::UnsupportedVersion.code())
         .with_api_keys(own.collect());
@@ -114,7 +118,7 @@ mod tests {
 
     #[test]
     fn produce_is_advertised_from_zero() {
-        let produce = &listed_versions()[0];
+        let produce = &listed_versions(false)[0];
         assert_eq!((produce.api_key, produce.min_version, produce.max_version), (0, 0, 13));
     }
 }

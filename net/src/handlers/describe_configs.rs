@@ -1,4 +1,4 @@
-//! DescribeConfigs: settings of topics and of the broker.
+//! DescribeConfigs: settings of topics, of the broker, of groups and of subscriptions of client metrics.
 
 use kafka_protocol::{
     ResponseError,
@@ -19,6 +19,7 @@ use crate::{
     errors::{ApiError, check_topic_name},
     settings::{self, Setting},
     share::{Shares, group_config},
+    telemetry,
 };
 
 const SHAPE: Shape = &[array(&[INT8, STRING, STRINGS]), BOOL, BOOL.since(3)];
@@ -72,6 +73,10 @@ fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec
             config_resource::check_broker(context, name)?;
             Ok(broker_config::describe(context))
         }
+        config_resource::CLIENT_METRICS if name.is_empty() => {
+            Err(ApiError::new(ResponseError::InvalidRequest, "Client metrics subscription name must not be empty"))
+        }
+        config_resource::CLIENT_METRICS => Ok(telemetry::config::describe(context.engine(), name)),
         config_resource::GROUP if name.is_empty() => {
             Err(ApiError::new(ResponseError::InvalidRequest, "Group name must not be empty"))
         }

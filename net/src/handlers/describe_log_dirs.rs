@@ -13,7 +13,7 @@ use kafka_protocol::{
 
 use crate::{
     api::{
-        Api, Context, Handling, OnDisconnect, Reply, Request, RequestHeader, encode_bytes,
+        Api, Context, ErrorCodes, Handling, OnDisconnect, Reply, Request, RequestHeader, encode_bytes,
         shape::{INT32S, STRING, Shape, array},
     },
     cluster,
@@ -89,7 +89,8 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
 /// Version 5 has one field more, whether the directory is cordoned (KIP-1066): the last of a result.
 fn encode(header: &RequestHeader, response: &DescribeLogDirsResponse) -> Reply {
     let encoded = encode_bytes(header, header.version.min(VERSION_KNOWN), response);
-    Reply::from(encoded.map(|bytes| if header.version > VERSION_KNOWN { with_cordoned(&bytes) } else { bytes }))
+    let encoded = encoded.map(|bytes| if header.version > VERSION_KNOWN { with_cordoned(&bytes) } else { bytes });
+    Reply::new(encoded, response.errors())
 }
 
 /// Inserts the field before the two empty sets of tagged fields that end the only result and the response.

@@ -82,6 +82,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
             return Reply::Close("the node is stopping".to_string());
         };
         let response = respond(&context, &limits, begun, answers);
+        context.shard.counters.fetched_bytes.add(response.record_bytes());
         encode(response, header.correlation_id, version)
     })))
 }

@@ -1,5 +1,4 @@
-//! ListConfigResources: what has settings (KIP-1142). Version 0 asks for client metrics subscriptions only, of which
-//! there are none.
+//! ListConfigResources: what has settings (KIP-1142). Version 0 asks for client metrics subscriptions only.
 
 use kafka_protocol::{
     ResponseError,
@@ -15,8 +14,9 @@ use crate::{
         shape::{INT8S, Shape},
     },
     cluster,
-    config_resource::{BROKER, GROUP, TOPIC},
+    config_resource::{BROKER, CLIENT_METRICS, GROUP, TOPIC},
     share::group_config,
+    telemetry,
 };
 
 const SHAPE: Shape = &[INT8S.since(1)];
@@ -33,14 +33,11 @@ pub(crate) static API: Api = Api {
 };
 
 /// All types that Kafka knows: topics, brokers, loggers, client metrics, groups.
-const TYPES: [i8; 5] = [TOPIC, BROKER, 8, 16, GROUP];
+const TYPES: [i8; 5] = [TOPIC, BROKER, 8, CLIENT_METRICS, GROUP];
 
 async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> ListConfigResourcesResponse {
     let response = ListConfigResourcesResponse::default();
-    if call.version() == 0 {
-        return response;
-    }
-    let wanted = call.body.resource_types;
+    let wanted = if call.version() == 0 { vec![CLIENT_METRICS] } else { call.body.resource_types };
     if wanted.iter().any(|wanted| !TYPES.contains(wanted)) {
         return response.with_error_code(ResponseError::UnsupportedVersion.code());
     }
@@ -59,8 +56,12 @@ async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> Lis
         resources.extend(topics.by_name.keys().map(|name| resource(name.clone(), TOPIC)));
     }
     if is_wanted(GROUP) {
-        let groups = group_config::groups(context.engine());
-        resources.extend(groups.into_iter().map(|group| resource(group, GROUP)));
+        let groups = group_config::KEPT.all(context.engine()).into_keys();
+        resources.extend(groups.map(|group| resource(group, GROUP)));
+    }
+    if is_wanted(CLIENT_METRICS) {
+        let subscriptions = telemetry::config::KEPT.all(context.engine()).into_keys();
+        resources.extend(subscriptions.map(|name| resource(name, CLIENT_METRICS)));
     }
     response.with_config_resources(resources)
 }

@@ -49,6 +49,7 @@ const PARTITION_BYTES_MAX: usize = 64;
 impl FetchResponse {
     /// Encodes it with its length and header. `None`: it exceeds what a length can say.
     pub(crate) fn encode(self, correlation_id: i32, version: i16) -> Option<Response> {
+        let errors = self.errors();
         let mut encoder = Encoder {
             version,
             flexible: version >= 12,
@@ -60,7 +61,18 @@ impl FetchResponse {
         encoder.bytes.put_i32(correlation_id);
         encoder.end_of_struct();
         encoder.response(self);
-        encoder.finish()
+        encoder.finish(errors)
+    }
+
+    fn errors(&self) -> Vec<i16> {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
+        std::iter::once(self.error_code).chain(partitions).filter(|code| *code != 0).collect()
+    }
+
+    /// Bytes of all records in it.
+    pub(crate) fn record_bytes(&self) -> usize {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.map(|partition| partition.records.len()).sum()
     }
 
     fn size_estimate(&self) -> usize {
@@ -162,7 +174,7 @@ impl Encoder {
         }
     }
 
-    fn finish(mut self) -> Option<Response> {
+    fn finish(mut self, errors: Vec<i16>) -> Option<Response> {
         let length = i32::try_from(self.bytes.len() - 4 + self.records_bytes).ok()?;
         self.bytes[..4].copy_from_slice(&length.to_be_bytes());
         let bytes: Bytes = self.bytes.freeze();
@@ -174,6 +186,6 @@ impl Encoder {
             cut = position;
         }
         pieces.push(Chunk::Bytes(bytes.slice(cut..)));
-        Some(Response::new(pieces))
+        Some(Response::new(pieces, errors))
     }
 }

@@ -1,7 +1,4 @@
 //! Settings of single groups, as AlterConfigs and its kin set them (resource type GROUP).
-//!
-//! They are kept among the broker's dynamic settings, which are durable and the same on every shard, under names that no
-//! setting of the broker has.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +6,17 @@ use kafka_protocol::protocol::StrBytes;
 use millrace_engine::{config::ConfigType, engine::Engine};
 
 use super::Shares;
-use crate::settings::{Level, Setting, Source};
+use crate::{
+    kept_settings::KeptSettings,
+    settings::{Level, Setting, Source},
+};
 
-/// What the names of groups' settings begin with: then follow the group's id, a slash, and the setting.
-pub(crate) const PREFIX: &str = "groups/";
-
-/// The name under which a group's setting is kept.
-pub(crate) fn kept_name(group: &str, name: &str) -> String {
-    format!("{PREFIX}{group}/{name}")
-}
+/// Where they are kept.
+pub(crate) const KEPT: KeptSettings = KeptSettings { prefix: "groups/" };
 
 /// The settings that a group has of its own.
 pub(crate) fn of_group(engine: &Engine, group: &str) -> BTreeMap<String, String> {
-    let prefix = kept_name(group, "");
-    let kept = engine.broker_settings();
-    let own = kept.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));
-    let own = own.filter_map(|(name, value)| Some((name.strip_prefix(&prefix)?, value)));
-    // the id of another group may go on with a slash
-    own.filter(|(name, _)| !name.contains('/')).map(|(name, value)| (name.to_owned(), value.clone())).collect()
+    KEPT.of(engine, group)
 }
 
 /// All settings of a group, as DescribeConfigs shows them. A group need not be there to have settings.
@@ -58,15 +48,4 @@ fn kind(name: &str) -> ConfigType {
         "share.renew.acknowledge.enable" => ConfigType::Boolean,
         _ => ConfigType::Int,
     }
-}
-
-/// Groups that have settings of their own.
-pub(crate) fn groups(engine: &Engine) -> Vec<String> {
-    let kept = engine.broker_settings();
-    let names = kept.range(PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(PREFIX));
-    let names = names.filter_map(|(name, _)| name.strip_prefix(PREFIX)?.rsplit_once('/'));
-    let mut groups: Vec<_> = names.map(|(group, _)| group.to_owned()).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    groups
 }

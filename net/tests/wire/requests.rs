@@ -25,13 +25,15 @@ use millrace_net::{api_table, fuzz};
 
 use crate::{
     client::{Client, batch, fetch_request, produce_request, topic_name},
+    metrics::config_with_metrics,
     node::{Node, config},
 };
 
 #[test]
 fn every_version_of_every_api_is_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(dir.path(), 2, config());
+    let (config, _) = config_with_metrics();
+    let node = Node::start(dir.path(), 2, config);
     let requests = fuzz::targets().iter().find(|target| target.name == "request").expect("a target");
     let mut answered = Vec::new();
     for frame in (requests.seeds)() {

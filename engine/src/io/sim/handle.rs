@@ -345,6 +345,10 @@ impl Io for SimIo {
         START_MS + i64::try_from(elapsed_ms).expect("a simulation lasts less than an age")
     }
 
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.world.state.borrow().now_ns)
+    }
+
     fn buffered(&self, _path: &Path) -> io::Result<Option<std::fs::File>> {
         Ok(None)
     }

@@ -29,7 +29,7 @@ pub(crate) use topic::{OFFSETS_TOPIC, ensure_offsets_topic, index_of, new_offset
 use write::InFlight;
 
 use super::{
-    coordinator::Coordinator,
+    coordinator::{Coordinator, GroupFilter},
     effects::{Reply, Ticket},
     error::GroupError,
     settings::Settings,
@@ -126,6 +126,19 @@ impl Groups {
         });
         engine.attach(Rc::clone(&groups));
         groups
+    }
+
+    /// How many groups there are of each type and state, of the coordinators that are loaded.
+    pub(crate) fn count_by_state(&self) -> BTreeMap<(String, String), u64> {
+        let mut counts = BTreeMap::new();
+        for slot in self.slots.borrow().values() {
+            let Stage::Ready(coordinator) = &slot.stage else { continue };
+            for group in coordinator.list(&GroupFilter::default()) {
+                let key = (group.group_type.to_string(), group.group_state.to_string());
+                *counts.entry(key).or_insert(0) += 1;
+            }
+        }
+        counts
     }
 
     /// Settings.

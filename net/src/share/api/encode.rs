@@ -67,6 +67,11 @@ fn code(error: Option<ResponseError>) -> i16 {
     error.map_or(0, |error| error.code())
 }
 
+/// The codes of those that are errors.
+fn errors(all: impl Iterator<Item = Option<ResponseError>>) -> Vec<i16> {
+    all.flatten().map(|error| error.code()).collect()
+}
+
 fn message(writer: &mut Writer, error: Option<ResponseError>) {
     writer.nullable_string(error.map(|error| error.to_string()).as_deref());
 }
@@ -88,7 +93,7 @@ fn top(writer: &mut Writer, error: Option<&TopError>) {
 }
 
 /// Ends a response of which parts lie elsewhere: each belongs at a position of what was written.
-fn finish(writer: Writer, parts: Vec<(usize, Records)>) -> Option<Response> {
+fn finish(writer: Writer, parts: Vec<(usize, Records)>, errors: Vec<i16>) -> Option<Response> {
     let elsewhere: usize = parts.iter().map(|(_, records)| records.len()).sum();
     let length = i32::try_from(writer.out.len() + elsewhere - 4).ok()?;
     let mut bytes = writer.out;
@@ -102,7 +107,7 @@ fn finish(writer: Writer, parts: Vec<(usize, Records)>) -> Option<Response> {
         pieces.extend(records.chunks);
     }
     pieces.push(Chunk::Bytes(bytes));
-    Some(Response::new(pieces))
+    Some(Response::new(pieces, errors))
 }
 
 /// No leader is told: leadership never moves.
@@ -119,6 +124,9 @@ pub(super) fn fetched(
     lock_ms: i64,
     topics: Vec<(Uuid, Vec<FetchedPartition>)>,
 ) -> Option<Response> {
+    let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
+    let failures = partitions.flat_map(|one| [one.error, one.acknowledge.as_ref().map(|failure| failure.error)]);
+    let errors = errors(failures.chain([error.map(|(error, _)| *error)]));
     let mut writer = begin(correlation_id);
     top(&mut writer, error);
     writer.i32(i32::try_from(lock_ms).unwrap_or(i32::MAX));
@@ -148,7 +156,7 @@ pub(super) fn fetched(
     // node endpoints
     writer.count(0);
     writer.tags(&[]);
-    finish(writer, parts)
+    finish(writer, parts, errors)
 }
 
 fn acknowledgement(writer: &mut Writer, failure: Option<&AcknowledgeFailure>) {
@@ -164,6 +172,9 @@ pub(super) fn acknowledged(
     lock_ms: i64,
     topics: &[(Uuid, Vec<AcknowledgedPartition>)],
 ) -> Option<Response> {
+    let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
+    let failures = partitions.map(|one| one.failure.as_ref().map(|failure| failure.error));
+    let errors = errors(failures.chain([error.map(|(error, _)| *error)]));
     let mut writer = begin(correlation_id);
     top(&mut writer, error);
     if version >= LOCK_TIMEOUT_VERSION {
@@ -181,11 +192,16 @@ pub(super) fn acknowledged(
     });
     writer.count(0);
     writer.tags(&[]);
-    finish(writer, Vec::new())
+    finish(writer, Vec::new(), errors)
 }
 
 /// A DescribeShareGroupOffsets response. `None`: it exceeds what a length can say.
 pub(super) fn described(correlation_id: i32, version: i16, groups: &[DescribedGroup]) -> Option<Response> {
+    let partitions = |group: &'_ DescribedGroup| {
+        let partitions = group.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error);
+        partitions.chain([group.error]).collect::<Vec<_>>()
+    };
+    let errors = errors(groups.iter().flat_map(partitions));
     let mut writer = begin(correlation_id);
     writer.vec(groups, |writer, group| {
         writer.string(&group.id);
@@ -210,7 +226,7 @@ pub(super) fn described(correlation_id: i32, version: i16, groups: &[DescribedGr
         writer.tags(&[]);
     });
     writer.tags(&[]);
-    finish(writer, Vec::new())
+    finish(writer, Vec::new(), errors)
 }
 
 #[cfg(test)]

@@ -73,6 +73,9 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
             Ok(topics) => (None, topics),
             Err(error) => (Some(error), Vec::new()),
         };
+        let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
+        let record_bytes = partitions.map(|partition| partition.records.len()).sum();
+        context.shard.counters.fetched_bytes.add(record_bytes);
         super::reply(encode::fetched(header.correlation_id, error.as_ref(), lock_ms, topics))
     })))
 }

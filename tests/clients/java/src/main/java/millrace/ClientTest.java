@@ -1,5 +1,9 @@
 package millrace;
 
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -81,6 +85,9 @@ public final class ClientTest {
     step("many-partitions", this::manyPartitions);
     step("delete-records", this::deleteRecords);
     step("too-large-is-refused", this::tooLargeIsRefused);
+    if (System.getenv("CLIENT_METRICS") != null) {
+      step("pushes-metrics", this::pushesMetrics);
+    }
     for (String protocol : System.getenv().getOrDefault("CLIENT_GROUPS", "").split(" ")) {
       if (!protocol.isEmpty()) {
         step("group-" + protocol, () -> group(protocol));
@@ -99,6 +106,40 @@ public final class ClientTest {
       Throwable cause = error.getCause() == null ? error : error.getCause();
       Arrays.stream(cause.getStackTrace()).filter(frame -> frame.getClassName().startsWith("millrace")).limit(3)
           .forEach(frame -> System.out.println("    at " + frame));
+    }
+  }
+
+  /** KIP-714: a subscription makes a producer push, and what it pushes can be read. */
+  private void pushesMetrics() throws Exception {
+    String name = "metrics-" + run;
+    ConfigResource subscription = new ConfigResource(ConfigResource.Type.CLIENT_METRICS, name);
+    List<AlterConfigOp> settings = new ArrayList<>();
+    settings.add(new AlterConfigOp(new ConfigEntry("metrics", "org.apache.kafka.producer."), AlterConfigOp.OpType.SET));
+    settings.add(new AlterConfigOp(new ConfigEntry("interval.ms", "500"), AlterConfigOp.OpType.SET));
+    settings.add(new AlterConfigOp(new ConfigEntry("match", "client_id=" + name), AlterConfigOp.OpType.SET));
+    admin.incrementalAlterConfigs(Map.of(subscription, settings)).all().get(30, TimeUnit.SECONDS);
+    Properties config = new Properties();
+    config.put("bootstrap.servers", broker);
+    config.put("client.id", name);
+    config.put("key.serializer", ByteArraySerializer.class.getName());
+    config.put("value.serializer", ByteArraySerializer.class.getName());
+    HttpClient http = HttpClient.newHttpClient();
+    URI address = URI.create(System.getenv("CLIENT_METRICS"));
+    HttpRequest page = HttpRequest.newBuilder(address).timeout(Duration.ofSeconds(30)).build();
+    try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(config)) {
+      for (int sent = 0; sent < 100; sent++) {
+        producer.send(new ProducerRecord<>(name, new byte[10])).get(30, TimeUnit.SECONDS);
+      }
+      String id = producer.clientInstanceId(Duration.ofSeconds(30)).toString();
+      String labels = "{client_id=\"" + name + "\",client_instance_id=\"" + id + "\"}";
+      String sample = "org_apache_kafka_producer_record_send_total" + labels + " 100";
+      long patience = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
+      String text;
+      do {
+        Thread.sleep(100);
+        text = http.send(page, HttpResponse.BodyHandlers.ofString()).body();
+      } while (text.lines().noneMatch(sample::equals) && System.nanoTime() < patience);
+      expect(text.lines().filter(sample::equals).count(), 1L);
     }
   }
 

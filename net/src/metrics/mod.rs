@@ -1,0 +1,16 @@
+//! The broker's metrics: what a shard counts, and the page that Prometheus reads.
+//!
+//! Counters live on their shard and cost it an addition each. Whoever asks for the page gets it from shard 0, which asks
+//! every shard by letter. What is on the page stands in one table, [`table::TABLE`].
+
+mod counters;
+mod http;
+mod process;
+mod reading;
+mod server;
+mod table;
+mod text;
+
+pub(crate) use counters::{Asked, Counters};
+pub(crate) use server::serve;
+pub(crate) use text::{Kind, Page, render_labels};

@@ -1,0 +1,58 @@
+//! Subscriptions as resources with settings (type CLIENT_METRICS).
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::protocol::StrBytes;
+use millrace_engine::{config::ConfigType, engine::Engine};
+
+use super::subscription::{INTERVAL_MS, INTERVAL_MS_DEFAULT, MATCH, METRICS, Subscription, members};
+use crate::{
+    errors::ApiError,
+    kept_settings::KeptSettings,
+    settings::{Level, Setting, Source},
+};
+
+/// Where they are kept.
+pub(crate) const KEPT: KeptSettings = KeptSettings { prefix: "client-metrics/" };
+
+/// Checks a subscription's own settings.
+pub(crate) fn check(own: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    Subscription::parse(own).map(drop)
+}
+
+/// All settings of a subscription, as DescribeConfigs shows them. A subscription need not be there to be shown.
+pub(crate) fn describe(engine: &Engine, name: &str) -> Vec<Setting> {
+    let own = KEPT.of(engine, name);
+    let describe = |name: &'static str, kind, default: String, documentation| {
+        let text = StrBytes::from_static_str;
+        let own = own.get(name).map(|value| Level {
+            name: text(name),
+            value: StrBytes::from_string(members(value).join(",")),
+            source: Source::ClientMetrics,
+        });
+        Setting {
+            name: text(name),
+            value: own.as_ref().map_or_else(|| StrBytes::from_string(default), |own| own.value.clone()),
+            source: own.as_ref().map_or(Source::Default, |own| own.source),
+            kind,
+            is_read_only: false,
+            documentation: text(documentation),
+            levels: own.into_iter().collect(),
+        }
+    };
+    vec![
+        describe(
+            INTERVAL_MS,
+            ConfigType::Int,
+            INTERVAL_MS_DEFAULT.to_string(),
+            "How often a client pushes, in ms: from 100 to 3600000.",
+        ),
+        describe(
+            MATCH,
+            ConfigType::List,
+            String::new(),
+            "Which clients push: PARAMETER=REGEX, all of which must match; none is every client.",
+        ),
+        describe(METRICS, ConfigType::List, String::new(), "Prefixes of the names of metrics to push; * is all."),
+    ]
+}
