@@ -17,7 +17,11 @@ use millrace_engine::{
     engine::Engine,
     node::{self, NodeOptions, Stopper},
 };
-use millrace_tuning::{Needs, Severity, examine, limits};
+use millrace_tuning::{
+    Needs, Severity,
+    claim::{self, Claims},
+    examine, limits,
+};
 
 use self::{
     attend::{Attendant, Duties},
@@ -151,6 +155,7 @@ impl ServeCommand {
         limits::raise();
         refuse_unfit_machine(&config)?;
         let listening = listen::resolve(&config).map_err(|e| Failure::failed(format!("cannot listen: {e}")))?;
+        let _claims = claim(&listening)?;
         eprint!("{}", banner::starting(&config));
         warn_of_idle_settings(&config);
 
@@ -193,6 +198,14 @@ fn warn_of_idle_settings(config: &Config) {
             tracing::warn!("--topic-default {} has no effect: {reason}", key.name);
         }
     }
+}
+
+/// Takes the addresses for this node alone, for as long as it runs.
+fn claim(listening: &Listening) -> Outcome<Claims> {
+    claim::claim(&listening.all()).map_err(|finding| {
+        eprintln!("{finding}");
+        Failure::Reported
+    })
 }
 
 /// How long the node may take to answer the first request that is made to see whether it answers.

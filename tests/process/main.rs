@@ -10,6 +10,7 @@ mod disk_full;
 mod garbage;
 mod kill;
 mod lock;
+mod port;
 mod shards;
 mod state;
 mod stop;
