@@ -18,6 +18,7 @@ mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod group;
+mod group_config;
 mod handlers;
 mod hot;
 mod limits;
@@ -33,4 +34,3 @@ pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};
 pub use group::check_group_settings;
 pub use shard::{ServeError, serve};
-pub use share::{SHARE_SETTING_KEYS, ShareSettingKey};

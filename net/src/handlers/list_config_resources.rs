@@ -16,7 +16,7 @@ use crate::{
     },
     cluster,
     config_resource::{BROKER, GROUP, TOPIC},
-    share::group_config,
+    group_config,
 };
 
 const SHAPE: Shape = &[INT8S.since(1)];

@@ -6,5 +6,6 @@ mod groups;
 mod limits;
 mod node;
 mod requests;
+mod settings;
 mod shards;
 mod shares;
