@@ -28,6 +28,8 @@ struct BrokerKey {
     documentation: &'static str,
     /// The value in force when nothing was changed since the start.
     value: fn(&Context) -> String,
+    /// The value when the node's configuration says nothing; none where that depends on the machine or is always said.
+    default: Option<&'static str>,
     /// The least value, if it can be changed while the node runs: all of these are numbers.
     dynamic_least: Option<i64>,
 }
@@ -47,7 +49,11 @@ const fn key(
     documentation: &'static str,
     value: fn(&Context) -> String,
 ) -> BrokerKey {
-    BrokerKey { name, kind, documentation, value, dynamic_least: None }
+    BrokerKey { name, kind, documentation, value, default: None, dynamic_least: None }
+}
+
+const fn or(default: &'static str, key: BrokerKey) -> BrokerKey {
+    BrokerKey { default: Some(default), ..key }
 }
 
 const fn dynamic(least: i64, key: BrokerKey) -> BrokerKey {
@@ -77,42 +83,65 @@ static KEYS: &[BrokerKey] = &[
         let brokers = crate::cluster::brokers(context.engine(), context.config());
         listeners(brokers.iter().map(|broker| format!("{}:{}", &*broker.host, broker.port)))
     }),
-    key(
-        "auto.create.topics.enable",
-        ConfigType::Boolean,
-        "Whether asking for the metadata of a topic that does not exist creates it.",
-        |context| context.config().auto_create_topics.to_string(),
+    or(
+        "true",
+        key(
+            "auto.create.topics.enable",
+            ConfigType::Boolean,
+            "Whether asking for the metadata of a topic that does not exist creates it.",
+            |context| context.config().auto_create_topics.to_string(),
+        ),
     ),
     key("broker.id", ConfigType::Int, "The node's id.", |context| context.engine().node_id().to_string()),
-    key(
-        "connections.max.idle.ms",
-        ConfigType::Long,
-        "A connection without traffic for that long is closed.",
-        |context| context.config().idle_timeout.as_millis().to_string(),
+    or(
+        "600000",
+        key(
+            "connections.max.idle.ms",
+            ConfigType::Long,
+            "A connection without traffic for that long is closed.",
+            |context| context.config().idle_timeout.as_millis().to_string(),
+        ),
     ),
-    key("default.replication.factor", ConfigType::Int, "Replicas of a topic that says no number.", |_| "1".to_string()),
-    key("delete.topic.enable", ConfigType::Boolean, "Whether topics can be deleted.", |_| "true".to_string()),
-    key("fetch.max.bytes", ConfigType::Int, "Bytes of one fetch's answer at most.", |context| {
-        count(context.config().fetch_max_bytes)
-    }),
+    or(
+        "1",
+        key("default.replication.factor", ConfigType::Int, "Replicas of a topic that says no number.", |_| {
+            "1".to_string()
+        }),
+    ),
+    or(
+        "true",
+        key("delete.topic.enable", ConfigType::Boolean, "Whether topics can be deleted.", |_| "true".to_string()),
+    ),
+    or(
+        "57671680",
+        key("fetch.max.bytes", ConfigType::Int, "Bytes of one fetch's answer at most.", |context| {
+            count(context.config().fetch_max_bytes)
+        }),
+    ),
     key("listeners", ConfigType::List, "Where the node listens.", |context| {
         listeners(context.config().listen.iter().map(ToString::to_string))
     }),
     dynamic(
         0,
-        key(
-            "log.cleaner.backoff.ms",
-            ConfigType::Long,
-            "Pause between two looks for partitions to compact, to the second.",
-            |_| node::COMPACTION_CHECK_MS.to_string(),
+        or(
+            "15000",
+            key(
+                "log.cleaner.backoff.ms",
+                ConfigType::Long,
+                "Pause between two looks for partitions to compact, to the second.",
+                |_| node::COMPACTION_CHECK_MS.to_string(),
+            ),
         ),
     ),
     key("log.dirs", ConfigType::List, "Where the logs are kept.", |context| {
         context.engine().data_dir().display().to_string()
     }),
-    key("log.retention.check.interval.ms", ConfigType::Long, "Pause between two rounds of retention.", |context| {
-        of_file(context, "log.retention.check.interval.ms", "300000")
-    }),
+    or(
+        "300000",
+        key("log.retention.check.interval.ms", ConfigType::Long, "Pause between two rounds of retention.", |context| {
+            of_file(context, "log.retention.check.interval.ms", "300000")
+        }),
+    ),
     dynamic(
         1,
         key(
@@ -131,29 +160,41 @@ static KEYS: &[BrokerKey] = &[
             |context| count(context.config().max_connections_per_ip),
         ),
     ),
-    key(
-        "max.incremental.fetch.session.cache.slots",
-        ConfigType::Int,
-        "Incremental fetch sessions of one shard at most.",
-        |context| count(context.config().fetch_sessions_max),
+    or(
+        "1000",
+        key(
+            "max.incremental.fetch.session.cache.slots",
+            ConfigType::Int,
+            "Incremental fetch sessions of one shard at most.",
+            |context| count(context.config().fetch_sessions_max),
+        ),
     ),
-    key(
-        "max.request.partition.size.limit",
-        ConfigType::Int,
-        "Partitions in one answer of DescribeTopicPartitions at most.",
-        |_| RESPONSE_PARTITIONS_MAX.to_string(),
+    or(
+        "2000",
+        key(
+            "max.request.partition.size.limit",
+            ConfigType::Int,
+            "Partitions in one answer of DescribeTopicPartitions at most.",
+            |_| RESPONSE_PARTITIONS_MAX.to_string(),
+        ),
     ),
     key("node.id", ConfigType::Int, "The node's id.", |context| context.engine().node_id().to_string()),
-    key("num.partitions", ConfigType::Int, "Partitions of a topic that says no number.", |context| {
-        context.config().num_partitions.to_string()
-    }),
+    or(
+        "1",
+        key("num.partitions", ConfigType::Int, "Partitions of a topic that says no number.", |context| {
+            context.config().num_partitions.to_string()
+        }),
+    ),
     dynamic(
         1,
-        key(
-            "producer.id.expiration.ms",
-            ConfigType::Int,
-            "How long an idle idempotent producer is remembered.",
-            |context| of_file(context, "producer.id.expiration.ms", "86400000"),
+        or(
+            "86400000",
+            key(
+                "producer.id.expiration.ms",
+                ConfigType::Int,
+                "How long an idle idempotent producer is remembered.",
+                |context| of_file(context, "producer.id.expiration.ms", "86400000"),
+            ),
         ),
     ),
     key(
@@ -192,6 +233,8 @@ const OF_NO_USE: &[(&[&str], &str)] = &[
     (&["listener.security.protocol.map"], "the only protocol is PLAINTEXT"),
 ];
 
+const SHARE_DOCUMENTATION: &str = "A setting of share groups, which means what it means in Kafka.";
+
 /// What topics inherit from.
 pub(crate) fn inherited<'a>(context: &'a Context, dynamic: &'a BTreeMap<String, String>) -> Inherited<'a> {
     Inherited { dynamic, started: context.engine().started_topic_defaults() }
@@ -204,7 +247,8 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
     let mut all: Vec<Setting> =
         keys().iter().flat_map(|key| settings::of_broker(key, inherited(context, &changed))).collect();
     let groups = group::SETTING_KEYS.iter().map(|key| (key.name, key.kind, key.default.to_owned(), key.documentation));
-    let shares = SHARE_SETTING_KEYS.iter().map(|key| (key.name, ConfigType::Int, key.default.to_string(), ""));
+    let shares =
+        SHARE_SETTING_KEYS.iter().map(|key| (key.name, ConfigType::Int, key.default.to_string(), SHARE_DOCUMENTATION));
     all.extend(groups.chain(shares).map(|(name, kind, default, documentation)| {
         let given = file.get(name).map(|value| Level::new(name, value, Source::StaticBroker));
         let default = Level::new(name, &default, Source::Default);
@@ -237,16 +281,18 @@ pub(crate) fn describe_changed(context: &Context) -> Vec<Setting> {
 }
 
 fn of_key(key: &BrokerKey, context: &Context, changed: &BTreeMap<String, String>) -> Setting {
+    let started = (key.value)(context);
     // Where the node is and who it is has no default worth the name.
-    let is_in_file = context.config().broker_settings.contains_key(key.name) || ALWAYS_SET.contains(&key.name);
-    let source = if is_in_file { Source::StaticBroker } else { Source::Default };
-    let started = Level::new(key.name, &(key.value)(context), source);
+    let is_said = context.config().broker_settings.contains_key(key.name) || ALWAYS_SET.contains(&key.name);
+    let is_static = key.default.map_or(is_said, |default| default != started);
+    let source = if is_static { Source::StaticBroker } else { Source::Default };
+    let default = key.default.filter(|_| is_static).map(|default| Level::new(key.name, default, Source::Default));
     let dynamic = key.dynamic_least.map(|_| settings::dynamic_levels(changed, key.name));
-    let levels = dynamic.into_iter().flatten().chain([started]).collect();
+    let levels = dynamic.into_iter().flatten().chain([Level::new(key.name, &started, source)]).chain(default);
     Setting {
         is_read_only: key.dynamic_least.is_none(),
         documentation: StrBytes::from_static_str(key.documentation),
-        ..Setting::new(key.name, key.kind, levels, None)
+        ..Setting::new(key.name, key.kind, levels.collect(), None)
     }
 }
 

@@ -16,7 +16,10 @@ use crate::{
 pub(crate) const TOPIC: i8 = 2;
 /// The wire's number of a broker resource.
 pub(crate) const BROKER: i8 = 4;
-
+/// The wire's number of the loggers of a broker.
+pub(crate) const BROKER_LOGGER: i8 = 8;
+/// The wire's number of a subscription to clients' metrics.
+pub(crate) const CLIENT_METRICS: i8 = 16;
 /// The wire's number of a group resource.
 pub(crate) const GROUP: i8 = 32;
 
@@ -31,7 +34,12 @@ pub(crate) enum Alteration {
 
 /// Refuses a resource type.
 pub(crate) fn unknown_type(resource_type: i8) -> ApiError {
-    ApiError::new(ResponseError::InvalidRequest, format!("Unknown resource type {resource_type}"))
+    let reason = match resource_type {
+        BROKER_LOGGER => "Log levels cannot be changed while the broker runs.".to_owned(),
+        CLIENT_METRICS => "Metrics of clients are not collected.".to_owned(),
+        other => format!("Unknown resource type {other}"),
+    };
+    ApiError::new(ResponseError::InvalidRequest, reason)
 }
 
 /// One resource of a request to alter settings.

@@ -15,7 +15,7 @@ use crate::{
         shape::{INT8S, Shape},
     },
     cluster,
-    config_resource::{BROKER, GROUP, TOPIC},
+    config_resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
     group_config,
 };
 
@@ -33,7 +33,7 @@ pub(crate) static API: Api = Api {
 };
 
 /// All types that Kafka knows: topics, brokers, loggers, client metrics, groups.
-const TYPES: [i8; 5] = [TOPIC, BROKER, 8, 16, GROUP];
+const TYPES: [i8; 5] = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 
 async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> ListConfigResourcesResponse {
     let response = ListConfigResourcesResponse::default();
