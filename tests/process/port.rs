@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -96,7 +96,11 @@ fn of_brokers_that_start_at_once_on_one_address_one_serves() {
 
 #[test]
 fn an_address_within_another_one_is_taken_with_it() {
+    let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
     for hosts in [["0.0.0.0", "127.0.0.1"], ["127.0.0.1", "[::]"]] {
+        if hosts.contains(&"[::]") && !has_ipv6 {
+            continue;
+        }
         let address = free_address().unwrap();
         let (serving, refused) = start_at_once(&hosts.map(|host| on(address, host)), &[]);
         assert_eq!((serving, refused.len()), (1, 1), "{hosts:?}: {refused:?}");

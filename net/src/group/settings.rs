@@ -406,6 +406,19 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_group_has_its_own_then_what_changed_then_what_was_given_within_bounds() {
+        let settings = parse(&[
+            ("group.consumer.heartbeat.interval.ms", "6000"),
+            ("group.consumer.max.session.timeout.ms", "50000"),
+        ]);
+        let own = [("consumer.session.timeout.ms".to_owned(), "60000".to_owned())].into();
+        let dynamic = |name: &str| (name == "group.consumer.assignment.interval.ms").then_some("7");
+        let expected =
+            ConsumerConfig { session_timeout_ms: 50_000, heartbeat_interval_ms: 6_000, assignment_interval_ms: 7 };
+        assert_eq!(settings.unwrap().consumer_group(&own, dynamic), expected);
+    }
+
+    #[test]
     fn bad_values_are_refused_with_name_and_reason() {
         let unknown = [("group.maxi".to_owned(), "1".to_owned())].into();
         let error = check_group_settings(&unknown).unwrap_err();
@@ -419,6 +432,13 @@ mod tests {
         assert_eq!(error, "offsets.retention.minutes = 0: must lie within 1 and 2147483647");
         assert!(parse(&[("group.consumer.assignors", "sticky")]).unwrap_err().contains("'sticky' is not built in"));
         assert!(parse(&[("group.consumer.migration.policy", "maybe")]).is_err());
+        let error = parse(&[("group.consumer.session.timeout.ms", "44999")]).unwrap_err();
+        assert_eq!(
+            error,
+            "group.consumer.session.timeout.ms must be greater than or equal to group.consumer.min.session.timeout.ms"
+        );
+        let known = [("group.share.max.size".to_owned(), "5".to_owned())].into();
+        assert_eq!(check_group_settings(&known), Ok(()));
         assert!(parse(&[("group.min.session.timeout.ms", "9"), ("group.max.session.timeout.ms", "8")]).is_err());
     }
 }
