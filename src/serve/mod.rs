@@ -153,9 +153,11 @@ impl ServeCommand {
         logging::start(&filter)?;
         signals::block().map_err(Failure::failed)?;
         limits::raise();
+        let listening = listen::resolve(&config);
+        // First of all: looking at the machine binds each address for a moment, which other nodes must not meet.
+        let _claims = listening.as_ref().ok().map(claim).transpose()?;
         refuse_unfit_machine(&config)?;
-        let listening = listen::resolve(&config).map_err(|e| Failure::failed(format!("cannot listen: {e}")))?;
-        let _claims = claim(&listening)?;
+        let listening = listening.map_err(|error| Failure::failed(format!("cannot listen: {error}")))?;
         eprint!("{}", banner::starting(&config));
         warn_of_idle_settings(&config);
 
