@@ -62,6 +62,17 @@ fn settings_tell_where_they_come_from() {
     assert!(docs.contains("flush.messages=1") && docs.lines().count() > 40, "{docs}");
     let node = broker.ok(&["config", "describe", "--node", "1"]);
     assert_eq!(row(&node, &["num.partitions"])[1], "1");
+    broker.ok(&["config", "alter", "--all-nodes", "--set", "log.retention.ms=888000"]);
+    assert_eq!(
+        row(&broker.ok(&["config", "describe", "--topic", "t"]), &["retention.ms"])[1..4],
+        ["888000", "all", "brokers"]
+    );
+    assert!(broker.ok(&["config", "describe", "--all-nodes", "--own"]).contains("log.retention.ms"));
+    broker.ok(&["config", "alter", "--all-nodes", "--delete", "log.retention.ms"]);
+    assert_eq!(row(&broker.ok(&["config", "describe", "--topic", "t"]), &["retention.ms"])[1], "777000");
+    broker.ok(&["config", "alter", "--group", "g", "--set", "consumer.session.timeout.ms=50000"]);
+    let own = broker.ok(&["config", "describe", "--group", "g", "--own"]);
+    assert_eq!(row(&own, &["consumer.session.timeout.ms"])[1..3], ["50000", "group"]);
     assert!(broker.fails(&["config", "describe", "--node", "9"], b"").contains("no such broker"));
     broker.stop();
 }

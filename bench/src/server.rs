@@ -125,8 +125,7 @@ pub fn answers(address: SocketAddr, timeout: Duration) -> bool {
 /// for the moment of a restart.
 const PORTS: std::ops::Range<u32> = 10_000..32_000;
 
-/// Distance between the ports that are handed out: a broker whose shards are advertised takes those behind its own, and
-/// two brokers that start at the same moment can share a port unnoticed (SO_REUSEPORT).
+/// Distance between the ports that are handed out: a broker whose shards are advertised takes those behind its own.
 const PORTS_EACH: u32 = 16;
 
 /// An address of this machine that nobody listens on; another one with every call.

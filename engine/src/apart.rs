@@ -54,7 +54,6 @@ impl Apart {
                 compact_bytes: 0,
                 wal_bytes: 0, // the least
                 reserve_bytes: 0,
-                producer_id_expiration_ms: i64::MAX,
             };
             let known = [(id(at), config.clone())].into();
             stores.push(Store::open(io.clone(), options, &known).await?);

@@ -179,7 +179,6 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             compact_bytes: 0, // nothing is compacted meanwhile
             wal_bytes: options.wal_bytes,
             reserve_bytes: 0,
-            producer_id_expiration_ms: options.producer_id_expiration_ms,
         };
         let store = Store::open(io.clone(), store_options, &known).await?;
         store.close().await;

@@ -38,7 +38,10 @@ pub(crate) struct Shard {
     pub(crate) store: Rc<Store<DirectIo>>,
     pub(crate) io: DirectIo,
     pub(crate) topics: RefCell<Rc<Topics>>,
-    pub(crate) defaults: Rc<BTreeMap<String, String>>,
+    /// Defaults of topic settings that the node was started with.
+    pub(crate) started_defaults: BTreeMap<String, String>,
+    /// Those under the dynamic settings: what topics follow.
+    pub(crate) defaults: RefCell<Rc<BTreeMap<String, String>>>,
     pub(crate) settings: RefCell<Rc<BTreeMap<String, String>>>,
     pub(crate) cluster_id: Uuid,
     pub(crate) node_id: i32,
@@ -90,12 +93,17 @@ impl Engine {
         &self.0.data_dir
     }
 
-    /// Broker-wide defaults that topics inherit, by *topic* setting name (e.g. from the config file).
+    /// Broker-wide defaults that topics inherit now, by *topic* setting name.
     pub fn topic_defaults(&self) -> Rc<BTreeMap<String, String>> {
-        self.0.defaults.clone()
+        self.0.defaults.borrow().clone()
     }
 
-    /// Dynamic broker settings, by broker setting name; durable, the same on every shard.
+    /// Those of them that the node was started with.
+    pub fn started_topic_defaults(&self) -> &BTreeMap<String, String> {
+        &self.0.started_defaults
+    }
+
+    /// Dynamic broker settings as [`crate::config::dynamic_value`] reads them; durable, the same on every shard.
     pub fn broker_settings(&self) -> Rc<BTreeMap<String, String>> {
         self.0.settings.borrow().clone()
     }

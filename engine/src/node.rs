@@ -22,6 +22,7 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::{
     boot::{self, Booted},
+    config::{self, TopicConfig},
     engine::{Engine, Shard, owner},
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
@@ -256,7 +257,7 @@ fn check(options: &NodeOptions) -> Result<(), StartError> {
         let text = format!("{} shards need {} MiB of memory at least", options.shards, least >> 20);
         return Err(StartError::Options(text));
     }
-    crate::config::TopicConfig::parse(&options.topic_defaults, &BTreeMap::new()).map_err(StartError::Options)?;
+    TopicConfig::parse(&options.topic_defaults, &BTreeMap::new()).map_err(StartError::Options)?;
     Ok(())
 }
 
@@ -327,15 +328,12 @@ async fn open(
             (booted, Some(catalog))
         }
     };
+    let defaults = topic_defaults(options, &booted);
     let mut topics = Topics::default();
     let mut known = Known::new();
     for (id, stored) in &booted.catalog.topics {
-        let topic = Topic::new(*id, stored.clone(), &options.topic_defaults).or_else(|reason| {
-            // A default that became stricter must not keep a node from starting.
-            tracing::warn!("topic {}: {reason}; its own settings are left out of account", stored.name);
-            let plain = crate::catalog::StoredTopic { overrides: BTreeMap::new(), ..stored.clone() };
-            Topic::new(*id, plain, &options.topic_defaults)
-        });
+        // A default that became stricter must not keep a node from starting.
+        let topic = Topic::tolerant(*id, stored.clone(), &defaults);
         let topic = Rc::new(topic.map_err(StartError::Options)?);
         let own = topic.partition_ids().filter(|id| owner(*id, options.shards) == index);
         known.extend(own.map(|id| (id, topic.config.clone())));
@@ -349,7 +347,8 @@ async fn open(
         store,
         io,
         topics: Rc::new(topics).into(),
-        defaults: Rc::new(options.topic_defaults.clone()),
+        started_defaults: options.topic_defaults.clone(),
+        defaults: Rc::new(defaults).into(),
         settings: Rc::new(booted.catalog.settings.clone()).into(),
         cluster_id: booted.catalog.cluster_id,
         node_id: booted.catalog.node_id,
@@ -363,6 +362,18 @@ async fn open(
         watched: HashMap::new().into(),
     };
     Ok(Engine(Rc::new(shard)))
+}
+
+/// What topics follow: the dynamic settings over what the node was started with, unless they no longer go together.
+fn topic_defaults(options: &NodeOptions, booted: &Booted) -> BTreeMap<String, String> {
+    let defaults = config::topic_defaults(&options.topic_defaults, &booted.catalog.settings);
+    match TopicConfig::parse(&defaults, &BTreeMap::new()) {
+        Ok(_) => defaults,
+        Err(reason) => {
+            tracing::warn!("dynamic settings: {reason}; topics follow those that the node was started with");
+            options.topic_defaults.clone()
+        }
+    }
 }
 
 /// A shard's part of the node's memory: most of it caches the tail, a quarter holds records on their way to clients, a small
@@ -380,7 +391,6 @@ fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreO
         compact_bytes,
         wal_bytes: options.wal_bytes,
         reserve_bytes: options.reserve_bytes,
-        producer_id_expiration_ms: options.producer_id_expiration_ms,
     }
 }
 
@@ -395,7 +405,7 @@ where
 {
     glommio::spawn_local(engine.0.mail.clone().receive(engine.clone())).detach();
     let io = engine.0.io.clone();
-    io.spawn(Share::Background, maintain(engine.clone(), together.options.retention_check_ms));
+    io.spawn(Share::Background, maintain(engine.clone(), together.options.clone()));
     serve(engine.clone()).await;
     // A shard whose serving ended takes the node with it.
     together.office.stop();
@@ -412,10 +422,10 @@ where
 
 /// Looks at the disk's space and flushes what was only written, every second; retention and compaction at their own
 /// pace.
-async fn maintain(engine: Engine, retention_check_ms: i64) {
-    const TICK: Duration = Duration::from_secs(1);
+async fn maintain(engine: Engine, options: Arc<NodeOptions>) {
+    const TICK: Duration = Duration::from_millis(config::WRITTEN_FLUSH_MS.unsigned_abs());
     let store = &engine.0.store;
-    let mut next_retention = engine.0.io.now_ms() + retention_check_ms;
+    let mut next_retention = engine.0.io.now_ms() + options.retention_check_ms;
     let mut last_compaction = engine.0.io.now_ms();
     while engine.0.stopping.get().is_none() {
         engine.0.io.sleep(TICK).await;
@@ -425,8 +435,9 @@ async fn maintain(engine: Engine, retention_check_ms: i64) {
         }
         if engine.0.io.now_ms() >= next_retention {
             store.materialise_all().await;
-            store.retain().await;
-            next_retention = engine.0.io.now_ms() + retention_check_ms;
+            let expiration_ms = dynamic_number(&engine, "producer.id.expiration.ms");
+            store.retain(expiration_ms.unwrap_or(options.producer_id_expiration_ms)).await;
+            next_retention = engine.0.io.now_ms() + options.retention_check_ms;
             last_compaction = i64::MIN; // segments were sealed
         }
         if engine.0.io.now_ms().saturating_sub(last_compaction) >= compaction_check_ms(&engine) {
@@ -439,10 +450,15 @@ async fn maintain(engine: Engine, retention_check_ms: i64) {
 
 /// Pause between two looks for partitions to compact: the dynamic broker setting `log.cleaner.backoff.ms`, to the second.
 fn compaction_check_ms(engine: &Engine) -> i64 {
-    const DEFAULT_MS: i64 = 15_000;
+    dynamic_number(engine, "log.cleaner.backoff.ms").unwrap_or(COMPACTION_CHECK_MS)
+}
+
+/// What that pause is unless it was changed.
+pub const COMPACTION_CHECK_MS: i64 = 15_000;
+
+fn dynamic_number(engine: &Engine, name: &str) -> Option<i64> {
     let settings = engine.0.settings.borrow();
-    let set = settings.get("log.cleaner.backoff.ms");
-    set.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_MS)
+    config::dynamic_value(&settings, name)?.trim().parse().ok()
 }
 
 /// Directory of the segments of all topics.

@@ -63,6 +63,20 @@ impl Topic {
         Ok(Self { id, name, partitions, overrides, config })
     }
 
+    /// The same for a topic that is there already: settings that have become illegal must not keep it from being served.
+    pub(crate) fn tolerant(
+        id: TopicId,
+        stored: StoredTopic,
+        defaults: &BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        Self::new(id, stored.clone(), defaults).or_else(|reason| {
+            tracing::warn!("topic {}: {reason}; its own settings are left out of account", stored.name);
+            let config = Rc::new(TopicConfig::parse(defaults, &BTreeMap::new())?);
+            let StoredTopic { name, partitions, overrides } = stored;
+            Ok(Self { id, name, partitions, overrides, config })
+        })
+    }
+
     /// Ids of its partitions.
     pub fn partition_ids(&self) -> impl Iterator<Item = TopicPartition> + use<> {
         let topic = self.id;
@@ -133,8 +147,9 @@ impl Engine {
         }
         let stored = StoredTopic { name: topic.name, partitions: topic.partitions, overrides: topic.configs };
         let id = Uuid::new_v4();
-        let checked = Topic::new(id, stored.clone(), &self.0.defaults).map_err(TopicError::InvalidConfig)?;
-        self.change(move |state| {
+        let checked = Topic::new(id, stored.clone(), &self.topic_defaults()).map_err(TopicError::InvalidConfig)?;
+        self.change(move |state, defaults| {
+            TopicConfig::parse(defaults, &stored.overrides).map_err(TopicError::InvalidConfig)?;
             // Kafka refuses names that differ in '.' and '_' only: its metrics could not tell them apart.
             let same = |known: &&StoredTopic| known.name.replace('.', "_") == stored.name.replace('.', "_");
             match state.topics.values().find(same) {
@@ -153,7 +168,7 @@ impl Engine {
 
     /// Deletes a topic.
     pub async fn delete_topic(&self, topic: TopicId) -> Result<(), TopicError> {
-        self.change(move |state| match state.topics.contains_key(&topic) {
+        self.change(move |state, _| match state.topics.contains_key(&topic) {
             true => Ok(Some((topic, None))),
             false => Err(TopicError::Unknown),
         })
@@ -167,12 +182,11 @@ impl Engine {
         changes: Vec<ConfigChange>,
         validate_only: bool,
     ) -> Result<(), TopicError> {
-        let defaults = (*self.0.defaults).clone();
-        self.change(move |state| {
+        self.change(move |state, defaults| {
             let mut stored = state.topics.get(&topic).cloned().ok_or(TopicError::Unknown)?;
-            let overrides = config::apply_changes(&defaults, &stored.overrides, &changes);
+            let overrides = config::apply_changes(defaults, &stored.overrides, &changes);
             stored.overrides = overrides.map_err(TopicError::InvalidConfig)?;
-            TopicConfig::parse(&defaults, &stored.overrides).map_err(TopicError::InvalidConfig)?;
+            TopicConfig::parse(defaults, &stored.overrides).map_err(TopicError::InvalidConfig)?;
             Ok((!validate_only).then_some((topic, Some(stored))))
         })
         .await
@@ -185,7 +199,7 @@ impl Engine {
         partitions: i32,
         validate_only: bool,
     ) -> Result<(), TopicError> {
-        self.change(move |state| {
+        self.change(move |state, _| {
             let mut stored = state.topics.get(&topic).cloned().ok_or(TopicError::Unknown)?;
             if partitions <= stored.partitions || partitions > PARTITIONS_MAX {
                 return Err(TopicError::InvalidPartitions(format!(
@@ -199,12 +213,26 @@ impl Engine {
         .await
     }
 
-    /// Changes dynamic broker settings. The engine checks only that it can store them; the caller knows which exist.
-    pub async fn alter_broker_settings(&self, changes: Vec<ConfigChange>) -> Result<(), TopicError> {
+    /// Changes dynamic broker settings, named as [`config::dynamic_value`] reads them. The caller knows which there are;
+    /// checked here is that topics can follow them: with the new defaults, every topic's settings must make sense.
+    pub async fn alter_broker_settings(
+        &self,
+        changes: Vec<ConfigChange>,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
         self.call(0, move |engine: Engine| async move {
             let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
             let settings = opened.state.settings.clone();
             let altered = config::apply_broker_changes(&settings, &changes);
+            let before = engine.topic_defaults();
+            let defaults = config::topic_defaults(&engine.0.started_defaults, &altered);
+            let defaults = (defaults != *before).then_some(defaults);
+            if let Some(defaults) = &defaults {
+                check_defaults(&opened.state, &before, defaults)?;
+            }
+            if validate_only {
+                return Ok(());
+            }
             let mut records = Vec::new();
             for (key, value) in &altered {
                 if settings.get(key) != Some(value) {
@@ -214,11 +242,8 @@ impl Engine {
             let dropped = settings.keys().filter(|key| !altered.contains_key(*key));
             records.extend(dropped.map(|key| Record::Setting(key.clone(), None)));
             opened.append(&records).await?;
-            let apply = move |engine: Engine| {
-                engine.0.settings.replace(Rc::new(altered));
-                std::future::ready(())
-            };
-            engine.on_all(apply).await;
+            // The lock is held until every shard knows, so that all shards see changes in one order.
+            engine.on_all(move |engine: Engine| engine.take_settings(altered, defaults)).await;
             Ok(())
         })
         .await
@@ -249,11 +274,14 @@ impl Engine {
     /// durable, and tells all shards.
     async fn change<D>(&self, decide: D) -> Result<(), TopicError>
     where
-        D: FnOnce(&Catalog) -> Result<Option<(TopicId, Option<StoredTopic>)>, TopicError> + Send + 'static,
+        D: FnOnce(&Catalog, &BTreeMap<String, String>) -> Result<Option<(TopicId, Option<StoredTopic>)>, TopicError>
+            + Send
+            + 'static,
     {
         self.call(0, move |engine: Engine| async move {
             let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
-            let Some((id, stored)) = decide(&opened.state)? else {
+            let defaults = engine.topic_defaults();
+            let Some((id, stored)) = decide(&opened.state, &defaults)? else {
                 return Ok(());
             };
             let record = match &stored {
@@ -273,16 +301,55 @@ impl Engine {
 
     async fn tell_topic(&self, id: TopicId, stored: StoredTopic) {
         self.on_all(move |engine: Engine| async move {
-            let topic = Topic::new(id, stored, &engine.0.defaults).expect("settings were checked before");
+            let topic = Topic::tolerant(id, stored, &engine.topic_defaults()).expect("the defaults were checked");
             let before = engine.0.topics.borrow().by_id.get(&id).map(|known| known.config.durability);
-            if (before, topic.config.durability) == (Some(Durability::Written), Durability::Device)
-                && let Err(error) = engine.0.store.flush_written().await
-            {
-                tracing::error!("flushing what was written before failed: {error}");
+            if (before, topic.config.durability) == (Some(Durability::Written), Durability::Device) {
+                engine.flush_written_before().await;
             }
             engine.apply_topic(Rc::new(topic));
         })
         .await;
+    }
+
+    async fn flush_written_before(&self) {
+        if let Err(error) = self.0.store.flush_written().await {
+            tracing::error!("flushing what was written before failed: {error}");
+        }
+    }
+
+    /// Takes new dynamic settings over on this shard, and gives topics that follow changed defaults their new settings.
+    async fn take_settings(self, settings: BTreeMap<String, String>, defaults: Option<BTreeMap<String, String>>) {
+        const TOPICS_IN_A_TURN: usize = 32;
+        self.0.settings.replace(Rc::new(settings));
+        let Some(defaults) = defaults else { return };
+        // Topics change under the same lock as settings, so these are all and stay as they are.
+        let topics: Vec<_> = self.topics().by_id.values().cloned().collect();
+        let mut followers = Vec::new();
+        for some in topics.chunks(TOPICS_IN_A_TURN) {
+            for topic in some {
+                let config = TopicConfig::parse(&defaults, &topic.overrides);
+                // one whose own settings were left out of account goes on without them
+                let config = config.or_else(|_| TopicConfig::parse(&defaults, &BTreeMap::new()));
+                let config = config.expect("the defaults were checked");
+                if config != *topic.config {
+                    followers.push((topic, config));
+                }
+            }
+            glommio::yield_if_needed().await;
+        }
+        let is_stricter = |(topic, config): &(&Rc<Topic>, TopicConfig)| {
+            (topic.config.durability, config.durability) == (Durability::Written, Durability::Device)
+        };
+        if followers.iter().any(is_stricter) {
+            self.flush_written_before().await;
+        }
+        self.0.defaults.replace(Rc::new(defaults));
+        for (count, (topic, config)) in followers.into_iter().enumerate() {
+            self.apply_topic(Rc::new(Topic { config: Rc::new(config), ..(**topic).clone() }));
+            if count % TOPICS_IN_A_TURN == 0 {
+                glommio::yield_if_needed().await;
+            }
+        }
     }
 
     /// Takes a topic's new state over on this shard.
@@ -321,6 +388,23 @@ impl Engine {
             }
         });
     }
+}
+
+/// Checks that the defaults, and every topic under them, make sense. A topic that made none before is let pass.
+fn check_defaults(
+    state: &Catalog,
+    before: &BTreeMap<String, String>,
+    defaults: &BTreeMap<String, String>,
+) -> Result<(), TopicError> {
+    TopicConfig::parse(defaults, &BTreeMap::new()).map_err(TopicError::InvalidConfig)?;
+    for topic in state.topics.values().filter(|topic| !topic.overrides.is_empty()) {
+        if let Err(reason) = TopicConfig::parse(defaults, &topic.overrides)
+            && TopicConfig::parse(before, &topic.overrides).is_ok()
+        {
+            return Err(TopicError::InvalidConfig(format!("topic {}: {reason}", topic.name)));
+        }
+    }
+    Ok(())
 }
 
 fn closed() -> TopicError {

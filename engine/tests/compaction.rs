@@ -219,7 +219,7 @@ fn a_topic_becomes_compacted_and_is_deleted_while_that_goes_on() {
         wait_for_size(&engine, topic, 300_000).await;
         check(&consume(&engine, id, 0).await, Codec::Lz4, 8_000);
         let change = ConfigChange::Set("log.cleaner.backoff.ms".into(), "1".into());
-        engine.alter_broker_settings(vec![change]).await.unwrap();
+        engine.alter_broker_settings(vec![change], false).await.unwrap();
         for round in 0..6 {
             let topic = create(&engine, "deleted", 1, &SETTINGS).await;
             let id = TopicPartition { topic, partition: 0 };

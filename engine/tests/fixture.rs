@@ -175,7 +175,7 @@ fn write_the_fixture() {
         let gone = engine.create_topic(gone, false).await.unwrap().id;
         engine.delete_topic(gone).await.unwrap();
         let change = ConfigChange::Set("log.retention.hours".into(), "72".into());
-        engine.alter_broker_settings(vec![change]).await.unwrap();
+        engine.alter_broker_settings(vec![change], false).await.unwrap();
         assert_eq!(engine.next_producer_id().await.unwrap(), 0);
     });
     let path = dir.path().to_owned();

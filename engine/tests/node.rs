@@ -14,7 +14,10 @@ use std::{
 
 use bytes::Bytes;
 use millrace_engine::{
-    api::{Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, TopicPartition},
+    api::{
+        ConfigChange, Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, TopicError,
+        TopicPartition,
+    },
     batch::{BatchBuilder, Codec, Record, records},
     engine::Engine,
     node::{NodeOptions, Stopper, run},
@@ -330,5 +333,72 @@ fn a_fetch_larger_than_the_read_memory_ends() {
             let patience = glommio::timer::timeout(Duration::from_secs(30), async { Ok(both.await) });
             assert_eq!(patience.await.expect("neither waits for the other for ever"), (true, true));
         }
+    });
+}
+
+#[test]
+fn topics_follow_the_broker_s_settings_at_once_and_after_a_restart() {
+    async fn limits(engine: &Engine) -> Vec<(usize, i64)> {
+        let seen = engine.on_all(|engine: Engine| async move {
+            let topics = engine.topics();
+            let [follower, own] = ["follower", "own"].map(|name| topics.by_name[name].config.clone());
+            (follower.max_message_bytes, own.retention_ms)
+        });
+        seen.await
+    }
+    let set = |name: &str, value: &str| ConfigChange::Set(name.to_owned(), value.to_owned());
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 2), move |engine| async move {
+        let follower = topic(&engine, "follower", 2, &[]).await;
+        topic(&engine, "own", 2, &[("retention.ms", "5000"), ("min.compaction.lag.ms", "10")]).await;
+        let changes = vec![set("brokers/message.max.bytes", "2000"), set("log.retention.ms", "7000")];
+        engine.alter_broker_settings(changes.clone(), true).await.unwrap();
+        assert_eq!(limits(&engine).await, [(1_048_588, 5_000); 2], "it was only checked");
+        engine.alter_broker_settings(changes, false).await.unwrap();
+        assert_eq!(limits(&engine).await, [(2_000, 5_000); 2]);
+        for partition in 0..2 {
+            let id = TopicPartition { topic: follower, partition };
+            produce(&engine, id, &values("small", 1, 100)).await.unwrap();
+            let refused = produce(&engine, id, &values("large", 1, 3_000)).await;
+            assert!(matches!(refused, Err(LogError::Batch(_))), "{refused:?}");
+        }
+        for (change, reason) in [
+            (set("log.cleaner.max.compaction.lag.ms", "9"), "topic own: min.compaction.lag.ms 10 is larger"),
+            (set("brokers/message.max.bytes", "20000000"), "16 MiB"),
+            (set("log.segment.bytes", "x"), "segment.bytes"),
+        ] {
+            match engine.alter_broker_settings(vec![change], false).await {
+                Err(TopicError::InvalidConfig(told)) => assert!(told.contains(reason), "{told}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(limits(&engine).await, [(2_000, 5_000); 2]);
+    });
+    // Another number of shards, and other settings at the start: those that were changed count more.
+    let mut again = options(dir.path(), 3);
+    again.topic_defaults = BTreeMap::from([("max.message.bytes".to_owned(), "5".to_owned())]);
+    with_node(again, move |engine| async move {
+        assert_eq!(limits(&engine).await, [(2_000, 5_000); 3]);
+        let created = topic(&engine, "new", 1, &[]).await;
+        assert_eq!(engine.topics().by_id[&created].config.retention_ms, 7_000);
+        let back = ["brokers/message.max.bytes", "log.retention.ms"].map(|name| ConfigChange::Delete(name.to_owned()));
+        engine.alter_broker_settings(back.to_vec(), false).await.unwrap();
+        assert_eq!(limits(&engine).await, [(5, 5_000); 3]);
+        assert_eq!(engine.topics().by_id[&created].config.retention_ms, 604_800_000);
+    });
+}
+
+#[test]
+fn dynamic_settings_that_no_longer_go_together_do_not_keep_a_node_from_starting() {
+    let set = |name: &str, value: &str| ConfigChange::Set(name.to_owned(), value.to_owned());
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 1), move |engine| async move {
+        topic(&engine, "topic", 1, &[]).await;
+        engine.alter_broker_settings(vec![set("log.cleaner.min.compaction.lag.ms", "10")], false).await.unwrap();
+    });
+    let mut again = options(dir.path(), 1);
+    again.topic_defaults = BTreeMap::from([("max.compaction.lag.ms".to_owned(), "9".to_owned())]);
+    with_node(again, |engine| async move {
+        assert_eq!(engine.topics().by_name["topic"].config.max_compaction_lag_ms, 9);
     });
 }

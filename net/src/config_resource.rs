@@ -1,16 +1,16 @@
 //! Resources that have settings, as DescribeConfigs and the two ways to alter settings name them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use kafka_protocol::ResponseError;
-use millrace_engine::{api::ConfigChange, engine::Topic};
+use kafka_protocol::{ResponseError, protocol::StrBytes};
+use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 
 use crate::{
     api::Context,
     broker_config, cluster,
     errors::{ApiError, topic_error},
+    group_config,
     kept_settings::{KeptSettings, is_kept},
-    share::{group_config, here},
     telemetry,
 };
 
@@ -18,10 +18,10 @@ use crate::{
 pub(crate) const TOPIC: i8 = 2;
 /// The wire's number of a broker resource.
 pub(crate) const BROKER: i8 = 4;
-
-/// The wire's number of a subscription of client metrics.
+/// The wire's number of the loggers of a broker.
+pub(crate) const BROKER_LOGGER: i8 = 8;
+/// The wire's number of a subscription to clients' metrics.
 pub(crate) const CLIENT_METRICS: i8 = 16;
-
 /// The wire's number of a group resource.
 pub(crate) const GROUP: i8 = 32;
 
@@ -36,12 +36,50 @@ pub(crate) enum Alteration {
 
 /// Refuses a resource type.
 pub(crate) fn unknown_type(resource_type: i8) -> ApiError {
-    ApiError::new(ResponseError::InvalidRequest, format!("Unknown resource type {resource_type}"))
+    let reason = match resource_type {
+        BROKER_LOGGER => "Log levels cannot be changed while the broker runs.".to_owned(),
+        other => format!("Unknown resource type {other}"),
+    };
+    ApiError::new(ResponseError::InvalidRequest, reason)
+}
+
+/// One resource of a request to alter settings.
+pub(crate) struct Asked {
+    pub(crate) resource_type: i8,
+    pub(crate) name: StrBytes,
+    /// Names of the settings, as they were given.
+    pub(crate) settings: Vec<StrBytes>,
+    /// What shall be done, unless that makes no sense.
+    pub(crate) alteration: Result<Alteration, ApiError>,
+}
+
+/// Alters the settings of each resource, or only checks whether that could be done; answers in the same order.
+pub(crate) async fn alter_all(
+    context: &Context,
+    asked: Vec<Asked>,
+    validate_only: bool,
+) -> Vec<(i8, StrBytes, Option<ApiError>)> {
+    let mut counts: HashMap<_, usize> = HashMap::new();
+    for resource in &asked {
+        *counts.entry((resource.resource_type, resource.name.clone())).or_default() += 1;
+    }
+    let mut answers = Vec::with_capacity(asked.len());
+    for Asked { resource_type, name, settings, alteration } in asked {
+        let outcome = if counts[&(resource_type, name.clone())] > 1 {
+            Err(ApiError::new(ResponseError::InvalidRequest, "Each resource must appear at most once."))
+        } else {
+            match check_no_duplicates(settings).and(alteration) {
+                Ok(alteration) => alter(context, (resource_type, &name), alteration, validate_only).await,
+                Err(error) => Err(error),
+            }
+        };
+        answers.push((resource_type, name, outcome.err()));
+    }
+    answers
 }
 
 /// Refuses settings that are named twice.
-pub(crate) fn check_no_duplicates<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ApiError> {
-    let mut names: Vec<_> = names.collect();
+fn check_no_duplicates(mut names: Vec<StrBytes>) -> Result<(), ApiError> {
     names.sort_unstable();
     match names.windows(2).any(|pair| pair[0] == pair[1]) {
         true => Err(ApiError::new(ResponseError::InvalidRequest, "Error due to duplicate config keys")),
@@ -49,13 +87,13 @@ pub(crate) fn check_no_duplicates<'a>(names: impl Iterator<Item = &'a str>) -> R
     }
 }
 
-/// Refuses a setting without a value.
-pub(crate) fn null_value(name: &str) -> ApiError {
-    ApiError::new(ResponseError::InvalidRequest, format!("Null value not supported for : {name}"))
+/// The value of a setting that needs one.
+pub(crate) fn given(name: &str, value: Option<&StrBytes>) -> Result<String, ApiError> {
+    let refused = || ApiError::new(ResponseError::InvalidRequest, format!("Null value not supported for : {name}"));
+    value.map(ToString::to_string).ok_or_else(refused)
 }
 
-/// Alters the settings of a resource, or only checks whether that could be done.
-pub(crate) async fn alter(
+async fn alter(
     context: &Context,
     (resource_type, name): (i8, &str),
     alteration: Alteration,
@@ -65,12 +103,48 @@ pub(crate) async fn alter(
         TOPIC => alter_topic(context, name, alteration, validate_only).await,
         BROKER => {
             check_broker(context, name)?;
-            alter_broker(context, alteration, validate_only).await
+            let level = if name.is_empty() { ALL_BROKERS_PREFIX } else { "" };
+            alter_broker(context, level, alteration, validate_only).await
         }
         CLIENT_METRICS => alter_client_metrics(context, name, alteration, validate_only).await,
         GROUP => alter_group(context, name, alteration, validate_only).await,
         other => Err(unknown_type(other)),
     }
+}
+
+/// The changes that are asked for, given what is set.
+fn changes(set: &BTreeMap<String, String>, alteration: Alteration) -> Vec<ConfigChange> {
+    match alteration {
+        // To delete what is not set changes nothing, known or not.
+        Alteration::Incremental(mut changes) => {
+            changes.retain(|change| match change {
+                ConfigChange::Delete(name) => set.contains_key(name),
+                _ => true,
+            });
+            changes
+        }
+        Alteration::Replacement(settings) => {
+            let dropped = set.keys().filter(|name| settings.iter().all(|(kept, _)| kept != *name));
+            let dropped: Vec<_> = dropped.map(|name| ConfigChange::Delete(name.clone())).collect();
+            let set = settings.into_iter().map(|(name, value)| ConfigChange::Set(name, value));
+            dropped.into_iter().chain(set).collect()
+        }
+    }
+}
+
+/// The same change of a setting that is kept under another name.
+fn renamed(change: ConfigChange, rename: impl Fn(&str) -> String) -> ConfigChange {
+    match change {
+        ConfigChange::Set(name, value) => ConfigChange::Set(rename(&name), value),
+        ConfigChange::Delete(name) => ConfigChange::Delete(rename(&name)),
+        ConfigChange::Append(name, value) => ConfigChange::Append(rename(&name), value),
+        ConfigChange::Subtract(name, value) => ConfigChange::Subtract(rename(&name), value),
+    }
+}
+
+fn not_a_list(name: &str) -> ApiError {
+    let reason = format!("{name} is not a list: it can be set, but not appended to or subtracted from");
+    ApiError::new(ResponseError::InvalidConfig, reason)
 }
 
 /// Groups and subscriptions need not be there to have settings.
@@ -79,46 +153,24 @@ async fn alter_kept(
     (kept, name): (KeptSettings, &str),
     alteration: Alteration,
     validate_only: bool,
-    check: impl AsyncFnOnce(&BTreeMap<String, String>) -> Result<(), ApiError>,
+    check: impl FnOnce(&BTreeMap<String, String>) -> Result<(), ApiError>,
 ) -> Result<(), ApiError> {
     let engine = context.engine();
     let mut own = kept.of(engine, name);
-    let mut changes = Vec::new();
-    match alteration {
-        Alteration::Incremental(asked) => {
-            for change in asked {
-                match change {
-                    ConfigChange::Set(setting, value) => {
-                        changes.push(ConfigChange::Set(kept.name(name, &setting), value.clone()));
-                        own.insert(setting, value);
-                    }
-                    ConfigChange::Delete(setting) => {
-                        if own.remove(&setting).is_some() {
-                            changes.push(ConfigChange::Delete(kept.name(name, &setting)));
-                        }
-                    }
-                    ConfigChange::Append(setting, _) | ConfigChange::Subtract(setting, _) => {
-                        let reason = format!("{setting} can be set, but not appended to or subtracted from");
-                        return Err(ApiError::new(ResponseError::InvalidConfig, reason));
-                    }
-                }
+    let changes = changes(&own, alteration);
+    for change in &changes {
+        match change {
+            ConfigChange::Set(setting, value) => drop(own.insert(setting.clone(), value.clone())),
+            ConfigChange::Delete(setting) => drop(own.remove(setting)),
+            ConfigChange::Append(setting, _) | ConfigChange::Subtract(setting, _) => {
+                let reason = format!("{setting} can be set, but not appended to or subtracted from");
+                return Err(ApiError::new(ResponseError::InvalidConfig, reason));
             }
         }
-        Alteration::Replacement(settings) => {
-            let settings: BTreeMap<_, _> = settings.into_iter().collect();
-            let dropped = own.keys().filter(|setting| !settings.contains_key(*setting));
-            changes.extend(dropped.map(|setting| ConfigChange::Delete(kept.name(name, setting))));
-            let set =
-                settings.iter().map(|(setting, value)| ConfigChange::Set(kept.name(name, setting), value.clone()));
-            changes.extend(set);
-            own = settings;
-        }
     }
-    check(&own).await?;
-    if validate_only || changes.is_empty() {
-        return Ok(());
-    }
-    let altered = engine.alter_broker_settings(changes).await;
+    check(&own)?;
+    let changes = changes.into_iter().map(|change| renamed(change, |setting| kept.name(name, setting)));
+    let altered = engine.alter_broker_settings(changes.collect(), validate_only).await;
     altered.map_err(|error| topic_error(&error))
 }
 
@@ -131,10 +183,9 @@ async fn alter_group(
     if name.is_empty() {
         return Err(ApiError::new(ResponseError::InvalidRequest, "Default group resources are not allowed."));
     }
-    let check = async |own: &BTreeMap<String, String>| {
-        let checked = here(context.engine()).await.settings().check_group(own);
-        checked.map_err(|reason| ApiError::new(ResponseError::InvalidConfig, reason))
-    };
+    let refuse = |reason| ApiError::new(ResponseError::InvalidConfig, reason);
+    let settings = context.config().group_settings().map_err(|error| refuse(error.to_string()))?;
+    let check = |own: &BTreeMap<String, String>| group_config::check(&settings, own).map_err(refuse);
     alter_kept(context, (group_config::KEPT, name), alteration, validate_only, check).await
 }
 
@@ -147,8 +198,7 @@ async fn alter_client_metrics(
     if name.is_empty() {
         return Err(ApiError::new(ResponseError::InvalidRequest, "Subscription name can't be empty"));
     }
-    let check = async |own: &BTreeMap<String, String>| telemetry::config::check(own);
-    alter_kept(context, (telemetry::config::KEPT, name), alteration, validate_only, check).await
+    alter_kept(context, (telemetry::config::KEPT, name), alteration, validate_only, telemetry::config::check).await
 }
 
 async fn alter_topic(
@@ -164,28 +214,9 @@ async fn alter_topic(
     let topic = topics.by_name.get(name).ok_or_else(|| {
         ApiError::new(ResponseError::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
     })?;
-    let changes = topic_changes(topic, alteration);
+    let changes = changes(&topic.overrides, alteration);
     let altered = context.engine().alter_topic(topic.id, changes, validate_only).await;
     altered.map_err(|error| topic_error(&error))
-}
-
-fn topic_changes(topic: &Topic, alteration: Alteration) -> Vec<ConfigChange> {
-    match alteration {
-        // To delete what is not set changes nothing, known or not.
-        Alteration::Incremental(mut changes) => {
-            changes.retain(|change| match change {
-                ConfigChange::Delete(name) => topic.overrides.contains_key(name),
-                _ => true,
-            });
-            changes
-        }
-        Alteration::Replacement(settings) => {
-            let dropped = topic.overrides.keys().filter(|name| settings.iter().all(|(kept, _)| kept != *name));
-            let dropped: Vec<_> = dropped.map(|name| ConfigChange::Delete(name.clone())).collect();
-            let set = settings.into_iter().map(|(name, value)| ConfigChange::Set(name, value));
-            dropped.into_iter().chain(set).collect()
-        }
-    }
 }
 
 /// A broker resource is one of the advertised brokers, or all of them if its name is empty.
@@ -205,38 +236,35 @@ pub(crate) fn check_broker(context: &Context, name: &str) -> Result<(), ApiError
     Ok(())
 }
 
-async fn alter_broker(context: &Context, alteration: Alteration, validate_only: bool) -> Result<(), ApiError> {
-    let set = context.engine().broker_settings();
-    let changes = match alteration {
-        Alteration::Incremental(changes) => changes,
-        Alteration::Replacement(settings) => {
-            let dropped = set.keys().filter(|name| !is_kept(name));
-            let dropped = dropped.filter(|name| settings.iter().all(|(kept, _)| kept != *name));
-            let dropped: Vec<_> = dropped.map(|name| ConfigChange::Delete(name.clone())).collect();
-            let set = settings.into_iter().map(|(name, value)| ConfigChange::Set(name, value));
-            dropped.into_iter().chain(set).collect()
-        }
-    };
+/// Alters the settings of one level: those of this node, or the defaults of all brokers, by what their names are kept
+/// with.
+async fn alter_broker(
+    context: &Context,
+    level: &str,
+    alteration: Alteration,
+    validate_only: bool,
+) -> Result<(), ApiError> {
+    let kept = context.engine().broker_settings();
+    // Only this node's own are kept under a name without a slash.
+    let set = kept.iter().filter_map(|(name, value)| Some((name.strip_prefix(level)?, value)));
+    let set = set.filter(|(name, _)| !is_kept(name)).map(|(name, value)| (name.to_owned(), value.clone()));
+    let changes = changes(&set.collect(), alteration);
     for change in &changes {
         match change {
             ConfigChange::Set(name, value) => {
                 broker_config::check_is_dynamic(name, context.config())?;
-                broker_config::check_value(name, value)?;
+                broker_config::check_value(name, value, context.config())?;
             }
-            ConfigChange::Append(name, _) | ConfigChange::Subtract(name, _) => {
-                broker_config::check_is_dynamic(name, context.config())?;
-                let reason = format!("{name} is not a list: it can be set, but not appended to or subtracted from");
-                return Err(ApiError::new(ResponseError::InvalidConfig, reason));
-            }
-            ConfigChange::Delete(name) if is_kept(name) => {
-                return Err(ApiError::new(ResponseError::InvalidConfig, format!("Unknown broker config name: {name}")));
+            ConfigChange::Append(name, value) | ConfigChange::Subtract(name, value) => {
+                if !broker_config::check_is_dynamic(name, context.config())? {
+                    return Err(not_a_list(name));
+                }
+                broker_config::check_value(name, value, context.config())?;
             }
             ConfigChange::Delete(_) => {}
         }
     }
-    if validate_only {
-        return Ok(());
-    }
-    let altered = context.engine().alter_broker_settings(changes).await;
+    let changes = changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}")));
+    let altered = context.engine().alter_broker_settings(changes.collect(), validate_only).await;
     altered.map_err(|error| topic_error(&error))
 }

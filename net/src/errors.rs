@@ -61,6 +61,7 @@ fn batch_error(error: &BatchError) -> ResponseError {
         BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
         BatchError::Records(refused) if refused.has_timestamp => ResponseError::InvalidTimestamp,
         BatchError::Records(_) => ResponseError::InvalidRecord,
+        BatchError::Transactional => ResponseError::InvalidTxnState,
         BatchError::ForeignAppendTime => ResponseError::InvalidTimestamp,
         BatchError::UnsupportedCodec(_) => ResponseError::UnsupportedCompressionType,
     }

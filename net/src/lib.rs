@@ -18,6 +18,7 @@ mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod group;
+mod group_config;
 mod handlers;
 mod hot;
 mod kept_settings;
@@ -37,4 +38,3 @@ pub use config::{Advertise, ConfigError, NetConfig};
 pub use errors::error_code_name;
 pub use group::check_group_settings;
 pub use shard::{ServeError, serve};
-pub use share::{SHARE_SETTING_KEYS, ShareSettingKey};

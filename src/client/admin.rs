@@ -35,13 +35,14 @@ pub(crate) struct TopicSpec {
 pub(crate) enum ResourceKind {
     Topic,
     Broker,
+    Group,
 }
 
-/// One topic or broker.
+/// One topic, broker or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resource {
     pub(crate) kind: ResourceKind,
-    /// A topic's name or a broker's id; of brokers, the empty name means all of them.
+    /// A topic's name, a broker's id or a group's; of brokers, the empty name means all of them.
     pub(crate) name: String,
 }
 
@@ -54,12 +55,14 @@ impl Resource {
         match self.kind {
             ResourceKind::Topic => 2,
             ResourceKind::Broker => 4,
+            ResourceKind::Group => 32,
         }
     }
 
     fn describe(&self) -> String {
         match (self.kind, self.name.as_str()) {
             (ResourceKind::Topic, name) => format!("topic '{name}'"),
+            (ResourceKind::Group, id) => format!("group '{id}'"),
             (ResourceKind::Broker, "") => "all brokers".to_owned(),
             (ResourceKind::Broker, id) => format!("broker {id}"),
         }
@@ -70,7 +73,7 @@ impl Resource {
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigEntry {
     pub(crate) name: String,
-    /// `None` for a secret.
+    /// `None` if it is not set, or a secret.
     pub(crate) value: Option<String>,
     /// Whether it was set for this topic, or for this or all brokers, and not inherited.
     pub(crate) is_own: bool,
@@ -225,6 +228,7 @@ fn entry_of(found: DescribeConfigsResourceResult, kind: ResourceKind) -> ConfigE
         3 => "all brokers",
         4 => "broker's file",
         5 => "default",
+        8 => "group",
         _ => "other",
     };
     ConfigEntry {
@@ -232,6 +236,7 @@ fn entry_of(found: DescribeConfigsResourceResult, kind: ResourceKind) -> ConfigE
         value: found.value.map(|value| value.to_string()),
         is_own: match kind {
             ResourceKind::Topic => found.config_source == 1,
+            ResourceKind::Group => found.config_source == 8,
             ResourceKind::Broker => matches!(found.config_source, 2 | 3),
         },
         source,

@@ -1,4 +1,4 @@
-//! `millrace config`: settings of topics and brokers.
+//! `millrace config`: settings of topics, brokers and groups.
 
 use std::io::{Write, stdout};
 
@@ -13,7 +13,7 @@ use crate::{
     output::Table,
 };
 
-/// Shows and changes settings of topics and brokers
+/// Shows and changes settings of topics, brokers and groups
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ConfigCommand {
@@ -26,7 +26,8 @@ Examples:
   millrace config describe --topic greetings
   millrace config describe --node 1 --docs
   millrace config alter --topic greetings --set flush.messages=10000
-  millrace config alter --all-nodes --delete log.retention.ms
+  millrace config alter --all-nodes --set log.retention.ms=86400000
+  millrace config alter --group readers --set consumer.session.timeout.ms=50000
   millrace config known";
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +46,9 @@ struct Whose {
     /// Settings of a topic
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
+    /// Settings of a group
+    #[arg(long, value_name = "ID")]
+    group: Option<String>,
     /// Settings of one broker
     #[arg(long, value_name = "ID")]
     node: Option<i32>,
@@ -109,10 +113,11 @@ fn known() -> Outcome {
 
 impl Whose {
     fn resource(&self) -> Resource {
-        match (&self.topic, self.node) {
-            (Some(topic), _) => Resource::topic(topic),
-            (None, Some(id)) => Resource { kind: ResourceKind::Broker, name: id.to_string() },
-            (None, None) => Resource { kind: ResourceKind::Broker, name: String::new() },
+        match (&self.topic, &self.group, self.node) {
+            (Some(topic), ..) => Resource::topic(topic),
+            (None, Some(id), _) => Resource { kind: ResourceKind::Group, name: id.clone() },
+            (None, None, Some(id)) => Resource { kind: ResourceKind::Broker, name: id.to_string() },
+            (None, None, None) => Resource { kind: ResourceKind::Broker, name: String::new() },
         }
     }
 }
@@ -123,7 +128,7 @@ impl Describe {
         let entries = found.map_err(Failure::failed)?;
         let mut out = stdout().lock();
         let shown = entries.iter().filter(|entry| entry.is_own || !self.own);
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(not told)".to_owned());
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
         if self.docs {
             for entry in shown {
                 writeln!(out, "{}={}  ({})", entry.name, value(&entry.value), entry.source)?;

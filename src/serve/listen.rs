@@ -25,6 +25,15 @@ pub(super) struct Listening {
     _held: Vec<Socket>,
 }
 
+impl Listening {
+    /// Every address that some shard listens on.
+    pub(super) fn all(&self) -> Vec<SocketAddr> {
+        let own = self.shard_ports.iter();
+        let own = own.flat_map(|port| self.addresses.iter().map(|address| SocketAddr::new(address.ip(), *port)));
+        self.addresses.iter().copied().chain(own).collect()
+    }
+}
+
 /// Resolves a configuration's addresses.
 pub(super) fn resolve(config: &Config) -> io::Result<Listening> {
     let mut held = Vec::new();

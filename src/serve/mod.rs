@@ -17,7 +17,11 @@ use millrace_engine::{
     engine::Engine,
     node::{self, NodeOptions, Stopper},
 };
-use millrace_tuning::{Needs, Severity, examine, limits};
+use millrace_tuning::{
+    Needs, Severity,
+    claim::{self, Claims},
+    examine, limits,
+};
 
 use self::{
     attend::{Attendant, Duties},
@@ -150,8 +154,11 @@ impl ServeCommand {
         logging::start(&filter)?;
         signals::block().map_err(Failure::failed)?;
         limits::raise();
+        let listening = listen::resolve(&config);
+        // First of all: looking at the machine binds each address for a moment, which other nodes must not meet.
+        let _claims = listening.as_ref().ok().map(claim).transpose()?;
         refuse_unfit_machine(&config)?;
-        let listening = listen::resolve(&config).map_err(|e| Failure::failed(format!("cannot listen: {e}")))?;
+        let listening = listening.map_err(|error| Failure::failed(format!("cannot listen: {error}")))?;
         eprint!("{}", banner::starting(&config));
         warn_of_idle_settings(&config);
 
@@ -194,6 +201,14 @@ fn warn_of_idle_settings(config: &Config) {
             tracing::warn!("--topic-default {} has no effect: {reason}", key.name);
         }
     }
+}
+
+/// Takes the addresses for this node alone, for as long as it runs.
+fn claim(listening: &Listening) -> Outcome<Claims> {
+    claim::claim(&listening.all()).map_err(|finding| {
+        eprintln!("{finding}");
+        Failure::Reported
+    })
 }
 
 /// How long the node may take to answer the first request that is made to see whether it answers.

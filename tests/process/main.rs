@@ -11,6 +11,7 @@ mod garbage;
 mod kill;
 mod lock;
 mod memory;
+mod port;
 mod shards;
 mod state;
 mod stop;

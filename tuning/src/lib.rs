@@ -2,8 +2,9 @@
 //!
 //! Each check is a plain function that looks at one thing and returns [`Finding`]s: what is the case, why it matters,
 //! how to fix it. Nothing here changes the machine, except for [`limits::raise`], which raises this process's own limits
-//! as far as it may. This crate knows nothing of the engine; callers say what a node will need in a [`Needs`].
+//! as far as it may, and [`claim::claim`], which keeps other nodes off addresses. This crate knows nothing of the engine; callers say what a node will need in a [`Needs`].
 
+pub mod claim;
 pub mod finding;
 pub mod kernel;
 pub mod limits;

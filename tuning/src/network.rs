@@ -7,7 +7,7 @@ use std::{
 
 use crate::{Finding, Needs};
 
-const CHECK: &str = "listen";
+pub(crate) const CHECK: &str = "listen";
 
 /// Looks up, looks for other listeners, and binds each address for a moment; looks up what clients are told.
 pub fn check(needs: &Needs) -> Vec<Finding> {
@@ -56,7 +56,7 @@ fn check_one(host: &str, port: u16) -> Finding {
     }
 }
 
-fn taken_by(address: SocketAddr, holder: &str) -> Finding {
+pub(crate) fn taken_by(address: SocketAddr, holder: &str) -> Finding {
     Finding::error(
         CHECK,
         format!("{address} is taken by {holder}"),
@@ -105,7 +105,7 @@ fn listener_on(address: SocketAddr) -> Option<Listener> {
     tables.iter().flat_map(|table| listeners(table)).find(|listener| clash(listener.address, address))
 }
 
-fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+pub(crate) fn clash(one: SocketAddr, other: SocketAddr) -> bool {
     let wild = |address: SocketAddr| address.ip().is_unspecified();
     let same_family = one.is_ipv4() == other.is_ipv4();
     // [::] takes IPv4 too unless told otherwise; an address of one family does not meet the other family's.
@@ -151,7 +151,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 }
 
 /// Which process has a socket open, as `process 12 (java)`; `None` when it cannot be seen.
-fn holder_of(inode: u64) -> Option<String> {
+pub(crate) fn holder_of(inode: u64) -> Option<String> {
     let link = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let name = process.file_name();

@@ -3,13 +3,14 @@
 //! Where we are stricter than Kafka: offset deltas must count 0, 1, 2, ... (Kafka rewrites compressed batches whose
 //! deltas do not, and keeps uncompressed ones as they are), a record must fill its declared length in compressed
 //! batches too, null is the length -1 only, attribute bits that no client sets are refused, and what records
-//! decompress to is bounded.
+//! decompress to is bounded. Batches of transactions are refused too: nothing here would end what they begin, and a
+//! reader of committed records would be stopped or served what was never committed.
 
 use std::ops::ControlFlow;
 
 use super::{
     BatchError, BatchInfo, corrupt,
-    header::{CODEC_MASK, LOG_APPEND_TIME, TRANSACTIONAL, verify_crc},
+    header::{CODEC_MASK, LOG_APPEND_TIME, verify_crc},
     invalid,
     records::{Head, walk},
     refused::{RefusedReason, RefusedRecords},
@@ -64,10 +65,13 @@ fn check_header(info: &BatchInfo) -> Result<(), BatchError> {
     if info.is_control() {
         return Err(invalid("clients may not write control batches"));
     }
+    if info.is_transactional() {
+        return Err(BatchError::Transactional);
+    }
     if info.attributes & LOG_APPEND_TIME != 0 {
         return Err(BatchError::ForeignAppendTime);
     }
-    if info.attributes & !(CODEC_MASK | TRANSACTIONAL) != 0 {
+    if info.attributes & !CODEC_MASK != 0 {
         return Err(invalid(format!("attributes are {:#06x}", info.attributes)));
     }
     check_producer(info)
@@ -77,9 +81,6 @@ fn check_producer(info: &BatchInfo) -> Result<(), BatchError> {
     let (id, epoch, sequence) = (info.producer_id, info.producer_epoch, info.base_sequence);
     if id < -1 || (id >= 0 && (epoch < 0 || sequence < 0)) {
         return Err(invalid(format!("producer id {id} does not go with epoch {epoch} and sequence {sequence}")));
-    }
-    if id < 0 && info.is_transactional() {
-        return Err(invalid("a transactional batch needs a producer id"));
     }
     Ok(())
 }

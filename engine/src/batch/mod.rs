@@ -52,6 +52,9 @@ pub enum BatchError {
     /// Well-formed, but the topic does not take these of its records: INVALID_TIMESTAMP or INVALID_RECORD.
     #[error("{0}")]
     Records(RefusedRecords),
+    /// Part of a transaction, which are not served: INVALID_TXN_STATE.
+    #[error("transactions are not served")]
+    Transactional,
     /// A producer said when the broker appended: INVALID_TIMESTAMP.
     #[error("producers may not set LogAppendTime")]
     ForeignAppendTime,

@@ -368,10 +368,12 @@ fn headers_that_no_client_may_send_are_refused() {
     assert!(matches!(case(16, &[9]), BatchError::Corrupt(_)));
     assert!(matches!(case(8, &20i32.to_be_bytes()), BatchError::Corrupt(_)), "shorter than a header");
     assert!(matches!(case(8, &900i32.to_be_bytes()), BatchError::Corrupt(_)), "longer than the bytes");
-    let no_producer = BatchBuilder::new(Codec::None, 0).transactional();
-    let mut no_producer = { no_producer };
-    no_producer.push(&plain(0, 5, "a"));
-    assert!(is_invalid(check(&no_producer.finish(), &rules()).unwrap_err()), "transactional without a producer");
+    let mut transactional = BatchBuilder::new(Codec::None, 0).producer(1, 0, 0).transactional();
+    transactional.push(&plain(0, 5, "a"));
+    assert_eq!(check(&transactional.finish(), &rules()), Err(BatchError::Transactional));
+    let mut ends_one = BatchBuilder::new(Codec::None, 0).producer(1, 0, 0).transactional().control();
+    ends_one.push(&plain(0, 5, "a"));
+    assert!(is_invalid(check(&ends_one.finish(), &rules()).unwrap_err()), "end of a transaction");
     assert!(is_invalid(check(&[good.clone(), good.clone()].concat(), &rules()).unwrap_err()), "two batches");
     let small = Rules { max_bytes: good.len() - 1, ..rules() };
     assert_eq!(check(&good, &small), Err(BatchError::TooLarge { size: good.len(), max: good.len() - 1 }));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ConfigType,
+    ALL_BROKERS_PREFIX, ConfigType,
     keys::{find, keys},
     value::members,
 };
@@ -33,7 +33,9 @@ pub fn apply_changes(
 pub fn apply_broker_changes(settings: &BTreeMap<String, String>, changes: &[ConfigChange]) -> BTreeMap<String, String> {
     let mut changed = settings.clone();
     for change in changes {
-        let inheriting = keys().iter().find(|key| key.broker_name == name_of(change));
+        let name = name_of(change);
+        let name = name.strip_prefix(ALL_BROKERS_PREFIX).unwrap_or(name);
+        let inheriting = keys().iter().find(|key| key.broker_name == name);
         apply(&mut changed, inheriting.map_or("", |key| key.default), change);
     }
     changed

@@ -135,7 +135,10 @@ static KEYS: &[ConfigKey] = &[
         (ConfigType::Long, "9223372036854775807", Valid::AtLeast(0)),
         "Longest time between two flushes of a log.",
     )
-    .without_effect("flushes are paced by the device: flush.messages decides whether acknowledgements wait for one"),
+    .without_effect(
+        "flushes are paced by the device, and come every second at the latest: flush.messages decides whether \
+         acknowledgements wait for one",
+    ),
     ConfigKey::new(
         "follower.replication.throttled.replicas",
         &[],

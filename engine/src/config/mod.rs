@@ -5,6 +5,7 @@
 //! that cannot be honoured and that somebody would rely on is refused with the reason; one that merely has nothing to
 //! act on here is accepted, kept and shown ([`ConfigKey::effect`] tells which).
 
+mod broker;
 mod change;
 mod keys;
 mod topic_name;
@@ -12,10 +13,12 @@ mod value;
 
 use std::collections::BTreeMap;
 
+pub use broker::{ALL_BROKERS_PREFIX, dynamic_value, topic_defaults};
 pub use change::{apply_broker_changes, apply_changes};
 pub use keys::{keys, segment_bytes_override};
 pub use topic_name::{TOPIC_NAME_BYTES_MAX, check_topic_name};
 use value::Values;
+pub use value::{Refusal, check_value};
 
 /// How a record's time is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +137,9 @@ pub struct ConfigKey {
 /// Largest `max.message.bytes`: a batch must fit a commit group of the shared log.
 pub const MAX_MESSAGE_BYTES_MAX: usize = crate::wal::group::BATCH_BYTES_MAX;
 
+/// How often what was only written is flushed.
+pub(crate) const WRITTEN_FLUSH_MS: i64 = 1_000;
+
 /// A topic's settings, parsed and checked together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopicConfig {
@@ -209,6 +215,13 @@ impl TopicConfig {
             min_insync_replicas: values.integer("min.insync.replicas")?,
         };
         config.check_relations()?;
+        let flush_ms = values.integer::<i64>("flush.ms")?;
+        if config.durability == Durability::Written && flush_ms < WRITTEN_FLUSH_MS {
+            return Err(format!(
+                "invalid value {flush_ms} for flush.ms: with flush.messages above 1 records are flushed every \
+                 {WRITTEN_FLUSH_MS} ms, not more often; flush.messages=1 flushes before it acknowledges"
+            ));
+        }
         Ok(config)
     }
 

@@ -235,6 +235,34 @@ fn lists_grow_and_shrink_from_the_value_in_force() {
 }
 
 #[test]
+fn topics_follow_this_node_then_all_brokers_then_what_the_node_was_started_with() {
+    let started = map(&[("retention.ms", "1"), ("segment.ms", "2"), ("preallocate", "true")]);
+    let settings = map(&[
+        ("log.retention.ms", "4"),
+        ("brokers/log.retention.ms", "5"),
+        ("brokers/log.roll.ms", "6"),
+        ("brokers/log.retention.hours", "7"),
+        ("max.connections", "8"),
+        ("groups/log.retention.bytes/x", "9"),
+    ]);
+    let expected = [("preallocate", "true"), ("retention.ms", "4"), ("segment.ms", "6")];
+    assert_eq!(topic_defaults(&started, &settings), map(&expected));
+    assert_eq!(dynamic_value(&settings, "max.connections"), Some("8"));
+    assert_eq!(dynamic_value(&settings, "log.roll.ms"), Some("6"));
+    assert_eq!(dynamic_value(&settings, "log.retention.bytes"), None);
+    let append = ConfigChange::Append("brokers/log.cleanup.policy".into(), "compact".into());
+    let expected = [("brokers/log.cleanup.policy", "delete,compact")];
+    assert_eq!(apply_broker_changes(&BTreeMap::new(), &[append]), map(&expected));
+}
+
+#[test]
+fn a_pause_between_flushes_is_refused_where_it_would_not_be_kept() {
+    assert!(parse(&[("flush.messages", "10"), ("flush.ms", "999")]).unwrap_err().contains("flush.ms"));
+    parse(&[("flush.messages", "10"), ("flush.ms", "1000")]).unwrap();
+    parse(&[("flush.ms", "1")]).unwrap();
+}
+
+#[test]
 fn topic_names_follow_kafkas_rules() {
     for good in ["a", "A.b_c-9", "...", "__consumer_offsets", &"x".repeat(249)] {
         assert_eq!(check_topic_name(good), Ok(()), "{good}");

@@ -21,7 +21,7 @@ impl<'a> Values<'a> {
     ) -> Result<Self, String> {
         for (name, value) in defaults.iter().chain(overrides) {
             let key = find(name).ok_or_else(|| format!("unknown topic setting {name}"))?;
-            check(key, value)?;
+            check_value(key, name, value).map_err(|refusal| refusal.0)?;
         }
         Ok(Self { defaults, overrides })
     }
@@ -56,8 +56,17 @@ pub(super) fn members(text: &str) -> Vec<&str> {
     }
 }
 
-/// Checks a value for a setting. The error says name, value and reason.
-fn check(key: &ConfigKey, value: &str) -> Result<(), String> {
+/// Why a value is refused: name, value and reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal(
+    /// For people.
+    pub String,
+    /// It is a valid value that is not supported here.
+    pub bool,
+);
+
+/// Checks a value for a setting, which the caller may know by another name: that of the broker's default.
+pub fn check_value(key: &ConfigKey, name: &str, value: &str) -> Result<(), Refusal> {
     let trimmed = value.trim();
     let reason = if value.len() > VALUE_BYTES_MAX {
         Some(format!("longer than {VALUE_BYTES_MAX} bytes"))
@@ -72,11 +81,11 @@ fn check(key: &ConfigKey, value: &str) -> Result<(), String> {
         }
     };
     if let Some(reason) = reason {
-        return Err(refuse(key.name, value, &reason));
+        return Err(Refusal(refuse(name, value, &reason), false));
     }
     match key.effect {
         Effect::Only { value: only, reason } if !trimmed.eq_ignore_ascii_case(only) => {
-            Err(refuse(key.name, value, reason))
+            Err(Refusal(refuse(name, value, reason), true))
         }
         _ => Ok(()),
     }

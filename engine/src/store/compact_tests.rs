@@ -213,7 +213,6 @@ fn options(run: u64, compact_bytes: usize) -> StoreOptions {
         compact_bytes,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
-        producer_id_expiration_ms: i64::MAX,
     }
 }
 

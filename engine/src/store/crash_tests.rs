@@ -193,7 +193,6 @@ fn options(run: u64) -> StoreOptions {
         compact_bytes: 1 << 20,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
-        producer_id_expiration_ms: i64::MAX,
     }
 }
 

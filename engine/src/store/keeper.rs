@@ -531,8 +531,8 @@ impl<I: Io> Store<I> {
         Ok(())
     }
 
-    /// Drops what retention does not keep, and brings old tails to segments.
-    pub(crate) async fn retain(self: &Rc<Self>) {
+    /// Drops what retention does not keep, brings old tails to segments, and forgets producers that were idle that long.
+    pub(crate) async fn retain(self: &Rc<Self>, producer_id_expiration_ms: i64) {
         let now_ms = self.io.now_ms();
         for id in self.partition_ids() {
             let Ok(cell) = self.partition(id) else {
@@ -540,7 +540,7 @@ impl<I: Io> Store<I> {
             };
             let expired = {
                 let mut partition = cell.borrow_mut();
-                let idle_before = now_ms - self.options.producer_id_expiration_ms;
+                let idle_before = now_ms.saturating_sub(producer_id_expiration_ms);
                 partition.producers.expire(idle_before);
                 partition.checkpointed.expire(idle_before);
                 partition.expired(now_ms)

@@ -72,8 +72,6 @@ pub(crate) struct StoreOptions {
     pub(crate) wal_bytes: u64,
     /// Free space below which nothing is appended.
     pub(crate) reserve_bytes: u64,
-    /// How long an idle producer is remembered.
-    pub(crate) producer_id_expiration_ms: i64,
 }
 
 /// Files that make up the shared log.

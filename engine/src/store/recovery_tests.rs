@@ -68,7 +68,6 @@ impl Machine {
             fetch_bytes: 4 << 20,
             wal_bytes: 16 << 20,
             reserve_bytes: 0,
-            producer_id_expiration_ms: i64::MAX,
         };
         let life = async {
             let store = Store::open(io, options, &self.known).await.unwrap_or_else(|error| panic!("{error}"));

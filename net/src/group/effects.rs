@@ -15,8 +15,13 @@ use kafka_protocol::messages::{
 };
 
 use super::{
-    classic::ClassicThen, coordinator::ShareReply, error::GroupError, offsets::DeferredFetch, record::Record,
-    settings::Settings, timers::Timers,
+    classic::ClassicThen,
+    coordinator::ShareReply,
+    error::GroupError,
+    offsets::DeferredFetch,
+    record::Record,
+    settings::{GroupConfigs, Settings},
+    timers::Timers,
 };
 
 /// A request that waits for its reply. Every ticket given to a coordinator is answered exactly once.
@@ -236,6 +241,7 @@ pub(crate) struct Scope<'a> {
     /// Now, ms since the epoch.
     pub(crate) now_ms: i64,
     pub(crate) settings: &'a Settings,
+    pub(crate) configs: &'a dyn GroupConfigs,
     pub(crate) timers: &'a mut Timers,
     pub(crate) effects: &'a mut Effects,
 }

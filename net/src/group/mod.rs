@@ -26,5 +26,5 @@ pub(crate) mod topics;
 
 pub(crate) use consumer::{TopicsView, compile as compile_regex, metadata_hash};
 pub use settings::check_group_settings;
-pub(crate) use settings::{SETTING_KEYS, SettingKey, Settings};
+pub(crate) use settings::{ConsumerConfig, GroupConfigs, SETTING_KEYS, Settings};
 pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

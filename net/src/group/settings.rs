@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use millrace_engine::config::ConfigType;
 
 use super::assignor::{ASSIGNORS, Assignor};
+use crate::share::SHARE_SETTING_KEYS;
 
 /// Whether groups may move between the classic and the consumer protocol while members are in them
 /// (`group.consumer.migration.policy`, KIP-848).
@@ -47,6 +48,9 @@ pub(crate) struct Settings {
     pub(crate) consumer_session_timeout_ms: i32,
     /// `group.consumer.heartbeat.interval.ms`
     pub(crate) consumer_heartbeat_interval_ms: i32,
+    /// Least and most that groups may have instead of `group.consumer.session.timeout.ms`, `heartbeat.interval.ms` and
+    /// `assignment.interval.ms`: `group.consumer.min.*` and `group.consumer.max.*`.
+    pub(crate) consumer_bounds: [(i32, i32); 3],
     /// `group.consumer.max.size`
     pub(crate) consumer_size_max: usize,
     /// `group.consumer.assignors`: the first one is the default.
@@ -84,6 +88,7 @@ impl Default for Settings {
             classic_size_max: i32::MAX as usize,
             consumer_session_timeout_ms: 45_000,
             consumer_heartbeat_interval_ms: 5_000,
+            consumer_bounds: [(45_000, 60_000), (5_000, 15_000), (0, 15_000)],
             consumer_size_max: i32::MAX as usize,
             consumer_assignors: ASSIGNORS.to_vec(),
             migration_policy: MigrationPolicy::Bidirectional,
@@ -131,11 +136,23 @@ setting_keys! {
         "Server-side assignors of consumer groups; the first one is used when members do not say.";
     "group.consumer.heartbeat.interval.ms": Int = "5000",
         "How often members of consumer groups are told to send heartbeats.";
+    "group.consumer.max.assignment.interval.ms": Int = "15000",
+        "Most that a group may have for its assignment interval.";
+    "group.consumer.max.heartbeat.interval.ms": Int = "15000",
+        "Most that a group may have for its heartbeat interval.";
+    "group.consumer.max.session.timeout.ms": Int = "60000",
+        "Most that a group may have for its session timeout.";
     "group.consumer.max.size": Int = "2147483647",
         "Members of a consumer group at most.";
     "group.consumer.migration.policy": String = "bidirectional",
         "Whether groups with members may change between the classic and the consumer protocol: bidirectional, upgrade, \
          downgrade or disabled.";
+    "group.consumer.min.assignment.interval.ms": Int = "0",
+        "Least that a group may have for its assignment interval.";
+    "group.consumer.min.heartbeat.interval.ms": Int = "5000",
+        "Least that a group may have for its heartbeat interval.";
+    "group.consumer.min.session.timeout.ms": Int = "45000",
+        "Least that a group may have for its session timeout.";
     "group.consumer.regex.refresh.interval.ms": Int = "600000",
         "After that time at the latest the topics of subscribed regular expressions are looked up again.";
     "group.consumer.session.timeout.ms": Int = "45000",
@@ -172,11 +189,96 @@ impl Settings {
         if settings.max_session_timeout_ms < settings.min_session_timeout_ms {
             return Err("group.max.session.timeout.ms must not be less than group.min.session.timeout.ms".into());
         }
+        settings.check_consumer_bounds()?;
         if settings.consumer_heartbeat_interval_ms >= settings.consumer_session_timeout_ms {
             let reason = "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms";
             return Err(reason.into());
         }
         Ok(settings)
+    }
+
+    /// Least, own and most value of a setting that consumer groups may have of their own.
+    fn consumer_bounded(&self, at: usize) -> (i32, i32, i32) {
+        let values = [
+            self.consumer_session_timeout_ms,
+            self.consumer_heartbeat_interval_ms,
+            self.consumer_assignment_interval_ms,
+        ];
+        let (least, most) = self.consumer_bounds[at];
+        (least, values[at], most)
+    }
+
+    fn check_consumer_bounds(&self) -> Result<(), String> {
+        for (at, name) in CONSUMER_BOUNDED.iter().enumerate() {
+            let (_, value, _) = self.consumer_bounded(at);
+            self.check_bounds(at, &format!("group.consumer.{name}"), value.into())?;
+        }
+        Ok(())
+    }
+
+    fn check_bounds(&self, at: usize, name: &str, value: i64) -> Result<(), String> {
+        let (least, _, most) = self.consumer_bounded(at);
+        let bounded = CONSUMER_BOUNDED[at];
+        if value < least.into() {
+            return Err(format!("{name} must be greater than or equal to group.consumer.min.{bounded}"));
+        }
+        if value > most.into() {
+            return Err(format!("{name} must be less than or equal to group.consumer.max.{bounded}"));
+        }
+        Ok(())
+    }
+
+    /// Checks a new value of a setting of the broker that can change while it runs.
+    pub(crate) fn check_dynamic(&self, name: &str, value: &str) -> Result<(), String> {
+        let number = number(name, value.trim(), 0, i32::MAX.into())?;
+        let bounded = name.strip_prefix("group.consumer.");
+        match bounded.and_then(|bounded| CONSUMER_BOUNDED.iter().position(|known| *known == bounded)) {
+            Some(at) => self.check_bounds(at, name, number),
+            None => self.share.check_dynamic(name, number),
+        }
+    }
+
+    /// Checks the settings that a consumer group has of its own.
+    pub(crate) fn check_consumer_group(&self, own: &BTreeMap<String, String>) -> Result<(), String> {
+        for (name, value) in own {
+            let bounded = name.strip_prefix("consumer.");
+            let at = bounded.and_then(|bounded| CONSUMER_BOUNDED.iter().position(|known| *known == bounded));
+            let Some(at) = at else { return Err(format!("Unknown group config name: {name}")) };
+            self.check_bounds(at, name, number(name, value.trim(), 0, i32::MAX.into())?)?;
+        }
+        let config = self.consumer_group(own, |_| None);
+        match config.heartbeat_interval_ms < config.session_timeout_ms {
+            true => Ok(()),
+            false => Err("consumer.session.timeout.ms must be greater than consumer.heartbeat.interval.ms".into()),
+        }
+    }
+
+    /// What is in force for a consumer group: its own settings over the broker's dynamic ones over those of the start.
+    pub(crate) fn consumer_group<'a>(
+        &self,
+        own: &BTreeMap<String, String>,
+        dynamic: impl Fn(&str) -> Option<&'a str>,
+    ) -> ConsumerConfig {
+        let [session_timeout_ms, heartbeat_interval_ms, assignment_interval_ms] = [0, 1, 2].map(|at| {
+            let name = CONSUMER_BOUNDED[at];
+            let (least, started, most) = self.consumer_bounded(at);
+            let own = own.get(&format!("consumer.{name}")).map(String::as_str);
+            let set = own.or_else(|| dynamic(&format!("group.consumer.{name}")));
+            let set = set.and_then(|text| text.trim().parse::<i32>().ok());
+            set.map_or(started, |set| set.clamp(least, most.max(least)))
+        });
+        ConsumerConfig { session_timeout_ms, heartbeat_interval_ms, assignment_interval_ms }
+    }
+
+    /// Every setting that a consumer group may have, with its default and the broker's setting that it falls back on.
+    pub(crate) fn consumer_group_defaults() -> impl Iterator<Item = (&'static str, String, Option<String>)> {
+        const NAMES: [&str; 3] =
+            ["consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "consumer.assignment.interval.ms"];
+        let defaults = Self::default();
+        NAMES.into_iter().enumerate().map(move |(at, name)| {
+            let (_, value, _) = defaults.consumer_bounded(at);
+            (name, value.to_string(), Some(format!("group.{name}")))
+        })
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -186,6 +288,12 @@ impl Settings {
             "group.consumer.assignment.interval.ms" => self.consumer_assignment_interval_ms = millis(0)?,
             "group.consumer.assignors" => self.consumer_assignors = assignors(value)?,
             "group.consumer.heartbeat.interval.ms" => self.consumer_heartbeat_interval_ms = millis(1)?,
+            "group.consumer.max.assignment.interval.ms" => self.consumer_bounds[2].1 = millis(0)?,
+            "group.consumer.max.heartbeat.interval.ms" => self.consumer_bounds[1].1 = millis(1)?,
+            "group.consumer.max.session.timeout.ms" => self.consumer_bounds[0].1 = millis(1)?,
+            "group.consumer.min.assignment.interval.ms" => self.consumer_bounds[2].0 = millis(0)?,
+            "group.consumer.min.heartbeat.interval.ms" => self.consumer_bounds[1].0 = millis(1)?,
+            "group.consumer.min.session.timeout.ms" => self.consumer_bounds[0].0 = millis(1)?,
             "group.consumer.max.size" => self.consumer_size_max = size(1)?,
             "group.consumer.migration.policy" => self.migration_policy = migration_policy(value)?,
             "group.consumer.regex.refresh.interval.ms" => self.regex_refresh_interval_ms = millis(10_000)?.into(),
@@ -211,11 +319,39 @@ impl Settings {
     }
 }
 
+/// What consumer groups may have of their own, within bounds of the broker.
+const CONSUMER_BOUNDED: [&str; 3] = ["session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"];
+
+/// What is in force for one consumer group. Times are in ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConsumerConfig {
+    /// A member that is not heard of for that long is out.
+    pub(crate) session_timeout_ms: i32,
+    /// How often members are told to send heartbeats.
+    pub(crate) heartbeat_interval_ms: i32,
+    /// Least time between two target assignments.
+    pub(crate) assignment_interval_ms: i32,
+}
+
+/// Knows what is in force for single groups, which can change at any time.
+pub(crate) trait GroupConfigs: std::fmt::Debug {
+    /// For a consumer group.
+    fn consumer(&self, group: &str) -> ConsumerConfig;
+}
+
+/// No group has anything of its own.
+impl GroupConfigs for Settings {
+    fn consumer(&self, _: &str) -> ConsumerConfig {
+        self.consumer_group(&BTreeMap::new(), |_| None)
+    }
+}
+
 /// Checks settings that are meant for the group coordinator: all must be known and make sense together.
 pub fn check_group_settings(given: &BTreeMap<String, String>) -> Result<(), String> {
     for name in given.keys() {
-        if !SETTING_KEYS.iter().any(|key| key.name == name) {
-            let known: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
+        let known = SETTING_KEYS.iter().map(|key| key.name).chain(SHARE_SETTING_KEYS.iter().map(|key| key.name));
+        if !known.clone().any(|known| known == name) {
+            let known: Vec<_> = known.collect();
             return Err(format!("{name} is not a setting of the group coordinator, which has: {}", known.join(", ")));
         }
     }
@@ -270,6 +406,19 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_group_has_its_own_then_what_changed_then_what_was_given_within_bounds() {
+        let settings = parse(&[
+            ("group.consumer.heartbeat.interval.ms", "6000"),
+            ("group.consumer.max.session.timeout.ms", "50000"),
+        ]);
+        let own = [("consumer.session.timeout.ms".to_owned(), "60000".to_owned())].into();
+        let dynamic = |name: &str| (name == "group.consumer.assignment.interval.ms").then_some("7");
+        let expected =
+            ConsumerConfig { session_timeout_ms: 50_000, heartbeat_interval_ms: 6_000, assignment_interval_ms: 7 };
+        assert_eq!(settings.unwrap().consumer_group(&own, dynamic), expected);
+    }
+
+    #[test]
     fn bad_values_are_refused_with_name_and_reason() {
         let unknown = [("group.maxi".to_owned(), "1".to_owned())].into();
         let error = check_group_settings(&unknown).unwrap_err();
@@ -283,6 +432,13 @@ mod tests {
         assert_eq!(error, "offsets.retention.minutes = 0: must lie within 1 and 2147483647");
         assert!(parse(&[("group.consumer.assignors", "sticky")]).unwrap_err().contains("'sticky' is not built in"));
         assert!(parse(&[("group.consumer.migration.policy", "maybe")]).is_err());
+        let error = parse(&[("group.consumer.session.timeout.ms", "44999")]).unwrap_err();
+        assert_eq!(
+            error,
+            "group.consumer.session.timeout.ms must be greater than or equal to group.consumer.min.session.timeout.ms"
+        );
+        let known = [("group.share.max.size".to_owned(), "5".to_owned())].into();
+        assert_eq!(check_group_settings(&known), Ok(()));
         assert!(parse(&[("group.min.session.timeout.ms", "9"), ("group.max.session.timeout.ms", "8")]).is_err());
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         Api, Call, Context, OnDisconnect, call,
         shape::{BOOL, INT16, INT32, INT32S, STRING, Shape, array},
     },
-    assignment, cluster,
+    assignment, broker_config, cluster,
     errors::{ApiError, topic_error},
     settings,
 };
@@ -132,11 +132,12 @@ fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &T
     if version < 5 {
         return result;
     }
-    let settings = settings::of_topic(&created.overrides, &context.engine().topic_defaults());
+    let dynamic = context.engine().broker_settings();
+    let settings = settings::of_topic(&created.overrides, broker_config::inherited(context, &dynamic));
     let configs = settings.into_iter().map(|setting| {
         CreatableTopicConfigs::default()
             .with_name(setting.name)
-            .with_value(Some(setting.value))
+            .with_value(setting.value)
             .with_config_source(setting.source as i8)
     });
     result.with_num_partitions(created.partitions).with_replication_factor(1).with_configs(Some(configs.collect()))

@@ -17,8 +17,8 @@ use crate::{
     },
     broker_config, config_resource,
     errors::{ApiError, check_topic_name},
+    group_config,
     settings::{self, Setting},
-    share::{Shares, group_config},
     telemetry,
 };
 
@@ -66,25 +66,22 @@ fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec
             let topics = context.engine().topics();
             let topic = topics.by_name.get(name);
             let topic = topic.ok_or(ApiError::from(ResponseError::UnknownTopicOrPartition))?;
-            Ok(settings::of_topic(&topic.overrides, &context.engine().topic_defaults()))
+            let dynamic = context.engine().broker_settings();
+            Ok(settings::of_topic(&topic.overrides, broker_config::inherited(context, &dynamic)))
         }
         config_resource::BROKER if name.is_empty() => Ok(broker_config::describe_changed(context)),
         config_resource::BROKER => {
             config_resource::check_broker(context, name)?;
             Ok(broker_config::describe(context))
         }
+        config_resource::GROUP if name.is_empty() => {
+            Err(ApiError::new(ResponseError::InvalidRequest, "Group name must not be empty"))
+        }
+        config_resource::GROUP => Ok(group_config::describe(context.engine(), &context.config().broker_settings, name)),
         config_resource::CLIENT_METRICS if name.is_empty() => {
             Err(ApiError::new(ResponseError::InvalidRequest, "Client metrics subscription name must not be empty"))
         }
         config_resource::CLIENT_METRICS => Ok(telemetry::config::describe(context.engine(), name)),
-        config_resource::GROUP if name.is_empty() => {
-            Err(ApiError::new(ResponseError::InvalidRequest, "Group name must not be empty"))
-        }
-        config_resource::GROUP => {
-            let shares = context.engine().attached::<Shares>();
-            let shares = shares.ok_or(ApiError::from(ResponseError::CoordinatorNotAvailable))?;
-            Ok(group_config::describe(&shares, context.engine(), name))
-        }
         other => Err(config_resource::unknown_type(other)),
     }
 }
@@ -107,7 +104,7 @@ fn describe(request: &DescribeConfigsRequest, setting: Setting) -> DescribeConfi
     let synonyms = if request.include_synonyms { synonyms.collect() } else { Vec::new() };
     DescribeConfigsResourceResult::default()
         .with_name(setting.name)
-        .with_value(Some(setting.value))
+        .with_value(setting.value)
         .with_read_only(setting.is_read_only)
         .with_config_source(setting.source as i8)
         .with_synonyms(synonyms)

@@ -1,7 +1,5 @@
 //! IncrementalAlterConfigs: changes single settings of a topic or of the broker (KIP-339).
 
-use std::collections::HashMap;
-
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -17,7 +15,7 @@ use crate::{
         Api, Call, Context, OnDisconnect, call,
         shape::{BOOL, INT8, STRING, Shape, array},
     },
-    config_resource::{self, Alteration},
+    config_resource::{self, Alteration, Asked},
     errors::ApiError,
 };
 
@@ -35,34 +33,27 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<IncrementalAlterConfigsRequest>) -> IncrementalAlterConfigsResponse {
-    let key = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
-    let mut counts: HashMap<_, usize> = HashMap::new();
-    for resource in &call.body.resources {
-        *counts.entry(key(resource)).or_default() += 1;
-    }
-    let mut responses = Vec::with_capacity(call.body.resources.len());
-    for resource in &call.body.resources {
-        let outcome = if counts[&key(resource)] > 1 {
-            Err(ApiError::new(ResponseError::InvalidRequest, "Each resource must appear at most once."))
-        } else {
-            alter(&context, resource, call.body.validate_only).await
-        };
-        let response = AlterConfigsResourceResponse::default()
-            .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name.clone());
-        responses.push(match outcome {
-            Ok(()) => response.with_error_message(None),
-            Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
-        });
-    }
-    IncrementalAlterConfigsResponse::default().with_responses(responses)
+    let asked = call.body.resources.into_iter().map(asked).collect();
+    let answers = config_resource::alter_all(&context, asked, call.body.validate_only).await;
+    let responses = answers.into_iter().map(|(resource_type, name, error)| {
+        AlterConfigsResourceResponse::default()
+            .with_resource_type(resource_type)
+            .with_resource_name(name)
+            .with_error_code(error.as_ref().map_or(0, ApiError::code))
+            .with_error_message(error.and_then(|error| error.message))
+    });
+    IncrementalAlterConfigsResponse::default().with_responses(responses.collect())
 }
 
-async fn alter(context: &Context, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), ApiError> {
-    config_resource::check_no_duplicates(resource.configs.iter().map(|config| &*config.name))?;
-    let changes = resource.configs.iter().map(change).collect::<Result<_, _>>()?;
-    let alteration = Alteration::Incremental(changes);
-    config_resource::alter(context, (resource.resource_type, &resource.resource_name), alteration, validate_only).await
+fn asked(resource: AlterConfigsResource) -> Asked {
+    let changes = resource.configs.iter().map(change).collect::<Result<_, _>>();
+    let alteration = changes.map(Alteration::Incremental);
+    Asked {
+        resource_type: resource.resource_type,
+        name: resource.resource_name,
+        settings: resource.configs.into_iter().map(|config| config.name).collect(),
+        alteration,
+    }
 }
 
 fn change(config: &AlterableConfig) -> Result<ConfigChange, ApiError> {
@@ -71,10 +62,7 @@ fn change(config: &AlterableConfig) -> Result<ConfigChange, ApiError> {
     const APPEND: i8 = 2;
     const SUBTRACT: i8 = 3;
     let name = config.name.to_string();
-    let value = || match &config.value {
-        Some(value) => Ok(value.to_string()),
-        None => Err(config_resource::null_value(&config.name)),
-    };
+    let value = || config_resource::given(&config.name, config.value.as_ref());
     match config.config_operation {
         SET => Ok(ConfigChange::Set(name, value()?)),
         DELETE => Ok(ConfigChange::Delete(name)),

@@ -14,9 +14,8 @@ use crate::{
         shape::{INT8S, Shape},
     },
     cluster,
-    config_resource::{BROKER, CLIENT_METRICS, GROUP, TOPIC},
-    share::group_config,
-    telemetry,
+    config_resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
+    group_config, telemetry,
 };
 
 const SHAPE: Shape = &[INT8S.since(1)];
@@ -33,7 +32,7 @@ pub(crate) static API: Api = Api {
 };
 
 /// All types that Kafka knows: topics, brokers, loggers, client metrics, groups.
-const TYPES: [i8; 5] = [TOPIC, BROKER, 8, CLIENT_METRICS, GROUP];
+const TYPES: [i8; 5] = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 
 async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> ListConfigResourcesResponse {
     let response = ListConfigResourcesResponse::default();

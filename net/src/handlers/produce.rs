@@ -116,24 +116,11 @@ fn check(topic: Result<&Rc<Topic>, ResponseError>, data: PartitionData) -> Resul
     Ok(ProducePartition { partition: TopicPartition { topic: topic.id, partition: data.index }, batch })
 }
 
-/// What a producer may send: exactly one batch, which is neither a control batch nor part of a transaction. The engine
-/// checks the rest.
+/// What a producer sends is exactly one batch, which the engine checks.
 fn check_batch(records: Option<Bytes>) -> Result<Bytes, ApiError> {
-    const ATTRIBUTES_POSITION: usize = 21;
-    const TRANSACTIONAL: u16 = 1 << 4;
-    const CONTROL: u16 = 1 << 5;
-    let batch = records.filter(|records| !records.is_empty()).ok_or_else(|| {
+    records.filter(|records| !records.is_empty()).ok_or_else(|| {
         ApiError::new(ResponseError::InvalidRecord, "A partition's part of a produce request holds no record batch.")
-    })?;
-    let attributes = batch.get(ATTRIBUTES_POSITION..ATTRIBUTES_POSITION + 2);
-    let attributes = attributes.map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-    if attributes & CONTROL != 0 {
-        return Err(ApiError::new(ResponseError::InvalidRecord, "Clients cannot write control batches."));
-    }
-    if attributes & TRANSACTIONAL != 0 {
-        return Err(ApiError::new(ResponseError::InvalidTxnState, "Transactions are not served."));
-    }
-    Ok(batch)
+    })
 }
 
 /// With acks = 0 nobody waits for an answer: an error can only be told by closing the connection.

@@ -7,7 +7,6 @@
 
 pub(crate) mod api;
 mod group;
-pub(crate) mod group_config;
 mod partition;
 mod session;
 mod settings;
@@ -15,6 +14,5 @@ mod shell;
 mod state;
 
 pub(crate) use group::{Altered, DeletedOffsets, KINDS, PROTOCOL_TYPE, ShareGroup, ShareRecord, StateWork, validate};
-pub(crate) use settings::{GroupSettings, Settings};
-pub use settings::{SHARE_SETTING_KEYS, ShareSettingKey};
-pub(crate) use shell::{Shares, here};
+pub(crate) use settings::{GroupSettings, SHARE_SETTING_KEYS, Settings};
+pub(crate) use shell::Shares;

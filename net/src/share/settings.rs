@@ -13,11 +13,11 @@ pub(crate) struct Settings {
 
 /// A broker setting that share groups understand.
 #[derive(Debug, Clone, Copy)]
-pub struct ShareSettingKey {
+pub(crate) struct ShareSettingKey {
     /// Kafka's name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Default value.
-    pub default: i64,
+    pub(crate) default: i64,
     least: i64,
     most: i64,
 }
@@ -29,7 +29,7 @@ const fn key(name: &'static str, default: i64, least: i64, most: i64) -> ShareSe
 const INT_MAX: i64 = i32::MAX as i64;
 
 /// Every setting read here, sorted by name.
-pub const SHARE_SETTING_KEYS: &[ShareSettingKey] = &[
+pub(crate) const SHARE_SETTING_KEYS: &[ShareSettingKey] = &[
     key("group.share.assignment.interval.ms", 1_000, 0, INT_MAX),
     key("group.share.delivery.count.limit", 5, 2, 10),
     key("group.share.heartbeat.interval.ms", 5_000, 1, INT_MAX),
@@ -121,10 +121,16 @@ impl Settings {
         usize::try_from(self.get(name)).unwrap_or(usize::MAX)
     }
 
-    /// The settings of a group.
-    pub(crate) fn group(&self, own: &BTreeMap<String, String>) -> GroupSettings {
+    /// The settings of a group: its own ones over the broker's dynamic ones over those of the start.
+    pub(crate) fn group<'a>(
+        &self,
+        own: &BTreeMap<String, String>,
+        dynamic: impl Fn(&str) -> Option<&'a str>,
+    ) -> GroupSettings {
         let bounded = |name: &str| {
             let (least, value, most) = self.bounds(name);
+            let changed = dynamic(&format!("group.share.{name}")).and_then(|text| text.trim().parse().ok());
+            let value = changed.unwrap_or(value);
             let own = own.get(&format!("share.{name}")).and_then(|own| own.trim().parse().ok());
             own.map_or(value, |own: i64| own.clamp(least, most.max(least)))
         };
@@ -140,6 +146,17 @@ impl Settings {
             heartbeat_interval_ms: bounded("heartbeat.interval.ms"),
             session_timeout_ms: bounded("session.timeout.ms"),
             assignment_interval_ms: bounded("assignment.interval.ms"),
+        }
+    }
+
+    /// Checks a new value of a setting of the broker that can change while it runs.
+    pub(crate) fn check_dynamic(&self, name: &str, value: i64) -> Result<(), String> {
+        let bounded = name.strip_prefix("group.share.").unwrap_or(name);
+        let (least, _, most) = self.bounds(bounded);
+        match (value < least, value > most) {
+            (true, _) => Err(format!("{name} must be greater than or equal to group.share.min.{bounded}")),
+            (_, true) => Err(format!("{name} must be less than or equal to group.share.max.{bounded}")),
+            _ => Ok(()),
         }
     }
 
@@ -162,18 +179,19 @@ impl Settings {
                 _ => return Err(format!("Unknown group config name: {name}")),
             }
         }
-        let settings = self.group(own);
+        let settings = self.group(own, |_| None);
         if settings.heartbeat_interval_ms >= settings.session_timeout_ms {
             return Err("share.session.timeout.ms must be greater than share.heartbeat.interval.ms".into());
         }
         Ok(())
     }
 
-    /// Every setting that a group may have, with the value in force without it and the broker's setting that this is.
-    pub(crate) fn group_defaults(&self) -> Vec<(&'static str, String, Option<String>)> {
+    /// Every setting that a group may have, with its default and the broker's setting that it falls back on.
+    pub(crate) fn group_defaults() -> Vec<(&'static str, String, Option<String>)> {
         let bounded = BOUNDED.iter().map(|(name, broker)| {
             let broker = format!("group.share.{broker}");
-            (*name, self.get(&broker).to_string(), Some(broker))
+            let key = SHARE_SETTING_KEYS.iter().find(|key| key.name == broker);
+            (*name, key.map_or(0, |key| key.default).to_string(), Some(broker))
         });
         let others = [(AUTO_OFFSET_RESET, "latest"), (ISOLATION_LEVEL, "read_uncommitted"), (RENEW_ENABLE, "true")];
         let others = others.map(|(name, value)| (name, value.to_string(), None));
@@ -295,7 +313,7 @@ mod tests {
     #[test]
     fn a_group_has_its_own_within_the_bounds_of_the_broker() {
         let own = map(&[("share.record.lock.duration.ms", "5"), ("share.auto.offset.reset", "by_duration:PT1M")]);
-        let group = Settings::default().group(&own);
+        let group = Settings::default().group(&own, |_| None);
         assert_eq!(group.limits.lock_ms, 15_000);
         assert_eq!(group.limits.delivery_count_max, 5);
         assert_eq!(group.offset_reset, OffsetReset::Ago(60_000));

@@ -24,21 +24,9 @@ pub(crate) fn check(own: &BTreeMap<String, String>) -> Result<(), ApiError> {
 pub(crate) fn describe(engine: &Engine, name: &str) -> Vec<Setting> {
     let own = KEPT.of(engine, name);
     let describe = |name: &'static str, kind, default: String, documentation| {
-        let text = StrBytes::from_static_str;
-        let own = own.get(name).map(|value| Level {
-            name: text(name),
-            value: StrBytes::from_string(members(value).join(",")),
-            source: Source::ClientMetrics,
-        });
-        Setting {
-            name: text(name),
-            value: own.as_ref().map_or_else(|| StrBytes::from_string(default), |own| own.value.clone()),
-            source: own.as_ref().map_or(Source::Default, |own| own.source),
-            kind,
-            is_read_only: false,
-            documentation: text(documentation),
-            levels: own.into_iter().collect(),
-        }
+        let own = own.get(name).map(|value| Level::new(name, &members(value).join(","), Source::ClientMetrics));
+        let setting = Setting::new(name, kind, own.into_iter().collect(), Some(&default));
+        Setting { is_read_only: false, documentation: StrBytes::from_static_str(documentation), ..setting }
     };
     vec![
         describe(

@@ -7,6 +7,7 @@ mod limits;
 mod metrics;
 mod node;
 mod requests;
+mod settings;
 mod shards;
 mod shares;
 mod telemetry;

@@ -2,13 +2,13 @@
 
 use std::io::Write;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use kafka_protocol::{
     messages::{
         ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
         DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, FetchRequest,
-        IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ResponseKind,
-        TransactionalId,
+        FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
+        MetadataRequest, ResponseKind, TransactionalId,
         create_partitions_request::CreatePartitionsTopic,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
@@ -21,6 +21,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
+use millrace_engine::batch::{BatchBuilder, Codec, Record};
 use millrace_net::{api_table, fuzz};
 
 use crate::{
@@ -287,9 +288,30 @@ fn transactions_are_refused() {
     let response = client.call(5, &InitProducerIdRequest::default().with_transactional_id(Some(id)));
     assert_ne!(response.error_code, 0);
 
-    let mut transactional = batch(&[b"value".to_vec()]).to_vec();
-    transactional[22] |= 1 << 4;
-    let response = client.call(9, &produce_request("topic", 0, -1, transactional.into()));
+    for (version, code) in [(2, 53), (6, 35)] {
+        let request = FindCoordinatorRequest::default().with_key_type(1);
+        let id = StrBytes::from_static_str("transaction");
+        let (code_told, message) = if version < 4 {
+            let response = client.call(version, &request.with_key(id));
+            (response.error_code, response.error_message)
+        } else {
+            let mut response = client.call(version, &request.with_coordinator_keys(vec![id]));
+            let told = response.coordinators.remove(0);
+            (told.error_code, told.error_message)
+        };
+        assert_eq!((code_told, &*message.unwrap()), (code, "this broker does not serve transactions"));
+    }
+
+    let record = Record {
+        offset: 0,
+        timestamp: 1_700_000_000_000,
+        key: None,
+        value: Some(Bytes::from_static(b"value")),
+        headers: vec![],
+    };
+    let mut transactional = BatchBuilder::new(Codec::None, 0).producer(ids[0], 0, 0).transactional();
+    transactional.push(&record);
+    let response = client.call(9, &produce_request("topic", 0, -1, transactional.finish().into()));
     assert_eq!(response.responses[0].partition_responses[0].error_code, 48);
 }
 

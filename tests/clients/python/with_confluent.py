@@ -199,6 +199,18 @@ def group(protocol):
     return step
 
 
+def transactions_are_refused_at_once():
+    """Not when the time given is up, and with the reason."""
+    producer = Producer({"bootstrap.servers": BROKER, "transactional.id": f"confluent-{RUN}"})
+    try:
+        producer.init_transactions(60)
+    except KafkaException as refused:
+        expect(refused.args[0].fatal(), True)
+        expect("does not serve transactions" in refused.args[0].str(), True)
+    else:
+        raise AssertionError("transactions were begun")
+
+
 STEPS = [
     ("admin", administration),
     *[(f"codec-{name}", codec(name)) for name in ("none", "gzip", "snappy", "lz4", "zstd")],
@@ -209,6 +221,7 @@ STEPS = [
     ("idempotent", idempotent),
     ("delete-records", delete_records),
     ("too-large-is-refused", too_large_is_refused),
+    ("transactions-are-refused", transactions_are_refused_at_once),
 ]
 STEPS += [(f"group-{protocol}", group(protocol)) for protocol in GROUPS]
 run_steps("confluent-kafka", STEPS)

@@ -15,7 +15,8 @@ use crate::{
     },
     cluster::{self, Broker},
     config::Advertise,
-    group::{shell, strings::wire},
+    errors::ApiError,
+    group::shell,
     share,
 };
 
@@ -34,8 +35,10 @@ pub(crate) static API: Api = Api {
 
 /// First version that asks for many keys.
 const KEYS_VERSION: i16 = 4;
-/// Key type of groups; that of transactions is not served.
+/// Key type of groups.
 const GROUP: i8 = 0;
+/// Key type of transactional ids: there is no coordinator for them.
+const TRANSACTION: i8 = 1;
 /// Key type of share partitions (KIP-932).
 const SHARE: i8 = 2;
 
@@ -44,7 +47,7 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
     if call.version() >= KEYS_VERSION {
         let keys = call.body.coordinator_keys.iter();
         let found = keys.map(|key| async {
-            let found = find(&context, key_type, key).await;
+            let found = find(&context, call.version(), key_type, key).await;
             let broker = found.as_ref().ok();
             Coordinator::default()
                 .with_key(key.clone())
@@ -52,11 +55,11 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
                 .with_host(broker.map_or_else(StrBytes::default, |broker| broker.host.clone()))
                 .with_port(broker.map_or(-1, |broker| broker.port))
                 .with_error_code(found.as_ref().err().map_or(0, |error| error.code()))
-                .with_error_message(found.err().map(|error| wire(&error.to_string())))
+                .with_error_message(found.err().map(|error| error.message.unwrap_or_default()))
         });
         return FindCoordinatorResponse::default().with_coordinators(futures_util::future::join_all(found).await);
     }
-    match find(&context, key_type, &call.body.key).await {
+    match find(&context, call.version(), key_type, &call.body.key).await {
         Ok(broker) => {
             FindCoordinatorResponse::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
         }
@@ -64,21 +67,50 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
             .with_node_id(BrokerId(-1))
             .with_port(-1)
             .with_error_code(error.code())
-            .with_error_message(Some(wire(&error.to_string()))),
+            .with_error_message(Some(error.message.unwrap_or_default())),
     }
 }
 
-async fn find(context: &Context, key_type: i8, key: &str) -> Result<Broker, ResponseError> {
+/// What a client is told that wants transactions: an error that it gives up on at once, where it would try others again
+/// until its time is up. Java, franz-go and others that ask for many keys give up on UNSUPPORTED_VERSION; librdkafka,
+/// which asks for one, does so only when it is not authorized, and then shows the message.
+fn no_transactions(version: i16) -> ApiError {
+    let error = match version >= KEYS_VERSION {
+        true => ResponseError::UnsupportedVersion,
+        false => ResponseError::TransactionalIdAuthorizationFailed,
+    };
+    ApiError::new(error, "this broker does not serve transactions")
+}
+
+async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Result<Broker, ApiError> {
     let engine = context.engine();
+    let told = |error: ResponseError| ApiError::new(error, error.to_string());
     let shard = match key_type {
-        GROUP => shell::coordinator_shard(engine, key).await?,
-        SHARE => share::api::coordinator_shard(engine, key).await?,
-        _ => return Err(ResponseError::InvalidRequest),
+        GROUP => shell::coordinator_shard(engine, key).await.map_err(told)?,
+        SHARE => share::api::coordinator_shard(engine, key).await.map_err(told)?,
+        TRANSACTION => return Err(no_transactions(version)),
+        _ => return Err(told(ResponseError::InvalidRequest)),
     };
     let id = match context.config().advertise {
         Advertise::Node => BrokerId(engine.node_id()),
         Advertise::Shard { .. } => cluster::shard_broker(engine, shard),
     };
     let brokers = cluster::brokers(engine, context.config());
-    brokers.into_iter().find(|broker| broker.id == id).ok_or(ResponseError::CoordinatorNotAvailable)
+    brokers.into_iter().find(|broker| broker.id == id).ok_or_else(|| told(ResponseError::CoordinatorNotAvailable))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_transactions_give_up_at_once() {
+        for (version, error) in
+            [(2, ResponseError::TransactionalIdAuthorizationFailed), (4, ResponseError::UnsupportedVersion)]
+        {
+            let told = no_transactions(version);
+            assert!(told.error == error && !told.error.is_retriable(), "{version}");
+            assert!(told.message.unwrap().contains("does not serve transactions"));
+        }
+    }
 }

@@ -138,7 +138,7 @@ impl ConsumerGroup {
         Ok(ConsumerGroupHeartbeatResponse::default()
             .with_member_id(Some(wire(&member.id)))
             .with_member_epoch(member.epoch)
-            .with_heartbeat_interval_ms(scope.settings.consumer_heartbeat_interval_ms)
+            .with_heartbeat_interval_ms(scope.configs.consumer(&self.id).heartbeat_interval_ms)
             .with_assignment(tells.then(|| wire_assignment(&member.assigned))))
     }
 

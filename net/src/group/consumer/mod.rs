@@ -308,7 +308,7 @@ impl ConsumerGroup {
     fn restart_session(&self, scope: &mut Scope<'_>, member: &Member) {
         let timeout_ms = match member.classic() {
             Some(classic) => classic.session_timeout_ms,
-            None => scope.settings.consumer_session_timeout_ms,
+            None => scope.configs.consumer(&self.id).session_timeout_ms,
         };
         let deadline = scope.now_ms + i64::from(timeout_ms);
         scope.timers.schedule(&self.id, TimerKind::Session(Rc::clone(&member.id)), deadline);

@@ -12,7 +12,7 @@ use crate::group::{
 impl ConsumerGroup {
     /// Makes a new target assignment if the group epoch is ahead of it and enough time went by (KIP-1263).
     pub(super) fn update_target(&mut self, scope: &Scope<'_>, topics: TopicsView<'_>, records: &mut Vec<Record>) {
-        let interval_ms = i64::from(scope.settings.consumer_assignment_interval_ms);
+        let interval_ms = i64::from(scope.configs.consumer(&self.id).assignment_interval_ms);
         let is_due = self.assignment_timestamp_ms == 0
             || interval_ms == 0
             || scope.now_ms >= self.assignment_timestamp_ms.saturating_add(interval_ms);

@@ -39,7 +39,7 @@ use super::{
     effects::{Effects, Pending, Reply, Scope, Then, Ticket, Write, WriteId},
     error::GroupError,
     offsets::Offsets,
-    settings::Settings,
+    settings::{GroupConfigs, Settings},
     timers::{TimerKind, Timers},
     topics::{NoTopics, TopicLookup},
 };
@@ -66,6 +66,7 @@ struct Entry {
 /// See the module.
 pub(crate) struct Coordinator {
     settings: Rc<Settings>,
+    configs: Rc<dyn GroupConfigs>,
     topics: Rc<dyn TopicLookup>,
     /// Rises with every change of the topics.
     topics_version: u64,
@@ -80,6 +81,7 @@ macro_rules! scope {
         &mut Scope {
             now_ms: $now_ms,
             settings: &$coordinator.settings,
+            configs: &*$coordinator.configs,
             timers: &mut $coordinator.timers,
             effects: &mut $coordinator.effects,
         }
@@ -96,10 +98,18 @@ macro_rules! view {
 use view;
 
 impl Coordinator {
-    /// A coordinator that knows of no group.
+    /// A coordinator that knows of no group, and of no group's own settings.
+    #[cfg(test)]
     pub(crate) fn new(settings: Rc<Settings>) -> Self {
+        let configs = Rc::clone(&settings);
+        Self::with_configs(settings, configs)
+    }
+
+    /// A coordinator that knows of no group.
+    pub(crate) fn with_configs(settings: Rc<Settings>, configs: Rc<dyn GroupConfigs>) -> Self {
         Self {
             settings,
+            configs,
             topics: Rc::new(NoTopics),
             topics_version: 0,
             entries: HashMap::new(),

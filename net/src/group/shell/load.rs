@@ -9,7 +9,10 @@ use millrace_engine::{
     engine::Engine,
 };
 
-use crate::group::{coordinator::Coordinator, record::Record, settings::Settings};
+use crate::{
+    group::{coordinator::Coordinator, record::Record, settings::Settings},
+    group_config::LiveConfigs,
+};
 
 /// Bytes of one read; records are taken over in turns of about that size.
 const READ_BYTES: usize = 1 << 20;
@@ -41,7 +44,10 @@ pub(super) async fn load(
     settings: &Rc<Settings>,
     partition: TopicPartition,
 ) -> Result<Coordinator, LoadError> {
-    let mut coordinator = Coordinator::new(Rc::clone(settings));
+    let mut coordinator = Coordinator::with_configs(
+        Rc::clone(settings),
+        Rc::new(LiveConfigs { engine: engine.clone(), settings: Rc::clone(settings) }),
+    );
     read_records(engine, partition, |record| take_record(&mut coordinator, partition, record)).await?;
     Ok(coordinator)
 }

@@ -100,7 +100,7 @@ impl World {
             .with_member_id(text(member))
             .with_member_epoch(epoch)
             .with_subscribed_topic_names(names);
-        let group = self.settings.share.group(&BTreeMap::new());
+        let group = self.settings.share.group(&BTreeMap::new(), |_| None);
         let reply = self.ask(|coordinator, now_ms, ticket| {
             coordinator.handle_share_heartbeat(now_ms, &Caller::default(), &group, &request, ticket);
         });

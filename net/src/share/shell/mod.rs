@@ -20,16 +20,21 @@ use std::{
 pub(crate) use fetch::{FetchHere, Found, PARTITION_BYTES_MAX, fetch_on, wait_on};
 use live::Live;
 pub(crate) use live::{AcknowledgeFailure, acknowledge_on, drop_on, release_on};
-use millrace_engine::engine::{Engine, Topics};
+use millrace_engine::{
+    config::dynamic_value,
+    engine::{Engine, Topics},
+};
 use notice::Notice;
 
 use super::{
-    group_config,
     session::Sessions,
     settings::{GroupSettings, Settings},
     state::ShareKey,
 };
-use crate::group::shell::{Clock, promise::Bell};
+use crate::{
+    group::shell::{Clock, promise::Bell},
+    group_config,
+};
 
 /// Longest sleep of the timer; how often deleted topics are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -148,11 +153,7 @@ impl Shares {
 
     /// The settings of a group.
     pub(crate) fn group_settings(&self, group: &str) -> GroupSettings {
-        self.settings.group(&group_config::of_group(&self.engine, group))
-    }
-
-    /// Settings of the broker.
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
+        let dynamic = self.engine.broker_settings();
+        self.settings.group(&group_config::KEPT.of(&self.engine, group), |name| dynamic_value(&dynamic, name))
     }
 }
