@@ -13,4 +13,5 @@ mod lock;
 mod shards;
 mod state;
 mod stop;
+mod topics;
 mod writer;
