@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{Store, partition_dir, replace::Job, segment_files::OpenSegment};
+use super::{Store, partition_dir, removal, replace::Job, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
     chunk::Memory,
@@ -172,7 +172,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Does what there is to do; `false` when there was nothing.
-    async fn keep(&self) -> io::Result<bool> {
+    async fn keep(self: &Rc<Self>) -> io::Result<bool> {
         self.remove_files().await?;
         let worked = self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();
@@ -190,19 +190,12 @@ impl<I: Io> Store<I> {
         Ok(true)
     }
 
-    async fn remove_files(&self) -> io::Result<()> {
-        let removed = self.keeper.removed.take();
-        for (id, done) in removed {
-            if self.compactor.busy_with() == Some(id) {
-                self.keeper.removed.borrow_mut().push((id, done)); // it gives up soon, and notifies
-                continue;
-            }
-            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
-                tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
-            }
-            done.set(());
-            self.io.yield_now().await;
-        }
+    async fn remove_files(self: &Rc<Self>) -> io::Result<()> {
+        // that one gives up soon, and notifies
+        let busy_with = self.compactor.busy_with();
+        let (later, removed) = self.keeper.removed.take().into_iter().partition(|(id, _)| Some(*id) == busy_with);
+        *self.keeper.removed.borrow_mut() = later;
+        self.spawn_removal(removed);
         let retired = self.wal.borrow().retired();
         if retired.is_empty() {
             return Ok(());
@@ -524,7 +517,9 @@ impl<I: Io> Store<I> {
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
         for name in gone {
-            self.segments.forget_segment(id, name);
+            if let Some(open) = self.segments.forget_segment(id, name) {
+                removal::close(open).await;
+            }
             self.io.remove(&self.segments.path(id, name)).await?;
             self.io.yield_now().await;
         }
