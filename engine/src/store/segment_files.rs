@@ -117,6 +117,12 @@ impl<I: Io> SegmentFiles<I> {
         Ok(open.entry((id, name)).or_insert(opened).clone())
     }
 
+    /// How many are open.
+    #[cfg(test)]
+    pub(crate) fn open_count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
     /// Takes the files of a partition out, to be closed.
     #[must_use]
     pub(crate) fn forget(&self, id: TopicPartition) -> Vec<Rc<OpenSegment<I>>> {

@@ -157,7 +157,7 @@ func (s *soak) disturb() error {
 	report := time.Now()
 	for time.Now().Before(end) {
 		time.Sleep(time.Duration(s.random.Int63n(int64(4 * time.Second))))
-		if time.Now().After(kill) {
+		if time.Now().After(kill) && s.disturbed["killed"] < s.kills {
 			kill = kill.Add(every)
 			if err := s.killBroker(); err != nil {
 				return err
