@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{Store, partition_dir, removal, replace::Job, segment_files::OpenSegment};
+use super::{Store, partition_dir, replace::Job, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
     chunk::Memory,
@@ -464,7 +464,7 @@ impl<I: Io> Store<I> {
         outcome.wait().await
     }
 
-    async fn do_trims(&self) -> io::Result<bool> {
+    async fn do_trims(self: &Rc<Self>) -> io::Result<bool> {
         let mut later = VecDeque::new();
         let mut worked = false;
         loop {
@@ -500,7 +500,7 @@ impl<I: Io> Store<I> {
         Ok(worked)
     }
 
-    async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
+    async fn do_trim(self: &Rc<Self>, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
         let (id, gone, first_segment) = {
             let partition = cell.borrow();
             let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
@@ -516,13 +516,7 @@ impl<I: Io> Store<I> {
         payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
-        for name in gone {
-            if let Some(open) = self.segments.forget_segment(id, name) {
-                removal::close(open).await;
-            }
-            self.io.remove(&self.segments.path(id, name)).await?;
-            self.io.yield_now().await;
-        }
+        self.spawn_segment_removal(id, gone);
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Whoever closes a removed file last frees its space, which takes the file system about a tenth of a second for each
 //! GiB. That must not be a shard, so files are closed before they are removed, and then `Io::remove` does the work
-//! elsewhere. Nor must it be the keeper that waits: a removed partition goes in a task of its own, file by file, as what
-//! others want of the file system waits behind each removal.
+//! elsewhere. Nor must it be the keeper that waits: deleted partitions and trimmed segments go in tasks of their own, file
+//! by file, as what others want of the file system waits behind each removal.
 
 use std::{io, path::Path, rc::Rc, time::Duration};
 
@@ -11,6 +11,7 @@ use super::{Store, partition_dir, segment_files::OpenSegment};
 use crate::{
     api::TopicPartition,
     io::{File, Io, Share},
+    segment::SegmentName,
     signal::Outcome,
 };
 
@@ -41,6 +42,27 @@ impl<I: Io> Store<I> {
                     close(file).await;
                 }
                 done.set(());
+            }
+        });
+    }
+
+    /// Removes segments that the manifest has given up, in the background.
+    pub(super) fn spawn_segment_removal(self: &Rc<Self>, id: TopicPartition, gone: Vec<SegmentName>) {
+        if gone.is_empty() {
+            return;
+        }
+        let open: Vec<_> = gone.iter().map(|name| self.segments.forget_segment(id, *name)).collect();
+        let store = self.clone();
+        self.io.spawn(Share::Background, async move {
+            for (name, open) in gone.into_iter().zip(open) {
+                if let Some(open) = open {
+                    store.await_readers(std::slice::from_ref(&open)).await;
+                    close(open).await;
+                }
+                if let Err(error) = store.io.remove(&store.segments.path(id, name)).await {
+                    tracing::warn!("removing {} of {id:?} failed, the next start will: {error}", name.file_name());
+                }
+                store.io.yield_now().await;
             }
         });
     }
