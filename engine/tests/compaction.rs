@@ -156,7 +156,8 @@ fn batches_of_every_codec_are_compacted_and_read_after_restarts() {
                 let id = TopicPartition { topic, partition };
                 let found = consume(&engine, id, 0).await;
                 check(&found, codec, end);
-                assert!(found.len() < 1_500, "{} records are left", found.len());
+                // as many as the bytes that were waited for can hold, of the thousands that were written
+                assert!(found.len() < 1_800, "{} records are left", found.len());
                 let from = found[found.len() / 2].1.offset + 1;
                 assert_eq!(consume(&engine, id, from).await, found[found.len() / 2 + 1..]);
                 let asked = OffsetSpec::Timestamp(found[7].1.timestamp - 1);
