@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{device, engine, produce, report::Run, restart, smoke, tail};
+use crate::{device, engine, groups, produce, report::Run, restart, smoke, tail};
 
 /// Measures brokers that speak Kafka's protocol, and what they stand on
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ enum Command {
     Consume(produce::ConsumeArgs),
     /// Time until a consumer at the end of the log holds a record; with --backlog-bytes how a backlog is drained
     Tail(tail::TailArgs),
+    /// Offset commits per second and their latency, verified
+    Groups(groups::GroupsArgs),
     /// Time until a killed broker serves again, and whether everything is there
     Restart(restart::RestartArgs),
     /// Flushed sequential writes without any broker
@@ -39,6 +41,7 @@ pub fn run_command(cli: &Cli) -> anyhow::Result<()> {
         Command::Produce(args) => finish(produce::produce(args)?, &args.target.out),
         Command::Consume(args) => finish(produce::consume(args)?, &args.target.out),
         Command::Tail(args) => finish(tail::tail(args)?, &args.target.out),
+        Command::Groups(args) => finish(groups::groups(args)?, &args.target.out),
         Command::Restart(args) => finish(restart::restart(args)?, &args.out),
         Command::Device(args) => finish(device::device(args)?, &args.out),
         Command::Loopback(args) => finish(device::loopback(args)?, &args.out),

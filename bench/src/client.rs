@@ -62,7 +62,7 @@ pub fn code_name(code: i16) -> String {
     }
 }
 
-fn check(what: impl FnOnce() -> String, code: i16) -> Result<(), ClientError> {
+pub(crate) fn check(what: impl FnOnce() -> String, code: i16) -> Result<(), ClientError> {
     if code == 0 { Ok(()) } else { Err(ClientError::Code { what: what(), code }) }
 }
 
@@ -277,7 +277,10 @@ pub fn await_leaders(connection: &mut Connection, topic: &str, timeout: Duration
 }
 
 /// Tries again while the broker answers with an error; any other failure is final.
-fn until_ready<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
+pub(crate) fn until_ready<T>(
+    timeout: Duration,
+    mut attempt: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     let start = Instant::now();
     loop {
         match attempt() {

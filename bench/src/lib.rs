@@ -9,6 +9,7 @@ pub mod client;
 pub mod clock;
 pub mod device;
 pub mod engine;
+pub mod groups;
 pub mod ledger;
 pub mod load;
 pub mod meter;

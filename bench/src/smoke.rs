@@ -95,6 +95,10 @@ fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&
             format!("produce\t{to}\t2\t--acks\t1\t--no-idempotence\t--in-flight\t20\t--class\tR\t--no-verify"),
         ),
         ("tail", format!("tail\t{to}\t4\t--rate\t500\t--records-per-batch\t1\t--consumers\t2")),
+        (
+            "groups",
+            format!("groups\t{to}\t2\t--groups\t5\t--connections\t10\t--in-flight\t3\t--threads\t2\t--repeat\t2"),
+        ),
         ("drain", format!("tail\t{to}\t4\t--rate\t2000\t--records-per-batch\t10\t--backlog-bytes\t200000")),
     ];
     if let Some(binary) = &args.binary {

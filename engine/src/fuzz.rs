@@ -4,6 +4,8 @@
 //! accepts the others can work with. Decoders behind a checksum are also run on bytes whose checksum was made right, as
 //! chance would never find one.
 
+pub mod smoke;
+
 use std::path::Path;
 
 use bytes::Bytes;

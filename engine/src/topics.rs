@@ -40,6 +40,8 @@ pub struct Topics {
     pub by_name: BTreeMap<String, Rc<Topic>>,
     /// By id.
     pub by_id: HashMap<TopicId, Rc<Topic>>,
+    /// Topics that were deleted since the start: tells who looks now and then that some came and went meanwhile.
+    pub deletions: u64,
 }
 
 impl Topics {
@@ -51,6 +53,7 @@ impl Topics {
     fn remove(&mut self, id: TopicId) -> Option<Rc<Topic>> {
         let topic = self.by_id.remove(&id)?;
         self.by_name.remove(&topic.name);
+        self.deletions += 1;
         Some(topic)
     }
 }

@@ -2,24 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod with_node;
+
 use std::{
     collections::BTreeMap,
-    panic::AssertUnwindSafe,
     path::Path,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use millrace_engine::{
     api::{
         Chunk, ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, TopicId, TopicPartition,
     },
     batch::{BatchBuilder, BatchInfo, Codec, Record, batches, records, verify_crc},
     engine::Engine,
-    node::{NodeOptions, Stopper, run},
+    node::NodeOptions,
 };
+use with_node::with_node;
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 const START_MS: i64 = 1_700_000_000_000;
@@ -28,46 +28,11 @@ const KEYS: i64 = 100;
 /// A node whose retention, and with it compaction, runs every second.
 fn options(dir: &Path, shards: usize) -> NodeOptions {
     NodeOptions {
-        data_dir: dir.to_owned(),
-        node_id: 1,
-        shards,
-        pin: false,
         memory_bytes: shards * (32 << 20),
-        reserve_bytes: 1 << 20,
-        wal_bytes: 96 << 20,
-        topic_defaults: BTreeMap::new(),
         producer_id_expiration_ms: 86_300_000,
         retention_check_ms: 1_000,
+        ..with_node::options(dir, shards)
     }
-}
-
-/// Runs a node, and `body` on shard 0 of it; stops when the body ends.
-fn with_node<T, F, Fut>(options: NodeOptions, body: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce(Engine) -> Fut + Send + 'static,
-    Fut: Future<Output = T> + 'static,
-{
-    let stopper = Stopper::default();
-    let body = Arc::new(Mutex::new(Some(body)));
-    let result = Arc::new(Mutex::new(None));
-    let (out, stop) = (result.clone(), stopper.clone());
-    run(options, stopper, move |engine: Engine| {
-        let (body, out, stop) = (body.clone(), out.clone(), stop.clone());
-        async move {
-            if engine.shard() != 0 {
-                return engine.stopping().await;
-            }
-            let body = body.lock().unwrap().take().unwrap();
-            // A panic of one shard would leave the others waiting.
-            let value = AssertUnwindSafe(body(engine)).catch_unwind().await;
-            out.lock().unwrap().replace(value);
-            stop.stop();
-        }
-    })
-    .unwrap();
-    let value = result.lock().unwrap().take();
-    value.unwrap().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 async fn create(engine: &Engine, name: &str, partitions: i32, configs: &[(&str, &str)]) -> TopicId {
@@ -191,7 +156,8 @@ fn batches_of_every_codec_are_compacted_and_read_after_restarts() {
                 let id = TopicPartition { topic, partition };
                 let found = consume(&engine, id, 0).await;
                 check(&found, codec, end);
-                assert!(found.len() < 1_500, "{} records are left", found.len());
+                // as many as the bytes that were waited for can hold, of the thousands that were written
+                assert!(found.len() < 1_800, "{} records are left", found.len());
                 let from = found[found.len() / 2].1.offset + 1;
                 assert_eq!(consume(&engine, id, from).await, found[found.len() / 2 + 1..]);
                 let asked = OffsetSpec::Timestamp(found[7].1.timestamp - 1);

@@ -7,13 +7,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod with_node;
+
 use std::{
     collections::BTreeMap,
     fs,
-    future::Future,
     io::{Read, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -22,46 +22,16 @@ use millrace_engine::{
     api::{ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records},
     engine::Engine,
-    node::{NodeOptions, Stopper, run},
+    node::NodeOptions,
 };
+use with_node::with_node;
+
+fn options(dir: &Path) -> NodeOptions {
+    NodeOptions { producer_id_expiration_ms: i64::MAX, ..with_node::options(dir, 1) }
+}
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-v1.gz")
-}
-
-fn with_node<T, F, Fut>(dir: &Path, body: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce(Engine) -> Fut + Send + 'static,
-    Fut: Future<Output = T> + 'static,
-{
-    let options = NodeOptions {
-        data_dir: dir.to_owned(),
-        node_id: 1,
-        shards: 1,
-        pin: false,
-        memory_bytes: 64 << 20,
-        reserve_bytes: 1 << 20,
-        wal_bytes: 96 << 20,
-        topic_defaults: BTreeMap::new(),
-        producer_id_expiration_ms: i64::MAX,
-        retention_check_ms: 300_000,
-    };
-    let stopper = Stopper::default();
-    let body = Arc::new(Mutex::new(Some(body)));
-    let result = Arc::new(Mutex::new(None));
-    let (out, stop) = (result.clone(), stopper.clone());
-    let serve = move |engine: Engine| {
-        let body = body.lock().unwrap().take().unwrap();
-        let (out, stop) = (out.clone(), stop.clone());
-        async move {
-            let value = body(engine).await;
-            out.lock().unwrap().replace(value);
-            stop.stop();
-        }
-    };
-    run(options, stopper, serve).unwrap();
-    result.lock().unwrap().take().unwrap()
 }
 
 /// A batch of one record, from an idempotent producer whose sequence is the offset.
@@ -166,7 +136,7 @@ fn unpack(packed: &[u8], dir: &Path) {
 #[ignore = "writes the fixture"]
 fn write_the_fixture() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    with_node(dir.path(), |engine| async move {
+    with_node(options(dir.path()), |engine| async move {
         let configs = BTreeMap::from([("internal.segment.bytes".to_owned(), "2000".to_owned())]);
         let new = NewTopic { name: "orders".into(), partitions: 2, configs };
         let topic = engine.create_topic(new, false).await.unwrap().id;
@@ -179,7 +149,7 @@ fn write_the_fixture() {
         assert_eq!(engine.next_producer_id().await.unwrap(), 0);
     });
     let path = dir.path().to_owned();
-    let packed = with_node(dir.path(), |engine| async move {
+    let packed = with_node(options(dir.path()), |engine| async move {
         let topic = engine.topics().by_name["orders"].id;
         let id = TopicPartition { topic, partition: 0 };
         assert_eq!(engine.delete_records(id, 3).await.unwrap(), 3);
@@ -196,7 +166,7 @@ fn a_directory_of_format_1_is_read() {
     unpack(&fs::read(fixture()).unwrap(), dir.path());
     // The second time from what the first has made of it.
     for round in 0..2 {
-        with_node(dir.path(), move |engine| async move {
+        with_node(options(dir.path()), move |engine| async move {
             let topics = engine.topics();
             assert_eq!(topics.by_name.keys().collect::<Vec<_>>(), ["orders"]);
             let topic = topics.by_name["orders"].clone();

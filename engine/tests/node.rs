@@ -2,15 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    future::Future,
-    path::Path,
-    rc::Rc,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod with_node;
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use millrace_engine::{
@@ -20,51 +14,9 @@ use millrace_engine::{
     },
     batch::{BatchBuilder, Codec, Record, records},
     engine::Engine,
-    node::{NodeOptions, Stopper, run},
+    node::NodeOptions,
 };
-
-fn options(dir: &Path, shards: usize) -> NodeOptions {
-    NodeOptions {
-        data_dir: dir.to_owned(),
-        node_id: 1,
-        shards,
-        pin: false,
-        memory_bytes: shards * (64 << 20),
-        reserve_bytes: 1 << 20,
-        wal_bytes: 96 << 20,
-        topic_defaults: BTreeMap::new(),
-        producer_id_expiration_ms: 86_400_000,
-        retention_check_ms: 300_000,
-    }
-}
-
-/// Runs a node, and `body` on shard 0 of it; stops when the body ends.
-fn with_node<T, F, Fut>(options: NodeOptions, body: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce(Engine) -> Fut + Send + 'static,
-    Fut: Future<Output = T> + 'static,
-{
-    let stopper = Stopper::default();
-    let body = Arc::new(Mutex::new(Some(body)));
-    let result = Arc::new(Mutex::new(None));
-    let (out, stop) = (result.clone(), stopper.clone());
-    run(options, stopper, move |engine: Engine| {
-        let (body, out, stop) = (body.clone(), out.clone(), stop.clone());
-        async move {
-            if engine.shard() != 0 {
-                return engine.stopping().await;
-            }
-            let body = body.lock().unwrap().take().unwrap();
-            let value = body(engine).await;
-            out.lock().unwrap().replace(value);
-            stop.stop();
-        }
-    })
-    .unwrap();
-    let value = result.lock().unwrap().take();
-    value.unwrap()
-}
+use with_node::{options, with_node};
 
 fn batch(values: &[String]) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None, 0);

@@ -9,6 +9,7 @@ use kafka_protocol::{
     messages::{ProduceRequest as LibraryProduceRequest, RequestHeader, RequestKind},
     protocol::{Decodable, Encodable, StrBytes},
 };
+use millrace_engine::fuzz::Target;
 
 use crate::{
     api::{
@@ -20,16 +21,6 @@ use crate::{
     memory::{Purpose, ReceiveMemory, Reservation},
     telemetry,
 };
-
-/// A decoder to fuzz.
-pub struct Target {
-    /// Its name.
-    pub name: &'static str,
-    /// Feeds it bytes; panics if something is wrong with it.
-    pub run: fn(&[u8]),
-    /// Valid inputs to start from.
-    pub seeds: fn() -> Vec<Vec<u8>>,
-}
 
 /// All of them.
 pub fn targets() -> &'static [Target] {

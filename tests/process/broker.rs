@@ -60,6 +60,11 @@ impl Broker {
         &self.data
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.as_ref().unwrap().pid()
+    }
+
     /// The command that starts it.
     pub(crate) fn command(&self) -> String {
         // small logs and little memory: several brokers run at once, and small logs wrap around

@@ -15,4 +15,5 @@ mod port;
 mod shards;
 mod state;
 mod stop;
+mod topics;
 mod writer;

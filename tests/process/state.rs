@@ -12,6 +12,7 @@ use kafka_protocol::{
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch_request::OffsetFetchRequestTopic,
+        offset_fetch_response::OffsetFetchResponseTopic,
     },
     protocol::StrBytes,
 };
@@ -32,8 +33,12 @@ fn topic(name: &str) -> TopicName {
     TopicName(text(name))
 }
 
-/// Commits offsets as a consumer that assigns partitions to itself does.
 fn commit(broker: &Broker, group: &str, offsets: &[i64]) {
+    commit_to(broker, group, "state", offsets);
+}
+
+/// Commits offsets as a consumer that assigns partitions to itself does.
+pub(crate) fn commit_to(broker: &Broker, group: &str, name: &str, offsets: &[i64]) {
     let partitions = offsets.iter().zip(0..).map(|(&offset, partition)| {
         OffsetCommitRequestPartition::default()
             .with_partition_index(partition)
@@ -44,7 +49,7 @@ fn commit(broker: &Broker, group: &str, offsets: &[i64]) {
         .with_group_id(GroupId(text(group)))
         .with_generation_id_or_member_epoch(-1)
         .with_topics(vec![
-            OffsetCommitRequestTopic::default().with_name(topic("state")).with_partitions(partitions.collect()),
+            OffsetCommitRequestTopic::default().with_name(topic(name)).with_partitions(partitions.collect()),
         ]);
     let response = broker.connect().call(7, &request).unwrap();
     let codes = response.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
@@ -54,13 +59,26 @@ fn commit(broker: &Broker, group: &str, offsets: &[i64]) {
 fn committed(broker: &Broker, group: &str, partitions: i32) -> Vec<i64> {
     let asked =
         OffsetFetchRequestTopic::default().with_name(topic("state")).with_partition_indexes((0..partitions).collect());
-    let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(Some(vec![asked]));
+    let topics = fetch_offsets(broker, group, Some(vec![asked]));
+    topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.committed_offset).collect()
+}
+
+/// Topics that a group has committed offsets of.
+pub(crate) fn committed_topics(broker: &Broker, group: &str) -> Vec<String> {
+    fetch_offsets(broker, group, None).iter().map(|topic| topic.name.to_string()).collect()
+}
+
+fn fetch_offsets(
+    broker: &Broker,
+    group: &str,
+    asked: Option<Vec<OffsetFetchRequestTopic>>,
+) -> Vec<OffsetFetchResponseTopic> {
+    let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(asked);
     let start = std::time::Instant::now();
     loop {
         let response = broker.connect().call(5, &request).unwrap();
         if response.error_code == 0 {
-            let found = response.topics.iter().flat_map(|topic| &topic.partitions);
-            return found.map(|partition| partition.committed_offset).collect();
+            return response.topics;
         }
         // COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE
         assert!([14, 15].contains(&response.error_code) && start.elapsed() < PATIENCE, "{}", response.error_code);

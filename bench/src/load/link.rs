@@ -2,18 +2,13 @@
 //!
 //! Owned by the loop of [`super::run`]. Never blocks; knows no clock.
 
-use std::{
-    collections::VecDeque,
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
-    os::fd::{AsRawFd, RawFd},
-    time::Duration,
-};
+use std::{collections::VecDeque, net::SocketAddr, os::fd::RawFd, time::Duration};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use kafka_protocol::{messages::ProduceResponse, protocol::Decodable};
 
+use super::pipe::Pipe;
 use crate::{
     batch::{BatchTemplate, Idempotence},
     client::{CLIENT_ID, PRODUCE_VERSION},
@@ -22,7 +17,6 @@ use crate::{
 
 /// Entries that wait for room in one link at most; more of them wait in the schedule, where they cost nothing.
 pub(super) const QUEUE_MAX: usize = 4096;
-const READ_BYTES: usize = 64 << 10;
 
 /// One batch that should be sent.
 #[derive(Debug, Clone, Copy)]
@@ -65,39 +59,25 @@ pub(super) struct Form {
 /// One pipelined connection.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: TcpStream,
+    pipe: Pipe,
     pub queue: VecDeque<Entry>,
     in_flight: VecDeque<InFlight>,
     correlation_id: i32,
-    out: Vec<u8>,
-    out_at: usize,
-    inbox: Vec<u8>,
 }
 
 impl Link {
     pub(super) fn connect(address: SocketAddr) -> anyhow::Result<Link> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
-            .with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(Link {
-            stream,
-            queue: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            correlation_id: 0,
-            out: Vec::new(),
-            out_at: 0,
-            inbox: Vec::new(),
-        })
+        let pipe = Pipe::connect(address)?;
+        Ok(Link { pipe, queue: VecDeque::new(), in_flight: VecDeque::new(), correlation_id: 0 })
     }
 
     pub(super) fn fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
+        self.pipe.fd()
     }
 
     /// Whether bytes wait for the socket to take them.
     pub(super) fn wants_write(&self) -> bool {
-        self.out_at < self.out.len()
+        self.pipe.wants_write()
     }
 
     /// Whether a further request may be sent now.
@@ -150,9 +130,7 @@ impl Link {
     }
 
     fn encode(&mut self, form: &Form, producer: u32, idempotence: Option<(i64, i16)>, wall_ms: i64, batches: &[Sent]) {
-        let out = &mut self.out;
-        out.clear();
-        self.out_at = 0;
+        let out = self.pipe.next_out();
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&0i16.to_be_bytes()); // Produce
         out.extend_from_slice(&PRODUCE_VERSION.to_be_bytes());
@@ -187,71 +165,45 @@ impl Link {
 
     /// Writes what the socket takes.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
-        while self.wants_write() {
-            match self.stream.write(&self.out[self.out_at..]) {
-                Ok(0) => bail!("the broker takes no more bytes"),
-                Ok(n) => self.out_at += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("write to the broker"),
-            }
-        }
-        Ok(())
+        self.pipe.flush()
     }
 
     /// Reads what is there, hands over each answered batch with its error code, and answers the number of requests.
     pub(super) fn receive(&mut self, mut answered: impl FnMut(Sent, i16)) -> anyhow::Result<u64> {
-        loop {
-            let start = self.inbox.len();
-            self.inbox.resize(start + READ_BYTES, 0);
-            let result = self.stream.read(&mut self.inbox[start..]);
-            self.inbox.truncate(start + *result.as_ref().unwrap_or(&0));
-            match result {
-                Ok(0) => bail!("the broker closed the connection with {} requests in flight", self.in_flight.len()),
-                Ok(n) if n < READ_BYTES => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("read from the broker"),
-            }
-        }
-        let (mut at, mut requests) = (0, 0);
-        while self.inbox.len() - at >= 4 {
-            let length = i32::from_be_bytes(self.inbox[at..at + 4].try_into().expect("four bytes"));
-            ensure!((4..1 << 24).contains(&length), "an answer of {length} bytes");
-            let end = at + 4 + length as usize;
-            if self.inbox.len() < end {
-                break;
-            }
-            let frame = Bytes::copy_from_slice(&self.inbox[at + 4..end]);
-            at = end;
-            self.answer(frame, &mut answered)?;
+        let mut requests = 0;
+        let in_flight = &mut self.in_flight;
+        let received = self.pipe.receive(|frame| {
             requests += 1;
-        }
-        self.inbox.drain(..at);
+            answer(in_flight, frame, &mut answered)
+        });
+        received.with_context(|| format!("{} requests in flight", self.in_flight.len()))?;
         Ok(requests)
     }
+}
 
-    fn answer(&mut self, mut frame: Bytes, answered: &mut impl FnMut(Sent, i16)) -> anyhow::Result<()> {
-        let correlation_id = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
-        let request = self.in_flight.pop_front().context("an answer without a request")?;
-        ensure!(
-            correlation_id == request.correlation_id,
-            "answers out of order: {correlation_id} instead of {}",
-            request.correlation_id
-        );
-        let mut body = frame.split_off(4);
-        let response = ProduceResponse::decode(&mut body, PRODUCE_VERSION).context("produce response")?;
-        let answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
-        let mut count = 0;
-        for answer in answers {
-            let sent = request.batches.iter().find(|sent| sent.partition as i32 == answer.index);
-            answered(*sent.with_context(|| format!("an answer for partition {}", answer.index))?, answer.error_code);
-            count += 1;
-        }
-        ensure!(count == request.batches.len(), "{count} answers for {} batches", request.batches.len());
-        Ok(())
+fn answer(
+    in_flight: &mut VecDeque<InFlight>,
+    mut frame: Bytes,
+    answered: &mut impl FnMut(Sent, i16),
+) -> anyhow::Result<()> {
+    let correlation_id = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
+    let request = in_flight.pop_front().context("an answer without a request")?;
+    ensure!(
+        correlation_id == request.correlation_id,
+        "answers out of order: {correlation_id} instead of {}",
+        request.correlation_id
+    );
+    let mut body = frame.split_off(4);
+    let response = ProduceResponse::decode(&mut body, PRODUCE_VERSION).context("produce response")?;
+    let answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    let mut count = 0;
+    for answer in answers {
+        let sent = request.batches.iter().find(|sent| sent.partition as i32 == answer.index);
+        answered(*sent.with_context(|| format!("an answer for partition {}", answer.index))?, answer.error_code);
+        count += 1;
     }
+    ensure!(count == request.batches.len(), "{count} answers for {} batches", request.batches.len());
+    Ok(())
 }
 
 fn put_string(out: &mut Vec<u8>, text: &str) {

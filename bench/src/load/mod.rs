@@ -5,6 +5,7 @@
 //! over are counted, never dropped silently.
 
 mod link;
+pub(crate) mod pipe;
 mod run;
 pub mod schedule;
 

@@ -172,7 +172,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Does what there is to do; `false` when there was nothing.
-    async fn keep(&self) -> io::Result<bool> {
+    async fn keep(self: &Rc<Self>) -> io::Result<bool> {
         self.remove_files().await?;
         let worked = self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();
@@ -190,19 +190,12 @@ impl<I: Io> Store<I> {
         Ok(true)
     }
 
-    async fn remove_files(&self) -> io::Result<()> {
-        let removed = self.keeper.removed.take();
-        for (id, done) in removed {
-            if self.compactor.busy_with() == Some(id) {
-                self.keeper.removed.borrow_mut().push((id, done)); // it gives up soon, and notifies
-                continue;
-            }
-            if let Err(error) = self.io.remove(&partition_dir(&self.options.data_dir, id)).await {
-                tracing::warn!("removing the files of {id:?} failed, the next start will: {error}");
-            }
-            done.set(());
-            self.io.yield_now().await;
-        }
+    async fn remove_files(self: &Rc<Self>) -> io::Result<()> {
+        // that one gives up soon, and notifies
+        let busy_with = self.compactor.busy_with();
+        let (later, removed) = self.keeper.removed.take().into_iter().partition(|(id, _)| Some(*id) == busy_with);
+        *self.keeper.removed.borrow_mut() = later;
+        self.spawn_removal(removed);
         let retired = self.wal.borrow().retired();
         if retired.is_empty() {
             return Ok(());
@@ -471,7 +464,7 @@ impl<I: Io> Store<I> {
         outcome.wait().await
     }
 
-    async fn do_trims(&self) -> io::Result<bool> {
+    async fn do_trims(self: &Rc<Self>) -> io::Result<bool> {
         let mut later = VecDeque::new();
         let mut worked = false;
         loop {
@@ -507,7 +500,7 @@ impl<I: Io> Store<I> {
         Ok(worked)
     }
 
-    async fn do_trim(&self, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
+    async fn do_trim(self: &Rc<Self>, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
         let (id, gone, first_segment) = {
             let partition = cell.borrow();
             let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
@@ -523,11 +516,7 @@ impl<I: Io> Store<I> {
         payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
         self.note(payloads).await?;
         cell.borrow_mut().trim(before, first_segment);
-        for name in gone {
-            self.segments.forget_segment(id, name);
-            self.io.remove(&self.segments.path(id, name)).await?;
-            self.io.yield_now().await;
-        }
+        self.spawn_segment_removal(id, gone);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod open;
 mod read;
 #[cfg(test)]
 mod recovery_tests;
+mod removal;
 mod replace;
 mod rewrite;
 mod segment_files;
@@ -171,7 +172,6 @@ impl<I: Io> Store<I> {
         for (file, extents) in unnoted.into_iter().flat_map(|unnoted| unnoted.pins) {
             self.wal.borrow_mut().release(file, extents);
         }
-        self.segments.forget(id);
         self.pump.notify();
         Some(self.keeper.removed(id))
     }

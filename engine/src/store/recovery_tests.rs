@@ -309,3 +309,25 @@ fn deleting_a_partition_under_way_harms_nobody_else() {
         });
     }
 }
+
+/// A round that was writing the segment of a partition opened it again after the deletion had closed it, and it stayed
+/// open, with its space.
+#[test]
+fn a_partition_deleted_while_it_is_materialised_leaves_no_file_open() {
+    for seed in 0..60 {
+        let machine = Machine::new(seed, &[DEVICE]);
+        machine.live(async |store| {
+            for _ in 0..8 {
+                produce(&store, 0, 200_000).await;
+            }
+            store.io.sleep(Duration::from_micros(1 + seed * 20)).await;
+            store.remove_partition(partition(0)).unwrap().wait().await;
+            assert_eq!(*store.failed.borrow(), None);
+            assert_eq!(store.segments.open_count(), 0, "seed {seed}");
+        });
+        assert_eq!(
+            machine.sim.files().iter().filter(|path| path.extension().is_some_and(|end| end == "log")).count(),
+            0
+        );
+    }
+}

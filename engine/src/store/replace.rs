@@ -9,7 +9,7 @@ use std::{io, rc::Rc};
 
 use zerocopy::little_endian::I64;
 
-use super::{Store, partition_dir};
+use super::{Store, partition_dir, removal};
 use crate::{
     api::TopicPartition,
     io::Io,
@@ -129,7 +129,9 @@ impl<I: Io> Store<I> {
         }
         cell.borrow_mut().replace(&replace);
         for name in sources.into_iter().chain(useless) {
-            self.segments.forget_segment(id, name);
+            if let Some(open) = self.segments.forget_segment(id, name) {
+                removal::close(open).await;
+            }
             if let Err(error) = self.io.remove(&self.segments.path(id, name)).await {
                 tracing::warn!("removing {} of {id:?} failed, the next start will: {error}", name.file_name());
             }

@@ -36,6 +36,11 @@ pub(crate) struct OpenSegment<I: Io> {
 }
 
 impl<I: Io> OpenSegment<I> {
+    /// Whether anybody else than the holder of this reads or writes it.
+    pub(crate) fn is_in_use(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1 || self.buffered.borrow().as_ref().is_some_and(|file| Rc::strong_count(file) > 1)
+    }
+
     /// The position of the batch that begins with `offset`, if a read ended there.
     pub(crate) fn hint(&self, offset: i64) -> Option<u64> {
         self.hints.borrow().iter().find(|(known, _)| *known == offset).map(|(_, position)| *position)
@@ -112,15 +117,23 @@ impl<I: Io> SegmentFiles<I> {
         Ok(open.entry((id, name)).or_insert(opened).clone())
     }
 
-    /// Closes the files of a partition.
-    pub(crate) fn forget(&self, id: TopicPartition) {
-        self.forgotten.set(self.forgotten.get() + 1);
-        self.open.borrow_mut().retain(|(partition, _), _| *partition != id);
+    /// How many are open.
+    #[cfg(test)]
+    pub(crate) fn open_count(&self) -> usize {
+        self.open.borrow().len()
     }
 
-    /// Closes a segment's file.
-    pub(crate) fn forget_segment(&self, id: TopicPartition, name: SegmentName) {
+    /// Takes the files of a partition out, to be closed.
+    #[must_use]
+    pub(crate) fn forget(&self, id: TopicPartition) -> Vec<Rc<OpenSegment<I>>> {
         self.forgotten.set(self.forgotten.get() + 1);
-        self.open.borrow_mut().remove(&(id, name));
+        self.open.borrow_mut().extract_if(|(partition, _), _| *partition == id).map(|(_, file)| file).collect()
+    }
+
+    /// Takes a segment's file out, to be closed.
+    #[must_use]
+    pub(crate) fn forget_segment(&self, id: TopicPartition, name: SegmentName) -> Option<Rc<OpenSegment<I>>> {
+        self.forgotten.set(self.forgotten.get() + 1);
+        self.open.borrow_mut().remove(&(id, name))
     }
 }

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{
 };
 use uuid::Uuid;
 
-use super::{record::OffsetCommit, strings::wire};
+use super::{record::OffsetCommit, strings::wire, topics::TopicLookup};
 
 /// An OffsetFetch of one group that waits until the commits under way are durable.
 pub(crate) type DeferredFetch = OffsetFetchRequestGroup;
@@ -55,12 +55,13 @@ impl Offsets {
             .flat_map(|(topic, partitions)| partitions.iter().map(move |(partition, value)| (topic, *partition, value)))
     }
 
-    /// The offsets of one topic.
-    pub(crate) fn of_topic(&self, topic: &str) -> impl Iterator<Item = (&Rc<str>, i32, &OffsetCommit)> {
-        let found = self.by_topic.get_key_value(topic);
-        found
-            .into_iter()
-            .flat_map(|(topic, partitions)| partitions.iter().map(move |(partition, value)| (topic, *partition, value)))
+    /// Partitions with an offset whose topic is no more, even if there is another one of that name.
+    pub(crate) fn of_missing_topics(&self, topics: &dyn TopicLookup) -> impl Iterator<Item = (&Rc<str>, i32)> {
+        self.by_topic.iter().flat_map(|(topic, partitions)| {
+            let now = topics.by_name(topic).map(|(id, _)| id);
+            let gone = move |value: &OffsetCommit| now.is_none_or(|id| !is_of(value, id));
+            partitions.iter().filter(move |(_, value)| gone(value)).map(move |(partition, _)| (topic, *partition))
+        })
     }
 
     /// Answers an OffsetFetch: of the partitions named, or of all.

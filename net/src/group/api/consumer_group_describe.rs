@@ -8,13 +8,13 @@ use kafka_protocol::{
     },
 };
 
-use super::{NO_OPERATIONS, operations};
+use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
 use crate::{
     api::{
         Api, Call, Context, OnDisconnect, call,
         shape::{BOOL, STRINGS, Shape},
     },
-    group::{shell, strings::wire},
+    group::{coordinator::Coordinator, strings::wire},
 };
 
 const SHAPE: Shape = &[STRINGS, BOOL];
@@ -33,14 +33,7 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<ConsumerGroupDescribeRequest>) -> ConsumerGroupDescribeResponse {
     let asked = operations(call.body.include_authorized_operations);
     let groups = call.body.group_ids.iter().map(|group| group.to_string()).collect();
-    let described = shell::on_groups(groups, async |group| {
-        if group.is_empty() {
-            return refuse(&group, ResponseError::InvalidGroupId);
-        }
-        let id = group.clone();
-        let found = shell::read(context.engine(), &group, move |coordinator| coordinator.describe_consumer(&id));
-        found.await.unwrap_or_else(|error| refuse(&group, error))
-    });
+    let described = describe_each(context.engine(), groups, MayBeEmpty::No, Coordinator::describe_consumer, refuse);
     let with_operations = |group: DescribedGroup| {
         let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
         group.with_authorized_operations(operations)

@@ -4,13 +4,13 @@ use kafka_protocol::messages::{
     ApiKey, DescribeGroupsRequest, DescribeGroupsResponse, describe_groups_response::DescribedGroup,
 };
 
-use super::{NO_OPERATIONS, operations};
+use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
 use crate::{
     api::{
         Api, Call, Context, OnDisconnect, call,
         shape::{BOOL, STRINGS, Shape},
     },
-    group::{shell, strings::wire},
+    group::{coordinator::Coordinator, error::GroupError, strings::wire},
 };
 
 const SHAPE: Shape = &[STRINGS, BOOL.since(3)];
@@ -30,13 +30,11 @@ async fn handle(context: Context, call: Call<DescribeGroupsRequest>) -> Describe
     let version = call.version();
     let asked = operations(call.body.include_authorized_operations);
     let groups = call.body.groups.iter().map(|group| group.to_string()).collect();
-    let described = shell::on_groups(groups, async |group| {
-        let id = group.clone();
-        let found = shell::read(context.engine(), &group, move |coordinator| coordinator.describe(&id, version));
-        found.await.unwrap_or_else(|error| {
-            DescribedGroup::default().with_group_id(wire(&group).into()).with_error_code(error.code())
-        })
-    });
+    let refuse = |group: &str, error: GroupError| {
+        DescribedGroup::default().with_group_id(wire(group).into()).with_error_code(error.code())
+    };
+    let look = move |coordinator: &Coordinator, group: &str| coordinator.describe(group, version);
+    let described = describe_each(context.engine(), groups, MayBeEmpty::Yes, look, refuse);
     let with_operations = |group: DescribedGroup| {
         let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
         group.with_authorized_operations(operations)

@@ -14,9 +14,11 @@ pub(crate) mod offset_delete;
 pub(crate) mod offset_fetch;
 pub(crate) mod sync_group;
 
+use kafka_protocol::error::ResponseError;
+use millrace_engine::engine::Engine;
 use uuid::Uuid;
 
-use super::caller::Caller;
+use super::{caller::Caller, coordinator::Coordinator, error::GroupError, shell};
 use crate::api::{Context, RequestHeader};
 
 /// What an administrator may do with a group as long as nothing is forbidden, as a set of Kafka's AclOperation codes:
@@ -28,6 +30,33 @@ pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
 /// What is told of them.
 pub(crate) fn operations(asked: bool) -> i32 {
     if asked { GROUP_OPERATIONS } else { NO_OPERATIONS }
+}
+
+/// Whether a group's id may be empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MayBeEmpty {
+    Yes,
+    No,
+}
+
+/// Looks at each group where its coordinator is; `refuse` answers for one that cannot be looked at. The empty id is that
+/// of a group only for DescribeGroups, as in Kafka.
+pub(crate) async fn describe_each<G: Send + 'static>(
+    engine: &Engine,
+    groups: Vec<String>,
+    may_be_empty: MayBeEmpty,
+    look: impl Fn(&Coordinator, &str) -> G + Copy + Send + 'static,
+    refuse: impl Fn(&str, GroupError) -> G,
+) -> Vec<G> {
+    let described = shell::on_groups(groups, async |group| {
+        if group.is_empty() && may_be_empty == MayBeEmpty::No {
+            return refuse(&group, ResponseError::InvalidGroupId);
+        }
+        let id = group.clone();
+        let found = shell::read(engine, &group, move |coordinator| look(coordinator, &id));
+        found.await.unwrap_or_else(|error| refuse(&group, error))
+    });
+    described.await
 }
 
 /// Who sent a request.

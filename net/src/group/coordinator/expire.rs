@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use uuid::Uuid;
-
 use super::{Coordinator, Entry, Group};
 use crate::group::{
     classic::State,
@@ -32,21 +30,19 @@ impl Coordinator {
         self.write_tombstones(records);
     }
 
-    /// Deletes the offsets of topics that were deleted. A later topic of the same name is another topic.
-    pub(crate) fn handle_topics_deleted(&mut self, deleted: &[(String, Uuid)]) {
+    /// Deletes the offsets of topics that are no more. A later topic of the same name is another topic. It goes by what
+    /// is there, not by what was deleted since the last look: a topic may have come and gone between two looks.
+    pub(crate) fn handle_topics_deleted(&mut self) {
+        let topics = Rc::clone(&self.topics);
         let mut records = Vec::new();
         for (id, entry) in &self.entries {
-            for (name, topic_id) in deleted {
-                for (topic, partition, value) in entry.offsets.of_topic(name) {
-                    if value.topic_id.is_nil() || value.topic_id == *topic_id {
-                        let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-                        records.push(Record::OffsetCommit { group, topic, partition, value: None });
-                    }
-                }
+            for (topic, partition) in entry.offsets.of_missing_topics(&*topics) {
+                let (group, topic) = (Rc::clone(id), Rc::clone(topic));
+                records.push(Record::OffsetCommit { group, topic, partition, value: None });
             }
         }
         self.write_tombstones(records);
-        self.forget_share_topics(&|id| deleted.iter().any(|(_, deleted)| *deleted == id));
+        self.forget_share_topics(&|id| topics.by_id(id).is_none());
     }
 
     pub(super) fn write_tombstones(&mut self, records: Vec<Record>) {

@@ -37,23 +37,7 @@ impl Coordinator {
                 Group::Share(group) => group.on_loaded(scope),
             }
         }
-        self.drop_offsets_of_missing_topics();
-        let topics = Rc::clone(&self.topics);
-        self.forget_share_topics(&|id| topics.by_id(id).is_none());
-    }
-
-    /// Deletes offsets of topics that were deleted while nobody looked.
-    fn drop_offsets_of_missing_topics(&mut self) {
-        let mut records = Vec::new();
-        for (id, entry) in &self.entries {
-            for (topic, partition, value) in entry.offsets.iter() {
-                if !value.topic_id.is_nil() && self.topics.by_id(value.topic_id).is_none() {
-                    let (group, topic) = (Rc::clone(id), Rc::clone(topic));
-                    records.push(Record::OffsetCommit { group, topic, partition, value: None });
-                }
-            }
-        }
-        self.write_tombstones(records);
+        self.handle_topics_deleted();
     }
 
     /// Changes the state as a record says that was just made durable. Tombstones of a group that has got members

@@ -48,9 +48,11 @@ pub(super) fn run(script: &mut Script, command: &Command<'_>) {
         "describe" => describe(script, command),
         "retention" => script.coordinator.handle_retention(script.now_ms),
         "topic" => {
-            let deleted = script.topics.set(command.name, command.number("partitions", 1));
+            script.topics.set(command.name, command.number("partitions", 1));
             script.coordinator.handle_topics(Rc::new(script.topics.clone()));
-            script.coordinator.handle_topics_deleted(deleted.as_slice());
+            if command.get("seen") != Some("late") {
+                script.coordinator.handle_topics_deleted();
+            }
         }
         verb => panic!("no command is called {verb}"),
     }

@@ -23,18 +23,17 @@ pub(crate) struct FakeTopics {
 }
 
 impl FakeTopics {
-    /// Makes a topic, or changes its number of partitions; 0 deletes it. Says what was deleted.
-    pub(crate) fn set(&mut self, name: &str, partitions: i32) -> Option<(String, Uuid)> {
+    /// Makes a topic, or changes its number of partitions; 0 deletes it.
+    pub(crate) fn set(&mut self, name: &str, partitions: i32) {
         if partitions == 0 {
-            let (id, _) = self.topics.remove(name)?;
-            return Some((name.to_owned(), id));
+            self.topics.remove(name);
+            return;
         }
         if !self.topics.contains_key(name) {
             self.made += 1;
         }
         let made = Uuid::from_u128(self.made);
         self.topics.entry(name.to_owned()).or_insert((made, 0)).1 = partitions;
-        None
     }
 }
 

@@ -228,23 +228,21 @@ impl Groups {
         if is_retention_due {
             self.next_retention_ms.set(now_ms.saturating_add(self.settings.retention_check_interval_ms));
         }
-        let deleted: Vec<_> = if Rc::ptr_eq(&before, &topics) {
-            Vec::new()
-        } else {
-            let gone = before.by_id.iter().filter(|(id, _)| !topics.by_id.contains_key(id));
-            gone.map(|(id, topic)| (topic.name.clone(), *id)).collect()
-        };
-        if deleted.iter().any(|(name, _)| name == OFFSETS_TOPIC) {
+        let is_deleted = before.deletions != topics.deletions;
+        let offsets_id = |topics: &Topics| topics.by_name.get(OFFSETS_TOPIC).map(|topic| topic.id);
+        if offsets_id(&before).is_some_and(|id| offsets_id(&topics) != Some(id)) {
             self.close_all(ResponseError::NotCoordinator);
         }
-        if deleted.is_empty() && !is_retention_due {
+        if !is_deleted && !is_retention_due {
             return;
         }
         let mut touched = Vec::new();
         for (index, slot) in self.slots.borrow_mut().iter_mut() {
             slot.see_topics(&self.engine);
             if let Stage::Ready(coordinator) = &mut slot.stage {
-                coordinator.handle_topics_deleted(&deleted);
+                if is_deleted {
+                    coordinator.handle_topics_deleted();
+                }
                 if is_retention_due {
                     coordinator.handle_retention(now_ms);
                 }

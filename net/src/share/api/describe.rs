@@ -13,8 +13,8 @@ use crate::{
         shape::{BOOL, STRINGS, Shape},
     },
     group::{
-        api::{NO_OPERATIONS, operations},
-        shell,
+        api::{MayBeEmpty, NO_OPERATIONS, describe_each, operations},
+        coordinator::Coordinator,
         strings::wire,
     },
 };
@@ -35,14 +35,7 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<ShareGroupDescribeRequest>) -> ShareGroupDescribeResponse {
     let asked = operations(call.body.include_authorized_operations);
     let groups = call.body.group_ids.iter().map(|group| group.to_string()).collect();
-    let described = shell::on_groups(groups, async |group| {
-        if group.is_empty() {
-            return refuse(&group, ResponseError::InvalidGroupId);
-        }
-        let id = group.clone();
-        let found = shell::read(context.engine(), &group, move |coordinator| coordinator.describe_share(&id));
-        found.await.unwrap_or_else(|error| refuse(&group, error))
-    });
+    let described = describe_each(context.engine(), groups, MayBeEmpty::No, Coordinator::describe_share, refuse);
     let with_operations = |group: DescribedGroup| {
         let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
         group.with_authorized_operations(operations)

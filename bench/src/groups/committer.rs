@@ -1,0 +1,167 @@
+//! Connections that commit offsets in a closed loop, some in flight on each, driven by one thread.
+
+use std::{collections::VecDeque, net::SocketAddr, ops::Range, time::Duration};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use kafka_protocol::{
+    messages::{
+        GroupId, OffsetCommitRequest, OffsetCommitResponse, TopicName,
+        offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+    },
+    protocol::{Decodable, StrBytes},
+};
+
+use crate::{
+    client::{self, ClientError},
+    clock::Clock,
+    load::{Window, pipe::Pipe},
+    sys,
+};
+
+/// OffsetCommit as this client sends it: the last version without compact encoding.
+pub(super) const COMMIT_VERSION: i16 = 7;
+
+/// Whose offsets a connection commits.
+#[derive(Debug, Clone)]
+pub(super) struct Duty {
+    pub group: String,
+    pub topic: String,
+    pub partitions: Range<i32>,
+}
+
+impl Duty {
+    /// A commit of the same offset for all its partitions, as a consumer without a group membership sends it.
+    pub(super) fn commit(&self, offset: i64) -> OffsetCommitRequest {
+        let partition = |index| {
+            OffsetCommitRequestPartition::default()
+                .with_partition_index(index)
+                .with_committed_offset(offset)
+                .with_committed_leader_epoch(-1)
+                .with_committed_metadata(Some(StrBytes::default()))
+        };
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(StrBytes::from_string(self.topic.clone())))
+            .with_partitions(self.partitions.clone().map(partition).collect());
+        OffsetCommitRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(self.group.clone())))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic])
+    }
+
+    /// Fails unless every partition's commit was taken.
+    pub(super) fn check(&self, response: &OffsetCommitResponse) -> Result<(), ClientError> {
+        let mut answers = 0;
+        for partition in response.topics.iter().flat_map(|topic| &topic.partitions) {
+            client::check(|| format!("commit of {}", self.group), partition.error_code)?;
+            answers += 1;
+        }
+        if answers == self.partitions.len() {
+            return Ok(());
+        }
+        Err(ClientError::Protocol(format!("{answers} answers for {} partitions", self.partitions.len())))
+    }
+}
+
+/// One connection and what it committed.
+#[derive(Debug)]
+pub(super) struct Committer {
+    pub duty: Duty,
+    pipe: Pipe,
+    in_flight: VecDeque<(i32, u64)>,
+    /// The offset that was last sent, and the last one that was acknowledged.
+    sent: i64,
+    pub acknowledged: i64,
+}
+
+/// What one thread measured.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub commits: u64,
+    pub latency_us: Histogram<u64>,
+}
+
+impl Committer {
+    /// Connects; offsets go on from `acknowledged`.
+    pub(super) fn connect(duty: Duty, address: SocketAddr, acknowledged: i64) -> anyhow::Result<Committer> {
+        Ok(Committer {
+            duty,
+            pipe: Pipe::connect(address)?,
+            in_flight: VecDeque::new(),
+            sent: acknowledged,
+            acknowledged,
+        })
+    }
+
+    fn send(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        self.sent += 1;
+        let correlation_id = (self.sent & 0x7fff_ffff) as i32;
+        let frame = client::encode_frame(correlation_id, COMMIT_VERSION, &self.duty.commit(self.sent))?;
+        self.pipe.next_out().extend_from_slice(&frame);
+        self.in_flight.push_back((correlation_id, now_ns));
+        self.pipe.flush()
+    }
+
+    fn receive(&mut self, mut answered: impl FnMut(u64)) -> anyhow::Result<()> {
+        let Committer { duty, pipe, in_flight, acknowledged, .. } = self;
+        pipe.receive(|frame| {
+            let (correlation_id, sent_ns) = in_flight.pop_front().context("an answer without a request")?;
+            check_answer(duty, correlation_id, frame)?;
+            *acknowledged += 1;
+            answered(sent_ns);
+            Ok(())
+        })
+    }
+}
+
+fn check_answer(duty: &Duty, correlation_id: i32, mut frame: Bytes) -> anyhow::Result<()> {
+    let got = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
+    ensure!(got == correlation_id, "answers out of order: {got} instead of {correlation_id}");
+    let mut body = frame.split_off(4);
+    let response = OffsetCommitResponse::decode(&mut body, COMMIT_VERSION).context("OffsetCommit response")?;
+    Ok(duty.check(&response)?)
+}
+
+/// Keeps `in_flight` commits under way on each connection until the window ends, and then waits for the answers.
+pub(super) fn drive(
+    committers: &mut [Committer],
+    in_flight: usize,
+    clock: Clock,
+    window: Window,
+    timeout: Duration,
+) -> anyhow::Result<Measured> {
+    sys::exact_timers();
+    let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3)?;
+    let mut measured = Measured { commits: 0, latency_us };
+    let is_measured = |at_ns: u64| (window.start_ns..window.end_ns).contains(&at_ns);
+    let (mut interests, mut ready, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        let now_ns = clock.now_ns();
+        interests.clear();
+        let mut idle = true;
+        for committer in committers.iter_mut() {
+            committer.pipe.flush()?;
+            while now_ns < window.end_ns && committer.in_flight.len() < in_flight && !committer.pipe.wants_write() {
+                committer.send(now_ns)?;
+            }
+            let oldest_ns = committer.in_flight.front().map_or(now_ns, |(_, sent_ns)| *sent_ns);
+            ensure!(now_ns - oldest_ns < timeout.as_nanos() as u64, "a commit was not answered within {timeout:?}");
+            idle &= committer.in_flight.is_empty();
+            interests.push(sys::Interest { fd: committer.pipe.fd(), writable: committer.pipe.wants_write() });
+        }
+        if idle && now_ns >= window.end_ns {
+            return Ok(measured);
+        }
+        sys::wait(&interests, Duration::from_millis(100), &mut ready, &mut buffer)?;
+        for &index in &ready {
+            let now_ns = clock.now_ns();
+            committers[index].receive(|sent_ns| {
+                measured.commits += u64::from(is_measured(now_ns));
+                if is_measured(sent_ns) {
+                    measured.latency_us.saturating_record((now_ns.saturating_sub(sent_ns) / 1000).max(1));
+                }
+            })?;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! One non-blocking connection: bytes out, whole frames in. Knows nothing of what they mean.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::fd::{AsRawFd, RawFd},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+
+const READ_BYTES: usize = 64 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    stream: TcpStream,
+    out: Vec<u8>,
+    out_at: usize,
+    inbox: Vec<u8>,
+}
+
+impl Pipe {
+    pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<Pipe> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
+            .with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Pipe { stream, out: Vec::new(), out_at: 0, inbox: Vec::new() })
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+
+    /// Whether bytes wait for the socket to take them.
+    pub(crate) fn wants_write(&self) -> bool {
+        self.out_at < self.out.len()
+    }
+
+    /// The emptied buffer for the next bytes to send; nothing waits any more.
+    pub(crate) fn next_out(&mut self) -> &mut Vec<u8> {
+        self.out.clear();
+        self.out_at = 0;
+        &mut self.out
+    }
+
+    /// Writes what the socket takes.
+    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
+        while self.wants_write() {
+            match self.stream.write(&self.out[self.out_at..]) {
+                Ok(0) => bail!("the broker takes no more bytes"),
+                Ok(n) => self.out_at += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("write to the broker"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, and hands over each whole frame without its length.
+    pub(crate) fn receive(&mut self, mut frame: impl FnMut(Bytes) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        loop {
+            let start = self.inbox.len();
+            self.inbox.resize(start + READ_BYTES, 0);
+            let result = self.stream.read(&mut self.inbox[start..]);
+            self.inbox.truncate(start + *result.as_ref().unwrap_or(&0));
+            match result {
+                Ok(0) => bail!("the broker closed the connection"),
+                Ok(n) if n < READ_BYTES => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("read from the broker"),
+            }
+        }
+        let mut at = 0;
+        while self.inbox.len() - at >= 4 {
+            let length = i32::from_be_bytes(self.inbox[at..at + 4].try_into().expect("four bytes"));
+            ensure!((4..1 << 24).contains(&length), "an answer of {length} bytes");
+            let end = at + 4 + length as usize;
+            if self.inbox.len() < end {
+                break;
+            }
+            frame(Bytes::copy_from_slice(&self.inbox[at + 4..end]))?;
+            at = end;
+        }
+        self.inbox.drain(..at);
+        Ok(())
+    }
+}
