@@ -45,7 +45,9 @@ func (b *broker) start() error {
 	b.process = exec.Command(b.binary, "serve", "--data", filepath.Join(b.folder, "data"), "--listen", b.address,
 		"--shards", "2", "--memory", "256MiB", "--wal-bytes", "64MiB",
 		// crashed members are noticed within seconds, so that there is more than one rebalance in a minute
+		"--group-setting", "group.consumer.min.session.timeout.ms=10000",
 		"--group-setting", "group.consumer.session.timeout.ms=10000",
+		"--group-setting", "group.consumer.min.heartbeat.interval.ms=1000",
 		"--group-setting", "group.consumer.heartbeat.interval.ms=1000")
 	b.process.Stdout, b.process.Stderr = log, log
 	if err := b.process.Start(); err != nil {
@@ -54,6 +56,9 @@ func (b *broker) start() error {
 	for start := time.Now(); time.Since(start) < patience; time.Sleep(5 * time.Millisecond) {
 		if c, err := net.Dial("tcp", b.address); err == nil {
 			return c.Close()
+		}
+		if stat, _ := os.ReadFile(b.proc("stat")); strings.Contains(string(stat), ") Z ") {
+			return fmt.Errorf("the broker ended at once: %v", b.process.Wait())
 		}
 	}
 	return fmt.Errorf("the broker does not start")
