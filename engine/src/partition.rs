@@ -242,21 +242,20 @@ impl Partition {
     /// The largest timestamp of what consumers can see, and what holds the first record with it. As with Kafka, that
     /// may be one below the log start which is still there.
     pub(crate) fn newest_timestamp(&self) -> Option<(i64, Holder)> {
-        let mut newest: Option<(i64, Holder)> = None;
-        let mut consider = |timestamp: i64, holder: &dyn Fn() -> Holder| {
-            if timestamp >= 0 && newest.as_ref().is_none_or(|(known, _)| timestamp > *known) {
-                newest = Some((timestamp, holder()));
+        let mut newest = None;
+        for segment in self.segments.iter().filter(|segment| segment.max_timestamp >= 0) {
+            if newest.as_ref().is_none_or(|(known, _)| segment.max_timestamp > *known) {
+                newest = Some((segment.max_timestamp, Holder::Segment(segment.clone())));
             }
-        };
-        for segment in &self.segments {
-            consider(segment.max_timestamp, &|| Holder::Segment(segment.clone()));
         }
         let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
         for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
             let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
             let run = extent.at as usize..(extent.at + extent.len) as usize;
-            for (info, _) in batches(&memory.bytes()[run.clone()]).flatten() {
-                consider(info.max_timestamp, &|| Holder::Memory(memory.clone(), run.clone()));
+            let timestamps = batches(&memory.bytes()[run.clone()]).flatten().map(|(info, _)| info.max_timestamp);
+            let largest = timestamps.max().filter(|largest| *largest >= 0);
+            if let Some(largest) = largest.filter(|largest| newest.as_ref().is_none_or(|(known, _)| largest > known)) {
+                newest = Some((largest, Holder::Memory(memory, run)));
             }
         }
         newest

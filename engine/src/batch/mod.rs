@@ -27,7 +27,7 @@ pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, ver
 pub use patch::{assign, correct_max_timestamp};
 pub use records::{Record, RecordReader, RecordRef, records};
 pub use refused::{REFUSED_RECORDS_MAX, RefusedReason, RefusedRecord, RefusedRecords};
-pub use time::{find_timestamp, find_timestamp_from, max_timestamp_record};
+pub use time::find_timestamp;
 
 /// Why a batch was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

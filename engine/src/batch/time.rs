@@ -2,16 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use super::{BatchError, BatchInfo, invalid, records::walk};
+use super::{BatchError, BatchInfo, records::walk};
 
-/// Offset and timestamp of the first record whose timestamp is at least `timestamp_ms`, exact inside compressed
-/// batches too. In a LogAppendTime batch every record has the time of the append.
-pub fn find_timestamp(batch: &[u8], timestamp_ms: i64) -> Result<Option<(i64, i64)>, BatchError> {
-    find_timestamp_from(batch, timestamp_ms, i64::MIN)
-}
-
-/// The same among records of at least `offset_min`: the log may start inside a batch.
-pub fn find_timestamp_from(batch: &[u8], timestamp_ms: i64, offset_min: i64) -> Result<Option<(i64, i64)>, BatchError> {
+/// Offset and timestamp of the first record of at least `offset_min` (the log may start inside a batch) whose timestamp is
+/// at least `timestamp_ms`, exact inside compressed batches too. In a LogAppendTime batch every record has the time of
+/// the append.
+pub fn find_timestamp(batch: &[u8], timestamp_ms: i64, offset_min: i64) -> Result<Option<(i64, i64)>, BatchError> {
     let info = BatchInfo::parse(batch)?;
     if info.max_timestamp < timestamp_ms || info.last_offset() < offset_min {
         return Ok(None);
@@ -26,18 +22,4 @@ pub fn find_timestamp_from(batch: &[u8], timestamp_ms: i64, offset_min: i64) -> 
         ControlFlow::Break(())
     })?;
     Ok(found)
-}
-
-/// Offset and timestamp of the first record that has the largest timestamp of the batch. An error if compaction left
-/// no record in it.
-pub fn max_timestamp_record(batch: &[u8]) -> Result<(i64, i64), BatchError> {
-    let info = BatchInfo::parse(batch)?;
-    let mut found: Option<(i64, i64)> = None;
-    walk(&info, batch, |record| {
-        if found.is_none_or(|(_, timestamp)| record.timestamp > timestamp) {
-            found = Some((info.base_offset + i64::from(record.offset_delta), record.timestamp));
-        }
-        ControlFlow::Continue(())
-    })?;
-    found.ok_or_else(|| invalid("the batch holds no record"))
 }

@@ -133,7 +133,7 @@ fn first_at(bytes: &[u8], timestamp_ms: i64, log_start: i64) -> Result<(usize, O
     while let Ok(info) = BatchInfo::parse(&bytes[at..]) {
         if info.max_timestamp >= timestamp_ms && info.last_offset() >= log_start {
             let batch = &bytes[at..at + info.size];
-            if let Some((offset, timestamp_ms)) = batch::find_timestamp_from(batch, timestamp_ms, log_start)? {
+            if let Some((offset, timestamp_ms)) = batch::find_timestamp(batch, timestamp_ms, log_start)? {
                 return Ok((at, Some(FoundOffset { offset, timestamp_ms })));
             }
         }
