@@ -16,7 +16,7 @@ use crate::{
         TABLE,
         shape::sample::{Random, sample},
     },
-    connection::{Assembler, Frame, Routed, Want, route},
+    connection::{Frame, Routed, feed, route},
     hot::produce_request::ProduceRequest,
     memory::{Purpose, ReceiveMemory, Reservation},
     telemetry,
@@ -40,37 +40,15 @@ fn reserve(memory: &ReceiveMemory, bytes: usize) -> Reservation {
 
 /// A stream of frames, cut into reads as long as the first byte says.
 pub fn fuzz_frames(data: &[u8]) {
-    let Some((&step, mut stream)) = data.split_first() else {
+    let Some((&step, stream)) = data.split_first() else {
         return;
     };
-    let memory = ReceiveMemory::new(1 << 30);
-    let mut assembler = Assembler::new(FRAME_BYTES_MAX);
-    while !stream.is_empty() {
-        let mut count = usize::from(step).max(1).min(stream.len());
-        match assembler.want() {
-            Want::Anything => {
-                let mut permit = reserve(&memory, count);
-                if assembler.accept(&stream[..count], &mut permit).is_err() {
-                    return;
-                }
-            }
-            Want::Memory(bytes) => {
-                assembler.grow(reserve(&memory, bytes));
-                continue;
-            }
-            Want::Fill => {
-                let (buffer, limit) = assembler.buffer();
-                count = count.min(limit);
-                buffer.extend_from_slice(&stream[..count]);
-                assembler.on_filled();
-            }
-        }
-        stream = &stream[count..];
-        while let Some(frame) = assembler.next_frame() {
-            assert_eq!(frame.bytes.len(), frame.reservation.bytes());
-            fuzz_request(&frame.bytes);
-        }
-    }
+    let checked = |frame: Frame| {
+        assert_eq!(frame.bytes.len(), frame.reservation.bytes());
+        fuzz_request(&frame.bytes);
+    };
+    // what is malformed ends the stream
+    let _ = feed(stream, usize::from(step).max(1), FRAME_BYTES_MAX, checked);
 }
 
 /// One request: header, table, shape, and then what its handler would decode.

@@ -135,6 +135,41 @@ fn buffer_bytes(length: usize, received: usize) -> usize {
     length.min(BUFFER_BYTES_MIN.max(received.saturating_mul(GROWTH)))
 }
 
+/// Feeds `input` in reads of at most `step` bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn feed(
+    mut input: &[u8],
+    step: usize,
+    frame_bytes_max: usize,
+    mut on_frame: impl FnMut(Frame),
+) -> Result<(), Malformed> {
+    use futures_util::FutureExt;
+
+    use crate::memory::{Purpose, ReceiveMemory};
+    let memory = ReceiveMemory::new(1 << 30);
+    let reserve = |bytes| memory.reserve(Purpose::NewRequest, bytes).now_or_never().expect("the budget is large");
+    let mut assembler = Assembler::new(frame_bytes_max);
+    while !input.is_empty() {
+        let mut count = step.min(input.len());
+        match assembler.want() {
+            Want::Anything => assembler.accept(&input[..count], &mut reserve(count))?,
+            Want::Memory(bytes) => {
+                assembler.grow(reserve(bytes));
+                continue;
+            }
+            Want::Fill => {
+                let (buffer, limit) = assembler.buffer();
+                count = count.min(limit);
+                buffer.extend_from_slice(&input[..count]);
+                assembler.on_filled();
+            }
+        }
+        input = &input[count..];
+        std::iter::from_fn(|| assembler.next_frame()).for_each(&mut on_frame);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -148,34 +183,9 @@ mod tests {
         memory.reserve(Purpose::NewRequest, bytes).now_or_never().expect("the budget is large")
     }
 
-    /// Feeds `input` in reads of at most `step` bytes and returns the frames.
     fn feed(input: &[u8], step: usize) -> Result<Vec<Bytes>, Malformed> {
-        let memory = ReceiveMemory::new(1 << 30);
-        let mut assembler = Assembler::new(FRAME_BYTES_MAX);
-        let mut input = input;
         let mut frames = Vec::new();
-        while !input.is_empty() {
-            let mut count = step.min(input.len());
-            match assembler.want() {
-                Want::Anything => {
-                    let mut permit = reserve(&memory, count);
-                    assembler.accept(&input[..count], &mut permit)?;
-                }
-                Want::Memory(bytes) => {
-                    assembler.grow(reserve(&memory, bytes));
-                    continue;
-                }
-                Want::Fill => {
-                    let (buffer, limit) = assembler.buffer();
-                    count = count.min(limit);
-                    buffer.extend_from_slice(&input[..count]);
-                    assembler.on_filled();
-                }
-            }
-            input = &input[count..];
-            frames.extend(std::iter::from_fn(|| assembler.next_frame()).map(|frame| frame.bytes));
-        }
-        Ok(frames)
+        super::feed(input, step, FRAME_BYTES_MAX, |frame| frames.push(frame.bytes)).map(|()| frames)
     }
 
     fn encode(frames: &[Vec<u8>]) -> Vec<u8> {
