@@ -231,7 +231,7 @@ impl Engine {
             let defaults = config::topic_defaults(&engine.0.started_defaults, &altered);
             let defaults = (defaults != *before).then_some(defaults);
             if let Some(defaults) = &defaults {
-                check_defaults(&opened.state, &before, defaults)?;
+                check_defaults(&opened.state, &before, defaults).await?;
             }
             if validate_only {
                 return Ok(());
@@ -394,13 +394,14 @@ impl Engine {
 }
 
 /// Checks that the defaults, and every topic under them, make sense. A topic that made none before is let pass.
-fn check_defaults(
+async fn check_defaults(
     state: &Catalog,
     before: &BTreeMap<String, String>,
     defaults: &BTreeMap<String, String>,
 ) -> Result<(), TopicError> {
     TopicConfig::parse(defaults, &BTreeMap::new()).map_err(TopicError::InvalidConfig)?;
     for topic in state.topics.values().filter(|topic| !topic.overrides.is_empty()) {
+        glommio::yield_if_needed().await;
         if let Err(reason) = TopicConfig::parse(defaults, &topic.overrides)
             && TopicConfig::parse(before, &topic.overrides).is_ok()
         {
