@@ -62,6 +62,16 @@ impl Chunk {
         self.len() == 0
     }
 
+    /// Copies a slice out of memory that is far larger, which it would keep alive: for who has to hold it for long.
+    pub fn detach(&mut self) {
+        const PINNED_MAX: usize = 4;
+        if let Chunk::Shared(memory, range) = self
+            && memory.bytes().len() / PINNED_MAX > range.len()
+        {
+            *self = Chunk::Bytes(Bytes::copy_from_slice(&memory.bytes()[range.clone()]));
+        }
+    }
+
     /// The bytes if they lie in memory; `None` for a range of a file.
     pub fn as_slice(&self) -> Option<&[u8]> {
         match self {
@@ -80,5 +90,22 @@ impl std::fmt::Debug for Chunk {
             Chunk::File(..) => "File",
         };
         write!(f, "{kind}({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_slices_let_go_of_large_memory() {
+        let memory: Rc<dyn Memory> = Rc::new((0..100u8).collect::<Vec<_>>());
+        let mut small = Chunk::Shared(memory.clone(), 10..15);
+        let mut large = Chunk::Shared(memory.clone(), 10..60);
+        small.detach();
+        large.detach();
+        assert!(matches!(small, Chunk::Bytes(_)) && matches!(large, Chunk::Shared(..)));
+        assert_eq!(small.as_slice(), Some(&[10, 11, 12, 13, 14][..]));
+        assert_eq!(Rc::strong_count(&memory), 2);
     }
 }

@@ -41,7 +41,7 @@ pub struct ShardStats {
     pub wal_flushes: Durations,
     /// Bytes of groups in memory, and their budget.
     pub cache: Budget,
-    /// Bytes of buffers that hold what was read from segments, and their budget.
+    /// Bytes of records on their way to clients, and their budget.
     pub reads: Budget,
     /// Bytes that are in the shared log and in no segment yet.
     pub unmaterialised_bytes: u64,

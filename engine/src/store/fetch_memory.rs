@@ -3,7 +3,8 @@
 //!
 //! A fetch holds nothing when it waits, so no two can wait for each other. A fetch gets an eighth of what is left at most:
 //! many clients that read slowly make the answers of others smaller before they make them wait. Only a single batch that
-//! is larger than what was granted may exceed the budget.
+//! is larger than what was granted may exceed the budget. Counted are the bytes to send: a slice may keep memory alive
+//! that is several times larger, but no more than that once its client has stopped reading (`Chunk::detach`).
 
 use std::{
     cell::{Cell, RefCell},

@@ -30,7 +30,7 @@ use kafka_protocol::protocol::StrBytes;
 use self::turns::Turns;
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
-    assembler::{Assembler, Frame, Want},
+    assembler::{Frame, feed},
     dispatch::{Routed, route},
 };
 use crate::{
@@ -68,6 +68,8 @@ pub(crate) struct Connection {
     id: u64,
     /// Turns of fetches.
     turns: Turns,
+    /// Answers with a turn that the writer has taken and not sent.
+    turns_unsent: Cell<u64>,
     replies: RefCell<FuturesOrdered<LocalBoxFuture<'static, Answered>>>,
     /// Requests read and not yet taken by the writer, and their bytes.
     in_flight: Cell<InFlight>,
@@ -168,6 +170,7 @@ impl Connection {
             stream,
             id,
             turns: Turns::default(),
+            turns_unsent: Cell::new(0),
             replies: RefCell::default(),
             in_flight: Cell::default(),
             reading_done: Cell::new(false),
@@ -232,6 +235,13 @@ impl Connection {
         self.update_times(|times, now| times.active = now);
     }
 
+    /// Everything that the writer took was sent.
+    fn on_all_sent(&self) {
+        for _ in 0..self.turns_unsent.take() {
+            self.turns.next();
+        }
+    }
+
     fn update_times(&self, update: impl FnOnce(&mut Times, u64)) {
         let mut times = self.times.get();
         update(&mut times, self.context.shard.tick());
@@ -294,9 +304,7 @@ impl Connection {
     fn on_answered(&self, answered: Answered) -> (Reply, Asked) {
         let InFlight { requests, bytes } = self.in_flight.get();
         self.in_flight.set(InFlight { requests: requests - 1, bytes: bytes - answered.request_bytes });
-        if answered.had_turn {
-            self.turns.next();
-        }
+        self.turns_unsent.update(|turns| turns + u64::from(answered.had_turn));
         wake(&self.waiting_reader);
         (answered.reply, answered.asked)
     }

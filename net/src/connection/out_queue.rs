@@ -1,6 +1,7 @@
 //! Bytes on their way out: pieces in order, a cursor, and what the next system call shall send.
 //!
-//! Owned by one connection's writer. Nothing is copied: slices of memory are gathered, ranges of files are named.
+//! Owned by one connection's writer. Nothing is copied while the peer keeps up: slices of memory are gathered, ranges of
+//! files are named.
 
 use std::{collections::VecDeque, io::IoSlice};
 
@@ -45,6 +46,11 @@ impl OutQueue {
                 self.pieces.push_back(piece);
             }
         }
+    }
+
+    /// The peer does not keep up: small slices let go of the large memory that they are of.
+    pub(crate) fn detach(&mut self) {
+        self.pieces.iter_mut().for_each(Chunk::detach);
     }
 
     /// What to send next.

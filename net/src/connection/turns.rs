@@ -1,7 +1,7 @@
 //! Turns: of the requests of one connection whose answers may be large, one at a time is worked on.
 //!
 //! A client that asks for many fetches at once and reads slowly would otherwise hold all their records in memory. The
-//! next one begins when the writer has taken the answer of the one before. Plain data but for the wakers.
+//! next one begins when the answer of the one before was sent. Plain data but for the wakers.
 
 use std::{
     cell::{Cell, RefCell},

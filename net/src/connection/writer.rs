@@ -43,6 +43,7 @@ async fn write(connection: &Connection) -> io::Result<()> {
         if flush(connection, &mut out, &mut unsent).await?.is_err() {
             return Ok(());
         }
+        connection.on_all_sent();
         if !goes_on {
             return Ok(());
         }
@@ -95,6 +96,7 @@ async fn flush(connection: &Connection, out: &mut OutQueue, unsent: &mut Unsent)
                 glommio::yield_if_needed().await;
             }
             None => {
+                out.detach();
                 connection.update_times(|times, now| times.sending = Some(times.sending.unwrap_or(now)));
                 if stream.writable().await.is_err() {
                     return Ok(Err(Closed));
