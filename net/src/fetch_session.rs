@@ -75,8 +75,9 @@ pub(crate) struct FetchSessions {
     tick: u64,
 }
 
+/// What is known of a client's fetches.
 #[derive(Debug)]
-struct Session {
+pub(crate) struct Session {
     /// Epoch of the next request.
     epoch: i32,
     uses_ids: bool,
@@ -207,8 +208,24 @@ impl FetchSessions {
     }
 
     fn remove(&mut self, id: i32) {
-        if let Some(session) = self.sessions.remove(&id) {
-            self.partitions -= session.partitions.len();
+        self.take(id);
+    }
+
+    /// Takes a session out, for another shard. `None`: there is none of that id.
+    pub(crate) fn take(&mut self, id: i32) -> Option<Session> {
+        let session = self.sessions.remove(&id)?;
+        self.partitions -= session.partitions.len();
+        Some(session)
+    }
+
+    /// Takes over a session of another shard, if there is room for it: otherwise the client will be asked to start anew.
+    pub(crate) fn adopt(&mut self, id: i32, session: Session) {
+        let size = session.partitions.len();
+        let is_free = !self.sessions.contains_key(&id) && self.partitions + size <= PARTITIONS_MAX;
+        if is_free && self.make_room(size) {
+            self.partitions += size;
+            // ticks are counted by each shard
+            self.sessions.insert(id, Session { created: self.tick, used: self.tick, ..session });
         }
     }
 

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use crate::{
     broker_config,
     config::{ConfigError, NetConfig},
-    connection::{self, Connection},
-    fetch_session::FetchSessions,
+    connection::{self, Connection, Moving, Peer},
+    fetch_session::{FetchSessions, Session},
     group::Groups,
     limits::{ConnectionLimits, LogLimiter, Refusal},
     listener::{Accepted, Listener},
@@ -66,6 +66,8 @@ pub(crate) struct Shard {
     poller: Rc<Poller>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     next_connection_id: Cell<u64>,
+    /// No connection shall be read any more.
+    stopping: Cell<bool>,
     /// Ticks since the start.
     tick: Cell<u64>,
     /// Requests that run to their end whatever becomes of their connection.
@@ -90,6 +92,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         poller: poller.clone(),
         connections: RefCell::default(),
         next_connection_id: Cell::new(0),
+        stopping: Cell::new(false),
         tick: Cell::new(0),
         finishing: Cell::new(0),
         refusals: RefCell::default(),
@@ -198,19 +201,35 @@ async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
         }
         return;
     }
-    match Stream::new(socket, &shard.poller) {
+    shard.counters.connections_accepted.add(1);
+    let peer = Peer::new(peer, (shard.engine.shard(), shard.take_connection_id()));
+    serve_admitted(shard, socket, peer).await;
+}
+
+/// Serves a connection that is counted, to its end or until it goes on on another shard.
+async fn serve_admitted(shard: Rc<Shard>, socket: Socket, peer: Peer) {
+    let address = peer.address;
+    let moving = match Stream::new(socket, &shard.poller) {
         Ok(stream) => {
-            shard.counters.connections_accepted.add(1);
-            let id = shard.next_connection_id.get();
-            shard.next_connection_id.set(id + 1);
+            let id = shard.take_connection_id();
             let connection = Connection::new(shard.clone(), stream, peer, id);
             shard.connections.borrow_mut().insert(id, connection.clone());
-            connection::run(&connection).await;
+            if shard.stopping.get() {
+                connection.end_reading();
+            }
+            let moving = connection::run(&connection).await;
             shard.connections.borrow_mut().remove(&id);
+            moving
         }
-        Err(error) => tracing::warn!(%peer, %error, "connection cannot be polled"),
+        Err(error) => {
+            tracing::warn!(peer = %address, %error, "connection cannot be polled");
+            None
+        }
+    };
+    match moving {
+        Some(moving) => shard.hand_over(moving).await,
+        None => shard.on_closed(address.ip()).await,
     }
-    shard.on_closed(peer.ip()).await;
 }
 
 async fn run_timer(shard: Rc<Shard>) {
@@ -266,6 +285,7 @@ impl Shard {
     /// Reads no more, waits for requests in flight, then closes everything.
     async fn stop(&self) {
         const PAUSE: Duration = Duration::from_millis(5);
+        self.stopping.set(true);
         let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
         for connection in connections {
             connection.end_reading();
@@ -287,7 +307,7 @@ impl Shard {
     /// Asks shard 0, which counts the connections of the whole node, for leave to serve one more.
     async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
         let admit = move |engine: Engine| async move {
-            let shard = counting_shard(&engine).await;
+            let shard = wire_of(&engine).await;
             let (connections_max, per_ip_max) =
                 broker_config::connection_limits(&shard.config, &engine.broker_settings());
             shard.limits.borrow_mut().admit(ip, connections_max, per_ip_max)
@@ -295,16 +315,39 @@ impl Shard {
         self.engine.on_shard(0, admit).await
     }
 
+    /// Sends a connection to another shard. It stays counted.
+    async fn hand_over(&self, moving: Moving) {
+        self.counters.connections_moved.add(1);
+        let take_over = {
+            let Moving { socket, peer, fetch_session, .. } = moving;
+            move |engine: Engine| async move { wire_of(&engine).await.take_over(socket, peer, fetch_session) }
+        };
+        self.engine.on_shard(moving.shard, take_over).await;
+    }
+
+    /// Goes on with a connection of another shard.
+    fn take_over(self: Rc<Self>, socket: Socket, peer: Peer, fetch_session: Option<(i32, Session)>) {
+        if let Some((id, session)) = fetch_session {
+            self.fetch_sessions.borrow_mut().adopt(id, session);
+        }
+        glommio::spawn_local(serve_admitted(self, socket, peer)).detach();
+    }
+
+    fn take_connection_id(&self) -> u64 {
+        self.next_connection_id.update(|id| id + 1);
+        self.next_connection_id.get()
+    }
+
     async fn on_closed(&self, ip: IpAddr) {
         let count_out = move |engine: Engine| async move {
-            counting_shard(&engine).await.limits.borrow_mut().on_closed(ip);
+            wire_of(&engine).await.limits.borrow_mut().on_closed(ip);
         };
         self.engine.on_shard(0, count_out).await;
     }
 }
 
-/// Shard 0's wire, which may still be starting.
-async fn counting_shard(engine: &Engine) -> Rc<Shard> {
+/// The wire of a shard, which may still be starting.
+async fn wire_of(engine: &Engine) -> Rc<Shard> {
     const PAUSE: Duration = Duration::from_millis(5);
     loop {
         if let Some(shard) = engine.attached::<Shard>() {

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "a received byte count turns uninitialised memory into initialised memory")]
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
     net::Shutdown,
     num::NonZeroUsize,
@@ -22,12 +23,14 @@ pub(crate) struct Stream {
     // Dropped first: the descriptor must still be open then.
     registration: Registration,
     socket: Socket,
+    /// Somebody else has the socket now.
+    left: Cell<bool>,
 }
 
 impl Stream {
     /// Takes over a connected, non-blocking socket.
     pub(crate) fn new(socket: Socket, poller: &Rc<Poller>) -> io::Result<Stream> {
-        Ok(Stream { registration: poller.register(&socket)?, socket })
+        Ok(Stream { registration: poller.register(&socket)?, socket, left: Cell::new(false) })
     }
 
     /// Waits until a read may find something.
@@ -108,8 +111,18 @@ impl Stream {
     /// Ends all waits and tells the peer. Bytes already handed to the kernel are still delivered.
     pub(crate) fn close(&self) {
         self.registration.close();
-        // It fails if the peer was faster: all the same.
-        drop(self.socket.shutdown(Shutdown::Both));
+        if !self.left.get() {
+            // It fails if the peer was faster: all the same.
+            drop(self.socket.shutdown(Shutdown::Both));
+        }
+    }
+
+    /// Ends all waits; the peer goes on with who has the socket that this returns.
+    pub(crate) fn leave(&self) -> io::Result<Socket> {
+        let socket = self.socket.try_clone()?;
+        self.left.set(true);
+        self.registration.close();
+        Ok(socket)
     }
 
     /// Whether [`Stream::close`] was called.

@@ -1,11 +1,13 @@
 //! One connection: a reader that begins requests as they arrive, and a writer that sends replies in request order.
 //!
-//! Lives on the shard that accepted it, from accept to close. Reading goes on while earlier requests wait, within
+//! Lives on the shard that accepted it; once its requests are all for another shard it goes on there. Reading goes on while earlier requests wait, within
 //! bounds on the number and bytes of requests in flight; beyond them the socket is simply not read. All futures of
 //! requests belong to the connection and go with it, but for those whose API says that they must finish.
 
+mod affinity;
 mod assembler;
 mod dispatch;
+mod handover;
 mod out_queue;
 mod reader;
 mod turns;
@@ -27,7 +29,8 @@ use futures_util::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use self::turns::Turns;
+pub(crate) use self::handover::Moving;
+use self::{affinity::Affinity, turns::Turns};
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
     assembler::{Frame, feed},
@@ -53,12 +56,37 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Name and version of its software, once it has told them (KIP-511).
     pub(crate) software: RefCell<Option<(StrBytes, StrBytes)>>,
-    /// Its shard and its number there.
+    /// The shard that accepted it and its number there.
     pub(crate) connection: (usize, u64),
     /// Share sessions that were opened over it, by shard, group and member: they end with it.
     pub(crate) share_sessions: RefCell<Vec<(usize, String, String)>>,
     /// A client asked over it which metrics to push, or pushed some.
     pub(crate) pushes_telemetry: Cell<bool>,
+    /// The fetch session that was last used over it; 0 for none.
+    pub(crate) fetch_session: Cell<i32>,
+    affinity: Cell<Affinity>,
+}
+
+impl Peer {
+    /// The other end of a connection that was just accepted.
+    pub(crate) fn new(address: SocketAddr, connection: (usize, u64)) -> Peer {
+        Peer {
+            address,
+            software: RefCell::default(),
+            connection,
+            share_sessions: RefCell::default(),
+            pushes_telemetry: Cell::default(),
+            fetch_session: Cell::default(),
+            affinity: Cell::default(),
+        }
+    }
+
+    /// A request was for partitions of these shards.
+    pub(crate) fn on_request_for(&self, owners: impl Iterator<Item = usize>) {
+        let mut affinity = self.affinity.get();
+        affinity.on_request(owners);
+        self.affinity.set(affinity);
+    }
 }
 
 /// One connection's state, shared by its reader and its writer.
@@ -75,6 +103,8 @@ pub(crate) struct Connection {
     in_flight: Cell<InFlight>,
     /// No more requests will be read.
     reading_done: Cell<bool>,
+    /// It goes on on another shard once everything is sent.
+    moves: Cell<bool>,
     waiting_reader: RefCell<Option<Waker>>,
     waiting_writer: RefCell<Option<Waker>>,
     times: Cell<Times>,
@@ -119,18 +149,20 @@ enum End {
     PeerClosed,
     /// The node stops, or this side has closed the connection.
     Closed,
+    /// The connection goes on on that shard.
+    Moves(usize),
     /// The operating system failed.
     Io(std::io::Error),
     /// The peer sent what cannot be understood.
     Malformed { api: Option<String>, reason: Malformed },
 }
 
-/// Serves a connection to its end.
-pub(crate) async fn run(connection: &Rc<Connection>) {
+/// Serves a connection to its end, or until it goes on on another shard.
+pub(crate) async fn run(connection: &Rc<Connection>) -> Option<Moving> {
     let writer = glommio::spawn_local(writer::run(connection.clone()));
     let end = reader::run(connection).await;
     let peer = connection.context.peer.address;
-    match end {
+    match &end {
         End::Malformed { api, reason } => {
             connection.context.shard.counters.malformed_requests.add(1);
             let api = api.as_deref().unwrap_or("none");
@@ -140,9 +172,18 @@ pub(crate) async fn run(connection: &Rc<Connection>) {
         End::PeerClosed | End::Closed => {
             tracing::debug!(%peer, id = connection.id, "connection ends")
         }
+        End::Moves(shard) => {
+            tracing::debug!(%peer, id = connection.id, shard, "connection moves");
+            connection.moves.set(true);
+        }
     }
     connection.on_reading_done();
     writer.await;
+    if let End::Moves(shard) = end
+        && let Some(moving) = connection.hand_over(shard)
+    {
+        return Some(moving);
+    }
     connection.stream.close();
     // Futures of requests nobody waits for any more; some hold this shard's state.
     drop(connection.replies.take());
@@ -151,22 +192,15 @@ pub(crate) async fn run(connection: &Rc<Connection>) {
         telemetry::on_closed(connection.context.engine(), *id).await;
     }
     share::api::end_sessions(connection.context.engine(), *id, share_sessions.take()).await;
+    None
 }
 
 impl Connection {
-    /// A connection that was just accepted.
-    pub(crate) fn new(shard: Rc<Shard>, stream: Stream, address: SocketAddr, id: u64) -> Rc<Connection> {
+    /// A connection that begins, or goes on, on this shard.
+    pub(crate) fn new(shard: Rc<Shard>, stream: Stream, peer: Peer, id: u64) -> Rc<Connection> {
         let active = shard.tick();
-        let connection = (shard.engine.shard(), id);
-        let peer = Rc::new(Peer {
-            address,
-            software: RefCell::new(None),
-            connection,
-            share_sessions: RefCell::default(),
-            pushes_telemetry: Cell::new(false),
-        });
         Rc::new(Connection {
-            context: Context { shard, peer },
+            context: Context { shard, peer: Rc::new(peer) },
             stream,
             id,
             turns: Turns::default(),
@@ -174,6 +208,7 @@ impl Connection {
             replies: RefCell::default(),
             in_flight: Cell::default(),
             reading_done: Cell::new(false),
+            moves: Cell::new(false),
             waiting_reader: RefCell::default(),
             waiting_writer: RefCell::default(),
             times: Cell::new(Times { active, inside_frame: None, sending: None, unsent: None, draining: None }),

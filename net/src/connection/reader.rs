@@ -22,6 +22,12 @@ async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, E
     let mut assembler = Assembler::new(connection.context.shard.config.max_frame_bytes);
     loop {
         begin_requests(connection, &mut assembler).await?;
+        if !assembler.is_inside_frame()
+            && let Some(shard) = connection.elsewhere()
+            && connection.is_soon_answered().await
+        {
+            return Err(End::Moves(shard));
+        }
         let outcome = match assembler.want() {
             Want::Anything => read_new(connection, &mut assembler).await,
             Want::Memory(bytes) => {

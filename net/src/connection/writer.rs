@@ -18,34 +18,39 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Sends until there is nothing more to send or nobody to send it to.
 pub(super) async fn run(connection: Rc<Connection>) {
-    if let Err(error) = write(&connection).await {
+    let said_all = write(&connection).await.unwrap_or_else(|error| {
         tracing::debug!(peer = %connection.context.peer.address, %error, "connection lost");
-    }
+        false
+    });
     // The reader must not go on without a writer.
-    connection.close();
+    if !(said_all && connection.moves.get()) {
+        connection.close();
+    }
 }
 
-async fn write(connection: &Connection) -> io::Result<()> {
+/// Whether everything was sent that was to be sent.
+async fn write(connection: &Connection) -> io::Result<bool> {
     let mut out = OutQueue::default();
     let mut unsent = Unsent::default();
     loop {
         let Some(reply) = connection.next_reply().await else {
-            return Ok(());
+            return Ok(!connection.stream.is_closed());
         };
         let mut goes_on = push(connection, (&mut out, &mut unsent), reply);
         while goes_on && out.bytes() < GATHERED_BYTES_MAX {
             match connection.next_reply().now_or_never() {
                 Some(Some(reply)) => goes_on = push(connection, (&mut out, &mut unsent), reply),
-                Some(None) => goes_on = false,
+                // the next wait says so again
+                Some(None) => break,
                 None => break,
             }
         }
         if flush(connection, &mut out, &mut unsent).await?.is_err() {
-            return Ok(());
+            return Ok(false);
         }
         connection.on_all_sent();
         if !goes_on {
-            return Ok(());
+            return Ok(false);
         }
     }
 }

@@ -70,7 +70,10 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let limits = Limits::new(&request, context.config().fetch_max_bytes);
     let begun = context.shard.fetch_sessions.borrow_mut().begin(session_request(request, version));
     let begun = match begun {
-        Ok(begun) => begun,
+        Ok(begun) => {
+            context.peer.fetch_session.set(begun.session_id);
+            begun
+        }
         Err(error) => {
             let response = FetchResponse { error_code: error.code(), ..FetchResponse::default() };
             return Ok(Handling::Done(encode(response, header.correlation_id, version)));
@@ -156,6 +159,8 @@ async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Re
             leader_epoch: wanted.leader_epoch,
         })
     });
+    let owners = resolved.iter().flatten().map(|partition| context.engine().owner(*partition));
+    context.peer.on_request_for(owners);
     // An error is told at once, and so is that there is nothing to wait for.
     let is_answerable = resolved.is_empty() || resolved.iter().any(Result::is_err);
     let max_wait = if is_answerable { Duration::ZERO } else { limits.max_wait };

@@ -59,6 +59,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let is_legal = matches!(acks, -1..=1);
     let answers: Vec<TopicAnswer> =
         request.topics.into_iter().map(|topic| begin_topic(&names, topic, is_legal, &mut parts)).collect();
+    context.peer.on_request_for(parts.iter().map(|part| context.engine().owner(part.partition)));
     let appended = context.engine().produce(parts);
     Ok(Handling::Later(Box::pin(async move {
         let appended = appended.await;

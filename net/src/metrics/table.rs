@@ -55,6 +55,9 @@ pub(crate) static TABLE: &[Metric] = &[
     shard_counter("millrace_connections_refused_total", "Connections refused because of a limit.", |shard| {
         shard.connections_refused
     }),
+    shard_counter("millrace_connections_moved_total", "Connections that went on on another shard.", |shard| {
+        shard.connections_moved
+    }),
     shard_counter("millrace_received_bytes_total", "Bytes received from clients.", |shard| shard.received_bytes),
     shard_counter("millrace_sent_bytes_total", "Bytes sent to clients.", |shard| shard.sent_bytes),
     shard_counter("millrace_malformed_requests_total", "Requests that ended their connection.", |shard| {

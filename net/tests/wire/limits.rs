@@ -21,24 +21,20 @@ fn metadata() -> MetadataRequest {
     MetadataRequest::default().with_topics(None)
 }
 
-/// Whether a new connection is served.
-fn is_served(node: &Node) -> bool {
+/// A new connection, if it is served.
+pub(crate) fn served(node: &Node) -> Option<Client> {
     let mut client = node.client();
     let (bytes, correlation_id) = client.encode(12, &metadata());
-    if client.stream.write_all(&bytes).is_err() {
-        return false;
-    }
-    match client.receive() {
-        Ok(response) => response.starts_with(&correlation_id.to_be_bytes()),
-        Err(_) => false,
-    }
+    client.stream.write_all(&bytes).ok()?;
+    let response = client.receive().ok()?;
+    response.starts_with(&correlation_id.to_be_bytes()).then_some(client)
 }
 
-/// Waits until a new connection is served: the end of an old one takes a moment to be noticed.
-fn await_served(node: &Node) {
+/// A new connection, once it is served: the end of an old one takes a moment to be noticed.
+pub(crate) fn await_served(node: &Node) -> Client {
     for _ in 0..500 {
-        if is_served(node) {
-            return;
+        if let Some(client) = served(node) {
+            return client;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -59,7 +55,7 @@ fn connections_beyond_the_limit_are_closed() {
             clients.push(client);
         }
     }
-    assert!(!is_served(&node));
+    assert!(served(&node).is_none());
     for client in &mut clients {
         client.call(12, &metadata());
     }
@@ -86,7 +82,7 @@ fn the_limit_of_connections_can_be_changed() {
     let code =
         |client: &mut Client, request: IncrementalAlterConfigsRequest| client.call(1, &request).responses[0].error_code;
     assert_eq!(code(&mut client, change("max.connections", 0, Some("1"))), 0);
-    assert!(!is_served(&node));
+    assert!(served(&node).is_none());
     assert_eq!(code(&mut client, change("max.connections", 0, Some("many"))), 42);
     assert_eq!(code(&mut client, change("num.partitions", 0, Some("3"))), 42);
     assert_eq!(code(&mut client, change("no.such.setting", 0, Some("3"))), 40);

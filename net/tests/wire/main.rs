@@ -5,6 +5,7 @@ mod connections;
 mod groups;
 mod limits;
 mod metrics;
+mod moves;
 mod node;
 mod requests;
 mod settings;
