@@ -28,8 +28,11 @@ use crate::{
     signal::{Outcome, Signal},
 };
 
-/// A tail is written to its segment when it has that many bytes.
+/// A tail is written to its segment when it has that many bytes,
 const MATERIALISE_BYTES: usize = 1 << 20;
+/// and a round begins when it has that many to write: the flushes of a round, each with a commit of the file system's
+/// journal, and its note cost the same for little, and the groups of the shared log wait for them.
+const ROUND_BYTES_MIN: usize = 8 << 20;
 /// The manifest hears of fat runs when a partition has that many bytes of them.
 const NOTE_BYTES: usize = 32 << 20;
 /// Bytes of one partition in one round at most, unless a single extent is larger.
@@ -64,7 +67,9 @@ struct Taken {
 /// What the keeper has to do.
 pub(crate) struct Keeper<I: Io> {
     signal: Signal,
-    pub(super) grown: RefCell<VecDeque<Rc<PartitionCell>>>,
+    grown: RefCell<VecDeque<Rc<PartitionCell>>>,
+    /// Who has grown shall not wait for others.
+    urgent: Cell<bool>,
     removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
     jobs: RefCell<VecDeque<Job>>,
@@ -80,6 +85,7 @@ impl<I: Io> Keeper<I> {
         Self {
             signal: Signal::default(),
             grown: RefCell::default(),
+            urgent: Cell::new(false),
             removed: RefCell::default(),
             trims: RefCell::default(),
             jobs: RefCell::default(),
@@ -105,8 +111,23 @@ impl<I: Io> Keeper<I> {
         if due && !partition.queued {
             partition.queued = true;
             self.grown.borrow_mut().push_back(cell.clone());
+        }
+        if partition.queued && (unnoted >= NOTE_BYTES || partition.tail_bytes >= ROUND_BYTES_MIN) {
+            self.urgent.set(true);
+        }
+        if self.is_round_due() {
             self.signal.notify();
         }
+    }
+
+    /// A partition shall be in the next round, whatever the size of its tail. Does not wake the keeper.
+    pub(super) fn look_at(&self, cell: Rc<PartitionCell>) {
+        self.grown.borrow_mut().push_front(cell);
+        self.urgent.set(true);
+    }
+
+    fn is_round_due(&self) -> bool {
+        self.urgent.get() || self.grown.borrow().len() * MATERIALISE_BYTES >= ROUND_BYTES_MIN
     }
 
     /// Something to do for the compactor.
@@ -182,7 +203,7 @@ impl<I: Io> Store<I> {
         if let Err(error) = self.round(&picked).await {
             for Picked { cell, .. } in picked {
                 cell.borrow_mut().end_keeping();
-                self.keeper.grown.borrow_mut().push_back(cell);
+                self.keeper.look_at(cell);
             }
             return Err(error);
         }
@@ -241,11 +262,15 @@ impl<I: Io> Store<I> {
             bytes < ROUND_BYTES && picked.len() < ROUND_PARTITIONS
         };
         let mut more = true;
-        while more {
+        let due = pressure || self.keeper.is_round_due();
+        while due && more {
             let Some(cell) = self.keeper.grown.borrow_mut().pop_front() else {
                 break;
             };
             more = take(cell);
+        }
+        if due && more {
+            self.keeper.urgent.set(false);
         }
         if more && pressure {
             let pinned = self.wal.borrow().oldest_pins();
@@ -480,7 +505,7 @@ impl<I: Io> Store<I> {
                 trim.outcome.set(Ok(log_start));
             } else if trim.before > materialised {
                 // Segments first: the manifest knows no log start inside the tail.
-                self.keeper.grown.borrow_mut().push_front(cell);
+                self.keeper.look_at(cell);
                 later.push_back(trim);
             } else {
                 // No fat run may start on a segment that is about to go.

@@ -109,7 +109,7 @@ async fn produce(store: &Store<SimIo>, index: i32, size: usize) {
 /// Has the keeper look at a partition.
 fn note(store: &Store<SimIo>, index: i32) {
     let cell = store.partition(partition(index)).unwrap();
-    store.keeper.grown.borrow_mut().push_back(cell);
+    store.keeper.look_at(cell);
     store.keeper.notify();
 }
 
