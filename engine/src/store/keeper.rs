@@ -40,8 +40,10 @@ const PARTITION_BYTES_MAX: usize = 8 << 20;
 /// Bytes and partitions of a round at most.
 const ROUND_BYTES: usize = 32 << 20;
 const ROUND_PARTITIONS: usize = 512;
-/// Segments written or flushed side by side. The file system commits the flushes of a moment together.
-const CONCURRENT: usize = 16;
+/// Segments written side by side: few, because the next group of the shared log stands behind them at the device.
+const WRITTEN_TOGETHER: usize = 2;
+/// Segments flushed side by side. The file system commits the flushes of a moment together.
+const FLUSHED_TOGETHER: usize = 16;
 /// Pause after an error that may pass (no space).
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -298,16 +300,22 @@ impl<I: Io> Store<I> {
     async fn round(&self, picked: &[Picked]) -> io::Result<()> {
         let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
         let written = stream::iter(plans)
-            .map(|(id, plan)| async move {
-                for open in self.write_plan(id, plan, None).await? {
+            .map(|(id, plan)| async move { Ok((id, plan, self.write_plan(id, plan, None).await?)) })
+            .buffer_unordered(WRITTEN_TOGETHER)
+            .collect::<Vec<_>>()
+            .await;
+        let written = written.into_iter().collect::<io::Result<Vec<_>>>()?;
+        let flushed = stream::iter(written)
+            .map(|(id, plan, files)| async move {
+                for open in files {
                     open.file.flush().await?;
                 }
                 self.sync_new_segments(id, plan).await
             })
-            .buffer_unordered(CONCURRENT)
+            .buffer_unordered(FLUSHED_TOGETHER)
             .collect::<Vec<_>>()
             .await;
-        written.into_iter().collect::<io::Result<Vec<()>>>()?;
+        flushed.into_iter().collect::<io::Result<Vec<()>>>()?;
         for Picked { cell, plan } in picked {
             let Some(plan) = plan else { continue };
             let mut partition = cell.borrow_mut();
