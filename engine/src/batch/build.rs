@@ -37,7 +37,7 @@ pub struct BatchBuilder {
 }
 
 /// Staged bytes that are worth a call of the encoder.
-const STAGE_BYTES: usize = 32 << 10;
+const STAGE_BYTES: usize = 8 << 10;
 
 impl std::fmt::Debug for BatchBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,22 +1,41 @@
 //! One batch at a time: which of its keys go into the map, which of its records stay, and what it becomes.
 //!
 //! A batch may be large when decompressed, and a shard must not be kept busy for long. So all of it works in steps of
-//! bounded work, between which the caller does what it likes: [`Mapping`] enters keys; [`Look`] decides record by
-//! record and ends in a [`Verdict`]; only where some records go and others stay, [`Rebuild`] reads the batch again and
-//! builds a new one.
+//! bounded work, paid from the caller's `budget`, between which the caller does what it likes: [`Mapping`] enters keys;
+//! [`Look`] decides record by record and ends in a [`Verdict`]; only where some records go and others stay, [`Rebuild`]
+//! reads the batch again and builds a new one.
 
 use std::collections::HashMap;
 
 use super::OffsetMap;
-use crate::batch::{BatchBuilder, BatchError, BatchInfo, RecordReader, RecordRef};
+use crate::batch::{BatchBuilder, BatchError, BatchInfo, Codec, RecordReader, RecordRef};
 
 /// What a record costs beside its bytes, in bytes: its key is hashed and looked up in memory that is not cached.
 const RECORD_COST: usize = 128;
 
+/// How much more work a byte of a record is to read and to write than one that is not compressed: roughly, from the
+/// codecs' usual speeds.
+fn reading_factor(info: &BatchInfo) -> usize {
+    match info.codec() {
+        Ok(Codec::Gzip) => 4,
+        Ok(Codec::Zstd) => 2,
+        _ => 1,
+    }
+}
+
+fn writing_factor(info: &BatchInfo) -> usize {
+    match info.codec() {
+        Ok(Codec::Gzip) => 24,
+        Ok(Codec::Zstd) => 6,
+        Ok(Codec::Snappy | Codec::Lz4) => 3,
+        _ => 1,
+    }
+}
+
 /// Enters the keys of a batch.
 pub(crate) struct Mapping<'a> {
+    info: BatchInfo,
     reader: RecordReader<'a>,
-    is_control: bool,
 }
 
 /// How far a [`Mapping`] is.
@@ -33,20 +52,25 @@ pub(crate) enum Mapped {
 impl<'a> Mapping<'a> {
     /// Starts on a batch whose checksum is good.
     pub(crate) fn new(batch: &'a [u8], info: &BatchInfo) -> Result<Self, BatchError> {
-        Ok(Self { reader: RecordReader::new(batch)?, is_control: info.is_control() })
+        Ok(Self { info: *info, reader: RecordReader::new(batch)? })
     }
 
-    /// Enters keys of records from `first_dirty` on, for about `work` bytes.
-    pub(crate) fn step(&mut self, map: &mut OffsetMap, first_dirty: i64, work: usize) -> Result<Mapped, BatchError> {
-        if self.is_control {
+    /// Enters keys of records from `first_dirty` on until the budget is used up.
+    pub(crate) fn step(
+        &mut self,
+        map: &mut OffsetMap,
+        first_dirty: i64,
+        budget: &mut usize,
+    ) -> Result<Mapped, BatchError> {
+        if self.info.is_control() {
             return Ok(Mapped::All);
         }
-        let mut done = 0;
-        while done < work {
+        let factor = reading_factor(&self.info);
+        while *budget > 0 {
             let Some(record) = self.reader.next_record()? else {
                 return Ok(Mapped::All);
             };
-            done += record.size + RECORD_COST;
+            *budget = budget.saturating_sub(record.size * factor + RECORD_COST);
             if record.offset >= first_dirty
                 && let Some(key) = record.key
                 && !map.put(key, record.offset)
@@ -125,14 +149,14 @@ impl<'a> Look<'a> {
         Ok(Self { batch, info: *info, reader, keep: Vec::new(), kept: 0, tombstone: false })
     }
 
-    /// Looks at records for about `work` bytes; whether that was all.
-    pub(crate) fn step(&mut self, filter: &Filter, work: usize) -> Result<bool, BatchError> {
-        let mut done = 0;
-        while done < work {
+    /// Looks at records until the budget is used up; whether that was all.
+    pub(crate) fn step(&mut self, filter: &Filter, budget: &mut usize) -> Result<bool, BatchError> {
+        let factor = reading_factor(&self.info);
+        while *budget > 0 {
             let Some(record) = self.reader.next_record()? else {
                 return Ok(true);
             };
-            done += record.size + RECORD_COST;
+            *budget = budget.saturating_sub(record.size * factor + RECORD_COST);
             let keeps = filter.keeps(&self.info, &record);
             self.tombstone |=
                 keeps && record.value.is_none() && record.offset < filter.mapped_end && !self.info.is_control();
@@ -161,7 +185,7 @@ impl<'a> Look<'a> {
             builder = builder.delete_horizon(horizon_ms);
         }
         let reader = RecordReader::new(self.batch)?;
-        Ok(Verdict::Rebuild(Box::new(Rebuild { reader, keep: self.keep, at: 0, builder })))
+        Ok(Verdict::Rebuild(Box::new(Rebuild { info: self.info, reader, keep: self.keep, at: 0, builder })))
     }
 }
 
@@ -172,6 +196,7 @@ fn emptied(info: &BatchInfo) -> Result<Vec<u8>, BatchError> {
 
 /// A batch that is being built from some of the records of another.
 pub(crate) struct Rebuild<'a> {
+    info: BatchInfo,
     reader: RecordReader<'a>,
     keep: Vec<bool>,
     at: usize,
@@ -179,17 +204,18 @@ pub(crate) struct Rebuild<'a> {
 }
 
 impl Rebuild<'_> {
-    /// Takes over records for about `work` bytes; whether that was all.
-    pub(crate) fn step(&mut self, work: usize) -> Result<bool, BatchError> {
-        let mut done = 0;
-        while done < work {
+    /// Takes over records until the budget is used up; whether that was all.
+    pub(crate) fn step(&mut self, budget: &mut usize) -> Result<bool, BatchError> {
+        while *budget > 0 {
             let Some(record) = self.reader.next_record()? else {
                 return Ok(true);
             };
-            done += record.size + RECORD_COST;
+            let mut factor = reading_factor(&self.info);
             if self.keep[self.at] {
+                factor += writing_factor(&self.info);
                 self.builder.push_ref(&record);
             }
+            *budget = budget.saturating_sub(record.size * factor + RECORD_COST);
             self.at += 1;
         }
         Ok(false)

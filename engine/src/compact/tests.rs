@@ -127,7 +127,7 @@ impl Log {
                 let (info, batch) = batch.unwrap();
                 let mut mapping = Mapping::new(batch, &info).unwrap();
                 loop {
-                    match mapping.step(map, due.first_dirty, work).unwrap() {
+                    match mapping.step(map, due.first_dirty, &mut { work }).unwrap() {
                         Mapped::More => {}
                         Mapped::All => break,
                         Mapped::Full(offset) => return offset,
@@ -204,13 +204,13 @@ fn clean(group: &[(Segment, Vec<u8>)], filter: &Filter, work: usize) -> Option<(
     for batch in group.iter().flat_map(|(_, bytes)| batches(bytes)) {
         let (info, batch) = batch.unwrap();
         let mut look = Look::new(batch, &info).unwrap();
-        while !look.step(filter, work).unwrap() {}
+        while !look.step(filter, &mut { work }).unwrap() {}
         let kept = match look.verdict(filter).unwrap() {
             Verdict::Drop => continue,
             Verdict::Copy => batch.to_vec(),
             Verdict::Empty(batch) => batch,
             Verdict::Rebuild(mut rebuild) => {
-                while !rebuild.step(work).unwrap() {}
+                while !rebuild.step(&mut { work }).unwrap() {}
                 rebuild.finish()
             }
         };

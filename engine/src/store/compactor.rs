@@ -28,8 +28,8 @@ use crate::{
     segment::{self, Segment, SegmentName},
 };
 
-/// Work between two pauses, in bytes as the filter counts it: a fraction of a millisecond.
-const TURN_BYTES: usize = 128 << 10;
+/// Work between two pauses, in bytes as the filter counts it: 0.1 to 0.2 ms.
+const TURN_BYTES: usize = 64 << 10;
 /// Pause after a turn or an input or output, with and without producers who would feel it. One of 256 KiB per
 /// millisecond is 256 MiB/s at most.
 const PAUSE_BUSY: Duration = Duration::from_millis(1);
@@ -48,8 +48,8 @@ pub(crate) struct Compactor {
     pub(super) uncleanable: RefCell<HashSet<TopicPartition>>,
     /// Replacements whose fate is unknown. Their names are not used again.
     pub(super) unknown: Cell<u32>,
-    /// Work since the last pause.
-    work: Cell<usize>,
+    /// Work that may be done before the next pause.
+    budget: Cell<usize>,
 }
 
 impl Compactor {
@@ -217,8 +217,8 @@ impl<I: Io> Store<I> {
             while let Some(info) = self.next_batch(round, &mut batches).await? {
                 let mut mapping = Mapping::new(batches.batch(), &info)?;
                 loop {
-                    match mapping.step(&mut map, first_dirty, TURN_BYTES)? {
-                        Mapped::More => self.end_turn(round, TURN_BYTES).await?,
+                    match self.paid(|budget| mapping.step(&mut map, first_dirty, budget))? {
+                        Mapped::More => self.pause_if_due(round).await?,
                         Mapped::All => break,
                         Mapped::Full(offset) => {
                             mapped_end = offset;
@@ -316,8 +316,8 @@ impl<I: Io> Store<I> {
                     self.push(round, out, &info, &batch).await?;
                 }
                 Verdict::Rebuild(mut rebuild) => {
-                    while !rebuild.step(TURN_BYTES)? {
-                        self.end_turn(round, TURN_BYTES).await?;
+                    while !self.paid(|budget| rebuild.step(budget))? {
+                        self.pause_if_due(round).await?;
                     }
                     let batch = rebuild.finish();
                     let info = BatchInfo::parse(&batch)?;
@@ -347,8 +347,8 @@ impl<I: Io> Store<I> {
         info: &BatchInfo,
     ) -> Result<Verdict<'a>, Halt> {
         let mut look = Look::new(batch, info)?;
-        while !look.step(filter, TURN_BYTES)? {
-            self.end_turn(round, TURN_BYTES).await?;
+        while !self.paid(|budget| look.step(filter, budget))? {
+            self.pause_if_due(round).await?;
         }
         Ok(look.verdict(filter)?)
     }
@@ -369,23 +369,31 @@ impl<I: Io> Store<I> {
         if !verify_crc(batches.batch()) {
             return Err(Halt::Failed(format!("the batch at offset {} is damaged", info.base_offset)));
         }
-        self.end_turn(round, info.size).await?;
+        self.paid(|budget| *budget = budget.saturating_sub(info.size));
+        self.pause_if_due(round).await?;
         Ok(Some(info))
     }
 
     async fn push(&self, round: &Round, out: &mut SegmentOut<I>, info: &BatchInfo, batch: &[u8]) -> Result<(), Halt> {
         out.push(info, batch).await?;
-        self.end_turn(round, batch.len()).await
+        self.paid(|budget| *budget = budget.saturating_sub(batch.len()));
+        self.pause_if_due(round).await
     }
 
-    /// Counts work; when it is enough, lets others go first. Ends the round when it has become pointless.
-    async fn end_turn(&self, round: &Round, work: usize) -> Result<(), Halt> {
-        let done = self.compactor.work.get() + work;
-        if done < TURN_BYTES {
-            self.compactor.work.set(done);
+    /// Does something that takes its work from what is left of the turn.
+    fn paid<T>(&self, work: impl FnOnce(&mut usize) -> T) -> T {
+        let mut budget = self.compactor.budget.get();
+        let result = work(&mut budget);
+        self.compactor.budget.set(budget);
+        result
+    }
+
+    /// Lets others go first when the turn is over. Ends the round when it has become pointless.
+    async fn pause_if_due(&self, round: &Round) -> Result<(), Halt> {
+        if self.compactor.budget.get() > 0 {
             return Ok(());
         }
-        self.compactor.work.set(0);
+        self.compactor.budget.set(TURN_BYTES);
         let is_busy = !self.flight.borrow().is_empty();
         self.io.sleep(if is_busy { PAUSE_BUSY } else { PAUSE_IDLE }).await;
         let partition = round.cell.borrow();
