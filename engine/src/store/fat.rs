@@ -120,6 +120,8 @@ impl<I: Io> Store<I> {
             ahead.runs -= 1;
             if ahead.runs == 0 {
                 partition.appending = Appending::Nobody;
+                // It passed this partition over meanwhile, and a trim may wait for that.
+                self.keeper.notify();
             }
         }
         if partition.deleted {

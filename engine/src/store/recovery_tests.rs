@@ -290,6 +290,23 @@ fn a_fat_run_that_comes_during_a_trim_is_kept() {
 }
 
 #[test]
+fn a_trim_that_comes_during_a_fat_run_is_done_after_it() {
+    for seed in 0..50 {
+        let machine = Machine::new(seed, &[DEVICE]);
+        machine.live(|store| async move {
+            produce(&store, 0, 100).await;
+            let append = take(&store, 0, FAT);
+            let trim = async {
+                // the run is on its way then; nothing else comes that would wake the keeper
+                store.io.sleep(Duration::from_micros(seed * 10)).await;
+                assert_eq!(store.trim(partition(0), 1).await, Ok(1));
+            };
+            join(trim, acknowledged(append)).await.1.unwrap();
+        });
+    }
+}
+
+#[test]
 fn deleting_a_partition_under_way_harms_nobody_else() {
     for seed in 0..60 {
         let machine = Machine::new(seed, &[DEVICE, DEVICE]);
