@@ -13,7 +13,7 @@ use std::{
 use super::{Store, wal_files::WalFile};
 use crate::{
     chunk::Memory,
-    io::{BLOCK, File, Io},
+    io::{BLOCK, File, IO_BYTES_MAX, Io},
     materialise::{self, Plan},
     partition::{Ahead, Appending, Extent, PartitionCell, Slot},
     signal::Outcome,
@@ -104,7 +104,7 @@ impl<I: Io> Store<I> {
         let id = fat.cell.borrow().id;
         let result = match &fat.before {
             Some(before) if !before.clone().wait().await => Err(io::Error::other("the write before it failed")),
-            _ => self.write_plan(id, &fat.plan, fat.head.as_ref()).await,
+            _ => self.write_plan(id, &fat.plan, fat.head.as_ref(), IO_BYTES_MAX).await,
         };
         fat.written.set(result.is_ok());
         for open in result? {

@@ -19,7 +19,7 @@ use super::{Store, partition_dir, replace::Job, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
     chunk::Memory,
-    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, align_down, align_up},
+    io::{BLOCK, Buffer, File, Io, align_down, align_up},
     journal::{Journal, Payloads},
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
@@ -40,8 +40,10 @@ const PARTITION_BYTES_MAX: usize = 8 << 20;
 /// Bytes and partitions of a round at most.
 const ROUND_BYTES: usize = 32 << 20;
 const ROUND_PARTITIONS: usize = 512;
-/// Segments written side by side: few, because the next group of the shared log stands behind them at the device.
-const WRITTEN_TOGETHER: usize = 2;
+/// Bytes of one write and segments written side by side: little, because the next group of the shared log stands behind
+/// them at the device.
+const WRITE_BYTES: usize = 256 << 10;
+const WRITTEN_TOGETHER: usize = 4;
 /// Segments flushed side by side. The file system commits the flushes of a moment together.
 const FLUSHED_TOGETHER: usize = 16;
 /// Pause after an error that may pass (no space).
@@ -300,7 +302,7 @@ impl<I: Io> Store<I> {
     async fn round(&self, picked: &[Picked]) -> io::Result<()> {
         let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
         let written = stream::iter(plans)
-            .map(|(id, plan)| async move { Ok((id, plan, self.write_plan(id, plan, None).await?)) })
+            .map(|(id, plan)| async move { Ok((id, plan, self.write_plan(id, plan, None, WRITE_BYTES).await?)) })
             .buffer_unordered(WRITTEN_TOGETHER)
             .collect::<Vec<_>>()
             .await;
@@ -383,12 +385,13 @@ impl<I: Io> Store<I> {
     }
 
     /// Writes a plan's batches and the footers of segments that end. Answers the files, to be flushed. `head` is what
-    /// the first block holds before, if that is known.
+    /// the first block holds before, if that is known; one write has `write_bytes` at most.
     pub(super) async fn write_plan(
         &self,
         id: TopicPartition,
         plan: &Plan,
         mut head: Option<&Rc<Vec<u8>>>,
+        write_bytes: usize,
     ) -> io::Result<Vec<Rc<OpenSegment<I>>>> {
         let mut files = Vec::new();
         for write in &plan.writes {
@@ -396,7 +399,7 @@ impl<I: Io> Store<I> {
             let open = self.segments.get(id, segment.name(), write.from == 0).await?;
             let head = head.take().filter(|_| write.from > 0);
             if !write.pieces.is_empty() {
-                self.write_batches(&open, write, head).await?;
+                self.write_batches(&open, write, head, write_bytes).await?;
             }
             if segment.sealed {
                 let footer = segment::encode_footer(segment);
@@ -423,11 +426,12 @@ impl<I: Io> Store<I> {
         open: &OpenSegment<I>,
         write: &SegmentWrite,
         head: Option<&Rc<Vec<u8>>>,
+        write_bytes: usize,
     ) -> io::Result<()> {
         let mut position = align_down(write.from);
         let mut filled = usize::try_from(write.from - position).expect("less than a block");
         let mut left = filled + write.pieces.iter().map(|piece| piece.range.len()).sum::<usize>();
-        let mut buffer = self.write_buffer(left);
+        let mut buffer = self.write_buffer(left, write_bytes);
         if filled > 0 {
             let head: Rc<dyn Memory> = match head {
                 Some(known) => known.clone(),
@@ -446,7 +450,7 @@ impl<I: Io> Store<I> {
                 rest = &rest[now..];
                 if filled == room.len() && left > filled {
                     left -= filled;
-                    let full = std::mem::replace(&mut buffer, self.write_buffer(left));
+                    let full = std::mem::replace(&mut buffer, self.write_buffer(left, write_bytes));
                     open.file.write(Rc::new(full), position).await?;
                     position += filled as u64;
                     filled = 0;
@@ -457,8 +461,8 @@ impl<I: Io> Store<I> {
         open.file.write(Rc::new(buffer), position).await
     }
 
-    fn write_buffer(&self, left: usize) -> I::Buffer {
-        self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(IO_BYTES_MAX))
+    fn write_buffer(&self, left: usize, write_bytes: usize) -> I::Buffer {
+        self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(write_bytes))
     }
 
     /// Rewrites the manifest to what the partitions say now, if most of it is history. Then nothing is left to note.
