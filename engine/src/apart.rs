@@ -13,7 +13,7 @@ use crate::{
     config::TopicConfig,
     io::direct::DirectIo,
     node::{self, StartError},
-    store::{Store, StoreOptions},
+    store::{Owed, Store, StoreOptions},
 };
 
 /// Stores of one partition each.
@@ -54,6 +54,7 @@ impl Apart {
                 compact_bytes: 0,
                 wal_bytes: 0, // the least
                 reserve_bytes: 0,
+                owed: Owed::new(partitions as usize),
             };
             let known = [(id(at), config.clone())].into();
             stores.push(Store::open(io.clone(), options, &known).await?);

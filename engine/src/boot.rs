@@ -24,7 +24,7 @@ use crate::{
     journal::{self, Journal},
     manifest::{self, PartitionState},
     node::{NodeOptions, StartError, topics_dir},
-    store::{Known, Store, StoreOptions, manifest_path, read_all},
+    store::{Known, Owed, Store, StoreOptions, manifest_path, read_all},
 };
 
 /// What shard 0 found; every shard starts from it.
@@ -179,6 +179,7 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             compact_bytes: 0, // nothing is compacted meanwhile
             wal_bytes: options.wal_bytes,
             reserve_bytes: 0,
+            owed: Owed::new(shard as usize + 1),
         };
         let store = Store::open(io.clone(), store_options, &known).await?;
         store.close().await;

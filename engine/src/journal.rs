@@ -95,7 +95,13 @@ pub(crate) struct Journal<I: Io> {
     sequence: u64,
     /// Size right after the last rewrite.
     base_bytes: u64,
+    /// Space taken for it.
+    taken_bytes: u64,
 }
+
+/// Space taken ahead of the end, for at least half as many bytes of appends: on a full disk topics can still be deleted
+/// and old records dropped, which is what makes space again.
+const AHEAD_BYTES: u64 = 512 << 10;
 
 /// A journal is rewritten when it is that many times the size it had after the last rewrite, and large (in unit tests
 /// less so, that they see it happen).
@@ -108,13 +114,14 @@ impl<I: Io> Journal<I> {
         let making = path.with_extension("making");
         io.remove(&making).await?;
         let file = io.open(&making, Open::Write).await?;
-        let mut journal = Self { io, path, file, position: 0, sequence: 0, base_bytes: 0 };
+        let mut journal = Self { io, path, file, position: 0, sequence: 0, base_bytes: 0, taken_bytes: 0 };
         for payload in payloads {
             journal.write(payload).await?;
         }
         journal.file.flush().await?;
         journal.io.rename(&making, &journal.path).await?;
         journal.base_bytes = journal.position;
+        journal.take_space_ahead().await;
         Ok(journal)
     }
 
@@ -126,7 +133,16 @@ impl<I: Io> Journal<I> {
         if flushed.is_err() {
             (self.sequence, self.position) = before;
         }
+        self.take_space_ahead().await;
         flushed
+    }
+
+    /// Where the file system cannot do it, or has no space, appends take what they need when they need it.
+    async fn take_space_ahead(&mut self) {
+        let wanted = self.position + AHEAD_BYTES;
+        if self.taken_bytes + AHEAD_BYTES / 2 <= wanted && self.file.take_space(wanted).await.is_ok() {
+            self.taken_bytes = wanted;
+        }
     }
 
     async fn write(&mut self, payload: &[u8]) -> io::Result<()> {

@@ -26,7 +26,7 @@ use crate::{
     engine::{Engine, Shard, owner},
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
-    store::{Known, OpenError, Store, StoreOptions},
+    store::{Known, OpenError, Owed, Store, StoreOptions},
     topics::{CatalogFile, Topic, Topics},
 };
 
@@ -159,6 +159,7 @@ struct Together {
     options: Arc<NodeOptions>,
     /// Shards that have stopped serving.
     rested: Arc<AtomicUsize>,
+    owed: Owed,
 }
 
 /// What a shard's thread reports: it booted (shard 0), it opened its store, or why not.
@@ -179,8 +180,12 @@ where
     let _lock = boot::lock(&options.data_dir)?;
     boot::check_direct_io(&options.data_dir)?;
     let office = PostOffice::new(options.shards);
-    let together =
-        Together { office: office.clone(), options: Arc::new(options), rested: Arc::new(AtomicUsize::new(0)) };
+    let together = Together {
+        office: office.clone(),
+        owed: Owed::new(options.shards),
+        options: Arc::new(options),
+        rested: Arc::default(),
+    };
     let ended = Arc::new(AtomicBool::new(false));
     let watchdog = {
         let (office, ended) = (office.clone(), ended.clone());
@@ -339,7 +344,7 @@ async fn open(
         known.extend(own.map(|id| (id, topic.config.clone())));
         topics.put(topic);
     }
-    let store_options = store_options(options, index, &booted);
+    let store_options = store_options(options, index, &booted, together.owed.clone());
     let store = Store::open(io.clone(), store_options, &known).await?;
     let shard = Shard {
         mail: Mail::new(together.office.clone(), index),
@@ -378,7 +383,7 @@ fn topic_defaults(options: &NodeOptions, booted: &Booted) -> BTreeMap<String, St
 
 /// A shard's part of the node's memory: most of it caches the tail, a quarter holds records on their way to clients, a small
 /// part the keys of a partition that is being compacted.
-fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreOptions {
+fn store_options(options: &NodeOptions, index: usize, booted: &Booted, owed: Owed) -> StoreOptions {
     let memory = options.memory_bytes / options.shards;
     let compact_bytes = (memory / 8).min(COMPACT_BYTES_MAX);
     StoreOptions {
@@ -391,6 +396,7 @@ fn store_options(options: &NodeOptions, index: usize, booted: &Booted) -> StoreO
         compact_bytes,
         wal_bytes: options.wal_bytes,
         reserve_bytes: options.reserve_bytes,
+        owed,
     }
 }
 

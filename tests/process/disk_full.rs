@@ -121,16 +121,24 @@ fn broker_starts_and_serves_reads_on_a_disk_without_a_free_block() {
     let Some(disk) = small_disk() else { return };
     let mut broker = start_on(&disk);
     broker.create_topic("brim", 1);
+    broker.create_topic("ballast", 1);
+    broker.create_topic("more-ballast", 1);
     let mut writer = fat_writer(&broker, "brim");
     writer.write(60);
+    for topic in ["ballast", "more-ballast"] {
+        fat_writer(&broker, topic).write(100);
+    }
     let filler = disk.path().join("filler");
     fill_up(&filler);
     assert_eq!(writer.write_until_refused(2_000), Some(STORAGE_ERROR), "{}", broker.log());
     broker.verify("brim", 1, &writer.acknowledged);
+    client::delete_topic(&mut broker.connect(), "ballast").unwrap();
+    write_again(&mut writer);
+    fill_up(&disk.path().join("more-filler"));
     broker.kill();
     broker.restart();
     broker.verify("brim", 1, &writer.acknowledged);
-    std::fs::remove_file(filler).unwrap();
+    client::delete_topic(&mut broker.connect(), "more-ballast").unwrap();
     writer.disconnect();
     write_again(&mut writer);
     broker.verify("brim", 1, &writer.acknowledged);

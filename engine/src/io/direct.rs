@@ -112,6 +112,10 @@ impl File for DirectFile {
         self.0.fdatasync().await.map_err(io::Error::from)
     }
 
+    async fn take_space(&self, bytes: u64) -> io::Result<()> {
+        self.0.pre_allocate(bytes, true).await.map_err(io::Error::from)
+    }
+
     async fn close(self) -> io::Result<()> {
         self.0.close().await.map_err(io::Error::from)
     }

@@ -107,6 +107,9 @@ pub(crate) trait File {
     fn read(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Rc<dyn Memory>>>;
     /// Makes everything written before durable, with the metadata needed to read it back (fdatasync).
     fn flush(&self) -> impl Future<Output = io::Result<()>>;
+    /// Takes space of the file system for the first `bytes` of the file, so that writes there find it when the disk is
+    /// full. Its length stays.
+    fn take_space(&self, bytes: u64) -> impl Future<Output = io::Result<()>>;
     /// Closes; errors are reported.
     fn close(self) -> impl Future<Output = io::Result<()>>;
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join3};
 use uuid::Uuid;
 
-use super::{Known, Store, StoreOptions, partition_dir};
+use super::{Known, Owed, Store, StoreOptions, partition_dir};
 use crate::{
     api::{FetchPartition, LogError, OffsetSpec, ProducePartition, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records, verify_crc},
@@ -213,6 +213,7 @@ fn options(run: u64, compact_bytes: usize) -> StoreOptions {
         compact_bytes,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
+        owed: Owed::new(1),
     }
 }
 

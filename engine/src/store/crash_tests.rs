@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::{Known, Store, StoreOptions};
+use super::{Known, Owed, Store, StoreOptions};
 use crate::{
     api::{FetchPartition, LogError, ProducePartition, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records},
@@ -193,6 +193,7 @@ fn options(run: u64) -> StoreOptions {
         compact_bytes: 1 << 20,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
+        owed: Owed::new(1),
     }
 }
 

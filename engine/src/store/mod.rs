@@ -24,6 +24,7 @@ mod removal;
 mod replace;
 mod rewrite;
 mod segment_files;
+mod space;
 pub(crate) mod wal_files;
 mod writer;
 
@@ -37,6 +38,7 @@ use std::{
 pub(crate) use append::{Appended, producer_batch};
 pub(crate) use open::{Known, OpenError, read_all};
 pub(crate) use read::check_epoch;
+pub(crate) use space::Owed;
 
 use self::{
     cache::Cache, compactor::Compactor, fetch_memory::FetchMemory, keeper::Keeper, segment_files::SegmentFiles,
@@ -73,6 +75,8 @@ pub(crate) struct StoreOptions {
     pub(crate) wal_bytes: u64,
     /// Free space below which nothing is appended.
     pub(crate) reserve_bytes: u64,
+    /// What all shards of the node will take of it for their segments.
+    pub(crate) owed: Owed,
 }
 
 /// Files that make up the shared log.
@@ -131,6 +135,8 @@ pub(crate) struct Store<I: Io> {
     failed: RefCell<Option<String>>,
     /// Whether free space is below the reserve.
     full: Cell<bool>,
+    /// Bytes appended since the free space was looked at.
+    unlooked_bytes: Cell<u64>,
     /// Bytes of all extents that are not materialised.
     live_bytes: Cell<usize>,
     /// Whether the pump waits for memory or for a file of the log.
@@ -197,22 +203,6 @@ impl<I: Io> Store<I> {
         for group in waiting.into_iter().chain(flying) {
             group.outcome.set(refused.clone());
         }
-    }
-
-    /// Looks at the free space. Appends are refused below the reserve.
-    pub(crate) fn check_space(&self) {
-        let free = match self.io.free_bytes(&self.options.data_dir) {
-            Ok(free) => free,
-            Err(error) => return tracing::warn!("cannot read the free space: {error}"),
-        };
-        let full = free < self.options.reserve_bytes;
-        if full != self.full.replace(full) {
-            match full {
-                true => tracing::warn!(free, reserve = self.options.reserve_bytes, "disk is full: produce is refused"),
-                false => tracing::info!(free, "disk has space again: produce is accepted"),
-            }
-        }
-        self.maker.notify();
     }
 
     /// Bytes of a partition on disk: segments and what is in the shared log only.

@@ -96,6 +96,7 @@ impl<I: Io> Store<I> {
             counters: Counters::default(),
             failed: RefCell::new(None),
             full: Cell::new(false),
+            unlooked_bytes: Cell::new(0),
             live_bytes: Cell::new(0),
             starved: Cell::new(false),
             stopped: Cell::new(false),
@@ -214,8 +215,8 @@ impl<I: Io> Store<I> {
                 if self.stopped.get() {
                     return;
                 }
-                if self.full.get() {
-                    break; // check_space notifies when that has changed
+                if self.full.get() || !self.has_room_for_wal_file() {
+                    break; // check_space notifies
                 }
                 let Some(making) = self.wal.borrow_mut().wants_file() else {
                     break;

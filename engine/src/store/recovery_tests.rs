@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use uuid::Uuid;
 
-use super::{Known, Store, StoreOptions, append::Wait};
+use super::{Known, Owed, Store, StoreOptions, append::Wait};
 use crate::{
     api::{FetchPartition, LogError, ProducePartition, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records},
@@ -40,6 +40,7 @@ struct Machine {
     sim: Sim,
     known: Known,
     run: Cell<u64>,
+    reserve_bytes: u64,
 }
 
 impl Machine {
@@ -51,7 +52,7 @@ impl Machine {
             Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap())
         };
         let known = (0..).zip(settings).map(|(at, settings)| (partition(at), config(settings))).collect();
-        Self { sim, known, run: Cell::new(0) }
+        Self { sim, known, run: Cell::new(0), reserve_bytes: 0 }
     }
 
     /// Runs a life on what the last one left.
@@ -67,7 +68,8 @@ impl Machine {
             cache_bytes: 24 << 20,
             fetch_bytes: 4 << 20,
             wal_bytes: 16 << 20,
-            reserve_bytes: 0,
+            reserve_bytes: self.reserve_bytes,
+            owed: Owed::new(1),
         };
         let life = async {
             let store = Store::open(io, options, &self.known).await.unwrap_or_else(|error| panic!("{error}"));
@@ -209,6 +211,43 @@ fn the_manifest_never_knows_more_than_was_flushed() {
         machine.sim.crash();
         machine.live(async |store| assert!(check(&store, 0).await <= 10));
     }
+}
+
+#[test]
+fn the_reserve_stays_whatever_is_appended_between_two_looks_at_the_disk() {
+    for (size, files) in [(100_000, 2), (FAT, 4)] {
+        let mut machine = Machine::new(1, &[&[("segment.bytes", "1048576")]]);
+        machine.reserve_bytes = 4 << 20;
+        machine.live(async |store| {
+            produce(&store, 0, 10).await;
+            let room = store.options.wal_file_bytes() * files;
+            machine.sim.set_free_bytes(machine.reserve_bytes + room);
+            while !store.full.get() {
+                acknowledged(take(&store, 0, size)).await.unwrap();
+            }
+            assert!(store.partition(partition(0)).unwrap().borrow().end > 10);
+            store.materialise_all().await;
+            let free = store.io.free_bytes(Path::new("/d")).unwrap();
+            assert!(free > machine.reserve_bytes / 4 * 3, "{free} bytes are left after records of {size} bytes");
+        });
+    }
+}
+
+#[test]
+fn records_can_be_deleted_without_a_free_byte() {
+    let machine = Machine::new(1, &[&[("segment.bytes", "1048576")]]);
+    machine.live(async |store| {
+        for _ in 0..6 {
+            produce(&store, 0, FAT).await;
+        }
+        store.materialise_all().await;
+        machine.sim.set_free_bytes(0);
+        for before in 1..=6 {
+            assert_eq!(store.trim(partition(0), before).await, Ok(before));
+        }
+        store.check_space();
+        assert!(!store.full.get(), "there is space again");
+    });
 }
 
 #[test]

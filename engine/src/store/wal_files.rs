@@ -155,6 +155,11 @@ impl<I: Io> WalFiles<I> {
         self.count_max.saturating_sub(self.count())
     }
 
+    /// Whether there are enough files to go on without a new one, each being recycled while the other is written.
+    pub(crate) fn goes_round(&self) -> bool {
+        self.count() >= 2
+    }
+
     fn count(&self) -> usize {
         self.free.len() + self.spent.len() + self.used.len()
     }

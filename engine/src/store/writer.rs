@@ -199,6 +199,7 @@ impl<I: Io> Store<I> {
         for ((run, fat), at) in group.runs.iter().zip(fat).zip(places) {
             self.wal.borrow_mut().pin(file.id, &run.partition);
             self.live_bytes.set(self.live_bytes.get() + run.len);
+            self.appended_bytes(run.len);
             if fat.is_some() {
                 continue; // it has a slot of its own
             }

@@ -80,6 +80,8 @@ struct Inode {
     /// that are durable whole and the others as chance has it, they give what a power cut leaves.
     writes: Vec<Write>,
     handles: usize,
+    /// Bytes that it has on the disk though it may be shorter.
+    taken: u64,
 }
 
 struct Write {
@@ -131,7 +133,7 @@ impl Disk {
     fn used(&self) -> u64 {
         let named = |id: &InodeId| self.names.values().any(|node| *node == Node::File(*id));
         let held = self.inodes.iter().filter(|(id, inode)| inode.handles > 0 || named(id));
-        held.map(|(_, inode)| align_up(inode.now.len)).sum()
+        held.map(|(_, inode)| align_up(inode.now.len).max(inode.taken)).sum()
     }
 
     pub(super) fn set_free_bytes(&mut self, bytes: u64) {
@@ -256,13 +258,25 @@ impl Disk {
 
     // Contents.
 
+    /// Takes space for a file without making it longer.
+    pub(super) fn take_space(&mut self, id: InodeId, bytes: u64) -> io::Result<()> {
+        let inode = &self.inodes[&id];
+        let grows = align_up(bytes).saturating_sub(align_up(inode.now.len).max(inode.taken));
+        if grows > 0 && self.capacity.is_some() && grows > self.free_bytes() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let inode = self.inodes.get_mut(&id).expect("a handle keeps its file");
+        inode.taken = inode.taken.max(align_up(bytes));
+        Ok(())
+    }
+
     /// Begins a write.
     pub(super) fn begin_write(&mut self, id: InodeId, position: u64, bytes: Rc<SimBuffer>) -> io::Result<WriteId> {
         let end = position + bytes.0.len() as u64;
         let inode = &self.inodes[&id];
         let longest = inode.writes.iter().filter(|write| write.stage == Stage::InFlight);
         let longest = longest.map(|write| write.position + write.bytes.0.len() as u64).fold(inode.now.len, u64::max);
-        let grows = align_up(end).saturating_sub(align_up(longest));
+        let grows = align_up(end).saturating_sub(align_up(longest).max(inode.taken));
         if grows > 0 && self.capacity.is_some() && grows > self.free_bytes() {
             return Err(io::ErrorKind::StorageFull.into());
         }

@@ -250,6 +250,10 @@ impl File for SimFile {
         self.io.done(&self.path, OpKind::Flush, begin).await
     }
 
+    async fn take_space(&self, bytes: u64) -> io::Result<()> {
+        self.io.world.state.borrow_mut().disk.take_space(self.inode, bytes)
+    }
+
     async fn close(self) -> io::Result<()> {
         self.io.done(&self.path, OpKind::Close, |_| Effect::Close).await
     }
