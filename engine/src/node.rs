@@ -182,7 +182,7 @@ where
     let office = PostOffice::new(options.shards);
     let together = Together {
         office: office.clone(),
-        owed: Owed::new(options.shards),
+        owed: Owed::new(options.shards, options.wal_bytes),
         options: Arc::new(options),
         rested: Arc::default(),
     };
@@ -411,7 +411,8 @@ where
 {
     glommio::spawn_local(engine.0.mail.clone().receive(engine.clone())).detach();
     let io = engine.0.io.clone();
-    io.spawn(Share::Background, maintain(engine.clone(), together.options.clone()));
+    io.spawn(Share::Background, look_after(engine.clone()));
+    io.spawn(Share::Background, clean(engine.clone(), together.options.clone()));
     serve(engine.clone()).await;
     // A shard whose serving ended takes the node with it.
     together.office.stop();
@@ -426,19 +427,27 @@ where
     }
 }
 
-/// Looks at the disk's space and flushes what was only written, every second; retention and compaction at their own
-/// pace.
-async fn maintain(engine: Engine, options: Arc<NodeOptions>) {
-    const TICK: Duration = Duration::from_millis(config::WRITTEN_FLUSH_MS.unsigned_abs());
+const TICK: Duration = Duration::from_millis(config::WRITTEN_FLUSH_MS.unsigned_abs());
+
+/// Looks at the disk's space and flushes what was only written, every second.
+async fn look_after(engine: Engine) {
     let store = &engine.0.store;
-    let mut next_retention = engine.0.io.now_ms() + options.retention_check_ms;
-    let mut last_compaction = engine.0.io.now_ms();
     while engine.0.stopping.get().is_none() {
         engine.0.io.sleep(TICK).await;
         store.check_space();
         if store.has_unflushed() && store.flush_written().await.is_err() {
             return; // the log is sealed, and said so
         }
+    }
+}
+
+/// Retention and compaction, each at its own pace.
+async fn clean(engine: Engine, options: Arc<NodeOptions>) {
+    let store = &engine.0.store;
+    let mut next_retention = engine.0.io.now_ms() + options.retention_check_ms;
+    let mut last_compaction = engine.0.io.now_ms();
+    while engine.0.stopping.get().is_none() {
+        engine.0.io.sleep(TICK).await;
         if engine.0.io.now_ms() >= next_retention {
             store.materialise_all().await;
             let expiration_ms = dynamic_number(&engine, "producer.id.expiration.ms");

@@ -56,6 +56,13 @@ struct Trim {
     outcome: Rc<Outcome<Result<i64, LogError>>>,
 }
 
+/// A request to bring to segments what there was when it was made: producers that never rest must not hold it up.
+struct Pass {
+    /// Partitions and the offset up to which they have to be in segments.
+    waits_for: Vec<(Rc<PartitionCell>, i64)>,
+    done: Rc<Outcome<()>>,
+}
+
 /// A partition of a round; without a plan it is only noted.
 struct Picked {
     cell: Rc<PartitionCell>,
@@ -77,11 +84,21 @@ pub(crate) struct Keeper<I: Io> {
     removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
     jobs: RefCell<VecDeque<Job>>,
-    all: RefCell<Vec<Rc<Outcome<()>>>>,
+    passes: RefCell<Vec<Pass>>,
     journal: RefCell<Option<Journal<I>>>,
     pub(super) run_ends: BTreeMap<u64, u64>,
     stopped: Cell<bool>,
     ended: Rc<Outcome<()>>,
+}
+
+impl Pass {
+    fn is_over(&mut self) -> bool {
+        self.waits_for.retain(|(cell, end)| {
+            let partition = cell.borrow();
+            !partition.deleted && partition.materialised < *end
+        });
+        self.waits_for.is_empty()
+    }
 }
 
 impl<I: Io> Keeper<I> {
@@ -93,7 +110,7 @@ impl<I: Io> Keeper<I> {
             removed: RefCell::default(),
             trims: RefCell::default(),
             jobs: RefCell::default(),
-            all: RefCell::default(),
+            passes: RefCell::default(),
             journal: RefCell::new(Some(journal)),
             run_ends,
             stopped: Cell::new(false),
@@ -121,6 +138,13 @@ impl<I: Io> Keeper<I> {
         }
         if self.is_round_due() {
             self.signal.notify();
+        }
+    }
+
+    /// A partition shall have its turn, whatever the size of its tail. Does not wake the keeper.
+    fn queue(&self, cell: &Rc<PartitionCell>) {
+        if !std::mem::replace(&mut cell.borrow_mut().queued, true) {
+            self.grown.borrow_mut().push_back(cell.clone());
         }
     }
 
@@ -170,6 +194,7 @@ impl<I: Io> Store<I> {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                     tracing::warn!(shard = self.options.shard, "no space for segments: {error}");
                     self.full.set(true);
+                    self.end_passes(|_| true); // retention must not wait for the space that it makes
                     self.io.sleep(RETRY_AFTER).await;
                     self.check_space();
                     true
@@ -180,8 +205,8 @@ impl<I: Io> Store<I> {
                     false
                 }
             };
+            self.end_passes(|pass| !worked || pass.is_over());
             if !worked {
-                self.keeper.all.take().into_iter().for_each(|done| done.set(()));
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
@@ -291,7 +316,7 @@ impl<I: Io> Store<I> {
     fn under_pressure(&self) -> bool {
         let (cached, budget) = (self.cache.borrow().bytes(), self.cache.borrow().budget());
         let live = self.live_bytes.get();
-        !self.keeper.all.borrow().is_empty()
+        !self.keeper.passes.borrow().is_empty()
             || self.keeper.stopped.get()
             || self.starved.get()
             || self.wal.borrow().under_pressure()
@@ -333,7 +358,7 @@ impl<I: Io> Store<I> {
             cell.borrow_mut().prune_tail();
             self.keeper.grown(cell);
         }
-        self.maker.notify();
+        self.check_space();
         self.pump.notify();
         Ok(())
     }
@@ -580,12 +605,29 @@ impl<I: Io> Store<I> {
         }
     }
 
-    /// Brings everything that consumers can see to segments.
+    /// Brings everything that consumers can see now to segments, unless there is no space for it.
     pub(crate) async fn materialise_all(&self) {
-        let done = Rc::<Outcome<()>>::default();
-        self.keeper.all.borrow_mut().push(done.clone());
+        let partitions = self.partitions.borrow();
+        let waits_for: Vec<_> =
+            partitions.values().map(|cell| (cell.clone(), cell.borrow().high_watermark())).collect();
+        drop(partitions);
+        let mut pass = Pass { waits_for, done: Rc::default() };
+        if pass.is_over() {
+            return;
+        }
+        for (cell, _) in &pass.waits_for {
+            self.keeper.queue(cell);
+        }
+        let done = pass.done.clone();
+        self.keeper.passes.borrow_mut().push(pass);
         self.keeper.signal.notify();
         done.wait().await;
+    }
+
+    fn end_passes(&self, mut is_over: impl FnMut(&mut Pass) -> bool) {
+        for over in self.keeper.passes.borrow_mut().extract_if(.., |pass| is_over(pass)) {
+            over.done.set(());
+        }
     }
 
     /// Ends the keeper once everything is in segments.
