@@ -54,7 +54,7 @@ impl Apart {
                 compact_bytes: 0,
                 wal_bytes: 0, // the least
                 reserve_bytes: 0,
-                owed: Owed::new(partitions as usize),
+                owed: Owed::new(partitions as usize, 0),
             };
             let known = [(id(at), config.clone())].into();
             stores.push(Store::open(io.clone(), options, &known).await?);

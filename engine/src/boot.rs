@@ -179,7 +179,7 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             compact_bytes: 0, // nothing is compacted meanwhile
             wal_bytes: options.wal_bytes,
             reserve_bytes: 0,
-            owed: Owed::new(shard as usize + 1),
+            owed: Owed::new(shard as usize + 1, options.wal_bytes),
         };
         let store = Store::open(io.clone(), store_options, &known).await?;
         store.close().await;

@@ -97,6 +97,8 @@ pub(crate) struct Journal<I: Io> {
     base_bytes: u64,
     /// Space taken for it.
     taken_bytes: u64,
+    /// Whether there was no space to take when some was wanted.
+    short_of_space: bool,
 }
 
 /// Space taken ahead of the end, for at least half as many bytes of appends: on a full disk topics can still be deleted
@@ -114,7 +116,8 @@ impl<I: Io> Journal<I> {
         let making = path.with_extension("making");
         io.remove(&making).await?;
         let file = io.open(&making, Open::Write).await?;
-        let mut journal = Self { io, path, file, position: 0, sequence: 0, base_bytes: 0, taken_bytes: 0 };
+        let mut journal =
+            Self { io, path, file, position: 0, sequence: 0, base_bytes: 0, taken_bytes: 0, short_of_space: false };
         for payload in payloads {
             journal.write(payload).await?;
         }
@@ -137,11 +140,21 @@ impl<I: Io> Journal<I> {
         flushed
     }
 
+    /// Whether the space that was taken ahead can be renewed. When not, it is for appends that make space.
+    pub(crate) async fn has_space(&mut self) -> bool {
+        self.take_space_ahead().await;
+        !self.short_of_space
+    }
+
     /// Where the file system cannot do it, or has no space, appends take what they need when they need it.
     async fn take_space_ahead(&mut self) {
         let wanted = self.position + AHEAD_BYTES;
-        if self.taken_bytes + AHEAD_BYTES / 2 <= wanted && self.file.take_space(wanted).await.is_ok() {
-            self.taken_bytes = wanted;
+        self.short_of_space = false;
+        if self.taken_bytes + AHEAD_BYTES / 2 <= wanted {
+            match self.file.take_space(wanted).await {
+                Ok(()) => self.taken_bytes = wanted,
+                Err(error) => self.short_of_space = error.kind() == io::ErrorKind::StorageFull,
+            }
         }
     }
 

@@ -111,8 +111,12 @@ impl CatalogFile {
 }
 
 impl Opened {
-    /// Makes records durable and applies them.
+    /// Makes records durable and applies them. On a full disk, what space the catalog has is left to deletes.
     async fn append(&mut self, records: &[Record]) -> Result<(), TopicError> {
+        let makes_space = |record: &Record| matches!(record, Record::Deleted(_));
+        if !records.iter().all(makes_space) && !self.journal.has_space().await {
+            return Err(storage(std::io::ErrorKind::StorageFull.into()));
+        }
         let mut payloads = Payloads::default();
         for record in records {
             let bytes = catalog::encode(record);

@@ -132,6 +132,9 @@ fn broker_starts_and_serves_reads_on_a_disk_without_a_free_block() {
     fill_up(&filler);
     assert_eq!(writer.write_until_refused(2_000), Some(STORAGE_ERROR), "{}", broker.log());
     broker.verify("brim", 1, &writer.acknowledged);
+    let mut connection = broker.connect();
+    let mut create = |at| client::create_topic(&mut connection, &format!("one-more-{at}"), 1, &[]);
+    assert!((0..200).any(|at| create(at).is_err()), "what space is left is for deletes");
     client::delete_topic(&mut broker.connect(), "ballast").unwrap();
     write_again(&mut writer);
     fill_up(&disk.path().join("more-filler"));

@@ -213,7 +213,7 @@ fn options(run: u64, compact_bytes: usize) -> StoreOptions {
         compact_bytes,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
-        owed: Owed::new(1),
+        owed: Owed::new(1, 8 << 20),
     }
 }
 

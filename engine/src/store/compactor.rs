@@ -17,6 +17,7 @@ use super::{
     Store, partition_dir,
     replace::Fate,
     rewrite::{BatchStream, REWRITE_IO_BYTES, SegmentOut},
+    space::Space,
 };
 use crate::{
     api::TopicPartition,
@@ -403,12 +404,12 @@ impl<I: Io> Store<I> {
     }
 
     /// Compaction may not make the disk so full that producers are refused; when it is so full already, it may take
-    /// half of the reserve to help.
+    /// half of the reserve to help, but nothing that is owed to what was acknowledged.
     fn check_room(&self, sources: &[Segment]) -> Result<(), Halt> {
         let bytes = sources.iter().map(|segment| segment.size).sum::<u64>() + REWRITE_IO_BYTES as u64;
-        let free = self.io.free_bytes(&self.options.data_dir)?;
+        let Space { free, owed } = self.space()?;
         let reserve = self.options.reserve_bytes;
-        let kept = if self.full.get() { reserve / 2 } else { reserve };
+        let kept = if self.full.get() { owed.max(reserve / 2) } else { reserve.saturating_add(owed) };
         match free >= bytes.saturating_add(kept) {
             true => Ok(()),
             false => Err(Halt::NoSpace(format!("{bytes} bytes may be needed, {free} are free, {kept} must stay"))),

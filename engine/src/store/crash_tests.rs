@@ -193,7 +193,7 @@ fn options(run: u64) -> StoreOptions {
         compact_bytes: 1 << 20,
         wal_bytes: 8 << 20,
         reserve_bytes: 1000,
-        owed: Owed::new(1),
+        owed: Owed::new(1, 8 << 20),
     }
 }
 

@@ -17,7 +17,10 @@ use crate::{
     materialise::{self, Plan},
     partition::{Ahead, Appending, Extent, PartitionCell, Slot},
     signal::Outcome,
-    wal::{format::SegmentPointer, group::Run},
+    wal::{
+        format::SegmentPointer,
+        group::{Group, Run},
+    },
 };
 
 /// Runs of at least this size take the fat path.
@@ -36,15 +39,16 @@ pub(crate) struct FatRun {
 }
 
 impl<I: Io> Store<I> {
+    /// Whether some runs of a group are large and there is room for them: the shared log needs no new space, segments do.
+    pub(super) fn may_have_fat_runs(&self, group: &Group) -> bool {
+        group.runs.iter().any(|run| run.len >= FAT_BYTES) && self.room().is_some_and(|room| room >= group.bytes as u64)
+    }
+
     /// Plans the fat path for a run that is being sealed, if it is large and nothing speaks against it. The run joins
     /// the tail then.
     pub(super) fn plan_fat(&self, run: &Run, file: &Rc<WalFile<I>>) -> Option<FatRun> {
-        // The shared log needs no new space; segments do.
-        if run.len < FAT_BYTES || self.io.free_bytes(&self.options.data_dir).ok()? < self.options.reserve_bytes {
-            return None;
-        }
         let mut partition = run.partition.borrow_mut();
-        if partition.deleted {
+        if run.len < FAT_BYTES || partition.deleted {
             return None;
         }
         let (active, from, runs, head, before) = match &partition.appending {

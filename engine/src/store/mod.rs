@@ -75,7 +75,7 @@ pub(crate) struct StoreOptions {
     pub(crate) wal_bytes: u64,
     /// Free space below which nothing is appended.
     pub(crate) reserve_bytes: u64,
-    /// What all shards of the node will take of it for their segments.
+    /// What all shards of the node will take of it.
     pub(crate) owed: Owed,
 }
 
@@ -95,12 +95,21 @@ impl StoreOptions {
     }
 
     fn wal_file_bytes(&self) -> u64 {
-        (self.wal_bytes / WAL_FILES).max(WAL_FILE_BYTES_MIN).next_multiple_of(crate::io::IO_BYTES_MAX as u64)
+        wal_file_bytes(self.wal_bytes)
+    }
+
+    /// Bytes of the files without which a shared log of that size cannot go on.
+    fn bytes_to_go_round(wal_bytes: u64) -> u64 {
+        wal_file_bytes(wal_bytes) * wal_files::GOES_ROUND as u64
     }
 
     fn wal_file_count(&self) -> usize {
         usize::try_from(self.wal_bytes / self.wal_file_bytes()).expect("a count of files").max(3)
     }
+}
+
+fn wal_file_bytes(wal_bytes: u64) -> u64 {
+    (wal_bytes / WAL_FILES).max(WAL_FILE_BYTES_MIN).next_multiple_of(crate::io::IO_BYTES_MAX as u64)
 }
 
 /// Path of a shard's manifest.
@@ -133,7 +142,7 @@ pub(crate) struct Store<I: Io> {
     counters: Counters,
     /// Why the log takes no appends until a restart.
     failed: RefCell<Option<String>>,
-    /// Whether free space is below the reserve.
+    /// Whether there is no free space above the reserve and what is owed.
     full: Cell<bool>,
     /// Bytes appended since the free space was looked at.
     unlooked_bytes: Cell<u64>,

@@ -210,17 +210,21 @@ impl<I: Io> Store<I> {
                 }
                 self.wal.borrow_mut().wiped(file);
                 self.pump.notify();
+                self.keeper.notify(); // it may have to be removed
             }
             loop {
                 if self.stopped.get() {
                     return;
                 }
-                if self.full.get() || !self.has_room_for_wal_file() {
-                    break; // check_space notifies
-                }
                 let Some(making) = self.wal.borrow_mut().wants_file() else {
                     break;
                 };
+                // It is owed from here on, so that shards that look at the same time see each other.
+                if self.full.get() || self.room().is_none() {
+                    self.wal.borrow_mut().made(None);
+                    self.judge_space();
+                    break; // check_space notifies
+                }
                 let made = making.make().await;
                 if let Err(error) = &made {
                     tracing::warn!(shard = self.options.shard, "cannot make a file for the shared log: {error}");

@@ -28,6 +28,7 @@ use crate::{
 
 /// Larger than what takes the fat path.
 const FAT: usize = 300_000;
+const WAL_BYTES: u64 = 16 << 20;
 const WRITTEN: &[(&str, &str)] = &[("flush.messages", "1000")];
 const DEVICE: &[(&str, &str)] = &[];
 
@@ -41,6 +42,8 @@ struct Machine {
     known: Known,
     run: Cell<u64>,
     reserve_bytes: u64,
+    /// Of the node; one is opened.
+    shards: usize,
 }
 
 impl Machine {
@@ -52,7 +55,7 @@ impl Machine {
             Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap())
         };
         let known = (0..).zip(settings).map(|(at, settings)| (partition(at), config(settings))).collect();
-        Self { sim, known, run: Cell::new(0), reserve_bytes: 0 }
+        Self { sim, known, run: Cell::new(0), reserve_bytes: 0, shards: 1 }
     }
 
     /// Runs a life on what the last one left.
@@ -67,9 +70,9 @@ impl Machine {
             run,
             cache_bytes: 24 << 20,
             fetch_bytes: 4 << 20,
-            wal_bytes: 16 << 20,
+            wal_bytes: WAL_BYTES,
             reserve_bytes: self.reserve_bytes,
-            owed: Owed::new(1),
+            owed: Owed::new(self.shards, WAL_BYTES),
         };
         let life = async {
             let store = Store::open(io, options, &self.known).await.unwrap_or_else(|error| panic!("{error}"));
@@ -87,14 +90,18 @@ fn value(index: i32, offset: i64, size: usize) -> Vec<u8> {
 
 /// Takes a batch of one record.
 fn take(store: &Store<SimIo>, index: i32, size: usize) -> Option<Wait> {
+    try_take(store, index, size).unwrap()
+}
+
+fn try_take(store: &Store<SimIo>, index: i32, size: usize) -> Result<Option<Wait>, LogError> {
     let offset = store.partition(partition(index)).unwrap().borrow().end;
     let mut builder = BatchBuilder::new(Codec::None, 0);
     let value = Some(Bytes::from(value(index, offset, size)));
     builder.push(&Record { offset: 0, timestamp: 1000, key: None, value, headers: vec![] });
     let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
-    let (produced, wait) = store.append(part).unwrap();
+    let (produced, wait) = store.append(part)?;
     assert_eq!(produced.base_offset, offset);
-    wait
+    Ok(wait)
 }
 
 async fn acknowledged(wait: Option<Wait>) -> Result<(), LogError> {
@@ -235,18 +242,73 @@ fn the_reserve_stays_whatever_is_appended_between_two_looks_at_the_disk() {
 
 #[test]
 fn records_can_be_deleted_without_a_free_byte() {
-    let machine = Machine::new(1, &[&[("segment.bytes", "1048576")]]);
+    let mut machine = Machine::new(1, &[&[("segment.bytes", "1048576")]]);
+    machine.reserve_bytes = 500_000;
     machine.live(async |store| {
         for _ in 0..6 {
             produce(&store, 0, FAT).await;
         }
         store.materialise_all().await;
         machine.sim.set_free_bytes(0);
+        store.check_space();
+        assert_eq!(try_take(&store, 0, 10).unwrap_err(), LogError::StorageFull);
         for before in 1..=6 {
             assert_eq!(store.trim(partition(0), before).await, Ok(before));
         }
+        store.io.sleep(Duration::from_secs(2)).await;
         store.check_space();
-        assert!(!store.full.get(), "there is space again");
+        produce(&store, 0, 10).await;
+    });
+}
+
+#[test]
+fn a_log_without_room_for_its_files_takes_nothing() {
+    for (shards, files) in [(1, 2), (3, 6)] {
+        let mut machine = Machine::new(1, &[DEVICE]);
+        (machine.reserve_bytes, machine.shards) = (1 << 20, shards);
+        let wanted = machine.reserve_bytes + files * StoreOptions::bytes_to_go_round(WAL_BYTES) / 2;
+        machine.sim.set_free_bytes(wanted);
+        machine.live(async |store| {
+            assert_eq!(try_take(&store, 0, 10).unwrap_err(), LogError::StorageFull, "the manifest took some");
+            store.io.sleep(Duration::from_secs(1)).await;
+            machine.sim.set_free_bytes(wanted + machine.reserve_bytes);
+            store.check_space();
+            produce(&store, 0, 10).await;
+        });
+    }
+}
+
+#[test]
+fn retention_goes_on_without_a_free_byte_for_the_tail() {
+    let settings: &[_] = &[("segment.bytes", "1048576"), ("retention.bytes", "1000000")];
+    let machine = Machine::new(1, &[settings]);
+    machine.live(async |store| {
+        for _ in 0..9 {
+            produce(&store, 0, FAT).await;
+        }
+        produce(&store, 0, 100_000).await;
+        machine.sim.set_free_bytes(0);
+        store.materialise_all().await;
+        assert!(store.has_live(), "the tail found no space");
+        store.retain(1_000_000).await;
+        assert!(store.bounds(partition(0)).unwrap().0 > 0);
+    });
+}
+
+#[test]
+fn what_was_there_comes_to_segments_though_producers_never_rest() {
+    let machine = Machine::new(1, &[DEVICE, DEVICE]);
+    machine.live(async |store| {
+        produce(&store, 1, 10).await;
+        let load = futures_util::future::join_all((0..50).map(async |_| {
+            for _ in 0..50 {
+                produce(&store, 0, 2_000).await;
+            }
+        }));
+        let all = store.materialise_all();
+        let first = futures_util::future::select(Box::pin(load), Box::pin(all)).await;
+        assert!(matches!(first, futures_util::future::Either::Right(_)));
+        assert_eq!(store.partition(partition(1)).unwrap().borrow().materialised, 1);
     });
 }
 
@@ -270,7 +332,10 @@ fn a_note_that_found_no_space_is_made_up_for() {
                 note(&store, 0);
                 store.io.sleep(Duration::from_millis(20)).await;
             }
-            store.materialise_all().await;
+            while store.has_live() {
+                store.materialise_all().await; // gives up when there is no space
+            }
+            store.close().await;
             assert!(store.wal.borrow().oldest_pins().is_empty(), "the shared log is not needed for anything");
         });
         machine.sim.crash();

@@ -8,6 +8,7 @@
 //! file system has nothing to journal.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     io,
     path::{Path, PathBuf},
@@ -53,7 +54,13 @@ pub(crate) struct WalFiles<I: Io> {
     /// Oldest first; the last one is current if there is a current one.
     used: VecDeque<Used<I>>,
     has_current: bool,
+    /// Files being wiped, which are in none of the lists.
+    wiping: usize,
     making: bool,
+    /// What the file that is being made has no space for yet.
+    unmade_bytes: Rc<Cell<u64>>,
+    /// Whether the last try to make a file failed.
+    cramped: bool,
     next_id: u64,
     /// Files of a size that is not wanted any more, to be closed and removed.
     retired: Vec<Rc<WalFile<I>>>,
@@ -61,6 +68,9 @@ pub(crate) struct WalFiles<I: Io> {
 
 /// Free files kept at hand, so that the log never waits for one to be made.
 const SPARE_FILES: usize = 2;
+
+/// Files with which the log can go on without a new one, each being recycled while the other is written.
+pub(super) const GOES_ROUND: usize = 2;
 
 impl<I: Io> WalFiles<I> {
     /// No files yet; new ones get ids from `next_id` on.
@@ -74,7 +84,10 @@ impl<I: Io> WalFiles<I> {
             spent: VecDeque::new(),
             used: VecDeque::new(),
             has_current: false,
+            wiping: 0,
             making: false,
+            unmade_bytes: Rc::default(),
+            cramped: false,
             next_id,
             retired: Vec::new(),
         }
@@ -129,11 +142,14 @@ impl<I: Io> WalFiles<I> {
 
     /// The next file to be wiped before it is written again. Answer with [`WalFiles::wiped`].
     pub(crate) fn next_to_wipe(&mut self) -> Option<Rc<WalFile<I>>> {
-        self.spent.pop_front()
+        let file = self.spent.pop_front()?;
+        self.wiping += 1;
+        Some(file)
     }
 
     /// A file holds nothing that recovery would look at.
     pub(crate) fn wiped(&mut self, file: Rc<WalFile<I>>) {
+        self.wiping -= 1;
         match file.bytes == self.file_bytes && self.count() < self.count_max {
             true => self.free.push_back(file),
             false => self.retired.push(file),
@@ -147,7 +163,9 @@ impl<I: Io> WalFiles<I> {
 
     /// Whether the log is short of files: materialise the oldest.
     pub(crate) fn under_pressure(&self) -> bool {
-        self.free.len() + self.spent.len() + self.room() < (self.count_max / 4).max(SPARE_FILES)
+        let count_max = if self.cramped { self.count() } else { self.count_max };
+        let at_hand = count_max.saturating_sub(self.used.len());
+        at_hand < (count_max / 4).max(SPARE_FILES).min(count_max.saturating_sub(1))
     }
 
     /// Files that may still be made.
@@ -155,13 +173,14 @@ impl<I: Io> WalFiles<I> {
         self.count_max.saturating_sub(self.count())
     }
 
-    /// Whether there are enough files to go on without a new one, each being recycled while the other is written.
-    pub(crate) fn goes_round(&self) -> bool {
-        self.count() >= 2
+    /// Bytes of the disk that the log cannot do without and has not taken yet.
+    pub(crate) fn owed_bytes(&self) -> u64 {
+        let missing = GOES_ROUND.saturating_sub(self.count() + usize::from(self.making));
+        missing as u64 * self.file_bytes + self.unmade_bytes.get()
     }
 
     fn count(&self) -> usize {
-        self.free.len() + self.spent.len() + self.used.len()
+        self.free.len() + self.spent.len() + self.wiping + self.used.len()
     }
 
     /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
@@ -170,14 +189,19 @@ impl<I: Io> WalFiles<I> {
             return None;
         }
         self.making = true;
+        self.cramped = false;
+        self.unmade_bytes.set(self.file_bytes);
         let id = WalFileId(self.next_id);
         self.next_id += 1;
-        Some(Making { io: self.io.clone(), path: path_of(&self.dir, id), id, bytes: self.file_bytes })
+        let unmade_bytes = self.unmade_bytes.clone();
+        Some(Making { io: self.io.clone(), path: path_of(&self.dir, id), id, bytes: self.file_bytes, unmade_bytes })
     }
 
     /// A file was made, or not.
     pub(crate) fn made(&mut self, file: Option<WalFile<I>>) {
         self.making = false;
+        self.cramped = file.is_none();
+        self.unmade_bytes.set(0);
         self.free.extend(file.map(Rc::new));
     }
 
@@ -216,6 +240,7 @@ pub(crate) struct Making<I: Io> {
     path: PathBuf,
     id: WalFileId,
     bytes: u64,
+    unmade_bytes: Rc<Cell<u64>>,
 }
 
 impl<I: Io> Making<I> {
@@ -241,6 +266,7 @@ impl<I: Io> Making<I> {
         while position < self.bytes {
             file.write(zeroes.clone(), position).await?;
             position += IO_BYTES_MAX as u64;
+            self.unmade_bytes.set(self.bytes - position);
             self.io.yield_now().await;
         }
         file.flush().await?;

@@ -126,7 +126,9 @@ impl<I: Io> Store<I> {
     }
 
     fn start(self: &Rc<Self>, group: Group, file: Rc<WalFile<I>>) {
-        let fat: Vec<Option<FatRun>> = group.runs.iter().map(|run| self.plan_fat(run, &file)).collect();
+        let may_be_fat = self.may_have_fat_runs(&group);
+        let plan = |run| if may_be_fat { self.plan_fat(run, &file) } else { None };
+        let fat: Vec<Option<FatRun>> = group.runs.iter().map(plan).collect();
         let pointers: Vec<_> = fat.iter().map(|fat| fat.as_ref().map(|fat| fat.pointer)).collect();
         let mut buffer = self.io.buffer(group.encoded_bytes(&pointers));
         let mut flight = self.flight.borrow_mut();
@@ -199,7 +201,6 @@ impl<I: Io> Store<I> {
         for ((run, fat), at) in group.runs.iter().zip(fat).zip(places) {
             self.wal.borrow_mut().pin(file.id, &run.partition);
             self.live_bytes.set(self.live_bytes.get() + run.len);
-            self.appended_bytes(run.len);
             if fat.is_some() {
                 continue; // it has a slot of its own
             }
@@ -221,6 +222,7 @@ impl<I: Io> Store<I> {
         if !extents.is_empty() {
             self.cache.borrow_mut().insert(slot, buffer_bytes, extents);
         }
+        self.appended_bytes(group.runs.iter().map(|run| run.len).sum());
     }
 
     fn stage(self: &Rc<Self>, sequence: u64, stage: Stage) {

@@ -413,6 +413,27 @@ fn rot_changes_what_is_read() {
     });
 }
 
+#[test]
+fn a_journal_on_a_full_disk_says_so_while_it_still_has_space_for_some() {
+    let (sim, io) = machine(1);
+    sim.run_until(async {
+        let mut journal = Journal::create(io.clone(), path("journal"), &[]).await.unwrap();
+        sim.set_free_bytes(0);
+        let mut appended = 0;
+        while journal.has_space().await {
+            journal.append(b"another").await.unwrap();
+            appended += 1;
+        }
+        assert!(appended > 10);
+        for _ in 0..60 {
+            journal.append(b"an end").await.unwrap();
+        }
+        sim.set_free_bytes(1 << 20);
+        assert!(journal.has_space().await);
+    })
+    .unwrap();
+}
+
 /// What a journal is for, crashed at every operation: payloads whose append returned are there, in order, and at most
 /// the one that was under way follows them.
 #[test]
