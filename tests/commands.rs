@@ -110,3 +110,17 @@ fn an_idempotent_producer_writes_each_line_once() {
     assert_eq!(broker.ok(&["consume", "t"]), format!("{lines}last\n"));
     broker.stop();
 }
+
+#[test]
+fn large_lines_get_batches_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&small(dir.path()));
+    broker.ok(&["topic", "create", "t"]);
+    let large = |byte: u8, size| [vec![byte; size], b"\n".to_vec()].concat();
+    let input = [large(b'a', 200_000), large(b'b', 900_000), b"small\n".to_vec()].concat();
+    broker.ok_with_input(&["produce", "t"], &input);
+    assert_eq!(broker.ok(&["consume", "t"]).as_bytes(), input);
+    let said = broker.fails(&["produce", "t"], &[b"first\n".to_vec(), large(b'c', 1_100_000)].concat());
+    assert!(said.contains("MESSAGE_TOO_LARGE") && said.contains("1 record written"), "{said}");
+    broker.stop();
+}

@@ -93,6 +93,13 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
     let path = options.data_dir.join("catalog");
     let (mut catalog, new) = match read_catalog(io, &path).await? {
         Some(found) => (found, false),
+        None if holds_data(&options.data_dir) => {
+            let reason =
+                "it is missing, but there is data beside it that only it gives a meaning: restore it, or start \
+                in another folder"
+                    .to_owned();
+            return Err(StartError::Damaged { path, reason });
+        }
         None => (Catalog { cluster_id: Uuid::new_v4(), node_id: options.node_id, ..Catalog::default() }, true),
     };
     if catalog.node_id != options.node_id {
@@ -121,6 +128,14 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
     remove_orphans(&options.data_dir, &catalog)
         .map_err(|error| StartError::io("removing what deleted topics left", error))?;
     Ok((Booted { catalog }, journal))
+}
+
+/// Whether a node has been here. The first thing that it makes is its catalog.
+fn holds_data(data_dir: &Path) -> bool {
+    let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| {
+        name.starts_with("manifest-") && !name.ends_with(".making") || name.starts_with("wal-") || name == "topics"
+    })
 }
 
 async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {
@@ -245,6 +260,7 @@ fn remove_orphans(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
         let entry = entry?;
         let id = entry.file_name().to_str().and_then(|name| Uuid::parse_str(name).ok());
         if id.is_some_and(|id| !catalog.topics.contains_key(&id)) {
+            tracing::info!("removing {}: its topic was deleted", entry.path().display());
             fs::remove_dir_all(entry.path())?;
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -28,6 +28,15 @@ pub(crate) fn binary() -> PathBuf {
 pub(crate) fn rounds(few: u32) -> u32 {
     let factor = std::env::var("MILLRACE_ROUNDS").ok().map(|text| text.parse::<u32>().unwrap());
     few * factor.unwrap_or(1)
+}
+
+/// Runs a command that is to end by itself, in failure. Answers what it printed.
+pub(crate) fn start_fails(command: &str) -> String {
+    let limit = PATIENCE.as_secs().to_string();
+    let output = Command::new("timeout").arg(limit).args(["sh", "-c", command]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(matches!(output.status.code(), Some(code) if code != 0 && code != 124), "{:?}: {said}", output.status);
+    said
 }
 
 /// A folder and how its broker is started; the broker runs while `server` is there.

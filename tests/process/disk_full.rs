@@ -77,7 +77,7 @@ fn fill_up(path: &Path) {
 }
 
 /// KAFKA_STORAGE_ERROR: clients try again on it.
-const STORAGE_ERROR: i16 = 56;
+pub(crate) const STORAGE_ERROR: i16 = 56;
 
 #[test]
 fn produce_is_refused_below_the_reserve_while_reads_and_deletes_go_on() {

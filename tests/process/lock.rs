@@ -1,9 +1,7 @@
 //! One data directory, one broker.
 
-use std::process::Command;
-
 use crate::{
-    broker::{Broker, PATIENCE},
+    broker::{Broker, start_fails},
     writer::Writer,
 };
 
@@ -15,10 +13,7 @@ fn second_broker_on_the_same_data_is_refused_and_the_first_goes_on() {
     writer.write(10);
     let other = millrace_bench::server::free_address().unwrap();
     let command = broker.command().replace(&broker.address.to_string(), &other.to_string());
-    let limit = PATIENCE.as_secs().to_string();
-    let output = Command::new("timeout").arg(limit).args(["sh", "-c", &command]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(matches!(output.status.code(), Some(code) if code != 0 && code != 124), "{:?}: {said}", output.status);
+    let said = start_fails(&command);
     assert!(said.contains("in use") && said.contains(&broker.data().display().to_string()), "not clear: {said}");
     writer.write(10);
     let tally = broker.verify("locked", 1, &writer.acknowledged);

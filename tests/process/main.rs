@@ -6,6 +6,7 @@
 
 mod advertise;
 mod broker;
+mod damage;
 mod disk_full;
 mod garbage;
 mod kill;

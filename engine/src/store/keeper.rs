@@ -607,10 +607,8 @@ impl<I: Io> Store<I> {
 
     /// Brings everything that consumers can see now to segments, unless there is no space for it.
     pub(crate) async fn materialise_all(&self) {
-        let partitions = self.partitions.borrow();
-        let waits_for: Vec<_> =
-            partitions.values().map(|cell| (cell.clone(), cell.borrow().high_watermark())).collect();
-        drop(partitions);
+        let now = |cell: &Rc<PartitionCell>| (cell.clone(), cell.borrow().high_watermark());
+        let waits_for = self.partitions.borrow().values().map(now).collect();
         let mut pass = Pass { waits_for, done: Rc::default() };
         if pass.is_over() {
             return;

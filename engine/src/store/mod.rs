@@ -30,7 +30,7 @@ mod writer;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     rc::Rc,
 };
@@ -49,6 +49,7 @@ use crate::{
     config::TopicConfig,
     io::Io,
     partition::{Partition, PartitionCell},
+    segment::SegmentName,
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
     wal::group::Groups,
@@ -142,6 +143,8 @@ pub(crate) struct Store<I: Io> {
     counters: Counters,
     /// Why the log takes no appends until a restart.
     failed: RefCell<Option<String>>,
+    /// Segments that could not be read.
+    unreadable: RefCell<HashSet<(TopicPartition, SegmentName)>>,
     /// Whether there is no free space above the reserve and what is owed.
     full: Cell<bool>,
     /// Bytes appended since the free space was looked at.

@@ -45,7 +45,7 @@ impl<I: Io> Store<I> {
                         attempts += 1;
                         continue 'again;
                     }
-                    Err(error) => return Err(read::storage(id, &segment, &error)),
+                    Err(error) => return Err(self.unreadable(id, &segment, &error)),
                 }
             }
             break (cell, log_start);
@@ -120,7 +120,7 @@ impl<I: Io> Store<I> {
                 Ok(found) => return Ok(found.unwrap_or(NOT_FOUND)),
                 // Retention took it away or compaction replaced it: another may be the newest now.
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < read::ATTEMPTS_MAX => attempts += 1,
-                Err(error) => return Err(read::storage(id, &segment, &error)),
+                Err(error) => return Err(self.unreadable(id, &segment, &error)),
             }
         }
     }

@@ -19,6 +19,7 @@ use super::{
     extend,
     fetch_memory::FetchMemory,
     keeper::Keeper,
+    partition_dir,
     segment_files::SegmentFiles,
     wal_files::{self, WalFile, WalFileId, WalFiles},
     writer::Flight,
@@ -32,6 +33,7 @@ use crate::{
     journal::{self, Journal},
     manifest::{self, Manifest, PartitionState},
     partition::{Extent, Partition, PartitionCell, Slot},
+    segment::SegmentName,
     signal::Signal,
     stats::Counters,
     wal::{
@@ -67,6 +69,7 @@ pub(crate) type Known = BTreeMap<TopicPartition, Rc<TopicConfig>>;
 impl<I: Io> Store<I> {
     /// Opens a shard's part of the data directory and starts its tasks.
     pub(crate) async fn open(io: I, options: StoreOptions, known: &Known) -> Result<Rc<Self>, OpenError> {
+        refuse_to_miss_manifest(&io, &options, known).await?;
         let manifest = read_manifest(&io, &options.manifest_path()).await?;
         let wal_dir = options.wal_dir();
         io.create_dir(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
@@ -95,6 +98,7 @@ impl<I: Io> Store<I> {
             maker_ended: Rc::default(),
             counters: Counters::default(),
             failed: RefCell::new(None),
+            unreadable: RefCell::default(),
             full: Cell::new(false),
             unlooked_bytes: Cell::new(0),
             live_bytes: Cell::new(0),
@@ -235,6 +239,27 @@ impl<I: Io> Store<I> {
             }
         }
     }
+}
+
+/// A manifest is made before the first segment: if there are some but no manifest, it is lost, and they would be written
+/// over.
+async fn refuse_to_miss_manifest<I: Io>(io: &I, options: &StoreOptions, known: &Known) -> Result<(), OpenError> {
+    let path = options.manifest_path();
+    let names = io.list(&options.data_dir).await.map_err(OpenError::io(&options.data_dir))?;
+    if path.file_name().is_some_and(|own| names.iter().any(|name| own == name.as_str())) {
+        return Ok(());
+    }
+    for id in known.keys() {
+        let dir = partition_dir(&options.data_dir, *id);
+        let names = io.list(&dir).await.map_err(OpenError::io(&dir))?;
+        if names.iter().any(|name| SegmentName::of_file(name).is_some()) {
+            return Err(OpenError::damaged(
+                &path,
+                format!("it is missing, but there are segments in {}", dir.display()),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Replays the shared log; a group whose fat runs are not whole ends its run.

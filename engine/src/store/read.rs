@@ -63,7 +63,7 @@ impl<I: Io> Store<I> {
                 }
                 // Retention took the segment away meanwhile, or compaction replaced it: look again.
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}
-                Err(error) => return Err(storage(part.partition, &segment, &error)),
+                Err(error) => return Err(self.unreadable(part.partition, &segment, &error)),
             }
         }
     }
@@ -165,6 +165,16 @@ impl<I: Io> Store<I> {
         Ok(index)
     }
 
+    /// The answer to who wanted to read a segment. The operator hears of each segment once.
+    pub(super) fn unreadable(&self, id: TopicPartition, segment: &Segment, error: &io::Error) -> LogError {
+        let path = self.segments.path(id, segment.name());
+        let reason = format!("reading {} failed: {error}", path.display());
+        if self.unreadable.borrow_mut().insert((id, segment.name())) {
+            tracing::error!("{reason}");
+        }
+        LogError::Storage(reason)
+    }
+
     /// Bytes that a fetch would find at least, without reading: enough to decide whether to wait.
     pub(crate) fn available(&self, parts: &[FetchPartition]) -> usize {
         let of = |part: &FetchPartition| match self.partition(part.partition) {
@@ -200,15 +210,6 @@ pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
         newer if newer > crate::api::LEADER_EPOCH => Err(LogError::UnknownLeaderEpoch),
         _ => Err(LogError::FencedLeaderEpoch),
     }
-}
-
-pub(super) fn storage(id: TopicPartition, segment: &Segment, error: &io::Error) -> LogError {
-    LogError::Storage(format!(
-        "reading {} of {}-{} failed: {error}",
-        segment.name().file_name(),
-        id.topic,
-        id.partition
-    ))
 }
 
 fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) {

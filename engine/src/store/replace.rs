@@ -142,10 +142,21 @@ impl<I: Io> Store<I> {
     }
 
     /// A file at or behind the end of the segments may be one that is being begun. Below it, what no segment has is a
-    /// replacement that the manifest never heard of, or something that was replaced or dropped.
+    /// replacement that the manifest never heard of, or something that was replaced or dropped. What a segment should
+    /// have and is not there is a loss.
     async fn do_sweep(&self, id: TopicPartition) -> io::Result<()> {
         let dir = partition_dir(&self.options.data_dir, id);
-        for file in self.io.list(&dir).await? {
+        let files = self.io.list(&dir).await?;
+        if let Ok(cell) = self.partition(id) {
+            // The keeper is here, so that none comes or goes meanwhile.
+            for segment in cell.borrow().segments.iter().filter(|segment| segment.size > 0) {
+                if !files.contains(&segment.name().file_name()) {
+                    let (path, end) = (dir.join(segment.name().file_name()), segment.end_offset);
+                    tracing::error!("{} is missing: offsets {}..{end} are lost", path.display(), segment.base_offset);
+                }
+            }
+        }
+        for file in files {
             let Some(name) = SegmentName::of_file(&file) else { continue };
             let Ok(cell) = self.partition(id) else { return Ok(()) };
             let is_orphan = {

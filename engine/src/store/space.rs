@@ -68,28 +68,28 @@ impl<I: Io> Store<I> {
     /// Appends are refused when the reserve would have to be touched for them, and until there is a little more.
     pub(super) fn judge_space(&self) {
         self.unlooked_bytes.set(0);
-        let room = self.room();
         let reserve = self.options.reserve_bytes;
+        let Space { free, owed } = self.space().unwrap_or_else(|error| {
+            tracing::warn!("cannot read the free space: {error}");
+            Space { free: 0, owed: 0 }
+        });
         let wanted = if self.full.get() { (reserve / 8).min(LOOK_BYTES.1) } else { 0 };
-        let full = room.is_none_or(|room| room < wanted);
+        let full = free < reserve.saturating_add(owed).saturating_add(wanted);
         if full != self.full.replace(full) {
-            let owed = self.options.owed.sum();
             match full {
-                true => tracing::warn!(room, owed, reserve, "disk is full: produce is refused"),
-                false => tracing::info!(room, owed, reserve, "disk has space again: produce is accepted"),
+                true => tracing::warn!(
+                    "disk is full: produce is refused; {free} bytes are free, {reserve} must stay (--reserve-bytes), \
+                     {owed} will be needed for what was taken and for the write-ahead log"
+                ),
+                false => tracing::info!(free, "disk has space again: produce is accepted"),
             }
         }
     }
 
     /// Free bytes above the reserve and what is owed; `None` when there is less than those, or nobody knows.
     pub(super) fn room(&self) -> Option<u64> {
-        match self.space() {
-            Ok(Space { free, owed }) => free.checked_sub(self.options.reserve_bytes.saturating_add(owed)),
-            Err(error) => {
-                tracing::warn!("cannot read the free space: {error}");
-                None
-            }
-        }
+        let Space { free, owed } = self.space().ok()?;
+        free.checked_sub(self.options.reserve_bytes.saturating_add(owed))
     }
 
     pub(super) fn space(&self) -> io::Result<Space> {

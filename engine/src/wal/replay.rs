@@ -63,7 +63,7 @@ pub(crate) struct Replay {
 pub(crate) enum ReplayError {
     #[error("group {sequence} of run {run} was durable and cannot be read any more")]
     LostGroup { run: u64, sequence: u64 },
-    #[error("{partition:?}: the log goes on at offset {found}, but {expected} is next")]
+    #[error("partition {} of topic {}: the log goes on at offset {found}, but {expected} is next", partition.partition, partition.topic)]
     Hole { partition: TopicPartition, expected: i64, found: i64 },
 }
 
@@ -82,11 +82,24 @@ pub(crate) fn replay(
     }
     let mut replay = Replay::default();
     let newest_closed = manifest.run_ends.keys().next_back().copied();
+    let limit_of = |run| {
+        let closed = manifest.run_ends.get(&run).copied().or((newest_closed >= Some(run)).then_some(0));
+        closed.unwrap_or(u64::MAX)
+    };
+    for chain in files {
+        let Some((_, first)) = chain.behind.first() else { continue };
+        let run = first.stamp.run;
+        let limit = limit_of(run);
+        let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
+        let needs = |entry: &Entry| known(entry.partition) && entry.end_offset > noted_end(manifest, entry.partition);
+        if let Some((run, sequence)) = chain.lost(limit, seen_durable.unwrap_or(0), needs) {
+            return Err(ReplayError::LostGroup { run, sequence });
+        }
+    }
     let runs: BTreeSet<u64> = groups.keys().map(|(run, _)| *run).collect();
     let mut newest = vec![(0, 0); files.len()];
     for run in runs {
-        let closed = manifest.run_ends.get(&run).copied().or((newest_closed >= Some(run)).then_some(0));
-        let limit = closed.unwrap_or(u64::MAX);
+        let limit = limit_of(run);
         let mut expected = None;
         for ((_, sequence), (file, position, group)) in groups.range((run, 0)..=(run, limit)) {
             if expected.is_some_and(|next| next != *sequence) || torn.contains(&(run, *sequence)) {
@@ -116,6 +129,11 @@ pub(crate) fn replay(
     Ok(replay)
 }
 
+/// Where a partition's segments end, as the manifest knows them.
+fn noted_end(manifest: &Manifest, id: TopicPartition) -> i64 {
+    manifest.partitions.get(&id).map_or(0, |state| state.end_offset())
+}
+
 fn take(
     replay: &mut Replay,
     manifest: &Manifest,
@@ -123,8 +141,7 @@ fn take(
     (run, sequence, file, group): (u64, u64, usize, u64),
 ) -> Result<(), ReplayError> {
     let id = entry.partition;
-    let noted = manifest.partitions.get(&id).map_or(0, |state| state.end_offset());
-    let held = replay.fat_ends.get(&id).copied().unwrap_or(noted);
+    let held = replay.fat_ends.get(&id).copied().unwrap_or_else(|| noted_end(manifest, id));
     if entry.end_offset <= held {
         return Ok(());
     }

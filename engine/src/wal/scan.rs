@@ -2,9 +2,10 @@
 //!
 //! A chain begins with any valid group at position 0 and goes on while the next block boundary holds a valid group of
 //! the same run and shard with the next sequence. Whatever follows is left over from the file's former life, or was
-//! torn by the crash. A damaged group that was durable is told apart by what later groups say of it.
+//! torn by the crash. A damaged group that was durable is told apart by what later groups say of it; if it was the first
+//! of its file, also by whether somebody still needs what lies behind it.
 
-use super::format::{self, Group, NotAGroup, Stamp};
+use super::format::{self, Entry, Group, NotAGroup, Stamp};
 use crate::io::BLOCK;
 
 /// The groups of one file.
@@ -12,6 +13,8 @@ use crate::io::BLOCK;
 pub struct Chain {
     /// Position and contents of each group, in order.
     pub groups: Vec<(u64, Group)>,
+    /// Of a file that does not begin with a group: the first ones behind that follow each other. Mostly a former life's.
+    pub behind: Vec<(u64, Group)>,
     /// A group that was durable and is not readable any more: its sequence, and its position.
     pub damaged: Option<(u64, u64)>,
 }
@@ -21,12 +24,38 @@ impl Chain {
     pub fn first(&self) -> Option<Stamp> {
         self.groups.first().map(|(_, group)| group.stamp)
     }
+
+    /// The group in front of those behind, by run and sequence, if it was durable and not everything behind it is done
+    /// with: a file is written anew only when it is. `needs`: whether an entry is not in segments yet; `seen_durable`:
+    /// what other files say of that run; `limit`: the last sequence that counts in it.
+    pub fn lost(&self, limit: u64, seen_durable: u64, needs: impl Fn(&Entry) -> bool) -> Option<(u64, u64)> {
+        let (_, first) = self.behind.first()?;
+        let missing = first.stamp.sequence.checked_sub(1)?;
+        let counts = self.behind.iter().map(|(_, group)| group).take_while(|group| group.stamp.sequence <= limit);
+        let durable = counts.clone().map(|group| group.stamp.durable_sequence).fold(seen_durable, u64::max);
+        let needed = counts.flat_map(|group| &group.entries).any(needs);
+        (needed && missing <= durable).then_some((first.stamp.run, missing))
+    }
 }
 
 /// Follows the chain in a whole file's bytes.
 pub fn chain(file: &[u8]) -> Chain {
+    let (groups, position) = chain_from(file, 0);
+    let damaged = groups.last().and_then(|(_, last)| later_witness(file, position, last.stamp));
+    let mut behind = Vec::new();
+    if groups.is_empty() {
+        let mut at = BLOCK;
+        while at < file.len() && behind.is_empty() {
+            (behind, at) = chain_from(file, at);
+            at += BLOCK;
+        }
+    }
+    Chain { groups, behind, damaged }
+}
+
+/// The chain that begins at a position, and where it ends.
+fn chain_from(file: &[u8], mut position: usize) -> (Vec<(u64, Group)>, usize) {
     let mut groups: Vec<(u64, Group)> = Vec::new();
-    let mut position = 0;
     while let Some(rest) = file.get(position..).filter(|rest| !rest.is_empty()) {
         match format::decode(rest) {
             Ok(group) if follows(groups.last().map(|(_, g)| g.stamp), group.stamp) => {
@@ -37,8 +66,7 @@ pub fn chain(file: &[u8]) -> Chain {
             Ok(_) | Err(NotAGroup::Shape | NotAGroup::Short(_) | NotAGroup::Checksum | NotAGroup::Entries) => break,
         }
     }
-    let damaged = groups.last().and_then(|(_, last)| later_witness(file, position, last.stamp));
-    Chain { groups, damaged }
+    (groups, position)
 }
 
 fn follows(before: Option<Stamp>, next: Stamp) -> bool {
@@ -127,6 +155,19 @@ mod tests {
         let mut damaged = file(&[group(4, 8, 7, 1, 100), group(4, 9, 7, 2, 10), group(4, 10, 9, 3, 10)]);
         damaged[4096 + 70] ^= 1;
         assert_eq!(chain(&damaged).damaged, Some((9, 4096)));
+    }
+
+    #[test]
+    fn a_lost_first_group_is_told_from_a_former_life() {
+        let mut bad = file(&[group(4, 8, 7, 1, 5000), group(4, 9, 7, 2, 10), group(4, 10, 8, 3, 10)]);
+        bad[70] ^= 1;
+        let chain = chain(&bad);
+        assert!(chain.groups.is_empty() && chain.behind.len() == 2);
+        assert_eq!(chain.lost(u64::MAX, 0, |entry| entry.end_offset > 11), Some((4, 8)));
+        assert_eq!(chain.lost(u64::MAX, 0, |entry| entry.end_offset > 12), None, "nobody needs them");
+        assert_eq!(chain.lost(9, 0, |_| true), None, "the one that saw it durable does not count");
+        assert_eq!(chain.lost(9, 8, |_| true), Some((4, 8)), "another file saw it");
+        assert_eq!(chain.lost(7, 8, |_| true), None, "nothing behind it counts");
     }
 
     proptest::proptest! {

@@ -24,6 +24,8 @@ pub(super) struct Known {
     data_dir: Option<PathBuf>,
     catalog: Catalog,
     segments: HashMap<TopicPartition, Vec<Segment>>,
+    /// Where what is in segments ends.
+    ends: HashMap<TopicPartition, i64>,
 }
 
 impl Known {
@@ -40,7 +42,10 @@ impl Known {
         for shard in 0..known.catalog.shards {
             let path = data_dir.join(format!("manifest-{}-{shard}", known.catalog.generation));
             let manifest = read_manifest(&path);
-            known.segments.extend(manifest.partitions.into_iter().map(|(id, state)| (id, state.segments)));
+            for (id, state) in manifest.partitions {
+                known.ends.insert(id, state.end_offset());
+                known.segments.insert(id, state.segments);
+            }
         }
         known
     }
@@ -71,9 +76,28 @@ impl Known {
         Some((id, segment))
     }
 
-    /// Reports segments below `folder` that the manifest knows but that are not there.
-    pub(super) fn check_segments_exist(&self, folder: &Path, report: &mut Report) -> Outcome {
-        let (Some(data_dir), Ok(folder)) = (&self.data_dir, fs::canonicalize(folder)) else { return Ok(()) };
+    /// Whether the shared log holds something of a partition that is in no segment yet.
+    pub(super) fn needs(&self, id: TopicPartition, end_offset: i64) -> bool {
+        self.catalog.topics.contains_key(&id.topic) && self.ends.get(&id).is_none_or(|end| *end < end_offset)
+    }
+
+    /// Reports what should be below `folder` and is not: catalog, manifests, and segments that a manifest knows.
+    pub(super) fn check_files_exist(&self, folder: &Path, report: &mut Report) -> Outcome {
+        let Ok(folder) = fs::canonicalize(folder) else { return Ok(()) };
+        let Some(data_dir) = &self.data_dir else {
+            if folder.join("wal-0").is_dir() {
+                report.begin(&folder.join("catalog"))?;
+                report.damage("it is missing: nothing else has a meaning without it")?;
+            }
+            return Ok(());
+        };
+        for shard in 0..self.catalog.shards {
+            let path = data_dir.join(format!("manifest-{}-{shard}", self.catalog.generation));
+            if path.starts_with(&folder) && !path.exists() {
+                report.begin(&path)?;
+                report.damage("it is missing: nobody knows what is in the segments of this shard")?;
+            }
+        }
         for (id, segments) in &self.segments {
             let own = data_dir.join("topics").join(id.topic.to_string()).join(id.partition.to_string());
             for segment in segments.iter().filter(|segment| segment.size > 0) {

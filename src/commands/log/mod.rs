@@ -33,7 +33,7 @@ enum Action {
 ///
 /// PATH is a data folder, a folder in it, or a file: a write-ahead log (*.wal), a segment (*.log), a manifest, or the
 /// catalog. Nothing is changed. Exit code 1 when something is damaged; a torn end of a write-ahead log is none: nothing
-/// in it was acknowledged.
+/// in it was acknowledged. What looks damaged while a broker runs may be half written: the exit code is 0 then.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 struct Dump {
@@ -101,9 +101,9 @@ impl Dump {
             dump_file(path, &known, &mut report)?;
         }
         if metadata.is_dir() {
-            known.check_segments_exist(&self.path, &mut report)?;
+            known.check_files_exist(&self.path, &mut report)?;
         }
-        report.finish()
+        report.finish(known.held_by().is_some())
     }
 }
 

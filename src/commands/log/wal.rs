@@ -16,6 +16,7 @@ use crate::{failure::Outcome, time};
 /// Prints a file of the shared log.
 pub(super) fn dump(bytes: &[u8], known: &Known, report: &mut Report) -> Outcome {
     let chain = scan::chain(bytes);
+    let lost = chain.lost(u64::MAX, 0, |entry| known.needs(entry.partition, entry.end_offset));
     let mut partitions = BTreeSet::new();
     for (position, group) in &chain.groups {
         report.detail(describe(*position, group))?;
@@ -37,7 +38,11 @@ pub(super) fn dump(bytes: &[u8], known: &Known, report: &mut Report) -> Outcome 
                 bytes.len()
             ))?;
         }
+        _ if lost.is_some() => report.line("write-ahead log without its first group")?,
         _ => report.line(format!("write-ahead log: empty, {} bytes ready to be written", bytes.len()))?,
+    }
+    if let Some((run, sequence)) = lost {
+        report.damage(format!("group {sequence} of run {run} was durable and cannot be read any more"))?;
     }
     if let Some((sequence, position)) = chain.damaged {
         report.damage(format!("group {sequence} at byte {position} was durable and cannot be read any more"))?;
