@@ -85,7 +85,12 @@ impl Cluster {
         Self { options, connections: HashMap::new(), brokers: HashMap::new(), controller: None, topics: HashMap::new() }
     }
 
-    /// Time for each answer and for all attempts of a request, in ms as requests carry it.
+    /// Time for each answer and for all attempts of a request.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
+    /// The same in ms, as requests carry it.
     pub(crate) fn timeout_ms(&self) -> i32 {
         i32::try_from(self.options.timeout.as_millis()).unwrap_or(i32::MAX)
     }

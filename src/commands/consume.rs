@@ -4,11 +4,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::{BufWriter, Write, stdout},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
-use millrace_engine::batch::{batches, records};
+use millrace_engine::batch::{batches, records, verify_crc};
 
 use super::{
     broker::BrokerArgs,
@@ -113,6 +113,8 @@ struct Reader<W: Write> {
     cluster: Cluster,
     topic: String,
     places: BTreeMap<i32, Place>,
+    /// Since when a partition has answered with passing errors only.
+    failing: BTreeMap<i32, Instant>,
     /// Records still to print.
     left: u64,
     format: RecordFormat,
@@ -135,6 +137,7 @@ impl ConsumeCommand {
             cluster,
             topic: self.topic,
             places,
+            failing: BTreeMap::new(),
             left: self.count.unwrap_or(u64::MAX),
             format,
             out: BufWriter::new(stdout().lock()),
@@ -210,7 +213,10 @@ impl<W: Write> Reader<W> {
         let fetched = fetched.map_err(Failure::failed)?;
         for partition in fetched {
             match &partition.error {
-                None => self.print(&partition)?,
+                None => {
+                    self.failing.remove(&partition.partition);
+                    self.print(&partition)?;
+                }
                 Some(error) => self.handle(partition.partition, error)?,
             }
             if self.left == 0 {
@@ -233,8 +239,10 @@ impl<W: Write> Reader<W> {
                 return Ok(());
             }
         }
-        if !error.is_retriable() {
-            return Err(Failure::failed(error));
+        let since = *self.failing.entry(partition).or_insert_with(Instant::now);
+        if !error.is_retriable() || since.elapsed() >= self.cluster.timeout() {
+            let next = self.places.get(&partition).map_or(-1, |place| place.next);
+            return Err(Failure::failed(format!("reading at offset {next}: {error}")));
         }
         self.cluster.forget_leaders();
         thread::sleep(ERROR_PAUSE);
@@ -246,6 +254,9 @@ impl<W: Write> Reader<W> {
         let at = |offset| format!("topic '{}' partition {} offset {offset}", self.topic, fetched.partition);
         for batch in batches(&fetched.records) {
             let (info, bytes) = batch.map_err(|e| Failure::failed(format!("{}: {e}", at(place.next))))?;
+            if !verify_crc(bytes) {
+                return Err(Failure::failed(format!("{}: the batch's checksum is wrong", at(info.base_offset))));
+            }
             let found = match info.is_control() {
                 true => Vec::new(),
                 false => records(bytes).map_err(|e| Failure::failed(format!("{}: {e}", at(info.base_offset))))?,

@@ -260,11 +260,16 @@ fn write_lines(writer: &mut Writer, format: &LineFormat, headers: &[(Bytes, Opti
 
 impl Writer {
     fn push(&mut self, line: Line, headers: &[(Bytes, Option<Bytes>)]) -> Outcome {
-        let partition = match (self.partition, &line.key) {
-            (Some(partition), _) => partition,
-            (None, Some(key)) => of_key(key, self.partitions),
-            (None, None) => self.current,
-        };
+        let mut partition = self.partition_of(&line);
+        let of_header = |(name, value): &(Bytes, Option<Bytes>)| name.len() + value.as_ref().map_or(0, Bytes::len);
+        let size = line.key.as_ref().map_or(0, Bytes::len)
+            + line.value.as_ref().map_or(0, Bytes::len)
+            + headers.iter().map(of_header).sum::<usize>();
+        let open = self.lanes.get(&partition).and_then(|lane| lane.open.as_ref());
+        if open.is_some_and(|open| open.size() + size > self.batch_bytes) {
+            self.send(partition)?;
+            partition = self.partition_of(&line);
+        }
         let lane = self.lanes.entry(partition).or_default();
         let codec = self.codec;
         let builder = lane.open.get_or_insert_with(|| BatchBuilder::new(codec, 0));
@@ -278,6 +283,14 @@ impl Writer {
         match builder.size() >= self.batch_bytes {
             true => self.send(partition),
             false => Ok(()),
+        }
+    }
+
+    fn partition_of(&self, line: &Line) -> i32 {
+        match (self.partition, &line.key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => of_key(key, self.partitions),
+            (None, None) => self.current,
         }
     }
 
