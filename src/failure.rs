@@ -1,6 +1,10 @@
 //! How a command fails: a message for people and an exit code for scripts.
 
-use std::{fmt::Display, io, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 /// Why a command could not do what it was asked.
 #[derive(Debug)]
@@ -13,6 +17,10 @@ pub(crate) enum Failure {
     OutputClosed,
     /// Everything was said already: exit code 1.
     Reported,
+}
+
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "error: {message}"); // if anybody reads it
 }
 
 /// What a command returns.
@@ -33,11 +41,11 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Usage(message) => {
-                eprintln!("error: {message}");
+                say(&message);
                 ExitCode::from(2)
             }
             Self::Failed(message) => {
-                eprintln!("error: {message}");
+                say(&message);
                 ExitCode::FAILURE
             }
             Self::OutputClosed => ExitCode::SUCCESS,

@@ -16,7 +16,7 @@ pub(crate) const HEADER_BYTES_MIN: usize = 8;
 pub(crate) enum Malformed {
     #[error("a frame declares {0} bytes")]
     Length(i32),
-    #[error("a frame declares {length} bytes, more than socket.request.max.bytes = {max}{}", guess(*length))]
+    #[error("a frame declares {length} bytes, but requests may have {max} (--max-frame-bytes){}", guess(*length))]
     TooLarge { length: usize, max: usize },
     #[error("a request of {0} bytes is too short for its header")]
     ShortHeader(usize),

@@ -57,7 +57,7 @@ pub(crate) struct ServeOptions {
     pub(crate) metrics: Option<HostPort>,
 
     /// Id of this node as clients see it [default: 1]
-    #[arg(long, value_name = "ID", help_heading = "Network")]
+    #[arg(long, value_name = "ID", help_heading = "Network", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) node_id: Option<i32>,
 
     /// Connections of all clients together; further ones are closed at once [default: 10000]

@@ -21,7 +21,7 @@ impl FromStr for Setting {
             Some((key, value)) if !key.trim().is_empty() => {
                 Ok(Self { key: key.trim().to_owned(), value: value.trim().to_owned() })
             }
-            _ => Err(format!("'{text}' is not KEY=VALUE, as in retention.ms=86400000")),
+            _ => Err(format!("'{text}' is not NAME=VALUE")),
         }
     }
 }

@@ -6,6 +6,8 @@
 
 use std::{io, mem::MaybeUninit, ptr, thread};
 
+use super::logging::say;
+
 /// A signal that asks to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StopSignal(i32);
@@ -43,7 +45,7 @@ pub(super) fn watch(first: impl FnOnce(StopSignal) + Send + 'static) -> io::Resu
     let wait = move || {
         first(next());
         let second = next();
-        eprintln!("{} again: stopping at once", second.name());
+        say(format_args!("{} again: stopping at once", second.name()));
         std::process::exit(second.exit_code());
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)

@@ -84,7 +84,11 @@ async fn create(context: &Context, validate_only: bool, topic: &CreatableTopic) 
         configs.insert(config.name.to_string(), value.to_string());
     }
     let new = NewTopic { name: topic.name.to_string(), partitions, configs };
-    context.engine().create_topic(new, validate_only).await.map_err(|error| topic_error(&error))
+    let created = context.engine().create_topic(new, validate_only).await.map_err(|error| topic_error(&error))?;
+    if !validate_only {
+        tracing::info!(topic = %created.name, id = %created.id, partitions = created.partitions, "topic created");
+    }
+    Ok(created)
 }
 
 /// The number of partitions, from the count or the manual assignment.
