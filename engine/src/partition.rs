@@ -527,6 +527,13 @@ impl Partition {
 
     /// Segments were compacted, and the manifest knows.
     pub(crate) fn replace(&mut self, replace: &Replace) {
+        let is_removed = |segment: &&Segment| replace.removed.iter().any(|base| base.get() == segment.base_offset);
+        let end = self.segments.iter().filter(is_removed).map(|segment| segment.end_offset).max();
+        // Readers must find what compaction left, not what is still in memory.
+        let is_old = |extent: &Extent| Some(extent.base_offset) < end && extent.end_offset <= self.materialised;
+        while self.tail.front().is_some_and(is_old) {
+            self.tail.pop_front();
+        }
         let added = replace.added.iter().map(Segment::from_meta);
         self.segments = manifest::replaced(&self.segments, &replace.removed, added);
         self.clean_offset = replace.clean_offset;

@@ -134,9 +134,6 @@ fn wrong_list(list: &[&str], valid: Valid) -> Option<String> {
         Valid::Members(values) if !list.iter().all(|member| values.contains(member)) => {
             Some(format!("its members must be of {}", values.join(", ")))
         }
-        Valid::Members(_) if (1..list.len()).any(|at| list[..at].contains(&list[at])) => {
-            Some("a member may not be there twice".to_owned())
-        }
         Valid::ThrottledReplicas if !is_throttled_replicas(list) => {
             Some("must be * or a list of partition:broker".to_owned())
         }

@@ -178,7 +178,7 @@ impl Log {
         assert!(useless.is_none(), "{useless:?} lies below the log's start {start}");
     }
 
-    /// What readers find below the clean point, without the cache of the tail.
+    /// What readers find below the clean point.
     async fn check_clean(&self, store: &Store<SimIo>) {
         let clean_offset = store.partition(self.id).unwrap().borrow().clean_offset;
         let found = self.read(store, store.bounds(self.id).unwrap().0).await;
@@ -263,6 +263,7 @@ fn compaction_keeps_the_newest_values_over_restarts() {
                 store.compact().await;
                 assert!(store.partition_bytes(log.id).unwrap() < before / 2, "most of it is gone");
                 log.check(&store).await;
+                log.check_clean(&store).await;
                 log.check_files(&sim, &store);
                 let active = log.segments(&store).len() - 1;
                 let clean_offset = store.partition(log.id).unwrap().borrow().clean_offset;

@@ -112,6 +112,7 @@ impl<I: Io> Store<I> {
                 }
             }
         }
+        self.materialise_compacted().await;
         let mut given_up = HashSet::new();
         while let Some(round) = self.dirtiest(&given_up) {
             let id = round.id;

@@ -23,7 +23,7 @@ use crate::{
     journal::{Journal, Payloads},
     manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
-    partition::{Appending, PartitionCell, Unnoted},
+    partition::{Appending, Partition, PartitionCell, Unnoted},
     segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
@@ -141,11 +141,14 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    /// A partition shall have its turn, whatever the size of its tail. Does not wake the keeper.
-    fn queue(&self, cell: &Rc<PartitionCell>) {
-        if !std::mem::replace(&mut cell.borrow_mut().queued, true) {
-            self.grown.borrow_mut().push_back(cell.clone());
+    /// Partitions that are waited for shall have their turn, whatever the size of their tails. Does not wake the keeper.
+    fn queue_all(&self, pass: &Pass) {
+        for (cell, _) in &pass.waits_for {
+            if !std::mem::replace(&mut cell.borrow_mut().queued, true) {
+                self.grown.borrow_mut().push_back(cell.clone());
+            }
         }
+        self.urgent.set(true);
     }
 
     /// A partition shall be in the next round, whatever the size of its tail. Does not wake the keeper.
@@ -316,8 +319,7 @@ impl<I: Io> Store<I> {
     fn under_pressure(&self) -> bool {
         let (cached, budget) = (self.cache.borrow().bytes(), self.cache.borrow().budget());
         let live = self.live_bytes.get();
-        !self.keeper.passes.borrow().is_empty()
-            || self.keeper.stopped.get()
+        self.keeper.stopped.get()
             || self.starved.get()
             || self.wal.borrow().under_pressure()
             || live > budget / 2
@@ -607,15 +609,23 @@ impl<I: Io> Store<I> {
 
     /// Brings everything that consumers can see now to segments, unless there is no space for it.
     pub(crate) async fn materialise_all(&self) {
+        self.materialise(|_| true).await;
+    }
+
+    /// The same for compacted partitions: what is in no segment cannot be compacted.
+    pub(super) async fn materialise_compacted(&self) {
+        self.materialise(|partition| partition.config.cleanup_policy.compact).await;
+    }
+
+    async fn materialise(&self, wanted: impl Fn(&Partition) -> bool) {
         let now = |cell: &Rc<PartitionCell>| (cell.clone(), cell.borrow().high_watermark());
-        let waits_for = self.partitions.borrow().values().map(now).collect();
+        let wanted = |cell: &&Rc<PartitionCell>| wanted(&cell.borrow());
+        let waits_for = self.partitions.borrow().values().filter(wanted).map(now).collect();
         let mut pass = Pass { waits_for, done: Rc::default() };
         if pass.is_over() {
             return;
         }
-        for (cell, _) in &pass.waits_for {
-            self.keeper.queue(cell);
-        }
+        self.keeper.queue_all(&pass);
         let done = pass.done.clone();
         self.keeper.passes.borrow_mut().push(pass);
         self.keeper.signal.notify();
@@ -626,6 +636,8 @@ impl<I: Io> Store<I> {
         for over in self.keeper.passes.borrow_mut().extract_if(.., |pass| is_over(pass)) {
             over.done.set(());
         }
+        // A round has an end; what it left has its turn again.
+        self.keeper.passes.borrow().iter().for_each(|pass| self.keeper.queue_all(pass));
     }
 
     /// Ends the keeper once everything is in segments.
