@@ -34,6 +34,12 @@ struct BrokerKey {
     dynamic_least: Option<i64>,
 }
 
+/// A limit that tools set for a reassignment and remove after it.
+const fn throttle(name: &'static str) -> BrokerKey {
+    let text = "A limit on replication, of which there is none: a partition has one replica.";
+    dynamic(1, or("9223372036854775807", key(name, ConfigType::Long, text, |_| i64::MAX.to_string())))
+}
+
 /// Name of the limit on all connections.
 const MAX_CONNECTIONS: &str = "max.connections";
 /// Name of the limit on the connections of one address.
@@ -118,6 +124,8 @@ static KEYS: &[BrokerKey] = &[
             count(context.config().fetch_max_bytes)
         }),
     ),
+    throttle("follower.replication.throttled.rate"),
+    throttle("leader.replication.throttled.rate"),
     key("listeners", ConfigType::List, "Where the node listens.", |context| {
         listeners(context.config().listen.iter().map(ToString::to_string))
     }),
@@ -409,7 +417,7 @@ mod tests {
             ("log.cleaner.backoff.ms", "2147483648", ["-1", "x", "1.5"]),
             ("log.retention.ms", "-1", ["-2", "x", ""]),
             ("log.segment.bytes", "1048576", ["100", "x", "2147483648"]),
-            ("log.cleanup.policy", "compact,delete", ["frob", "compact,compact", "delete;compact"]),
+            ("log.cleanup.policy", "compact,delete", ["frob", "compact,frob", "delete;compact"]),
             ("group.consumer.assignment.interval.ms", "15000", ["15001", "-1", "x"]),
             ("group.share.assignment.interval.ms", "0", ["15001", "-1", "x"]),
         ] {

@@ -62,6 +62,9 @@ pub(crate) const CLUSTER_OPERATIONS: i32 = 8096;
 /// What is said of operations when nobody asked.
 pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
 
+/// The client id with which Kafka's own administration may write to internal topics.
+pub(crate) const ADMIN_CLIENT_ID: &str = "__admin_client";
+
 /// Whether a topic is one of those that Kafka keeps its own state in: clients hide it by default.
 pub(crate) fn is_internal(topic: &str) -> bool {
     matches!(topic, "__consumer_offsets" | "__transaction_state" | "__share_group_state")

@@ -32,6 +32,9 @@ impl From<ResponseError> for ApiError {
     }
 }
 
+/// What is said of a topic or partition that is not here.
+pub(crate) const UNKNOWN_PARTITION: &str = "This server does not host this topic-partition.";
+
 /// Refuses a topic's name.
 pub(crate) fn check_topic_name(name: &str) -> Result<(), ApiError> {
     config::check_topic_name(name).map_err(|reason| topic_error(&TopicError::InvalidName(reason)))
@@ -73,9 +76,7 @@ pub(crate) fn topic_error(error: &TopicError) -> ApiError {
         TopicError::Exists(name) => {
             ApiError::new(ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists."))
         }
-        TopicError::Unknown => {
-            ApiError::new(ResponseError::UnknownTopicOrPartition, "This server does not host this topic-partition.")
-        }
+        TopicError::Unknown => ApiError::new(ResponseError::UnknownTopicOrPartition, UNKNOWN_PARTITION),
         TopicError::InvalidName(_) => ApiError::new(ResponseError::InvalidTopicException, error.to_string()),
         TopicError::InvalidPartitions(reason) => ApiError::new(ResponseError::InvalidPartitions, reason.clone()),
         TopicError::InvalidConfig(reason) => ApiError::new(ResponseError::InvalidConfig, reason.clone()),

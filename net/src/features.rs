@@ -19,5 +19,9 @@ const fn feature(name: &'static str, min: i16, max: i16, level: i16) -> Feature 
 
 /// All features. `metadata.version` 30 is Kafka 4.3's. `transaction.version` must not be listed at 2 before the
 /// producer side of KIP-890 is served: clients change their ways by it.
-pub(crate) static FEATURES: &[Feature] =
-    &[feature("kraft.version", 0, 1, 0), feature("metadata.version", 7, 30, 30), feature("share.version", 0, 1, 1)];
+pub(crate) static FEATURES: &[Feature] = &[
+    feature("group.version", 0, 1, 1),
+    feature("kraft.version", 0, 1, 0),
+    feature("metadata.version", 7, 30, 30),
+    feature("share.version", 0, 1, 1),
+];

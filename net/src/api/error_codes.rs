@@ -75,6 +75,7 @@ responses! {
     ListPartitionReassignmentsResponse { error_code }
     OffsetDeleteResponse { error_code topics [ partitions [ error_code ] ] }
     DescribeClientQuotasResponse { error_code }
+    DescribeUserScramCredentialsResponse { error_code results [ error_code ] }
     DescribeQuorumResponse { error_code topics [ partitions [ error_code ] ] }
     UpdateFeaturesResponse { error_code results [ error_code ] }
     DescribeClusterResponse { error_code }

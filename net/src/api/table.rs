@@ -67,6 +67,7 @@ pub(crate) static TABLE: &[&Api] = &[
     &handlers::list_partition_reassignments::API,
     &group::offset_delete::API,
     &handlers::describe_client_quotas::API,
+    &handlers::describe_user_scram_credentials::API,
     &handlers::describe_quorum::API,
     &handlers::update_features::API,
     &handlers::describe_cluster::API,

@@ -21,9 +21,9 @@ impl Refusal {
         Self { error, message: message.into() }
     }
 
-    /// The message, or what the code says.
-    pub(crate) fn text(&self) -> String {
-        if self.message.is_empty() { self.error.to_string() } else { self.message.clone() }
+    /// The message, if there is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        (!self.message.is_empty()).then_some(&*self.message)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
         Api, Call, Context, OnDisconnect, call,
         shape::{INT32, INT64, STRING, Shape, array},
     },
+    cluster,
     errors::log_error,
 };
 
@@ -55,6 +56,9 @@ async fn delete(
     let Some(topic) = topic else {
         return result.with_error_code(ResponseError::UnknownTopicOrPartition.code());
     };
+    if cluster::is_internal(&topic.name) {
+        return result.with_error_code(ResponseError::InvalidTopicException.code());
+    }
     if !topic.config.cleanup_policy.delete {
         // Records of a compacted topic go when a newer one of their key comes.
         return result.with_error_code(ResponseError::PolicyViolation.code());

@@ -19,6 +19,7 @@ use millrace_engine::{
 
 use crate::{
     api::{Api, Context, Handling, OnDisconnect, Reply, Request, encode},
+    cluster,
     errors::{ApiError, log_error},
     frame::Malformed,
     hot::produce_request::{PartitionData, ProduceRequest, TopicData},
@@ -56,9 +57,12 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let topics = context.engine().topics();
     let mut parts = Vec::new();
     let names = Names { topics: &topics, are_ids: header.version >= 13 };
-    let is_legal = matches!(acks, -1..=1);
+    let rules = Rules {
+        are_acks_legal: matches!(acks, -1..=1),
+        is_admin: header.client_id.as_deref() == Some(cluster::ADMIN_CLIENT_ID),
+    };
     let answers: Vec<TopicAnswer> =
-        request.topics.into_iter().map(|topic| begin_topic(&names, topic, is_legal, &mut parts)).collect();
+        request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
     context.peer.on_request_for(parts.iter().map(|part| context.engine().owner(part.partition)));
     let appended = context.engine().produce(parts);
     Ok(Handling::Later(Box::pin(async move {
@@ -86,16 +90,25 @@ impl Names<'_> {
     }
 }
 
+/// What holds for a whole request.
+struct Rules {
+    are_acks_legal: bool,
+    /// Whether it may write to topics in which the node keeps its own state, as in Kafka by the client's id.
+    is_admin: bool,
+}
+
 /// Checks a topic's partitions and collects what the engine shall append.
-fn begin_topic(names: &Names<'_>, data: TopicData, is_legal: bool, parts: &mut Vec<ProducePartition>) -> TopicAnswer {
+fn begin_topic(names: &Names<'_>, data: TopicData, rules: &Rules, parts: &mut Vec<ProducePartition>) -> TopicAnswer {
     let topic = names.find(&data);
     let partitions = data
         .partitions
         .into_iter()
         .map(|partition| {
             let index = partition.index;
-            let checked =
-                if is_legal { check(topic, partition) } else { Err(ResponseError::InvalidRequiredAcks.into()) };
+            let checked = match rules.are_acks_legal {
+                true => check(topic, partition, rules.is_admin),
+                false => Err(ResponseError::InvalidRequiredAcks.into()),
+            };
             match checked {
                 Ok(part) => {
                     parts.push(part);
@@ -108,8 +121,16 @@ fn begin_topic(names: &Names<'_>, data: TopicData, is_legal: bool, parts: &mut V
     TopicAnswer { name: data.name, id: data.id, partitions }
 }
 
-fn check(topic: Result<&Rc<Topic>, ResponseError>, data: PartitionData) -> Result<ProducePartition, ApiError> {
+fn check(
+    topic: Result<&Rc<Topic>, ResponseError>,
+    data: PartitionData,
+    is_admin: bool,
+) -> Result<ProducePartition, ApiError> {
     let topic = topic?;
+    if !is_admin && cluster::is_internal(&topic.name) {
+        let reason = format!("Cannot append to internal topic {}", topic.name);
+        return Err(ApiError::new(ResponseError::InvalidTopicException, reason));
+    }
     if !(0..topic.partitions).contains(&data.index) {
         return Err(ResponseError::UnknownTopicOrPartition.into());
     }

@@ -127,6 +127,14 @@ fn topics_are_created_on_demand_only() {
     assert_eq!(ask(&mut client, "not legal", true), (17, 0));
     assert_eq!(ask(&mut client, "__consumer_offsets", true), (0, 50), "as the coordinator makes it");
     assert_eq!(ask(&mut client, "__transaction_state", true), (3, 0));
+
+    // What the node keeps there is for nobody else to change.
+    assert_eq!(client.produce("__consumer_offsets", 0, &[vec![0]]).0, 17);
+    let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(-1);
+    let topic = DeleteRecordsTopic::default().with_name(topic_name("__consumer_offsets"));
+    let topic = topic.with_partitions(vec![partition]);
+    let response = client.call(2, &DeleteRecordsRequest::default().with_topics(vec![topic]));
+    assert_eq!(response.topics[0].partitions[0].error_code, 17);
 }
 
 #[test]

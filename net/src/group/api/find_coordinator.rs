@@ -84,19 +84,18 @@ fn no_transactions(version: i16) -> ApiError {
 
 async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Result<Broker, ApiError> {
     let engine = context.engine();
-    let told = |error: ResponseError| ApiError::new(error, error.to_string());
     let shard = match key_type {
-        GROUP => shell::coordinator_shard(engine, key).await.map_err(told)?,
-        SHARE => share::api::coordinator_shard(engine, key).await.map_err(told)?,
+        GROUP => shell::coordinator_shard(engine, key).await?,
+        SHARE => share::api::coordinator_shard(engine, key).await?,
         TRANSACTION => return Err(no_transactions(version)),
-        _ => return Err(told(ResponseError::InvalidRequest)),
+        _ => return Err(ResponseError::InvalidRequest.into()),
     };
     let id = match context.config().advertise {
         Advertise::Node => BrokerId(engine.node_id()),
         Advertise::Shard { .. } => cluster::shard_broker(engine, shard),
     };
     let brokers = cluster::brokers(engine, context.config());
-    brokers.into_iter().find(|broker| broker.id == id).ok_or_else(|| told(ResponseError::CoordinatorNotAvailable))
+    brokers.into_iter().find(|broker| broker.id == id).ok_or_else(|| ResponseError::CoordinatorNotAvailable.into())
 }
 
 #[cfg(test)]

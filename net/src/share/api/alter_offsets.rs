@@ -54,7 +54,6 @@ async fn handle(context: Context, call: Call<AlterShareGroupOffsetsRequest>) -> 
             let key = (topic.topic_id, partition.partition_index);
             if let Some((_, error)) = failed.iter().find(|(failed, _)| *failed == key) {
                 partition.error_code = error.code();
-                partition.error_message = Some(wire(&error.to_string()));
             }
         }
     }
@@ -64,5 +63,5 @@ async fn handle(context: Context, call: Call<AlterShareGroupOffsetsRequest>) -> 
 fn refused(refusal: &Refusal) -> AlterShareGroupOffsetsResponse {
     AlterShareGroupOffsetsResponse::default()
         .with_error_code(refusal.error.code())
-        .with_error_message(Some(wire(&refusal.text())))
+        .with_error_message(refusal.text().map(wire))
 }

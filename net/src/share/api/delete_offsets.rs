@@ -60,7 +60,7 @@ async fn handle(context: Context, call: Call<DeleteShareGroupOffsetsRequest>) ->
             .with_topic_name(wire(name).into())
             .with_topic_id(*id)
             .with_error_code(error.map_or(0, |error| error.code()))
-            .with_error_message(error.map(|error| wire(&error.to_string())))
+            .with_error_message(None)
     }));
     DeleteShareGroupOffsetsResponse::default().with_error_message(None).with_responses(responses)
 }
@@ -68,5 +68,5 @@ async fn handle(context: Context, call: Call<DeleteShareGroupOffsetsRequest>) ->
 fn refused(refusal: &Refusal) -> DeleteShareGroupOffsetsResponse {
     DeleteShareGroupOffsetsResponse::default()
         .with_error_code(refusal.error.code())
-        .with_error_message(Some(wire(&refusal.text())))
+        .with_error_message(refusal.text().map(wire))
 }

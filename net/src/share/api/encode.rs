@@ -72,10 +72,6 @@ fn errors(all: impl Iterator<Item = Option<ResponseError>>) -> Vec<i16> {
     all.flatten().map(|error| error.code()).collect()
 }
 
-fn message(writer: &mut Writer, error: Option<ResponseError>) {
-    writer.nullable_string(error.map(|error| error.to_string()).as_deref());
-}
-
 /// Begins a response: room for its length, the correlation id, no tagged fields in the header, no throttling.
 fn begin(correlation_id: i32) -> Writer {
     let mut writer = Writer::tagged();
@@ -88,8 +84,7 @@ fn begin(correlation_id: i32) -> Writer {
 
 fn top(writer: &mut Writer, error: Option<&TopError>) {
     writer.i16(code(error.map(|(error, _)| *error)));
-    let text = error.map(|(error, text)| text.clone().unwrap_or_else(|| error.to_string()));
-    writer.nullable_string(text.as_deref());
+    writer.nullable_string(error.and_then(|(_, text)| text.as_deref()));
 }
 
 /// Ends a response of which parts lie elsewhere: each belongs at a position of what was written.
@@ -138,7 +133,7 @@ pub(super) fn fetched(
         for partition in partitions {
             writer.i32(partition.index);
             writer.i16(code(partition.error));
-            message(&mut writer, partition.error);
+            writer.nullable_string(None); // the code says it
             acknowledgement(&mut writer, partition.acknowledge.as_ref());
             no_leader(&mut writer);
             writer.count(partition.records.len());
@@ -161,7 +156,7 @@ pub(super) fn fetched(
 
 fn acknowledgement(writer: &mut Writer, failure: Option<&AcknowledgeFailure>) {
     writer.i16(code(failure.map(|failure| failure.error)));
-    writer.nullable_string(failure.map(|failure| failure.message.as_str()));
+    writer.nullable_string(failure.and_then(|failure| failure.message.as_deref()));
 }
 
 /// A ShareAcknowledge response. `None`: it exceeds what a length can say.
@@ -216,13 +211,13 @@ pub(super) fn described(correlation_id: i32, version: i16, groups: &[DescribedGr
                     writer.i64(partition.lag);
                 }
                 writer.i16(code(partition.error));
-                message(writer, partition.error);
+                writer.nullable_string(None);
                 writer.tags(&[]);
             });
             writer.tags(&[]);
         });
         writer.i16(code(group.error));
-        message(writer, group.error);
+        writer.nullable_string(None);
         writer.tags(&[]);
     });
     writer.tags(&[]);

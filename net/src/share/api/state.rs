@@ -43,7 +43,7 @@ pub(super) async fn make(
     });
     noted.await?;
     match first {
-        Some(error) if failed.len() == 1 || is_made => Err(Refusal::new(error, error.to_string())),
+        Some(error) if failed.len() == 1 || is_made => Err(error.into()),
         Some(_) | None => Ok(failed),
     }
 }

@@ -21,12 +21,15 @@ use kafka_protocol::{
 use uuid::Uuid;
 
 use super::{Member, ShareGroup, ShareRecord, StateWork, Topic, assignor};
-use crate::group::{
-    TopicsView,
-    effects::Scope,
-    error::GroupError,
-    record::Record,
-    strings::{optional_wire, wire},
+use crate::{
+    errors::UNKNOWN_PARTITION,
+    group::{
+        TopicsView,
+        effects::Scope,
+        error::GroupError,
+        record::Record,
+        strings::{optional_wire, wire},
+    },
 };
 
 /// What altering offsets comes to: the answer if the state can be set, and the state to set.
@@ -114,7 +117,7 @@ impl ShareGroup {
                     }
                     None => {
                         response.error_code = unknown.code();
-                        response.error_message = Some(wire(&unknown.to_string()));
+                        response.error_message = Some(wire(UNKNOWN_PARTITION));
                     }
                 }
                 partitions.push(response);
@@ -162,7 +165,7 @@ impl ShareGroup {
                     let error = ResponseError::UnknownTopicOrPartition;
                     let message = match found {
                         Some(_) => "There is no offset information to delete.".to_owned(),
-                        None => error.to_string(),
+                        None => UNKNOWN_PARTITION.to_owned(),
                     };
                     deleted.refused.push(
                         DeleteShareGroupOffsetsResponseTopic::default()

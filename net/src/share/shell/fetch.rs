@@ -4,7 +4,13 @@
 //! there may be something. So a fetch over several shards can wait on all of them and be sure that what is given out is
 //! answered.
 
-use std::{cell::RefCell, io, os::unix::fs::FileExt, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    os::unix::fs::FileExt,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -252,6 +258,7 @@ impl Shares {
         self.waits.borrow_mut().insert(key, Rc::clone(&notice));
         let _forget = Forget { waits: &self.waits, key };
         let limits = self.group_settings(&want.group).limits;
+        let began = Instant::now();
         let mut parts = Vec::new();
         for live in self.lives(want).await.into_iter().flatten() {
             live.watchers.add(&notice);
@@ -280,7 +287,7 @@ impl Shares {
                 }
             }
             // nothing can come of the log: the rest of the time is for changes
-            glommio::timer::sleep(max_wait).await;
+            glommio::timer::sleep(max_wait.saturating_sub(began.elapsed())).await;
         });
         match select(changed, log).await {
             Either::Left(((), _)) | Either::Right(((), _)) => {}

@@ -51,12 +51,13 @@ type Durable = Rc<Promise<Result<(), ResponseError>>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AcknowledgeFailure {
     pub(crate) error: ResponseError,
-    pub(crate) message: String,
+    /// Where the code does not say it all.
+    pub(crate) message: Option<String>,
 }
 
 impl From<ResponseError> for AcknowledgeFailure {
     fn from(error: ResponseError) -> Self {
-        Self { error, message: error.to_string() }
+        Self { error, message: None }
     }
 }
 
@@ -70,7 +71,7 @@ impl From<AcknowledgeError> for AcknowledgeFailure {
             | AcknowledgeError::UnderWay
             | AcknowledgeError::RenewDisabled => ResponseError::InvalidRecordState,
         };
-        Self { error: code, message: error.to_string() }
+        Self { error: code, message: Some(error.to_string()) }
     }
 }
 
