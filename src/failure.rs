@@ -1,10 +1,8 @@
 //! How a command fails: a message for people and an exit code for scripts.
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{fmt::Display, io, process::ExitCode};
+
+use crate::output::say;
 
 /// Why a command could not do what it was asked.
 #[derive(Debug)]
@@ -17,10 +15,6 @@ pub(crate) enum Failure {
     OutputClosed,
     /// Everything was said already: exit code 1.
     Reported,
-}
-
-fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "error: {message}"); // if anybody reads it
 }
 
 /// What a command returns.
@@ -41,11 +35,11 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Usage(message) => {
-                say(&message);
+                say(format_args!("error: {message}"));
                 ExitCode::from(2)
             }
             Self::Failed(message) => {
-                say(&message);
+                say(format_args!("error: {message}"));
                 ExitCode::FAILURE
             }
             Self::OutputClosed => ExitCode::SUCCESS,

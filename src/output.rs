@@ -1,8 +1,16 @@
-//! Tables on standard output.
+//! Lines on standard error and tables on standard output.
 
-use std::io::Write;
+use std::{
+    fmt::Display,
+    io::{Write, stderr},
+};
 
 use crate::failure::Outcome;
+
+/// A line on standard error. Nobody may be there to read it: that is no reason to end.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(stderr(), "{line}");
+}
 
 /// Rows of text in columns as wide as they need to be.
 #[derive(Debug)]

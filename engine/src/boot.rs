@@ -132,10 +132,12 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
 
 /// Whether a node has been here. The first thing that it makes is its catalog.
 fn holds_data(data_dir: &Path) -> bool {
-    let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| {
-        name.starts_with("manifest-") && !name.ends_with(".making") || name.starts_with("wal-") || name == "topics"
-    })
+    let names = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
+    };
+    names(data_dir).iter().any(|name| parts_of(name).is_some())
+        || names(&topics_dir(data_dir)).iter().any(|name| Uuid::parse_str(name).is_ok())
 }
 
 async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {

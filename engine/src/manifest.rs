@@ -43,6 +43,14 @@ pub struct ProducerBatch {
     pub timestamp_ms: I64,
 }
 
+/// The last group of a run that counts, by the run ends of a manifest: a run without one has not ended, unless a newer one
+/// has.
+pub fn run_limit(run_ends: &BTreeMap<u64, u64>, run: u64) -> u64 {
+    let newest_ended = run_ends.keys().next_back().copied();
+    let end = run_ends.get(&run).copied().or((newest_ended >= Some(run)).then_some(0));
+    end.unwrap_or(u64::MAX)
+}
+
 /// What the manifest knows of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct PartitionState {

@@ -88,6 +88,20 @@ fn rolls(segment: &Segment, info: &BatchInfo, config: &TopicConfig, now_ms: i64)
             || now_ms - segment.created_ms >= roll_ms(segment, config))
 }
 
+/// Whether appending a partition's tail would end its active segment; without one, whether it should begin soon, because
+/// segments are to be short.
+pub(crate) fn would_roll(active: Option<&Segment>, tail_bytes: usize, config: &TopicConfig, now_ms: i64) -> bool {
+    /// Longer ones may begin a little later: when tails are brought to segments anyway.
+    const SHORT_MS: i64 = 5 * 60 * 1000;
+    match active.filter(|segment| segment.size > 0) {
+        Some(active) => {
+            active.size + tail_bytes as u64 > config.segment_bytes
+                || now_ms - active.created_ms >= roll_ms(active, config)
+        }
+        None => config.segment_roll_ms() < SHORT_MS || tail_bytes as u64 > config.segment_bytes,
+    }
+}
+
 /// Age at which a segment rolls: `segment.jitter.ms` spreads those that were begun together.
 fn roll_ms(segment: &Segment, config: &TopicConfig) -> i64 {
     let spread = crc32c::crc32c(&segment.created_ms.wrapping_add(segment.base_offset).to_le_bytes());

@@ -411,6 +411,7 @@ where
 {
     glommio::spawn_local(engine.0.mail.clone().receive(engine.clone())).detach();
     let io = engine.0.io.clone();
+    engine.0.store.check_space_anew();
     io.spawn(Share::Background, look_after(engine.clone()));
     io.spawn(Share::Background, clean(engine.clone(), together.options.clone()));
     serve(engine.clone()).await;

@@ -534,6 +534,7 @@ impl Partition {
         while self.tail.front().is_some_and(is_old) {
             self.tail.pop_front();
         }
+        self.old_before = self.old_before.max(end.unwrap_or(0));
         let added = replace.added.iter().map(Segment::from_meta);
         self.segments = manifest::replaced(&self.segments, &replace.removed, added);
         self.clean_offset = replace.clean_offset;

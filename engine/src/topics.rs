@@ -111,9 +111,15 @@ impl CatalogFile {
 }
 
 impl Opened {
-    /// Makes records durable and applies them. On a full disk, what space the catalog has is left to deletes.
+    /// Makes records durable and applies them. On a full disk, what space the catalog has is left to what may make some:
+    /// deletes and changed settings.
     async fn append(&mut self, records: &[Record]) -> Result<(), TopicError> {
-        let makes_space = |record: &Record| matches!(record, Record::Deleted(_));
+        let known = &self.state.topics;
+        let makes_space = |record: &Record| match record {
+            Record::Topic(id, _) => known.contains_key(id),
+            Record::Deleted(_) | Record::Setting(..) => true,
+            _ => false,
+        };
         if !records.iter().all(makes_space) && !self.journal.has_space().await {
             return Err(storage(std::io::ErrorKind::StorageFull.into()));
         }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     client::{ClientError, Cluster, FetchFrom, Fetched, OffsetQuestion},
     failure::{Failure, Outcome},
+    output::say,
     time,
 };
 
@@ -234,7 +235,10 @@ impl<W: Write> Reader<W> {
             let place = self.places.get_mut(&partition);
             if let Some(place) = place.filter(|place| place.next < earliest) {
                 let lost = place.next;
-                eprintln!("partition {partition}: offsets {lost} to {} are gone, going on behind them", earliest - 1);
+                say(format_args!(
+                    "partition {partition}: offsets {lost} to {} are gone, going on behind them",
+                    earliest - 1
+                ));
                 place.next = earliest;
                 return Ok(());
             }

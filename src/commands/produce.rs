@@ -14,6 +14,7 @@ use crate::{
     client::{Cluster, ProducerId, of_key},
     config::{ByteSize, Setting},
     failure::{Failure, Outcome},
+    output::say,
     time,
 };
 
@@ -332,11 +333,11 @@ impl Writer {
         let records: u64 = self.written.values().map(|written| written.records).sum();
         let verb = if self.acks == 0 { "sent, nobody said whether they arrived" } else { "written" };
         let noun = if records == 1 { "record" } else { "records" };
-        eprintln!("{records} {noun} {verb}");
+        say(format_args!("{records} {noun} {verb}"));
         for (partition, written) in &self.written {
             match written.offsets {
-                Some((first, last)) => eprintln!("  partition {partition}: offsets {first} to {last}"),
-                None => eprintln!("  partition {partition}: {} records", written.records),
+                Some((first, last)) => say(format_args!("  partition {partition}: offsets {first} to {last}")),
+                None => say(format_args!("  partition {partition}: {} records", written.records)),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    io::{IsTerminal, Write, stderr},
+    io::{IsTerminal, stderr},
 };
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -33,9 +33,4 @@ pub(super) fn start(filter: &str) -> Outcome {
         .log_internal_errors(false)
         .try_init()
         .map_err(Failure::failed)
-}
-
-/// A line on standard error that is no log line. Nobody may be there to read it: that is no reason to end.
-pub(super) fn say(line: impl Display) {
-    let _ = writeln!(stderr(), "{line}");
 }

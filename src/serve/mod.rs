@@ -34,6 +34,7 @@ use crate::{
     client::Connection,
     config::{self, Advertise, Config, Machine, ServeOptions},
     failure::{Failure, Outcome},
+    output::say,
 };
 
 mod attend;
@@ -159,7 +160,7 @@ impl ServeCommand {
         let _claims = listening.as_ref().ok().map(claim).transpose()?;
         refuse_unfit_machine(&config)?;
         let listening = listening.map_err(|error| Failure::failed(format!("cannot listen: {error}")))?;
-        logging::say(banner::starting(&config).trim_end());
+        say(banner::starting(&config).trim_end());
         warn_of_idle_settings(&config);
 
         let stopper = Stopper::default();
@@ -206,7 +207,7 @@ fn warn_of_idle_settings(config: &Config) {
 /// Takes the addresses for this node alone, for as long as it runs.
 fn claim(listening: &Listening) -> Outcome<Claims> {
     claim::claim(&listening.all()).map_err(|finding| {
-        logging::say(&finding);
+        say(&finding);
         Failure::Reported
     })
 }
@@ -218,7 +219,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 fn refuse_unfit_machine(config: &Config) -> Outcome {
     let mut unfit = false;
     for finding in examine(&config.needs()).iter().filter(|finding| finding.severity > Severity::Good) {
-        logging::say(finding);
+        say(finding);
         unfit |= finding.severity == Severity::Error;
     }
     match unfit {
@@ -248,7 +249,7 @@ fn attend(
     let ready = banner::ready(config, listening);
     let ready_notifier = notifier.clone();
     let on_ready = Box::new(move || {
-        logging::say(ready.trim_end());
+        say(ready.trim_end());
         ready_notifier.ready(&format!("serving on {listens}"));
     });
     attend::start(Duties { answers, on_ready, pulse, watchdog, notifier })

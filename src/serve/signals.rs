@@ -6,7 +6,7 @@
 
 use std::{io, mem::MaybeUninit, ptr, thread};
 
-use super::logging::say;
+use crate::output::say;
 
 /// A signal that asks to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -101,7 +101,7 @@ impl<I: Io> Store<I> {
     /// Compacts what is due. Does nothing while an earlier call is at it.
     pub(crate) async fn compact(&self) {
         let compactor = &self.compactor;
-        if compactor.stopping.get() || compactor.running.replace(true) {
+        if compactor.stopping.get() || self.failed.borrow().is_some() || compactor.running.replace(true) {
             return;
         }
         if !compactor.swept.replace(true) {

@@ -143,10 +143,12 @@ impl<I: Io> Keeper<I> {
 
     /// Partitions that are waited for shall have their turn, whatever the size of their tails. Does not wake the keeper.
     fn queue_all(&self, pass: &Pass) {
-        for (cell, _) in &pass.waits_for {
-            if !std::mem::replace(&mut cell.borrow_mut().queued, true) {
-                self.grown.borrow_mut().push_back(cell.clone());
-            }
+        pass.waits_for.iter().for_each(|(cell, _)| self.queue(cell));
+    }
+
+    fn queue(&self, cell: &Rc<PartitionCell>) {
+        if !std::mem::replace(&mut cell.borrow_mut().queued, true) {
+            self.grown.borrow_mut().push_back(cell.clone());
         }
         self.urgent.set(true);
     }
@@ -609,21 +611,34 @@ impl<I: Io> Store<I> {
 
     /// Brings everything that consumers can see now to segments, unless there is no space for it.
     pub(crate) async fn materialise_all(&self) {
-        self.materialise(|_| true).await;
+        self.materialise(|partition| partition.materialised < partition.high_watermark()).await;
     }
 
-    /// The same for compacted partitions: what is in no segment cannot be compacted.
+    /// The same for compacted partitions, where that ends a segment: only those that have ended are compacted.
     pub(super) async fn materialise_compacted(&self) {
-        self.materialise(|partition| partition.config.cleanup_policy.compact).await;
+        let now_ms = self.io.now_ms();
+        let ends_segment = |partition: &Partition| {
+            let active = partition.active().map(|at| &partition.segments[at]);
+            materialise::would_roll(active, partition.tail_bytes, &partition.config, now_ms)
+        };
+        self.materialise(|partition| {
+            partition.config.cleanup_policy.compact
+                && partition.materialised < partition.high_watermark()
+                && ends_segment(partition)
+        })
+        .await;
     }
 
     async fn materialise(&self, wanted: impl Fn(&Partition) -> bool) {
         let now = |cell: &Rc<PartitionCell>| (cell.clone(), cell.borrow().high_watermark());
         let wanted = |cell: &&Rc<PartitionCell>| wanted(&cell.borrow());
         let waits_for = self.partitions.borrow().values().filter(wanted).map(now).collect();
-        let mut pass = Pass { waits_for, done: Rc::default() };
-        if pass.is_over() {
-            return;
+        let pass = Pass { waits_for, done: Rc::default() };
+        // Of what went to segments directly the manifest may not know yet: nothing waits for that, but it shall hear.
+        let is_unnoted = |cell: &&Rc<PartitionCell>| cell.borrow().unnoted.is_some();
+        self.partitions.borrow().values().filter(is_unnoted).for_each(|cell| self.keeper.queue(cell));
+        if pass.waits_for.is_empty() {
+            return self.keeper.notify();
         }
         self.keeper.queue_all(&pass);
         let done = pass.done.clone();

@@ -75,7 +75,11 @@ impl<I: Io> Store<I> {
         io.create_dir(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
         let (ids, chains) = read_chains(&io, &wal_dir).await?;
         let (manifest, replay) = follow(&io, &options, manifest, known, &chains).await?;
-        let run_ends = replay.run_ends.clone();
+        let mut run_ends = replay.run_ends.clone();
+        if options.run > 1 {
+            // Every run before this one has ended, also if nothing of it is left now.
+            run_ends.entry(options.run - 1).or_insert(0);
+        }
         let partitions = build(&io, known, &manifest);
         let states = partitions.iter().map(|(id, cell)| (*id, cell.borrow().state()));
         let payloads = manifest::encode_all(&run_ends, states);
@@ -241,22 +245,26 @@ impl<I: Io> Store<I> {
     }
 }
 
-/// A manifest is made before the first segment: if there are some but no manifest, it is lost, and they would be written
-/// over.
+/// A manifest is made before the first file of the shared log and the first segment: if there are some but no manifest,
+/// it is lost, and they would be written over.
 async fn refuse_to_miss_manifest<I: Io>(io: &I, options: &StoreOptions, known: &Known) -> Result<(), OpenError> {
     let path = options.manifest_path();
     let names = io.list(&options.data_dir).await.map_err(OpenError::io(&options.data_dir))?;
     if path.file_name().is_some_and(|own| names.iter().any(|name| own == name.as_str())) {
         return Ok(());
     }
+    let wal_dir = options.wal_dir();
+    let missing =
+        |dir: &Path| OpenError::damaged(&path, format!("it is missing, but there are files in {}", dir.display()));
+    let names = io.list(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
+    if names.iter().any(|name| wal_files::id_of(name).is_some()) {
+        return Err(missing(&wal_dir));
+    }
     for id in known.keys() {
         let dir = partition_dir(&options.data_dir, *id);
         let names = io.list(&dir).await.map_err(OpenError::io(&dir))?;
         if names.iter().any(|name| SegmentName::of_file(name).is_some()) {
-            return Err(OpenError::damaged(
-                &path,
-                format!("it is missing, but there are segments in {}", dir.display()),
-            ));
+            return Err(missing(&dir));
         }
     }
     Ok(())

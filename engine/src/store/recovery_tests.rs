@@ -197,6 +197,33 @@ fn what_a_restart_found_survives_the_next_power_cut() {
 }
 
 #[test]
+fn what_was_never_acknowledged_keeps_no_later_life_from_starting() {
+    for seed in 0..150 {
+        let machine = Machine::new(seed, &[DEVICE, DEVICE]);
+        for _ in 0..3 {
+            machine.live(async |store| {
+                let kept = store.partition(partition(0)).unwrap().borrow().end;
+                produce(&store, 1, 10).await;
+                for size in [10, FAT, 10, FAT] {
+                    drop(take(&store, 0, size));
+                    store.io.sleep(Duration::from_micros(20 * (seed % 8))).await;
+                }
+                assert!(kept <= check(&store, 0).await);
+            });
+            machine.sim.crash();
+            for _ in 0..3 {
+                // Nothing is produced, so that the shared log is wiped and forgotten.
+                machine.live(async |store| {
+                    store.materialise_all().await;
+                    store.io.sleep(Duration::from_secs(1)).await;
+                });
+                machine.sim.kill();
+            }
+        }
+    }
+}
+
+#[test]
 fn the_manifest_never_knows_more_than_was_flushed() {
     for seed in 0..60 {
         let machine = Machine::new(seed, &[WRITTEN]);

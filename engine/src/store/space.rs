@@ -59,6 +59,12 @@ impl<I: Io> Store<I> {
         }
     }
 
+    /// Looks at the free space once all shards are open: before that, some may have owed files that they have.
+    pub(crate) fn check_space_anew(&self) {
+        self.full.set(false);
+        self.check_space();
+    }
+
     /// Looks at the free space, and lets the maker of the shared log's files do so.
     pub(crate) fn check_space(&self) {
         self.judge_space();

@@ -12,7 +12,10 @@ use super::{
     format::{Entry, Group, Place, SegmentPointer},
     scan::Chain,
 };
-use crate::{api::TopicPartition, manifest::Manifest};
+use crate::{
+    api::TopicPartition,
+    manifest::{self, Manifest},
+};
 
 /// A run of batches that lives in the shared log only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,15 +84,10 @@ pub(crate) fn replay(
         }
     }
     let mut replay = Replay::default();
-    let newest_closed = manifest.run_ends.keys().next_back().copied();
-    let limit_of = |run| {
-        let closed = manifest.run_ends.get(&run).copied().or((newest_closed >= Some(run)).then_some(0));
-        closed.unwrap_or(u64::MAX)
-    };
     for chain in files {
         let Some((_, first)) = chain.behind.first() else { continue };
         let run = first.stamp.run;
-        let limit = limit_of(run);
+        let limit = manifest::run_limit(&manifest.run_ends, run);
         let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
         let needs = |entry: &Entry| known(entry.partition) && entry.end_offset > noted_end(manifest, entry.partition);
         if let Some((run, sequence)) = chain.lost(limit, seen_durable.unwrap_or(0), needs) {
@@ -99,7 +97,7 @@ pub(crate) fn replay(
     let runs: BTreeSet<u64> = groups.keys().map(|(run, _)| *run).collect();
     let mut newest = vec![(0, 0); files.len()];
     for run in runs {
-        let limit = limit_of(run);
+        let limit = manifest::run_limit(&manifest.run_ends, run);
         let mut expected = None;
         for ((_, sequence), (file, position, group)) in groups.range((run, 0)..=(run, limit)) {
             if expected.is_some_and(|next| next != *sequence) || torn.contains(&(run, *sequence)) {

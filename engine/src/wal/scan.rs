@@ -13,7 +13,7 @@ use crate::io::BLOCK;
 pub struct Chain {
     /// Position and contents of each group, in order.
     pub groups: Vec<(u64, Group)>,
-    /// Of a file that does not begin with a group: the first ones behind that follow each other. Mostly a former life's.
+    /// Of a file that begins neither with a group nor wiped: the first ones behind that follow each other.
     pub behind: Vec<(u64, Group)>,
     /// A group that was durable and is not readable any more: its sequence, and its position.
     pub damaged: Option<(u64, u64)>,
@@ -30,7 +30,8 @@ impl Chain {
     /// what other files say of that run; `limit`: the last sequence that counts in it.
     pub fn lost(&self, limit: u64, seen_durable: u64, needs: impl Fn(&Entry) -> bool) -> Option<(u64, u64)> {
         let (_, first) = self.behind.first()?;
-        let missing = first.stamp.sequence.checked_sub(1)?;
+        // The first of all, 1, begins a file.
+        let missing = first.stamp.sequence.checked_sub(1).filter(|missing| *missing > 0)?;
         let counts = self.behind.iter().map(|(_, group)| group).take_while(|group| group.stamp.sequence <= limit);
         let durable = counts.clone().map(|group| group.stamp.durable_sequence).fold(seen_durable, u64::max);
         let needed = counts.flat_map(|group| &group.entries).any(needs);
@@ -43,7 +44,8 @@ pub fn chain(file: &[u8]) -> Chain {
     let (groups, position) = chain_from(file, 0);
     let damaged = groups.last().and_then(|(_, last)| later_witness(file, position, last.stamp));
     let mut behind = Vec::new();
-    if groups.is_empty() {
+    let is_wiped = || file.iter().take(BLOCK).all(|byte| *byte == 0);
+    if groups.is_empty() && !is_wiped() {
         let mut at = BLOCK;
         while at < file.len() && behind.is_empty() {
             (behind, at) = chain_from(file, at);
@@ -168,6 +170,8 @@ mod tests {
         assert_eq!(chain.lost(9, 0, |_| true), None, "the one that saw it durable does not count");
         assert_eq!(chain.lost(9, 8, |_| true), Some((4, 8)), "another file saw it");
         assert_eq!(chain.lost(7, 8, |_| true), None, "nothing behind it counts");
+        bad[..4096].fill(0);
+        assert!(super::chain(&bad).behind.is_empty(), "a wiped file");
     }
 
     proptest::proptest! {

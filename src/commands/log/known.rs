@@ -2,7 +2,7 @@
 //! be durable.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -24,6 +24,8 @@ pub(super) struct Known {
     data_dir: Option<PathBuf>,
     catalog: Catalog,
     segments: HashMap<TopicPartition, Vec<Segment>>,
+    /// The ends of runs, by shard.
+    run_ends: HashMap<u32, BTreeMap<u64, u64>>,
     /// Where what is in segments ends.
     ends: HashMap<TopicPartition, i64>,
 }
@@ -42,6 +44,7 @@ impl Known {
         for shard in 0..known.catalog.shards {
             let path = data_dir.join(format!("manifest-{}-{shard}", known.catalog.generation));
             let manifest = read_manifest(&path);
+            known.run_ends.insert(shard, manifest.run_ends);
             for (id, state) in manifest.partitions {
                 known.ends.insert(id, state.end_offset());
                 known.segments.insert(id, state.segments);
@@ -74,6 +77,11 @@ impl Known {
         let id = TopicPartition { topic, partition };
         let segment = self.segments.get(&id)?.iter().find(|segment| segment.name().file_name() == name)?;
         Some((id, segment))
+    }
+
+    /// The last group that counts in a run of a shard.
+    pub(super) fn run_limit(&self, shard: u32, run: u64) -> u64 {
+        self.run_ends.get(&shard).map_or(u64::MAX, |run_ends| manifest::run_limit(run_ends, run))
     }
 
     /// Whether the shared log holds something of a partition that is in no segment yet.

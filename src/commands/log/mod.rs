@@ -8,7 +8,10 @@ use std::{
 use clap::{Args, Subcommand};
 
 use self::{known::Known, report::Report};
-use crate::failure::{Failure, Outcome};
+use crate::{
+    failure::{Failure, Outcome},
+    output::say,
+};
 
 mod batch;
 mod journal;
@@ -94,7 +97,9 @@ impl Dump {
         }
         let known = Known::around(&self.path);
         if let Some(holder) = known.held_by() {
-            eprintln!("a broker is running on this folder ({holder}): what it is just writing may look damaged");
+            say(format_args!(
+                "a broker is running on this folder ({holder}): what it is just writing may look damaged"
+            ));
         }
         let mut report = Report::new(self.batches || self.records, self.records);
         for path in &files {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use millrace_engine::{
     batch::batches,
     wal::{
-        format::{Entry, Group, Place},
+        format::{Entry, Group, Place, Stamp},
         scan,
     },
 };
@@ -16,7 +16,9 @@ use crate::{failure::Outcome, time};
 /// Prints a file of the shared log.
 pub(super) fn dump(bytes: &[u8], known: &Known, report: &mut Report) -> Outcome {
     let chain = scan::chain(bytes);
-    let lost = chain.lost(u64::MAX, 0, |entry| known.needs(entry.partition, entry.end_offset));
+    let limit = |stamp: Stamp| known.run_limit(stamp.shard, stamp.run);
+    let limit = chain.behind.first().map_or(0, |(_, group)| limit(group.stamp));
+    let lost = chain.lost(limit, 0, |entry| known.needs(entry.partition, entry.end_offset));
     let mut partitions = BTreeSet::new();
     for (position, group) in &chain.groups {
         report.detail(describe(*position, group))?;
