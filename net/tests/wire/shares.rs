@@ -7,10 +7,11 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         DeleteGroupsRequest, DescribeShareGroupOffsetsRequest, GroupId, IncrementalAlterConfigsRequest,
-        ListGroupsRequest, ShareAcknowledgeRequest, ShareFetchRequest, ShareGroupHeartbeatRequest,
+        ListGroupsRequest, OffsetFetchRequest, ShareAcknowledgeRequest, ShareFetchRequest, ShareGroupHeartbeatRequest,
         describe_share_group_offsets_request::DescribeShareGroupOffsetsRequestGroup,
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
         metadata_request::MetadataRequestTopic,
+        offset_fetch_request::OffsetFetchRequestGroup,
         share_acknowledge_request::{self, AcknowledgePartition, AcknowledgeTopic},
         share_fetch_request::{FetchPartition, FetchTopic},
         share_fetch_response::PartitionData,
@@ -193,6 +194,9 @@ fn share_groups_are_listed_and_deleted() {
     let mut client = node.client();
     prepare(&mut client, 1);
     assert_eq!(beat(&mut client, "a", 0), 0);
+    let ask = OffsetFetchRequestGroup::default().with_group_id(group()).with_topics(None);
+    let committed = client.call(8, &OffsetFetchRequest::default().with_groups(vec![ask])).groups.remove(0);
+    assert_eq!((committed.error_code, committed.topics.len()), (0, 0), "it commits nothing");
     let listed = client.call(5, &ListGroupsRequest::default()).groups;
     assert_eq!((&*listed[0].group_type, &*listed[0].group_state), ("share", "Stable"));
     let mut delete = || {

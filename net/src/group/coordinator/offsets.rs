@@ -133,8 +133,8 @@ impl Coordinator {
 
     fn validate_fetch(&self, entry: &Entry, request: &OffsetFetchRequestGroup) -> Result<(), GroupError> {
         match &entry.group {
-            Group::Classic(_) => Ok(()),
-            Group::Share(_) => Err(ResponseError::GroupIdNotFound),
+            // A share group has none: Kafka answers so too.
+            Group::Classic(_) | Group::Share(_) => Ok(()),
             Group::Consumer(group) => group.validate_offset_fetch(request.member_id.as_deref(), request.member_epoch),
         }
     }
