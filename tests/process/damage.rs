@@ -98,6 +98,25 @@ fn a_segment_that_is_gone_is_an_error_for_readers_and_for_the_operator() {
     assert_eq!(fetched[0].code, STORAGE_ERROR);
     let log = broker.log();
     assert!(log.contains("ERROR") && log.contains(&first.display().to_string()), "{log}");
+    let said = start_fails(&consume(&broker));
+    assert!(said.contains("offset 0") && said.contains("KAFKA_STORAGE_ERROR"), "not clear: {said}");
+}
+
+/// The command that prints all records.
+fn consume(broker: &Broker) -> String {
+    format!("'{}' consume kept --broker {} --timeout 1s", binary().display(), broker.address)
+}
+
+#[test]
+fn a_damaged_batch_is_not_printed() {
+    let mut broker = broker_with_records(20);
+    assert!(broker.terminate().success());
+    let segment = files(broker.data(), ".log").remove(0);
+    let file = fs::OpenOptions::new().write(true).open(segment).unwrap();
+    file.write_all_at(b"?", 5_000).unwrap();
+    broker.restart();
+    let said = start_fails(&consume(&broker));
+    assert!(said.contains("checksum is wrong"), "not clear: {said}");
 }
 
 #[test]
