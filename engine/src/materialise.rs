@@ -65,7 +65,7 @@ pub(crate) fn plan(active: Option<&Segment>, extents: Vec<Extent>, config: &Topi
         while at < end {
             let info =
                 BatchInfo::parse(&memory.bytes()[at..end]).expect("batches were checked before they were logged");
-            if open.as_ref().is_some_and(|write| rolls(&write.segment, &info, config, now_ms)) {
+            if open.as_ref().is_some_and(|write| rolls(&write.segment, info.size, config, now_ms)) {
                 writes.extend(open.take().map(SegmentWrite::sealed));
             }
             let begin = || SegmentWrite::append_to(Segment::begin(info.base_offset, now_ms));
@@ -81,10 +81,10 @@ pub(crate) fn plan(active: Option<&Segment>, extents: Vec<Extent>, config: &Topi
     Plan { writes, end_offset, producers: remembered.batches(), extents }
 }
 
-/// Whether the segment is full or old, so that the batch goes to a new one.
-fn rolls(segment: &Segment, info: &BatchInfo, config: &TopicConfig, now_ms: i64) -> bool {
+/// Whether the segment is too full for that many bytes, or old, so that they go to a new one.
+fn rolls(segment: &Segment, bytes: usize, config: &TopicConfig, now_ms: i64) -> bool {
     segment.size > 0
-        && (segment.size + info.size as u64 > config.segment_bytes
+        && (segment.size + bytes as u64 > config.segment_bytes
             || now_ms - segment.created_ms >= roll_ms(segment, config))
 }
 
@@ -94,10 +94,7 @@ pub(crate) fn would_roll(active: Option<&Segment>, tail_bytes: usize, config: &T
     /// Longer ones may begin a little later: when tails are brought to segments anyway.
     const SHORT_MS: i64 = 5 * 60 * 1000;
     match active.filter(|segment| segment.size > 0) {
-        Some(active) => {
-            active.size + tail_bytes as u64 > config.segment_bytes
-                || now_ms - active.created_ms >= roll_ms(active, config)
-        }
+        Some(active) => rolls(active, tail_bytes, config, now_ms),
         None => config.segment_roll_ms() < SHORT_MS || tail_bytes as u64 > config.segment_bytes,
     }
 }

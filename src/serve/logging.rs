@@ -17,10 +17,7 @@ pub(super) fn start(filter: &str) -> Outcome {
             TARGET=LEVEL, with commas between"
         ))
     };
-    // A word alone would be taken for a target, and a misspelt level would turn everything off.
-    if let Some(word) =
-        filter.split(',').find(|part| !part.contains(['=', '[']) && part.trim().parse::<LevelFilter>().is_err())
-    {
+    if let Some(word) = misspelt_level(filter) {
         return Err(refuse(&format!("'{word}' is no level")));
     }
     let filter = EnvFilter::try_new(filter).map_err(|error| refuse(&error))?;
@@ -33,4 +30,24 @@ pub(super) fn start(filter: &str) -> Outcome {
         .log_internal_errors(false)
         .try_init()
         .map_err(Failure::failed)
+}
+
+/// A word alone that is no level. It would be taken for a target, and everything else would be off.
+fn misspelt_level(filter: &str) -> Option<&str> {
+    filter.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_alone_are_levels() {
+        for good in ["info", "WARN", "off", "info,millrace_engine=debug", "millrace_net=trace, error", "[span]=info"] {
+            assert_eq!(misspelt_level(good), None, "{good}");
+        }
+        for bad in ["verbose", "millrace_net=trace,inof", ""] {
+            assert!(misspelt_level(bad).is_some(), "{bad}");
+        }
+    }
 }

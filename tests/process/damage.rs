@@ -64,13 +64,12 @@ fn a_node_without_its_catalog_or_a_manifest_does_not_start_and_removes_nothing()
 
 #[test]
 fn a_lost_first_group_of_the_log_is_not_taken_for_an_empty_log() {
-    let broker = Broker::start("--shards 1");
+    let mut broker = Broker::start("--shards 1");
     broker.create_topic("kept", 1);
     let mut writer = Writer::new(broker.address, "kept", 1, 1, 0);
     for _ in 0..20 {
         writer.write(1);
     }
-    let mut broker = broker;
     broker.kill();
     let log = files(broker.data(), "00000001.wal").remove(0);
     let file = fs::OpenOptions::new().read(true).write(true).open(log).unwrap();

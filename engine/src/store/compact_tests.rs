@@ -276,6 +276,25 @@ fn compaction_keeps_the_newest_values_over_restarts() {
     }
 }
 
+#[test]
+fn a_small_tail_is_compacted_when_its_segment_is_old() {
+    let sim = machine(1);
+    let log = Log::new(5, &[("segment.ms", "1000")], 1);
+    let body = async {
+        let store = open(sim.io(), 1, &log, LARGE_MAP_BYTES).await;
+        for _ in 0..4 {
+            log.send(&store).await.unwrap();
+            store.compact().await;
+            store.io.sleep(Duration::from_secs(2)).await;
+        }
+        assert!(log.segments(&store).len() > 1, "segments have ended");
+        assert!(store.partition(log.id).unwrap().borrow().clean_offset > 0, "and were compacted");
+        log.check(&store).await;
+        log.check_clean(&store).await;
+    };
+    sim.run_until(body).unwrap();
+}
+
 /// Nothing is cached after a start: offsets are found where the records are.
 async fn check_lookups(store: &Rc<Store<SimIo>>, log: &Log) {
     let all = log.read(store, 0).await;

@@ -14,6 +14,9 @@ use crate::io::Io;
 
 /// Bytes of the disk that each shard of a node has no file for yet, but will need: segments for what is in its shared
 /// log only, and files for that log.
+///
+/// Sequentially consistent: of two shards that publish a claim and then sum up, at least one must see the other's. A sum
+/// by letter would come too late for that.
 #[derive(Clone, Debug)]
 pub(crate) struct Owed(Arc<[AtomicU64]>);
 

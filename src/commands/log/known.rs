@@ -11,7 +11,7 @@ use millrace_engine::{
     api::TopicPartition,
     catalog::{self, Catalog},
     journal,
-    manifest::{self, Manifest},
+    manifest::{self, Manifest, PartitionState},
     segment::Segment,
 };
 
@@ -23,11 +23,9 @@ use crate::failure::Outcome;
 pub(super) struct Known {
     data_dir: Option<PathBuf>,
     catalog: Catalog,
-    segments: HashMap<TopicPartition, Vec<Segment>>,
+    partitions: BTreeMap<TopicPartition, PartitionState>,
     /// The ends of runs, by shard.
     run_ends: HashMap<u32, BTreeMap<u64, u64>>,
-    /// Where what is in segments ends.
-    ends: HashMap<TopicPartition, i64>,
 }
 
 impl Known {
@@ -45,10 +43,7 @@ impl Known {
             let path = data_dir.join(format!("manifest-{}-{shard}", known.catalog.generation));
             let manifest = read_manifest(&path);
             known.run_ends.insert(shard, manifest.run_ends);
-            for (id, state) in manifest.partitions {
-                known.ends.insert(id, state.end_offset());
-                known.segments.insert(id, state.segments);
-            }
+            known.partitions.extend(manifest.partitions);
         }
         known
     }
@@ -75,7 +70,7 @@ impl Known {
         let partition = parts.next()??.parse().ok()?;
         let name = parts.next()??;
         let id = TopicPartition { topic, partition };
-        let segment = self.segments.get(&id)?.iter().find(|segment| segment.name().file_name() == name)?;
+        let segment = self.partitions.get(&id)?.segments.iter().find(|segment| segment.name().file_name() == name)?;
         Some((id, segment))
     }
 
@@ -86,7 +81,8 @@ impl Known {
 
     /// Whether the shared log holds something of a partition that is in no segment yet.
     pub(super) fn needs(&self, id: TopicPartition, end_offset: i64) -> bool {
-        self.catalog.topics.contains_key(&id.topic) && self.ends.get(&id).is_none_or(|end| *end < end_offset)
+        self.catalog.topics.contains_key(&id.topic)
+            && self.partitions.get(&id).is_none_or(|state| state.end_offset() < end_offset)
     }
 
     /// Reports what should be below `folder` and is not: catalog, manifests, and segments that a manifest knows.
@@ -106,9 +102,9 @@ impl Known {
                 report.damage("it is missing: nobody knows what is in the segments of this shard")?;
             }
         }
-        for (id, segments) in &self.segments {
+        for (id, state) in &self.partitions {
             let own = data_dir.join("topics").join(id.topic.to_string()).join(id.partition.to_string());
-            for segment in segments.iter().filter(|segment| segment.size > 0) {
+            for segment in state.segments.iter().filter(|segment| segment.size > 0) {
                 let path = own.join(segment.name().file_name());
                 if path.starts_with(&folder) && self.catalog.topics.contains_key(&id.topic) && !path.exists() {
                     report.begin(&path)?;
