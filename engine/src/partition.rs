@@ -150,8 +150,6 @@ pub(crate) struct Partition {
     /// Queued for materialisation.
     pub(crate) queued: bool,
     pub(crate) deleted: bool,
-    /// The last file of the shared log that this partition was listed for.
-    pub(crate) pinned: Option<WalFileId>,
     waiters: Vec<Rc<Waiter>>,
 }
 
@@ -195,7 +193,6 @@ impl Partition {
             old_before: 0,
             queued: false,
             deleted: false,
-            pinned: None,
             waiters: Vec::new(),
         }
     }

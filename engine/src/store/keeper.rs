@@ -307,12 +307,8 @@ impl<I: Io> Store<I> {
             self.keeper.urgent.set(false);
         }
         if more && pressure {
-            let pinned = self.wal.borrow().oldest_pins();
-            for cell in pinned {
-                if !take(cell) {
-                    break;
-                }
-            }
+            let wal = self.wal.borrow();
+            let _taken = wal.oldest_holders().all(|cell| take(cell.clone()));
         }
         picked
     }
@@ -391,8 +387,7 @@ impl<I: Io> Store<I> {
         for Taken { cell, unnoted } in taken {
             let mut partition = cell.borrow_mut();
             if noted || partition.deleted {
-                let mut wal = self.wal.borrow_mut();
-                unnoted.pins.into_iter().for_each(|(file, extents)| wal.release(file, extents));
+                unnoted.pins.into_iter().for_each(|(file, extents)| self.unpin(file, partition.id, extents));
             } else {
                 partition.put_back(unnoted);
             }

@@ -41,8 +41,13 @@ pub(crate) use read::check_epoch;
 pub(crate) use space::Owed;
 
 use self::{
-    cache::Cache, compactor::Compactor, fetch_memory::FetchMemory, keeper::Keeper, segment_files::SegmentFiles,
-    wal_files::WalFiles, writer::Flight,
+    cache::Cache,
+    compactor::Compactor,
+    fetch_memory::FetchMemory,
+    keeper::Keeper,
+    segment_files::SegmentFiles,
+    wal_files::{WalFileId, WalFiles},
+    writer::Flight,
 };
 use crate::{
     api::{ActiveProducer, LogError, TopicPartition},
@@ -185,22 +190,29 @@ impl<I: Io> Store<I> {
             let tail = std::mem::take(&mut partition.tail);
             tail.into_iter().filter(move |e| e.end_offset > materialised).collect::<Vec<_>>()
         };
-        self.release(tail.iter());
+        self.release(id, tail.iter());
         let unnoted = cell.borrow_mut().unnoted.take();
         for (file, extents) in unnoted.into_iter().flat_map(|unnoted| unnoted.pins) {
-            self.wal.borrow_mut().release(file, extents);
+            self.unpin(file, id, extents);
         }
         self.pump.notify();
         Some(self.keeper.removed(id))
     }
 
-    /// Extents that are in a segment now, or not wanted any more.
-    fn release<'a>(&self, extents: impl Iterator<Item = &'a crate::partition::Extent>) {
-        let mut wal = self.wal.borrow_mut();
+    /// Extents of a partition that are not wanted any more.
+    fn release<'a>(&self, id: TopicPartition, extents: impl Iterator<Item = &'a crate::partition::Extent>) {
         for extent in extents {
             extent.slot.live.set(extent.slot.live.get() - 1);
             self.live_bytes.set(self.live_bytes.get() - extent.len as usize);
-            wal.release(extent.slot.wal, 1);
+            self.unpin(extent.slot.wal, id, 1);
+        }
+    }
+
+    /// The shared log is not needed for so many extents of a partition any more. Of files that this sets free the maker
+    /// hears, and by it the pump.
+    fn unpin(&self, file: WalFileId, id: TopicPartition, extents: usize) {
+        if self.wal.borrow_mut().release(file, id, extents) {
+            self.maker.notify();
         }
     }
 

@@ -145,17 +145,16 @@ impl<I: Io> Store<I> {
             let groups = by_file.remove(at).unwrap_or_default();
             let file = wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
             let file = file.map_err(OpenError::io(&path))?;
-            let live = groups.values().map(Vec::len).sum();
-            let mut pins = BTreeMap::new();
+            let mut live = Vec::new();
             let bytes = match groups.is_empty() {
                 true => Vec::new(),
                 false => read_all(&self.io, &path).await.map_err(OpenError::io(&path))?,
             };
             for (group, runs) in groups {
                 self.load_group(found.id, &bytes, group, &runs);
-                pins.extend(runs.iter().filter_map(|(id, _)| Some((*id, self.partition(*id).ok()?))));
+                live.extend(runs.iter().filter_map(|(id, _)| self.partition(*id).ok()));
             }
-            self.wal.borrow_mut().adopt(file, live, pins.into_values().collect());
+            self.wal.borrow_mut().adopt(file, live);
         }
         for cell in self.partitions.borrow().values() {
             cell.borrow_mut().recovered();

@@ -1,6 +1,7 @@
 //! The files of a shard's shared log: zero-filled once, written in turn, recycled when nothing in them is needed.
 //!
-//! Owned by the store. A file is free, used (the last one is current), or spent: no extent in it is live any more. Files
+//! Owned by the store. A file is free, used (the last one is current), or spent: no extent in it is live any more. A used
+//! file counts the live extents of each partition: who stands in the way of its recycling is known, not guessed. Files
 //! are spent, and then wiped, in the order in which they were written: the sequences on disk have no hole but at their
 //! start, and recovery can tell a torn tail from a missing piece. Wiping is one zeroed block, durable before the file
 //! is written again: without it, a torn first write would leave pieces of the former contents that look like a log with
@@ -9,13 +10,14 @@
 
 use std::{
     cell::Cell,
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use crate::{
+    api::TopicPartition,
     io::{Buffer, File, IO_BYTES_MAX, Io, Open},
     partition::PartitionCell,
 };
@@ -36,10 +38,21 @@ pub(crate) struct WalFile<I: Io> {
 
 struct Used<I: Io> {
     file: Rc<WalFile<I>>,
-    /// Extents in it that no manifest covers yet.
-    live: usize,
-    /// Partitions with extents in it.
-    pins: Vec<Rc<PartitionCell>>,
+    /// Partitions with extents in it that no manifest covers yet: nobody else stands in the way of recycling it.
+    holders: BTreeMap<TopicPartition, Holder>,
+}
+
+impl<I: Io> Used<I> {
+    fn pin(&mut self, cell: &Rc<PartitionCell>) {
+        let id = cell.borrow().id;
+        self.holders.entry(id).or_insert_with(|| Holder { cell: cell.clone(), extents: 0 }).extents += 1;
+    }
+}
+
+struct Holder {
+    cell: Rc<PartitionCell>,
+    /// At least one.
+    extents: usize,
 }
 
 /// See the module.
@@ -93,9 +106,11 @@ impl<I: Io> WalFiles<I> {
         }
     }
 
-    /// A former run's file, in the order of their groups, with the partitions of its live extents.
-    pub(crate) fn adopt(&mut self, file: WalFile<I>, live: usize, pins: Vec<Rc<PartitionCell>>) {
-        self.used.push_back(Used { file: Rc::new(file), live, pins });
+    /// A former run's file, in the order of their groups, with the partition of each of its live extents.
+    pub(crate) fn adopt(&mut self, file: WalFile<I>, live: impl IntoIterator<Item = Rc<PartitionCell>>) {
+        let mut used = Used { file: Rc::new(file), holders: BTreeMap::new() };
+        live.into_iter().for_each(|cell| used.pin(&cell));
+        self.used.push_back(used);
         self.settle();
     }
 
@@ -108,7 +123,7 @@ impl<I: Io> WalFiles<I> {
     /// free: it must be gone before those are overwritten, or a run's groups on disk would have a hole.
     pub(crate) fn advance(&mut self) -> bool {
         let Some(file) = self.free.pop_front() else { return false };
-        self.used.push_back(Used { file, live: 0, pins: Vec::new() });
+        self.used.push_back(Used { file, holders: BTreeMap::new() });
         self.has_current = true;
         self.settle();
         true
@@ -117,24 +132,25 @@ impl<I: Io> WalFiles<I> {
     /// Counts an extent of a partition that was put into a file.
     pub(crate) fn pin(&mut self, id: WalFileId, partition: &Rc<PartitionCell>) {
         let used = self.used.iter_mut().rfind(|used| used.file.id == id).expect("pins are for files in use");
-        used.live += 1;
-        let mut inner = partition.borrow_mut();
-        if inner.pinned != Some(id) {
-            inner.pinned = Some(id);
-            used.pins.push(partition.clone());
-        }
+        used.pin(partition);
     }
 
-    /// Extents of that file that are not needed any more.
-    pub(crate) fn release(&mut self, id: WalFileId, extents: usize) {
+    /// So many extents of a partition in that file are not needed any more. Whether files are to be wiped now.
+    #[must_use]
+    pub(crate) fn release(&mut self, id: WalFileId, partition: TopicPartition, extents: usize) -> bool {
         let used = self.used.iter_mut().find(|used| used.file.id == id).expect("releases are for files in use");
-        used.live = used.live.checked_sub(extents).expect("every release has its pin");
+        let holder = used.holders.get_mut(&partition).expect("releases are for extents that were pinned");
+        holder.extents = holder.extents.checked_sub(extents).expect("every release has its pin");
+        if holder.extents == 0 {
+            used.holders.remove(&partition);
+        }
         self.settle();
+        !self.spent.is_empty()
     }
 
     fn settle(&mut self) {
         let held_back = usize::from(self.has_current);
-        while self.used.len() > held_back && self.used.front().is_some_and(|used| used.live == 0) {
+        while self.used.len() > held_back && self.used.front().is_some_and(|used| used.holders.is_empty()) {
             let used = self.used.pop_front().expect("there is a front");
             self.spent.push_back(used.file);
         }
@@ -156,9 +172,10 @@ impl<I: Io> WalFiles<I> {
         }
     }
 
-    /// Partitions with extents in the oldest used file, to be materialised; the current one last.
-    pub(crate) fn oldest_pins(&self) -> Vec<Rc<PartitionCell>> {
-        self.used.iter().find(|used| used.live > 0).map(|used| used.pins.clone()).unwrap_or_default()
+    /// Who stands in the way of recycling the oldest file that anybody holds; the current one is the last.
+    pub(crate) fn oldest_holders(&self) -> impl Iterator<Item = &Rc<PartitionCell>> {
+        let oldest = self.used.iter().find(|used| !used.holders.is_empty());
+        oldest.into_iter().flat_map(|used| used.holders.values().map(|holder| &holder.cell))
     }
 
     /// Whether the log is short of files: materialise the oldest.

@@ -213,7 +213,7 @@ impl<I: Io> Store<I> {
                 slot: slot.clone(),
             };
             if run.partition.borrow().deleted {
-                self.release(std::iter::once(&extent));
+                self.release(run.id, std::iter::once(&extent));
                 continue;
             }
             run.partition.borrow_mut().push_extent(extent);
