@@ -21,7 +21,7 @@ use super::{
     keeper::Keeper,
     partition_dir,
     segment_files::SegmentFiles,
-    wal_files::{self, WalFile, WalFileId, WalFiles},
+    wal_files::{self, Making, WalFile, WalFileId, WalFiles},
     writer::Flight,
 };
 use crate::{
@@ -202,6 +202,15 @@ impl<I: Io> Store<I> {
         file.durable.write(Rc::new(zeroes), 0).await
     }
 
+    async fn make(&self, making: Making<I>) -> Option<WalFile<I>> {
+        let made = making.make().await;
+        if let Err(error) = &made {
+            tracing::warn!(shard = self.options.shard, "cannot make a file for the shared log: {error}");
+            self.full.set(true);
+        }
+        made.ok()
+    }
+
     /// Wipes spent files of the shared log and zero-fills new ones, so that the pump always finds one.
     async fn run_maker(self: Rc<Self>) {
         loop {
@@ -227,17 +236,16 @@ impl<I: Io> Store<I> {
                     break;
                 };
                 // It is owed from here on, so that shards that look at the same time see each other.
-                if self.full.get() || self.room().is_none() {
-                    self.wal.borrow_mut().made(None);
+                let made = match self.full.get() || self.room().is_none() {
+                    true => None,
+                    false => self.make(making).await,
+                };
+                let is_made = made.is_some();
+                self.wal.borrow_mut().made(made);
+                if !is_made {
                     self.judge_space();
-                    break; // check_space notifies
+                    break; // no try before check_space, which notifies: what fails now would fail again at once
                 }
-                let made = making.make().await;
-                if let Err(error) = &made {
-                    tracing::warn!(shard = self.options.shard, "cannot make a file for the shared log: {error}");
-                    self.full.set(true);
-                }
-                self.wal.borrow_mut().made(made.ok());
                 self.pump.notify();
             }
         }

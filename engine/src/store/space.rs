@@ -71,6 +71,7 @@ impl<I: Io> Store<I> {
     /// Looks at the free space, and lets the maker of the shared log's files do so.
     pub(crate) fn check_space(&self) {
         self.judge_space();
+        self.wal.borrow_mut().try_again();
         self.maker.notify();
     }
 

@@ -72,7 +72,7 @@ pub(crate) struct WalFiles<I: Io> {
     making: bool,
     /// What the file that is being made has no space for yet.
     unmade_bytes: Rc<Cell<u64>>,
-    /// Whether the last try to make a file failed.
+    /// Whether the last try to make a file failed, and nobody has looked at the free space since.
     cramped: bool,
     next_id: u64,
     /// Files of a size that is not wanted any more, to be closed and removed.
@@ -202,11 +202,10 @@ impl<I: Io> WalFiles<I> {
 
     /// What to make next, if a spare file is wanted and allowed. Answer with [`WalFiles::made`].
     pub(crate) fn wants_file(&mut self) -> Option<Making<I>> {
-        if self.making || self.free.len() >= SPARE_FILES || self.room() == 0 {
+        if !self.may_make() {
             return None;
         }
         self.making = true;
-        self.cramped = false;
         self.unmade_bytes.set(self.file_bytes);
         let id = WalFileId(self.next_id);
         self.next_id += 1;
@@ -214,7 +213,16 @@ impl<I: Io> WalFiles<I> {
         Some(Making { io: self.io.clone(), path: path_of(&self.dir, id), id, bytes: self.file_bytes, unmade_bytes })
     }
 
-    /// A file was made, or not.
+    fn may_make(&self) -> bool {
+        !self.making && !self.cramped && self.free.len() < SPARE_FILES && self.room() > 0
+    }
+
+    /// Somebody looked at the free space: making a file may be tried again.
+    pub(crate) fn try_again(&mut self) {
+        self.cramped = false;
+    }
+
+    /// A file was made, or not: then none is made before [`WalFiles::try_again`].
     pub(crate) fn made(&mut self, file: Option<WalFile<I>>) {
         self.making = false;
         self.cramped = file.is_none();
