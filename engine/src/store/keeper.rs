@@ -173,6 +173,12 @@ impl<I: Io> Keeper<I> {
         self.jobs.borrow_mut().pop_front()
     }
 
+    /// What waits for the keeper: trims, jobs of the compactor and passes.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> [usize; 3] {
+        [self.trims.borrow().len(), self.jobs.borrow().len(), self.passes.borrow().len()]
+    }
+
     /// A partition is gone: its files go too. Resolves when they are removed.
     pub(crate) fn removed(&self, id: TopicPartition) -> Rc<Outcome<()>> {
         let done = Rc::<Outcome<()>>::default();

@@ -17,6 +17,8 @@ mod fetch_memory;
 mod keeper;
 mod offsets;
 mod open;
+#[cfg(test)]
+mod progress_tests;
 mod read;
 #[cfg(test)]
 mod recovery_tests;

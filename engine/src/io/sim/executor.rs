@@ -121,6 +121,14 @@ impl World {
 
     /// Nothing can run: on to the next timer or end of an operation.
     fn pass_time(&self) {
+        let watcher = {
+            let state = self.state.borrow();
+            let is_idle = !state.agenda.values().any(|event| matches!(event, Event::Complete(_)));
+            state.idle_watcher.clone().filter(|_| is_idle)
+        };
+        if let Some(watcher) = watcher {
+            watcher();
+        }
         let mut state = self.state.borrow_mut();
         let Some(((at, _), event)) = state.agenda.pop_first() else {
             panic!("all tasks wait for ever; last of the trace:\n{}", state.last_of_trace());

@@ -103,6 +103,7 @@ pub(crate) enum Verdict {
 }
 
 type Watcher = Box<dyn FnMut(&Op<'_>) -> Verdict>;
+type IdleWatcher = Rc<dyn Fn()>;
 
 /// Wall clock of a machine that was just made, in ms since the epoch.
 pub(crate) const START_MS: i64 = 1_700_000_000_000;
@@ -122,6 +123,7 @@ struct State {
     change_count: u64,
     crash_at_change: Option<u64>,
     watcher: Option<Watcher>,
+    idle_watcher: Option<IdleWatcher>,
     /// Counts lives of the process: handles of former lives do nothing any more.
     life: u64,
     ended: Option<End>,
@@ -214,6 +216,7 @@ impl Sim {
             change_count: 0,
             crash_at_change: None,
             watcher: None,
+            idle_watcher: None,
             life: 1,
             ended: None,
             trace: String::new(),
@@ -258,6 +261,7 @@ impl Sim {
         state.ended = None;
         state.crash_at_change = None;
         state.watcher = None;
+        state.idle_watcher = None;
         drop(state);
         self.io()
     }
@@ -276,6 +280,12 @@ impl Sim {
     /// the simulation.
     pub(crate) fn watch(&self, watcher: impl FnMut(&Op<'_>) -> Verdict + 'static) {
         self.world.state.borrow_mut().watcher = Some(Box::new(watcher));
+    }
+
+    /// Lets `watcher` look whenever no task can run and no operation is under way, so that only a timer can go on, until
+    /// the next life. It must wake nobody.
+    pub(crate) fn watch_idle(&self, watcher: impl Fn() + 'static) {
+        self.world.state.borrow_mut().idle_watcher = Some(Rc::new(watcher));
     }
 
     /// Sets how many bytes are left on the disk. Without that it never fills.

@@ -1,0 +1,290 @@
+//! Nobody waits for what nobody does: whatever partitions write, rest, are trimmed, compacted and deleted, with few and
+//! small files of the shared log and a small cache, there is no moment at which a group, a trim or a pass waits while
+//! nothing is under way that will end.
+//!
+//! The simulation tells when no task can run and no operation is under way. Then only timers go on: the pauses of those
+//! who produce here, the compactor's, and a look at the disk each second, which must not be what makes the log go on.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::{join, join_all, select};
+use uuid::Uuid;
+
+use super::{Known, Owed, Store, StoreOptions};
+use crate::{
+    api::{FetchPartition, LogError, ProducePartition, TopicPartition},
+    batch::{BatchBuilder, Codec, Record},
+    config::TopicConfig,
+    io::{
+        Io,
+        sim::{OpKind, Sim, SimIo, Verdict, random::Random},
+    },
+};
+
+const MIB: u64 = 1 << 20;
+
+/// How somebody produces.
+#[derive(Clone, Copy)]
+struct Habit {
+    settings: &'static [(&'static str, &'static str)],
+    /// Bytes of a batch at least and at most.
+    bytes: (usize, usize),
+    /// Batches in a row, and how long it rests then at most.
+    burst_max: usize,
+    rest_us_max: u64,
+    partitions: i32,
+}
+
+/// Coordinators and quiet topics, busy ones, large batches that go to segments directly, and what is only written.
+const HABITS: [Habit; 5] = [
+    Habit {
+        settings: &[("cleanup.policy", "compact"), ("internal.segment.bytes", "20000")],
+        bytes: (60, 400),
+        burst_max: 2,
+        rest_us_max: 60_000,
+        partitions: 3,
+    },
+    Habit { settings: &[], bytes: (60, 3_000), burst_max: 1, rest_us_max: 150_000, partitions: 2 },
+    Habit {
+        settings: &[("internal.segment.bytes", "900000"), ("retention.bytes", "2000000")],
+        bytes: (1_000, 200_000),
+        burst_max: 12,
+        rest_us_max: 20_000,
+        partitions: 3,
+    },
+    Habit { settings: &[], bytes: (200_000, 600_000), burst_max: 4, rest_us_max: 50_000, partitions: 1 },
+    Habit {
+        settings: &[("flush.messages", "1000")],
+        bytes: (100, 100_000),
+        burst_max: 8,
+        rest_us_max: 50_000,
+        partitions: 2,
+    },
+];
+
+/// A partition that is deleted and made anew now and then.
+struct Place {
+    habit: Habit,
+    id: Cell<TopicPartition>,
+    config: Rc<TopicConfig>,
+}
+
+/// One run of the property.
+struct World {
+    seed: u64,
+    random: RefCell<Random>,
+    places: Vec<Place>,
+    next_topic: Cell<u128>,
+    store: RefCell<Option<Rc<Store<SimIo>>>>,
+}
+
+impl World {
+    fn new(seed: u64) -> Rc<Self> {
+        let world = Self {
+            seed,
+            random: RefCell::new(Random::new(seed ^ 0x9106_4E55)),
+            places: Vec::new(),
+            next_topic: Cell::new(0),
+            store: RefCell::default(),
+        };
+        let mut places = Vec::new();
+        for habit in HABITS {
+            let overrides =
+                habit.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let config = Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap());
+            let count = world.random.borrow_mut().below(usize::try_from(habit.partitions).unwrap() + 1);
+            places.extend((0..count).map(|_| Place { habit, id: Cell::new(world.new_id()), config: config.clone() }));
+        }
+        Rc::new(Self { places, ..world })
+    }
+
+    fn new_id(&self) -> TopicPartition {
+        self.next_topic.set(self.next_topic.get() + 1);
+        TopicPartition { topic: Uuid::from_u128(self.next_topic.get()), partition: 0 }
+    }
+
+    fn below(&self, end: usize) -> usize {
+        self.random.borrow_mut().below(end)
+    }
+
+    fn one_in(&self, n: u64) -> bool {
+        self.random.borrow_mut().one_in(n)
+    }
+
+    async fn rest(&self, store: &Store<SimIo>, us_max: u64) {
+        let us = self.random.borrow_mut().between(0, us_max);
+        store.io.sleep(Duration::from_micros(us)).await;
+    }
+
+    fn options(&self) -> StoreOptions {
+        let wal_bytes = (6 + 2 * self.below(2) as u64) * MIB; // three or four files
+        StoreOptions {
+            data_dir: PathBuf::from("/d"),
+            shard: 0,
+            generation: 1,
+            run: 1,
+            cache_bytes: (3 + self.below(8)) << 20,
+            fetch_bytes: 1 << 20,
+            compact_bytes: 1 << 20,
+            wal_bytes,
+            reserve_bytes: 1000,
+            owed: Owed::new(1, wal_bytes),
+        }
+    }
+
+    /// Produces in bursts, with some batches in flight.
+    async fn produce(&self, store: &Store<SimIo>, place: &Place, bursts: usize) {
+        for _ in 0..bursts {
+            let mut flying = VecDeque::new();
+            for _ in 0..1 + self.below(place.habit.burst_max) {
+                let (least, most) = place.habit.bytes;
+                let bytes = least + self.below(most - least);
+                let part = ProducePartition { partition: place.id.get(), batch: self.batch(store, bytes) };
+                match store.append(part) {
+                    Ok((_, wait)) => flying.extend(wait),
+                    Err(LogError::StorageFull) => break,
+                    Err(other) => panic!("seed {}: {other}", self.seed),
+                }
+                if flying.len() == 4 {
+                    flying.pop_front().unwrap().wait().await.unwrap();
+                }
+            }
+            for wait in flying {
+                wait.wait().await.unwrap();
+            }
+            self.rest(store, place.habit.rest_us_max).await;
+        }
+    }
+
+    fn batch(&self, store: &Store<SimIo>, bytes: usize) -> Bytes {
+        let key = Some(Bytes::from(format!("key-{}", self.below(20))));
+        let value = Some(Bytes::from(vec![b'v'; bytes]));
+        let mut builder = BatchBuilder::new(Codec::None, 0);
+        builder.push(&Record { offset: 0, timestamp: store.io.now_ms(), key, value, headers: vec![] });
+        builder.finish().into()
+    }
+
+    /// Everything else that happens to a shard.
+    async fn disturb(&self, store: &Rc<Store<SimIo>>, times: usize) {
+        for _ in 0..times {
+            let place = &self.places[self.below(self.places.len())];
+            match self.below(10) {
+                0 => {
+                    let (start, end) = store.bounds(place.id.get()).unwrap();
+                    let before = start + self.below(usize::try_from(end - start).unwrap() + 1) as i64;
+                    store.trim(place.id.get(), before).await.unwrap();
+                }
+                1 => store.materialise_all().await,
+                2 => store.retain(1000).await,
+                3 => store.compact().await,
+                4 => {
+                    let removed = store.remove_partition(place.id.get()).unwrap();
+                    place.id.set(self.new_id());
+                    store.put_partition(place.id.get(), place.config.clone());
+                    removed.wait().await;
+                }
+                _ => self.rest(store, 60_000).await,
+            }
+        }
+    }
+
+    /// Reads from anywhere, within the memory for that, and is slow to send it.
+    async fn consume(&self, store: &Rc<Store<SimIo>>, times: usize) {
+        for _ in 0..times {
+            let permit = store.fetch_memory.acquire(usize::MAX).await;
+            let id = self.places[self.below(self.places.len())].id.get();
+            let (start, end) = store.bounds(id).unwrap();
+            let offset = start + self.below(usize::try_from(end - start).unwrap() + 1) as i64;
+            let part = FetchPartition { partition: id, offset, max_bytes: permit.bytes(), leader_epoch: -1 };
+            let mut read = store.read(&part, permit.bytes(), true).await;
+            permit.cover(read.iter_mut().flat_map(|fetched| &mut fetched.records.chunks));
+            self.rest(store, 20_000).await;
+        }
+    }
+
+    /// What a node does each second.
+    async fn look_after(&self, store: &Rc<Store<SimIo>>) {
+        loop {
+            store.io.sleep(Duration::from_secs(1)).await;
+            assert!(store.io.elapsed() < Duration::from_secs(600), "seed {}: it has no end", self.seed);
+            store.check_space();
+            store.flush_written().await.unwrap();
+        }
+    }
+
+    async fn live(self: &Rc<Self>, io: SimIo) {
+        let known: Known = self.places.iter().map(|place| (place.id.get(), place.config.clone())).collect();
+        let store = Store::open(io, self.options(), &known).await.unwrap();
+        self.store.replace(Some(store.clone()));
+        let producing = join_all(self.places.iter().map(|place| self.produce(&store, place, 12)));
+        let disturbing = join_all((0..2).map(|_| self.disturb(&store, 12)));
+        let consuming = join_all((0..3).map(|_| self.consume(&store, 20)));
+        let working = Box::pin(join(producing, join(disturbing, consuming)));
+        select(working, Box::pin(self.look_after(&store))).await;
+        store.close().await;
+    }
+
+    /// Nothing is under way: nobody may wait for anything but time.
+    fn check_idle(&self) {
+        let Some(store) = self.store.borrow().clone() else { return };
+        let groups = (!store.groups.borrow().is_empty(), !store.flight.borrow().is_empty());
+        let waiting = store.keeper.waiting();
+        let fetches = store.fetch_memory.is_contended() && store.fetch_memory.used() == 0;
+        assert!(
+            groups == (false, false) && waiting == [0; 3] && !fetches,
+            "seed {}: nothing is under way, but there wait: groups to be written and written {groups:?}; trims, jobs, passes \
+             {waiting:?}; fetches {fetches}; pump starved {}, live bytes {}, cached {}",
+            self.seed,
+            store.starved.get(),
+            store.live_bytes.get(),
+            store.cache.borrow().bytes(),
+        );
+    }
+}
+
+/// One schedule. Some have a disk that lets the log have two files only.
+fn run(seed: u64) {
+    let world = World::new(seed);
+    if world.places.is_empty() {
+        return;
+    }
+    let sim = Sim::new(seed);
+    sim.run_until(sim.io().create_dir(Path::new("/d"))).unwrap().unwrap();
+    if world.one_in(4) {
+        let mut made = 0;
+        sim.watch(move |op| {
+            let begins =
+                op.kind == OpKind::Open && op.path.starts_with("/d/wal-0") && op.path.extension().unwrap() == "making";
+            made += usize::from(begins);
+            if begins && made > super::wal_files::GOES_ROUND {
+                return Verdict::Fail(std::io::ErrorKind::StorageFull);
+            }
+            Verdict::Go
+        });
+    }
+    let watched = world.clone();
+    sim.watch_idle(move || watched.check_idle());
+    sim.run_until(world.live(sim.io())).unwrap();
+    world.store.replace(None);
+}
+
+/// A partition that wrote into a file of the shared log again after the file was recycled was not listed as one that
+/// stands in the way of the next recycling: the log stood until something else came to the partition.
+#[test]
+fn nobody_waits_while_nothing_is_under_way() {
+    let seeds: u64 = std::env::var("MILLRACE_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(24);
+    let first: u64 = std::env::var("MILLRACE_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    for seed in first..first + seeds {
+        println!("seed {seed}");
+        run(seed);
+    }
+}
