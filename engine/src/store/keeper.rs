@@ -212,12 +212,14 @@ impl<I: Io> Store<I> {
                 }
                 Err(error) => {
                     self.fail("writing segments failed", &error);
-                    self.refuse_trims(&error);
                     false
                 }
             };
             self.end_passes(|pass| !worked || pass.is_over());
             if !worked {
+                if let Some(reason) = &*self.failed.borrow() {
+                    self.refuse_trims(reason); // those that could be done are
+                }
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
@@ -226,9 +228,9 @@ impl<I: Io> Store<I> {
         }
     }
 
-    fn refuse_trims(&self, error: &io::Error) {
+    fn refuse_trims(&self, reason: &str) {
         for trim in self.keeper.trims.take() {
-            trim.outcome.set(Err(LogError::Storage(error.to_string())));
+            trim.outcome.set(Err(LogError::Storage(reason.to_owned())));
         }
     }
 
@@ -525,6 +527,9 @@ impl<I: Io> Store<I> {
 
     /// Moves a partition's log start up to `before`, which is not above its high watermark. Answers the log start.
     pub(crate) async fn trim(&self, id: TopicPartition, before: i64) -> Result<i64, LogError> {
+        if self.keeper.ended.get().is_some() {
+            return Err(LogError::ShuttingDown);
+        }
         let outcome = Rc::<Outcome<_>>::default();
         self.keeper.trims.borrow_mut().push_back(Trim { id, before, outcome: outcome.clone() });
         self.keeper.signal.notify();
@@ -638,7 +643,7 @@ impl<I: Io> Store<I> {
         // Of what went to segments directly the manifest may not know yet: nothing waits for that, but it shall hear.
         let is_unnoted = |cell: &&Rc<PartitionCell>| cell.borrow().unnoted.is_some();
         self.partitions.borrow().values().filter(is_unnoted).for_each(|cell| self.keeper.queue(cell));
-        if pass.waits_for.is_empty() {
+        if pass.waits_for.is_empty() || self.keeper.ended.get().is_some() {
             return self.keeper.notify();
         }
         self.keeper.queue_all(&pass);

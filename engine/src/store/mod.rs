@@ -229,6 +229,7 @@ impl<I: Io> Store<I> {
         for group in waiting.into_iter().chain(flying) {
             group.outcome.set(refused.clone());
         }
+        self.keeper.notify(); // trims may wait for fat runs that will not end
     }
 
     /// Bytes of a partition on disk: segments and what is in the shared log only.
