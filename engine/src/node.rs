@@ -430,10 +430,11 @@ where
 
 const TICK: Duration = Duration::from_millis(config::WRITTEN_FLUSH_MS.unsigned_abs());
 
-/// Looks at the disk's space and flushes what was only written, every second.
+/// Looks at the disk's space and flushes what was only written, every second. Also while the shard comes to rest: what
+/// was taken may wait for that.
 async fn look_after(engine: Engine) {
     let store = &engine.0.store;
-    while engine.0.stopping.get().is_none() {
+    loop {
         engine.0.io.sleep(TICK).await;
         store.check_space();
         if store.has_unflushed() && store.flush_written().await.is_err() {
