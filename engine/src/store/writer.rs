@@ -326,6 +326,7 @@ impl<I: Io> Store<I> {
             let mut partition = partition.borrow_mut();
             partition.advance(written, written);
         }
+        self.keeper.notify(); // what a topic wants flushed that did not before can go to segments now
         Ok(())
     }
 
