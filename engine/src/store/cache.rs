@@ -67,6 +67,18 @@ impl Cache {
         self.bytes + wanted <= self.budget || self.slots.is_empty()
     }
 
+    /// Whether a group may find room now: no live one is in the way.
+    pub(crate) fn may_have_room(&self, buffer_bytes: usize, extents: usize) -> bool {
+        let is_live = self.slots.front().is_some_and(|oldest| oldest.slot.live.get() > 0);
+        !is_live || self.bytes + Self::cost(buffer_bytes, extents) <= self.budget
+    }
+
+    /// Partitions with extents in the oldest group that is live: nothing behind it can be evicted.
+    pub(crate) fn oldest_live(&self) -> impl Iterator<Item = &Rc<PartitionCell>> {
+        let oldest = self.slots.iter().find(|cached| cached.slot.live.get() > 0);
+        oldest.into_iter().flat_map(|cached| cached.extents.iter().map(|(cell, _)| cell))
+    }
+
     /// Adds a group.
     pub(crate) fn insert(&mut self, slot: Rc<Slot>, buffer_bytes: usize, extents: Extents) {
         let bytes = Self::cost(buffer_bytes, extents.len());

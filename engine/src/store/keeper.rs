@@ -315,8 +315,9 @@ impl<I: Io> Store<I> {
             self.keeper.urgent.set(false);
         }
         if more && pressure {
-            let wal = self.wal.borrow();
-            let _taken = wal.oldest_holders().all(|cell| take(cell.clone()));
+            // Who holds the oldest file may hold no memory, and its note may fail: both are in the way.
+            let (wal, cache) = (self.wal.borrow(), self.cache.borrow());
+            let _all_taken = wal.oldest_holders().chain(cache.oldest_live()).all(|cell| take(cell.clone()));
         }
         picked
     }
@@ -361,6 +362,7 @@ impl<I: Io> Store<I> {
                 self.live_bytes.set(self.live_bytes.get() - bytes);
             }
         }
+        self.pump.notify(); // there is memory, whatever becomes of the note
         self.note_partitions(picked.iter().map(|picked| &picked.cell)).await?;
         for Picked { cell, .. } in picked {
             cell.borrow_mut().prune_tail();
