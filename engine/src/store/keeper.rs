@@ -223,6 +223,7 @@ impl<I: Io> Store<I> {
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
+                self.note_standing();
                 self.keeper.signal.wait().await;
             }
         }

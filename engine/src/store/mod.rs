@@ -27,6 +27,7 @@ mod replace;
 mod rewrite;
 mod segment_files;
 mod space;
+mod standing;
 pub(crate) mod wal_files;
 mod writer;
 
@@ -160,6 +161,8 @@ pub(crate) struct Store<I: Io> {
     live_bytes: Cell<usize>,
     /// Whether the pump waits for memory or for a file of the log.
     starved: Cell<bool>,
+    /// Whether the pump waits for what nobody is about to do.
+    standing: Cell<bool>,
     /// Whether pump and maker are to end.
     stopped: Cell<bool>,
 }

@@ -107,6 +107,7 @@ impl<I: Io> Store<I> {
             unlooked_bytes: Cell::new(0),
             live_bytes: Cell::new(0),
             starved: Cell::new(false),
+            standing: Cell::new(false),
             stopped: Cell::new(false),
             io,
             options,

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{join, join_all, select};
+use futures_util::future::{Either, join, join_all, select};
 use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions};
@@ -26,8 +26,9 @@ use crate::{
     config::TopicConfig,
     io::{
         Io,
-        sim::{OpKind, Sim, SimIo, Verdict, random::Random},
+        sim::{OpKind, START_MS, Sim, SimIo, Verdict, random::Random},
     },
+    partition::Appending,
 };
 
 const MIB: u64 = 1 << 20;
@@ -98,9 +99,7 @@ impl World {
         };
         let mut places = Vec::new();
         for habit in HABITS {
-            let overrides =
-                habit.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            let config = Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap());
+            let config = config(habit.settings);
             let count = world.random.borrow_mut().below(usize::try_from(habit.partitions).unwrap() + 1);
             places.extend((0..count).map(|_| Place { habit, id: Cell::new(world.new_id()), config: config.clone() }));
         }
@@ -148,7 +147,10 @@ impl World {
             for _ in 0..1 + self.below(place.habit.burst_max) {
                 let (least, most) = place.habit.bytes;
                 let bytes = least + self.below(most - least);
-                let part = ProducePartition { partition: place.id.get(), batch: self.batch(store, bytes) };
+                let part = ProducePartition {
+                    partition: place.id.get(),
+                    batch: batch(&format!("key-{}", self.below(20)), bytes),
+                };
                 match store.append(part) {
                     Ok((_, wait)) => flying.extend(wait),
                     Err(LogError::StorageFull) => break,
@@ -163,14 +165,6 @@ impl World {
             }
             self.rest(store, place.habit.rest_us_max).await;
         }
-    }
-
-    fn batch(&self, store: &Store<SimIo>, bytes: usize) -> Bytes {
-        let key = Some(Bytes::from(format!("key-{}", self.below(20))));
-        let value = Some(Bytes::from(vec![b'v'; bytes]));
-        let mut builder = BatchBuilder::new(Codec::None, 0);
-        builder.push(&Record { offset: 0, timestamp: store.io.now_ms(), key, value, headers: vec![] });
-        builder.finish().into()
     }
 
     /// Everything else that happens to a shard.
@@ -240,7 +234,7 @@ impl World {
         let waiting = store.keeper.waiting();
         let fetches = store.fetch_memory.is_contended() && store.fetch_memory.used() == 0;
         assert!(
-            groups == (false, false) && waiting == [0; 3] && !fetches,
+            groups == (false, false) && waiting == [0; 3] && !fetches && !store.standing.get(),
             "seed {}: nothing is under way, but there wait: groups to be written and written {groups:?}; trims, jobs, passes \
              {waiting:?}; fetches {fetches}; pump starved {}, live bytes {}, cached {}",
             self.seed,
@@ -249,6 +243,13 @@ impl World {
             store.cache.borrow().bytes(),
         );
     }
+}
+
+fn batch(key: &str, bytes: usize) -> Bytes {
+    let (key, value) = (Some(Bytes::from(key.to_owned())), Some(Bytes::from(vec![b'v'; bytes])));
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    builder.push(&Record { offset: 0, timestamp: START_MS, key, value, headers: vec![] });
+    builder.finish().into()
 }
 
 /// One schedule. Some have a disk that lets the log have two files only.
@@ -287,4 +288,110 @@ fn nobody_waits_while_nothing_is_under_way() {
         println!("seed {seed}");
         run(seed);
     }
+}
+
+/// A store with one partition of these settings, the disk below it, and a clock.
+async fn open_one(sim: &Sim, settings: &[(&str, &str)], cache_bytes: usize) -> (Rc<Store<SimIo>>, TopicPartition) {
+    sim.io().create_dir(Path::new("/d")).await.unwrap();
+    let id = TopicPartition { topic: Uuid::from_u128(1), partition: 0 };
+    let options = StoreOptions { cache_bytes, ..World::new(0).options() };
+    let store = Store::open(sim.io(), options, &Known::from([(id, config(settings))])).await.unwrap();
+    (store, id)
+}
+
+fn config(settings: &[(&str, &str)]) -> Rc<TopicConfig> {
+    let overrides = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap())
+}
+
+fn append(store: &Store<SimIo>, partition: TopicPartition, bytes: usize) -> super::append::Wait {
+    store.append(ProducePartition { partition, batch: batch("key", bytes) }).unwrap().1.unwrap()
+}
+
+/// What a future says, or `None` if it is not done after a virtual time in which everything that is due is done.
+async fn soon<T>(store: &Store<SimIo>, future: impl Future<Output = T>) -> Option<T> {
+    match select(std::pin::pin!(future), std::pin::pin!(store.io.sleep(Duration::from_secs(10)))).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
+}
+
+/// A trim that had to wait for a fat run waited for ever when the log failed meanwhile: the run never ended.
+#[test]
+fn a_trim_is_refused_when_the_log_fails_before_its_tail_is_in_segments() {
+    let sim = Sim::new(1);
+    sim.run_until(async {
+        let (store, id) = open_one(&sim, &[], 8 << 20).await;
+        append(&store, id, 100).wait().await.unwrap();
+        sim.watch(|op| match op.kind == OpKind::Write && op.path.starts_with("/d/wal-0") {
+            true => Verdict::Fail(std::io::ErrorKind::Other),
+            false => Verdict::Go,
+        });
+        let fat = append(&store, id, super::fat::FAT_BYTES);
+        while store.flight.borrow().is_empty() {
+            store.io.yield_now().await;
+        }
+        let trimmed = soon(&store, store.trim(id, 1)).await;
+        assert!(matches!(trimmed, Some(Err(LogError::Storage(_)))), "{trimmed:?}");
+        fat.wait().await.unwrap_err();
+    });
+}
+
+/// A topic came to want each group flushed while what was only written was in the log: nobody told the keeper of the
+/// flush that let it bring that to segments, and a trim waited for the next event.
+#[test]
+fn a_trim_goes_on_when_what_was_only_written_is_flushed() {
+    let sim = Sim::new(1);
+    sim.run_until(async {
+        let (store, id) = open_one(&sim, &[("flush.messages", "1000")], 8 << 20).await;
+        append(&store, id, 100).wait().await.unwrap();
+        store.put_partition(id, config(&[]));
+        let trim = join(soon(&store, store.trim(id, 1)), async {
+            store.io.sleep(Duration::from_secs(1)).await;
+            store.flush_written().await.unwrap();
+        });
+        assert_eq!(trim.await.0, Some(Ok(1)));
+    });
+}
+
+/// Tails were in segments and their memory was free, but the manifest had no space to say so: the pump was not told of
+/// the memory.
+#[test]
+fn groups_go_on_when_tails_are_in_segments_whatever_becomes_of_the_note() {
+    let sim = Sim::new(1);
+    sim.run_until(async {
+        let (store, id) = open_one(&sim, &[], 1_200_000).await;
+        sim.watch(|op| match op.kind == OpKind::Write && op.path.to_string_lossy().contains("manifest") {
+            true => Verdict::Fail(std::io::ErrorKind::StorageFull),
+            false => Verdict::Go,
+        });
+        // of different partitions: no run is fat
+        let ids = (0..40).map(|partition| TopicPartition { partition, ..id });
+        ids.clone().for_each(|id| store.put_partition(id, config(&[])));
+        let waits: Vec<_> = ids.map(|id| append(&store, id, 100_000)).collect();
+        assert!(soon(&store, join_all(waits.into_iter().map(|wait| wait.wait()))).await.is_some());
+        assert!(store.live_bytes.get() < 4_000_000);
+    });
+}
+
+/// What must not happen is seen when it does.
+#[test]
+fn a_log_that_stands_by_a_fault_is_noted_until_it_goes_on() {
+    let sim = Sim::new(1);
+    sim.run_until(async {
+        let (store, id) = open_one(&sim, &[], 8 << 20).await;
+        append(&store, id, 100).wait().await.unwrap();
+        let cell = store.partition(id).unwrap();
+        cell.borrow_mut().appending = Appending::Keeper; // as if a round had forgotten it
+        let other = TopicPartition { topic: Uuid::from_u128(2), partition: 0 };
+        store.put_partition(other, config(&[]));
+        let waits: Vec<_> = (0..100).map(|_| append(&store, other, 100_000)).collect();
+        let mut all = Box::pin(join_all(waits.into_iter().map(|wait| wait.wait())));
+        assert!(soon(&store, &mut all).await.is_none());
+        assert!(store.standing.get());
+        cell.borrow_mut().appending = Appending::Nobody;
+        store.keeper.notify();
+        assert!(soon(&store, &mut all).await.is_some());
+        assert!(!store.standing.get());
+    });
 }

@@ -178,6 +178,14 @@ impl<I: Io> WalFiles<I> {
         oldest.into_iter().flat_map(|used| used.holders.values().map(|holder| &holder.cell))
     }
 
+    /// Whether a free file is there or on its way: somebody wipes, makes or removes one, or waits for space to make the
+    /// second, without which the log cannot go round.
+    pub(crate) fn has_file_coming(&self) -> bool {
+        let is_changing = self.wiping > 0 || self.making || !self.spent.is_empty() || !self.retired.is_empty();
+        let waits_for_space = self.cramped && self.count() < GOES_ROUND;
+        !self.free.is_empty() || is_changing || self.may_make() || waits_for_space
+    }
+
     /// Whether the log is short of files: materialise the oldest.
     pub(crate) fn under_pressure(&self) -> bool {
         let count_max = if self.cramped { self.count() } else { self.count_max };

@@ -77,6 +77,11 @@ impl<I: Io> Flight<I> {
         self.groups.is_empty()
     }
 
+    /// Whether the current file has room for a group.
+    fn has_room(&self, current: &WalFile<I>, padded: usize) -> bool {
+        self.position + padded as u64 <= current.bytes
+    }
+
     pub(crate) fn take_all(&mut self) -> Vec<Group> {
         self.groups.drain(..).map(|flying| flying.group).collect()
     }
@@ -107,8 +112,7 @@ impl<I: Io> Store<I> {
         }
         let mut wal = self.wal.borrow_mut();
         let mut flight = self.flight.borrow_mut();
-        let fits = |file: &Rc<WalFile<I>>| flight.position + padded as u64 <= file.bytes;
-        if !wal.current().as_ref().is_some_and(fits) {
+        if !wal.current().is_some_and(|file| flight.has_room(&file, padded)) {
             if !wal.advance() {
                 self.starved.set(true);
                 self.maker.notify();
@@ -123,6 +127,14 @@ impl<I: Io> Store<I> {
         let file = wal.current().expect("there is a current file");
         let group = self.groups.borrow_mut().next(flight.groups.len())?;
         Some((group, file))
+    }
+
+    /// Whether the next group, if there is one, finds memory and a place now, or will find a file that is on its way.
+    pub(super) fn next_would_go(&self) -> bool {
+        let Some(padded) = self.groups.borrow().next_padded() else { return true };
+        let wal = self.wal.borrow();
+        let has_place = wal.current().is_some_and(|file| self.flight.borrow().has_room(&file, padded));
+        self.cache.borrow().may_have_room(padded, 1) && (has_place || wal.has_file_coming())
     }
 
     fn start(self: &Rc<Self>, group: Group, file: Rc<WalFile<I>>) {
