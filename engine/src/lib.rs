@@ -23,6 +23,7 @@ mod materialise;
 pub mod node;
 mod partition;
 mod producer;
+mod retention;
 pub mod segment;
 mod signal;
 pub mod stats;

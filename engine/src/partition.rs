@@ -22,6 +22,7 @@ use crate::{
     manifest::{self, Advance, PartitionState, Replace},
     materialise::Plan,
     producer::Producers,
+    retention,
     segment::{Segment, SegmentName},
     signal::Outcome,
     store::wal_files::WalFileId,
@@ -48,6 +49,19 @@ pub(crate) struct Extent {
     /// Bytes.
     pub(crate) len: u32,
     pub(crate) slot: Rc<Slot>,
+}
+
+#[cfg(test)]
+impl Extent {
+    /// Batches in a group of their own.
+    pub(crate) fn of(batches: &[Vec<u8>]) -> Self {
+        let bytes = batches.concat();
+        let ends: Vec<_> = batches.iter().filter_map(|batch| batch_head(batch)).collect();
+        let (first, last) = (ends.first().expect("a batch"), ends.last().expect("a batch"));
+        let (base_offset, end_offset, len) = (first.0, last.1, u32::try_from(bytes.len()).expect("small"));
+        let slot = Slot { bytes: RefCell::new(Some(Rc::new(bytes))), wal: WalFileId(1), live: Cell::new(1) };
+        Self { base_offset, end_offset, at: 0, len, slot: Rc::new(slot) }
+    }
 }
 
 /// Who is appending to a partition's segments: one at a time.
@@ -140,6 +154,8 @@ pub(crate) struct Partition {
     /// Producers as of `materialised`: what a rewritten manifest says.
     pub(crate) checkpointed: Producers,
     pub(crate) appending: Appending,
+    /// When batches were last brought to segments. Not known after a restart: then it counts from the first question.
+    appended_ms: Option<i64>,
     pub(crate) unnoted: Option<Unnoted>,
     /// The group that its open run is in, and the run's place there.
     pub(crate) open_run: Option<(u64, usize)>,
@@ -187,6 +203,7 @@ impl Partition {
             producers: Producers::default(),
             checkpointed: Producers::default(),
             appending: Appending::Nobody,
+            appended_ms: None,
             unnoted: None,
             open_run: None,
             last_group: None,
@@ -438,6 +455,7 @@ impl Partition {
             }
         }
         self.materialised = plan.end_offset;
+        self.appended_ms = Some(now_ms);
         self.assert_marks();
     }
 
@@ -537,26 +555,10 @@ impl Partition {
         self.clean_offset = replace.clean_offset;
     }
 
-    /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go. Whole segments
-    /// only, and the newest goes by age alone, as in Kafka.
-    pub(crate) fn expired(&self, now_ms: i64) -> Option<i64> {
-        let config = &self.config;
-        if !config.cleanup_policy.delete {
-            return None;
-        }
-        let mut total = self.segments.iter().map(|s| s.size).sum::<u64>() + self.tail_bytes as u64;
-        let keep_bytes = u64::try_from(config.retention_bytes).unwrap_or(u64::MAX);
-        let mut start = None;
-        for segment in &self.segments {
-            let newest = if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.created_ms };
-            let old = config.retention_ms >= 0 && now_ms.saturating_sub(newest) > config.retention_ms;
-            let surplus = segment.sealed && total.saturating_sub(segment.size) >= keep_bytes;
-            if !old && !surplus {
-                break;
-            }
-            total -= segment.size;
-            start = Some(segment.end_offset);
-        }
+    /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go.
+    pub(crate) fn expired(&mut self, now_ms: i64) -> Option<i64> {
+        let appended_ms = *self.appended_ms.get_or_insert(now_ms);
+        let start = retention::expired(&self.segments, self.tail_bytes as u64, appended_ms, &self.config, now_ms);
         start.filter(|start| *start > self.log_start)
     }
 
