@@ -7,6 +7,12 @@ use crate::{
     producer::Producers, segment::Segment, store::producer_batch, wal::format::SegmentPointer,
 };
 
+/// Segments that a plan ends before it leaves further extents to the next one: each is a file to be open and flushed.
+const SEGMENTS_MAX: usize = 64;
+/// Segments that a plan ends at all: an extent is not divided, so what is behind in its last one stays together. The
+/// manifest's note of a plan, and of the fat runs before it, fits one page, and so is whole or not there.
+const SEGMENTS_OF_RUN_MAX: usize = 256;
+
 /// A slice of a group.
 pub(crate) struct Piece {
     pub(crate) memory: Rc<dyn Memory>,
@@ -54,18 +60,17 @@ impl Plan {
     }
 }
 
-/// Plans the appending of extents behind the active segment, or to a new one.
-pub(crate) fn plan(active: Option<&Segment>, extents: Vec<Extent>, config: &TopicConfig, now_ms: i64) -> Plan {
+/// Plans the appending of extents behind the active segment, or to a new one; of the first ones, if all would make too
+/// many segments.
+pub(crate) fn plan(active: Option<&Segment>, mut extents: Vec<Extent>, config: &TopicConfig, now_ms: i64) -> Plan {
     let mut writes = Vec::new();
     let mut open = active.cloned().map(SegmentWrite::append_to);
     let mut remembered = Producers::default();
-    for extent in &extents {
-        let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
-        let (mut at, end) = (extent.at as usize, (extent.at + extent.len) as usize);
-        while at < end {
-            let info =
-                BatchInfo::parse(&memory.bytes()[at..end]).expect("batches were checked before they were logged");
-            if open.as_ref().is_some_and(|write| rolls(&write.segment, info.size, config, now_ms)) {
+    let mut planned = 0;
+    while planned < extents.len() && writes.len() < SEGMENTS_MAX {
+        for (memory, at, info) in batches(&extents[planned]) {
+            let may_roll = writes.len() < SEGMENTS_OF_RUN_MAX;
+            if may_roll && open.as_ref().is_some_and(|write| rolls(&write.segment, &info, config, now_ms)) {
                 writes.extend(open.take().map(SegmentWrite::sealed));
             }
             let begin = || SegmentWrite::append_to(Segment::begin(info.base_offset, now_ms));
@@ -73,30 +78,58 @@ pub(crate) fn plan(active: Option<&Segment>, extents: Vec<Extent>, config: &Topi
             if info.producer_id >= 0 {
                 remembered.note(producer_batch(&info, info.base_offset, info.max_timestamp), now_ms);
             }
-            at += info.size;
         }
+        planned += 1;
     }
+    extents.truncate(planned);
     writes.extend(open.filter(|write| !write.pieces.is_empty()));
     let end_offset = extents.last().map_or(0, |extent| extent.end_offset);
     Plan { writes, end_offset, producers: remembered.batches(), extents }
 }
 
-/// Whether the segment is too full for that many bytes, or old, so that they go to a new one.
-fn rolls(segment: &Segment, bytes: usize, config: &TopicConfig, now_ms: i64) -> bool {
-    segment.size > 0
-        && (segment.size + bytes as u64 > config.segment_bytes
-            || now_ms - segment.created_ms >= roll_ms(segment, config))
+/// The batches of an extent, each with the memory that holds it and where it begins there.
+fn batches(extent: &Extent) -> impl Iterator<Item = (Rc<dyn Memory>, usize, BatchInfo)> + use<> {
+    let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
+    let (mut at, end) = (extent.at as usize, (extent.at + extent.len) as usize);
+    std::iter::from_fn(move || {
+        let rest = memory.bytes().get(at..end).filter(|rest| !rest.is_empty())?;
+        let info = BatchInfo::parse(rest).expect("batches were checked before they were logged");
+        at += info.size;
+        Some((memory.clone(), at - info.size, info))
+    })
 }
 
-/// Whether appending a partition's tail would end its active segment; without one, whether it should begin soon, because
-/// segments are to be short.
-pub(crate) fn would_roll(active: Option<&Segment>, tail_bytes: usize, config: &TopicConfig, now_ms: i64) -> bool {
+/// Whether a batch goes to a new segment, by Kafka's rule: because the segment is too full for it, because the batch is
+/// later than the segment's first one by the age at which segments roll, by the records' own time, or because its
+/// offsets are too far from the first. So a log that is filled with old records rolls as it once did, and retention finds
+/// what is old. Only where the first batch has no timestamp, the time since the segment was begun counts.
+fn rolls(segment: &Segment, next: &BatchInfo, config: &TopicConfig, now_ms: i64) -> bool {
+    let waited_ms = match segment.first_timestamp >= 0 {
+        true => next.max_timestamp.saturating_sub(segment.first_timestamp),
+        false => now_ms.saturating_sub(segment.created_ms),
+    };
+    segment.size > 0
+        && (segment.size + next.size as u64 > config.segment_bytes
+            || waited_ms > roll_ms(segment, config)
+            || next.last_offset() - segment.base_offset > i64::from(i32::MAX))
+}
+
+/// Whether appending a partition's tail would end a segment; without an active one, also whether it should begin soon,
+/// because segments are to be short.
+pub(crate) fn would_roll(active: Option<&Segment>, tail: &[Extent], config: &TopicConfig, now_ms: i64) -> bool {
     /// Longer ones may begin a little later: when tails are brought to segments anyway.
     const SHORT_MS: i64 = 5 * 60 * 1000;
-    match active.filter(|segment| segment.size > 0) {
-        Some(active) => rolls(active, tail_bytes, config, now_ms),
-        None => config.segment_roll_ms() < SHORT_MS || tail_bytes as u64 > config.segment_bytes,
+    if active.is_none() && config.segment_roll_ms() < SHORT_MS {
+        return true;
     }
+    // its index is not needed for that
+    let mut open = active.map(|active| Segment { index: None, ..active.clone() });
+    tail.iter().flat_map(batches).any(|(_, _, info)| {
+        let open = open.get_or_insert_with(|| Segment::begin(info.base_offset, now_ms));
+        let rolls = rolls(open, &info, config, now_ms);
+        open.push(&info);
+        rolls
+    })
 }
 
 /// Age at which a segment rolls: `segment.jitter.ms` spreads those that were begun together.
@@ -124,5 +157,104 @@ impl SegmentWrite {
             Some(last) if Rc::ptr_eq(&last.memory, memory) && last.range.end == at => last.range.end += info.size,
             _ => self.pieces.push(Piece { memory: memory.clone(), range: at..at + info.size }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, Codec, Record};
+
+    const DAY_MS: i64 = 86_400_000;
+    const NOW_MS: i64 = 20_000 * DAY_MS;
+
+    /// Batches of one record each from an offset on, with these timestamps.
+    fn run(base_offset: i64, timestamps: &[i64]) -> Extent {
+        let batch = |(offset, timestamp): (i64, &i64)| {
+            let mut builder = BatchBuilder::new(Codec::None, offset);
+            builder.push(&Record { offset, timestamp: *timestamp, key: None, value: None, headers: vec![] });
+            builder.finish()
+        };
+        Extent::of(&(base_offset..).zip(timestamps).map(batch).collect::<Vec<_>>())
+    }
+
+    fn config() -> TopicConfig {
+        TopicConfig { segment_ms: 7 * DAY_MS, ..TopicConfig::default() }
+    }
+
+    /// First offsets of the segments that a plan writes, and whether they end there.
+    fn planned(active: Option<&Segment>, extents: Vec<Extent>) -> Vec<(i64, bool)> {
+        let plan = plan(active, extents, &config(), NOW_MS);
+        plan.writes.iter().map(|write| (write.segment.base_offset, write.segment.sealed)).collect()
+    }
+
+    #[test]
+    fn a_segment_ends_by_the_clock_of_its_records() {
+        let month_ago = NOW_MS - 30 * DAY_MS;
+        let backfill = [month_ago, month_ago + DAY_MS, month_ago + 7 * DAY_MS];
+        assert_eq!(planned(None, vec![run(0, &backfill)]), [(0, false)], "no more than segment.ms behind the first");
+        let (old, new) = (run(0, &backfill), run(3, &[month_ago + 7 * DAY_MS + 1, NOW_MS, NOW_MS]));
+        assert_eq!(planned(None, vec![old.clone(), new.clone()]), [(0, true), (3, true), (4, false)]);
+        let active = plan(None, vec![old], &config(), NOW_MS).writes.remove(0).segment;
+        assert_eq!(
+            planned(Some(&active), vec![new]),
+            [(0, true), (3, true), (4, false)],
+            "the first one was begun before"
+        );
+        assert_eq!(planned(None, vec![run(0, &[NOW_MS, month_ago, NOW_MS])]), [(0, false)], "older ones end nothing");
+        assert_eq!(planned(None, vec![run(0, &[NOW_MS + 30 * DAY_MS, NOW_MS])]), [(0, false)]);
+    }
+
+    #[test]
+    fn the_wall_clock_does_not_end_a_segment_of_records_with_timestamps() {
+        let begun = |timestamp| {
+            let mut segment = plan(None, vec![run(0, &[timestamp])], &config(), NOW_MS).writes.remove(0).segment;
+            segment.created_ms = NOW_MS - 30 * DAY_MS;
+            segment
+        };
+        let next = || vec![run(1, &[NOW_MS])];
+        assert_eq!(planned(Some(&begun(NOW_MS - DAY_MS)), next()), [(0, false)]);
+        assert_eq!(planned(Some(&begun(0)), next()), [(0, true), (1, false)], "1970 is a time");
+        assert_eq!(planned(Some(&begun(-1)), next()), [(0, true), (1, false)], "without a time it does");
+        let young = Segment { created_ms: NOW_MS - 7 * DAY_MS, ..begun(-1) };
+        assert_eq!(planned(Some(&young), next()), [(0, false)]);
+    }
+
+    #[test]
+    fn offsets_of_a_segment_lie_close_together() {
+        let active = |base_offset| {
+            let active = plan(None, vec![run(0, &[NOW_MS])], &config(), NOW_MS).writes.remove(0).segment;
+            Segment { base_offset, ..active }
+        };
+        let far = -i64::from(i32::MAX);
+        assert_eq!(planned(Some(&active(far + 1)), vec![run(1, &[NOW_MS])]), [(far + 1, false)]);
+        assert_eq!(planned(Some(&active(far)), vec![run(1, &[NOW_MS])]), [(far, true), (1, false)]);
+    }
+
+    #[test]
+    fn a_plan_ends_few_segments_and_leaves_the_rest() {
+        let weeks = |from: i64, count: i64| (from..from + count).map(|week| week * 8 * DAY_MS).collect::<Vec<_>>();
+        let runs = vec![run(0, &weeks(0, 60)), run(60, &weeks(60, 60)), run(120, &weeks(120, 60))];
+        let first = plan(None, runs.clone(), &config(), NOW_MS);
+        assert_eq!((first.end_offset, first.extents.len(), first.writes.len()), (120, 2, 120));
+        let active = first.writes.last().map(|write| &write.segment);
+        let rest = plan(active, runs[2..].to_vec(), &config(), NOW_MS);
+        assert_eq!((rest.end_offset, rest.writes.len()), (180, 61));
+        assert!(rest.writes[0].pieces.is_empty() && rest.writes[0].segment.sealed, "it ended with the first plan");
+        let one_run = plan(None, vec![run(0, &weeks(0, 1_000))], &config(), NOW_MS);
+        assert_eq!((one_run.end_offset, one_run.writes.len()), (1_000, SEGMENTS_OF_RUN_MAX + 1));
+    }
+
+    #[test]
+    fn a_tail_in_memory_is_known_to_end_a_segment() {
+        let would = |active: Option<&Segment>, tail| would_roll(active, &[tail], &config(), NOW_MS);
+        let month_ago = NOW_MS - 30 * DAY_MS;
+        assert!(!would(None, run(0, &[month_ago, month_ago])));
+        assert!(would(None, run(0, &[month_ago, NOW_MS])));
+        let active = plan(None, vec![run(0, &[month_ago])], &config(), NOW_MS).writes.remove(0).segment;
+        assert!(!would(Some(&active), run(1, &[month_ago])));
+        assert!(would(Some(&active), run(1, &[month_ago, NOW_MS])));
+        let full = Segment { size: config().segment_bytes, ..active };
+        assert!(would(Some(&full), run(1, &[month_ago])));
     }
 }

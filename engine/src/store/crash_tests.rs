@@ -42,6 +42,8 @@ struct Producer {
     /// Survives the end of the process, but not a power cut.
     written_only: bool,
     size_max: usize,
+    /// A segment has that many records, unless it is full before.
+    records_of_segment: i64,
     /// Not acknowledged, in order: to be sent again after a crash.
     unacked: RefCell<VecDeque<Sent>>,
     next: Cell<i64>,
@@ -60,6 +62,7 @@ impl Producer {
             config: Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap()),
             written_only: settings.iter().any(|(key, _)| *key == "flush.messages"),
             size_max,
+            records_of_segment: 7 + 11 * i64::from(partition),
             unacked: RefCell::default(),
             next: Cell::new(0),
             acked: Cell::new(0),
@@ -82,13 +85,19 @@ impl Producer {
             let value = self.text(sent.first + at, sent.size);
             builder.push(&Record {
                 offset: at,
-                timestamp: 1000,
+                timestamp: self.timestamp_ms(sent.first),
                 key: None,
                 value: Some(value.into()),
                 headers: vec![],
             });
         }
         builder.finish().into()
+    }
+
+    /// Now and then a batch is so much later than those before that segments end by that.
+    fn timestamp_ms(&self, first: i64) -> i64 {
+        const LATER_MS: i64 = 8 * 24 * 3_600_000;
+        first / self.records_of_segment * LATER_MS
     }
 
     /// Sends what was not acknowledged, then new batches, with some in flight.

@@ -26,6 +26,9 @@ use crate::{
 /// Runs of at least this size take the fat path.
 pub(crate) const FAT_BYTES: usize = 256 << 10;
 
+/// Segments that the write of a fat run may go to, with what lies before it: the pump waits for each file.
+const SEGMENTS_MAX: usize = 8;
+
 /// A run that is written to its segment.
 pub(crate) struct FatRun {
     pub(crate) cell: Rc<PartitionCell>,
@@ -76,6 +79,9 @@ impl<I: Io> Store<I> {
         let mut extents = partition.tail_from(from);
         extents.push(extent.clone());
         let plan = materialise::plan(active.as_ref(), extents, &partition.config, self.io.now_ms());
+        if plan.end_offset != run.end_offset || plan.writes.len() > SEGMENTS_MAX {
+            return None;
+        }
         let pointer = plan.last_place()?;
         let segment = &plan.writes.last().expect("it has a place").segment;
         let written = Rc::<Outcome<bool>>::default();
