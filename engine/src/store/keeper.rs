@@ -433,7 +433,9 @@ impl<I: Io> Store<I> {
             let segment = &write.segment;
             let open = self.segments.get(id, segment.name(), write.from == 0).await?;
             let head = head.take().filter(|_| write.from > 0);
-            if !write.pieces.is_empty() {
+            // What an append that was cut short left behind the end must not be taken for batches once a footer follows.
+            let ends_in_block = segment.sealed && !write.from.is_multiple_of(BLOCK as u64);
+            if !write.pieces.is_empty() || ends_in_block {
                 self.write_batches(&open, write, head, write_bytes).await?;
             }
             if segment.sealed {
@@ -628,7 +630,7 @@ impl<I: Io> Store<I> {
         let now_ms = self.io.now_ms();
         let ends_segment = |partition: &Partition| {
             let active = partition.active().map(|at| &partition.segments[at]);
-            materialise::would_roll(active, partition.tail_bytes, &partition.config, now_ms)
+            materialise::would_roll(active, &partition.materialisable(usize::MAX), &partition.config, now_ms)
         };
         self.materialise(|partition| {
             partition.config.cleanup_policy.compact

@@ -94,10 +94,14 @@ fn take(store: &Store<SimIo>, index: i32, size: usize) -> Option<Wait> {
 }
 
 fn try_take(store: &Store<SimIo>, index: i32, size: usize) -> Result<Option<Wait>, LogError> {
+    try_take_of(store, index, size, 1000)
+}
+
+fn try_take_of(store: &Store<SimIo>, index: i32, size: usize, timestamp: i64) -> Result<Option<Wait>, LogError> {
     let offset = store.partition(partition(index)).unwrap().borrow().end;
     let mut builder = BatchBuilder::new(Codec::None, 0);
     let value = Some(Bytes::from(value(index, offset, size)));
-    builder.push(&Record { offset: 0, timestamp: 1000, key: None, value, headers: vec![] });
+    builder.push(&Record { offset: 0, timestamp, key: None, value, headers: vec![] });
     let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
     let (produced, wait) = store.append(part)?;
     assert_eq!(produced.base_offset, offset);
@@ -478,4 +482,31 @@ fn a_partition_deleted_while_it_is_materialised_leaves_no_file_open() {
             0
         );
     }
+}
+
+/// What an append that was cut short had left behind a segment's end stood there still when the segment ended without
+/// another batch: a recovery that reads on to the footer took it for one.
+#[test]
+fn nothing_stands_between_a_segment_s_last_batch_and_its_footer() {
+    let machine = Machine::new(1, &[&[("segment.ms", "1000")]]);
+    let segment = Cell::new((0, 0));
+    let mut path = PathBuf::new();
+    machine.live(async |store| {
+        produce(&store, 0, 10).await;
+        store.materialise_all().await;
+        let active = store.partition(partition(0)).unwrap().borrow().segments[0].clone();
+        segment.set((active.size, active.footer_position()));
+        path = store.segments.path(partition(0), active.name());
+        store.close().await;
+    });
+    let (end, footer) = segment.get();
+    machine.sim.corrupt(&path, end, 0xff);
+    machine.live(async |store| {
+        acknowledged(try_take_of(&store, 0, 10, 3000).unwrap()).await.unwrap();
+        store.materialise_all().await;
+        assert!(store.partition(partition(0)).unwrap().borrow().segments[0].sealed);
+    });
+    let file = machine.sim.file(&path).unwrap();
+    let between = &file[usize::try_from(end).unwrap()..usize::try_from(footer).unwrap()];
+    assert!(between.iter().all(|byte| *byte == 0));
 }
