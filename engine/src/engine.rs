@@ -20,11 +20,11 @@ use crate::{
     },
     io::{self, direct::DirectIo},
     mail::Mail,
-    partition::Waiter,
     signal::Outcome,
     stats::ShardStats,
     store::{Appended, Store, check_epoch},
     topics::CatalogFile,
+    waiters::Waiter,
 };
 
 pub use crate::topics::{Topic, Topics};

@@ -1,5 +1,8 @@
-//! Fetching over several partitions and shards, with a wait for `min_bytes` that polls nothing: each shard lets a
-//! waiter be notified by the partitions it owns.
+//! Fetching over several partitions and shards, with a wait for `min_bytes` that polls nothing.
+//!
+//! A fetch is answered when what it asks for is there, over all its partitions, or when there is an error to tell, or
+//! when its time is over; nothing else ends its wait. Bytes that are missing are asked of shards and partitions in equal
+//! shares: as long as none of them has grown by its share, there cannot be enough, and nobody need look.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +20,7 @@ use crate::{
     chunk::Chunk,
     engine::{Engine, FetchAnswer},
     io::Io,
-    partition::Waiter,
+    waiters::Waiter,
 };
 
 /// The partitions of one shard, with their places in the request.
@@ -30,21 +33,44 @@ impl Engine {
     /// Reads; waits up to `max_wait` for `min_bytes`. One answer per partition, in order.
     pub async fn fetch(&self, fetch: Fetch) -> Vec<Result<Fetched, LogError>> {
         self.note_activity();
+        let by_shard = self.by_shard(&fetch.partitions);
+        let found = self.wait_for(&by_shard, fetch.min_bytes, fetch.max_wait).await;
+        self.gather(&by_shard, &fetch, found).await
+    }
+
+    /// Waits as [`Engine::fetch`] does, and reads nothing.
+    pub async fn wait_for_bytes(&self, partitions: &[FetchPartition], min_bytes: usize, max_wait: Duration) {
+        self.wait_for(&self.by_shard(partitions), min_bytes, max_wait).await;
+    }
+
+    /// Bytes that a fetch would find in partitions of this shard; `None` where there is an error to tell.
+    pub fn available(&self, partitions: &[FetchPartition]) -> Option<usize> {
+        (!self.0.store.refuses(partitions)).then(|| self.0.store.available(partitions))
+    }
+
+    fn by_shard(&self, partitions: &[FetchPartition]) -> BTreeMap<usize, Parts> {
         let mut by_shard: BTreeMap<usize, Parts> = BTreeMap::new();
-        for (at, part) in fetch.partitions.iter().enumerate() {
+        for (at, part) in partitions.iter().enumerate() {
             by_shard.entry(self.owner(part.partition)).or_default().push((at, *part));
         }
-        let deadline = Instant::now() + fetch.max_wait;
+        by_shard
+    }
+
+    /// Bytes that are there, once they are enough; `None` when the time is over.
+    async fn wait_for(&self, by_shard: &BTreeMap<usize, Parts>, min_bytes: usize, max_wait: Duration) -> Option<usize> {
+        let deadline = Instant::now() + max_wait;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let found = if left.is_zero() { Vec::new() } else { self.found(&by_shard).await };
-            // An empty fetch (of a session without news) waits its time.
-            let enough = !found.is_empty() && sum(&found) >= fetch.min_bytes;
-            if left.is_zero() || enough {
-                let found = enough.then(|| sum(&found));
-                return self.gather(&by_shard, &fetch, found).await;
+            if left.is_zero() {
+                return None;
             }
-            self.wait_for_change(&by_shard, &found, left).await;
+            let found = self.found(by_shard).await;
+            let sum = found.iter().fold(0, |sum: usize, bytes| sum.saturating_add(*bytes));
+            // An empty fetch (of a session without news) waits its time.
+            if !found.is_empty() && sum >= min_bytes {
+                return Some(sum);
+            }
+            self.wait_for_change(by_shard, &found, min_bytes.saturating_sub(sum), left).await;
         }
     }
 
@@ -58,10 +84,7 @@ impl Engine {
     }
 
     fn found_here(&self, parts: &[FetchPartition]) -> usize {
-        match self.0.store.refuses(parts) {
-            true => usize::MAX,
-            false => self.0.store.available(parts),
-        }
+        self.available(parts).unwrap_or(usize::MAX)
     }
 
     /// Reads what is there, within memory for it; `found`: bytes that there are at least, if that is known.
@@ -116,54 +139,65 @@ impl Engine {
         answers
     }
 
-    /// Waits until a shard has other bytes for the fetch than it was `seen` to have, or the time is over.
-    async fn wait_for_change(&self, by_shard: &BTreeMap<usize, Parts>, seen: &[usize], left: Duration) {
-        let waiter = Rc::new(Waiter::default());
+    /// Waits until a shard has its share of the `missing` bytes beyond those it was `seen` to have, or the time is over.
+    async fn wait_for_change(&self, by_shard: &BTreeMap<usize, Parts>, seen: &[usize], missing: usize, left: Duration) {
+        let share = missing.div_ceil(by_shard.len().max(1));
+        let reported = Rc::new(Waiter::default());
+        let mut here = None;
         let mut remote = Vec::new();
         for ((shard, parts), seen) in by_shard.iter().zip(seen) {
+            let wanted = seen.saturating_add(share);
             match *shard == self.shard() {
-                true => self.watch_here(&plain(parts), *seen, &waiter),
-                false => remote.push(self.watch_on(*shard, plain(parts), *seen, left, &waiter)),
+                true => here = Some((plain(parts), wanted)),
+                false => remote.push(self.watch_on(*shard, plain(parts), wanted, left, &reported)),
             }
         }
-        self.wait_or_sleep(&waiter, left).await;
+        let grown = async {
+            match &here {
+                Some((parts, wanted)) => self.grown_here(parts, *wanted).await,
+                None => std::future::pending().await,
+            }
+        };
+        self.first_of(grown, &reported, left).await;
         for (shard, key) in remote {
             self.0.mail.post(shard, Box::new(move |engine: &Engine| engine.unwatch(key)));
         }
     }
 
-    fn watch_here(&self, parts: &[FetchPartition], seen: usize, waiter: &Rc<Waiter>) {
-        self.0.store.watch(parts, waiter);
-        if self.found_here(parts) != seen {
-            waiter.notify(); // it changed between the look and the watch
+    /// Waits until partitions of this shard have so many bytes, or an error to tell.
+    async fn grown_here(&self, parts: &[FetchPartition], wanted: usize) {
+        loop {
+            let found = self.found_here(parts);
+            if found >= wanted {
+                return;
+            }
+            let waiter = Rc::new(Waiter::default());
+            self.0.store.watch(parts, &waiter, (wanted - found).div_ceil(parts.len().max(1)));
+            notified(&waiter).await;
         }
     }
 
-    async fn wait_or_sleep(&self, waiter: &Waiter, left: Duration) {
-        let changed = pin!(std::future::poll_fn(|cx| match waiter.poll(cx.waker()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }));
-        let slept = pin!(self.0.io.sleep(left));
-        select(changed, slept).await;
+    /// Ends with the first of these: the work, a notification, the time.
+    async fn first_of(&self, work: impl Future<Output = ()>, waiter: &Waiter, left: Duration) {
+        let (work, notified, slept) = (pin!(work), pin!(notified(waiter)), pin!(self.0.io.sleep(left)));
+        select(select(work, notified), slept).await;
     }
 
-    /// Has another shard notify our waiter when one of its partitions changes.
+    /// Has another shard notify our waiter when its partitions have so many bytes.
     fn watch_on(
         &self,
         shard: usize,
         parts: Vec<FetchPartition>,
-        seen: usize,
+        wanted: usize,
         left: Duration,
         waiter: &Rc<Waiter>,
     ) -> (usize, (usize, u64)) {
         let key = (self.shard(), self.next_id());
         let call = self.call(shard, move |engine: Engine| {
-            let there = Rc::new(Waiter::default());
-            engine.0.watched.borrow_mut().insert(key, there.clone());
-            engine.watch_here(&parts, seen, &there);
+            let given_up = Rc::new(Waiter::default());
+            engine.0.watched.borrow_mut().insert(key, given_up.clone());
             async move {
-                engine.wait_or_sleep(&there, left).await;
+                engine.first_of(engine.grown_here(&parts, wanted), &given_up, left).await;
                 engine.unwatch(key);
             }
         });
@@ -199,8 +233,12 @@ fn trim(answers: &mut [FetchAnswer], max_bytes: usize) {
     }
 }
 
-fn sum(found: &[usize]) -> usize {
-    found.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+async fn notified(waiter: &Waiter) {
+    std::future::poll_fn(|cx| match waiter.poll(cx.waker()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
 }
 
 fn plain(parts: &Parts) -> Vec<FetchPartition> {

@@ -3,6 +3,7 @@
 #[cfg(feature = "measuring")]
 pub mod apart;
 pub mod api;
+mod available;
 pub mod batch;
 mod boot;
 pub mod catalog;
@@ -30,4 +31,5 @@ pub mod stats;
 mod store;
 pub mod timing;
 mod topics;
+mod waiters;
 pub mod wal;

@@ -11,7 +11,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
-    task::Waker,
 };
 
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
     segment::{Segment, SegmentName},
     signal::Outcome,
     store::wal_files::WalFileId,
+    waiters::Waiters,
 };
 
 /// A group that was written, in memory: what is materialised from, and fetched from while it is cached.
@@ -103,30 +103,6 @@ pub(crate) struct Unnoted {
     pub(crate) bytes: usize,
 }
 
-/// Somebody who waits for a partition's high watermark to move, or for its end.
-#[derive(Default)]
-pub(crate) struct Waiter {
-    notified: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Waiter {
-    pub(crate) fn notify(&self) {
-        self.notified.set(true);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Ready once notified.
-    pub(crate) fn poll(&self, waker: &Waker) -> bool {
-        if !self.notified.get() {
-            self.waker.replace(Some(waker.clone()));
-        }
-        self.notified.get()
-    }
-}
-
 /// A partition. Shared by the shard's tasks; never borrowed across an await.
 pub(crate) type PartitionCell = RefCell<Partition>;
 
@@ -166,7 +142,9 @@ pub(crate) struct Partition {
     /// Queued for materialisation.
     pub(crate) queued: bool,
     pub(crate) deleted: bool,
-    waiters: Vec<Rc<Waiter>>,
+    /// Up to here, what consumers see was told to who waits.
+    shown_end: i64,
+    pub(crate) waiters: Waiters,
 }
 
 /// Where to read.
@@ -210,7 +188,8 @@ impl Partition {
             old_before: 0,
             queued: false,
             deleted: false,
-            waiters: Vec::new(),
+            shown_end: 0,
+            waiters: Waiters::default(),
         }
     }
 
@@ -226,6 +205,7 @@ impl Partition {
         partition.checkpointed = partition.producers.clone();
         let end = state.end_offset();
         (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
+        partition.shown_end = end;
         partition.old_before = end;
         partition
     }
@@ -235,22 +215,9 @@ impl Partition {
         if let Some(last) = self.tail.back() {
             let end = last.end_offset;
             (self.durable, self.written, self.end) = (end, end, end);
+            self.show();
         }
         self.assert_marks();
-    }
-
-    /// Bytes from an offset to the high watermark, or a lower bound of them.
-    pub(crate) fn available(&self, offset: i64) -> usize {
-        let high_watermark = self.high_watermark();
-        if offset >= high_watermark {
-            return 0;
-        }
-        if offset < self.materialised {
-            return usize::MAX >> 16; // a segment's worth: never wait
-        }
-        let from = self.tail.partition_point(|extent| extent.end_offset <= offset);
-        let extents = self.tail.range(from..).take_while(|extent| extent.end_offset <= high_watermark);
-        extents.map(|extent| extent.len as usize).sum()
     }
 
     /// The largest timestamp of what consumers can see, and what holds the first record with it. As with Kafka, that
@@ -283,30 +250,22 @@ impl Partition {
         }
     }
 
-    /// Moves the marks of what was written and what is durable; wakes who waits when consumers may see more.
+    /// Moves the marks of what was written and what is durable; wakes who waits for what consumers see by that.
     pub(crate) fn advance(&mut self, written: i64, durable: i64) {
-        let before = self.high_watermark();
         self.written = self.written.max(written);
         self.durable = self.durable.max(durable);
         self.assert_marks();
-        if self.high_watermark() > before {
-            self.wake();
-        }
+        self.show();
     }
 
-    /// Wakes everybody who waits here.
-    pub(crate) fn wake(&mut self) {
-        for waiter in std::mem::take(&mut self.waiters) {
-            waiter.notify();
+    fn show(&mut self) {
+        let (before, high_watermark) = (self.shown_end, self.high_watermark());
+        if high_watermark > before {
+            self.shown_end = high_watermark;
+            let hidden = self.tail.iter().rev().take_while(|extent| extent.base_offset >= before);
+            let shown = hidden.filter(|extent| extent.end_offset <= high_watermark);
+            self.waiters.grow(shown.map(|extent| extent.len as usize).sum());
         }
-    }
-
-    /// Lets `waiter` know of the next change. Waiters that nobody holds any more are dropped on the way.
-    pub(crate) fn watch(&mut self, waiter: &Rc<Waiter>) {
-        if self.waiters.len().is_power_of_two() {
-            self.waiters.retain(|w| Rc::strong_count(w) > 1);
-        }
-        self.waiters.push(waiter.clone());
     }
 
     /// Asserts the order of the marks.
@@ -521,6 +480,7 @@ impl Partition {
         self.log_start = log_start;
         self.segments.retain(|segment| segment.base_offset >= first_segment);
         self.assert_marks();
+        self.waiters.wake(); // what they wait for may be gone
     }
 
     /// The segments that compaction may rewrite: sealed, and the manifest knows.

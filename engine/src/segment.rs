@@ -198,6 +198,18 @@ impl Segment {
         }
     }
 
+    /// About where the batch with an offset begins: by the index, which is an interval too early at most, or, without
+    /// one, as if all batches were alike.
+    pub(crate) fn position_of(&self, offset: i64) -> u64 {
+        if let Some(index) = &self.index {
+            return position_before(index, offset);
+        }
+        let offsets = |from: i64, to: i64| u128::from(to.saturating_sub(from).max(0).cast_unsigned());
+        let all = offsets(self.base_offset, self.end_offset).max(1);
+        let position = u128::from(self.size) * offsets(self.base_offset, offset).min(all) / all;
+        u64::try_from(position).expect("no more than the size")
+    }
+
     /// Where the footer of a sealed segment begins.
     pub fn footer_position(&self) -> u64 {
         align_up(self.size)

@@ -149,6 +149,42 @@ fn a_fetch_waits_for_records_of_any_shard() {
     });
 }
 
+/// An answer ended where the log's segments end, with less than was waited for.
+#[test]
+fn a_fetch_is_answered_from_segments_and_tail_together() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let large = |shards| NodeOptions { memory_bytes: shards * (512 << 20), ..options(dir.path(), shards) };
+    let id = with_node(large(2), |engine| async move {
+        let topic = topic(&engine, "t", 1, &[("segment.bytes", "1048576")]).await;
+        for round in 0..10 {
+            produce(&engine, TopicPartition { topic, partition: 0 }, &values(&round.to_string(), 100, 4_000))
+                .await
+                .unwrap();
+        }
+        TopicPartition { topic, partition: 0 }
+    });
+    with_node(large(2), move |engine| async move {
+        produce(&engine, id, &values("tail", 100, 400)).await.unwrap();
+        let part = FetchPartition { partition: id, offset: 200, max_bytes: 10 << 20, leader_epoch: -1 };
+        let fetch = |min_bytes| Fetch {
+            partitions: vec![part],
+            max_bytes: 10 << 20,
+            min_bytes,
+            max_wait: Duration::from_secs(50),
+        };
+        let there = 8 * 400_000 + 40_000;
+        let fetched = engine.fetch(fetch(there)).await.remove(0).unwrap();
+        assert_eq!(fetched.high_watermark, 1_100, "what is there is not waited for");
+        assert!(fetched.records.len() >= there, "{} of {there} bytes", fetched.records.len());
+        let more = async {
+            glommio::timer::sleep(Duration::from_millis(200)).await;
+            produce(&engine, id, &values("more", 100, 400)).await.unwrap();
+        };
+        let (fetched, ()) = futures_util::future::join(engine.fetch(fetch(there + 40_000)), more).await;
+        assert_eq!(fetched[0].as_ref().unwrap().high_watermark, 1_200, "a little more is");
+    });
+}
+
 #[test]
 fn offsets_are_found_and_records_deleted() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

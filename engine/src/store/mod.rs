@@ -190,7 +190,7 @@ impl<I: Io> Store<I> {
         let tail = {
             let mut partition = cell.borrow_mut();
             partition.deleted = true;
-            partition.wake();
+            partition.waiters.wake();
             let materialised = partition.materialised;
             let tail = std::mem::take(&mut partition.tail);
             tail.into_iter().filter(move |e| e.end_offset > materialised).collect::<Vec<_>>()

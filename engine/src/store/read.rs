@@ -6,10 +6,12 @@ use std::{io, rc::Rc};
 use super::{Store, segment_files::OpenSegment};
 use crate::{
     api::{FetchPartition, Fetched, LogError, Records, TopicPartition},
+    available::SEGMENTS_READ_MAX,
     chunk::{Chunk, FileRange, Memory},
     io::{File, Io, align_down, align_up, residency},
-    partition::{ReadPlan, Waiter, batch_head, select},
+    partition::{ReadPlan, batch_head, select},
     segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
+    waiters::Waiter,
 };
 
 /// Bytes behind a read that are asked to be brought to memory for the next one.
@@ -19,7 +21,8 @@ const READ_AHEAD_BYTES: u64 = 4 << 20;
 pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 impl<I: Io> Store<I> {
-    /// Reads one partition: whole batches of `max_bytes` at most, or one larger batch if `min_one`.
+    /// Reads one partition: whole batches of `max_bytes` at most, or one larger batch if `min_one`. Goes on behind a
+    /// segment's end, so that an answer holds what a fetch waited for.
     pub(crate) async fn read(
         &self,
         part: &FetchPartition,
@@ -27,19 +30,40 @@ impl<I: Io> Store<I> {
         min_one: bool,
     ) -> Result<Fetched, LogError> {
         check_epoch(part.leader_epoch)?;
-        let max_bytes = max_bytes.min(part.max_bytes);
+        let left = max_bytes.min(part.max_bytes);
+        let (mut fetched, mut next) = self.read_on(part.partition, part.offset, left, min_one).await?;
+        for _ in 0..SEGMENTS_READ_MAX {
+            let left = left.saturating_sub(fetched.records.len());
+            let Some(offset) = next.filter(|_| left > 0) else { break };
+            // An error there is told to who begins there.
+            let Ok((more, then)) = self.read_on(part.partition, offset, left, false).await else { break };
+            let mut chunks = std::mem::take(&mut fetched.records.chunks);
+            chunks.extend(more.records.chunks);
+            (fetched, next) = (Fetched { records: Records { chunks }, ..more }, then);
+        }
+        Ok(fetched)
+    }
+
+    /// Reads the tail, or one segment: then also says where the log goes on, if all of that segment was read.
+    async fn read_on(
+        &self,
+        id: TopicPartition,
+        offset: i64,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<(Fetched, Option<i64>), LogError> {
         let mut attempts = 0;
         loop {
-            let cell = self.partition(part.partition)?;
+            let cell = self.partition(id)?;
             let (plan, missed, fetched) = {
                 let partition = cell.borrow();
-                let plan = match partition.plan_read(part.offset, max_bytes, min_one)? {
+                let plan = match partition.plan_read(offset, max_bytes, min_one)? {
                     ReadPlan::Segment(at) => Err(partition.segments[at].clone()),
                     ReadPlan::Memory(chunks) => Ok(chunks),
                     ReadPlan::Empty => Ok(Vec::new()),
                 };
                 let high_watermark = partition.high_watermark();
-                let missed = plan.is_err() && part.offset >= partition.old_before;
+                let missed = plan.is_err() && offset >= partition.old_before;
                 (
                     plan,
                     missed,
@@ -48,26 +72,28 @@ impl<I: Io> Store<I> {
             };
             let segment = match plan {
                 Ok(chunks) => {
-                    return Ok(Fetched { records: Records { chunks }, ..fetched });
+                    return Ok((Fetched { records: Records { chunks }, ..fetched }, None));
                 }
                 Err(segment) => segment,
             };
             attempts += 1;
-            match self.read_segment(part.partition, &segment, part.offset, max_bytes, min_one).await {
-                Ok(chunks) => {
+            match self.read_segment(id, &segment, offset, max_bytes, min_one).await {
+                Ok((chunks, next)) => {
                     let records = Records { chunks };
                     if missed {
                         self.cache.borrow_mut().missed(records.len());
                     }
-                    return Ok(Fetched { records, ..fetched });
+                    let goes_on = next.filter(|next| *next == segment.end_offset);
+                    return Ok((Fetched { records, ..fetched }, goes_on));
                 }
                 // Retention took the segment away meanwhile, or compaction replaced it: look again.
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}
-                Err(error) => return Err(self.unreadable(part.partition, &segment, &error)),
+                Err(error) => return Err(self.unreadable(id, &segment, &error)),
             }
         }
     }
 
+    /// Batches of a segment, and the offset behind them.
     async fn read_segment(
         &self,
         id: TopicPartition,
@@ -75,14 +101,14 @@ impl<I: Io> Store<I> {
         offset: i64,
         max_bytes: usize,
         min_one: bool,
-    ) -> io::Result<Vec<Chunk>> {
+    ) -> io::Result<(Vec<Chunk>, Option<i64>)> {
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
         let hint = open.hint(offset);
         if let Some(start) = hint.filter(|_| segment.sealed)
-            && let Some(chunk) = self.cached_range(id, &open, segment, &index, start, max_bytes)?
+            && let Some((chunk, next)) = self.cached_range(id, &open, segment, &index, start, max_bytes)?
         {
-            return Ok(vec![chunk]);
+            return Ok((vec![chunk], Some(next)));
         }
         let start = hint.unwrap_or_else(|| segment::position_before(&index, offset));
         let slack = if hint.is_some() { 0 } else { 2 * INDEX_INTERVAL_BYTES };
@@ -93,12 +119,11 @@ impl<I: Io> Store<I> {
         let bytes = &memory.bytes()[skip..limit];
         let range = select(bytes, offset, max_bytes, min_one);
         if !range.is_empty() {
-            let next = start + range.end as u64;
-            set_hint(&open, &bytes[range.clone()], next);
-            return Ok(vec![Chunk::Shared(memory.clone(), skip + range.start..skip + range.end)]);
+            let next = set_hint(&open, &bytes[range.clone()], start + range.end as u64);
+            return Ok((vec![Chunk::Shared(memory.clone(), skip + range.start..skip + range.end)], next));
         }
         if !min_one {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
         // The first batch is larger than what was read.
         let (position, size) = locate(bytes, offset).ok_or(io::ErrorKind::InvalidData)?;
@@ -106,11 +131,11 @@ impl<I: Io> Store<I> {
         let (memory, base) = read_range(&open, begin, end).await?;
         let skip = usize::try_from(begin - base).expect("less than a block");
         let whole = memory.bytes().get(skip..skip + size).ok_or(io::ErrorKind::UnexpectedEof)?;
-        set_hint(&open, whole, end);
-        Ok(vec![Chunk::Shared(memory.clone(), skip..skip + size)])
+        let next = set_hint(&open, whole, end);
+        Ok((vec![Chunk::Shared(memory.clone(), skip..skip + size)], next))
     }
 
-    /// A range for sendfile, if its pages are in memory; otherwise they are asked for.
+    /// A range for sendfile and the offset behind it, if its pages are in memory; otherwise they are asked for.
     fn cached_range(
         &self,
         id: TopicPartition,
@@ -119,7 +144,7 @@ impl<I: Io> Store<I> {
         index: &[IndexEntry],
         start: u64,
         max_bytes: usize,
-    ) -> io::Result<Option<Chunk>> {
+    ) -> io::Result<Option<(Chunk, i64)>> {
         let wanted = start + max_bytes as u64;
         let (end, next) = match wanted >= segment.size {
             true => (segment.size, segment.end_offset),
@@ -147,7 +172,7 @@ impl<I: Io> Store<I> {
         }
         open.set_hint(next, end);
         let len = usize::try_from(end - start).expect("bounded by max_bytes");
-        Ok(Some(Chunk::File(FileRange { file, position: start, len })))
+        Ok(Some((Chunk::File(FileRange { file, position: start, len }), next)))
     }
 
     pub(super) async fn index(&self, open: &OpenSegment<I>, segment: &Segment) -> io::Result<Rc<Vec<IndexEntry>>> {
@@ -175,13 +200,16 @@ impl<I: Io> Store<I> {
         LogError::Storage(reason)
     }
 
-    /// Bytes that a fetch would find at least, without reading: enough to decide whether to wait.
+    /// Bytes that a fetch would find, without reading: see [`crate::available`].
     pub(crate) fn available(&self, parts: &[FetchPartition]) -> usize {
-        let of = |part: &FetchPartition| match self.partition(part.partition) {
-            Ok(cell) => cell.borrow().available(part.offset).min(part.max_bytes),
-            Err(_) => 0,
+        let of = |part: &FetchPartition| {
+            let Ok(cell) = self.partition(part.partition) else { return 0 };
+            let left_by_readers = |segment: &Segment| {
+                self.segments.if_open(part.partition, segment.name()).and_then(|open| open.position_of(part.offset))
+            };
+            cell.borrow().available(part.offset, part.max_bytes, left_by_readers)
         };
-        parts.iter().map(of).sum()
+        parts.iter().map(of).fold(0, usize::saturating_add)
     }
 
     /// Whether a fetch would be answered with an error for one of the partitions.
@@ -192,11 +220,11 @@ impl<I: Io> Store<I> {
         })
     }
 
-    /// Lets the waiter know when one of the partitions changes.
-    pub(crate) fn watch(&self, parts: &[FetchPartition], waiter: &Rc<Waiter>) {
+    /// Lets the waiter know when one of the partitions has so many bytes more, or has lost some or itself.
+    pub(crate) fn watch(&self, parts: &[FetchPartition], waiter: &Rc<Waiter>, bytes: usize) {
         for part in parts {
             match self.partition(part.partition) {
-                Ok(cell) => cell.borrow_mut().watch(waiter),
+                Ok(cell) => cell.borrow_mut().waiters.watch(waiter, bytes),
                 Err(_) => waiter.notify(),
             }
         }
@@ -212,7 +240,8 @@ pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
     }
 }
 
-fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) {
+/// Notes where the batches that were read end; answers the offset behind them.
+fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) -> Option<i64> {
     let mut at = 0;
     let mut next = None;
     while let Some((_, end_offset, size)) = batches.get(at..).and_then(batch_head) {
@@ -222,6 +251,7 @@ fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) {
     if let Some(next) = next {
         open.set_hint(next, end);
     }
+    next
 }
 
 /// Position and size of the batch that holds `offset`, or the next one.

@@ -13,7 +13,7 @@ use super::partition_dir;
 use crate::{
     api::TopicPartition,
     io::{Io, Open},
-    segment::{IndexEntry, SegmentName},
+    segment::{self, IndexEntry, SegmentName},
 };
 
 /// Segments open at the same time, per shard.
@@ -44,6 +44,11 @@ impl<I: Io> OpenSegment<I> {
     /// The position of the batch that begins with `offset`, if a read ended there.
     pub(crate) fn hint(&self, offset: i64) -> Option<u64> {
         self.hints.borrow().iter().find(|(known, _)| *known == offset).map(|(_, position)| *position)
+    }
+
+    /// About where the batch with an offset begins, from what readers left here.
+    pub(crate) fn position_of(&self, offset: i64) -> Option<u64> {
+        self.hint(offset).or_else(|| Some(segment::position_before(self.index.borrow().as_ref()?, offset)))
     }
 
     /// Takes note of where a read ended.
@@ -115,6 +120,11 @@ impl<I: Io> SegmentFiles<I> {
             oldest.map(|key| open.remove(&key));
         }
         Ok(open.entry((id, name)).or_insert(opened).clone())
+    }
+
+    /// The file of a segment, if it is open.
+    pub(crate) fn if_open(&self, id: TopicPartition, name: SegmentName) -> Option<Rc<OpenSegment<I>>> {
+        self.open.borrow().get(&(id, name)).cloned()
     }
 
     /// How many are open.

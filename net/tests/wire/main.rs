@@ -2,6 +2,7 @@
 
 mod client;
 mod connections;
+mod fetches;
 mod groups;
 mod limits;
 mod metrics;
