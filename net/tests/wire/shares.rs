@@ -7,7 +7,8 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         DeleteGroupsRequest, DescribeShareGroupOffsetsRequest, GroupId, IncrementalAlterConfigsRequest,
-        ListGroupsRequest, OffsetFetchRequest, ShareAcknowledgeRequest, ShareFetchRequest, ShareGroupHeartbeatRequest,
+        ListGroupsRequest, OffsetFetchRequest, ShareAcknowledgeRequest, ShareFetchRequest, ShareFetchResponse,
+        ShareGroupHeartbeatRequest,
         describe_share_group_offsets_request::DescribeShareGroupOffsetsRequestGroup,
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
         metadata_request::MetadataRequestTopic,
@@ -16,7 +17,7 @@ use kafka_protocol::{
         share_fetch_request::{FetchPartition, FetchTopic},
         share_fetch_response::PartitionData,
     },
-    protocol::StrBytes,
+    protocol::{Decodable, StrBytes},
 };
 use millrace_net::NetConfig;
 use uuid::Uuid;
@@ -77,10 +78,10 @@ fn beat(client: &mut Client, member: &str, epoch: i32) -> i16 {
     client.call(1, &request).error_code
 }
 
-fn fetch(client: &mut Client, member: &str, topic: Uuid, epoch: i32, wait_ms: i32) -> PartitionData {
+fn fetch_request(member: &str, topic: Uuid, epoch: i32, wait_ms: i32) -> ShareFetchRequest {
     let partition = FetchPartition::default().with_partition_index(0);
     let topic = FetchTopic::default().with_topic_id(topic).with_partitions(vec![partition]);
-    let request = ShareFetchRequest::default()
+    ShareFetchRequest::default()
         .with_group_id(Some(group()))
         .with_member_id(Some(text(member)))
         .with_share_session_epoch(epoch)
@@ -89,8 +90,14 @@ fn fetch(client: &mut Client, member: &str, topic: Uuid, epoch: i32, wait_ms: i3
         .with_max_bytes(1 << 20)
         .with_max_records(100)
         .with_batch_size(100)
-        .with_topics(if epoch == 0 { vec![topic] } else { Vec::new() });
-    let response = client.call(1, &request);
+        .with_topics(if epoch == 0 { vec![topic] } else { Vec::new() })
+}
+
+fn fetch(client: &mut Client, member: &str, topic: Uuid, epoch: i32, wait_ms: i32) -> PartitionData {
+    fetched(client.call(1, &fetch_request(member, topic, epoch, wait_ms)))
+}
+
+fn fetched(response: ShareFetchResponse) -> PartitionData {
     assert_eq!(response.error_code, 0, "{:?}", response.error_message);
     response.responses.into_iter().next().map_or_else(PartitionData::default, |mut topic| topic.partitions.remove(0))
 }
@@ -207,4 +214,28 @@ fn share_groups_are_listed_and_deleted() {
     assert_eq!(beat(&mut node.client(), "a", -1), 0);
     assert_eq!(delete(), 0);
     assert_eq!(delete(), ResponseError::GroupIdNotFound.code());
+}
+
+/// A fetch whose bytes were there, but not in whole batches, looked for them again and again until its time was over.
+#[test]
+fn a_member_waits_for_as_many_bytes_as_it_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, config());
+    let mut producer = node.client();
+    let topic = prepare(&mut producer, 1);
+    let mut member = node.client();
+    assert_eq!(beat(&mut member, "member", 0), 0);
+    let long_ms = 600_000; // the client does not wait that long
+    let request = fetch_request("member", topic, 0, long_ms).with_min_bytes(1_500_000).with_max_bytes(3 << 20);
+    member.send(1, &request);
+    for _ in 0..6 {
+        assert_eq!(producer.produce("topic", 0, &[vec![b'x'; 800_000]]).0, 0);
+    }
+    let mut response = member.receive().expect("an answer").split_off(5);
+    let first = fetched(ShareFetchResponse::decode(&mut response, 1).expect("a legal response"));
+    let taken = acquired(&first).last().expect("records").1;
+    assert!(taken >= 2, "two large batches are as much, it got {taken}");
+    let request = fetch_request("member", topic, 1, long_ms).with_min_bytes(1_000_000);
+    let second = fetched(member.call(1, &request));
+    assert_eq!(acquired(&second), [(taken + 1, taken + 1, 1)], "one batch fits");
 }

@@ -51,6 +51,13 @@ pub(crate) struct FetchHere {
     pub(crate) is_last_try: bool,
 }
 
+impl FetchHere {
+    /// Bytes of one partition at most.
+    fn partition_bytes_max(&self) -> usize {
+        (self.bytes_max / self.partitions.len().max(1)).clamp(1, PARTITION_BYTES_MAX)
+    }
+}
+
 /// What was given out of one share partition.
 #[derive(Debug)]
 pub(crate) struct Found<R> {
@@ -165,7 +172,7 @@ impl Shares {
         let lives = self.lives(want).await;
         let mut reading = Vec::new();
         let mut parts = Vec::new();
-        let share = (want.bytes_max / want.partitions.len().max(1)).min(PARTITION_BYTES_MAX);
+        let share = want.partition_bytes_max();
         for (at, live) in lives.iter().enumerate() {
             let Ok(live) = live else { continue };
             live.members.borrow_mut().insert(Rc::from(want.member.as_str()));
@@ -190,12 +197,12 @@ impl Shares {
         if parts.is_empty() {
             return answers;
         }
-        let fetch = Fetch { partitions: parts, max_bytes: want.bytes_max, min_bytes: 0, max_wait: Duration::ZERO };
-        let fetched = self.engine.fetch(fetch).await;
-        let size: usize = fetched.iter().flatten().map(|fetched| fetched.records.len()).sum();
-        if size < want.bytes_min && !want.is_last_try && fetched.iter().all(Result::is_ok) {
+        let is_too_little = self.engine.available(&parts).is_some_and(|bytes| bytes < want.bytes_min);
+        if is_too_little && !want.is_last_try {
             return answers;
         }
+        let fetch = Fetch { partitions: parts, max_bytes: want.bytes_max, min_bytes: 0, max_wait: Duration::ZERO };
+        let fetched = self.engine.fetch(fetch).await;
         let mut left = want.records_max;
         for ((at, offset, lock), fetched) in reading.into_iter().zip(fetched) {
             let answer = self.give_out(&lock.0, want, offset, left, fetched);
@@ -273,16 +280,16 @@ impl Shares {
                 .and_then(|core| core.can_acquire(&limits).then(|| core.next_fetch_offset()));
             if let Some(offset) = offset {
                 let partition = TopicPartition { topic: live.key.topic, partition: live.key.partition };
-                let max_bytes = want.bytes_min.max(1);
+                let max_bytes = want.partition_bytes_max();
                 parts.push(FetchPartition { partition, offset, max_bytes, leader_epoch: -1 });
             }
         }
         let changed = std::pin::pin!(notice.given());
         let log = std::pin::pin!(async {
             if !parts.is_empty() {
-                let fetch = Fetch { partitions: parts, max_bytes: 1, min_bytes: want.bytes_min.max(1), max_wait };
-                let fetched = self.engine.fetch(fetch).await;
-                if fetched.iter().any(|fetched| fetched.as_ref().is_ok_and(|fetched| !fetched.records.is_empty())) {
+                let bytes_min = want.bytes_min.max(1);
+                self.engine.wait_for_bytes(&parts, bytes_min, max_wait).await;
+                if self.engine.available(&parts).is_some_and(|bytes| bytes >= bytes_min) {
                     return;
                 }
             }
