@@ -21,10 +21,10 @@ use crate::{
         BLOCK, Io,
         direct::{DirectIo, create_dir_durably},
     },
-    journal::{self, Journal},
+    journal::{self, Journal, ReadError},
     manifest::{self, PartitionState},
     node::{NodeOptions, StartError, topics_dir},
-    store::{Known, Owed, Store, StoreOptions, manifest_path, read_all},
+    store::{Known, Owed, Store, StoreOptions, manifest_path},
 };
 
 /// What shard 0 found; every shard starts from it.
@@ -142,34 +142,30 @@ fn holds_data(data_dir: &Path) -> bool {
 
 async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {
     let damaged = |reason: String| StartError::Damaged { path: path.to_owned(), reason };
-    let bytes = match read_all(io, path).await {
-        Ok(bytes) => bytes,
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StartError::io(path.display(), error)),
-    };
     let mut catalog = Catalog::default();
     let mut first = true;
-    for page in journal::pages(&bytes).map_err(|error| damaged(error.to_string()))? {
-        for bytes in journal::records(page).ok_or_else(|| damaged("a page of nonsense".into()))? {
-            let record = catalog::decode(bytes).ok_or_else(|| damaged("a record of an unknown kind".into()))?;
+    let read = journal::read(io, path, |page| {
+        for bytes in journal::records(page).ok_or("a page of nonsense")? {
+            let record = catalog::decode(bytes).ok_or("a record of an unknown kind")?;
             match record {
                 Record::Node { format, .. } if format != FORMAT_VERSION => {
-                    return Err(damaged(format!(
-                        "written in format {format}, but this version reads format {FORMAT_VERSION}"
-                    )));
+                    return Err(format!("written in format {format}, but this version reads format {FORMAT_VERSION}"));
                 }
                 Record::Node { .. } => first = false,
-                _ if first => {
-                    return Err(damaged("it does not begin with the node's record".into()));
-                }
+                _ if first => return Err("it does not begin with the node's record".into()),
                 _ => {}
             }
             catalog.apply(record);
         }
-    }
-    match first {
-        true => Err(damaged("it is empty".into())),
-        false => Ok(Some(catalog)),
+        Ok(())
+    });
+    match read.await {
+        Ok(()) if first => Err(damaged("it is empty".into())),
+        Ok(()) => Ok(Some(catalog)),
+        Err(ReadError::Io(missing)) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(ReadError::Io(error)) => Err(StartError::io(path.display(), error)),
+        Err(ReadError::Damaged(error)) => Err(damaged(error.to_string())),
+        Err(ReadError::Refused(reason)) => Err(damaged(reason)),
     }
 }
 

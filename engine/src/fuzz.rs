@@ -20,7 +20,10 @@ use crate::{
     journal::{self, Journal, Payloads},
     manifest,
     segment::{self, IndexEntry, Segment, SegmentMeta},
-    wal::{format, scan},
+    wal::{
+        format,
+        scan::{AllCounts, Chain, Depth, Scan},
+    },
 };
 
 /// A decoder to fuzz.
@@ -130,7 +133,7 @@ pub fn fuzz_wal(data: &[u8]) {
 
 fn look_at_wal(data: &[u8]) {
     let _any_answer_will_do = format::peek(data);
-    if let Ok(group) = format::decode(data) {
+    if let Some(group) = format::decode(data) {
         assert!(group.length <= data.len());
         for entry in &group.entries {
             assert!(entry.base_offset < entry.end_offset);
@@ -139,11 +142,23 @@ fn look_at_wal(data: &[u8]) {
             }
         }
     }
-    let chain = scan::chain(data);
-    for (position, group) in &chain.groups {
-        let at = usize::try_from(*position).expect("within the file");
-        assert_eq!(format::decode(&data[at..]).as_ref(), Ok(group));
+    for depth in [Depth::Chain, Depth::Everything] {
+        let chain = scan_in_pieces(data, depth);
+        for (position, group) in chain.begun.iter().chain(&chain.behind).flat_map(|span| &span.kept) {
+            let at = usize::try_from(*position).expect("within the file");
+            assert_eq!(format::decode(&data[at..]).as_ref(), Some(group));
+        }
     }
+}
+
+fn scan_in_pieces(data: &[u8], depth: Depth) -> Chain {
+    const PIECE_BYTES: usize = 4099;
+    let mut scan = Scan::new(data.len() as u64, depth, AllCounts);
+    while let Some(position) = scan.wants() {
+        let begin = usize::try_from(position).expect("within the file");
+        scan.feed(position, &data[begin..data.len().min(begin + PIECE_BYTES)]);
+    }
+    scan.finish()
 }
 
 /// The footer of a segment.

@@ -4,14 +4,21 @@
 //! is replaced by a new file that holds the state it led to, by an atomic rename. Pages never share a block, so no
 //! append rewrites a durable byte.
 
-use std::{io, path::PathBuf, rc::Rc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     little_endian::{U32, U64},
 };
 
-use crate::io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, align_up};
+use crate::{
+    chunk::Memory,
+    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, align_up},
+};
 
 /// First bytes of a page: `MRP1`.
 const PAGE_MAGIC: u32 = u32::from_le_bytes(*b"MRP1");
@@ -58,6 +65,76 @@ pub fn pages(file: &[u8]) -> Result<Vec<&[u8]>, DamagedJournal> {
     match behind.into_iter().any(|at| later_page(file, at, sequence)) {
         true => Err(DamagedJournal { sequence, position }),
         false => Ok(pages),
+    }
+}
+
+/// Why a journal was not read to its end.
+#[derive(Debug)]
+pub(crate) enum ReadError<E> {
+    Io(io::Error),
+    Damaged(DamagedJournal),
+    /// Of whom the payloads are for.
+    Refused(E),
+}
+
+/// Hands out the payloads of a journal's pages as [`pages`] does, one page in memory at a time.
+pub(crate) async fn read<I: Io, E>(
+    io: &I,
+    path: &Path,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), ReadError<E>> {
+    let file = io.open(path, Open::Read).await.map_err(ReadError::Io)?;
+    let size = file.size().await.map_err(ReadError::Io)?;
+    let mut at_hand = AtHand { file: &file, begin: 0, memory: None };
+    let (mut sequence, mut position) = (1, 0);
+    while let Some((header, payload)) = at_hand.page(position).await.map_err(ReadError::Io)?
+        && header.sequence.get() == sequence
+    {
+        take(payload).map_err(ReadError::Refused)?;
+        sequence += 1;
+        position += padded(payload.len()) as u64;
+    }
+    for at in (position + BLOCK as u64..size).step_by(BLOCK) {
+        let later = at_hand.page(at).await.map_err(ReadError::Io)?;
+        if later.is_some_and(|(header, _)| header.sequence.get() > sequence) {
+            let position = usize::try_from(position).unwrap_or(usize::MAX);
+            return Err(ReadError::Damaged(DamagedJournal { sequence, position }));
+        }
+    }
+    file.close().await.map_err(ReadError::Io)
+}
+
+/// The part of a journal that was read last.
+struct AtHand<'a, F> {
+    file: &'a F,
+    begin: u64,
+    memory: Option<Rc<dyn Memory>>,
+}
+
+impl<F: File> AtHand<'_, F> {
+    /// The page at a position, if one is there.
+    async fn page(&mut self, position: u64) -> io::Result<Option<(PageHeader, &[u8])>> {
+        if !self.holds_page(position) {
+            self.memory = None; // before there is another
+            self.memory = Some(self.file.read(position, IO_BYTES_MAX).await?);
+            self.begin = position;
+        }
+        Ok(checked_page(self.from(position), 0))
+    }
+
+    /// Whether all that a page at that position could be is in memory.
+    fn holds_page(&self, position: u64) -> bool {
+        let bytes = self.from(position);
+        PageHeader::read_from_prefix(bytes).is_ok_and(|(header, rest)| {
+            let length = header.length.get() as usize;
+            header.magic.get() != PAGE_MAGIC || length > PAYLOAD_BYTES_MAX || length <= rest.len()
+        })
+    }
+
+    fn from(&self, position: u64) -> &[u8] {
+        let ahead = position.checked_sub(self.begin).and_then(|ahead| usize::try_from(ahead).ok());
+        let memory = self.memory.as_ref().map(|memory| memory.bytes());
+        memory.zip(ahead).and_then(|(bytes, ahead)| bytes.get(ahead..)).unwrap_or_default()
     }
 }
 

@@ -194,23 +194,23 @@ impl Partition {
     }
 
     /// A partition as the manifest remembers it; its tail follows by [`Partition::push_extent`].
-    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: &PartitionState) -> Self {
+    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: PartitionState) -> Self {
         let mut partition = Self::new(id, config);
+        let end = state.end_offset();
         partition.log_start = state.log_start_offset;
         partition.clean_offset = state.clean_offset;
-        partition.segments = state.segments.clone();
+        partition.segments = state.segments;
         for batch in &state.producers {
             partition.producers.note(*batch, batch.timestamp_ms.get());
         }
         partition.checkpointed = partition.producers.clone();
-        let end = state.end_offset();
         (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
         partition.shown_end = end;
         partition.old_before = end;
         partition
     }
 
-    /// Everything that was found in the shared log is written and durable.
+    /// What was found in the shared log is written and durable.
     pub(crate) fn recovered(&mut self) {
         if let Some(last) = self.tail.back() {
             let end = last.end_offset;

@@ -108,6 +108,10 @@ impl File for DirectFile {
         Ok(Rc::new(Joined(joined)))
     }
 
+    async fn size(&self) -> io::Result<u64> {
+        self.0.file_size().await.map_err(io::Error::from)
+    }
+
     async fn flush(&self) -> io::Result<()> {
         self.0.fdatasync().await.map_err(io::Error::from)
     }

@@ -10,6 +10,7 @@ use crate::chunk::Memory;
 
 pub(crate) mod direct;
 pub(crate) mod residency;
+pub(crate) mod window;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
 
@@ -105,6 +106,8 @@ pub(crate) trait File {
     fn write(&self, buffer: Rc<Self::Buffer>, position: u64) -> impl Future<Output = io::Result<()>>;
     /// Reads; shorter than asked only at the end of the file.
     fn read(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Rc<dyn Memory>>>;
+    /// Bytes of the file.
+    fn size(&self) -> impl Future<Output = io::Result<u64>>;
     /// Makes everything written before durable, with the metadata needed to read it back (fdatasync).
     fn flush(&self) -> impl Future<Output = io::Result<()>>;
     /// Takes space of the file system for the first `bytes` of the file, so that writes there find it when the disk is

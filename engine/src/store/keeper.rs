@@ -236,7 +236,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Does what there is to do; `false` when there was nothing.
-    async fn keep(self: &Rc<Self>) -> io::Result<bool> {
+    pub(super) async fn keep(self: &Rc<Self>) -> io::Result<bool> {
         self.remove_files().await?;
         let worked = self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();

@@ -15,6 +15,7 @@ mod extend;
 mod fat;
 mod fetch_memory;
 mod keeper;
+mod load;
 mod offsets;
 mod open;
 #[cfg(test)]
@@ -39,7 +40,7 @@ use std::{
 };
 
 pub(crate) use append::{Appended, producer_batch};
-pub(crate) use open::{Known, OpenError, read_all};
+pub(crate) use open::{Known, OpenError};
 pub(crate) use read::check_epoch;
 pub(crate) use space::Owed;
 

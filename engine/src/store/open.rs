@@ -9,11 +9,8 @@ use std::{
     rc::Rc,
 };
 
-use futures_util::future::try_join_all;
-
 use super::{
     Store, StoreOptions,
-    append::producer_batch,
     cache::Cache,
     compactor::Compactor,
     extend,
@@ -26,20 +23,18 @@ use super::{
 };
 use crate::{
     api::TopicPartition,
-    batch::batches,
-    chunk::Memory,
     config::TopicConfig,
-    io::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, Share},
-    journal::{self, Journal},
-    manifest::{self, Manifest, PartitionState},
-    partition::{Extent, Partition, PartitionCell, Slot},
+    io::{BLOCK, Buffer, File, Io, Open, Share, window::Window},
+    journal::{self, Journal, ReadError},
+    manifest::{self, Manifest},
+    partition::{Partition, PartitionCell},
     segment::SegmentName,
     signal::Signal,
     stats::Counters,
     wal::{
         group::Groups,
-        replay::{self, LiveRun, Replay},
-        scan::{self, Chain},
+        replay::{self, Losses, Replay, Unknown},
+        scan::{Chain, Depth, Judge, Scan},
     },
 };
 
@@ -73,19 +68,20 @@ impl<I: Io> Store<I> {
         let manifest = read_manifest(&io, &options.manifest_path()).await?;
         let wal_dir = options.wal_dir();
         io.create_dir(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
-        let (ids, chains) = read_chains(&io, &wal_dir).await?;
-        let (manifest, replay) = follow(&io, &options, manifest, known, &chains).await?;
+        remove_half_made(&io, &wal_dir).await?;
+        let (found, manifest, replay) = replay_log(&io, &options, manifest, known).await?;
         let mut run_ends = replay.run_ends.clone();
         if options.run > 1 {
             // Every run before this one has ended, also if nothing of it is left now.
             run_ends.entry(options.run - 1).or_insert(0);
         }
-        let partitions = build(&io, known, &manifest);
+        let partitions = build(known, manifest);
         let states = partitions.iter().map(|(id, cell)| (*id, cell.borrow().state()));
         let payloads = manifest::encode_all(&run_ends, states);
         let path = options.manifest_path();
         let journal = Journal::create(io.clone(), path.clone(), &payloads).await.map_err(OpenError::io(&path))?;
-        let next_id = ids.iter().map(|file| file.id.0 + 1).max().unwrap_or(1);
+        drop(payloads);
+        let next_id = found.iter().map(|file| file.id.0 + 1).max().unwrap_or(1);
         let wal = WalFiles::new(io.clone(), wal_dir, options.wal_file_bytes(), options.wal_file_count(), next_id);
         let store = Rc::new(Self {
             segments: SegmentFiles::new(io.clone(), options.data_dir.clone()),
@@ -112,7 +108,7 @@ impl<I: Io> Store<I> {
             io,
             options,
         });
-        store.load_live(&ids, &replay).await?;
+        store.load_live(&found, replay).await?;
         store.check_space();
         store.start_tasks();
         Ok(store)
@@ -128,73 +124,6 @@ impl<I: Io> Store<I> {
         });
         self.maker.notify();
         self.keeper.notify();
-    }
-
-    /// Brings the runs that live in the shared log only back to memory, and their files back to use.
-    async fn load_live(&self, ids: &[FoundFile], replay: &Replay) -> Result<(), OpenError> {
-        // Runs by the position of their group, by file.
-        type Runs<'a> = BTreeMap<u64, Vec<(TopicPartition, &'a LiveRun)>>;
-        let mut by_file: BTreeMap<usize, Runs<'_>> = BTreeMap::new();
-        for (id, runs) in &replay.live {
-            for run in runs {
-                by_file.entry(run.file).or_default().entry(run.group).or_default().push((*id, run));
-            }
-        }
-        for at in &replay.order {
-            let found = &ids[*at];
-            let path = wal_files::path_of(&self.options.wal_dir(), found.id);
-            let groups = by_file.remove(at).unwrap_or_default();
-            let file = wal_files::open(&self.io, &self.options.wal_dir(), found.id, found.bytes).await;
-            let file = file.map_err(OpenError::io(&path))?;
-            let mut live = Vec::new();
-            let bytes = match groups.is_empty() {
-                true => Vec::new(),
-                false => read_all(&self.io, &path).await.map_err(OpenError::io(&path))?,
-            };
-            for (group, runs) in groups {
-                self.load_group(found.id, &bytes, group, &runs);
-                live.extend(runs.iter().filter_map(|(id, _)| self.partition(*id).ok()));
-            }
-            self.wal.borrow_mut().adopt(file, live);
-        }
-        for cell in self.partitions.borrow().values() {
-            cell.borrow_mut().recovered();
-            self.keeper.grown(cell);
-        }
-        Ok(())
-    }
-
-    fn load_group(&self, wal: WalFileId, file: &[u8], group: u64, runs: &[(TopicPartition, &LiveRun)]) {
-        let begin = usize::try_from(group).expect("a position in a file that was read");
-        let memory: Vec<u8> =
-            runs.iter().flat_map(|(_, run)| &file[begin + run.at..begin + run.at + run.len]).copied().collect();
-        let size = memory.len();
-        let memory: Rc<dyn Memory> = Rc::new(memory);
-        let slot = Rc::new(Slot { bytes: RefCell::new(Some(memory.clone())), wal, live: Cell::new(runs.len()) });
-        let mut at = 0;
-        let mut cells = Vec::new();
-        for (id, run) in runs {
-            let cell = self.partition(*id).expect("only known partitions are replayed");
-            let mut partition = cell.borrow_mut();
-            for (info, _) in batches(&memory.bytes()[at..at + run.len]).flatten() {
-                if info.producer_id >= 0 {
-                    let batch = producer_batch(&info, info.base_offset, info.max_timestamp);
-                    partition.producers.note(batch, info.max_timestamp);
-                }
-            }
-            partition.push_extent(Extent {
-                base_offset: run.base_offset,
-                end_offset: run.end_offset,
-                at: u32::try_from(at).expect("groups are bounded"),
-                len: u32::try_from(run.len).expect("groups are bounded"),
-                slot: slot.clone(),
-            });
-            drop(partition);
-            at += run.len;
-            self.live_bytes.set(self.live_bytes.get() + run.len);
-            cells.push((cell, run.end_offset));
-        }
-        self.cache.borrow_mut().insert(slot, size, cells);
     }
 
     async fn wipe(&self, file: &WalFile<I>) -> io::Result<()> {
@@ -278,105 +207,108 @@ async fn refuse_to_miss_manifest<I: Io>(io: &I, options: &StoreOptions, known: &
     Ok(())
 }
 
-/// Replays the shared log; a group whose fat runs are not whole ends its run.
-async fn follow<I: Io>(
+/// Files of the shared log that a former run did not complete.
+async fn remove_half_made<I: Io>(io: &I, wal_dir: &Path) -> Result<(), OpenError> {
+    for name in io.list(wal_dir).await.map_err(OpenError::io(wal_dir))? {
+        if wal_files::id_of(&name).is_none() {
+            let path = wal_dir.join(&name);
+            io.remove(&path).await.map_err(OpenError::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Replays the shared log. Answers also the manifest with the fat runs that are in segments.
+async fn replay_log<I: Io>(
     io: &I,
     options: &StoreOptions,
     manifest: Manifest,
     known: &Known,
-    chains: &[Chain],
-) -> Result<(Manifest, Replay), OpenError> {
+) -> Result<(Vec<FoundFile>, Manifest, Replay), OpenError> {
+    let unknown = Unknown { manifest: &manifest, known: |id| known.contains_key(&id) };
+    let (found, chains) = read_chains(io, &options.wal_dir(), Depth::Chain, &unknown).await?;
     let mut torn = HashSet::new();
     loop {
-        let replayed = replay::replay(&manifest, |id| known.contains_key(&id), chains, &torn);
+        let replayed = replay::replay(&unknown, &chains, &torn, Losses::Refused);
         let replay = replayed.map_err(|error| OpenError::damaged(&options.wal_dir(), error))?;
+        if replay.pointers.is_empty() {
+            return Ok((found, manifest, replay));
+        }
+        // A group whose fat runs are not whole ends its run.
         let mut extended = manifest.clone();
         match extend::extend(io, &options.data_dir, &mut extended, &replay.pointers).await? {
             Some(group) => drop(torn.insert(group)),
-            None => return Ok((extended, replay)),
+            None => return Ok((found, extended, replay)),
         }
     }
 }
 
-fn build<I: Io>(_io: &I, known: &Known, manifest: &Manifest) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
-    let empty = PartitionState::default();
-    let restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
-        let state = manifest.partitions.get(id).unwrap_or(&empty);
+fn build(known: &Known, mut manifest: Manifest) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
+    let mut restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
+        let state = manifest.partitions.remove(id).unwrap_or_default();
         let partition = Partition::restore(*id, config.clone(), state);
         (*id, Rc::new(RefCell::new(partition)))
     };
-    known.iter().map(restore).collect()
+    known.iter().map(&mut restore).collect()
 }
 
 /// Reads a manifest; a missing one is empty.
 pub(crate) async fn read_manifest<I: Io>(io: &I, path: &Path) -> Result<Manifest, OpenError> {
     let mut manifest = Manifest::default();
-    let bytes = match read_all(io, path).await {
-        Ok(bytes) => bytes,
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(manifest),
-        Err(error) => return Err(OpenError::io(path)(error)),
-    };
-    for page in journal::pages(&bytes).map_err(|error| OpenError::damaged(path, error))? {
-        let records = journal::records(page).ok_or_else(|| OpenError::damaged(path, "a page of nonsense"))?;
-        for record in records {
-            let decoded = manifest::decode(record);
-            let (id, record) = decoded.ok_or_else(|| OpenError::damaged(path, "a record of an unknown kind"))?;
+    let read = journal::read(io, path, |page| {
+        for record in journal::records(page).ok_or("a page of nonsense")? {
+            let (id, record) = manifest::decode(record).ok_or("a record of an unknown kind")?;
             manifest.apply(id, record);
         }
+        Ok::<(), &str>(())
+    });
+    match read.await {
+        Ok(()) => Ok(manifest),
+        Err(ReadError::Io(missing)) if missing.kind() == io::ErrorKind::NotFound => Ok(manifest),
+        Err(ReadError::Io(error)) => Err(OpenError::io(path)(error)),
+        Err(ReadError::Damaged(error)) => Err(OpenError::damaged(path, error)),
+        Err(ReadError::Refused(reason)) => Err(OpenError::damaged(path, reason)),
     }
-    Ok(manifest)
 }
 
 /// A file of the shared log as it was found.
-pub(crate) struct FoundFile {
-    id: WalFileId,
-    bytes: u64,
+pub(super) struct FoundFile {
+    pub(super) id: WalFileId,
+    pub(super) bytes: u64,
 }
 
-/// Reads all files of the shared log, one at a time, and keeps what is known of their groups.
-async fn read_chains<I: Io>(io: &I, wal_dir: &Path) -> Result<(Vec<FoundFile>, Vec<Chain>), OpenError> {
+/// Reads all files of the shared log, one at a time, and keeps what counts of their groups.
+async fn read_chains<I: Io, J: Judge + Copy>(
+    io: &I,
+    wal_dir: &Path,
+    depth: Depth,
+    judge: J,
+) -> Result<(Vec<FoundFile>, Vec<Chain>), OpenError> {
     let names = io.list(wal_dir).await.map_err(OpenError::io(wal_dir))?;
     let (mut files, mut chains) = (Vec::new(), Vec::new());
-    for name in names {
-        let path = wal_dir.join(&name);
-        let Some(id) = wal_files::id_of(&name) else {
-            io.remove(&path).await.map_err(OpenError::io(&path))?; // half made by a former run
-            continue;
-        };
-        let bytes = read_all(io, &path).await.map_err(OpenError::io(&path))?;
-        let chain = scan::chain(&bytes);
-        if !chain.groups.is_empty() {
-            flush(io, &path).await.map_err(OpenError::io(&path))?;
-        }
+    for id in names.iter().filter_map(|name| wal_files::id_of(name)) {
+        let path = wal_files::path_of(wal_dir, id);
+        let (bytes, chain) = read_chain(io, &path, depth, judge).await.map_err(OpenError::io(&path))?;
+        files.push(FoundFile { id, bytes });
         chains.push(chain);
-        files.push(FoundFile { id, bytes: bytes.len() as u64 });
     }
     Ok((files, chains))
 }
 
-/// What a killed process wrote may still be lost to a power cut. It must not, once it counts as part of the log: what
-/// comes after it will be acknowledged.
-async fn flush<I: Io>(io: &I, path: &Path) -> io::Result<()> {
+async fn read_chain<I: Io, J: Judge>(io: &I, path: &Path, depth: Depth, judge: J) -> io::Result<(u64, Chain)> {
     let file = io.open(path, Open::Existing).await?;
-    file.flush().await?;
-    file.close().await
-}
-
-/// Reads a whole file, some pieces side by side.
-pub(crate) async fn read_all<I: Io>(io: &I, path: &Path) -> io::Result<Vec<u8>> {
-    const SIDE_BY_SIDE: u64 = 4;
-    let file = io.open(path, Open::Read).await?;
-    let mut bytes = Vec::new();
-    loop {
-        let begin = bytes.len() as u64;
-        let pieces = (0..SIDE_BY_SIDE).map(|at| file.read(begin + at * IO_BYTES_MAX as u64, IO_BYTES_MAX));
-        for piece in try_join_all(pieces).await? {
-            bytes.extend_from_slice(piece.bytes());
-        }
-        if bytes.len() as u64 != begin + SIDE_BY_SIDE * IO_BYTES_MAX as u64 {
-            break;
-        }
+    let bytes = file.size().await?;
+    let mut scan = Scan::new(bytes, depth, judge);
+    let mut window = Window::new(&file);
+    while let Some(position) = scan.wants() {
+        scan.feed(position, window.at(position).await?);
+    }
+    let chain = scan.finish();
+    if chain.begun.is_some() {
+        // What a killed process wrote may still be lost to a power cut. It must not, once it counts as part of the log:
+        // what comes after it will be acknowledged.
+        file.flush().await?;
     }
     file.close().await?;
-    Ok(bytes)
+    Ok((bytes, chain))
 }

@@ -10,6 +10,7 @@ use zerocopy::{
     little_endian::{I32, I64, U32, U64},
 };
 
+use super::reader::{GroupReader, Progress};
 use crate::{
     api::TopicPartition,
     io::{BLOCK, align_up},
@@ -25,7 +26,7 @@ pub const ENTRY_HEADER_BYTES: usize = 48;
 /// Size of a [`SegmentPointer`].
 pub const POINTER_BYTES: usize = 32;
 /// The checksum covers the group from here to its length.
-const CHECKED_FROM: usize = 8;
+pub(crate) const CHECKED_FROM: usize = 8;
 
 const _: () = assert!(size_of::<GroupHeader>() == GROUP_HEADER_BYTES);
 const _: () = assert!(size_of::<EntryHeader>() == ENTRY_HEADER_BYTES);
@@ -234,30 +235,19 @@ impl<'a> GroupEncoder<'a> {
     }
 }
 
-/// Why bytes are not a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotAGroup {
-    /// No magic, an impossible length.
-    Shape,
-    /// The whole group is longer than the bytes at hand: needs that many.
-    Short(usize),
-    /// The checksum is wrong.
-    Checksum,
-    /// The checksum is right but the entries do not add up.
-    Entries,
-}
-
 /// A group's header, if these bytes can begin one. The checksum is not looked at.
 pub fn peek(bytes: &[u8]) -> Option<(Stamp, usize)> {
-    let (header, _) = GroupHeader::read_from_prefix(bytes).ok()?;
-    let length = header.length.get() as usize;
-    if header.magic.get() != GROUP_MAGIC || !(GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length) {
-        return None;
-    }
-    Some((stamp_of(&header), length))
+    let header = header_of(bytes)?;
+    Some((stamp_of(&header), header.length.get() as usize))
 }
 
-fn stamp_of(header: &GroupHeader) -> Stamp {
+pub(crate) fn header_of(bytes: &[u8]) -> Option<GroupHeader> {
+    let (header, _) = GroupHeader::read_from_prefix(bytes).ok()?;
+    let length = header.length.get() as usize;
+    (header.magic.get() == GROUP_MAGIC && (GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length)).then_some(header)
+}
+
+pub(crate) fn stamp_of(header: &GroupHeader) -> Stamp {
     Stamp {
         run: header.run.get(),
         shard: header.shard.get(),
@@ -286,37 +276,23 @@ impl Group {
     }
 }
 
-/// Decodes the group at the start of `bytes`.
-pub fn decode(bytes: &[u8]) -> Result<Group, NotAGroup> {
-    let (stamp, length) = peek(bytes).ok_or(NotAGroup::Shape)?;
-    if bytes.len() < length {
-        return Err(NotAGroup::Short(length));
+/// Decodes the group at the start of `bytes`; `None` if there is no whole one.
+pub fn decode(bytes: &[u8]) -> Option<Group> {
+    let mut reader = GroupReader::new();
+    loop {
+        match reader.feed(bytes.get(reader.taken()..)?, |_| true) {
+            Progress::Header(..) => {}
+            Progress::Group(group) => return Some(group),
+            Progress::More | Progress::NoGroup => return None,
+        }
     }
-    let (header, _) = GroupHeader::read_from_prefix(bytes).map_err(|_| NotAGroup::Shape)?;
-    if crc32c::crc32c(&bytes[CHECKED_FROM..length]) != header.checksum.get() {
-        return Err(NotAGroup::Checksum);
-    }
-    let mut entries = Vec::new();
-    let mut at = GROUP_HEADER_BYTES;
-    for _ in 0..header.entries.get() {
-        let (entry, next) = decode_entry(&bytes[..length], at).ok_or(NotAGroup::Entries)?;
-        entries.push(entry);
-        at = next;
-    }
-    if at != length {
-        return Err(NotAGroup::Entries);
-    }
-    Ok(Group { stamp, sealed_at_ms: header.sealed_at_ms.get(), length, entries })
 }
 
-fn decode_entry(group: &[u8], at: usize) -> Option<(Entry, usize)> {
-    let (header, rest) = EntryHeader::read_from_prefix(group.get(at..)?).ok()?;
-    let payload = header.payload.get() as usize;
-    let body = rest.get(..payload)?;
-    let from = at + ENTRY_HEADER_BYTES;
+/// The entry whose payload begins at `from`; a pointer's payload is needed. `None` if that is none of ours.
+pub(crate) fn entry_of(header: &EntryHeader, from: usize, pointer: &[u8]) -> Option<Entry> {
     let place = match header.kind {
-        0 if payload == header.length.get() as usize => Place::Group(u32::try_from(from).ok()?),
-        1 => Place::Segment(SegmentPointer::read_from_bytes(body).ok()?),
+        0 if header.payload.get() == header.length.get() => Place::Group(u32::try_from(from).ok()?),
+        1 => Place::Segment(SegmentPointer::read_from_bytes(pointer).ok()?),
         _ => return None,
     };
     let (base_offset, end_offset) = (header.base_offset.get(), header.end_offset.get());
@@ -324,8 +300,7 @@ fn decode_entry(group: &[u8], at: usize) -> Option<(Entry, usize)> {
         return None;
     }
     let partition = TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
-    let entry = Entry { partition, base_offset, end_offset, length: header.length.get(), place };
-    Some((entry, from + payload))
+    Some(Entry { partition, base_offset, end_offset, length: header.length.get(), place })
 }
 
 const _: () = assert!(GROUP_HEADER_BYTES < BLOCK);

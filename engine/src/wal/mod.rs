@@ -3,5 +3,8 @@
 
 pub mod format;
 pub(crate) mod group;
+pub(crate) mod reader;
 pub(crate) mod replay;
 pub mod scan;
+#[cfg(test)]
+mod scan_tests;

@@ -9,13 +9,30 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    format::{Entry, Group, Place, SegmentPointer},
-    scan::Chain,
+    format::{Entry, Place, SegmentPointer, Stamp},
+    scan::{Chain, Judge, Span},
 };
 use crate::{
     api::TopicPartition,
     manifest::{self, Manifest},
 };
+
+/// What counts in a file of the shared log is what the manifest does not know yet.
+pub(crate) struct Unknown<'a, K> {
+    pub(crate) manifest: &'a Manifest,
+    /// Whether a partition is still there.
+    pub(crate) known: K,
+}
+
+impl<K: Fn(TopicPartition) -> bool> Judge for &Unknown<'_, K> {
+    fn limit(&self, stamp: Stamp) -> u64 {
+        manifest::run_limit(&self.manifest.run_ends, stamp.run)
+    }
+
+    fn needs(&self, entry: &Entry) -> bool {
+        (self.known)(entry.partition) && entry.end_offset > noted_end(self.manifest, entry.partition)
+    }
+}
 
 /// A run of batches that lives in the shared log only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,110 +76,229 @@ pub(crate) struct Replay {
     pub(crate) run_ends: BTreeMap<u64, u64>,
     /// The files in the order of what they hold; those with nothing of use first.
     pub(crate) order: Vec<usize>,
+    /// What was lost.
+    pub(crate) losses: Vec<Loss>,
+    /// What partitions go on without.
+    pub(crate) cuts: BTreeMap<TopicPartition, Cut>,
+    /// Run and sequence of the newest group of each file that counts.
+    newest: Vec<(u64, u64)>,
 }
 
-/// The log contradicts itself: something durable was damaged.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ReplayError {
+/// Something that was durable is not there any more, or cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Loss {
     #[error("group {sequence} of run {run} was durable and cannot be read any more")]
-    LostGroup { run: u64, sequence: u64 },
+    Group { run: u64, sequence: u64 },
     #[error("partition {} of topic {}: the log goes on at offset {found}, but {expected} is next", partition.partition, partition.topic)]
     Hole { partition: TopicPartition, expected: i64, found: i64 },
 }
 
+/// What to do about losses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Losses {
+    /// The log contradicts itself: the first one ends the replay.
+    Refused,
+    /// Go on without what is lost. Of a partition with a hole that is all behind it.
+    Suffered,
+}
+
+/// The records that a partition goes on without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// The first one.
+    pub(crate) from: i64,
+    /// From here on they could be read.
+    pub(crate) found: i64,
+    /// One past the last one that is known of.
+    pub(crate) until: i64,
+}
+
+/// Groups that follow each other, and the file they are in.
+struct Placed<'a> {
+    file: usize,
+    span: &'a Span,
+}
+
 /// Follows the chains of all files. `torn` are groups, by run and sequence, whose fat runs did not arrive.
-pub(crate) fn replay(
-    manifest: &Manifest,
-    known: impl Fn(TopicPartition) -> bool,
+pub(crate) fn replay<K: Fn(TopicPartition) -> bool>(
+    unknown: &Unknown<'_, K>,
     files: &[Chain],
     torn: &HashSet<(u64, u64)>,
-) -> Result<Replay, ReplayError> {
-    let mut groups: BTreeMap<(u64, u64), (usize, u64, &Group)> = BTreeMap::new();
+    losses: Losses,
+) -> Result<Replay, Loss> {
+    let mut replay = Replay { newest: vec![(0, 0); files.len()], ..Replay::default() };
+    let begun = files.iter().enumerate().filter_map(|(file, chain)| Some(Placed { file, span: chain.begun.as_ref()? }));
+    let mut spans: Vec<Placed<'_>> = begun.collect();
     for (file, chain) in files.iter().enumerate() {
-        for (position, group) in &chain.groups {
-            groups.insert((group.stamp.run, group.stamp.sequence), (file, *position, group));
+        // Those behind a chain are of its life, and count because it does.
+        let follow = chain.begun.is_some();
+        for span in &chain.behind {
+            let limit = unknown.limit(span.first);
+            let seen_durable = seen_durable(&spans, span.first.run, limit);
+            let lost = span.lost(limit, seen_durable, |entry| unknown.needs(entry));
+            if let Some((run, sequence)) = lost {
+                replay.lose(Loss::Group { run, sequence }, losses)?;
+            }
+            if losses == Losses::Suffered && (follow || lost.is_some()) {
+                spans.push(Placed { file, span });
+            }
         }
     }
-    let mut replay = Replay::default();
-    for chain in files {
-        let Some((_, first)) = chain.behind.first() else { continue };
-        let run = first.stamp.run;
-        let limit = manifest::run_limit(&manifest.run_ends, run);
-        let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
-        let needs = |entry: &Entry| known(entry.partition) && entry.end_offset > noted_end(manifest, entry.partition);
-        if let Some((run, sequence)) = chain.lost(limit, seen_durable.unwrap_or(0), needs) {
-            return Err(ReplayError::LostGroup { run, sequence });
-        }
-    }
-    let runs: BTreeSet<u64> = groups.keys().map(|(run, _)| *run).collect();
-    let mut newest = vec![(0, 0); files.len()];
+    spans.sort_by_key(|placed| (placed.span.first.run, placed.span.first.sequence));
+    let runs: BTreeSet<u64> = spans.iter().map(|placed| placed.span.first.run).collect();
     for run in runs {
-        let limit = manifest::run_limit(&manifest.run_ends, run);
-        let mut expected = None;
-        for ((_, sequence), (file, position, group)) in groups.range((run, 0)..=(run, limit)) {
-            if expected.is_some_and(|next| next != *sequence) || torn.contains(&(run, *sequence)) {
-                break;
-            }
-            for entry in group.entries.iter().filter(|entry| known(entry.partition)) {
-                let place = (run, *sequence, *file, *position);
-                take(&mut replay, manifest, entry, place)?;
-            }
-            newest[*file] = newest[*file].max((run, *sequence));
-            replay.run_ends.insert(run, *sequence);
-            expected = Some(sequence + 1);
-        }
+        let limit = manifest::run_limit(&unknown.manifest.run_ends, run);
+        let counted = |placed: &&Placed<'_>| placed.span.first.run == run && placed.span.first.sequence <= limit;
+        let counted: Vec<&Placed<'_>> = spans.iter().filter(counted).collect();
+        let durable = seen_durable(&spans, run, limit);
+        replay.follow(unknown, &counted, (limit, durable), torn, losses)?;
         // Without any, all that was before the first group on disk was recycled.
-        let first = groups.range((run, 0)..=(run, limit)).next().map(|((_, sequence), _)| *sequence);
+        let first = counted.first().map(|placed| placed.span.first.sequence);
         let missing = replay.run_ends.get(&run).map_or(first.unwrap_or(1), |last| last.saturating_add(1));
-        let seen_durable = groups.range((run, 0)..=(run, limit)).map(|(_, (.., g))| g.stamp.durable_sequence).max();
-        let in_chain = files.iter().filter(|c| c.first().is_some_and(|s| s.run == run)).filter_map(|c| c.damaged);
-        let damaged = in_chain.map(|(sequence, _)| sequence).filter(|s| *s <= limit).min();
-        if let Some(sequence) = damaged.or(seen_durable.filter(|s| *s >= missing).map(|_| missing)) {
-            return Err(ReplayError::LostGroup { run, sequence });
+        let in_chain = files.iter().filter(|c| c.begun.as_ref().is_some_and(|s| s.first.run == run));
+        let damaged = in_chain.filter_map(|c| c.damaged).map(|(sequence, _)| sequence).filter(|s| *s <= limit).min();
+        if let Some(sequence) = damaged.or((durable >= missing).then_some(missing)) {
+            replay.lose(Loss::Group { run, sequence }, losses)?;
         }
         replay.run_ends.entry(run).or_insert(0);
     }
     replay.order = (0..files.len()).collect();
-    replay.order.sort_by_key(|file| newest[*file]);
+    replay.order.sort_by_key(|file| replay.newest[*file]);
     Ok(replay)
+}
+
+/// The newest sequence of a run that was durable, by what the groups say that count.
+fn seen_durable(spans: &[Placed<'_>], run: u64, limit: u64) -> u64 {
+    let own = spans.iter().map(|placed| placed.span).filter(|span| span.first.run == run);
+    own.filter(|span| span.first.sequence <= limit).map(|span| span.seen_durable).max().unwrap_or(0)
+}
+
+impl Replay {
+    fn lose(&mut self, loss: Loss, losses: Losses) -> Result<(), Loss> {
+        match losses {
+            Losses::Refused => Err(loss),
+            Losses::Suffered => {
+                if !self.losses.contains(&loss) {
+                    self.losses.push(loss);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the groups of a run in the order of their sequence, up to the first gap, or to one that was never durable.
+    fn follow<K: Fn(TopicPartition) -> bool>(
+        &mut self,
+        unknown: &Unknown<'_, K>,
+        spans: &[&Placed<'_>],
+        (limit, durable): (u64, u64),
+        torn: &HashSet<(u64, u64)>,
+        losses: Losses,
+    ) -> Result<(), Loss> {
+        let mut expected = None;
+        for Placed { file, span } in spans {
+            let (run, mut next) = (span.first.run, expected.unwrap_or(span.first.sequence));
+            if next < span.first.sequence {
+                if losses == Losses::Refused || durable < next {
+                    return Ok(());
+                }
+                self.lose(Loss::Group { run, sequence: next }, losses)?;
+                next = span.first.sequence;
+            }
+            for (position, group) in &span.kept {
+                let sequence = group.stamp.sequence;
+                if sequence < next || sequence > limit {
+                    continue;
+                }
+                let is_torn = torn.contains(&(run, sequence));
+                if is_torn && (losses == Losses::Refused || durable < sequence) {
+                    return Ok(self.take_up_to(*file, run, sequence.saturating_sub(1), span));
+                }
+                if is_torn {
+                    self.lose(Loss::Group { run, sequence }, losses)?;
+                }
+                for entry in group.entries.iter().filter(|entry| unknown.needs(entry)) {
+                    match entry.place {
+                        Place::Segment(_) if is_torn => self.go_without(unknown.manifest, entry, entry.end_offset),
+                        _ => self.take(unknown.manifest, entry, (run, sequence, *file, *position), losses)?,
+                    }
+                }
+            }
+            let last = span.last.min(limit);
+            self.take_up_to(*file, run, last, span);
+            expected = Some(expected.unwrap_or(0).max(last.saturating_add(1)));
+        }
+        Ok(())
+    }
+
+    /// The groups of a span up to that sequence are good.
+    fn take_up_to(&mut self, file: usize, run: u64, last: u64, span: &Span) {
+        if last >= span.first.sequence {
+            self.newest[file] = self.newest[file].max((run, last));
+            let end = self.run_ends.entry(run).or_insert(0);
+            *end = last.max(*end);
+        }
+    }
+
+    fn take(
+        &mut self,
+        manifest: &Manifest,
+        entry: &Entry,
+        (run, sequence, file, group): (u64, u64, usize, u64),
+        losses: Losses,
+    ) -> Result<(), Loss> {
+        let id = entry.partition;
+        let held = self.held(manifest, id);
+        if entry.end_offset <= held {
+            return Ok(());
+        }
+        let live = self.live.entry(id).or_default();
+        while live.last().is_some_and(|last| last.end_offset > entry.base_offset && last.run < run) {
+            live.pop();
+        }
+        let at = match entry.place {
+            Place::Segment(pointer) => {
+                // What was before it went along: the segment holds everything up to its end.
+                live.clear();
+                self.cuts.remove(&id);
+                self.fat_ends.insert(id, entry.end_offset);
+                let end_offset = entry.end_offset;
+                self.pointers.push(Pointer { run, sequence, partition: id, place: pointer, end_offset });
+                return Ok(());
+            }
+            Place::Group(at) => at as usize,
+        };
+        let expected = live.last().map_or(held, |last| last.end_offset);
+        if entry.base_offset != expected {
+            let found = entry.base_offset;
+            self.lose(Loss::Hole { partition: id, expected, found }, losses)?;
+            self.go_without(manifest, entry, found);
+            return Ok(());
+        }
+        self.cuts.remove(&id);
+        let (base_offset, end_offset, len) = (entry.base_offset, entry.end_offset, entry.length as usize);
+        live.push(LiveRun { base_offset, end_offset, file, group, at, len, run });
+        Ok(())
+    }
+}
+
+impl Replay {
+    /// Where a partition's segments end, with the runs that went there directly.
+    fn held(&self, manifest: &Manifest, id: TopicPartition) -> i64 {
+        self.fat_ends.get(&id).copied().unwrap_or_else(|| noted_end(manifest, id))
+    }
+
+    /// An entry does not follow what its partition has; `found`: from where on it could be read.
+    fn go_without(&mut self, manifest: &Manifest, entry: &Entry, found: i64) {
+        let id = entry.partition;
+        let live = self.live.get(&id).and_then(|live| live.last());
+        let from = live.map_or_else(|| self.held(manifest, id), |last| last.end_offset);
+        let cut = self.cuts.entry(id).or_insert(Cut { from, found, until: entry.end_offset });
+        cut.until = cut.until.max(entry.end_offset);
+    }
 }
 
 /// Where a partition's segments end, as the manifest knows them.
 fn noted_end(manifest: &Manifest, id: TopicPartition) -> i64 {
     manifest.partitions.get(&id).map_or(0, |state| state.end_offset())
-}
-
-fn take(
-    replay: &mut Replay,
-    manifest: &Manifest,
-    entry: &Entry,
-    (run, sequence, file, group): (u64, u64, usize, u64),
-) -> Result<(), ReplayError> {
-    let id = entry.partition;
-    let held = replay.fat_ends.get(&id).copied().unwrap_or_else(|| noted_end(manifest, id));
-    if entry.end_offset <= held {
-        return Ok(());
-    }
-    let live = replay.live.entry(id).or_default();
-    while live.last().is_some_and(|last| last.end_offset > entry.base_offset && last.run < run) {
-        live.pop();
-    }
-    let at = match entry.place {
-        Place::Segment(pointer) => {
-            // What was before it went along: the segment holds everything up to its end.
-            live.clear();
-            replay.fat_ends.insert(id, entry.end_offset);
-            let end_offset = entry.end_offset;
-            replay.pointers.push(Pointer { run, sequence, partition: id, place: pointer, end_offset });
-            return Ok(());
-        }
-        Place::Group(at) => at as usize,
-    };
-    let expected = live.last().map_or(held, |last| last.end_offset);
-    if entry.base_offset != expected {
-        return Err(ReplayError::Hole { partition: id, expected, found: entry.base_offset });
-    }
-    let (base_offset, end_offset, len) = (entry.base_offset, entry.end_offset, entry.length as usize);
-    live.push(LiveRun { base_offset, end_offset, file, group, at, len, run });
-    Ok(())
 }

@@ -325,6 +325,10 @@ impl Disk {
         inode.fold();
     }
 
+    pub(super) fn size(&self, id: InodeId) -> u64 {
+        self.inodes.get(&id).map_or(0, |inode| inode.now.len)
+    }
+
     pub(super) fn read(&self, id: InodeId, position: u64, len: usize) -> Vec<u8> {
         self.inodes[&id].now.read(position, len)
     }

@@ -244,6 +244,10 @@ impl File for SimFile {
         }
     }
 
+    async fn size(&self) -> io::Result<u64> {
+        Ok(self.io.world.state.borrow().disk.size(self.inode))
+    }
+
     async fn flush(&self) -> io::Result<()> {
         let inode = self.inode;
         let begin = |state: &mut State| Effect::Flush { inode, covered: state.disk.begin_flush(inode) };
