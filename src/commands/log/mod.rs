@@ -117,7 +117,7 @@ fn dump_file(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     match Kind::of(path) {
         Some(Kind::Catalog) => journal::dump_catalog(&read(path)?, report),
         Some(Kind::Manifest) => journal::dump_manifest(&read(path)?, known, report),
-        Some(Kind::Wal) => wal::dump(&read(path)?, known, report),
+        Some(Kind::Wal) => wal::dump(path, known, report),
         Some(Kind::Segment) => segment::dump(path, known, report),
         None => Err(Failure::usage(format!(
             "{} is none of *.wal, *.log, manifest-*, catalog: nothing is known of such files",

@@ -1,47 +1,64 @@
 //! Files of a shared write-ahead log: a chain of commit groups.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use millrace_engine::{
     batch::batches,
     wal::{
         format::{Entry, Group, Place, Stamp},
-        scan,
+        scan::{Chain, Depth, Judge, Scan},
     },
 };
 
-use super::{batch, known::Known, report::Report};
+use super::{batch, known::Known, report::Report, unreadable};
 use crate::{failure::Outcome, time};
 
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// All entries are shown; what counts is as the manifest has it.
+struct Shown<'a>(&'a Known);
+
+impl Judge for Shown<'_> {
+    fn limit(&self, stamp: Stamp) -> u64 {
+        self.0.run_limit(stamp.shard, stamp.run)
+    }
+
+    fn needs(&self, _entry: &Entry) -> bool {
+        true
+    }
+}
+
 /// Prints a file of the shared log.
-pub(super) fn dump(bytes: &[u8], known: &Known, report: &mut Report) -> Outcome {
-    let chain = scan::chain(bytes);
-    let limit = |stamp: Stamp| known.run_limit(stamp.shard, stamp.run);
-    let limit = chain.behind.first().map_or(0, |(_, group)| limit(group.stamp));
-    let lost = chain.lost(limit, 0, |entry| known.needs(entry.partition, entry.end_offset));
+pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
+    let chain = scan(&file, bytes, known).map_err(|error| unreadable(path, &error))?;
     let mut partitions = BTreeSet::new();
-    for (position, group) in &chain.groups {
+    for (position, group) in chain.begun.iter().flat_map(|span| &span.kept) {
         report.detail(describe(*position, group))?;
+        let mut memory = vec![0; group.length];
+        file.read_exact_at(&mut memory, *position).map_err(|error| unreadable(path, &error))?;
         for entry in &group.entries {
             partitions.insert(entry.partition);
-            dump_entry(bytes, *position, entry, known, report)?;
+            dump_entry(&memory, *position, entry, known, report)?;
         }
     }
-    match (chain.groups.first(), chain.groups.last()) {
-        (Some((_, first)), Some((position, last))) => {
-            let end = position + last.padded() as u64;
-            report.line(format!(
-                "write-ahead log of shard {}: groups {} to {} of run {}, {} partitions, {end} of {} bytes",
-                first.stamp.shard,
-                first.stamp.sequence,
-                last.stamp.sequence,
-                first.stamp.run,
-                partitions.len(),
-                bytes.len()
-            ))?;
-        }
-        _ if lost.is_some() => report.line("write-ahead log without its first group")?,
-        _ => report.line(format!("write-ahead log: empty, {} bytes ready to be written", bytes.len()))?,
+    let behind = chain.behind.first();
+    let limit = behind.map_or(0, |span| known.run_limit(span.first.shard, span.first.run));
+    let lost = behind.and_then(|s| s.lost(limit, 0, |entry| known.needs(entry.partition, entry.end_offset)));
+    match &chain.begun {
+        Some(span) => report.line(format!(
+            "write-ahead log of shard {}: groups {} to {} of run {}, {} partitions, {} of {bytes} bytes",
+            span.first.shard,
+            span.first.sequence,
+            span.last,
+            span.first.run,
+            partitions.len(),
+            span.end
+        ))?,
+        None if lost.is_some() => report.line("write-ahead log without its first group")?,
+        None => report.line(format!("write-ahead log: empty, {bytes} bytes ready to be written"))?,
     }
     if let Some((run, sequence)) = lost {
         report.damage(format!("group {sequence} of run {run} was durable and cannot be read any more"))?;
@@ -50,6 +67,16 @@ pub(super) fn dump(bytes: &[u8], known: &Known, report: &mut Report) -> Outcome 
         report.damage(format!("group {sequence} at byte {position} was durable and cannot be read any more"))?;
     }
     Ok(())
+}
+
+fn scan(file: &File, bytes: u64, known: &Known) -> io::Result<Chain> {
+    let mut scan = Scan::new(bytes, Depth::Chain, Shown(known));
+    let mut memory = vec![0; READ_BYTES];
+    while let Some(position) = scan.wants() {
+        let read = file.read_at(&mut memory, position)?;
+        scan.feed(position, &memory[..read]);
+    }
+    Ok(scan.finish())
 }
 
 fn describe(position: u64, group: &Group) -> String {
@@ -65,7 +92,7 @@ fn describe(position: u64, group: &Group) -> String {
     )
 }
 
-fn dump_entry(bytes: &[u8], group: u64, entry: &Entry, known: &Known, report: &mut Report) -> Outcome {
+fn dump_entry(bytes: &[u8], position: u64, entry: &Entry, known: &Known, report: &mut Report) -> Outcome {
     let name = known.name(entry.partition);
     let Entry { base_offset, end_offset, length, .. } = entry;
     let at = match entry.place {
@@ -79,10 +106,8 @@ fn dump_entry(bytes: &[u8], group: u64, entry: &Entry, known: &Known, report: &m
         }
     };
     report.detail(format!("{name} {base_offset}..{end_offset}: {length} bytes"))?;
-    // The group was decoded, so its entries lie inside the file.
-    let start = usize::try_from(group).unwrap_or(usize::MAX).saturating_add(at);
-    let run = bytes.get(start..start + *length as usize).unwrap_or_default();
-    let place = format!("group at byte {group}, {name}");
+    let run = bytes.get(at..at + *length as usize).unwrap_or_default();
+    let place = format!("group at byte {position}, {name}");
     let mut next = *base_offset;
     let mut seen = 0;
     for found in batches(run) {
