@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{
     api::{LogError, ProducePartition, Produced, TopicPartition},
     boot,
+    catalog::Catalog,
     config::TopicConfig,
     io::direct::DirectIo,
     node::{self, StartError},
@@ -57,7 +58,8 @@ impl Apart {
                 owed: Owed::new(partitions as usize, 0),
             };
             let known = [(id(at), config.clone())].into();
-            stores.push(Store::open(io.clone(), options, &known).await?);
+            let opened = Store::open(io.clone(), options, &known).await;
+            stores.push(opened.map_err(|error| StartError::of_open(error, &Catalog::default()))?);
         }
         Ok(Self(stores))
     }

@@ -140,7 +140,8 @@ fn holds_data(data_dir: &Path) -> bool {
         || names(&topics_dir(data_dir)).iter().any(|name| Uuid::parse_str(name).is_ok())
 }
 
-async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {
+/// Reads the catalog; `None` if there is none.
+pub(crate) async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {
     let damaged = |reason: String| StartError::Damaged { path: path.to_owned(), reason };
     let mut catalog = Catalog::default();
     let mut first = true;
@@ -194,7 +195,8 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             reserve_bytes: 0,
             owed: Owed::new(shard as usize + 1, options.wal_bytes),
         };
-        let store = Store::open(io.clone(), store_options, &known).await?;
+        let opened = Store::open(io.clone(), store_options, &known).await;
+        let store = opened.map_err(|error| StartError::of_open(error, catalog))?;
         store.close().await;
         if store.has_live() {
             let reason = "no space to bring the shared log to segments, which another number of shards needs".into();

@@ -315,3 +315,49 @@ pub fn records(payload: &[u8]) -> Option<Vec<&[u8]>> {
     }
     Some(records)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use crate::io::sim::Sim;
+
+    /// What [`read`] and [`pages`] say of the same file.
+    fn both(sim: &Sim, path: &Path) -> [Result<Vec<Vec<u8>>, DamagedJournal>; 2] {
+        let mut found = Vec::new();
+        let take = |payload: &[u8]| {
+            found.push(payload.to_vec());
+            Ok::<(), ()>(())
+        };
+        let ended = sim.run_until(read(&sim.io(), path, take)).unwrap();
+        let ended = ended.map(|()| found).map_err(|error| match error {
+            ReadError::Damaged(damage) => damage,
+            other => panic!("{other:?}"),
+        });
+        let whole = sim.file(path).unwrap();
+        [ended, pages(&whole).map(|pages| pages.into_iter().map(<[u8]>::to_vec).collect())]
+    }
+
+    #[test]
+    fn page_by_page_a_journal_is_what_it_is_as_a_whole() {
+        let path = Path::new("/journal");
+        let sizes = [10, 5_000, PAYLOAD_BYTES_MAX, 0, 700_000, 400_000, 1, PAYLOAD_BYTES_MAX, 3];
+        let make = |seed| {
+            let sim = Sim::new(seed);
+            let payloads = (1..).zip(sizes).map(|(fill, size)| vec![fill; size]).collect::<Vec<_>>();
+            sim.run_until(Journal::create(sim.io(), path.into(), &payloads)).unwrap().unwrap();
+            sim
+        };
+        let [ours, model] = both(&make(0), path);
+        assert_eq!(ours.as_ref().unwrap().len(), sizes.len());
+        assert_eq!(ours, model);
+        let bytes = make(0).file(path).unwrap().len() as u64;
+        for at in (0..bytes).step_by(150_001).chain([bytes - 4096 + 3]) {
+            let sim = make(at);
+            sim.corrupt(path, at, 1);
+            let [ours, model] = both(&sim, path);
+            assert_eq!(ours, model, "damaged at {at}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The log engine: record batches, marks, the shared write-ahead log, segments, indexes, cache, recovery, retention.
 
+pub mod abandon;
 #[cfg(feature = "measuring")]
 pub mod apart;
 pub mod api;
@@ -10,6 +11,7 @@ pub mod catalog;
 mod chunk;
 mod compact;
 pub mod config;
+pub mod doubt;
 pub mod engine;
 mod fetch;
 #[cfg(test)]

@@ -22,7 +22,9 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::{
     boot::{self, Booted},
+    catalog::Catalog,
     config::{self, TopicConfig},
+    doubt::Doubts,
     engine::{Engine, Shard, owner},
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
@@ -91,6 +93,14 @@ pub enum StartError {
         /// What.
         reason: String,
     },
+    /// Records that were acknowledged, as far as can be told, are not in the shared log.
+    #[error("{path}: {doubts}")]
+    Lost {
+        /// The log's folder.
+        path: PathBuf,
+        /// Which.
+        doubts: Box<Doubts>,
+    },
     /// A setting makes no sense.
     #[error("{0}")]
     Options(String),
@@ -104,16 +114,19 @@ pub enum StartError {
     },
 }
 
-impl From<OpenError> for StartError {
-    fn from(error: OpenError) -> Self {
+impl StartError {
+    /// A store that cannot be opened; the catalog knows the names of topics.
+    pub(crate) fn of_open(error: OpenError, catalog: &Catalog) -> Self {
         match error {
             OpenError::Io { path, source } => Self::io(path.display(), source),
             OpenError::Damaged { path, reason } => Self::Damaged { path, reason },
+            OpenError::Lost(mut doubts) => {
+                doubts.name_topics(|id| Some(catalog.topics.get(&id.topic)?.name.clone()));
+                Self::Lost { path: doubts.folder.clone(), doubts }
+            }
         }
     }
-}
 
-impl StartError {
     pub(crate) fn io(what: impl std::fmt::Display, source: io::Error) -> Self {
         Self::Io { what: what.to_string(), source }
     }
@@ -345,7 +358,8 @@ async fn open(
         topics.put(topic);
     }
     let store_options = store_options(options, index, &booted, together.owed.clone());
-    let store = Store::open(io.clone(), store_options, &known).await?;
+    let opened = Store::open(io.clone(), store_options, &known).await;
+    let store = opened.map_err(|error| StartError::of_open(error, &booted.catalog))?;
     let shard = Shard {
         mail: Mail::new(together.office.clone(), index),
         index,

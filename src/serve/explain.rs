@@ -3,8 +3,12 @@
 use millrace_engine::node::StartError;
 
 /// The error in words, and how to fix it.
-pub(super) fn start_error(error: &StartError) -> String {
+pub(crate) fn start_error(error: &StartError) -> String {
     let fix = match error {
+        StartError::Lost { .. } => {
+            "put missing or damaged files of that folder back from a copy if there is one; otherwise 'millrace log \
+             abandon DATA' shows what is in doubt, and goes on without it when told so twice; nothing was changed"
+        }
         StartError::Locked { .. } => "stop the other process, or choose another --data",
         StartError::NoDirectIo { .. } => "put --data on ext4, XFS or btrfs on a disk of this machine",
         StartError::NoUring(_) => "'millrace doctor' says what is in the way",

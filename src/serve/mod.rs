@@ -39,7 +39,7 @@ use crate::{
 
 mod attend;
 mod banner;
-mod explain;
+pub(crate) mod explain;
 mod listen;
 mod logging;
 mod notify;

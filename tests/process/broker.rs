@@ -45,6 +45,8 @@ pub(crate) struct Broker {
     data: PathBuf,
     pub(crate) address: SocketAddr,
     options: String,
+    /// What is before the command that starts it, and may need it as its arguments.
+    wrapper: String,
     server: Option<Server>,
 }
 
@@ -59,7 +61,7 @@ impl Broker {
     /// Starts a broker on that data directory; `folder` keeps its log.
     pub(crate) fn start_in(folder: TempDir, data: PathBuf, options: &str) -> Broker {
         let address = server::free_address().unwrap();
-        let mut broker = Broker { folder, data, address, options: options.to_owned(), server: None };
+        let mut broker = Broker { folder, data, address, options: options.to_owned(), wrapper: String::new(), server: None };
         broker.restart();
         broker
     }
@@ -78,7 +80,8 @@ impl Broker {
     pub(crate) fn command(&self) -> String {
         // small logs and little memory: several brokers run at once, and small logs wrap around
         format!(
-            "'{}' serve --data '{}' --listen {} --wal-bytes 32MiB --memory 128MiB {}",
+            "{}'{}' serve --data '{}' --listen {} --wal-bytes 32MiB --memory 128MiB {}",
+            self.wrapper,
             binary().display(),
             self.data.display(),
             self.address,
@@ -89,6 +92,11 @@ impl Broker {
     /// Changes the options for the next start.
     pub(crate) fn set_options(&mut self, options: &str) {
         self.options = options.to_owned();
+    }
+
+    /// Has another command start it from now on, which gets this one behind it.
+    pub(crate) fn wrap(&mut self, wrapper: String) {
+        self.wrapper = wrapper;
     }
 
     /// Starts it without waiting until it serves.

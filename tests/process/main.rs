@@ -4,6 +4,7 @@
 //! on folders of its own. `MILLRACE_ROUNDS` multiplies the rounds of those that rely on chance.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod abandon;
 mod advertise;
 mod broker;
 mod damage;

@@ -1,7 +1,7 @@
 //! Clients that take no answers or never finish a request: they may not hold memory beyond the budget, nor keep others
 //! from being served.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use millrace_bench::{
     batch::BatchShape,
@@ -49,4 +49,65 @@ fn clients_that_do_not_read_or_do_not_finish_hold_no_memory_beyond_the_budget() 
     broker.verify("new", 2, &other.acknowledged);
     broker.verify("old", 1, &writer.acknowledged);
     drop((unread, unfinished));
+}
+
+/// A memory cgroup of the test's own.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// Takes a right that not everybody has; `None`, and why, where it is not there.
+    fn new(bytes: u64) -> Option<MemoryGroup> {
+        let name = format!("millrace-test-{}", std::process::id());
+        let hierarchies = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        for (root, limit) in hierarchies {
+            let group = MemoryGroup(PathBuf::from(root).join(&name));
+            let is_made = fs::create_dir(&group.0).is_ok();
+            // Who makes a folder somewhere else must not write into it.
+            if is_made && group.0.join(limit).exists() && fs::write(group.0.join(limit), bytes.to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        eprintln!("no memory cgroup can be made here: only the peak of resident memory is looked at");
+        None
+    }
+
+    /// What runs the command behind it in here.
+    fn wrapper(&self) -> String {
+        format!("sh -c 'echo $$ > {}/cgroup.procs && exec \"$@\"' sh ", self.0.display())
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _it_may_never_have_been_made = Command::new("rmdir").arg(&self.0).stderr(std::process::Stdio::null()).status();
+    }
+}
+
+/// A start read whole files of the log, every shard its own, outside the budget: under a limit that the former life had
+/// stayed below it was killed, at every start.
+#[test]
+fn a_start_with_a_full_log_takes_no_more_memory_than_the_life_before() {
+    const SHARDS: i32 = 4;
+    let mut broker = Broker::start("--shards 4");
+    broker.create_topic("full", SHARDS * 2);
+    let shape = BatchShape { records: 200, value_bytes: 1000, key_bytes: 0 };
+    let mut writer = Writer::new(broker.address, "full", 2 * SHARDS as usize, 1, 0).shape(shape);
+    writer.write(2000);
+    let used = |broker: &Broker| broker.usage().peak_rss_bytes;
+    let before = used(&broker);
+    broker.kill();
+    let files: Vec<_> = (0..SHARDS).flat_map(|shard| fs::read_dir(broker.data().join(format!("wal-{shard}"))).unwrap()).collect();
+    let log_bytes: u64 = files.iter().map(|file| file.as_ref().unwrap().metadata().unwrap().len()).sum();
+    assert!(log_bytes > RSS_BYTES_MAX, "a log of {log_bytes} bytes tells nothing");
+
+    let group = MemoryGroup::new(RSS_BYTES_MAX);
+    if let Some(group) = &group {
+        broker.wrap(group.wrapper());
+    }
+    broker.restart();
+    let after = used(&broker);
+    assert!(after < before + before / 10, "{} MiB, and {} MiB in the life before", after >> 20, before >> 20);
+    assert!(after < RSS_BYTES_MAX, "{} MiB", after >> 20);
+    broker.verify("full", 1, &writer.acknowledged);
+    broker.kill();
 }

@@ -123,6 +123,11 @@ impl<I: Io> Keeper<I> {
         self.signal.notify();
     }
 
+    /// Everything is to be kept from here on, whatever its size.
+    pub(super) fn end_soon(&self) {
+        self.stopped.set(true);
+    }
+
     /// A partition's tail has grown.
     pub(crate) fn grown(&self, cell: &Rc<PartitionCell>) {
         let mut partition = cell.borrow_mut();

@@ -26,6 +26,7 @@ mod recovery_tests;
 mod removal;
 mod replace;
 mod rewrite;
+mod salvage;
 mod segment_files;
 mod space;
 mod standing;

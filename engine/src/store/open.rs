@@ -24,6 +24,7 @@ use super::{
 use crate::{
     api::TopicPartition,
     config::TopicConfig,
+    doubt::Doubts,
     io::{BLOCK, Buffer, File, Io, Open, Share, window::Window},
     journal::{self, Journal, ReadError},
     manifest::{self, Manifest},
@@ -45,6 +46,8 @@ pub(crate) enum OpenError {
     Io { path: PathBuf, source: io::Error },
     #[error("{path}: {reason}")]
     Damaged { path: PathBuf, reason: String },
+    #[error("{}: {_0}", _0.folder.display())]
+    Lost(Box<Doubts>),
 }
 
 impl OpenError {
@@ -64,12 +67,26 @@ pub(crate) type Known = BTreeMap<TopicPartition, Rc<TopicConfig>>;
 impl<I: Io> Store<I> {
     /// Opens a shard's part of the data directory and starts its tasks.
     pub(crate) async fn open(io: I, options: StoreOptions, known: &Known) -> Result<Rc<Self>, OpenError> {
+        let (store, _) = Self::recover(io, options, known, Losses::Refused).await?;
+        store.check_space();
+        store.start_tasks();
+        Ok(store)
+    }
+
+    /// A store without tasks, and the files of its log in the order of what they hold.
+    pub(super) async fn recover(
+        io: I,
+        options: StoreOptions,
+        known: &Known,
+        losses: Losses,
+    ) -> Result<(Rc<Self>, Vec<WalFileId>), OpenError> {
         refuse_to_miss_manifest(&io, &options, known).await?;
         let manifest = read_manifest(&io, &options.manifest_path()).await?;
         let wal_dir = options.wal_dir();
         io.create_dir(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
         remove_half_made(&io, &wal_dir).await?;
-        let (found, manifest, replay) = replay_log(&io, &options, manifest, known).await?;
+        let Replayed { found, manifest, replay, .. } = replay_log(&io, &options, manifest, known, losses).await?;
+        let files = replay.order.iter().map(|at| found[*at].id).collect();
         let mut run_ends = replay.run_ends.clone();
         if options.run > 1 {
             // Every run before this one has ended, also if nothing of it is left now.
@@ -109,9 +126,7 @@ impl<I: Io> Store<I> {
             options,
         });
         store.load_live(&found, replay).await?;
-        store.check_space();
-        store.start_tasks();
-        Ok(store)
+        Ok((store, files))
     }
 
     fn start_tasks(self: &Rc<Self>) {
@@ -184,7 +199,7 @@ impl<I: Io> Store<I> {
 
 /// A manifest is made before the first file of the shared log and the first segment: if there are some but no manifest,
 /// it is lost, and they would be written over.
-async fn refuse_to_miss_manifest<I: Io>(io: &I, options: &StoreOptions, known: &Known) -> Result<(), OpenError> {
+pub(super) async fn refuse_to_miss_manifest<I: Io>(io: &I, options: &StoreOptions, known: &Known) -> Result<(), OpenError> {
     let path = options.manifest_path();
     let names = io.list(&options.data_dir).await.map_err(OpenError::io(&options.data_dir))?;
     if path.file_name().is_some_and(|own| names.iter().any(|name| own == name.as_str())) {
@@ -218,27 +233,44 @@ async fn remove_half_made<I: Io>(io: &I, wal_dir: &Path) -> Result<(), OpenError
     Ok(())
 }
 
-/// Replays the shared log. Answers also the manifest with the fat runs that are in segments.
-async fn replay_log<I: Io>(
+/// What was found in the shared log.
+pub(super) struct Replayed {
+    pub(super) found: Vec<FoundFile>,
+    pub(super) chains: Vec<Chain>,
+    /// The manifest with the fat runs that are in segments.
+    pub(super) manifest: Manifest,
+    pub(super) replay: Replay,
+}
+
+/// Replays the shared log.
+pub(super) async fn replay_log<I: Io>(
     io: &I,
     options: &StoreOptions,
     manifest: Manifest,
     known: &Known,
-) -> Result<(Vec<FoundFile>, Manifest, Replay), OpenError> {
+    losses: Losses,
+) -> Result<Replayed, OpenError> {
     let unknown = Unknown { manifest: &manifest, known: |id| known.contains_key(&id) };
-    let (found, chains) = read_chains(io, &options.wal_dir(), Depth::Chain, &unknown).await?;
+    let depth = match losses {
+        Losses::Refused => Depth::Chain,
+        Losses::Suffered => Depth::Everything,
+    };
+    let (found, chains) = read_chains(io, &options.wal_dir(), depth, &unknown).await?;
     let mut torn = HashSet::new();
     loop {
-        let replayed = replay::replay(&unknown, &chains, &torn, Losses::Refused);
-        let replay = replayed.map_err(|error| OpenError::damaged(&options.wal_dir(), error))?;
+        let Ok(replay) = replay::replay(&unknown, &chains, &torn, losses) else {
+            // Who is refused shall know all of it.
+            let all = Box::pin(replay_log(io, options, manifest, known, Losses::Suffered)).await?;
+            return Err(OpenError::Lost(Box::new(all.doubts(options))));
+        };
         if replay.pointers.is_empty() {
-            return Ok((found, manifest, replay));
+            return Ok(Replayed { found, chains, manifest, replay });
         }
         // A group whose fat runs are not whole ends its run.
         let mut extended = manifest.clone();
         match extend::extend(io, &options.data_dir, &mut extended, &replay.pointers).await? {
             Some(group) => drop(torn.insert(group)),
-            None => return Ok((found, extended, replay)),
+            None => return Ok(Replayed { found, chains, manifest: extended, replay }),
         }
     }
 }

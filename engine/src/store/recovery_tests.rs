@@ -44,6 +44,7 @@ struct Machine {
     reserve_bytes: u64,
     /// Of the node; one is opened.
     shards: usize,
+    cache_bytes: Cell<usize>,
 }
 
 impl Machine {
@@ -55,25 +56,34 @@ impl Machine {
             Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap())
         };
         let known = (0..).zip(settings).map(|(at, settings)| (partition(at), config(settings))).collect();
-        Self { sim, known, run: Cell::new(0), reserve_bytes: 0, shards: 1 }
+        Self { sim, known, run: Cell::new(0), reserve_bytes: 0, shards: 1, cache_bytes: Cell::new(24 << 20) }
     }
 
-    /// Runs a life on what the last one left.
-    fn live<F: Future<Output = ()>>(&self, body: impl FnOnce(Rc<Store<SimIo>>) -> F) {
-        let run = self.run.replace(self.run.get() + 1) + 1;
-        let io = if run == 1 { self.sim.io() } else { self.sim.restart() };
-        let options = StoreOptions {
+    fn options(&self, run: u64) -> StoreOptions {
+        StoreOptions {
             compact_bytes: 1 << 20,
             data_dir: PathBuf::from("/d"),
             shard: 0,
             generation: 1,
             run,
-            cache_bytes: 24 << 20,
+            cache_bytes: self.cache_bytes.get(),
             fetch_bytes: 4 << 20,
             wal_bytes: WAL_BYTES,
             reserve_bytes: self.reserve_bytes,
             owed: Owed::new(self.shards, WAL_BYTES),
-        };
+        }
+    }
+
+    /// A start that is not to serve: its number, and its disk.
+    fn next_run(&self) -> (u64, SimIo) {
+        let run = self.run.replace(self.run.get() + 1) + 1;
+        (run, if run == 1 { self.sim.io() } else { self.sim.restart() })
+    }
+
+    /// Runs a life on what the last one left.
+    fn live<F: Future<Output = ()>>(&self, body: impl FnOnce(Rc<Store<SimIo>>) -> F) {
+        let (run, io) = self.next_run();
+        let options = self.options(run);
         let life = async {
             let store = Store::open(io, options, &self.known).await.unwrap_or_else(|error| panic!("{error}"));
             body(store).await;
@@ -509,4 +519,86 @@ fn nothing_stands_between_a_segment_s_last_batch_and_its_footer() {
     let file = machine.sim.file(&path).unwrap();
     let between = &file[usize::try_from(end).unwrap()..usize::try_from(footer).unwrap()];
     assert!(between.iter().all(|byte| *byte == 0));
+}
+
+/// A start put all that was in the log only into memory, however little of it there was now.
+#[test]
+fn a_start_with_less_memory_than_lives_in_the_log_stays_within_it() {
+    const LEFT: usize = 1 << 20;
+    for (seed, without_space) in (0..6).zip([false, false, true].into_iter().cycle()) {
+        let machine = Machine::new(seed, &[DEVICE; 12]);
+        machine.live(async |store| {
+            for index in (0..12).cycle().take(48) {
+                produce(&store, index, 200_000).await;
+            }
+            let live = store.live_bytes.get();
+            assert!(live > 3 * LEFT, "{live} bytes live in the log only");
+        });
+        machine.sim.kill();
+        machine.cache_bytes.set(LEFT);
+        if without_space {
+            machine.sim.set_free_bytes(4 << 20); // for the manifest
+        }
+        for _ in 0..2 {
+            machine.live(async |store| {
+                let cached = store.cache.borrow().bytes();
+                assert!(cached <= LEFT || without_space, "{cached} bytes in memory");
+                for index in 0..12 {
+                    assert_eq!(check(&store, index).await, 4);
+                }
+            });
+            machine.sim.crash();
+        }
+    }
+}
+
+/// Whatever group of the log is lost, a start says so if it was durable, and what can be read comes to segments without it.
+#[test]
+fn what_a_damaged_log_gives_back_is_salvaged() {
+    let log = Path::new("/d/wal-0/00000001.wal");
+    for lost in 0..12u64 {
+        let machine = Machine::new(lost, &[DEVICE, DEVICE, DEVICE]);
+        machine.live(async |store| {
+            for at in 0..12 {
+                produce(&store, at % 3, 10).await;
+            }
+        });
+        machine.sim.crash();
+        let was_durable = lost < 11; // nobody saw the last one durable
+        machine.sim.corrupt(log, lost * 4096 + 80, 1);
+        let (run, io) = machine.next_run();
+        let salvage = async {
+            let doubts = Store::doubts(&io, &machine.options(run), &machine.known).await.unwrap();
+            assert_eq!(doubts.is_empty(), !was_durable, "group {}", lost + 1);
+            let partition = i32::try_from(lost % 3).unwrap();
+            for doubt in &doubts.partitions {
+                let hole = i64::try_from(lost / 3).unwrap();
+                assert_eq!((doubt.id.partition, doubt.from, doubt.found, doubt.until), (partition, hole, hole + 1, 4));
+            }
+            assert_eq!(doubts.partitions.len(), usize::from(lost < 9), "{doubts}");
+            let opened = Store::open(io.clone(), machine.options(run), &machine.known).await;
+            assert_eq!(opened.is_err(), was_durable);
+            if was_durable {
+                let files = Store::salvage(io.clone(), machine.options(run), &machine.known).await.unwrap();
+                for file in files {
+                    io.remove(&file).await.unwrap();
+                }
+                io.sync_dir(log.parent().unwrap()).await.unwrap();
+            }
+        };
+        machine.sim.run_until(salvage).unwrap();
+        machine.sim.crash();
+        for _ in 0..2 {
+            machine.live(async |store| {
+                for index in 0..3u64 {
+                    let whole = index != lost % 3;
+                    let end = if whole { 4 } else { i64::try_from(lost / 3).unwrap() };
+                    let index = i32::try_from(index).unwrap();
+                    assert!(check(&store, index).await >= end, "partition {index} without group {}", lost + 1);
+                    produce(&store, index, 10).await;
+                }
+            });
+            machine.sim.crash();
+        }
+    }
 }

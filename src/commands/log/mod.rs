@@ -1,4 +1,4 @@
-//! `millrace log dump`: what is in the files of a data folder, and whether it is whole. Reads only; needs no broker.
+//! `millrace log`: what is in the files of a data folder, whether it is whole, and going on when it is not. Needs no broker.
 
 use std::{
     fs, io,
@@ -13,6 +13,7 @@ use crate::{
     output::say,
 };
 
+mod abandon;
 mod batch;
 mod journal;
 mod known;
@@ -30,6 +31,7 @@ pub(crate) struct LogCommand {
 #[derive(Debug, Subcommand)]
 enum Action {
     Dump(Dump),
+    Abandon(abandon::Abandon),
 }
 
 /// Shows what files hold and checks every checksum
@@ -80,8 +82,10 @@ impl Kind {
 
 impl LogCommand {
     pub(crate) fn run(self) -> Outcome {
-        let Action::Dump(dump) = self.action;
-        dump.run()
+        match self.action {
+            Action::Dump(dump) => dump.run(),
+            Action::Abandon(abandon) => abandon.run(),
+        }
     }
 }
 
@@ -126,7 +130,8 @@ fn dump_file(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     }
 }
 
-/// Files of known kinds: catalog, manifests, write-ahead logs, segments, each kind in the order of names.
+/// Files of known kinds: catalog, manifests, write-ahead logs, segments, each kind in the order of names. What was given
+/// up and moved aside is for who asks for it by name.
 fn files_below(folder: &Path) -> Outcome<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -134,9 +139,10 @@ fn files_below(folder: &Path) -> Outcome<Vec<PathBuf>> {
         for entry in fs::read_dir(&folder).map_err(|error| unreadable(&folder, &error))? {
             let entry = entry.map_err(|error| unreadable(&folder, &error))?;
             let kind = entry.file_type().map_err(|error| unreadable(&entry.path(), &error))?;
-            if kind.is_dir() {
+            let is_aside = entry.file_name().to_string_lossy().starts_with("abandoned-");
+            if kind.is_dir() && !is_aside {
                 folders.push(entry.path());
-            } else if let Some(kind) = Kind::of(&entry.path()) {
+            } else if let Some(kind) = Kind::of(&entry.path()).filter(|_| kind.is_file()) {
                 files.push((kind as u8, entry.path()));
             }
         }
