@@ -61,7 +61,8 @@ impl Broker {
     /// Starts a broker on that data directory; `folder` keeps its log.
     pub(crate) fn start_in(folder: TempDir, data: PathBuf, options: &str) -> Broker {
         let address = server::free_address().unwrap();
-        let mut broker = Broker { folder, data, address, options: options.to_owned(), wrapper: String::new(), server: None };
+        let mut broker =
+            Broker { folder, data, address, options: options.to_owned(), wrapper: String::new(), server: None };
         broker.restart();
         broker
     }

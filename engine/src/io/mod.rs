@@ -10,9 +10,9 @@ use crate::chunk::Memory;
 
 pub(crate) mod direct;
 pub(crate) mod residency;
-pub(crate) mod window;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
+pub(crate) mod window;
 
 /// Every position and length of a direct read or write is a multiple of this; a power of two. 4096 satisfies every
 /// block device in use (STATX_DIOALIGN reports 512 or 4096).

@@ -103,12 +103,17 @@ async fn read_on<F: File>(
             }
             rest = &rest[batch.len()..];
         }
-        if segment.size == before {
-            if window >= GROUP_BYTES_MAX || memory.bytes().len() < window {
-                break;
-            }
-            window = GROUP_BYTES_MAX; // a batch may be larger than one read
+        if segment.size > before {
+            window = IO_BYTES_MAX;
+            continue;
         }
+        // A batch may be larger than one read.
+        let wanted = BatchInfo::parse_header(rest).map_or(0, |info| skip + info.size);
+        let is_cut_off = (memory.bytes().len() + 1..=GROUP_BYTES_MAX).contains(&wanted);
+        if !is_cut_off || memory.bytes().len() < window {
+            break;
+        }
+        window = usize::try_from(align_up(wanted as u64)).expect("just bounded");
     }
     Ok(())
 }

@@ -199,7 +199,11 @@ impl<I: Io> Store<I> {
 
 /// A manifest is made before the first file of the shared log and the first segment: if there are some but no manifest,
 /// it is lost, and they would be written over.
-pub(super) async fn refuse_to_miss_manifest<I: Io>(io: &I, options: &StoreOptions, known: &Known) -> Result<(), OpenError> {
+pub(super) async fn refuse_to_miss_manifest<I: Io>(
+    io: &I,
+    options: &StoreOptions,
+    known: &Known,
+) -> Result<(), OpenError> {
     let path = options.manifest_path();
     let names = io.list(&options.data_dir).await.map_err(OpenError::io(&options.data_dir))?;
     if path.file_name().is_some_and(|own| names.iter().any(|name| own == name.as_str())) {

@@ -529,6 +529,8 @@ fn a_start_with_less_memory_than_lives_in_the_log_stays_within_it() {
         let machine = Machine::new(seed, &[DEVICE; 12]);
         machine.live(async |store| {
             for index in (0..12).cycle().take(48) {
+                // Files of the log are made meanwhile: a log that is short of them brings its tails to segments.
+                store.io.sleep(Duration::from_millis(100)).await;
                 produce(&store, index, 200_000).await;
             }
             let live = store.live_bytes.get();
@@ -555,50 +557,56 @@ fn a_start_with_less_memory_than_lives_in_the_log_stays_within_it() {
 /// Whatever group of the log is lost, a start says so if it was durable, and what can be read comes to segments without it.
 #[test]
 fn what_a_damaged_log_gives_back_is_salvaged() {
+    for lost in 0..12 {
+        salvage_without(lost, &[10]);
+        salvage_without(lost, &[10, FAT, 10, 10, FAT]);
+    }
+}
+
+/// Loses one of twelve groups of three partitions, which got records of these sizes in turn.
+fn salvage_without(lost: u64, sizes: &'static [usize]) {
     let log = Path::new("/d/wal-0/00000001.wal");
-    for lost in 0..12u64 {
-        let machine = Machine::new(lost, &[DEVICE, DEVICE, DEVICE]);
+    let has_fat = sizes.contains(&FAT);
+    let machine = Machine::new(lost, &[DEVICE, DEVICE, DEVICE]);
+    machine.live(async |store| {
+        for (at, size) in (0..12).zip(sizes.iter().cycle()) {
+            produce(&store, at % 3, *size).await;
+        }
+    });
+    machine.sim.crash();
+    let was_durable = lost < 11; // nobody saw the last one durable
+    machine.sim.corrupt(log, lost * 4096 + 80, 1);
+    let (run, io) = machine.next_run();
+    let (hurt, hole) = (i32::try_from(lost % 3).unwrap(), i64::try_from(lost / 3).unwrap());
+    let salvage = async {
+        let doubts = Store::doubts(&io, &machine.options(run), &machine.known).await.unwrap();
+        assert_eq!(doubts.is_empty(), !was_durable, "group {}", lost + 1);
+        for doubt in doubts.partitions.iter().filter(|_| !has_fat) {
+            assert_eq!((doubt.id.partition, doubt.from, doubt.found, doubt.until), (hurt, hole, hole + 1, 4));
+        }
+        // The last records of a partition leave no trace; a later run that went to the segment brings them along.
+        assert!(has_fat || doubts.partitions.len() == usize::from(lost < 9), "{doubts}");
+        let opened = Store::open(io.clone(), machine.options(run), &machine.known).await;
+        assert_eq!(opened.is_err(), was_durable);
+        if was_durable {
+            let files = Store::salvage(io.clone(), machine.options(run), &machine.known).await.unwrap();
+            for file in files {
+                io.remove(&file).await.unwrap();
+            }
+            io.sync_dir(log.parent().unwrap()).await.unwrap();
+        }
+    };
+    machine.sim.run_until(salvage).unwrap();
+    machine.sim.crash();
+    for more in 0..2 {
         machine.live(async |store| {
-            for at in 0..12 {
-                produce(&store, at % 3, 10).await;
+            for index in 0..3 {
+                let end = check(&store, index).await;
+                let kept = if index == hurt { hole..=4 } else { 4..=4 };
+                assert!(kept.contains(&(end - more)), "partition {index} ends at {end} without group {}", lost + 1);
+                produce(&store, index, 10).await;
             }
         });
         machine.sim.crash();
-        let was_durable = lost < 11; // nobody saw the last one durable
-        machine.sim.corrupt(log, lost * 4096 + 80, 1);
-        let (run, io) = machine.next_run();
-        let salvage = async {
-            let doubts = Store::doubts(&io, &machine.options(run), &machine.known).await.unwrap();
-            assert_eq!(doubts.is_empty(), !was_durable, "group {}", lost + 1);
-            let partition = i32::try_from(lost % 3).unwrap();
-            for doubt in &doubts.partitions {
-                let hole = i64::try_from(lost / 3).unwrap();
-                assert_eq!((doubt.id.partition, doubt.from, doubt.found, doubt.until), (partition, hole, hole + 1, 4));
-            }
-            assert_eq!(doubts.partitions.len(), usize::from(lost < 9), "{doubts}");
-            let opened = Store::open(io.clone(), machine.options(run), &machine.known).await;
-            assert_eq!(opened.is_err(), was_durable);
-            if was_durable {
-                let files = Store::salvage(io.clone(), machine.options(run), &machine.known).await.unwrap();
-                for file in files {
-                    io.remove(&file).await.unwrap();
-                }
-                io.sync_dir(log.parent().unwrap()).await.unwrap();
-            }
-        };
-        machine.sim.run_until(salvage).unwrap();
-        machine.sim.crash();
-        for _ in 0..2 {
-            machine.live(async |store| {
-                for index in 0..3u64 {
-                    let whole = index != lost % 3;
-                    let end = if whole { 4 } else { i64::try_from(lost / 3).unwrap() };
-                    let index = i32::try_from(index).unwrap();
-                    assert!(check(&store, index).await >= end, "partition {index} without group {}", lost + 1);
-                    produce(&store, index, 10).await;
-                }
-            });
-            machine.sim.crash();
-        }
     }
 }

@@ -212,7 +212,8 @@ impl Replay {
                 }
                 let is_torn = torn.contains(&(run, sequence));
                 if is_torn && (losses == Losses::Refused || durable < sequence) {
-                    return Ok(self.take_up_to(*file, run, sequence.saturating_sub(1), span));
+                    self.take_up_to(*file, run, sequence.saturating_sub(1), span);
+                    return Ok(());
                 }
                 if is_torn {
                     self.lose(Loss::Group { run, sequence }, losses)?;

@@ -55,9 +55,7 @@ impl Abandon {
         let done = abandon(&data, confirm).map_err(|error| Failure::failed(explain::start_error(&error)))?;
         match (answers.try_recv(), done) {
             (Ok(Err(refused)), _) => Err(refused),
-            (_, Some(aside)) => {
-                show(format_args!("given up; what was taken out is in {}", aside.display()))
-            }
+            (_, Some(aside)) => show(format_args!("given up; what was taken out is in {}", aside.display())),
             (_, None) => show("nothing is in doubt: the write-ahead log holds all that was durable"),
         }
     }
