@@ -63,7 +63,10 @@ impl MemoryGroup {
             let group = MemoryGroup(PathBuf::from(root).join(&name));
             let is_made = fs::create_dir(&group.0).is_ok();
             // Who makes a folder somewhere else must not write into it.
-            if is_made && group.0.join(limit).exists() && fs::write(group.0.join(limit), bytes.to_string()).is_ok() {
+            let is_limited =
+                is_made && group.0.join(limit).exists() && fs::write(group.0.join(limit), bytes.to_string()).is_ok();
+            let joins = || Command::new("sh").args(["-c", &format!("{} true", group.wrapper())]).status();
+            if is_limited && joins().is_ok_and(|status| status.success()) {
                 return Some(group);
             }
         }
