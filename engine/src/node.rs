@@ -450,6 +450,9 @@ async fn look_after(engine: Engine) {
     let store = &engine.0.store;
     loop {
         engine.0.io.sleep(TICK).await;
+        if store.is_closed() {
+            return;
+        }
         store.check_space();
         if store.has_unflushed() && store.flush_written().await.is_err() {
             return; // the log is sealed, and said so

@@ -314,6 +314,11 @@ impl<I: Io> Store<I> {
         self.maker_ended.clone().wait().await;
     }
 
+    /// Whether [`Store::close`] has written all that it will.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.stopped.get()
+    }
+
     /// Ids of all partitions of this shard.
     pub(crate) fn partition_ids(&self) -> Vec<TopicPartition> {
         self.partitions.borrow().keys().copied().collect()
