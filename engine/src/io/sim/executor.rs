@@ -191,7 +191,11 @@ impl State {
         self.note(format_args!("{number} {kind:?} {} {}+{} {verdict:?}", path.display(), place.0, place.1));
         let failure = match verdict {
             Verdict::Fail(kind) => Some(kind),
-            Verdict::Go | Verdict::Crash => None,
+            Verdict::Go | Verdict::Late(_) | Verdict::Crash => None,
+        };
+        let late_ns = match verdict {
+            Verdict::Late(late) => u64::try_from(late.as_nanos()).unwrap_or(u64::MAX),
+            _ => 0,
         };
         self.ops.insert(
             number,
@@ -201,7 +205,7 @@ impl State {
             self.end(End::Power);
             return None;
         }
-        let at = self.now_ns + self.latency_ns(kind);
+        let at = self.now_ns.saturating_add(self.latency_ns(kind)).saturating_add(late_ns);
         self.at(at, Event::Complete(number));
         Some(number)
     }

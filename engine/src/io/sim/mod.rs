@@ -34,7 +34,7 @@ pub(crate) mod random;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::RefCell, collections::BTreeMap, io, path::Path, rc::Rc, task::Waker};
+use std::{cell::RefCell, collections::BTreeMap, io, path::Path, rc::Rc, task::Waker, time::Duration};
 
 use disk::{Disk, InodeId};
 use executor::Executor;
@@ -96,6 +96,8 @@ impl OpKind {
 pub(crate) enum Verdict {
     /// It runs.
     Go,
+    /// It takes that much longer; an age of it is a disk that has stopped.
+    Late(Duration),
     /// It fails with that error.
     Fail(io::ErrorKind),
     /// It is under way when the power is cut.
