@@ -53,6 +53,12 @@ pub struct ShardStats {
     pub is_full: bool,
     /// The log takes nothing more until a restart.
     pub is_failed: bool,
+    /// Times that something of the log stood still.
+    pub stalls: u64,
+    /// Something of it stands still now.
+    pub is_stalled: bool,
+    /// For how long nothing has moved for the oldest commit group.
+    pub oldest_group_seconds: u64,
 }
 
 /// What is used of how much.

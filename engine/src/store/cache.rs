@@ -73,12 +73,6 @@ impl Cache {
         !is_live || self.bytes + Self::cost(buffer_bytes, extents) <= self.budget
     }
 
-    /// Partitions with extents in the oldest group that is live: nothing behind it can be evicted.
-    pub(crate) fn oldest_live(&self) -> impl Iterator<Item = &Rc<PartitionCell>> {
-        let oldest = self.slots.iter().find(|cached| cached.slot.live.get() > 0);
-        oldest.into_iter().flat_map(|cached| cached.extents.iter().map(|(cell, _)| cell))
-    }
-
     /// Adds a group.
     pub(crate) fn insert(&mut self, slot: Rc<Slot>, buffer_bytes: usize, extents: Extents) {
         let bytes = Self::cost(buffer_bytes, extents.len());
@@ -118,6 +112,14 @@ impl Cache {
                 partition.old_before = partition.old_before.max(end_offset);
             }
         }
+    }
+
+    /// Partitions with extents in the oldest group whose extents are live: it holds up what is behind it.
+    pub(crate) fn oldest_live(&self) -> impl Iterator<Item = &Rc<PartitionCell>> {
+        let oldest = self.slots.iter().find(|cached| cached.slot.live.get() > 0);
+        let extents = oldest.into_iter().flat_map(|cached| &cached.extents);
+        let is_live = |(cell, end): &&(Rc<PartitionCell>, i64)| cell.borrow().materialised < *end;
+        extents.filter(is_live).map(|(cell, _)| cell)
     }
 
     /// Bytes in memory.

@@ -89,6 +89,25 @@ pub(crate) struct Keeper<I: Io> {
     pub(super) run_ends: BTreeMap<u64, u64>,
     stopped: Cell<bool>,
     ended: Rc<Outcome<()>>,
+    doing: Cell<Doing>,
+    /// Counts what it has begun to do.
+    turns: Cell<u64>,
+}
+
+/// What the keeper does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// It has nothing to do.
+    #[default]
+    Sleeping,
+    /// It waits for space on the disk.
+    WaitingForSpace,
+    /// It removes files, moves log starts, replaces segments.
+    Tidying,
+    /// It brings the tails of that many partitions to segments.
+    Round(usize),
+    /// It writes a manifest of that many bytes.
+    Rewriting(usize),
 }
 
 impl Pass {
@@ -115,7 +134,24 @@ impl<I: Io> Keeper<I> {
             run_ends,
             stopped: Cell::new(false),
             ended: Rc::default(),
+            doing: Cell::default(),
+            turns: Cell::default(),
         }
+    }
+
+    fn does(&self, what: Doing) {
+        self.doing.set(what);
+        self.turns.update(|turns| turns + 1);
+    }
+
+    /// What it does, and how many things it has begun.
+    pub(super) fn doing(&self) -> (Doing, u64) {
+        (self.doing.get(), self.turns.get())
+    }
+
+    /// Partitions that shall be in the next round.
+    pub(super) fn queued(&self) -> usize {
+        self.grown.borrow().len()
     }
 
     /// Something stands in the way of the pump.
@@ -211,6 +247,7 @@ impl<I: Io> Store<I> {
                     tracing::warn!(shard = self.options.shard, "no space for segments: {error}");
                     self.full.set(true);
                     self.end_passes(|_| true); // retention must not wait for the space that it makes
+                    self.keeper.does(Doing::WaitingForSpace);
                     self.io.sleep(RETRY_AFTER).await;
                     self.check_space();
                     true
@@ -225,6 +262,7 @@ impl<I: Io> Store<I> {
                 if let Some(reason) = &*self.failed.borrow() {
                     self.refuse_trims(reason); // those that could be done are
                 }
+                self.keeper.does(Doing::Sleeping);
                 if self.keeper.stopped.get() {
                     return self.keeper.ended.set(());
                 }
@@ -242,12 +280,14 @@ impl<I: Io> Store<I> {
 
     /// Does what there is to do; `false` when there was nothing.
     pub(super) async fn keep(self: &Rc<Self>) -> io::Result<bool> {
+        self.keeper.does(Doing::Tidying);
         self.remove_files().await?;
         let worked = self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();
         if picked.is_empty() {
             return Ok(worked);
         }
+        self.keeper.does(Doing::Round(picked.len()));
         if let Err(error) = self.round(&picked).await {
             for Picked { cell, .. } in picked {
                 cell.borrow_mut().end_keeping();
@@ -351,6 +391,7 @@ impl<I: Io> Store<I> {
             .map(|(id, plan, files)| async move {
                 for open in files {
                     open.file.flush().await?;
+                    self.watch.segment_step();
                 }
                 self.sync_new_segments(id, plan).await
             })
@@ -494,13 +535,16 @@ impl<I: Io> Store<I> {
                     left -= filled;
                     let full = std::mem::replace(&mut buffer, self.write_buffer(left, write_bytes));
                     open.file.write(Rc::new(full), position).await?;
+                    self.watch.segment_step();
                     position += filled as u64;
                     filled = 0;
                 }
             }
         }
         buffer.bytes_mut()[filled..].fill(0);
-        open.file.write(Rc::new(buffer), position).await
+        open.file.write(Rc::new(buffer), position).await?;
+        self.watch.segment_step();
+        Ok(())
     }
 
     fn write_buffer(&self, left: usize, write_bytes: usize) -> I::Buffer {
@@ -520,6 +564,7 @@ impl<I: Io> Store<I> {
         };
         let taken = cells.into_iter().filter_map(take).collect();
         let payloads = self.manifest_payloads();
+        self.keeper.does(Doing::Rewriting(payloads.iter().map(Vec::len).sum()));
         let mut journal = self.keeper.journal.take().expect("only the keeper uses the manifest");
         let result = journal.rewrite(&payloads).await;
         self.keeper.journal.replace(Some(journal));

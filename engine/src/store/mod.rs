@@ -31,6 +31,9 @@ mod segment_files;
 mod space;
 mod standing;
 pub(crate) mod wal_files;
+mod watch;
+#[cfg(test)]
+mod watch_tests;
 mod writer;
 
 use std::{
@@ -44,6 +47,7 @@ pub(crate) use append::{Appended, producer_batch};
 pub(crate) use open::{Known, OpenError};
 pub(crate) use read::check_epoch;
 pub(crate) use space::Owed;
+pub(crate) use watch::Left;
 
 use self::{
     cache::Cache,
@@ -52,6 +56,7 @@ use self::{
     keeper::Keeper,
     segment_files::SegmentFiles,
     wal_files::{WalFileId, WalFiles},
+    watch::Watch,
     writer::Flight,
 };
 use crate::{
@@ -167,6 +172,7 @@ pub(crate) struct Store<I: Io> {
     standing: Cell<bool>,
     /// Whether pump and maker are to end.
     stopped: Cell<bool>,
+    watch: Watch,
 }
 
 impl<I: Io> Store<I> {
@@ -266,6 +272,9 @@ impl<I: Io> Store<I> {
             log_bytes: 0,
             is_full: self.full.get(),
             is_failed: self.failed.borrow().is_some(),
+            stalls: self.watch.stalls(),
+            is_stalled: self.watch.is_stalled(),
+            oldest_group_seconds: self.watch.oldest_group().as_secs(),
         }
     }
 
@@ -289,6 +298,11 @@ impl<I: Io> Store<I> {
     /// What the manifest says of every partition, once the keeper has stopped.
     pub(crate) fn states(&self) -> Vec<(TopicPartition, crate::manifest::PartitionState)> {
         self.partitions.borrow().iter().map(|(id, cell)| (*id, cell.borrow().state())).collect()
+    }
+
+    /// Bytes that are in the shared log only.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes.get() as u64
     }
 
     /// Whether something is in the shared log only.

@@ -19,6 +19,7 @@ use super::{
     partition_dir,
     segment_files::SegmentFiles,
     wal_files::{self, Making, WalFile, WalFileId, WalFiles},
+    watch::Watch,
     writer::Flight,
 };
 use crate::{
@@ -122,6 +123,7 @@ impl<I: Io> Store<I> {
             starved: Cell::new(false),
             standing: Cell::new(false),
             stopped: Cell::new(false),
+            watch: Watch::default(),
             io,
             options,
         });
@@ -169,6 +171,7 @@ impl<I: Io> Store<I> {
                 if let Err(error) = self.wipe(&file).await {
                     return self.fail("wiping a file of the shared log failed", &error);
                 }
+                self.watch.log_step();
                 self.wal.borrow_mut().wiped(file);
                 self.pump.notify();
                 self.keeper.notify(); // it may have to be removed

@@ -47,6 +47,11 @@ impl<I: Io> Used<I> {
         let id = cell.borrow().id;
         self.holders.entry(id).or_insert_with(|| Holder { cell: cell.clone(), extents: 0 }).extents += 1;
     }
+
+    /// Live extents in it.
+    fn extents(&self) -> usize {
+        self.holders.values().map(|holder| holder.extents).sum()
+    }
 }
 
 struct Holder {
@@ -72,6 +77,8 @@ pub(crate) struct WalFiles<I: Io> {
     making: bool,
     /// What the file that is being made has no space for yet.
     unmade_bytes: Rc<Cell<u64>>,
+    /// Counts what was done for files in the making.
+    making_steps: Rc<Cell<u64>>,
     /// Whether the last try to make a file failed, and nobody has looked at the free space since.
     cramped: bool,
     next_id: u64,
@@ -100,6 +107,7 @@ impl<I: Io> WalFiles<I> {
             wiping: 0,
             making: false,
             unmade_bytes: Rc::default(),
+            making_steps: Rc::default(),
             cramped: false,
             next_id,
             retired: Vec::new(),
@@ -217,8 +225,14 @@ impl<I: Io> WalFiles<I> {
         self.unmade_bytes.set(self.file_bytes);
         let id = WalFileId(self.next_id);
         self.next_id += 1;
-        let unmade_bytes = self.unmade_bytes.clone();
-        Some(Making { io: self.io.clone(), path: path_of(&self.dir, id), id, bytes: self.file_bytes, unmade_bytes })
+        Some(Making {
+            io: self.io.clone(),
+            path: path_of(&self.dir, id),
+            id,
+            bytes: self.file_bytes,
+            unmade_bytes: self.unmade_bytes.clone(),
+            steps: self.making_steps.clone(),
+        })
     }
 
     fn may_make(&self) -> bool {
@@ -249,6 +263,54 @@ impl<I: Io> WalFiles<I> {
     }
 }
 
+/// The files as somebody sees them who looks from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FilesStanding {
+    /// Oldest first, each with its live extents.
+    pub(crate) used: Vec<(WalFileId, usize)>,
+    pub(crate) free: usize,
+    pub(crate) spent: usize,
+    pub(crate) wiping: usize,
+    /// What the file in the making lacks, and its size.
+    pub(crate) making: Option<(u64, u64)>,
+    pub(crate) count_max: usize,
+}
+
+impl<I: Io> WalFiles<I> {
+    /// Files being wiped.
+    pub(crate) fn wiping(&self) -> usize {
+        self.wiping
+    }
+
+    /// Counts what was done for files in the making.
+    pub(crate) fn making_steps(&self) -> u64 {
+        self.making_steps.get()
+    }
+
+    /// Bytes that the file in the making lacks, and its size.
+    pub(crate) fn making(&self) -> Option<(u64, u64)> {
+        self.making.then(|| (self.unmade_bytes.get(), self.file_bytes))
+    }
+
+    /// The oldest file that anybody holds, and who does, with how many live extents.
+    pub(crate) fn oldest_held(&self) -> Option<(WalFileId, Vec<(TopicPartition, usize)>)> {
+        let oldest = self.used.iter().find(|used| !used.holders.is_empty())?;
+        Some((oldest.file.id, oldest.holders.iter().map(|(id, holder)| (*id, holder.extents)).collect()))
+    }
+
+    /// How the files stand.
+    pub(crate) fn standing(&self) -> FilesStanding {
+        FilesStanding {
+            used: self.used.iter().map(|used| (used.file.id, used.extents())).collect(),
+            free: self.free.len(),
+            spent: self.spent.len(),
+            wiping: self.wiping,
+            making: self.making(),
+            count_max: self.count_max,
+        }
+    }
+}
+
 /// Path of a file of the shared log.
 pub(crate) fn path_of(dir: &Path, id: WalFileId) -> PathBuf {
     dir.join(format!("{:08}.wal", id.0))
@@ -274,9 +336,14 @@ pub(crate) struct Making<I: Io> {
     id: WalFileId,
     bytes: u64,
     unmade_bytes: Rc<Cell<u64>>,
+    steps: Rc<Cell<u64>>,
 }
 
 impl<I: Io> Making<I> {
+    fn step(&self) {
+        self.steps.update(|steps| steps + 1);
+    }
+
     /// Writes zeroes to the whole file and flushes it. It gets its name when it is complete, so that a crash in
     /// between leaves nothing that looks like a file of the log.
     pub(crate) async fn make(self) -> io::Result<WalFile<I>> {
@@ -287,6 +354,7 @@ impl<I: Io> Making<I> {
         }
         filled?;
         self.io.rename(&making, &self.path).await?;
+        self.step();
         open(&self.io, self.path.parent().expect("the log has a folder"), self.id, self.bytes).await
     }
 
@@ -300,9 +368,11 @@ impl<I: Io> Making<I> {
             file.write(zeroes.clone(), position).await?;
             position += IO_BYTES_MAX as u64;
             self.unmade_bytes.set(self.bytes - position);
+            self.step();
             self.io.yield_now().await;
         }
         file.flush().await?;
+        self.step();
         file.close().await
     }
 }

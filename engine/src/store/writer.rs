@@ -28,8 +28,9 @@ use crate::{
     },
 };
 
+/// How far a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     Writing,
     Written,
     Flushing,
@@ -70,6 +71,21 @@ impl<I: Io> Flight<I> {
             unflushed: Vec::new(),
             dirty: false,
         }
+    }
+
+    /// Number of the oldest group on its way.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.groups.front().map(|flying| flying.group.number())
+    }
+
+    /// Groups on their way and their bytes.
+    pub(crate) fn in_flight(&self) -> (usize, u64) {
+        (self.groups.len(), self.groups.iter().map(|flying| flying.group.bytes as u64).sum())
+    }
+
+    /// How far they are, oldest first.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage> {
+        self.groups.iter().map(|flying| flying.stage)
     }
 
     /// Whether no group is on its way.
@@ -185,6 +201,7 @@ impl<I: Io> Store<I> {
             let fat_runs = join_all(fat.iter().map(|fat| store.write_fat(fat)));
             let began = store.io.elapsed();
             let (written, fat_written) = join(target.write(buffer, position), fat_runs).await;
+            store.watch.log_step();
             match fat_written.into_iter().fold(written, Result::and) {
                 Ok(()) => {
                     let counters = &store.counters;
@@ -291,6 +308,7 @@ impl<I: Io> Store<I> {
         for file in files {
             let began = self.io.elapsed();
             file.plain.flush().await?;
+            self.watch.flush_step();
             self.record(&self.counters.wal_flushes, began);
         }
         Ok(())
@@ -330,7 +348,10 @@ impl<I: Io> Store<I> {
             flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
         };
         let written: Vec<_> = self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().written)).collect();
-        if let Err(error) = self.flush_all(&files).await {
+        self.watch.flushing.set(true);
+        let flushed = self.flush_all(&files).await;
+        self.watch.flushing.set(false);
+        if let Err(error) = flushed {
             self.fail("a flush of the shared log failed", &error);
             return Err(LogError::Storage(error.to_string()));
         }

@@ -68,6 +68,11 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    /// Groups are numbered in the order in which they are written.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     fn new(number: u64) -> Self {
         Self { number, runs: Vec::new(), bytes: GROUP_HEADER_BYTES, flush: false, outcome: Rc::default() }
     }
@@ -182,6 +187,16 @@ impl Groups {
     /// Size of the next group in the log, whether or not it may go.
     pub(crate) fn next_padded(&self) -> Option<usize> {
         self.waiting.front().map(Group::padded)
+    }
+
+    /// Number of the oldest group that waits.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.waiting.front().map(Group::number)
+    }
+
+    /// How many groups wait, and their bytes.
+    pub(crate) fn waiting(&self) -> (usize, u64) {
+        (self.waiting.len(), self.waiting.iter().map(|group| group.bytes as u64).sum())
     }
 
     /// Takes everything that waits, to refuse it.
