@@ -56,6 +56,8 @@ pub(crate) struct Shard {
     pub(crate) removals: RefCell<HashMap<u64, Vec<Rc<Outcome<()>>>>>,
     /// Fetches of other shards that wait for partitions of this one: by shard and number.
     pub(crate) watched: RefCell<HashMap<(usize, u64), Rc<Waiter>>>,
+    /// Requests of this shard stand still, says who serves them.
+    pub(crate) requests_stalled: Cell<bool>,
 }
 
 /// Handle to the whole node's engine on one shard; clones share it. Not `Send`.
@@ -328,6 +330,11 @@ impl Engine {
     /// Whether fetches on this shard wait for memory that is held by answers being sent.
     pub fn is_fetch_memory_contended(&self) -> bool {
         self.0.store.fetch_memory.is_contended()
+    }
+
+    /// Says whether requests stand still: the node is not well then, see [`crate::node::Stopper::vitals`].
+    pub fn note_stalled_requests(&self, are_stalled: bool) {
+        self.0.requests_stalled.set(are_stalled);
     }
 
     /// Tells the watchdog that this shard has work: it then looks more often. For callers that serve connections.

@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::Engine;
+use crate::{
+    engine::Engine,
+    vitals::{ShardVitals, Vitals},
+};
 
 /// Work for another shard.
 pub(crate) type Letter = Box<dyn FnOnce(&Engine) + Send>;
@@ -29,6 +32,7 @@ struct Inbox {
     waker: Mutex<Option<Waker>>,
     /// Counts letters and requests: the watchdog looks more often while it grows.
     activity: AtomicU64,
+    vitals: Vitals,
 }
 
 impl Inbox {
@@ -56,6 +60,11 @@ impl PostOffice {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.inboxes.iter().for_each(Inbox::wake);
+    }
+
+    /// What every shard said of itself last.
+    pub(crate) fn vitals(&self) -> Vec<ShardVitals> {
+        self.inboxes.iter().map(|inbox| inbox.vitals.read()).collect()
     }
 
     /// Whether the node was asked to stop.
@@ -109,6 +118,11 @@ impl Mail {
     /// Tells the watchdog that this shard has work.
     pub(crate) fn note_activity(&self) {
         self.office.inboxes[self.shard].activity.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Leaves word of this shard for threads that cannot ask.
+    pub(crate) fn tell(&self, vitals: ShardVitals) {
+        self.office.inboxes[self.shard].vitals.tell(vitals);
     }
 
     /// Posts a letter; it leaves at the end of this turn.

@@ -4,6 +4,7 @@
 //! its store; when all have, all serve. At the end all stop serving before the first one closes its store.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     future::Future,
     io,
@@ -28,8 +29,10 @@ use crate::{
     engine::{Engine, Shard, owner},
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
-    store::{Known, OpenError, Owed, Store, StoreOptions},
+    store::{Known, Left, OpenError, Owed, Store, StoreOptions},
     topics::{CatalogFile, Topic, Topics},
+    vigil::keep_vigil,
+    vitals::ShardVitals,
 };
 
 /// What a node is started with. Checked by [`run`].
@@ -155,6 +158,13 @@ impl Stopper {
         if let Some(office) = &*self.0.office.lock().expect("no panic while locked") {
             office.stop();
         }
+    }
+
+    /// What the shards said of themselves last, in their order; none before all are open. Does not depend on any of
+    /// them.
+    pub fn vitals(&self) -> Vec<ShardVitals> {
+        let office = self.0.office.lock().expect("no panic while locked");
+        office.as_ref().map(PostOffice::vitals).unwrap_or_default()
     }
 
     fn connect(&self, office: &PostOffice) {
@@ -379,6 +389,7 @@ async fn open(
         next_id: 0.into(),
         removals: HashMap::new().into(),
         watched: HashMap::new().into(),
+        requests_stalled: Cell::new(false),
     };
     Ok(Engine(Rc::new(shard)))
 }
@@ -426,6 +437,7 @@ where
     glommio::spawn_local(engine.0.mail.clone().receive(engine.clone())).detach();
     let io = engine.0.io.clone();
     engine.0.store.check_space_anew();
+    io.spawn(Share::Serving, keep_vigil(engine.clone()));
     io.spawn(Share::Background, look_after(engine.clone()));
     io.spawn(Share::Background, clean(engine.clone(), together.options.clone()));
     serve(engine.clone()).await;
@@ -436,6 +448,14 @@ where
         io.sleep(Duration::from_millis(1)).await;
     }
     engine.0.store.close().await;
+    let left = engine.0.store.left();
+    if left != Left::default() {
+        let Left { bytes, partitions } = left;
+        tracing::warn!(
+            shard = engine.shard(),
+            "{bytes} bytes of {partitions} partitions stay in the write-ahead log; the next start replays them"
+        );
+    }
     together.rested.fetch_add(1, Ordering::AcqRel);
     while together.rested.load(Ordering::Acquire) < 2 * together.options.shards {
         io.sleep(Duration::from_millis(1)).await; // letters of slower shards may still need this one
