@@ -45,6 +45,8 @@ pub(crate) struct Config {
     /// Never more than the receive buffers of one shard.
     pub(crate) max_frame_bytes: ByteSize,
     pub(crate) connections_max_idle: Duration,
+    /// After that a stop ends, whatever is left to do. The systemd unit's TimeoutStopSec is twice the default.
+    pub(crate) stop_timeout: Duration,
     pub(crate) num_partitions: i32,
     pub(crate) auto_create_topics: bool,
     /// By topic setting name; parsed once to be sure that it can be.
@@ -75,6 +77,7 @@ const WAL_BYTES_MIN: u64 = 32 << 20;
 const WAL_BYTES_DEFAULT: u64 = 256 << 20;
 const PARTITIONS_MAX: i32 = 100_000;
 const CONNECTIONS_DEFAULT: u32 = 10_000;
+const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 impl Config {
     /// Completes and checks what the user said.
@@ -103,6 +106,7 @@ impl Config {
             max_connections,
             max_connections_per_ip: options.max_connections_per_ip.unwrap_or(max_connections),
             max_frame_bytes: options.max_frame_bytes.unwrap_or(default_frame),
+            stop_timeout: options.stop_timeout.map_or(STOP_TIMEOUT_DEFAULT, |s| s.0),
             connections_max_idle: options.connections_max_idle.map_or(Duration::from_secs(600), |s| s.0),
             num_partitions: options.num_partitions.unwrap_or(1),
             auto_create_topics: options.auto_create_topics.unwrap_or(true),
@@ -202,6 +206,9 @@ impl Config {
         } else if self.max_connections_per_ip > self.max_connections {
             let (ip, all) = (self.max_connections_per_ip, self.max_connections);
             problems.push(format!("--max-connections-per-ip {ip} is more than --max-connections {all}"));
+        }
+        if self.stop_timeout.is_zero() {
+            problems.push("--stop-timeout must be more than nothing: a second signal stops at once".to_owned());
         }
         if self.connections_max_idle.is_zero() {
             problems.push("--connections-max-idle must be more than nothing".to_owned());

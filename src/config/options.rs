@@ -76,6 +76,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "TIME", help_heading = "Network")]
     pub(crate) connections_max_idle: Option<Span>,
 
+    /// How long a stop may take; what is in no segment by then stays in the write-ahead log for the next start to replay
+    /// [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Resources")]
+    pub(crate) stop_timeout: Option<Span>,
+
     /// Number of shards, each a thread with its own log [default: one per CPU that this process may use]
     #[arg(long, value_name = "COUNT", help_heading = "Resources")]
     pub(crate) shards: Option<usize>,
@@ -142,6 +147,7 @@ impl ServeOptions {
             max_connections_per_ip: self.max_connections_per_ip.or(file.max_connections_per_ip),
             max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),
             connections_max_idle: self.connections_max_idle.or(file.connections_max_idle),
+            stop_timeout: self.stop_timeout.or(file.stop_timeout),
             shards: self.shards.or(file.shards),
             pin: self.pin.or(file.pin),
             memory: self.memory.or(file.memory),

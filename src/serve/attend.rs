@@ -1,4 +1,5 @@
-//! The attendant thread: tells the user and systemd when requests are answered, and then watches that all shards turn.
+//! The attendant thread: tells the user and systemd when requests are answered, and then watches that all shards turn and
+//! none is stalled.
 
 use std::{
     io,
@@ -6,6 +7,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+use millrace_engine::vitals::ShardVitals;
 
 use super::{notify::Notifier, pulse::Pulse};
 
@@ -25,6 +28,8 @@ pub(super) struct Duties {
     /// Called once when it does.
     pub(super) on_ready: Box<dyn FnOnce() + Send>,
     pub(super) pulse: Pulse,
+    /// What the shards said of themselves last.
+    pub(super) vitals: Box<dyn FnMut() -> Vec<ShardVitals> + Send>,
     /// systemd's patience, if it watches.
     pub(super) watchdog: Option<Duration>,
     pub(super) notifier: Arc<Notifier>,
@@ -47,11 +52,40 @@ fn attend(mut duties: Duties, stopped: &mpsc::Receiver<()>) {
     }
     (duties.on_ready)();
     let Some(patience) = duties.watchdog else { return };
+    let mut told = None;
     while goes_on(patience / 4) {
-        let late = duties.pulse.late(patience / 2);
-        match late.is_empty() {
-            true => duties.notifier.alive(),
-            false => tracing::error!("shards {late:?} have not turned for {:?}", patience / 2),
+        let ailing = ailing(&duties.pulse.late(patience / 2), &(duties.vitals)());
+        match &ailing {
+            None => duties.notifier.alive(),
+            Some(what) if told != ailing => tracing::error!("systemd's watchdog is not fed: {what}"),
+            Some(_) => {}
         }
+        told = ailing;
+    }
+}
+
+/// What keeps systemd's watchdog from being fed: shards that have not turned, or that are stalled.
+fn ailing(late: &[usize], vitals: &[ShardVitals]) -> Option<String> {
+    let stalled: Vec<usize> = (0..vitals.len()).filter(|shard| vitals[*shard].is_stalled).collect();
+    match (late, &stalled[..]) {
+        ([], []) => None,
+        ([], stalled) => Some(format!("shards {stalled:?} are stalled")),
+        (late, []) => Some(format!("shards {late:?} do not turn")),
+        (late, stalled) => Some(format!("shards {late:?} do not turn, shards {stalled:?} are stalled")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_fed_while_every_shard_turns_and_none_is_stalled() {
+        let vitals = |is_stalled| ShardVitals { is_stalled, left_bytes: 0, left_partitions: None };
+        assert_eq!(ailing(&[], &[vitals(false), vitals(false)]), None);
+        assert_eq!(ailing(&[], &[]), None);
+        assert_eq!(ailing(&[], &[vitals(false), vitals(true)]).unwrap(), "shards [1] are stalled");
+        assert_eq!(ailing(&[0], &[vitals(false)]).unwrap(), "shards [0] do not turn");
+        assert!(ailing(&[0], &[vitals(true)]).unwrap().contains("do not turn, shards [0] are stalled"));
     }
 }

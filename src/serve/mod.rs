@@ -28,6 +28,7 @@ use self::{
     listen::Listening,
     notify::Notifier,
     pulse::Pulse,
+    stop::Deadline,
     wire::Ending,
 };
 use crate::{
@@ -45,6 +46,7 @@ mod logging;
 mod notify;
 mod pulse;
 mod signals;
+mod stop;
 mod wire;
 
 /// Where a node's configuration comes from: options over a file over defaults.
@@ -61,7 +63,10 @@ pub(crate) struct ConfigArgs {
 /// Runs a broker
 ///
 /// Without options: data in ./millrace-data, listening on 127.0.0.1:9092, one shard per CPU. SIGTERM or SIGINT stop it
-/// cleanly; a second one stops it at once.
+/// cleanly, within --stop-timeout; a second one stops it at once. None of that loses what was acknowledged.
+///
+/// Exit status: 0 after a clean stop; 1 when it could not start or go on; 2 for options that make no sense; 3 when the stop
+/// took longer than --stop-timeout; 128 and the number of the second signal.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ServeCommand {
@@ -165,20 +170,24 @@ impl ServeCommand {
 
         let stopper = Stopper::default();
         let notifier = Arc::new(Notifier::from_environment());
-        watch_signals(stopper.clone(), notifier.clone()).map_err(Failure::failed)?;
+        let ending = Ending::default();
+        let deadline =
+            Deadline::start(stopper.clone(), ending.clone(), config.stop_timeout).map_err(Failure::failed)?;
+        watch_signals(stopper.clone(), deadline.clone(), notifier.clone()).map_err(Failure::failed)?;
         let watchdog = notify::watchdog_interval();
         let pulse = Pulse::new(config.shards);
         let net_config = wire::net_config(&config, &listening);
-        let ending = Ending::default();
-        let _attendant = attend(&config, &listening, pulse.clone(), watchdog, notifier).map_err(Failure::failed)?;
+        let watched = (pulse.clone(), stopper.clone());
+        let _attendant = attend(&config, &listening, watched, watchdog, notifier).map_err(Failure::failed)?;
 
         let node_options = config.node_options();
         let ended = ending.clone();
         let serve = move |engine: Engine| {
-            let (pulse, net_config, ending) = (pulse.clone(), net_config.clone(), ending.clone());
+            let (pulse, net_config, ending, deadline) =
+                (pulse.clone(), net_config.clone(), ending.clone(), deadline.clone());
             async move {
                 let shard = engine.shard();
-                let work = wire::serve(engine, net_config, ending);
+                let work = wire::serve(engine, net_config, ending, deadline);
                 match watchdog {
                     Some(patience) => pulse.beat_during(shard, patience / 8, work).await,
                     None => work.await,
@@ -228,18 +237,21 @@ fn refuse_unfit_machine(config: &Config) -> Outcome {
     }
 }
 
-fn watch_signals(stopper: Stopper, notifier: Arc<Notifier>) -> io::Result<()> {
+fn watch_signals(stopper: Stopper, deadline: Deadline, notifier: Arc<Notifier>) -> io::Result<()> {
     signals::watch(move |signal| {
-        tracing::info!("{}: stopping; what was acknowledged is safe, a second signal stops at once", signal.name());
-        notifier.stopping();
+        deadline.begin();
         stopper.stop();
+        stop::briefly(move || {
+            notifier.stopping();
+            tracing::info!("{}: stopping; what was acknowledged is safe, a second signal stops at once", signal.name());
+        });
     })
 }
 
 fn attend(
     config: &Config,
     listening: &Listening,
-    pulse: Pulse,
+    (pulse, stopper): (Pulse, Stopper),
     watchdog: Option<Duration>,
     notifier: Arc<Notifier>,
 ) -> io::Result<Attendant> {
@@ -252,7 +264,8 @@ fn attend(
         say(ready.trim_end());
         ready_notifier.ready(&format!("serving on {listens}"));
     });
-    attend::start(Duties { answers, on_ready, pulse, watchdog, notifier })
+    let vitals = Box::new(move || stopper.vitals());
+    attend::start(Duties { answers, on_ready, pulse, vitals, watchdog, notifier })
 }
 
 /// An address to connect to for one to listen on.

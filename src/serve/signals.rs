@@ -6,6 +6,7 @@
 
 use std::{io, mem::MaybeUninit, ptr, thread};
 
+use super::stop;
 use crate::output::say;
 
 /// A signal that asks to stop.
@@ -40,12 +41,12 @@ pub(super) fn block() -> io::Result<()> {
     }
 }
 
-/// Starts the thread that waits for them. `first` hears of the first one; the second ends the process.
+/// Starts the thread that waits for them. `first` hears of the first one and must not block; the second ends the process.
 pub(super) fn watch(first: impl FnOnce(StopSignal) + Send + 'static) -> io::Result<()> {
     let wait = move || {
         first(next());
         let second = next();
-        say(format_args!("{} again: stopping at once", second.name()));
+        stop::briefly(move || say(format_args!("{} again: stopping at once", second.name())));
         std::process::exit(second.exit_code());
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)

@@ -8,7 +8,7 @@ use std::{
 use millrace_engine::engine::Engine;
 use millrace_net::{Advertise, NetConfig};
 
-use super::listen::Listening;
+use super::{listen::Listening, stop::Deadline};
 use crate::config::{self, Config};
 
 /// The first shard's reason to give up, if one did; shards and the main thread share it.
@@ -27,9 +27,10 @@ impl Ending {
 }
 
 /// Serves on one shard until the node stops. A shard that cannot serve takes the node with it.
-pub(super) async fn serve(engine: Engine, config: NetConfig, ending: Ending) {
+pub(super) async fn serve(engine: Engine, config: NetConfig, ending: Ending, deadline: Deadline) {
     if let Err(error) = millrace_net::serve(engine, config).await {
         ending.put(error.to_string());
+        deadline.begin();
     }
 }
 
