@@ -327,6 +327,11 @@ impl Engine {
         }
     }
 
+    /// Whether produce is refused on this shard because the disk is full.
+    pub fn is_full(&self) -> bool {
+        self.0.store.is_full()
+    }
+
     /// Whether fetches on this shard wait for memory that is held by answers being sent.
     pub fn is_fetch_memory_contended(&self) -> bool {
         self.0.store.fetch_memory.is_contended()

@@ -24,7 +24,7 @@ use crate::{
     limits::{ConnectionLimits, LogLimiter, Refusal},
     listener::{Accepted, Listener},
     memory::ReceiveMemory,
-    metrics::{self, Counters},
+    metrics::{self, Counters, RequestStalls},
     poller::Poller,
     share::Shares,
     stream::Stream,
@@ -58,6 +58,7 @@ pub(crate) struct Shard {
     pub(crate) engine: Engine,
     pub(crate) config: NetConfig,
     pub(crate) counters: Counters,
+    pub(crate) stalls: RefCell<RequestStalls>,
     /// Memory for requests.
     pub(crate) memory: ReceiveMemory,
     /// What a read of a new request is read into, before it is copied out. Never borrowed across an await.
@@ -86,6 +87,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
     let shard = Rc::new(Shard {
         counters: Counters::new(),
+        stalls: RefCell::new(RequestStalls::new()),
         memory: ReceiveMemory::new(config.receive_memory_bytes),
         read_buffer: RefCell::new(BytesMut::with_capacity(connection::READ_BYTES_MAX)),
         fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
@@ -236,6 +238,7 @@ async fn run_timer(shard: Rc<Shard>) {
     loop {
         sleep(TICK).await;
         shard.tick.set(shard.tick.get() + 1);
+        shard.look_for_stalls();
         shard.check_connections().await;
         shard.fetch_sessions.borrow_mut().on_tick();
         if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
@@ -268,6 +271,20 @@ impl Shard {
     /// Such a request has ended.
     pub(crate) fn on_finished(&self) {
         self.finishing.set(self.finishing.get() - 1);
+    }
+
+    /// Says once when requests begin to stand still, and once when that is over.
+    fn look_for_stalls(&self) {
+        let mut stalls = self.stalls.borrow_mut();
+        let said = stalls.look(self.counters.uptime(), &self.counters, self.engine.is_full());
+        let (_, are_stalled) = stalls.reading();
+        self.engine.note_stalled_requests(are_stalled);
+        let shard = self.engine.shard();
+        match said {
+            Some(said) if are_stalled => tracing::error!(shard, "{said}"),
+            Some(said) => tracing::warn!(shard, "{said}"),
+            None => {}
+        }
     }
 
     /// Closes connections that are idle, stalled or overdue.

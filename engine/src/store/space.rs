@@ -68,6 +68,11 @@ impl<I: Io> Store<I> {
         self.check_space();
     }
 
+    /// Whether appends are refused for lack of space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.get()
+    }
+
     /// Looks at the free space, and lets the maker of the shared log's files do so.
     pub(crate) fn check_space(&self) {
         self.judge_space();

@@ -70,25 +70,37 @@ impl Connection {
         // The handler keeps what it needs of the frame; the reservation ends with its future.
         drop(bytes);
         let answered = move |reply| Answered { reply, request_bytes, had_turn: false, asked };
+        let begin = || counters.begin(asked);
         let reply: LocalBoxFuture<'static, Answered> = match (handling, on_disconnect) {
             (Handling::Done(reply), _) => Box::pin(std::future::ready(answered(reply))),
             (Handling::InTurn(future), _) => {
                 let (turns, ticket) = (self.turns.clone(), self.turns.take_ticket());
+                let under_way = begin();
                 Box::pin(async move {
                     turns.wait(ticket).await;
                     let reply = future.await;
+                    under_way.answered();
                     drop(reservation);
                     Answered { reply, request_bytes, had_turn: true, asked }
                 })
             }
-            (Handling::Later(future), OnDisconnect::Drop) => Box::pin(async move {
-                let reply = future.await;
-                drop(reservation);
-                answered(reply)
-            }),
+            (Handling::Later(future), OnDisconnect::Drop) => {
+                let under_way = begin();
+                Box::pin(async move {
+                    let reply = future.await;
+                    under_way.answered();
+                    drop(reservation);
+                    answered(reply)
+                })
+            }
             (Handling::Later(future), OnDisconnect::Finish) => {
+                let under_way = begin();
                 let reply = self.run_to_its_end(future, reservation);
-                Box::pin(async move { answered(reply.await) })
+                Box::pin(async move {
+                    let reply = reply.await;
+                    under_way.answered();
+                    answered(reply)
+                })
             }
         };
         self.push_reply(request_bytes, reply);

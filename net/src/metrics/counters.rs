@@ -2,8 +2,9 @@
 //! first request of an API and the first error of a kind.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -43,8 +44,33 @@ pub(crate) struct Counters {
 #[derive(Default)]
 struct ApiCounters {
     requests: Counter,
+    in_hand: Rc<InHand>,
     /// From the first answer on.
     timings: RefCell<Option<Box<Timings>>>,
+}
+
+/// Requests whose handlers have begun.
+#[derive(Default)]
+struct InHand {
+    under_way: Cell<usize>,
+    /// Those that came to an answer, and were not dropped.
+    answered: Cell<u64>,
+}
+
+/// A request that is being handled; dropped with it.
+pub(crate) struct UnderWay(Rc<InHand>);
+
+impl UnderWay {
+    /// There is an answer.
+    pub(crate) fn answered(self) {
+        self.0.answered.update(|answered| answered + 1);
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.update(|requests| requests - 1);
+    }
 }
 
 /// What was counted of one API.
@@ -82,6 +108,19 @@ impl Counters {
         let api = place(api);
         self.apis[api].requests.add(1);
         Asked { api, received }
+    }
+
+    /// Its handler has begun, and did not end at once.
+    pub(crate) fn begin(&self, asked: Asked) -> UnderWay {
+        let in_hand = &self.apis[asked.api].in_hand;
+        in_hand.under_way.update(|requests| requests + 1);
+        UnderWay(in_hand.clone())
+    }
+
+    /// Requests of an API, by place in the table, that are being handled; how many came to an answer.
+    pub(crate) fn under_way(&self, api: usize) -> (usize, u64) {
+        let in_hand = &self.apis[api].in_hand;
+        (in_hand.under_way.get(), in_hand.answered.get())
     }
 
     /// The last byte of its answer was handed to the socket, or it needs none.

@@ -8,9 +8,11 @@ mod http;
 mod process;
 mod reading;
 mod server;
+mod stalls;
 mod table;
 mod text;
 
 pub(crate) use counters::{Asked, Counters};
 pub(crate) use server::serve;
+pub(crate) use stalls::RequestStalls;
 pub(crate) use text::{Kind, Page, render_labels};

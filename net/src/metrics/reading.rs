@@ -29,6 +29,8 @@ pub(crate) struct ShardReading {
     pub(crate) sent_bytes: u64,
     pub(crate) fetched_bytes: u64,
     pub(crate) malformed_requests: u64,
+    /// Times that requests stood still, and whether they do.
+    pub(crate) request_stalls: (u64, bool),
     /// Memory for requests.
     pub(crate) receive: Budget,
     pub(crate) apis: Vec<ApiReading>,
@@ -83,6 +85,7 @@ async fn read_shard(engine: &Engine) -> ShardReading {
         sent_bytes: counters.sent_bytes.count(),
         fetched_bytes: counters.fetched_bytes.count(),
         malformed_requests: counters.malformed_requests.count(),
+        request_stalls: shard.stalls.borrow().reading(),
         receive: Budget { used: used as u64, limit: limit as u64 },
         apis: counters.apis(),
         errors: counters.errors(),

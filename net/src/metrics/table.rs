@@ -122,11 +122,11 @@ pub(crate) static TABLE: &[Metric] = &[
     shard_gauge("millrace_log_failed", "1 if a write failed and no records are taken until a restart.", |shard| {
         u64::from(shard.engine.is_failed)
     }),
-    shard_counter("millrace_stalls_total", "Times that something of the log stood still for seconds.", |shard| {
-        shard.engine.stalls
+    shard_counter("millrace_stalls_total", "Times that the log, or requests, stood still for seconds.", |shard| {
+        shard.engine.stalls + shard.request_stalls.0
     }),
     shard_gauge("millrace_stalled", "1 while something stands still; the log says who waits for whom.", |shard| {
-        u64::from(shard.engine.is_stalled)
+        u64::from(shard.engine.is_stalled || shard.request_stalls.1)
     }),
     shard_gauge("millrace_oldest_group_seconds", "Time that nothing has moved for the oldest commit group.", |shard| {
         shard.engine.oldest_group_seconds
