@@ -146,7 +146,7 @@ pub(crate) struct Steps {
     pub(crate) log: u64,
     /// Of what was only written.
     pub(crate) flushes: u64,
-    /// Of segments.
+    /// Of segments and of the manifest.
     pub(crate) segments: u64,
     /// Of files in the making.
     pub(crate) making: u64,

@@ -460,6 +460,7 @@ impl<I: Io> Store<I> {
             if result.is_err() {
                 break;
             }
+            self.watch.segment_step();
         }
         self.keeper.journal.replace(Some(journal));
         result

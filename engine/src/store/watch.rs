@@ -54,7 +54,7 @@ impl Watch {
         self.flush_steps.update(|steps| steps + 1);
     }
 
-    /// A write or a flush of a segment has ended.
+    /// A write or a flush of a segment or of the manifest has ended.
     pub(super) fn segment_step(&self) {
         self.segment_steps.update(|steps| steps + 1);
     }
@@ -111,7 +111,7 @@ impl<I: Io> Store<I> {
             in_flight,
             in_flight_bytes,
             making: wal.making(),
-            wiping: wal.wiping(),
+            wiping: if self.failed.borrow().is_some() { 0 } else { wal.wiping() }, // its maker has ended then
             keeper_turns,
             keeper_works: !matches!(doing, Doing::Sleeping | Doing::WaitingForSpace),
             keeper_bytes: if let Doing::Rewriting(bytes) = doing { bytes as u64 } else { 0 },
