@@ -52,7 +52,7 @@ impl RequestStalls {
             }
             Change::Over { who, lasted } => {
                 let api = TABLE[who].key;
-                format!("the stall is over: no {api:?} request was answered for {} s", lasted.as_secs())
+                format!("the stall is over: {api:?} requests are answered again or gone, after {} s", lasted.as_secs())
             }
         })
     }
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(stalls.reading(), (1, true));
         others.into_iter().for_each(|other| other.answered());
         let over = stalls.look(s(100), &counters, false).unwrap();
-        assert_eq!(over, "the stall is over: no Produce request was answered for 100 s");
+        assert_eq!(over, "the stall is over: Produce requests are answered again or gone, after 100 s");
         drop(first);
         assert_eq!(stalls.reading(), (1, false));
     }
