@@ -57,6 +57,7 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?; // whoever notifies has more to do than to wait for systemd
     Ok(socket)
 }
 
