@@ -288,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_ends_well_within_the_patience_of_the_systemd_unit() {
+        let unit = include_str!("../../tuning/millrace.service");
+        let seconds = |name: &str| {
+            let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            Duration::from_secs(value.unwrap().parse().unwrap())
+        };
+        let config = Config::resolve(ServeOptions::default(), MACHINE).unwrap();
+        assert!(2 * config.stop_timeout <= seconds("TimeoutStopSec"));
+        let options = ServeOptions { stop_timeout: Some(Span(Duration::ZERO)), ..Default::default() };
+        assert!(problems(options)[0].contains("--stop-timeout"));
+    }
+
+    #[test]
     fn a_machine_of_many_cpus_gets_memory_for_all_of_them() {
         let config = Config::resolve(ServeOptions::default(), Machine { cpus: 64 }).unwrap();
         assert_eq!(config.memory.total, ByteSize::mib(64 * 64));
