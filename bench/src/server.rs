@@ -87,6 +87,11 @@ impl Server {
         self.wait(timeout)
     }
 
+    /// Waits until it is gone by itself; answers how it ended, where it is a child of ours.
+    pub fn await_end(mut self, timeout: Duration) -> anyhow::Result<Option<ExitStatus>> {
+        self.wait(timeout)
+    }
+
     fn wait(&mut self, timeout: Duration) -> anyhow::Result<Option<ExitStatus>> {
         let start = Instant::now();
         loop {

@@ -60,9 +60,14 @@ impl Broker {
 
     /// Starts a broker on that data directory; `folder` keeps its log.
     pub(crate) fn start_in(folder: TempDir, data: PathBuf, options: &str) -> Broker {
+        Broker::start_with(folder, data, options, "")
+    }
+
+    /// The same with variables of the environment, `NAME=VALUE` with spaces between.
+    pub(crate) fn start_with(folder: TempDir, data: PathBuf, options: &str, environment: &str) -> Broker {
         let address = server::free_address().unwrap();
-        let mut broker =
-            Broker { folder, data, address, options: options.to_owned(), wrapper: String::new(), server: None };
+        let wrapper = format!("env {environment} ");
+        let mut broker = Broker { folder, data, address, options: options.to_owned(), wrapper, server: None };
         broker.restart();
         broker
     }
@@ -127,6 +132,12 @@ impl Broker {
     /// SIGTERM; answers how it ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         let result = self.server.take().unwrap().terminate(PATIENCE);
+        result.unwrap_or_else(|error| panic!("{error:#}\n{}", self.log())).unwrap()
+    }
+
+    /// Waits until it ends by itself; answers how.
+    pub(crate) fn await_end(&mut self) -> ExitStatus {
+        let result = self.server.take().unwrap().await_end(PATIENCE);
         result.unwrap_or_else(|error| panic!("{error:#}\n{}", self.log())).unwrap()
     }
 

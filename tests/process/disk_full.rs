@@ -8,11 +8,12 @@ use tempfile::TempDir;
 use crate::{broker::Broker, writer::Writer};
 
 /// A small ext4 on a loop device; unmounted when dropped.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     folder: TempDir,
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+/// Runs a command; an error says what went wrong.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     match output.status.success() {
         true => Ok(()),
@@ -21,7 +22,8 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 }
 
 impl SmallDisk {
-    fn mount(mib: u32) -> Result<SmallDisk, String> {
+    /// Makes one and mounts it.
+    pub(crate) fn mount(mib: u32) -> Result<SmallDisk, String> {
         let folder = tempfile::Builder::new().prefix("millrace-disk-").tempdir().map_err(|error| error.to_string())?;
         let path = |name: &str| folder.path().join(name).display().to_string();
         run("truncate", &["-s", &format!("{mib}M"), &path("image")])?;
@@ -31,7 +33,8 @@ impl SmallDisk {
         Ok(SmallDisk { folder })
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> std::path::PathBuf {
         self.folder.path().join("mount")
     }
 }

@@ -15,6 +15,7 @@ mod lock;
 mod memory;
 mod port;
 mod shards;
+mod stall;
 mod state;
 mod stop;
 mod topics;

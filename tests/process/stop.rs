@@ -1,12 +1,17 @@
 //! SIGTERM: everything acknowledged is there afterwards, and the process ends by itself with success.
 
 use std::{
+    io::{PipeReader, Write},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
+use millrace_bench::server;
+
 use crate::{
-    broker::{Broker, PATIENCE},
+    broker::{Broker, PATIENCE, binary},
     writer::Writer,
 };
 
@@ -57,4 +62,67 @@ fn a_line_on_standard_output_says_where_it_listens() {
         assert!(start.elapsed() < PATIENCE, "{}", broker.log());
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A broker whose shards stand still: each waits for somebody to read what it logs. Answers it with the end that nobody
+/// reads.
+fn deaf_broker(folder: &std::path::Path, stop_timeout: &str) -> (Child, PipeReader) {
+    let address = server::free_address().unwrap();
+    let (unread, log) = std::io::pipe().unwrap();
+    let data = folder.join("data").display().to_string();
+    let mut command = Command::new(binary());
+    command.args(["serve", "--data", &data, "--listen", &address.to_string(), "--stop-timeout", stop_timeout]);
+    command.args(["--shards", "2", "--wal-bytes", "32MiB", "--memory", "128MiB", "--log-level", "debug"]);
+    let broker = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    let start = Instant::now();
+    while !server::answers(address, PATIENCE) {
+        assert!(start.elapsed() < PATIENCE, "it does not start");
+    }
+    while server::answers(address, Duration::from_secs(2)) {
+        for _ in 0..20 {
+            // it is gone before, or not even accepted
+            let sent =
+                TcpStream::connect(address).and_then(|mut peer| peer.write_all(b"this is no request of Kafka's"));
+            drop(sent);
+        }
+        assert!(start.elapsed() < PATIENCE, "it goes on answering");
+    }
+    (broker, unread)
+}
+
+fn sigterm(broker: &Child) {
+    assert!(Command::new("kill").args(["-TERM", &broker.id().to_string()]).status().unwrap().success());
+}
+
+/// Waits for its end, and now and then does something.
+fn await_code(mut broker: Child, mut meanwhile: impl FnMut(&Child)) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = broker.try_wait().unwrap() {
+            return status.code();
+        }
+        if start.elapsed() > PATIENCE {
+            broker.kill().unwrap();
+            panic!("it did not end");
+        }
+        meanwhile(&broker);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// SIGTERM waited for shards for ever.
+#[test]
+fn sigterm_ends_a_broker_whose_shards_stand_still() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _unread) = deaf_broker(folder.path(), "2s");
+    sigterm(&broker);
+    assert_eq!(await_code(broker, |_| {}), Some(3));
+}
+
+/// The first signal's own line in the log waited for its reader, and the second was never seen.
+#[test]
+fn a_second_signal_ends_a_broker_whose_shards_stand_still_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _unread) = deaf_broker(folder.path(), "1h");
+    assert_eq!(await_code(broker, sigterm), Some(143));
 }
