@@ -201,12 +201,12 @@ impl Look {
             // at its end the whole file is flushed
             bytes: self.making.filter(|(unmade, _)| *unmade == 0).map_or(0, |(_, size)| size),
         });
-        let keeper = self.keeper_works.then(|| Wait {
+        let keeper = self.keeper_works.then_some(Wait {
             who: Waiting::Keeper,
             mark: [self.keeper_turns, self.steps.segments, 0],
             bytes: self.keeper_bytes,
         });
-        let flush = self.flushing.then(|| Wait { who: Waiting::Flush, mark: [self.steps.flushes, 0, 0], bytes: 0 });
+        let flush = self.flushing.then_some(Wait { who: Waiting::Flush, mark: [self.steps.flushes, 0, 0], bytes: 0 });
         [group, file, keeper, flush].into_iter().flatten().collect()
     }
 }

@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn words_that_nobody_takes_do_not_hold_up() {
         let (never, waits) = mpsc::channel::<()>();
-        briefly(move || drop(waits.recv()));
+        briefly(move || _ = waits.recv());
         drop(never);
     }
 }
