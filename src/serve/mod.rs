@@ -159,6 +159,13 @@ impl ServeCommand {
         let (config, filter) = self.config.resolve_with_log_level()?;
         logging::start(&filter)?;
         signals::block().map_err(Failure::failed)?;
+        // Before anything that may wait for a disk: a stop is bounded from here on.
+        let stopper = Stopper::default();
+        let notifier = Arc::new(Notifier::from_environment());
+        let ending = Ending::default();
+        let deadline =
+            Deadline::start(stopper.clone(), ending.clone(), config.stop_timeout).map_err(Failure::failed)?;
+        watch_signals(stopper.clone(), deadline.clone(), notifier.clone()).map_err(Failure::failed)?;
         limits::raise();
         let listening = listen::resolve(&config);
         // First of all: looking at the machine binds each address for a moment, which other nodes must not meet.
@@ -167,13 +174,6 @@ impl ServeCommand {
         let listening = listening.map_err(|error| Failure::failed(format!("cannot listen: {error}")))?;
         say(banner::starting(&config).trim_end());
         warn_of_idle_settings(&config);
-
-        let stopper = Stopper::default();
-        let notifier = Arc::new(Notifier::from_environment());
-        let ending = Ending::default();
-        let deadline =
-            Deadline::start(stopper.clone(), ending.clone(), config.stop_timeout).map_err(Failure::failed)?;
-        watch_signals(stopper.clone(), deadline.clone(), notifier.clone()).map_err(Failure::failed)?;
         let watchdog = notify::watchdog_interval();
         let pulse = Pulse::new(config.shards);
         let net_config = wire::net_config(&config, &listening);
