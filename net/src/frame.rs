@@ -5,6 +5,8 @@
 use bytes::{Buf, Bytes};
 use kafka_protocol::{messages::ApiKey, protocol::StrBytes};
 
+use crate::text;
+
 /// Bytes of a frame's length.
 pub(crate) const LENGTH_BYTES: usize = 4;
 
@@ -81,10 +83,7 @@ pub(crate) fn take_client_id(frame: &mut Bytes, header_version: i16) -> Result<O
         Ok(length) if length > frame.len() => {
             return Err(Malformed::Header("the client id is cut off"));
         }
-        Ok(length) => {
-            let bytes = frame.split_to(length);
-            Some(StrBytes::from_utf8(bytes).map_err(|_| Malformed::Header("the client id is not UTF-8"))?)
-        }
+        Ok(length) => Some(text::decode(frame.split_to(length))),
     };
     if header_version >= 2 {
         skip_tagged_fields(frame)?;
@@ -154,6 +153,13 @@ mod tests {
                 assert_eq!(frame, "body");
             }
         }
+    }
+
+    #[test]
+    fn a_client_id_that_is_not_utf8_is_read_with_replacements() {
+        let mut frame = Bytes::from_static(b"\0\x02\x5a\xe4");
+        assert_eq!(take_client_id(&mut frame, 1).expect("it is taken").as_deref(), Some("Z\u{fffd}"));
+        assert!(frame.is_empty());
     }
 
     #[test]

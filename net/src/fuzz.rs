@@ -6,15 +6,18 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use kafka_protocol::{
-    messages::{ProduceRequest as LibraryProduceRequest, RequestHeader, RequestKind},
+    messages::{ApiKey, ProduceRequest as LibraryProduceRequest, RequestKind},
     protocol::{Decodable, Encodable, StrBytes},
 };
 use millrace_engine::fuzz::Target;
 
 use crate::{
     api::{
-        TABLE,
-        shape::sample::{Random, sample},
+        Api, TABLE,
+        shape::{
+            self,
+            sample::{Random, Text, sample},
+        },
     },
     connection::{Frame, Routed, feed, route},
     hot::produce_request::ProduceRequest,
@@ -27,6 +30,7 @@ pub fn targets() -> &'static [Target] {
     &[
         Target { name: "frames", run: fuzz_frames, seeds: frame_seeds },
         Target { name: "request", run: fuzz_request, seeds: request_seeds },
+        Target { name: "text", run: fuzz_request, seeds: text_seeds },
         Target { name: "produce", run: fuzz_produce, seeds: produce_seeds },
         Target { name: "telemetry", run: fuzz_telemetry, seeds: telemetry_seeds },
     ]
@@ -55,16 +59,25 @@ pub fn fuzz_frames(data: &[u8]) {
 pub fn fuzz_request(data: &[u8]) {
     let memory = ReceiveMemory::new(1 << 30);
     let frame = Frame { bytes: Bytes::copy_from_slice(data), reservation: reserve(&memory, data.len()) };
-    let Ok(Routed::Request(api, request)) = route(&frame) else {
+    let Ok(mut routed) = route(&frame) else {
+        return;
+    };
+    let mending_bytes = routed.mending_bytes();
+    routed.mend().expect("what was checked can be mended");
+    let Routed::Request { api, request, .. } = routed else {
         return;
     };
     let version = request.header.version.min(api.key.valid_versions().max);
     let mut body = request.body;
-    if api.shape.is_none() {
+    assert!(mending_bytes == 0 || body.len() <= mending_bytes);
+    let is_flexible = api.key.request_header_version(request.header.version) >= 2;
+    let foreign_bytes = shape::check(api.shape, request.header.version, is_flexible, &body);
+    assert_eq!(foreign_bytes, Ok(0), "all text is UTF-8 by now");
+    if api.key == ApiKey::Produce {
         fuzz_produce_body(body, version);
         return;
     }
-    // Nulls where none may be, text that is none: refused. What was let through and decoded can be encoded.
+    // Nulls where none may be: refused. What was let through and decoded can be encoded.
     if let Ok(decoded) = RequestKind::decode(api.key, &mut body, version) {
         decoded.encode(&mut BytesMut::new(), version).expect("what was decoded can be encoded");
     }
@@ -109,32 +122,45 @@ fn telemetry_seeds() -> Vec<Vec<u8>> {
     [telemetry::PUSHED_BY_JAVA, telemetry::PUSHED_BY_LIBRDKAFKA].map(<[u8]>::to_vec).into()
 }
 
-fn header(key: i16, version: i16, header_version: i16) -> BytesMut {
-    let header = RequestHeader::default()
-        .with_request_api_key(key)
-        .with_request_api_version(version)
-        .with_correlation_id(7)
-        .with_client_id(Some(StrBytes::from_static_str("client")));
-    let mut bytes = BytesMut::new();
-    header.encode(&mut bytes, header_version).expect("a legal header");
+/// A request header as all versions of one begin, and the tagged fields of the newer ones.
+fn header(key: i16, version: i16, header_version: i16, client_id: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.put_i16(key);
+    bytes.put_i16(version);
+    bytes.put_i32(7);
+    bytes.put_u16(client_id.len() as u16);
+    bytes.put_slice(client_id);
+    if header_version >= 2 {
+        bytes.put_u8(0);
+    }
     bytes
 }
 
-fn request_seeds() -> Vec<Vec<u8>> {
+fn seeds(client_id: &[u8], body: impl Fn(&Api, i16, bool, &mut Random) -> Vec<u8>) -> Vec<Vec<u8>> {
     let mut random = Random::new(11);
     let mut seeds = Vec::new();
     for api in TABLE {
         for version in api.version_min..=api.version_max {
             let header_version = api.key.request_header_version(version);
-            let mut bytes = header(api.key as i16, version, header_version);
-            match api.shape {
-                Some(shape) => bytes.put_slice(&sample(shape, version, header_version >= 2, &mut random)),
-                None => bytes.put_slice(&produce_body(version)),
-            }
-            seeds.push(bytes.to_vec());
+            let mut bytes = header(api.key as i16, version, header_version, client_id);
+            bytes.extend(body(api, version, header_version >= 2, &mut random));
+            seeds.push(bytes);
         }
     }
     seeds
+}
+
+/// Each version of each API.
+fn request_seeds() -> Vec<Vec<u8>> {
+    seeds(b"client", |api, version, flexible, random| match api.key {
+        ApiKey::Produce => produce_body(version),
+        _ => sample(api.shape, version, flexible, Text::Ascii, random),
+    })
+}
+
+/// Each version of each API, and no text that is UTF-8.
+fn text_seeds() -> Vec<Vec<u8>> {
+    seeds(b"Z\xe4", |api, version, flexible, random| sample(api.shape, version, flexible, Text::Foreign, random))
 }
 
 fn produce_body(version: i16) -> Vec<u8> {

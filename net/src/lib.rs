@@ -32,6 +32,7 @@ mod shard;
 mod share;
 mod stream;
 mod telemetry;
+mod text;
 
 pub use api::{ApiListing, api_table};
 pub use config::{Advertise, ConfigError, NetConfig};

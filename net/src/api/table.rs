@@ -15,8 +15,8 @@ pub(crate) struct Api {
     pub(crate) version_max: i16,
     /// Lowest version that clients are told; differs from `version_min` for Produce only.
     pub(crate) advertised_min: i16,
-    /// What the body is checked against before it is decoded; `None`: the handler's own decoder needs no check.
-    pub(crate) shape: Option<Shape>,
+    /// What the body is checked against before it is decoded.
+    pub(crate) shape: Shape,
     /// What becomes of a request whose connection is gone.
     pub(crate) on_disconnect: OnDisconnect,
     /// Decodes and begins to handle a request.

@@ -1,4 +1,4 @@
-//! From a frame to a request in flight: header, table, shape, handler.
+//! From a frame to a request in flight: header, table, shape, text, handler.
 
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use kafka_protocol::messages::ApiKey;
@@ -13,14 +13,18 @@ use crate::{
 
 /// A frame, understood as far as the table goes.
 pub(crate) enum Routed {
-    /// A request for an API in a version that is served.
-    Request(&'static Api, Request),
+    /// A request for an API in a version that is served. Its handler cannot read it before it is mended if bytes of it
+    /// are in text that is not UTF-8.
+    Request { api: &'static Api, request: Request, foreign_bytes: usize },
     /// ApiVersions in a version that is not served; the answer says which are.
     UnknownApiVersions(HeaderStart),
 }
 
+/// What cannot be understood: the API's name if that much is known, and why.
+pub(crate) type Refused = (Option<String>, Malformed);
+
 /// Reads a frame's header, finds its API and checks the shape of its body.
-pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)> {
+pub(crate) fn route(frame: &Frame) -> Result<Routed, Refused> {
     let mut body = frame.bytes.clone();
     let start = HeaderStart::take(&mut body).map_err(|reason| (None, reason))?;
     let api = find(start.api_key).ok_or((None, Malformed::UnknownApi(start.api_key)))?;
@@ -32,22 +36,56 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, (Option<String>, Malformed)
         return Err((Some(format!("{:?}", api.key)), Malformed::UnsupportedVersion { api: api.key, version }));
     }
     let header_version = api.key.request_header_version(version);
-    let client_id = take_client_id(&mut body, header_version).and_then(|client_id| {
-        if let Some(shape) = api.shape {
-            shape::check(shape, version, header_version >= 2, &body)?;
-        }
-        Ok(client_id)
+    let checked = take_client_id(&mut body, header_version).and_then(|client_id| {
+        let foreign_bytes = shape::check(api.shape, version, is_flexible(api, version), &body)?;
+        Ok((client_id, foreign_bytes))
     });
-    let client_id = client_id.map_err(|reason| (Some(format!("{:?}", api.key)), reason))?;
+    let (client_id, foreign_bytes) = checked.map_err(|reason| refuse(api, reason))?;
     let header = RequestHeader { version, correlation_id: start.correlation_id, client_id };
-    Ok(Routed::Request(api, Request { header, body }))
+    Ok(Routed::Request { api, request: Request { header, body }, foreign_bytes })
+}
+
+fn is_flexible(api: &Api, version: i16) -> bool {
+    api.key.request_header_version(version) >= 2
+}
+
+fn refuse(api: &Api, reason: Malformed) -> Refused {
+    (Some(format!("{:?}", api.key)), reason)
+}
+
+impl Routed {
+    /// Bytes of memory that [`Routed::mend`] takes; none if there is nothing to do.
+    pub(crate) fn mending_bytes(&self) -> usize {
+        match self {
+            Routed::Request { request, foreign_bytes: foreign @ 1.., .. } => {
+                shape::mended_bytes_max(&request.body, *foreign)
+            }
+            Routed::Request { .. } | Routed::UnknownApiVersions(_) => 0,
+        }
+    }
+
+    /// Replaces what is not UTF-8 in the request's text.
+    pub(crate) fn mend(&mut self) -> Result<(), Refused> {
+        if let Routed::Request { api, request, foreign_bytes: foreign @ 1.. } = self {
+            let version = request.header.version;
+            let mended = shape::mend(api.shape, version, is_flexible(api, version), &request.body, *foreign);
+            request.body = mended.map_err(|reason| refuse(api, reason))?;
+            *foreign = 0;
+        }
+        Ok(())
+    }
+}
+
+impl From<Refused> for End {
+    fn from((api, reason): Refused) -> End {
+        End::Malformed { api, reason }
+    }
 }
 
 impl Connection {
     /// Begins a request. When this returns, its place among the connection's requests is fixed.
-    pub(super) fn dispatch(&self, frame: Frame) -> Result<(), End> {
+    pub(super) fn dispatch(&self, frame: Frame, routed: Routed) -> Result<(), End> {
         self.context.engine().note_activity();
-        let routed = route(&frame).map_err(|(api, reason)| End::Malformed { api, reason })?;
         let counters = &self.context.shard.counters;
         let received = self.received.get();
         let (handling, on_disconnect, asked) = match routed {
@@ -56,12 +94,9 @@ impl Connection {
                 let reply = api_versions::unsupported(start.correlation_id);
                 (Handling::Done(reply), OnDisconnect::Drop, asked)
             }
-            Routed::Request(api, request) => {
+            Routed::Request { api, request, .. } => {
                 let asked = counters.on_request(api.key, received);
-                let handling = (api.handle)(&self.context, request).map_err(|reason| {
-                    let api = Some(format!("{:?}", api.key));
-                    End::Malformed { api, reason }
-                })?;
+                let handling = (api.handle)(&self.context, request).map_err(|reason| refuse(api, reason))?;
                 (handling, api.on_disconnect, asked)
             }
         };

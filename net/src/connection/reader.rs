@@ -7,6 +7,7 @@ use futures_util::future::{Either, select};
 use super::{
     Connection, End, READ_BYTES_MAX,
     assembler::{Assembler, Want},
+    dispatch::route,
 };
 use crate::memory::{Purpose, Reservation};
 
@@ -49,9 +50,15 @@ async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, E
 
 /// Begins the requests that are there, as many as may be in flight at a time.
 async fn begin_requests(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
-    while let Some(frame) = assembler.next_frame() {
+    while let Some(mut frame) = assembler.next_frame() {
         connection.room_for(frame.bytes.len()).await?;
-        connection.dispatch(frame)?;
+        let mut routed = route(&frame)?;
+        let mending_bytes = routed.mending_bytes();
+        if mending_bytes > 0 {
+            frame.reservation.join(reserve(connection, Purpose::Continuation, mending_bytes).await?);
+            routed.mend()?;
+        }
+        connection.dispatch(frame, routed)?;
         glommio::yield_if_needed().await;
     }
     Ok(())

@@ -23,7 +23,7 @@ pub(crate) static DESCRIBE: Api = Api {
     version_min: 1,
     version_max: 3,
     advertised_min: 1,
-    shape: Some(FILTER),
+    shape: FILTER,
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, describe),
 };
@@ -34,7 +34,7 @@ pub(crate) static CREATE: Api = Api {
     version_min: 1,
     version_max: 3,
     advertised_min: 1,
-    shape: Some(&[array(CREATION)]),
+    shape: &[array(CREATION)],
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, create),
 };
@@ -45,7 +45,7 @@ pub(crate) static DELETE: Api = Api {
     version_min: 1,
     version_max: 3,
     advertised_min: 1,
-    shape: Some(&[array(FILTER)]),
+    shape: &[array(FILTER)],
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, delete),
 };

@@ -34,7 +34,7 @@ pub(crate) static API: Api = Api {
     version_min: 2,
     version_max: 7,
     advertised_min: 2,
-    shape: Some(SHAPE),
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

@@ -58,7 +58,7 @@ pub(crate) static API: Api = Api {
     version_min: 4,
     version_max: 18,
     advertised_min: 4,
-    shape: Some(SHAPE),
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Drop,
     handle,
 };

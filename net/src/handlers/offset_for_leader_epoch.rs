@@ -27,7 +27,7 @@ pub(crate) static API: Api = Api {
     version_min: 2,
     version_max: 4,
     advertised_min: 2,
-    shape: Some(SHAPE),
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

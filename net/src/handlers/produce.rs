@@ -18,12 +18,17 @@ use millrace_engine::{
 };
 
 use crate::{
-    api::{Api, Context, Handling, OnDisconnect, Reply, Request, encode},
+    api::{
+        Api, Context, Handling, OnDisconnect, Reply, Request, encode,
+        shape::{BYTES, INT16, INT32, STRING, Shape, UUID, array},
+    },
     cluster,
     errors::{ApiError, log_error},
     frame::Malformed,
     hot::produce_request::{PartitionData, ProduceRequest, TopicData},
 };
+
+const SHAPE: Shape = &[STRING, INT16, INT32, array(&[STRING.until(12), UUID.since(13), array(&[INT32, BYTES])])];
 
 /// Produce. Clients are told that versions 0 to 2 are served, which they are not: old librdkafka decides by the lowest
 /// version whether compression exists (KAFKA-18659).
@@ -32,7 +37,7 @@ pub(crate) static API: Api = Api {
     version_min: 3,
     version_max: 13,
     advertised_min: 0,
-    shape: None,
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Drop,
     handle,
 };

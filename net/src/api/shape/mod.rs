@@ -3,9 +3,20 @@
 //! The message library allocates an array by its declared count before it has seen an element, and trusts the declared
 //! size of tagged fields it knows. [`check`] walks a body first, without allocating, and lets through only what is
 //! complete: every count is backed by bytes, and the number of elements is in proportion to the body's size. It does
-//! not say whether a value makes sense (text, nulls): the decoder does.
+//! not say whether a value makes sense (nulls): the decoder does. Text that is not UTF-8, which the library refuses, is
+//! found on the way: [`mend`] replaces it.
 
-use crate::frame::{Malformed, take_unsigned_varint};
+mod mend;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sample;
+
+use bytes::Bytes;
+
+pub(crate) use self::mend::{mend, mended_bytes_max};
+use crate::{
+    frame::{Malformed, take_unsigned_varint},
+    text::TEXT_BYTES_MAX,
+};
 
 /// A body, or an element of an array: its fields in order.
 pub(crate) type Shape = &'static [Field];
@@ -94,23 +105,46 @@ const ELEMENTS_MIN: usize = 65_536;
 /// Beyond that, bytes of the body per element at least.
 const ELEMENT_BYTES_MIN: usize = 8;
 
-/// Checks a body. `flexible`: the version uses compact lengths and tagged fields.
-pub(crate) fn check(shape: Shape, version: i16, flexible: bool, body: &[u8]) -> Result<(), Malformed> {
-    let elements_left = ELEMENTS_MIN + body.len() / ELEMENT_BYTES_MIN;
-    let mut walk = Walk { rest: body, version, flexible, elements_left };
-    walk.shape(shape).map_err(|reason| Malformed::Body(reason.to_string()))
+/// Checks a body. `flexible`: the version uses compact lengths and tagged fields. Says how many bytes are in text that
+/// is not UTF-8: if there are any, only what [`mend`] makes of the body can be decoded.
+pub(crate) fn check(shape: Shape, version: i16, flexible: bool, body: &[u8]) -> Result<usize, Malformed> {
+    let mut walk = Walk::new(body, version, flexible);
+    walk.shape(shape).map_err(|reason| Malformed::Body(reason.to_string()))?;
+    Ok(walk.foreign_bytes)
+}
+
+/// Checks bytes that are small and in memory already, and mends them if need be.
+pub(crate) fn checked(shape: Shape, version: i16, flexible: bool, bytes: Bytes) -> Result<Bytes, Malformed> {
+    match check(shape, version, flexible, &bytes)? {
+        0 => Ok(bytes),
+        foreign_bytes => mend(shape, version, flexible, &bytes, foreign_bytes),
+    }
 }
 
 const CUT_OFF: &str = "it is cut off";
 
 struct Walk<'a> {
+    body: &'a [u8],
     rest: &'a [u8],
     version: i16,
     flexible: bool,
     elements_left: usize,
+    /// Bytes of text that is not UTF-8, so far.
+    foreign_bytes: usize,
+    /// Where the body is written anew, if it is.
+    mended: Option<mend::Mended>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(body: &'a [u8], version: i16, flexible: bool) -> Walk<'a> {
+        let elements_left = ELEMENTS_MIN + body.len() / ELEMENT_BYTES_MIN;
+        Walk { body, rest: body, version, flexible, elements_left, foreign_bytes: 0, mended: None }
+    }
+
+    fn position(&self) -> usize {
+        self.body.len() - self.rest.len()
+    }
+
     fn shape(&mut self, shape: Shape) -> Result<(), &'static str> {
         let version = self.version;
         for field in shape.iter().filter(|field| field.tag.is_none() && field.is_in(version)) {
@@ -122,15 +156,14 @@ impl Walk<'_> {
     fn value(&mut self, kind: Kind) -> Result<(), &'static str> {
         match kind {
             Kind::Fixed(size) => self.skip(size),
-            Kind::Text if self.flexible => self.compact_bytes(),
-            Kind::Text => {
-                let length = i16::from_be_bytes(self.take()?);
-                self.plain_bytes(length.into())
-            }
-            Kind::Blob if self.flexible => self.compact_bytes(),
+            Kind::Text => self.text(),
             Kind::Blob => {
-                let length = i32::from_be_bytes(self.take()?);
-                self.plain_bytes(length)
+                let length = if self.flexible {
+                    self.compact_length()?
+                } else {
+                    plain_length(i32::from_be_bytes(self.take()?))?
+                };
+                self.skip(length)
             }
             Kind::List(element) => {
                 for _ in 0..self.count()? {
@@ -156,11 +189,12 @@ impl Walk<'_> {
         for _ in 0..self.varint()? {
             self.count_elements(1)?;
             let tag = self.varint()?;
+            let size_at = self.position();
             let size = self.varint()? as usize;
             let after = self.rest.get(size..).ok_or(CUT_OFF)?;
             let known = shape.iter().find(|field| field.tag == Some(tag) && field.is_in(self.version));
             if let Some(field) = known {
-                self.value(field.kind)?;
+                self.tagged_value(size_at, |walk| walk.value(field.kind))?;
                 if self.rest.len() != after.len() {
                     return Err("a tagged field is not of the size it declares");
                 }
@@ -192,17 +226,25 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn compact_bytes(&mut self) -> Result<(), &'static str> {
-        let length = (self.varint()? as usize).saturating_sub(1);
-        self.skip(length)
+    fn text(&mut self) -> Result<(), &'static str> {
+        let begin = self.position();
+        let length =
+            if self.flexible { self.compact_length()? } else { plain_length(i16::from_be_bytes(self.take()?).into())? };
+        if length > TEXT_BYTES_MAX {
+            return Err("a text is too long");
+        }
+        let text = self.rest.get(..length).ok_or(CUT_OFF)?;
+        self.skip(length)?;
+        if std::str::from_utf8(text).is_err() {
+            self.foreign_bytes += length;
+            self.replace_text(begin, text);
+        }
+        Ok(())
     }
 
-    fn plain_bytes(&mut self, length: i32) -> Result<(), &'static str> {
-        match usize::try_from(length) {
-            Ok(length) => self.skip(length),
-            Err(_) if length == -1 => Ok(()),
-            Err(_) => Err("a text or bytes field has a negative length"),
-        }
+    /// Null counts as none.
+    fn compact_length(&mut self) -> Result<usize, &'static str> {
+        Ok((self.varint()? as usize).saturating_sub(1))
     }
 
     fn varint(&mut self) -> Result<u32, &'static str> {
@@ -221,8 +263,13 @@ impl Walk<'_> {
     }
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod sample;
+/// Null counts as none.
+fn plain_length(length: i32) -> Result<usize, &'static str> {
+    match length {
+        -1 => Ok(0),
+        length => usize::try_from(length).map_err(|_| "a text or bytes field has a negative length"),
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -249,11 +296,8 @@ mod tests {
 
     fn for_every_version(mut check: impl FnMut(&Api, Shape, i16, bool)) {
         for api in TABLE {
-            let Some(shape) = api.shape else {
-                continue;
-            };
             for version in api.version_min..=api.version_max {
-                check(api, shape, version, api.key.request_header_version(version) >= 2);
+                check(api, api.shape, version, api.key.request_header_version(version) >= 2);
             }
         }
     }
@@ -263,8 +307,8 @@ mod tests {
         let mut random = sample::Random::new(7);
         for_every_version(|api, shape, version, flexible| {
             for _ in 0..SAMPLES * u64::from(is_known_to_library(api, version)) {
-                let body = sample::sample(shape, version, flexible, &mut random);
-                check(shape, version, flexible, &body).expect("a sample is legal");
+                let body = sample::sample(shape, version, flexible, sample::Text::Ascii, &mut random);
+                assert_eq!(check(shape, version, flexible, &body).ok(), Some(0), "a sample is legal");
                 let mut rest = Bytes::from(body.clone());
                 let known = known_version(api, version);
                 let decoded = RequestKind::decode(api.key, &mut rest, known);
@@ -281,7 +325,7 @@ mod tests {
     fn every_cut_of_a_body_is_refused() {
         let mut random = sample::Random::new(8);
         for_every_version(|api, shape, version, flexible| {
-            let body = sample::sample(shape, version, flexible, &mut random);
+            let body = sample::sample(shape, version, flexible, sample::Text::Ascii, &mut random);
             for length in 0..body.len() {
                 let cut = check(shape, version, flexible, &body[..length]);
                 assert!(cut.is_err(), "{:?} {version} cut to {length}", api.key);
@@ -313,6 +357,18 @@ mod tests {
         };
         assert!(check(SHAPE, 0, true, &body(50_000)).is_ok());
         assert!(check(SHAPE, 0, true, &body(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn text_longer_than_the_protocol_has_is_refused() {
+        let body = |length: usize| {
+            let prefix =
+                [(length + 1 & 0x7f) as u8 | 0x80, (length + 1 >> 7 & 0x7f) as u8 | 0x80, (length + 1 >> 14) as u8];
+            [&prefix[..], &vec![b'x'; length], &[0]].concat()
+        };
+        assert!(check(&[STRING], 0, true, &body(TEXT_BYTES_MAX)).is_ok());
+        assert!(check(&[STRING], 0, true, &body(TEXT_BYTES_MAX + 1)).is_err());
+        assert!(check(&[BYTES], 0, true, &body(TEXT_BYTES_MAX + 1)).is_ok());
     }
 
     #[test]

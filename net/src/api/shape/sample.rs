@@ -20,9 +20,18 @@ impl Random {
     }
 }
 
+/// What text is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Text {
+    /// Letters.
+    Ascii,
+    /// Bytes that are not UTF-8, whenever there are any.
+    Foreign,
+}
+
 /// A body of that shape, without nulls; every field is there, and sometimes a tagged field that nobody knows.
-pub(crate) fn sample(shape: Shape, version: i16, flexible: bool, random: &mut Random) -> Vec<u8> {
-    let mut sampler = Sampler { body: Vec::new(), version, flexible, random };
+pub(crate) fn sample(shape: Shape, version: i16, flexible: bool, text: Text, random: &mut Random) -> Vec<u8> {
+    let mut sampler = Sampler { body: Vec::new(), version, flexible, text, random };
     sampler.shape(shape);
     sampler.body
 }
@@ -31,6 +40,7 @@ struct Sampler<'a> {
     body: Vec<u8>,
     version: i16,
     flexible: bool,
+    text: Text,
     random: &'a mut Random,
 }
 
@@ -53,7 +63,10 @@ impl Sampler<'_> {
             Kind::Text => {
                 let length = self.random.below(12) as usize;
                 self.length(length, 2);
-                self.body.extend((0..length).map(|at| b'a' + at as u8));
+                match self.text {
+                    Text::Ascii => self.body.extend((0..length).map(|at| b'a' + at as u8)),
+                    Text::Foreign => self.body.extend((0..length).map(|at| 0xff - at as u8)),
+                }
             }
             Kind::Blob => {
                 let length = self.random.below(40) as usize;

@@ -39,7 +39,7 @@ pub(crate) static API: Api = Api {
     version_min: 2,
     version_max: 10,
     advertised_min: 2,
-    shape: Some(SHAPE),
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Finish,
     handle: begin,
 };

@@ -26,7 +26,7 @@ pub(crate) static API: Api = Api {
     version_min: 0,
     version_max: 0,
     advertised_min: 0,
-    shape: Some(SHAPE),
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

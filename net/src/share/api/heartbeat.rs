@@ -21,7 +21,7 @@ pub(crate) static API: Api = Api {
     version_min: 1,
     version_max: 1,
     advertised_min: 1,
-    shape: Some(SHAPE),
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

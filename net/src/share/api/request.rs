@@ -262,11 +262,11 @@ mod tests {
         let mut random = sample::Random::new(9);
         for version in 1..=2 {
             for _ in 0..200 {
-                let fetch = share_fetch::API.shape.unwrap();
-                let body = sample::sample(fetch, version, true, &mut random);
+                let fetch = share_fetch::API.shape;
+                let body = sample::sample(fetch, version, true, sample::Text::Ascii, &mut random);
                 assert!(ShareFetch::decode(&body, version).is_ok(), "{version}");
-                let acknowledge = share_acknowledge::API.shape.unwrap();
-                let body = sample::sample(acknowledge, version, true, &mut random);
+                let acknowledge = share_acknowledge::API.shape;
+                let body = sample::sample(acknowledge, version, true, sample::Text::Ascii, &mut random);
                 assert!(ShareAcknowledge::decode(&body, version).is_ok(), "{version}");
             }
         }

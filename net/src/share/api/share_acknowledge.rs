@@ -33,7 +33,7 @@ pub(crate) static API: Api = Api {
     version_min: 1,
     version_max: 2,
     advertised_min: 1,
-    shape: Some(SHAPE),
+    shape: SHAPE,
     on_disconnect: OnDisconnect::Finish,
     handle,
 };
