@@ -9,6 +9,7 @@ use kafka_protocol::{
 };
 
 use super::ClassicGroup;
+use crate::api::shape::{self, BYTES, INT32, INT32S, STRING, STRINGS, Shape, array};
 
 /// What a member's metadata says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,17 +27,25 @@ pub(crate) struct ConsumerSubscription {
 /// Highest version of both messages; a newer one begins with the same fields and is read as this one.
 const VERSION_MAX: i16 = 3;
 
-fn version(bytes: &mut Bytes) -> Option<i16> {
-    let version = i16::from_be_bytes(bytes.get(..2)?.try_into().ok()?);
-    drop(bytes.split_to(2));
-    (version >= 0).then_some(version)
+const PARTITIONS: Shape = &[STRING, INT32S];
+const SUBSCRIPTION: Shape = &[STRINGS, BYTES, array(PARTITIONS).since(1), INT32.since(2), STRING.since(3)];
+const ASSIGNMENT: Shape = &[array(PARTITIONS), BYTES];
+
+/// Reads a message behind its version, at most as `version_max`; clients send whatever they like here, and it is
+/// treated like the body of a request.
+fn read<M: Decodable>(bytes: &Bytes, shape: Shape, version_max: i16) -> Option<(i16, M)> {
+    let version = i16::from_be_bytes(*bytes.first_chunk()?);
+    let layout = version.min(version_max);
+    if version < 0 {
+        return None;
+    }
+    let mut checked = shape::checked(shape, layout, false, bytes.slice(size_of::<i16>()..)).ok()?;
+    Some((version, M::decode(&mut checked, layout).ok()?))
 }
 
 /// Reads a member's metadata; `None` when it is not of the consumer protocol.
 pub(crate) fn consumer_subscription(metadata: &Bytes) -> Option<ConsumerSubscription> {
-    let mut bytes = metadata.clone();
-    let version = version(&mut bytes)?;
-    let decoded = ConsumerProtocolSubscription::decode(&mut bytes, version.min(VERSION_MAX)).ok()?;
+    let (version, decoded) = read::<ConsumerProtocolSubscription>(metadata, SUBSCRIPTION, VERSION_MAX)?;
     let owned = decoded.owned_partitions.iter();
     Some(ConsumerSubscription {
         version,
@@ -48,9 +57,7 @@ pub(crate) fn consumer_subscription(metadata: &Bytes) -> Option<ConsumerSubscrip
 
 /// Reads a member's assignment; `None` when it is not of the consumer protocol.
 pub(crate) fn consumer_assignment(assignment: &Bytes) -> Option<ConsumerProtocolAssignment> {
-    let mut bytes = assignment.clone();
-    let version = version(&mut bytes)?;
-    ConsumerProtocolAssignment::decode(&mut bytes, version.min(VERSION_MAX)).ok()
+    Some(read(assignment, ASSIGNMENT, VERSION_MAX)?.1)
 }
 
 impl ClassicGroup {
@@ -73,8 +80,28 @@ impl ClassicGroup {
 
 /// Only the topics, which come first in every version: read as version 0.
 fn subscribed(metadata: &Bytes) -> Option<BTreeSet<Rc<str>>> {
-    let mut bytes = metadata.clone();
-    version(&mut bytes)?;
-    let decoded = ConsumerProtocolSubscription::decode(&mut bytes, 0).ok()?;
+    let (_, decoded) = read::<ConsumerProtocolSubscription>(metadata, SUBSCRIPTION, 0)?;
     Some(decoded.topics.iter().map(|topic| Rc::from(topic.as_str())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_that_are_not_utf8_are_read_with_replacements() {
+        let metadata = Bytes::from_static(b"\0\x01\0\0\0\x02\0\x01a\0\x02Z\xe4\xff\xff\xff\xff\0\0\0\0");
+        let topics = subscribed(&metadata).expect("it is read");
+        assert_eq!(topics.iter().map(|topic| &**topic).collect::<Vec<_>>(), ["Z\u{fffd}", "a"]);
+        assert_eq!(consumer_subscription(&metadata).expect("it is read").topics, topics);
+    }
+
+    /// The message library makes room for as many elements as are declared.
+    #[test]
+    fn counts_that_nothing_backs_are_refused() {
+        let metadata = Bytes::from_static(b"\0\0\x7f\xff\xff\xff\0\x01a");
+        assert_eq!(subscribed(&metadata), None);
+        assert_eq!(consumer_subscription(&metadata), None);
+        assert!(consumer_assignment(&metadata).is_none());
+    }
 }
