@@ -58,11 +58,15 @@ fn become_member(client: &mut Client, version: i16, id: &str) -> (String, i32) {
     let assignment = SyncGroupRequestAssignment::default()
         .with_member_id(joined.member_id.clone())
         .with_assignment(Bytes::from_static(b"all"));
-    let request = SyncGroupRequest::default()
+    let mut request = SyncGroupRequest::default()
         .with_group_id(group(id))
         .with_generation_id(joined.generation_id)
         .with_member_id(joined.member_id.clone())
         .with_assignments(vec![assignment]);
+    if version >= 5 {
+        request.protocol_type = Some(text("t"));
+        request.protocol_name = Some(text("range"));
+    }
     let synced = client.call(version.min(5), &request);
     assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"all"[..]));
     (joined.member_id.to_string(), joined.generation_id)

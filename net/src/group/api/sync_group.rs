@@ -1,6 +1,9 @@
 //! SyncGroup: brings or fetches the assignment of a generation.
 
-use kafka_protocol::messages::{ApiKey, SyncGroupRequest, SyncGroupResponse};
+use kafka_protocol::{
+    ResponseError,
+    messages::{ApiKey, SyncGroupRequest, SyncGroupResponse},
+};
 
 use crate::{
     api::{
@@ -24,7 +27,14 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
+/// First version in which a member must say what it believes its group's protocol to be (KIP-559).
+const PROTOCOL_VERSION: i16 = 5;
+
 async fn handle(context: Context, call: Call<SyncGroupRequest>) -> SyncGroupResponse {
+    let says_protocol = call.body.protocol_type.is_some() && call.body.protocol_name.is_some();
+    if call.version() >= PROTOCOL_VERSION && !says_protocol {
+        return SyncGroupResponse::default().with_error_code(ResponseError::InconsistentGroupProtocol.code());
+    }
     let request = call.body;
     let group = request.group_id.to_string();
     let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
