@@ -61,8 +61,8 @@ pub(crate) struct Settings {
     pub(crate) consumer_assignment_interval_ms: i32,
     /// `group.consumer.regex.refresh.interval.ms`
     pub(crate) regex_refresh_interval_ms: i64,
-    /// `offset.metadata.max.bytes`
-    pub(crate) offset_metadata_bytes_max: usize,
+    /// `offset.metadata.max.bytes`, in code units of UTF-16
+    pub(crate) offset_metadata_length_max: usize,
     /// `offsets.retention.minutes`, in ms.
     pub(crate) offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
@@ -94,7 +94,7 @@ impl Default for Settings {
             migration_policy: MigrationPolicy::Bidirectional,
             consumer_assignment_interval_ms: 1_000,
             regex_refresh_interval_ms: 600_000,
-            offset_metadata_bytes_max: 4_096,
+            offset_metadata_length_max: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60_000,
             retention_check_interval_ms: 600_000,
             offsets_topic_partitions: 50,
@@ -302,7 +302,7 @@ impl Settings {
             "group.max.session.timeout.ms" => self.max_session_timeout_ms = millis(0)?,
             "group.max.size" => self.classic_size_max = size(1)?,
             "group.min.session.timeout.ms" => self.min_session_timeout_ms = millis(0)?,
-            "offset.metadata.max.bytes" => self.offset_metadata_bytes_max = size(0)?,
+            "offset.metadata.max.bytes" => self.offset_metadata_length_max = size(0)?,
             "offsets.retention.check.interval.ms" => {
                 self.retention_check_interval_ms = number(name, value, 1, i64::MAX / 2)?;
             }

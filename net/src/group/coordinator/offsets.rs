@@ -53,7 +53,7 @@ impl Coordinator {
                 let mut reply =
                     OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index);
                 let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-                if metadata.len() > self.settings.offset_metadata_bytes_max {
+                if is_longer(metadata, self.settings.offset_metadata_length_max) {
                     reply.error_code = ResponseError::OffsetMetadataTooLarge.code();
                 } else {
                     let value = committed(topic, partition, now_ms, expire_timestamp_ms);
@@ -202,6 +202,11 @@ impl Entry {
     }
 }
 
+/// Kafka's limit is called one of bytes, but is compared with the length of a Java string: code units of UTF-16.
+fn is_longer(metadata: &str, length_max: usize) -> bool {
+    metadata.len() > length_max && metadata.encode_utf16().count() > length_max
+}
+
 fn committed(
     topic: &OffsetCommitRequestTopic,
     partition: &OffsetCommitRequestPartition,
@@ -243,4 +248,17 @@ pub(crate) fn commit_error(request: &OffsetCommitRequest, error: GroupError) -> 
 /// One group of an OffsetFetch that is refused.
 pub(crate) fn fetch_error(request: &OffsetFetchRequestGroup, error: GroupError) -> OffsetFetchResponseGroup {
     OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone()).with_error_code(error.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_measured_in_utf16() {
+        for (unit, units) in [("a", 1), ("\u{e4}", 1), ("\u{fffd}", 1), ("\u{1f600}", 2)] {
+            assert!(!is_longer(&unit.repeat(8 / units), 8), "{unit}");
+            assert!(is_longer(&unit.repeat(8 / units + 1), 8), "{unit}");
+        }
+    }
 }
