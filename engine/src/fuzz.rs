@@ -84,12 +84,13 @@ fn look_at_batch(data: &[u8]) {
         assert_eq!(records.last().map(|record| record.offset), Some(info.last_offset()));
         assert!(found.is_ok());
         let mut kept = data.to_vec();
-        batch::correct_max_timestamp(&mut kept, &info);
+        batch::correct_header(&mut kept, &info);
         let append_time = (rules.timestamp_type == TimestampType::LogAppendTime).then_some(RULES.now_ms);
         batch::assign(&mut kept, 77, 1, append_time);
         assert!(batch::verify_crc(&kept));
         let kept = BatchInfo::parse(&kept).expect("a kept batch is one");
         assert_eq!((kept.base_offset, kept.size), (77, data.len()));
+        assert_eq!((kept.timestamp_type(), kept.delete_horizon_ms()), (rules.timestamp_type, None));
     }
     if let Ok(records) = read {
         rebuild(data, &records);

@@ -2,15 +2,20 @@
 //!
 //! Where we are stricter than Kafka: offset deltas must count 0, 1, 2, ... (Kafka rewrites compressed batches whose
 //! deltas do not, and keeps uncompressed ones as they are), a record must fill its declared length in compressed
-//! batches too, null is the length -1 only, attribute bits that no client sets are refused, and what records
-//! decompress to is bounded. Batches of transactions are refused too: nothing here would end what they begin, and a
-//! reader of committed records would be stopped or served what was never committed.
+//! batches too, null is the length -1 only, and what records decompress to is bounded. Batches of transactions are
+//! refused too: nothing here would end what they begin, and a reader of committed records would be stopped or served
+//! what was never committed.
+//!
+//! Attributes that are not a producer's to set are cleared. Kafka leaves the delete horizon to whoever sets it, who so
+//! makes compaction drop tombstones before their time; here only compaction sets it. And where a producer says that its
+//! timestamps are those of an append elsewhere, Kafka's header keeps that time; here it says the largest timestamp of
+//! the records, which is what readers are given.
 
 use std::ops::ControlFlow;
 
 use super::{
     BatchError, BatchInfo, corrupt,
-    header::{CODEC_MASK, LOG_APPEND_TIME, verify_crc},
+    header::{DELETE_HORIZON, LOG_APPEND_TIME, PRODUCERS, verify_crc},
     invalid,
     records::{Head, walk},
     refused::{RefusedReason, RefusedRecords},
@@ -36,10 +41,11 @@ pub struct Rules {
 
 /// Decides on `bytes`, which must be exactly one batch from a client.
 ///
-/// The result's `max_timestamp` is the true one, whatever the header says, unless the topic uses LogAppendTime: hand
-/// it to [`correct_max_timestamp`](super::correct_max_timestamp) before the batch is kept.
+/// The result's attributes are those that the batch may have, and its `max_timestamp` is the true one, whatever the
+/// header says, unless the topic uses LogAppendTime: hand it to [`correct_header`](super::correct_header) before the
+/// batch is kept.
 pub fn check(bytes: &[u8], rules: &Rules) -> Result<BatchInfo, BatchError> {
-    let info = BatchInfo::parse(bytes)?;
+    let mut info = BatchInfo::parse(bytes)?;
     if info.size != bytes.len() {
         return Err(invalid(format!("{} bytes follow the batch: one batch is allowed", bytes.len() - info.size)));
     }
@@ -49,11 +55,20 @@ pub fn check(bytes: &[u8], rules: &Rules) -> Result<BatchInfo, BatchError> {
     if !verify_crc(bytes) {
         return Err(corrupt("the checksum is wrong"));
     }
-    check_header(&info)?;
+    check_header(&info, rules)?;
+    info.attributes = kept_attributes(&info, rules);
     check_records(bytes, info, rules)
 }
 
-fn check_header(info: &BatchInfo) -> Result<(), BatchError> {
+/// What becomes of the attributes. Bits without a meaning stay as long as nothing else has to be changed, as in Kafka:
+/// a batch that is kept as it came needs no new checksum.
+fn kept_attributes(info: &BatchInfo, rules: &Rules) -> i16 {
+    let is_changed = info.attributes & (LOG_APPEND_TIME | DELETE_HORIZON) != 0
+        || rules.timestamp_type == TimestampType::LogAppendTime;
+    if is_changed { info.attributes & PRODUCERS } else { info.attributes }
+}
+
+fn check_header(info: &BatchInfo, rules: &Rules) -> Result<(), BatchError> {
     info.codec()?;
     if info.base_offset != 0 {
         return Err(invalid(format!("base offset of a batch to append is {}, not 0", info.base_offset)));
@@ -68,11 +83,9 @@ fn check_header(info: &BatchInfo) -> Result<(), BatchError> {
     if info.is_transactional() {
         return Err(BatchError::Transactional);
     }
-    if info.attributes & LOG_APPEND_TIME != 0 {
+    let has_append_time = info.attributes & LOG_APPEND_TIME != 0;
+    if has_append_time && (rules.timestamp_type == TimestampType::LogAppendTime || info.max_timestamp == -1) {
         return Err(BatchError::ForeignAppendTime);
-    }
-    if info.attributes & !CODEC_MASK != 0 {
-        return Err(invalid(format!("attributes are {:#06x}", info.attributes)));
     }
     check_producer(info)
 }

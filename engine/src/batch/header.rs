@@ -52,6 +52,9 @@ pub(super) const CONTROL: i16 = 0x20;
 /// The base timestamp is the time from which compaction may drop the batch's tombstones (KIP-534).
 pub(super) const DELETE_HORIZON: i16 = 0x40;
 
+/// What a batch whose attributes are written anew keeps of those that its producer gave it.
+pub(super) const PRODUCERS: i16 = CODEC_MASK | TRANSACTIONAL | CONTROL;
+
 /// Header facts of a batch whose header was parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchInfo {

@@ -24,7 +24,7 @@ pub use build::BatchBuilder;
 pub use check::{Rules, check};
 pub use codec::{Codec, DECOMPRESSED_BYTES_MAX, DecompressError, decompress};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
-pub use patch::{assign, correct_max_timestamp};
+pub use patch::{assign, correct_header};
 pub use records::{Record, RecordReader, RecordRef, records};
 pub use refused::{REFUSED_RECORDS_MAX, RefusedReason, RefusedRecord, RefusedRecords};
 pub use time::find_timestamp;
@@ -38,7 +38,7 @@ pub enum BatchError {
     /// Arrived as it was sent, but cannot be valid: INVALID_RECORD.
     #[error("invalid record: {0}")]
     Invalid(String),
-    /// Magic 0 or 1. Kafka 4 answers INVALID_RECORD; a fetch or conversion would be UNSUPPORTED_FOR_MESSAGE_FORMAT.
+    /// Magic 0 or 1: INVALID_RECORD.
     #[error("message format {0} is not supported: only magic 2 is")]
     UnsupportedMagic(i8),
     /// Larger than the topic's max.message.bytes: MESSAGE_TOO_LARGE.

@@ -19,14 +19,13 @@ pub fn assign(batch: &mut [u8], base_offset: i64, leader_epoch: i32, append_time
     }
 }
 
-/// Makes the header say the largest timestamp that [`check`](super::check()) found, as Kafka's broker does; producers
-/// have got it wrong. Lookups by time trust the header. Returns whether it was wrong.
+/// Makes the header say the attributes and the largest timestamp that [`check`](super::check()) found, as Kafka's broker
+/// does; producers have got them wrong. Lookups by time trust the header. Returns whether it was wrong.
 ///
 /// # Panics
 /// If `batch` is shorter than a header: it was checked before.
-pub fn correct_max_timestamp(batch: &mut [u8], checked: &BatchInfo) -> bool {
-    let attributes = header_mut(batch).attributes.get();
-    set_time(batch, attributes, checked.max_timestamp)
+pub fn correct_header(batch: &mut [u8], checked: &BatchInfo) -> bool {
+    set_time(batch, checked.attributes, checked.max_timestamp)
 }
 
 fn set_time(batch: &mut [u8], attributes: i16, max_timestamp: i64) -> bool {

@@ -114,7 +114,7 @@ impl Run {
         for placed in &self.batches {
             let (own, rest) = room.split_at_mut(placed.bytes.len());
             own.copy_from_slice(&placed.bytes);
-            batch::correct_max_timestamp(own, &placed.checked);
+            batch::correct_header(own, &placed.checked);
             batch::assign(own, placed.base_offset, LEADER_EPOCH, placed.append_time_ms);
             room = rest;
         }
