@@ -56,11 +56,35 @@ pub(crate) fn log_error(error: &LogError) -> ResponseError {
     }
 }
 
+/// Whether Kafka tells the log's first offset with an error of a produce request: it does once it has looked at records
+/// or sequences, but not if it has gone no further than the header and the partition.
+pub(crate) fn tells_log_start(error: &LogError) -> bool {
+    match error {
+        LogError::Batch(error) => match error {
+            BatchError::Invalid(_)
+            | BatchError::Records(_)
+            | BatchError::ForeignAppendTime
+            | BatchError::UnsupportedCodec(_) => true,
+            BatchError::Corrupt(_)
+            | BatchError::UnsupportedMagic(_)
+            | BatchError::TooLarge { .. }
+            | BatchError::Transactional => false,
+        },
+        LogError::OutOfOrderSequence(_) | LogError::InvalidProducerEpoch | LogError::UnknownProducerId => true,
+        LogError::UnknownPartition
+        | LogError::OffsetOutOfRange { .. }
+        | LogError::UnknownLeaderEpoch
+        | LogError::FencedLeaderEpoch
+        | LogError::StorageFull
+        | LogError::Storage(_)
+        | LogError::ShuttingDown => false,
+    }
+}
+
 fn batch_error(error: &BatchError) -> ResponseError {
     match error {
         BatchError::Corrupt(_) => ResponseError::CorruptMessage,
-        BatchError::Invalid(_) => ResponseError::InvalidRecord,
-        BatchError::UnsupportedMagic(_) => ResponseError::UnsupportedForMessageFormat,
+        BatchError::Invalid(_) | BatchError::UnsupportedMagic(_) => ResponseError::InvalidRecord,
         BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
         BatchError::Records(refused) if refused.has_timestamp => ResponseError::InvalidTimestamp,
         BatchError::Records(_) => ResponseError::InvalidRecord,

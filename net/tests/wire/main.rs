@@ -8,6 +8,7 @@ mod limits;
 mod metrics;
 mod moves;
 mod node;
+mod odd;
 mod requests;
 mod settings;
 mod shards;
