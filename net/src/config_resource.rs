@@ -8,7 +8,7 @@ use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 use crate::{
     api::Context,
     broker_config, cluster,
-    errors::{ApiError, topic_error},
+    errors::{ApiError, check_topic_name, topic_error},
     group_config,
     kept_settings::{KeptSettings, is_kept},
     telemetry,
@@ -211,6 +211,7 @@ async fn alter_topic(
         return Err(ApiError::new(ResponseError::InvalidRequest, "Default topic resources are not allowed."));
     }
     let topics = context.engine().topics();
+    check_topic_name(name)?;
     let topic = topics.by_name.get(name).ok_or_else(|| {
         ApiError::new(ResponseError::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
     })?;
