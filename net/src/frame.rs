@@ -20,6 +20,10 @@ pub(crate) enum Malformed {
     Length(i32),
     #[error("a frame declares {length} bytes, but requests may have {max} (--max-frame-bytes){}", guess(*length))]
     TooLarge { length: usize, max: usize },
+    #[error(
+        "a request may become {length} bytes once its text is UTF-8, but requests may have {max} (--max-frame-bytes)"
+    )]
+    TextTooLarge { length: usize, max: usize },
     #[error("a request of {0} bytes is too short for its header")]
     ShortHeader(usize),
     #[error("the request header is damaged: {0}")]

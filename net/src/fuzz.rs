@@ -62,7 +62,7 @@ pub fn fuzz_request(data: &[u8]) {
     let Ok(mut routed) = route(&frame) else {
         return;
     };
-    let mending_bytes = routed.mending_bytes();
+    let mending_bytes = routed.mending_bytes(usize::MAX).expect("there is no limit here");
     routed.mend().expect("what was checked can be mended");
     let Routed::Request { api, request, .. } = routed else {
         return;

@@ -54,13 +54,17 @@ fn refuse(api: &Api, reason: Malformed) -> Refused {
 }
 
 impl Routed {
-    /// Bytes of memory that [`Routed::mend`] takes; none if there is nothing to do.
-    pub(crate) fn mending_bytes(&self) -> usize {
-        match self {
-            Routed::Request { request, foreign_bytes: foreign @ 1.., .. } => {
-                shape::mended_bytes_max(&request.body, *foreign)
+    /// Bytes of memory that [`Routed::mend`] takes; none if there is nothing to do. A request may not grow beyond
+    /// `frame_bytes_max`, so that nobody is granted more memory than for a frame.
+    pub(crate) fn mending_bytes(&self, frame_bytes_max: usize) -> Result<usize, Refused> {
+        let Routed::Request { api, request, foreign_bytes: foreign @ 1.. } = self else {
+            return Ok(0);
+        };
+        match shape::mended_bytes_max(&request.body, *foreign) {
+            length if length > frame_bytes_max => {
+                Err(refuse(api, Malformed::TextTooLarge { length, max: frame_bytes_max }))
             }
-            Routed::Request { .. } | Routed::UnknownApiVersions(_) => 0,
+            length => Ok(length),
         }
     }
 

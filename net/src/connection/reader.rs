@@ -53,7 +53,7 @@ async fn begin_requests(connection: &Connection, assembler: &mut Assembler) -> R
     while let Some(mut frame) = assembler.next_frame() {
         connection.room_for(frame.bytes.len()).await?;
         let mut routed = route(&frame)?;
-        let mending_bytes = routed.mending_bytes();
+        let mending_bytes = routed.mending_bytes(connection.context.shard.config.max_frame_bytes)?;
         if mending_bytes > 0 {
             frame.reservation.join(reserve(connection, Purpose::Continuation, mending_bytes).await?);
             routed.mend()?;

@@ -5,8 +5,8 @@ use std::io::Write;
 use bytes::{Buf, Bytes};
 use kafka_protocol::{
     messages::{
-        ApiVersionsResponse, CreateTopicsRequest, DeleteRecordsRequest, FetchResponse, GroupId, OffsetCommitRequest,
-        OffsetFetchRequest, SyncGroupRequest,
+        ApiVersionsResponse, CreateTopicsRequest, DeleteRecordsRequest, FetchResponse, GroupId, MetadataResponse,
+        OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
@@ -15,6 +15,7 @@ use kafka_protocol::{
     protocol::{Decodable, HeaderVersion, Request, StrBytes},
 };
 use millrace_engine::batch::{BatchBuilder, BatchInfo, Codec, Record, verify_crc};
+use millrace_net::NetConfig;
 
 use crate::{
     client::{Client, batch, fetch_request, produce_request, topic_name},
@@ -71,6 +72,32 @@ fn names_that_are_not_utf8_are_refused_by_what_they_name() {
             assert_eq!(response.topics[0].error_code, expected);
         }
     }
+}
+
+/// A few bytes of a frame must not become a multiple of what a frame may take.
+#[test]
+fn text_may_not_grow_beyond_the_largest_frame() {
+    const NAME_BYTES: usize = 32_767;
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = NetConfig { max_frame_bytes: 1 << 20, ..config() };
+    let node = Node::start(dir.path(), 1, config);
+    let ask = |names: usize| {
+        let name = [&(NAME_BYTES as u16).to_be_bytes()[..], &[0xff; NAME_BYTES]].concat();
+        let metadata =
+            [&b"\0\x03\0\x04\0\0\0\x07\xff\xff"[..], &(names as u32).to_be_bytes(), &name.repeat(names), b"\0"];
+        let metadata = metadata.concat();
+        let mut client = node.client();
+        client.stream.write_all(&(metadata.len() as u32).to_be_bytes()).expect("the node takes it");
+        client.stream.write_all(&metadata).expect("the node takes it");
+        client
+    };
+    for names in [8, 1] {
+        let mut response = ask(names).receive().expect("a response");
+        response.advance(4);
+        let topics = MetadataResponse::decode(&mut response, 4).expect("a legal response").topics;
+        assert!(topics.len() == 1 && topics[0].error_code == 17, "they are the same, and no topic can be called so");
+    }
+    assert!(ask(9).is_closed_by_node());
 }
 
 /// A client that commits binary metadata was cut off, and tried for ever.
