@@ -26,7 +26,9 @@ fn odd_requests_are_answered_as_the_table_says() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let broker = Broker::start(&small(dir.path()));
+    let mut options = small(dir.path());
+    options.extend(["--group-setting", "group.initial.rebalance.delay.ms=0"].map(str::to_owned));
+    let broker = Broker::start(&options);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compatibility/odd");
     let output = Command::new("python3").args([script, &broker.address]).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
