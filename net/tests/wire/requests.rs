@@ -42,7 +42,7 @@ fn every_version_of_every_api_is_answered_whose_text_is_not_utf8() {
 }
 
 fn answers_every_sample(target: &str) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a folder");
     let (config, _) = config_with_metrics();
     let node = Node::start(dir.path(), 2, config);
     let requests = fuzz::targets().iter().find(|found| found.name == target).expect("a target");

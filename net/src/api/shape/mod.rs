@@ -362,8 +362,8 @@ mod tests {
     #[test]
     fn text_longer_than_the_protocol_has_is_refused() {
         let body = |length: usize| {
-            let prefix =
-                [(length + 1 & 0x7f) as u8 | 0x80, (length + 1 >> 7 & 0x7f) as u8 | 0x80, (length + 1 >> 14) as u8];
+            let declared = length + 1;
+            let prefix = [(declared & 0x7f) as u8 | 0x80, (declared >> 7 & 0x7f) as u8 | 0x80, (declared >> 14) as u8];
             [&prefix[..], &vec![b'x'; length], &[0]].concat()
         };
         assert!(check(&[STRING], 0, true, &body(TEXT_BYTES_MAX)).is_ok());
