@@ -195,7 +195,7 @@ impl BatchBuilder {
 
     fn compress_staged(&mut self) {
         let codec = self.codec;
-        self.encoder.get_or_insert_with(|| Encoder::new(codec)).write(&self.staged);
+        self.encoder.get_or_insert_with(|| Encoder::new(codec.into(), Vec::new())).write(&self.staged);
         self.staged.clear();
     }
 

@@ -3,7 +3,9 @@
 //! Decompression streams: a decoder holds its window and one buffer, never the whole, and stops at
 //! [`DECOMPRESSED_BYTES_MAX`] however small the compressed bytes were.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
+
+use bytes::{Bytes, buf::Reader};
 
 use super::{BatchError, header::CODEC_MASK, invalid};
 
@@ -48,6 +50,44 @@ impl Codec {
     }
 }
 
+/// A codec, at a level of its own scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Compression {
+    /// The codec.
+    pub codec: Codec,
+    /// How hard it tries, as Kafka counts: `compression.gzip.level`, `compression.lz4.level`, `compression.zstd.level`.
+    /// The others have none.
+    pub level: i32,
+}
+
+impl From<Codec> for Compression {
+    /// At Kafka's default level.
+    fn from(codec: Codec) -> Self {
+        let level = match codec {
+            Codec::None | Codec::Snappy => 0,
+            Codec::Gzip => GZIP_LEVEL_DEFAULT,
+            Codec::Lz4 => LZ4_LEVEL_DEFAULT,
+            Codec::Zstd => zstd::DEFAULT_COMPRESSION_LEVEL,
+        };
+        Self { codec, level }
+    }
+}
+
+/// zlib's own choice.
+const GZIP_LEVEL_DEFAULT: i32 = -1;
+
+/// As in Kafka, this level is the fast compressor, and all others are the thorough one.
+const LZ4_LEVEL_DEFAULT: i32 = 9;
+/// Below, liblz4 would take the fast compressor.
+const LZ4_LEVEL_THOROUGH_MIN: i32 = 2;
+
+/// From this level on zstd's own choice of tables and window takes more than 16 MiB, up to hundreds.
+const ZSTD_LEVEL_BOUNDED: i32 = 10;
+/// What it gets instead, as powers of two: 2 MiB of window, and 8 MiB for each of two tables. A batch is rarely larger
+/// than that window.
+const ZSTD_WINDOW_LOG: u32 = 21;
+const ZSTD_TABLE_LOG: u32 = 21;
+
 /// A batch whose records take more than that when decompressed is refused, and reading stops there. Kafka has no such
 /// limit, so a few KiB may keep its thread busy for seconds.
 pub const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
@@ -75,26 +115,30 @@ pub(super) enum Encoder {
     Gzip(Box<flate2::write::GzEncoder<Vec<u8>>>),
     Snappy(SnappyEncoder),
     Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
+    Lz4Thorough(lz4::Encoder<Vec<u8>>),
     Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
 }
 
 impl Encoder {
-    pub(super) fn new(codec: Codec) -> Self {
+    /// Compresses to the end of `out`.
+    pub(super) fn new(compression: Compression, out: Vec<u8>) -> Self {
+        let Compression { codec, level } = compression;
         match codec {
-            Codec::None => Encoder::None(Vec::new()),
+            Codec::None => Encoder::None(out),
             Codec::Gzip => {
-                let level = flate2::Compression::default();
-                Encoder::Gzip(Box::new(flate2::write::GzEncoder::new(Vec::new(), level)))
+                let level =
+                    u32::try_from(level).map_or_else(|_| flate2::Compression::default(), flate2::Compression::new);
+                Encoder::Gzip(Box::new(flate2::write::GzEncoder::new(out, level)))
             }
-            Codec::Snappy => Encoder::Snappy(SnappyEncoder::new()),
-            Codec::Lz4 => {
+            Codec::Snappy => Encoder::Snappy(SnappyEncoder::new(out)),
+            Codec::Lz4 if level == LZ4_LEVEL_DEFAULT => {
                 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
                 let info = FrameInfo::new().block_mode(BlockMode::Independent).block_size(BlockSize::Max64KB);
-                Encoder::Lz4(Box::new(FrameEncoder::with_frame_info(info, Vec::new())))
+                Encoder::Lz4(Box::new(FrameEncoder::with_frame_info(info, out)))
             }
+            Codec::Lz4 => Encoder::Lz4Thorough(lz4_thorough(level, out)),
             Codec::Zstd => {
-                let encoder = zstd::stream::write::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL);
-                Encoder::Zstd(Box::new(encoder.expect("the default level is a level")))
+                Encoder::Zstd(Box::new(zstd_encoder(level, out).expect("checked settings, and memory to allocate")))
             }
         }
     }
@@ -108,28 +152,69 @@ impl Encoder {
                 Ok(())
             }
             Encoder::Lz4(encoder) => encoder.write_all(records),
+            Encoder::Lz4Thorough(encoder) => encoder.write_all(records),
             Encoder::Zstd(encoder) => encoder.write_all(records),
         };
         written.expect("writing to memory does not fail");
     }
 
-    /// The compressed bytes.
+    /// Bytes in `out` so far: what was written last may not be among them.
+    pub(super) fn compressed(&self) -> usize {
+        match self {
+            Encoder::None(out) => out.len(),
+            Encoder::Gzip(encoder) => encoder.get_ref().len(),
+            Encoder::Snappy(encoder) => encoder.out.len(),
+            Encoder::Lz4(encoder) => encoder.get_ref().len(),
+            Encoder::Lz4Thorough(encoder) => encoder.writer().len(),
+            Encoder::Zstd(encoder) => encoder.get_ref().len(),
+        }
+    }
+
+    /// `out`, with all compressed bytes.
     pub(super) fn finish(self) -> Vec<u8> {
         let done = match self {
             Encoder::None(out) => Ok(out),
             Encoder::Gzip(encoder) => encoder.finish(),
             Encoder::Snappy(encoder) => Ok(encoder.finish()),
             Encoder::Lz4(encoder) => encoder.finish().map_err(io::Error::other),
+            Encoder::Lz4Thorough(encoder) => {
+                let (out, ended) = encoder.finish();
+                ended.map(|()| out)
+            }
             Encoder::Zstd(encoder) => encoder.finish(),
         };
         done.expect("writing to memory does not fail")
     }
 }
 
+/// The frames are those of the fast compressor: independent blocks of 64 KiB, no checksums.
+fn lz4_thorough(level: i32, out: Vec<u8>) -> lz4::Encoder<Vec<u8>> {
+    use lz4::{BlockMode, BlockSize, ContentChecksum, EncoderBuilder, liblz4::BlockChecksum};
+    let mut builder = EncoderBuilder::new();
+    builder
+        .level(level.max(LZ4_LEVEL_THOROUGH_MIN).unsigned_abs())
+        .block_mode(BlockMode::Independent)
+        .block_size(BlockSize::Max64KB)
+        .block_checksum(BlockChecksum::NoBlockChecksum)
+        .checksum(ContentChecksum::NoChecksum);
+    builder.build(out).expect("writing to memory does not fail")
+}
+
+fn zstd_encoder(level: i32, out: Vec<u8>) -> io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>> {
+    use zstd::zstd_safe::CParameter::{ChainLog, HashLog};
+    let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
+    if level >= ZSTD_LEVEL_BOUNDED {
+        encoder.window_log(ZSTD_WINDOW_LOG)?;
+        encoder.set_parameter(HashLog(ZSTD_TABLE_LOG))?;
+        encoder.set_parameter(ChainLog(ZSTD_TABLE_LOG))?;
+    }
+    Ok(encoder)
+}
+
 /// Compresses all of a batch's records.
 #[cfg(test)]
-pub(super) fn compress(codec: Codec, records: &[u8]) -> Vec<u8> {
-    let mut encoder = Encoder::new(codec);
+pub(super) fn compress(compression: impl Into<Compression>, records: &[u8]) -> Vec<u8> {
+    let mut encoder = Encoder::new(compression.into(), Vec::new());
     encoder.write(records);
     encoder.finish()
 }
@@ -142,8 +227,8 @@ pub(super) struct SnappyEncoder {
 }
 
 impl SnappyEncoder {
-    fn new() -> Self {
-        let mut out = XERIAL_MAGIC.to_vec();
+    fn new(mut out: Vec<u8>) -> Self {
+        out.extend_from_slice(&XERIAL_MAGIC);
         out.extend_from_slice(&1i32.to_be_bytes());
         out.extend_from_slice(&1i32.to_be_bytes());
         Self { out, block: Vec::new() }
@@ -177,12 +262,31 @@ impl SnappyEncoder {
     }
 }
 
+/// Compressed bytes, all in one piece.
+pub(super) trait Compressed: BufRead {
+    /// Those that were not consumed.
+    fn rest(&self) -> &[u8];
+}
+
+impl Compressed for &[u8] {
+    fn rest(&self) -> &[u8] {
+        self
+    }
+}
+
+/// For decoders that outlive a call.
+impl Compressed for Reader<Bytes> {
+    fn rest(&self) -> &[u8] {
+        self.get_ref()
+    }
+}
+
 /// Decompresses as it is read from.
-pub(super) enum Decoder<'a> {
-    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
-    Snappy(Snappy<'a>),
-    Lz4(Box<lz4_flex::frame::FrameDecoder<&'a [u8]>>),
-    Zstd(Box<zstd::stream::read::Decoder<'a, &'a [u8]>>),
+pub(super) enum Decoder<C: Compressed> {
+    Gzip(Box<flate2::bufread::MultiGzDecoder<C>>),
+    Snappy(Snappy<C>),
+    Lz4(Box<lz4_flex::frame::FrameDecoder<C>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, C>>),
 }
 
 /// Why bytes could not be decompressed.
@@ -216,15 +320,15 @@ pub fn decompress(codec: Codec, compressed: &[u8], bytes_max: usize) -> Result<V
     if out.len() > bytes_max { Err(DecompressError::TooLarge) } else { Ok(out) }
 }
 
-impl<'a> Decoder<'a> {
+impl<C: Compressed> Decoder<C> {
     /// Starts on the compressed bytes. `None` for [`Codec::None`], which needs no decoder.
-    pub(super) fn new(codec: Codec, compressed: &'a [u8]) -> Result<Option<Self>, BatchError> {
+    pub(super) fn new(codec: Codec, compressed: C) -> Result<Option<Self>, BatchError> {
         Ok(Some(match codec {
             Codec::None => return Ok(None),
             Codec::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(compressed))),
             Codec::Snappy => Decoder::Snappy(Snappy::new(compressed)?),
             Codec::Lz4 => {
-                check_lz4_header(compressed)?;
+                check_lz4_header(compressed.rest())?;
                 Decoder::Lz4(Box::new(lz4_flex::frame::FrameDecoder::new(compressed)))
             }
             Codec::Zstd => {
@@ -236,16 +340,17 @@ impl<'a> Decoder<'a> {
 
     /// Compressed bytes that were not needed. To be asked when everything was read.
     pub(super) fn unread(&self) -> usize {
-        match self {
-            Decoder::Gzip(decoder) => decoder.get_ref().len(),
-            Decoder::Snappy(decoder) => decoder.rest.len(),
-            Decoder::Lz4(decoder) => decoder.get_ref().len(),
-            Decoder::Zstd(decoder) => decoder.get_ref().len(),
-        }
+        let compressed = match self {
+            Decoder::Gzip(decoder) => decoder.get_ref(),
+            Decoder::Snappy(decoder) => &decoder.compressed,
+            Decoder::Lz4(decoder) => decoder.get_ref(),
+            Decoder::Zstd(decoder) => decoder.get_ref(),
+        };
+        compressed.rest().len()
     }
 }
 
-impl Read for Decoder<'_> {
+impl<C: Compressed> Read for Decoder<C> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Decoder::Gzip(decoder) => decoder.read(into),
@@ -272,70 +377,76 @@ fn check_lz4_header(frame: &[u8]) -> Result<(), BatchError> {
 }
 
 /// Reads both framings of snappy, block by block.
-pub(super) struct Snappy<'a> {
-    rest: &'a [u8],
+pub(super) struct Snappy<C> {
+    compressed: C,
     framed: bool,
     block: Vec<u8>,
     /// First byte of `block` that nobody has read.
     at: usize,
 }
 
-impl<'a> Snappy<'a> {
-    fn new(compressed: &'a [u8]) -> Result<Self, BatchError> {
-        let framed = compressed.starts_with(&XERIAL_MAGIC);
-        let rest = if framed { xerial_body(compressed)? } else { compressed };
-        Ok(Self { rest, framed, block: Vec::new(), at: 0 })
+impl<C: Compressed> Snappy<C> {
+    fn new(mut compressed: C) -> Result<Self, BatchError> {
+        let framed = compressed.rest().starts_with(&XERIAL_MAGIC);
+        if framed {
+            check_xerial_header(compressed.rest())?;
+            compressed.consume(XERIAL_HEADER_BYTES);
+        }
+        Ok(Self { compressed, framed, block: Vec::new(), at: 0 })
     }
 
-    /// The next compressed block; `None` at the end.
-    fn next_block(&mut self) -> Result<Option<&'a [u8]>, BatchError> {
-        if !self.framed {
-            let whole = std::mem::take(&mut self.rest);
-            return Ok((!whole.is_empty()).then_some(whole));
-        }
+    /// Decompresses the next block; false at the end.
+    fn next_block(&mut self) -> Result<bool, BatchError> {
         // Streams may follow one another, each with a header of its own.
-        while self.rest.starts_with(&XERIAL_MAGIC) {
-            self.rest = xerial_body(self.rest)?;
+        while self.framed && self.compressed.rest().starts_with(&XERIAL_MAGIC) {
+            check_xerial_header(self.compressed.rest())?;
+            self.compressed.consume(XERIAL_HEADER_BYTES);
         }
-        if self.rest.is_empty() {
-            return Ok(None);
+        let rest = self.compressed.rest();
+        if rest.is_empty() {
+            return Ok(false);
         }
-        let (length, rest) = self.rest.split_first_chunk().ok_or_else(|| invalid("snappy: cut off"))?;
-        let length = usize::try_from(i32::from_be_bytes(*length)).ok();
-        let split = length.and_then(|length| rest.split_at_checked(length));
-        let (block, rest) = split.ok_or_else(|| invalid("snappy: a block is longer than the batch"))?;
-        self.rest = rest;
-        Ok(Some(block))
-    }
-
-    fn decompress(&mut self, block: &[u8]) -> Result<(), BatchError> {
-        let length = snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
-        if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
-            return Err(invalid(format!("snappy: a block of {} bytes declares {length}", block.len())));
-        }
+        let (header_bytes, block) = if self.framed { (size_of::<i32>(), framed_block(rest)?) } else { (0, rest) };
+        decompress_block(block, &mut self.block)?;
         self.at = 0;
-        self.block.resize(length, 0);
-        let decoded = snap::raw::Decoder::new().decompress(block, &mut self.block);
-        decoded.map(drop).map_err(|e| invalid(format!("snappy: {e}")))
+        let consumed = header_bytes + block.len();
+        self.compressed.consume(consumed);
+        Ok(true)
     }
 }
 
-/// What follows xerial's header.
-fn xerial_body(stream: &[u8]) -> Result<&[u8], BatchError> {
-    let (header, body) = stream.split_first_chunk::<XERIAL_HEADER_BYTES>().ok_or_else(|| invalid("snappy: cut off"))?;
+/// The block behind its length.
+fn framed_block(rest: &[u8]) -> Result<&[u8], BatchError> {
+    let (length, rest) = rest.split_first_chunk().ok_or_else(|| invalid("snappy: cut off"))?;
+    let length = usize::try_from(i32::from_be_bytes(*length)).ok();
+    let block = length.and_then(|length| rest.get(..length));
+    block.ok_or_else(|| invalid("snappy: a block is longer than the batch"))
+}
+
+fn decompress_block(block: &[u8], into: &mut Vec<u8>) -> Result<(), BatchError> {
+    let length = snap::raw::decompress_len(block).map_err(|e| invalid(format!("snappy: {e}")))?;
+    if length > SNAPPY_BLOCK_BYTES_MAX || length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
+        return Err(invalid(format!("snappy: a block of {} bytes declares {length}", block.len())));
+    }
+    into.resize(length, 0);
+    let decoded = snap::raw::Decoder::new().decompress(block, into);
+    decoded.map(drop).map_err(|e| invalid(format!("snappy: {e}")))
+}
+
+fn check_xerial_header(stream: &[u8]) -> Result<(), BatchError> {
+    let header = stream.first_chunk::<XERIAL_HEADER_BYTES>().ok_or_else(|| invalid("snappy: cut off"))?;
     if header[8..12] < 1i32.to_be_bytes()[..] || header[8] & 0x80 != 0 {
         return Err(invalid("snappy: unknown version of xerial's framing"));
     }
-    Ok(body)
+    Ok(())
 }
 
-impl Read for Snappy<'_> {
+impl<C: Compressed> Read for Snappy<C> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.at == self.block.len() {
-            let Some(block) = self.next_block().map_err(io::Error::other)? else {
+            if !self.next_block().map_err(io::Error::other)? {
                 return Ok(0);
-            };
-            self.decompress(block).map_err(io::Error::other)?;
+            }
         }
         let n = into.len().min(self.block.len() - self.at);
         into[..n].copy_from_slice(&self.block[self.at..self.at + n]);

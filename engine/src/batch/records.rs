@@ -407,7 +407,7 @@ const STREAM_BUFFER_BYTES: usize = 32 << 10;
 
 /// Records that are being decompressed; their contents are skipped.
 struct Stream<'a> {
-    decoder: Decoder<'a>,
+    decoder: Decoder<&'a [u8]>,
     buffer: Vec<u8>,
     /// Unread part of the buffer.
     start: usize,
@@ -417,7 +417,7 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn new(decoder: Decoder<'a>) -> Self {
+    fn new(decoder: Decoder<&'a [u8]>) -> Self {
         Self { decoder, buffer: vec![0; STREAM_BUFFER_BYTES], start: 0, end: 0, total: 0 }
     }
 
