@@ -85,7 +85,7 @@ fn batch_error(error: &BatchError) -> ResponseError {
     match error {
         BatchError::Corrupt(_) => ResponseError::CorruptMessage,
         BatchError::Invalid(_) | BatchError::UnsupportedMagic(_) => ResponseError::InvalidRecord,
-        BatchError::TooLarge { .. } => ResponseError::MessageTooLarge,
+        BatchError::TooLarge { .. } | BatchError::TooLargeRecompressed { .. } => ResponseError::MessageTooLarge,
         BatchError::Records(refused) if refused.has_timestamp => ResponseError::InvalidTimestamp,
         BatchError::Records(_) => ResponseError::InvalidRecord,
         BatchError::Transactional => ResponseError::InvalidTxnState,

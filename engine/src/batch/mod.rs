@@ -2,9 +2,10 @@
 //!
 //! A batch is a 61-byte header, then its records, compressed together or not. Base offset, length, leader epoch,
 //! magic and the checksum itself lie outside the checksum, so a broker assigns offsets without touching what a
-//! producer checksummed. [`check()`] decides whether a batch from a client may be kept, [`assign`] gives it its place,
-//! and from then on its bytes never change. Foreign bytes may be anything: every function here that takes bytes
-//! answers nonsense with a [`BatchError`] and never panics, loops or allocates by a length it read.
+//! producer checksummed. [`check()`] decides whether a batch from a client may be kept, [`Recompress`] gives it another
+//! codec if its topic asks for one, [`assign`] gives it its place, and from then on its bytes never change. Foreign bytes
+//! may be anything: every function here that takes bytes answers nonsense with a [`BatchError`] and never panics, loops
+//! or allocates by a length it read.
 //!
 //! Layout and rules: Kafka's `DefaultRecordBatch`, `DefaultRecord`, `LogValidator`; KIP-98 (the format), KIP-32
 //! (timestamps), KIP-110 (zstd).
@@ -14,6 +15,9 @@ mod check;
 mod codec;
 mod header;
 mod patch;
+mod recompress;
+#[cfg(test)]
+mod recompress_tests;
 mod records;
 mod refused;
 #[cfg(test)]
@@ -22,9 +26,10 @@ mod time;
 
 pub use build::BatchBuilder;
 pub use check::{Rules, check};
-pub use codec::{Codec, DECOMPRESSED_BYTES_MAX, DecompressError, decompress};
+pub use codec::{Codec, Compression, DECOMPRESSED_BYTES_MAX, DecompressError, decompress};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_header};
+pub use recompress::{Recompress, Recompressed};
 pub use records::{Record, RecordReader, RecordRef, records};
 pub use refused::{REFUSED_RECORDS_MAX, RefusedReason, RefusedRecord, RefusedRecords};
 pub use time::find_timestamp;
@@ -41,11 +46,19 @@ pub enum BatchError {
     /// Magic 0 or 1: INVALID_RECORD.
     #[error("message format {0} is not supported: only magic 2 is")]
     UnsupportedMagic(i8),
-    /// Larger than the topic's max.message.bytes: MESSAGE_TOO_LARGE.
-    #[error("batch of {size} bytes is larger than max.message.bytes {max}")]
+    /// Larger than the topic or the node takes: MESSAGE_TOO_LARGE.
+    #[error("batch of {size} bytes is larger than {max}: {LIMIT}")]
     TooLarge {
         /// Size of the batch.
         size: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Larger than that in the codec that its topic asks for: MESSAGE_TOO_LARGE.
+    #[error("compressed as its topic asks ({codec}), the batch is larger than {max} bytes: {LIMIT}")]
+    TooLargeRecompressed {
+        /// Name of the codec.
+        codec: &'static str,
         /// The limit.
         max: usize,
     },
@@ -62,6 +75,9 @@ pub enum BatchError {
     #[error("unsupported compression type {0}")]
     UnsupportedCodec(u8),
 }
+
+/// Where the limit on a batch comes from.
+const LIMIT: &str = "the topic's max.message.bytes, or what a node takes if that is less";
 
 #[cold]
 fn corrupt(reason: impl Into<String>) -> BatchError {
