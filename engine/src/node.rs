@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use crate::{
     boot::{self, Booted},
@@ -328,6 +328,7 @@ pub(crate) fn executor(name: &str, cpu: Option<usize>) -> Result<LocalExecutor, 
         .name(name)
         .io_memory(IO_MEMORY_BYTES)
         .ring_depth(RING_DEPTH)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .make()
         .map_err(|error| StartError::NoUring(error.to_string()))
 }
@@ -336,6 +337,10 @@ pub(crate) fn executor(name: &str, cpu: Option<usize>) -> Result<LocalExecutor, 
 /// is locked per shard.
 pub const IO_MEMORY_BYTES: usize = 512 << 10;
 const RING_DEPTH: usize = 256;
+
+/// Threads beside a shard, on any CPU: one for calls that block, and one for long work (`Io::beside`), of which there is
+/// one piece at a time.
+const BLOCKING_THREADS: usize = 2;
 
 async fn open(
     index: usize,

@@ -211,6 +211,14 @@ impl Io for DirectIo {
         glommio::yield_if_needed().await;
     }
 
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let work = move || {
+            yield_to_shards();
+            work()
+        };
+        glommio::executor().spawn_blocking(work).await
+    }
+
     fn now_ms(&self) -> i64 {
         now_ms()
     }
@@ -251,6 +259,16 @@ pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
 /// Free bytes for unprivileged use of the file system that holds `path`.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     volume_bytes(path).map(|(_, free)| free)
+}
+
+/// How much a thread that works beside the shards yields to them: it gets a tenth of a CPU that a shard wants too.
+const NICE: libc::c_int = 10;
+
+/// Lowers the priority of the thread for good: it may do what else the pool's threads are for, which is not much.
+#[expect(unsafe_code, reason = "std knows no priorities")]
+fn yield_to_shards() {
+    // SAFETY: plain numbers. On Linux, 0 is the calling thread.
+    let _served_without_it_too = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
 
 /// Size of the file system that holds `path`, and its free bytes for unprivileged use.

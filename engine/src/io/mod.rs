@@ -83,6 +83,8 @@ pub(crate) trait Io: Clone + 'static {
     fn sleep(&self, time: Duration) -> impl Future<Output = ()>;
     /// Lets other tasks run.
     fn yield_now(&self) -> impl Future<Output = ()>;
+    /// Runs work that would keep the shard from serving for long on a thread beside it, which yields to the shards.
+    fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T>;
     /// Wall clock, in ms since the epoch.
     fn now_ms(&self) -> i64;
     /// Time since some moment, which no clock change moves: for measuring.

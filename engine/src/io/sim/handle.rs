@@ -348,6 +348,12 @@ impl Io for SimIo {
         .await;
     }
 
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let took_us = self.world.state.borrow_mut().random.below(2_000);
+        self.sleep(Duration::from_micros(took_us as u64)).await;
+        work()
+    }
+
     fn now_ms(&self) -> i64 {
         let elapsed_ms = self.world.state.borrow().now_ns / 1_000_000;
         START_MS + i64::try_from(elapsed_ms).expect("a simulation lasts less than an age")
