@@ -171,7 +171,7 @@ impl Config {
             ));
         }
         if let Ok(parsed) = topic_config::TopicConfig::parse(&self.topic_defaults, &BTreeMap::new())
-            && parsed.max_message_bytes as u64 >= frame.0
+            && parsed.batch_bytes_max() as u64 >= frame.0
         {
             let max = parsed.max_message_bytes;
             problems.push(format!("max.message.bytes={max} does not fit --max-frame-bytes {frame}"));

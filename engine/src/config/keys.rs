@@ -30,8 +30,6 @@ pub fn segment_bytes_override(
 const HOUR_MS: i64 = 3_600_000;
 const MINUTE_MS: i64 = 60_000;
 
-const NEVER_RECOMPRESSED: &str =
-    "batches are stored as producers compressed them; the broker never compresses a batch again";
 const NO_REPLICAS: &str = "a partition has one replica, so nothing is replicated and nothing is throttled";
 const NO_TIERS: &str = "there is no tiered storage: all of a log is local";
 
@@ -84,30 +82,27 @@ static KEYS: &[ConfigKey] = &[
         "compression.gzip.level",
         &[synonym("compression.gzip.level", 1)],
         (ConfigType::Int, "-1", Valid::BetweenOr(1, 9, -1)),
-        "Level at which the broker compresses with gzip.",
-    )
-    .without_effect(NEVER_RECOMPRESSED),
+        "Level of compression.type=gzip; -1 is zlib's own choice.",
+    ),
     ConfigKey::new(
         "compression.lz4.level",
         &[synonym("compression.lz4.level", 1)],
         (ConfigType::Int, "9", Valid::Between(1, 17)),
-        "Level at which the broker compresses with lz4.",
-    )
-    .without_effect(NEVER_RECOMPRESSED),
+        "Level of compression.type=lz4. 9 is the fast compressor, all others are the thorough one.",
+    ),
     ConfigKey::new(
         "compression.type",
         &[synonym("compression.type", 1)],
         (ConfigType::String, "producer", Valid::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"])),
-        "Codec in which batches are stored. producer keeps the one in which they were sent.",
-    )
-    .only("only producer is supported: the broker never compresses a batch again, so set the codec in the producers"),
+        "Codec in which batches are stored: one that was sent in another is compressed again, which takes the broker's \
+         time. producer keeps every batch as it was sent.",
+    ),
     ConfigKey::new(
         "compression.zstd.level",
         &[synonym("compression.zstd.level", 1)],
         (ConfigType::Int, "3", Valid::Between(-131_072, 22)),
-        "Level at which the broker compresses with zstd.",
-    )
-    .without_effect(NEVER_RECOMPRESSED),
+        "Level of compression.type=zstd.",
+    ),
     ConfigKey::new(
         "delete.retention.ms",
         &[synonym("log.cleaner.delete.retention.ms", 1)],
@@ -186,7 +181,8 @@ static KEYS: &[ConfigKey] = &[
         "max.message.bytes",
         &[synonym("message.max.bytes", 1)],
         (ConfigType::Int, "1048588", Valid::AtLeast(0)),
-        "Largest record batch that is accepted, in bytes as it is sent, 16 MiB at most.",
+        "Largest record batch that is accepted, in bytes as it is sent and, if the broker compresses it again, as it is \
+         stored. A node takes 16 MiB at most, however large the value is.",
     ),
     ConfigKey::new(
         "message.timestamp.after.max.ms",

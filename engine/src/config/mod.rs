@@ -13,6 +13,8 @@ mod value;
 
 use std::collections::BTreeMap;
 
+use crate::batch::{Codec, Compression};
+
 pub use broker::{ALL_BROKERS_PREFIX, dynamic_value, topic_defaults};
 pub use change::{apply_broker_changes, apply_changes};
 pub use keys::{keys, segment_bytes_override};
@@ -134,8 +136,8 @@ pub struct ConfigKey {
     pub effect: Effect,
 }
 
-/// Largest `max.message.bytes`: a batch must fit a commit group of the shared log.
-pub const MAX_MESSAGE_BYTES_MAX: usize = crate::wal::group::BATCH_BYTES_MAX;
+/// Largest batch that a node takes, whatever `max.message.bytes` says: it must fit a commit group of the shared log.
+pub const BATCH_BYTES_MAX: usize = crate::wal::group::BATCH_BYTES_MAX;
 
 /// How often what was only written is flushed.
 pub(crate) const WRITTEN_FLUSH_MS: i64 = 1_000;
@@ -143,8 +145,10 @@ pub(crate) const WRITTEN_FLUSH_MS: i64 = 1_000;
 /// A topic's settings, parsed and checked together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopicConfig {
-    /// max.message.bytes
+    /// max.message.bytes; [`TopicConfig::batch_bytes_max`] is what holds.
     pub max_message_bytes: usize,
+    /// compression.type, with its level; `None` keeps batches as they were sent.
+    pub compression: Option<Compression>,
     /// message.timestamp.type
     pub timestamp_type: TimestampType,
     /// message.timestamp.before.max.ms
@@ -186,6 +190,7 @@ impl TopicConfig {
         let values = Values::new(defaults, overrides)?;
         let config = Self {
             max_message_bytes: values.integer("max.message.bytes")?,
+            compression: compression(&values)?,
             timestamp_type: match values.text("message.timestamp.type") {
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => TimestampType::CreateTime,
@@ -226,13 +231,6 @@ impl TopicConfig {
     }
 
     fn check_relations(&self) -> Result<(), String> {
-        if self.max_message_bytes > MAX_MESSAGE_BYTES_MAX {
-            return Err(format!(
-                "invalid value {} for max.message.bytes: it may be {MAX_MESSAGE_BYTES_MAX} (16 MiB) at most, because \
-                 a batch must fit one commit group of the write-ahead log",
-                self.max_message_bytes
-            ));
-        }
         if self.min_compaction_lag_ms > self.max_compaction_lag_ms {
             return Err(format!(
                 "min.compaction.lag.ms {} is larger than max.compaction.lag.ms {}",
@@ -240,6 +238,11 @@ impl TopicConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Bytes of the largest batch that is taken: `max.message.bytes`, [`BATCH_BYTES_MAX`] at most.
+    pub fn batch_bytes_max(&self) -> usize {
+        self.max_message_bytes.min(BATCH_BYTES_MAX)
     }
 
     /// Age in ms at which an active segment is followed by a new one, before jitter: `segment.ms`, but a compacted
@@ -250,6 +253,24 @@ impl TopicConfig {
             false => self.segment_ms,
         }
     }
+}
+
+fn compression(values: &Values<'_>) -> Result<Option<Compression>, String> {
+    let codec = match values.text("compression.type") {
+        "uncompressed" => Codec::None,
+        "gzip" => Codec::Gzip,
+        "snappy" => Codec::Snappy,
+        "lz4" => Codec::Lz4,
+        "zstd" => Codec::Zstd,
+        _ => return Ok(None),
+    };
+    Ok(Some(match codec {
+        Codec::None | Codec::Snappy => codec.into(),
+        leveled => {
+            let level = values.integer(&format!("compression.{}.level", leveled.name()))?;
+            Compression { codec, level }
+        }
+    }))
 }
 
 impl Default for TopicConfig {

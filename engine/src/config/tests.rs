@@ -83,6 +83,8 @@ fn values_of_the_topic_win_over_the_brokers_and_those_over_defaults() {
 fn every_setting_reaches_its_field() {
     let config = parse(&[
         ("cleanup.policy", "compact, delete"),
+        ("compression.type", "zstd"),
+        ("compression.zstd.level", "19"),
         ("delete.retention.ms", "1"),
         ("flush.messages", "10000"),
         ("max.compaction.lag.ms", "500"),
@@ -101,6 +103,7 @@ fn every_setting_reaches_its_field() {
     ]);
     let expected = TopicConfig {
         max_message_bytes: 16 << 20,
+        compression: Some(Compression { codec: Codec::Zstd, level: 19 }),
         timestamp_type: TimestampType::LogAppendTime,
         timestamp_before_max_ms: 5,
         timestamp_after_max_ms: 4,
@@ -119,6 +122,36 @@ fn every_setting_reaches_its_field() {
     };
     assert_eq!(config.as_ref(), Ok(&expected));
     assert_eq!(expected.segment_roll_ms(), 500, "compaction must reach its records in time");
+}
+
+#[test]
+fn every_codec_of_kafka_is_taken_with_its_level() {
+    let of = |pairs: &[(&str, &str)]| parse(pairs).unwrap().compression;
+    let levels =
+        [("compression.gzip.level", "2"), ("compression.lz4.level", "17"), ("compression.zstd.level", "-131072")];
+    for (value, codec, level, default) in [
+        ("uncompressed", Codec::None, 0, 0),
+        ("gzip", Codec::Gzip, 2, -1),
+        ("snappy", Codec::Snappy, 0, 0),
+        ("lz4", Codec::Lz4, 17, 9),
+        ("zstd", Codec::Zstd, -131_072, 3),
+    ] {
+        let set = ("compression.type", value);
+        assert_eq!(of(&[set]), Some(Compression { codec, level: default }), "{value}");
+        assert_eq!(of(&[set]), Some(codec.into()), "{value}");
+        assert_eq!(of(&[&[set], &levels[..]].concat()), Some(Compression { codec, level }), "{value}");
+    }
+    assert_eq!(of(&[("compression.type", "producer")]), None);
+    assert_eq!(of(&levels), None);
+}
+
+/// MirrorMaker copies the settings of topics whose batches may be larger.
+#[test]
+fn a_limit_above_what_a_node_takes_is_kept_and_not_reached() {
+    let config = parse(&[("max.message.bytes", "52428800")]).unwrap();
+    assert_eq!((config.max_message_bytes, config.batch_bytes_max()), (52_428_800, BATCH_BYTES_MAX));
+    assert_eq!(parse(&[("max.message.bytes", "2147483647")]).unwrap().batch_bytes_max(), BATCH_BYTES_MAX);
+    assert_eq!(parse(&[("max.message.bytes", "1000")]).unwrap().batch_bytes_max(), 1000);
 }
 
 #[test]
@@ -168,8 +201,6 @@ fn wrong_values_are_refused_with_name_value_and_reason() {
 fn what_cannot_be_honoured_is_refused_with_the_reason() {
     let refused = |name, value| parse(&[(name, value)]).unwrap_err();
     assert!(refused("remote.storage.enable", "true").contains("tiered storage is not supported"));
-    assert!(refused("compression.type", "zstd").contains("only producer is supported"));
-    assert!(refused("max.message.bytes", "16777217").contains("16 MiB"));
     let together = parse(&[("min.compaction.lag.ms", "10"), ("max.compaction.lag.ms", "9")]).unwrap_err();
     assert_eq!(together, "min.compaction.lag.ms 10 is larger than max.compaction.lag.ms 9");
 }
