@@ -66,9 +66,9 @@ impl Apart {
 
     /// Appends a batch to a partition, by its number; resolves when it is durable.
     pub fn produce(&self, partition: u32, batch: Bytes) -> impl Future<Output = Result<Produced, LogError>> + use<> {
-        let appended = self.0[partition as usize].append(ProducePartition { partition: id(partition), batch });
+        let taken = self.0[partition as usize].append(ProducePartition { partition: id(partition), batch });
         async move {
-            let (produced, wait) = appended?;
+            let (produced, wait) = taken.appended().await?;
             if let Some(wait) = wait {
                 wait.wait().await?;
             }

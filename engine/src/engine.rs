@@ -22,7 +22,7 @@ use crate::{
     mail::Mail,
     signal::Outcome,
     stats::ShardStats,
-    store::{Appended, Store, check_epoch},
+    store::{Store, Taken, check_epoch},
     topics::CatalogFile,
     waiters::Waiter,
 };
@@ -134,7 +134,7 @@ impl Engine {
             .map(|(shard, (places, parts))| {
                 let answers = self.call(shard, move |engine: Engine| {
                     // Taken when the letter is opened: the order of letters is the order of offsets.
-                    let taken: Vec<Appended> = parts.into_iter().map(|part| engine.0.store.append(part)).collect();
+                    let taken: Vec<Taken> = parts.into_iter().map(|part| engine.0.store.append(part)).collect();
                     settle(taken)
                 });
                 async move { (places, answers.await) }
@@ -348,11 +348,11 @@ impl Engine {
     }
 }
 
-/// Waits for the groups of taken batches. They end in order, so few of the waits really wait.
-async fn settle(taken: Vec<Appended>) -> Vec<Result<Produced, LogError>> {
+/// Waits for the places and the groups of taken batches. Groups end in order, so few of the waits really wait.
+async fn settle(taken: Vec<Taken>) -> Vec<Result<Produced, LogError>> {
     let mut answers = Vec::with_capacity(taken.len());
-    for appended in taken {
-        answers.push(match appended {
+    for taken in taken {
+        answers.push(match taken.appended().await {
             Ok((produced, None)) => Ok(produced),
             Ok((produced, Some(wait))) => wait.wait().await.map(|()| produced),
             Err(error) => Err(error),

@@ -1,11 +1,11 @@
 //! Taking a batch: checks, offsets, a place in the open group. Synchronous, so the order of calls is the order of
-//! offsets.
+//! offsets; a batch that must be recompressed first keeps its turn, and those of its partition that come after it wait.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::Store;
+use super::{Store, recompressor::Waiting};
 use crate::{
     api::{LogError, ProducePartition, Produced},
     batch::{self, BatchInfo, Rules},
@@ -14,36 +14,97 @@ use crate::{
     manifest::ProducerBatch,
     partition::{Partition, PartitionCell},
     producer::Sequence,
-    wal::group::{BATCH_BYTES_MAX, GroupOutcome, PlacedBatch},
+    signal::Outcome,
+    wal::group::{GroupOutcome, PlacedBatch},
 };
 
 /// What became of a batch.
 pub(crate) type Appended = Result<(Produced, Option<Wait>), LogError>;
+
+/// A batch that was taken, or refused.
+pub(crate) enum Taken {
+    /// It has its place, if it was not refused.
+    Now(Appended),
+    /// It waits for its turn.
+    Later(Rc<Outcome<Appended>>),
+}
+
+impl Taken {
+    /// What becomes of the batch, once it has its place or was refused.
+    pub(crate) async fn appended(self) -> Appended {
+        match self {
+            Taken::Now(appended) => appended,
+            Taken::Later(outcome) => outcome.wait().await,
+        }
+    }
+}
 
 /// Resolves when the batch is as durable as its topic asks. `None` in [`Appended`]: it is so already.
 pub(crate) type Wait = Rc<GroupOutcome>;
 
 impl<I: Io> Store<I> {
     /// Takes one batch.
-    pub(crate) fn append(&self, part: ProducePartition) -> Appended {
-        if let Some(reason) = &*self.failed.borrow() {
-            return Err(LogError::Storage(reason.clone()));
-        }
+    pub(crate) fn append(&self, part: ProducePartition) -> Taken {
+        self.take(part).unwrap_or_else(|refused| Taken::Now(Err(refused)))
+    }
+
+    fn take(&self, part: ProducePartition) -> Result<Taken, LogError> {
+        self.check_not_failed()?;
         let cell = self.partition(part.partition)?;
         let config = cell.borrow().config.clone();
-        let now_ms = self.io.now_ms();
-        let info = batch::check(&part.batch, &rules(&config, now_ms))?;
-        let sequence = cell.borrow().producers.check(&info)?;
-        match sequence {
-            Sequence::Duplicate { base_offset, timestamp_ms } => {
-                Ok(duplicate(&cell.borrow(), base_offset, timestamp_ms))
-            }
-            Sequence::New if self.full.get() => Err(LogError::StorageFull),
-            Sequence::New => Ok(self.place(&cell, part.batch, &info, now_ms)),
+        let info = batch::check(&part.batch, &rules(&config, self.io.now_ms()))?;
+        let to = config.compression.filter(|to| !info.is_control() && info.codec() != Ok(to.codec));
+        if to.is_none() && !self.recompressor.holds(part.partition) {
+            return Ok(Taken::Now(self.admit(&cell, part.batch, &info)));
+        }
+        let outcome = Rc::default();
+        let bytes_max = config.batch_bytes_max();
+        self.recompressor.push(Waiting {
+            cell,
+            bytes: part.batch,
+            info,
+            to,
+            bytes_max,
+            outcome: Rc::clone(&outcome),
+        })?;
+        Ok(Taken::Later(outcome))
+    }
+
+    fn check_not_failed(&self) -> Result<(), LogError> {
+        let failed = self.failed.borrow().clone();
+        failed.map_or(Ok(()), |reason| Err(LogError::Storage(reason)))
+    }
+
+    /// Gives a checked batch its place, unless it has one.
+    pub(super) fn admit(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo) -> Appended {
+        match self.known(cell, info)? {
+            Some(known) => Ok(known),
+            None => Ok(self.place(cell, bytes, info)),
         }
     }
 
-    fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, now_ms: i64) -> (Produced, Option<Wait>) {
+    /// The answer to a batch that came before; none if it is new and may be given a place.
+    pub(super) fn known(
+        &self,
+        cell: &PartitionCell,
+        info: &BatchInfo,
+    ) -> Result<Option<(Produced, Option<Wait>)>, LogError> {
+        self.check_not_failed()?;
+        let partition = cell.borrow();
+        if partition.deleted {
+            return Err(LogError::UnknownPartition);
+        }
+        match partition.producers.check(info)? {
+            Sequence::Duplicate { base_offset, timestamp_ms } => {
+                Ok(Some(duplicate(&partition, base_offset, timestamp_ms)))
+            }
+            Sequence::New if self.full.get() => Err(LogError::StorageFull),
+            Sequence::New => Ok(None),
+        }
+    }
+
+    fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo) -> (Produced, Option<Wait>) {
+        let now_ms = self.io.now_ms();
         let mut partition = cell.borrow_mut();
         let base_offset = partition.end;
         let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
@@ -72,7 +133,7 @@ impl<I: Io> Store<I> {
 
 fn rules(config: &TopicConfig, now_ms: i64) -> Rules {
     Rules {
-        max_bytes: config.max_message_bytes.min(BATCH_BYTES_MAX),
+        max_bytes: config.batch_bytes_max(),
         now_ms,
         timestamp_type: config.timestamp_type,
         before_max_ms: config.timestamp_before_max_ms,

@@ -83,7 +83,7 @@ impl Log {
             (count, CODECS[random.below(5)])
         };
         let batch = self.batch(first, count, codec, store.io.now_ms());
-        let (produced, wait) = match store.append(ProducePartition { partition: self.id, batch }) {
+        let (produced, wait) = match store.append(ProducePartition { partition: self.id, batch }).appended().await {
             Ok(taken) => taken,
             Err(LogError::Storage(_) | LogError::StorageFull) => return None,
             Err(other) => panic!("{other}"),

@@ -80,7 +80,9 @@ impl Producer {
 
     fn batch(&self, sent: Sent) -> Bytes {
         let sequence = i32::try_from(sent.first).unwrap();
-        let mut builder = BatchBuilder::new(Codec::None, 0).producer(100 + i64::from(self.id.partition), 0, sequence);
+        // What is sent again is the same to the last byte.
+        let codec = if sent.first % 3 == 0 { Codec::Zstd } else { Codec::None };
+        let mut builder = BatchBuilder::new(codec, 0).producer(100 + i64::from(self.id.partition), 0, sequence);
         for at in 0..sent.count {
             let value = self.text(sent.first + at, sent.size);
             builder.push(&Record {
@@ -107,7 +109,7 @@ impl Producer {
         for round in 0..again.len() + rounds {
             let sent = again.get(round).copied().unwrap_or_else(|| self.next_batch(&mut random.borrow_mut()));
             let part = ProducePartition { partition: self.id, batch: self.batch(sent) };
-            match store.append(part) {
+            match store.append(part).appended().await {
                 Ok((produced, wait)) => {
                     assert_eq!(produced.base_offset, sent.first, "a batch has its place, also when sent again");
                     flying.push_back((sent, wait));
@@ -158,6 +160,7 @@ impl Producer {
             for chunk in fetched.records.chunks {
                 for batch in batches(chunk.as_slice().unwrap()) {
                     let (info, batch) = batch.unwrap();
+                    assert!(self.config.compression.is_none_or(|to| info.codec() == Ok(to.codec)));
                     for record in records(batch).unwrap() {
                         if record.offset < offset {
                             continue; // before the log's start
@@ -188,6 +191,7 @@ fn producers() -> Vec<Rc<Producer>> {
         Producer::new(1, &[small], 300_000),
         Producer::new(2, &[small, ("flush.messages", "1000")], 200_000),
         Producer::new(3, &[], 100),
+        Producer::new(4, &[small, ("compression.type", "uncompressed")], 200_000),
     ]
 }
 

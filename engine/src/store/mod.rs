@@ -2,7 +2,7 @@
 //! disk; generic over the disk, so that the code that runs in production is the code that is tested against crashes.
 //!
 //! Owned by one shard, never shared. Tasks: the pump seals and writes groups (`writer`), the keeper alone changes
-//! segments and the manifest (`keeper`), a maker zero-fills files of the log. No `RefCell` is borrowed across an await.
+//! segments and the manifest (`keeper`), a recompressor gives batches another codec (`recompressor`), a maker zero-fills files of the log. No `RefCell` is borrowed across an await.
 
 mod append;
 mod cache;
@@ -21,6 +21,9 @@ mod open;
 #[cfg(test)]
 mod progress_tests;
 mod read;
+mod recompressor;
+#[cfg(test)]
+mod recompressor_tests;
 #[cfg(test)]
 mod recovery_tests;
 mod removal;
@@ -30,6 +33,7 @@ mod salvage;
 mod segment_files;
 mod space;
 mod standing;
+mod turns;
 pub(crate) mod wal_files;
 mod watch;
 #[cfg(test)]
@@ -43,7 +47,7 @@ use std::{
     rc::Rc,
 };
 
-pub(crate) use append::{Appended, producer_batch};
+pub(crate) use append::{Taken, producer_batch};
 pub(crate) use open::{Known, OpenError};
 pub(crate) use read::check_epoch;
 pub(crate) use space::Owed;
@@ -54,6 +58,7 @@ use self::{
     compactor::Compactor,
     fetch_memory::FetchMemory,
     keeper::Keeper,
+    recompressor::Recompressor,
     segment_files::SegmentFiles,
     wal_files::{WalFileId, WalFiles},
     watch::Watch,
@@ -150,6 +155,7 @@ pub(crate) struct Store<I: Io> {
     segments: SegmentFiles<I>,
     keeper: Keeper<I>,
     compactor: Compactor,
+    recompressor: Recompressor,
     pub(crate) fetch_memory: Rc<FetchMemory>,
     pump: Signal,
     maker: Signal,
@@ -318,6 +324,7 @@ impl<I: Io> Store<I> {
     /// Takes no more appends, writes what was taken, brings tails to segments, ends all tasks.
     pub(crate) async fn close(&self) {
         self.stop_compactor().await;
+        self.stop_recompressor().await;
         self.drain().await;
         self.failed.borrow_mut().get_or_insert_with(|| "the node is stopping".to_owned());
         self.stop_keeper().await;

@@ -17,6 +17,7 @@ use super::{
     fetch_memory::FetchMemory,
     keeper::Keeper,
     partition_dir,
+    recompressor::Recompressor,
     segment_files::SegmentFiles,
     wal_files::{self, Making, WalFile, WalFileId, WalFiles},
     watch::Watch,
@@ -110,6 +111,7 @@ impl<I: Io> Store<I> {
             cache: RefCell::new(Cache::new(options.cache_bytes)),
             keeper: Keeper::new(journal, run_ends),
             compactor: Compactor::default(),
+            recompressor: Recompressor::default(),
             fetch_memory: FetchMemory::new(options.fetch_bytes),
             pump: Signal::default(),
             maker: Signal::default(),
@@ -134,6 +136,7 @@ impl<I: Io> Store<I> {
     fn start_tasks(self: &Rc<Self>) {
         let store = self.clone();
         self.io.spawn(Share::Serving, self.clone().run_pump());
+        self.io.spawn(Share::Serving, self.clone().run_recompressor());
         self.io.spawn(Share::Background, self.clone().run_keeper());
         self.io.spawn(Share::Background, async move {
             store.clone().run_maker().await;

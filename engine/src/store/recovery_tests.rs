@@ -12,7 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{join, join_all};
+use futures_util::{
+    FutureExt,
+    future::{join, join_all},
+};
 use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions, append::Wait};
@@ -113,7 +116,7 @@ fn try_take_of(store: &Store<SimIo>, index: i32, size: usize, timestamp: i64) ->
     let value = Some(Bytes::from(value(index, offset, size)));
     builder.push(&Record { offset: 0, timestamp, key: None, value, headers: vec![] });
     let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
-    let (produced, wait) = store.append(part)?;
+    let (produced, wait) = store.append(part).appended().now_or_never().expect("nothing waits")?;
     assert_eq!(produced.base_offset, offset);
     Ok(wait)
 }
