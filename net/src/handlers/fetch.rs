@@ -10,6 +10,7 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{Fetch, FetchPartition, Fetched, LogError, Records, TopicPartition},
+    batch::Codec,
     engine::Topics,
 };
 use uuid::Uuid;
@@ -67,7 +68,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, mut body } = request;
     let version = header.version;
     let request = FetchRequest::decode(&mut body, version).map_err(|error| Malformed::Body(error.to_string()))?;
-    let limits = Limits::new(&request, context.config().fetch_max_bytes);
+    let limits = Limits::new(&request, version, context.config().fetch_max_bytes);
     let begun = context.shard.fetch_sessions.borrow_mut().begin(session_request(request, version));
     let begun = match begun {
         Ok(begun) => {
@@ -108,10 +109,12 @@ struct Limits {
     reads_committed: bool,
     /// The client says that it is a replica.
     is_replica: bool,
+    /// The client may know zstd (KIP-110).
+    may_know_zstd: bool,
 }
 
 impl Limits {
-    fn new(request: &FetchRequest, fetch_max_bytes: usize) -> Limits {
+    fn new(request: &FetchRequest, version: i16, fetch_max_bytes: usize) -> Limits {
         let size = |value: i32| usize::try_from(value).unwrap_or(0);
         let max_bytes = size(request.max_bytes).min(fetch_max_bytes);
         Limits {
@@ -120,6 +123,7 @@ impl Limits {
             max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
             reads_committed: request.isolation_level == 1,
             is_replica: request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0,
+            may_know_zstd: version >= 10,
         }
     }
 }
@@ -189,6 +193,10 @@ fn resolve(topics: &Topics, limits: &Limits, key: &PartitionKey) -> Result<Topic
     if limits.is_replica {
         // Replicas do not fetch over this protocol.
         return Err(ResponseError::NotLeaderOrFollower);
+    }
+    // As in Kafka, by what the topic is set to: what producers chose to send is theirs to agree on with consumers.
+    if !limits.may_know_zstd && topic.config.compression.is_some_and(|to| to.codec == Codec::Zstd) {
+        return Err(ResponseError::UnsupportedCompressionType);
     }
     Ok(TopicPartition { topic: topic.id, partition: key.index })
 }
