@@ -1,6 +1,7 @@
 //! A whole node, asked over its sockets by a plain blocking client.
 
 mod client;
+mod compression;
 mod connections;
 mod fetches;
 mod groups;
