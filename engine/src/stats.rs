@@ -29,6 +29,10 @@ pub struct ShardStats {
     pub produced_bytes: u64,
     /// Batches appended.
     pub produced_batches: u64,
+    /// Batches that were recompressed because their topic asks for another codec.
+    pub recompressed_batches: u64,
+    /// Their bytes as they were sent.
+    pub recompressed_bytes: u64,
     /// Groups that the shared log was given.
     pub wal_groups: u64,
     /// Bytes that were written to the shared log, headers and padding included.
@@ -76,6 +80,8 @@ pub(crate) struct Counters {
     pub(crate) produced_records: Counter,
     pub(crate) produced_bytes: Counter,
     pub(crate) produced_batches: Counter,
+    pub(crate) recompressed_batches: Counter,
+    pub(crate) recompressed_bytes: Counter,
     pub(crate) wal_groups: Counter,
     pub(crate) wal_bytes: Counter,
     pub(crate) wal_durable_writes: RefCell<Timings>,

@@ -266,6 +266,8 @@ impl<I: Io> Store<I> {
             produced_records: counters.produced_records.count(),
             produced_bytes: counters.produced_bytes.count(),
             produced_batches: counters.produced_batches.count(),
+            recompressed_batches: counters.recompressed_batches.count(),
+            recompressed_bytes: counters.recompressed_bytes.count(),
             wal_groups: counters.wal_groups.count(),
             wal_bytes: counters.wal_bytes.count(),
             wal_durable_writes: counters.wal_durable_writes.borrow_mut().read(minute),

@@ -87,6 +87,7 @@ impl<I: Io> Store<I> {
             outcome.set(self.turn(first, &mut made).await);
             while let Some(Waiting { cell, bytes, info, outcome, .. }) = self.next_ready(id) {
                 outcome.set(self.admit(&cell, bytes, &info));
+                self.io.yield_now().await;
             }
             self.recompressor.turns.borrow_mut().end(id);
         }
@@ -112,6 +113,8 @@ impl<I: Io> Store<I> {
             return Ok(known);
         }
         made.make_room().await;
+        self.counters.recompressed_batches.add(1);
+        self.counters.recompressed_bytes.add(bytes.len());
         let (bytes, info) = self.recompress(Recompress::new(&bytes, &info, to, bytes_max)?).await?;
         let size = bytes.len();
         let (produced, wait) = self.admit(&cell, bytes, &info)?;

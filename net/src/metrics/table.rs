@@ -84,6 +84,12 @@ pub(crate) static TABLE: &[Metric] = &[
     shard_counter("millrace_produced_bytes_total", "Bytes of the batches appended.", |shard| {
         shard.engine.produced_bytes
     }),
+    shard_counter("millrace_recompressed_batches_total", "Batches recompressed as their topics ask.", |shard| {
+        shard.engine.recompressed_batches
+    }),
+    shard_counter("millrace_recompressed_bytes_total", "Bytes of those batches as they were sent.", |shard| {
+        shard.engine.recompressed_bytes
+    }),
     shard_counter("millrace_fetched_bytes_total", "Bytes of records in answers to fetches.", |shard| {
         shard.fetched_bytes
     }),
