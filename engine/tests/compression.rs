@@ -18,8 +18,10 @@ use with_node::{options, with_node};
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
+type Settings = &'static [(&'static str, &'static str)];
+
 /// Settings of the topics, and the codec of their batches.
-const TOPICS: [(&str, &[(&str, &str)], Option<Codec>); 9] = [
+const TOPICS: [(&str, Settings, Option<Codec>); 9] = [
     ("producer", &[], None),
     ("uncompressed", &[("compression.type", "uncompressed")], Some(Codec::None)),
     ("gzip", &[("compression.type", "gzip")], Some(Codec::Gzip)),
