@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use crate::{
     api::TopicPartition,
-    batch::{self, BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchInfo, Codec, Record, Rules},
+    batch::{
+        self, BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchInfo, Codec, Recompress, Recompressed, Record, Rules,
+    },
     catalog,
     config::TimestampType,
     io::sim::Sim,
@@ -91,10 +93,28 @@ fn look_at_batch(data: &[u8]) {
         let kept = BatchInfo::parse(&kept).expect("a kept batch is one");
         assert_eq!((kept.base_offset, kept.size), (77, data.len()));
         assert_eq!((kept.timestamp_type(), kept.delete_horizon_ms()), (rules.timestamp_type, None));
+        recompress(data, &info, records);
     }
     if let Ok(records) = read {
         rebuild(data, &records);
     }
+}
+
+/// What a topic that asks for a codec does to a batch that passed: it can be done, and the records say the same.
+fn recompress(data: &[u8], info: &BatchInfo, records: &[Record]) {
+    const STEP_BYTES: usize = 1000;
+    let batch = Bytes::copy_from_slice(data);
+    let codec = if info.codec() == Ok(Codec::None) { Codec::Lz4 } else { Codec::None };
+    let mut rest = Recompress::new(&batch, info, codec.into(), usize::MAX).expect("a batch that passed has a decoder");
+    let (made, info) = loop {
+        match rest.step(STEP_BYTES).expect("a batch that passed decompresses") {
+            Recompressed::More(more) => rest = more,
+            Recompressed::Done(made, info) => break (made, info),
+        }
+    };
+    assert!(batch::verify_crc(&made));
+    assert_eq!(BatchInfo::parse(&made), Ok(info));
+    assert_eq!(batch::records(&made).as_deref(), Ok(records));
 }
 
 /// What compaction does: a batch of the same records says the same.

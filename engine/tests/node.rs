@@ -352,7 +352,6 @@ fn topics_follow_the_broker_s_settings_at_once_and_after_a_restart() {
         }
         for (change, reason) in [
             (set("log.cleaner.max.compaction.lag.ms", "9"), "topic own: min.compaction.lag.ms 10 is larger"),
-            (set("brokers/message.max.bytes", "20000000"), "16 MiB"),
             (set("log.segment.bytes", "x"), "segment.bytes"),
         ] {
             match engine.alter_broker_settings(vec![change], false).await {
