@@ -121,7 +121,7 @@ fn settings_that_cannot_change_are_refused_with_the_reason() {
         ("log.retention.ms", "x", 42, "invalid value x for log.retention.ms: not an integer of 64 bits"),
         ("num.io.threads", "3", 40, "num.io.threads would change nothing: there is one thread per shard"),
         ("no.such.setting", "3", 40, "Unknown broker config name: no.such.setting"),
-        ("message.max.bytes", "20000000", 40, "16 MiB"),
+        ("message.max.bytes", "-1", 42, "must be at least 0"),
     ] {
         for level in ["", "1"] {
             let (told, message) = refused(level, name, value);
