@@ -2,7 +2,8 @@
 //! disk; generic over the disk, so that the code that runs in production is the code that is tested against crashes.
 //!
 //! Owned by one shard, never shared. Tasks: the pump seals and writes groups (`writer`), the keeper alone changes
-//! segments and the manifest (`keeper`), a recompressor gives batches another codec (`recompressor`), a maker zero-fills files of the log. No `RefCell` is borrowed across an await.
+//! segments and the manifest (`keeper`), a recompressor gives batches another codec (`recompressor`), a maker zero-fills
+//! files of the log. No `RefCell` is borrowed across an await.
 
 mod append;
 mod cache;
