@@ -68,6 +68,7 @@ pub(crate) fn tells_log_start(error: &LogError) -> bool {
             BatchError::Corrupt(_)
             | BatchError::UnsupportedMagic(_)
             | BatchError::TooLarge { .. }
+            | BatchError::TooLargeRecompressed { .. }
             | BatchError::Transactional => false,
         },
         LogError::OutOfOrderSequence(_) | LogError::InvalidProducerEpoch | LogError::UnknownProducerId => true,

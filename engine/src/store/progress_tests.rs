@@ -16,7 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{Either, join, join_all, select};
+use futures_util::{
+    FutureExt,
+    future::{Either, join, join_all, select},
+};
 use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions};
@@ -45,8 +48,9 @@ struct Habit {
     partitions: i32,
 }
 
-/// Coordinators and quiet topics, busy ones, large batches that go to segments directly, and what is only written.
-const HABITS: [Habit; 5] = [
+/// Coordinators and quiet topics, busy ones, large batches that go to segments directly,
+/// what is recompressed, and what is only written.
+const HABITS: [Habit; 6] = [
     Habit {
         settings: &[("cleanup.policy", "compact"), ("internal.segment.bytes", "20000")],
         bytes: (60, 400),
@@ -63,6 +67,13 @@ const HABITS: [Habit; 5] = [
         partitions: 3,
     },
     Habit { settings: &[], bytes: (200_000, 600_000), burst_max: 4, rest_us_max: 50_000, partitions: 1 },
+    Habit {
+        settings: &[("compression.type", "lz4")],
+        bytes: (100, 100_000),
+        burst_max: 4,
+        rest_us_max: 50_000,
+        partitions: 1,
+    },
     Habit {
         settings: &[("flush.messages", "1000")],
         bytes: (100, 100_000),
@@ -151,7 +162,7 @@ impl World {
                     partition: place.id.get(),
                     batch: batch(&format!("key-{}", self.below(20)), bytes),
                 };
-                match store.append(part) {
+                match store.append(part).appended().await {
                     Ok((_, wait)) => flying.extend(wait),
                     Err(LogError::StorageFull) => break,
                     Err(other) => panic!("seed {}: {other}", self.seed),
@@ -307,7 +318,8 @@ fn config(settings: &[(&str, &str)]) -> Rc<TopicConfig> {
 }
 
 fn append(store: &Store<SimIo>, partition: TopicPartition, bytes: usize) -> super::append::Wait {
-    store.append(ProducePartition { partition, batch: batch("key", bytes) }).unwrap().1.unwrap()
+    let taken = store.append(ProducePartition { partition, batch: batch("key", bytes) });
+    taken.appended().now_or_never().unwrap().unwrap().1.unwrap()
 }
 
 /// What a future says, or `None` if it is not done after a virtual time in which everything that is due is done.

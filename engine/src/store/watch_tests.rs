@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::{Known, Left, Owed, Store, StoreOptions, append::Wait};
@@ -82,7 +83,7 @@ impl Shard {
         let value = Some(Bytes::from(vec![b'x'; size]));
         builder.push(&Record { offset: 0, timestamp: 1000, key: None, value, headers: vec![] });
         let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
-        let (_, wait) = self.store.append(part).unwrap();
+        let (_, wait) = self.store.append(part).appended().now_or_never().unwrap().unwrap();
         wait.unwrap()
     }
 
