@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, io::Read, net::SocketAddr, path::PathBuf};
 
 use millrace_engine::node::{NodeOptions, Stopper, run};
-use millrace_net::{Advertise, NetConfig, serve};
+use millrace_net::{Advertise, ListenerConfig, NetConfig, serve};
 
 fn main() {
     tracing_subscriber::fmt()
@@ -30,10 +30,8 @@ fn main() {
         retention_check_ms: 300_000,
     };
     let config = NetConfig {
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], port))],
-        advertised_host: "127.0.0.1".to_string(),
-        advertised_port: port,
-        advertise: if rest.is_empty() { Advertise::Node } else { Advertise::Shard { ports: Vec::new() } },
+        listeners: vec![ListenerConfig::plain(SocketAddr::from(([127, 0, 0, 1], port)), "127.0.0.1", port)],
+        advertise: if rest.is_empty() { Advertise::Node } else { Advertise::Shard },
         ..NetConfig::default()
     };
     let stopper = Stopper::default();

@@ -14,7 +14,8 @@ use millrace_engine::{
 
 use crate::{
     api::Context,
-    config::NetConfig,
+    cluster,
+    config::{NetConfig, PLAINTEXT},
     errors::ApiError,
     group,
     settings::{self, Inherited, Level, Setting, Source},
@@ -67,15 +68,46 @@ const fn dynamic(least: i64, key: BrokerKey) -> BrokerKey {
 }
 
 /// Settings that are somebody's choice even when the configuration file says nothing.
-const ALWAYS_SET: [&str; 5] = ["advertised.listeners", "broker.id", "listeners", "log.dirs", "node.id"];
+const ALWAYS_SET: [&str; 6] =
+    ["advertised.listeners", "broker.id", "listener.security.protocol.map", "listeners", "log.dirs", "node.id"];
 
 /// A count that is unlimited at its largest, as Kafka writes it.
 fn count(value: usize) -> String {
     i32::try_from(value).unwrap_or(i32::MAX).to_string()
 }
 
-fn listeners(addresses: impl Iterator<Item = String>) -> String {
-    addresses.map(|address| format!("PLAINTEXT://{address}")).collect::<Vec<_>>().join(",")
+/// Addresses of listeners as Kafka writes them.
+fn listeners(addresses: impl Iterator<Item = (String, String)>) -> String {
+    addresses.map(|(name, address)| format!("{name}://{address}")).collect::<Vec<_>>().join(",")
+}
+
+/// Where clients of each listener are told to connect: of shards that are advertised, one after the other.
+fn advertised_listeners(context: &Context) -> String {
+    let config = context.config();
+    let told = config.listeners.iter().flat_map(|listener| {
+        let brokers = cluster::brokers(context.engine(), config, listener).into_iter();
+        brokers.map(|broker| (listener.name.clone(), host_and_port(&broker.host, broker.port)))
+    });
+    listeners(told)
+}
+
+/// Where the node listens. Of a name that has several addresses, all are shown.
+fn own_listeners(context: &Context) -> String {
+    let all = context.config().listeners.iter();
+    listeners(all.flat_map(|listener| listener.addresses.iter().map(|a| (listener.name.clone(), a.to_string()))))
+}
+
+/// An IPv6 address has brackets, so that its port can be told from it.
+fn host_and_port(host: &str, port: i32) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+fn protocol_map(context: &Context) -> String {
+    let names = context.config().listeners.iter().map(|listener| format!("{}:{PLAINTEXT}", listener.name));
+    names.collect::<Vec<_>>().join(",")
 }
 
 /// A setting of the engine, which the wire knows only as it is shown.
@@ -85,10 +117,12 @@ fn of_file(context: &Context, name: &str, default: &str) -> String {
 
 /// By name.
 static KEYS: &[BrokerKey] = &[
-    key("advertised.listeners", ConfigType::List, "Where clients are told to connect.", |context| {
-        let brokers = crate::cluster::brokers(context.engine(), context.config());
-        listeners(brokers.iter().map(|broker| format!("{}:{}", &*broker.host, broker.port)))
-    }),
+    key(
+        "advertised.listeners",
+        ConfigType::List,
+        "Where clients are told to connect, by the listener that they came through.",
+        advertised_listeners,
+    ),
     or(
         "true",
         key(
@@ -126,9 +160,13 @@ static KEYS: &[BrokerKey] = &[
     ),
     throttle("follower.replication.throttled.rate"),
     throttle("leader.replication.throttled.rate"),
-    key("listeners", ConfigType::List, "Where the node listens.", |context| {
-        listeners(context.config().listen.iter().map(ToString::to_string))
-    }),
+    key(
+        "listener.security.protocol.map",
+        ConfigType::String,
+        "The protocol of each listener: there is one.",
+        protocol_map,
+    ),
+    key("listeners", ConfigType::List, "Where the node listens.", own_listeners),
     dynamic(
         0,
         or(
@@ -241,7 +279,6 @@ const OF_NO_USE: &[(&[&str], &str)] = &[
     (&["max.connection.creation.rate", "max.connections.per.ip.overrides"], "this limit does not exist"),
     (&["cordoned.log.dirs"], "there is one data directory"),
     (&["config.providers", "metric.reporters"], "there are no plug-ins"),
-    (&["listener.security.protocol.map"], "the only protocol is PLAINTEXT"),
 ];
 
 const SHARE_DOCUMENTATION: &str = "A setting of share groups, which means what it means in Kafka.";

@@ -6,7 +6,7 @@ use kafka_protocol::{messages::BrokerId, protocol::StrBytes};
 use millrace_engine::{api::TopicPartition, engine::Engine};
 use uuid::Uuid;
 
-use crate::config::{Advertise, NetConfig};
+use crate::config::{Advertise, ListenerConfig, NetConfig};
 
 /// A broker that clients are told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,18 +16,16 @@ pub(crate) struct Broker {
     pub(crate) port: i32,
 }
 
-/// All brokers, by rising id.
-pub(crate) fn brokers(engine: &Engine, config: &NetConfig) -> Vec<Broker> {
-    let host = StrBytes::from_string(config.advertised_host.clone());
+/// All brokers, by rising id, at the addresses that are for those who come through a listener.
+pub(crate) fn brokers(engine: &Engine, config: &NetConfig, listener: &ListenerConfig) -> Vec<Broker> {
+    let host = StrBytes::from_string(listener.advertised_host.clone());
+    let at = |id, port: u16| Broker { id, host: host.clone(), port: port.into() };
     match config.advertise {
-        Advertise::Node => {
-            vec![Broker { id: BrokerId(engine.node_id()), host, port: config.advertised_port.into() }]
-        }
-        Advertise::Shard { .. } => (0..engine.shards())
-            .map(|shard| Broker {
-                id: shard_broker(engine, shard),
-                host: host.clone(),
-                port: config.shard_port(shard).unwrap_or(config.advertised_port).into(),
+        Advertise::Node => vec![at(BrokerId(engine.node_id()), listener.advertised_port)],
+        Advertise::Shard => (0..engine.shards())
+            .map(|shard| {
+                let port = listener.advertised_shard_port(shard);
+                at(shard_broker(engine, shard), port.unwrap_or(listener.advertised_port))
             })
             .collect(),
     }
@@ -37,7 +35,7 @@ pub(crate) fn brokers(engine: &Engine, config: &NetConfig) -> Vec<Broker> {
 pub(crate) fn leader(engine: &Engine, config: &NetConfig, partition: TopicPartition) -> BrokerId {
     match config.advertise {
         Advertise::Node => BrokerId(engine.node_id()),
-        Advertise::Shard { .. } => shard_broker(engine, engine.owner(partition)),
+        Advertise::Shard => shard_broker(engine, engine.owner(partition)),
     }
 }
 
@@ -46,7 +44,7 @@ pub(crate) fn leader(engine: &Engine, config: &NetConfig, partition: TopicPartit
 pub(crate) fn is_replica_here(engine: &Engine, config: &NetConfig, partition: TopicPartition) -> bool {
     match config.advertise {
         Advertise::Node => true,
-        Advertise::Shard { .. } => engine.owner(partition) == engine.shard(),
+        Advertise::Shard => engine.owner(partition) == engine.shard(),
     }
 }
 
@@ -72,7 +70,10 @@ pub(crate) fn is_internal(topic: &str) -> bool {
 
 /// The ids of all brokers.
 pub(crate) fn broker_ids(engine: &Engine, config: &NetConfig) -> Vec<BrokerId> {
-    brokers(engine, config).into_iter().map(|broker| broker.id).collect()
+    match config.advertise {
+        Advertise::Node => vec![BrokerId(engine.node_id())],
+        Advertise::Shard => (0..engine.shards()).map(|shard| shard_broker(engine, shard)).collect(),
+    }
 }
 
 /// The broker as which a shard is advertised.

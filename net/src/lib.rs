@@ -35,7 +35,7 @@ mod telemetry;
 mod text;
 
 pub use api::{ApiListing, api_table};
-pub use config::{Advertise, ConfigError, NetConfig};
+pub use config::{Advertise, ConfigError, ListenerConfig, NetConfig};
 pub use errors::error_code_name;
 pub use group::check_group_settings;
 pub use shard::{ServeError, serve};

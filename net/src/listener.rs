@@ -18,6 +18,15 @@ pub(crate) struct Listener {
     address: SocketAddr,
 }
 
+/// Whom a socket on `[::]` takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Families {
+    /// IPv6 only.
+    Own,
+    /// IPv4 too.
+    Both,
+}
+
 /// What accepting came to.
 pub(crate) enum Accepted {
     /// A connection: non-blocking, close-on-exec, without Nagle's algorithm.
@@ -32,15 +41,14 @@ pub(crate) enum Accepted {
 
 impl Listener {
     /// Binds and listens. Several shards may listen on one address: the kernel spreads connections over them.
-    pub(crate) fn bind(address: SocketAddr, poller: &Rc<Poller>) -> io::Result<Listener> {
+    pub(crate) fn bind(address: SocketAddr, families: Families, poller: &Rc<Poller>) -> io::Result<Listener> {
         const BACKLOG: i32 = 1024;
         let socket =
             Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         if let IpAddr::V6(ip) = address.ip() {
-            // Both families on [::], as Java servers do.
-            socket.set_only_v6(!ip.is_unspecified())?;
+            socket.set_only_v6(families == Families::Own || !ip.is_unspecified())?;
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use crate::{
     broker_config,
-    config::{ConfigError, NetConfig},
+    config::{Advertise, ConfigError, ListenerIndex, NetConfig},
     connection::{self, Connection, Moving, Peer},
     fetch_session::{FetchSessions, Session},
     group::Groups,
     limits::{ConnectionLimits, LogLimiter, Refusal},
-    listener::{Accepted, Listener},
+    listener::{Accepted, Families, Listener},
     memory::ReceiveMemory,
     metrics::{self, Counters, RequestStalls},
     poller::Poller,
@@ -112,14 +112,14 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
     let acceptors: Vec<_> = listeners
         .iter()
-        .map(|listener| glommio::spawn_local(accept_connections(shard.clone(), listener.clone())))
+        .map(|(index, listener)| glommio::spawn_local(accept_connections(shard.clone(), *index, listener.clone())))
         .chain(metrics.map(glommio::spawn_local))
         .collect();
     let poller = std::pin::pin!(poller.run());
     let stopping = std::pin::pin!(engine.stopping());
     let outcome = match futures_util::future::select(stopping, poller).await {
         futures_util::future::Either::Left(((), poller)) => {
-            for listener in &listeners {
+            for (_, listener) in &listeners {
                 listener.stop();
             }
             // who waits for others of its group is sent away first, so that no connection waits for that
@@ -149,17 +149,38 @@ fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
     FetchSessions::new(config.fetch_sessions_max, engine.shard(), engine.shards(), seed as u32)
 }
 
-fn listen(engine: &Engine, config: &NetConfig, poller: &Rc<Poller>) -> Result<Vec<Rc<Listener>>, ServeError> {
-    let own_port = config.shard_port(engine.shard());
-    let own =
-        own_port.into_iter().flat_map(|port| config.listen.iter().map(move |address| (address.ip(), port).into()));
-    let addresses = config.listen.iter().copied().chain(own);
-    addresses
-        .map(|address| match Listener::bind(address, poller) {
-            Ok(listener) => Ok(Rc::new(listener)),
+fn listen(
+    engine: &Engine,
+    config: &NetConfig,
+    poller: &Rc<Poller>,
+) -> Result<Vec<(ListenerIndex, Rc<Listener>)>, ServeError> {
+    let places = places(config, engine.shard());
+    let bind = |&(index, address): &(ListenerIndex, SocketAddr)| {
+        // Both families on [::], as Java servers do, unless IPv4 has a listener of its own.
+        let shared = places.iter().any(|(_, other)| other.is_ipv4() && is_same_wildcard(*other, address));
+        let families = if shared { Families::Own } else { Families::Both };
+        match Listener::bind(address, families, poller) {
+            Ok(listener) => Ok((index, Rc::new(listener))),
             Err(source) => Err(ServeError::Listen { address, source }),
-        })
-        .collect()
+        }
+    };
+    places.iter().map(bind).collect()
+}
+
+/// Every address that a shard listens on: those that all shards share, and its own if shards are advertised.
+fn places(config: &NetConfig, shard: usize) -> Vec<(ListenerIndex, SocketAddr)> {
+    let mut places = Vec::new();
+    for (at, listener) in config.listeners.iter().enumerate() {
+        let own_port = listener.shard_port(shard).filter(|_| config.advertise == Advertise::Shard);
+        let own = own_port.into_iter().flat_map(|port| listener.addresses.iter().map(move |a| (a.ip(), port).into()));
+        places.extend(listener.addresses.iter().copied().chain(own).map(|address| (ListenerIndex(at), address)));
+    }
+    places
+}
+
+/// Whether both are every address of the machine on the same port.
+fn is_same_wildcard(one: SocketAddr, other: SocketAddr) -> bool {
+    one.ip().is_unspecified() && other.ip().is_unspecified() && one.port() == other.port()
 }
 
 /// One page shows the whole node: shard 0 serves it.
@@ -169,16 +190,18 @@ fn listen_for_metrics(
     poller: &Rc<Poller>,
 ) -> Result<Option<Listener>, ServeError> {
     let address = config.metrics.filter(|_| engine.shard() == 0);
-    let bind = |address| Listener::bind(address, poller).map_err(|source| ServeError::Listen { address, source });
+    let bind = |address| {
+        Listener::bind(address, Families::Both, poller).map_err(|source| ServeError::Listen { address, source })
+    };
     address.map(bind).transpose()
 }
 
-async fn accept_connections(shard: Rc<Shard>, listener: Rc<Listener>) {
+async fn accept_connections(shard: Rc<Shard>, index: ListenerIndex, listener: Rc<Listener>) {
     const PAUSE: Duration = Duration::from_millis(100);
     loop {
         match listener.accept().await {
             Accepted::Connection(socket, peer) => {
-                glommio::spawn_local(serve_connection(shard.clone(), socket, peer)).detach();
+                glommio::spawn_local(serve_connection(shard.clone(), socket, peer, index)).detach();
             }
             Accepted::Skipped(error) => {
                 tracing::debug!(address = %listener.address(), %error, "a connection was not accepted");
@@ -195,7 +218,7 @@ async fn accept_connections(shard: Rc<Shard>, listener: Rc<Listener>) {
     }
 }
 
-async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
+async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, listener: ListenerIndex) {
     if let Err(refusal) = shard.admit(peer.ip()).await {
         shard.counters.connections_refused.add(1);
         if let Some(suppressed) = shard.refusals.borrow_mut().on_event(shard.tick()) {
@@ -204,7 +227,7 @@ async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr) {
         return;
     }
     shard.counters.connections_accepted.add(1);
-    let peer = Peer::new(peer, (shard.engine.shard(), shard.take_connection_id()));
+    let peer = Peer::new(peer, listener, (shard.engine.shard(), shard.take_connection_id()));
     serve_admitted(shard, socket, peer).await;
 }
 

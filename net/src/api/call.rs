@@ -12,7 +12,12 @@ use kafka_protocol::protocol::{self, Encodable, HeaderVersion, StrBytes};
 use millrace_engine::{api::Chunk, engine::Engine};
 
 use super::ErrorCodes;
-use crate::{config::NetConfig, connection::Peer, frame::Malformed, shard::Shard};
+use crate::{
+    config::{ListenerConfig, NetConfig},
+    connection::Peer,
+    frame::Malformed,
+    shard::Shard,
+};
 
 /// Where a request came from and what it may use.
 #[derive(Clone)]
@@ -32,6 +37,11 @@ impl Context {
     /// What the wire was started with.
     pub(crate) fn config(&self) -> &NetConfig {
         &self.shard.config
+    }
+
+    /// The listener that the client came through: what it is told of addresses is that listener's.
+    pub(crate) fn listener(&self) -> &ListenerConfig {
+        self.config().listener(self.peer.listener)
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a connection leaves for another shard: between two requests, when everything was answered.
 
-use std::{cell::Cell, cell::RefCell, future::poll_fn, task::Poll, time::Duration};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use futures_util::future::{Either, select};
 use glommio::timer::sleep;
@@ -28,7 +28,7 @@ impl Connection {
         match self.context.config().advertise {
             Advertise::Node => self.context.peer.affinity.get().elsewhere(self.context.engine().shard()),
             // clients choose the shard by themselves
-            Advertise::Shard { .. } => None,
+            Advertise::Shard => None,
         }
     }
 
@@ -66,13 +66,6 @@ impl Connection {
         };
         let id = peer.fetch_session.get();
         let session = self.context.shard.fetch_sessions.borrow_mut().take(id);
-        let peer = Peer {
-            software: RefCell::new(peer.software.take()),
-            share_sessions: RefCell::new(peer.share_sessions.take()),
-            pushes_telemetry: Cell::new(peer.pushes_telemetry.get()),
-            fetch_session: Cell::new(id),
-            ..Peer::new(peer.address, peer.connection)
-        };
-        Some(Moving { shard, socket, peer, fetch_session: session.map(|session| (id, session)) })
+        Some(Moving { shard, socket, peer: peer.take(), fetch_session: session.map(|session| (id, session)) })
     }
 }

@@ -38,6 +38,7 @@ pub(crate) use self::{
 };
 use crate::{
     api::{Context, Reply},
+    config::ListenerIndex,
     frame::Malformed,
     metrics::Asked,
     shard::{Shard, TICK},
@@ -54,6 +55,8 @@ pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct Peer {
     /// Its address.
     pub(crate) address: SocketAddr,
+    /// The listener that it came through.
+    pub(crate) listener: ListenerIndex,
     /// Name and version of its software, once it has told them (KIP-511).
     pub(crate) software: RefCell<Option<(StrBytes, StrBytes)>>,
     /// The shard that accepted it and its number there.
@@ -69,14 +72,41 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// The other end of a connection that was just accepted.
-    pub(crate) fn new(address: SocketAddr, connection: (usize, u64)) -> Peer {
+    pub(crate) fn new(address: SocketAddr, listener: ListenerIndex, connection: (usize, u64)) -> Peer {
         Peer {
             address,
+            listener,
             software: RefCell::default(),
             connection,
             share_sessions: RefCell::default(),
             pushes_telemetry: Cell::default(),
             fetch_session: Cell::default(),
+            affinity: Cell::default(),
+        }
+    }
+
+    /// Takes all of it out, for the same connection on another shard. Without `..`, so that nothing that is added is
+    /// forgotten here.
+    fn take(&self) -> Peer {
+        let Peer {
+            address,
+            listener,
+            software,
+            connection,
+            share_sessions,
+            pushes_telemetry,
+            fetch_session,
+            affinity: _,
+        } = self;
+        Peer {
+            address: *address,
+            listener: *listener,
+            software: RefCell::new(software.take()),
+            connection: *connection,
+            share_sessions: RefCell::new(share_sessions.take()),
+            pushes_telemetry: Cell::new(pushes_telemetry.take()),
+            fetch_session: Cell::new(fetch_session.take()),
+            // begins anew where it goes
             affinity: Cell::default(),
         }
     }

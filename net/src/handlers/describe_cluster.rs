@@ -44,7 +44,7 @@ async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> Describ
             .with_controller_id(BrokerId(-1));
     }
     let (engine, config) = (context.engine(), context.config());
-    let brokers = cluster::brokers(engine, config).into_iter().map(|broker| {
+    let brokers = cluster::brokers(engine, config, context.listener()).into_iter().map(|broker| {
         DescribeClusterBroker::default()
             .with_broker_id(broker.id)
             .with_host(broker.host)

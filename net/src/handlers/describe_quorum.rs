@@ -87,10 +87,12 @@ fn this_voter(context: &Context) -> ReplicaState {
 }
 
 fn this_node(context: &Context) -> Node {
-    let config = context.config();
-    let listener = Listener::default()
-        .with_name(StrBytes::from_static_str("PLAINTEXT"))
-        .with_host(StrBytes::from_string(config.advertised_host.clone()))
-        .with_port(config.advertised_port);
-    Node::default().with_node_id(cluster::controller(context.engine())).with_listeners(vec![listener])
+    // All of them, with their names: who reads this chooses by name.
+    let listeners = context.config().listeners.iter().map(|listener| {
+        Listener::default()
+            .with_name(StrBytes::from_string(listener.name.clone()))
+            .with_host(StrBytes::from_string(listener.advertised_host.clone()))
+            .with_port(listener.advertised_port)
+    });
+    Node::default().with_node_id(cluster::controller(context.engine())).with_listeners(listeners.collect())
 }

@@ -51,7 +51,7 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
         }
     }
     let (engine, config) = (context.engine(), context.config());
-    let brokers = cluster::brokers(engine, config).into_iter().map(|broker| {
+    let brokers = cluster::brokers(engine, config, context.listener()).into_iter().map(|broker| {
         MetadataResponseBroker::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
     });
     let operations = match call.body.include_cluster_authorized_operations {

@@ -17,7 +17,7 @@ use crate::{
 /// A configuration with metrics, and where they are.
 pub(crate) fn config_with_metrics() -> (NetConfig, SocketAddr) {
     let config = config();
-    let mut address = config.listen[0];
+    let mut address = config.listeners[0].addresses[0];
     address.set_port(address.port() + 1);
     (NetConfig { metrics: Some(address), ..config }, address)
 }

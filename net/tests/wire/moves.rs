@@ -134,8 +134,8 @@ fn a_moved_connection_is_answered_when_the_node_stops() {
 #[test]
 fn shards_that_are_brokers_keep_their_connections() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = NetConfig { advertise: Advertise::Shard { ports: Vec::new() }, ..config() };
-    let mut metrics = config.listen[0];
+    let mut config = NetConfig { advertise: Advertise::Shard, ..config() };
+    let mut metrics = config.listeners[0].addresses[0];
     metrics.set_port(metrics.port() + 3);
     config.metrics = Some(metrics);
     let node = Node::start(dir.path(), 2, config);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use millrace_engine::node::{NodeOptions, StartError, Stopper, run};
-use millrace_net::{NetConfig, serve};
+use millrace_net::{ListenerConfig, NetConfig, serve};
 
 use crate::client::Client;
 
@@ -29,9 +29,7 @@ pub(crate) fn config() -> NetConfig {
         });
         if following {
             return NetConfig {
-                listen: vec![address],
-                advertised_host: "127.0.0.1".to_string(),
-                advertised_port: address.port(),
+                listeners: vec![ListenerConfig::plain(address, "127.0.0.1", address.port())],
                 ..NetConfig::default()
             };
         }
@@ -58,7 +56,7 @@ impl Node {
             producer_id_expiration_ms: 86_400_000,
             retention_check_ms: 300_000,
         };
-        let address = config.listen[0];
+        let address = config.listeners[0].addresses[0];
         let stopper = Stopper::default();
         let stop = stopper.clone();
         let thread = std::thread::spawn(move || {

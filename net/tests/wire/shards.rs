@@ -14,8 +14,8 @@ use crate::{
 fn every_shard_is_a_broker_that_leads_its_partitions() {
     let dir = tempfile::tempdir().unwrap();
     let shards = 3;
-    let config = NetConfig { advertise: Advertise::Shard { ports: Vec::new() }, ..config() };
-    let first_port = config.listen[0].port() + 1;
+    let config = NetConfig { advertise: Advertise::Shard, ..config() };
+    let first_port = config.listeners[0].addresses[0].port() + 1;
     let node = Node::start(dir.path(), shards, config);
     let mut client = node.client();
     client.create_topic("topic", 12);

@@ -92,9 +92,9 @@ async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Resul
     };
     let id = match context.config().advertise {
         Advertise::Node => BrokerId(engine.node_id()),
-        Advertise::Shard { .. } => cluster::shard_broker(engine, shard),
+        Advertise::Shard => cluster::shard_broker(engine, shard),
     };
-    let brokers = cluster::brokers(engine, context.config());
+    let brokers = cluster::brokers(engine, context.config(), context.listener());
     brokers.into_iter().find(|broker| broker.id == id).ok_or_else(|| ResponseError::CoordinatorNotAvailable.into())
 }
 

@@ -32,7 +32,7 @@ async fn handle(context: Context, call: Call<ListGroupsRequest>) -> ListGroupsRe
     // a client asks every broker: two must not tell of the same group
     let shards = match context.config().advertise {
         Advertise::Node => (0..engine.shards()).collect(),
-        Advertise::Shard { .. } => vec![engine.shard()],
+        Advertise::Shard => vec![engine.shard()],
     };
     let (groups, error) = shell::on_every_shard(engine, shards, move |coordinator| coordinator.list(&filter)).await;
     ListGroupsResponse::default().with_groups(groups).with_error_code(error.map_or(0, |error| error.code()))

@@ -20,7 +20,7 @@ use crate::{
 pub(super) fn shard_of(context: &Context, group: &str, member: &str) -> usize {
     let engine = context.engine();
     match context.config().advertise {
-        Advertise::Shard { .. } => engine.shard(),
+        Advertise::Shard => engine.shard(),
         Advertise::Node => {
             let mut hasher = std::collections::hash_map::DefaultHasher::new();
             hasher.write(group.as_bytes());
