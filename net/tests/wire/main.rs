@@ -6,6 +6,7 @@ mod connections;
 mod fetches;
 mod groups;
 mod limits;
+mod listeners;
 mod metrics;
 mod moves;
 mod node;
