@@ -1,6 +1,6 @@
 //! `HOST:PORT` as an option. Pure; names are looked up when the node starts.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -16,7 +16,7 @@ pub(crate) struct HostPort {
 impl HostPort {
     /// Whether it means every address of the machine, and so no place to connect to.
     pub(crate) fn is_wildcard(&self) -> bool {
-        matches!(self.host.as_str(), "0.0.0.0" | "::")
+        self.host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified())
     }
 }
 
@@ -74,6 +74,9 @@ mod tests {
         }
         let v6: HostPort = "[::1]:9092".parse().unwrap();
         assert_eq!(v6.to_string(), "[::1]:9092");
+        for (text, is_wildcard) in [("0.0.0.0:1", true), ("[::]:1", true), ("[0:0::0]:1", true), ("[::1]:1", false)] {
+            assert_eq!(text.parse::<HostPort>().unwrap().is_wildcard(), is_wildcard, "{text}");
+        }
     }
 
     #[test]

@@ -21,13 +21,20 @@ fn parse(text: &str) -> Result<ServeOptions, String> {
             return Err(unknown(key, text, &known));
         }
     }
+    if table.contains_key(TABLES) && table.contains_key("listen") {
+        return Err("listen and [[listener]] are both given: write all listeners in one way".to_owned());
+    }
     toml::from_str(text).map_err(|e| e.to_string())
 }
+
+/// What a file may hold and the command line may not: listeners as tables.
+const TABLES: &str = "listener";
 
 /// Names of all options that a file may hold.
 fn known_names() -> Vec<String> {
     let command = ServeOptions::augment_args(clap::Command::new("serve"));
-    command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+    let options = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned));
+    options.chain([TABLES.to_owned()]).collect()
 }
 
 fn unknown(key: &str, text: &str, known: &[String]) -> String {
@@ -103,6 +110,33 @@ mod tests {
         defaults.sort_by(|a, b| a.key.cmp(&b.key));
         let setting = |key: &str, value: &str| Setting { key: key.to_owned(), value: value.to_owned() };
         assert_eq!(defaults, [setting("retention.ms", "86400000"), setting("segment.bytes", "1048576")]);
+    }
+
+    #[test]
+    fn listeners_can_be_tables() {
+        let text = r#"
+            [[listener]]
+            name = "inside"
+            address = "0.0.0.0:9092"
+            advertised = "broker:9092"
+            protocol = "plaintext"
+            [[listener]]
+            name = "outside"
+            address = ["127.0.0.1:9094", "[::1]:9094"]
+            "#;
+        assert_eq!(parse(text).unwrap().listener.len(), 2);
+        for (text, reason) in [
+            ("listen = \"h:1\"\n[[listener]]\nname = \"a\"\naddress = \"h:2\"", "both given"),
+            ("[[listener]]\nname = \"a\"\naddress = \"h:2\"\nprotocol = \"sasl-ssl\"", "SASL_SSL is not served"),
+            ("[[listener]]\nname = \"ssl\"\naddress = \"h:2\"", "SSL is not served"),
+            ("[[listener]]\nname = \"a\"\naddress = \"h:2\"\nprotocol = \"http\"", "no protocol"),
+            ("[[listener]]\nname = \"a b\"\naddress = \"h:2\"", "no name of a listener"),
+            ("[[listener]]\nname = \"a\"", "missing field `address`"),
+            ("[[listener]]\nname = \"a\"\nadress = \"h:2\"", "unknown field `adress`"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
     }
 
     #[test]

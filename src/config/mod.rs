@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use millrace_engine::{config as topic_config, node::SHARDS_MAX};
 
+use self::listener::Said;
+
 pub(crate) use self::{
     address::HostPort,
+    listener::{Listener, places, shard_port, take_in},
     memory::MemoryPlan,
     options::{Advertise, ServeOptions},
     settings::Setting,
@@ -15,6 +18,7 @@ pub(crate) use self::{
 
 mod address;
 pub(crate) mod file;
+mod listener;
 mod memory;
 mod options;
 mod settings;
@@ -33,9 +37,7 @@ pub(crate) struct Config {
     pub(crate) wal_bytes: ByteSize,
     pub(crate) reserve_bytes: ByteSize,
     /// At least one.
-    pub(crate) listen: Vec<HostPort>,
-    /// Never a wildcard.
-    pub(crate) advertised: Option<HostPort>,
+    pub(crate) listeners: Vec<Listener>,
     pub(crate) advertise: Advertise,
     /// Where metrics are served, if they are.
     pub(crate) metrics: Option<HostPort>,
@@ -99,8 +101,14 @@ impl Config {
             memory,
             wal_bytes,
             reserve_bytes: options.reserve_bytes.unwrap_or(ByteSize(wal_bytes.0.saturating_mul(shards as u64))),
-            listen: options.listen.unwrap_or_else(|| vec![default_listen()]),
-            advertised: options.advertised_listener,
+            listeners: listener::resolve(
+                Said {
+                    listen: options.listen,
+                    tables: options.listener,
+                    advertised: options.advertised_listener.unwrap_or_default(),
+                },
+                &mut problems,
+            ),
             advertise: options.advertise.unwrap_or(Advertise::Node),
             metrics: options.metrics,
             max_connections,
@@ -179,27 +187,11 @@ impl Config {
     }
 
     fn check_network(&self, problems: &mut Vec<String>) {
-        if self.listen.is_empty() {
-            problems.push("--listen needs at least one HOST:PORT".to_owned());
-        }
-        for (at, address) in self.listen.iter().enumerate() {
-            if address.port != 0 && self.listen[..at].contains(address) {
-                problems.push(format!("--listen {address} is given twice"));
-            }
-        }
-        if let Some(address) =
-            self.metrics.as_ref().filter(|address| address.port != 0 && self.listen.contains(address))
-        {
+        listener::check_places(&self.listeners, self.advertise, self.shards, problems);
+        let places = self.listeners.iter().flat_map(|listener| places(listener, self.advertise, self.shards));
+        let is_taken = |address: &&HostPort| address.port != 0 && places.clone().any(|place| place == **address);
+        if let Some(address) = self.metrics.as_ref().filter(is_taken) {
             problems.push(format!("--metrics {address}: clients of the broker are to connect there (--listen)"));
-        }
-        match &self.advertised {
-            Some(address) if address.is_wildcard() => {
-                problems.push(format!("--advertised-listener {address}: clients cannot connect to it; name this host"))
-            }
-            Some(address) if address.port == 0 => {
-                problems.push(format!("--advertised-listener {address}: needs the port that clients connect to"));
-            }
-            _ => {}
         }
         if self.max_connections == 0 || self.max_connections_per_ip == 0 {
             problems.push("--max-connections and --max-connections-per-ip must be at least 1".to_owned());
@@ -214,10 +206,6 @@ impl Config {
             problems.push("--connections-max-idle must be more than nothing".to_owned());
         }
     }
-}
-
-fn default_listen() -> HostPort {
-    HostPort { host: "127.0.0.1".to_owned(), port: 9092 }
 }
 
 /// Checks names one by one, then the values together.
@@ -281,7 +269,7 @@ mod tests {
         let config = Config::resolve(ServeOptions::default(), MACHINE).unwrap();
         assert_eq!(config.shards, 2);
         assert_eq!(config.data_dir, PathBuf::from("./millrace-data"));
-        assert_eq!(config.listen[0].to_string(), "127.0.0.1:9092");
+        assert_eq!(config.listeners[0].addresses[0].to_string(), "127.0.0.1:9092");
         assert_eq!(config.memory.total, ByteSize::mib(512));
         assert_eq!(config.reserve_bytes, ByteSize::mib(512));
         assert!(config.max_frame_bytes.0 * config.shards as u64 <= config.memory.receive.0);
@@ -337,16 +325,17 @@ mod tests {
 
     #[test]
     fn relations_between_options_are_checked() {
+        let listen = |text: &str| Some(text.split(',').map(|part| part.parse().unwrap()).collect());
         let cases: [(ServeOptions, &str); 8] = [
-            (ServeOptions { metrics: Some(default_listen()), ..Default::default() }, "--metrics 127.0.0.1:9092"),
+            (ServeOptions { metrics: "127.0.0.1:9092".parse().ok(), ..Default::default() }, "--metrics 127.0.0.1:9092"),
             (ServeOptions { memory: Some(ByteSize::mib(40)), ..Default::default() }, "too little for 2 shards"),
             (ServeOptions { max_frame_bytes: Some(ByteSize::mib(90)), ..Default::default() }, "raise --memory"),
             (ServeOptions { max_frame_bytes: Some(ByteSize(5)), ..Default::default() }, "--max-frame-bytes 5B"),
             (ServeOptions { wal_bytes: Some(ByteSize::mib(1)), ..Default::default() }, "--wal-bytes 1MiB"),
             (ServeOptions { listen: Some(vec![]), ..Default::default() }, "at least one"),
-            (ServeOptions { listen: Some(vec![default_listen(), default_listen()]), ..Default::default() }, "twice"),
+            (ServeOptions { listen: listen("127.0.0.1:1,127.0.0.1:1"), ..Default::default() }, "twice"),
             (
-                ServeOptions { advertised_listener: "0.0.0.0:9092".parse().ok(), ..Default::default() },
+                ServeOptions { advertised_listener: listen("0.0.0.0:9092"), ..Default::default() },
                 "clients cannot connect",
             ),
         ];

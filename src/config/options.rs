@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{
     address::HostPort,
+    listener::{Endpoint, ListenerTable},
     settings::{self, Setting},
     units::{ByteSize, Span},
 };
@@ -39,14 +40,21 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE", help_heading = "Storage")]
     pub(crate) reserve_bytes: Option<ByteSize>,
 
-    /// Where to listen; may be given several times [default: 127.0.0.1:9092]
-    #[arg(long, value_name = "HOST:PORT", help_heading = "Network", value_delimiter = ',')]
-    #[serde(deserialize_with = "settings::one_or_more")]
-    pub(crate) listen: Option<Vec<HostPort>>,
+    /// Where to listen, by a listener's name if there are several networks, as in INSIDE://0.0.0.0:9092; may be given
+    /// several times [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "[NAME://]HOST:PORT", help_heading = "Network", value_delimiter = ',')]
+    #[serde(deserialize_with = "settings::some_or_more")]
+    pub(crate) listen: Option<Vec<Endpoint>>,
 
-    /// Address that clients are told to connect to; needed when it differs from --listen (0.0.0.0, containers, NAT)
-    #[arg(long, value_name = "HOST:PORT", help_heading = "Network")]
-    pub(crate) advertised_listener: Option<HostPort>,
+    /// Address that clients of a listener are told to connect to; needed when it differs from --listen (0.0.0.0,
+    /// containers, NAT); may be given several times
+    #[arg(long, value_name = "[NAME://]HOST:PORT", help_heading = "Network", value_delimiter = ',')]
+    #[serde(deserialize_with = "settings::some_or_more")]
+    pub(crate) advertised_listener: Option<Vec<Endpoint>>,
+
+    /// Listeners as tables of the file, in place of `listen`.
+    #[arg(skip)]
+    pub(crate) listener: Vec<ListenerTable>,
 
     /// What clients see as brokers: this node, or each of its shards [default: node]
     #[arg(long, value_name = "WHAT", help_heading = "Network")]
@@ -138,6 +146,7 @@ impl ServeOptions {
             data: self.data.or(file.data),
             wal_bytes: self.wal_bytes.or(file.wal_bytes),
             reserve_bytes: self.reserve_bytes.or(file.reserve_bytes),
+            listener: if self.listen.is_some() { self.listener } else { file.listener },
             listen: self.listen.or(file.listen),
             advertised_listener: self.advertised_listener.or(file.advertised_listener),
             advertise: self.advertise.or(file.advertise),

@@ -4,8 +4,6 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::address::HostPort;
-
 /// One setting by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
@@ -69,8 +67,21 @@ fn flatten(prefix: &str, table: &toml::Table, out: &mut Vec<Setting>) -> Result<
     Ok(())
 }
 
+/// One address or an array of them, if any are given.
+pub(super) fn some_or_more<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = String>,
+{
+    one_or_more(deserializer).map(Some)
+}
+
 /// One address or an array of them.
-pub(super) fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<HostPort>>, D::Error> {
+pub(super) fn one_or_more<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = String>,
+{
     let items = match toml::Value::deserialize(deserializer)? {
         toml::Value::Array(items) => items,
         one => vec![one],
@@ -79,5 +90,5 @@ pub(super) fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         let text = item.as_str().ok_or_else(|| de::Error::custom("expected HOST:PORT in quotes"))?;
         text.parse().map_err(de::Error::custom)
     };
-    items.into_iter().map(parse).collect::<Result<_, _>>().map(Some)
+    items.into_iter().map(parse).collect()
 }

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use millrace_engine::config::{Durability, TopicConfig};
 
 use super::listen::Listening;
-use crate::config::{Advertise, Config};
+use crate::{
+    config::{Advertise, Config},
+    output::joined,
+};
 
 /// Before the data is opened.
 pub(super) fn starting(config: &Config) -> String {
@@ -33,13 +36,26 @@ fn durability(config: &Config) -> &'static str {
 /// Once requests are answered.
 pub(super) fn ready(config: &Config, listening: &Listening) -> String {
     let mut text = String::new();
-    let addresses: Vec<String> = listening.addresses.iter().map(ToString::to_string).collect();
-    let told = &listening.advertised;
-    line(&mut text, "listening", &format!("{}, told to clients as {told}", addresses.join(", ")));
-    if config.advertise == Advertise::Shard {
-        let ports: Vec<String> = listening.shard_ports.iter().map(ToString::to_string).collect();
-        line(&mut text, "", &format!("each shard is a broker of its own, on the ports {}", ports.join(", ")));
+    let is_named = listening.listeners.len() > 1;
+    for (at, place) in listening.listeners.iter().enumerate() {
+        let addresses = joined(&place.addresses).replace(',', ", ");
+        let name = if is_named { format!(" ({})", place.name) } else { String::new() };
+        let title = if at == 0 { "listening" } else { "" };
+        line(&mut text, title, &format!("{addresses}, told to clients as {}{name}", place.advertised));
+        if config.advertise == Advertise::Shard {
+            let ports = place.shard_ports(config.shards);
+            let own = joined(&ports.iter().map(|(own, _)| own).collect::<Vec<_>>()).replace(',', ", ");
+            let told = match ports.iter().all(|(own, told)| own == told) {
+                true => String::new(),
+                false => format!(
+                    ", told as {}",
+                    joined(&ports.iter().map(|(_, told)| told).collect::<Vec<_>>()).replace(',', ", ")
+                ),
+            };
+            line(&mut text, "", &format!("each shard is a broker of its own, on the ports {own}{told}"));
+        }
     }
+    let told = &listening.listeners[0].advertised;
     if let Some(address) = listening.metrics {
         line(&mut text, "metrics", &format!("http://{address}/metrics"));
     }

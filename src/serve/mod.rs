@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     client::Connection,
-    config::{self, Advertise, Config, Machine, ServeOptions},
+    config::{self, Config, HostPort, Listener, Machine, ServeOptions, places},
     failure::{Failure, Outcome},
     output::say,
 };
@@ -78,6 +78,8 @@ const EXAMPLES: &str = "\
 Examples:
   millrace serve
   millrace serve --data /srv/millrace --listen 0.0.0.0:9092 --advertised-listener broker.example:9092
+  millrace serve --listen INSIDE://0.0.0.0:9092,OUTSIDE://0.0.0.0:9094 \
+    --advertised-listener INSIDE://broker:9092,OUTSIDE://localhost:9094
   millrace serve --memory 4GiB --pin --topic-default retention.ms=86400000
   millrace serve --config /etc/millrace.toml
 
@@ -115,18 +117,18 @@ impl ConfigArgs {
 impl Config {
     /// What the checks of the machine are asked for.
     pub(crate) fn needs(&self) -> Needs {
-        let mut listen: Vec<_> = self.listen.iter().map(|address| (address.host.clone(), address.port)).collect();
-        listen.extend(self.metrics.iter().map(|address| (address.host.clone(), address.port)));
-        let first = &self.listen[0];
-        if self.advertise == Advertise::Shard && first.port != 0 {
-            let own = (0..self.shards).filter_map(|shard| listen::shard_port(first.port, shard));
-            listen.extend(own.map(|port| (first.host.clone(), port)));
-        }
-        let advertised = self.advertised.clone().unwrap_or_else(|| listen::advertised(first, first.port));
+        let places = self.listeners.iter().flat_map(|listener| places(listener, self.advertise, self.shards));
+        let pair = |address: HostPort| (address.host, address.port);
+        let listen = places.chain(self.metrics.clone()).map(pair).collect();
+        let told = |listener: &Listener| {
+            let first = &listener.addresses[0];
+            listener.advertised.clone().unwrap_or_else(|| listen::advertised(first, first.port))
+        };
+        let advertised = self.listeners.iter().map(|listener| pair(told(listener))).collect();
         Needs {
             data_dir: self.data_dir.clone(),
             listen,
-            advertised: Some((advertised.host, advertised.port)),
+            advertised,
             shards: self.shards,
             io_memory_bytes: node::IO_MEMORY_BYTES as u64,
             max_connections: u64::from(self.max_connections),
@@ -169,7 +171,7 @@ impl ServeCommand {
         limits::raise();
         let listening = listen::resolve(&config);
         // First of all: looking at the machine binds each address for a moment, which other nodes must not meet.
-        let _claims = listening.as_ref().ok().map(claim).transpose()?;
+        let _claims = listening.as_ref().ok().map(|listening| claim(listening, &config)).transpose()?;
         refuse_unfit_machine(&config)?;
         let listening = listening.map_err(|error| Failure::failed(format!("cannot listen: {error}")))?;
         say(banner::starting(&config).trim_end());
@@ -214,8 +216,8 @@ fn warn_of_idle_settings(config: &Config) {
 }
 
 /// Takes the addresses for this node alone, for as long as it runs.
-fn claim(listening: &Listening) -> Outcome<Claims> {
-    claim::claim(&listening.all()).map_err(|finding| {
+fn claim(listening: &Listening, config: &Config) -> Outcome<Claims> {
+    claim::claim(&listening.all(config)).map_err(|finding| {
         say(&finding);
         Failure::Reported
     })
@@ -255,7 +257,7 @@ fn attend(
     watchdog: Option<Duration>,
     notifier: Arc<Notifier>,
 ) -> io::Result<Attendant> {
-    let listens = listening.addresses[0];
+    let listens = listening.listeners[0].addresses[0];
     let address = reachable(listens);
     let answers = Box::new(move || Connection::open(&address.ip().to_string(), address.port(), PROBE_TIMEOUT).is_ok());
     let ready = banner::ready(config, listening);

@@ -6,9 +6,12 @@ use std::{
 };
 
 use millrace_engine::engine::Engine;
-use millrace_net::{Advertise, NetConfig};
+use millrace_net::{Advertise, ListenerConfig, NetConfig};
 
-use super::{listen::Listening, stop::Deadline};
+use super::{
+    listen::{Listening, Place},
+    stop::Deadline,
+};
 use crate::config::{self, Config};
 
 /// The first shard's reason to give up, if one did; shards and the main thread share it.
@@ -40,13 +43,11 @@ pub(super) fn net_config(config: &Config, listening: &Listening) -> NetConfig {
     let possible = millrace_tuning::limits::connections_max(config.shards);
     let limited = |count: u32| usize::try_from(u64::from(count).min(possible)).unwrap_or(usize::MAX);
     NetConfig {
-        listen: listening.addresses.clone(),
+        listeners: listening.listeners.iter().map(listener_config).collect(),
         metrics: listening.metrics,
-        advertised_host: listening.advertised.host.clone(),
-        advertised_port: listening.advertised.port,
         advertise: match config.advertise {
             config::Advertise::Node => Advertise::Node,
-            config::Advertise::Shard => Advertise::Shard { ports: listening.shard_ports.clone() },
+            config::Advertise::Shard => Advertise::Shard,
         },
         auto_create_topics: config.auto_create_topics,
         num_partitions: config.num_partitions,
@@ -55,19 +56,26 @@ pub(super) fn net_config(config: &Config, listening: &Listening) -> NetConfig {
         max_frame_bytes: config.max_frame_bytes.as_usize(),
         receive_memory_bytes: config.memory.receive.as_usize() / config.shards,
         idle_timeout: config.connections_max_idle,
-        broker_settings: broker_settings(config, listening),
+        broker_settings: broker_settings(config),
         ..NetConfig::default()
     }
 }
 
+fn listener_config(place: &Place) -> ListenerConfig {
+    ListenerConfig {
+        name: place.name.clone(),
+        addresses: place.addresses.clone(),
+        advertised_host: place.advertised.host.clone(),
+        advertised_port: place.advertised.port,
+        shard_ports: place.chosen_ports.clone(),
+    }
+}
+
 /// What Kafka's tools ask for by the names of a broker's configuration file.
-fn broker_settings(config: &Config, listening: &Listening) -> BTreeMap<String, String> {
-    let listeners: Vec<String> = listening.addresses.iter().map(|address| format!("PLAINTEXT://{address}")).collect();
+fn broker_settings(config: &Config) -> BTreeMap<String, String> {
     let settings = [
         ("node.id", config.node_id.to_string()),
         ("log.dirs", config.data_dir.display().to_string()),
-        ("listeners", listeners.join(",")),
-        ("advertised.listeners", format!("PLAINTEXT://{}", listening.advertised)),
         ("num.partitions", config.num_partitions.to_string()),
         ("auto.create.topics.enable", config.auto_create_topics.to_string()),
         ("max.connections", config.max_connections.to_string()),

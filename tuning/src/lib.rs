@@ -24,8 +24,8 @@ pub struct Needs {
     pub data_dir: PathBuf,
     /// Hosts and ports to listen on.
     pub listen: Vec<(String, u16)>,
-    /// What clients are told to connect to, if that is known.
-    pub advertised: Option<(String, u16)>,
+    /// What clients are told to connect to, of each listener.
+    pub advertised: Vec<(String, u16)>,
     /// Number of shards.
     pub shards: usize,
     /// Bytes of memory that each shard registers with the kernel for I/O (glommio registers them in three rings).

@@ -151,7 +151,7 @@ mod tests {
         Needs {
             data_dir: "/nowhere".into(),
             listen: Vec::new(),
-            advertised: None,
+            advertised: Vec::new(),
             shards: 2,
             io_memory_bytes: 10 << 20,
             max_connections: 1000,

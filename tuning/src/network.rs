@@ -11,7 +11,7 @@ pub(crate) const CHECK: &str = "listen";
 
 /// Looks up, looks for other listeners, and binds each address for a moment; looks up what clients are told.
 pub fn check(needs: &Needs) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = needs.listen.iter().map(|(host, port)| check_one(host, *port)).collect();
+    let mut findings: Vec<Finding> = needs.listen.iter().flat_map(|(host, port)| check_host(host, *port)).collect();
     findings.extend(needs.advertised.iter().map(|(host, port)| check_advertised(host, *port)));
     findings
 }
@@ -29,21 +29,41 @@ fn check_advertised(host: &str, port: u16) -> Finding {
     }
 }
 
-fn check_one(host: &str, port: u16) -> Finding {
-    let found: Vec<SocketAddr> = match (host, port).to_socket_addrs() {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => {
-            return Finding::error(
-                CHECK,
-                format!("{host} cannot be looked up: {error}"),
-                "a node listens on addresses of its own",
-                "write an address of this machine, 127.0.0.1 or 0.0.0.0",
-            );
+/// The addresses to listen on for a host: the one that is written, or those of a name.
+pub fn own_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found = here((host, port).to_socket_addrs()?.collect());
+    match found.is_empty() {
+        true => Err(io::Error::other("the name has no address")),
+        false => Ok(found),
+    }
+}
+
+/// Of several addresses of one name, those that this machine has, each once: one that knows `localhost` as `::1` too may
+/// have IPv6 switched off. If it has none of them, the first, which says so best when it is bound.
+pub fn here(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let is_here = |address: &SocketAddr| TcpListener::bind(SocketAddr::new(address.ip(), 0)).is_ok();
+    let mut own: Vec<SocketAddr> = Vec::new();
+    for address in &found {
+        if !own.contains(address) && (found.len() == 1 || is_here(address)) {
+            own.push(*address);
         }
-    };
-    let Some(address) = found.first().copied() else {
-        return Finding::error(CHECK, format!("{host} has no address"), "a node listens on it", "write an address");
-    };
+    }
+    if own.is_empty() { found.into_iter().take(1).collect() } else { own }
+}
+
+fn check_host(host: &str, port: u16) -> Vec<Finding> {
+    match own_addresses(host, port) {
+        Ok(addresses) => addresses.into_iter().map(check_one).collect(),
+        Err(error) => vec![Finding::error(
+            CHECK,
+            format!("{host} cannot be looked up: {error}"),
+            "a node listens on addresses of its own",
+            "write an address of this machine, 127.0.0.1 or 0.0.0.0",
+        )],
+    }
+}
+
+fn check_one(address: SocketAddr) -> Finding {
     // Shards share a port (SO_REUSEPORT), and so would another node of the same user, silently: half of the clients
     // would talk to the wrong one. That is why the kernel's list of listeners is asked and not only bind.
     if let Some(taken) = listener_on(address) {
@@ -105,7 +125,8 @@ fn listener_on(address: SocketAddr) -> Option<Listener> {
     tables.iter().flat_map(|table| listeners(table)).find(|listener| clash(listener.address, address))
 }
 
-pub(crate) fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+/// Whether a listener of one address would take connections of the other.
+pub fn clash(one: SocketAddr, other: SocketAddr) -> bool {
     let wild = |address: SocketAddr| address.ip().is_unspecified();
     let same_family = one.is_ipv4() == other.is_ipv4();
     // [::] takes IPv4 too unless told otherwise; an address of one family does not meet the other family's.
@@ -171,21 +192,40 @@ mod tests {
     use super::*;
     use crate::Severity;
 
+    /// What is found of a host that has one address.
+    fn only(host: &str, port: u16) -> Finding {
+        let mut findings = check_host(host, port);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        findings.remove(0)
+    }
+
+    #[test]
+    fn a_name_means_all_its_addresses_that_are_here() {
+        let addresses = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let two = addresses(&["127.0.0.1:7", "127.0.0.2:7"]);
+        assert_eq!(here(two.clone()), two);
+        assert_eq!(here(addresses(&["198.51.100.1:7", "127.0.0.1:7", "127.0.0.1:7"])), addresses(&["127.0.0.1:7"]));
+        assert_eq!(here(addresses(&["198.51.100.1:7", "198.51.100.2:7"])), addresses(&["198.51.100.1:7"]));
+        // what is written as an address is meant, wherever it is
+        assert_eq!(own_addresses("198.51.100.1", 7).unwrap(), addresses(&["198.51.100.1:7"]));
+    }
+
     #[test]
     fn a_taken_port_names_its_holder() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let finding = check_one("127.0.0.1", port);
+        let finding = only("127.0.0.1", port);
         assert_eq!(finding.severity, Severity::Error);
         assert!(finding.what.contains(&format!("process {} (", std::process::id())), "{finding}");
-        let wildcard = check_one("0.0.0.0", port);
+        let wildcard = only("0.0.0.0", port);
         assert_eq!(wildcard.severity, Severity::Error, "0.0.0.0 takes in 127.0.0.1");
     }
 
     #[test]
     fn a_free_port_passes() {
-        assert_eq!(check_one("127.0.0.1", 0).severity, Severity::Good);
-        assert_eq!(check_one("localhost", 0).severity, Severity::Good);
+        assert_eq!(only("127.0.0.1", 0).severity, Severity::Good);
+        let all = check_host("localhost", 0);
+        assert!(!all.is_empty() && all.iter().all(|finding| finding.severity == Severity::Good), "{all:?}");
     }
 
     #[test]
@@ -196,10 +236,10 @@ mod tests {
 
     #[test]
     fn addresses_of_others_are_refused() {
-        let finding = check_one("192.0.2.1", 9092);
+        let finding = only("192.0.2.1", 9092);
         assert_eq!(finding.severity, Severity::Error);
         assert!(finding.what.contains("not an address of this machine"), "{finding}");
-        assert_eq!(check_one("no such host", 9092).severity, Severity::Error);
+        assert_eq!(only("no such host", 9092).severity, Severity::Error);
     }
 
     #[test]

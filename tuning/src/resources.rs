@@ -94,7 +94,7 @@ mod tests {
         Needs {
             data_dir: "/nowhere".into(),
             listen: Vec::new(),
-            advertised: None,
+            advertised: Vec::new(),
             shards,
             io_memory_bytes: 0,
             max_connections: 0,

@@ -233,7 +233,7 @@ mod tests {
         Needs {
             data_dir,
             listen: Vec::new(),
-            advertised: None,
+            advertised: Vec::new(),
             shards: 1,
             io_memory_bytes: 0,
             max_connections: 0,
