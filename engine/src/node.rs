@@ -520,6 +520,11 @@ fn dynamic_number(engine: &Engine, name: &str) -> Option<i64> {
     config::dynamic_value(&settings, name)?.trim().parse().ok()
 }
 
+/// Bytes of the files that a shared log of that size must have before a record is taken.
+pub fn wal_first_bytes(wal_bytes: u64) -> u64 {
+    StoreOptions::bytes_to_go_round(wal_bytes)
+}
+
 /// Directory of the segments of all topics.
 pub(crate) fn topics_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("topics")

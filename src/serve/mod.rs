@@ -134,6 +134,7 @@ impl Config {
             max_connections: u64::from(self.max_connections),
             memory_bytes: self.memory.total.0,
             wal_bytes: self.wal_bytes.0.saturating_mul(self.shards as u64),
+            wal_first_bytes: node::wal_first_bytes(self.wal_bytes.0).saturating_mul(self.shards as u64),
             reserve_bytes: self.reserve_bytes.0,
         }
     }

@@ -36,6 +36,8 @@ pub struct Needs {
     pub memory_bytes: u64,
     /// Size of the write-ahead logs of all shards in bytes.
     pub wal_bytes: u64,
+    /// What the first files of those logs take: without them no record is taken.
+    pub wal_first_bytes: u64,
     /// Free bytes of the disk below which produce is refused.
     pub reserve_bytes: u64,
 }

@@ -157,6 +157,7 @@ mod tests {
             max_connections: 1000,
             memory_bytes: 0,
             wal_bytes: 0,
+            wal_first_bytes: 0,
             reserve_bytes: 0,
         }
     }

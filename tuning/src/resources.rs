@@ -9,20 +9,31 @@ const BASE_BYTES: u64 = 96 << 20;
 
 /// Looks at memory and CPUs.
 pub fn check(needs: &Needs) -> Vec<Finding> {
-    let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_bytes(&text));
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let limit = cgroup_memory_limit();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let mut findings = Vec::new();
-    if let Some(available) = available {
-        findings.push(judge_memory(available, limit, needs));
+    if let (Some(total), Some(available)) = (bytes_of("MemTotal:", &meminfo), bytes_of("MemAvailable:", &meminfo)) {
+        findings.push(judge_memory(Memory { total, available, limit }, needs));
     }
     findings.push(judge_cpus(cpus, needs));
     findings
 }
 
-/// `MemAvailable` of `/proc/meminfo` in bytes.
-fn available_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// What there is of memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    /// Of the machine.
+    total: u64,
+    /// Not in use.
+    available: u64,
+    /// What the cgroup allows.
+    limit: Option<u64>,
+}
+
+/// A line of `/proc/meminfo` in bytes.
+fn bytes_of(name: &str, meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -54,9 +65,21 @@ fn memory_cgroups(membership: &str) -> Vec<(&'static str, String, &'static str)>
     found
 }
 
-fn judge_memory(available: u64, limit: Option<u64>, needs: &Needs) -> Finding {
+fn judge_memory(Memory { total, available, limit }: Memory, needs: &Needs) -> Finding {
     const CHECK: &str = "memory";
-    let wanted = needs.memory_bytes + BASE_BYTES;
+    let (most, whose) = match limit {
+        Some(limit) if limit < total => (limit, "the cgroup allows"),
+        _ => (total, "the machine has"),
+    };
+    if needs.memory_bytes > most {
+        return Finding::error(
+            CHECK,
+            format!("{} for records, but {whose} {} in all", size(needs.memory_bytes), size(most)),
+            "a budget that is not there would end the process while it serves",
+            format!("--memory below {}, or more memory", size(most)),
+        );
+    }
+    let wanted = needs.memory_bytes.saturating_add(BASE_BYTES);
     let (room, whose) = match limit {
         Some(limit) if limit < available => (limit, "allowed by the cgroup"),
         _ => (available, "available"),
@@ -100,14 +123,16 @@ mod tests {
             max_connections: 0,
             memory_bytes,
             wal_bytes: 0,
+            wal_first_bytes: 0,
             reserve_bytes: 0,
         }
     }
 
     #[test]
     fn available_memory_is_read_from_meminfo() {
-        assert_eq!(available_bytes("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
-        assert_eq!(available_bytes("MemTotal: 9 kB\n"), None);
+        assert_eq!(bytes_of("MemAvailable:", "MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
+        assert_eq!(bytes_of("MemTotal:", "MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(9 << 10));
+        assert_eq!(bytes_of("MemAvailable:", "MemTotal: 9 kB\n"), None);
     }
 
     #[test]
@@ -123,13 +148,23 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_beyond_the_memory_is_warned_of() {
+    fn a_budget_beyond_what_is_free_is_warned_of_and_one_beyond_the_machine_refused() {
         let gib = 1 << 30;
-        assert_eq!(judge_memory(8 * gib, None, &needs(gib, 1)).severity, Severity::Good);
-        assert_eq!(judge_memory(gib, None, &needs(gib, 1)).severity, Severity::Warning);
-        let in_container = judge_memory(8 * gib, Some(gib), &needs(gib, 1));
-        assert_eq!(in_container.severity, Severity::Warning);
-        assert!(in_container.what.contains("cgroup"));
+        let judged =
+            |available, limit, wanted| judge_memory(Memory { total: 16 * gib, available, limit }, &needs(wanted, 1));
+        assert_eq!(judged(8 * gib, None, gib).severity, Severity::Good);
+        assert_eq!(judged(gib, None, gib).severity, Severity::Warning);
+        assert_eq!(judged(gib, None, 16 * gib).severity, Severity::Warning);
+        let beyond = judged(8 * gib, None, 17 * gib);
+        assert_eq!(beyond.severity, Severity::Error);
+        assert_eq!(beyond.what, "17 GiB for records, but the machine has 16 GiB in all");
+        assert_eq!(judged(8 * gib, None, u64::MAX).severity, Severity::Error);
+        let tight = judged(8 * gib, Some(gib), gib);
+        assert_eq!(tight.severity, Severity::Warning);
+        assert!(tight.what.contains("cgroup"));
+        let in_container = judged(8 * gib, Some(gib), 2 * gib);
+        assert_eq!(in_container.severity, Severity::Error);
+        assert!(in_container.what.contains("the cgroup allows 1024 MiB"), "{in_container}");
     }
 
     #[test]

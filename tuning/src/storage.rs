@@ -26,7 +26,7 @@ pub fn check(needs: &Needs) -> Vec<Finding> {
     findings.extend(check_lock(&needs.data_dir));
     if let Ok(volume) = sys::volume(&place) {
         findings.push(judge_kind(volume.kind));
-        findings.push(judge_space(volume, held_bytes(&needs.data_dir), needs));
+        findings.push(judge_space(volume, held(&needs.data_dir), needs));
     }
     findings
 }
@@ -181,6 +181,19 @@ fn check_lock(data_dir: &Path) -> Option<Finding> {
     ))
 }
 
+/// What a former run left.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// There was none: nothing can be read here.
+    is_new: bool,
+    /// Of its write-ahead logs.
+    wal_bytes: u64,
+}
+
+fn held(data_dir: &Path) -> Held {
+    Held { is_new: !data_dir.join("catalog").exists(), wal_bytes: held_bytes(data_dir) }
+}
+
 /// Bytes that the write-ahead logs of a former run take already.
 fn held_bytes(data_dir: &Path) -> u64 {
     let mut bytes = 0;
@@ -203,11 +216,30 @@ fn is_wal_folder(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("wal-"))
 }
 
-fn judge_space(volume: Volume, held: u64, needs: &Needs) -> Finding {
+fn judge_space(volume: Volume, held: Held, needs: &Needs) -> Finding {
     const CHECK: &str = "disk space";
-    let free = volume.free_bytes;
-    let wal = needs.wal_bytes.saturating_sub(held);
-    let wanted = wal + needs.reserve_bytes;
+    const FIX: &str = "lower --wal-bytes and --reserve-bytes, or put --data on a larger disk";
+    let (free, reserve) = (volume.free_bytes, needs.reserve_bytes);
+    if needs.wal_bytes.saturating_add(reserve) > volume.total_bytes {
+        let (logs, total) = (size(needs.wal_bytes), size(volume.total_bytes));
+        return Finding::error(
+            CHECK,
+            format!("{logs} for write-ahead logs and {} in reserve, but the disk has {total} in all", size(reserve)),
+            "the node would refuse every record sooner or later, whatever is deleted",
+            FIX,
+        );
+    }
+    let first = needs.wal_first_bytes.saturating_add(reserve);
+    if held.is_new && free < first {
+        return Finding::error(
+            CHECK,
+            format!("{} free, but {} needed before the first record is taken", size(free), size(first)),
+            "the node would refuse every record, and there is nothing to read yet",
+            FIX,
+        );
+    }
+    let wal = needs.wal_bytes.saturating_sub(held.wal_bytes);
+    let wanted = wal.saturating_add(reserve);
     if free < wanted {
         return Finding::warning(
             CHECK,
@@ -239,6 +271,7 @@ mod tests {
             max_connections: 0,
             memory_bytes: 0,
             wal_bytes: 100 << 20,
+            wal_first_bytes: 20 << 20,
             reserve_bytes: 50 << 20,
         }
     }
@@ -311,9 +344,28 @@ mod tests {
     #[test]
     fn space_counts_what_the_log_holds_already() {
         let volume = |mib: u64| Volume { kind: 0, total_bytes: 1 << 40, free_bytes: mib << 20 };
+        let held = |mib: u64| Held { is_new: false, wal_bytes: mib << 20 };
         let needs = needs("/nowhere".into());
-        assert_eq!(judge_space(volume(150), 0, &needs).severity, Severity::Good);
-        assert_eq!(judge_space(volume(149), 0, &needs).severity, Severity::Warning);
-        assert_eq!(judge_space(volume(50), 100 << 20, &needs).severity, Severity::Good);
+        assert_eq!(judge_space(volume(150), held(0), &needs).severity, Severity::Good);
+        assert_eq!(judge_space(volume(149), held(0), &needs).severity, Severity::Warning);
+        assert_eq!(judge_space(volume(50), held(100), &needs).severity, Severity::Good);
+    }
+
+    #[test]
+    fn a_log_that_no_disk_has_room_for_is_refused_with_the_figures() {
+        let volume = |total: u64, free: u64| Volume { kind: 0, total_bytes: total << 20, free_bytes: free << 20 };
+        let held = |is_new| Held { is_new, wal_bytes: 0 };
+        let needs = needs("/nowhere".into());
+        let beyond = judge_space(volume(149, 149), held(false), &needs);
+        assert_eq!(beyond.severity, Severity::Error);
+        assert_eq!(beyond.what, "100 MiB for write-ahead logs and 50 MiB in reserve, but the disk has 149 MiB in all");
+        let needs_all = Needs { wal_bytes: u64::MAX, ..needs.clone() };
+        assert_eq!(judge_space(volume(149, 149), held(true), &needs_all).severity, Severity::Error);
+        // a full disk is a mode of a node that holds something, and no state to begin in
+        let full = judge_space(volume(150, 69), held(true), &needs);
+        assert_eq!(full.severity, Severity::Error);
+        assert_eq!(full.what, "69 MiB free, but 70 MiB needed before the first record is taken");
+        assert_eq!(judge_space(volume(150, 70), held(true), &needs).severity, Severity::Warning);
+        assert_eq!(judge_space(volume(150, 0), held(false), &needs).severity, Severity::Warning);
     }
 }

@@ -121,7 +121,7 @@ impl StoreOptions {
     }
 
     /// Bytes of the files without which a shared log of that size cannot go on.
-    fn bytes_to_go_round(wal_bytes: u64) -> u64 {
+    pub(crate) fn bytes_to_go_round(wal_bytes: u64) -> u64 {
         wal_file_bytes(wal_bytes) * wal_files::GOES_ROUND as u64
     }
 
