@@ -2,6 +2,7 @@
 //! be durable.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
@@ -12,10 +13,13 @@ use millrace_engine::{
     catalog::{self, Catalog},
     journal,
     manifest::{self, Manifest, PartitionState},
-    segment::Segment,
+    segment::SegmentName,
 };
 
-use super::report::Report;
+use super::{
+    report::Report,
+    standing::{self, Pointed},
+};
 use crate::failure::Outcome;
 
 /// Everything that could be read; what could not is missing, and is reported when its file is dumped.
@@ -24,6 +28,8 @@ pub(super) struct Known {
     data_dir: Option<PathBuf>,
     catalog: Catalog,
     partitions: BTreeMap<TopicPartition, PartitionState>,
+    is_whole: bool,
+    pointed: OnceCell<Option<HashMap<TopicPartition, Pointed>>>,
     /// The ends of runs, by shard.
     run_ends: HashMap<u32, BTreeMap<u64, u64>>,
 }
@@ -37,11 +43,12 @@ impl Known {
     }
 
     fn of(data_dir: &Path) -> Self {
-        let catalog = read_catalog(&data_dir.join("catalog"));
-        let mut known = Self { data_dir: Some(data_dir.to_owned()), catalog, ..Self::default() };
+        let (catalog, is_whole) = read_catalog(&data_dir.join("catalog"));
+        let mut known = Self { data_dir: Some(data_dir.to_owned()), catalog, is_whole, ..Self::default() };
         for shard in 0..known.catalog.shards {
             let path = data_dir.join(format!("manifest-{}-{shard}", known.catalog.generation));
-            let manifest = read_manifest(&path);
+            let (manifest, is_whole) = read_manifest(&path);
+            known.is_whole &= is_whole;
             known.run_ends.insert(shard, manifest.run_ends);
             known.partitions.extend(manifest.partitions);
         }
@@ -61,17 +68,36 @@ impl Known {
         }
     }
 
-    /// What the manifest says of a segment file: the partition by its folders, the segment by its name.
-    pub(super) fn segment(&self, path: &Path) -> Option<(TopicPartition, &Segment)> {
+    /// The partition that a segment file is of by its folders, and the file's name.
+    pub(super) fn place(&self, path: &Path) -> Option<(TopicPartition, SegmentName)> {
         let path = fs::canonicalize(path).ok()?;
         let inside = path.strip_prefix(self.data_dir.as_ref()?.join("topics")).ok()?;
         let mut parts = inside.iter().map(|part| part.to_str());
         let topic = parts.next()??.parse().ok()?;
         let partition = parts.next()??.parse().ok()?;
-        let name = parts.next()??;
-        let id = TopicPartition { topic, partition };
-        let segment = self.partitions.get(&id)?.segments.iter().find(|segment| segment.name().file_name() == name)?;
-        Some((id, segment))
+        let name = SegmentName::of_file(parts.next()??)?;
+        Some((TopicPartition { topic, partition }, name))
+    }
+
+    /// What the manifests say of a partition.
+    pub(super) fn partition(&self, id: TopicPartition) -> Option<&PartitionState> {
+        self.partitions.get(&id)
+    }
+
+    /// Whether the catalog has a partition's topic.
+    pub(super) fn has_topic(&self, id: TopicPartition) -> bool {
+        self.catalog.topics.contains_key(&id.topic)
+    }
+
+    /// Whether catalog and manifests could be read to their ends: what they do not say is so then.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Where the shared logs have records in files that no manifest knows; looked for when first asked. `None`: one is damaged.
+    pub(super) fn pointed(&self) -> Option<&HashMap<TopicPartition, Pointed>> {
+        let look = || standing::pointed(self.data_dir.as_ref()?, self.catalog.shards, self);
+        self.pointed.get_or_init(look).as_ref()
     }
 
     /// The last group that counts in a run of a shard.
@@ -117,28 +143,37 @@ impl Known {
     }
 }
 
-fn read_catalog(path: &Path) -> Catalog {
+/// A catalog, and whether all of it could be read.
+fn read_catalog(path: &Path) -> (Catalog, bool) {
     let mut catalog = Catalog::default();
-    for record in journal_records(path) {
-        if let Some(record) = catalog::decode(&record) {
-            catalog.apply(record);
+    let (records, mut is_whole) = journal_records(path);
+    for record in records {
+        match catalog::decode(&record) {
+            Some(record) => catalog.apply(record),
+            None => is_whole = false,
         }
     }
-    catalog
+    (catalog, is_whole)
 }
 
-fn read_manifest(path: &Path) -> Manifest {
+/// A manifest, and whether all of it could be read.
+fn read_manifest(path: &Path) -> (Manifest, bool) {
     let mut manifest = Manifest::default();
-    for record in journal_records(path) {
-        if let Some((partition, record)) = manifest::decode(&record) {
-            manifest.apply(partition, record);
+    let (records, mut is_whole) = journal_records(path);
+    for record in records {
+        match manifest::decode(&record) {
+            Some((partition, record)) => manifest.apply(partition, record),
+            None => is_whole = false,
         }
     }
-    manifest
+    (manifest, is_whole)
 }
 
-fn journal_records(path: &Path) -> Vec<Vec<u8>> {
-    let bytes = fs::read(path).unwrap_or_default();
-    let pages = journal::pages(&bytes).unwrap_or_default();
-    pages.into_iter().filter_map(journal::records).flatten().map(<[u8]>::to_vec).collect()
+/// The records of a journal that can be read, and whether these are all.
+fn journal_records(path: &Path) -> (Vec<Vec<u8>>, bool) {
+    let Ok(bytes) = fs::read(path) else { return (Vec::new(), false) };
+    let Ok(pages) = journal::pages(&bytes) else { return (Vec::new(), false) };
+    let found: Vec<_> = pages.into_iter().map(journal::records).collect();
+    let is_whole = found.iter().all(Option::is_some);
+    (found.into_iter().flatten().flatten().map(<[u8]>::to_vec).collect(), is_whole)
 }

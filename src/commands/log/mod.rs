@@ -19,6 +19,7 @@ mod journal;
 mod known;
 mod report;
 mod segment;
+mod standing;
 mod wal;
 
 /// Looks into the files of a data folder
@@ -37,8 +38,8 @@ enum Action {
 /// Shows what files hold and checks every checksum
 ///
 /// PATH is a data folder, a folder in it, or a file: a write-ahead log (*.wal), a segment (*.log), a manifest, or the
-/// catalog. Nothing is changed. Exit code 1 when something is damaged; a torn end of a write-ahead log is none: nothing
-/// in it was acknowledged. What looks damaged while a broker runs may be half written: the exit code is 0 then.
+/// catalog. Nothing is changed. Exit code 1 when something is damaged. A torn end of a write-ahead log is no damage, and
+/// neither is anything in a file that a crash left and no segment has: nothing in them was acknowledged. What looks damaged while a broker runs may be half written: the exit code is 0 then.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 struct Dump {

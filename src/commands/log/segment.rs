@@ -7,27 +7,54 @@ use std::{
 };
 
 use millrace_engine::{
-    batch::{BATCH_HEADER_BYTES, BatchInfo},
+    batch::{BATCH_HEADER_BYTES, BatchInfo, records, verify_crc},
     segment::{Segment, SegmentMeta, decode_footer, footer_bytes_max},
 };
 
-use super::{batch, known::Known, report::Report, unreadable};
+use super::{
+    batch,
+    known::Known,
+    report::Report,
+    standing::{self, Pointed, Standing},
+    unreadable,
+};
 use crate::failure::Outcome;
 
 /// Footers begin at a block's border.
 const BLOCK: u64 = 4096;
 
-/// Prints a segment. What the manifest says of it must be whole; without a manifest, everything up to the footer, or
-/// up to the first byte that is no batch.
+/// Prints a segment. What the manifest says of it must be whole, and so must what durable groups of the shared log point
+/// to. Of a file that is nobody's, nothing has to be. Of one that nothing is known of, everything up to the footer, or up
+/// to the first byte that is no batch.
 pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
-    let found = known.segment(path);
-    let name = found.map(|(id, _)| known.name(id));
+    let standing = standing::of(known, path);
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
     let mut walk = Walk { input: BufReader::with_capacity(1 << 20, file), path, at: 0, bytes, buffer: Vec::new() };
-    let promised = found.map(|(_, segment)| segment.size);
+    let (whose, tally) = match standing {
+        Standing::Owned(id, segment) => (known.name(id), all_batches(&mut walk, Some(segment.size), report)?),
+        Standing::Unknown => ("segment".to_owned(), all_batches(&mut walk, None, report)?),
+        Standing::Pointed(id, pointed) => {
+            (known.name(id), whole_batches(&mut walk, Some(pointed.base_offset), report)?)
+        }
+        Standing::LeftBehind(id, _) => (known.name(id), whole_batches(&mut walk, None, report)?),
+    };
+    report.line(format!(
+        "{whose}: {} batches, {} records, offsets {}..{}, {} of {bytes} bytes",
+        tally.batches, tally.records, tally.base_offset, tally.end_offset, tally.bytes
+    ))?;
+    match standing {
+        Standing::Owned(_, segment) => check_promise(segment, &tally, &mut walk, report),
+        Standing::Pointed(_, pointed) => check_pointed(pointed, &tally, report),
+        Standing::LeftBehind(_, why) => report.line(format!("left behind: {why}")),
+        Standing::Unknown => check_end(&tally, &mut walk, report),
+    }
+}
+
+/// Every batch, up to that byte or to the first that is none. What is wrong with them is damage.
+fn all_batches(walk: &mut Walk<'_>, size: Option<u64>, report: &mut Report) -> Outcome<Tally> {
     let mut tally = Tally::default();
-    while promised.is_none_or(|size| walk.at < size)
+    while size.is_none_or(|size| walk.at < size)
         && let Some(info) = walk.next()?
     {
         if tally.batches > 0 && info.base_offset < tally.end_offset {
@@ -38,14 +65,42 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
         batch::dump(&info, &walk.buffer, &place, report)?;
         tally.add(&info);
     }
-    let whose = name.unwrap_or_else(|| "segment".to_owned());
-    report.line(format!(
-        "{whose}: {} batches, {} records, offsets {}..{}, {} of {bytes} bytes",
-        tally.batches, tally.records, tally.base_offset, tally.end_offset, walk.at
-    ))?;
-    match found {
-        Some((_, segment)) => check_promise(segment, &tally, &mut walk, report),
-        None => check_end(&tally, &mut walk, report),
+    tally.bytes = walk.at;
+    Ok(tally)
+}
+
+/// Batches up to the first that is not whole. From an offset on without a gap, as a start reads on where no manifest
+/// leads, or with rising offsets.
+fn whole_batches(walk: &mut Walk<'_>, from: Option<i64>, report: &mut Report) -> Outcome<Tally> {
+    let mut tally = Tally::default();
+    while let Some(info) = walk.next()? {
+        let follows = match from {
+            Some(from) => info.base_offset == from.max(tally.end_offset),
+            None => info.base_offset >= tally.end_offset,
+        };
+        if !follows || !verify_crc(&walk.buffer) || records(&walk.buffer).is_err() {
+            break;
+        }
+        batch::dump(&info, &walk.buffer, "", report)?;
+        tally.add(&info);
+        tally.bytes = walk.at;
+    }
+    Ok(tally)
+}
+
+/// Compares with what the shared log says of records in a file that the manifest does not know.
+fn check_pointed(pointed: Pointed, tally: &Tally, report: &mut Report) -> Outcome {
+    let Pointed { base_offset, end_offset, durable_end_offset } = pointed;
+    let end = tally.end_offset.max(base_offset);
+    if end < durable_end_offset {
+        return report.damage(format!(
+            "whole batches end at offset {end}, but the write-ahead log says that offsets up to {durable_end_offset} \
+             were durable here"
+        ));
+    }
+    match end < end_offset {
+        true => report.line(format!("torn at offset {end}: the write-ahead log's end, which nobody was promised")),
+        false => report.line(format!("not in the manifest yet: the next start takes over offsets up to {end_offset}")),
     }
 }
 
@@ -56,6 +111,8 @@ struct Tally {
     records: i64,
     base_offset: i64,
     end_offset: i64,
+    /// Of these batches.
+    bytes: u64,
 }
 
 impl Tally {
