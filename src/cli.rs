@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{commands, serve};
 
@@ -25,7 +25,9 @@ Examples:
   millrace consume greetings                       print what is there
   millrace doctor                                  is this machine fit?
 
-'millrace help COMMAND' says more about each.";
+'millrace help COMMAND' says more about each.
+
+Exit status: 0 when it is done, 1 when it cannot be done, 2 when the command line or the configuration file is wrong.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -40,7 +42,22 @@ enum Command {
     Log(commands::log::LogCommand),
 }
 
+/// Lets the value of every option begin with a dash, as in `--node-id -1` or `--null-value -`. What is no value for an
+/// option is refused by its own parser, which says why; clap would take it for an option that there is not.
+fn with_dashes_in_values(command: clap::Command) -> clap::Command {
+    let is_free =
+        |arg: &clap::Arg| arg.get_action().takes_values() && !arg.is_positional() && !arg.is_require_equals_set();
+    let command = command.mut_args(|arg| if is_free(&arg) { arg.allow_hyphen_values(true) } else { arg });
+    command.mut_subcommands(with_dashes_in_values)
+}
+
 impl Cli {
+    /// Reads the command line; ends the process if it makes no sense.
+    pub(crate) fn read() -> Self {
+        let matches = with_dashes_in_values(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the command.
     pub(crate) fn run(self) -> ExitCode {
         let result = match self.command {
