@@ -1,6 +1,7 @@
 //! Lines on standard error and tables on standard output.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     io::{Write, stderr},
 };
@@ -10,6 +11,16 @@ use crate::failure::Outcome;
 /// A line on standard error. Nobody may be there to read it: that is no reason to end.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(stderr(), "{line}");
+}
+
+/// A text on one line, as a journal wants one for each event: lines of it joined, without what indents them.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    let text = text.trim_end();
+    if !text.contains(['\n', '\r']) {
+        return Cow::Borrowed(text);
+    }
+    let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
+    Cow::Owned(lines.collect::<Vec<_>>().join(" "))
 }
 
 /// Rows of text in columns as wide as they need to be.
@@ -55,6 +66,14 @@ pub(crate) fn joined<T: ToString>(items: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_joined() {
+        let debug = "failed Os {\n    code: 12,\n    message: \"no memory\",\n}\n";
+        assert_eq!(one_line(debug), "failed Os { code: 12, message: \"no memory\", }");
+        assert_eq!(one_line("a\r\n\r\nb\n"), "a b");
+        assert!(matches!(one_line("as it is\n"), Cow::Borrowed("as it is")));
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -2,6 +2,8 @@
 
 use millrace_engine::node::StartError;
 
+use crate::output::one_line;
+
 /// The error in words, and how to fix it.
 pub(crate) fn start_error(error: &StartError) -> String {
     let fix = match error {
@@ -19,5 +21,5 @@ pub(crate) fn start_error(error: &StartError) -> String {
         StartError::Options(_) => "see 'millrace help serve'",
         StartError::Io { .. } => "'millrace doctor' checks folder, disk and limits",
     };
-    format!("{error}\n  fix: {fix}")
+    format!("{}\n  fix: {fix}", one_line(&error.to_string()))
 }

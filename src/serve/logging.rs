@@ -2,12 +2,32 @@
 
 use std::{
     fmt::Display,
-    io::{IsTerminal, stderr},
+    io::{self, IsTerminal, Write, stderr},
 };
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::failure::{Failure, Outcome};
+use crate::{
+    failure::{Failure, Outcome},
+    output::one_line,
+};
+
+/// Standard error, with one line for each event: libraries log errors as they are printed for debugging, on several.
+#[derive(Debug)]
+struct Lines;
+
+impl Write for Lines {
+    /// Takes an event, which comes whole.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        stderr().write_all(format!("{}\n", one_line(&text)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
 
 /// Sets up logging for the process. Call once.
 pub(super) fn start(filter: &str) -> Outcome {
@@ -24,7 +44,7 @@ pub(super) fn start(filter: &str) -> Outcome {
     tracing_subscriber::fmt()
         .compact()
         .with_env_filter(filter)
-        .with_writer(stderr)
+        .with_writer(|| Lines)
         .with_ansi(stderr().is_terminal())
         // A line that cannot be written (a closed pipe, a full disk) is lost; to tell that on standard error would panic.
         .log_internal_errors(false)
