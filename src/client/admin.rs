@@ -96,7 +96,7 @@ impl Cluster {
         let setting = |setting: &Setting| {
             CreatableTopicConfig::default().with_name(text(&setting.key)).with_value(Some(text(&setting.value)))
         };
-        let what = format!("create topic '{}'", spec.name);
+        let what = format!("topic '{}'", spec.name);
         self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
             let response = cluster.controller(|version| {
@@ -118,7 +118,7 @@ impl Cluster {
 
     /// Deletes a topic.
     pub(crate) fn delete_topic(&mut self, name: &str) -> Result<(), ClientError> {
-        let what = format!("delete topic '{name}'");
+        let what = format!("topic '{name}'");
         self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
             let response = cluster.controller(|_| {
@@ -130,7 +130,7 @@ impl Cluster {
 
     /// Gives a topic more partitions.
     pub(crate) fn create_partitions(&mut self, name: &str, count: i32) -> Result<(), ClientError> {
-        let what = format!("topic '{name}': {count} partitions");
+        let what = format!("topic '{name}'");
         self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
             let topic =

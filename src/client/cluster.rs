@@ -13,6 +13,7 @@ use kafka_protocol::{
     },
     protocol::{Request, StrBytes},
 };
+use millrace_engine::config::check_topic_name;
 use uuid::Uuid;
 
 use super::{connection::Connection, error::ClientError};
@@ -76,6 +77,7 @@ const CREATION_WAIT: Duration = Duration::from_secs(5);
 
 const LEADER_NOT_AVAILABLE: i16 = 5;
 const BROKER_NOT_AVAILABLE: i16 = 8;
+const INVALID_TOPIC_EXCEPTION: i16 = 17;
 /// UNKNOWN_TOPIC_OR_PARTITION: Kafka calls it retriable, but somebody who misspelt a name should not wait for it.
 pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
@@ -282,13 +284,10 @@ impl Cluster {
     /// The broker that leads a partition.
     pub(crate) fn leader(&mut self, topic: &str, partition: i32) -> Result<i32, ClientError> {
         let found = self.topic(topic, false)?;
-        let what = format!("topic '{topic}' partition {partition}");
         match found.partitions.get(&partition) {
-            None => {
-                let message = format!("the topic has {} partitions, numbered from 0", found.partitions.len());
-                Err(no_such(what, message))
-            }
-            Some(partition) if partition.leader < 0 => {
+            None => Err(ClientError::no_such_partition(topic, partition, found.partitions.len())),
+            Some(found) if found.leader < 0 => {
+                let what = format!("topic '{topic}' partition {partition}");
                 Err(ClientError::Refused { what, code: LEADER_NOT_AVAILABLE, message: None })
             }
             Some(partition) => Ok(partition.leader),
@@ -337,17 +336,15 @@ pub(super) fn topic_name(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
 }
 
+/// Metadata has no messages: what is wrong with a name is known here.
 fn refused(name: &str, code: i16, again: bool) -> ClientError {
-    let error = ClientError::Refused { what: format!("topic '{name}'"), code, message: None };
+    let illegal = check_topic_name(name).err().filter(|_| code == INVALID_TOPIC_EXCEPTION);
+    let message = illegal.map(|reason| format!("invalid topic name: {reason}"));
+    let error = ClientError::Refused { what: format!("topic '{name}'"), code, message };
     match again {
         true => error,
         false => ClientError::Settled(Box::new(error)),
     }
-}
-
-fn no_such(what: String, message: String) -> ClientError {
-    let code = UNKNOWN_TOPIC_OR_PARTITION;
-    ClientError::Settled(Box::new(ClientError::Refused { what, code, message: Some(message) }))
 }
 
 fn topic_of(found: &kafka_protocol::messages::metadata_response::MetadataResponseTopic) -> Topic {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use kafka_protocol::{
 };
 
 use super::error::ClientError;
+use crate::config::HostPort;
 
 /// Largest answer that is believed; anything above it is not Kafka talking.
 const RESPONSE_BYTES_MAX: usize = 512 << 20;
@@ -37,7 +38,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects to a broker and asks what it serves. `timeout` holds for connecting and for each answer.
     pub(crate) fn open(host: &str, port: u16, timeout: Duration) -> Result<Self, ClientError> {
-        let address = format!("{host}:{port}");
+        let address = HostPort { host: host.to_owned(), port }.to_string();
         let stream =
             connect(host, port, timeout).map_err(|source| ClientError::Connect { address: address.clone(), source })?;
         let mut connection = Self { stream, address, timeout, versions: HashMap::new(), correlation_id: 0 };
@@ -176,11 +177,17 @@ impl Connection {
     }
 }
 
-/// Tries each address of a host.
+/// Tries each address of a host. One that does not answer leaves the others their part of the time.
 fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    connect_any(&addresses, timeout)
+}
+
+fn connect_any(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timeout) {
+    let part = timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    for address in addresses {
+        match TcpStream::connect_timeout(address, part.max(Duration::from_millis(1))) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_write_timeout(Some(timeout))?;
@@ -280,6 +287,17 @@ mod tests {
             let error = Connection::open("127.0.0.1", port, SECOND).unwrap_err();
             assert!(matches!(error, ClientError::NotKafka { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn each_address_of_a_name_is_tried() {
+        let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let addresses = ["127.0.0.1", "127.0.0.2"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
+        let stream = connect_any(&addresses, SECOND).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+        assert_eq!(connect_any(&addresses[..1], SECOND).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect_any(&[], SECOND).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{fmt, io};
 use kafka_protocol::error::ResponseError;
 use millrace_net::error_code_name as code_name;
 
+use crate::output::one_line;
+
 /// Why a request failed.
 #[derive(Debug)]
 pub(crate) enum ClientError {
@@ -29,8 +31,17 @@ pub(crate) enum ClientError {
 impl ClientError {
     /// An error code for something; `None` for code 0.
     pub(crate) fn of_code(what: impl Into<String>, code: i16, message: Option<&str>) -> Option<Self> {
-        let message = message.filter(|text| !text.is_empty()).map(str::to_owned);
+        let message = message.filter(|text| !text.is_empty() && !is_said_best(code)).map(str::to_owned);
         (code != 0).then(|| Self::Refused { what: what.into(), code, message })
+    }
+
+    /// A partition that a topic does not have.
+    pub(crate) fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Self {
+        Self::Settled(Box::new(Self::Refused {
+            what: format!("topic '{topic}' partition {partition}"),
+            code: ResponseError::UnknownTopicOrPartition.code(),
+            message: Some(format!("the topic has {partitions} partitions, numbered from 0")),
+        }))
     }
 
     /// Fails with an error code, or does not.
@@ -65,11 +76,27 @@ impl ClientError {
     }
 }
 
+/// Codes of what is not there, or is there already: each broker and each request has other words for the same, and none
+/// says more.
+fn is_said_best(code: i16) -> bool {
+    use ResponseError::{GroupIdNotFound, TopicAlreadyExists, UnknownTopicId, UnknownTopicOrPartition};
+    let codes = [UnknownTopicOrPartition, UnknownTopicId, GroupIdNotFound, TopicAlreadyExists];
+    codes.iter().any(|error| error.code() == code)
+}
+
 /// What an error code means for whoever typed the command, where its name does not say it.
 fn meaning(code: i16) -> Option<&'static str> {
     Some(match ResponseError::try_from_code(code)? {
         ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId => "no such topic or partition",
         ResponseError::LeaderNotAvailable => "no broker leads the partition at the moment",
+        ResponseError::InvalidTopicException => {
+            "a topic's name has 1 to 249 of ASCII letters, digits, '.', '_' and '-'"
+        }
+        ResponseError::InvalidGroupId => "a group's id must not be empty",
+        ResponseError::CoordinatorNotAvailable | ResponseError::NotCoordinator => {
+            "no broker coordinates the group at the moment"
+        }
+        ResponseError::OffsetOutOfRange => "no such offset",
         ResponseError::TopicAlreadyExists => "a topic of that name exists",
         ResponseError::GroupIdNotFound => "no such group",
         ResponseError::NonEmptyGroup => "the group has members: stop its consumers first",
@@ -95,7 +122,7 @@ impl fmt::Display for ClientError {
             Self::Refused { what, code, message } => {
                 write!(f, "{what}: ")?;
                 match message.as_deref().or_else(|| meaning(*code)) {
-                    Some(text) => write!(f, "{} ({})", text.trim_end_matches('.'), code_name(*code)),
+                    Some(text) => write!(f, "{} ({})", one_line(text).trim_end_matches('.'), code_name(*code)),
                     None => write!(f, "{}", code_name(*code)),
                 }
             }
@@ -136,10 +163,14 @@ mod tests {
 
     #[test]
     fn the_brokers_message_comes_before_ours() {
-        let error = |message| ClientError::of_code("topic 'a'", 3, message).unwrap().to_string();
-        assert_eq!(error(None), "topic 'a': no such topic or partition (UNKNOWN_TOPIC_OR_PARTITION)");
-        assert_eq!(error(Some("")), error(None));
-        assert_eq!(error(Some("Gone.")), "topic 'a': Gone (UNKNOWN_TOPIC_OR_PARTITION)");
+        let error = |code, message| ClientError::of_code("topic 'a'", code, message).unwrap().to_string();
+        let too_large = "topic 'a': larger than the topic's max.message.bytes (MESSAGE_TOO_LARGE)";
+        assert_eq!(error(10, None), too_large);
+        assert_eq!(error(10, Some("")), too_large);
+        assert_eq!(error(10, Some("Too\nmuch.")), "topic 'a': Too much (MESSAGE_TOO_LARGE)");
+        let missing = "topic 'a': no such topic or partition (UNKNOWN_TOPIC_OR_PARTITION)";
+        assert_eq!(error(3, None), missing);
+        assert_eq!(error(3, Some("This server does not host this topic-partition.")), missing);
         assert!(ClientError::of_code("x", 0, None).is_none());
     }
 

@@ -153,10 +153,7 @@ impl ConsumeCommand {
         let mut places = BTreeMap::new();
         for partition in wanted {
             if !all.contains(&partition) {
-                let (name, count) = (&self.topic, all.len());
-                return Err(Failure::failed(format!(
-                    "topic '{name}' has {count} partitions: {partition} is none of them"
-                )));
+                return Err(Failure::failed(ClientError::no_such_partition(&self.topic, partition, all.len())));
             }
             let place = self.place(cluster, partition, from_time).map_err(Failure::failed)?;
             places.insert(partition, place);

@@ -11,7 +11,7 @@ use millrace_engine::batch::{BatchBuilder, Codec, Record, increment_sequence};
 
 use super::broker::BrokerArgs;
 use crate::{
-    client::{Cluster, ProducerId, of_key},
+    client::{ClientError, Cluster, ProducerId, of_key},
     config::{ByteSize, Setting},
     failure::{Failure, Outcome},
     output::say,
@@ -200,10 +200,8 @@ impl ProduceCommand {
         let topic = cluster.topic(&self.topic, true).map_err(Failure::failed)?;
         let partitions = i32::try_from(topic.partitions.len()).map_err(Failure::failed)?;
         if let Some(partition) = self.partition.filter(|partition| *partition >= partitions) {
-            let name = &self.topic;
-            return Err(Failure::failed(format!(
-                "topic '{name}' has {partitions} partitions: {partition} is none of them"
-            )));
+            let error = ClientError::no_such_partition(&self.topic, partition, topic.partitions.len());
+            return Err(Failure::failed(error));
         }
         let producer = match self.idempotent {
             true => Some(cluster.init_producer_id().map_err(Failure::failed)?),
