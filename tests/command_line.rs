@@ -29,6 +29,13 @@ fn wrong_options_end_with_code_2_and_a_reason() {
         (&["serve", "--memory", "1MiB"], "too little"),
         (&["serve", "--shards", "0"], "--shards 0"),
         (&["serve", "--listen", "9092"], "no port"),
+        (&["serve", "--listen", "SSL://0.0.0.0:9093"], "protocol SSL is not served"),
+        (&["serve", "--listen", "INSIDE=0.0.0.0:9092"], "as in INSIDE://0.0.0.0:9092"),
+        (&["serve", "--listen", "A://127.0.0.1:1,A://127.0.0.2:1"], "listener A is given twice"),
+        (&["serve", "--listen", "A://127.0.0.1:1,B://0.0.0.0:1"], "B://0.0.0.0:1 takes clients from A://127.0.0.1:1"),
+        (&["serve", "--listen", "A://h:1,B://h:2", "--advertised-listener", "h:3"], "write whose it is"),
+        (&["serve", "--listen", "A://h:1", "--advertised-listener", "B://h:3"], "there is no listener B, only A"),
+        (&["serve", "--listen", "A://h:1", "--advertised-listener", "A://0.0.0.0:1"], "meta-address 0.0.0.0"),
         (&["serve", "--topic-default", "retention.mss=1"], "did you mean retention.ms?"),
         (&["serve", "--topic-default", "retention.ms"], "KEY=VALUE"),
         (&["serve", "--config", "/does/not/exist.toml"], "cannot read"),
@@ -48,6 +55,66 @@ fn wrong_options_end_with_code_2_and_a_reason() {
         assert!(stderr(&output).contains(reason), "{arguments:?}: {}", stderr(&output));
         assert!(!stderr(&output).contains("panicked"), "{arguments:?}");
     }
+}
+
+#[test]
+fn a_value_that_begins_with_a_dash_is_judged_as_a_value() {
+    for (arguments, reason) in [
+        (&["serve", "--node-id", "-1"][..], "-1 is not in 0.."),
+        (&["serve", "--shards", "-1"], "invalid value '-1' for '--shards"),
+        (&["serve", "--topic-default", "-1"], "'-1' is not NAME=VALUE"),
+        (&["serve", "--memory", "-1"], "'-1' is not a size"),
+        (&["serve", "--listen", "-1"], "'-1' has no port"),
+        (&["topic", "create", "x", "--partitions", "-1"], "-1 is not in 1.."),
+        (&["topic", "alter", "x", "--config", "-retention.ms"], "'-retention.ms' is not NAME=VALUE"),
+        (&["config", "alter", "--topic", "x", "--set", "-1"], "'-1' is not NAME=VALUE"),
+        (&["config", "alter", "--topic", "x", "--set", "--delete"], "'--delete' is not NAME=VALUE"),
+        (&["config", "describe", "--node", "one"], "invalid value 'one' for '--node"),
+        (&["produce", "x", "-p", "-1"], "-1 is not in 0.."),
+        (&["produce", "x", "--batch-bytes", "-1"], "'-1' is not a size"),
+        (&["produce", "x", "-H", "-1"], "'-1' is not NAME=VALUE"),
+        (&["consume", "x", "-n", "-1"], "invalid value '-1' for '--count"),
+        (&["consume", "x", "--show", "-key"], "invalid value '-key' for '--show"),
+        (&["consume", "x", "--from-time", "-1"], "'-1' is not a time"),
+        (&["group", "reset", "x", "--to", "-1"], "--to -1: write earliest"),
+        (&["topic", "list", "--timeout", "-1s"], "'-1s' is not a time"),
+        (&["topic", "delete", "-x"], "use '-- -x'"),
+    ] {
+        let output = run(arguments);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+        assert!(reason.contains("'--") || !said.contains("tip: to pass"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn more_than_the_machine_has_is_refused_with_the_figures() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for (option, what) in [
+        ("--memory", "memory         1024000 GiB for records, but "),
+        (
+            "--wal-bytes",
+            "disk space     1024000 GiB for write-ahead logs and 1024000 GiB in reserve, but the disk has ",
+        ),
+        (
+            "--reserve-bytes",
+            "disk space     256 MiB for write-ahead logs and 1024000 GiB in reserve, but the disk has ",
+        ),
+    ] {
+        let data = data.to_str().unwrap();
+        let options = ["serve", "--data", data, "--listen", "127.0.0.1:0", "--shards", "1", option, "1000TiB"];
+        let output = run(&options);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{option}: {said}");
+        assert!(said.contains(&format!("error    {what}")) && said.contains("fix: "), "{option}: {said}");
+        assert!(!data_exists(data), "nothing was made");
+    }
+}
+
+fn data_exists(path: &str) -> bool {
+    std::path::Path::new(path).exists()
 }
 
 #[test]

@@ -44,6 +44,69 @@ fn a_topic_is_described_altered_and_deleted() {
 }
 
 #[test]
+fn what_is_refused_is_said_in_one_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [small(dir.path()), vec!["--auto-create-topics=false".to_owned()]].concat();
+    let broker = Broker::start(&options);
+    broker.ok(&["topic", "create", "t"]);
+    let missing = "topic 'nope': no such topic or partition (UNKNOWN_TOPIC_OR_PARTITION)";
+    let no_group = "group 'nope': no such group (GROUP_ID_NOT_FOUND)";
+    let letters = "other characters than ASCII letters, digits, '.', '_' and '-' (INVALID_TOPIC_EXCEPTION)";
+    let bad = format!("topic 'bad/name': invalid topic name: 'bad/name' has {letters}");
+    for (arguments, said) in [
+        (&["topic", "delete", "nope"][..], missing),
+        (&["topic", "describe", "nope"], missing),
+        (&["topic", "alter", "nope", "--partitions", "9"], missing),
+        (&["topic", "alter", "nope", "--config", "retention.ms=-1"], missing),
+        (&["config", "describe", "--topic", "nope"], missing),
+        (&["config", "alter", "--topic", "nope", "--set", "retention.ms=-1"], missing),
+        (&["produce", "nope"], missing),
+        (&["consume", "nope"], missing),
+        (&["group", "reset", "g", "--topic", "nope", "--to", "latest"], missing),
+        (&["group", "describe", "nope"], no_group),
+        (&["group", "delete", "nope"], no_group),
+        (&["topic", "create", "t"], "topic 't': a topic of that name exists (TOPIC_ALREADY_EXISTS)"),
+        (&["topic", "create", "bad/name"], &bad),
+        (&["produce", "bad/name"], &bad),
+        (&["consume", "bad/name"], &bad),
+        (&["topic", "describe", "bad/name"], &bad),
+        (
+            &["consume", "t", "-p", "3"],
+            "topic 't' partition 3: the topic has 1 partitions, numbered from 0 (UNKNOWN_TOPIC_OR_PARTITION)",
+        ),
+        (
+            &["produce", "t", "-p", "3"],
+            "topic 't' partition 3: the topic has 1 partitions, numbered from 0 (UNKNOWN_TOPIC_OR_PARTITION)",
+        ),
+    ] {
+        assert_eq!(broker.fails(arguments, b"x\n").lines().next(), Some(&*format!("error: {said}")), "{arguments:?}");
+    }
+    // every one of them is one line with the thing, a reason and Kafka's name of the code
+    for arguments in [
+        &["topic", "create", "u", "--config", "colour=red"][..],
+        &["topic", "create", "u", "--config", "retention.ms=-2"],
+        &["topic", "create", "u", "--replicas", "3"],
+        &["topic", "alter", "t", "--partitions", "1"],
+        &["topic", "alter", "t", "--delete-config", "colour", "--config", "segment.bytes=soon"],
+        &["topic", "delete", "bad/name"],
+        &["config", "describe", "--node", "9"],
+        &["config", "alter", "--node", "1", "--set", "node.id=2"],
+        &["config", "alter", "--all-nodes", "--set", "log.retention.ms=soon"],
+        &["config", "alter", "--group", "g", "--set", "colour=red"],
+        &["consume", "t", "-o", "9"],
+        &["group", "describe", ""],
+    ] {
+        let said = broker.fails(arguments, b"");
+        let named = said.trim_end().rsplit_once(" (").is_some_and(|(_, code)| {
+            code.strip_suffix(')').is_some_and(|code| code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        });
+        assert!(said.lines().count() == 1 && said.starts_with("error: ") && named, "{arguments:?}: {said}");
+        assert!(said.matches(": ").count() >= 2, "no reason: {said}");
+    }
+    broker.stop();
+}
+
+#[test]
 fn settings_tell_where_they_come_from() {
     let dir = tempfile::tempdir().unwrap();
     let options = [small(dir.path()), vec!["--topic-default".into(), "retention.ms=777000".into()]].concat();

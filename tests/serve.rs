@@ -4,13 +4,16 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixDatagram,
+    path::Path,
     time::Duration,
 };
 
+use millrace_engine::segment::SegmentName;
+
 mod broker;
-use broker::{Broker, files, millrace, run, small, stderr, stdout};
+use broker::{Broker, files, millrace, run, run_with_input, small, stderr, stdout};
 
 fn numbers(count: u32) -> String {
     (0..count).map(|n| format!("{n}\n")).collect()
@@ -83,7 +86,7 @@ fn what_cannot_be_done_is_said_with_the_reason() {
         (&["topic", "create", "u", "--config", "colour=red"], b"", "INVALID_CONFIG"),
         (&["consume", "missing"], b"", "no such topic"),
         (&["produce", "missing"], b"x\n", "no such topic"),
-        (&["produce", "t", "-p", "5"], b"x\n", "1 partitions: 5 is none"),
+        (&["produce", "t", "-p", "5"], b"x\n", "topic 't' partition 5: the topic has 1 partitions"),
         (&["produce", "t", "-k", ":"], b"no key\n", "line 1: no key"),
         (&["produce", "t"], &big, "MESSAGE_TOO_LARGE"),
     ] {
@@ -196,6 +199,83 @@ fn systemd_hears_of_start_life_and_stop() {
     assert!(rest.iter().any(|message| message.starts_with("STOPPING=1")), "{rest:?}");
 }
 
+/// Options for a small broker with two listeners, each at an address of its own.
+fn two_listeners(data: &Path, more: &[&str]) -> Vec<String> {
+    let mut options = small(data);
+    let at = options.iter().position(|option| option == "127.0.0.1:0").unwrap();
+    options[at] = "INSIDE://127.0.0.1:0,OUTSIDE://127.0.0.2:0".to_owned();
+    options.extend(more.iter().map(|option| (*option).to_owned()));
+    options
+}
+
+#[test]
+fn clients_of_each_listener_are_led_to_its_own_address() {
+    let dir = tempfile::tempdir().unwrap();
+    for (more, ports) in [(&["--advertise", "node"][..], 1), (&["--advertise", "shard"], 2)] {
+        let broker = Broker::start(&two_listeners(dir.path(), more));
+        let inside = broker.address.clone();
+        let shown = |broker: &Broker, name: &str| {
+            let all = broker.ok(&["config", "describe", "--node", "1"]);
+            let row = all.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap().to_owned();
+            row.split_whitespace().nth(1).unwrap().to_owned()
+        };
+        let listeners = shown(&broker, "listeners");
+        let outside = listeners.rsplit_once("OUTSIDE://").unwrap().1.to_owned();
+        assert_eq!(listeners, format!("INSIDE://{inside},OUTSIDE://{outside}"));
+        assert!(outside.starts_with("127.0.0.2:"), "{outside}");
+        let advertised = shown(&broker, "advertised.listeners");
+        assert_eq!(advertised.matches("INSIDE://127.0.0.1:").count(), ports, "{advertised}");
+        assert_eq!(advertised.matches("OUTSIDE://127.0.0.2:").count(), ports, "{advertised}");
+        let told = format!("{outside}, told to clients as {outside} (OUTSIDE)");
+        assert!(broker.banner.contains(&told), "{}", broker.banner);
+        let through = |address: &str, arguments: &[&str], input: &[u8]| {
+            let output = run_with_input(&[arguments, &["--broker", address]].concat(), input);
+            assert!(output.status.success(), "{}", stderr(&output));
+            stdout(&output)
+        };
+        through(&outside, &["topic", "create", "t", "--partitions", "4"], b"");
+        let lines = numbers(100);
+        through(&outside, &["produce", "t", "--batch-bytes", "100"], lines.as_bytes());
+        assert_eq!(through(&inside, &["consume", "t"], b"").lines().count(), 100);
+        broker.ok(&["topic", "delete", "t"]);
+        broker.stop();
+    }
+}
+
+#[test]
+fn who_comes_through_one_listener_is_not_led_to_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap().to_string();
+    let told = format!("OUTSIDE://{nowhere}");
+    let broker = Broker::start(&two_listeners(dir.path(), &["--advertised-listener", &told]));
+    broker.ok_with_input(&["produce", "t"], b"x\n");
+    let outside = broker.banner.lines().find(|line| line.contains("OUTSIDE")).unwrap().trim();
+    let outside = outside.split_once(',').unwrap().0.to_owned();
+    let output = run_with_input(&["consume", "t", "--timeout", "1s", "--broker", &outside], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("cannot connect to {nowhere}")), "{}", stderr(&output));
+    broker.stop();
+}
+
+#[test]
+fn an_ipv6_address_is_listened_on_and_told_in_brackets() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = small(dir.path());
+    let at = options.iter().position(|option| option == "127.0.0.1:0").unwrap();
+    options[at] = "[::1]:0".to_owned();
+    let broker = Broker::start(&options);
+    assert!(broker.address.starts_with("[::1]:") && broker.banner.contains("told to clients as [::1]:"));
+    broker.ok_with_input(&["produce", "t"], b"x\n");
+    assert_eq!(broker.ok(&["consume", "t"]), "x\n");
+    let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap().to_string();
+    let said = stderr(&run(&["topic", "list", "--broker", &free]));
+    assert!(said.contains(&format!("cannot connect to {free}: nobody listens there")), "{said}");
+    broker.stop();
+}
+
 #[test]
 fn shards_can_be_brokers_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -237,4 +317,89 @@ fn the_log_of_a_broker_is_whole_until_a_byte_is_flipped() {
     fs::remove_file(path).unwrap();
     let output = run(&["log", "dump", data]);
     assert!(output.status.code() == Some(1) && stdout(&output).contains("are missing"), "{}", stdout(&output));
+}
+
+/// A power cut leaves files that no segment has. They were called damaged.
+#[test]
+fn files_that_no_segment_has_are_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&small(dir.path()));
+    broker.ok_with_input(&["produce", "t"], numbers(50_000).as_bytes());
+    broker.stop();
+    let segment = files(dir.path(), ".log").remove(0);
+    let mut torn = fs::read(&segment).unwrap();
+    let at = torn.len() / 3;
+    torn[at] ^= 1;
+    torn.extend([7; 5000]);
+    let folder = segment.parent().unwrap();
+    let behind = folder.join("00000000000009000000.log");
+    let replaced = folder.join(SegmentName { base_offset: 0, generation: 9 }.file_name());
+    let topic = dir.path().join("topics/00000000-0000-0000-0000-000000000007");
+    let deleted = topic.join("0/00000000000000000000.log");
+    fs::create_dir_all(deleted.parent().unwrap()).unwrap();
+    let data = dir.path().to_str().unwrap();
+    for (path, note) in [
+        (&behind, "left behind: no segment has it yet"),
+        (&replaced, "left behind: no segment has it: dropped"),
+        (&deleted, "left behind: its topic was deleted"),
+    ] {
+        fs::write(path, &torn).unwrap();
+        for place in [data, path.to_str().unwrap()] {
+            let output = run(&["log", "dump", place]);
+            let text = stdout(&output);
+            assert!(output.status.success() && text.contains(note) && !text.contains("DAMAGED"), "{text}");
+        }
+    }
+    // without a manifest nobody can say that
+    let manifest = files(dir.path(), "manifest-1-0").remove(0);
+    let good = fs::read(&manifest).unwrap();
+    let mut bad = good.clone();
+    bad[70] ^= 0x40;
+    fs::write(&manifest, &bad).unwrap();
+    let output = run(&["log", "dump", behind.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    fs::write(&manifest, &good).unwrap();
+    // the start does what was said
+    Broker::start(&small(dir.path())).stop();
+    assert!(!topic.exists());
+    assert_eq!(fs::read(&behind).unwrap(), torn, "nobody looked at it");
+}
+
+/// Large runs are in their segment before the manifest knows it; then it is the shared log that says what must be whole.
+#[test]
+fn records_that_only_the_shared_log_knows_must_be_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&small(dir.path()));
+    broker.ok(&["topic", "create", "t"]);
+    let line = [vec![b'x'; 600_000], b"\n".to_vec()].concat();
+    for _ in 0..3 {
+        broker.ok_with_input(&["produce", "t"], &line);
+    }
+    broker.signal(9);
+    drop(broker);
+    let segment = files(dir.path(), ".log").remove(0);
+    let dumped = || {
+        let output = run(&["log", "dump", dir.path().to_str().unwrap()]);
+        (output.status.code(), stdout(&output))
+    };
+    let (code, text) = dumped();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("not in the manifest yet: the next start takes over offsets up to 3"), "{text}");
+    let good = fs::read(&segment).unwrap();
+    for (at, code, note) in [
+        (300_000, Some(1), "DAMAGED: whole batches end at offset 0, but the write-ahead log says that offsets up to 2"),
+        // nobody can tell a last group that is not whole from one that a power cut tore
+        (1_500_000, Some(0), "torn at offset 2"),
+    ] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&segment, &bad).unwrap();
+        let (found, text) = dumped();
+        assert_eq!(found, code, "{text}");
+        assert!(text.contains(note), "{text}");
+    }
+    fs::write(&segment, &good).unwrap();
+    let broker = Broker::start(&small(dir.path()));
+    assert_eq!(broker.ok(&["consume", "t", "--format", "%o,"]), "0,1,2,");
+    broker.stop();
 }
