@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, io, process::ExitCode};
 
-use crate::output::say;
+use crate::output::{reason, say};
 
 /// Why a command could not do what it was asked.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::OutputClosed,
-            _ => Self::Failed(format!("cannot write the output: {error}")),
+            _ => Self::Failed(format!("cannot write the output: {}", reason(&error))),
         }
     }
 }

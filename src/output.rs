@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt::Display,
-    io::{Write, stderr},
+    io::{self, Write, stderr},
 };
 
 use crate::failure::Outcome;
@@ -21,6 +21,12 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     }
     let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
     Cow::Owned(lines.collect::<Vec<_>>().join(" "))
+}
+
+/// An error of the operating system without its number.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Rows of text in columns as wide as they need to be.

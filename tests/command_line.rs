@@ -38,7 +38,10 @@ fn wrong_options_end_with_code_2_and_a_reason() {
         (&["serve", "--listen", "A://h:1", "--advertised-listener", "A://0.0.0.0:1"], "meta-address 0.0.0.0"),
         (&["serve", "--topic-default", "retention.mss=1"], "did you mean retention.ms?"),
         (&["serve", "--topic-default", "retention.ms"], "KEY=VALUE"),
-        (&["serve", "--config", "/does/not/exist.toml"], "cannot read"),
+        (
+            &["serve", "--config", "/does/not/exist.toml"],
+            "cannot read /does/not/exist.toml: No such file or directory\n",
+        ),
         (&["consume", "x", "--format", "%"], "percent"),
         (&["consume", "x", "--from-time", "soon"], "not a time"),
         (&["consume", "x", "--from-time", "0", "--from-offset", "0"], "cannot be used with"),

@@ -185,6 +185,8 @@ fn nonsense_is_told_and_never_a_panic() {
     assert_eq!(code, Some(0), "what is no group yet is room to write: {text}");
     let output = run(&["log", "dump", "/does/not/exist"]);
     assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, "error: cannot read /does/not/exist: No such file or directory\n");
     let (code, _) = dump(dir.path(), "notes.txt", b"x", &[]);
     assert_eq!(code, Some(2));
 }

@@ -351,14 +351,16 @@ fn files_that_no_segment_has_are_no_damage() {
         }
     }
     // without a manifest nobody can say that
-    let manifest = files(dir.path(), "manifest-1-0").remove(0);
-    let good = fs::read(&manifest).unwrap();
-    let mut bad = good.clone();
-    bad[70] ^= 0x40;
-    fs::write(&manifest, &bad).unwrap();
-    let output = run(&["log", "dump", behind.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
-    fs::write(&manifest, &good).unwrap();
+    for shard in 0..2 {
+        let manifest = dir.path().join(format!("manifest-1-{shard}"));
+        let good = fs::read(&manifest).unwrap();
+        let mut bad = good.clone();
+        bad[70] ^= 0x40;
+        fs::write(&manifest, &bad).unwrap();
+        let output = run(&["log", "dump", behind.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+        fs::write(&manifest, &good).unwrap();
+    }
     // the start does what was said
     Broker::start(&small(dir.path())).stop();
     assert!(!topic.exists());

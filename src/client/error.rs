@@ -5,7 +5,7 @@ use std::{fmt, io};
 use kafka_protocol::error::ResponseError;
 use millrace_net::error_code_name as code_name;
 
-use crate::output::one_line;
+use crate::output::{one_line, reason};
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -135,16 +135,13 @@ impl fmt::Display for ClientError {
     }
 }
 
-/// An operating system's error without its number.
+/// An operating system's error in words that help here.
 fn plain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
         io::ErrorKind::ConnectionRefused => "nobody listens there (is the broker running?)".to_owned(),
         io::ErrorKind::UnexpectedEof => "closed by the broker".to_owned(),
-        _ => {
-            let text = error.to_string();
-            text.split(" (os error").next().unwrap_or_default().to_owned()
-        }
+        _ => reason(error),
     }
 }
 

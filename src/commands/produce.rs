@@ -14,7 +14,7 @@ use crate::{
     client::{ClientError, Cluster, ProducerId, of_key},
     config::{ByteSize, Setting},
     failure::{Failure, Outcome},
-    output::say,
+    output::{reason, say},
     time,
 };
 
@@ -233,7 +233,7 @@ fn write_lines(writer: &mut Writer, format: &LineFormat, headers: &[(Bytes, Opti
     for number in 1u64.. {
         line.clear();
         let read = (&mut input).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
-        if read.map_err(|e| Failure::failed(format!("cannot read standard input: {e}")))? == 0 {
+        if read.map_err(|e| Failure::failed(format!("cannot read standard input: {}", reason(&e))))? == 0 {
             break;
         }
         if line.last() == Some(&b'\n') {

@@ -5,10 +5,11 @@ use std::path::Path;
 use clap::Args;
 
 use super::options::ServeOptions;
+use crate::output::reason;
 
 /// Reads a configuration file. The error says file, line and what to write instead.
 pub(crate) fn load(path: &Path) -> Result<ServeOptions, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {}", path.display(), reason(&e)))?;
     parse(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 

@@ -173,7 +173,9 @@ fn read_manifest(path: &Path) -> (Manifest, bool) {
 fn journal_records(path: &Path) -> (Vec<Vec<u8>>, bool) {
     let Ok(bytes) = fs::read(path) else { return (Vec::new(), false) };
     let Ok(pages) = journal::pages(&bytes) else { return (Vec::new(), false) };
+    // A last page may be torn, which nobody was promised; a first one was there before anything else.
+    let has_begun = !pages.is_empty() || bytes.iter().all(|byte| *byte == 0);
     let found: Vec<_> = pages.into_iter().map(journal::records).collect();
-    let is_whole = found.iter().all(Option::is_some);
+    let is_whole = has_begun && found.iter().all(Option::is_some);
     (found.into_iter().flatten().flatten().map(<[u8]>::to_vec).collect(), is_whole)
 }

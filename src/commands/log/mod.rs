@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use self::{known::Known, report::Report};
 use crate::{
     failure::{Failure, Outcome},
-    output::say,
+    output::{reason, say},
 };
 
 mod abandon;
@@ -157,7 +157,7 @@ fn read(path: &Path) -> Outcome<Vec<u8>> {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::failed(format!("cannot read {}: {error}", path.display()))
+    Failure::failed(format!("cannot read {}: {}", path.display(), reason(error)))
 }
 
 #[cfg(test)]
