@@ -116,6 +116,14 @@ fn ports_of_single_shards_are_taken_too() {
 }
 
 #[test]
+fn every_listener_takes_its_address() {
+    let (first, second) = (free_address().unwrap(), free_address().unwrap());
+    let both = format!("INSIDE://{first},OUTSIDE://{second}");
+    let (serving, refused) = start_at_once(&[both, second.to_string()], &[]);
+    assert_eq!((serving, refused.len()), (1, 1), "{refused:?}");
+}
+
+#[test]
 fn addresses_that_do_not_meet_can_share_a_port() {
     let address = free_address().unwrap();
     let (serving, refused) = start_at_once(&["127.0.0.1", "127.0.0.2"].map(|host| on(address, host)), &[]);
