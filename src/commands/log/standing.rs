@@ -12,13 +12,10 @@ use std::{
 use millrace_engine::{
     api::TopicPartition,
     segment::{Segment, SegmentName},
-    wal::{
-        format::{Entry, Place, Stamp},
-        scan,
-    },
+    wal::format::{Entry, Place, Stamp},
 };
 
-use super::known::Known;
+use super::{known::Known, wal};
 
 /// What a file is to the node.
 #[derive(Debug)]
@@ -96,14 +93,11 @@ pub(super) fn pointed(data_dir: &Path, shards: u32, known: &Known) -> Option<Has
     for shard in 0..shards {
         let files = fs::read_dir(data_dir.join(format!("wal-{shard}"))).into_iter().flatten().flatten();
         for path in files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "wal")) {
-            let chain = scan::chain(&fs::read(path).ok()?);
-            let limit =
-                chain.behind.first().map_or(0, |(_, group)| known.run_limit(group.stamp.shard, group.stamp.run));
-            let lost = chain.lost(limit, 0, |entry| known.needs(entry.partition, entry.end_offset));
-            if lost.is_some() || chain.damaged.is_some() {
+            let (chain, _) = wal::scan(&path, known).ok()?;
+            if wal::lost(&chain, known).is_some() || chain.damaged.is_some() {
                 return None;
             }
-            for (_, group) in chain.groups {
+            for (_, group) in chain.begun.into_iter().flat_map(|span| span.kept) {
                 let stamp = group.stamp;
                 let seen = durable.entry((stamp.shard, stamp.run)).or_default();
                 *seen = (*seen).max(stamp.durable_sequence);

@@ -31,9 +31,8 @@ impl Judge for Shown<'_> {
 
 /// Prints a file of the shared log.
 pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
-    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let (chain, file) = scan(path, known).map_err(|error| unreadable(path, &error))?;
     let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
-    let chain = scan(&file, bytes, known).map_err(|error| unreadable(path, &error))?;
     let mut partitions = BTreeSet::new();
     for (position, group) in chain.begun.iter().flat_map(|span| &span.kept) {
         report.detail(describe(*position, group))?;
@@ -44,9 +43,7 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
             dump_entry(&memory, *position, entry, known, report)?;
         }
     }
-    let behind = chain.behind.first();
-    let limit = behind.map_or(0, |span| known.run_limit(span.first.shard, span.first.run));
-    let lost = behind.and_then(|s| s.lost(limit, 0, |entry| known.needs(entry.partition, entry.end_offset)));
+    let lost = lost(&chain, known);
     match &chain.begun {
         Some(span) => report.line(format!(
             "write-ahead log of shard {}: groups {} to {} of run {}, {} partitions, {} of {bytes} bytes",
@@ -69,14 +66,23 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     Ok(())
 }
 
-fn scan(file: &File, bytes: u64, known: &Known) -> io::Result<Chain> {
-    let mut scan = Scan::new(bytes, Depth::Chain, Shown(known));
+/// Scans a file of the shared log, which stays open; all entries are kept.
+pub(super) fn scan(path: &Path, known: &Known) -> io::Result<(Chain, File)> {
+    let file = File::open(path)?;
+    let mut scan = Scan::new(file.metadata()?.len(), Depth::Chain, Shown(known));
     let mut memory = vec![0; READ_BYTES];
     while let Some(position) = scan.wants() {
         let read = file.read_at(&mut memory, position)?;
         scan.feed(position, &memory[..read]);
     }
-    Ok(scan.finish())
+    Ok((scan.finish(), file))
+}
+
+/// Run and sequence of a durable group that a file without its first group no longer has.
+pub(super) fn lost(chain: &Chain, known: &Known) -> Option<(u64, u64)> {
+    let behind = chain.behind.first()?;
+    let limit = known.run_limit(behind.first.shard, behind.first.run);
+    behind.lost(limit, 0, |entry| known.needs(entry.partition, entry.end_offset))
 }
 
 fn describe(position: u64, group: &Group) -> String {
