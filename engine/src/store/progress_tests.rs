@@ -164,7 +164,8 @@ impl World {
                 };
                 match store.append(part).appended().await {
                     Ok((_, wait)) => flying.extend(wait),
-                    Err(LogError::StorageFull) => break,
+                    // a topic may go while its batch is recompressed
+                    Err(LogError::StorageFull | LogError::UnknownPartition) => break,
                     Err(other) => panic!("seed {}: {other}", self.seed),
                 }
                 if flying.len() == 4 {
