@@ -36,7 +36,7 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
             return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
         }
         tracing::debug!(peer = %context.peer.address, software = %name, version = %software_version, "client");
-        *context.peer.software.borrow_mut() = Some((name, software_version));
+        *context.peer.software.borrow_mut() = Some((kept(&name), kept(&software_version)));
     }
     let response = ApiVersionsResponse::default().with_api_keys(listed_versions(context.config().metrics.is_some()));
     if version < 3 {
@@ -46,6 +46,12 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
         .with_supported_features(FEATURES.iter().map(|feature| supported(feature, version)).collect())
         .with_finalized_features_epoch(0)
         .with_finalized_features(FEATURES.iter().filter(|feature| feature.level > 0).map(finalized).collect())
+}
+
+/// A name of software for as long as its connection lives: a copy, as the name shares memory with its whole request.
+fn kept(ascii: &str) -> StrBytes {
+    const KEPT_BYTES_MAX: usize = 256;
+    StrBytes::from_string(ascii[..ascii.len().min(KEPT_BYTES_MAX)].to_owned())
 }
 
 /// Names and versions of software are letters, digits, dots and dashes (KIP-511).
