@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use crate::group::Settings;
+use crate::{group::Settings, memory};
 
 /// What clients are told are brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,11 +122,14 @@ impl NetConfig {
         if self.max_frame_bytes < 1024 || self.max_frame_bytes > i32::MAX as usize {
             return refuse(format!("socket.request.max.bytes is {}: 1024 to 2147483647", self.max_frame_bytes));
         }
-        if self.receive_memory_bytes < crate::connection::READ_BYTES_MAX {
+        let (memory, memory_min) = (self.receive_memory_bytes, memory::LIMIT_BYTES_MIN);
+        if memory < memory_min {
+            return refuse(format!("receive memory of {memory} bytes per shard: at least {memory_min} are needed"));
+        }
+        let (frame, frame_max) = (self.max_frame_bytes, request_bytes_max(memory));
+        if frame > frame_max {
             return refuse(format!(
-                "receive memory of {} bytes per shard: at least {} are needed",
-                self.receive_memory_bytes,
-                crate::connection::READ_BYTES_MAX
+                "requests of {frame} bytes do not fit receive memory of {memory} bytes: at most {frame_max}"
             ));
         }
         if self.max_in_flight_requests == 0 || self.max_connections == 0 || self.max_connections_per_ip == 0 {
@@ -202,6 +205,11 @@ pub(crate) const PLAINTEXT: &str = "PLAINTEXT";
 /// The port of a shard, when shards have those that follow the node's.
 fn following(port: u16, shard: usize) -> Option<u16> {
     port.checked_add(1)?.checked_add(u16::try_from(shard).ok()?)
+}
+
+/// The largest request that fits receive memory of so many bytes: the rest is kept for smaller ones.
+pub const fn request_bytes_max(receive_memory_bytes: usize) -> usize {
+    memory::frame_bytes_max(receive_memory_bytes)
 }
 
 /// Longest host name that DNS knows, in bytes.

@@ -4,7 +4,6 @@
 //! that what one decoder accepts the others can work with.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::FutureExt;
 use kafka_protocol::{
     messages::{ApiKey, ProduceRequest as LibraryProduceRequest, RequestKind},
     protocol::{Decodable, Encodable, StrBytes},
@@ -21,7 +20,7 @@ use crate::{
     },
     connection::{Frame, Routed, feed, route},
     hot::produce_request::ProduceRequest,
-    memory::{Purpose, ReceiveMemory, Reservation},
+    memory::{Class, ReceiveMemory, Reservation},
     telemetry,
 };
 
@@ -39,7 +38,7 @@ pub fn targets() -> &'static [Target] {
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
 fn reserve(memory: &ReceiveMemory, bytes: usize) -> Reservation {
-    memory.reserve(Purpose::NewRequest, bytes).now_or_never().expect("the budget is larger than any input")
+    memory.try_reserve(Class::Whole, bytes).expect("the budget is larger than any input")
 }
 
 /// A stream of frames, cut into reads as long as the first byte says.
@@ -57,7 +56,7 @@ pub fn fuzz_frames(data: &[u8]) {
 
 /// One request: header, table, shape, and then what its handler would decode.
 pub fn fuzz_request(data: &[u8]) {
-    let memory = ReceiveMemory::new(1 << 30);
+    let memory = ReceiveMemory::new(1 << 30, FRAME_BYTES_MAX);
     let frame = Frame { bytes: Bytes::copy_from_slice(data), reservation: reserve(&memory, data.len()) };
     let Ok(mut routed) = route(&frame) else {
         return;

@@ -27,6 +27,7 @@ mod listener;
 mod memory;
 mod metrics;
 mod poller;
+mod pressure;
 mod settings;
 mod shard;
 mod share;
@@ -35,7 +36,7 @@ mod telemetry;
 mod text;
 
 pub use api::{ApiListing, api_table};
-pub use config::{Advertise, ConfigError, ListenerConfig, NetConfig};
+pub use config::{Advertise, ConfigError, ListenerConfig, NetConfig, request_bytes_max};
 pub use errors::error_code_name;
 pub use group::check_group_settings;
 pub use shard::{ServeError, serve};

@@ -101,6 +101,16 @@ impl Readiness {
         self.readable.set(false);
     }
 
+    /// Whether the peer sends no more than is there.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.hung_up.get()
+    }
+
+    /// There may be something to read, of which no event will tell.
+    pub(crate) fn set_readable(&self) {
+        self.readable.set(true);
+    }
+
     /// A read yielded less than there was room for: what comes next makes an event, unless it is the end, which was
     /// announced already.
     pub(crate) fn clear_readable_after_short_read(&self) {

@@ -26,6 +26,7 @@ use crate::{
     memory::ReceiveMemory,
     metrics::{self, Counters, RequestStalls},
     poller::Poller,
+    pressure,
     share::Shares,
     stream::Stream,
     telemetry::Telemetry,
@@ -88,7 +89,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let shard = Rc::new(Shard {
         counters: Counters::new(),
         stalls: RefCell::new(RequestStalls::new()),
-        memory: ReceiveMemory::new(config.receive_memory_bytes),
+        memory: ReceiveMemory::new(config.receive_memory_bytes, config.max_frame_bytes),
         read_buffer: RefCell::new(BytesMut::with_capacity(connection::READ_BYTES_MAX)),
         fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
         poller: poller.clone(),
@@ -109,6 +110,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let shares = glommio::spawn_local(Shares::attach(&engine, Rc::new(settings.share.clone())).run());
     let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
     let timer = glommio::spawn_local(run_timer(shard.clone()));
+    let pressure = glommio::spawn_local(pressure::run(shard.clone()));
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
     let acceptors: Vec<_> = listeners
         .iter()
@@ -141,6 +143,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         acceptor.cancel().await;
     }
     timer.cancel().await;
+    pressure.cancel().await;
     outcome
 }
 
@@ -271,7 +274,12 @@ async fn run_timer(shard: Rc<Shard>) {
 }
 
 impl Shard {
-    /// Open connections.
+    /// All open connections.
+    pub(crate) fn open_connections(&self) -> Vec<Rc<Connection>> {
+        self.connections.borrow().values().cloned().collect()
+    }
+
+    /// How many there are.
     pub(crate) fn connections(&self) -> usize {
         self.connections.borrow().len()
     }
@@ -313,7 +321,7 @@ impl Shard {
     /// Closes connections that are idle, stalled or overdue.
     async fn check_connections(&self) {
         const CHECKS_MAX: usize = 1024;
-        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        let connections = self.open_connections();
         for some in connections.chunks(CHECKS_MAX) {
             for connection in some {
                 connection.on_tick();
@@ -326,7 +334,7 @@ impl Shard {
     async fn stop(&self) {
         const PAUSE: Duration = Duration::from_millis(5);
         self.stopping.set(true);
-        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        let connections = self.open_connections();
         for connection in connections {
             connection.end_reading();
         }
@@ -337,7 +345,7 @@ impl Shard {
             }
             sleep(PAUSE).await;
         }
-        let left: Vec<_> = self.connections.borrow().values().cloned().collect();
+        let left = self.open_connections();
         tracing::warn!(connections = left.len(), requests = self.finishing.get(), "closed before all was answered");
         for connection in left {
             connection.close();

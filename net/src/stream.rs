@@ -7,6 +7,7 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     net::Shutdown,
     num::NonZeroUsize,
     rc::Rc,
@@ -59,6 +60,40 @@ impl Stream {
         // SAFETY: the kernel has written that many bytes at the start of the spare capacity.
         unsafe { buffer.set_len(buffer.len() + received) };
         Ok(Some(received))
+    }
+
+    /// What [`Stream::receive`] would append, but it stays with the socket; to be called again however little it yields.
+    pub(crate) fn peek(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<Option<usize>> {
+        let spare = buffer.spare_capacity_mut();
+        let room = spare.len().min(limit);
+        let Some(there) = unless_blocked(|| self.socket.peek(&mut spare[..room]))? else {
+            self.registration.clear_readable();
+            return Ok(None);
+        };
+        // SAFETY: the kernel has written that many bytes at the start of the spare capacity.
+        unsafe { buffer.set_len(buffer.len() + there) };
+        Ok(Some(there))
+    }
+
+    /// Waits until more comes than is there.
+    pub(crate) async fn more(&self) -> Result<(), Closed> {
+        self.registration.clear_readable();
+        self.registration.readable().await
+    }
+
+    /// Whether the peer sends no more than is there.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.registration.is_hung_up()
+    }
+
+    /// After [`Stream::more`] was given up: something may be there.
+    pub(crate) fn set_readable(&self) {
+        self.registration.set_readable();
+    }
+
+    /// Whether the peer has sent what was not read yet.
+    pub(crate) fn has_unread(&self) -> bool {
+        matches!(self.socket.peek(&mut [MaybeUninit::uninit()]), Ok(1))
     }
 
     /// Sends from slices. `None`: no room now.

@@ -22,6 +22,16 @@ const RECEIVE_PART: u64 = 4;
 /// groups included. The engine divides by this rule.
 const READ_PART: u64 = 4;
 
+/// What a node takes beside its budget at most: code, stacks, the allocator's own.
+const NODE_BYTES_BESIDE: u64 = ByteSize::mib(24).0;
+
+/// The same of each shard: three rings and their registered buffers, the read buffer, what the allocator rounds up and
+/// has not given back yet.
+const SHARD_BYTES_BESIDE: u64 = ByteSize::mib(20).0;
+
+/// And of each connection.
+pub(crate) const CONNECTION_BYTES_BESIDE: ByteSize = ByteSize(8 << 10);
+
 /// The budget and its parts, in bytes of all shards together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemoryPlan {
@@ -38,6 +48,17 @@ impl MemoryPlan {
     pub(crate) fn divide(total: ByteSize) -> Self {
         let receive = ByteSize(total.0 / RECEIVE_PART);
         Self { total, receive, engine: ByteSize(total.0 - receive.0) }
+    }
+
+    /// What a node of so many shards takes beside the budget at most, connections apart.
+    pub(crate) fn beside(shards: usize) -> ByteSize {
+        ByteSize(NODE_BYTES_BESIDE + shards as u64 * SHARD_BYTES_BESIDE)
+    }
+
+    /// The largest request that the receive buffers of one of so many shards can hold.
+    pub(crate) fn frame_bytes_max(&self, shards: usize) -> ByteSize {
+        let receive = ByteSize(self.receive.0 / shards.max(1) as u64);
+        ByteSize(millrace_net::request_bytes_max(receive.as_usize()) as u64)
     }
 }
 

@@ -10,7 +10,7 @@ use self::listener::Said;
 pub(crate) use self::{
     address::HostPort,
     listener::{Listener, places, shard_port, take_in},
-    memory::MemoryPlan,
+    memory::{CONNECTION_BYTES_BESIDE, MemoryPlan},
     options::{Advertise, ServeOptions},
     settings::Setting,
     units::{ByteSize, Span},
@@ -44,7 +44,7 @@ pub(crate) struct Config {
     pub(crate) max_connections: u32,
     /// At most `max_connections`.
     pub(crate) max_connections_per_ip: u32,
-    /// Never more than the receive buffers of one shard.
+    /// Never more than the receive buffers of one shard have for one request.
     pub(crate) max_frame_bytes: ByteSize,
     pub(crate) connections_max_idle: Duration,
     /// After that a stop ends, whatever is left to do. The systemd unit's TimeoutStopSec is twice the default.
@@ -91,8 +91,8 @@ impl Config {
         let wal_bytes = options.wal_bytes.unwrap_or(ByteSize(WAL_BYTES_DEFAULT));
         let max_connections = options.max_connections.unwrap_or(CONNECTIONS_DEFAULT);
         // No less than the smallest legal one, so that too little memory is told once and not twice.
-        let frame_room = memory.receive.0 / shards.max(1) as u64;
-        let default_frame = ByteSize(FRAME_BYTES_DEFAULT.min(frame_room).max(FRAME_BYTES_MIN));
+        let frame_room = memory.frame_bytes_max(shards);
+        let default_frame = ByteSize(FRAME_BYTES_DEFAULT.min(frame_room.0).max(FRAME_BYTES_MIN));
         let config = Self {
             data_dir: options.data.unwrap_or_else(|| PathBuf::from("./millrace-data")),
             node_id: options.node_id.unwrap_or(1),
@@ -165,7 +165,7 @@ impl Config {
     }
 
     fn check_frame(&self, shards: u64, problems: &mut Vec<String>) {
-        let room = ByteSize(self.memory.receive.0 / shards);
+        let room = self.memory.frame_bytes_max(self.shards);
         let (frame, least) = (self.max_frame_bytes, ByteSize(FRAME_BYTES_MIN));
         if frame.0 < FRAME_BYTES_MIN || frame.0 > FRAME_BYTES_MAX {
             problems.push(format!("--max-frame-bytes {frame}: from {least} to {}", ByteSize(FRAME_BYTES_MAX)));
@@ -173,7 +173,7 @@ impl Config {
         }
         if frame > room && self.memory.total.0 >= shards * memory::SHARD_BYTES_MIN {
             problems.push(format!(
-                "--max-frame-bytes {frame} does not fit the receive buffers of a shard ({room} of --memory {}): \
+                "--max-frame-bytes {frame} does not fit the receive buffers of a shard ({room} for one request, of --memory {}): \
                  lower it or raise --memory",
                 self.memory.total
             ));

@@ -1,9 +1,9 @@
 //! Puts frames together from what a socket yields.
 //!
-//! Owned by one connection's reader. Small frames come out of the shard's shared read buffer as exact copies; a frame
-//! that is larger than what one read yielded gets a buffer of its own, which is filled directly and never copied again.
-//! Always true: no buffer is larger than its reservation, and a buffer never exceeds sixteen times what the peer has
-//! really sent of the frame (or 4 KiB), whatever length it declared.
+//! Owned by one connection's reader. Frames that one read yields whole come out of the shard's shared read buffer as
+//! exact copies. A frame of which a read yielded a part gets a buffer of its own, once the memory of all of it is granted:
+//! it is filled directly and never copied again. Until then only the part that was read is kept, which is nothing while
+//! others wait for memory: what comes then stays with the socket.
 
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ pub(crate) struct Frame {
 pub(crate) enum Want {
     /// A read into the shared buffer, to be passed to [`Assembler::accept`].
     Anything,
-    /// That many bytes of memory more, to be passed to [`Assembler::grow`].
+    /// The memory of a frame of so many bytes, to be passed to [`Assembler::admit`].
     Memory(usize),
     /// A read into [`Assembler::buffer`], to be followed by [`Assembler::on_filled`].
     Fill,
@@ -39,35 +39,50 @@ pub(crate) struct Assembler {
     length_known: usize,
     partial: Option<Partial>,
     ready: VecDeque<Frame>,
+    ready_bytes: usize,
 }
 
+/// A frame that was begun.
 struct Partial {
-    buffer: BytesMut,
     length: usize,
-    /// Exactly as many bytes as the buffer may hold.
+    /// What was received of it; has room for all of it once it is admitted.
+    buffer: BytesMut,
+    is_admitted: bool,
+    /// Of all of it once it is admitted, before that of what was received.
     reservation: Reservation,
 }
 
 impl Assembler {
     /// An assembler that refuses frames of more than `frame_bytes_max` bytes.
     pub(crate) fn new(frame_bytes_max: usize) -> Assembler {
-        Assembler { frame_bytes_max, length: [0; LENGTH_BYTES], length_known: 0, partial: None, ready: VecDeque::new() }
+        Assembler {
+            frame_bytes_max,
+            length: [0; LENGTH_BYTES],
+            length_known: 0,
+            partial: None,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+        }
     }
 
     /// The next whole frame.
     pub(crate) fn next_frame(&mut self) -> Option<Frame> {
-        self.ready.pop_front()
+        let frame = self.ready.pop_front()?;
+        self.ready_bytes -= frame.bytes.len();
+        Some(frame)
+    }
+
+    /// Whole frames that are ready, and their bytes.
+    pub(crate) fn ready(&self) -> (usize, usize) {
+        (self.ready.len(), self.ready_bytes)
     }
 
     /// What is needed next.
     pub(crate) fn want(&self) -> Want {
         match &self.partial {
             None => Want::Anything,
-            Some(partial) if partial.buffer.len() < partial.reservation.bytes() => Want::Fill,
-            Some(partial) => {
-                let target = buffer_bytes(partial.length, partial.buffer.len());
-                Want::Memory(target - partial.reservation.bytes())
-            }
+            Some(partial) if partial.is_admitted => Want::Fill,
+            Some(partial) => Want::Memory(partial.length),
         }
     }
 
@@ -76,63 +91,72 @@ impl Assembler {
         self.partial.is_some() || self.length_known > 0
     }
 
-    /// Takes what a read into the shared buffer yielded. `permit` holds at least as many bytes; what is not needed is
-    /// left in it.
-    pub(crate) fn accept(&mut self, mut bytes: &[u8], permit: &mut Reservation) -> Result<(), Malformed> {
+    /// The memory of a frame that is being received.
+    pub(crate) fn admitted(&self) -> Option<&Reservation> {
+        self.partial.as_ref().filter(|partial| partial.is_admitted).map(|partial| &partial.reservation)
+    }
+
+    /// Takes whole frames out of what a read into the shared buffer yielded, as far as a frame of which only a part is
+    /// there. `permit` holds at least as many bytes; what is not needed is left in it. Answers how many bytes were taken.
+    pub(crate) fn accept_whole(&mut self, bytes: &[u8], permit: &mut Reservation) -> Result<usize, Malformed> {
         assert!(self.partial.is_none(), "a frame that was begun is filled directly");
-        while !bytes.is_empty() {
-            let taken = bytes.len().min(LENGTH_BYTES - self.length_known);
-            self.length[self.length_known..][..taken].copy_from_slice(&bytes[..taken]);
-            self.length_known += taken;
-            bytes = &bytes[taken..];
-            if self.length_known < LENGTH_BYTES {
-                return Ok(());
-            }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let missing = LENGTH_BYTES - self.length_known;
+            let Some((missing, after)) = rest.split_at_checked(missing) else {
+                self.length[self.length_known..][..rest.len()].copy_from_slice(rest);
+                self.length_known += rest.len();
+                return Ok(bytes.len());
+            };
+            self.length[self.length_known..].copy_from_slice(missing);
             self.length_known = 0;
             let length = check_length(i32::from_be_bytes(self.length), self.frame_bytes_max)?;
-            let Some((frame, rest)) = bytes.split_at_checked(length) else {
-                let capacity = buffer_bytes(length, bytes.len()).min(permit.bytes());
-                let mut buffer = BytesMut::with_capacity(capacity);
-                buffer.extend_from_slice(bytes);
-                self.partial = Some(Partial { buffer, length, reservation: permit.split(capacity) });
-                return Ok(());
+            let Some((frame, after)) = after.split_at_checked(length) else {
+                self.partial =
+                    Some(Partial { length, buffer: BytesMut::new(), is_admitted: false, reservation: permit.split(0) });
+                return Ok(bytes.len() - after.len());
             };
+            self.ready_bytes += length;
             self.ready.push_back(Frame { bytes: Bytes::copy_from_slice(frame), reservation: permit.split(length) });
-            bytes = rest;
+            rest = after;
         }
-        Ok(())
+        Ok(bytes.len())
+    }
+
+    /// Takes the part of the frame at the end of a read, behind what [`Assembler::accept_whole`] took.
+    pub(crate) fn accept_part(&mut self, part: &[u8], permit: &mut Reservation) {
+        if let Some(partial) = &mut self.partial {
+            if !partial.is_admitted {
+                partial.buffer.reserve(part.len());
+                partial.reservation = permit.split(part.len());
+            }
+            partial.buffer.extend_from_slice(part);
+        }
     }
 
     /// Takes memory that was wanted.
-    pub(crate) fn grow(&mut self, reservation: Reservation) {
+    pub(crate) fn admit(&mut self, reservation: Reservation) {
         let partial = self.partial.as_mut().expect("memory is wanted inside a frame only");
-        partial.reservation.join(reservation);
-        let mut buffer = BytesMut::with_capacity(partial.reservation.bytes());
+        assert!(reservation.bytes() == partial.length, "the memory of all of the frame is granted");
+        let mut buffer = BytesMut::with_capacity(partial.length);
         buffer.extend_from_slice(&partial.buffer);
-        partial.buffer = buffer;
+        (partial.buffer, partial.reservation, partial.is_admitted) = (buffer, reservation, true);
     }
 
     /// The buffer to read into, and how many bytes at most.
     pub(crate) fn buffer(&mut self) -> (&mut BytesMut, usize) {
         let partial = self.partial.as_mut().expect("only a frame that was begun has a buffer");
-        let limit = partial.reservation.bytes() - partial.buffer.len();
+        let limit = partial.length - partial.buffer.len();
         (&mut partial.buffer, limit)
     }
 
     /// Bytes were read into [`Assembler::buffer`].
     pub(crate) fn on_filled(&mut self) {
         if let Some(partial) = self.partial.take_if(|partial| partial.buffer.len() == partial.length) {
-            let bytes = partial.buffer.freeze();
-            self.ready.push_back(Frame { bytes, reservation: partial.reservation });
+            self.ready_bytes += partial.length;
+            self.ready.push_back(Frame { bytes: partial.buffer.freeze(), reservation: partial.reservation });
         }
     }
-}
-
-/// How large the buffer of a frame of `length` bytes may be when `received` of them are there.
-fn buffer_bytes(length: usize, received: usize) -> usize {
-    const GROWTH: usize = 16;
-    const BUFFER_BYTES_MIN: usize = 4096;
-    length.min(BUFFER_BYTES_MIN.max(received.saturating_mul(GROWTH)))
 }
 
 /// Feeds `input` in reads of at most `step` bytes.
@@ -143,28 +167,37 @@ pub(crate) fn feed(
     frame_bytes_max: usize,
     mut on_frame: impl FnMut(Frame),
 ) -> Result<(), Malformed> {
-    use futures_util::FutureExt;
-
-    use crate::memory::{Purpose, ReceiveMemory};
-    let memory = ReceiveMemory::new(1 << 30);
-    let reserve = |bytes| memory.reserve(Purpose::NewRequest, bytes).now_or_never().expect("the budget is large");
+    use crate::memory::{Class, ReceiveMemory};
+    let memory = ReceiveMemory::new(1 << 30, frame_bytes_max);
     let mut assembler = Assembler::new(frame_bytes_max);
-    while !input.is_empty() {
-        let mut count = step.min(input.len());
-        match assembler.want() {
-            Want::Anything => assembler.accept(&input[..count], &mut reserve(count))?,
-            Want::Memory(bytes) => {
-                assembler.grow(reserve(bytes));
-                continue;
+    while !input.is_empty() || assembler.want() != Want::Anything {
+        let count = step.min(input.len());
+        let taken = match assembler.want() {
+            Want::Anything => {
+                let mut permit = memory.try_reserve(Class::Whole, count).expect("the budget is large");
+                let whole = assembler.accept_whole(&input[..count], &mut permit)?;
+                // as if the memory were short, every second time
+                if step.is_multiple_of(2) {
+                    assembler.accept_part(&input[whole..count], &mut permit);
+                    count
+                } else {
+                    whole
+                }
             }
+            Want::Memory(bytes) => {
+                assembler.admit(memory.try_admit(bytes).expect("the budget is large"));
+                0
+            }
+            Want::Fill if input.is_empty() => return Ok(()),
             Want::Fill => {
                 let (buffer, limit) = assembler.buffer();
-                count = count.min(limit);
+                let count = count.min(limit);
                 buffer.extend_from_slice(&input[..count]);
                 assembler.on_filled();
+                count
             }
-        }
-        input = &input[count..];
+        };
+        input = &input[taken..];
         std::iter::from_fn(|| assembler.next_frame()).for_each(&mut on_frame);
     }
     Ok(())
@@ -172,16 +205,10 @@ pub(crate) fn feed(
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
-    use crate::memory::{Purpose, ReceiveMemory};
+    use crate::memory::{Class, ReceiveMemory};
 
     const FRAME_BYTES_MAX: usize = 1 << 20;
-
-    fn reserve(memory: &ReceiveMemory, bytes: usize) -> Reservation {
-        memory.reserve(Purpose::NewRequest, bytes).now_or_never().expect("the budget is large")
-    }
 
     fn feed(input: &[u8], step: usize) -> Result<Vec<Bytes>, Malformed> {
         let mut frames = Vec::new();
@@ -216,22 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_holds_no_memory_for_what_it_declared() {
-        let memory = ReceiveMemory::new(1 << 30);
+    fn a_frame_that_is_not_admitted_holds_what_was_received_of_it() {
+        let memory = ReceiveMemory::new(1 << 30, FRAME_BYTES_MAX);
         let mut assembler = Assembler::new(FRAME_BYTES_MAX);
-        let mut permit = reserve(&memory, 65_536);
-        assembler.accept(&[0, 0x0f, 0, 0, 1], &mut permit).expect("legal");
-        assert!(assembler.is_inside_frame());
-        assert_eq!(permit.bytes(), 65_536 - 4096);
+        let mut permit = memory.try_reserve(Class::Whole, 65_536).expect("the budget is free");
+        let read = [0, 0x0f, 0, 0, 1, 2];
+        assert_eq!(assembler.accept_whole(&read, &mut permit), Ok(4));
+        assert_eq!((permit.bytes(), assembler.want()), (65_536, Want::Memory(0x0f_0000)));
+        assembler.accept_part(&read[4..], &mut permit);
+        assert!(assembler.is_inside_frame() && assembler.admitted().is_none());
+        drop(permit);
+        assert_eq!(memory.usage().0, 2);
+        assembler.admit(memory.try_admit(0x0f_0000).expect("the budget is free"));
+        assert_eq!(memory.usage().0, 0x0f_0000);
         let (buffer, limit) = assembler.buffer();
-        assert_eq!((buffer.capacity(), limit), (4096, 4095));
-    }
-
-    #[test]
-    fn buffers_grow_with_what_was_received() {
-        assert_eq!(buffer_bytes(1 << 20, 0), 4096);
-        assert_eq!(buffer_bytes(1 << 20, 4096), 65_536);
-        assert_eq!(buffer_bytes(1 << 20, 65_536), 1 << 20);
-        assert_eq!(buffer_bytes(100, 1), 100);
+        assert_eq!((&buffer[..], limit), (&[1, 2][..], 0x0f_0000 - 2));
+        assert!(buffer.capacity() >= 0x0f_0000, "it never grows again");
     }
 }

@@ -6,6 +6,7 @@
 
 mod affinity;
 mod assembler;
+mod assembly;
 mod dispatch;
 mod handover;
 mod out_queue;
@@ -29,13 +30,13 @@ use futures_util::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-pub(crate) use self::handover::Moving;
-use self::{affinity::Affinity, turns::Turns};
+use self::{affinity::Affinity, assembly::Assembly, turns::Turns};
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
     assembler::{Frame, feed},
     dispatch::{Routed, route},
 };
+pub(crate) use self::{assembly::Holding, handover::Moving};
 use crate::{
     api::{Context, Reply},
     config::ListenerIndex,
@@ -138,6 +139,8 @@ pub(crate) struct Connection {
     waiting_reader: RefCell<Option<Waker>>,
     waiting_writer: RefCell<Option<Waker>>,
     times: Cell<Times>,
+    /// Of the frame that is being received, once it has memory.
+    assembly: Cell<Option<Assembly>>,
     /// When something was last received: when the requests that are begun next were complete.
     received: Cell<Instant>,
 }
@@ -162,8 +165,6 @@ struct InFlight {
 struct Times {
     /// Bytes were last received or sent.
     active: u64,
-    /// Since when a request has been half received.
-    inside_frame: Option<u64>,
     /// Since when the peer has taken nothing of what waits to be sent.
     sending: Option<u64>,
     /// Since when something waits to be sent.
@@ -241,7 +242,8 @@ impl Connection {
             moves: Cell::new(false),
             waiting_reader: RefCell::default(),
             waiting_writer: RefCell::default(),
-            times: Cell::new(Times { active, inside_frame: None, sending: None, unsent: None, draining: None }),
+            times: Cell::new(Times { active, sending: None, unsent: None, draining: None }),
+            assembly: Cell::default(),
             received: Cell::new(Instant::now()),
         })
     }
@@ -261,7 +263,7 @@ impl Connection {
 
     /// A second has gone by: closes the connection if it has been idle or stalled for too long.
     pub(crate) fn on_tick(&self) {
-        /// Ticks that a half received request may rest, or a peer may take nothing, while others wait for the memory.
+        /// Ticks that a peer may take nothing while others wait for the memory.
         const STALLED_TICKS_MAX: u64 = 5;
         /// Ticks that a peer may take nothing of what waits for it, or may take to read it all while others wait for the
         /// memory.
@@ -283,9 +285,6 @@ impl Connection {
             "records that the peer does not read held memory that others wait for"
         } else if is_idle && is_over(quiet_since, ticks(shard.config.idle_timeout)) {
             "idle"
-        } else if times.inside_frame.is_some() && is_over(quiet_since, STALLED_TICKS_MAX) && shard.memory.is_contended()
-        {
-            "a half sent request held memory that others wait for"
         } else {
             return;
         };
@@ -295,7 +294,9 @@ impl Connection {
 
     /// That many bytes were received.
     fn on_received(&self, bytes: usize) {
-        self.received.set(Instant::now());
+        let now = Instant::now();
+        self.received.set(now);
+        self.assembly.update(|assembly| assembly.map(|assembly| assembly.on_received(bytes, now)));
         self.context.shard.counters.received_bytes.add(bytes);
         self.update_times(|times, now| times.active = now);
     }
@@ -315,10 +316,8 @@ impl Connection {
 
     fn on_reading_done(&self) {
         self.reading_done.set(true);
-        self.update_times(|times, now| {
-            times.draining = Some(now);
-            times.inside_frame = None;
-        });
+        self.update_times(|times, now| times.draining = Some(now));
+        self.assembly.set(None);
         wake(&self.waiting_writer);
     }
 
@@ -330,17 +329,21 @@ impl Connection {
         wake(&self.waiting_writer);
     }
 
+    /// Whether so many more requests of so many bytes may be in flight.
+    fn has_room(&self, (more, more_bytes): (usize, usize)) -> bool {
+        let config = &self.context.shard.config;
+        let InFlight { requests, bytes } = self.in_flight.get();
+        requests + more <= config.max_in_flight_requests
+            && bytes.saturating_add(more_bytes) <= config.max_in_flight_bytes
+    }
+
     /// Waits until one more request of that size may be in flight. `Err`: nothing more shall be read.
     async fn room_for(&self, request_bytes: usize) -> Result<(), End> {
-        let config = &self.context.shard.config;
         poll_fn(|cx| {
             if self.stream.is_reading_ended() {
                 return Poll::Ready(Err(End::Closed));
             }
-            let InFlight { requests, bytes } = self.in_flight.get();
-            let fits = requests < config.max_in_flight_requests
-                && bytes.saturating_add(request_bytes) <= config.max_in_flight_bytes;
-            if fits || requests == 0 {
+            if self.has_room((1, request_bytes)) || self.in_flight.get().requests == 0 {
                 return Poll::Ready(Ok(()));
             }
             *self.waiting_reader.borrow_mut() = Some(cx.waker().clone());

@@ -1,6 +1,9 @@
 //! Limits: connections, memory, requests in flight, idle time.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{ErrorKind, Read, Write},
+    time::Duration,
+};
 
 use kafka_protocol::{
     messages::{
@@ -16,6 +19,28 @@ use crate::{
     client::{Client, batch, produce_request},
     node::{Node, config},
 };
+
+/// So many MiB of memory for requests of at most half as many bytes.
+fn memory(mib: usize) -> NetConfig {
+    NetConfig { receive_memory_bytes: mib << 20, max_frame_bytes: mib << 19, ..config() }
+}
+
+/// A connection that has sent `sent` bytes of a frame of `length`.
+fn half_sent(node: &Node, length: u32, sent: usize) -> Client {
+    let mut client = node.client();
+    let mut part = length.to_be_bytes().to_vec();
+    part.resize(sent, 0);
+    client.stream.write_all(&part).expect("the node takes it");
+    client
+}
+
+/// Whether the node has not closed the connection, as far as that can be seen now.
+fn is_open(client: &mut Client) -> bool {
+    client.stream.set_nonblocking(true).expect("a socket can be made so");
+    let read = client.stream.read(&mut [0]);
+    client.stream.set_nonblocking(false).expect("a socket can be made so");
+    matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
 
 fn metadata() -> MetadataRequest {
     MetadataRequest::default().with_topics(None)
@@ -115,8 +140,8 @@ fn idle_connections_are_closed() {
 #[test]
 fn large_requests_share_little_memory() {
     let dir = tempfile::tempdir().unwrap();
-    // Less than two of the requests.
-    let node = Node::start(dir.path(), 1, NetConfig { receive_memory_bytes: 1_500_000, ..config() });
+    // The memory of large requests is less than two of these.
+    let node = Node::start(dir.path(), 1, memory(2));
     node.client().create_topic("topic", 1);
     let connections = 8;
     let requests = 5;
@@ -138,7 +163,7 @@ fn large_requests_share_little_memory() {
 #[test]
 fn silent_peers_hold_no_memory() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(dir.path(), 1, NetConfig { receive_memory_bytes: 1 << 20, ..config() });
+    let node = Node::start(dir.path(), 1, memory(2));
     node.client().create_topic("topic", 1);
     let silent: Vec<Client> = (0..100)
         .map(|_| {
@@ -181,7 +206,7 @@ fn a_flood_of_requests_is_answered_to_the_last() {
 #[test]
 fn half_sent_requests_give_way_to_those_who_wait() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(dir.path(), 1, NetConfig { receive_memory_bytes: 1 << 20, ..config() });
+    let node = Node::start(dir.path(), 1, memory(2));
     node.client().create_topic("topic", 1);
     // Each sends enough to be granted the memory of its whole request, and then nothing more.
     let mut stalled: Vec<Client> = (0..5)
@@ -193,6 +218,97 @@ fn half_sent_requests_give_way_to_those_who_wait() {
             client
         })
         .collect();
-    assert_eq!(node.client().produce("topic", 0, &[b"patient".to_vec()]), (0, 0));
+    assert_eq!(node.client().produce("topic", 0, &[vec![b'v'; 900_000]]), (0, 0));
     assert!(stalled.iter_mut().any(Client::is_closed_by_node));
+}
+
+/// Requests whose sum is many times the memory. They grew in steps once: each held what it had and waited for the next
+/// step, until all were taken for stalled and closed.
+#[test]
+fn requests_above_a_mebibyte_from_many_are_all_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, memory(8));
+    node.client().create_topic("topic", 1);
+    let (connections, requests) = (30, 3);
+    std::thread::scope(|scope| {
+        for _ in 0..connections {
+            let mut client = node.client();
+            scope.spawn(move || {
+                for _ in 0..requests {
+                    // larger than a batch may be: what is asked is whether it is read and answered
+                    assert_eq!(client.produce("topic", 0, &[vec![b'v'; 1_200_000]]).0, 10);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn whoever_waits_for_memory_behind_one_that_sends_is_not_stalled() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, memory(2));
+    node.client().create_topic("topic", 1);
+    let mut slow = node.client();
+    let (frame, _) = slow.encode(9, &produce_request("topic", 0, -1, batch(&[vec![b's'; 900_000]])));
+    let (first, rest) = frame.split_at(frame.len() / 2);
+    slow.stream.write_all(first).expect("the node takes it");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| node.client().produce("topic", 0, &[vec![b'v'; 900_000]]));
+        // for longer than any connection may be silent
+        for step in rest.chunks(rest.len() / 60) {
+            std::thread::sleep(Duration::from_millis(120));
+            slow.stream.write_all(step).expect("the node takes it");
+        }
+        slow.receive().expect("whoever sends is answered");
+        assert_eq!(waiting.join().expect("no panic").0, 0);
+    });
+}
+
+#[test]
+fn small_requests_do_not_wait_for_stalled_large_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, memory(2));
+    node.client().create_topic("topic", 1);
+    // All but the last byte of all memory that there is for large ones.
+    let mut stalled = half_sent(&node, 1 << 20, (1 << 20) + 3);
+    let mut client = node.client();
+    for _ in 0..50 {
+        assert_eq!(client.produce("topic", 0, &[vec![b'v'; 16_384]]).0, 0);
+        client.call(12, &metadata());
+    }
+    assert!(is_open(&mut stalled), "nobody had to wait for what it holds");
+}
+
+#[test]
+fn lengths_without_data_hold_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, memory(2));
+    node.client().create_topic("topic", 1);
+    // Small, medium and large ones, each many times what the memory could hold.
+    let claims =
+        [60_000, 200_000, 1 << 20].map(|length| (0..300).map(|_| half_sent(&node, length, 10)).collect::<Vec<_>>());
+    let mut client = node.client();
+    for value_bytes in [100, 16_384, 60_000, 200_000, 900_000] {
+        assert_eq!(client.produce("topic", 0, &[vec![b'v'; value_bytes]]).0, 0);
+    }
+    drop(claims);
+}
+
+/// While memory is short, parts of frames stay with their sockets.
+#[test]
+fn requests_in_pieces_are_served_while_others_have_taken_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 1, memory(2));
+    node.client().create_topic("topic", 1);
+    let stalled: Vec<_> = (0..100).map(|_| half_sent(&node, 60_000, 40_000)).collect();
+    let mut client = node.client();
+    for length in [100, 3_000, 30_000, 60_000] {
+        let (bytes, _) = client.encode(9, &produce_request("topic", 0, -1, batch(&[vec![b'v'; length]])));
+        for piece in bytes.chunks(bytes.len() / 3 + 1) {
+            client.stream.write_all(piece).expect("the node takes it");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        client.receive().expect("a response");
+    }
+    drop(stalled);
 }
