@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{device, engine, groups, produce, report::Run, restart, smoke, tail};
+use crate::{device, engine, groups, produce, report::Run, restart, sizes, smoke, tail};
 
 /// Measures brokers that speak Kafka's protocol, and what they stand on
 #[derive(Debug, Parser)]
@@ -16,6 +16,8 @@ pub struct Cli {
 enum Command {
     /// Latency and throughput of producing, verified by reading back
     Produce(produce::ProduceArgs),
+    /// Throughput over the size of a request, up to the largest
+    Sizes(sizes::SizesArgs),
     /// Throughput of reading a topic from start to end, verified
     Consume(produce::ConsumeArgs),
     /// Time until a consumer at the end of the log holds a record; with --backlog-bytes how a backlog is drained
@@ -39,6 +41,7 @@ pub fn run_command(cli: &Cli) -> anyhow::Result<()> {
     let finish = |run: Run, out: &Option<std::path::PathBuf>| run.finish(out.as_deref());
     match &cli.command {
         Command::Produce(args) => finish(produce::produce(args)?, &args.target.out),
+        Command::Sizes(args) => finish(sizes::sizes(args)?, args.out()),
         Command::Consume(args) => finish(produce::consume(args)?, &args.target.out),
         Command::Tail(args) => finish(tail::tail(args)?, &args.target.out),
         Command::Groups(args) => finish(groups::groups(args)?, &args.target.out),

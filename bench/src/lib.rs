@@ -19,6 +19,7 @@ pub mod reader;
 pub mod report;
 pub mod restart;
 pub mod server;
+pub mod sizes;
 pub mod smoke;
 pub mod sys;
 pub mod tail;

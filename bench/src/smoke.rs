@@ -94,6 +94,10 @@ fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&
             "produce-unverified-relaxed",
             format!("produce\t{to}\t2\t--acks\t1\t--no-idempotence\t--in-flight\t20\t--class\tR\t--no-verify"),
         ),
+        (
+            "sizes",
+            format!("sizes\t{to}\t4\t--sizes\t1024,1060000,20000000\t--connections\t20\t--bytes-in-flight\t50000000"),
+        ),
         ("tail", format!("tail\t{to}\t4\t--rate\t500\t--records-per-batch\t1\t--consumers\t2")),
         (
             "groups",
