@@ -57,6 +57,15 @@ impl Chunk {
         }
     }
 
+    /// Bytes in memory that it keeps alive, or its own where it is one of several that do.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match self {
+            Chunk::Shared(memory, _) if Rc::strong_count(memory) == 1 => memory.bytes().len(),
+            Chunk::Shared(..) | Chunk::Bytes(_) => self.len(),
+            Chunk::File(_) => 0,
+        }
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -65,8 +74,13 @@ impl Chunk {
     /// Copies a slice out of memory that is far larger, which it would keep alive: for who has to hold it for long.
     pub fn detach(&mut self) {
         const PINNED_MAX: usize = 4;
+        self.detach_from(PINNED_MAX);
+    }
+
+    /// Copies a slice out of memory that is as many times larger, and more.
+    pub(crate) fn detach_from(&mut self, times: usize) {
         if let Chunk::Shared(memory, range) = self
-            && memory.bytes().len() / PINNED_MAX > range.len()
+            && memory.bytes().len() / times > range.len()
         {
             *self = Chunk::Bytes(Bytes::copy_from_slice(&memory.bytes()[range.clone()]));
         }

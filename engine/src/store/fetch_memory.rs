@@ -3,8 +3,9 @@
 //!
 //! A fetch holds nothing when it waits, so no two can wait for each other. A fetch gets an eighth of what is left at most:
 //! many clients that read slowly make the answers of others smaller before they make them wait. Only a single batch that
-//! is larger than what was granted may exceed the budget. Counted are the bytes to send: a slice may keep memory alive
-//! that is several times larger, but no more than that once its client has stopped reading (`Chunk::detach`).
+//! is larger than what was granted may exceed the budget. Counted is the memory that the answer alone keeps alive. Of
+//! what it shares with others, such as the cache, its own bytes are: it may come to keep several times as many alive, but
+//! no more than that once its client has stopped reading (`Chunk::detach`).
 
 use std::{
     cell::{Cell, RefCell},
@@ -85,7 +86,7 @@ impl FetchPermit {
     pub(crate) fn cover<'a>(mut self, pieces: impl Iterator<Item = &'a mut Chunk>) {
         let (mut bytes, mut last) = (0, None);
         for piece in pieces.filter(|piece| piece.as_slice().is_some()) {
-            bytes += piece.len();
+            bytes += piece.held_bytes();
             last = Some(piece);
         }
         self.resize(bytes);

@@ -17,6 +17,10 @@ use crate::{
 /// Bytes behind a read that are asked to be brought to memory for the next one.
 const READ_AHEAD_BYTES: u64 = 4 << 20;
 
+/// A read may find much more than was wanted, when it has to look for its start: of memory more than that many times
+/// larger than what is to be sent, a copy is made.
+const PINNED_MAX: usize = 2;
+
 /// Looks for a segment that is gone when its file is to be opened.
 pub(super) const ATTEMPTS_MAX: u32 = 5;
 
@@ -120,7 +124,9 @@ impl<I: Io> Store<I> {
         let range = select(bytes, offset, max_bytes, min_one);
         if !range.is_empty() {
             let next = set_hint(&open, &bytes[range.clone()], start + range.end as u64);
-            return Ok((vec![Chunk::Shared(memory.clone(), skip + range.start..skip + range.end)], next));
+            let mut chunk = Chunk::Shared(memory.clone(), skip + range.start..skip + range.end);
+            chunk.detach_from(PINNED_MAX);
+            return Ok((vec![chunk], next));
         }
         if !min_one {
             return Ok((Vec::new(), None));
