@@ -6,7 +6,7 @@ use millrace_engine::config::{Durability, TopicConfig};
 
 use super::listen::Listening;
 use crate::{
-    config::{Advertise, Config},
+    config::{Advertise, CONNECTION_BYTES_BESIDE, Config, MemoryPlan},
     output::joined,
 };
 
@@ -18,6 +18,8 @@ pub(super) fn starting(config: &Config) -> String {
     let pinned = if config.pin { "each on a CPU of its own" } else { "not bound to CPUs" };
     line(&mut text, "node", &format!("id {}, {} shards, {pinned}", config.node_id, config.shards));
     line(&mut text, "memory", &config.memory.to_string());
+    let (beside, each) = (MemoryPlan::beside(config.shards), CONNECTION_BYTES_BESIDE);
+    line(&mut text, "", &format!("at most {beside} beside it, and {each} for each connection"));
     let (wal, reserve) = (config.wal_bytes, config.reserve_bytes);
     line(&mut text, "disk", &format!("{wal} write-ahead log per shard; produce stops below {reserve} free"));
     line(&mut text, "durability", durability(config));
