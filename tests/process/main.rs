@@ -14,6 +14,7 @@ mod kill;
 mod lock;
 mod memory;
 mod port;
+mod pressure;
 mod shards;
 mod stall;
 mod state;
