@@ -16,6 +16,8 @@ use crate::{
 
 /// Batches have no more than this, with what is around their record; a larger request carries several.
 const BATCH_BYTES_MAX: usize = 15 << 20;
+/// Threads that drive the producers: they build requests as large as the broker's memory.
+const THREADS: u32 = 2;
 /// Bytes around a request's record, at least.
 const OVERHEAD_BYTES: usize = 1024;
 
@@ -36,7 +38,7 @@ pub struct SizesArgs {
     #[arg(long, default_value_t = 400)]
     connections: u32,
     /// Bytes that all producers together have in flight at most: there are fewer of them if requests are large
-    #[arg(long, default_value_t = 512 << 20)]
+    #[arg(long, default_value_t = 256 << 20)]
     bytes_in_flight: usize,
     /// Partitions of each topic
     #[arg(long, default_value_t = 4)]
@@ -113,7 +115,7 @@ fn one_size(args: &SizesArgs, bytes: usize, report: &mut Run) -> anyhow::Result<
         records_per_batch: 1,
         batches_per_request: batches,
         connections: args.connections.min(possible),
-        threads: 1,
+        threads: THREADS,
         in_flight: 1,
         rate: 0,
         acks: -1,
@@ -135,6 +137,11 @@ fn one_size(args: &SizesArgs, bytes: usize, report: &mut Run) -> anyhow::Result<
     ensure!(outcome.error_count() == 0, "{} batches failed", outcome.error_count());
     if let Some(remark) = meters.add_to(&mut Figures::new(), 0.0, args.duration, load.threads) {
         report.remarks.push(format!("{bytes} bytes: {remark}"));
+    }
+    if outcome.window_requests == 0 {
+        report
+            .remarks
+            .push(format!("{bytes} bytes: nothing was answered within the window, it takes a longer --duration"));
     }
     target::strike_scene(&args.target, &scene)?;
     Ok(row(args, bytes, record_size, load.producers, &outcome))

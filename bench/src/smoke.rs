@@ -96,7 +96,7 @@ fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&
         ),
         (
             "sizes",
-            format!("sizes\t{to}\t4\t--sizes\t1024,1060000,20000000\t--connections\t20\t--bytes-in-flight\t50000000"),
+            format!("sizes\t{to}\t4\t--sizes\t1024,1060000,20000000\t--connections\t20\t--bytes-in-flight\t40000000"),
         ),
         ("tail", format!("tail\t{to}\t4\t--rate\t500\t--records-per-batch\t1\t--consumers\t2")),
         (
