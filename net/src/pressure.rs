@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// How long a peer may do nothing for the memory that it holds while others wait. With [`PAUSE`] less than a second.
-const SILENCE_MAX: Duration = Duration::from_millis(500);
+const SILENCE_MAX: Duration = Duration::from_millis(800);
 /// How long a request may take to be received while others wait: `request.timeout.ms` of producers, who give up then.
 const HELD_MAX: Duration = Duration::from_secs(30);
 /// How long somebody waits at least before anybody is given up for it.
-const PAUSE: Duration = Duration::from_millis(150);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Gives up connections, for ever.
 pub(crate) async fn run(shard: Rc<Shard>) {
@@ -81,9 +81,9 @@ mod tests {
             held: Duration::from_secs(held_s),
             reason: "",
         };
-        assert!(!is_stalled(&holding(1, 400, 30)));
-        assert!(is_stalled(&holding(1, 500, 1)));
+        assert!(!is_stalled(&holding(1, 799, 30)));
+        assert!(is_stalled(&holding(1, 800, 1)));
         assert!(is_stalled(&holding(1, 0, 31)));
-        assert!(!is_stalled(&holding(0, 500, 31)));
+        assert!(!is_stalled(&holding(0, 800, 31)));
     }
 }
