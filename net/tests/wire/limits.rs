@@ -244,22 +244,26 @@ fn requests_above_a_mebibyte_from_many_are_all_answered() {
 }
 
 #[test]
-fn whoever_waits_for_memory_behind_one_that_sends_is_not_stalled() {
+fn whoever_waits_for_memory_behind_those_that_send_is_not_stalled() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path(), 1, memory(2));
     node.client().create_topic("topic", 1);
-    let mut slow = node.client();
-    let (frame, _) = slow.encode(9, &produce_request("topic", 0, -1, batch(&[vec![b's'; 900_000]])));
-    let (first, rest) = frame.split_at(frame.len() / 2);
-    slow.stream.write_all(first).expect("the node takes it");
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| node.client().produce("topic", 0, &[vec![b'v'; 900_000]]));
+    let slow = |value_bytes| {
+        let mut client = node.client();
+        let (frame, _) = client.encode(9, &produce_request("topic", 0, -1, batch(&[vec![b's'; value_bytes]])));
+        let (first, rest) = frame.split_at(frame.len() / 2);
+        client.stream.write_all(first).expect("the node takes it");
         // for longer than any connection may be silent
         for step in rest.chunks(rest.len() / 60) {
             std::thread::sleep(Duration::from_millis(120));
-            slow.stream.write_all(step).expect("the node takes it");
+            client.stream.write_all(step).expect("the node takes it");
         }
-        slow.receive().expect("whoever sends is answered");
+        client.receive().expect("whoever sends is answered");
+    };
+    std::thread::scope(|scope| {
+        (0..2).for_each(|_| drop(scope.spawn(|| slow(1_000_000))));
+        std::thread::sleep(Duration::from_millis(300));
+        let waiting = scope.spawn(|| node.client().produce("topic", 0, &[vec![b'v'; 900_000]]));
         assert_eq!(waiting.join().expect("no panic").0, 0);
     });
 }
@@ -267,16 +271,19 @@ fn whoever_waits_for_memory_behind_one_that_sends_is_not_stalled() {
 #[test]
 fn small_requests_do_not_wait_for_stalled_large_ones() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(dir.path(), 1, memory(2));
+    let config = NetConfig { receive_memory_bytes: 4 << 20, max_frame_bytes: 3 << 20, ..config() };
+    let node = Node::start(dir.path(), 1, config);
     node.client().create_topic("topic", 1);
-    // All but the last byte of all memory that there is for large ones.
-    let mut stalled = half_sent(&node, 1 << 20, (1 << 20) + 3);
+    // All but the last byte of more than there is memory for.
+    let mut stalled = half_sent(&node, 3 << 20, (3 << 20) + 3);
+    let medium: Vec<_> = (0..3).map(|_| half_sent(&node, 500_000, 500_003)).collect();
     let mut client = node.client();
     for _ in 0..50 {
         assert_eq!(client.produce("topic", 0, &[vec![b'v'; 16_384]]).0, 0);
         client.call(12, &metadata());
     }
     assert!(is_open(&mut stalled), "nobody had to wait for what it holds");
+    drop(medium);
 }
 
 #[test]
