@@ -261,7 +261,7 @@ fn whoever_waits_for_memory_behind_those_that_send_is_not_stalled() {
         client.receive().expect("whoever sends is answered");
     };
     std::thread::scope(|scope| {
-        (0..2).for_each(|_| drop(scope.spawn(|| slow(1_000_000))));
+        (0..3).for_each(|_| drop(scope.spawn(|| slow(1_000_000))));
         std::thread::sleep(Duration::from_millis(300));
         let waiting = scope.spawn(|| node.client().produce("topic", 0, &[vec![b'v'; 900_000]]));
         assert_eq!(waiting.join().expect("no panic").0, 0);
