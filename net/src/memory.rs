@@ -358,6 +358,12 @@ impl Reservation {
         self.class
     }
 
+    /// Takes in another one of the same class.
+    pub(crate) fn join(&mut self, mut other: Reservation) {
+        assert_eq!(self.class, other.class, "bytes go back to the class that they are of");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Splits off `bytes` of it.
     pub(crate) fn split(&mut self, bytes: usize) -> Reservation {
         assert!(bytes <= self.bytes, "more bytes split off than reserved");

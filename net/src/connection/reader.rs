@@ -3,7 +3,7 @@
 //! While there is memory, whatever one read yields is taken. While frames wait for memory, only whole ones are: the
 //! socket is looked at first, and a part of a frame stays with it until the memory of the whole frame is granted.
 
-use std::{pin::pin, rc::Rc};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
@@ -20,6 +20,9 @@ const FILL_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of a frame that a peer must have sent before memory is asked for, if others wait. Any socket holds as many.
 const SHOWN_BYTES: usize = 16 * 1024;
+
+/// How long a request waits for the memory to replace text that is not UTF-8.
+const MENDING_PATIENCE: Duration = Duration::from_secs(1);
 
 const _: () = assert!(READ_BYTES_MAX == SMALL_FRAME_BYTES_MAX);
 
@@ -65,7 +68,7 @@ async fn begin_requests(connection: &Connection, assembler: &mut Assembler) -> R
         let mut routed = route(&frame)?;
         let mending_bytes = routed.mending_bytes(connection.context.shard.config.max_frame_bytes)?;
         if mending_bytes > 0 {
-            frame.reservation.join(reserve(connection, Purpose::Continuation, mending_bytes).await?);
+            frame.reservation.join(mending_memory(connection, frame.reservation.class(), mending_bytes).await?);
             routed.mend()?;
         }
         connection.dispatch(frame, routed)?;
@@ -180,6 +183,20 @@ async fn fill(connection: &Connection, assembler: &mut Assembler) -> Result<(), 
             assembler.on_filled();
             glommio::yield_if_needed().await;
             Ok(())
+        }
+    }
+}
+
+/// Memory to write a request's body anew. Who waits for it holds the request's own, which nobody else may wait with: so
+/// it waits for a moment only, and rather gives all of it back with the connection than stand in the way of others.
+async fn mending_memory(connection: &Connection, class: Class, bytes: usize) -> Result<Reservation, End> {
+    let patience = pin!(glommio::timer::sleep(MENDING_PATIENCE));
+    match select(pin!(reserve(connection, class, bytes)), patience).await {
+        Either::Left((reserved, _)) => reserved,
+        Either::Right(_) => {
+            let reason = "there was no memory to replace text that is not UTF-8";
+            tracing::info!(peer = %connection.context.peer.address, reason, "connection closed");
+            Err(End::Closed)
         }
     }
 }
