@@ -5,7 +5,12 @@
 //!
 //! What is not live stays within a target, which begins low: memory that is used again and again is warm, and the first
 //! touch of fresh memory can cost more than all else that is done with a record. The target grows towards the budget by
-//! what readers missed: bytes that they read from segments and that a cache of the whole budget would have had.
+//! a part of what readers missed: bytes that they read from segments and that a cache of the whole budget would have had.
+//! It shrinks by a smaller part of what is written, so that who read everything once is forgotten, and who stays behind
+//! by more than the target and less than the budget finds most in memory.
+//!
+//! Live groups hold up those behind them. Where that keeps much more than the target in memory, it is worth a few flushes
+//! to bring to segments what the oldest of them holds, although it is little.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -41,7 +46,15 @@ pub(crate) struct Cache {
 /// What an extent costs beside its bytes.
 const EXTENT_OVERHEAD_BYTES: usize = 72;
 /// Where the target begins. Consumers at the tail are within some hundred ms of the end.
-const TARGET_BYTES_MIN: usize = 32 << 20;
+const TARGET_BYTES_MIN: usize = 16 << 20;
+/// Of bytes missed one part in so many makes the target grow,
+const GROWTH_PART: usize = 4;
+/// and of bytes written one part in so many makes it shrink.
+const DECAY_PART: usize = 16;
+/// Live groups hold up the others when the cache exceeds its target by so much,
+const HELD_UP_BYTES: usize = 8 << 20;
+/// and by so much for each partition to be materialised: each costs a flush and is written in whole blocks.
+const HELD_UP_BYTES_OF_PARTITION: usize = 128 << 10;
 
 impl Cache {
     pub(crate) fn new(budget: usize) -> Self {
@@ -73,9 +86,18 @@ impl Cache {
         !is_live || self.bytes + Self::cost(buffer_bytes, extents) <= self.budget
     }
 
+    /// Whether live groups hold up so much memory that materialising what the oldest one holds is worth its cost.
+    pub(crate) fn is_held_up(&self) -> bool {
+        let excess = self.bytes.saturating_sub(self.target);
+        let partitions = || self.oldest_live().count();
+        excess > HELD_UP_BYTES && (1..=excess / HELD_UP_BYTES_OF_PARTITION).contains(&partitions())
+    }
+
     /// Adds a group.
     pub(crate) fn insert(&mut self, slot: Rc<Slot>, buffer_bytes: usize, extents: Extents) {
         let bytes = Self::cost(buffer_bytes, extents.len());
+        let least = self.budget.min(TARGET_BYTES_MIN);
+        self.target = self.target.saturating_sub(bytes / DECAY_PART).max(least);
         self.bytes += bytes;
         self.slots.push_back(Cached { slot, bytes, extents });
         self.forget_ghosts();
@@ -83,7 +105,7 @@ impl Cache {
 
     /// Somebody read bytes from a segment that a cache of the whole budget would have had.
     pub(crate) fn missed(&mut self, bytes: usize) {
-        self.target = self.budget.min(self.target.saturating_add(bytes));
+        self.target = self.budget.min(self.target.saturating_add(bytes / GROWTH_PART));
     }
 
     fn evict_to(&mut self, bytes: usize) {
@@ -191,16 +213,58 @@ mod tests {
     }
 
     #[test]
-    fn what_readers_miss_is_kept_next_time() {
+    fn what_readers_miss_is_kept_until_nobody_misses_it() {
         let mut log = Log::new();
         assert!((0..50).all(|_| log.add(0)));
-        log.cache.missed(8 * MIB);
-        assert!((0..50).all(|_| log.add(0)));
-        assert_eq!(log.cache.bytes(), TARGET_BYTES_MIN + 8 * MIB);
-        log.cache.missed(usize::MAX);
-        assert!((0..200).all(|_| log.add(0)));
-        assert_eq!(log.cache.bytes(), BUDGET, "the budget is never exceeded");
-        assert!(log.cache.ghosts.is_empty());
+        log.cache.missed(96 * MIB);
+        let grown = TARGET_BYTES_MIN + 24 * MIB;
+        assert!((0..80).all(|_| log.add(0)));
+        let kept = log.cache.bytes();
+        assert!((grown - 6 * MIB..=grown - 4 * MIB).contains(&kept), "a sixteenth of what was written less: {kept}");
+        assert!((0..400).all(|_| log.add(0)));
+        assert_eq!(log.cache.bytes(), TARGET_BYTES_MIN);
+    }
+
+    #[test]
+    fn the_budget_is_never_exceeded() {
+        let mut log = Log::new();
+        for _ in 0..300 {
+            log.cache.missed(4 * MIB);
+            assert!(log.add(0));
+            assert!(log.cache.bytes() <= BUDGET);
+        }
+        assert!(log.cache.bytes() > BUDGET - 2 * MIB && log.cache.ghost_bytes < 2 * MIB);
+    }
+
+    #[test]
+    fn a_quiet_partition_does_not_keep_the_cache_large() {
+        let mut log = Log::new();
+        assert!(log.add(1));
+        let full = (TARGET_BYTES_MIN + HELD_UP_BYTES) / MIB;
+        assert!((1..full).all(|_| log.add(0) && !log.cache.is_held_up()));
+        assert!(log.add(0) && log.cache.is_held_up());
+        log.slots[0].live.set(0);
+        assert!(!log.cache.is_held_up(), "it holds up nobody any more");
+        assert!(log.add(0));
+        assert_eq!(log.cache.bytes(), TARGET_BYTES_MIN);
+    }
+
+    #[test]
+    fn many_small_tails_are_not_worth_their_flushes() {
+        let mut log = Log::new();
+        let slot = |live| {
+            let memory: Rc<dyn crate::chunk::Memory> = Rc::new(Vec::new());
+            Rc::new(Slot { bytes: RefCell::new(Some(memory)), wal: WalFileId(1), live: Cell::new(live) })
+        };
+        let partitions = 200;
+        log.cache.insert(
+            slot(partitions),
+            MIB - partitions * EXTENT_OVERHEAD_BYTES,
+            vec![(log.partition.clone(), 1); partitions],
+        );
+        let held_up = (TARGET_BYTES_MIN + partitions * HELD_UP_BYTES_OF_PARTITION) / MIB;
+        assert!((2..held_up).all(|_| log.add(0) && !log.cache.is_held_up()));
+        assert!(log.add(0) && log.cache.is_held_up());
     }
 
     #[test]

@@ -321,6 +321,7 @@ impl<I: Io> Store<I> {
     /// Chooses the partitions of a round and plans them.
     fn pick(&self) -> Vec<Picked> {
         let pressure = self.under_pressure();
+        let held_up = self.cache.borrow().is_held_up();
         let now_ms = self.io.now_ms();
         let mut picked = Vec::new();
         let mut bytes = 0;
@@ -350,7 +351,7 @@ impl<I: Io> Store<I> {
             bytes < ROUND_BYTES && picked.len() < ROUND_PARTITIONS
         };
         let mut more = true;
-        let due = pressure || self.keeper.is_round_due();
+        let due = pressure || held_up || self.keeper.is_round_due();
         while due && more {
             let Some(cell) = self.keeper.grown.borrow_mut().pop_front() else {
                 break;
@@ -360,10 +361,10 @@ impl<I: Io> Store<I> {
         if due && more {
             self.keeper.urgent.set(false);
         }
-        if more && pressure {
-            // Who holds the oldest file may hold no memory, and its note may fail: both are in the way.
-            let (wal, cache) = (self.wal.borrow(), self.cache.borrow());
-            let _all_taken = wal.oldest_holders().chain(cache.oldest_live()).all(|cell| take(cell.clone()));
+        // Who holds the oldest file may hold no memory, and its note may fail: both are in the way.
+        more = more && (!pressure || self.wal.borrow().oldest_holders().all(|cell| take(cell.clone())));
+        if more && (pressure || held_up) {
+            let _all_taken = self.cache.borrow().oldest_live().all(|cell| take(cell.clone()));
         }
         picked
     }

@@ -334,6 +334,9 @@ impl<I: Io> Store<I> {
         for run in &group.runs {
             self.keeper.grown(&run.partition);
         }
+        if self.cache.borrow().is_held_up() {
+            self.keeper.notify();
+        }
         group.outcome.set(Ok(()));
     }
 
