@@ -14,8 +14,11 @@ use crate::{
     waiters::Waiter,
 };
 
-/// Bytes behind a read that are asked to be brought to memory for the next one.
-const READ_AHEAD_BYTES: u64 = 4 << 20;
+/// Behind a read, so many times as much is asked to be brought to memory for the next ones: a client goes on where it
+/// stopped, and finds that while it was busy with an answer the device was busy with the next. No more than
+/// [`READ_AHEAD_BYTES_MAX`], because the shared log's writes queue behind it at the device.
+const READ_AHEAD: u64 = 2;
+const READ_AHEAD_BYTES_MAX: u64 = 4 << 20;
 
 /// A read may find much more than was wanted, when it has to look for its start: of memory more than that many times
 /// larger than what is to be sent, a copy is made.
@@ -78,6 +81,7 @@ impl<I: Io> Store<I> {
                 Ok(chunks) => {
                     return Ok((Fetched { records: Records { chunks }, ..fetched }, None));
                 }
+                Err(_) if max_bytes == 0 && !min_one => return Ok((fetched, None)), // nothing is read for nothing
                 Err(segment) => segment,
             };
             attempts += 1;
@@ -108,8 +112,8 @@ impl<I: Io> Store<I> {
     ) -> io::Result<(Vec<Chunk>, Option<i64>)> {
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
-        let hint = open.hint(offset);
-        if let Some(start) = hint.filter(|_| segment.sealed)
+        let hint = open.hint(offset).or_else(|| segment::position_at(&index, offset));
+        if let Some(start) = hint
             && let Some((chunk, next)) = self.cached_range(id, &open, segment, &index, start, max_bytes)?
         {
             return Ok((vec![chunk], Some(next)));
@@ -123,7 +127,9 @@ impl<I: Io> Store<I> {
         let bytes = &memory.bytes()[skip..limit];
         let range = select(bytes, offset, max_bytes, min_one);
         if !range.is_empty() {
-            let next = set_hint(&open, &bytes[range.clone()], start + range.end as u64);
+            let end = start + range.end as u64;
+            let next = set_hint(&open, &bytes[range.clone()], end);
+            self.read_ahead(id, &open, segment, end, range.len())?;
             let mut chunk = Chunk::Shared(memory.clone(), skip + range.start..skip + range.end);
             chunk.detach_from(PINNED_MAX);
             return Ok((vec![chunk], next));
@@ -141,7 +147,7 @@ impl<I: Io> Store<I> {
         Ok((vec![Chunk::Shared(memory.clone(), skip..skip + size)], next))
     }
 
-    /// A range for sendfile and the offset behind it, if its pages are in memory; otherwise they are asked for.
+    /// A range for sendfile and the offset behind it, if its pages are in memory; what follows is asked for.
     fn cached_range(
         &self,
         id: TopicPartition,
@@ -151,34 +157,47 @@ impl<I: Io> Store<I> {
         start: u64,
         max_bytes: usize,
     ) -> io::Result<Option<(Chunk, i64)>> {
-        let wanted = start + max_bytes as u64;
-        let (end, next) = match wanted >= segment.size {
-            true => (segment.size, segment.end_offset),
-            false => match segment::last_up_to(index, wanted) {
-                Some(entry) if entry.position.get() > start => (entry.position.get(), entry.offset.get()),
-                _ => return Ok(None),
-            },
-        };
-        let known = open.buffered.borrow().clone();
-        let file = match known {
-            Some(file) => file,
-            None => {
-                let Some(file) = self.io.buffered(&self.segments.path(id, segment.name()))? else {
-                    return Ok(None);
-                };
-                let file = Rc::new(file);
-                open.buffered.replace(Some(file.clone()));
-                file
-            }
-        };
-        let resident = residency::is_resident(&file, start..end);
-        residency::read_ahead(&file, end..segment.size.min(end + READ_AHEAD_BYTES));
-        if !resident {
-            return Ok(None);
+        let Some((end, next)) = sendable(segment, index, start, max_bytes) else { return Ok(None) };
+        let Some(file) = self.buffered(id, open, segment)? else { return Ok(None) };
+        if !residency::is_resident(&file, start..end) {
+            return Ok(None); // who reads this otherwise also asks for what follows
         }
-        open.set_hint(next, end);
         let len = usize::try_from(end - start).expect("bounded by max_bytes");
+        open.set_hint(next, end);
+        self.read_ahead(id, open, segment, end, len)?;
         Ok(Some((Chunk::File(FileRange { file, position: start, len }), next)))
+    }
+
+    /// Asks for what follows a read of `len` bytes.
+    fn read_ahead(
+        &self,
+        id: TopicPartition,
+        open: &OpenSegment<I>,
+        segment: &Segment,
+        end: u64,
+        len: usize,
+    ) -> io::Result<()> {
+        let until = final_bytes(segment).min(end + READ_AHEAD_BYTES_MAX.min(READ_AHEAD * len as u64));
+        if end < until
+            && let Some(file) = self.buffered(id, open, segment)?
+        {
+            residency::read_ahead(&file, end..until);
+        }
+        Ok(())
+    }
+
+    /// The segment's file by way of the kernel's cache, where the disk has such a way.
+    fn buffered(
+        &self,
+        id: TopicPartition,
+        open: &OpenSegment<I>,
+        segment: &Segment,
+    ) -> io::Result<Option<Rc<std::fs::File>>> {
+        let mut known = open.buffered.borrow_mut();
+        if known.is_none() {
+            *known = self.io.buffered(&self.segments.path(id, segment.name()))?.map(Rc::new);
+        }
+        Ok(known.clone())
     }
 
     pub(super) async fn index(&self, open: &OpenSegment<I>, segment: &Segment) -> io::Result<Rc<Vec<IndexEntry>>> {
@@ -246,6 +265,23 @@ pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
     }
 }
 
+/// Bytes of a segment's file that never change. What is appended to an active one begins with the block that its end lies
+/// in, written anew and past the kernel's cache: nobody reads that block by way of the cache.
+fn final_bytes(segment: &Segment) -> u64 {
+    if segment.sealed { segment.size } else { align_down(segment.size) }
+}
+
+/// Where whole batches from `start` on end that take `max_bytes` at most and never change, as far as the index tells, and
+/// the offset behind them.
+fn sendable(segment: &Segment, index: &[IndexEntry], start: u64, max_bytes: usize) -> Option<(u64, i64)> {
+    let wanted = start + max_bytes as u64;
+    if segment.sealed && wanted >= segment.size {
+        return Some((segment.size, segment.end_offset));
+    }
+    let last = segment::last_up_to(index, wanted.min(final_bytes(segment)))?;
+    (last.position.get() > start).then(|| (last.position.get(), last.offset.get()))
+}
+
 /// Notes where the batches that were read end; answers the offset behind them.
 fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) -> Option<i64> {
     let mut at = 0;
@@ -277,4 +313,42 @@ async fn read_range<I: Io>(open: &OpenSegment<I>, start: u64, end: u64) -> io::R
     let base = align_down(start);
     let len = usize::try_from(align_up(end) - base).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok((open.file.read(base, len).await?, base))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A segment of ten batches of 30,000 bytes with one record each, of which every third one is indexed.
+    fn segment(sealed: bool) -> (Segment, Vec<IndexEntry>) {
+        let entry = |at: i64| IndexEntry {
+            offset: at.into(),
+            position: (at.unsigned_abs() * 30_000).into(),
+            max_timestamp_before: (-1).into(),
+        };
+        let segment = Segment { end_offset: 10, size: 300_000, sealed, ..Segment::begin(0, 0) };
+        (segment, [0, 3, 6, 9].map(entry).to_vec())
+    }
+
+    #[test]
+    fn what_an_active_segment_ends_with_is_not_sent_from_the_file() {
+        let (sealed, index) = segment(true);
+        assert_eq!(sendable(&sealed, &index, 0, 1 << 20), Some((300_000, 10)));
+        let (active, index) = segment(false);
+        assert_eq!(final_bytes(&active), 299_008);
+        assert_eq!(sendable(&active, &index, 0, 1 << 20), Some((270_000, 9)));
+        assert_eq!(sendable(&active, &index, 270_000, 1 << 20), None);
+        let short = Segment { size: 270_300, ..active };
+        assert_eq!(sendable(&short, &index, 0, 1 << 20), Some((180_000, 6)), "the last block may be written again");
+    }
+
+    #[test]
+    fn a_range_ends_where_the_index_knows_a_batch_to_end() {
+        for sealed in [true, false] {
+            let (segment, index) = segment(sealed);
+            assert_eq!(sendable(&segment, &index, 0, 100_000), Some((90_000, 3)));
+            assert_eq!(sendable(&segment, &index, 90_000, 180_000), Some((270_000, 9)));
+            assert_eq!(sendable(&segment, &index, 90_000, 89_999), None);
+        }
+    }
 }
