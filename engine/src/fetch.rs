@@ -29,6 +29,9 @@ type Parts = Vec<(usize, FetchPartition)>;
 /// What may have come between a look for records and reading them.
 const GROWN_BYTES: usize = 128 << 10;
 
+/// Of the bytes that an answer may hold, so few are not worth reading for: the next answer begins with that partition.
+const REST_BYTES_MIN: usize = 16 << 10;
+
 impl Engine {
     /// Reads; waits up to `max_wait` for `min_bytes`. One answer per partition, in order.
     pub async fn fetch(&self, fetch: Fetch) -> Vec<Result<Fetched, LogError>> {
@@ -128,6 +131,9 @@ impl Engine {
         let mut empty = true;
         let mut answers = Vec::with_capacity(parts.len());
         for part in parts {
+            if !empty && left < REST_BYTES_MIN.min(part.max_bytes) {
+                left = 0; // what is left of a partition that gives more
+            }
             let answer = self.0.store.read(part, left, empty).await;
             if let Ok(fetched) = &answer {
                 let len = fetched.records.len();

@@ -228,6 +228,12 @@ pub fn position_before_timestamp(index: &[IndexEntry], timestamp_ms: i64) -> u64
     after.checked_sub(1).map_or(0, |at| index[at].position.get())
 }
 
+/// Where the batch that is the first to read for an offset begins, if the index knows that one.
+pub fn position_at(index: &[IndexEntry], offset: i64) -> Option<u64> {
+    let at = index.binary_search_by_key(&offset, |entry| entry.offset.get()).ok()?;
+    Some(index[at].position.get())
+}
+
 /// The last indexed batch that begins at or before `position`, for reads that end on a batch's border.
 pub fn last_up_to(index: &[IndexEntry], position: u64) -> Option<&IndexEntry> {
     let after = index.partition_point(|entry| entry.position.get() <= position);
