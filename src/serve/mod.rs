@@ -44,6 +44,7 @@ pub(crate) mod explain;
 mod listen;
 mod logging;
 mod notify;
+mod pages;
 mod pulse;
 mod signals;
 mod stop;
@@ -169,6 +170,7 @@ impl ServeCommand {
         let deadline =
             Deadline::start(stopper.clone(), ending.clone(), config.stop_timeout).map_err(Failure::failed)?;
         watch_signals(stopper.clone(), deadline.clone(), notifier.clone()).map_err(Failure::failed)?;
+        pages::refuse_huge();
         limits::raise();
         let listening = listen::resolve(&config);
         // First of all: looking at the machine binds each address for a moment, which other nodes must not meet.
