@@ -29,8 +29,12 @@ type Parts = Vec<(usize, FetchPartition)>;
 /// What may have come between a look for records and reading them.
 const GROWN_BYTES: usize = 128 << 10;
 
-/// Of the bytes that an answer may hold, so few are not worth reading for: the next answer begins with that partition.
-const REST_BYTES_MIN: usize = 16 << 10;
+/// When an answer is that full, to one part in so many, nothing more is read for it: a rest that holds a batch or two is
+/// not worth a read of its own, and its partition has its turn in the next answer.
+const REST_PART: usize = 16;
+
+/// So many partitions at most are made ready for the next answer.
+const NEXT_PARTITIONS: usize = 16;
 
 impl Engine {
     /// Reads; waits up to `max_wait` for `min_bytes`. One answer per partition, in order.
@@ -130,9 +134,11 @@ impl Engine {
         let mut left = max_bytes;
         let mut empty = true;
         let mut answers = Vec::with_capacity(parts.len());
+        let mut without = Vec::new();
         for part in parts {
-            if !empty && left < REST_BYTES_MIN.min(part.max_bytes) {
-                left = 0; // what is left of a partition that gives more
+            if !empty && left < (max_bytes / REST_PART).min(part.max_bytes) {
+                left = 0;
+                without.push(part);
             }
             let answer = self.0.store.read(part, left, empty).await;
             if let Ok(fetched) = &answer {
@@ -142,7 +148,20 @@ impl Engine {
             }
             answers.push(answer);
         }
+        self.read_next(&without, max_bytes).await;
         answers
+    }
+
+    /// Partitions for which an answer has no room are the first ones of the next: what that one holds is brought to memory
+    /// while this one is sent.
+    async fn read_next(&self, parts: &[&FetchPartition], max_bytes: usize) {
+        let mut left = max_bytes;
+        for part in parts.iter().take(NEXT_PARTITIONS) {
+            if left == 0 {
+                return;
+            }
+            left = left.saturating_sub(self.0.store.read_soon(part).await);
+        }
     }
 
     /// Waits until a shard has its share of the `missing` bytes beyond those it was `seen` to have, or the time is over.

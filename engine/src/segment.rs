@@ -325,6 +325,8 @@ mod tests {
         let index = segment.index.clone().unwrap_or_default();
         let found: Vec<u64> = [100, 139, 140, 199, 205, 210, 300].map(|at| position_before(&index, at)).to_vec();
         assert_eq!(found, [0, 0, 70_000, 70_000, 70_000, 140_000, 140_000]);
+        let exact = [100, 139, 140, 210, 300].map(|at| position_at(&index, at));
+        assert_eq!(exact, [Some(0), None, Some(70_000), Some(140_000), None]);
         assert_eq!((segment.base_offset, segment.end_offset, segment.size), (100, 410, 140_200));
         assert_eq!((segment.first_timestamp, segment.max_timestamp, segment.max_timestamp_offset), (130, 210, 210));
     }

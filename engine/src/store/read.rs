@@ -51,6 +51,27 @@ impl<I: Io> Store<I> {
         Ok(fetched)
     }
 
+    /// Asks for what a read would send from a segment by way of the kernel's cache; answers how many bytes.
+    pub(crate) async fn read_soon(&self, part: &FetchPartition) -> usize {
+        // Whoever reads there is told of an error.
+        self.try_read_soon(part).await.ok().flatten().unwrap_or(0)
+    }
+
+    async fn try_read_soon(&self, part: &FetchPartition) -> io::Result<Option<usize>> {
+        let id = part.partition;
+        let Ok(cell) = self.partition(id) else { return Ok(None) };
+        let plan = cell.borrow().plan_read(part.offset, 0, false);
+        let Ok(ReadPlan::Segment(at)) = plan else { return Ok(None) };
+        let segment = cell.borrow().segments[at].clone();
+        let open = self.segments.get(id, segment.name(), false).await?;
+        let index = self.index(&open, &segment).await?;
+        let Some(start) = open.start(&index, part.offset) else { return Ok(None) };
+        let Some((end, _)) = sendable(&segment, &index, start, part.max_bytes) else { return Ok(None) };
+        let Some(file) = self.buffered(id, &open, &segment)? else { return Ok(None) };
+        residency::read_ahead(&file, start..end);
+        Ok(usize::try_from(end - start).ok())
+    }
+
     /// Reads the tail, or one segment: then also says where the log goes on, if all of that segment was read.
     async fn read_on(
         &self,
@@ -112,7 +133,7 @@ impl<I: Io> Store<I> {
     ) -> io::Result<(Vec<Chunk>, Option<i64>)> {
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
-        let hint = open.hint(offset).or_else(|| segment::position_at(&index, offset));
+        let hint = open.start(&index, offset);
         if let Some(start) = hint
             && let Some((chunk, next)) = self.cached_range(id, &open, segment, &index, start, max_bytes)?
         {

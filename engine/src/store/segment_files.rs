@@ -46,6 +46,11 @@ impl<I: Io> OpenSegment<I> {
         self.hints.borrow().iter().find(|(known, _)| *known == offset).map(|(_, position)| *position)
     }
 
+    /// The position of the batch that is the first to read for an offset, if a read ended there or the index has it.
+    pub(crate) fn start(&self, index: &[IndexEntry], offset: i64) -> Option<u64> {
+        self.hint(offset).or_else(|| segment::position_at(index, offset))
+    }
+
     /// About where the batch with an offset begins, from what readers left here.
     pub(crate) fn position_of(&self, offset: i64) -> Option<u64> {
         self.hint(offset).or_else(|| Some(segment::position_before(self.index.borrow().as_ref()?, offset)))
