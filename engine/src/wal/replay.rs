@@ -162,6 +162,11 @@ pub(crate) fn replay<K: Fn(TopicPartition) -> bool>(
         }
         replay.run_ends.entry(run).or_insert(0);
     }
+    // Only now: a segment that a later entry points to holds what was missing before it.
+    let hole = replay.cuts.iter().next().filter(|_| losses == Losses::Refused);
+    if let Some((partition, cut)) = hole {
+        return Err(Loss::Hole { partition: *partition, expected: cut.from, found: cut.found });
+    }
     replay.order = (0..files.len()).collect();
     replay.order.sort_by_key(|file| replay.newest[*file]);
     Ok(replay)
@@ -221,7 +226,7 @@ impl Replay {
                 for entry in group.entries.iter().filter(|entry| unknown.needs(entry)) {
                     match entry.place {
                         Place::Segment(_) if is_torn => self.go_without(unknown.manifest, entry, entry.end_offset),
-                        _ => self.take(unknown.manifest, entry, (run, sequence, *file, *position), losses)?,
+                        _ => self.take(unknown.manifest, entry, (run, sequence, *file, *position)),
                     }
                 }
             }
@@ -241,17 +246,11 @@ impl Replay {
         }
     }
 
-    fn take(
-        &mut self,
-        manifest: &Manifest,
-        entry: &Entry,
-        (run, sequence, file, group): (u64, u64, usize, u64),
-        losses: Losses,
-    ) -> Result<(), Loss> {
+    fn take(&mut self, manifest: &Manifest, entry: &Entry, (run, sequence, file, group): (u64, u64, usize, u64)) {
         let id = entry.partition;
         let held = self.held(manifest, id);
         if entry.end_offset <= held {
-            return Ok(());
+            return;
         }
         let live = self.live.entry(id).or_default();
         while live.last().is_some_and(|last| last.end_offset > entry.base_offset && last.run < run) {
@@ -265,21 +264,17 @@ impl Replay {
                 self.fat_ends.insert(id, entry.end_offset);
                 let end_offset = entry.end_offset;
                 self.pointers.push(Pointer { run, sequence, partition: id, place: pointer, end_offset });
-                return Ok(());
+                return;
             }
             Place::Group(at) => at as usize,
         };
         let expected = live.last().map_or(held, |last| last.end_offset);
         if entry.base_offset != expected {
-            let found = entry.base_offset;
-            self.lose(Loss::Hole { partition: id, expected, found }, losses)?;
-            self.go_without(manifest, entry, found);
-            return Ok(());
+            return self.go_without(manifest, entry, entry.base_offset);
         }
         self.cuts.remove(&id);
         let (base_offset, end_offset, len) = (entry.base_offset, entry.end_offset, entry.length as usize);
         live.push(LiveRun { base_offset, end_offset, file, group, at, len, run });
-        Ok(())
     }
 }
 
@@ -302,4 +297,49 @@ impl Replay {
 /// Where a partition's segments end, as the manifest knows them.
 fn noted_end(manifest: &Manifest, id: TopicPartition) -> i64 {
     manifest.partitions.get(&id).map_or(0, |state| state.end_offset())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::format::Group;
+
+    const ID: TopicPartition = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
+
+    /// A log of one group, with entries that end at these offsets, one of a record each and in the group or a segment.
+    fn replay_of(ends: &[(i64, bool)]) -> Result<Replay, Loss> {
+        let segment = SegmentPointer {
+            segment: 0.into(),
+            position: 0.into(),
+            from_offset: 0.into(),
+            checksum: 0.into(),
+            reserved: 0.into(),
+        };
+        let place = |in_segment| if in_segment { Place::Segment(segment) } else { Place::Group(0) };
+        let entry = |(end_offset, in_segment): &(i64, bool)| Entry {
+            partition: ID,
+            base_offset: end_offset - 1,
+            end_offset: *end_offset,
+            length: 70,
+            place: place(*in_segment),
+        };
+        let stamp = Stamp { run: 1, shard: 0, sequence: 1, durable_sequence: 0 };
+        let group = Group { stamp, sealed_at_ms: 0, length: 4096, entries: ends.iter().map(entry).collect() };
+        let span = Span { begin: 0, end: 4096, first: stamp, last: 1, seen_durable: 0, kept: vec![(0, group)] };
+        let chain = Chain { begun: Some(span), ..Chain::default() };
+        let unknown = Unknown { manifest: &Manifest::default(), known: |_| true };
+        replay(&unknown, &[chain], &HashSet::new(), Losses::Refused)
+    }
+
+    #[test]
+    fn a_hole_counts_unless_a_segment_holds_what_is_missing() {
+        let hole = Loss::Hole { partition: ID, expected: 0, found: 5 };
+        assert_eq!(replay_of(&[(6, false)]), Err(hole.clone()));
+        assert_eq!(
+            replay_of(&[(6, false), (7, true), (9, false)]),
+            Err(Loss::Hole { partition: ID, expected: 7, found: 8 })
+        );
+        let healed = replay_of(&[(6, false), (7, true), (8, false)]).expect("all of it is there");
+        assert_eq!((healed.pointers.len(), healed.live[&ID].len()), (1, 1));
+    }
 }
