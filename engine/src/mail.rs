@@ -30,13 +30,22 @@ pub(crate) type Letter = Box<dyn FnOnce(&Engine) + Send>;
 struct Inbox {
     letters: Mutex<Vec<Letter>>,
     waker: Mutex<Option<Waker>>,
+    /// Wakes since the task that looks for letters last waited for one.
+    wakes: AtomicU64,
     /// Counts letters and requests: the watchdog looks more often while it grows.
     activity: AtomicU64,
     vitals: Vitals,
 }
 
+/// Wakes that a shard may have before it. glommio counts those that it has not come to yet in 16 bits of the task, and
+/// panics when they run over: a shard comes to none while its task opens letters, whatever others do meanwhile.
+const WAKES_MAX: u64 = 4096;
+
 impl Inbox {
     fn wake(&self) {
+        if self.wakes.fetch_add(1, Ordering::AcqRel) >= WAKES_MAX {
+            return; // it was woken often enough to look once more
+        }
         let waker = self.waker.lock().expect("no panic while locked").clone();
         if let Some(waker) = waker {
             waker.wake();
@@ -149,20 +158,49 @@ impl Mail {
 
     /// Opens letters as they come, until the executor ends. Runs as a task of its own.
     pub(crate) async fn receive(self: Rc<Self>, engine: Engine) {
+        let mut has_waited = true;
         loop {
             let letters = poll_fn(|cx| {
                 let inbox = &self.office.inboxes[self.shard];
+                if std::mem::take(&mut has_waited) {
+                    inbox.wakes.store(0, Ordering::Release); // before the look: who comes after it wakes again
+                }
                 inbox.waker.lock().expect("no panic while locked").replace(cx.waker().clone());
                 let letters = std::mem::take(&mut *inbox.letters.lock().expect("no panic while locked"));
                 if self.office.is_stopping() {
                     engine.notice_stop();
                 }
-                if letters.is_empty() { Poll::Pending } else { Poll::Ready(letters) }
+                has_waited = letters.is_empty();
+                if has_waited { Poll::Pending } else { Poll::Ready(letters) }
             })
             .await;
             for letter in letters {
                 letter(&engine);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicU64);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_shard_that_does_not_look_is_not_woken_for_every_letter() {
+        let woken = Arc::new(Woken::default());
+        let inbox = Inbox { waker: Mutex::new(Some(woken.clone().into())), ..Inbox::default() };
+        (0..100_000).for_each(|_| inbox.wake());
+        assert_eq!(woken.0.load(Ordering::Relaxed), WAKES_MAX);
     }
 }

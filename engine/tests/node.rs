@@ -150,6 +150,17 @@ fn a_fetch_waits_for_records_of_any_shard() {
 }
 
 /// An answer ended where the log's segments end, with less than was waited for.
+/// One request can ask for that many, as one that deletes groups does.
+#[test]
+fn a_shard_may_be_asked_a_hundred_thousand_things_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let answers = with_node(options(dir.path(), 2), async |engine: Engine| {
+        let ask = |at: u32| engine.on_shard(1, move |_| async move { at });
+        futures_util::future::join_all((0..100_000).map(ask)).await
+    });
+    assert!(answers.into_iter().eq(0..100_000));
+}
+
 #[test]
 fn a_fetch_is_answered_from_segments_and_tail_together() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
