@@ -76,7 +76,8 @@ class Clients:
                 wrong.append(f"offset {offset} of {topic}-{partition} out of order")
             counts[partition] = counts.get(partition, 0) + 1
 
-        producer = Producer({**self.config, "linger.ms": 5, "enable.idempotence": True, "delivery.timeout.ms": PATIENCE * 1000})
+        producer = Producer({**self.config, "linger.ms": 5, "enable.idempotence": True,
+                             "queue.buffering.max.kbytes": 16 << 10, "delivery.timeout.ms": PATIENCE * 1000})
         partitions = len(producer.list_topics(topic, timeout=PATIENCE).topics[topic].partitions)
         padding, sent, end = os.urandom(size), [0] * partitions, time.monotonic() + seconds
         while time.monotonic() < end:
@@ -152,41 +153,43 @@ class Clients:
 
 
 class Quiet:
-    """A topic with a record now and then, and a member of a group that commits now and then."""
+    """A topic whose partitions get a record now and then, and a member of a group that commits now and then."""
 
-    TOPIC = "quiet"
+    TOPIC, PARTITIONS = "quiet", 16
 
     def __init__(self, clients):
-        self.clients, self.count, self.read = clients, 0, 0
+        self.clients = clients
+        self.written, self.read = [0] * self.PARTITIONS, [0] * self.PARTITIONS
         self.producer = Producer({**clients.config, "enable.idempotence": True, "delivery.timeout.ms": PATIENCE * 1000})
         self.consumer = Consumer({**clients.config, "group.id": "quiet", "enable.auto.commit": False,
                                   "auto.offset.reset": "earliest"})
         self.consumer.subscribe([self.TOPIC])
 
-    def record(self):
+    def record(self, partition):
         """One more."""
-        refused = []
+        refused, value = [], b"%d" % self.written[partition]
         with self.clients.waits.answer("quiet record"):
-            self.producer.produce(self.TOPIC, b"%d" % self.count, on_delivery=lambda error, _: error and refused.append(error))
+            self.producer.produce(self.TOPIC, value, partition=partition, on_delivery=lambda error, _: error and refused.append(error))
             left = self.producer.flush(PATIENCE)
         if left or refused:
-            raise Wrong(f"quiet record {self.count} is not taken: {refused or 'no answer'}")
-        self.count += 1
+            raise Wrong(f"a quiet record is not taken: {refused or 'no answer'}")
+        self.written[partition] += 1
 
     def commit(self):
         """Reads what there is, and commits that if it is something new."""
-        if self.read == self.count:
+        if self.read == self.written:
             return
-        while self.read < self.count:
+        while self.read != self.written:
             with self.clients.waits.answer("group reading"):
                 message = self.consumer.poll(PATIENCE)
             if message is None:
-                raise Wrong(f"quiet record {self.read} cannot be read")
+                raise Wrong(f"quiet records cannot be read: written {self.written}, read {self.read}")
             if message.error():
                 raise KafkaException(message.error())
-            if message.value() != b"%d" % self.read:
-                raise Wrong(f"quiet record {self.read} is {message.value()}")
-            self.read += 1
+            partition, value = message.partition(), b"%d" % self.read[message.partition()]
+            if message.value() != value:
+                raise Wrong(f"quiet record {value} of partition {partition} is {message.value()}")
+            self.read[partition] += 1
         with self.clients.waits.answer("commit"):
             self.consumer.commit(asynchronous=False)
 

@@ -78,7 +78,7 @@ class Life:
 
     def run(self):
         """Rounds until the time is up, or the watch saw something."""
-        self.clients.create(Quiet.TOPIC, 1, {})
+        self.clients.create(Quiet.TOPIC, Quiet.PARTITIONS, {})
         self.clients.create(LARGE_TOPIC, 1, {"max.message.bytes": str(2 * LARGE_BYTES)})
         quiet = Quiet(self.clients)
         try:
@@ -92,9 +92,12 @@ class Life:
             quiet.close()
 
     def round(self, quiet):
-        """A quiet record, a load, and now and then something more."""
-        quiet.record()
-        if self.random.random() < 0.5:
+        """A load, and now and then something more."""
+        # each rests for as long as it likes: between two records of some, the log came around to the same file again
+        for partition in range(Quiet.PARTITIONS):
+            if self.random.random() < 0.3:
+                quiet.record(partition)
+        if self.random.random() < 0.4:
             quiet.commit()
         kinds = (self.clients.java, self.clients.librdkafka, self.clients.lean, self.clients.lean)
         kind, partitions = kinds[self.rounds % len(kinds)], self.random.choice((1, 100))
@@ -171,7 +174,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, help="the broker")
     parser.add_argument("--bench", required=True, help="millrace-bench")
-    parser.add_argument("--seconds", type=float, default=60, help="of loads, over all lives")
+    parser.add_argument("--seconds", type=float, default=80, help="of loads, over all lives")
     parser.add_argument("--bound", type=float, default=10, help="seconds that an answer may take")
     parser.add_argument("--seed", type=int, default=None, help="of what is done when")
     parser.add_argument("--folder", default=None, help="where the data goes")
