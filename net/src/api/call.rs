@@ -107,6 +107,8 @@ pub(crate) enum Reply {
     Silence,
     /// The connection is closed, for that reason.
     Close(String),
+    /// The connection is closed because the node is stopping, which is nobody's fault.
+    Stopping,
 }
 
 impl Reply {

@@ -165,9 +165,6 @@ impl Connection {
             reply
         });
         let handle = task.detach();
-        Box::pin(async move {
-            let cut_short = || Reply::Close("the node is stopping".to_string());
-            handle.await.unwrap_or_else(cut_short)
-        })
+        Box::pin(async move { handle.await.unwrap_or(Reply::Stopping) })
     }
 }

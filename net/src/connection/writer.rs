@@ -74,6 +74,10 @@ fn push(connection: &Connection, (out, unsent): (&mut OutQueue, &mut Unsent), (r
             tracing::warn!(peer = %connection.context.peer.address, %reason, "connection closed");
             false
         }
+        Reply::Stopping => {
+            tracing::debug!(peer = %connection.context.peer.address, "connection closed: the node is stopping");
+            false
+        }
     }
 }
 

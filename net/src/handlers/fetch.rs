@@ -83,7 +83,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let context = context.clone();
     Ok(Handling::InTurn(Box::pin(async move {
         let Some(answers) = unless_stopping(&context, fetch(&context, &limits, &begun)).await else {
-            return Reply::Close("the node is stopping".to_string());
+            return Reply::Stopping;
         };
         let response = respond(&context, &limits, begun, answers);
         context.shard.counters.fetched_bytes.add(response.record_bytes());

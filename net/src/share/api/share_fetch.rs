@@ -66,7 +66,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
             let stopping = std::pin::pin!(context.engine().stopping());
             match select(serving, stopping).await {
                 Either::Left((outcome, _)) => outcome,
-                Either::Right(_) => return Reply::Close("the node is stopping".to_string()),
+                Either::Right(_) => return Reply::Stopping,
             }
         };
         let (error, topics) = match outcome {
