@@ -112,7 +112,7 @@ class Clients:
                     expected = got[message.partition()]
                     if expected < counts[message.partition()]:
                         if not message.value().startswith(b"%d-" % expected):
-                            raise Wrong(f"{topic}-{message.partition()}@{message.offset()} is {message.value()[:9]}, not {expected}")
+                            raise Wrong(f"record {expected} of {topic}-{message.partition()} is {message.value()[:9]}")
                         got[message.partition()] += 1
                         due -= 1
         finally:
@@ -169,7 +169,8 @@ class Quiet:
         """One more."""
         refused, value = [], b"%d" % self.written[partition]
         with self.clients.waits.answer("quiet record"):
-            self.producer.produce(self.TOPIC, value, partition=partition, on_delivery=lambda error, _: error and refused.append(error))
+            self.producer.produce(self.TOPIC, value, partition=partition,
+                                  on_delivery=lambda error, _: error and refused.append(error))
             left = self.producer.flush(PATIENCE)
         if left or refused:
             raise Wrong(f"a quiet record is not taken: {refused or 'no answer'}")

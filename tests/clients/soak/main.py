@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from http.client import HTTPException
 
 from broker import OLDEST, STALLED, STALLS, Broker
 from loads import LARGE_BYTES, Clients, Quiet, SlowReader
@@ -43,8 +44,8 @@ class Watch(threading.Thread):
         while self.wrong is None and not self.over.wait(1):
             try:
                 self.wrong = self.look()
-            except OSError as error:
-                self.wrong = f"the page of metrics is not answered: {error}"
+            except (OSError, HTTPException, ValueError) as error:
+                self.wrong = f"the page of metrics cannot be read: {error}"
 
     def look(self):
         """What is wrong now, or None."""
@@ -152,6 +153,7 @@ def live(name, arguments, folder, seconds, chance):
             wrong.append(f"{type(error).__name__}: {error}")
         watch.stop()
         wrong += [watch.wrong] if watch.wrong else []
+        wrong += [] if watch.looks else ["the page of metrics was never read"]
         wrong += [f"the page of metrics does not tell {name}" for name in sorted(watch.untold)]
         if waits.longest > arguments.bound:
             wrong.append(f"{waits.who} waited for {waits.longest:.1f} s")
