@@ -18,7 +18,7 @@ use millrace_engine::{
 
 use super::{
     report::Report,
-    standing::{self, Pointed},
+    standing::{self, FatRun},
 };
 use crate::failure::Outcome;
 
@@ -29,7 +29,7 @@ pub(super) struct Known {
     catalog: Catalog,
     partitions: BTreeMap<TopicPartition, PartitionState>,
     is_whole: bool,
-    pointed: OnceCell<Option<HashMap<TopicPartition, Pointed>>>,
+    pointed: OnceCell<Option<HashMap<TopicPartition, Vec<FatRun>>>>,
     /// The ends of runs, by shard.
     run_ends: HashMap<u32, BTreeMap<u64, u64>>,
 }
@@ -95,7 +95,7 @@ impl Known {
     }
 
     /// Where the shared logs have records in files that no manifest knows; looked for when first asked. `None`: one is damaged.
-    pub(super) fn pointed(&self) -> Option<&HashMap<TopicPartition, Pointed>> {
+    pub(super) fn pointed(&self) -> Option<&HashMap<TopicPartition, Vec<FatRun>>> {
         let look = || standing::pointed(self.data_dir.as_ref()?, self.catalog.shards, self);
         self.pointed.get_or_init(look).as_ref()
     }

@@ -31,7 +31,7 @@ pub(super) enum Standing<'a> {
 }
 
 /// Offsets before which files hold records that groups point to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pointed {
     /// Where the file begins.
     pub(super) base_offset: i64,
@@ -41,11 +41,26 @@ pub(super) struct Pointed {
     pub(super) durable_end_offset: i64,
 }
 
+/// A fat run that no manifest knows yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FatRun {
+    /// Base offset of the segment that it is in.
+    segment: i64,
+    /// One past its last offset.
+    end_offset: i64,
+    was_durable: bool,
+}
+
 impl Pointed {
-    /// Of a file that begins with an offset and is followed by one that begins with another.
-    fn of_file(self, base_offset: i64, next: i64) -> Self {
-        let (end_offset, durable) = (self.end_offset.min(next), self.durable_end_offset.min(next));
-        Self { base_offset, end_offset, durable_end_offset: durable }
+    /// Of a file that begins with an offset and is followed by one that begins with another, if there is anything in it
+    /// that these runs need. Records up to the end of a run in an older file are in older files: a file that begins
+    /// before that end was begun by a roll that a crash undid.
+    fn of_file(runs: &[FatRun], base_offset: i64, next: i64) -> Option<Self> {
+        let end = |runs: &mut dyn Iterator<Item = &FatRun>| runs.map(|run| run.end_offset).max().unwrap_or(0).min(next);
+        let end_offset = end(&mut runs.iter());
+        let is_older = runs.iter().any(|run| run.segment < base_offset && base_offset < run.end_offset);
+        let durable_end_offset = end(&mut runs.iter().filter(|run| run.was_durable));
+        (base_offset < end_offset && !is_older).then_some(Self { base_offset, end_offset, durable_end_offset })
     }
 }
 
@@ -72,8 +87,9 @@ pub(super) fn of<'a>(known: &'a Known, path: &Path) -> Standing<'a> {
         return Standing::LeftBehind(id, REPLACED);
     }
     let Some(pointed) = known.pointed() else { return Standing::Unknown };
-    match pointed.get(&id).filter(|pointed| name.base_offset < pointed.end_offset) {
-        Some(pointed) => Standing::Pointed(id, pointed.of_file(name.base_offset, next_base(path, name.base_offset))),
+    let runs = pointed.get(&id).map_or(&[][..], Vec::as_slice);
+    match Pointed::of_file(runs, name.base_offset, next_base(path, name.base_offset)) {
+        Some(pointed) => Standing::Pointed(id, pointed),
         None => Standing::LeftBehind(id, BEGUN),
     }
 }
@@ -85,10 +101,10 @@ fn next_base(path: &Path, base: i64) -> i64 {
     names.map(|name| name.base_offset).filter(|other| *other > base).min().unwrap_or(i64::MAX)
 }
 
-/// Where the groups of the shared logs end that have records in segments which the manifests do not know of yet. `None`
-/// when a log is damaged: what is behind the damage may point anywhere.
-pub(super) fn pointed(data_dir: &Path, shards: u32, known: &Known) -> Option<HashMap<TopicPartition, Pointed>> {
-    let mut ends = Vec::new();
+/// What groups of the shared logs have in segments and the manifests do not know of yet. `None` when a log is damaged:
+/// what is behind the damage may point anywhere.
+pub(super) fn pointed(data_dir: &Path, shards: u32, known: &Known) -> Option<HashMap<TopicPartition, Vec<FatRun>>> {
+    let mut found = Vec::new();
     let mut durable: BTreeMap<(u32, u64), u64> = BTreeMap::new();
     for shard in 0..shards {
         let files = fs::read_dir(data_dir.join(format!("wal-{shard}"))).into_iter().flatten().flatten();
@@ -102,23 +118,53 @@ pub(super) fn pointed(data_dir: &Path, shards: u32, known: &Known) -> Option<Has
                 let seen = durable.entry((stamp.shard, stamp.run)).or_default();
                 *seen = (*seen).max(stamp.durable_sequence);
                 let counts = stamp.sequence <= known.run_limit(stamp.shard, stamp.run);
-                let fat = group.entries.iter().filter(|entry| counts && points(entry, known));
-                ends.extend(fat.map(|entry| (entry.partition, entry.end_offset, stamp)));
+                let fat =
+                    group.entries.iter().filter(|_| counts).filter_map(|entry| Some((entry, segment(entry, known)?)));
+                found.extend(fat.map(|(entry, segment)| (entry.partition, segment, entry.end_offset, stamp)));
             }
         }
     }
     let was_durable = |stamp: Stamp| durable.get(&(stamp.shard, stamp.run)).is_some_and(|seen| stamp.sequence <= *seen);
-    let mut pointed: HashMap<TopicPartition, Pointed> = HashMap::new();
-    for (partition, end_offset, stamp) in ends {
-        let of = pointed.entry(partition).or_default();
-        of.end_offset = of.end_offset.max(end_offset);
-        if was_durable(stamp) {
-            of.durable_end_offset = of.durable_end_offset.max(end_offset);
-        }
+    let mut pointed: HashMap<TopicPartition, Vec<FatRun>> = HashMap::new();
+    for (partition, segment, end_offset, stamp) in found {
+        pointed.entry(partition).or_default().push(FatRun { segment, end_offset, was_durable: was_durable(stamp) });
     }
     Some(pointed)
 }
 
-fn points(entry: &Entry, known: &Known) -> bool {
-    matches!(entry.place, Place::Segment(_)) && known.needs(entry.partition, entry.end_offset)
+/// The segment that a run is in, if no manifest knows of the run yet.
+fn segment(entry: &Entry, known: &Known) -> Option<i64> {
+    match entry.place {
+        Place::Segment(pointer) if known.needs(entry.partition, entry.end_offset) => Some(pointer.segment.get()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(segment: i64, end_offset: i64) -> FatRun {
+        FatRun { segment, end_offset, was_durable: true }
+    }
+
+    /// A roll left an empty file that begins with offset 1, and the power was cut before the manifest knew; the records
+    /// from 1 on went to the segment before it. The dump called the empty file damaged.
+    #[test]
+    fn a_file_that_begins_within_another_ones_records_has_nothing_to_show() {
+        let runs = [run(0, 3), run(3, 11)];
+        assert_eq!(Pointed::of_file(&runs, 1, 3), None);
+        let rest = Pointed { base_offset: 3, end_offset: 11, durable_end_offset: 11 };
+        assert_eq!(Pointed::of_file(&runs, 3, i64::MAX), Some(rest));
+    }
+
+    #[test]
+    fn a_file_is_needed_up_to_the_next_one_and_durable_as_far_as_its_groups_were() {
+        let runs = [run(3, 8), FatRun { was_durable: false, ..run(3, 11) }];
+        let of = |base, next| Pointed::of_file(&runs, base, next).map(|of| (of.end_offset, of.durable_end_offset));
+        assert_eq!(of(3, i64::MAX), Some((11, 8)));
+        assert_eq!(of(3, 7), Some((7, 7)));
+        assert_eq!(of(11, i64::MAX), None);
+        assert_eq!(Pointed::of_file(&[], 0, i64::MAX), None);
+    }
 }
