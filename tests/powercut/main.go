@@ -41,6 +41,8 @@ type run struct {
 	random *rand.Rand
 	world  *world
 	total  tally
+	// why there was nothing to check
+	skipped string
 }
 
 type tally struct {
@@ -89,6 +91,10 @@ func main() {
 	if x.count() > 0 {
 		fmt.Printf("FAILED %s (seed %d)\n    %s\n", name, *seed, strings.Join(x.faults[:min(len(x.faults), 20)], "\n    "))
 		os.Exit(1)
+	}
+	if x.skipped != "" {
+		fmt.Printf("skipped: %s: %s\n", name, x.skipped)
+		return
 	}
 	fmt.Printf("passed %s\n", name)
 }
