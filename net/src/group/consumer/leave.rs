@@ -12,7 +12,7 @@ use crate::group::{
     classic::ClassicGroup,
     effects::Scope,
     error::Refusal,
-    record::{AssignedPartitions, Record},
+    record::{AssignedPartitions, ConsumerTargetMetadata, Record},
     strings::wire,
 };
 
@@ -94,6 +94,11 @@ impl ConsumerGroup {
         let hash = self.metadata_hash_now(topics);
         let record = self.epoch_record(self.epoch + 1, hash);
         self.put(records, record);
+        if self.members.is_empty() {
+            // nobody is spared a rebalance by making the next one to join wait for the assignment interval
+            let value = Some(ConsumerTargetMetadata { epoch: self.epoch, timestamp_ms: 0 });
+            self.put(records, Record::ConsumerTargetMetadata { group: Rc::clone(&self.id), value });
+        }
         Left::Stays
     }
 

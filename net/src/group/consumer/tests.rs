@@ -29,6 +29,11 @@ fn members_share_partitions_and_hand_them_over() {
 }
 
 #[test]
+fn a_group_that_ran_empty_assigns_at_once() {
+    run_file("consumer_empty.txt");
+}
+
+#[test]
 fn refusals_have_kafkas_codes_and_reasons() {
     run_file("consumer_refusals.txt");
 }

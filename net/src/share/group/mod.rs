@@ -21,7 +21,12 @@ use record::{Current, GroupEpoch, MemberInfo, Partitions, Topic};
 pub(crate) use record::{KINDS, ShareRecord};
 use uuid::Uuid;
 
-use crate::group::{assignment::Assignment, effects::Scope, record::Record, timers::TimerKind};
+use crate::group::{
+    assignment::Assignment,
+    effects::Scope,
+    record::{ConsumerTargetMetadata, Record},
+    timers::TimerKind,
+};
 
 /// Kafka's name of the protocol type and of the group type.
 pub(crate) const PROTOCOL_TYPE: &str = "share";
@@ -162,6 +167,11 @@ impl ShareGroup {
         self.put(records, ShareRecord::Member(Rc::clone(id), None));
         let value = GroupEpoch { epoch: self.epoch + 1, metadata_hash: self.hash_of(topics) };
         self.put(records, ShareRecord::Epoch(Some(value)));
+        if self.members.is_empty() {
+            // nobody is spared a rebalance by making the next one to join wait for the assignment interval
+            let value = ConsumerTargetMetadata { epoch: self.epoch, timestamp_ms: 0 };
+            self.put(records, ShareRecord::TargetMetadata(Some(value)));
+        }
     }
 
     /// A member was not heard of for too long.

@@ -182,6 +182,18 @@ fn members_share_and_leave() {
 }
 
 #[test]
+fn a_group_that_ran_empty_assigns_at_once() {
+    let mut world = World::new();
+    let (_, work) = world.beat("m1", 0, Some(&["a"])).unwrap();
+    world.made(&work.unwrap(), true);
+    world.now_ms += 1_000;
+    world.beat("m1", 1, None).unwrap();
+    world.beat("m1", -1, None).unwrap();
+    let (response, _) = world.beat("m2", 0, Some(&["a"])).unwrap();
+    assert_eq!(World::assigned(&response), Some(4));
+}
+
+#[test]
 fn members_that_are_not_heard_of_are_thrown_out() {
     let mut world = World::with_two_members();
     world.now_ms += 44_500;
