@@ -48,7 +48,7 @@ const EXTENT_OVERHEAD_BYTES: usize = 72;
 /// Where the target begins. Consumers at the tail are within some hundred ms of the end.
 const TARGET_BYTES_MIN: usize = 16 << 20;
 /// Of bytes missed one part in so many makes the target grow,
-const GROWTH_PART: usize = 4;
+const GROWTH_PART: usize = 8;
 /// and of bytes written one part in so many makes it shrink.
 const DECAY_PART: usize = 16;
 /// Live groups hold up the others when the cache exceeds its target by so much,
