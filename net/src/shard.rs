@@ -75,6 +75,8 @@ pub(crate) struct Shard {
     /// Requests that run to their end whatever becomes of their connection.
     finishing: Cell<usize>,
     refusals: RefCell<LogLimiter>,
+    /// A client may send what cannot be understood again and again.
+    pub(crate) malformed: RefCell<LogLimiter>,
     /// Counts connections of the whole node; used on shard 0 only.
     limits: RefCell<ConnectionLimits>,
 }
@@ -99,6 +101,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         tick: Cell::new(0),
         finishing: Cell::new(0),
         refusals: RefCell::default(),
+        malformed: RefCell::default(),
         limits: RefCell::default(),
         engine: engine.clone(),
         config,

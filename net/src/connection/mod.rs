@@ -195,9 +195,12 @@ pub(crate) async fn run(connection: &Rc<Connection>) -> Option<Moving> {
     let peer = connection.context.peer.address;
     match &end {
         End::Malformed { api, reason } => {
-            connection.context.shard.counters.malformed_requests.add(1);
+            let shard = &connection.context.shard;
+            shard.counters.malformed_requests.add(1);
             let api = api.as_deref().unwrap_or("none");
-            tracing::warn!(%peer, api, %reason, "connection closed: malformed request");
+            if let Some(suppressed) = shard.malformed.borrow_mut().on_event(shard.tick()) {
+                tracing::warn!(%peer, api, %reason, suppressed, "connection closed: malformed request");
+            }
         }
         End::Io(error) => tracing::debug!(%peer, %error, "connection lost"),
         End::PeerClosed | End::Closed => {
