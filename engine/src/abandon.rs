@@ -101,8 +101,10 @@ impl Node {
             let to = aside.join(from.file_name().unwrap_or_default());
             // Cut short before, it is there: what is here now is of the second try.
             if !to.exists() {
-                fs::copy(&from, &to)?;
-                fs::File::open(&to)?.sync_all()?;
+                let draft = aside.join("copying"); // a copy that was cut short must not pass for one
+                fs::copy(&from, &draft)?;
+                fs::File::open(&draft)?.sync_all()?;
+                fs::rename(&draft, &to)?;
             }
         }
         sync_dir(aside)
