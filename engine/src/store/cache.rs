@@ -217,7 +217,7 @@ mod tests {
     fn what_readers_miss_is_kept_until_nobody_misses_it() {
         let mut log = Log::new();
         assert!((0..50).all(|_| log.add(0)));
-        log.cache.missed(96 * MIB);
+        log.cache.missed(24 * MIB * GROWTH_PART);
         let grown = TARGET_BYTES_MIN + 24 * MIB;
         assert!((0..80).all(|_| log.add(0)));
         let kept = log.cache.bytes();
