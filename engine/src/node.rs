@@ -465,6 +465,7 @@ where
     while together.rested.load(Ordering::Acquire) < 2 * together.options.shards {
         io.sleep(Duration::from_millis(1)).await; // letters of slower shards may still need this one
     }
+    io.rest().await;
 }
 
 const TICK: Duration = Duration::from_millis(config::WRITTEN_FLUSH_MS.unsigned_abs());

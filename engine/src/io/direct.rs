@@ -3,6 +3,7 @@
 //! Lives and dies with its executor; everything here is `!Send`.
 
 use std::{
+    cell::Cell,
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -25,6 +26,8 @@ const BACKGROUND_SHARES: usize = 150;
 pub(crate) struct DirectIo {
     background: TaskQueueHandle,
     started: Instant,
+    /// Calls on threads of the executor's pool.
+    calls: Rc<Cell<usize>>,
 }
 
 impl DirectIo {
@@ -41,7 +44,27 @@ impl DirectIo {
             Latency::NotImportant,
             "background",
         );
-        Ok(Self { background, started: Instant::now() })
+        Ok(Self { background, started: Instant::now(), calls: Rc::default() })
+    }
+
+    /// Runs a blocking call on a thread of the executor's pool. It is finished even if nobody waits for it any more.
+    async fn blocking<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> T {
+        let calls = self.calls.clone();
+        calls.set(calls.get() + 1);
+        let running = glommio::spawn_local(async move {
+            let result = glommio::executor().spawn_blocking(call).await;
+            calls.set(calls.get() - 1);
+            result
+        });
+        running.detach().await.expect("a call ends before its executor")
+    }
+
+    /// Waits until no call is on a thread of the pool. To be waited for last before the executor ends: a thread that has
+    /// nobody to answer any more panics.
+    pub(crate) async fn rest(&self) {
+        while self.calls.get() > 0 {
+            self.sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -125,11 +148,6 @@ impl File for DirectFile {
     }
 }
 
-/// Runs a blocking call on the executor's pool thread.
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    glommio::executor().spawn_blocking(call).await
-}
-
 impl Io for DirectIo {
     type File = DirectFile;
     type Buffer = DmaBuffer;
@@ -152,7 +170,7 @@ impl Io for DirectIo {
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
-        blocking(move || {
+        self.blocking(move || {
             std::fs::rename(&from, &to)?;
             sync_dir(to.parent().expect("a file has a folder"))
         })
@@ -161,17 +179,17 @@ impl Io for DirectIo {
 
     async fn create_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || create_dir_durably(&path)).await
+        self.blocking(move || create_dir_durably(&path)).await
     }
 
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || sync_dir(&path)).await
+        self.blocking(move || sync_dir(&path)).await
     }
 
     async fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let path = path.to_owned();
-        blocking(move || match std::fs::read_dir(&path) {
+        self.blocking(move || match std::fs::read_dir(&path) {
             Ok(entries) => entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect(),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(other) => Err(other),
@@ -181,7 +199,7 @@ impl Io for DirectIo {
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        blocking(move || match std::fs::symlink_metadata(&path) {
+        self.blocking(move || match std::fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path),
             Ok(_) => std::fs::remove_file(&path),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -216,7 +234,7 @@ impl Io for DirectIo {
             yield_to_shards();
             work()
         };
-        glommio::executor().spawn_blocking(work).await
+        self.blocking(work).await
     }
 
     fn now_ms(&self) -> i64 {
@@ -283,4 +301,39 @@ pub(crate) fn volume_bytes(path: &Path) -> io::Result<(u64, u64)> {
         return Err(io::Error::last_os_error());
     }
     Ok((out.f_blocks * out.f_frsize, out.f_bavail * out.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        thread,
+    };
+
+    use futures_util::FutureExt;
+    use glommio::LocalExecutor;
+
+    use super::*;
+
+    /// A file of a deleted topic that was being removed when the node stopped took the process down with it.
+    #[test]
+    fn a_call_that_nobody_waits_for_is_finished_before_the_executor_ends() {
+        let probe = tempfile::NamedTempFile::new().expect("there is a folder for it");
+        std::fs::write(probe.path(), [0; BLOCK]).expect("there is space");
+        LocalExecutor::default().run(async {
+            let io = DirectIo::new(probe.path()).await.expect("it can be read");
+            let is_done = Arc::new(AtomicBool::new(false));
+            let done = is_done.clone();
+            let call = io.beside(move || {
+                thread::sleep(Duration::from_millis(50));
+                done.store(true, Ordering::Release);
+            });
+            assert!(call.now_or_never().is_none());
+            io.rest().await;
+            assert!(is_done.load(Ordering::Acquire));
+        });
+    }
 }
