@@ -5,10 +5,8 @@
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*};
 
-use super::{records::RecordReader, *};
-use crate::config::TimestampType;
+use super::{records::RecordReader, tests::NOW_MS, *};
 
-const NOW_MS: i64 = 1_700_000_000_000;
 const STEP_BYTES: usize = 10_000;
 
 /// Every codec, at the ends of its levels and at its default.
@@ -25,14 +23,7 @@ fn compressions() -> Vec<Compression> {
 }
 
 fn rules() -> Rules {
-    Rules {
-        max_bytes: 64 << 20,
-        now_ms: NOW_MS,
-        timestamp_type: TimestampType::CreateTime,
-        before_max_ms: i64::MAX,
-        after_max_ms: 3_600_000,
-        key_required: false,
-    }
+    Rules { max_bytes: 64 << 20, ..tests::rules() }
 }
 
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {

@@ -9,9 +9,9 @@ use super::{header::CHECKED_FROM, *};
 use crate::config::TimestampType;
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
-const NOW_MS: i64 = 1_700_000_000_000;
+pub(super) const NOW_MS: i64 = 1_700_000_000_000;
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     Rules {
         max_bytes: 1 << 20,
         now_ms: NOW_MS,
