@@ -7,8 +7,10 @@ use bytes::Bytes;
 use millrace_engine::{
     api::TopicPartition,
     batch::{BatchBuilder, BatchInfo, Codec, Record},
-    segment::{Segment, encode_footer},
-    wal::format::{GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, Stamp, entry_bytes},
+    format::{
+        segment::{Segment, encode_footer},
+        wal::{GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, Stamp, entry_bytes},
+    },
 };
 use uuid::Uuid;
 

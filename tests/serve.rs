@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use millrace_engine::segment::SegmentName;
+use millrace_engine::format::segment::SegmentName;
 
 mod broker;
 use broker::{Broker, files, millrace, run, run_with_input, small, stderr, stdout};

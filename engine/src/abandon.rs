@@ -11,10 +11,9 @@ use std::{
 
 use crate::{
     boot::{self, read_catalog},
-    catalog::Catalog,
     doubt::Doubts,
+    format::{catalog::Catalog, journal::Journal},
     io::direct::{DirectIo, create_dir_durably, sync_dir},
-    journal::Journal,
     node::{StartError, executor},
     store::{Known, Owed, Store, StoreOptions, manifest_path},
     topics::Topic,

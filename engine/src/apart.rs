@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::{
     api::{LogError, ProducePartition, Produced, TopicPartition},
     boot,
-    catalog::Catalog,
     config::TopicConfig,
+    format::catalog::Catalog,
     io::direct::DirectIo,
     node::{self, StartError},
     store::{Owed, Store, StoreOptions},

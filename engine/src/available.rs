@@ -4,8 +4,8 @@
 //! count as if they were all alike.
 
 use crate::{
+    format::segment::Segment,
     partition::{Extent, Partition, batch_head},
-    segment::Segment,
 };
 
 /// Segments that one read of a partition goes through at most, each a file to open. Who is further behind than that

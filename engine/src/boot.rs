@@ -14,15 +14,17 @@ use uuid::Uuid;
 
 use crate::{
     api::TopicPartition,
-    catalog::{self, Catalog, FORMAT_VERSION, Record},
     config::TopicConfig,
     engine::owner,
+    format::{
+        catalog::{self, Catalog, FORMAT_VERSION, Record},
+        journal::{self, Journal, ReadError},
+        manifest::{self, PartitionState},
+    },
     io::{
         BLOCK, Io,
         direct::{DirectIo, create_dir_durably},
     },
-    journal::{self, Journal, ReadError},
-    manifest::{self, PartitionState},
     node::{NodeOptions, StartError, topics_dir},
     store::{Known, Owed, Store, StoreOptions, manifest_path},
 };

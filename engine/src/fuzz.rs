@@ -16,16 +16,16 @@ use crate::{
     batch::{
         self, BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchInfo, Codec, Recompress, Recompressed, Record, Rules,
     },
-    catalog,
     config::TimestampType,
-    io::sim::Sim,
-    journal::{self, Journal, Payloads},
-    manifest,
-    segment::{self, IndexEntry, Segment, SegmentMeta},
-    wal::{
-        format,
-        scan::{AllCounts, Chain, Depth, Scan},
+    format::{
+        catalog,
+        journal::{self, Journal, Payloads},
+        manifest,
+        segment::{self, IndexEntry, Segment, SegmentMeta},
+        wal,
     },
+    io::sim::Sim,
+    wal::scan::{AllCounts, Chain, Depth, Scan},
 };
 
 /// A decoder to fuzz.
@@ -144,7 +144,7 @@ pub fn fuzz_batches(data: &[u8]) {
 pub fn fuzz_wal(data: &[u8]) {
     look_at_wal(data);
     let mut sealed = data.to_vec();
-    if let Some((_, length)) = format::peek(&sealed)
+    if let Some((_, length)) = wal::peek(&sealed)
         && length <= sealed.len()
     {
         seal(&mut sealed, length);
@@ -153,12 +153,12 @@ pub fn fuzz_wal(data: &[u8]) {
 }
 
 fn look_at_wal(data: &[u8]) {
-    let _any_answer_will_do = format::peek(data);
-    if let Some(group) = format::decode(data) {
+    let _any_answer_will_do = wal::peek(data);
+    if let Some(group) = wal::decode(data) {
         assert!(group.length <= data.len());
         for entry in &group.entries {
             assert!(entry.base_offset < entry.end_offset);
-            if let format::Place::Group(at) = entry.place {
+            if let wal::Place::Group(at) = entry.place {
                 assert!(at as usize + entry.length as usize <= group.length);
             }
         }
@@ -167,7 +167,7 @@ fn look_at_wal(data: &[u8]) {
         let chain = scan_in_pieces(data, depth);
         for (position, group) in chain.begun.iter().chain(&chain.behind).flat_map(|span| &span.kept) {
             let at = usize::try_from(*position).expect("within the file");
-            assert_eq!(format::decode(&data[at..]).as_ref(), Some(group));
+            assert_eq!(wal::decode(&data[at..]).as_ref(), Some(group));
         }
     }
 }
@@ -276,11 +276,11 @@ const PARTITION: TopicPartition = TopicPartition { topic: Uuid::from_u128(7), pa
 fn wal_seeds() -> Vec<Vec<u8>> {
     let group = |sequence| {
         let batch = a_batch(Codec::None, 30);
-        let bytes = format::GROUP_HEADER_BYTES + format::entry_bytes(Some(batch.len())) + format::entry_bytes(None);
+        let bytes = wal::GROUP_HEADER_BYTES + wal::entry_bytes(Some(batch.len())) + wal::entry_bytes(None);
         let mut group = vec![0; bytes.next_multiple_of(crate::io::BLOCK)];
-        let mut encoder = format::GroupEncoder::new(&mut group);
+        let mut encoder = wal::GroupEncoder::new(&mut group);
         encoder.inline(PARTITION, (30, 33), batch.len()).1.copy_from_slice(&batch);
-        let pointer = format::SegmentPointer {
+        let pointer = wal::SegmentPointer {
             segment: 10.into(),
             position: 4096.into(),
             from_offset: 10.into(),
@@ -288,7 +288,7 @@ fn wal_seeds() -> Vec<Vec<u8>> {
             reserved: 0.into(),
         };
         encoder.pointer(PARTITION, (33, 40), 5_000, pointer);
-        encoder.finish(format::Stamp { run: 2, shard: 0, sequence, durable_sequence: sequence - 1 }, RULES.now_ms);
+        encoder.finish(wal::Stamp { run: 2, shard: 0, sequence, durable_sequence: sequence - 1 }, RULES.now_ms);
         group
     };
     vec![group(8), [group(8), group(9)].concat()]

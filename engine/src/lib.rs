@@ -7,27 +7,22 @@ pub mod api;
 mod available;
 pub mod batch;
 mod boot;
-pub mod catalog;
 mod chunk;
 mod compact;
 pub mod config;
 pub mod doubt;
 pub mod engine;
 mod fetch;
-#[cfg(test)]
-mod format_golden;
+pub mod format;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod io;
-pub mod journal;
 mod mail;
-pub mod manifest;
 mod materialise;
 pub mod node;
 mod partition;
 mod producer;
 mod retention;
-pub mod segment;
 mod signal;
 pub mod stall;
 pub mod stats;

@@ -3,8 +3,13 @@
 use std::{ops::Range, rc::Rc};
 
 use crate::{
-    batch::BatchInfo, chunk::Memory, config::TopicConfig, manifest::ProducerBatch, partition::Extent,
-    producer::Producers, segment::Segment, store::producer_batch, wal::format::SegmentPointer,
+    batch::BatchInfo,
+    chunk::Memory,
+    config::TopicConfig,
+    format::{manifest::ProducerBatch, segment::Segment, wal::SegmentPointer},
+    partition::Extent,
+    producer::Producers,
+    store::producer_batch,
 };
 
 /// Segments that a plan ends before it leaves further extents to the next one: each is a file to be open and flushed.

@@ -23,10 +23,10 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use crate::{
     boot::{self, Booted},
-    catalog::Catalog,
     config::{self, TopicConfig},
     doubt::Doubts,
     engine::{Engine, Shard, owner},
+    format::catalog::Catalog,
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
     store::{Known, Left, OpenError, Owed, Store, StoreOptions},

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use crate::{
     api::{ActiveProducer, LogError},
     batch::{BatchInfo, increment_sequence},
-    manifest::ProducerBatch,
+    format::manifest::ProducerBatch,
 };
 
 /// Batches remembered per producer: `max.in.flight.requests.per.connection` may be that much for an idempotent one.

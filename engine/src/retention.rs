@@ -1,6 +1,6 @@
 //! What retention lets go: whole segments, from the log's start on. Pure.
 
-use crate::{config::TopicConfig, segment::Segment};
+use crate::{config::TopicConfig, format::segment::Segment};
 
 /// Where a log should start by retention.ms and retention.bytes; `None` if nothing is to go. Kafka's rules: a segment is
 /// as old as its newest record, and goes by size if what stays has retention.bytes still; the active one may go too, by

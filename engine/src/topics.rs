@@ -11,11 +11,13 @@ use uuid::Uuid;
 
 use crate::{
     api::{ConfigChange, LogError, NewTopic, TopicError, TopicId, TopicPartition},
-    catalog::{self, Catalog, Record, StoredTopic},
     config::{self, Durability, TopicConfig},
     engine::Engine,
+    format::{
+        catalog::{self, Catalog, Record, StoredTopic},
+        journal::{Journal, Payloads},
+    },
     io::{Io, Share, direct::DirectIo},
-    journal::{Journal, Payloads},
 };
 
 /// A topic as every shard knows it. Immutable; a change makes a new one.

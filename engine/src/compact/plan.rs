@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{config::TopicConfig, segment::Segment};
+use crate::{config::TopicConfig, format::segment::Segment};
 
 /// What is to be compacted of a partition.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     batch::{BatchBuilder, BatchInfo, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
-    segment::Segment,
+    format::segment::Segment,
 };
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];

@@ -21,11 +21,11 @@ use crate::{
     api::{FetchPartition, LogError, OffsetSpec, ProducePartition, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
+    format::segment::SegmentName,
     io::{
         Io,
         sim::{OpKind, Sim, SimIo, Verdict, random::Random},
     },
-    segment::SegmentName,
 };
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];

@@ -24,9 +24,9 @@ use crate::{
     batch::{BatchError, BatchInfo, verify_crc},
     compact::{self, Due, Filter, Look, Mapped, Mapping, OffsetMap, Verdict},
     config::TopicConfig,
+    format::segment::{self, Segment, SegmentName},
     io::{Io, Open},
     partition::PartitionCell,
-    segment::{self, Segment, SegmentName},
 };
 
 /// Work between two pauses, in bytes as the filter counts it: 0.1 to 0.2 ms.

@@ -7,10 +7,13 @@ use super::{OpenError, append::producer_batch, partition_dir};
 use crate::{
     api::TopicPartition,
     batch::{BatchInfo, verify_crc},
+    format::{
+        manifest::{Manifest, PartitionState, ProducerBatch},
+        segment::{self, Segment},
+        wal::GROUP_BYTES_MAX,
+    },
     io::{File, IO_BYTES_MAX, Io, Open, align_down, align_up},
-    manifest::{Manifest, PartitionState, ProducerBatch},
-    segment::{self, Segment},
-    wal::{format::GROUP_BYTES_MAX, replay::Pointer},
+    wal::replay::Pointer,
 };
 
 /// Takes the runs over in order. `Some`: this one is not whole, so its group is torn; the manifest is of no use then.

@@ -13,14 +13,12 @@ use std::{
 use super::{Store, wal_files::WalFile};
 use crate::{
     chunk::Memory,
+    format::wal::SegmentPointer,
     io::{BLOCK, File, IO_BYTES_MAX, Io},
     materialise::{self, Plan},
     partition::{Ahead, Appending, Extent, PartitionCell, Slot},
     signal::Outcome,
-    wal::{
-        format::SegmentPointer,
-        group::{Group, Run},
-    },
+    wal::group::{Group, Run},
 };
 
 /// Runs of at least this size take the fat path.

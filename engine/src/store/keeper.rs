@@ -19,12 +19,14 @@ use super::{Store, partition_dir, replace::Job, segment_files::OpenSegment};
 use crate::{
     api::{LogError, TopicPartition},
     chunk::Memory,
+    format::{
+        journal::{Journal, Payloads},
+        manifest::{self, Record},
+        segment::{self, Segment, SegmentName},
+    },
     io::{BLOCK, Buffer, File, Io, align_down, align_up},
-    journal::{Journal, Payloads},
-    manifest::{self, Record},
     materialise::{self, Plan, SegmentWrite},
     partition::{Appending, Partition, PartitionCell, Unnoted},
-    segment::{self, Segment, SegmentName},
     signal::{Outcome, Signal},
 };
 

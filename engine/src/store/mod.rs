@@ -68,9 +68,9 @@ use self::{
 use crate::{
     api::{ActiveProducer, LogError, TopicPartition},
     config::TopicConfig,
+    format::segment::SegmentName,
     io::Io,
     partition::{Partition, PartitionCell},
-    segment::SegmentName,
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
     wal::group::Groups,
@@ -105,7 +105,7 @@ pub(crate) struct StoreOptions {
 const WAL_FILES: u64 = 8;
 /// Smallest file of the shared log: the largest group and then some. Crash tests make many of them and no such groups.
 const WAL_FILE_BYTES_MIN: u64 = if cfg!(test) { 2 << 20 } else { 32 << 20 };
-const _: () = assert!(cfg!(test) || WAL_FILE_BYTES_MIN > crate::wal::format::GROUP_BYTES_MAX as u64);
+const _: () = assert!(cfg!(test) || WAL_FILE_BYTES_MIN > crate::format::wal::GROUP_BYTES_MAX as u64);
 
 impl StoreOptions {
     fn wal_dir(&self) -> PathBuf {
@@ -305,7 +305,7 @@ impl<I: Io> Store<I> {
     }
 
     /// What the manifest says of every partition, once the keeper has stopped.
-    pub(crate) fn states(&self) -> Vec<(TopicPartition, crate::manifest::PartitionState)> {
+    pub(crate) fn states(&self) -> Vec<(TopicPartition, crate::format::manifest::PartitionState)> {
         self.partitions.borrow().iter().map(|(id, cell)| (*id, cell.borrow().state())).collect()
     }
 

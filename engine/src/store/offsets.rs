@@ -6,9 +6,9 @@ use super::{Store, read};
 use crate::{
     api::{FoundOffset, LogError, OffsetSpec, TopicPartition},
     batch::{self, BatchInfo},
+    format::segment::{self, IndexEntry, Segment},
     io::{File, IO_BYTES_MAX, Io, align_down, align_up},
     partition::Holder,
-    segment::{self, IndexEntry, Segment},
 };
 
 const NOT_FOUND: FoundOffset = FoundOffset { offset: -1, timestamp_ms: -1 };

@@ -27,11 +27,13 @@ use crate::{
     api::TopicPartition,
     config::TopicConfig,
     doubt::Doubts,
+    format::{
+        journal::{self, Journal, ReadError},
+        manifest::{self, Manifest},
+        segment::SegmentName,
+    },
     io::{BLOCK, Buffer, File, Io, Open, Share, window::Window},
-    journal::{self, Journal, ReadError},
-    manifest::{self, Manifest},
     partition::{Partition, PartitionCell},
-    segment::SegmentName,
     signal::Signal,
     stats::Counters,
     wal::{

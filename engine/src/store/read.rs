@@ -8,9 +8,9 @@ use crate::{
     api::{FetchPartition, Fetched, LogError, Records, TopicPartition},
     available::SEGMENTS_READ_MAX,
     chunk::{Chunk, FileRange, Memory},
+    format::segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
     io::{File, Io, align_down, align_up, residency},
     partition::{ReadPlan, batch_head, select},
-    segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
     waiters::Waiter,
 };
 

@@ -10,8 +10,8 @@ use std::{io, path::Path, rc::Rc, time::Duration};
 use super::{Store, partition_dir, segment_files::OpenSegment};
 use crate::{
     api::TopicPartition,
+    format::segment::SegmentName,
     io::{File, Io, Share},
-    segment::SegmentName,
     signal::Outcome,
 };
 

@@ -12,10 +12,12 @@ use zerocopy::little_endian::I64;
 use super::{Store, partition_dir, removal};
 use crate::{
     api::TopicPartition,
+    format::{
+        journal::Payloads,
+        manifest::{self, Record, Replace},
+        segment::{Segment, SegmentName},
+    },
     io::Io,
-    journal::Payloads,
-    manifest::{self, Record, Replace},
-    segment::{Segment, SegmentName},
     signal::Outcome,
 };
 

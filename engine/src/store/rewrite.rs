@@ -6,8 +6,8 @@ use std::{io, rc::Rc};
 use super::segment_files::OpenSegment;
 use crate::{
     batch::{BATCH_HEADER_BYTES, BatchInfo},
+    format::segment::{self, Segment},
     io::{Buffer, File, IO_BYTES_MAX, Io, align_down, align_up},
-    segment::{self, Segment},
 };
 
 /// Bytes of a read or write: what serves producers waits behind one of them at most.

@@ -12,8 +12,8 @@ use std::{
 use super::partition_dir;
 use crate::{
     api::TopicPartition,
+    format::segment::{self, IndexEntry, SegmentName},
     io::{Io, Open},
-    segment::{self, IndexEntry, SegmentName},
 };
 
 /// Segments open at the same time, per shard.

@@ -19,13 +19,11 @@ use super::{Store, fat::FatRun, wal_files::WalFile};
 use crate::{
     api::LogError,
     chunk::Memory,
+    format::wal::{GroupEncoder, SegmentPointer, Stamp},
     io::{Buffer, File, Io, Share},
     partition::{Extent, Slot},
     timing::Timings,
-    wal::{
-        format::{GroupEncoder, SegmentPointer, Stamp},
-        group::Group,
-    },
+    wal::group::Group,
 };
 
 /// How far a group is.

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
-use super::format::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
+use crate::format::wal::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
 use crate::{
     api::{LEADER_EPOCH, LogError, TopicPartition},
     batch::{self, BatchInfo},

@@ -1,9 +1,7 @@
-//! The shared write-ahead log of a shard as bytes: its groups ([`mod@format`]) and what a restart finds ([`scan`]).
-//! The store seals, writes and flushes them.
+//! The shared write-ahead log of a shard above its bytes, which are [`crate::format::wal`]'s: the group that is open, and
+//! what a restart finds ([`scan`]). The store seals, writes and flushes.
 
-pub mod format;
 pub(crate) mod group;
-pub(crate) mod reader;
 pub(crate) mod replay;
 pub mod scan;
 #[cfg(test)]

@@ -8,13 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{
-    format::{Entry, Place, SegmentPointer, Stamp},
-    scan::{Chain, Judge, Span},
-};
+use super::scan::{Chain, Judge, Span};
 use crate::{
     api::TopicPartition,
-    manifest::{self, Manifest},
+    format::{
+        manifest::{self, Manifest},
+        wal::{Entry, Place, SegmentPointer, Stamp},
+    },
 };
 
 /// What counts in a file of the shared log is what the manifest does not know yet.
@@ -302,7 +302,7 @@ fn noted_end(manifest: &Manifest, id: TopicPartition) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::format::Group;
+    use crate::format::wal::Group;
 
     const ID: TopicPartition = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
 

@@ -9,11 +9,13 @@
 //! only what its [`Judge`] asks for. Call [`Scan::wants`], feed the bytes from there on, as many as are at hand, and so
 //! on until nothing is wanted.
 
-use super::{
-    format::{Entry, GROUP_HEADER_BYTES, Group, Stamp},
-    reader::{GroupReader, Progress},
+use crate::{
+    format::{
+        group_reader::{GroupReader, Progress},
+        wal::{Entry, GROUP_HEADER_BYTES, Group, Stamp},
+    },
+    io::BLOCK,
 };
-use crate::io::BLOCK;
 
 /// What counts in a file.
 pub trait Judge {

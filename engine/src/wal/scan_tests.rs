@@ -5,12 +5,10 @@
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{
-    format::{Entry, GROUP_HEADER_BYTES, Group, GroupEncoder, SegmentPointer, Stamp, decode, entry_bytes, peek},
-    scan::{Chain, Depth, Judge, Scan, Span},
-};
+use super::scan::{Chain, Depth, Judge, Scan, Span};
 use crate::{
     api::TopicPartition,
+    format::wal::{Entry, GROUP_HEADER_BYTES, Group, GroupEncoder, SegmentPointer, Stamp, decode, entry_bytes, peek},
     io::{BLOCK, align_up},
 };
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use millrace_engine::{
+use millrace_engine::format::{
     catalog::{self, Catalog},
     journal,
     manifest::{self, Manifest},

@@ -10,10 +10,12 @@ use std::{
 
 use millrace_engine::{
     api::TopicPartition,
-    catalog::{self, Catalog},
-    journal,
-    manifest::{self, Manifest, PartitionState},
-    segment::SegmentName,
+    format::{
+        catalog::{self, Catalog},
+        journal,
+        manifest::{self, Manifest, PartitionState},
+        segment::SegmentName,
+    },
 };
 
 use super::{

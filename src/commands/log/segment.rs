@@ -8,7 +8,7 @@ use std::{
 
 use millrace_engine::{
     batch::{BATCH_HEADER_BYTES, BatchInfo, records, verify_crc},
-    segment::{Segment, SegmentMeta, decode_footer, footer_bytes_max},
+    format::segment::{Segment, SegmentMeta, decode_footer, footer_bytes_max},
 };
 
 use super::{

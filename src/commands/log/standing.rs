@@ -11,8 +11,10 @@ use std::{
 
 use millrace_engine::{
     api::TopicPartition,
-    segment::{Segment, SegmentName},
-    wal::format::{Entry, Place, Stamp},
+    format::{
+        segment::{Segment, SegmentName},
+        wal::{Entry, Place, Stamp},
+    },
 };
 
 use super::{known::Known, wal};

@@ -4,10 +4,8 @@ use std::{collections::BTreeSet, fs::File, io, os::unix::fs::FileExt, path::Path
 
 use millrace_engine::{
     batch::batches,
-    wal::{
-        format::{Entry, Group, Place, Stamp},
-        scan::{Chain, Depth, Judge, Scan},
-    },
+    format::wal::{Entry, Group, Place, Stamp},
+    wal::scan::{Chain, Depth, Judge, Scan},
 };
 
 use super::{batch, known::Known, report::Report, unreadable};

@@ -6,8 +6,8 @@ use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use super::{disk::SimBuffer, handle::SimFile, *};
 use crate::{
+    format::journal::{self, Journal},
     io::{BLOCK, Buffer, File, Io, Open, Share},
-    journal::{self, Journal},
 };
 
 fn path(name: &str) -> std::path::PathBuf {

@@ -10,7 +10,7 @@ use zerocopy::{
     little_endian::{I32, I64, U32, U64},
 };
 
-use super::reader::{GroupReader, Progress};
+use super::group_reader::{GroupReader, Progress};
 use crate::{
     api::TopicPartition,
     io::{BLOCK, align_up},

@@ -1,11 +1,11 @@
 //! Takes a commit group apart as its bytes come in, so that none has to be in memory as a whole. Pure.
 //!
 //! Batches only pass the checksum; of the entries those are kept that somebody needs. What a group is, and what makes
-//! bytes none, is `format`'s.
+//! bytes none, is `wal`'s.
 
 use zerocopy::FromBytes;
 
-use super::format::{
+use super::wal::{
     CHECKED_FROM, ENTRY_HEADER_BYTES, Entry, EntryHeader, EntryKind, GROUP_HEADER_BYTES, Group, GroupHeader,
     POINTER_BYTES, Stamp, entry_of, header_of, stamp_of,
 };

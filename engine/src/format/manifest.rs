@@ -17,8 +17,10 @@ use zerocopy::{
 
 use crate::{
     api::TopicPartition,
-    journal::{Payloads, RECORD_BYTES_MAX},
-    segment::{IndexEntry, Segment, SegmentMeta},
+    format::{
+        journal::{Payloads, RECORD_BYTES_MAX},
+        segment::{IndexEntry, Segment, SegmentMeta},
+    },
 };
 
 /// One batch of an idempotent producer, as duplicates are recognised by it.

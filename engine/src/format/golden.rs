@@ -11,12 +11,14 @@ use uuid::Uuid;
 use crate::{
     api::TopicPartition,
     batch::BatchInfo,
-    catalog::{self, StoredTopic},
+    format::{
+        catalog::{self, StoredTopic},
+        journal::{self, Journal, Payloads},
+        manifest::{self, Advance, ProducerBatch, Replace},
+        segment::{self, IndexEntry, Segment, SegmentMeta},
+        wal::{GroupEncoder, SegmentPointer, Stamp, decode},
+    },
     io::sim::Sim,
-    journal::{self, Journal, Payloads},
-    manifest::{self, Advance, ProducerBatch, Replace},
-    segment::{self, IndexEntry, Segment, SegmentMeta},
-    wal::format::{GroupEncoder, SegmentPointer, Stamp, decode},
 };
 
 const TOPIC: Uuid = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);

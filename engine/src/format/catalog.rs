@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-pub(crate) use crate::journal::RECORD_BYTES_MAX;
-use crate::{api::TopicId, journal::Payloads};
+pub(crate) use crate::format::journal::RECORD_BYTES_MAX;
+use crate::{api::TopicId, format::journal::Payloads};
 
 /// The format of the data directory; a node refuses one it does not know.
 pub const FORMAT_VERSION: u32 = 1;
