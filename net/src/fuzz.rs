@@ -11,17 +11,19 @@ use kafka_protocol::{
 use millrace_engine::fuzz::Target;
 
 use crate::{
-    api::{
-        Api, TABLE,
-        shape::{
+    broker::{
+        table::{Api, TABLE},
+        telemetry,
+    },
+    wire::{
+        api::shape::{
             self,
             sample::{Random, Text, sample},
         },
+        connection::{Frame, Routed, feed, route},
+        hot::produce_request::ProduceRequest,
+        memory::{Class, ReceiveMemory, Reservation},
     },
-    connection::{Frame, Routed, feed, route},
-    hot::produce_request::ProduceRequest,
-    memory::{Class, ReceiveMemory, Reservation},
-    telemetry,
 };
 
 /// All of them.

@@ -32,7 +32,7 @@ const UNKNOWN_SUBSCRIPTION_ID: i16 = 117;
 const TELEMETRY_TOO_LARGE: i16 = 118;
 
 /// What a consumer of librdkafka pushed, after decompression.
-const PUSHED: &[u8] = include_bytes!("../../src/telemetry/testdata/librdkafka-2.16.0.otlp");
+const PUSHED: &[u8] = include_bytes!("../../src/broker/telemetry/testdata/librdkafka-2.16.0.otlp");
 
 fn text(text: &'static str) -> StrBytes {
     StrBytes::from_static_str(text)

@@ -1,0 +1,133 @@
+//! ApiVersions: what is served, straight from the table.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse,
+        api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey},
+    },
+    protocol::StrBytes,
+};
+
+use crate::broker::features::{FEATURES, Feature};
+use crate::{
+    broker::table::{Api, OnDisconnect, TABLE},
+    wire::api::{
+        Call, Context, Reply, RequestHeader, call, encode,
+        shape::{STRING, Shape},
+    },
+};
+
+const SHAPE: Shape = &[STRING.since(3), STRING.since(3)];
+
+/// ApiVersions.
+pub(crate) static API: Api = Api {
+    key: ApiKey::ApiVersions,
+    version_min: 0,
+    version_max: 4,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersionsResponse {
+    let version = call.version();
+    if version >= 3 {
+        let (name, software_version) = (call.body.client_software_name, call.body.client_software_version);
+        if !is_legal(&name) || !is_legal(&software_version) {
+            return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
+        }
+        tracing::debug!(peer = %context.peer.address, software = %name, version = %software_version, "client");
+        *context.peer.software.borrow_mut() = Some((kept(&name), kept(&software_version)));
+    }
+    let response = ApiVersionsResponse::default().with_api_keys(listed_versions(context.config().metrics.is_some()));
+    if version < 3 {
+        return response;
+    }
+    response
+        .with_supported_features(FEATURES.iter().map(|feature| supported(feature, version)).collect())
+        .with_finalized_features_epoch(0)
+        .with_finalized_features(FEATURES.iter().filter(|feature| feature.level > 0).map(finalized).collect())
+}
+
+/// A name of software for as long as its connection lives: a copy, as the name shares memory with its whole request.
+fn kept(ascii: &str) -> StrBytes {
+    const KEPT_BYTES_MAX: usize = 256;
+    StrBytes::from_string(ascii[..ascii.len().min(KEPT_BYTES_MAX)].to_owned())
+}
+
+/// Names and versions of software are letters, digits, dots and dashes (KIP-511).
+fn is_legal(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    match text.as_bytes() {
+        [first, .., last] => {
+            first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() && text.bytes().all(is_inner)
+        }
+        [only] => only.is_ascii_alphanumeric(),
+        [] => false,
+    }
+}
+
+/// Clients are told that they can push metrics only if somebody can read them.
+fn listed_versions(takes_metrics: bool) -> Vec<ApiVersion> {
+    let is_listed =
+        |api: &&&Api| takes_metrics || !matches!(api.key, ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry);
+    TABLE
+        .iter()
+        .filter(is_listed)
+        .map(|api| {
+            ApiVersion::default()
+                .with_api_key(api.key as i16)
+                .with_min_version(api.advertised_min)
+                .with_max_version(api.version_max)
+        })
+        .collect()
+}
+
+/// Versions before 4 cannot carry a feature whose lowest level is 0 (KIP-1022).
+fn supported(feature: &Feature, version: i16) -> SupportedFeatureKey {
+    let min = if version < 4 { feature.min.max(1) } else { feature.min };
+    SupportedFeatureKey::default()
+        .with_name(StrBytes::from_static_str(feature.name))
+        .with_min_version(min)
+        .with_max_version(feature.max)
+}
+
+fn finalized(feature: &Feature) -> FinalizedFeatureKey {
+    FinalizedFeatureKey::default()
+        .with_name(StrBytes::from_static_str(feature.name))
+        .with_min_version_level(feature.level)
+        .with_max_version_level(feature.level)
+}
+
+/// The answer to a version of ApiVersions that is not served: in version 0, with the range of ApiVersions itself.
+pub(crate) fn unsupported(correlation_id: i32) -> Reply {
+    let own = listed_versions(false).into_iter().filter(|version| version.api_key == ApiKey::ApiVersions as i16);
+    let response = ApiVersionsResponse::default()
+        .with_error_code(ResponseError::UnsupportedVersion.code())
+        .with_api_keys(own.collect());
+    let header = RequestHeader { version: 0, correlation_id, client_id: None };
+    encode(&header, 0, &response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_names_are_checked() {
+        for legal in ["a", "apache-kafka-java", "4.3.1", "x.y-z9"] {
+            assert!(is_legal(legal), "{legal}");
+        }
+        for illegal in ["", "-a", "a.", "a b", "é"] {
+            assert!(!is_legal(illegal), "{illegal}");
+        }
+    }
+
+    #[test]
+    fn produce_is_advertised_from_zero() {
+        let produce = &listed_versions(false)[0];
+        assert_eq!((produce.api_key, produce.min_version, produce.max_version), (0, 0, 13));
+    }
+}

@@ -1,0 +1,74 @@
+//! DeleteRecords: moves the start of logs.
+
+use futures_util::future::join_all;
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, DeleteRecordsRequest, DeleteRecordsResponse,
+        delete_records_request::DeleteRecordsPartition,
+        delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult},
+    },
+};
+use millrace_engine::{api::TopicPartition, engine::Topic};
+
+use crate::{
+    broker::{
+        cluster,
+        errors::log_error,
+        table::{Api, OnDisconnect},
+    },
+    wire::api::{
+        Call, Context, call,
+        shape::{INT32, INT64, STRING, Shape, array},
+    },
+};
+
+const SHAPE: Shape = &[array(&[STRING, array(&[INT32, INT64])]), INT32];
+
+/// DeleteRecords.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DeleteRecords,
+    version_min: 0,
+    version_max: 2,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Finish,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<DeleteRecordsRequest>) -> DeleteRecordsResponse {
+    let topics = context.engine().topics();
+    let mut results = Vec::with_capacity(call.body.topics.len());
+    for topic in call.body.topics {
+        let found = topics.by_name.get(topic.name.as_str()).map(|found| &**found);
+        let partitions = topic.partitions.iter().map(|partition| delete(&context, found, partition));
+        let partitions = join_all(partitions).await;
+        results.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
+    }
+    DeleteRecordsResponse::default().with_topics(results)
+}
+
+async fn delete(
+    context: &Context,
+    topic: Option<&Topic>,
+    wanted: &DeleteRecordsPartition,
+) -> DeleteRecordsPartitionResult {
+    let result =
+        DeleteRecordsPartitionResult::default().with_partition_index(wanted.partition_index).with_low_watermark(-1);
+    let topic = topic.filter(|topic| (0..topic.partitions).contains(&wanted.partition_index));
+    let Some(topic) = topic else {
+        return result.with_error_code(ResponseError::UnknownTopicOrPartition.code());
+    };
+    if cluster::is_internal(&topic.name) {
+        return result.with_error_code(ResponseError::InvalidTopicException.code());
+    }
+    if !topic.config.cleanup_policy.delete {
+        // Records of a compacted topic go when a newer one of their key comes.
+        return result.with_error_code(ResponseError::PolicyViolation.code());
+    }
+    let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
+    match context.engine().delete_records(partition, wanted.offset).await {
+        Ok(log_start_offset) => result.with_low_watermark(log_start_offset),
+        Err(error) => result.with_error_code(log_error(&error).code()),
+    }
+}

@@ -1,0 +1,79 @@
+//! DescribeCluster.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, BrokerId, DescribeClusterRequest, DescribeClusterResponse,
+        describe_cluster_response::DescribeClusterBroker,
+    },
+    protocol::StrBytes,
+};
+
+use crate::{
+    broker::{
+        cluster,
+        errors::ApiError,
+        table::{Api, OnDisconnect},
+    },
+    wire::api::{
+        Call, Context, call,
+        shape::{BOOL, INT8, Shape},
+    },
+};
+
+const SHAPE: Shape = &[BOOL, INT8.since(1), BOOL.since(2)];
+
+/// DescribeCluster.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DescribeCluster,
+    version_min: 0,
+    version_max: 2,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+const ENDPOINT_BROKERS: i8 = 1;
+const ENDPOINT_CONTROLLERS: i8 = 2;
+
+async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> DescribeClusterResponse {
+    let response = DescribeClusterResponse::default().with_cluster_authorized_operations(cluster::NO_OPERATIONS);
+    if let Err(error) = check_endpoint(call.body.endpoint_type) {
+        return response
+            .with_error_code(error.code())
+            .with_error_message(error.message)
+            .with_cluster_id(StrBytes::new())
+            .with_controller_id(BrokerId(-1));
+    }
+    let (engine, config) = (context.engine(), context.config());
+    let brokers = cluster::brokers(engine, config, context.listener()).into_iter().map(|broker| {
+        DescribeClusterBroker::default()
+            .with_broker_id(broker.id)
+            .with_host(broker.host)
+            .with_port(broker.port)
+            .with_rack(None)
+    });
+    let operations = match call.body.include_cluster_authorized_operations {
+        true => cluster::CLUSTER_OPERATIONS,
+        false => cluster::NO_OPERATIONS,
+    };
+    response
+        .with_cluster_id(cluster::cluster_id(engine))
+        .with_controller_id(cluster::controller(engine))
+        .with_brokers(brokers.collect())
+        .with_cluster_authorized_operations(operations)
+}
+
+fn check_endpoint(endpoint_type: i8) -> Result<(), ApiError> {
+    match endpoint_type {
+        ENDPOINT_BROKERS => Ok(()),
+        ENDPOINT_CONTROLLERS => Err(ApiError::new(
+            ResponseError::MismatchedEndpointType,
+            "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER",
+        )),
+        other => {
+            Err(ApiError::new(ResponseError::UnsupportedEndpointType, format!("Unsupported endpoint type {other}")))
+        }
+    }
+}

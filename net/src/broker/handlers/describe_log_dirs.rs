@@ -1,0 +1,112 @@
+//! DescribeLogDirs: how much the partitions take, and how much room there is.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::{
+    messages::{
+        ApiKey, DescribeLogDirsRequest, DescribeLogDirsResponse, TopicName,
+        describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic},
+    },
+    protocol::{Decodable, StrBytes},
+};
+
+use crate::{
+    broker::{
+        cluster,
+        table::{Api, OnDisconnect},
+    },
+    wire::{
+        api::{
+            Context, ErrorCodes, Handling, Reply, Request, RequestHeader, encode_bytes,
+            shape::{INT32S, STRING, Shape, array},
+        },
+        frame::Malformed,
+    },
+};
+
+const SHAPE: Shape = &[array(&[STRING, INT32S])];
+
+/// DescribeLogDirs.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DescribeLogDirs,
+    version_min: 1,
+    version_max: 5,
+    advertised_min: 1,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: begin,
+};
+
+/// The newest version whose layout the message library knows.
+const VERSION_KNOWN: i16 = 4;
+
+fn begin(context: &Context, request: Request) -> Result<Handling, Malformed> {
+    let Request { header, mut body } = request;
+    let version = header.version.min(VERSION_KNOWN);
+    let request =
+        DescribeLogDirsRequest::decode(&mut body, version).map_err(|error| Malformed::Body(error.to_string()))?;
+    let context = context.clone();
+    Ok(Handling::Later(Box::pin(async move { encode(&header, &answer(&context, request).await) })))
+}
+
+async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+    let topics = context.engine().topics();
+    // Topic name and partition of those asked for; `None`: all.
+    let wanted: Option<HashSet<(&str, i32)>> = request.topics.as_ref().map(|topics| {
+        let topics = topics.iter();
+        topics.flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic.as_str(), *index))).collect()
+    });
+    let ids = request.topics.as_ref().map(|wanted| {
+        let found = wanted.iter().filter_map(|topic| topics.by_name.get(topic.topic.as_str()));
+        found.map(|topic| topic.id).collect()
+    });
+    let mut by_topic: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
+    for (partition, bytes) in context.engine().partition_sizes(ids).await {
+        if !cluster::is_replica_here(context.engine(), context.config(), partition) {
+            continue;
+        }
+        let Some(topic) = topics.by_id.get(&partition.topic) else {
+            continue;
+        };
+        let key = (topic.name.as_str(), partition.partition);
+        if wanted.as_ref().is_none_or(|wanted| wanted.contains(&key)) {
+            let size = i64::try_from(bytes).unwrap_or(i64::MAX);
+            let described =
+                DescribeLogDirsPartition::default().with_partition_index(partition.partition).with_partition_size(size);
+            by_topic.entry(key.0).or_default().push(described);
+        }
+    }
+    let by_topic = by_topic.into_iter().map(|(name, mut partitions)| {
+        partitions.sort_unstable_by_key(|partition| partition.partition_index);
+        let name = TopicName(StrBytes::from_string(name.to_string()));
+        DescribeLogDirsTopic::default().with_name(name).with_partitions(partitions)
+    });
+    let (total, usable) = context.engine().volume_bytes();
+    let result = DescribeLogDirsResult::default()
+        .with_log_dir(StrBytes::from_string(context.engine().data_dir().display().to_string()))
+        .with_topics(by_topic.collect())
+        .with_total_bytes(i64::try_from(total).unwrap_or(i64::MAX))
+        .with_usable_bytes(i64::try_from(usable).unwrap_or(i64::MAX));
+    DescribeLogDirsResponse::default().with_results(vec![result])
+}
+
+/// Version 5 has one field more, whether the directory is cordoned (KIP-1066): the last of a result.
+fn encode(header: &RequestHeader, response: &DescribeLogDirsResponse) -> Reply {
+    let encoded = encode_bytes(header, header.version.min(VERSION_KNOWN), response);
+    let encoded = encoded.map(|bytes| if header.version > VERSION_KNOWN { with_cordoned(&bytes) } else { bytes });
+    Reply::new(encoded, response.errors())
+}
+
+/// Inserts the field before the two empty sets of tagged fields that end the only result and the response.
+fn with_cordoned(bytes: &Bytes) -> Bytes {
+    const TAGGED_FIELDS_BYTES: usize = 2;
+    let (head, tail) = bytes.split_at(bytes.len() - TAGGED_FIELDS_BYTES);
+    let mut longer = BytesMut::with_capacity(bytes.len() + 1);
+    longer.put_slice(head);
+    longer.put_u8(0);
+    longer.put_slice(tail);
+    let length = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) + 1;
+    longer[..4].copy_from_slice(&length.to_be_bytes());
+    longer.freeze()
+}

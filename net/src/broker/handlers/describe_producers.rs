@@ -1,0 +1,89 @@
+//! DescribeProducers: the idempotent producers that partitions remember.
+
+use futures_util::future::join_all;
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, DescribeProducersRequest, DescribeProducersResponse, ProducerId,
+        describe_producers_response::{PartitionResponse, ProducerState, TopicResponse},
+    },
+};
+use millrace_engine::{
+    api::{ActiveProducer, TopicPartition},
+    engine::Topic,
+};
+
+use crate::{
+    broker::{
+        errors::{ApiError, check_topic_name, log_error},
+        table::{Api, OnDisconnect},
+    },
+    wire::api::{
+        Call, Context, call,
+        shape::{INT32S, STRING, Shape, array},
+    },
+};
+
+const SHAPE: Shape = &[array(&[STRING, INT32S])];
+
+/// DescribeProducers.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DescribeProducers,
+    version_min: 0,
+    version_max: 0,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<DescribeProducersRequest>) -> DescribeProducersResponse {
+    let topics = context.engine().topics();
+    let mut responses = Vec::with_capacity(call.body.topics.len());
+    for topic in call.body.topics {
+        let found = match (check_topic_name(&topic.name), topics.by_name.get(topic.name.as_str())) {
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(ApiError::new(
+                ResponseError::UnknownTopicOrPartition,
+                "This server does not host this topic-partition.",
+            )),
+            (Ok(()), Some(topic)) => Ok(&**topic),
+        };
+        let partitions = topic.partition_indexes.iter().map(|&index| describe(&context, found.clone(), index));
+        let partitions = join_all(partitions).await;
+        responses.push(TopicResponse::default().with_name(topic.name).with_partitions(partitions));
+    }
+    DescribeProducersResponse::default().with_topics(responses)
+}
+
+async fn describe(context: &Context, topic: Result<&Topic, ApiError>, index: i32) -> PartitionResponse {
+    let response = PartitionResponse::default().with_partition_index(index).with_error_message(None);
+    match producers(context, topic, index).await {
+        Ok(producers) => response.with_active_producers(producers.into_iter().map(state).collect()),
+        Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
+    }
+}
+
+async fn producers(
+    context: &Context,
+    topic: Result<&Topic, ApiError>,
+    index: i32,
+) -> Result<Vec<ActiveProducer>, ApiError> {
+    let topic = topic?;
+    if !(0..topic.partitions).contains(&index) {
+        return Err(ResponseError::UnknownTopicOrPartition.into());
+    }
+    let partition = TopicPartition { topic: topic.id, partition: index };
+    let producers = context.engine().active_producers(partition).await;
+    producers.map_err(|error| log_error(&error).into())
+}
+
+fn state(producer: ActiveProducer) -> ProducerState {
+    ProducerState::default()
+        .with_producer_id(ProducerId(producer.producer_id))
+        .with_producer_epoch(producer.producer_epoch.into())
+        .with_last_sequence(producer.last_sequence)
+        .with_last_timestamp(producer.last_timestamp_ms)
+        .with_coordinator_epoch(-1)
+        .with_current_txn_start_offset(-1)
+}

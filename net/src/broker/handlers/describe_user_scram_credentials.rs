@@ -1,0 +1,48 @@
+//! DescribeUserScramCredentials: there are none, for nobody authenticates.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, DescribeUserScramCredentialsRequest, DescribeUserScramCredentialsResponse,
+        describe_user_scram_credentials_response::DescribeUserScramCredentialsResult,
+    },
+    protocol::StrBytes,
+};
+
+use crate::{
+    broker::table::{Api, OnDisconnect},
+    wire::api::{
+        Call, Context, call,
+        shape::{STRING, Shape, array},
+    },
+};
+
+const SHAPE: Shape = &[array(&[STRING])];
+
+/// DescribeUserScramCredentials.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DescribeUserScramCredentials,
+    version_min: 0,
+    version_max: 0,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(
+    _context: Context,
+    call: Call<DescribeUserScramCredentialsRequest>,
+) -> DescribeUserScramCredentialsResponse {
+    let unknown = |user: StrBytes| {
+        let reason = format!("No SCRAM credentials of {user}: this node knows no users");
+        DescribeUserScramCredentialsResult::default()
+            .with_user(user)
+            .with_error_code(ResponseError::ResourceNotFound.code())
+            .with_error_message(Some(StrBytes::from_string(reason)))
+    };
+    let asked = call.body.users.into_iter().flatten();
+    DescribeUserScramCredentialsResponse::default()
+        .with_error_message(None)
+        .with_results(asked.map(|user| unknown(user.name)).collect())
+}

@@ -1,0 +1,118 @@
+//! FindCoordinator: the broker to talk to about a group.
+
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        ApiKey, BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, find_coordinator_response::Coordinator,
+    },
+    protocol::StrBytes,
+};
+
+use crate::{
+    broker::{
+        cluster::{self, Broker},
+        config::Advertise,
+        errors::ApiError,
+        handlers,
+        table::{Api, OnDisconnect},
+    },
+    coordinator::group::shell,
+    wire::api::{
+        Call, Context, call,
+        shape::{INT8, STRING, STRINGS, Shape},
+    },
+};
+
+const SHAPE: Shape = &[STRING.until(3), INT8.since(1), STRINGS.since(4)];
+
+/// FindCoordinator.
+pub(crate) static API: Api = Api {
+    key: ApiKey::FindCoordinator,
+    version_min: 0,
+    version_max: 6,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+/// First version that asks for many keys.
+const KEYS_VERSION: i16 = 4;
+/// Key type of groups.
+const GROUP: i8 = 0;
+/// Key type of transactional ids: there is no coordinator for them.
+const TRANSACTION: i8 = 1;
+/// Key type of share partitions (KIP-932).
+const SHARE: i8 = 2;
+
+async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoordinatorResponse {
+    let key_type = call.body.key_type;
+    if call.version() >= KEYS_VERSION {
+        let keys = call.body.coordinator_keys.iter();
+        let found = keys.map(|key| async {
+            let found = find(&context, call.version(), key_type, key).await;
+            let broker = found.as_ref().ok();
+            Coordinator::default()
+                .with_key(key.clone())
+                .with_node_id(broker.map_or(BrokerId(-1), |broker| broker.id))
+                .with_host(broker.map_or_else(StrBytes::default, |broker| broker.host.clone()))
+                .with_port(broker.map_or(-1, |broker| broker.port))
+                .with_error_code(found.as_ref().err().map_or(0, |error| error.code()))
+                .with_error_message(found.err().map(|error| error.message.unwrap_or_default()))
+        });
+        return FindCoordinatorResponse::default().with_coordinators(futures_util::future::join_all(found).await);
+    }
+    match find(&context, call.version(), key_type, &call.body.key).await {
+        Ok(broker) => {
+            FindCoordinatorResponse::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
+        }
+        Err(error) => FindCoordinatorResponse::default()
+            .with_node_id(BrokerId(-1))
+            .with_port(-1)
+            .with_error_code(error.code())
+            .with_error_message(Some(error.message.unwrap_or_default())),
+    }
+}
+
+/// What a client is told that wants transactions: an error that it gives up on at once, where it would try others again
+/// until its time is up. Java, franz-go and others that ask for many keys give up on UNSUPPORTED_VERSION; librdkafka,
+/// which asks for one, does so only when it is not authorized, and then shows the message.
+fn no_transactions(version: i16) -> ApiError {
+    let error = match version >= KEYS_VERSION {
+        true => ResponseError::UnsupportedVersion,
+        false => ResponseError::TransactionalIdAuthorizationFailed,
+    };
+    ApiError::new(error, "this broker does not serve transactions")
+}
+
+async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Result<Broker, ApiError> {
+    let engine = context.engine();
+    let shard = match key_type {
+        GROUP => shell::coordinator_shard(engine, key).await?,
+        SHARE => handlers::share::coordinator_shard(engine, key).await?,
+        TRANSACTION => return Err(no_transactions(version)),
+        _ => return Err(ResponseError::InvalidRequest.into()),
+    };
+    let id = match context.config().advertise {
+        Advertise::Node => BrokerId(engine.node_id()),
+        Advertise::Shard => cluster::shard_broker(engine, shard),
+    };
+    let brokers = cluster::brokers(engine, context.config(), context.listener());
+    brokers.into_iter().find(|broker| broker.id == id).ok_or_else(|| ResponseError::CoordinatorNotAvailable.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_transactions_give_up_at_once() {
+        for (version, error) in
+            [(2, ResponseError::TransactionalIdAuthorizationFailed), (4, ResponseError::UnsupportedVersion)]
+        {
+            let told = no_transactions(version);
+            assert!(told.error == error && !told.error.is_retriable(), "{version}");
+            assert!(told.message.unwrap().contains("does not serve transactions"));
+        }
+    }
+}

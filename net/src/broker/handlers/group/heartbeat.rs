@@ -1,0 +1,43 @@
+//! Heartbeat: a member is alive, and hears of rebalances.
+
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{ApiKey, HeartbeatRequest, HeartbeatResponse},
+};
+
+use crate::{
+    broker::table::{Api, OnDisconnect},
+    coordinator::group::{effects::Reply, shell},
+    wire::api::{
+        Call, Context, call,
+        shape::{INT32, STRING, Shape},
+    },
+};
+
+const SHAPE: Shape = &[STRING, INT32, STRING, STRING.since(3)];
+
+/// Heartbeat.
+pub(crate) static API: Api = Api {
+    key: ApiKey::Heartbeat,
+    version_min: 0,
+    version_max: 4,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<HeartbeatRequest>) -> HeartbeatResponse {
+    let request = call.body;
+    let group = request.group_id.to_string();
+    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_heartbeat(now_ms, &request, ticket);
+    });
+    match reply.await {
+        Ok(Reply::Heartbeat(response)) => *response,
+        Ok(other) => unreachable!("Heartbeat was answered with {other:?}"),
+        // while groups are loaded their sessions do not run
+        Err(ResponseError::CoordinatorLoadInProgress) => HeartbeatResponse::default(),
+        Err(error) => HeartbeatResponse::default().with_error_code(error.code()),
+    }
+}

@@ -1,0 +1,79 @@
+//! OffsetDelete: forgets committed offsets of topics that a group does not read.
+
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        ApiKey, OffsetDeleteRequest, OffsetDeleteResponse,
+        offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
+        offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic},
+    },
+};
+use millrace_engine::engine::Topics;
+
+use crate::{
+    broker::table::{Api, OnDisconnect},
+    coordinator::group::{effects::Reply, shell},
+    wire::api::{
+        Call, Context, call,
+        shape::{INT32, STRING, Shape, array},
+    },
+};
+
+const SHAPE: Shape = &[STRING, array(&[STRING, array(&[INT32])])];
+
+/// OffsetDelete.
+pub(crate) static API: Api = Api {
+    key: ApiKey::OffsetDelete,
+    version_min: 0,
+    version_max: 0,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Finish,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<OffsetDeleteRequest>) -> OffsetDeleteResponse {
+    let mut request = call.body;
+    let refused = split(&context.engine().topics(), &mut request);
+    let group = request.group_id.to_string();
+    let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
+        coordinator.handle_offset_delete(&request, ticket);
+    });
+    let mut response = match reply.await {
+        Ok(Reply::OffsetDelete(response)) => *response,
+        Ok(other) => unreachable!("OffsetDelete was answered with {other:?}"),
+        Err(error) => OffsetDeleteResponse::default().with_error_code(error.code()),
+    };
+    if response.error_code == 0 {
+        for topic in refused {
+            match response.topics.iter_mut().find(|known| known.name == topic.name) {
+                Some(known) => known.partitions.extend(topic.partitions),
+                None => response.topics.push(topic),
+            }
+        }
+    }
+    response
+}
+
+/// Takes out what does not exist, with the answer to that.
+fn split(topics: &Topics, request: &mut OffsetDeleteRequest) -> Vec<OffsetDeleteResponseTopic> {
+    let mut refused = Vec::new();
+    request.topics.retain_mut(|topic: &mut OffsetDeleteRequestTopic| {
+        let count = topics.by_name.get(topic.name.as_str()).map_or(0, |found| found.partitions);
+        let exists = |partition: &OffsetDeleteRequestPartition| (0..count).contains(&partition.partition_index);
+        let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions).into_iter().partition(exists);
+        topic.partitions = known;
+        if !unknown.is_empty() {
+            let refuse = |partition: OffsetDeleteRequestPartition| {
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(ResponseError::UnknownTopicOrPartition.code())
+            };
+            let partitions = unknown.into_iter().map(refuse).collect();
+            let name = topic.name.clone();
+            refused.push(OffsetDeleteResponseTopic::default().with_name(name).with_partitions(partitions));
+        }
+        !topic.partitions.is_empty()
+    });
+    refused
+}

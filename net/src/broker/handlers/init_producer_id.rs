@@ -1,0 +1,76 @@
+//! InitProducerId: ids of idempotent producers. Transactions are not served, and refused.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{ApiKey, InitProducerIdRequest, InitProducerIdResponse, ProducerId},
+};
+
+use crate::{
+    broker::{
+        errors::log_error,
+        table::{Api, OnDisconnect},
+    },
+    wire::api::{
+        Call, Context, call,
+        shape::{INT16, INT32, INT64, STRING, Shape},
+    },
+};
+
+const SHAPE: Shape = &[STRING, INT32, INT64.since(3), INT16.since(3)];
+
+/// InitProducerId.
+pub(crate) static API: Api = Api {
+    key: ApiKey::InitProducerId,
+    version_min: 0,
+    version_max: 5,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<InitProducerIdRequest>) -> InitProducerIdResponse {
+    let given = match check(&call.body) {
+        Ok(()) => context.engine().next_producer_id().await.map_err(|error| log_error(&error)),
+        Err(error) => Err(error),
+    };
+    let response = InitProducerIdResponse::default();
+    match given {
+        // A producer that has an id and asks again gets another one: that fences its former self (KIP-360).
+        Ok(id) => response.with_producer_id(ProducerId(id)).with_producer_epoch(0),
+        Err(error) => response.with_error_code(error.code()).with_producer_id(ProducerId(-1)).with_producer_epoch(-1),
+    }
+}
+
+fn check(request: &InitProducerIdRequest) -> Result<(), ResponseError> {
+    match &request.transactional_id {
+        Some(id) if id.is_empty() => Err(ResponseError::InvalidRequest),
+        _ if (request.producer_id.0 == -1) != (request.producer_epoch == -1) => Err(ResponseError::InvalidRequest),
+        // Fatal to the client, which is not to try again.
+        Some(_) => Err(ResponseError::UnsupportedVersion),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::{messages::TransactionalId, protocol::StrBytes};
+
+    use super::*;
+
+    #[test]
+    fn transactional_ids_are_refused() {
+        let request = InitProducerIdRequest::default().with_transactional_id(None);
+        assert_eq!(check(&request), Ok(()));
+        let with = |id| request.clone().with_transactional_id(Some(TransactionalId(StrBytes::from_static_str(id))));
+        assert_eq!(check(&with("")), Err(ResponseError::InvalidRequest));
+        assert_eq!(check(&with("id")), Err(ResponseError::UnsupportedVersion));
+    }
+
+    #[test]
+    fn an_id_without_an_epoch_is_refused() {
+        let request = InitProducerIdRequest::default().with_transactional_id(None).with_producer_id(ProducerId(5));
+        assert_eq!(check(&request), Err(ResponseError::InvalidRequest));
+        assert_eq!(check(&request.with_producer_epoch(0)), Ok(()));
+    }
+}

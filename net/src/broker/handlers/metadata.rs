@@ -1,0 +1,170 @@
+//! Metadata: brokers, topics and their leaders; creates unknown topics where that is wanted.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    rc::Rc,
+};
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, MetadataRequest, MetadataResponse, TopicName,
+        metadata_request::MetadataRequestTopic,
+        metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
+    },
+    protocol::StrBytes,
+};
+use millrace_engine::{
+    api::{LEADER_EPOCH, NewTopic, TopicError},
+    engine::Topic,
+};
+
+use crate::{
+    broker::{
+        cluster,
+        config::NetConfig,
+        errors::{check_topic_name, topic_error},
+        table::{Api, OnDisconnect},
+    },
+    coordinator::group::{OFFSETS_TOPIC, new_offsets_topic},
+    wire::api::{
+        Call, Context, call,
+        shape::{BOOL, STRING, Shape, UUID, array},
+    },
+};
+
+const SHAPE: Shape = &[array(&[UUID.since(10), STRING]), BOOL.since(4), BOOL.since(8).until(10), BOOL.since(8)];
+
+/// Metadata.
+pub(crate) static API: Api = Api {
+    key: ApiKey::Metadata,
+    version_min: 0,
+    version_max: 13,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Finish,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataResponse {
+    let mut topics = wanted_topics(&context, &call).await;
+    if call.body.include_topic_authorized_operations {
+        for topic in &mut topics {
+            topic.topic_authorized_operations = cluster::TOPIC_OPERATIONS;
+        }
+    }
+    let (engine, config) = (context.engine(), context.config());
+    let brokers = cluster::brokers(engine, config, context.listener()).into_iter().map(|broker| {
+        MetadataResponseBroker::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
+    });
+    let operations = match call.body.include_cluster_authorized_operations {
+        true => cluster::CLUSTER_OPERATIONS,
+        false => cluster::NO_OPERATIONS,
+    };
+    MetadataResponse::default()
+        .with_brokers(brokers.collect())
+        .with_cluster_id(Some(cluster::cluster_id(engine)))
+        .with_controller_id(cluster::controller(engine))
+        .with_topics(topics)
+        .with_cluster_authorized_operations(operations)
+}
+
+async fn wanted_topics(context: &Context, call: &Call<MetadataRequest>) -> Vec<MetadataResponseTopic> {
+    let request = &call.body;
+    let wanted = match &request.topics {
+        None => return all_topics(context).await,
+        // Version 0 knows no null: an empty list asks for all.
+        Some(wanted) if wanted.is_empty() && call.version() == 0 => return all_topics(context).await,
+        Some(wanted) => wanted,
+    };
+    let has_ids = call.version() >= 12;
+    if !has_ids && wanted.iter().any(|topic| topic.name.is_none() || !topic.topic_id.is_nil()) {
+        return wanted.iter().map(|topic| refuse(topic, ResponseError::InvalidRequest)).collect();
+    }
+    // Versions before 4 have no say in it.
+    let may_create = context.config().auto_create_topics && (call.version() < 4 || request.allow_auto_topic_creation);
+    let mut seen = HashSet::new();
+    let mut answers = Vec::with_capacity(wanted.len());
+    for topic in wanted {
+        if !seen.insert((topic.name.as_ref(), topic.topic_id)) {
+            continue;
+        }
+        answers.push(match &topic.name {
+            Some(name) if topic.topic_id.is_nil() => by_name(context, name, may_create).await,
+            _ => match context.engine().topics().by_id.get(&topic.topic_id) {
+                Some(found) => describe(context, found),
+                None => refuse(topic, ResponseError::UnknownTopicId),
+            },
+        });
+        glommio::yield_if_needed().await;
+    }
+    answers
+}
+
+async fn all_topics(context: &Context) -> Vec<MetadataResponseTopic> {
+    let topics = context.engine().topics();
+    let mut answers = Vec::with_capacity(topics.by_name.len());
+    for topic in topics.by_name.values() {
+        answers.push(describe(context, topic));
+        glommio::yield_if_needed().await;
+    }
+    answers
+}
+
+async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> MetadataResponseTopic {
+    let find = || context.engine().topics().by_name.get(name.as_str()).map(|topic| describe(context, topic));
+    let refuse = |error| refuse(&MetadataRequestTopic::default().with_name(Some(name.clone())), error);
+    if let Some(found) = find() {
+        return found;
+    }
+    if let Err(illegal) = check_topic_name(name.as_str()) {
+        return refuse(illegal.error);
+    }
+    let Some(new) = new_topic(context.config(), name).filter(|_| may_create) else {
+        return refuse(ResponseError::UnknownTopicOrPartition);
+    };
+    match context.engine().create_topic(new, false).await {
+        Ok(topic) => {
+            tracing::info!(topic = %topic.name, partitions = topic.partitions, "topic created automatically");
+            describe(context, &topic)
+        }
+        // Somebody else was faster.
+        Err(TopicError::Exists(_)) => find().unwrap_or_else(|| refuse(ResponseError::LeaderNotAvailable)),
+        Err(error) => refuse(topic_error(&error).error),
+    }
+}
+
+/// A topic as it is created on demand; `None` for those that must not be.
+fn new_topic(config: &NetConfig, name: &TopicName) -> Option<NewTopic> {
+    if name.as_str() == OFFSETS_TOPIC {
+        return Some(new_offsets_topic(&config.group_settings().ok()?));
+    }
+    if cluster::is_internal(name.as_str()) {
+        return None;
+    }
+    Some(NewTopic { name: name.to_string(), partitions: config.num_partitions, configs: BTreeMap::new() })
+}
+
+fn refuse(topic: &MetadataRequestTopic, error: ResponseError) -> MetadataResponseTopic {
+    MetadataResponseTopic::default()
+        .with_error_code(error.code())
+        .with_name(topic.name.clone())
+        .with_topic_id(topic.topic_id)
+}
+
+fn describe(context: &Context, topic: &Rc<Topic>) -> MetadataResponseTopic {
+    let partitions = topic.partition_ids().map(|partition| {
+        let leader = cluster::leader(context.engine(), context.config(), partition);
+        MetadataResponsePartition::default()
+            .with_partition_index(partition.partition)
+            .with_leader_id(leader)
+            .with_leader_epoch(LEADER_EPOCH)
+            .with_replica_nodes(vec![leader])
+            .with_isr_nodes(vec![leader])
+    });
+    MetadataResponseTopic::default()
+        .with_name(Some(TopicName(StrBytes::from_string(topic.name.clone()))))
+        .with_topic_id(topic.id)
+        .with_is_internal(cluster::is_internal(&topic.name))
+        .with_partitions(partitions.collect())
+}

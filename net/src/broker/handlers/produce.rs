@@ -1,0 +1,261 @@
+//! Produce: batches to partitions. Their order is fixed when the request is read.
+
+use std::{collections::HashMap, rc::Rc};
+
+use bytes::Bytes;
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, ProduceResponse, TopicName,
+        produce_response::{BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse},
+    },
+    protocol::StrBytes,
+};
+use millrace_engine::{
+    api::{LogError, OffsetSpec, ProducePartition, Produced, TopicPartition},
+    batch::{BatchError, BatchInfo, Codec, RefusedRecord},
+    engine::{Engine, Topic, Topics},
+};
+
+use crate::{
+    broker::{
+        cluster,
+        errors::{ApiError, log_error, tells_log_start},
+        table::{Api, OnDisconnect},
+    },
+    wire::{
+        api::{
+            Context, Handling, Reply, Request, encode,
+            shape::{BYTES, INT16, INT32, STRING, Shape, UUID, array},
+        },
+        frame::Malformed,
+        hot::produce_request::{PartitionData, ProduceRequest, TopicData},
+    },
+};
+
+const SHAPE: Shape = &[STRING, INT16, INT32, array(&[STRING.until(12), UUID.since(13), array(&[INT32, BYTES])])];
+
+/// Produce. Clients are told that versions 0 to 2 are served, which they are not: old librdkafka decides by the lowest
+/// version whether compression exists (KAFKA-18659).
+pub(crate) static API: Api = Api {
+    key: ApiKey::Produce,
+    version_min: 3,
+    version_max: 13,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle,
+};
+
+/// A topic's part of the answer while it is being made.
+struct TopicAnswer {
+    name: StrBytes,
+    id: uuid::Uuid,
+    partitions: Vec<(i32, PartitionAnswer)>,
+}
+
+enum PartitionAnswer {
+    Refused(ApiError),
+    /// Passed to the engine for that partition; the engine's answers come in the same order.
+    Appended(TopicPartition),
+}
+
+fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
+    let Request { header, body } = request;
+    let request = ProduceRequest::decode(body, header.version).map_err(|reason| Malformed::Body(reason.to_string()))?;
+    let acks = request.acks;
+    let topics = context.engine().topics();
+    let mut parts = Vec::new();
+    let names = Names { topics: &topics, are_ids: header.version >= 13 };
+    let rules = Rules {
+        are_acks_legal: matches!(acks, -1..=1),
+        is_admin: header.client_id.as_deref() == Some(cluster::ADMIN_CLIENT_ID),
+        takes_zstd: header.version >= ZSTD_VERSION,
+    };
+    let answers: Vec<TopicAnswer> =
+        request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
+    context.peer.on_request_for(parts.iter().map(|part| context.engine().owner(part.partition)));
+    let appended = context.engine().produce(parts);
+    let engine = context.engine().clone();
+    Ok(Handling::Later(Box::pin(async move {
+        let appended = appended.await;
+        if acks == 0 {
+            return silence(&answers, &appended);
+        }
+        let log_starts = log_starts(&engine, &answers, &appended).await;
+        encode(&header, header.version, &finish(answers, appended, &log_starts))
+    })))
+}
+
+/// How a request names its topics.
+struct Names<'a> {
+    topics: &'a Topics,
+    are_ids: bool,
+}
+
+impl Names<'_> {
+    fn find(&self, data: &TopicData) -> Result<&Rc<Topic>, ResponseError> {
+        if self.are_ids {
+            self.topics.by_id.get(&data.id).ok_or(ResponseError::UnknownTopicId)
+        } else {
+            self.topics.by_name.get(&*data.name).ok_or(ResponseError::UnknownTopicOrPartition)
+        }
+    }
+}
+
+/// What holds for a whole request.
+struct Rules {
+    are_acks_legal: bool,
+    /// Whether it may write to topics in which the node keeps its own state, as in Kafka by the client's id.
+    is_admin: bool,
+    takes_zstd: bool,
+}
+
+/// First version whose producers may use zstd (KIP-110).
+const ZSTD_VERSION: i16 = 7;
+
+/// Checks a topic's partitions and collects what the engine shall append.
+fn begin_topic(names: &Names<'_>, data: TopicData, rules: &Rules, parts: &mut Vec<ProducePartition>) -> TopicAnswer {
+    let topic = names.find(&data);
+    let partitions = data
+        .partitions
+        .into_iter()
+        .map(|partition| {
+            let index = partition.index;
+            let checked = match rules.are_acks_legal {
+                true => check(topic, partition, rules),
+                false => Err(ResponseError::InvalidRequiredAcks.into()),
+            };
+            match checked {
+                Ok(part) => {
+                    let answer = PartitionAnswer::Appended(part.partition);
+                    parts.push(part);
+                    (index, answer)
+                }
+                Err(error) => (index, PartitionAnswer::Refused(error)),
+            }
+        })
+        .collect();
+    TopicAnswer { name: data.name, id: data.id, partitions }
+}
+
+fn check(
+    topic: Result<&Rc<Topic>, ResponseError>,
+    data: PartitionData,
+    rules: &Rules,
+) -> Result<ProducePartition, ApiError> {
+    let topic = topic?;
+    if !rules.is_admin && cluster::is_internal(&topic.name) {
+        let reason = format!("Cannot append to internal topic {}", topic.name);
+        return Err(ApiError::new(ResponseError::InvalidTopicException, reason));
+    }
+    if !(0..topic.partitions).contains(&data.index) {
+        return Err(ResponseError::UnknownTopicOrPartition.into());
+    }
+    let batch = check_batch(data.records, rules.takes_zstd)?;
+    Ok(ProducePartition { partition: TopicPartition { topic: topic.id, partition: data.index }, batch })
+}
+
+/// What a producer sends is exactly one batch, which the engine checks. Bytes behind it that are no whole batch are left
+/// out, as Kafka does.
+fn check_batch(records: Option<Bytes>, takes_zstd: bool) -> Result<Bytes, ApiError> {
+    let invalid = |reason: &str| ApiError::new(ResponseError::InvalidRecord, reason);
+    let mut records = records
+        .filter(|records| !records.is_empty())
+        .ok_or_else(|| invalid("A partition's part of a produce request holds no record batch."))?;
+    let Ok(info) = BatchInfo::parse(&records) else {
+        return Ok(records);
+    };
+    if !takes_zstd && info.codec() == Ok(Codec::Zstd) {
+        let reason = format!("Producers may use zstd from version {ZSTD_VERSION} on.");
+        return Err(ApiError::new(ResponseError::UnsupportedCompressionType, reason));
+    }
+    if BatchInfo::parse(&records[info.size..]).is_ok() {
+        return Err(invalid("A partition's part of a produce request holds more than one record batch."));
+    }
+    records.truncate(info.size);
+    Ok(records)
+}
+
+/// With acks = 0 nobody waits for an answer: an error can only be told by closing the connection.
+fn silence(answers: &[TopicAnswer], appended: &[Result<Produced, LogError>]) -> Reply {
+    let refused = answers.iter().flat_map(|topic| &topic.partitions).find_map(|(_, answer)| match answer {
+        PartitionAnswer::Refused(error) => Some(error.error),
+        PartitionAnswer::Appended(_) => None,
+    });
+    let failed = appended.iter().find_map(|answer| answer.as_ref().err()).map(log_error);
+    match refused.or(failed) {
+        Some(error) => Reply::Close(format!("a produce request with acks = 0 failed: {error}")),
+        None => Reply::Silence,
+    }
+}
+
+/// The first offsets of the logs in which a producer's records were refused.
+async fn log_starts(
+    engine: &Engine,
+    answers: &[TopicAnswer],
+    appended: &[Result<Produced, LogError>],
+) -> HashMap<TopicPartition, i64> {
+    let partitions = answers.iter().flat_map(|topic| &topic.partitions).filter_map(|(_, answer)| match answer {
+        PartitionAnswer::Appended(partition) => Some(*partition),
+        PartitionAnswer::Refused(_) => None,
+    });
+    let mut log_starts = HashMap::new();
+    for (partition, outcome) in partitions.zip(appended) {
+        if outcome.as_ref().is_err_and(tells_log_start)
+            && let Ok(earliest) = engine.list_offset(partition, OffsetSpec::Earliest, -1).await
+        {
+            log_starts.insert(partition, earliest.offset);
+        }
+    }
+    log_starts
+}
+
+fn finish(
+    answers: Vec<TopicAnswer>,
+    appended: Vec<Result<Produced, LogError>>,
+    log_starts: &HashMap<TopicPartition, i64>,
+) -> ProduceResponse {
+    let mut appended = appended.into_iter();
+    let mut partition = |(index, answer): (i32, PartitionAnswer)| {
+        let mut response = PartitionProduceResponse::default().with_index(index);
+        let outcome = match answer {
+            PartitionAnswer::Refused(error) => Err(error),
+            PartitionAnswer::Appended(partition) => match appended.next() {
+                Some(Ok(produced)) => Ok(produced),
+                Some(Err(error)) => {
+                    response.log_start_offset = log_starts.get(&partition).copied().unwrap_or(-1);
+                    response.record_errors = record_errors(&error);
+                    Err(ApiError::new(log_error(&error), error.to_string()))
+                }
+                None => Err(ResponseError::UnknownServerError.into()),
+            },
+        };
+        match outcome {
+            Ok(produced) => response
+                .with_base_offset(produced.base_offset)
+                .with_log_append_time_ms(produced.append_time_ms)
+                .with_log_start_offset(produced.log_start_offset),
+            Err(error) => response.with_error_code(error.code()).with_base_offset(-1).with_error_message(error.message),
+        }
+    };
+    let responses = answers.into_iter().map(|topic| {
+        TopicProduceResponse::default()
+            .with_name(TopicName(topic.name))
+            .with_topic_id(topic.id)
+            .with_partition_responses(topic.partitions.into_iter().map(&mut partition).collect())
+    });
+    ProduceResponse::default().with_responses(responses.collect())
+}
+
+/// The records that made their batch fail (KIP-467), so that a client does not blame the others. Left out before
+/// version 8.
+fn record_errors(error: &LogError) -> Vec<BatchIndexAndErrorMessage> {
+    let LogError::Batch(BatchError::Records(refused)) = error else { return Vec::new() };
+    let tell = |record: &RefusedRecord| {
+        BatchIndexAndErrorMessage::default()
+            .with_batch_index(record.index)
+            .with_batch_index_error_message(Some(StrBytes::from_string(record.reason.to_string())))
+    };
+    refused.first.iter().map(tell).collect()
+}

@@ -1,0 +1,73 @@
+//! DeleteShareGroupOffsets: forgets what a share group without members has read of topics.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsResponse,
+        delete_share_group_offsets_response::DeleteShareGroupOffsetsResponseTopic,
+    },
+};
+use uuid::Uuid;
+
+use super::{ask, state};
+use crate::{
+    broker::table::{Api, OnDisconnect},
+    coordinator::group::{coordinator::ShareReply, error::Refusal, strings::wire},
+    wire::api::{
+        Call, Context, call,
+        shape::{STRING, Shape, array},
+    },
+};
+
+const SHAPE: Shape = &[STRING, array(&[STRING])];
+
+/// DeleteShareGroupOffsets.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DeleteShareGroupOffsets,
+    version_min: 0,
+    version_max: 0,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Finish,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<DeleteShareGroupOffsetsRequest>) -> DeleteShareGroupOffsetsResponse {
+    let (engine, request) = (context.engine(), call.body);
+    let group = request.group_id.to_string();
+    if group.is_empty() {
+        return refused(&ResponseError::InvalidGroupId.into());
+    }
+    let reply = ask(engine, &group, move |coordinator, _, ticket| {
+        coordinator.handle_share_delete_offsets(&request, ticket);
+    });
+    let deleted = match reply.await {
+        Ok(ShareReply::DeletedOffsets(deleted)) => deleted,
+        Ok(other) => unreachable!("DeleteShareGroupOffsets was answered with {other:?}"),
+        Err(refusal) => return refused(&refusal),
+    };
+    let failed = state::delete(engine, &group, &deleted.work).await;
+    let error_of = |id: Uuid| failed.iter().find(|(failed, _)| *failed == id).map(|(_, error)| *error);
+    let gone: Vec<Uuid> = deleted.topics.iter().map(|(id, _)| *id).filter(|id| error_of(*id).is_none()).collect();
+    if !gone.is_empty()
+        && let Err(refusal) = state::note_deleted(engine, &group, gone).await
+    {
+        return refused(&refusal);
+    }
+    let mut responses = deleted.refused;
+    responses.extend(deleted.topics.iter().map(|(id, name)| {
+        let error = error_of(*id);
+        DeleteShareGroupOffsetsResponseTopic::default()
+            .with_topic_name(wire(name).into())
+            .with_topic_id(*id)
+            .with_error_code(error.map_or(0, |error| error.code()))
+            .with_error_message(None)
+    }));
+    DeleteShareGroupOffsetsResponse::default().with_error_message(None).with_responses(responses)
+}
+
+fn refused(refusal: &Refusal) -> DeleteShareGroupOffsetsResponse {
+    DeleteShareGroupOffsetsResponse::default()
+        .with_error_code(refusal.error.code())
+        .with_error_message(refusal.text().map(wire))
+}

@@ -1,0 +1,125 @@
+//! DescribeShareGroupOffsets: where share groups stand, and how much is before them.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ApiKey, DescribeShareGroupOffsetsRequest,
+        describe_share_group_offsets_request::DescribeShareGroupOffsetsRequestGroup,
+    },
+    protocol::Decodable,
+};
+use millrace_engine::{
+    api::{OffsetSpec, TopicPartition},
+    engine::Engine,
+};
+use uuid::Uuid;
+
+use super::encode::{DescribedGroup, DescribedPartition, DescribedTopic};
+use crate::{
+    broker::{
+        errors::log_error,
+        table::{Api, OnDisconnect},
+    },
+    coordinator::{
+        group::shell,
+        share::{
+            shell::states,
+            state::{ShareKey, Summary, UNDECIDED},
+        },
+    },
+    wire::{
+        api::{
+            Context, Handling, Request,
+            shape::{INT32S, STRING, Shape, array},
+        },
+        frame::Malformed,
+    },
+};
+
+const SHAPE: Shape = &[array(&[STRING, array(&[STRING, INT32S])])];
+
+/// DescribeShareGroupOffsets.
+pub(crate) static API: Api = Api {
+    key: ApiKey::DescribeShareGroupOffsets,
+    version_min: 0,
+    version_max: 1,
+    advertised_min: 0,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Drop,
+    handle,
+};
+
+fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
+    let Request { header, mut body } = request;
+    // version 1 differs in the response only
+    let request =
+        DescribeShareGroupOffsetsRequest::decode(&mut body, 0).map_err(|error| Malformed::Body(error.to_string()))?;
+    let context = context.clone();
+    Ok(Handling::Later(Box::pin(async move {
+        let describing = request.groups.into_iter().map(|group| describe(context.engine(), group));
+        let groups = futures_util::future::join_all(describing).await;
+        super::reply(super::encode::described(header.correlation_id, header.version, &groups))
+    })))
+}
+
+async fn describe(engine: &Engine, group: DescribeShareGroupOffsetsRequestGroup) -> DescribedGroup {
+    let id = group.group_id.to_string();
+    match describe_topics(engine, &id, group).await {
+        Ok(topics) => DescribedGroup { id, topics, error: None },
+        Err(error) => DescribedGroup { id, topics: Vec::new(), error: Some(error) },
+    }
+}
+
+async fn describe_topics(
+    engine: &Engine,
+    id: &str,
+    group: DescribeShareGroupOffsetsRequestGroup,
+) -> Result<Vec<DescribedTopic>, ResponseError> {
+    let topics = engine.topics();
+    let mut wanted: Vec<(String, Option<Uuid>, Vec<i32>)> = Vec::new();
+    match group.topics {
+        Some(named) => {
+            for topic in named {
+                let name = topic.topic_name.to_string();
+                let found = topics.by_name.get(&name).map(|topic| topic.id);
+                wanted.push((name, found, topic.partitions));
+            }
+        }
+        None => {
+            let group = id.to_owned();
+            let partitions = shell::read(engine, id, move |coordinator| coordinator.share_partitions(&group)).await?;
+            for (id, indexes) in partitions {
+                if let Some(found) = topics.by_id.get(&id) {
+                    wanted.push((found.name.clone(), Some(id), indexes));
+                }
+            }
+        }
+    }
+    let mut described = Vec::with_capacity(wanted.len());
+    for (name, found, indexes) in wanted {
+        let describing = indexes.into_iter().map(|index| describe_partition(engine, id, found, index));
+        let partitions = futures_util::future::join_all(describing).await;
+        described.push(DescribedTopic { name, id: found.unwrap_or(Uuid::nil()), partitions });
+    }
+    Ok(described)
+}
+
+/// A partition that is not there, or of which nothing is kept, is described as undecided: that is no error.
+async fn describe_partition(engine: &Engine, group: &str, topic: Option<Uuid>, index: i32) -> DescribedPartition {
+    let mut described = DescribedPartition { index, start_offset: UNDECIDED, leader_epoch: 0, lag: -1, error: None };
+    let count = topic.and_then(|id| engine.topics().by_id.get(&id).map(|topic| topic.partitions));
+    let Some(topic) = topic.filter(|_| count.is_some_and(|count| (0..count).contains(&index))) else {
+        return described;
+    };
+    let Ok(summary) = states::summary(engine, &ShareKey::new(group, topic, index)).await else { return described };
+    let Summary { start_offset, delivery_complete_count, leader_epoch } = summary;
+    (described.start_offset, described.leader_epoch) = (start_offset, leader_epoch);
+    if start_offset != UNDECIDED && delivery_complete_count != -1 {
+        let partition = TopicPartition { topic, partition: index };
+        match engine.list_offset(partition, OffsetSpec::Latest, -1).await {
+            Ok(end) => described.lag = end.offset - start_offset - i64::from(delivery_complete_count),
+            Err(error) => described.error = Some(log_error(&error)),
+        }
+    }
+    described
+}

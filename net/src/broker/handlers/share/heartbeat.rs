@@ -1,0 +1,60 @@
+//! ShareGroupHeartbeat: a member of a share group joins, stays, leaves. State of share partitions that the group is to
+//! read for the first time is made before the answer.
+
+use kafka_protocol::messages::{ApiKey, ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse};
+
+use super::{ask, state};
+use crate::{
+    broker::{
+        handlers::group::caller,
+        table::{Api, OnDisconnect},
+    },
+    coordinator::{
+        group::{coordinator::ShareReply, error::Refusal, strings::optional_wire},
+        share::shell::here,
+    },
+    wire::api::{
+        Call, Context, call,
+        shape::{INT32, STRING, STRINGS, Shape},
+    },
+};
+
+const SHAPE: Shape = &[STRING, STRING, INT32, STRING, STRINGS];
+
+/// ShareGroupHeartbeat. The one with which a member leaves holds, even if its connection is closed right after.
+pub(crate) static API: Api = Api {
+    key: ApiKey::ShareGroupHeartbeat,
+    version_min: 1,
+    version_max: 1,
+    advertised_min: 1,
+    shape: SHAPE,
+    on_disconnect: OnDisconnect::Finish,
+    handle: |context, request| call(context, request, handle),
+};
+
+async fn handle(context: Context, call: Call<ShareGroupHeartbeatRequest>) -> ShareGroupHeartbeatResponse {
+    let caller = caller(&context, &call.header);
+    let request = call.body;
+    let group = request.group_id.to_string();
+    let engine = context.engine();
+    let settings = here(engine).await.group_settings(&group);
+    let reply = ask(engine, &group, move |coordinator, now_ms, ticket| {
+        coordinator.handle_share_heartbeat(now_ms, &caller, &settings, &request, ticket);
+    });
+    match reply.await {
+        Ok(ShareReply::Heartbeat(response, None)) => response,
+        Ok(ShareReply::Heartbeat(response, Some(work))) => match state::make(engine, &group, work).await {
+            Ok(_) => response,
+            Err(refusal) => refused(&refusal),
+        },
+        Ok(other) => unreachable!("ShareGroupHeartbeat was answered with {other:?}"),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+fn refused(refusal: &Refusal) -> ShareGroupHeartbeatResponse {
+    let message = Some(refusal.message.as_str()).filter(|message| !message.is_empty());
+    ShareGroupHeartbeatResponse::default()
+        .with_error_code(refusal.error.code())
+        .with_error_message(optional_wire(message))
+}

@@ -1,0 +1,147 @@
+//! The one table of APIs: key, versions, shape, handler. ApiVersions answers from it.
+
+use kafka_protocol::messages::ApiKey;
+
+use crate::{
+    broker::{
+        handlers,
+        handlers::{group, share},
+    },
+    wire::api::{Context, Handling, Request, shape::Shape},
+    wire::frame::Malformed,
+};
+
+/// One API that is served.
+pub(crate) struct Api {
+    /// Its key.
+    pub(crate) key: ApiKey,
+    /// Lowest version served.
+    pub(crate) version_min: i16,
+    /// Highest version served.
+    pub(crate) version_max: i16,
+    /// Lowest version that clients are told; differs from `version_min` for Produce only.
+    pub(crate) advertised_min: i16,
+    /// What the body is checked against before it is decoded.
+    pub(crate) shape: Shape,
+    /// What becomes of a request whose connection is gone.
+    pub(crate) on_disconnect: OnDisconnect,
+    /// Decodes and begins to handle a request.
+    pub(crate) handle: fn(&Context, Request) -> Result<Handling, Malformed>,
+}
+
+/// What becomes of a request whose connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDisconnect {
+    /// Its future is dropped: it only reads, or what it changes does not depend on the future.
+    Drop,
+    /// Its future runs to its end.
+    Finish,
+}
+
+/// Every API that is served, by rising key.
+pub(crate) static TABLE: &[&Api] = &[
+    &handlers::produce::API,
+    &handlers::fetch::API,
+    &handlers::list_offsets::API,
+    &handlers::metadata::API,
+    &group::offset_commit::API,
+    &group::offset_fetch::API,
+    &group::find_coordinator::API,
+    &group::join_group::API,
+    &group::heartbeat::API,
+    &group::leave_group::API,
+    &group::sync_group::API,
+    &group::describe_groups::API,
+    &group::list_groups::API,
+    &handlers::api_versions::API,
+    &handlers::create_topics::API,
+    &handlers::delete_topics::API,
+    &handlers::delete_records::API,
+    &handlers::init_producer_id::API,
+    &handlers::offset_for_leader_epoch::API,
+    &handlers::acls::DESCRIBE,
+    &handlers::acls::CREATE,
+    &handlers::acls::DELETE,
+    &handlers::describe_configs::API,
+    &handlers::alter_configs::API,
+    &handlers::describe_log_dirs::API,
+    &handlers::create_partitions::API,
+    &group::delete_groups::API,
+    &handlers::elect_leaders::API,
+    &handlers::incremental_alter_configs::API,
+    &handlers::alter_partition_reassignments::API,
+    &handlers::list_partition_reassignments::API,
+    &group::offset_delete::API,
+    &handlers::describe_client_quotas::API,
+    &handlers::describe_user_scram_credentials::API,
+    &handlers::describe_quorum::API,
+    &handlers::update_features::API,
+    &handlers::describe_cluster::API,
+    &handlers::describe_producers::API,
+    &group::consumer_group_heartbeat::API,
+    &group::consumer_group_describe::API,
+    &handlers::get_telemetry_subscriptions::API,
+    &handlers::push_telemetry::API,
+    &handlers::list_config_resources::API,
+    &handlers::describe_topic_partitions::API,
+    &share::heartbeat::API,
+    &share::describe::API,
+    &share::share_fetch::API,
+    &share::share_acknowledge::API,
+    &share::describe_offsets::API,
+    &share::alter_offsets::API,
+    &share::delete_offsets::API,
+];
+
+/// The API of a key.
+pub(crate) fn find(key: i16) -> Option<&'static Api> {
+    TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|index| TABLE[index])
+}
+
+/// The place of an API in the table.
+pub(crate) fn place(key: ApiKey) -> usize {
+    let place = TABLE.binary_search_by_key(&(key as i16), |api| api.key as i16);
+    place.expect("only what is served has a place")
+}
+
+/// One line of the list of what is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiListing {
+    /// The API's key.
+    pub key: i16,
+    /// The API's name as Kafka writes it.
+    pub name: String,
+    /// Lowest version served.
+    pub version_min: i16,
+    /// Highest version served.
+    pub version_max: i16,
+}
+
+/// Every API that is served, by rising key.
+pub fn api_table() -> Vec<ApiListing> {
+    TABLE
+        .iter()
+        .map(|api| ApiListing {
+            key: api.key as i16,
+            name: format!("{:?}", api.key),
+            version_min: api.version_min,
+            version_max: api.version_max,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_sorted_and_every_key_is_found() {
+        assert!(TABLE.is_sorted_by_key(|api| api.key as i16));
+        for api in TABLE {
+            assert!(api.version_min <= api.version_max && api.advertised_min <= api.version_min);
+            let found = find(api.key as i16).expect("it is in the table");
+            assert!(std::ptr::eq(found, *api));
+        }
+        assert!(find(-1).is_none() && find(999).is_none());
+    }
+}

@@ -1,0 +1,4 @@
+//! State machines that are kept in partitions of internal topics: groups, and the state of share groups.
+
+pub(crate) mod group;
+pub(crate) mod share;

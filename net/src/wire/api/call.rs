@@ -1,0 +1,188 @@
+//! What a handler gets and gives: a request, its context, a reply.
+//!
+//! A handler sees no socket. It runs in two phases: what it does before it returns is done in the order in which
+//! requests arrive on their connection; the future that it returns may finish at any time, and the connection puts the
+//! replies in order.
+
+use std::{future::Future, rc::Rc};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::LocalBoxFuture;
+use kafka_protocol::protocol::{self, Encodable, HeaderVersion, StrBytes};
+use millrace_engine::{api::Chunk, engine::Engine};
+
+use super::ErrorCodes;
+use crate::{
+    broker::{
+        config::{ListenerConfig, NetConfig},
+        shard::Shard,
+    },
+    wire::{connection::Peer, frame::Malformed},
+};
+
+/// Where a request came from and what it may use.
+#[derive(Clone)]
+pub(crate) struct Context {
+    /// The shard that the connection lives on.
+    pub(crate) shard: Rc<Shard>,
+    /// The other end of the connection.
+    pub(crate) peer: Rc<Peer>,
+}
+
+impl Context {
+    /// This shard's engine.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.shard.engine
+    }
+
+    /// What the wire was started with.
+    pub(crate) fn config(&self) -> &NetConfig {
+        &self.shard.config
+    }
+
+    /// The listener that the client came through: what it is told of addresses is that listener's.
+    pub(crate) fn listener(&self) -> &ListenerConfig {
+        self.config().listener(self.peer.listener)
+    }
+}
+
+/// What is known of a request before its body is decoded.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestHeader {
+    pub(crate) version: i16,
+    pub(crate) correlation_id: i32,
+    pub(crate) client_id: Option<StrBytes>,
+}
+
+/// A request whose body is still bytes; they are known to be of its API's shape.
+pub(crate) struct Request {
+    pub(crate) header: RequestHeader,
+    pub(crate) body: Bytes,
+}
+
+/// A decoded request.
+pub(crate) struct Call<M> {
+    pub(crate) header: RequestHeader,
+    pub(crate) body: M,
+}
+
+impl<M> Call<M> {
+    /// The version of the API.
+    pub(crate) fn version(&self) -> i16 {
+        self.header.version
+    }
+}
+
+/// A response as it goes out, length and header included.
+#[derive(Debug)]
+pub(crate) struct Response {
+    head: Bytes,
+    rest: Vec<Chunk>,
+    /// Codes of the errors that it tells.
+    errors: Vec<i16>,
+}
+
+impl Response {
+    /// A response of several pieces, and the codes of the errors that it tells.
+    pub(crate) fn new(pieces: Vec<Chunk>, errors: Vec<i16>) -> Response {
+        Response { head: Bytes::new(), rest: pieces, errors }
+    }
+
+    /// Codes of the errors that it tells.
+    pub(crate) fn errors(&self) -> &[i16] {
+        &self.errors
+    }
+
+    /// The pieces, in order.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Chunk> {
+        std::iter::once(Chunk::Bytes(self.head)).chain(self.rest)
+    }
+}
+
+/// How a request ends.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// With a response.
+    Response(Response),
+    /// With none: a produce request with acks = 0.
+    Silence,
+    /// The connection is closed, for that reason.
+    Close(String),
+    /// The connection is closed because the node is stopping, which is nobody's fault.
+    Stopping,
+}
+
+impl Reply {
+    /// A response in one piece, and the codes of the errors that it tells.
+    pub(crate) fn new(encoded: Result<Bytes, String>, errors: Vec<i16>) -> Reply {
+        match encoded {
+            Ok(head) => Reply::Response(Response { head, rest: Vec::new(), errors }),
+            Err(reason) => Reply::Close(format!("the response cannot be encoded: {reason}")),
+        }
+    }
+}
+
+/// What a handler returns.
+pub(crate) enum Handling {
+    /// The reply.
+    Done(Reply),
+    /// A future of it.
+    Later(LocalBoxFuture<'static, Reply>),
+    /// A future of a reply that may be large: of one connection, one such future at a time is run, and dropped with the
+    /// connection.
+    InTurn(LocalBoxFuture<'static, Reply>),
+}
+
+/// Decodes a request, runs `handle` on it and encodes what it answers.
+pub(crate) fn call<M, H, F>(context: &Context, request: Request, handle: H) -> Result<Handling, Malformed>
+where
+    M: protocol::Request,
+    H: FnOnce(Context, Call<M>) -> F,
+    F: Future<Output = M::Response> + 'static,
+    M::Response: ErrorCodes + 'static,
+{
+    let Request { header, mut body } = request;
+    let decoded = M::decode(&mut body, message_version::<M>(header.version))
+        .map_err(|error| Malformed::Body(error.to_string()))?;
+    let answer = handle(context.clone(), Call { header: header.clone(), body: decoded });
+    Ok(Handling::Later(Box::pin(async move {
+        let answer = answer.await;
+        encode(&header, message_version::<M>(header.version), &answer)
+    })))
+}
+
+/// The version of a message's layout: APIs whose newest versions changed meaning only are encoded as the newest
+/// version that the library knows.
+fn message_version<M: protocol::Message>(version: i16) -> i16 {
+    version.min(M::VERSIONS.max)
+}
+
+/// Encodes a response with its length and header.
+pub(crate) fn encode<M: Encodable + HeaderVersion + ErrorCodes>(
+    header: &RequestHeader,
+    version: i16,
+    message: &M,
+) -> Reply {
+    Reply::new(encode_bytes(header, version, message), message.errors())
+}
+
+/// As [`encode`], for messages that are not yet as they go out.
+pub(crate) fn encode_bytes<M: Encodable + HeaderVersion>(
+    header: &RequestHeader,
+    version: i16,
+    message: &M,
+) -> Result<Bytes, String> {
+    const PREFIX_BYTES: usize = 9;
+    let size = message.compute_size(version).map_err(|error| error.to_string())?;
+    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + size);
+    bytes.put_i32(0);
+    bytes.put_i32(header.correlation_id);
+    if M::header_version(version) >= 1 {
+        // No tagged fields.
+        bytes.put_u8(0);
+    }
+    message.encode(&mut bytes, version).map_err(|error| error.to_string())?;
+    let length = i32::try_from(bytes.len() - 4).map_err(|error| error.to_string())?;
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(bytes.freeze())
+}

@@ -1,0 +1,71 @@
+//! How a connection leaves for another shard: between two requests, when everything was answered.
+
+use std::{future::poll_fn, task::Poll, time::Duration};
+
+use futures_util::future::{Either, select};
+use glommio::timer::sleep;
+use socket2::Socket;
+
+use super::{Connection, Peer};
+use crate::broker::{config::Advertise, fetch_session::Session};
+
+/// How long a connection that should move is not read, so that it gets between two requests.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A connection on its way to another shard.
+pub(crate) struct Moving {
+    /// Where it goes.
+    pub(crate) shard: usize,
+    pub(crate) socket: Socket,
+    pub(crate) peer: Peer,
+    /// Its fetch session, with its id.
+    pub(crate) fetch_session: Option<(i32, Session)>,
+}
+
+impl Connection {
+    /// The shard on which the connection should go on.
+    pub(super) fn elsewhere(&self) -> Option<usize> {
+        match self.context.config().advertise {
+            Advertise::Node => self.context.peer.affinity.get().elsewhere(self.context.engine().shard()),
+            // clients choose the shard by themselves
+            Advertise::Shard => None,
+        }
+    }
+
+    /// Waits until every request was answered. `false`: that takes long; more should be read first.
+    pub(super) async fn is_soon_answered(&self) -> bool {
+        let answered = std::pin::pin!(poll_fn(|cx| {
+            if self.in_flight.get().requests == 0 || self.stream.is_reading_ended() {
+                return Poll::Ready(());
+            }
+            *self.waiting_reader.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        }));
+        let is_answered = match select(answered, std::pin::pin!(sleep(PATIENCE))).await {
+            Either::Left(_) => !self.stream.is_reading_ended(),
+            Either::Right(_) => false,
+        };
+        if !is_answered {
+            self.context.peer.affinity.take();
+        }
+        is_answered
+    }
+
+    /// Takes out what goes to the other shard. `None`: the connection ends here.
+    pub(super) fn hand_over(&self, shard: usize) -> Option<Moving> {
+        if self.stream.is_reading_ended() {
+            return None;
+        }
+        let peer = &self.context.peer;
+        let socket = match self.stream.leave() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(peer = %peer.address, %error, "connection cannot move to another shard");
+                return None;
+            }
+        };
+        let id = peer.fetch_session.get();
+        let session = self.context.shard.fetch_sessions.borrow_mut().take(id);
+        Some(Moving { shard, socket, peer: peer.take(), fetch_session: session.map(|session| (id, session)) })
+    }
+}

@@ -1,0 +1,191 @@
+//! Encodes a fetch response around records that are sent from where they lie.
+//!
+//! Versions 4 to 18. Everything but the records is written into one buffer, which is then cut where records belong.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::protocol::StrBytes;
+use millrace_engine::api::{Chunk, Records};
+use uuid::Uuid;
+
+use crate::wire::api::Response;
+
+/// A fetch response.
+#[derive(Debug, Default)]
+pub(crate) struct FetchResponse {
+    pub(crate) error_code: i16,
+    pub(crate) session_id: i32,
+    pub(crate) topics: Vec<TopicResponse>,
+}
+
+/// One topic of it.
+#[derive(Debug)]
+pub(crate) struct TopicResponse {
+    /// Not sent from version 13 on.
+    pub(crate) name: StrBytes,
+    /// Not sent before version 13.
+    pub(crate) id: Uuid,
+    pub(crate) partitions: Vec<PartitionResponse>,
+}
+
+/// One partition of it.
+#[derive(Debug)]
+pub(crate) struct PartitionResponse {
+    pub(crate) index: i32,
+    pub(crate) error_code: i16,
+    pub(crate) high_watermark: i64,
+    pub(crate) last_stable_offset: i64,
+    pub(crate) log_start_offset: i64,
+    /// Whether the client reads committed records only: then it is told of aborted transactions, of which there are
+    /// none.
+    pub(crate) reads_committed: bool,
+    pub(crate) records: Records,
+}
+
+/// Bytes that the fields of a response and of its parts take at most, names apart.
+const RESPONSE_BYTES_MAX: usize = 32;
+const TOPIC_BYTES_MAX: usize = 24;
+const PARTITION_BYTES_MAX: usize = 64;
+
+impl FetchResponse {
+    /// Encodes it with its length and header. `None`: it exceeds what a length can say.
+    pub(crate) fn encode(self, correlation_id: i32, version: i16) -> Option<Response> {
+        let errors = self.errors();
+        let mut encoder = Encoder {
+            version,
+            flexible: version >= 12,
+            bytes: BytesMut::with_capacity(self.size_estimate()),
+            records: Vec::new(),
+            records_bytes: 0,
+        };
+        encoder.bytes.put_i32(0);
+        encoder.bytes.put_i32(correlation_id);
+        encoder.end_of_struct();
+        encoder.response(self);
+        encoder.finish(errors)
+    }
+
+    fn errors(&self) -> Vec<i16> {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
+        std::iter::once(self.error_code).chain(partitions).filter(|code| *code != 0).collect()
+    }
+
+    /// Bytes of all records in it.
+    pub(crate) fn record_bytes(&self) -> usize {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.map(|partition| partition.records.len()).sum()
+    }
+
+    fn size_estimate(&self) -> usize {
+        let topic =
+            |topic: &TopicResponse| TOPIC_BYTES_MAX + topic.name.len() + topic.partitions.len() * PARTITION_BYTES_MAX;
+        RESPONSE_BYTES_MAX + self.topics.iter().map(topic).sum::<usize>()
+    }
+}
+
+struct Encoder {
+    version: i16,
+    flexible: bool,
+    bytes: BytesMut,
+    /// Records, and the position in `bytes` where they belong.
+    records: Vec<(usize, Records)>,
+    records_bytes: usize,
+}
+
+impl Encoder {
+    fn response(&mut self, response: FetchResponse) {
+        // Throttle time.
+        self.bytes.put_i32(0);
+        if self.version >= 7 {
+            self.bytes.put_i16(response.error_code);
+            self.bytes.put_i32(response.session_id);
+        }
+        self.array_length(response.topics.len());
+        for topic in response.topics {
+            self.topic(topic);
+        }
+        self.end_of_struct();
+    }
+
+    fn topic(&mut self, topic: TopicResponse) {
+        if self.version >= 13 {
+            self.bytes.put_slice(topic.id.as_bytes());
+        } else if self.flexible {
+            self.varint(topic.name.len() + 1);
+            self.bytes.put_slice(topic.name.as_bytes());
+        } else {
+            self.bytes.put_i16(i16::try_from(topic.name.len()).expect("a topic's name came as a short text"));
+            self.bytes.put_slice(topic.name.as_bytes());
+        }
+        self.array_length(topic.partitions.len());
+        for partition in topic.partitions {
+            self.partition(partition);
+        }
+        self.end_of_struct();
+    }
+
+    fn partition(&mut self, partition: PartitionResponse) {
+        self.bytes.put_i32(partition.index);
+        self.bytes.put_i16(partition.error_code);
+        self.bytes.put_i64(partition.high_watermark);
+        self.bytes.put_i64(partition.last_stable_offset);
+        if self.version >= 5 {
+            self.bytes.put_i64(partition.log_start_offset);
+        }
+        match (partition.reads_committed, self.flexible) {
+            (true, _) => self.array_length(0),
+            (false, true) => self.bytes.put_u8(0),
+            (false, false) => self.bytes.put_i32(-1),
+        }
+        if self.version >= 11 {
+            // No other replica is preferred.
+            self.bytes.put_i32(-1);
+        }
+        let length = partition.records.len();
+        self.array_length(length);
+        if length > 0 {
+            self.records_bytes += length;
+            self.records.push((self.bytes.len(), partition.records));
+        }
+        self.end_of_struct();
+    }
+
+    /// The length of an array or of bytes; lengths beyond 32 bits are found out by [`Encoder::finish`].
+    fn array_length(&mut self, length: usize) {
+        if self.flexible {
+            self.varint(length + 1);
+        } else {
+            self.bytes.put_i32(i32::try_from(length).unwrap_or(i32::MAX));
+        }
+    }
+
+    fn varint(&mut self, value: usize) {
+        let mut value = value;
+        while value >= 0x80 {
+            self.bytes.put_u8((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.bytes.put_u8(value as u8);
+    }
+
+    /// No tagged fields.
+    fn end_of_struct(&mut self) {
+        if self.flexible {
+            self.bytes.put_u8(0);
+        }
+    }
+
+    fn finish(mut self, errors: Vec<i16>) -> Option<Response> {
+        let length = i32::try_from(self.bytes.len() - 4 + self.records_bytes).ok()?;
+        self.bytes[..4].copy_from_slice(&length.to_be_bytes());
+        let bytes: Bytes = self.bytes.freeze();
+        let mut pieces = Vec::with_capacity(2 * self.records.len() + 1);
+        let mut cut = 0;
+        for (position, records) in self.records {
+            pieces.push(Chunk::Bytes(bytes.slice(cut..position)));
+            pieces.extend(records.chunks);
+            cut = position;
+        }
+        pieces.push(Chunk::Bytes(bytes.slice(cut..)));
+        Some(Response::new(pieces, errors))
+    }
+}

@@ -1,0 +1,14 @@
+//! The wire below any meaning: listeners, sockets, frames, the memory that they may take, connections, and how an API's
+//! request and answer look.
+
+pub(crate) mod api;
+pub(crate) mod connection;
+pub(crate) mod frame;
+pub(crate) mod hot;
+pub(crate) mod limits;
+pub(crate) mod listener;
+pub(crate) mod memory;
+pub(crate) mod poller;
+pub(crate) mod pressure;
+pub(crate) mod stream;
+pub(crate) mod text;
