@@ -26,8 +26,8 @@ use crate::{
     producer::Producers,
     retention,
     signal::Outcome,
-    store::wal_files::WalFileId,
     waiters::Waiters,
+    wal::WalFileId,
 };
 
 /// A group that was written, in memory: what is materialised from, and fetched from while it is cached.

@@ -164,7 +164,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{api::TopicPartition, config::TopicConfig, partition::Partition, store::wal_files::WalFileId};
+    use crate::{api::TopicPartition, config::TopicConfig, partition::Partition, wal::WalFileId};
 
     const MIB: usize = 1 << 20;
     const BUDGET: usize = 100 * MIB;

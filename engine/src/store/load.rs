@@ -9,19 +9,17 @@ use std::{
     rc::Rc,
 };
 
-use super::{
-    OpenError, Store,
-    append::producer_batch,
-    open::FoundFile,
-    wal_files::{self, WalFileId},
-};
+use super::{OpenError, Store, append::producer_batch, open::FoundFile, wal_files};
 use crate::{
     api::TopicPartition,
     batch::batches,
     chunk::Memory,
     io::{File, Io, Open, window::Window},
     partition::{Extent, Slot},
-    wal::replay::{LiveRun, Replay},
+    wal::{
+        WalFileId,
+        replay::{LiveRun, Replay},
+    },
 };
 
 /// Runs of a file by the position of their group.

@@ -55,15 +55,8 @@ pub(crate) use space::Owed;
 pub(crate) use watch::Left;
 
 use self::{
-    cache::Cache,
-    compactor::Compactor,
-    fetch_memory::FetchMemory,
-    keeper::Keeper,
-    recompressor::Recompressor,
-    segment_files::SegmentFiles,
-    wal_files::{WalFileId, WalFiles},
-    watch::Watch,
-    writer::Flight,
+    cache::Cache, compactor::Compactor, fetch_memory::FetchMemory, keeper::Keeper, recompressor::Recompressor,
+    segment_files::SegmentFiles, wal_files::WalFiles, watch::Watch, writer::Flight,
 };
 use crate::{
     api::{ActiveProducer, LogError, TopicPartition},
@@ -73,7 +66,7 @@ use crate::{
     partition::{Partition, PartitionCell},
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
-    wal::group::Groups,
+    wal::{WalFileId, group::Groups},
 };
 
 /// What a store is opened with.

@@ -19,7 +19,7 @@ use super::{
     partition_dir,
     recompressor::Recompressor,
     segment_files::SegmentFiles,
-    wal_files::{self, Making, WalFile, WalFileId, WalFiles},
+    wal_files::{self, Making, WalFile, WalFiles},
     watch::Watch,
     writer::Flight,
 };
@@ -37,6 +37,7 @@ use crate::{
     signal::Signal,
     stats::Counters,
     wal::{
+        WalFileId,
         group::Groups,
         replay::{self, Losses, Replay, Unknown},
         scan::{Chain, Depth, Judge, Scan},

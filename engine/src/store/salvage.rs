@@ -10,7 +10,10 @@ use super::{
 use crate::{
     doubt::{Doubts, LostGroup, PartitionDoubt},
     io::Io,
-    wal::{replay::Loss, replay::Losses},
+    wal::{
+        WalFileId,
+        replay::{Loss, Losses},
+    },
 };
 
 impl<I: Io> Store<I> {
@@ -73,7 +76,7 @@ impl Replayed {
         let files = self.chains.iter().zip(&self.found);
         let all = files.flat_map(|(chain, file)| chain.begun.iter().chain(&chain.behind).map(move |span| (span, file)));
         let own: Vec<_> = all.filter(|(span, _)| span.first.run == run).collect();
-        let name = |id: wal_files::WalFileId| format!("{:08}.wal", id.0);
+        let name = |id: WalFileId| format!("{:08}.wal", id.0);
         let before = own.iter().find(|(span, _)| span.last.checked_add(1) == Some(sequence));
         let after = own.iter().find(|(span, _)| span.first.sequence.checked_sub(1) == Some(sequence));
         match (before, after) {

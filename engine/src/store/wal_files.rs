@@ -20,11 +20,8 @@ use crate::{
     api::TopicPartition,
     io::{Buffer, File, IO_BYTES_MAX, Io, Open},
     partition::PartitionCell,
+    wal::WalFileId,
 };
-
-/// Names a file of the shared log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct WalFileId(pub(crate) u64);
 
 /// An open file of the shared log.
 pub(crate) struct WalFile<I: Io> {

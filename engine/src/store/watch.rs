@@ -8,17 +8,13 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Store,
-    keeper::Doing,
-    wal_files::{FilesStanding, WalFileId},
-    writer::Stage,
-};
+use super::{Store, keeper::Doing, wal_files::FilesStanding, writer::Stage};
 use crate::{
     api::TopicPartition,
     io::Io,
     partition::Partition,
     stall::{Change, Detector, LOG_PATIENCE, Look, Steps, Waiting},
+    wal::WalFileId,
 };
 
 /// What is counted for the look, and what looking found out.

@@ -6,3 +6,7 @@ pub(crate) mod replay;
 pub mod scan;
 #[cfg(test)]
 mod scan_tests;
+
+/// Names a file of the shared log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct WalFileId(pub(crate) u64);
