@@ -6,10 +6,13 @@ use crate::{
     batch::BatchInfo,
     chunk::Memory,
     config::TopicConfig,
-    format::{manifest::ProducerBatch, segment::Segment, wal::SegmentPointer},
+    format::{
+        manifest::{ProducerBatch, producer_batch},
+        segment::Segment,
+        wal::SegmentPointer,
+    },
     partition::Extent,
     producer::Producers,
-    store::producer_batch,
 };
 
 /// Segments that a plan ends before it leaves further extents to the next one: each is a file to be open and flushed.

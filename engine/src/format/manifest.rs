@@ -17,6 +17,7 @@ use zerocopy::{
 
 use crate::{
     api::TopicPartition,
+    batch::BatchInfo,
     format::{
         journal::{Payloads, RECORD_BYTES_MAX},
         segment::{IndexEntry, Segment, SegmentMeta},
@@ -43,6 +44,20 @@ pub struct ProducerBatch {
     pub base_offset: I64,
     /// The batch's largest timestamp.
     pub timestamp_ms: I64,
+}
+
+/// What is remembered of a producer's batch.
+pub(crate) fn producer_batch(info: &BatchInfo, base_offset: i64, timestamp_ms: i64) -> ProducerBatch {
+    ProducerBatch {
+        producer_id: info.producer_id.into(),
+        producer_epoch: info.producer_epoch.into(),
+        reserved: 0.into(),
+        base_sequence: info.base_sequence.into(),
+        last_offset_delta: info.last_offset_delta.into(),
+        reserved_2: 0.into(),
+        base_offset: base_offset.into(),
+        timestamp_ms: timestamp_ms.into(),
+    }
 }
 
 /// The last group of a run that counts, by the run ends of a manifest: a run without one has not ended, unless a newer one

@@ -10,7 +10,7 @@ use crate::{
     api::{LogError, ProducePartition, Produced},
     batch::{self, BatchInfo, Rules},
     config::{Durability, TimestampType, TopicConfig},
-    format::manifest::ProducerBatch,
+    format::manifest::producer_batch,
     io::Io,
     partition::{Partition, PartitionCell},
     producer::Sequence,
@@ -153,18 +153,4 @@ fn duplicate(partition: &Partition, base_offset: i64, timestamp_ms: i64) -> (Pro
     let settled = base_offset < partition.high_watermark();
     let wait = if settled { None } else { partition.last_group.clone() };
     (produced, wait)
-}
-
-/// What is remembered of a producer's batch.
-pub(crate) fn producer_batch(info: &BatchInfo, base_offset: i64, timestamp_ms: i64) -> ProducerBatch {
-    ProducerBatch {
-        producer_id: info.producer_id.into(),
-        producer_epoch: info.producer_epoch.into(),
-        reserved: 0.into(),
-        base_sequence: info.base_sequence.into(),
-        last_offset_delta: info.last_offset_delta.into(),
-        reserved_2: 0.into(),
-        base_offset: base_offset.into(),
-        timestamp_ms: timestamp_ms.into(),
-    }
 }

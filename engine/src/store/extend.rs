@@ -3,12 +3,12 @@
 
 use std::io;
 
-use super::{OpenError, append::producer_batch, partition_dir};
+use super::{OpenError, partition_dir};
 use crate::{
     api::TopicPartition,
     batch::{BatchInfo, verify_crc},
     format::{
-        manifest::{Manifest, PartitionState, ProducerBatch},
+        manifest::{Manifest, PartitionState, ProducerBatch, producer_batch},
         segment::{self, Segment},
         wal::GROUP_BYTES_MAX,
     },

@@ -9,11 +9,12 @@ use std::{
     rc::Rc,
 };
 
-use super::{OpenError, Store, append::producer_batch, open::FoundFile, wal_files};
+use super::{OpenError, Store, open::FoundFile, wal_files};
 use crate::{
     api::TopicPartition,
     batch::batches,
     chunk::Memory,
+    format::manifest::producer_batch,
     io::{File, Io, Open, window::Window},
     partition::{Extent, Slot},
     wal::{

@@ -48,7 +48,7 @@ use std::{
     rc::Rc,
 };
 
-pub(crate) use append::{Taken, producer_batch};
+pub(crate) use append::Taken;
 pub(crate) use open::{Known, OpenError};
 pub(crate) use read::check_epoch;
 pub(crate) use space::Owed;
