@@ -15,8 +15,8 @@ use crate::{
     api::TopicPartition,
     batch::{
         self, BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchInfo, Codec, Recompress, Recompressed, Record, Rules,
+        TimestampType,
     },
-    config::TimestampType,
     format::{
         catalog,
         journal::{self, Journal, Payloads},

@@ -11,10 +11,7 @@ use kafka_protocol::{
         TimestampType as ForeignTimestampType,
     },
 };
-use millrace_engine::{
-    batch::{self, BatchBuilder, BatchInfo, Codec, Record, Rules},
-    config::TimestampType,
-};
+use millrace_engine::batch::{self, BatchBuilder, BatchInfo, Codec, Record, Rules, TimestampType};
 use proptest::{collection::vec, option, prelude::*};
 
 const RULES: Rules = Rules {

@@ -3,11 +3,10 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    BATCH_HEADER_BYTES, BatchError, BatchInfo, Codec, Record, RecordRef,
+    BATCH_HEADER_BYTES, BatchError, BatchInfo, Codec, Record, RecordRef, TimestampType,
     codec::Encoder,
     header::{CODEC_MASK, CONTROL, DELETE_HORIZON, Header, LENGTH_END, LOG_APPEND_TIME, TRANSACTIONAL, checksum},
 };
-use crate::config::TimestampType;
 
 /// Collects records into one batch. Records are pushed in ascending order of offset; gaps are kept. They are compressed
 /// as they come.

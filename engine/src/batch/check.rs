@@ -14,13 +14,12 @@
 use std::ops::ControlFlow;
 
 use super::{
-    BatchError, BatchInfo, corrupt,
+    BatchError, BatchInfo, TimestampType, corrupt,
     header::{DELETE_HORIZON, LOG_APPEND_TIME, PRODUCERS, verify_crc},
     invalid,
     records::{Head, walk},
     refused::{RefusedReason, RefusedRecords},
 };
-use crate::config::TimestampType;
 
 /// What a topic asks of a batch.
 #[derive(Clone, Copy, Debug)]

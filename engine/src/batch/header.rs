@@ -7,8 +7,7 @@ use zerocopy::{
     big_endian::{I16, I32, I64, U32},
 };
 
-use super::{BatchError, Codec, corrupt, invalid};
-use crate::config::TimestampType;
+use super::{BatchError, Codec, TimestampType, corrupt, invalid};
 
 /// The header as it lies on the wire and on disk.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -34,6 +34,15 @@ pub use records::{Record, RecordReader, RecordRef, records};
 pub use refused::{REFUSED_RECORDS_MAX, RefusedReason, RefusedRecord, RefusedRecords};
 pub use time::find_timestamp;
 
+/// How a record's time is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimestampType {
+    /// By the producer.
+    CreateTime,
+    /// By the broker.
+    LogAppendTime,
+}
+
 /// Why a batch was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {

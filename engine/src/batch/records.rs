@@ -6,11 +6,10 @@ use std::{io::Read, ops::ControlFlow};
 use bytes::Bytes;
 
 use super::{
-    BATCH_HEADER_BYTES, BatchError, BatchInfo, DECOMPRESSED_BYTES_MAX,
+    BATCH_HEADER_BYTES, BatchError, BatchInfo, DECOMPRESSED_BYTES_MAX, TimestampType,
     codec::{Codec, Decoder},
     invalid,
 };
-use crate::config::TimestampType;
 
 /// One record, for readers and for compaction.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*};
 
 use super::{header::CHECKED_FROM, *};
-use crate::config::TimestampType;
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 pub(super) const NOW_MS: i64 = 1_700_000_000_000;

@@ -13,7 +13,7 @@ mod value;
 
 use std::collections::BTreeMap;
 
-use crate::batch::{Codec, Compression};
+use crate::batch::{Codec, Compression, TimestampType};
 
 pub use broker::{ALL_BROKERS_PREFIX, dynamic_value, topic_defaults};
 pub use change::{apply_broker_changes, apply_changes};
@@ -21,15 +21,6 @@ pub use keys::{keys, segment_bytes_override};
 pub use topic_name::{TOPIC_NAME_BYTES_MAX, check_topic_name};
 use value::Values;
 pub use value::{Refusal, check_value};
-
-/// How a record's time is set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TimestampType {
-    /// By the producer.
-    CreateTime,
-    /// By the broker.
-    LogAppendTime,
-}
 
 /// What an acknowledgement means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::{Store, recompressor::Waiting};
 use crate::{
     api::{LogError, ProducePartition, Produced},
-    batch::{self, BatchInfo, Rules},
-    config::{Durability, TimestampType, TopicConfig},
+    batch::{self, BatchInfo, Rules, TimestampType},
+    config::{Durability, TopicConfig},
     format::manifest::producer_batch,
     io::Io,
     partition::{Partition, PartitionCell},

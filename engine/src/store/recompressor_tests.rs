@@ -217,7 +217,7 @@ fn append_time_is_that_of_the_place_in_the_log() {
         assert!(produced.append_time_ms >= before);
         let (info, _) = read(&store, 0).await.remove(0);
         assert_eq!((info.codec(), info.max_timestamp), (Ok(Codec::Lz4), produced.append_time_ms));
-        assert_eq!(info.timestamp_type(), crate::config::TimestampType::LogAppendTime);
+        assert_eq!(info.timestamp_type(), crate::batch::TimestampType::LogAppendTime);
     });
 }
 
