@@ -34,6 +34,9 @@ pub use records::{Record, RecordReader, RecordRef, records};
 pub use refused::{REFUSED_RECORDS_MAX, RefusedReason, RefusedRecord, RefusedRecords};
 pub use time::find_timestamp;
 
+/// Largest batch that a node takes, whatever `max.message.bytes` says: it must fit a commit group of the shared log.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
+
 /// How a record's time is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimestampType {

@@ -13,7 +13,7 @@ mod value;
 
 use std::collections::BTreeMap;
 
-use crate::batch::{Codec, Compression, TimestampType};
+use crate::batch::{BATCH_BYTES_MAX, Codec, Compression, TimestampType};
 
 pub use broker::{ALL_BROKERS_PREFIX, dynamic_value, topic_defaults};
 pub use change::{apply_broker_changes, apply_changes};
@@ -126,9 +126,6 @@ pub struct ConfigKey {
     /// Whether it does anything.
     pub effect: Effect,
 }
-
-/// Largest batch that a node takes, whatever `max.message.bytes` says: it must fit a commit group of the shared log.
-pub const BATCH_BYTES_MAX: usize = crate::wal::group::BATCH_BYTES_MAX;
 
 /// How often what was only written is flushed.
 pub(crate) const WRITTEN_FLUSH_MS: i64 = 1_000;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::format::wal::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
 use crate::{
     api::{LEADER_EPOCH, LogError, TopicPartition},
-    batch::{self, BatchInfo},
+    batch::{self, BATCH_BYTES_MAX, BatchInfo},
     io::align_up,
     partition::PartitionCell,
     signal::Outcome,
@@ -31,8 +31,7 @@ pub(crate) const IN_FLIGHT_MAX: usize = 4;
 
 const _: () = assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGET < GROUP_BYTES_MAX);
 
-/// Largest batch that fits a group of its own.
-pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
+// The largest batch fits a group of its own.
 const _: () = assert!(GROUP_HEADER_BYTES + BATCH_BYTES_MAX + (1 << 16) < GROUP_BYTES_MAX);
 
 /// A batch with the place it was given.
