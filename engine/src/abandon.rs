@@ -14,7 +14,8 @@ use crate::{
     doubt::Doubts,
     format::{catalog::Catalog, journal::Journal},
     io::direct::{DirectIo, create_dir_durably, sync_dir},
-    node::{StartError, executor},
+    node::executor,
+    start::StartError,
     store::{Known, Owed, Store, StoreOptions, manifest_path},
     topics::Topic,
 };

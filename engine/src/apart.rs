@@ -13,7 +13,8 @@ use crate::{
     config::TopicConfig,
     format::catalog::Catalog,
     io::direct::DirectIo,
-    node::{self, StartError},
+    node,
+    start::StartError,
     store::{Owed, Store, StoreOptions},
 };
 

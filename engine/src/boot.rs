@@ -25,7 +25,7 @@ use crate::{
         BLOCK, Io,
         direct::{DirectIo, create_dir_durably},
     },
-    node::{NodeOptions, StartError, topics_dir},
+    start::{NodeOptions, StartError},
     store::{Known, Owed, Store, StoreOptions, manifest_path},
 };
 
@@ -239,6 +239,11 @@ async fn forget_layouts(io: &DirectIo, options: &NodeOptions, catalog: &Catalog)
     }
     let synced = io.sync_dir(&options.data_dir).await;
     synced.map_err(|error| StartError::io(options.data_dir.display(), error))
+}
+
+/// Directory of the segments of all topics.
+fn topics_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("topics")
 }
 
 /// Kind, generation and shard of a manifest or of a shared log (which has no generation) by its name.

@@ -25,6 +25,7 @@ mod producer;
 mod retention;
 mod signal;
 pub mod stall;
+mod start;
 pub mod stats;
 mod store;
 pub mod timing;

@@ -7,8 +7,6 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, HashMap},
     future::Future,
-    io,
-    path::{Path, PathBuf},
     rc::Rc,
     sync::{
         Arc, Mutex,
@@ -21,119 +19,25 @@ use std::{
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
+pub use crate::start::{NodeOptions, StartError};
+
 use crate::{
     boot::{self, Booted},
     config::{self, TopicConfig},
-    doubt::Doubts,
     engine::{Engine, Shard, owner},
-    format::catalog::Catalog,
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
-    store::{Known, Left, OpenError, Owed, Store, StoreOptions},
+    store::{Known, Left, Owed, Store, StoreOptions},
     topics::{CatalogFile, Topic, Topics},
     vigil::keep_vigil,
     vitals::ShardVitals,
 };
-
-/// What a node is started with. Checked by [`run`].
-#[derive(Debug, Clone)]
-pub struct NodeOptions {
-    /// Where everything is kept; created when missing.
-    pub data_dir: PathBuf,
-    /// The node's id as Kafka clients see it.
-    pub node_id: i32,
-    /// Number of shards, at least 1.
-    pub shards: usize,
-    /// Pin each shard to a CPU of its own.
-    pub pin: bool,
-    /// Memory of all shards together for cached and in-flight records, in bytes (receive buffers are the wire's).
-    pub memory_bytes: usize,
-    /// Free bytes of the file system below which produce is refused.
-    pub reserve_bytes: u64,
-    /// Size of a shard's write-ahead log in bytes.
-    pub wal_bytes: u64,
-    /// Defaults of topic settings, by topic setting name.
-    pub topic_defaults: BTreeMap<String, String>,
-    /// How long an idle producer id is remembered, ms (`producer.id.expiration.ms`).
-    pub producer_id_expiration_ms: i64,
-    /// Pause between rounds of retention, ms (`log.retention.check.interval.ms`).
-    pub retention_check_ms: i64,
-}
 
 /// Most shards of a node.
 pub const SHARDS_MAX: usize = 1024;
 
 /// Least memory of a shard: a large group and what is read beside it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 8 << 20;
-
-/// Why a node could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another process holds the data directory.
-    #[error("the data directory {path} is locked by another process{holder}")]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// What is known of the other process, in parentheses.
-        holder: String,
-    },
-    /// The file system refuses O_DIRECT.
-    #[error("{path} lies on a file system without O_DIRECT ({reason})")]
-    NoDirectIo {
-        /// The directory.
-        path: PathBuf,
-        /// What the kernel said.
-        reason: String,
-    },
-    /// io_uring cannot be used.
-    #[error("io_uring cannot be set up: {0}")]
-    NoUring(String),
-    /// What is in the data directory is damaged or of an unknown format.
-    #[error("{path}: {reason}")]
-    Damaged {
-        /// Where.
-        path: PathBuf,
-        /// What.
-        reason: String,
-    },
-    /// Records that were acknowledged, as far as can be told, are not in the shared log.
-    #[error("{path}: {doubts}")]
-    Lost {
-        /// The log's folder.
-        path: PathBuf,
-        /// Which.
-        doubts: Box<Doubts>,
-    },
-    /// A setting makes no sense.
-    #[error("{0}")]
-    Options(String),
-    /// Anything else of the operating system.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was done.
-        what: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
-impl StartError {
-    /// A store that cannot be opened; the catalog knows the names of topics.
-    pub(crate) fn of_open(error: OpenError, catalog: &Catalog) -> Self {
-        match error {
-            OpenError::Io { path, source } => Self::io(path.display(), source),
-            OpenError::Damaged { path, reason } => Self::Damaged { path, reason },
-            OpenError::Lost(mut doubts) => {
-                doubts.name_topics(|id| Some(catalog.topics.get(&id.topic)?.name.clone()));
-                Self::Lost { path: doubts.folder.clone(), doubts }
-            }
-        }
-    }
-
-    pub(crate) fn io(what: impl std::fmt::Display, source: io::Error) -> Self {
-        Self::Io { what: what.to_string(), source }
-    }
-}
 
 /// Asks a node to stop, from any thread. Clones share it.
 #[derive(Clone, Default)]
@@ -524,9 +428,4 @@ fn dynamic_number(engine: &Engine, name: &str) -> Option<i64> {
 /// Bytes of the files that a shared log of that size must have before a record is taken.
 pub fn wal_first_bytes(wal_bytes: u64) -> u64 {
     StoreOptions::bytes_to_go_round(wal_bytes)
-}
-
-/// Directory of the segments of all topics.
-pub(crate) fn topics_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("topics")
 }
