@@ -14,10 +14,10 @@ use crate::{
     doubt::Doubts,
     format::{catalog::Catalog, journal::Journal},
     io::direct::{DirectIo, create_dir_durably, sync_dir},
+    metadata::Topic,
     node::executor,
     start::StartError,
     store::{Known, Owed, Store, StoreOptions, manifest_path},
-    topics::Topic,
 };
 
 /// Memory for what lives in the shared log only.

@@ -20,14 +20,14 @@ use crate::{
     },
     io::{self, direct::DirectIo},
     mail::Mail,
+    metadata::CatalogFile,
     signal::Outcome,
     stats::ShardStats,
     store::{Store, Taken, check_epoch},
-    topics::CatalogFile,
     waiters::Waiter,
 };
 
-pub use crate::topics::{Topic, Topics};
+pub use crate::metadata::{Topic, Topics};
 
 type Reply = Box<dyn FnOnce(Box<dyn Any + Send>)>;
 

@@ -19,6 +19,7 @@ pub mod fuzz;
 mod io;
 mod mail;
 mod materialise;
+mod metadata;
 pub mod node;
 mod partition;
 mod producer;

@@ -27,8 +27,8 @@ use crate::{
     engine::{Engine, Shard, owner},
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
+    metadata::{CatalogFile, Topic, Topics},
     store::{Known, Left, Owed, Store, StoreOptions},
-    topics::{CatalogFile, Topic, Topics},
     vigil::keep_vigil,
     vitals::ShardVitals,
 };
