@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{Store, recompressor::Waiting};
+use super::Store;
 use crate::{
     api::{LogError, ProducePartition, Produced},
-    batch::{self, BatchInfo, Rules, TimestampType},
+    batch::{self, BatchInfo, Compression, Rules, TimestampType},
     config::{Durability, TopicConfig},
     format::manifest::producer_batch,
     io::Io,
@@ -41,6 +41,18 @@ impl Taken {
 
 /// Resolves when the batch is as durable as its topic asks. `None` in [`Appended`]: it is so already.
 pub(crate) type Wait = Rc<GroupOutcome>;
+
+/// A checked batch that waits for its turn with the recompressor.
+pub(super) struct Waiting {
+    pub(super) cell: Rc<PartitionCell>,
+    pub(super) bytes: Bytes,
+    pub(super) info: BatchInfo,
+    /// What it shall become; `None` if it only waits for others.
+    pub(super) to: Option<Compression>,
+    /// Bytes that it may have then.
+    pub(super) bytes_max: usize,
+    pub(super) outcome: Rc<Outcome<Appended>>,
+}
 
 impl<I: Io> Store<I> {
     /// Takes one batch.

@@ -18,14 +18,13 @@ use bytes::Bytes;
 
 use super::{
     Store,
-    append::{Appended, Wait},
+    append::{Appended, Wait, Waiting},
     turns::Turns,
 };
 use crate::{
     api::{LogError, TopicPartition},
-    batch::{BatchInfo, Compression, Recompress, Recompressed},
+    batch::{BatchInfo, Recompress, Recompressed},
     io::Io,
-    partition::PartitionCell,
     signal::{Outcome, Signal},
 };
 
@@ -34,18 +33,6 @@ const MADE_BYTES_MAX: usize = 8 << 20;
 
 /// Bytes of records between two looks at whether the node stops: a quarter of a second at the slowest level.
 const STEP_BYTES: usize = 256 << 10;
-
-/// A checked batch that waits for its turn.
-pub(super) struct Waiting {
-    pub(super) cell: Rc<PartitionCell>,
-    pub(super) bytes: Bytes,
-    pub(super) info: BatchInfo,
-    /// What it shall become; `None` if it only waits for others.
-    pub(super) to: Option<Compression>,
-    /// Bytes that it may have then.
-    pub(super) bytes_max: usize,
-    pub(super) outcome: Rc<Outcome<Appended>>,
-}
 
 /// See the module.
 #[derive(Default)]
