@@ -1,8 +1,6 @@
 //! The table of topic settings. DescribeConfigs shows it.
 
-use std::collections::BTreeMap;
-
-use super::{ConfigKey, ConfigType, Effect, Synonym, Valid, value::refuse};
+use super::{ConfigKey, ConfigType, Effect, Synonym, Valid};
 
 /// Every setting, sorted by name.
 pub fn keys() -> &'static [ConfigKey] {
@@ -15,16 +13,6 @@ pub(super) fn find(name: &str) -> Option<&'static ConfigKey> {
         Ok(at) => Some(&KEYS[at]),
         Err(_) => (name == INTERNAL_SEGMENT_BYTES.name).then_some(&INTERNAL_SEGMENT_BYTES),
     }
-}
-
-/// Size of segments below the least that `segment.bytes` takes, if a topic has `internal.segment.bytes`: for tests.
-pub fn segment_bytes_override(
-    defaults: &BTreeMap<String, String>,
-    overrides: &BTreeMap<String, String>,
-) -> Option<Result<u64, String>> {
-    let name = INTERNAL_SEGMENT_BYTES.name;
-    let value = overrides.get(name).or_else(|| defaults.get(name))?;
-    Some(value.trim().parse().map_err(|_| refuse(name, value, "not a number of bytes")))
 }
 
 const HOUR_MS: i64 = 3_600_000;
@@ -63,7 +51,7 @@ impl ConfigKey {
 }
 
 /// Accepted as Kafka accepts it, and as in Kafka not shown.
-static INTERNAL_SEGMENT_BYTES: ConfigKey = ConfigKey::new(
+pub(super) static INTERNAL_SEGMENT_BYTES: ConfigKey = ConfigKey::new(
     "internal.segment.bytes",
     &[],
     (ConfigType::Int, "", Valid::AtLeast(1)),

@@ -17,10 +17,10 @@ use crate::batch::{BATCH_BYTES_MAX, Codec, Compression, TimestampType};
 
 pub use broker::{ALL_BROKERS_PREFIX, dynamic_value, topic_defaults};
 pub use change::{apply_broker_changes, apply_changes};
-pub use keys::{keys, segment_bytes_override};
+pub use keys::keys;
 pub use topic_name::{TOPIC_NAME_BYTES_MAX, check_topic_name};
 use value::Values;
-pub use value::{Refusal, check_value};
+pub use value::{Refusal, check_value, segment_bytes_override};
 
 /// What an acknowledgement means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

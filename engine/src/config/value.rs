@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use super::{ConfigKey, ConfigType, Effect, Valid, keys::find};
+use super::{
+    ConfigKey, ConfigType, Effect, Valid,
+    keys::{INTERNAL_SEGMENT_BYTES, find},
+};
 
 /// A topic's checked values, by name.
 pub(super) struct Values<'a> {
@@ -46,6 +49,16 @@ impl<'a> Values<'a> {
     pub(super) fn list(&self, name: &str) -> Vec<&'a str> {
         members(self.text(name))
     }
+}
+
+/// Size of segments below the least that `segment.bytes` takes, if a topic has `internal.segment.bytes`: for tests.
+pub fn segment_bytes_override(
+    defaults: &BTreeMap<String, String>,
+    overrides: &BTreeMap<String, String>,
+) -> Option<Result<u64, String>> {
+    let name = INTERNAL_SEGMENT_BYTES.name;
+    let value = overrides.get(name).or_else(|| defaults.get(name))?;
+    Some(value.trim().parse().map_err(|_| refuse(name, value, "not a number of bytes")))
 }
 
 /// The members of a list; none for an empty text.
