@@ -18,7 +18,7 @@ use crate::{
         TimestampType,
     },
     format::{
-        catalog,
+        catalog, group_reader,
         journal::{self, Journal, Payloads},
         manifest,
         segment::{self, IndexEntry, Segment, SegmentMeta},
@@ -154,7 +154,7 @@ pub fn fuzz_wal(data: &[u8]) {
 
 fn look_at_wal(data: &[u8]) {
     let _any_answer_will_do = wal::peek(data);
-    if let Some(group) = wal::decode(data) {
+    if let Some(group) = group_reader::decode(data) {
         assert!(group.length <= data.len());
         for entry in &group.entries {
             assert!(entry.base_offset < entry.end_offset);
@@ -167,7 +167,7 @@ fn look_at_wal(data: &[u8]) {
         let chain = scan_in_pieces(data, depth);
         for (position, group) in chain.begun.iter().chain(&chain.behind).flat_map(|span| &span.kept) {
             let at = usize::try_from(*position).expect("within the file");
-            assert_eq!(wal::decode(&data[at..]).as_ref(), Some(group));
+            assert_eq!(group_reader::decode(&data[at..]).as_ref(), Some(group));
         }
     }
 }

@@ -13,10 +13,11 @@ use crate::{
     batch::BatchInfo,
     format::{
         catalog::{self, StoredTopic},
+        group_reader::decode,
         journal::{self, Journal, Payloads},
         manifest::{self, Advance, ProducerBatch, Replace},
         segment::{self, IndexEntry, Segment, SegmentMeta},
-        wal::{GroupEncoder, SegmentPointer, Stamp, decode},
+        wal::{GroupEncoder, SegmentPointer, Stamp},
     },
     io::sim::Sim,
 };

@@ -172,3 +172,16 @@ impl GroupReader {
         Some(Progress::Group(Group { stamp: stamp_of(&header), sealed_at_ms, length, entries }))
     }
 }
+
+/// Decodes at once the group at the start of `bytes`; `None` if there is no whole one.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode(bytes: &[u8]) -> Option<Group> {
+    let mut reader = GroupReader::new();
+    loop {
+        match reader.feed(bytes.get(reader.taken()..)?, |_| true) {
+            Progress::Header(..) => {}
+            Progress::Group(group) => return Some(group),
+            Progress::More | Progress::NoGroup => return None,
+        }
+    }
+}

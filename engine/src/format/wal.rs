@@ -1,4 +1,5 @@
-//! A commit group's bytes, as `FORMAT.md` draws them. Pure: encodes into a given buffer, decodes by borrowing.
+//! A commit group's bytes, as `FORMAT.md` draws them. Pure: encodes into a given buffer, says what header and entries
+//! mean; `group_reader` takes a whole group apart.
 //!
 //! A group is a header, then one entry per partition, then zeroes up to a whole block. All numbers are little-endian.
 //! What makes a group valid is its place in a chain: the run and shard of its predecessor, the next sequence, and a
@@ -10,7 +11,6 @@ use zerocopy::{
     little_endian::{I32, I64, U32, U64},
 };
 
-use super::group_reader::{GroupReader, Progress};
 use crate::{
     api::TopicPartition,
     io::{BLOCK, align_up},
@@ -273,18 +273,6 @@ impl Group {
     /// Bytes with padding: the next group begins there.
     pub fn padded(&self) -> usize {
         usize::try_from(align_up(self.length as u64)).expect("groups are bounded")
-    }
-}
-
-/// Decodes the group at the start of `bytes`; `None` if there is no whole one.
-pub fn decode(bytes: &[u8]) -> Option<Group> {
-    let mut reader = GroupReader::new();
-    loop {
-        match reader.feed(bytes.get(reader.taken()..)?, |_| true) {
-            Progress::Header(..) => {}
-            Progress::Group(group) => return Some(group),
-            Progress::More | Progress::NoGroup => return None,
-        }
     }
 }
 

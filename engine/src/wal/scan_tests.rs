@@ -8,7 +8,10 @@ use uuid::Uuid;
 use super::scan::{Chain, Depth, Judge, Scan, Span};
 use crate::{
     api::TopicPartition,
-    format::wal::{Entry, GROUP_HEADER_BYTES, Group, GroupEncoder, SegmentPointer, Stamp, decode, entry_bytes, peek},
+    format::{
+        group_reader::decode,
+        wal::{Entry, GROUP_HEADER_BYTES, Group, GroupEncoder, SegmentPointer, Stamp, entry_bytes, peek},
+    },
     io::{BLOCK, align_up},
 };
 
