@@ -18,7 +18,7 @@ use crate::{
     materialise::{self, Plan},
     partition::{Ahead, Appending, Extent, PartitionCell, Slot},
     signal::Outcome,
-    wal::group::{Group, Run},
+    wal::group::{CommitGroup, Run},
 };
 
 /// Runs of at least this size take the fat path.
@@ -41,7 +41,7 @@ pub(crate) struct FatRun {
 
 impl<I: Io> Store<I> {
     /// Whether some runs of a group are large and there is room for them: the shared log needs no new space, segments do.
-    pub(super) fn may_have_fat_runs(&self, group: &Group) -> bool {
+    pub(super) fn may_have_fat_runs(&self, group: &CommitGroup) -> bool {
         group.runs.iter().any(|run| run.len >= FAT_BYTES) && self.room().is_some_and(|room| room >= group.bytes as u64)
     }
 

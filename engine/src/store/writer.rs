@@ -23,7 +23,7 @@ use crate::{
     io::{Buffer, File, Io, Share},
     partition::{Extent, Slot},
     timing::Timings,
-    wal::group::Group,
+    wal::group::CommitGroup,
 };
 
 /// How far a group is.
@@ -37,7 +37,7 @@ pub(crate) enum Stage {
 
 struct Flying<I: Io> {
     sequence: u64,
-    group: Group,
+    group: CommitGroup,
     /// Runs that are written to their segments beside the group.
     fat: Rc<Vec<FatRun>>,
     stage: Stage,
@@ -96,7 +96,7 @@ impl<I: Io> Flight<I> {
         self.position + padded as u64 <= current.bytes
     }
 
-    pub(crate) fn take_all(&mut self) -> Vec<Group> {
+    pub(crate) fn take_all(&mut self) -> Vec<CommitGroup> {
         self.groups.drain(..).map(|flying| flying.group).collect()
     }
 }
@@ -117,7 +117,7 @@ impl<I: Io> Store<I> {
 
     /// The next group that may go, with the file it goes to. Without room in memory or in the log it has to wait for
     /// the keeper, which notifies the pump.
-    fn next_group(&self) -> Option<(Group, Rc<WalFile<I>>)> {
+    fn next_group(&self) -> Option<(CommitGroup, Rc<WalFile<I>>)> {
         let padded = self.groups.borrow().next_padded()?;
         if !self.cache.borrow_mut().make_room(padded, 1) {
             self.starved.set(true);
@@ -151,7 +151,7 @@ impl<I: Io> Store<I> {
         self.cache.borrow().may_have_room(padded, 1) && (has_place || wal.has_file_coming())
     }
 
-    fn start(self: &Rc<Self>, group: Group, file: Rc<WalFile<I>>) {
+    fn start(self: &Rc<Self>, group: CommitGroup, file: Rc<WalFile<I>>) {
         let may_be_fat = self.may_have_fat_runs(&group);
         let plan = |run| if may_be_fat { self.plan_fat(run, &file) } else { None };
         let fat: Vec<Option<FatRun>> = group.runs.iter().map(plan).collect();
@@ -215,7 +215,7 @@ impl<I: Io> Store<I> {
     /// Keeps a group in memory and its file in use; its runs join the tails, to be seen when the marks pass them.
     fn hold(
         &self,
-        group: &Group,
+        group: &CommitGroup,
         fat: &[Option<SegmentPointer>],
         places: &[u32],
         file: &Rc<WalFile<I>>,

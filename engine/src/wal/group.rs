@@ -56,7 +56,7 @@ pub(crate) struct Run {
 }
 
 /// A group that is not written yet.
-pub(crate) struct Group {
+pub(crate) struct CommitGroup {
     number: u64,
     pub(crate) runs: Vec<Run>,
     /// Bytes of header, entries and batches.
@@ -66,7 +66,7 @@ pub(crate) struct Group {
     pub(crate) outcome: Rc<GroupOutcome>,
 }
 
-impl Group {
+impl CommitGroup {
     /// Groups are numbered in the order in which they are written.
     pub(crate) fn number(&self) -> u64 {
         self.number
@@ -122,7 +122,7 @@ impl Run {
 
 /// The groups that wait to be written; the last one is open.
 pub(crate) struct Groups {
-    waiting: VecDeque<Group>,
+    waiting: VecDeque<CommitGroup>,
     next_number: u64,
 }
 
@@ -141,9 +141,9 @@ impl Groups {
     ) -> Rc<GroupOutcome> {
         let len = placed.bytes.len();
         let wanted = entry_bytes(Some(len));
-        let fits = |group: &Group| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
+        let fits = |group: &CommitGroup| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
         if !self.waiting.back().is_some_and(fits) {
-            self.waiting.push_back(Group::new(self.next_number));
+            self.waiting.push_back(CommitGroup::new(self.next_number));
             self.next_number += 1;
         }
         let group = self.waiting.back_mut().expect("just made");
@@ -176,7 +176,7 @@ impl Groups {
     }
 
     /// The next group to write, if it may go while `in_flight` others are being written.
-    pub(crate) fn next(&mut self, in_flight: usize) -> Option<Group> {
+    pub(crate) fn next(&mut self, in_flight: usize) -> Option<CommitGroup> {
         let first = self.waiting.front()?;
         let large = first.bytes >= PIPELINED_BYTES || self.waiting.len() > 1;
         let may_go = in_flight == 0 || (large && in_flight < IN_FLIGHT_MAX);
@@ -185,12 +185,12 @@ impl Groups {
 
     /// Size of the next group in the log, whether or not it may go.
     pub(crate) fn next_padded(&self) -> Option<usize> {
-        self.waiting.front().map(Group::padded)
+        self.waiting.front().map(CommitGroup::padded)
     }
 
     /// Number of the oldest group that waits.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.waiting.front().map(Group::number)
+        self.waiting.front().map(CommitGroup::number)
     }
 
     /// How many groups wait, and their bytes.
@@ -199,7 +199,7 @@ impl Groups {
     }
 
     /// Takes everything that waits, to refuse it.
-    pub(crate) fn take_all(&mut self) -> VecDeque<Group> {
+    pub(crate) fn take_all(&mut self) -> VecDeque<CommitGroup> {
         std::mem::take(&mut self.waiting)
     }
 
