@@ -32,7 +32,7 @@ pub use crate::metadata::{Topic, Topics};
 type Reply = Box<dyn FnOnce(Box<dyn Any + Send>)>;
 
 /// What a shard's handles share.
-pub(crate) struct Shard {
+pub(crate) struct EngineState {
     pub(crate) mail: Rc<Mail>,
     pub(crate) index: usize,
     pub(crate) store: Rc<Store<DirectIo>>,
@@ -62,7 +62,7 @@ pub(crate) struct Shard {
 
 /// Handle to the whole node's engine on one shard; clones share it. Not `Send`.
 #[derive(Clone)]
-pub struct Engine(pub(crate) Rc<Shard>);
+pub struct Engine(pub(crate) Rc<EngineState>);
 
 impl Engine {
     /// This shard's index.

@@ -24,7 +24,7 @@ pub use crate::start::{NodeOptions, StartError};
 use crate::{
     boot::{self, Booted},
     config::{self, TopicConfig},
-    engine::{Engine, Shard, owner},
+    engine::{Engine, EngineState, owner},
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
     metadata::{CatalogFile, Topic, Topics},
@@ -279,7 +279,7 @@ async fn open(
     let store_options = store_options(options, index, &booted, together.owed.clone());
     let opened = Store::open(io.clone(), store_options, &known).await;
     let store = opened.map_err(|error| StartError::of_open(error, &booted.catalog))?;
-    let shard = Shard {
+    let shard = EngineState {
         mail: Mail::new(together.office.clone(), index),
         index,
         store,
