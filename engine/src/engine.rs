@@ -21,10 +21,10 @@ use crate::{
     io::{self, direct::DirectIo},
     mail::Mail,
     metadata::CatalogFile,
+    partition::waiters::Waiter,
     signal::Outcome,
     stats::ShardStats,
     store::{Store, Taken, check_epoch},
-    waiters::Waiter,
 };
 
 pub use crate::metadata::{Topic, Topics};

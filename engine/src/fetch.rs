@@ -20,7 +20,7 @@ use crate::{
     chunk::Chunk,
     engine::{Engine, FetchAnswer},
     io::Io,
-    waiters::Waiter,
+    partition::waiters::Waiter,
 };
 
 /// The partitions of one shard, with their places in the request.

@@ -12,8 +12,7 @@ use crate::{
     config::{Durability, TopicConfig},
     format::manifest::producer_batch,
     io::Io,
-    partition::{Partition, PartitionCell},
-    producer::Sequence,
+    partition::{Partition, PartitionCell, producers::Sequence},
     signal::Outcome,
     wal::group::{GroupOutcome, PlacedBatch},
 };

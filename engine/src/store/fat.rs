@@ -15,8 +15,10 @@ use crate::{
     chunk::Memory,
     format::wal::SegmentPointer,
     io::{BLOCK, File, IO_BYTES_MAX, Io},
-    materialise::{self, Plan},
-    partition::{Ahead, Appending, Extent, PartitionCell, Slot},
+    partition::{
+        Ahead, Appending, Extent, PartitionCell, Slot,
+        materialise::{self, Plan},
+    },
     signal::Outcome,
     wal::group::{CommitGroup, Run},
 };

@@ -6,12 +6,10 @@ use std::{io, rc::Rc};
 use super::{Store, segment_files::OpenSegment};
 use crate::{
     api::{FetchPartition, Fetched, LogError, Records, TopicPartition},
-    available::SEGMENTS_READ_MAX,
     chunk::{Chunk, FileRange, Memory},
     format::segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
     io::{File, Io, align_down, align_up, residency},
-    partition::{ReadPlan, batch_head, select},
-    waiters::Waiter,
+    partition::{ReadPlan, available::SEGMENTS_READ_MAX, batch_head, select, waiters::Waiter},
 };
 
 /// Behind a read, so many times as much is asked to be brought to memory for the next ones: a client goes on where it
@@ -246,7 +244,7 @@ impl<I: Io> Store<I> {
         LogError::Storage(reason)
     }
 
-    /// Bytes that a fetch would find, without reading: see [`crate::available`].
+    /// Bytes that a fetch would find, without reading: see [`crate::partition::available`].
     pub(crate) fn available(&self, parts: &[FetchPartition]) -> usize {
         let of = |part: &FetchPartition| {
             let Ok(cell) = self.partition(part.partition) else { return 0 };

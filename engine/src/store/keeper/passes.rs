@@ -5,8 +5,7 @@ use std::rc::Rc;
 use super::Keeper;
 use crate::{
     io::Io,
-    materialise,
-    partition::{Partition, PartitionCell},
+    partition::{Partition, PartitionCell, materialise},
     signal::Outcome,
     store::Store,
 };

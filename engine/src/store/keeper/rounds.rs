@@ -9,8 +9,10 @@ use crate::{
     chunk::Memory,
     format::segment,
     io::{BLOCK, Buffer, File, Io, align_down, align_up},
-    materialise::{self, Plan, SegmentWrite},
-    partition::{Appending, PartitionCell},
+    partition::{
+        Appending, PartitionCell,
+        materialise::{self, Plan, SegmentWrite},
+    },
     store::{Store, partition_dir, segment_files::OpenSegment},
 };
 

@@ -11,8 +11,7 @@ use crate::{
         segment::Segment,
         wal::SegmentPointer,
     },
-    partition::Extent,
-    producer::Producers,
+    partition::{Extent, producers::Producers},
 };
 
 /// Segments that a plan ends before it leaves further extents to the next one: each is a file to be open and flushed.

@@ -85,7 +85,7 @@ mod tests {
         api::TopicPartition,
         batch::{BatchBuilder, Codec, Record},
         config::TopicConfig,
-        materialise::plan,
+        partition::materialise::plan,
     };
 
     const MAX: usize = 1 << 30;

@@ -7,12 +7,19 @@
 //! What always holds: `log_start <= materialised <= written <= end`, `durable <= written`, segments and tail are
 //! consecutive, and an offset below the high watermark is in the tail or in a segment.
 
+pub(crate) mod available;
+pub(crate) mod materialise;
+pub(crate) mod producers;
+mod retention;
+pub(crate) mod waiters;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
 };
 
+use self::{materialise::Plan, producers::Producers, waiters::Waiters};
 use crate::{
     api::{LogError, TopicPartition},
     batch::batches,
@@ -22,11 +29,7 @@ use crate::{
         manifest::{self, Advance, PartitionState, Replace},
         segment::{Segment, SegmentName},
     },
-    materialise::Plan,
-    producer::Producers,
-    retention,
     signal::Outcome,
-    waiters::Waiters,
     wal::WalFileId,
 };
 
