@@ -5,7 +5,7 @@
 
 use crate::{
     format::segment::Segment,
-    partition::{Extent, Partition, batch_head},
+    partition::{Partition, run::batch_head, tail::Extent},
 };
 
 /// Segments that one read of a partition goes through at most, each a file to open. Who is further behind than that
@@ -64,8 +64,8 @@ impl Extent {
         if offset <= self.base_offset {
             return (offset == self.base_offset).then_some(0);
         }
-        let memory = self.slot.bytes.borrow();
-        let bytes = &memory.as_ref()?.bytes()[self.at as usize..(self.at + self.len) as usize];
+        let memory = self.backing.memory()?;
+        let bytes = &memory.bytes()[self.range()];
         let mut before = 0;
         while let Some((_, end_offset, size)) = batch_head(&bytes[before..])
             && end_offset <= offset
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn what_is_in_segments_only_counts_from_the_index() {
         let (mut partition, size) = partition();
-        partition.tail.front().expect("cached").slot.bytes.take();
+        partition.tail.front().expect("cached").backing.evict();
         let found = |partition: &Partition| (0..6).map(|at| partition.available(at, MAX, |_| None)).collect::<Vec<_>>();
         assert_eq!(found(&partition), [5, 5, 3, 2, 1, 0].map(|batches| batches * size), "64 KiB of index too much");
         partition.prune_tail();
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn who_is_many_segments_behind_finds_the_most_there_can_be() {
         let (mut partition, size) = partition();
-        partition.tail.front().expect("cached").slot.bytes.take();
+        partition.tail.front().expect("cached").backing.evict();
         let last = partition.segments.remove(0);
         for at in 0..SEGMENTS_READ_MAX as i64 {
             partition.segments.push(Segment {

@@ -11,7 +11,7 @@ use crate::{
         segment::Segment,
         wal::SegmentPointer,
     },
-    partition::{Extent, producers::Producers},
+    partition::{producers::Producers, tail::Extent},
 };
 
 /// Segments that a plan ends before it leaves further extents to the next one: each is a file to be open and flushed.
@@ -96,8 +96,7 @@ pub(crate) fn plan(active: Option<&Segment>, mut extents: Vec<Extent>, config: &
 
 /// The batches of an extent, each with the memory that holds it and where it begins there.
 fn batches(extent: &Extent) -> impl Iterator<Item = (Rc<dyn Memory>, usize, BatchInfo)> + use<> {
-    let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
-    let (mut at, end) = (extent.at as usize, (extent.at + extent.len) as usize);
+    let (memory, Range { start: mut at, end }) = (extent.live_memory(), extent.range());
     std::iter::from_fn(move || {
         let rest = memory.bytes().get(at..end).filter(|rest| !rest.is_empty())?;
         let info = BatchInfo::parse(rest).expect("batches were checked before they were logged");

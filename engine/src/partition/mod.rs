@@ -11,15 +11,13 @@ pub(crate) mod available;
 pub(crate) mod materialise;
 pub(crate) mod producers;
 mod retention;
+pub(crate) mod run;
+pub(crate) mod tail;
 pub(crate) mod waiters;
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use self::{materialise::Plan, producers::Producers, waiters::Waiters};
+use self::{materialise::Plan, producers::Producers, run::select, tail::Extent, waiters::Waiters};
 use crate::{
     api::{LogError, TopicPartition},
     batch::batches,
@@ -32,42 +30,6 @@ use crate::{
     signal::Outcome,
     wal::WalFileId,
 };
-
-/// A group that was written, in memory: what is materialised from, and fetched from while it is cached.
-pub(crate) struct Slot {
-    /// Its bytes, until the cache evicts them: never while an extent in it is live.
-    pub(crate) bytes: RefCell<Option<Rc<dyn Memory>>>,
-    /// The shared log's file that holds the group, for as long as an extent in it is live.
-    pub(crate) wal: WalFileId,
-    /// Extents in it that are not materialised.
-    pub(crate) live: Cell<usize>,
-}
-
-/// A run of consecutive batches that lie back to back in memory.
-#[derive(Clone)]
-pub(crate) struct Extent {
-    pub(crate) base_offset: i64,
-    /// One past the last offset.
-    pub(crate) end_offset: i64,
-    /// First byte in the slot.
-    pub(crate) at: u32,
-    /// Bytes.
-    pub(crate) len: u32,
-    pub(crate) slot: Rc<Slot>,
-}
-
-#[cfg(test)]
-impl Extent {
-    /// Batches in a group of their own.
-    pub(crate) fn of(batches: &[Vec<u8>]) -> Self {
-        let bytes = batches.concat();
-        let ends: Vec<_> = batches.iter().filter_map(|batch| batch_head(batch)).collect();
-        let (first, last) = (ends.first().expect("a batch"), ends.last().expect("a batch"));
-        let (base_offset, end_offset, len) = (first.0, last.1, u32::try_from(bytes.len()).expect("small"));
-        let slot = Slot { bytes: RefCell::new(Some(Rc::new(bytes))), wal: WalFileId(1), live: Cell::new(1) };
-        Self { base_offset, end_offset, at: 0, len, slot: Rc::new(slot) }
-    }
-}
 
 /// Who is appending to a partition's segments: one at a time.
 #[derive(Clone, Debug, Default)]
@@ -236,8 +198,7 @@ impl Partition {
         }
         let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
         for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
-            let memory = extent.slot.bytes.borrow().clone().expect("what is not materialised is in memory");
-            let run = extent.at as usize..(extent.at + extent.len) as usize;
+            let (memory, run) = (extent.live_memory(), extent.range());
             let timestamps = batches(&memory.bytes()[run.clone()]).flatten().map(|(info, _)| info.max_timestamp);
             let largest = timestamps.max().filter(|largest| *largest >= 0);
             if let Some(largest) = largest.filter(|largest| newest.as_ref().is_none_or(|(known, _)| largest > known)) {
@@ -301,7 +262,7 @@ impl Partition {
     /// Forgets leading extents that are materialised and not cached any more.
     pub(crate) fn prune_tail(&mut self) {
         while let Some(first) = self.tail.front() {
-            if first.end_offset > self.materialised || first.slot.bytes.borrow().is_some() {
+            if first.end_offset > self.materialised || first.backing.is_cached() {
                 break;
             }
             self.tail.pop_front();
@@ -326,7 +287,7 @@ impl Partition {
         if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
             let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
             let extent = &self.tail[at];
-            if extent.slot.bytes.borrow().is_some() {
+            if extent.backing.is_cached() {
                 return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
             }
             assert!(extent.end_offset <= self.materialised, "what is not materialised is in memory");
@@ -341,13 +302,13 @@ impl Partition {
         let mut chunks = Vec::new();
         let mut left = max_bytes;
         for extent in self.tail.range(first..) {
-            let Some(memory) = extent.slot.bytes.borrow().clone() else {
+            let Some(memory) = extent.backing.memory() else {
                 break;
             };
             if extent.end_offset > high_watermark {
                 break;
             }
-            let whole = extent.at as usize..(extent.at + extent.len) as usize;
+            let whole = extent.range();
             if extent.base_offset >= offset && whole.len() <= left {
                 left -= whole.len();
                 chunks.push(Chunk::Shared(memory, whole));
@@ -400,11 +361,11 @@ impl Partition {
         });
         for extent in &plan.extents {
             unnoted.bytes += extent.len as usize;
-            match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.slot.wal) {
+            match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.backing.wal()) {
                 Some((_, count)) => *count += 1,
-                None => unnoted.pins.push((extent.slot.wal, 1)),
+                None => unnoted.pins.push((extent.backing.wal(), 1)),
             }
-            extent.slot.live.set(extent.slot.live.get() - 1);
+            extent.backing.end_live();
             self.tail_bytes -= extent.len as usize;
         }
         for batch in &plan.producers {
@@ -531,43 +492,4 @@ impl Partition {
     pub(crate) fn active(&self) -> Option<usize> {
         self.segments.last().filter(|s| !s.sealed).map(|_| self.segments.len() - 1)
     }
-}
-
-/// Size of a batch's header, as much of it as [`select`] looks at.
-const BATCH_HEAD_BYTES: usize = 27;
-
-/// Base offset, end offset and size of the batch at the start of `bytes`, which are known to be good.
-pub(crate) fn batch_head(bytes: &[u8]) -> Option<(i64, i64, usize)> {
-    let head = bytes.get(..BATCH_HEAD_BYTES)?;
-    let base = i64::from_be_bytes(head[..8].try_into().ok()?);
-    let length = i32::from_be_bytes(head[8..12].try_into().ok()?);
-    let last_offset_delta = i32::from_be_bytes(head[23..27].try_into().ok()?);
-    Some((base, base + i64::from(last_offset_delta) + 1, usize::try_from(length).ok()? + 12))
-}
-
-/// The whole batches of a run that begin with the one holding `offset` and take `max_bytes` at most; with `min_one`
-/// that first one is taken whatever its size. A cut-off batch at the end of `bytes` is left out.
-pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool) -> std::ops::Range<usize> {
-    let mut at = 0;
-    let mut range = 0..0;
-    while let Some((_, end, size)) = batch_head(&bytes[at..]) {
-        if size > bytes.len() - at {
-            break;
-        }
-        let next = at + size;
-        if end > offset {
-            if range.is_empty() {
-                if size > max_bytes && !min_one {
-                    break;
-                }
-                range = at..next;
-            } else if next - range.start > max_bytes {
-                break;
-            } else {
-                range.end = next;
-            }
-        }
-        at = next;
-    }
-    range
 }

@@ -14,13 +14,13 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use crate::partition::{PartitionCell, Slot};
+use crate::partition::{PartitionCell, tail::Backing};
 
 /// Partitions with extents in a group, each with the end of its last one there.
 type Extents = Vec<(Rc<PartitionCell>, i64)>;
 
 struct Cached {
-    slot: Rc<Slot>,
+    backing: Rc<Backing>,
     bytes: usize,
     /// To be pruned when it goes.
     extents: Extents,
@@ -38,7 +38,7 @@ pub(crate) struct Cache {
     /// Groups that are not live are evicted beyond that.
     target: usize,
     bytes: usize,
-    slots: VecDeque<Cached>,
+    groups: VecDeque<Cached>,
     ghosts: VecDeque<Ghost>,
     ghost_bytes: usize,
 }
@@ -62,7 +62,7 @@ impl Cache {
             budget,
             target: budget.min(TARGET_BYTES_MIN),
             bytes: 0,
-            slots: VecDeque::new(),
+            groups: VecDeque::new(),
             ghosts: VecDeque::new(),
             ghost_bytes: 0,
         }
@@ -77,12 +77,12 @@ impl Cache {
     pub(crate) fn make_room(&mut self, buffer_bytes: usize, extents: usize) -> bool {
         let wanted = Self::cost(buffer_bytes, extents);
         self.evict_to(self.target.saturating_sub(wanted));
-        self.bytes + wanted <= self.budget || self.slots.is_empty()
+        self.bytes + wanted <= self.budget || self.groups.is_empty()
     }
 
     /// Whether a group may find room now: no live one is in the way.
     pub(crate) fn may_have_room(&self, buffer_bytes: usize, extents: usize) -> bool {
-        let is_live = self.slots.front().is_some_and(|oldest| oldest.slot.live.get() > 0);
+        let is_live = self.groups.front().is_some_and(|oldest| oldest.backing.is_live());
         !is_live || self.bytes + Self::cost(buffer_bytes, extents) <= self.budget
     }
 
@@ -90,17 +90,17 @@ impl Cache {
     /// round has just set free, and the next group will evict, is not held up.
     pub(crate) fn is_held_up(&self) -> bool {
         let excess = self.bytes.saturating_sub(self.target);
-        let Some(oldest) = self.slots.front().filter(|oldest| oldest.slot.live.get() > 0) else { return false };
+        let Some(oldest) = self.groups.front().filter(|oldest| oldest.backing.is_live()) else { return false };
         excess > HELD_UP_BYTES && oldest.extents.len() <= excess / HELD_UP_BYTES_OF_PARTITION
     }
 
     /// Adds a group.
-    pub(crate) fn insert(&mut self, slot: Rc<Slot>, buffer_bytes: usize, extents: Extents) {
+    pub(crate) fn insert(&mut self, backing: Rc<Backing>, buffer_bytes: usize, extents: Extents) {
         let bytes = Self::cost(buffer_bytes, extents.len());
         let least = self.budget.min(TARGET_BYTES_MIN);
         self.target = self.target.saturating_sub(bytes / DECAY_PART).max(least);
         self.bytes += bytes;
-        self.slots.push_back(Cached { slot, bytes, extents });
+        self.groups.push_back(Cached { backing, bytes, extents });
         self.forget_ghosts();
     }
 
@@ -110,10 +110,10 @@ impl Cache {
     }
 
     fn evict_to(&mut self, bytes: usize) {
-        while self.bytes > bytes && self.slots.front().is_some_and(|oldest| oldest.slot.live.get() == 0) {
-            let oldest = self.slots.pop_front().expect("there is a front");
+        while self.bytes > bytes && self.groups.front().is_some_and(|oldest| !oldest.backing.is_live()) {
+            let oldest = self.groups.pop_front().expect("there is a front");
             self.bytes -= oldest.bytes;
-            oldest.slot.bytes.replace(None);
+            oldest.backing.evict();
             for (partition, _) in &oldest.extents {
                 partition.borrow_mut().prune_tail();
             }
@@ -139,7 +139,7 @@ impl Cache {
 
     /// Partitions with extents in the oldest group whose extents are live: it holds up what is behind it.
     pub(crate) fn oldest_live(&self) -> impl Iterator<Item = &Rc<PartitionCell>> {
-        let oldest = self.slots.iter().find(|cached| cached.slot.live.get() > 0);
+        let oldest = self.groups.iter().find(|cached| cached.backing.is_live());
         let extents = oldest.into_iter().flat_map(|cached| &cached.extents);
         let is_live = |(cell, end): &&(Rc<PartitionCell>, i64)| cell.borrow().materialised < *end;
         extents.filter(is_live).map(|(cell, _)| cell)
@@ -158,10 +158,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        cell::{Cell, RefCell},
-        collections::BTreeMap,
-    };
+    use std::{cell::RefCell, collections::BTreeMap};
 
     use super::*;
     use crate::{api::TopicPartition, config::TopicConfig, partition::Partition, wal::WalFileId};
@@ -172,7 +169,7 @@ mod tests {
     struct Log {
         cache: Cache,
         partition: Rc<PartitionCell>,
-        slots: Vec<Rc<Slot>>,
+        groups: Vec<Rc<Backing>>,
     }
 
     impl Log {
@@ -180,19 +177,18 @@ mod tests {
             let id = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
             let config = TopicConfig::parse(&BTreeMap::new(), &BTreeMap::new()).expect("defaults are legal");
             let partition = Rc::new(RefCell::new(Partition::new(id, Rc::new(config))));
-            Self { cache: Cache::new(BUDGET), partition, slots: Vec::new() }
+            Self { cache: Cache::new(BUDGET), partition, groups: Vec::new() }
         }
 
-        /// Adds a group of almost a MiB; its record is the slot's number.
+        /// Adds a group of almost a MiB; its record is the group's number.
         fn add(&mut self, live: usize) -> bool {
             let bytes = MIB - EXTENT_OVERHEAD_BYTES;
             let room = self.cache.make_room(bytes, 1);
             if room {
                 let memory: Rc<dyn crate::chunk::Memory> = Rc::new(Vec::new());
-                let slot =
-                    Rc::new(Slot { bytes: RefCell::new(Some(memory)), wal: WalFileId(1), live: Cell::new(live) });
-                self.slots.push(slot.clone());
-                self.cache.insert(slot, bytes, vec![(self.partition.clone(), self.slots.len() as i64)]);
+                let backing = Backing::new(memory, WalFileId(1), live);
+                self.groups.push(backing.clone());
+                self.cache.insert(backing, bytes, vec![(self.partition.clone(), self.groups.len() as i64)]);
             }
             room
         }
@@ -207,7 +203,7 @@ mod tests {
         let mut log = Log::new();
         assert!((0..300).all(|_| log.add(0)));
         assert_eq!(log.cache.bytes(), TARGET_BYTES_MIN);
-        let cached = log.slots.iter().filter(|slot| slot.bytes.borrow().is_some()).count();
+        let cached = log.groups.iter().filter(|group| group.is_cached()).count();
         assert_eq!(cached, TARGET_BYTES_MIN / MIB);
         assert_eq!(log.old_before(), 200, "what the budget would hold is known");
         assert_eq!(log.cache.ghost_bytes + log.cache.bytes(), BUDGET);
@@ -244,8 +240,8 @@ mod tests {
         let full = (TARGET_BYTES_MIN + HELD_UP_BYTES) / MIB;
         assert!((1..full).all(|_| log.add(0) && !log.cache.is_held_up()));
         assert!(log.add(0) && log.cache.is_held_up());
-        log.slots[0].live.set(0);
-        log.slots[full].live.set(1);
+        log.groups[0].end_live();
+        log.groups[full].add_live();
         assert!(!log.cache.is_held_up(), "what is between them goes with the next group");
         assert!(log.add(0));
         assert_eq!(log.cache.bytes(), TARGET_BYTES_MIN);
@@ -254,13 +250,13 @@ mod tests {
     #[test]
     fn many_small_tails_are_not_worth_their_flushes() {
         let mut log = Log::new();
-        let slot = |live| {
+        let backing = |live| {
             let memory: Rc<dyn crate::chunk::Memory> = Rc::new(Vec::new());
-            Rc::new(Slot { bytes: RefCell::new(Some(memory)), wal: WalFileId(1), live: Cell::new(live) })
+            Backing::new(memory, WalFileId(1), live)
         };
         let partitions = 200;
         log.cache.insert(
-            slot(partitions),
+            backing(partitions),
             MIB - partitions * EXTENT_OVERHEAD_BYTES,
             vec![(log.partition.clone(), 1); partitions],
         );
@@ -274,7 +270,7 @@ mod tests {
         let mut log = Log::new();
         assert!((0..100).all(|_| log.add(1)));
         assert!(!log.add(0), "live groups are in the way");
-        log.slots[0].live.set(0);
+        log.groups[0].end_live();
         assert!(log.add(0));
         assert_eq!(log.old_before(), 1);
     }

@@ -4,11 +4,7 @@
 //! One appender per partition at a time: while the keeper appends, large runs go to the shared log as small ones do.
 //! Fat runs of one partition are written one after the other, because neighbours share a block.
 
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    rc::Rc,
-};
+use std::{io, rc::Rc};
 
 use super::{Store, wal_files::WalFile};
 use crate::{
@@ -16,8 +12,9 @@ use crate::{
     format::wal::SegmentPointer,
     io::{BLOCK, File, IO_BYTES_MAX, Io},
     partition::{
-        Ahead, Appending, Extent, PartitionCell, Slot,
+        Ahead, Appending, PartitionCell,
         materialise::{self, Plan},
+        tail::{Backing, Extent},
     },
     signal::Outcome,
     wal::group::{CommitGroup, Run},
@@ -68,13 +65,13 @@ impl<I: Io> Store<I> {
         let mut memory = vec![0; run.len];
         run.fill(&mut memory);
         let memory: Rc<dyn Memory> = Rc::new(memory);
-        let slot = Rc::new(Slot { bytes: RefCell::new(Some(memory.clone())), wal: file.id, live: Cell::new(1) });
+        let backing = Backing::new(memory.clone(), file.id, 1);
         let extent = Extent {
             base_offset: run.base_offset,
             end_offset: run.end_offset,
             at: 0,
             len: u32::try_from(run.len).expect("runs are bounded"),
-            slot: slot.clone(),
+            backing: backing.clone(),
         };
         let mut extents = partition.tail_from(from);
         extents.push(extent.clone());
@@ -95,7 +92,7 @@ impl<I: Io> Store<I> {
         });
         partition.push_extent(extent);
         drop(partition);
-        self.cache.borrow_mut().insert(slot, run.len, vec![(run.partition.clone(), run.end_offset)]);
+        self.cache.borrow_mut().insert(backing, run.len, vec![(run.partition.clone(), run.end_offset)]);
         // A segment that begins with this run has no block in common with what is before.
         let head = head.filter(|_| plan.writes.first().is_some_and(|write| write.from > 0));
         Some(FatRun { cell: run.partition.clone(), plan: Rc::new(plan), pointer, head, before, written })

@@ -1,13 +1,7 @@
 //! Bringing back to memory what lives in the shared log only, within the budget of the cache: if there is more than that,
 //! because the budget was larger before or because there was no space for segments, the oldest goes to segments first.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    io,
-    path::Path,
-    rc::Rc,
-};
+use std::{collections::BTreeMap, io, path::Path, rc::Rc};
 
 use super::{OpenError, Store, open::FoundFile, wal_files};
 use crate::{
@@ -16,7 +10,7 @@ use crate::{
     chunk::Memory,
     format::manifest::producer_batch,
     io::{File, Io, Open, window::Window},
-    partition::{Extent, Slot},
+    partition::tail::{Backing, Extent},
     wal::{
         WalFileId,
         replay::{LiveRun, Replay},
@@ -93,7 +87,7 @@ impl<I: Io> Store<I> {
     fn load_group(&self, wal: WalFileId, memory: Vec<u8>, runs: &[(TopicPartition, LiveRun)]) {
         let size = memory.len();
         let memory: Rc<dyn Memory> = Rc::new(memory);
-        let slot = Rc::new(Slot { bytes: RefCell::new(Some(memory.clone())), wal, live: Cell::new(runs.len()) });
+        let backing = Backing::new(memory.clone(), wal, runs.len());
         let mut at = 0;
         let mut cells = Vec::new();
         for (id, run) in runs {
@@ -110,7 +104,7 @@ impl<I: Io> Store<I> {
                 end_offset: run.end_offset,
                 at: u32::try_from(at).expect("groups are bounded"),
                 len: u32::try_from(run.len).expect("groups are bounded"),
-                slot: slot.clone(),
+                backing: backing.clone(),
             });
             partition.recovered();
             drop(partition);
@@ -118,6 +112,6 @@ impl<I: Io> Store<I> {
             self.live_bytes.set(self.live_bytes.get() + run.len);
             cells.push((cell, run.end_offset));
         }
-        self.cache.borrow_mut().insert(slot, size, cells);
+        self.cache.borrow_mut().insert(backing, size, cells);
     }
 }

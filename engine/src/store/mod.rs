@@ -213,11 +213,11 @@ impl<I: Io> Store<I> {
     }
 
     /// Extents of a partition that are not wanted any more.
-    fn release<'a>(&self, id: TopicPartition, extents: impl Iterator<Item = &'a crate::partition::Extent>) {
+    fn release<'a>(&self, id: TopicPartition, extents: impl Iterator<Item = &'a crate::partition::tail::Extent>) {
         for extent in extents {
-            extent.slot.live.set(extent.slot.live.get() - 1);
+            extent.backing.end_live();
             self.live_bytes.set(self.live_bytes.get() - extent.len as usize);
-            self.unpin(extent.slot.wal, id, 1);
+            self.unpin(extent.backing.wal(), id, 1);
         }
     }
 

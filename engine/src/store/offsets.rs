@@ -53,10 +53,10 @@ impl<I: Io> Store<I> {
         // Materialisation may have gone on meanwhile: the cached tail still holds what it moved.
         let partition = cell.borrow();
         for extent in partition.tail.iter().filter(|e| e.end_offset <= partition.high_watermark()) {
-            let Some(memory) = extent.slot.bytes.borrow().clone() else {
+            let Some(memory) = extent.backing.memory() else {
                 continue;
             };
-            let run = &memory.bytes()[extent.at as usize..(extent.at + extent.len) as usize];
+            let run = &memory.bytes()[extent.range()];
             if let Some(found) = first_at(run, timestamp_ms, log_start)?.1 {
                 return Ok(found);
             }

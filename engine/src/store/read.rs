@@ -9,7 +9,12 @@ use crate::{
     chunk::{Chunk, FileRange, Memory},
     format::segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
     io::{File, Io, align_down, align_up, residency},
-    partition::{ReadPlan, available::SEGMENTS_READ_MAX, batch_head, select, waiters::Waiter},
+    partition::{
+        ReadPlan,
+        available::SEGMENTS_READ_MAX,
+        run::{batch_head, select},
+        waiters::Waiter,
+    },
 };
 
 /// Behind a read, so many times as much is asked to be brought to memory for the next ones: a client goes on where it

@@ -5,13 +5,7 @@
 //! then it is written plainly too and everything is flushed together, because an acknowledged group must not depend on
 //! one that a power cut may take.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    io,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::VecDeque, io, rc::Rc, time::Duration};
 
 use futures_util::future::{join, join_all};
 
@@ -21,7 +15,7 @@ use crate::{
     chunk::Memory,
     format::wal::{GroupEncoder, SegmentPointer, Stamp},
     io::{Buffer, File, Io, Share},
-    partition::{Extent, Slot},
+    partition::tail::{Backing, Extent},
     timing::Timings,
     wal::group::CommitGroup,
 };
@@ -222,22 +216,21 @@ impl<I: Io> Store<I> {
         buffer: Rc<I::Buffer>,
     ) {
         let buffer_bytes = buffer.bytes().len();
-        let slot =
-            Rc::new(Slot { bytes: RefCell::new(Some(buffer as Rc<dyn Memory>)), wal: file.id, live: Cell::new(0) });
+        let backing = Backing::new(buffer, file.id, 0);
         let mut extents = Vec::new();
         for ((run, fat), at) in group.runs.iter().zip(fat).zip(places) {
             self.wal.borrow_mut().pin(file.id, &run.partition);
             self.live_bytes.set(self.live_bytes.get() + run.len);
             if fat.is_some() {
-                continue; // it has a slot of its own
+                continue; // it has memory of its own
             }
-            slot.live.set(slot.live.get() + 1);
+            backing.add_live();
             let extent = Extent {
                 base_offset: run.base_offset,
                 end_offset: run.end_offset,
                 at: *at,
                 len: u32::try_from(run.len).expect("groups are bounded"),
-                slot: slot.clone(),
+                backing: backing.clone(),
             };
             if run.partition.borrow().deleted {
                 self.release(run.id, std::iter::once(&extent));
@@ -247,7 +240,7 @@ impl<I: Io> Store<I> {
             extents.push((run.partition.clone(), run.end_offset));
         }
         if !extents.is_empty() {
-            self.cache.borrow_mut().insert(slot, buffer_bytes, extents);
+            self.cache.borrow_mut().insert(backing, buffer_bytes, extents);
         }
         self.appended_bytes(group.runs.iter().map(|run| run.len).sum());
     }
