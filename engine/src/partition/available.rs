@@ -21,7 +21,7 @@ impl Partition {
         max_bytes: usize,
         known: impl FnOnce(&Segment) -> Option<u64>,
     ) -> usize {
-        let high_watermark = self.high_watermark();
+        let high_watermark = self.marks.high_watermark();
         if offset >= high_watermark {
             return 0;
         }
@@ -31,7 +31,7 @@ impl Partition {
             Some(before) => (0, at, before),
             None => {
                 let Some(in_segments) = self.in_segments(offset, known) else { return max_bytes };
-                (in_segments, self.tail.partition_point(|extent| extent.end_offset <= self.materialised), 0)
+                (in_segments, self.tail.partition_point(|extent| extent.end_offset <= self.marks.materialised()), 0)
             }
         };
         let mut bytes = in_segments;
@@ -105,11 +105,11 @@ mod tests {
         let mut partition = Partition::new(id, Rc::new(config));
         let size = batch(0, 40_000).len();
         for offsets in [vec![0, 1, 2], vec![3, 4], vec![5]] {
-            partition.end = offsets.last().map_or(0, |last| last + 1);
+            partition.assign(offsets.last().map_or(0, |last| last + 1));
             let batches: Vec<_> = offsets.into_iter().map(|offset| batch(offset, 40_000)).collect();
             partition.push_extent(Extent::of(&batches));
         }
-        partition.advance(5, 5);
+        partition.on_durable(5);
         let plan = plan(None, partition.materialisable(1), &partition.config, 0);
         partition.appended(&plan, 0);
         (partition, size)
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(found, [5, 4, 3, 2, 1, 0, 0].map(|batches| batches * size));
         assert_eq!(partition.available(0, size + 1, |_| None), size + 1);
         assert_eq!(partition.available(1, 4 * size - 1, |_| None), 4 * size - 1);
-        partition.advance(6, 6);
+        partition.on_durable(6);
         assert_eq!(partition.available(4, MAX, |_| None), 2 * size);
     }
 

@@ -4,20 +4,23 @@
 //! in the shared log. An extent joins the tail when its group is sealed and becomes visible when the marks pass it; it
 //! stays after it was materialised for as long as its memory is cached.
 //!
-//! What always holds: `log_start <= materialised <= written <= end`, `durable <= written`, segments and tail are
-//! consecutive, and an offset below the high watermark is in the tail or in a segment.
+//! What always holds: the order of the marks (`marks`), segments and tail are consecutive, and an offset below the high
+//! watermark is in the tail or in a segment.
 
 pub(crate) mod available;
+pub(crate) mod marks;
 pub(crate) mod materialise;
 pub(crate) mod producers;
 mod retention;
 pub(crate) mod run;
 pub(crate) mod tail;
+#[cfg(test)]
+mod tests;
 pub(crate) mod waiters;
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use self::{materialise::Plan, producers::Producers, run::select, tail::Extent, waiters::Waiters};
+use self::{marks::Marks, materialise::Plan, producers::Producers, run::select, tail::Extent, waiters::Waiters};
 use crate::{
     api::{LogError, TopicPartition},
     batch::batches,
@@ -76,18 +79,10 @@ pub(crate) type PartitionCell = RefCell<Partition>;
 /// See the module.
 pub(crate) struct Partition {
     pub(crate) id: TopicPartition,
-    pub(crate) config: Rc<TopicConfig>,
-    pub(crate) log_start: i64,
+    config: Rc<TopicConfig>,
+    marks: Marks,
     /// Compaction has cleaned everything below: the first dirty offset.
     pub(crate) clean_offset: i64,
-    /// Segments hold everything below; the manifest may lag behind.
-    pub(crate) materialised: i64,
-    /// Below is on stable storage.
-    pub(crate) durable: i64,
-    /// Below is written.
-    pub(crate) written: i64,
-    /// The next offset to assign.
-    pub(crate) end: i64,
     /// By base offset; the last one may be active.
     pub(crate) segments: Vec<Segment>,
     pub(crate) tail: VecDeque<Extent>,
@@ -109,8 +104,6 @@ pub(crate) struct Partition {
     /// Queued for materialisation.
     pub(crate) queued: bool,
     pub(crate) deleted: bool,
-    /// Up to here, what consumers see was told to who waits.
-    shown_end: i64,
     pub(crate) waiters: Waiters,
 }
 
@@ -136,12 +129,8 @@ impl Partition {
         Self {
             id,
             config,
-            log_start: 0,
+            marks: Marks::of_segments(0, 0),
             clean_offset: 0,
-            materialised: 0,
-            durable: 0,
-            written: 0,
-            end: 0,
             segments: Vec::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -155,7 +144,6 @@ impl Partition {
             old_before: 0,
             queued: false,
             deleted: false,
-            shown_end: 0,
             waiters: Waiters::default(),
         }
     }
@@ -164,15 +152,13 @@ impl Partition {
     pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: PartitionState) -> Self {
         let mut partition = Self::new(id, config);
         let end = state.end_offset();
-        partition.log_start = state.log_start_offset;
+        partition.marks = Marks::of_segments(state.log_start_offset, end);
         partition.clean_offset = state.clean_offset;
         partition.segments = state.segments;
         for batch in &state.producers {
             partition.producers.note(*batch, batch.timestamp_ms.get());
         }
         partition.checkpointed = partition.producers.clone();
-        (partition.materialised, partition.durable, partition.written, partition.end) = (end, end, end, end);
-        partition.shown_end = end;
         partition.old_before = end;
         partition
     }
@@ -180,11 +166,29 @@ impl Partition {
     /// What was found in the shared log is written and durable.
     pub(crate) fn recovered(&mut self) {
         if let Some(last) = self.tail.back() {
-            let end = last.end_offset;
-            (self.durable, self.written, self.end) = (end, end, end);
-            self.show();
+            self.marks.recover(last.end_offset);
         }
-        self.assert_marks();
+    }
+
+    /// How far the log is.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// The settings of its topic.
+    pub(crate) fn config(&self) -> &Rc<TopicConfig> {
+        &self.config
+    }
+
+    /// Its topic has other settings now.
+    pub(crate) fn set_config(&mut self, config: Rc<TopicConfig>) {
+        self.config = config;
+        self.follow_log();
+    }
+
+    /// Gives offsets away, up to here.
+    pub(crate) fn assign(&mut self, end: i64) {
+        self.marks.assign(end);
     }
 
     /// The largest timestamp of what consumers can see, and what holds the first record with it. As with Kafka, that
@@ -196,8 +200,8 @@ impl Partition {
                 newest = Some((segment.max_timestamp, Holder::Segment(segment.clone())));
             }
         }
-        let tail = self.tail.iter().filter(|e| e.base_offset >= self.materialised);
-        for extent in tail.take_while(|e| e.end_offset <= self.high_watermark()) {
+        let tail = self.tail.iter().filter(|e| e.base_offset >= self.marks.materialised());
+        for extent in tail.take_while(|e| e.end_offset <= self.marks.high_watermark()) {
             let (memory, run) = (extent.live_memory(), extent.range());
             let timestamps = batches(&memory.bytes()[run.clone()]).flatten().map(|(info, _)| info.max_timestamp);
             let largest = timestamps.max().filter(|largest| *largest >= 0);
@@ -208,47 +212,37 @@ impl Partition {
         newest
     }
 
-    /// End of what consumers may see.
-    pub(crate) fn high_watermark(&self) -> i64 {
-        match self.config.durability {
-            Durability::Device => self.durable,
-            Durability::Written => self.written,
-        }
+    /// Everything below is written to the shared log.
+    pub(crate) fn on_written(&mut self, end: i64) {
+        self.marks.log_has(end, self.marks.durable());
+        self.follow_log();
     }
 
-    /// Moves the marks of what was written and what is durable; wakes who waits for what consumers see by that.
-    pub(crate) fn advance(&mut self, written: i64, durable: i64) {
-        self.written = self.written.max(written);
-        self.durable = self.durable.max(durable);
-        self.assert_marks();
-        self.show();
+    /// Everything below is on stable storage, in the shared log.
+    pub(crate) fn on_durable(&mut self, end: i64) {
+        self.marks.log_has(end, end);
+        self.follow_log();
     }
 
-    fn show(&mut self) {
-        let (before, high_watermark) = (self.shown_end, self.high_watermark());
-        if high_watermark > before {
-            self.shown_end = high_watermark;
+    /// The rule by which the high watermark moves: with one replica, by what the log on this disk has as safely as the
+    /// topic asks. What was seen once stays seen, also if its topic asks for more from then on.
+    fn follow_log(&mut self) {
+        let safe = match self.config.durability {
+            Durability::Device => self.marks.durable(),
+            Durability::Written => self.marks.written(),
+        };
+        self.show(safe);
+    }
+
+    /// Lets consumers see everything below, and wakes who waits for that.
+    fn show(&mut self, end: i64) {
+        let before = self.marks.high_watermark();
+        if end > before {
+            self.marks.show(end);
             let hidden = self.tail.iter().rev().take_while(|extent| extent.base_offset >= before);
-            let shown = hidden.filter(|extent| extent.end_offset <= high_watermark);
+            let shown = hidden.filter(|extent| extent.end_offset <= end);
             self.waiters.grow(shown.map(|extent| extent.len as usize).sum());
         }
-    }
-
-    /// Asserts the order of the marks.
-    pub(crate) fn assert_marks(&self) {
-        assert!(
-            self.log_start <= self.end
-                && self.materialised <= self.end
-                && self.durable <= self.written
-                && self.written <= self.end,
-            "marks of {:?} are out of order: start {}, materialised {}, durable {}, written {}, end {}",
-            self.id,
-            self.log_start,
-            self.materialised,
-            self.durable,
-            self.written,
-            self.end
-        );
     }
 
     /// Appends an extent to the tail. Offsets were assigned before.
@@ -262,7 +256,7 @@ impl Partition {
     /// Forgets leading extents that are materialised and not cached any more.
     pub(crate) fn prune_tail(&mut self) {
         while let Some(first) = self.tail.front() {
-            if first.end_offset > self.materialised || first.backing.is_cached() {
+            if first.end_offset > self.marks.materialised() || first.backing.is_cached() {
                 break;
             }
             self.tail.pop_front();
@@ -271,9 +265,9 @@ impl Partition {
 
     /// Checks an offset to read from.
     pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
-        let high_watermark = self.high_watermark();
-        if offset < self.log_start || offset > high_watermark {
-            return Err(LogError::OffsetOutOfRange { log_start_offset: self.log_start, high_watermark });
+        let high_watermark = self.marks.high_watermark();
+        if offset < self.marks.log_start() || offset > high_watermark {
+            return Err(LogError::OffsetOutOfRange { log_start_offset: self.marks.log_start(), high_watermark });
         }
         Ok(())
     }
@@ -281,7 +275,7 @@ impl Partition {
     /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
     pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
         self.check_offset(offset)?;
-        if offset == self.high_watermark() {
+        if offset == self.marks.high_watermark() {
             return Ok(ReadPlan::Empty);
         }
         if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
@@ -290,7 +284,7 @@ impl Partition {
             if extent.backing.is_cached() {
                 return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
             }
-            assert!(extent.end_offset <= self.materialised, "what is not materialised is in memory");
+            assert!(extent.end_offset <= self.marks.materialised(), "what is not materialised is in memory");
         }
         let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
         assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
@@ -298,7 +292,7 @@ impl Partition {
     }
 
     fn cached(&self, first: usize, offset: i64, max_bytes: usize, min_one: bool) -> Vec<Chunk> {
-        let high_watermark = self.high_watermark();
+        let high_watermark = self.marks.high_watermark();
         let mut chunks = Vec::new();
         let mut left = max_bytes;
         for extent in self.tail.range(first..) {
@@ -330,9 +324,9 @@ impl Partition {
 
     /// The extents to materialise next, oldest first: visible to consumers, and `bytes_max` at most, but at least one.
     pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
-        let high_watermark = self.high_watermark();
+        let high_watermark = self.marks.high_watermark();
         let mut bytes = 0;
-        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.materialised);
+        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.marks.materialised());
         pending
             .take_while(|e| e.end_offset <= high_watermark)
             .take_while(|e| {
@@ -347,6 +341,13 @@ impl Partition {
     /// Extents from an offset to the tail's end.
     pub(crate) fn tail_from(&self, offset: i64) -> Vec<Extent> {
         self.tail.iter().skip_while(|e| e.base_offset < offset).cloned().collect()
+    }
+
+    /// A fat run is in its segments, with what lay before it. It was planned when its topic may have asked for less than
+    /// it does now, and there it is on stable storage: so it is seen.
+    pub(crate) fn fat_appended(&mut self, plan: &Plan, now_ms: i64) {
+        self.show(plan.end_offset);
+        self.appended(plan, now_ms);
     }
 
     /// Batches are in segments, on stable storage: these are the segments now. The manifest does not know yet.
@@ -379,9 +380,8 @@ impl Partition {
                 None => self.segments.push(segment),
             }
         }
-        self.materialised = plan.end_offset;
+        self.marks.materialise(plan.end_offset);
         self.appended_ms = Some(now_ms);
-        self.assert_marks();
     }
 
     /// The keeper is about to change segments: nobody else appends, unless a fat run is on its way already.
@@ -434,7 +434,7 @@ impl Partition {
     /// What the manifest says of it.
     pub(crate) fn state(&self) -> PartitionState {
         PartitionState {
-            log_start_offset: self.log_start,
+            log_start_offset: self.marks.log_start(),
             clean_offset: self.clean_offset,
             segments: self.segments.clone(),
             producers: self.checkpointed.batches(),
@@ -443,9 +443,8 @@ impl Partition {
 
     /// The log lost its head, and the manifest knows.
     pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
-        self.log_start = log_start;
+        self.marks.trim(log_start);
         self.segments.retain(|segment| segment.base_offset >= first_segment);
-        self.assert_marks();
         self.waiters.wake(); // what they wait for may be gone
     }
 
@@ -471,7 +470,7 @@ impl Partition {
         let is_removed = |segment: &&Segment| replace.removed.iter().any(|base| base.get() == segment.base_offset);
         let end = self.segments.iter().filter(is_removed).map(|segment| segment.end_offset).max();
         // Readers must find what compaction left, not what is still in memory.
-        let is_old = |extent: &Extent| Some(extent.base_offset) < end && extent.end_offset <= self.materialised;
+        let is_old = |extent: &Extent| Some(extent.base_offset) < end && extent.end_offset <= self.marks.materialised();
         while self.tail.front().is_some_and(is_old) {
             self.tail.pop_front();
         }
@@ -485,7 +484,7 @@ impl Partition {
     pub(crate) fn expired(&mut self, now_ms: i64) -> Option<i64> {
         let appended_ms = *self.appended_ms.get_or_insert(now_ms);
         let start = retention::expired(&self.segments, self.tail_bytes as u64, appended_ms, &self.config, now_ms);
-        start.filter(|start| *start > self.log_start)
+        start.filter(|start| *start > self.marks.log_start())
     }
 
     /// Index of the active segment, if there is one.

@@ -62,7 +62,7 @@ impl<I: Io> Store<I> {
     fn take(&self, part: ProducePartition) -> Result<Taken, LogError> {
         self.check_not_failed()?;
         let cell = self.partition(part.partition)?;
-        let config = cell.borrow().config.clone();
+        let config = cell.borrow().config().clone();
         let info = batch::check(&part.batch, &rules(&config, self.io.now_ms()))?;
         let to = config.compression.filter(|to| !info.is_control() && info.codec() != Ok(to.codec));
         if to.is_none() && !self.recompressor.holds(part.partition) {
@@ -117,19 +117,19 @@ impl<I: Io> Store<I> {
     fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo) -> (Produced, Option<Wait>) {
         let now_ms = self.io.now_ms();
         let mut partition = cell.borrow_mut();
-        let base_offset = partition.end;
+        let base_offset = partition.marks().end();
         let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
-        partition.end = end_offset;
-        let append_time_ms = (partition.config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
+        partition.assign(end_offset);
+        let append_time_ms = (partition.config().timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
         if info.producer_id >= 0 {
             let timestamp_ms = append_time_ms.unwrap_or(info.max_timestamp);
             partition.producers.note(producer_batch(info, base_offset, timestamp_ms), now_ms);
         }
-        let flush = partition.config.durability == Durability::Device;
+        let flush = partition.config().durability == Durability::Device;
         let produced = Produced {
             base_offset,
             append_time_ms: append_time_ms.unwrap_or(-1),
-            log_start_offset: partition.log_start,
+            log_start_offset: partition.marks().log_start(),
         };
         drop(partition);
         self.counters.produced_batches.add(1);
@@ -155,13 +155,13 @@ fn rules(config: &TopicConfig, now_ms: i64) -> Rules {
 
 /// A batch that came before is answered as it was then, but not before it is durable.
 fn duplicate(partition: &Partition, base_offset: i64, timestamp_ms: i64) -> (Produced, Option<Wait>) {
-    let log_append_time = partition.config.timestamp_type == TimestampType::LogAppendTime;
+    let log_append_time = partition.config().timestamp_type == TimestampType::LogAppendTime;
     let produced = Produced {
         base_offset,
         append_time_ms: if log_append_time { timestamp_ms } else { -1 },
-        log_start_offset: partition.log_start,
+        log_start_offset: partition.marks().log_start(),
     };
-    let settled = base_offset < partition.high_watermark();
+    let settled = base_offset < partition.marks().high_watermark();
     let wait = if settled { None } else { partition.last_group.clone() };
     (produced, wait)
 }

@@ -141,7 +141,7 @@ impl Cache {
     pub(crate) fn oldest_live(&self) -> impl Iterator<Item = &Rc<PartitionCell>> {
         let oldest = self.groups.iter().find(|cached| cached.backing.is_live());
         let extents = oldest.into_iter().flat_map(|cached| &cached.extents);
-        let is_live = |(cell, end): &&(Rc<PartitionCell>, i64)| cell.borrow().materialised < *end;
+        let is_live = |(cell, end): &&(Rc<PartitionCell>, i64)| cell.borrow().marks().materialised() < *end;
         extents.filter(is_live).map(|(cell, _)| cell)
     }
 

@@ -106,7 +106,7 @@ impl<I: Io> Store<I> {
         }
         if !compactor.swept.replace(true) {
             for id in self.partition_ids() {
-                let has_files = self.partition(id).is_ok_and(|cell| cell.borrow().materialised > 0);
+                let has_files = self.partition(id).is_ok_and(|cell| cell.borrow().marks().materialised() > 0);
                 if has_files && !compactor.stopping.get() {
                     self.sweep(id).await;
                 }
@@ -152,11 +152,11 @@ impl<I: Io> Store<I> {
         let mut best: Option<(Rc<PartitionCell>, Due)> = None;
         for (id, cell) in &*self.partitions.borrow() {
             let partition = cell.borrow();
-            if !partition.config.cleanup_policy.compact || given_up.contains(id) || uncleanable.contains(id) {
+            if !partition.config().cleanup_policy.compact || given_up.contains(id) || uncleanable.contains(id) {
                 continue;
             }
-            let (log_start, clean_offset) = (partition.log_start, partition.clean_offset);
-            let due = compact::due(partition.sealed(), log_start, clean_offset, &partition.config, now_ms);
+            let (log_start, clean_offset) = (partition.marks().log_start(), partition.clean_offset);
+            let due = compact::due(partition.sealed(), log_start, clean_offset, partition.config(), now_ms);
             if let Some(due) = due
                 && best.as_ref().is_none_or(|(_, best)| due.ratio > best.ratio)
             {
@@ -165,7 +165,7 @@ impl<I: Io> Store<I> {
         }
         let (cell, due) = best?;
         let partition = cell.borrow();
-        let (id, config) = (partition.id, partition.config.clone());
+        let (id, config) = (partition.id, partition.config().clone());
         let segments = partition.sealed()[..due.segments].to_vec();
         drop(partition);
         Some(Round { id, cell, config, due, segments })
@@ -400,7 +400,7 @@ impl<I: Io> Store<I> {
         self.io.sleep(if is_busy { PAUSE_BUSY } else { PAUSE_IDLE }).await;
         let partition = round.cell.borrow();
         let is_pointless =
-            self.compactor.stopping.get() || partition.deleted || !partition.config.cleanup_policy.compact;
+            self.compactor.stopping.get() || partition.deleted || !partition.config().cleanup_policy.compact;
         if is_pointless { Err(Halt::Gone) } else { Ok(()) }
     }
 

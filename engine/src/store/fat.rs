@@ -55,7 +55,7 @@ impl<I: Io> Store<I> {
             Appending::Keeper => return None,
             Appending::Nobody => {
                 let active = partition.active().map(|at| partition.segments[at].clone());
-                (active, partition.materialised, 0, None, None)
+                (active, partition.marks().materialised(), 0, None, None)
             }
             Appending::Fat(ahead) => {
                 let before = (Some(ahead.last_block.clone()), Some(ahead.written.clone()));
@@ -75,7 +75,7 @@ impl<I: Io> Store<I> {
         };
         let mut extents = partition.tail_from(from);
         extents.push(extent.clone());
-        let plan = materialise::plan(active.as_ref(), extents, &partition.config, self.io.now_ms());
+        let plan = materialise::plan(active.as_ref(), extents, partition.config(), self.io.now_ms());
         if plan.end_offset != run.end_offset || plan.writes.len() > SEGMENTS_MAX {
             return None;
         }
@@ -134,7 +134,7 @@ impl<I: Io> Store<I> {
         if partition.deleted {
             return;
         }
-        partition.appended(&fat.plan, self.io.now_ms());
+        partition.fat_appended(&fat.plan, self.io.now_ms());
         drop(partition);
         self.live_bytes.set(self.live_bytes.get() - fat.plan.extents.iter().map(|e| e.len as usize).sum::<usize>());
         self.keeper.grown(&fat.cell);

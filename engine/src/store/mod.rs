@@ -185,7 +185,7 @@ impl<I: Io> Store<I> {
     pub(crate) fn put_partition(&self, id: TopicPartition, config: Rc<TopicConfig>) {
         let mut partitions = self.partitions.borrow_mut();
         match partitions.get(&id) {
-            Some(known) => known.borrow_mut().config = config,
+            Some(known) => known.borrow_mut().set_config(config),
             None => {
                 partitions.insert(id, Rc::new(RefCell::new(Partition::new(id, config))));
             }
@@ -199,7 +199,7 @@ impl<I: Io> Store<I> {
             let mut partition = cell.borrow_mut();
             partition.deleted = true;
             partition.waiters.wake();
-            let materialised = partition.materialised;
+            let materialised = partition.marks().materialised();
             let tail = std::mem::take(&mut partition.tail);
             tail.into_iter().filter(move |e| e.end_offset > materialised).collect::<Vec<_>>()
         };
@@ -294,7 +294,7 @@ impl<I: Io> Store<I> {
     pub(crate) fn bounds(&self, id: TopicPartition) -> Result<(i64, i64), LogError> {
         let cell = self.partition(id)?;
         let partition = cell.borrow();
-        Ok((partition.log_start, partition.high_watermark()))
+        Ok((partition.marks().log_start(), partition.marks().high_watermark()))
     }
 
     /// What the manifest says of every partition, once the keeper has stopped.

@@ -19,8 +19,8 @@ impl<I: Io> Store<I> {
         let cell = self.partition(id)?;
         let at = |offset| FoundOffset { offset, timestamp_ms: -1 };
         match spec {
-            OffsetSpec::Latest => Ok(at(cell.borrow().high_watermark())),
-            OffsetSpec::Earliest => Ok(at(cell.borrow().log_start)),
+            OffsetSpec::Latest => Ok(at(cell.borrow().marks().high_watermark())),
+            OffsetSpec::Earliest => Ok(at(cell.borrow().marks().log_start())),
             OffsetSpec::MaxTimestamp => self.max_timestamp(id).await,
             OffsetSpec::Timestamp(timestamp_ms) => self.by_timestamp(id, timestamp_ms).await,
         }
@@ -33,7 +33,7 @@ impl<I: Io> Store<I> {
             let (log_start, segments) = {
                 let partition = cell.borrow();
                 let candidates = partition.segments.iter().filter(|s| s.max_timestamp >= timestamp_ms);
-                (partition.log_start, candidates.cloned().collect::<Vec<_>>())
+                (partition.marks().log_start(), candidates.cloned().collect::<Vec<_>>())
             };
             for segment in segments {
                 let from = |index: &[IndexEntry]| segment::position_before_timestamp(index, timestamp_ms);
@@ -52,7 +52,7 @@ impl<I: Io> Store<I> {
         };
         // Materialisation may have gone on meanwhile: the cached tail still holds what it moved.
         let partition = cell.borrow();
-        for extent in partition.tail.iter().filter(|e| e.end_offset <= partition.high_watermark()) {
+        for extent in partition.tail.iter().filter(|e| e.end_offset <= partition.marks().high_watermark()) {
             let Some(memory) = extent.backing.memory() else {
                 continue;
             };

@@ -369,6 +369,25 @@ fn a_trim_goes_on_when_what_was_only_written_is_flushed() {
     });
 }
 
+/// A topic came to want a flush while a large run was on its way to its segment: the segment then held what consumers
+/// could not see by the high watermark, and were given all the same.
+#[test]
+fn a_fat_run_is_seen_although_its_topic_came_to_want_a_flush() {
+    let sim = Sim::new(1);
+    sim.run_until(async {
+        let (store, id) = open_one(&sim, &[("flush.messages", "1000")], 8 << 20).await;
+        append(&store, id, 100).wait().await.unwrap();
+        let fat = append(&store, id, super::fat::FAT_BYTES);
+        while store.flight.borrow().is_empty() {
+            store.io.yield_now().await;
+        }
+        store.put_partition(id, config(&[]));
+        fat.wait().await.unwrap();
+        let marks = *store.partition(id).unwrap().borrow().marks();
+        assert_eq!((marks.materialised(), marks.high_watermark(), marks.durable()), (2, 2, 0));
+    });
+}
+
 /// Tails were in segments and their memory was free, but the manifest had no space to say so: the pump was not told of
 /// the memory.
 #[test]

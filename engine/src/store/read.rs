@@ -93,12 +93,16 @@ impl<I: Io> Store<I> {
                     ReadPlan::Memory(chunks) => Ok(chunks),
                     ReadPlan::Empty => Ok(Vec::new()),
                 };
-                let high_watermark = partition.high_watermark();
+                let high_watermark = partition.marks().high_watermark();
                 let missed = plan.is_err() && offset >= partition.old_before;
                 (
                     plan,
                     missed,
-                    Fetched { high_watermark, log_start_offset: partition.log_start, records: Records::default() },
+                    Fetched {
+                        high_watermark,
+                        log_start_offset: partition.marks().log_start(),
+                        records: Records::default(),
+                    },
                 )
             };
             let segment = match plan {

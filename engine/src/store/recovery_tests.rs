@@ -111,7 +111,7 @@ fn try_take(store: &Store<SimIo>, index: i32, size: usize) -> Result<Option<Wait
 }
 
 fn try_take_of(store: &Store<SimIo>, index: i32, size: usize, timestamp: i64) -> Result<Option<Wait>, LogError> {
-    let offset = store.partition(partition(index)).unwrap().borrow().end;
+    let offset = store.partition(partition(index)).unwrap().borrow().marks().end();
     let mut builder = BatchBuilder::new(Codec::None, 0);
     let value = Some(Bytes::from(value(index, offset, size)));
     builder.push(&Record { offset: 0, timestamp, key: None, value, headers: vec![] });
@@ -219,7 +219,7 @@ fn what_was_never_acknowledged_keeps_no_later_life_from_starting() {
         let machine = Machine::new(seed, &[DEVICE, DEVICE]);
         for _ in 0..3 {
             machine.live(async |store| {
-                let kept = store.partition(partition(0)).unwrap().borrow().end;
+                let kept = store.partition(partition(0)).unwrap().borrow().marks().end();
                 produce(&store, 1, 10).await;
                 for size in [10, FAT, 10, FAT] {
                     drop(take(&store, 0, size));
@@ -276,7 +276,7 @@ fn the_reserve_stays_whatever_is_appended_between_two_looks_at_the_disk() {
             while !store.full.get() {
                 acknowledged(take(&store, 0, size)).await.unwrap();
             }
-            assert!(store.partition(partition(0)).unwrap().borrow().end > 10);
+            assert!(store.partition(partition(0)).unwrap().borrow().marks().end() > 10);
             store.materialise_all().await;
             let free = store.io.free_bytes(Path::new("/d")).unwrap();
             assert!(free > machine.reserve_bytes / 4 * 3, "{free} bytes are left after records of {size} bytes");
@@ -352,7 +352,7 @@ fn what_was_there_comes_to_segments_though_producers_never_rest() {
         let all = store.materialise_all();
         let first = futures_util::future::select(Box::pin(load), Box::pin(all)).await;
         assert!(matches!(first, futures_util::future::Either::Right(_)));
-        assert_eq!(store.partition(partition(1)).unwrap().borrow().materialised, 1);
+        assert_eq!(store.partition(partition(1)).unwrap().borrow().marks().materialised(), 1);
     });
 }
 

@@ -106,13 +106,13 @@ impl<I: Io> Store<I> {
         let Replacement { id, sources, segment, clean_offset, outcome } = replacement;
         let Some(cell) = self.partition(id).ok().filter(|cell| {
             let partition = cell.borrow();
-            partition.config.cleanup_policy.compact && partition.holds(&sources) && self.failed.borrow().is_none()
+            partition.config().cleanup_policy.compact && partition.holds(&sources) && self.failed.borrow().is_none()
         }) else {
             outcome.set(Fate::Dropped);
             return Ok(());
         };
         // The log start may have moved behind all that is left.
-        let log_start = cell.borrow().log_start;
+        let log_start = cell.borrow().marks().log_start();
         let (segment, useless) = match segment {
             Some(segment) if segment.end_offset <= log_start => (None, Some(segment.name())),
             other => (other, None),
@@ -163,7 +163,7 @@ impl<I: Io> Store<I> {
             let Ok(cell) = self.partition(id) else { return Ok(()) };
             let is_orphan = {
                 let partition = cell.borrow();
-                name.base_offset < partition.materialised && !partition.holds(&[name])
+                name.base_offset < partition.marks().materialised() && !partition.holds(&[name])
             };
             if is_orphan {
                 tracing::info!("removing {}, which a crash left", dir.join(&file).display());

@@ -41,7 +41,10 @@ const NAMED_MAX: usize = 4;
 impl<I: Io> Store<I> {
     /// Whether the pump waits and nobody is bound to wake it. Asked when the keeper has nothing to do.
     fn stands(&self) -> bool {
-        let awaits_flush = |cell: &Rc<PartitionCell>| cell.borrow().high_watermark() < cell.borrow().written;
+        let awaits_flush = |cell: &Rc<PartitionCell>| {
+            let marks = *cell.borrow().marks();
+            marks.high_watermark() < marks.written()
+        };
         self.starved.get()
             && self.failed.borrow().is_none()
             && self.flight.borrow().is_empty()
@@ -64,8 +67,8 @@ impl<I: Io> Store<I> {
                 partition.id.topic,
                 partition.id.partition,
                 partition.appending,
-                partition.materialised,
-                partition.high_watermark(),
+                partition.marks().materialised(),
+                partition.marks().high_watermark(),
                 partition.tail_bytes
             )
         });

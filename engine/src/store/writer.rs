@@ -315,8 +315,10 @@ impl<I: Io> Store<I> {
         for run in &group.runs {
             let mut partition = run.partition.borrow_mut();
             if !partition.deleted {
-                let durable = if group.flush { run.end_offset } else { partition.durable };
-                partition.advance(run.end_offset, durable);
+                match group.flush {
+                    true => partition.on_durable(run.end_offset),
+                    false => partition.on_written(run.end_offset),
+                }
             }
         }
         for fat in fat.iter() {
@@ -341,7 +343,8 @@ impl<I: Io> Store<I> {
             let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
             flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
         };
-        let written: Vec<_> = self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().written)).collect();
+        let written: Vec<_> =
+            self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().marks().written())).collect();
         self.watch.flushing.set(true);
         let flushed = self.flush_all(&files).await;
         self.watch.flushing.set(false);
@@ -350,8 +353,7 @@ impl<I: Io> Store<I> {
             return Err(LogError::Storage(error.to_string()));
         }
         for (partition, written) in written {
-            let mut partition = partition.borrow_mut();
-            partition.advance(written, written);
+            partition.borrow_mut().on_durable(written);
         }
         self.keeper.notify(); // what a topic wants flushed that did not before can go to segments now
         Ok(())

@@ -21,7 +21,7 @@ impl Pass {
     pub(super) fn is_over(&mut self) -> bool {
         self.waits_for.retain(|(cell, end)| {
             let partition = cell.borrow();
-            !partition.deleted && partition.materialised < *end
+            !partition.deleted && partition.marks().materialised() < *end
         });
         self.waits_for.is_empty()
     }
@@ -37,7 +37,7 @@ impl<I: Io> Keeper<I> {
 impl<I: Io> Store<I> {
     /// Brings everything that consumers can see now to segments, unless there is no space for it.
     pub(crate) async fn materialise_all(&self) {
-        self.materialise(|partition| partition.materialised < partition.high_watermark()).await;
+        self.materialise(|partition| partition.marks().materialised() < partition.marks().high_watermark()).await;
     }
 
     /// The same for compacted partitions, where that ends a segment: only those that have ended are compacted.
@@ -45,18 +45,18 @@ impl<I: Io> Store<I> {
         let now_ms = self.io.now_ms();
         let ends_segment = |partition: &Partition| {
             let active = partition.active().map(|at| &partition.segments[at]);
-            materialise::would_roll(active, &partition.materialisable(usize::MAX), &partition.config, now_ms)
+            materialise::would_roll(active, &partition.materialisable(usize::MAX), partition.config(), now_ms)
         };
         self.materialise(|partition| {
-            partition.config.cleanup_policy.compact
-                && partition.materialised < partition.high_watermark()
+            partition.config().cleanup_policy.compact
+                && partition.marks().materialised() < partition.marks().high_watermark()
                 && ends_segment(partition)
         })
         .await;
     }
 
     async fn materialise(&self, wanted: impl Fn(&Partition) -> bool) {
-        let now = |cell: &Rc<PartitionCell>| (cell.clone(), cell.borrow().high_watermark());
+        let now = |cell: &Rc<PartitionCell>| (cell.clone(), cell.borrow().marks().high_watermark());
         let wanted = |cell: &&Rc<PartitionCell>| wanted(&cell.borrow());
         let waits_for = self.partitions.borrow().values().filter(wanted).map(now).collect();
         let pass = Pass { waits_for, done: Rc::default() };

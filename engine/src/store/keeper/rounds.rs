@@ -54,7 +54,7 @@ impl<I: Io> Store<I> {
                 .filter(|extents| !extents.is_empty())
                 .map(|extents| {
                     let active = partition.active().map(|at| partition.segments[at].clone());
-                    materialise::plan(active.as_ref(), extents, &partition.config, now_ms)
+                    materialise::plan(active.as_ref(), extents, partition.config(), now_ms)
                 });
             if plan.is_some() {
                 partition.appending = Appending::Keeper;

@@ -45,7 +45,7 @@ impl<I: Io> Store<I> {
                 trim.outcome.set(Err(LogError::UnknownPartition));
                 continue;
             };
-            let (log_start, materialised) = (cell.borrow().log_start, cell.borrow().materialised);
+            let (log_start, materialised) = (cell.borrow().marks().log_start(), cell.borrow().marks().materialised());
             if trim.before <= log_start {
                 trim.outcome.set(Ok(log_start));
             } else if trim.before > materialised {

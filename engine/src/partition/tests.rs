@@ -1,0 +1,61 @@
+use std::{collections::BTreeMap, task::Waker};
+
+use super::*;
+use crate::batch::{BatchBuilder, Codec, Record};
+
+/// A batch of records that count from an offset, each with that many bytes.
+pub(super) fn batch(offset: i64, records: i64, bytes: usize) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None, offset);
+    for offset in offset..offset + records {
+        let value = Some(vec![0; bytes].into());
+        builder.push(&Record { offset, timestamp: 1, key: None, value, headers: vec![] });
+    }
+    builder.finish()
+}
+
+pub(super) fn config(settings: &[(&str, &str)]) -> Rc<TopicConfig> {
+    let overrides = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).expect("legal settings"))
+}
+
+/// An empty partition of a topic with these settings.
+pub(super) fn partition(settings: &[(&str, &str)]) -> Partition {
+    Partition::new(TopicPartition { topic: uuid::Uuid::nil(), partition: 0 }, config(settings))
+}
+
+/// Appends batches as a group of their own.
+pub(super) fn push(partition: &mut Partition, batches: &[Vec<u8>]) {
+    let extent = Extent::of(batches);
+    partition.assign(extent.end_offset);
+    partition.push_extent(extent);
+}
+
+const WRITTEN: &[(&str, &str)] = &[("flush.messages", "1000")];
+
+/// The high watermark was computed from the settings: consumers who had seen records were told that there are none.
+#[test]
+fn what_was_seen_stays_seen_when_a_topic_comes_to_want_a_flush() {
+    let mut partition = partition(WRITTEN);
+    push(&mut partition, &[batch(0, 2, 10)]);
+    partition.on_written(2);
+    partition.set_config(config(&[]));
+    assert_eq!(partition.marks().high_watermark(), 2);
+    push(&mut partition, &[batch(2, 1, 10)]);
+    partition.on_written(3);
+    assert_eq!(partition.marks().high_watermark(), 2);
+    partition.on_durable(3);
+    assert_eq!(partition.marks().high_watermark(), 3);
+}
+
+/// Nobody told who waited.
+#[test]
+fn who_waits_hears_of_what_is_seen_since_its_topic_wants_no_flush() {
+    let mut partition = partition(&[]);
+    push(&mut partition, &[batch(0, 2, 10)]);
+    partition.on_written(2);
+    let waiter = Rc::new(waiters::Waiter::default());
+    partition.waiters.watch(&waiter, 1);
+    partition.set_config(config(WRITTEN));
+    assert_eq!(partition.marks().high_watermark(), 2);
+    assert!(waiter.poll(Waker::noop()));
+}
