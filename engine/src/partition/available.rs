@@ -25,17 +25,16 @@ impl Partition {
         if offset >= high_watermark {
             return 0;
         }
-        let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
-        let before = self.tail.get(at).and_then(|extent| extent.bytes_before(offset));
-        let (in_segments, at, before) = match before {
-            Some(before) => (0, at, before),
+        let before = self.tail.holding(offset).next().and_then(|extent| extent.bytes_before(offset));
+        let (in_segments, from, before) = match before {
+            Some(before) => (0, offset, before),
             None => {
                 let Some(in_segments) = self.in_segments(offset, known) else { return max_bytes };
-                (in_segments, self.tail.partition_point(|extent| extent.end_offset <= self.marks.materialised()), 0)
+                (in_segments, self.marks.materialised(), 0)
             }
         };
         let mut bytes = in_segments;
-        for extent in self.tail.range(at..).take_while(|extent| extent.end_offset <= high_watermark) {
+        for extent in self.tail.holding(from).take_while(|extent| extent.end_offset <= high_watermark) {
             if bytes >= max_bytes + before {
                 break;
             }
@@ -46,8 +45,7 @@ impl Partition {
 
     /// Bytes from an offset to the end of the segments; `None`: they are too many segments for one read.
     fn in_segments(&self, offset: i64, known: impl FnOnce(&Segment) -> Option<u64>) -> Option<usize> {
-        let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
-        let segments = &self.segments[at..];
+        let segments = self.segments.from(offset);
         let Some(first) = segments.first() else { return Some(0) };
         if segments.len() > SEGMENTS_READ_MAX {
             return None;
@@ -78,39 +76,21 @@ impl Extent {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, rc::Rc};
-
     use super::*;
-    use crate::{
-        api::TopicPartition,
-        batch::{BatchBuilder, Codec, Record},
-        config::TopicConfig,
-        partition::materialise::plan,
-    };
+    use crate::partition::{segments::Segments, tests};
 
     const MAX: usize = 1 << 30;
 
-    /// A batch of one record; its size and itself.
-    fn batch(offset: i64, bytes: usize) -> Vec<u8> {
-        let mut builder = BatchBuilder::new(Codec::None, offset);
-        let value = Some(vec![0; bytes].into());
-        builder.push(&Record { offset, timestamp: 1, key: None, value, headers: vec![] });
-        builder.finish()
-    }
-
     /// Three batches of 40 KB in an active segment, then three in two groups, of which one is visible.
     fn partition() -> (Partition, usize) {
-        let config = TopicConfig::parse(&BTreeMap::new(), &BTreeMap::new()).expect("defaults are legal");
-        let id = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
-        let mut partition = Partition::new(id, Rc::new(config));
-        let size = batch(0, 40_000).len();
-        for offsets in [vec![0, 1, 2], vec![3, 4], vec![5]] {
-            partition.assign(offsets.last().map_or(0, |last| last + 1));
-            let batches: Vec<_> = offsets.into_iter().map(|offset| batch(offset, 40_000)).collect();
-            partition.push_extent(Extent::of(&batches));
+        let mut partition = tests::partition(&[]);
+        let batch = |offset| tests::batch(offset, 1, 40_000);
+        let size = batch(0).len();
+        for offsets in [0..3, 3..5, 5..6] {
+            tests::push(&mut partition, &offsets.map(batch).collect::<Vec<_>>());
         }
         partition.on_durable(5);
-        let plan = plan(None, partition.materialisable(1), &partition.config, 0);
+        let plan = partition.plan_round(1, 0).expect("something is visible");
         partition.appended(&plan, 0);
         (partition, size)
     }
@@ -129,30 +109,29 @@ mod tests {
     #[test]
     fn what_is_in_segments_only_counts_from_the_index() {
         let (mut partition, size) = partition();
-        partition.tail.front().expect("cached").backing.evict();
+        partition.tail.extents().next().expect("cached").backing.evict();
         let found = |partition: &Partition| (0..6).map(|at| partition.available(at, MAX, |_| None)).collect::<Vec<_>>();
         assert_eq!(found(&partition), [5, 5, 3, 2, 1, 0].map(|batches| batches * size), "64 KiB of index too much");
         partition.prune_tail();
         assert_eq!(found(&partition), [5, 5, 3, 2, 1, 0].map(|batches| batches * size));
         assert_eq!(partition.available(1, MAX, |_| Some(size as u64)), 4 * size, "unless it is known better");
-        (partition.segments[0].sealed, partition.segments[0].index) = (true, None);
+        let sealed = Segment { sealed: true, index: None, ..partition.segments.all()[0].clone() };
+        partition.segments.put(sealed);
         assert_eq!(found(&partition), [5, 4, 3, 2, 1, 0].map(|batches| batches * size));
     }
 
     #[test]
     fn who_is_many_segments_behind_finds_the_most_there_can_be() {
         let (mut partition, size) = partition();
-        partition.tail.front().expect("cached").backing.evict();
-        let last = partition.segments.remove(0);
-        for at in 0..SEGMENTS_READ_MAX as i64 {
-            partition.segments.push(Segment {
-                base_offset: at - 16,
-                end_offset: at - 15,
-                sealed: true,
-                ..last.clone()
-            });
-        }
-        partition.segments.push(last);
+        partition.tail.extents().next().expect("cached").backing.evict();
+        let last = partition.segments.all()[0].clone();
+        let sealed = (0..SEGMENTS_READ_MAX as i64).map(|at| Segment {
+            base_offset: at - 16,
+            end_offset: at - 15,
+            sealed: true,
+            ..last.clone()
+        });
+        partition.segments = Segments::new(sealed.chain([last.clone()]).collect());
         assert_eq!(partition.available(-16, MAX, |_| None), MAX);
         assert_eq!(partition.available(-15, MAX, |_| None), (15 * 3 + 5) * size);
     }

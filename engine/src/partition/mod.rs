@@ -8,166 +8,134 @@
 //! watermark is in the tail or in a segment.
 
 pub(crate) mod available;
+pub(crate) mod keeping;
 pub(crate) mod marks;
 pub(crate) mod materialise;
 pub(crate) mod producers;
+pub(crate) mod read;
 mod retention;
 pub(crate) mod run;
+mod segments;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
 pub(crate) mod waiters;
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
-use self::{marks::Marks, materialise::Plan, producers::Producers, run::select, tail::Extent, waiters::Waiters};
-use crate::{
-    api::{LogError, TopicPartition},
-    batch::batches,
-    chunk::{Chunk, Memory},
-    config::{Durability, TopicConfig},
-    format::{
-        manifest::{self, Advance, PartitionState, Replace},
-        segment::{Segment, SegmentName},
-    },
-    signal::Outcome,
-    wal::WalFileId,
+use self::{
+    keeping::{Appending, Unnoted},
+    marks::Marks,
+    producers::{Producers, Sequence},
+    segments::Segments,
+    tail::{Extent, Tail},
+    waiters::{Waiter, Waiters},
 };
-
-/// Who is appending to a partition's segments: one at a time.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum Appending {
-    #[default]
-    Nobody,
-    /// The keeper, in a round.
-    Keeper,
-    /// Fat runs on their way, and what the log's end in segments will be when they are there.
-    Fat(Ahead),
-}
-
-/// The end of a partition's segments with all fat runs that are being written.
-#[derive(Clone, Debug)]
-pub(crate) struct Ahead {
-    /// Runs being written.
-    pub(crate) runs: usize,
-    /// One past the last offset.
-    pub(crate) end_offset: i64,
-    /// The active segment.
-    pub(crate) active: Segment,
-    /// What the block that the segment ends in holds.
-    pub(crate) last_block: Rc<Vec<u8>>,
-    /// Set when the last of the runs is written: the next one shares a block with it.
-    pub(crate) written: Rc<Outcome<bool>>,
-}
-
-/// What is in segments but not in the manifest: the shared log is needed until it is.
-#[derive(Default)]
-pub(crate) struct Unnoted {
-    /// Base offset of the first segment that changed.
-    pub(crate) first_segment: i64,
-    /// Entries of that segment's index that the manifest has.
-    pub(crate) index_from: usize,
-    pub(crate) producers: Producers,
-    /// Extents per file of the shared log.
-    pub(crate) pins: Vec<(WalFileId, usize)>,
-    pub(crate) bytes: usize,
-}
+use crate::{
+    api::{LogError, Produced, TopicPartition},
+    batch::{BatchInfo, TimestampType},
+    config::{Durability, TopicConfig},
+    format::manifest::{PartitionState, ProducerBatch, producer_batch},
+    wal::{WalFileId, group::GroupOutcome},
+};
 
 /// A partition. Shared by the shard's tasks; never borrowed across an await.
 pub(crate) type PartitionCell = RefCell<Partition>;
 
 /// See the module.
 pub(crate) struct Partition {
-    pub(crate) id: TopicPartition,
+    id: TopicPartition,
     config: Rc<TopicConfig>,
     marks: Marks,
     /// Compaction has cleaned everything below: the first dirty offset.
-    pub(crate) clean_offset: i64,
-    /// By base offset; the last one may be active.
-    pub(crate) segments: Vec<Segment>,
-    pub(crate) tail: VecDeque<Extent>,
-    /// Bytes of the tail that are not materialised.
-    pub(crate) tail_bytes: usize,
-    pub(crate) producers: Producers,
-    /// Producers as of `materialised`: what a rewritten manifest says.
-    pub(crate) checkpointed: Producers,
-    pub(crate) appending: Appending,
+    clean_offset: i64,
+    segments: Segments,
+    tail: Tail,
+    producers: Producers,
+    /// Producers as of what is materialised: what a rewritten manifest says.
+    checkpointed: Producers,
+    appending: Appending,
     /// When batches were last brought to segments. Not known after a restart: then it counts from the first question.
     appended_ms: Option<i64>,
-    pub(crate) unnoted: Option<Unnoted>,
+    unnoted: Option<Unnoted>,
     /// The group that its open run is in, and the run's place there.
-    pub(crate) open_run: Option<(u64, usize)>,
+    open_run: Option<(u64, usize)>,
     /// How the last group with a batch of this partition ends.
-    pub(crate) last_group: Option<Rc<Outcome<Result<(), LogError>>>>,
+    last_group: Option<Rc<GroupOutcome>>,
     /// Below, records would not be cached if the cache used its whole budget.
-    pub(crate) old_before: i64,
+    old_before: i64,
     /// Queued for materialisation.
-    pub(crate) queued: bool,
-    pub(crate) deleted: bool,
-    pub(crate) waiters: Waiters,
+    queued: bool,
+    deleted: bool,
+    waiters: Waiters,
 }
 
-/// Where to read.
-pub(crate) enum ReadPlan {
-    /// Nothing there yet.
-    Empty,
-    /// In memory: send these.
-    Memory(Vec<Chunk>),
-    /// In this segment.
-    Segment(usize),
+/// A batch's place in the log.
+pub(crate) struct Placed {
+    pub(crate) produced: Produced,
+    /// One past its last offset.
+    pub(crate) end_offset: i64,
+    /// The time of its append, if its topic has that for a timestamp.
+    pub(crate) append_time_ms: Option<i64>,
 }
 
-/// What holds a batch.
-pub(crate) enum Holder {
-    /// A run of batches in memory.
-    Memory(Rc<dyn Memory>, std::ops::Range<usize>),
-    Segment(Segment),
+/// What a deleted partition leaves.
+pub(crate) struct Leavings {
+    /// Extents that are in no segment.
+    pub(crate) live: Vec<Extent>,
+    /// Extents per file of the shared log that the manifest has not heard of.
+    pub(crate) pins: Vec<(WalFileId, usize)>,
 }
 
 impl Partition {
+    /// An empty one.
     pub(crate) fn new(id: TopicPartition, config: Rc<TopicConfig>) -> Self {
+        Self::restore(id, config, PartitionState::default())
+    }
+
+    /// A partition as the manifest remembers it; its tail follows by [`Partition::recover`].
+    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: PartitionState) -> Self {
+        let end = state.end_offset();
+        let mut producers = Producers::default();
+        for batch in &state.producers {
+            producers.note(*batch, batch.timestamp_ms.get());
+        }
         Self {
             id,
             config,
-            marks: Marks::of_segments(0, 0),
-            clean_offset: 0,
-            segments: Vec::new(),
-            tail: VecDeque::new(),
-            tail_bytes: 0,
-            producers: Producers::default(),
-            checkpointed: Producers::default(),
+            marks: Marks::of_segments(state.log_start_offset, end),
+            clean_offset: state.clean_offset,
+            segments: Segments::new(state.segments),
+            tail: Tail::default(),
+            checkpointed: producers.clone(),
+            producers,
             appending: Appending::Nobody,
             appended_ms: None,
             unnoted: None,
             open_run: None,
             last_group: None,
-            old_before: 0,
+            old_before: end,
             queued: false,
             deleted: false,
             waiters: Waiters::default(),
         }
     }
 
-    /// A partition as the manifest remembers it; its tail follows by [`Partition::push_extent`].
-    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: PartitionState) -> Self {
-        let mut partition = Self::new(id, config);
-        let end = state.end_offset();
-        partition.marks = Marks::of_segments(state.log_start_offset, end);
-        partition.clean_offset = state.clean_offset;
-        partition.segments = state.segments;
-        for batch in &state.producers {
-            partition.producers.note(*batch, batch.timestamp_ms.get());
-        }
-        partition.checkpointed = partition.producers.clone();
-        partition.old_before = end;
-        partition
+    /// An extent was found in the shared log, with batches of these producers: the log reaches up to its end.
+    pub(crate) fn recover(&mut self, extent: Extent, producers: &[ProducerBatch]) {
+        producers.iter().for_each(|batch| self.producers.note(*batch, batch.timestamp_ms.get()));
+        self.marks.recover(extent.end_offset);
+        self.tail.push(extent);
     }
 
-    /// What was found in the shared log is written and durable.
-    pub(crate) fn recovered(&mut self) {
-        if let Some(last) = self.tail.back() {
-            self.marks.recover(last.end_offset);
-        }
+    /// Names it.
+    pub(crate) fn id(&self) -> TopicPartition {
+        self.id
+    }
+
+    /// The settings of its topic.
+    pub(crate) fn config(&self) -> &Rc<TopicConfig> {
+        &self.config
     }
 
     /// How far the log is.
@@ -175,9 +143,34 @@ impl Partition {
         &self.marks
     }
 
-    /// The settings of its topic.
-    pub(crate) fn config(&self) -> &Rc<TopicConfig> {
-        &self.config
+    /// Where compaction begins the next time.
+    pub(crate) fn clean_offset(&self) -> i64 {
+        self.clean_offset
+    }
+
+    /// Its segments.
+    pub(crate) fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    /// What is in memory.
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Its idempotent producers.
+    pub(crate) fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    /// Whether it is gone.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted
+    }
+
+    /// Bytes of batches, in segments and in the shared log only.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.bytes() + self.tail.live_bytes() as u64
     }
 
     /// Its topic has other settings now.
@@ -186,30 +179,54 @@ impl Partition {
         self.follow_log();
     }
 
-    /// Gives offsets away, up to here.
-    pub(crate) fn assign(&mut self, end: i64) {
-        self.marks.assign(end);
+    /// It is gone: nobody waits for it any more.
+    pub(crate) fn delete(&mut self) -> Leavings {
+        self.deleted = true;
+        self.waiters.wake();
+        let live = self.tail.take_live(self.marks.materialised());
+        Leavings { live, pins: self.unnoted.take().map(|unnoted| unnoted.pins).unwrap_or_default() }
     }
 
-    /// The largest timestamp of what consumers can see, and what holds the first record with it. As with Kafka, that
-    /// may be one below the log start which is still there.
-    pub(crate) fn newest_timestamp(&self) -> Option<(i64, Holder)> {
-        let mut newest = None;
-        for segment in self.segments.iter().filter(|segment| segment.max_timestamp >= 0) {
-            if newest.as_ref().is_none_or(|(known, _)| segment.max_timestamp > *known) {
-                newest = Some((segment.max_timestamp, Holder::Segment(segment.clone())));
-            }
+    /// The answer to a batch that is in the log already, and how the group ends that it may be in; none if it is new.
+    pub(crate) fn known(&self, info: &BatchInfo) -> Result<Option<(Produced, Option<Rc<GroupOutcome>>)>, LogError> {
+        let Sequence::Duplicate { base_offset, timestamp_ms } = self.producers.check(info)? else { return Ok(None) };
+        let log_append_time = self.config.timestamp_type == TimestampType::LogAppendTime;
+        let produced = self.produced(base_offset, log_append_time.then_some(timestamp_ms));
+        let is_visible = base_offset < self.marks.high_watermark();
+        Ok(Some((produced, self.last_group.clone().filter(|_| !is_visible))))
+    }
+
+    /// Gives a new batch its place, at the end.
+    pub(crate) fn place(&mut self, info: &BatchInfo, now_ms: i64) -> Placed {
+        let base_offset = self.marks.end();
+        let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
+        self.marks.assign(end_offset);
+        let append_time_ms = (self.config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
+        if info.producer_id >= 0 {
+            let timestamp_ms = append_time_ms.unwrap_or(info.max_timestamp);
+            self.producers.note(producer_batch(info, base_offset, timestamp_ms), now_ms);
         }
-        let tail = self.tail.iter().filter(|e| e.base_offset >= self.marks.materialised());
-        for extent in tail.take_while(|e| e.end_offset <= self.marks.high_watermark()) {
-            let (memory, run) = (extent.live_memory(), extent.range());
-            let timestamps = batches(&memory.bytes()[run.clone()]).flatten().map(|(info, _)| info.max_timestamp);
-            let largest = timestamps.max().filter(|largest| *largest >= 0);
-            if let Some(largest) = largest.filter(|largest| newest.as_ref().is_none_or(|(known, _)| largest > known)) {
-                newest = Some((largest, Holder::Memory(memory, run)));
-            }
+        Placed { produced: self.produced(base_offset, append_time_ms), end_offset, append_time_ms }
+    }
+
+    fn produced(&self, base_offset: i64, append_time_ms: Option<i64>) -> Produced {
+        Produced { base_offset, append_time_ms: append_time_ms.unwrap_or(-1), log_start_offset: self.marks.log_start() }
+    }
+
+    /// A batch goes to that group, which has so many runs: where the partition's own is among them; none if it has none
+    /// yet, and then it is the next one.
+    pub(crate) fn join_group(&mut self, number: u64, runs: usize, outcome: &Rc<GroupOutcome>) -> Option<usize> {
+        let known = self.open_run.filter(|(open, _)| *open == number).map(|(_, at)| at);
+        if known.is_none() {
+            self.open_run = Some((number, runs));
+            self.last_group = Some(outcome.clone());
         }
-        newest
+        known
+    }
+
+    /// Appends an extent to the tail. Offsets were assigned before.
+    pub(crate) fn push_extent(&mut self, extent: Extent) {
+        self.tail.push(extent);
     }
 
     /// Everything below is written to the shared log.
@@ -239,256 +256,58 @@ impl Partition {
         let before = self.marks.high_watermark();
         if end > before {
             self.marks.show(end);
-            let hidden = self.tail.iter().rev().take_while(|extent| extent.base_offset >= before);
+            let hidden = self.tail.extents().rev().take_while(|extent| extent.base_offset >= before);
             let shown = hidden.filter(|extent| extent.end_offset <= end);
             self.waiters.grow(shown.map(|extent| extent.len as usize).sum());
         }
     }
 
-    /// Appends an extent to the tail. Offsets were assigned before.
-    pub(crate) fn push_extent(&mut self, extent: Extent) {
-        let expected = self.tail.back().map(|last| last.end_offset);
-        assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
-        self.tail_bytes += extent.len as usize;
-        self.tail.push_back(extent);
+    /// Lets the waiter know when consumers can see so many bytes more, or it has lost some or itself.
+    pub(crate) fn watch(&mut self, waiter: &Rc<Waiter>, bytes: usize) {
+        self.waiters.watch(waiter, bytes);
     }
 
-    /// Forgets leading extents that are materialised and not cached any more.
+    /// Forgets what is in segments and not cached any more.
     pub(crate) fn prune_tail(&mut self) {
-        while let Some(first) = self.tail.front() {
-            if first.end_offset > self.marks.materialised() || first.backing.is_cached() {
-                break;
-            }
-            self.tail.pop_front();
-        }
+        self.tail.prune(self.marks.materialised());
     }
 
-    /// Checks an offset to read from.
-    pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
-        let high_watermark = self.marks.high_watermark();
-        if offset < self.marks.log_start() || offset > high_watermark {
-            return Err(LogError::OffsetOutOfRange { log_start_offset: self.marks.log_start(), high_watermark });
-        }
-        Ok(())
+    /// Whether a cache that used its whole budget would have what a reader reads from a segment.
+    pub(crate) fn could_be_cached(&self, offset: i64) -> bool {
+        offset >= self.old_before
     }
 
-    /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
-    pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
-        self.check_offset(offset)?;
-        if offset == self.marks.high_watermark() {
-            return Ok(ReadPlan::Empty);
-        }
-        if self.tail.front().is_some_and(|first| first.base_offset <= offset) {
-            let at = self.tail.partition_point(|extent| extent.end_offset <= offset);
-            let extent = &self.tail[at];
-            if extent.backing.is_cached() {
-                return Ok(ReadPlan::Memory(self.cached(at, offset, max_bytes, min_one)));
-            }
-            assert!(extent.end_offset <= self.marks.materialised(), "what is not materialised is in memory");
-        }
-        let at = self.segments.partition_point(|segment| segment.end_offset <= offset);
-        assert!(at < self.segments.len(), "an offset below the high watermark is in the tail or in a segment");
-        Ok(ReadPlan::Segment(at))
+    /// A cache that used its whole budget would have nothing below.
+    pub(crate) fn grow_old(&mut self, before: i64) {
+        self.old_before = self.old_before.max(before);
     }
 
-    fn cached(&self, first: usize, offset: i64, max_bytes: usize, min_one: bool) -> Vec<Chunk> {
-        let high_watermark = self.marks.high_watermark();
-        let mut chunks = Vec::new();
-        let mut left = max_bytes;
-        for extent in self.tail.range(first..) {
-            let Some(memory) = extent.backing.memory() else {
-                break;
-            };
-            if extent.end_offset > high_watermark {
-                break;
-            }
-            let whole = extent.range();
-            if extent.base_offset >= offset && whole.len() <= left {
-                left -= whole.len();
-                chunks.push(Chunk::Shared(memory, whole));
-                continue;
-            }
-            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
-            if !inner.is_empty() {
-                left -= inner.len().min(left);
-                let cut = inner.end < whole.len();
-                chunks.push(Chunk::Shared(memory, whole.start + inner.start..whole.start + inner.end));
-                if !cut {
-                    continue;
-                }
-            }
-            break;
-        }
-        chunks
+    /// Is to be materialised in the next round. Whether that is new.
+    pub(crate) fn queue(&mut self) -> bool {
+        !std::mem::replace(&mut self.queued, true)
     }
 
-    /// The extents to materialise next, oldest first: visible to consumers, and `bytes_max` at most, but at least one.
-    pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
-        let high_watermark = self.marks.high_watermark();
-        let mut bytes = 0;
-        let pending = self.tail.iter().skip_while(|e| e.base_offset < self.marks.materialised());
-        pending
-            .take_while(|e| e.end_offset <= high_watermark)
-            .take_while(|e| {
-                let first = bytes == 0;
-                bytes += e.len as usize;
-                first || bytes <= bytes_max
-            })
-            .cloned()
-            .collect()
+    /// Whether it is to be materialised in the next round.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.queued
     }
 
-    /// Extents from an offset to the tail's end.
-    pub(crate) fn tail_from(&self, offset: i64) -> Vec<Extent> {
-        self.tail.iter().skip_while(|e| e.base_offset < offset).cloned().collect()
+    /// Has its turn.
+    pub(crate) fn unqueue(&mut self) {
+        self.queued = false;
     }
 
-    /// A fat run is in its segments, with what lay before it. It was planned when its topic may have asked for less than
-    /// it does now, and there it is on stable storage: so it is seen.
-    pub(crate) fn fat_appended(&mut self, plan: &Plan, now_ms: i64) {
-        self.show(plan.end_offset);
-        self.appended(plan, now_ms);
-    }
-
-    /// Batches are in segments, on stable storage: these are the segments now. The manifest does not know yet.
-    pub(crate) fn appended(&mut self, plan: &Plan, now_ms: i64) {
-        let Some(first) = plan.writes.first() else {
-            return;
-        };
-        let unnoted = self.unnoted.get_or_insert_with(|| Unnoted {
-            first_segment: first.segment.base_offset,
-            index_from: first.index_from,
-            ..Unnoted::default()
-        });
-        for extent in &plan.extents {
-            unnoted.bytes += extent.len as usize;
-            match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.backing.wal()) {
-                Some((_, count)) => *count += 1,
-                None => unnoted.pins.push((extent.backing.wal(), 1)),
-            }
-            extent.backing.end_live();
-            self.tail_bytes -= extent.len as usize;
-        }
-        for batch in &plan.producers {
-            unnoted.producers.note(*batch, now_ms);
-            self.checkpointed.note(*batch, now_ms);
-        }
-        for write in &plan.writes {
-            let segment = write.segment.clone();
-            match self.segments.iter_mut().rfind(|known| known.base_offset == segment.base_offset) {
-                Some(known) => *known = segment,
-                None => self.segments.push(segment),
-            }
-        }
-        self.marks.materialise(plan.end_offset);
-        self.appended_ms = Some(now_ms);
-    }
-
-    /// The keeper is about to change segments: nobody else appends, unless a fat run is on its way already.
-    pub(crate) fn begin_keeping(&mut self) {
-        if matches!(self.appending, Appending::Nobody) {
-            self.appending = Appending::Keeper;
-        }
-    }
-
-    /// The keeper is done with the segments.
-    pub(crate) fn end_keeping(&mut self) {
-        if matches!(self.appending, Appending::Keeper) {
-            self.appending = Appending::Nobody;
-        }
-    }
-
-    /// Takes what the manifest does not say yet of the segments, and the record that says it. What is appended from here
-    /// on is noted the next time. Answer with [`Partition::put_back`] if the record could not be made durable.
-    pub(crate) fn take_unnoted(&mut self) -> Option<(Unnoted, Advance)> {
-        let unnoted = self.unnoted.take()?;
-        let changed: Vec<&Segment> = self.segments.iter().filter(|s| s.base_offset >= unnoted.first_segment).collect();
-        let active = changed.last().filter(|s| !s.sealed).and_then(|s| Some((s.base_offset, s.index.clone()?)));
-        let index = active.map(|(base_offset, index)| {
-            let from = if base_offset == unnoted.first_segment { unnoted.index_from } else { 0 };
-            index[from..].to_vec()
-        });
-        let advance = Advance {
-            segments: changed.iter().map(|segment| segment.meta()).collect(),
-            index: index.unwrap_or_default(),
-            producers: unnoted.producers.batches(),
-        };
-        for sealed in self.segments.iter_mut().filter(|segment| segment.sealed) {
-            sealed.index = None; // it is in the footer
-        }
-        Some((unnoted, advance))
-    }
-
-    /// The manifest does not know after all.
-    pub(crate) fn put_back(&mut self, mut earlier: Unnoted) {
-        if let Some(later) = self.unnoted.take() {
-            for batch in later.producers.batches() {
-                earlier.producers.note(batch, batch.timestamp_ms.get());
-            }
-            earlier.pins.extend(later.pins);
-            earlier.bytes += later.bytes;
-        }
-        self.unnoted = Some(earlier);
-    }
-
-    /// What the manifest says of it.
-    pub(crate) fn state(&self) -> PartitionState {
-        PartitionState {
-            log_start_offset: self.marks.log_start(),
-            clean_offset: self.clean_offset,
-            segments: self.segments.clone(),
-            producers: self.checkpointed.batches(),
-        }
-    }
-
-    /// The log lost its head, and the manifest knows.
-    pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
-        self.marks.trim(log_start);
-        self.segments.retain(|segment| segment.base_offset >= first_segment);
-        self.waiters.wake(); // what they wait for may be gone
-    }
-
-    /// The segments that compaction may rewrite: sealed, and the manifest knows.
-    pub(crate) fn sealed(&self) -> &[Segment] {
-        let noted = self.unnoted.as_ref().map_or(i64::MAX, |unnoted| unnoted.first_segment);
-        let sealed = self.segments.iter().take_while(|segment| segment.sealed && segment.base_offset < noted).count();
-        &self.segments[..sealed]
-    }
-
-    /// Whether these segments are all still there, as they were, one behind the other.
-    pub(crate) fn holds(&self, names: &[SegmentName]) -> bool {
-        let Some(first) = names.first() else {
-            return true;
-        };
-        let at = self.segments.partition_point(|segment| segment.base_offset < first.base_offset);
-        let here = self.segments[at..].iter().map(Segment::name);
-        here.take(names.len()).eq(names.iter().copied())
-    }
-
-    /// Segments were compacted, and the manifest knows.
-    pub(crate) fn replace(&mut self, replace: &Replace) {
-        let is_removed = |segment: &&Segment| replace.removed.iter().any(|base| base.get() == segment.base_offset);
-        let end = self.segments.iter().filter(is_removed).map(|segment| segment.end_offset).max();
-        // Readers must find what compaction left, not what is still in memory.
-        let is_old = |extent: &Extent| Some(extent.base_offset) < end && extent.end_offset <= self.marks.materialised();
-        while self.tail.front().is_some_and(is_old) {
-            self.tail.pop_front();
-        }
-        self.old_before = self.old_before.max(end.unwrap_or(0));
-        let added = replace.added.iter().map(Segment::from_meta);
-        self.segments = manifest::replaced(&self.segments, &replace.removed, added);
-        self.clean_offset = replace.clean_offset;
+    /// Forgets producers that appended nothing since then.
+    pub(crate) fn expire_producers(&mut self, idle_before_ms: i64) {
+        self.producers.expire(idle_before_ms);
+        self.checkpointed.expire(idle_before_ms);
     }
 
     /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go.
     pub(crate) fn expired(&mut self, now_ms: i64) -> Option<i64> {
         let appended_ms = *self.appended_ms.get_or_insert(now_ms);
-        let start = retention::expired(&self.segments, self.tail_bytes as u64, appended_ms, &self.config, now_ms);
+        let (segments, tail_bytes) = (self.segments.all(), self.tail.live_bytes() as u64);
+        let start = retention::expired(segments, tail_bytes, appended_ms, &self.config, now_ms);
         start.filter(|start| *start > self.marks.log_start())
-    }
-
-    /// Index of the active segment, if there is one.
-    pub(crate) fn active(&self) -> Option<usize> {
-        self.segments.last().filter(|s| !s.sealed).map(|_| self.segments.len() - 1)
     }
 }

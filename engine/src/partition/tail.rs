@@ -2,11 +2,16 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     ops::Range,
     rc::Rc,
 };
 
-use crate::{chunk::Memory, wal::WalFileId};
+use super::run::select;
+use crate::{
+    chunk::{Chunk, Memory},
+    wal::WalFileId,
+};
 
 /// What holds extents: memory, which they are materialised from and fetched from while it is cached, and a file of the
 /// shared log. That of a group which was written, or of one run of it that went to its segment beside the group.
@@ -83,6 +88,116 @@ impl Extent {
     /// Its memory: it is live.
     pub(crate) fn live_memory(&self) -> Rc<dyn Memory> {
         self.backing.memory().expect("what is not materialised is in memory")
+    }
+}
+
+/// The extents of a partition, in the order of their offsets. The first ones may be in segments already: they stay for as
+/// long as they are cached. What always holds: they are consecutive, and what is in no segment is in memory.
+#[derive(Default)]
+pub(crate) struct Tail {
+    extents: VecDeque<Extent>,
+    /// Bytes of those that are live.
+    live_bytes: usize,
+}
+
+impl Tail {
+    /// Appends an extent, which is live.
+    pub(super) fn push(&mut self, extent: Extent) {
+        let expected = self.extents.back().map(|last| last.end_offset);
+        assert!(expected.is_none_or(|end| end == extent.base_offset), "the tail is consecutive");
+        self.live_bytes += extent.len as usize;
+        self.extents.push_back(extent);
+    }
+
+    /// Bytes of the extents that are in no segment.
+    pub(crate) fn live_bytes(&self) -> usize {
+        self.live_bytes
+    }
+
+    /// Its extents.
+    pub(crate) fn extents(&self) -> impl DoubleEndedIterator<Item = &Extent> {
+        self.extents.iter()
+    }
+
+    /// Extents from an offset on.
+    pub(crate) fn from(&self, offset: i64) -> impl Iterator<Item = &Extent> {
+        self.extents.range(self.extents.partition_point(|extent| extent.base_offset < offset)..)
+    }
+
+    /// The extent that holds an offset, and those behind it; from the first one on if that begins above it.
+    pub(crate) fn holding(&self, offset: i64) -> impl Iterator<Item = &Extent> {
+        self.extents.range(self.extents.partition_point(|extent| extent.end_offset <= offset)..)
+    }
+
+    /// Where the tail begins; none if it is empty.
+    pub(crate) fn base_offset(&self) -> Option<i64> {
+        self.extents.front().map(|first| first.base_offset)
+    }
+
+    /// An extent is in a segment.
+    pub(super) fn end_live(&mut self, extent: &Extent) {
+        extent.backing.end_live();
+        self.live_bytes -= extent.len as usize;
+    }
+
+    /// Forgets leading extents that are materialised and not cached any more.
+    pub(super) fn prune(&mut self, materialised: i64) {
+        while let Some(first) = self.extents.front() {
+            if first.end_offset > materialised || first.backing.is_cached() {
+                break;
+            }
+            self.extents.pop_front();
+        }
+    }
+
+    /// Forgets what begins below an offset, as far as it is materialised.
+    pub(super) fn forget_below(&mut self, offset: i64, materialised: i64) {
+        while self.extents.front().is_some_and(|e| e.base_offset < offset && e.end_offset <= materialised) {
+            self.extents.pop_front();
+        }
+    }
+
+    /// Forgets everything; answers what was live.
+    pub(super) fn take_live(&mut self, materialised: i64) -> Vec<Extent> {
+        self.live_bytes = 0;
+        std::mem::take(&mut self.extents).into_iter().filter(|extent| extent.end_offset > materialised).collect()
+    }
+
+    /// Whether the batch that holds an offset, or the first one behind it, is in memory.
+    pub(crate) fn has(&self, offset: i64) -> bool {
+        self.base_offset().is_some_and(|base_offset| base_offset <= offset)
+            && self.holding(offset).next().is_some_and(|extent| extent.backing.is_cached())
+    }
+
+    /// Whole batches from an offset on and below `end`, as far as they are in memory.
+    pub(super) fn read(&self, offset: i64, end: i64, max_bytes: usize, min_one: bool) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        let mut left = max_bytes;
+        for extent in self.holding(offset) {
+            let Some(memory) = extent.backing.memory() else {
+                break;
+            };
+            if extent.end_offset > end {
+                break;
+            }
+            let whole = extent.range();
+            if extent.base_offset >= offset && whole.len() <= left {
+                left -= whole.len();
+                chunks.push(Chunk::Shared(memory, whole));
+                continue;
+            }
+            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
+            if !inner.is_empty() {
+                left -= inner.len().min(left);
+                let cut = inner.end < whole.len();
+                chunks.push(Chunk::Shared(memory, whole.start + inner.start..whole.start + inner.end));
+                if !cut {
+                    continue;
+                }
+            }
+            break;
+        }
+        chunks
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn partition(settings: &[(&str, &str)]) -> Partition {
 /// Appends batches as a group of their own.
 pub(super) fn push(partition: &mut Partition, batches: &[Vec<u8>]) {
     let extent = Extent::of(batches);
-    partition.assign(extent.end_offset);
+    partition.marks.assign(extent.end_offset);
     partition.push_extent(extent);
 }
 

@@ -8,11 +8,10 @@ use bytes::Bytes;
 use super::Store;
 use crate::{
     api::{LogError, ProducePartition, Produced},
-    batch::{self, BatchInfo, Compression, Rules, TimestampType},
+    batch::{self, BatchInfo, Compression, Rules},
     config::{Durability, TopicConfig},
-    format::manifest::producer_batch,
     io::Io,
-    partition::{Partition, PartitionCell, producers::Sequence},
+    partition::{PartitionCell, Placed},
     signal::Outcome,
     wal::group::{GroupOutcome, PlacedBatch},
 };
@@ -102,40 +101,24 @@ impl<I: Io> Store<I> {
     ) -> Result<Option<(Produced, Option<Wait>)>, LogError> {
         self.check_not_failed()?;
         let partition = cell.borrow();
-        if partition.deleted {
+        if partition.is_deleted() {
             return Err(LogError::UnknownPartition);
         }
-        match partition.producers.check(info)? {
-            Sequence::Duplicate { base_offset, timestamp_ms } => {
-                Ok(Some(duplicate(&partition, base_offset, timestamp_ms)))
-            }
-            Sequence::New if self.full.get() => Err(LogError::StorageFull),
-            Sequence::New => Ok(None),
+        match partition.known(info)? {
+            None if self.full.get() => Err(LogError::StorageFull),
+            known => Ok(known),
         }
     }
 
     fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo) -> (Produced, Option<Wait>) {
-        let now_ms = self.io.now_ms();
         let mut partition = cell.borrow_mut();
-        let base_offset = partition.marks().end();
-        let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
-        partition.assign(end_offset);
-        let append_time_ms = (partition.config().timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
-        if info.producer_id >= 0 {
-            let timestamp_ms = append_time_ms.unwrap_or(info.max_timestamp);
-            partition.producers.note(producer_batch(info, base_offset, timestamp_ms), now_ms);
-        }
+        let Placed { produced, end_offset, append_time_ms } = partition.place(info, self.io.now_ms());
         let flush = partition.config().durability == Durability::Device;
-        let produced = Produced {
-            base_offset,
-            append_time_ms: append_time_ms.unwrap_or(-1),
-            log_start_offset: partition.marks().log_start(),
-        };
         drop(partition);
         self.counters.produced_batches.add(1);
         self.counters.produced_records.add(usize::try_from(info.record_count).unwrap_or(0));
         self.counters.produced_bytes.add(bytes.len());
-        let placed = PlacedBatch { bytes, checked: *info, base_offset, append_time_ms };
+        let placed = PlacedBatch { bytes, checked: *info, base_offset: produced.base_offset, append_time_ms };
         let wait = self.groups.borrow_mut().push(cell, placed, end_offset, flush);
         self.pump.notify();
         (produced, Some(wait))
@@ -151,17 +134,4 @@ fn rules(config: &TopicConfig, now_ms: i64) -> Rules {
         after_max_ms: config.timestamp_after_max_ms,
         key_required: config.cleanup_policy.compact,
     }
-}
-
-/// A batch that came before is answered as it was then, but not before it is durable.
-fn duplicate(partition: &Partition, base_offset: i64, timestamp_ms: i64) -> (Produced, Option<Wait>) {
-    let log_append_time = partition.config().timestamp_type == TimestampType::LogAppendTime;
-    let produced = Produced {
-        base_offset,
-        append_time_ms: if log_append_time { timestamp_ms } else { -1 },
-        log_start_offset: partition.marks().log_start(),
-    };
-    let settled = base_offset < partition.marks().high_watermark();
-    let wait = if settled { None } else { partition.last_group.clone() };
-    (produced, wait)
 }

@@ -173,14 +173,14 @@ impl Log {
         }
         let cell = store.partition(self.id).unwrap();
         let partition = cell.borrow();
-        assert!(partition.clean_offset <= end);
-        let useless = partition.segments.iter().find(|segment| segment.end_offset <= start);
+        assert!(partition.clean_offset() <= end);
+        let useless = partition.segments().all().iter().find(|segment| segment.end_offset <= start);
         assert!(useless.is_none(), "{useless:?} lies below the log's start {start}");
     }
 
     /// What readers find below the clean point.
     async fn check_clean(&self, store: &Store<SimIo>) {
-        let clean_offset = store.partition(self.id).unwrap().borrow().clean_offset;
+        let clean_offset = store.partition(self.id).unwrap().borrow().clean_offset();
         let found = self.read(store, store.bounds(self.id).unwrap().0).await;
         let mut keys = BTreeSet::new();
         for record in found.iter().filter(|record| record.offset < clean_offset) {
@@ -193,12 +193,12 @@ impl Log {
         let dir = partition_dir(Path::new("/d"), self.id);
         let found: BTreeSet<PathBuf> = sim.files().into_iter().filter(|path| path.starts_with(&dir)).collect();
         let cell = store.partition(self.id).unwrap();
-        let known = cell.borrow().segments.iter().map(|segment| dir.join(segment.name().file_name())).collect();
+        let known = cell.borrow().segments().all().iter().map(|segment| dir.join(segment.name().file_name())).collect();
         assert_eq!(found, known);
     }
 
     fn segments(&self, store: &Store<SimIo>) -> Vec<SegmentName> {
-        store.partition(self.id).unwrap().borrow().segments.iter().map(|segment| segment.name()).collect()
+        store.partition(self.id).unwrap().borrow().segments().all().iter().map(|segment| segment.name()).collect()
     }
 }
 
@@ -266,7 +266,7 @@ fn compaction_keeps_the_newest_values_over_restarts() {
                 log.check_clean(&store).await;
                 log.check_files(&sim, &store);
                 let active = log.segments(&store).len() - 1;
-                let clean_offset = store.partition(log.id).unwrap().borrow().clean_offset;
+                let clean_offset = store.partition(log.id).unwrap().borrow().clean_offset();
                 assert_eq!(clean_offset, log.segments(&store)[active].base_offset, "all sealed segments are clean");
                 store.close().await;
             };
@@ -288,7 +288,7 @@ fn a_small_tail_is_compacted_when_its_segment_is_old() {
             store.io.sleep(Duration::from_secs(2)).await;
         }
         assert!(log.segments(&store).len() > 1, "segments have ended");
-        assert!(store.partition(log.id).unwrap().borrow().clean_offset > 0, "and were compacted");
+        assert!(store.partition(log.id).unwrap().borrow().clean_offset() > 0, "and were compacted");
         log.check(&store).await;
         log.check_clean(&store).await;
     };

@@ -155,7 +155,7 @@ impl<I: Io> Store<I> {
             if !partition.config().cleanup_policy.compact || given_up.contains(id) || uncleanable.contains(id) {
                 continue;
             }
-            let (log_start, clean_offset) = (partition.marks().log_start(), partition.clean_offset);
+            let (log_start, clean_offset) = (partition.marks().log_start(), partition.clean_offset());
             let due = compact::due(partition.sealed(), log_start, clean_offset, partition.config(), now_ms);
             if let Some(due) = due
                 && best.as_ref().is_none_or(|(_, best)| due.ratio > best.ratio)
@@ -165,7 +165,7 @@ impl<I: Io> Store<I> {
         }
         let (cell, due) = best?;
         let partition = cell.borrow();
-        let (id, config) = (partition.id, partition.config().clone());
+        let (id, config) = (partition.id(), partition.config().clone());
         let segments = partition.sealed()[..due.segments].to_vec();
         drop(partition);
         Some(Round { id, cell, config, due, segments })
@@ -234,7 +234,7 @@ impl<I: Io> Store<I> {
             map,
             mapped_end,
             round_end: end_offset,
-            last_offsets: round.cell.borrow().producers.last_offsets(),
+            last_offsets: round.cell.borrow().producers().last_offsets(),
             now_ms,
             delete_retention_ms: round.config.delete_retention_ms,
         })
@@ -400,7 +400,7 @@ impl<I: Io> Store<I> {
         self.io.sleep(if is_busy { PAUSE_BUSY } else { PAUSE_IDLE }).await;
         let partition = round.cell.borrow();
         let is_pointless =
-            self.compactor.stopping.get() || partition.deleted || !partition.config().cleanup_policy.compact;
+            self.compactor.stopping.get() || partition.is_deleted() || !partition.config().cleanup_policy.compact;
         if is_pointless { Err(Halt::Gone) } else { Ok(()) }
     }
 

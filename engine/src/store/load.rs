@@ -91,22 +91,18 @@ impl<I: Io> Store<I> {
         let mut cells = Vec::new();
         for (id, run) in runs {
             let cell = self.partition(*id).expect("only known partitions are replayed");
-            let mut partition = cell.borrow_mut();
-            for (info, _) in batches(&memory.bytes()[at..at + run.len]).flatten() {
-                if info.producer_id >= 0 {
-                    let batch = producer_batch(&info, info.base_offset, info.max_timestamp);
-                    partition.producers.note(batch, info.max_timestamp);
-                }
-            }
-            partition.push_extent(Extent {
+            let of_producers =
+                batches(&memory.bytes()[at..at + run.len]).flatten().filter(|(info, _)| info.producer_id >= 0);
+            let producers: Vec<_> =
+                of_producers.map(|(info, _)| producer_batch(&info, info.base_offset, info.max_timestamp)).collect();
+            let extent = Extent {
                 base_offset: run.base_offset,
                 end_offset: run.end_offset,
                 at: u32::try_from(at).expect("groups are bounded"),
                 len: u32::try_from(run.len).expect("groups are bounded"),
                 backing: backing.clone(),
-            });
-            partition.recovered();
-            drop(partition);
+            };
+            cell.borrow_mut().recover(extent, &producers);
             at += run.len;
             self.live_bytes.set(self.live_bytes.get() + run.len);
             cells.push((cell, run.end_offset));

@@ -63,7 +63,7 @@ use crate::{
     config::TopicConfig,
     format::segment::SegmentName,
     io::Io,
-    partition::{Partition, PartitionCell},
+    partition::{Leavings, Partition, PartitionCell},
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
     wal::{WalFileId, group::Groups},
@@ -195,19 +195,9 @@ impl<I: Io> Store<I> {
     /// Forgets a partition. Its files are removed soon after: then the answer resolves.
     pub(crate) fn remove_partition(&self, id: TopicPartition) -> Option<Rc<Outcome<()>>> {
         let cell = self.partitions.borrow_mut().remove(&id)?;
-        let tail = {
-            let mut partition = cell.borrow_mut();
-            partition.deleted = true;
-            partition.waiters.wake();
-            let materialised = partition.marks().materialised();
-            let tail = std::mem::take(&mut partition.tail);
-            tail.into_iter().filter(move |e| e.end_offset > materialised).collect::<Vec<_>>()
-        };
-        self.release(id, tail.iter());
-        let unnoted = cell.borrow_mut().unnoted.take();
-        for (file, extents) in unnoted.into_iter().flat_map(|unnoted| unnoted.pins) {
-            self.unpin(file, id, extents);
-        }
+        let Leavings { live, pins } = cell.borrow_mut().delete();
+        self.release(id, live.iter());
+        pins.into_iter().for_each(|(file, extents)| self.unpin(file, id, extents));
         self.pump.notify();
         Some(self.keeper.removed(id))
     }
@@ -245,9 +235,7 @@ impl<I: Io> Store<I> {
 
     /// Bytes of a partition on disk: segments and what is in the shared log only.
     pub(crate) fn partition_bytes(&self, id: TopicPartition) -> Option<u64> {
-        let cell = self.partition(id).ok()?;
-        let partition = cell.borrow();
-        Some(partition.segments.iter().map(|s| s.size).sum::<u64>() + partition.tail_bytes as u64)
+        Some(self.partition(id).ok()?.borrow().bytes())
     }
 
     /// Everything that is counted here, but for the size of the logs.
@@ -287,7 +275,7 @@ impl<I: Io> Store<I> {
 
     /// Idempotent producers that a partition remembers.
     pub(crate) fn active_producers(&self, id: TopicPartition) -> Result<Vec<ActiveProducer>, LogError> {
-        Ok(self.partition(id)?.borrow().producers.active())
+        Ok(self.partition(id)?.borrow().producers().active())
     }
 
     /// Log start and high watermark of a partition.

@@ -8,7 +8,7 @@ use crate::{
     batch::{self, BatchInfo},
     format::segment::{self, IndexEntry, Segment},
     io::{File, IO_BYTES_MAX, Io, align_down, align_up},
-    partition::Holder,
+    partition::read::Holder,
 };
 
 const NOT_FOUND: FoundOffset = FoundOffset { offset: -1, timestamp_ms: -1 };
@@ -32,7 +32,7 @@ impl<I: Io> Store<I> {
             let cell = self.partition(id)?;
             let (log_start, segments) = {
                 let partition = cell.borrow();
-                let candidates = partition.segments.iter().filter(|s| s.max_timestamp >= timestamp_ms);
+                let candidates = partition.segments().all().iter().filter(|s| s.max_timestamp >= timestamp_ms);
                 (partition.marks().log_start(), candidates.cloned().collect::<Vec<_>>())
             };
             for segment in segments {
@@ -52,7 +52,7 @@ impl<I: Io> Store<I> {
         };
         // Materialisation may have gone on meanwhile: the cached tail still holds what it moved.
         let partition = cell.borrow();
-        for extent in partition.tail.iter().filter(|e| e.end_offset <= partition.marks().high_watermark()) {
+        for extent in partition.tail().extents().filter(|e| e.end_offset <= partition.marks().high_watermark()) {
             let Some(memory) = extent.backing.memory() else {
                 continue;
             };

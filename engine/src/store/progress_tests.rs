@@ -31,7 +31,7 @@ use crate::{
         Io,
         sim::{OpKind, START_MS, Sim, SimIo, Verdict, random::Random},
     },
-    partition::Appending,
+    partition::keeping::Appending,
 };
 
 const MIB: u64 = 1 << 20;
@@ -416,14 +416,14 @@ fn a_log_that_stands_by_a_fault_is_noted_until_it_goes_on() {
         let (store, id) = open_one(&sim, &[], 8 << 20).await;
         append(&store, id, 100).wait().await.unwrap();
         let cell = store.partition(id).unwrap();
-        cell.borrow_mut().appending = Appending::Keeper; // as if a round had forgotten it
+        cell.borrow_mut().set_appending(Appending::Keeper); // as if a round had forgotten it
         let other = TopicPartition { topic: Uuid::from_u128(2), partition: 0 };
         store.put_partition(other, config(&[]));
         let waits: Vec<_> = (0..100).map(|_| append(&store, other, 100_000)).collect();
         let mut all = Box::pin(join_all(waits.into_iter().map(|wait| wait.wait())));
         assert!(soon(&store, &mut all).await.is_none());
         assert!(store.standing.get());
-        cell.borrow_mut().appending = Appending::Nobody;
+        cell.borrow_mut().set_appending(Appending::Nobody);
         store.keeper.notify();
         assert!(soon(&store, &mut all).await.is_some());
         assert!(!store.standing.get());

@@ -10,8 +10,8 @@ use crate::{
     format::segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
     io::{File, Io, align_down, align_up, residency},
     partition::{
-        ReadPlan,
         available::SEGMENTS_READ_MAX,
+        read::ReadPlan,
         run::{batch_head, select},
         waiters::Waiter,
     },
@@ -64,8 +64,7 @@ impl<I: Io> Store<I> {
         let id = part.partition;
         let Ok(cell) = self.partition(id) else { return Ok(None) };
         let plan = cell.borrow().plan_read(part.offset, 0, false);
-        let Ok(ReadPlan::Segment(at)) = plan else { return Ok(None) };
-        let segment = cell.borrow().segments[at].clone();
+        let Ok(ReadPlan::Segment(segment)) = plan else { return Ok(None) };
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, &segment).await?;
         let Some(start) = open.start(&index, part.offset) else { return Ok(None) };
@@ -89,12 +88,12 @@ impl<I: Io> Store<I> {
             let (plan, missed, fetched) = {
                 let partition = cell.borrow();
                 let plan = match partition.plan_read(offset, max_bytes, min_one)? {
-                    ReadPlan::Segment(at) => Err(partition.segments[at].clone()),
+                    ReadPlan::Segment(segment) => Err(segment),
                     ReadPlan::Memory(chunks) => Ok(chunks),
                     ReadPlan::Empty => Ok(Vec::new()),
                 };
                 let high_watermark = partition.marks().high_watermark();
-                let missed = plan.is_err() && offset >= partition.old_before;
+                let missed = plan.is_err() && partition.could_be_cached(offset);
                 (
                     plan,
                     missed,
@@ -277,7 +276,7 @@ impl<I: Io> Store<I> {
     pub(crate) fn watch(&self, parts: &[FetchPartition], waiter: &Rc<Waiter>, bytes: usize) {
         for part in parts {
             match self.partition(part.partition) {
-                Ok(cell) => cell.borrow_mut().waiters.watch(waiter, bytes),
+                Ok(cell) => cell.borrow_mut().watch(waiter, bytes),
                 Err(_) => waiter.notify(),
             }
         }

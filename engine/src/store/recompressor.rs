@@ -54,7 +54,7 @@ impl Recompressor {
         if self.stopping.get() {
             return Err(LogError::ShuttingDown);
         }
-        let id = waiting.cell.borrow().id;
+        let id = waiting.cell.borrow().id();
         self.turns.borrow_mut().push(id, waiting);
         self.due.notify();
         Ok(())

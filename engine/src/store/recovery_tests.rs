@@ -409,7 +409,7 @@ fn a_rewritten_manifest_knows_every_index_entry_once() {
         assert_eq!(check(&store, 0).await, 10);
         assert_eq!(check(&store, 1).await, 200);
         let cell = store.partition(partition(0)).unwrap();
-        let index = cell.borrow().segments[0].index.clone().unwrap();
+        let index = cell.borrow().segments().all()[0].index.clone().unwrap();
         assert!(index.len() >= 10);
         assert!(index.windows(2).all(|pair| pair[0].position.get() < pair[1].position.get()), "{index:?}");
     });
@@ -507,7 +507,7 @@ fn nothing_stands_between_a_segment_s_last_batch_and_its_footer() {
     machine.live(async |store| {
         produce(&store, 0, 10).await;
         store.materialise_all().await;
-        let active = store.partition(partition(0)).unwrap().borrow().segments[0].clone();
+        let active = store.partition(partition(0)).unwrap().borrow().segments().all()[0].clone();
         segment.set((active.size, active.footer_position()));
         path = store.segments.path(partition(0), active.name());
         store.close().await;
@@ -517,7 +517,7 @@ fn nothing_stands_between_a_segment_s_last_batch_and_its_footer() {
     machine.live(async |store| {
         acknowledged(try_take_of(&store, 0, 10, 3000).unwrap()).await.unwrap();
         store.materialise_all().await;
-        assert!(store.partition(partition(0)).unwrap().borrow().segments[0].sealed);
+        assert!(store.partition(partition(0)).unwrap().borrow().segments().all()[0].sealed);
     });
     let file = machine.sim.file(&path).unwrap();
     let between = &file[usize::try_from(end).unwrap()..usize::try_from(footer).unwrap()];

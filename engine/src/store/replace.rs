@@ -106,7 +106,9 @@ impl<I: Io> Store<I> {
         let Replacement { id, sources, segment, clean_offset, outcome } = replacement;
         let Some(cell) = self.partition(id).ok().filter(|cell| {
             let partition = cell.borrow();
-            partition.config().cleanup_policy.compact && partition.holds(&sources) && self.failed.borrow().is_none()
+            partition.config().cleanup_policy.compact
+                && partition.segments().holds(&sources)
+                && self.failed.borrow().is_none()
         }) else {
             outcome.set(Fate::Dropped);
             return Ok(());
@@ -120,7 +122,7 @@ impl<I: Io> Store<I> {
         let replace = Replace {
             removed: sources.iter().map(|name| I64::new(name.base_offset)).collect(),
             added: segment.iter().map(Segment::meta).collect(),
-            clean_offset: clean_offset.unwrap_or(cell.borrow().clean_offset),
+            clean_offset: clean_offset.unwrap_or(cell.borrow().clean_offset()),
         };
         let mut payloads = Payloads::default();
         payloads.push(&manifest::encode(id, &Record::Replace(replace.clone())));
@@ -151,7 +153,7 @@ impl<I: Io> Store<I> {
         let files = self.io.list(&dir).await?;
         if let Ok(cell) = self.partition(id) {
             // The keeper is here, so that none comes or goes meanwhile.
-            for segment in cell.borrow().segments.iter().filter(|segment| segment.size > 0) {
+            for segment in cell.borrow().segments().all().iter().filter(|segment| segment.size > 0) {
                 if !files.contains(&segment.name().file_name()) {
                     let (path, end) = (dir.join(segment.name().file_name()), segment.end_offset);
                     tracing::error!("{} is missing: offsets {}..{end} are lost", path.display(), segment.base_offset);
@@ -163,7 +165,7 @@ impl<I: Io> Store<I> {
             let Ok(cell) = self.partition(id) else { return Ok(()) };
             let is_orphan = {
                 let partition = cell.borrow();
-                name.base_offset < partition.marks().materialised() && !partition.holds(&[name])
+                name.base_offset < partition.marks().materialised() && !partition.segments().holds(&[name])
             };
             if is_orphan {
                 tracing::info!("removing {}, which a crash left", dir.join(&file).display());

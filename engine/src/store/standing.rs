@@ -64,12 +64,12 @@ impl<I: Io> Store<I> {
             let partition = cell.borrow();
             format!(
                 "{}-{} ({:?}, in segments up to {} of {}, {} bytes in memory only)",
-                partition.id.topic,
-                partition.id.partition,
-                partition.appending,
+                partition.id().topic,
+                partition.id().partition,
+                partition.appending(),
                 partition.marks().materialised(),
                 partition.marks().high_watermark(),
-                partition.tail_bytes
+                partition.tail().live_bytes()
             )
         });
         let holders = holders.collect::<Vec<_>>().join(", ");

@@ -41,7 +41,7 @@ struct Used<I: Io> {
 
 impl<I: Io> Used<I> {
     fn pin(&mut self, cell: &Rc<PartitionCell>) {
-        let id = cell.borrow().id;
+        let id = cell.borrow().id();
         self.holders.entry(id).or_insert_with(|| Holder { cell: cell.clone(), extents: 0 }).extents += 1;
     }
 

@@ -119,7 +119,7 @@ impl<I: Io> Store<I> {
     /// What is in the shared log only. Looks at every partition.
     pub(crate) fn left(&self) -> Left {
         let partitions = self.partitions.borrow();
-        let has_tail = |partition: &Partition| partition.tail_bytes > 0;
+        let has_tail = |partition: &Partition| partition.tail().live_bytes() > 0;
         let count = partitions.values().filter(|cell| has_tail(&cell.borrow())).count();
         Left { bytes: self.live_bytes.get() as u64, partitions: count as u64 }
     }
@@ -130,7 +130,7 @@ impl<I: Io> Store<I> {
         let files = self.wal.borrow().standing();
         let held = self.wal.borrow().oldest_held();
         let cache = self.cache.borrow();
-        let cache_holders: Vec<_> = cache.oldest_live().map(|cell| (cell.borrow().id, 1)).collect();
+        let cache_holders: Vec<_> = cache.oldest_live().map(|cell| (cell.borrow().id(), 1)).collect();
         let (doing, _) = self.keeper.doing();
         Standing {
             waiting: self.groups.borrow().waiting(),

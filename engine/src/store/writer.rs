@@ -149,7 +149,7 @@ impl<I: Io> Store<I> {
         let may_be_fat = self.may_have_fat_runs(&group);
         let plan = |run| if may_be_fat { self.plan_fat(run, &file) } else { None };
         let fat: Vec<Option<FatRun>> = group.runs.iter().map(plan).collect();
-        let pointers: Vec<_> = fat.iter().map(|fat| fat.as_ref().map(|fat| fat.pointer)).collect();
+        let pointers: Vec<_> = fat.iter().map(|fat| fat.as_ref().map(FatRun::pointer)).collect();
         let mut buffer = self.io.buffer(group.encoded_bytes(&pointers));
         let mut flight = self.flight.borrow_mut();
         let sequence = flight.next_sequence;
@@ -232,7 +232,7 @@ impl<I: Io> Store<I> {
                 len: u32::try_from(run.len).expect("groups are bounded"),
                 backing: backing.clone(),
             };
-            if run.partition.borrow().deleted {
+            if run.partition.borrow().is_deleted() {
                 self.release(run.id, std::iter::once(&extent));
                 continue;
             }
@@ -314,7 +314,7 @@ impl<I: Io> Store<I> {
         let Flying { group, fat, .. } = done;
         for run in &group.runs {
             let mut partition = run.partition.borrow_mut();
-            if !partition.deleted {
+            if !partition.is_deleted() {
                 match group.flush {
                     true => partition.on_durable(run.end_offset),
                     false => partition.on_written(run.end_offset),

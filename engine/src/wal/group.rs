@@ -149,8 +149,8 @@ impl Groups {
         let group = self.waiting.back_mut().expect("just made");
         group.flush |= flush;
         let mut partition = cell.borrow_mut();
-        match partition.open_run.filter(|(number, _)| *number == group.number) {
-            Some((_, at)) => {
+        match partition.join_group(group.number, group.runs.len(), &group.outcome) {
+            Some(at) => {
                 let run = &mut group.runs[at];
                 assert_eq!(run.end_offset, placed.base_offset, "a run is consecutive");
                 run.end_offset = end_offset;
@@ -159,9 +159,8 @@ impl Groups {
                 group.bytes += len;
             }
             None => {
-                partition.open_run = Some((group.number, group.runs.len()));
                 group.runs.push(Run {
-                    id: partition.id,
+                    id: partition.id(),
                     partition: cell.clone(),
                     base_offset: placed.base_offset,
                     end_offset,
@@ -171,7 +170,6 @@ impl Groups {
                 group.bytes += wanted;
             }
         }
-        partition.last_group = Some(group.outcome.clone());
         group.outcome.clone()
     }
 

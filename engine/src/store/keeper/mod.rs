@@ -25,7 +25,7 @@ use crate::{
     api::TopicPartition,
     format::journal::Journal,
     io::Io,
-    partition::{Appending, PartitionCell},
+    partition::PartitionCell,
     signal::{Outcome, Signal},
 };
 
@@ -121,14 +121,12 @@ impl<I: Io> Keeper<I> {
     /// A partition's tail has grown.
     pub(crate) fn grown(&self, cell: &Rc<PartitionCell>) {
         let mut partition = cell.borrow_mut();
-        let unnoted = partition.unnoted.as_ref().map_or(0, |unnoted| unnoted.bytes);
-        let due = unnoted >= NOTE_BYTES
-            || partition.tail_bytes >= MATERIALISE_BYTES && matches!(partition.appending, Appending::Nobody);
-        if due && !partition.queued {
-            partition.queued = true;
+        let (unnoted, tail) = (partition.unnoted_bytes().unwrap_or(0), partition.tail().live_bytes());
+        let due = unnoted >= NOTE_BYTES || tail >= MATERIALISE_BYTES && !partition.is_appended_to();
+        if due && partition.queue() {
             self.grown.borrow_mut().push_back(cell.clone());
         }
-        if partition.queued && (unnoted >= NOTE_BYTES || partition.tail_bytes >= ROUND_BYTES_MIN) {
+        if partition.is_queued() && (unnoted >= NOTE_BYTES || tail >= ROUND_BYTES_MIN) {
             self.urgent.set(true);
         }
         if self.is_round_due() {
@@ -137,7 +135,7 @@ impl<I: Io> Keeper<I> {
     }
 
     fn queue(&self, cell: &Rc<PartitionCell>) {
-        if !std::mem::replace(&mut cell.borrow_mut().queued, true) {
+        if cell.borrow_mut().queue() {
             self.grown.borrow_mut().push_back(cell.clone());
         }
         self.urgent.set(true);

@@ -10,7 +10,7 @@ use crate::{
         manifest::{self, Record},
     },
     io::Io,
-    partition::{PartitionCell, Unnoted},
+    partition::{PartitionCell, keeping::Unnoted},
     store::Store,
 };
 
@@ -31,7 +31,7 @@ impl<I: Io> Store<I> {
                 continue;
             };
             for part in manifest::split(advance) {
-                payloads.push(&manifest::encode(partition.id, &Record::Advance(part)));
+                payloads.push(&manifest::encode(partition.id(), &Record::Advance(part)));
             }
             taken.push(Taken { cell: cell.clone(), unnoted });
         }
@@ -44,8 +44,8 @@ impl<I: Io> Store<I> {
     fn settle_taken(&self, taken: Vec<Taken>, noted: bool) {
         for Taken { cell, unnoted } in taken {
             let mut partition = cell.borrow_mut();
-            if noted || partition.deleted {
-                unnoted.pins.into_iter().for_each(|(file, extents)| self.unpin(file, partition.id, extents));
+            if noted || partition.is_deleted() {
+                unnoted.pins.into_iter().for_each(|(file, extents)| self.unpin(file, partition.id(), extents));
             } else {
                 partition.put_back(unnoted);
             }

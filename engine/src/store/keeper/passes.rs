@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Keeper;
 use crate::{
     io::Io,
-    partition::{Partition, PartitionCell, materialise},
+    partition::{Partition, PartitionCell},
     signal::Outcome,
     store::Store,
 };
@@ -21,7 +21,7 @@ impl Pass {
     pub(super) fn is_over(&mut self) -> bool {
         self.waits_for.retain(|(cell, end)| {
             let partition = cell.borrow();
-            !partition.deleted && partition.marks().materialised() < *end
+            !partition.is_deleted() && partition.marks().materialised() < *end
         });
         self.waits_for.is_empty()
     }
@@ -43,14 +43,10 @@ impl<I: Io> Store<I> {
     /// The same for compacted partitions, where that ends a segment: only those that have ended are compacted.
     pub(crate) async fn materialise_compacted(&self) {
         let now_ms = self.io.now_ms();
-        let ends_segment = |partition: &Partition| {
-            let active = partition.active().map(|at| &partition.segments[at]);
-            materialise::would_roll(active, &partition.materialisable(usize::MAX), partition.config(), now_ms)
-        };
         self.materialise(|partition| {
             partition.config().cleanup_policy.compact
                 && partition.marks().materialised() < partition.marks().high_watermark()
-                && ends_segment(partition)
+                && partition.would_roll(now_ms)
         })
         .await;
     }
@@ -61,7 +57,7 @@ impl<I: Io> Store<I> {
         let waits_for = self.partitions.borrow().values().filter(wanted).map(now).collect();
         let pass = Pass { waits_for, done: Rc::default() };
         // Of what went to segments directly the manifest may not know yet: nothing waits for that, but it shall hear.
-        let is_unnoted = |cell: &&Rc<PartitionCell>| cell.borrow().unnoted.is_some();
+        let is_unnoted = |cell: &&Rc<PartitionCell>| cell.borrow().unnoted_bytes().is_some();
         self.partitions.borrow().values().filter(is_unnoted).for_each(|cell| self.keeper.queue(cell));
         if pass.waits_for.is_empty() || self.keeper.ended.get().is_some() {
             return self.keeper.notify();

@@ -10,8 +10,8 @@ use crate::{
     format::segment,
     io::{BLOCK, Buffer, File, Io, align_down, align_up},
     partition::{
-        Appending, PartitionCell,
-        materialise::{self, Plan, SegmentWrite},
+        PartitionCell,
+        materialise::{Plan, SegmentWrite},
     },
     store::{Store, partition_dir, segment_files::OpenSegment},
 };
@@ -45,21 +45,12 @@ impl<I: Io> Store<I> {
         let mut seen = HashSet::new();
         let mut take = |cell: Rc<PartitionCell>| {
             let mut partition = cell.borrow_mut();
-            partition.queued = false;
-            if partition.deleted || !seen.insert(partition.id) {
+            partition.unqueue();
+            if partition.is_deleted() || !seen.insert(partition.id()) {
                 return true;
             }
-            let plan = matches!(partition.appending, Appending::Nobody)
-                .then(|| partition.materialisable(PARTITION_BYTES_MAX))
-                .filter(|extents| !extents.is_empty())
-                .map(|extents| {
-                    let active = partition.active().map(|at| partition.segments[at].clone());
-                    materialise::plan(active.as_ref(), extents, partition.config(), now_ms)
-                });
-            if plan.is_some() {
-                partition.appending = Appending::Keeper;
-            }
-            let wanted = plan.is_some() || partition.unnoted.is_some();
+            let plan = partition.plan_round(PARTITION_BYTES_MAX, now_ms);
+            let wanted = plan.is_some() || partition.unnoted_bytes().is_some();
             drop(partition);
             if wanted {
                 bytes += plan.iter().flat_map(|plan| &plan.extents).map(|e| e.len as usize).sum::<usize>();
@@ -98,7 +89,7 @@ impl<I: Io> Store<I> {
     }
 
     pub(super) async fn round(&self, picked: &[Picked]) -> io::Result<()> {
-        let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id, plan.as_ref()?)));
+        let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id(), plan.as_ref()?)));
         let written = stream::iter(plans)
             .map(|(id, plan)| async move { Ok((id, plan, self.write_plan(id, plan, None, WRITE_BYTES).await?)) })
             .buffer_unordered(WRITTEN_TOGETHER)
@@ -121,7 +112,7 @@ impl<I: Io> Store<I> {
             let Some(plan) = plan else { continue };
             let mut partition = cell.borrow_mut();
             partition.end_keeping();
-            if !partition.deleted {
+            if !partition.is_deleted() {
                 partition.appended(plan, self.io.now_ms());
                 let bytes = plan.extents.iter().map(|e| e.len as usize).sum::<usize>();
                 self.live_bytes.set(self.live_bytes.get() - bytes);

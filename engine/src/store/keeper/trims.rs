@@ -7,10 +7,9 @@ use crate::{
     format::{
         journal::Payloads,
         manifest::{self, Record},
-        segment::{Segment, SegmentName},
     },
     io::Io,
-    partition::{Appending, PartitionCell},
+    partition::PartitionCell,
     signal::Outcome,
     store::Store,
 };
@@ -71,16 +70,7 @@ impl<I: Io> Store<I> {
     }
 
     async fn do_trim(self: &Rc<Self>, cell: &Rc<PartitionCell>, before: i64) -> io::Result<()> {
-        let (id, gone, first_segment) = {
-            let partition = cell.borrow();
-            let gone = partition.segments.partition_point(|segment| segment.end_offset <= before);
-            // A segment that a fat run is being written to stays.
-            let fat = matches!(partition.appending, Appending::Fat(_));
-            let gone = if fat { gone.min(partition.segments.len().saturating_sub(1)) } else { gone };
-            let first = partition.segments.get(gone).map_or(i64::MAX, |segment| segment.base_offset);
-            let gone: Vec<SegmentName> = partition.segments[..gone].iter().map(Segment::name).collect();
-            (partition.id, gone, first)
-        };
+        let (id, (gone, first_segment)) = (cell.borrow().id(), cell.borrow().trimmed_by(before));
         self.note_partitions(std::iter::once(cell)).await?;
         let mut payloads = Payloads::default();
         payloads.push(&manifest::encode(id, &Record::Trim { log_start_offset: before, first_segment }));
@@ -106,8 +96,7 @@ impl<I: Io> Store<I> {
             let expired = {
                 let mut partition = cell.borrow_mut();
                 let idle_before = now_ms.saturating_sub(producer_id_expiration_ms);
-                partition.producers.expire(idle_before);
-                partition.checkpointed.expire(idle_before);
+                partition.expire_producers(idle_before);
                 partition.expired(now_ms)
             };
             if let Some(before) = expired

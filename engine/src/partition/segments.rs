@@ -1,0 +1,91 @@
+//! The segments of a partition, in the order of their offsets. Pure.
+//!
+//! What always holds: they are consecutive but for what compaction took away, and only the last one may be active.
+
+use crate::format::{
+    manifest::{self, Replace},
+    segment::{Segment, SegmentName},
+};
+
+/// See the module.
+pub(crate) struct Segments(Vec<Segment>);
+
+impl Segments {
+    pub(super) fn new(segments: Vec<Segment>) -> Self {
+        Self(segments)
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Segment] {
+        &self.0
+    }
+
+    /// Bytes of batches.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.iter().map(|segment| segment.size).sum()
+    }
+
+    /// Those that end above an offset.
+    pub(crate) fn from(&self, offset: i64) -> &[Segment] {
+        &self.0[self.0.partition_point(|segment| segment.end_offset <= offset)..]
+    }
+
+    /// The active one, if there is one.
+    pub(crate) fn active(&self) -> Option<&Segment> {
+        self.0.last().filter(|segment| !segment.sealed)
+    }
+
+    /// Those that have ended, below an offset.
+    pub(crate) fn sealed_before(&self, offset: i64) -> &[Segment] {
+        let sealed = self.0.iter().take_while(|segment| segment.sealed && segment.base_offset < offset).count();
+        &self.0[..sealed]
+    }
+
+    /// Those that begin at an offset or above.
+    pub(crate) fn begun_from(&self, base_offset: i64) -> &[Segment] {
+        &self.0[self.0.partition_point(|segment| segment.base_offset < base_offset)..]
+    }
+
+    /// Whether these are all still there, as they were, one behind the other.
+    pub(crate) fn holds(&self, names: &[SegmentName]) -> bool {
+        let Some(first) = names.first() else {
+            return true;
+        };
+        let here = self.begun_from(first.base_offset).iter().map(Segment::name);
+        here.take(names.len()).eq(names.iter().copied())
+    }
+
+    /// Those that have nothing at or above an offset.
+    pub(crate) fn ended_below(&self, offset: i64) -> &[Segment] {
+        &self.0[..self.0.partition_point(|segment| segment.end_offset <= offset)]
+    }
+
+    /// Puts a segment in the place of an earlier state of it, or at the end.
+    pub(super) fn put(&mut self, segment: Segment) {
+        match self.0.iter_mut().rfind(|known| known.base_offset == segment.base_offset) {
+            Some(known) => *known = segment,
+            None => self.0.push(segment),
+        }
+    }
+
+    /// Keeps no indexes of those that have ended: they are in the footers.
+    pub(super) fn drop_indexes(&mut self) {
+        for sealed in self.0.iter_mut().filter(|segment| segment.sealed) {
+            sealed.index = None;
+        }
+    }
+
+    /// Forgets what begins below an offset.
+    pub(super) fn trim(&mut self, first_segment: i64) {
+        self.0.retain(|segment| segment.base_offset >= first_segment);
+    }
+
+    /// Puts what compaction left in the place of what it read. Answers where that ends, if there was some.
+    pub(super) fn replace(&mut self, replace: &Replace) -> Option<i64> {
+        let is_removed = |segment: &&Segment| replace.removed.iter().any(|base| base.get() == segment.base_offset);
+        let end = self.0.iter().filter(is_removed).map(|segment| segment.end_offset).max();
+        let added = replace.added.iter().map(Segment::from_meta);
+        self.0 = manifest::replaced(&self.0, &replace.removed, added);
+        end
+    }
+}
