@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use glommio::timer::sleep;
-use millrace_engine::engine::Engine;
+use millrace_engine::{engine::Engine, stats::Counter};
 use socket2::Socket;
 use uuid::Uuid;
 
@@ -19,13 +19,15 @@ use crate::{
     broker::{
         config::{Advertise, ConfigError, ListenerIndex, NetConfig},
         fetch_session::{FetchSessions, Session},
-        metrics::{self, Counters, RequestStalls},
+        metrics::{self, RequestStalls},
         settings::broker_config,
+        table::TABLE,
         telemetry::Telemetry,
     },
     coordinator::{group::Groups, share::Shares},
     wire::{
         connection::{self, Connection, Moving, Peer},
+        counters::Counters,
         limits::{ConnectionLimits, LogLimiter, Refusal},
         listener::{Accepted, Families, Listener},
         memory::ReceiveMemory,
@@ -62,6 +64,8 @@ pub(crate) struct Shard {
     pub(crate) engine: Engine,
     pub(crate) config: NetConfig,
     pub(crate) counters: Counters,
+    /// Bytes of records in answers to fetches.
+    pub(crate) fetched_bytes: Counter,
     pub(crate) stalls: RefCell<RequestStalls>,
     /// Memory for requests.
     pub(crate) memory: ReceiveMemory,
@@ -92,7 +96,8 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let listeners = listen(&engine, &config, &poller)?;
     let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
     let shard = Rc::new(Shard {
-        counters: Counters::new(),
+        counters: Counters::new(TABLE.len()),
+        fetched_bytes: Counter::default(),
         stalls: RefCell::new(RequestStalls::new()),
         memory: ReceiveMemory::new(config.receive_memory_bytes, config.max_frame_bytes),
         read_buffer: RefCell::new(BytesMut::with_capacity(connection::READ_BYTES_MAX)),

@@ -93,9 +93,9 @@ pub(crate) static TABLE: &[&Api] = &[
     &share::delete_offsets::API,
 ];
 
-/// The API of a key.
-pub(crate) fn find(key: i16) -> Option<&'static Api> {
-    TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|index| TABLE[index])
+/// The API of a key, and its place in the table.
+pub(crate) fn find(key: i16) -> Option<(usize, &'static Api)> {
+    TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|place| (place, TABLE[place]))
 }
 
 /// The place of an API in the table.
@@ -139,7 +139,7 @@ mod tests {
         assert!(TABLE.is_sorted_by_key(|api| api.key as i16));
         for api in TABLE {
             assert!(api.version_min <= api.version_max && api.advertised_min <= api.version_min);
-            let found = find(api.key as i16).expect("it is in the table");
+            let (_, found) = find(api.key as i16).expect("it is in the table");
             assert!(std::ptr::eq(found, *api));
         }
         assert!(find(-1).is_none() && find(999).is_none());

@@ -3,6 +3,7 @@
 
 pub(crate) mod api;
 pub(crate) mod connection;
+pub(crate) mod counters;
 pub(crate) mod frame;
 pub(crate) mod hot;
 pub(crate) mod limits;

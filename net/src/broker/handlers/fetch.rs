@@ -91,7 +91,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
             return Reply::Stopping;
         };
         let response = respond(&context, &limits, begun, answers);
-        context.shard.counters.fetched_bytes.add(response.record_bytes());
+        context.shard.fetched_bytes.add(response.record_bytes());
         encode(response, header.correlation_id, version)
     })))
 }

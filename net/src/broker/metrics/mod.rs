@@ -1,9 +1,8 @@
-//! The broker's metrics: what a shard counts, and the page that Prometheus reads.
+//! The broker's metrics: the page that Prometheus reads.
 //!
 //! Counters live on their shard and cost it an addition each. Whoever asks for the page gets it from shard 0, which asks
 //! every shard by letter. What is on the page stands in one table, [`table::TABLE`].
 
-mod counters;
 mod http;
 mod process;
 mod reading;
@@ -12,7 +11,6 @@ mod stalls;
 mod table;
 mod text;
 
-pub(crate) use counters::{Asked, Counters};
 pub(crate) use server::serve;
 pub(crate) use stalls::RequestStalls;
 pub(crate) use text::{Kind, Page, render_labels};

@@ -7,16 +7,14 @@ use millrace_engine::{
     stats::{Budget, ShardStats},
 };
 
-use super::{
-    counters::ApiReading,
-    process::{self, ProcessReading},
-};
+use super::process::{self, ProcessReading};
 use crate::{
     broker::{
         shard::Shard,
         telemetry::{Telemetry, TelemetryReading},
     },
     coordinator::group::Groups,
+    wire::counters::ApiReading,
 };
 
 /// One shard's numbers. `Send`: it travels.
@@ -85,7 +83,7 @@ async fn read_shard(engine: &Engine) -> ShardReading {
         connections_moved: counters.connections_moved.count(),
         received_bytes: counters.received_bytes.count(),
         sent_bytes: counters.sent_bytes.count(),
-        fetched_bytes: counters.fetched_bytes.count(),
+        fetched_bytes: shard.fetched_bytes.count(),
         malformed_requests: counters.malformed_requests.count(),
         request_stalls: shard.stalls.borrow().reading(),
         receive: Budget { used: used as u64, limit: limit as u64 },

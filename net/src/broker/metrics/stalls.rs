@@ -8,8 +8,10 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use millrace_engine::stall::{Change, Detector, Wait};
 
-use super::counters::Counters;
-use crate::broker::table::{TABLE, place};
+use crate::{
+    broker::table::{TABLE, place},
+    wire::counters::Counters,
+};
 
 /// As long as Kafka's clients wait for an answer (`request.timeout.ms`).
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,8 +77,8 @@ mod tests {
 
     #[test]
     fn requests_that_nobody_answers_are_told_of_once() {
-        let (counters, mut stalls) = (Counters::new(), RequestStalls::new());
-        let begin = || counters.begin(counters.on_request(ApiKey::Produce, Instant::now()));
+        let (counters, mut stalls) = (Counters::new(TABLE.len()), RequestStalls::new());
+        let begin = || counters.begin(counters.on_request(place(ApiKey::Produce), Instant::now()));
         let (first, mut others) = (begin(), Vec::new());
         let mut said = Vec::new();
         for at in 0..100 {
@@ -94,8 +96,8 @@ mod tests {
 
     #[test]
     fn requests_that_may_wait_and_queues_that_move_are_no_stall() {
-        let (counters, mut stalls) = (Counters::new(), RequestStalls::new());
-        let begin = |api| counters.begin(counters.on_request(api, Instant::now()));
+        let (counters, mut stalls) = (Counters::new(TABLE.len()), RequestStalls::new());
+        let begin = |api| counters.begin(counters.on_request(place(api), Instant::now()));
         let _waits = [ApiKey::Fetch, ApiKey::JoinGroup, ApiKey::SyncGroup, ApiKey::ShareFetch].map(begin);
         let mut queue: std::collections::VecDeque<_> = (0..100).map(|_| begin(ApiKey::Produce)).collect();
         for at in 0..1000 {

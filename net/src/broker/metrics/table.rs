@@ -262,7 +262,7 @@ mod tests {
     use millrace_engine::timing::Timings;
 
     use super::*;
-    use crate::broker::{metrics::counters::ApiReading, table::place};
+    use crate::{broker::table::place, wire::counters::ApiReading};
 
     fn reading() -> NodeReading {
         let mut timings = Timings::default();

@@ -18,11 +18,11 @@ use crate::{
 
 /// A frame, understood as far as the table goes.
 pub(crate) enum Routed {
-    /// A request for an API in a version that is served. Its handler cannot read it before it is mended if bytes of it
+    /// A request for an API, at that place in the table, in a version that is served. Its handler cannot read it before it is mended if bytes of it
     /// are in text that is not UTF-8.
-    Request { api: &'static Api, request: Request, foreign_bytes: usize },
+    Request { api: &'static Api, place: usize, request: Request, foreign_bytes: usize },
     /// ApiVersions in a version that is not served; the answer says which are.
-    UnknownApiVersions(HeaderStart),
+    UnknownApiVersions { place: usize, correlation_id: i32 },
 }
 
 /// What cannot be understood: the API's name if that much is known, and why.
@@ -32,11 +32,11 @@ pub(crate) type Refused = (Option<String>, Malformed);
 pub(crate) fn route(frame: &Frame) -> Result<Routed, Refused> {
     let mut body = frame.bytes.clone();
     let start = HeaderStart::take(&mut body).map_err(|reason| (None, reason))?;
-    let api = find(start.api_key).ok_or((None, Malformed::UnknownApi(start.api_key)))?;
+    let (place, api) = find(start.api_key).ok_or((None, Malformed::UnknownApi(start.api_key)))?;
     let version = start.api_version;
     if version < api.version_min || version > api.version_max {
         if api.key == ApiKey::ApiVersions {
-            return Ok(Routed::UnknownApiVersions(start));
+            return Ok(Routed::UnknownApiVersions { place, correlation_id: start.correlation_id });
         }
         return Err((Some(format!("{:?}", api.key)), Malformed::UnsupportedVersion { api: api.key, version }));
     }
@@ -47,7 +47,7 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, Refused> {
     });
     let (client_id, foreign_bytes) = checked.map_err(|reason| refuse(api, reason))?;
     let header = RequestHeader { version, correlation_id: start.correlation_id, client_id };
-    Ok(Routed::Request { api, request: Request { header, body }, foreign_bytes })
+    Ok(Routed::Request { api, place, request: Request { header, body }, foreign_bytes })
 }
 
 fn is_flexible(api: &Api, version: i16) -> bool {
@@ -62,7 +62,7 @@ impl Routed {
     /// Bytes of memory that [`Routed::mend`] takes; none if there is nothing to do. A request may not grow beyond
     /// `frame_bytes_max`, so that nobody is granted more memory than for a frame.
     pub(crate) fn mending_bytes(&self, frame_bytes_max: usize) -> Result<usize, Refused> {
-        let Routed::Request { api, request, foreign_bytes: foreign @ 1.. } = self else {
+        let Routed::Request { api, request, foreign_bytes: foreign @ 1.., .. } = self else {
             return Ok(0);
         };
         match shape::mended_bytes_max(&request.body, *foreign) {
@@ -75,7 +75,7 @@ impl Routed {
 
     /// Replaces what is not UTF-8 in the request's text.
     pub(crate) fn mend(&mut self) -> Result<(), Refused> {
-        if let Routed::Request { api, request, foreign_bytes: foreign @ 1.. } = self {
+        if let Routed::Request { api, request, foreign_bytes: foreign @ 1.., .. } = self {
             let version = request.header.version;
             let mended = shape::mend(api.shape, version, is_flexible(api, version), &request.body, *foreign);
             request.body = mended.map_err(|reason| refuse(api, reason))?;
@@ -98,13 +98,13 @@ impl Connection {
         let counters = &self.context.shard.counters;
         let received = self.received.get();
         let (handling, on_disconnect, asked) = match routed {
-            Routed::UnknownApiVersions(start) => {
-                let asked = counters.on_request(ApiKey::ApiVersions, received);
-                let reply = api_versions::unsupported(start.correlation_id);
+            Routed::UnknownApiVersions { place, correlation_id } => {
+                let asked = counters.on_request(place, received);
+                let reply = api_versions::unsupported(correlation_id);
                 (Handling::Done(reply), OnDisconnect::Drop, asked)
             }
-            Routed::Request { api, request, .. } => {
-                let asked = counters.on_request(api.key, received);
+            Routed::Request { api, place, request, .. } => {
+                let asked = counters.on_request(place, received);
                 let handling = (api.handle)(&self.context, request).map_err(|reason| refuse(api, reason))?;
                 (handling, api.on_disconnect, asked)
             }

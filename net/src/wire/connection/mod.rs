@@ -41,12 +41,12 @@ use crate::{
     broker::{
         config::ListenerIndex,
         handlers::share::end_sessions,
-        metrics::Asked,
         shard::{Shard, TICK},
         telemetry,
     },
     wire::{
         api::{Context, Reply},
+        counters::Asked,
         frame::Malformed,
         stream::Stream,
     },

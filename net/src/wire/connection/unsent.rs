@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::broker::metrics::Asked;
+use crate::wire::counters::Asked;
 
 /// See the module. Call [`Unsent::on_queued`] and [`Unsent::on_sent`], then [`Unsent::next_left`] until it is empty.
 #[derive(Default)]

@@ -9,10 +9,7 @@ use super::{
     out_queue::{Next, OutQueue},
     unsent::Unsent,
 };
-use crate::{
-    broker::metrics::Asked,
-    wire::{api::Reply, poller::Closed},
-};
+use crate::wire::{api::Reply, counters::Asked, poller::Closed};
 
 /// Bytes gathered before they are sent, beyond the reply that exceeds it.
 const GATHERED_BYTES_MAX: usize = 256 * 1024;

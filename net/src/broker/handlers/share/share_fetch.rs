@@ -78,7 +78,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         };
         let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
         let record_bytes = partitions.map(|partition| partition.records.len()).sum();
-        context.shard.counters.fetched_bytes.add(record_bytes);
+        context.shard.fetched_bytes.add(record_bytes);
         super::reply(encode::fetched(header.correlation_id, error.as_ref(), lock_ms, topics))
     })))
 }

@@ -8,13 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kafka_protocol::messages::ApiKey;
 use millrace_engine::{
     stats::Counter,
     timing::{Durations, Timings},
 };
-
-use crate::broker::table::{TABLE, place};
 
 /// A request that was read: what of, and when its last byte came.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +30,6 @@ pub(crate) struct Counters {
     pub(crate) connections_moved: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
-    pub(crate) fetched_bytes: Counter,
     pub(crate) malformed_requests: Counter,
     /// By place in the table.
     apis: Vec<ApiCounters>,
@@ -83,7 +79,8 @@ pub(crate) struct ApiReading {
 }
 
 impl Counters {
-    pub(crate) fn new() -> Counters {
+    /// Counters for a table of that many APIs.
+    pub(crate) fn new(apis: usize) -> Counters {
         Counters {
             started: Instant::now(),
             connections_accepted: Counter::default(),
@@ -91,9 +88,8 @@ impl Counters {
             connections_moved: Counter::default(),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
-            fetched_bytes: Counter::default(),
             malformed_requests: Counter::default(),
-            apis: TABLE.iter().map(|_| ApiCounters::default()).collect(),
+            apis: std::iter::repeat_with(ApiCounters::default).take(apis).collect(),
             errors: RefCell::default(),
         }
     }
@@ -103,9 +99,8 @@ impl Counters {
         self.started.elapsed()
     }
 
-    /// A request was read.
-    pub(crate) fn on_request(&self, api: ApiKey, received: Instant) -> Asked {
-        let api = place(api);
+    /// A request was read for the API at that place.
+    pub(crate) fn on_request(&self, api: usize, received: Instant) -> Asked {
         self.apis[api].requests.add(1);
         Asked { api, received }
     }
@@ -170,18 +165,18 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_api_and_errors_by_code() {
-        let counters = Counters::new();
+        let (produce, metadata) = (0, 3);
+        let counters = Counters::new(4);
         let received = Instant::now();
-        let asked = counters.on_request(ApiKey::Metadata, received);
+        let asked = counters.on_request(metadata, received);
         counters.on_errors(asked, &[3, 3, 5]);
         counters.on_answered(asked, received + Duration::from_millis(20));
-        counters.on_request(ApiKey::Produce, received);
+        counters.on_request(produce, received);
         let apis = counters.apis();
         assert_eq!(apis.len(), 2);
         assert_eq!((apis[0].requests, apis[0].durations.count), (1, 0), "produce was not answered");
-        assert_eq!(apis[1].api, place(ApiKey::Metadata));
+        assert_eq!(apis[1].api, metadata);
         assert_eq!(apis[1].durations.sum_us, 20_000);
-        let metadata = place(ApiKey::Metadata);
         assert_eq!(counters.errors(), BTreeMap::from([((metadata, 3), 2), ((metadata, 5), 1)]));
     }
 }
