@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use crate::{coordinator::group::Settings, wire::memory};
+use crate::{
+    coordinator::group::Settings,
+    wire::{listener::ListenerIndex, memory},
+};
 
 /// What clients are told are brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +31,6 @@ pub struct ListenerConfig {
     /// ports that follow the first address's, and clients are told those that follow the advertised one.
     pub shard_ports: Vec<u16>,
 }
-
-/// Which of [`NetConfig::listeners`] a connection came through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ListenerIndex(pub(crate) usize);
 
 /// What [`crate::serve`] is started with. The same on every shard.
 #[derive(Debug, Clone)]

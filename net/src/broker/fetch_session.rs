@@ -67,7 +67,7 @@ pub(crate) struct Outcome {
 /// [`FetchSessions::finish`] when it is answered.
 #[derive(Debug)]
 pub(crate) struct FetchSessions {
-    sessions: HashMap<i32, Session>,
+    sessions: HashMap<i32, FetchSession>,
     sessions_max: usize,
     partitions: usize,
     next_id: i32,
@@ -77,7 +77,7 @@ pub(crate) struct FetchSessions {
 
 /// What is known of a client's fetches.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct FetchSession {
     /// Epoch of the next request.
     epoch: i32,
     uses_ids: bool,
@@ -168,7 +168,7 @@ impl FetchSessions {
             return 0;
         }
         let id = self.take_id();
-        let mut session = Session {
+        let mut session = FetchSession {
             epoch: next_epoch(EPOCH_INITIAL),
             uses_ids: request.uses_ids,
             created: self.tick,
@@ -190,8 +190,9 @@ impl FetchSessions {
             return true;
         }
         let now = self.tick;
-        let is_unused = |session: &Session| now - session.used > EVICTION_TICKS;
-        let is_smaller = |session: &Session| session.partitions.len() < size && now - session.created > EVICTION_TICKS;
+        let is_unused = |session: &FetchSession| now - session.used > EVICTION_TICKS;
+        let is_smaller =
+            |session: &FetchSession| session.partitions.len() < size && now - session.created > EVICTION_TICKS;
         let unused = self.sessions.iter().filter(|(_, session)| is_unused(session));
         let smaller = self.sessions.iter().filter(|(_, session)| is_smaller(session));
         let victim = unused
@@ -212,20 +213,20 @@ impl FetchSessions {
     }
 
     /// Takes a session out, for another shard. `None`: there is none of that id.
-    pub(crate) fn take(&mut self, id: i32) -> Option<Session> {
+    pub(crate) fn take(&mut self, id: i32) -> Option<FetchSession> {
         let session = self.sessions.remove(&id)?;
         self.partitions -= session.partitions.len();
         Some(session)
     }
 
     /// Takes over a session of another shard, if there is room for it: otherwise the client will be asked to start anew.
-    pub(crate) fn adopt(&mut self, id: i32, session: Session) {
+    pub(crate) fn adopt(&mut self, id: i32, session: FetchSession) {
         let size = session.partitions.len();
         let is_free = !self.sessions.contains_key(&id) && self.partitions + size <= PARTITIONS_MAX;
         if is_free && self.make_room(size) {
             self.partitions += size;
             // ticks are counted by each shard
-            self.sessions.insert(id, Session { created: self.tick, used: self.tick, ..session });
+            self.sessions.insert(id, FetchSession { created: self.tick, used: self.tick, ..session });
         }
     }
 
@@ -244,7 +245,7 @@ impl FetchSessions {
     }
 }
 
-impl Session {
+impl FetchSession {
     fn update(&mut self, wanted: Vec<Wanted>, forgotten: Vec<PartitionKey>) {
         for wanted in wanted {
             if let Some(cached) = self.partitions.get_mut(&wanted.key) {

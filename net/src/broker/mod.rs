@@ -1,5 +1,6 @@
 //! The broker: the table of APIs with one handler each, settings, metrics, and what clients are told of the cluster.
 
+pub(crate) mod affinity;
 pub(crate) mod assignment;
 pub(crate) mod cluster;
 pub(crate) mod config;

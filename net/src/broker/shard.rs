@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
-        config::{Advertise, ConfigError, ListenerIndex, NetConfig},
-        fetch_session::{FetchSessions, Session},
+        config::{Advertise, ConfigError, NetConfig},
+        fetch_session::{FetchSession, FetchSessions},
         metrics::{self, RequestStalls},
         settings::broker_config,
         table::TABLE,
@@ -29,7 +29,7 @@ use crate::{
         connection::{self, Connection, Moving, Peer},
         counters::Counters,
         limits::{ConnectionLimits, LogLimiter, Refusal},
-        listener::{Accepted, Families, Listener},
+        listener::{Accepted, Families, Listener, ListenerIndex},
         memory::ReceiveMemory,
         poller::Poller,
         pressure,
@@ -385,7 +385,7 @@ impl Shard {
     }
 
     /// Goes on with a connection of another shard.
-    fn take_over(self: Rc<Self>, socket: Socket, peer: Peer, fetch_session: Option<(i32, Session)>) {
+    fn take_over(self: Rc<Self>, socket: Socket, peer: Peer, fetch_session: Option<(i32, FetchSession)>) {
         if let Some((id, session)) = fetch_session {
             self.fetch_sessions.borrow_mut().adopt(id, session);
         }

@@ -10,6 +10,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::wire::poller::{Poller, Registration};
 
+/// Which of the ways in that were configured a connection came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListenerIndex(pub(crate) usize);
+
 /// One listening socket of this shard.
 pub(crate) struct Listener {
     // Dropped first: the descriptor must still be open then.

@@ -7,7 +7,7 @@ use glommio::timer::sleep;
 use socket2::Socket;
 
 use super::{Connection, Peer};
-use crate::broker::{config::Advertise, fetch_session::Session};
+use crate::broker::{config::Advertise, fetch_session::FetchSession};
 
 /// How long a connection that should move is not read, so that it gets between two requests.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ pub(crate) struct Moving {
     pub(crate) socket: Socket,
     pub(crate) peer: Peer,
     /// Its fetch session, with its id.
-    pub(crate) fetch_session: Option<(i32, Session)>,
+    pub(crate) fetch_session: Option<(i32, FetchSession)>,
 }
 
 impl Connection {

@@ -4,7 +4,6 @@
 //! bounds on the number and bytes of requests in flight; beyond them the socket is simply not read. All futures of
 //! requests belong to the connection and go with it, but for those whose API says that they must finish.
 
-mod affinity;
 mod assembler;
 mod assembly;
 mod dispatch;
@@ -30,16 +29,16 @@ use futures_util::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use self::{affinity::Affinity, assembly::Assembly, turns::Turns};
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
     assembler::{Frame, feed},
     dispatch::{Routed, route},
 };
+use self::{assembly::Assembly, turns::Turns};
 pub(crate) use self::{assembly::Holding, handover::Moving};
 use crate::{
     broker::{
-        config::ListenerIndex,
+        affinity::Affinity,
         handlers::share::end_sessions,
         shard::{Shard, TICK},
         telemetry,
@@ -48,6 +47,7 @@ use crate::{
         api::{Context, Reply},
         counters::Asked,
         frame::Malformed,
+        listener::ListenerIndex,
         stream::Stream,
     },
 };
