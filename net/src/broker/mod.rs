@@ -9,6 +9,7 @@ pub(crate) mod features;
 pub(crate) mod fetch_session;
 pub(crate) mod handlers;
 pub(crate) mod metrics;
+pub(crate) mod session;
 pub(crate) mod settings;
 pub(crate) mod shard;
 pub(crate) mod table;

@@ -17,16 +17,18 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
+        affinity::Affinity,
         config::{Advertise, ConfigError, NetConfig},
-        fetch_session::{FetchSession, FetchSessions},
+        fetch_session::FetchSessions,
         metrics::{self, RequestStalls},
+        session::Session,
         settings::broker_config,
         table::TABLE,
         telemetry::Telemetry,
     },
     coordinator::{group::Groups, share::Shares},
     wire::{
-        connection::{self, Connection, Moving, Peer},
+        connection::{self, Connection, Moving, Origin, Peer},
         counters::Counters,
         limits::{ConnectionLimits, LogLimiter, Refusal},
         listener::{Accepted, Families, Listener, ListenerIndex},
@@ -241,13 +243,13 @@ async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, li
         return;
     }
     shard.counters.connections_accepted.add(1);
-    let peer = Peer::new(peer, listener, (shard.engine.shard(), shard.take_connection_id()));
-    serve_admitted(shard, socket, peer).await;
+    let origin = Origin { address: peer, listener, connection: (shard.engine.shard(), shard.take_connection_id()) };
+    serve_admitted(shard, socket, Peer::new(origin)).await;
 }
 
 /// Serves a connection that is counted, to its end or until it goes on on another shard.
 async fn serve_admitted(shard: Rc<Shard>, socket: Socket, peer: Peer) {
-    let address = peer.address;
+    let address = peer.origin.address;
     let moving = match Stream::new(socket, &shard.poller) {
         Ok(stream) => {
             let id = shard.take_connection_id();
@@ -378,18 +380,30 @@ impl Shard {
     async fn hand_over(&self, moving: Moving) {
         self.counters.connections_moved.add(1);
         let take_over = {
-            let Moving { socket, peer, fetch_session, .. } = moving;
-            move |engine: Engine| async move { wire_of(&engine).await.take_over(socket, peer, fetch_session) }
+            let Moving { socket, peer, .. } = moving;
+            move |engine: Engine| async move { wire_of(&engine).await.take_over(socket, peer) }
         };
         self.engine.on_shard(moving.shard, take_over).await;
     }
 
     /// Goes on with a connection of another shard.
-    fn take_over(self: Rc<Self>, socket: Socket, peer: Peer, fetch_session: Option<(i32, FetchSession)>) {
-        if let Some((id, session)) = fetch_session {
-            self.fetch_sessions.borrow_mut().adopt(id, session);
-        }
+    fn take_over(self: Rc<Self>, socket: Socket, peer: Peer) {
+        self.unpack(&mut peer.session.borrow_mut());
         glommio::spawn_local(serve_admitted(self, socket, peer)).detach();
+    }
+
+    /// Gives a session that leaves what this shard has of it.
+    pub(crate) fn pack(&self, session: &mut Session) {
+        session.carried = self.fetch_sessions.borrow_mut().take(session.fetch_session);
+    }
+
+    /// Takes that from a session that has come.
+    fn unpack(&self, session: &mut Session) {
+        if let Some(carried) = session.carried.take() {
+            self.fetch_sessions.borrow_mut().adopt(session.fetch_session, carried);
+        }
+        // which shard it is for begins anew here
+        session.affinity = Affinity::default();
     }
 
     fn take_connection_id(&self) -> u64 {

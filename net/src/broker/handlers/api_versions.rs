@@ -38,8 +38,8 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
         if !is_legal(&name) || !is_legal(&software_version) {
             return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
         }
-        tracing::debug!(peer = %context.peer.address, software = %name, version = %software_version, "client");
-        *context.peer.software.borrow_mut() = Some((kept(&name), kept(&software_version)));
+        tracing::debug!(peer = %context.peer.origin.address, software = %name, version = %software_version, "client");
+        context.session_mut().software = Some((kept(&name), kept(&software_version)));
     }
     let response = ApiVersionsResponse::default().with_api_keys(listed_versions(context.config().metrics.is_some()));
     if version < 3 {

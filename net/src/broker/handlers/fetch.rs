@@ -77,7 +77,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let begun = context.shard.fetch_sessions.borrow_mut().begin(session_request(request, version));
     let begun = match begun {
         Ok(begun) => {
-            context.peer.fetch_session.set(begun.session_id);
+            context.session_mut().fetch_session = begun.session_id;
             begun
         }
         Err(error) => {
@@ -169,7 +169,7 @@ async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Re
         })
     });
     let owners = resolved.iter().flatten().map(|partition| context.engine().owner(*partition));
-    context.peer.on_request_for(owners);
+    context.session_mut().affinity.on_request(owners);
     // An error is told at once, and so is that there is nothing to wait for.
     let is_answerable = resolved.is_empty() || resolved.iter().any(Result::is_err);
     let max_wait = if is_answerable { Duration::ZERO } else { limits.max_wait };

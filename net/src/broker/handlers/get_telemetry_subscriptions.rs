@@ -69,17 +69,18 @@ pub(super) fn check_served(context: &Context, key: ApiKey) -> Result<(), Malform
 
 /// Who sent a request.
 pub(super) fn caller(context: &Context, header: &RequestHeader, id: Uuid) -> Caller {
-    let peer = &context.peer;
-    peer.pushes_telemetry.set(true);
-    let software = peer.software.borrow().clone();
+    let origin = context.peer.origin;
+    let mut session = context.session_mut();
+    session.pushes_telemetry = true;
+    let software = session.software.clone();
     Caller {
         attributes: Attributes {
             client_instance_id: kafka_uuid(id),
             client_id: header.client_id.as_ref().map(ToString::to_string),
             software: software.map(|(name, version)| (name.to_string(), version.to_string())),
-            source_address: peer.address.ip().to_canonical().to_string(),
-            source_port: peer.address.port(),
+            source_address: origin.address.ip().to_canonical().to_string(),
+            source_port: origin.address.port(),
         },
-        connection: peer.connection,
+        connection: origin.connection,
     }
 }

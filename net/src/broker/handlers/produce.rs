@@ -74,7 +74,8 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     };
     let answers: Vec<TopicAnswer> =
         request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
-    context.peer.on_request_for(parts.iter().map(|part| context.engine().owner(part.partition)));
+    let owners = parts.iter().map(|part| context.engine().owner(part.partition));
+    context.session_mut().affinity.on_request(owners);
     let appended = context.engine().produce(parts);
     let engine = context.engine().clone();
     Ok(Handling::Later(Box::pin(async move {

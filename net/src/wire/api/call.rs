@@ -4,7 +4,7 @@
 //! requests arrive on their connection; the future that it returns may finish at any time, and the connection puts the
 //! replies in order.
 
-use std::{future::Future, rc::Rc};
+use std::{cell::RefMut, future::Future, rc::Rc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
@@ -15,6 +15,7 @@ use super::ErrorCodes;
 use crate::{
     broker::{
         config::{ListenerConfig, NetConfig},
+        session::Session,
         shard::Shard,
     },
     wire::{connection::Peer, frame::Malformed},
@@ -40,9 +41,14 @@ impl Context {
         &self.shard.config
     }
 
+    /// What is known of the connection by now.
+    pub(crate) fn session_mut(&self) -> RefMut<'_, Session> {
+        self.peer.session.borrow_mut()
+    }
+
     /// The listener that the client came through: what it is told of addresses is that listener's.
     pub(crate) fn listener(&self) -> &ListenerConfig {
-        self.config().listener(self.peer.listener)
+        self.config().listener(self.peer.origin.listener)
     }
 }
 

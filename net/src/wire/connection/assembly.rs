@@ -93,7 +93,7 @@ impl Connection {
     pub(crate) fn give_up(&self, holding: &Holding, suppressed: Option<u64>) {
         let Holding { bytes, silent, held, reason, .. } = *holding;
         if let Some(suppressed) = suppressed {
-            let peer = self.context.peer.address;
+            let peer = self.context.peer.origin.address;
             tracing::info!(%peer, reason, bytes, ?silent, ?held, suppressed, "connection closed");
         }
         self.close();

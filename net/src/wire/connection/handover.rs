@@ -7,7 +7,7 @@ use glommio::timer::sleep;
 use socket2::Socket;
 
 use super::{Connection, Peer};
-use crate::broker::{config::Advertise, fetch_session::FetchSession};
+use crate::broker::{affinity::Affinity, config::Advertise};
 
 /// How long a connection that should move is not read, so that it gets between two requests.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -18,15 +18,13 @@ pub(crate) struct Moving {
     pub(crate) shard: usize,
     pub(crate) socket: Socket,
     pub(crate) peer: Peer,
-    /// Its fetch session, with its id.
-    pub(crate) fetch_session: Option<(i32, FetchSession)>,
 }
 
 impl Connection {
     /// The shard on which the connection should go on.
     pub(super) fn elsewhere(&self) -> Option<usize> {
         match self.context.config().advertise {
-            Advertise::Node => self.context.peer.affinity.get().elsewhere(self.context.engine().shard()),
+            Advertise::Node => self.context.peer.session.borrow().affinity.elsewhere(self.context.engine().shard()),
             // clients choose the shard by themselves
             Advertise::Shard => None,
         }
@@ -46,7 +44,7 @@ impl Connection {
             Either::Right(_) => false,
         };
         if !is_answered {
-            self.context.peer.affinity.take();
+            self.context.peer.session.borrow_mut().affinity = Affinity::default();
         }
         is_answered
     }
@@ -60,12 +58,11 @@ impl Connection {
         let socket = match self.stream.leave() {
             Ok(socket) => socket,
             Err(error) => {
-                tracing::warn!(peer = %peer.address, %error, "connection cannot move to another shard");
+                tracing::warn!(peer = %peer.origin.address, %error, "connection cannot move to another shard");
                 return None;
             }
         };
-        let id = peer.fetch_session.get();
-        let session = self.context.shard.fetch_sessions.borrow_mut().take(id);
-        Some(Moving { shard, socket, peer: peer.take(), fetch_session: session.map(|session| (id, session)) })
+        self.context.shard.pack(&mut peer.session.borrow_mut());
+        Some(Moving { shard, socket, peer: peer.take() })
     }
 }

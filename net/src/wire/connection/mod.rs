@@ -27,7 +27,6 @@ use futures_util::{
     future::LocalBoxFuture,
     stream::{FuturesOrdered, Stream as _},
 };
-use kafka_protocol::protocol::StrBytes;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
@@ -38,8 +37,8 @@ use self::{assembly::Assembly, turns::Turns};
 pub(crate) use self::{assembly::Holding, handover::Moving};
 use crate::{
     broker::{
-        affinity::Affinity,
         handlers::share::end_sessions,
+        session::Session,
         shard::{Shard, TICK},
         telemetry,
     },
@@ -55,72 +54,34 @@ use crate::{
 /// Bytes of one read of a new request.
 pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// What handlers may know of the other end.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    /// Its address.
+/// Where a connection came from. Stays what it is wherever the connection lives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// The peer's address.
     pub(crate) address: SocketAddr,
     /// The listener that it came through.
     pub(crate) listener: ListenerIndex,
-    /// Name and version of its software, once it has told them (KIP-511).
-    pub(crate) software: RefCell<Option<(StrBytes, StrBytes)>>,
     /// The shard that accepted it and its number there.
     pub(crate) connection: (usize, u64),
-    /// Share sessions that were opened over it, by shard, group and member: they end with it.
-    pub(crate) share_sessions: RefCell<Vec<(usize, String, String)>>,
-    /// A client asked over it which metrics to push, or pushed some.
-    pub(crate) pushes_telemetry: Cell<bool>,
-    /// The fetch session that was last used over it; 0 for none.
-    pub(crate) fetch_session: Cell<i32>,
-    affinity: Cell<Affinity>,
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) origin: Origin,
+    /// What is known of it by now. Never borrowed across an await.
+    pub(crate) session: RefCell<Session>,
 }
 
 impl Peer {
     /// The other end of a connection that was just accepted.
-    pub(crate) fn new(address: SocketAddr, listener: ListenerIndex, connection: (usize, u64)) -> Peer {
-        Peer {
-            address,
-            listener,
-            software: RefCell::default(),
-            connection,
-            share_sessions: RefCell::default(),
-            pushes_telemetry: Cell::default(),
-            fetch_session: Cell::default(),
-            affinity: Cell::default(),
-        }
+    pub(crate) fn new(origin: Origin) -> Peer {
+        Peer { origin, session: RefCell::default() }
     }
 
-    /// Takes all of it out, for the same connection on another shard. Without `..`, so that nothing that is added is
-    /// forgotten here.
+    /// Takes all of it out, for the same connection on another shard.
     fn take(&self) -> Peer {
-        let Peer {
-            address,
-            listener,
-            software,
-            connection,
-            share_sessions,
-            pushes_telemetry,
-            fetch_session,
-            affinity: _,
-        } = self;
-        Peer {
-            address: *address,
-            listener: *listener,
-            software: RefCell::new(software.take()),
-            connection: *connection,
-            share_sessions: RefCell::new(share_sessions.take()),
-            pushes_telemetry: Cell::new(pushes_telemetry.take()),
-            fetch_session: Cell::new(fetch_session.take()),
-            // begins anew where it goes
-            affinity: Cell::default(),
-        }
-    }
-
-    /// A request was for partitions of these shards.
-    pub(crate) fn on_request_for(&self, owners: impl Iterator<Item = usize>) {
-        let mut affinity = self.affinity.get();
-        affinity.on_request(owners);
-        self.affinity.set(affinity);
+        Peer { origin: self.origin, session: RefCell::new(self.session.take()) }
     }
 }
 
@@ -196,7 +157,7 @@ enum End {
 pub(crate) async fn run(connection: &Rc<Connection>) -> Option<Moving> {
     let writer = glommio::spawn_local(writer::run(connection.clone()));
     let end = reader::run(connection).await;
-    let peer = connection.context.peer.address;
+    let peer = connection.context.peer.origin.address;
     match &end {
         End::Malformed { api, reason } => {
             let shard = &connection.context.shard;
@@ -225,11 +186,12 @@ pub(crate) async fn run(connection: &Rc<Connection>) -> Option<Moving> {
     connection.stream.close();
     // Futures of requests nobody waits for any more; some hold this shard's state.
     drop(connection.replies.take());
-    let Peer { connection: id, share_sessions, pushes_telemetry, .. } = &*connection.context.peer;
-    if pushes_telemetry.get() {
-        telemetry::on_closed(connection.context.engine(), *id).await;
+    let Peer { origin: Origin { connection: id, .. }, session } = connection.context.peer.take();
+    let Session { pushes_telemetry, share_sessions, .. } = session.into_inner();
+    if pushes_telemetry {
+        telemetry::on_closed(connection.context.engine(), id).await;
     }
-    end_sessions(connection.context.engine(), *id, share_sessions.take()).await;
+    end_sessions(connection.context.engine(), id, share_sessions).await;
     None
 }
 
@@ -295,7 +257,7 @@ impl Connection {
         } else {
             return;
         };
-        tracing::info!(peer = %self.context.peer.address, reason, "connection closed");
+        tracing::info!(peer = %self.context.peer.origin.address, reason, "connection closed");
         self.close();
     }
 

@@ -195,7 +195,7 @@ async fn mending_memory(connection: &Connection, class: Class, bytes: usize) -> 
         Either::Left((reserved, _)) => reserved,
         Either::Right(_) => {
             let reason = "there was no memory to replace text that is not UTF-8";
-            tracing::info!(peer = %connection.context.peer.address, reason, "connection closed");
+            tracing::info!(peer = %connection.context.peer.origin.address, reason, "connection closed");
             Err(End::Closed)
         }
     }

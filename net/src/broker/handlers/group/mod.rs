@@ -63,7 +63,7 @@ pub(crate) async fn describe_each<G: Send + 'static>(
 pub(crate) fn caller(context: &Context, header: &RequestHeader) -> Caller {
     Caller {
         client_id: header.client_id.as_deref().unwrap_or_default().to_owned(),
-        client_host: format!("/{}", context.peer.address.ip()),
+        client_host: format!("/{}", context.peer.origin.address.ip()),
         version: header.version,
         fresh_id: Uuid::new_v4().to_string(),
     }

@@ -157,11 +157,11 @@ async fn begin(
         added: request.parts.iter().map(|(partition, _)| *partition).collect(),
         forgotten: std::mem::take(&mut request.forgotten),
         has_acknowledgements: request.parts.iter().any(|(_, batches)| !batches.is_empty()),
-        connection: context.peer.connection,
+        connection: context.peer.origin.connection,
     };
     if request.epoch == OPEN_EPOCH {
         let opened = (shard, group.to_owned(), member.to_owned());
-        let mut sessions = context.peer.share_sessions.borrow_mut();
+        let sessions = &mut context.session_mut().share_sessions;
         if !sessions.contains(&opened) {
             sessions.push(opened);
         }

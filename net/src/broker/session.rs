@@ -1,0 +1,25 @@
+//! What is known of one connection beyond its bytes: what is behind it, and what it has begun.
+//!
+//! Belongs to the connection and travels whole when that goes on on another shard, so that nothing that is added here can
+//! be left behind. Borrowed for a moment at a time, never across an await.
+
+use kafka_protocol::protocol::StrBytes;
+
+use crate::broker::{affinity::Affinity, fetch_session::FetchSession};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    /// Name and version of the client's software, once it has told them (KIP-511).
+    pub(crate) software: Option<(StrBytes, StrBytes)>,
+    /// Share sessions that were opened over it, by shard, group and member: they end with it.
+    pub(crate) share_sessions: Vec<(usize, String, String)>,
+    /// A client asked over it which metrics to push, or pushed some.
+    pub(crate) pushes_telemetry: bool,
+    /// The fetch session that was last used over it; 0 for none.
+    pub(crate) fetch_session: i32,
+    /// That fetch session itself while the connection moves; a shard has it otherwise.
+    pub(crate) carried: Option<FetchSession>,
+    /// Where its partitions are.
+    pub(crate) affinity: Affinity,
+}
