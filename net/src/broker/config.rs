@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
     coordinator::group::Settings,
-    wire::{listener::ListenerIndex, memory},
+    wire::{listener::ListenerIndex, memory, serve::WireConfig},
 };
 
 /// What clients are told are brokers.
@@ -98,6 +98,18 @@ impl Default for NetConfig {
 pub struct ConfigError(String);
 
 impl NetConfig {
+    /// The limits of the wire.
+    pub(crate) fn wire(&self) -> WireConfig {
+        WireConfig {
+            frame_bytes_max: self.max_frame_bytes,
+            in_flight_requests_max: self.max_in_flight_requests,
+            in_flight_bytes_max: self.max_in_flight_bytes,
+            receive_memory_bytes: self.receive_memory_bytes,
+            idle_timeout: self.idle_timeout,
+            stop_timeout: self.stop_timeout,
+        }
+    }
+
     /// The settings of the group coordinator, out of the broker's.
     pub(crate) fn group_settings(&self) -> Result<Settings, ConfigError> {
         Settings::parse(&self.broker_settings).map_err(ConfigError)

@@ -1,41 +1,24 @@
-//! The wire of one shard: what its connections share, its accept loops, its timer, its clean stop.
+//! One shard's part of the broker: what its handlers share, and how it is served.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    io,
-    net::{IpAddr, SocketAddr},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
 
-use bytes::BytesMut;
 use glommio::timer::sleep;
 use millrace_engine::{engine::Engine, stats::Counter};
-use socket2::Socket;
 use uuid::Uuid;
 
 use crate::{
     broker::{
-        affinity::Affinity,
         config::{Advertise, ConfigError, NetConfig},
         fetch_session::FetchSessions,
         metrics::{self, RequestStalls},
-        session::Session,
-        settings::broker_config,
-        table::TABLE,
         telemetry::Telemetry,
     },
     coordinator::{group::Groups, share::Shares},
     wire::{
-        connection::{self, Connection, Moving, Origin, Peer},
-        counters::Counters,
-        limits::{ConnectionLimits, LogLimiter, Refusal},
-        listener::{Accepted, Families, Listener, ListenerIndex},
-        memory::ReceiveMemory,
+        listener::{Families, Listener, ListenerIndex},
         poller::Poller,
         pressure,
-        stream::Stream,
+        serve::{self, TICK, Wire},
     },
 };
 
@@ -58,36 +41,16 @@ pub enum ServeError {
     Poller(io::Error),
 }
 
-/// One second: the unit of all coarse times of connections.
-pub(crate) const TICK: Duration = Duration::from_secs(1);
-
-/// What the connections of one shard share.
+/// One shard's part of the broker.
 pub(crate) struct Shard {
     pub(crate) engine: Engine,
     pub(crate) config: NetConfig,
-    pub(crate) counters: Counters,
+    /// Its connections.
+    pub(crate) wire: Wire<Shard>,
     /// Bytes of records in answers to fetches.
     pub(crate) fetched_bytes: Counter,
     pub(crate) stalls: RefCell<RequestStalls>,
-    /// Memory for requests.
-    pub(crate) memory: ReceiveMemory,
-    /// What a read of a new request is read into, before it is copied out. Never borrowed across an await.
-    pub(crate) read_buffer: RefCell<BytesMut>,
     pub(crate) fetch_sessions: RefCell<FetchSessions>,
-    poller: Rc<Poller>,
-    connections: RefCell<HashMap<u64, Rc<Connection>>>,
-    next_connection_id: Cell<u64>,
-    /// No connection shall be read any more.
-    stopping: Cell<bool>,
-    /// Ticks since the start.
-    tick: Cell<u64>,
-    /// Requests that run to their end whatever becomes of their connection.
-    finishing: Cell<usize>,
-    refusals: RefCell<LogLimiter>,
-    /// A client may send what cannot be understood again and again.
-    pub(crate) malformed: RefCell<LogLimiter>,
-    /// Counts connections of the whole node; used on shard 0 only.
-    limits: RefCell<ConnectionLimits>,
 }
 
 /// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
@@ -98,21 +61,10 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let listeners = listen(&engine, &config, &poller)?;
     let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
     let shard = Rc::new(Shard {
-        counters: Counters::new(TABLE.len()),
+        wire: Wire::new(config.wire(), poller.clone()),
         fetched_bytes: Counter::default(),
         stalls: RefCell::new(RequestStalls::new()),
-        memory: ReceiveMemory::new(config.receive_memory_bytes, config.max_frame_bytes),
-        read_buffer: RefCell::new(BytesMut::with_capacity(connection::READ_BYTES_MAX)),
         fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
-        poller: poller.clone(),
-        connections: RefCell::default(),
-        next_connection_id: Cell::new(0),
-        stopping: Cell::new(false),
-        tick: Cell::new(0),
-        finishing: Cell::new(0),
-        refusals: RefCell::default(),
-        malformed: RefCell::default(),
-        limits: RefCell::default(),
         engine: engine.clone(),
         config,
     });
@@ -127,7 +79,9 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
     let acceptors: Vec<_> = listeners
         .iter()
-        .map(|(index, listener)| glommio::spawn_local(accept_connections(shard.clone(), *index, listener.clone())))
+        .map(|(index, listener)| {
+            glommio::spawn_local(serve::accept_connections(shard.clone(), *index, listener.clone()))
+        })
         .chain(metrics.map(glommio::spawn_local))
         .collect();
     let poller = std::pin::pin!(poller.run());
@@ -141,7 +95,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
             let stop = std::pin::pin!(async {
                 groups.await;
                 shares.await;
-                shard.stop().await;
+                shard.wire.stop().await;
             });
             futures_util::future::select(stop, poller).await;
             Ok(())
@@ -212,73 +166,11 @@ fn listen_for_metrics(
     address.map(bind).transpose()
 }
 
-async fn accept_connections(shard: Rc<Shard>, index: ListenerIndex, listener: Rc<Listener>) {
-    const PAUSE: Duration = Duration::from_millis(100);
-    loop {
-        match listener.accept().await {
-            Accepted::Connection(socket, peer) => {
-                glommio::spawn_local(serve_connection(shard.clone(), socket, peer, index)).detach();
-            }
-            Accepted::Skipped(error) => {
-                tracing::debug!(address = %listener.address(), %error, "a connection was not accepted");
-            }
-            Accepted::Exhausted(error) => {
-                if let Some(suppressed) = shard.refusals.borrow_mut().on_event(shard.tick()) {
-                    tracing::warn!(address = %listener.address(), %error, suppressed, "cannot accept connections");
-                }
-                sleep(PAUSE).await;
-            }
-            Accepted::Ended => return,
-        }
-        glommio::yield_if_needed().await;
-    }
-}
-
-async fn serve_connection(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, listener: ListenerIndex) {
-    if let Err(refusal) = shard.admit(peer.ip()).await {
-        shard.counters.connections_refused.add(1);
-        if let Some(suppressed) = shard.refusals.borrow_mut().on_event(shard.tick()) {
-            tracing::warn!(%peer, reason = %refusal, suppressed, "connection refused");
-        }
-        return;
-    }
-    shard.counters.connections_accepted.add(1);
-    let origin = Origin { address: peer, listener, connection: (shard.engine.shard(), shard.take_connection_id()) };
-    serve_admitted(shard, socket, Peer::new(origin)).await;
-}
-
-/// Serves a connection that is counted, to its end or until it goes on on another shard.
-async fn serve_admitted(shard: Rc<Shard>, socket: Socket, peer: Peer) {
-    let address = peer.origin.address;
-    let moving = match Stream::new(socket, &shard.poller) {
-        Ok(stream) => {
-            let id = shard.take_connection_id();
-            let connection = Connection::new(shard.clone(), stream, peer, id);
-            shard.connections.borrow_mut().insert(id, connection.clone());
-            if shard.stopping.get() {
-                connection.end_reading();
-            }
-            let moving = connection::run(&connection).await;
-            shard.connections.borrow_mut().remove(&id);
-            moving
-        }
-        Err(error) => {
-            tracing::warn!(peer = %address, %error, "connection cannot be polled");
-            None
-        }
-    };
-    match moving {
-        Some(moving) => shard.hand_over(moving).await,
-        None => shard.on_closed(address.ip()).await,
-    }
-}
-
 async fn run_timer(shard: Rc<Shard>) {
     loop {
         sleep(TICK).await;
-        shard.tick.set(shard.tick.get() + 1);
         shard.look_for_stalls();
-        shard.check_connections().await;
+        shard.wire.on_tick().await;
         shard.fetch_sessions.borrow_mut().on_tick();
         if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
             telemetry.on_tick();
@@ -287,40 +179,10 @@ async fn run_timer(shard: Rc<Shard>) {
 }
 
 impl Shard {
-    /// All open connections.
-    pub(crate) fn open_connections(&self) -> Vec<Rc<Connection>> {
-        self.connections.borrow().values().cloned().collect()
-    }
-
-    /// How many there are.
-    pub(crate) fn connections(&self) -> usize {
-        self.connections.borrow().len()
-    }
-
-    /// What waits for sockets.
-    pub(crate) fn poller(&self) -> &Rc<Poller> {
-        &self.poller
-    }
-
-    /// Ticks since the start.
-    pub(crate) fn tick(&self) -> u64 {
-        self.tick.get()
-    }
-
-    /// A request began that must run to its end.
-    pub(crate) fn on_finishing(&self) {
-        self.finishing.set(self.finishing.get() + 1);
-    }
-
-    /// Such a request has ended.
-    pub(crate) fn on_finished(&self) {
-        self.finishing.set(self.finishing.get() - 1);
-    }
-
     /// Says once when requests begin to stand still, and once when that is over.
     fn look_for_stalls(&self) {
         let mut stalls = self.stalls.borrow_mut();
-        let said = stalls.look(self.counters.uptime(), &self.counters, self.engine.is_full());
+        let said = stalls.look(self.wire.counters.uptime(), &self.wire.counters, self.engine.is_full());
         let (_, are_stalled) = stalls.reading();
         self.engine.note_stalled_requests(are_stalled);
         let shard = self.engine.shard();
@@ -329,103 +191,5 @@ impl Shard {
             Some(said) => tracing::warn!(shard, "{said}"),
             None => {}
         }
-    }
-
-    /// Closes connections that are idle, stalled or overdue.
-    async fn check_connections(&self) {
-        const CHECKS_MAX: usize = 1024;
-        let connections = self.open_connections();
-        for some in connections.chunks(CHECKS_MAX) {
-            for connection in some {
-                connection.on_tick();
-            }
-            glommio::yield_if_needed().await;
-        }
-    }
-
-    /// Reads no more, waits for requests in flight, then closes everything.
-    async fn stop(&self) {
-        const PAUSE: Duration = Duration::from_millis(5);
-        self.stopping.set(true);
-        let connections = self.open_connections();
-        for connection in connections {
-            connection.end_reading();
-        }
-        let rounds = self.config.stop_timeout.as_millis() / PAUSE.as_millis();
-        for _ in 0..rounds {
-            if self.connections.borrow().is_empty() && self.finishing.get() == 0 {
-                return;
-            }
-            sleep(PAUSE).await;
-        }
-        let left = self.open_connections();
-        tracing::warn!(connections = left.len(), requests = self.finishing.get(), "closed before all was answered");
-        for connection in left {
-            connection.close();
-        }
-    }
-
-    /// Asks shard 0, which counts the connections of the whole node, for leave to serve one more.
-    async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
-        let admit = move |engine: Engine| async move {
-            let shard = wire_of(&engine).await;
-            let (connections_max, per_ip_max) =
-                broker_config::connection_limits(&shard.config, &engine.broker_settings());
-            shard.limits.borrow_mut().admit(ip, connections_max, per_ip_max)
-        };
-        self.engine.on_shard(0, admit).await
-    }
-
-    /// Sends a connection to another shard. It stays counted.
-    async fn hand_over(&self, moving: Moving) {
-        self.counters.connections_moved.add(1);
-        let take_over = {
-            let Moving { socket, peer, .. } = moving;
-            move |engine: Engine| async move { wire_of(&engine).await.take_over(socket, peer) }
-        };
-        self.engine.on_shard(moving.shard, take_over).await;
-    }
-
-    /// Goes on with a connection of another shard.
-    fn take_over(self: Rc<Self>, socket: Socket, peer: Peer) {
-        self.unpack(&mut peer.session.borrow_mut());
-        glommio::spawn_local(serve_admitted(self, socket, peer)).detach();
-    }
-
-    /// Gives a session that leaves what this shard has of it.
-    pub(crate) fn pack(&self, session: &mut Session) {
-        session.carried = self.fetch_sessions.borrow_mut().take(session.fetch_session);
-    }
-
-    /// Takes that from a session that has come.
-    fn unpack(&self, session: &mut Session) {
-        if let Some(carried) = session.carried.take() {
-            self.fetch_sessions.borrow_mut().adopt(session.fetch_session, carried);
-        }
-        // which shard it is for begins anew here
-        session.affinity = Affinity::default();
-    }
-
-    fn take_connection_id(&self) -> u64 {
-        self.next_connection_id.update(|id| id + 1);
-        self.next_connection_id.get()
-    }
-
-    async fn on_closed(&self, ip: IpAddr) {
-        let count_out = move |engine: Engine| async move {
-            wire_of(&engine).await.limits.borrow_mut().on_closed(ip);
-        };
-        self.engine.on_shard(0, count_out).await;
-    }
-}
-
-/// The wire of a shard, which may still be starting.
-async fn wire_of(engine: &Engine) -> Rc<Shard> {
-    const PAUSE: Duration = Duration::from_millis(5);
-    loop {
-        if let Some(shard) = engine.attached::<Shard>() {
-            return shard;
-        }
-        sleep(PAUSE).await;
     }
 }

@@ -2,41 +2,18 @@
 
 use kafka_protocol::messages::ApiKey;
 
+pub(crate) use crate::wire::api::OnDisconnect;
 use crate::{
     broker::{
         handlers,
         handlers::{group, share},
+        shard::Shard,
     },
-    wire::api::{Context, Handling, Request, shape::Shape},
-    wire::frame::Malformed,
+    wire,
 };
 
 /// One API that is served.
-pub(crate) struct Api {
-    /// Its key.
-    pub(crate) key: ApiKey,
-    /// Lowest version served.
-    pub(crate) version_min: i16,
-    /// Highest version served.
-    pub(crate) version_max: i16,
-    /// Lowest version that clients are told; differs from `version_min` for Produce only.
-    pub(crate) advertised_min: i16,
-    /// What the body is checked against before it is decoded.
-    pub(crate) shape: Shape,
-    /// What becomes of a request whose connection is gone.
-    pub(crate) on_disconnect: OnDisconnect,
-    /// Decodes and begins to handle a request.
-    pub(crate) handle: fn(&Context, Request) -> Result<Handling, Malformed>,
-}
-
-/// What becomes of a request whose connection is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnDisconnect {
-    /// Its future is dropped: it only reads, or what it changes does not depend on the future.
-    Drop,
-    /// Its future runs to its end.
-    Finish,
-}
+pub(crate) type Api = wire::api::Api<Shard>;
 
 /// Every API that is served, by rising key.
 pub(crate) static TABLE: &[&Api] = &[
@@ -93,11 +70,6 @@ pub(crate) static TABLE: &[&Api] = &[
     &share::delete_offsets::API,
 ];
 
-/// The API of a key, and its place in the table.
-pub(crate) fn find(key: i16) -> Option<(usize, &'static Api)> {
-    TABLE.binary_search_by_key(&key, |api| api.key as i16).ok().map(|place| (place, TABLE[place]))
-}
-
 /// The place of an API in the table.
 pub(crate) fn place(key: ApiKey) -> usize {
     let place = TABLE.binary_search_by_key(&(key as i16), |api| api.key as i16);
@@ -139,9 +111,9 @@ mod tests {
         assert!(TABLE.is_sorted_by_key(|api| api.key as i16));
         for api in TABLE {
             assert!(api.version_min <= api.version_max && api.advertised_min <= api.version_min);
-            let (_, found) = find(api.key as i16).expect("it is in the table");
+            let (_, found) = wire::api::find::<Shard>(api.key as i16).expect("it is in the table");
             assert!(std::ptr::eq(found, *api));
         }
-        assert!(find(-1).is_none() && find(999).is_none());
+        assert!([-1, 999].into_iter().all(|key| wire::api::find::<Shard>(key).is_none()));
     }
 }

@@ -11,13 +11,12 @@ use std::{
 
 use glommio::timer::sleep;
 
-use crate::{
-    broker::shard::Shard,
-    wire::{
-        connection::{Connection, Holding},
-        limits::LogLimiter,
-        memory::{Class, ReceiveMemory},
-    },
+use super::{
+    connection::{Connection, Holding},
+    limits::LogLimiter,
+    memory::{Class, ReceiveMemory},
+    serve::Wire,
+    service::Service,
 };
 
 /// How long a peer may do nothing for the memory that it holds while others wait. With [`PAUSE`] less than a second.
@@ -28,27 +27,27 @@ const HELD_MAX: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Gives up connections, for ever.
-pub(crate) async fn run(shard: Rc<Shard>) {
+pub(crate) async fn run<S: Service>(service: Rc<S>) {
     let mut log = LogLimiter::default();
     loop {
-        shard.memory.contended().await;
+        service.wire().memory.contended().await;
         sleep(PAUSE).await;
         for class in Class::ALL {
-            relieve(&shard, class, &mut log);
+            relieve(service.wire(), class, &mut log);
         }
     }
 }
 
 /// Gives up as many connections as those who wait for memory of a class need, the longest silent first.
-fn relieve(shard: &Shard, class: Class, log: &mut LogLimiter) {
-    let mut shortage = shard.memory.shortage(class);
+fn relieve<S: Service>(wire: &Wire<S>, class: Class, log: &mut LogLimiter) {
+    let mut shortage = wire.memory.shortage(class);
     if shortage == 0 {
         return;
     }
     let now = Instant::now();
-    let holding = |connection: Rc<Connection>| connection.holding(now).map(|holding| (holding, connection));
-    let mut stalled: Vec<_> = shard.open_connections().into_iter().filter_map(holding).collect();
-    stalled.retain(|(holding, _)| is_stalled(holding) && gives_way(&shard.memory, holding, class));
+    let holding = |connection: Rc<Connection<S>>| connection.holding(now).map(|holding| (holding, connection));
+    let mut stalled: Vec<_> = wire.open_connections().into_iter().filter_map(holding).collect();
+    stalled.retain(|(holding, _)| is_stalled(holding) && gives_way(&wire.memory, holding, class));
     stalled.sort_by_key(|(holding, _)| std::cmp::Reverse(holding.silent));
     for (holding, connection) in stalled {
         if shortage == 0 {
@@ -57,7 +56,7 @@ fn relieve(shard: &Shard, class: Class, log: &mut LogLimiter) {
         if holding.held <= HELD_MAX && connection.has_unread() {
             continue;
         }
-        connection.give_up(&holding, log.on_event(shard.tick()));
+        connection.give_up(&holding, log.on_event(wire.tick()));
         shortage = shortage.saturating_sub(holding.bytes);
     }
 }

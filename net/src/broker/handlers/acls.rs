@@ -10,9 +10,12 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT8, STRING, Shape, array},
     },
 };

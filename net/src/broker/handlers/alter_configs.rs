@@ -8,12 +8,13 @@ use kafka_protocol::messages::{
 
 use crate::{
     broker::{
+        context::Context,
         errors::ApiError,
         settings::config_resource::{self, Alteration, Asked},
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT8, STRING, Shape, array},
     },
 };

@@ -13,11 +13,12 @@ use millrace_engine::api::TopicPartition;
 use crate::{
     broker::{
         assignment, cluster,
+        context::Context,
         errors::ApiError,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT32, INT32S, STRING, Shape, array},
     },
 };

@@ -11,9 +11,12 @@ use kafka_protocol::{
 
 use crate::broker::features::{FEATURES, Feature};
 use crate::{
-    broker::table::{Api, OnDisconnect, TABLE},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect, TABLE},
+    },
     wire::api::{
-        Call, Context, Reply, RequestHeader, call, encode,
+        Call, Reply, RequestHeader, call, encode,
         shape::{STRING, Shape},
     },
 };

@@ -13,11 +13,12 @@ use kafka_protocol::{
 use crate::{
     broker::{
         assignment, cluster,
+        context::Context,
         errors::{ApiError, topic_error},
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT32, INT32S, STRING, Shape, array},
     },
 };

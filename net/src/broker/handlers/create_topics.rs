@@ -18,12 +18,13 @@ use millrace_engine::{api::NewTopic, engine::Topic};
 use crate::{
     broker::{
         assignment, cluster,
+        context::Context,
         errors::{ApiError, topic_error},
         settings::{broker_config, entries},
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT16, INT32, INT32S, STRING, Shape, array},
     },
 };

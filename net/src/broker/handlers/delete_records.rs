@@ -14,11 +14,12 @@ use millrace_engine::{api::TopicPartition, engine::Topic};
 use crate::{
     broker::{
         cluster,
+        context::Context,
         errors::log_error,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, INT64, STRING, Shape, array},
     },
 };

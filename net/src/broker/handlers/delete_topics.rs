@@ -14,11 +14,12 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
+        context::Context,
         errors::{ApiError, topic_error},
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, STRING, STRINGS, Shape, UUID, array},
     },
 };

@@ -11,11 +11,12 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
+        context::Context,
         errors::ApiError,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT8, STRING, Shape, array},
     },
 };

@@ -12,11 +12,12 @@ use kafka_protocol::{
 use crate::{
     broker::{
         cluster,
+        context::Context,
         errors::ApiError,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT8, Shape},
     },
 };

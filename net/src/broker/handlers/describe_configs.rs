@@ -12,6 +12,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
+        context::Context,
         errors::{ApiError, check_topic_name},
         settings::{
             broker_config, config_resource,
@@ -22,7 +23,7 @@ use crate::{
         telemetry,
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT8, STRING, STRINGS, Shape, array},
     },
 };

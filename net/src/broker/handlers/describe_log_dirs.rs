@@ -14,11 +14,12 @@ use kafka_protocol::{
 use crate::{
     broker::{
         cluster,
+        context::Context,
         table::{Api, OnDisconnect},
     },
     wire::{
         api::{
-            Context, ErrorCodes, Handling, Reply, Request, RequestHeader, encode_bytes,
+            ErrorCodes, Handling, Reply, Request, RequestHeader, encode_bytes,
             shape::{INT32S, STRING, Shape, array},
         },
         frame::Malformed,

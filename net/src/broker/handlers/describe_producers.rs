@@ -15,11 +15,12 @@ use millrace_engine::{
 
 use crate::{
     broker::{
+        context::Context,
         errors::{ApiError, check_topic_name, log_error},
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32S, STRING, Shape, array},
     },
 };

@@ -16,10 +16,11 @@ use millrace_engine::api::LEADER_EPOCH;
 use crate::{
     broker::{
         cluster,
+        context::Context,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, STRING, Shape, array},
     },
 };

@@ -20,12 +20,13 @@ use millrace_engine::{
 use crate::{
     broker::{
         cluster,
+        context::Context,
         errors::check_topic_name,
         settings::broker_config::RESPONSE_PARTITIONS_MAX,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, STRING, Shape, array, optional},
     },
 };

@@ -12,11 +12,12 @@ use millrace_engine::engine::Topics;
 
 use crate::{
     broker::{
+        context::Context,
         errors::ApiError,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT8, INT32, INT32S, STRING, Shape, array},
     },
 };

@@ -17,13 +17,14 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
+        context::Context,
         errors::log_error,
         fetch_session::{BegunFetch, Outcome, PartitionKey, SessionRequest, TopicKey, Wanted},
         table::{Api, OnDisconnect},
     },
     wire::{
         api::{
-            Context, Handling, Reply, Request,
+            Handling, Reply, Request,
             shape::{INT8, INT32, INT32S, INT64, STRING, Shape, UUID, array, fields},
         },
         frame::Malformed,
@@ -74,7 +75,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let version = header.version;
     let request = FetchRequest::decode(&mut body, version).map_err(|error| Malformed::Body(error.to_string()))?;
     let limits = Limits::new(&request, version, context.config().fetch_max_bytes);
-    let begun = context.shard.fetch_sessions.borrow_mut().begin(session_request(request, version));
+    let begun = context.service.fetch_sessions.borrow_mut().begin(session_request(request, version));
     let begun = match begun {
         Ok(begun) => {
             context.session_mut().fetch_session = begun.session_id;
@@ -91,7 +92,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
             return Reply::Stopping;
         };
         let response = respond(&context, &limits, begun, answers);
-        context.shard.fetched_bytes.add(response.record_bytes());
+        context.service.fetched_bytes.add(response.record_bytes());
         encode(response, header.correlation_id, version)
     })))
 }
@@ -214,7 +215,7 @@ fn respond(
     answers: Vec<Result<Fetched, ResponseError>>,
 ) -> FetchResponse {
     let outcomes: Vec<_> = answers.iter().map(outcome).collect();
-    let told = context.shard.fetch_sessions.borrow_mut().finish(&begun, &outcomes);
+    let told = context.service.fetch_sessions.borrow_mut().finish(&begun, &outcomes);
     let mut topics: Vec<TopicResponse> = Vec::new();
     let session_id = begun.session_id;
     for ((wanted, answer), is_told) in begun.wanted.into_iter().zip(answers).zip(told) {

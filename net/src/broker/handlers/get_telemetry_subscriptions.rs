@@ -10,12 +10,13 @@ use uuid::Uuid;
 use crate::{
     broker::{
         cluster::kafka_uuid,
+        context::Context,
         table::{Api, OnDisconnect},
         telemetry::{self, Attributes, Caller, TELEMETRY_BYTES_MAX},
     },
     wire::{
         api::{
-            Call, Context, RequestHeader, call,
+            Call, RequestHeader, call,
             shape::{Shape, UUID},
         },
         frame::Malformed,

@@ -12,12 +12,13 @@ use millrace_engine::api::ConfigChange;
 
 use crate::{
     broker::{
+        context::Context,
         errors::ApiError,
         settings::config_resource::{self, Alteration, Asked},
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT8, STRING, Shape, array},
     },
 };

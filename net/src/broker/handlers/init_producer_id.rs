@@ -7,11 +7,12 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
+        context::Context,
         errors::log_error,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT16, INT32, INT64, STRING, Shape},
     },
 };

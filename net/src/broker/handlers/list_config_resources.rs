@@ -11,6 +11,7 @@ use kafka_protocol::{
 use crate::{
     broker::{
         cluster,
+        context::Context,
         settings::{
             config_resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
             group_config,
@@ -19,7 +20,7 @@ use crate::{
         telemetry,
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT8S, Shape},
     },
 };

@@ -14,11 +14,12 @@ use millrace_engine::api::{LEADER_EPOCH, OffsetSpec, TopicPartition};
 
 use crate::{
     broker::{
+        context::Context,
         errors::log_error,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT8, INT32, INT64, STRING, Shape, array},
     },
 };

@@ -3,9 +3,12 @@
 use kafka_protocol::messages::{ApiKey, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse};
 
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, INT32S, STRING, Shape, array},
     },
 };

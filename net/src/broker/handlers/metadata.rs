@@ -23,12 +23,13 @@ use crate::{
     broker::{
         cluster,
         config::NetConfig,
+        context::Context,
         errors::{check_topic_name, topic_error},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{OFFSETS_TOPIC, new_offsets_topic},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, STRING, Shape, UUID, array},
     },
 };

@@ -13,11 +13,12 @@ use millrace_engine::{api::TopicPartition, engine::Topic};
 
 use crate::{
     broker::{
+        context::Context,
         errors::log_error,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, STRING, Shape, array},
     },
 };

@@ -20,12 +20,13 @@ use millrace_engine::{
 use crate::{
     broker::{
         cluster,
+        context::Context,
         errors::{ApiError, log_error, tells_log_start},
         table::{Api, OnDisconnect},
     },
     wire::{
         api::{
-            Context, Handling, Reply, Request, encode,
+            Handling, Reply, Request, encode,
             shape::{BYTES, INT16, INT32, STRING, Shape, UUID, array},
         },
         frame::Malformed,

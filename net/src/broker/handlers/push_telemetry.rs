@@ -5,11 +5,12 @@ use kafka_protocol::messages::{ApiKey, PushTelemetryRequest, PushTelemetryRespon
 use super::get_telemetry_subscriptions::{caller, check_served};
 use crate::{
     broker::{
+        context::Context,
         table::{Api, OnDisconnect},
         telemetry::{self, Push},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, BYTES, INT8, INT32, Shape, UUID},
     },
 };

@@ -12,11 +12,12 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
+        context::Context,
         features::FEATURES,
         table::{Api, OnDisconnect},
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, INT8, INT16, INT32, STRING, Shape, array},
     },
 };

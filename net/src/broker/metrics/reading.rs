@@ -62,7 +62,7 @@ pub(crate) async fn read(shard: &Rc<Shard>) -> NodeReading {
         topics: engine.topics().by_id.len() as u64,
         volume: engine.volume_bytes(),
         process: process::read(),
-        uptime_seconds: shard.counters.uptime().as_secs_f64(),
+        uptime_seconds: shard.wire.counters.uptime().as_secs_f64(),
         telemetry: engine.attached::<Telemetry>().map(|telemetry| telemetry.read()).unwrap_or_default(),
     }
 }
@@ -73,11 +73,11 @@ async fn read_shard(engine: &Engine) -> ShardReading {
     let Some(shard) = engine.attached::<Shard>() else {
         return ShardReading { engine: stats, ..ShardReading::default() };
     };
-    let counters = &shard.counters;
-    let (used, limit) = shard.memory.usage();
+    let counters = &shard.wire.counters;
+    let (used, limit) = shard.wire.memory.usage();
     ShardReading {
         engine: stats,
-        connections: shard.connections() as u64,
+        connections: shard.wire.connections() as u64,
         connections_accepted: counters.connections_accepted.count(),
         connections_refused: counters.connections_refused.count(),
         connections_moved: counters.connections_moved.count(),

@@ -82,7 +82,7 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Option<T> {
 }
 
 async fn answer(shard: &Rc<Shard>, socket: Socket) -> io::Result<()> {
-    let stream = Stream::new(socket, shard.poller())?;
+    let stream = Stream::new(socket, &shard.wire.poller)?;
     let Some(outcome) = receive(&stream).await? else {
         return Ok(());
     };

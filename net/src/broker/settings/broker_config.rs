@@ -16,11 +16,11 @@ use crate::{
     broker::{
         cluster,
         config::{NetConfig, PLAINTEXT},
+        context::Context,
         errors::ApiError,
         settings::entries::{self, Inherited, Level, Setting, Source},
     },
     coordinator::{group, share::SHARE_SETTING_KEYS},
-    wire::api::Context,
 };
 
 /// One setting of the broker.

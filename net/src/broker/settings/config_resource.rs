@@ -5,17 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use kafka_protocol::{ResponseError, protocol::StrBytes};
 use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 
-use crate::{
-    broker::{
-        cluster,
-        errors::{ApiError, check_topic_name, topic_error},
-        settings::{
-            broker_config, group_config,
-            kept_settings::{KeptSettings, is_kept},
-        },
-        telemetry,
+use crate::broker::{
+    cluster,
+    context::Context,
+    errors::{ApiError, check_topic_name, topic_error},
+    settings::{
+        broker_config, group_config,
+        kept_settings::{KeptSettings, is_kept},
     },
-    wire::api::Context,
+    telemetry,
 };
 
 /// The wire's number of a topic resource.

@@ -9,46 +9,29 @@ use std::{cell::RefMut, future::Future, rc::Rc};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use kafka_protocol::protocol::{self, Encodable, HeaderVersion, StrBytes};
-use millrace_engine::{api::Chunk, engine::Engine};
+use millrace_engine::api::Chunk;
 
 use super::ErrorCodes;
-use crate::{
-    broker::{
-        config::{ListenerConfig, NetConfig},
-        session::Session,
-        shard::Shard,
-    },
-    wire::{connection::Peer, frame::Malformed},
-};
+use crate::wire::{frame::Malformed, peer::Peer, service::Service};
 
 /// Where a request came from and what it may use.
-#[derive(Clone)]
-pub(crate) struct Context {
-    /// The shard that the connection lives on.
-    pub(crate) shard: Rc<Shard>,
+pub(crate) struct Context<S: Service> {
+    /// What stands behind the wire on the shard that the connection lives on.
+    pub(crate) service: Rc<S>,
     /// The other end of the connection.
-    pub(crate) peer: Rc<Peer>,
+    pub(crate) peer: Rc<Peer<S::Session>>,
 }
 
-impl Context {
-    /// This shard's engine.
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.shard.engine
+impl<S: Service> Clone for Context<S> {
+    fn clone(&self) -> Self {
+        Context { service: self.service.clone(), peer: self.peer.clone() }
     }
+}
 
-    /// What the wire was started with.
-    pub(crate) fn config(&self) -> &NetConfig {
-        &self.shard.config
-    }
-
+impl<S: Service> Context<S> {
     /// What is known of the connection by now.
-    pub(crate) fn session_mut(&self) -> RefMut<'_, Session> {
+    pub(crate) fn session_mut(&self) -> RefMut<'_, S::Session> {
         self.peer.session.borrow_mut()
-    }
-
-    /// The listener that the client came through: what it is told of addresses is that listener's.
-    pub(crate) fn listener(&self) -> &ListenerConfig {
-        self.config().listener(self.peer.origin.listener)
     }
 }
 
@@ -140,10 +123,11 @@ pub(crate) enum Handling {
 }
 
 /// Decodes a request, runs `handle` on it and encodes what it answers.
-pub(crate) fn call<M, H, F>(context: &Context, request: Request, handle: H) -> Result<Handling, Malformed>
+pub(crate) fn call<S, M, H, F>(context: &Context<S>, request: Request, handle: H) -> Result<Handling, Malformed>
 where
+    S: Service,
     M: protocol::Request,
-    H: FnOnce(Context, Call<M>) -> F,
+    H: FnOnce(Context<S>, Call<M>) -> F,
     F: Future<Output = M::Response> + 'static,
     M::Response: ErrorCodes + 'static,
 {

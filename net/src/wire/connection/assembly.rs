@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{Connection, InFlight};
-use crate::wire::memory::{Class, Reservation};
+use crate::wire::{
+    memory::{Class, Reservation},
+    service::Service,
+};
 
 /// Bytes in which a peer must go on: less than that is no progress, so that nobody holds the memory of a whole frame by a
 /// byte now and then.
@@ -51,7 +54,7 @@ pub(crate) struct Holding {
     pub(crate) reason: &'static str,
 }
 
-impl Connection {
+impl<S: Service> Connection<S> {
     /// The frame that is being received now, if it has memory.
     pub(super) fn on_assembly(&self, admitted: Option<&Reservation>) {
         let go_on = |reservation| self.assembly.get().unwrap_or_else(|| Assembly::new(reservation, Instant::now()));
@@ -74,7 +77,7 @@ impl Connection {
         }
         let InFlight { bytes, .. } = self.in_flight.get();
         let times = self.times.get();
-        let ago = |tick: u64| Duration::from_secs((self.context.shard.tick() - tick).saturating_sub(1));
+        let ago = |tick: u64| Duration::from_secs((self.wire().tick() - tick).saturating_sub(1));
         Some(Holding {
             class: None,
             bytes,

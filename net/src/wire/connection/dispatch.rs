@@ -4,23 +4,18 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use kafka_protocol::messages::ApiKey;
 
 use super::{Answered, Connection, End, assembler::Frame};
-use crate::{
-    broker::{
-        handlers::api_versions,
-        table::{Api, OnDisconnect, find},
-    },
-    wire::{
-        api::{Handling, Reply, Request, RequestHeader, shape},
-        frame::{HeaderStart, Malformed, take_client_id},
-        memory::Reservation,
-    },
+use crate::wire::{
+    api::{Api, Handling, OnDisconnect, Reply, Request, RequestHeader, find, shape},
+    frame::{HeaderStart, Malformed, take_client_id},
+    memory::Reservation,
+    service::Service,
 };
 
 /// A frame, understood as far as the table goes.
-pub(crate) enum Routed {
+pub(crate) enum Routed<S: Service> {
     /// A request for an API, at that place in the table, in a version that is served. Its handler cannot read it before it is mended if bytes of it
     /// are in text that is not UTF-8.
-    Request { api: &'static Api, place: usize, request: Request, foreign_bytes: usize },
+    Request { api: &'static Api<S>, place: usize, request: Request, foreign_bytes: usize },
     /// ApiVersions in a version that is not served; the answer says which are.
     UnknownApiVersions { place: usize, correlation_id: i32 },
 }
@@ -29,7 +24,7 @@ pub(crate) enum Routed {
 pub(crate) type Refused = (Option<String>, Malformed);
 
 /// Reads a frame's header, finds its API and checks the shape of its body.
-pub(crate) fn route(frame: &Frame) -> Result<Routed, Refused> {
+pub(crate) fn route<S: Service>(frame: &Frame) -> Result<Routed<S>, Refused> {
     let mut body = frame.bytes.clone();
     let start = HeaderStart::take(&mut body).map_err(|reason| (None, reason))?;
     let (place, api) = find(start.api_key).ok_or((None, Malformed::UnknownApi(start.api_key)))?;
@@ -50,15 +45,15 @@ pub(crate) fn route(frame: &Frame) -> Result<Routed, Refused> {
     Ok(Routed::Request { api, place, request: Request { header, body }, foreign_bytes })
 }
 
-fn is_flexible(api: &Api, version: i16) -> bool {
+fn is_flexible<S: Service>(api: &Api<S>, version: i16) -> bool {
     api.key.request_header_version(version) >= 2
 }
 
-fn refuse(api: &Api, reason: Malformed) -> Refused {
+fn refuse<S: Service>(api: &Api<S>, reason: Malformed) -> Refused {
     (Some(format!("{:?}", api.key)), reason)
 }
 
-impl Routed {
+impl<S: Service> Routed<S> {
     /// Bytes of memory that [`Routed::mend`] takes; none if there is nothing to do. A request may not grow beyond
     /// `frame_bytes_max`, so that nobody is granted more memory than for a frame.
     pub(crate) fn mending_bytes(&self, frame_bytes_max: usize) -> Result<usize, Refused> {
@@ -91,16 +86,16 @@ impl From<Refused> for End {
     }
 }
 
-impl Connection {
+impl<S: Service> Connection<S> {
     /// Begins a request. When this returns, its place among the connection's requests is fixed.
-    pub(super) fn dispatch(&self, frame: Frame, routed: Routed) -> Result<(), End> {
-        self.context.engine().note_activity();
-        let counters = &self.context.shard.counters;
+    pub(super) fn dispatch(&self, frame: Frame, routed: Routed<S>) -> Result<(), End> {
+        self.context.service.on_request();
+        let counters = &self.wire().counters;
         let received = self.received.get();
         let (handling, on_disconnect, asked) = match routed {
             Routed::UnknownApiVersions { place, correlation_id } => {
                 let asked = counters.on_request(place, received);
-                let reply = api_versions::unsupported(correlation_id);
+                let reply = S::unsupported_api_versions(correlation_id);
                 (Handling::Done(reply), OnDisconnect::Drop, asked)
             }
             Routed::Request { api, place, request, .. } => {
@@ -161,12 +156,12 @@ impl Connection {
         if let Some(reply) = (&mut future).now_or_never() {
             return Box::pin(std::future::ready(reply));
         }
-        let shard = self.context.shard.clone();
-        shard.on_finishing();
+        let service = self.context.service.clone();
+        service.wire().on_finishing();
         let task = glommio::spawn_local(async move {
             let reply = future.await;
             drop(reservation);
-            shard.on_finished();
+            service.wire().on_finished();
             reply
         });
         let handle = task.detach();

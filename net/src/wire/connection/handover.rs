@@ -4,30 +4,17 @@ use std::{future::poll_fn, task::Poll, time::Duration};
 
 use futures_util::future::{Either, select};
 use glommio::timer::sleep;
-use socket2::Socket;
 
-use super::{Connection, Peer};
-use crate::broker::{affinity::Affinity, config::Advertise};
+use super::Connection;
+use crate::wire::{peer::Moving, service::Service};
 
 /// How long a connection that should move is not read, so that it gets between two requests.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A connection on its way to another shard.
-pub(crate) struct Moving {
-    /// Where it goes.
-    pub(crate) shard: usize,
-    pub(crate) socket: Socket,
-    pub(crate) peer: Peer,
-}
-
-impl Connection {
+impl<S: Service> Connection<S> {
     /// The shard on which the connection should go on.
     pub(super) fn elsewhere(&self) -> Option<usize> {
-        match self.context.config().advertise {
-            Advertise::Node => self.context.peer.session.borrow().affinity.elsewhere(self.context.engine().shard()),
-            // clients choose the shard by themselves
-            Advertise::Shard => None,
-        }
+        self.context.service.elsewhere(&self.context.peer.session.borrow())
     }
 
     /// Waits until every request was answered. `false`: that takes long; more should be read first.
@@ -44,13 +31,13 @@ impl Connection {
             Either::Right(_) => false,
         };
         if !is_answered {
-            self.context.peer.session.borrow_mut().affinity = Affinity::default();
+            self.context.service.on_stays(&mut self.context.session_mut());
         }
         is_answered
     }
 
     /// Takes out what goes to the other shard. `None`: the connection ends here.
-    pub(super) fn hand_over(&self, shard: usize) -> Option<Moving> {
+    pub(super) fn hand_over(&self) -> Option<Moving<S::Session>> {
         if self.stream.is_reading_ended() {
             return None;
         }
@@ -62,7 +49,7 @@ impl Connection {
                 return None;
             }
         };
-        self.context.shard.pack(&mut peer.session.borrow_mut());
-        Some(Moving { shard, socket, peer: peer.take() })
+        self.context.service.pack(&mut peer.session.borrow_mut());
+        Some(Moving { socket, peer: peer.take() })
     }
 }

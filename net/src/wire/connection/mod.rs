@@ -17,7 +17,6 @@ mod writer;
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    net::SocketAddr,
     rc::Rc,
     task::{Poll, Waker},
     time::Instant,
@@ -28,66 +27,29 @@ use futures_util::{
     stream::{FuturesOrdered, Stream as _},
 };
 
+pub(crate) use self::assembly::Holding;
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::{
     assembler::{Frame, feed},
     dispatch::{Routed, route},
 };
 use self::{assembly::Assembly, turns::Turns};
-pub(crate) use self::{assembly::Holding, handover::Moving};
-use crate::{
-    broker::{
-        handlers::share::end_sessions,
-        session::Session,
-        shard::{Shard, TICK},
-        telemetry,
-    },
-    wire::{
-        api::{Context, Reply},
-        counters::Asked,
-        frame::Malformed,
-        listener::ListenerIndex,
-        stream::Stream,
-    },
+use crate::wire::{
+    api::{Context, Reply},
+    counters::Asked,
+    frame::Malformed,
+    peer::{Moving, Peer},
+    serve::{TICK, Wire},
+    service::Service,
+    stream::Stream,
 };
 
 /// Bytes of one read of a new request.
 pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// Where a connection came from. Stays what it is wherever the connection lives.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Origin {
-    /// The peer's address.
-    pub(crate) address: SocketAddr,
-    /// The listener that it came through.
-    pub(crate) listener: ListenerIndex,
-    /// The shard that accepted it and its number there.
-    pub(crate) connection: (usize, u64),
-}
-
-/// The other end of a connection.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) origin: Origin,
-    /// What is known of it by now. Never borrowed across an await.
-    pub(crate) session: RefCell<Session>,
-}
-
-impl Peer {
-    /// The other end of a connection that was just accepted.
-    pub(crate) fn new(origin: Origin) -> Peer {
-        Peer { origin, session: RefCell::default() }
-    }
-
-    /// Takes all of it out, for the same connection on another shard.
-    fn take(&self) -> Peer {
-        Peer { origin: self.origin, session: RefCell::new(self.session.take()) }
-    }
-}
-
 /// One connection's state, shared by its reader and its writer.
-pub(crate) struct Connection {
-    context: Context,
+pub(crate) struct Connection<S: Service> {
+    context: Context<S>,
     stream: Stream,
     id: u64,
     /// Turns of fetches.
@@ -154,16 +116,16 @@ enum End {
 }
 
 /// Serves a connection to its end, or until it goes on on another shard.
-pub(crate) async fn run(connection: &Rc<Connection>) -> Option<Moving> {
+pub(crate) async fn run<S: Service>(connection: &Rc<Connection<S>>) -> Option<(usize, Moving<S::Session>)> {
     let writer = glommio::spawn_local(writer::run(connection.clone()));
     let end = reader::run(connection).await;
     let peer = connection.context.peer.origin.address;
     match &end {
         End::Malformed { api, reason } => {
-            let shard = &connection.context.shard;
-            shard.counters.malformed_requests.add(1);
+            let wire = connection.wire();
+            wire.counters.malformed_requests.add(1);
             let api = api.as_deref().unwrap_or("none");
-            if let Some(suppressed) = shard.malformed.borrow_mut().on_event(shard.tick()) {
+            if let Some(suppressed) = wire.malformed.borrow_mut().on_event(wire.tick()) {
                 tracing::warn!(%peer, api, %reason, suppressed, "connection closed: malformed request");
             }
         }
@@ -179,28 +141,24 @@ pub(crate) async fn run(connection: &Rc<Connection>) -> Option<Moving> {
     connection.on_reading_done();
     writer.await;
     if let End::Moves(shard) = end
-        && let Some(moving) = connection.hand_over(shard)
+        && let Some(moving) = connection.hand_over()
     {
-        return Some(moving);
+        return Some((shard, moving));
     }
     connection.stream.close();
     // Futures of requests nobody waits for any more; some hold this shard's state.
     drop(connection.replies.take());
-    let Peer { origin: Origin { connection: id, .. }, session } = connection.context.peer.take();
-    let Session { pushes_telemetry, share_sessions, .. } = session.into_inner();
-    if pushes_telemetry {
-        telemetry::on_closed(connection.context.engine(), id).await;
-    }
-    end_sessions(connection.context.engine(), id, share_sessions).await;
+    let Peer { origin, session } = connection.context.peer.take();
+    connection.context.service.on_closed(origin, session.into_inner()).await;
     None
 }
 
-impl Connection {
+impl<S: Service> Connection<S> {
     /// A connection that begins, or goes on, on this shard.
-    pub(crate) fn new(shard: Rc<Shard>, stream: Stream, peer: Peer, id: u64) -> Rc<Connection> {
-        let active = shard.tick();
+    pub(crate) fn new(service: Rc<S>, stream: Stream, peer: Peer<S::Session>, id: u64) -> Rc<Connection<S>> {
+        let active = service.wire().tick();
         Rc::new(Connection {
-            context: Context { shard, peer: Rc::new(peer) },
+            context: Context { service, peer: Rc::new(peer) },
             stream,
             id,
             turns: Turns::default(),
@@ -215,6 +173,10 @@ impl Connection {
             assembly: Cell::default(),
             received: Cell::new(Instant::now()),
         })
+    }
+
+    fn wire(&self) -> &Wire<S> {
+        self.context.service.wire()
     }
 
     /// Reads no more requests; those that were read are answered.
@@ -237,22 +199,22 @@ impl Connection {
         /// Ticks that a peer may take nothing of what waits for it, or may take to read it all while others wait for the
         /// memory.
         const UNREAD_TICKS_MAX: u64 = 60;
-        let shard = &self.context.shard;
-        let now = shard.tick();
+        let wire = self.wire();
+        let now = wire.tick();
         let times = self.times.get();
         let is_over = |since: Option<u64>, ticks_max: u64| since.is_some_and(|since| now - since > ticks_max);
         let ticks = |duration: std::time::Duration| duration.as_secs().div_ceil(TICK.as_secs());
         let quiet_since = Some(times.active);
         let is_idle = self.in_flight.get().requests == 0 || times.sending.is_some();
-        let reason = if is_over(times.draining, ticks(shard.config.stop_timeout)) {
+        let reason = if is_over(times.draining, ticks(wire.config.stop_timeout)) {
             "requests in flight took too long after the last was read"
         } else if is_over(times.sending, UNREAD_TICKS_MAX) {
             "the peer takes nothing of what is sent"
         } else if (is_over(times.sending, STALLED_TICKS_MAX) || is_over(times.unsent, UNREAD_TICKS_MAX))
-            && shard.engine.is_fetch_memory_contended()
+            && self.context.service.is_answer_memory_contended()
         {
             "records that the peer does not read held memory that others wait for"
-        } else if is_idle && is_over(quiet_since, ticks(shard.config.idle_timeout)) {
+        } else if is_idle && is_over(quiet_since, ticks(wire.config.idle_timeout)) {
             "idle"
         } else {
             return;
@@ -266,7 +228,7 @@ impl Connection {
         let now = Instant::now();
         self.received.set(now);
         self.assembly.update(|assembly| assembly.map(|assembly| assembly.on_received(bytes, now)));
-        self.context.shard.counters.received_bytes.add(bytes);
+        self.wire().counters.received_bytes.add(bytes);
         self.update_times(|times, now| times.active = now);
     }
 
@@ -279,7 +241,7 @@ impl Connection {
 
     fn update_times(&self, update: impl FnOnce(&mut Times, u64)) {
         let mut times = self.times.get();
-        update(&mut times, self.context.shard.tick());
+        update(&mut times, self.wire().tick());
         self.times.set(times);
     }
 
@@ -300,10 +262,10 @@ impl Connection {
 
     /// Whether so many more requests of so many bytes may be in flight.
     fn has_room(&self, (more, more_bytes): (usize, usize)) -> bool {
-        let config = &self.context.shard.config;
+        let config = &self.wire().config;
         let InFlight { requests, bytes } = self.in_flight.get();
-        requests + more <= config.max_in_flight_requests
-            && bytes.saturating_add(more_bytes) <= config.max_in_flight_bytes
+        requests + more <= config.in_flight_requests_max
+            && bytes.saturating_add(more_bytes) <= config.in_flight_bytes_max
     }
 
     /// Waits until one more request of that size may be in flight. `Err`: nothing more shall be read.

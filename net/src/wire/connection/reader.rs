@@ -13,7 +13,10 @@ use super::{
     assembler::{Assembler, Want},
     dispatch::route,
 };
-use crate::wire::memory::{Class, Reservation, SMALL_FRAME_BYTES_MAX};
+use crate::wire::{
+    memory::{Class, Reservation, SMALL_FRAME_BYTES_MAX},
+    service::Service,
+};
 
 /// Bytes of one read of a large frame at most, so that it does not hold the shard.
 const FILL_BYTES_MAX: usize = 1024 * 1024;
@@ -27,15 +30,15 @@ const MENDING_PATIENCE: Duration = Duration::from_secs(1);
 const _: () = assert!(READ_BYTES_MAX == SMALL_FRAME_BYTES_MAX);
 
 /// Reads until the peer, this side or an error ends it.
-pub(super) async fn run(connection: &Rc<Connection>) -> End {
+pub(super) async fn run<S: Service>(connection: &Rc<Connection<S>>) -> End {
     match read(connection).await {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, End> {
-    let mut assembler = Assembler::new(connection.context.shard.config.max_frame_bytes);
+async fn read<S: Service>(connection: &Rc<Connection<S>>) -> Result<std::convert::Infallible, End> {
+    let mut assembler = Assembler::new(connection.wire().config.frame_bytes_max);
     loop {
         begin_requests(connection, &mut assembler).await?;
         if !assembler.is_inside_frame()
@@ -62,11 +65,11 @@ async fn read(connection: &Rc<Connection>) -> Result<std::convert::Infallible, E
 }
 
 /// Begins the requests that are there, as many as may be in flight at a time.
-async fn begin_requests(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
+async fn begin_requests<S: Service>(connection: &Connection<S>, assembler: &mut Assembler) -> Result<(), End> {
     while let Some(mut frame) = assembler.next_frame() {
         connection.room_for(frame.bytes.len()).await?;
         let mut routed = route(&frame)?;
-        let mending_bytes = routed.mending_bytes(connection.context.shard.config.max_frame_bytes)?;
+        let mending_bytes = routed.mending_bytes(connection.wire().config.frame_bytes_max)?;
         if mending_bytes > 0 {
             frame.reservation.join(mending_memory(connection, frame.reservation.class(), mending_bytes).await?);
             routed.mend()?;
@@ -78,12 +81,12 @@ async fn begin_requests(connection: &Connection, assembler: &mut Assembler) -> R
 }
 
 /// One read into the shard's shared buffer. Memory is reserved only once there is something to read.
-async fn read_new(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
-    let shard = &connection.context.shard;
+async fn read_new<S: Service>(connection: &Connection<S>, assembler: &mut Assembler) -> Result<(), End> {
+    let wire = connection.wire();
     connection.stream.readable().await.map_err(|_| End::Closed)?;
     let mut permit = reserve(connection, Class::Whole, READ_BYTES_MAX).await?;
-    let is_short = shard.memory.is_short();
-    let mut buffer = shard.read_buffer.borrow_mut();
+    let is_short = wire.memory.is_short();
+    let mut buffer = wire.read_buffer.borrow_mut();
     buffer.clear();
     let read = match is_short {
         true => connection.stream.peek(&mut buffer, READ_BYTES_MAX),
@@ -99,7 +102,7 @@ async fn read_new(connection: &Connection, assembler: &mut Assembler) -> Result<
     // Nobody holds a frame's memory while requests before it wait for answers.
     if let Want::Memory(bytes) = assembler.want()
         && connection.has_room(assembler.ready())
-        && let Some(memory) = shard.memory.try_admit(bytes)
+        && let Some(memory) = wire.memory.try_admit(bytes)
     {
         assembler.admit(memory);
     }
@@ -114,7 +117,7 @@ async fn read_new(connection: &Connection, assembler: &mut Assembler) -> Result<
 }
 
 /// Takes bytes from the socket that were looked at before.
-fn take(connection: &Connection, buffer: &mut BytesMut, bytes: usize) -> Result<(), End> {
+fn take<S: Service>(connection: &Connection<S>, buffer: &mut BytesMut, bytes: usize) -> Result<(), End> {
     buffer.clear();
     match connection.stream.receive(buffer, bytes).map_err(End::Io)? {
         Some(taken) if taken == bytes => Ok(()),
@@ -124,8 +127,8 @@ fn take(connection: &Connection, buffer: &mut BytesMut, bytes: usize) -> Result<
 
 /// Waits for the memory of a frame of which `missing` bytes are not read. A small one that is all there is taken like one
 /// that a read finds whole: it does not wait behind others that may never be.
-async fn admission(connection: &Connection, bytes: usize, missing: usize) -> Result<Reservation, End> {
-    let memory = &connection.context.shard.memory;
+async fn admission<S: Service>(connection: &Connection<S>, bytes: usize, missing: usize) -> Result<Reservation, End> {
+    let memory = &connection.wire().memory;
     let whole = (bytes <= SMALL_FRAME_BYTES_MAX).then_some(missing);
     // Who has read a part already was first to find no memory: it asks at once, so that others see that it is short.
     if missing == bytes && Some(shown(connection, missing.min(SHOWN_BYTES)).await?) == whole {
@@ -151,7 +154,7 @@ async fn admission(connection: &Connection, bytes: usize, missing: usize) -> Res
 
 /// Waits until the peer has sent so many bytes of a frame: who only says that it will send asks for no memory. Answers
 /// how many there are, as many as one read yields.
-async fn shown(connection: &Connection, bytes: usize) -> Result<usize, End> {
+async fn shown<S: Service>(connection: &Connection<S>, bytes: usize) -> Result<usize, End> {
     loop {
         let there = unread(connection)?;
         if there >= bytes {
@@ -165,14 +168,14 @@ async fn shown(connection: &Connection, bytes: usize) -> Result<usize, End> {
 }
 
 /// How many bytes the socket has, as many as one read yields.
-fn unread(connection: &Connection) -> Result<usize, End> {
-    let mut buffer = connection.context.shard.read_buffer.borrow_mut();
+fn unread<S: Service>(connection: &Connection<S>) -> Result<usize, End> {
+    let mut buffer = connection.wire().read_buffer.borrow_mut();
     buffer.clear();
     connection.stream.peek(&mut buffer, READ_BYTES_MAX).map(Option::unwrap_or_default).map_err(End::Io)
 }
 
 /// One read into the buffer of the frame that was begun.
-async fn fill(connection: &Connection, assembler: &mut Assembler) -> Result<(), End> {
+async fn fill<S: Service>(connection: &Connection<S>, assembler: &mut Assembler) -> Result<(), End> {
     connection.stream.readable().await.map_err(|_| End::Closed)?;
     let (buffer, limit) = assembler.buffer();
     match connection.stream.receive(buffer, limit.min(FILL_BYTES_MAX)).map_err(End::Io)? {
@@ -189,7 +192,11 @@ async fn fill(connection: &Connection, assembler: &mut Assembler) -> Result<(), 
 
 /// Memory to write a request's body anew. Who waits for it holds the request's own, which nobody else may wait with: so
 /// it waits for a moment only, and rather gives all of it back with the connection than stand in the way of others.
-async fn mending_memory(connection: &Connection, class: Class, bytes: usize) -> Result<Reservation, End> {
+async fn mending_memory<S: Service>(
+    connection: &Connection<S>,
+    class: Class,
+    bytes: usize,
+) -> Result<Reservation, End> {
     let patience = pin!(glommio::timer::sleep(MENDING_PATIENCE));
     match select(pin!(reserve(connection, class, bytes)), patience).await {
         Either::Left((reserved, _)) => reserved,
@@ -201,8 +208,8 @@ async fn mending_memory(connection: &Connection, class: Class, bytes: usize) -> 
     }
 }
 
-async fn reserve(connection: &Connection, class: Class, bytes: usize) -> Result<Reservation, End> {
-    let memory = pin!(connection.context.shard.memory.reserve(class, bytes));
+async fn reserve<S: Service>(connection: &Connection<S>, class: Class, bytes: usize) -> Result<Reservation, End> {
+    let memory = pin!(connection.wire().memory.reserve(class, bytes));
     let ended = pin!(connection.stream.reading_ended());
     match select(memory, ended).await {
         Either::Left((reservation, _)) => Ok(reservation),

@@ -9,7 +9,7 @@ use super::{
     out_queue::{Next, OutQueue},
     unsent::Unsent,
 };
-use crate::wire::{api::Reply, counters::Asked, poller::Closed};
+use crate::wire::{api::Reply, counters::Asked, poller::Closed, service::Service};
 
 /// Bytes gathered before they are sent, beyond the reply that exceeds it.
 const GATHERED_BYTES_MAX: usize = 256 * 1024;
@@ -17,7 +17,7 @@ const GATHERED_BYTES_MAX: usize = 256 * 1024;
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Sends until there is nothing more to send or nobody to send it to.
-pub(super) async fn run(connection: Rc<Connection>) {
+pub(super) async fn run<S: Service>(connection: Rc<Connection<S>>) {
     let said_all = write(&connection).await.unwrap_or_else(|error| {
         tracing::debug!(peer = %connection.context.peer.origin.address, %error, "connection lost");
         false
@@ -29,7 +29,7 @@ pub(super) async fn run(connection: Rc<Connection>) {
 }
 
 /// Whether everything was sent that was to be sent.
-async fn write(connection: &Connection) -> io::Result<bool> {
+async fn write<S: Service>(connection: &Connection<S>) -> io::Result<bool> {
     let mut out = OutQueue::default();
     let mut unsent = Unsent::default();
     loop {
@@ -56,8 +56,12 @@ async fn write(connection: &Connection) -> io::Result<bool> {
 }
 
 /// Queues a reply; whether the connection goes on after it.
-fn push(connection: &Connection, (out, unsent): (&mut OutQueue, &mut Unsent), (reply, asked): (Reply, Asked)) -> bool {
-    let counters = &connection.context.shard.counters;
+fn push<S: Service>(
+    connection: &Connection<S>,
+    (out, unsent): (&mut OutQueue, &mut Unsent),
+    (reply, asked): (Reply, Asked),
+) -> bool {
+    let counters = &connection.wire().counters;
     match reply {
         Reply::Response(response) => {
             counters.on_errors(asked, response.errors());
@@ -82,7 +86,11 @@ fn push(connection: &Connection, (out, unsent): (&mut OutQueue, &mut Unsent), (r
 }
 
 /// Sends everything that is queued. `Err(Closed)`: the connection was closed meanwhile.
-async fn flush(connection: &Connection, out: &mut OutQueue, unsent: &mut Unsent) -> io::Result<Result<(), Closed>> {
+async fn flush<S: Service>(
+    connection: &Connection<S>,
+    out: &mut OutQueue,
+    unsent: &mut Unsent,
+) -> io::Result<Result<(), Closed>> {
     let stream = &connection.stream;
     connection.update_times(|times, now| times.unsent = Some(now));
     loop {
@@ -116,8 +124,8 @@ async fn flush(connection: &Connection, out: &mut OutQueue, unsent: &mut Unsent)
 }
 
 /// Counts bytes that the socket took, and the requests that are answered by them.
-fn on_sent(connection: &Connection, unsent: &mut Unsent, bytes: usize) {
-    let counters = &connection.context.shard.counters;
+fn on_sent<S: Service>(connection: &Connection<S>, unsent: &mut Unsent, bytes: usize) {
+    let counters = &connection.wire().counters;
     counters.sent_bytes.add(bytes);
     unsent.on_sent(bytes);
     let now = Instant::now();

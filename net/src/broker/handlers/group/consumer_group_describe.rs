@@ -10,10 +10,13 @@ use kafka_protocol::{
 
 use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{coordinator::Coordinator, strings::wire},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, STRINGS, Shape},
     },
 };

@@ -4,10 +4,13 @@ use kafka_protocol::messages::{ApiKey, ConsumerGroupHeartbeatRequest, ConsumerGr
 
 use super::caller;
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{effects::Reply, shell},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, INT32S, STRING, STRINGS, Shape, UUID, array},
     },
 };

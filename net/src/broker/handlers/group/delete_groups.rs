@@ -5,10 +5,13 @@ use kafka_protocol::messages::{
 };
 
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{effects::Reply, shell, strings::wire},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{STRINGS, Shape},
     },
 };

@@ -6,10 +6,13 @@ use kafka_protocol::messages::{
 
 use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{coordinator::Coordinator, error::GroupError, strings::wire},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, STRINGS, Shape},
     },
 };

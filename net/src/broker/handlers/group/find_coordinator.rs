@@ -12,13 +12,14 @@ use crate::{
     broker::{
         cluster::{self, Broker},
         config::Advertise,
+        context::Context,
         errors::ApiError,
         handlers,
         table::{Api, OnDisconnect},
     },
     coordinator::group::shell,
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT8, STRING, STRINGS, Shape},
     },
 };

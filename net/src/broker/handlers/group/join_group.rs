@@ -7,10 +7,13 @@ use kafka_protocol::{
 
 use super::caller;
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{effects::Reply, shell},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BYTES, INT32, STRING, Shape, array},
     },
 };

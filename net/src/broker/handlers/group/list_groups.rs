@@ -5,11 +5,12 @@ use kafka_protocol::messages::{ApiKey, ListGroupsRequest, ListGroupsResponse};
 use crate::{
     broker::{
         config::Advertise,
+        context::Context,
         table::{Api, OnDisconnect},
     },
     coordinator::group::{coordinator::GroupFilter, shell},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{STRINGS, Shape},
     },
 };

@@ -18,8 +18,11 @@ use kafka_protocol::error::ResponseError;
 use millrace_engine::engine::Engine;
 use uuid::Uuid;
 
-use crate::coordinator::group::{caller::Caller, coordinator::Coordinator, error::GroupError, shell};
-use crate::wire::api::{Context, RequestHeader};
+use crate::{
+    broker::context::Context,
+    coordinator::group::{caller::Caller, coordinator::Coordinator, error::GroupError, shell},
+    wire::api::RequestHeader,
+};
 
 /// What an administrator may do with a group as long as nothing is forbidden, as a set of Kafka's AclOperation codes:
 /// READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.

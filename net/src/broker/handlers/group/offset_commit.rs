@@ -15,7 +15,10 @@ use millrace_engine::engine::Topics;
 
 use super::caller;
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{
         coordinator::commit_error,
         effects::Reply,
@@ -25,7 +28,7 @@ use crate::{
     },
     wire::{
         api::{
-            Call, Context, Handling, Request, encode,
+            Call, Handling, Request, encode,
             shape::{INT32, INT64, STRING, Shape, UUID, array},
         },
         frame::Malformed,

@@ -11,10 +11,13 @@ use kafka_protocol::{
 use millrace_engine::engine::Topics;
 
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{effects::Reply, shell},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, STRING, Shape, array},
     },
 };

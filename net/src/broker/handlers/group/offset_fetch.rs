@@ -17,7 +17,10 @@ use kafka_protocol::{
 use millrace_engine::engine::Topics;
 
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{
         effects::Reply,
         record::{Reader, RecordError},
@@ -26,7 +29,7 @@ use crate::{
     },
     wire::{
         api::{
-            Call, Context, Handling, Request, encode,
+            Call, Handling, Request, encode,
             shape::{BOOL, INT32, INT32S, STRING, Shape, UUID, array},
         },
         frame::Malformed,

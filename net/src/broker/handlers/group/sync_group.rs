@@ -6,10 +6,13 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{effects::Reply, shell},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BYTES, INT32, STRING, Shape, array},
     },
 };

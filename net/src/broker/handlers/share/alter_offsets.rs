@@ -7,10 +7,13 @@ use kafka_protocol::{
 
 use super::{ask, state};
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{coordinator::ShareReply, error::Refusal, strings::wire},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, INT64, STRING, Shape, array},
     },
 };

@@ -11,10 +11,13 @@ use uuid::Uuid;
 
 use super::{ask, state};
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::group::{coordinator::ShareReply, error::Refusal, strings::wire},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{STRING, Shape, array},
     },
 };

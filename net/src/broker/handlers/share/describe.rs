@@ -9,12 +9,13 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
+        context::Context,
         handlers::group::{MayBeEmpty, NO_OPERATIONS, describe_each, operations},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{coordinator::Coordinator, strings::wire},
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{BOOL, STRINGS, Shape},
     },
 };

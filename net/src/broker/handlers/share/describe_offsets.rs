@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::encode::{DescribedGroup, DescribedPartition, DescribedTopic};
 use crate::{
     broker::{
+        context::Context,
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -29,7 +30,7 @@ use crate::{
     },
     wire::{
         api::{
-            Context, Handling, Request,
+            Handling, Request,
             shape::{INT32S, STRING, Shape, array},
         },
         frame::Malformed,

@@ -6,6 +6,7 @@ use kafka_protocol::messages::{ApiKey, ShareGroupHeartbeatRequest, ShareGroupHea
 use super::{ask, state};
 use crate::{
     broker::{
+        context::Context,
         handlers::group::caller,
         table::{Api, OnDisconnect},
     },
@@ -14,7 +15,7 @@ use crate::{
         share::shell::here,
     },
     wire::api::{
-        Call, Context, call,
+        Call, call,
         shape::{INT32, STRING, STRINGS, Shape},
     },
 };

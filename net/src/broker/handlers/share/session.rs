@@ -8,12 +8,11 @@ use std::{collections::BTreeMap, hash::Hasher, rc::Rc};
 use millrace_engine::{api::TopicPartition, engine::Engine};
 
 use crate::{
-    broker::config::Advertise,
+    broker::{config::Advertise, context::Context},
     coordinator::share::{
         session::{ConnectionId, SessionKey},
         shell::{here, release_on},
     },
-    wire::api::Context,
 };
 
 /// The shard that has a member's session.

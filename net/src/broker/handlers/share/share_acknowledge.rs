@@ -12,7 +12,10 @@ use super::{
     session,
 };
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::share::{
         partition::Acknowledgement,
         session::CLOSE_EPOCH,
@@ -20,7 +23,7 @@ use crate::{
     },
     wire::{
         api::{
-            Context, Handling, Request,
+            Handling, Request,
             shape::{BOOL, INT8S, INT32, INT64, STRING, Shape, UUID, array},
         },
         frame::Malformed,

@@ -17,14 +17,17 @@ use super::{
     share_acknowledge::{PART, acknowledge_parts},
 };
 use crate::{
-    broker::table::{Api, OnDisconnect},
+    broker::{
+        context::Context,
+        table::{Api, OnDisconnect},
+    },
     coordinator::share::{
         session::{CLOSE_EPOCH, FetchRequest, OPEN_EPOCH},
         shell::{FetchHere, Found, PARTITION_BYTES_MAX, fetch_on, here, wait_on},
     },
     wire::{
         api::{
-            Context, Handling, Reply, Request,
+            Handling, Reply, Request,
             shape::{BOOL, INT8, INT32, INT32S, STRING, Shape, UUID, array},
         },
         frame::Malformed,
@@ -78,7 +81,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         };
         let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
         let record_bytes = partitions.map(|partition| partition.records.len()).sum();
-        context.shard.fetched_bytes.add(record_bytes);
+        context.service.fetched_bytes.add(record_bytes);
         super::reply(encode::fetched(header.correlation_id, error.as_ref(), lock_ms, topics))
     })))
 }

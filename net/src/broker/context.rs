@@ -1,0 +1,31 @@
+//! What a handler may use: its request's session, and the broker behind it.
+
+use millrace_engine::engine::Engine;
+
+use crate::{
+    broker::{
+        config::{ListenerConfig, NetConfig},
+        shard::Shard,
+    },
+    wire,
+};
+
+/// See the module.
+pub(crate) type Context = wire::api::Context<Shard>;
+
+impl Context {
+    /// This shard's engine.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.service.engine
+    }
+
+    /// What the broker was started with.
+    pub(crate) fn config(&self) -> &NetConfig {
+        &self.service.config
+    }
+
+    /// The listener that the client came through: what it is told of addresses is that listener's.
+    pub(crate) fn listener(&self) -> &ListenerConfig {
+        self.config().listener(self.peer.origin.listener)
+    }
+}
