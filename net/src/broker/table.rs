@@ -103,6 +103,9 @@ pub fn api_table() -> Vec<ApiListing> {
 }
 
 #[cfg(test)]
+mod shapes;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

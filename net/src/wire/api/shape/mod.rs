@@ -273,65 +273,7 @@ fn plain_length(length: i32) -> Result<usize, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::{Bytes, BytesMut};
-    use kafka_protocol::messages::{ApiKey, RequestKind};
-
     use super::*;
-    use crate::broker::table::{Api, TABLE};
-
-    const SAMPLES: u64 = 60;
-
-    /// The version that the message library knows of an API's layout.
-    fn known_version(api: &Api, version: i16) -> i16 {
-        version.min(api.key.valid_versions().max)
-    }
-
-    /// Some newest versions have a layout that the message library does not know.
-    fn is_known_to_library(api: &Api, version: i16) -> bool {
-        !matches!(
-            (api.key, version),
-            (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10) | (ApiKey::ShareFetch | ApiKey::ShareAcknowledge, 2)
-        )
-    }
-
-    fn for_every_version(mut check: impl FnMut(&Api, Shape, i16, bool)) {
-        for api in TABLE {
-            for version in api.version_min..=api.version_max {
-                check(api, api.shape, version, api.key.request_header_version(version) >= 2);
-            }
-        }
-    }
-
-    #[test]
-    fn shapes_are_those_of_the_message_library() {
-        let mut random = sample::Random::new(7);
-        for_every_version(|api, shape, version, flexible| {
-            for _ in 0..SAMPLES * u64::from(is_known_to_library(api, version)) {
-                let body = sample::sample(shape, version, flexible, sample::Text::Ascii, &mut random);
-                assert_eq!(check(shape, version, flexible, &body).ok(), Some(0), "a sample is legal");
-                let mut rest = Bytes::from(body.clone());
-                let known = known_version(api, version);
-                let decoded = RequestKind::decode(api.key, &mut rest, known);
-                let decoded = decoded.unwrap_or_else(|error| panic!("{:?} {version}: {error:#}", api.key));
-                assert!(rest.is_empty(), "{:?} {version}", api.key);
-                let mut encoded = BytesMut::new();
-                decoded.encode(&mut encoded, known).expect("what was decoded can be encoded");
-                assert_eq!(encoded, body, "{:?} {version}", api.key);
-            }
-        });
-    }
-
-    #[test]
-    fn every_cut_of_a_body_is_refused() {
-        let mut random = sample::Random::new(8);
-        for_every_version(|api, shape, version, flexible| {
-            let body = sample::sample(shape, version, flexible, sample::Text::Ascii, &mut random);
-            for length in 0..body.len() {
-                let cut = check(shape, version, flexible, &body[..length]);
-                assert!(cut.is_err(), "{:?} {version} cut to {length}", api.key);
-            }
-        });
-    }
 
     #[test]
     fn counts_beyond_the_body_are_refused() {
