@@ -13,11 +13,12 @@ use crate::{
         session::Session,
         settings::broker_config,
         shard::Shard,
-        table::{Api, TABLE},
+        table::{Api, TABLE, is_served},
         telemetry,
     },
     wire::{
         api::Reply,
+        frame::Malformed,
         limits::Refusal,
         peer::{Moving, Origin},
         serve::{self, Wire},
@@ -38,6 +39,13 @@ impl Service for Shard {
 
     fn shard(&self) -> usize {
         self.engine.shard()
+    }
+
+    fn gate(&self, _session: &Session, api: &Api) -> Result<(), Malformed> {
+        match is_served(api, &self.config) {
+            true => Ok(()),
+            false => Err(Malformed::UnknownApi(api.key as i16)),
+        }
     }
 
     fn on_request(&self) {

@@ -5,6 +5,7 @@ use kafka_protocol::messages::ApiKey;
 pub(crate) use crate::wire::api::OnDisconnect;
 use crate::{
     broker::{
+        config::NetConfig,
         handlers,
         handlers::{group, share},
         shard::Shard,
@@ -74,6 +75,11 @@ pub(crate) static TABLE: &[&Api] = &[
 pub(crate) fn place(key: ApiKey) -> usize {
     let place = TABLE.binary_search_by_key(&(key as i16), |api| api.key as i16);
     place.expect("only what is served has a place")
+}
+
+/// Whether an API is there. Without a page to show them on, metrics of clients are not taken.
+pub(crate) fn is_served(api: &Api, config: &NetConfig) -> bool {
+    config.metrics.is_some() || !matches!(api.key, ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry)
 }
 
 /// One line of the list of what is served.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::{
     api::{Api, Reply},
+    frame::Malformed,
     limits::Refusal,
     peer::{Moving, Origin},
     serve::Wire,
@@ -26,6 +27,9 @@ pub(crate) trait Service: Sized + 'static {
 
     /// The shard that this is.
     fn shard(&self) -> usize;
+
+    /// The one gate: whether a session may call an API at all. A refusal ends its connection.
+    fn gate(&self, session: &Self::Session, api: &Api<Self>) -> Result<(), Malformed>;
 
     /// A request has come.
     fn on_request(&self);

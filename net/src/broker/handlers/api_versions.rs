@@ -12,8 +12,9 @@ use kafka_protocol::{
 use crate::broker::features::{FEATURES, Feature};
 use crate::{
     broker::{
+        config::NetConfig,
         context::Context,
-        table::{Api, OnDisconnect, TABLE},
+        table::{Api, OnDisconnect, TABLE, is_served},
     },
     wire::api::{
         Call, Reply, RequestHeader, call, encode,
@@ -44,7 +45,7 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
         tracing::debug!(peer = %context.peer.origin.address, software = %name, version = %software_version, "client");
         context.session_mut().software = Some((kept(&name), kept(&software_version)));
     }
-    let response = ApiVersionsResponse::default().with_api_keys(listed_versions(context.config().metrics.is_some()));
+    let response = ApiVersionsResponse::default().with_api_keys(listed_versions(context.config()));
     if version < 3 {
         return response;
     }
@@ -72,20 +73,15 @@ fn is_legal(text: &str) -> bool {
     }
 }
 
-/// Clients are told that they can push metrics only if somebody can read them.
-fn listed_versions(takes_metrics: bool) -> Vec<ApiVersion> {
-    let is_listed =
-        |api: &&&Api| takes_metrics || !matches!(api.key, ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry);
-    TABLE
-        .iter()
-        .filter(is_listed)
-        .map(|api| {
-            ApiVersion::default()
-                .with_api_key(api.key as i16)
-                .with_min_version(api.advertised_min)
-                .with_max_version(api.version_max)
-        })
-        .collect()
+fn listed_versions(config: &NetConfig) -> Vec<ApiVersion> {
+    TABLE.iter().filter(|api| is_served(api, config)).map(|api| listed(api)).collect()
+}
+
+fn listed(api: &Api) -> ApiVersion {
+    ApiVersion::default()
+        .with_api_key(api.key as i16)
+        .with_min_version(api.advertised_min)
+        .with_max_version(api.version_max)
 }
 
 /// Versions before 4 cannot carry a feature whose lowest level is 0 (KIP-1022).
@@ -106,10 +102,9 @@ fn finalized(feature: &Feature) -> FinalizedFeatureKey {
 
 /// The answer to a version of ApiVersions that is not served: in version 0, with the range of ApiVersions itself.
 pub(crate) fn unsupported(correlation_id: i32) -> Reply {
-    let own = listed_versions(false).into_iter().filter(|version| version.api_key == ApiKey::ApiVersions as i16);
     let response = ApiVersionsResponse::default()
         .with_error_code(ResponseError::UnsupportedVersion.code())
-        .with_api_keys(own.collect());
+        .with_api_keys(vec![listed(&API)]);
     let header = RequestHeader { version: 0, correlation_id, client_id: None };
     encode(&header, 0, &response)
 }
@@ -130,7 +125,7 @@ mod tests {
 
     #[test]
     fn produce_is_advertised_from_zero() {
-        let produce = &listed_versions(false)[0];
+        let produce = &listed_versions(&NetConfig::default())[0];
         assert_eq!((produce.api_key, produce.min_version, produce.max_version), (0, 0, 13));
     }
 }

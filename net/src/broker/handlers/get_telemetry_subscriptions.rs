@@ -14,12 +14,9 @@ use crate::{
         table::{Api, OnDisconnect},
         telemetry::{self, Attributes, Caller, TELEMETRY_BYTES_MAX},
     },
-    wire::{
-        api::{
-            Call, RequestHeader, call,
-            shape::{Shape, UUID},
-        },
-        frame::Malformed,
+    wire::api::{
+        Call, RequestHeader, call,
+        shape::{Shape, UUID},
     },
 };
 
@@ -33,10 +30,7 @@ pub(crate) static API: Api = Api {
     advertised_min: 0,
     shape: SHAPE,
     on_disconnect: OnDisconnect::Drop,
-    handle: |context, request| {
-        check_served(context, ApiKey::GetTelemetrySubscriptions)?;
-        call(context, request, handle)
-    },
+    handle: |context, request| call(context, request, handle),
 };
 
 /// In the order of preference, as Kafka has them.
@@ -58,14 +52,6 @@ async fn handle(context: Context, call: Call<GetTelemetrySubscriptionsRequest>) 
         .with_telemetry_max_bytes(i32::try_from(TELEMETRY_BYTES_MAX).expect("a small size"))
         .with_delta_temporality(true)
         .with_requested_metrics(granted.asked.metrics.into_iter().map(StrBytes::from_string).collect())
-}
-
-/// Without a page to show them on, metrics are not taken: the API is not there.
-pub(super) fn check_served(context: &Context, key: ApiKey) -> Result<(), Malformed> {
-    match context.config().metrics {
-        Some(_) => Ok(()),
-        None => Err(Malformed::UnknownApi(key as i16)),
-    }
 }
 
 /// Who sent a request.

@@ -2,7 +2,7 @@
 
 use kafka_protocol::messages::{ApiKey, PushTelemetryRequest, PushTelemetryResponse};
 
-use super::get_telemetry_subscriptions::{caller, check_served};
+use super::get_telemetry_subscriptions::caller;
 use crate::{
     broker::{
         context::Context,
@@ -25,10 +25,7 @@ pub(crate) static API: Api = Api {
     advertised_min: 0,
     shape: SHAPE,
     on_disconnect: OnDisconnect::Finish,
-    handle: |context, request| {
-        check_served(context, ApiKey::PushTelemetry)?;
-        call(context, request, handle)
-    },
+    handle: |context, request| call(context, request, handle),
 };
 
 async fn handle(context: Context, call: Call<PushTelemetryRequest>) -> PushTelemetryResponse {

@@ -4,7 +4,11 @@
 //! requests arrive on their connection; the future that it returns may finish at any time, and the connection puts the
 //! replies in order.
 
-use std::{cell::RefMut, future::Future, rc::Rc};
+use std::{
+    cell::{Ref, RefMut},
+    future::Future,
+    rc::Rc,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
@@ -30,6 +34,11 @@ impl<S: Service> Clone for Context<S> {
 
 impl<S: Service> Context<S> {
     /// What is known of the connection by now.
+    pub(crate) fn session(&self) -> Ref<'_, S::Session> {
+        self.peer.session.borrow()
+    }
+
+    /// As [`Context::session`], to be changed.
     pub(crate) fn session_mut(&self) -> RefMut<'_, S::Session> {
         self.peer.session.borrow_mut()
     }

@@ -100,7 +100,9 @@ impl<S: Service> Connection<S> {
             }
             Routed::Request { api, place, request, .. } => {
                 let asked = counters.on_request(place, received);
-                let handling = (api.handle)(&self.context, request).map_err(|reason| refuse(api, reason))?;
+                let may_call = self.context.service.gate(&self.context.session(), api);
+                let handling = may_call.and_then(|()| (api.handle)(&self.context, request));
+                let handling = handling.map_err(|reason| refuse(api, reason))?;
                 (handling, api.on_disconnect, asked)
             }
         };

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl<S: Service> Connection<S> {
     /// The shard on which the connection should go on.
     pub(super) fn elsewhere(&self) -> Option<usize> {
-        self.context.service.elsewhere(&self.context.peer.session.borrow())
+        self.context.service.elsewhere(&self.context.session())
     }
 
     /// Waits until every request was answered. `false`: that takes long; more should be read first.
@@ -51,5 +51,125 @@ impl<S: Service> Connection<S> {
         };
         self.context.service.pack(&mut peer.session.borrow_mut());
         Some(Moving { socket, peer: peer.take() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::RefCell,
+        net::{IpAddr, TcpListener, TcpStream},
+        rc::Rc,
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::wire::{
+        api::{Api, Reply},
+        frame::Malformed,
+        limits::Refusal,
+        listener::ListenerIndex,
+        peer::{Origin, Peer},
+        poller::Poller,
+        serve::{Wire, WireConfig},
+        stream::Stream,
+    };
+
+    /// Knows of a connection what somebody wrote down; what a shard has of it is said when it leaves and comes.
+    struct Notes(Wire<Notes>);
+
+    impl Service for Notes {
+        type Session = Vec<&'static str>;
+
+        fn table() -> &'static [&'static Api<Notes>] {
+            &[]
+        }
+
+        fn wire(&self) -> &Wire<Notes> {
+            &self.0
+        }
+
+        fn shard(&self) -> usize {
+            0
+        }
+
+        fn gate(&self, _: &Vec<&'static str>, _: &Api<Notes>) -> Result<(), Malformed> {
+            Ok(())
+        }
+
+        fn on_request(&self) {}
+
+        fn unsupported_api_versions(_: i32) -> Reply {
+            Reply::Silence
+        }
+
+        fn is_answer_memory_contended(&self) -> bool {
+            false
+        }
+
+        fn elsewhere(&self, notes: &Vec<&'static str>) -> Option<usize> {
+            notes.contains(&"wants to go").then_some(1)
+        }
+
+        fn on_stays(&self, notes: &mut Vec<&'static str>) {
+            notes.clear();
+        }
+
+        fn pack(&self, notes: &mut Vec<&'static str>) {
+            notes.push("packed");
+        }
+
+        fn unpack(&self, notes: &mut Vec<&'static str>) {
+            notes.push("unpacked");
+        }
+
+        async fn send(&self, _: usize, _: Moving<Vec<&'static str>>) {}
+
+        async fn admit(&self, _: IpAddr) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        async fn on_uncounted(&self, _: IpAddr) {}
+
+        async fn on_closed(&self, _: Origin, _: Vec<&'static str>) {}
+    }
+
+    fn connection(notes: &[&'static str]) -> Rc<Connection<Notes>> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let poller = Poller::new().unwrap();
+        let config = WireConfig {
+            frame_bytes_max: 1 << 20,
+            in_flight_requests_max: 1,
+            in_flight_bytes_max: 1,
+            receive_memory_bytes: 4 << 20,
+            idle_timeout: Duration::from_secs(1),
+            stop_timeout: Duration::from_secs(1),
+        };
+        let stream = Stream::new(socket.into(), &poller).unwrap();
+        let origin = Origin { address, listener: ListenerIndex(3), connection: (0, 7) };
+        let peer = Peer { origin, session: RefCell::new(notes.to_vec()) };
+        Connection::new(Rc::new(Notes(Wire::new(config, poller))), stream, peer, 1)
+    }
+
+    #[test]
+    fn a_session_moves_whole() {
+        let connection = connection(&["first", "wants to go"]);
+        assert_eq!(connection.elsewhere(), Some(1));
+        let Moving { peer, .. } = connection.hand_over().expect("it leaves");
+        assert_eq!(peer.session.into_inner(), ["first", "wants to go", "packed"]);
+        assert_eq!((peer.origin.listener, peer.origin.connection), (ListenerIndex(3), (0, 7)));
+        assert!(connection.context.peer.session.borrow().is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn a_connection_that_is_not_read_any_more_stays() {
+        let connection = connection(&["first"]);
+        assert_eq!(connection.elsewhere(), None);
+        connection.end_reading();
+        assert!(connection.hand_over().is_none());
+        assert_eq!(*connection.context.peer.session.borrow(), ["first"]);
     }
 }
