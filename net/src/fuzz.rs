@@ -12,7 +12,7 @@ use millrace_engine::fuzz::Target;
 
 use crate::{
     broker::{
-        shard::Shard,
+        shard::BrokerShard,
         table::{Api, TABLE},
         telemetry,
     },
@@ -61,7 +61,7 @@ pub fn fuzz_frames(data: &[u8]) {
 pub fn fuzz_request(data: &[u8]) {
     let memory = ReceiveMemory::new(1 << 30, FRAME_BYTES_MAX);
     let frame = Frame { bytes: Bytes::copy_from_slice(data), reservation: reserve(&memory, data.len()) };
-    let Ok(mut routed) = route::<Shard>(&frame) else {
+    let Ok(mut routed) = route::<BrokerShard>(&frame) else {
         return;
     };
     let mending_bytes = routed.mending_bytes(usize::MAX).expect("there is no limit here");

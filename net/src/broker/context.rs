@@ -5,13 +5,13 @@ use millrace_engine::engine::Engine;
 use crate::{
     broker::{
         config::{ListenerConfig, NetConfig},
-        shard::Shard,
+        shard::BrokerShard,
     },
     wire,
 };
 
 /// See the module.
-pub(crate) type Context = wire::api::Context<Shard>;
+pub(crate) type Context = wire::api::Context<BrokerShard>;
 
 impl Context {
     /// This shard's engine.

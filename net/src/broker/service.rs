@@ -12,7 +12,7 @@ use crate::{
         handlers::{api_versions, share::end_sessions},
         session::Session,
         settings::broker_config,
-        shard::Shard,
+        shard::BrokerShard,
         table::{Api, TABLE, is_served},
         telemetry,
     },
@@ -26,14 +26,14 @@ use crate::{
     },
 };
 
-impl Service for Shard {
+impl Service for BrokerShard {
     type Session = Session;
 
     fn table() -> &'static [&'static Api] {
         TABLE
     }
 
-    fn wire(&self) -> &Wire<Shard> {
+    fn wire(&self) -> &Wire<BrokerShard> {
         &self.wire
     }
 
@@ -116,10 +116,10 @@ impl Service for Shard {
 }
 
 /// A shard's part of the broker, which may still be starting.
-async fn shard_of(engine: &Engine) -> Rc<Shard> {
+async fn shard_of(engine: &Engine) -> Rc<BrokerShard> {
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
     loop {
-        if let Some(shard) = engine.attached::<Shard>() {
+        if let Some(shard) = engine.attached::<BrokerShard>() {
             return shard;
         }
         sleep(PAUSE).await;

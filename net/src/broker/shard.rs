@@ -42,11 +42,11 @@ pub enum ServeError {
 }
 
 /// One shard's part of the broker.
-pub(crate) struct Shard {
+pub(crate) struct BrokerShard {
     pub(crate) engine: Engine,
     pub(crate) config: NetConfig,
     /// Its connections.
-    pub(crate) wire: Wire<Shard>,
+    pub(crate) wire: Wire<BrokerShard>,
     /// Bytes of records in answers to fetches.
     pub(crate) fetched_bytes: Counter,
     pub(crate) stalls: RefCell<RequestStalls>,
@@ -60,7 +60,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;
     let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
-    let shard = Rc::new(Shard {
+    let shard = Rc::new(BrokerShard {
         wire: Wire::new(config.wire(), poller.clone()),
         fetched_bytes: Counter::default(),
         stalls: RefCell::new(RequestStalls::new()),
@@ -166,7 +166,7 @@ fn listen_for_metrics(
     address.map(bind).transpose()
 }
 
-async fn run_timer(shard: Rc<Shard>) {
+async fn run_timer(shard: Rc<BrokerShard>) {
     loop {
         sleep(TICK).await;
         shard.look_for_stalls();
@@ -178,7 +178,7 @@ async fn run_timer(shard: Rc<Shard>) {
     }
 }
 
-impl Shard {
+impl BrokerShard {
     /// Says once when requests begin to stand still, and once when that is over.
     fn look_for_stalls(&self) {
         let mut stalls = self.stalls.borrow_mut();

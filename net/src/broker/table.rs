@@ -8,13 +8,13 @@ use crate::{
         config::NetConfig,
         handlers,
         handlers::{group, share},
-        shard::Shard,
+        shard::BrokerShard,
     },
     wire,
 };
 
 /// One API that is served.
-pub(crate) type Api = wire::api::Api<Shard>;
+pub(crate) type Api = wire::api::Api<BrokerShard>;
 
 /// Every API that is served, by rising key.
 pub(crate) static TABLE: &[&Api] = &[
@@ -120,9 +120,9 @@ mod tests {
         assert!(TABLE.is_sorted_by_key(|api| api.key as i16));
         for api in TABLE {
             assert!(api.version_min <= api.version_max && api.advertised_min <= api.version_min);
-            let (_, found) = wire::api::find::<Shard>(api.key as i16).expect("it is in the table");
+            let (_, found) = wire::api::find::<BrokerShard>(api.key as i16).expect("it is in the table");
             assert!(std::ptr::eq(found, *api));
         }
-        assert!([-1, 999].into_iter().all(|key| wire::api::find::<Shard>(key).is_none()));
+        assert!([-1, 999].into_iter().all(|key| wire::api::find::<BrokerShard>(key).is_none()));
     }
 }

@@ -10,7 +10,7 @@ use millrace_engine::{
 use super::process::{self, ProcessReading};
 use crate::{
     broker::{
-        shard::Shard,
+        shard::BrokerShard,
         telemetry::{Telemetry, TelemetryReading},
     },
     coordinator::group::Groups,
@@ -54,7 +54,7 @@ pub(crate) struct NodeReading {
 }
 
 /// Asks every shard. For shard 0.
-pub(crate) async fn read(shard: &Rc<Shard>) -> NodeReading {
+pub(crate) async fn read(shard: &Rc<BrokerShard>) -> NodeReading {
     let engine = &shard.engine;
     let shards = engine.on_all(|engine: Engine| async move { read_shard(&engine).await }).await;
     NodeReading {
@@ -70,7 +70,7 @@ pub(crate) async fn read(shard: &Rc<Shard>) -> NodeReading {
 /// A shard whose wire is still starting has counted nothing yet.
 async fn read_shard(engine: &Engine) -> ShardReading {
     let stats = engine.stats().await;
-    let Some(shard) = engine.attached::<Shard>() else {
+    let Some(shard) = engine.attached::<BrokerShard>() else {
         return ShardReading { engine: stats, ..ShardReading::default() };
     };
     let counters = &shard.wire.counters;

@@ -15,7 +15,7 @@ use super::{
     text::Page,
 };
 use crate::{
-    broker::{shard::Shard, telemetry::Telemetry},
+    broker::{shard::BrokerShard, telemetry::Telemetry},
     wire::{
         listener::{Accepted, Listener},
         stream::Stream,
@@ -28,7 +28,7 @@ const CONNECTIONS_MAX: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Accepts and serves until the node stops.
-pub(crate) async fn serve(shard: Rc<Shard>, listener: Listener) {
+pub(crate) async fn serve(shard: Rc<BrokerShard>, listener: Listener) {
     const PAUSE: Duration = Duration::from_millis(100);
     let open = Rc::new(Cell::new(0));
     loop {
@@ -81,7 +81,7 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-async fn answer(shard: &Rc<Shard>, socket: Socket) -> io::Result<()> {
+async fn answer(shard: &Rc<BrokerShard>, socket: Socket) -> io::Result<()> {
     let stream = Stream::new(socket, &shard.wire.poller)?;
     let Some(outcome) = receive(&stream).await? else {
         return Ok(());
@@ -141,7 +141,7 @@ async fn drain(stream: &Stream) -> io::Result<()> {
     Ok(())
 }
 
-async fn page(shard: &Rc<Shard>) -> String {
+async fn page(shard: &Rc<BrokerShard>) -> String {
     let node = reading::read(shard).await;
     let mut page = Page::default();
     for metric in table::TABLE {
