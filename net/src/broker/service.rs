@@ -9,6 +9,7 @@ use crate::{
     broker::{
         affinity::Affinity,
         config::Advertise,
+        context::Authorization,
         handlers::{api_versions, share::end_sessions},
         session::Session,
         settings::broker_config,
@@ -28,6 +29,7 @@ use crate::{
 
 impl Service for BrokerShard {
     type Session = Session;
+    type Authorization = Authorization;
 
     fn table() -> &'static [&'static Api] {
         TABLE

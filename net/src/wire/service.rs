@@ -19,6 +19,9 @@ pub(crate) trait Service: Sized + 'static {
     /// What the service knows of one connection. Travels whole with it: what is left behind is the default.
     type Session: Send + Default + 'static;
 
+    /// How an API is kept from those who may not use it.
+    type Authorization: Sync + 'static;
+
     /// Every API that is served, by rising key.
     fn table() -> &'static [&'static Api<Self>];
 

@@ -11,7 +11,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     wire::api::{
@@ -30,6 +30,7 @@ pub(crate) static DESCRIBE: Api = Api {
     version_max: 3,
     advertised_min: 1,
     shape: FILTER,
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, describe),
 };
@@ -41,6 +42,7 @@ pub(crate) static CREATE: Api = Api {
     version_max: 3,
     advertised_min: 1,
     shape: &[array(CREATION)],
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Alter)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, create),
 };
@@ -52,6 +54,7 @@ pub(crate) static DELETE: Api = Api {
     version_max: 3,
     advertised_min: 1,
     shape: &[array(FILTER)],
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Alter)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, delete),
 };

@@ -13,7 +13,7 @@ use millrace_engine::api::TopicPartition;
 use crate::{
     broker::{
         assignment, cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::ApiError,
         table::{Api, OnDisconnect},
     },
@@ -32,6 +32,7 @@ pub(crate) static API: Api = Api {
     version_max: 1,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Alter)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

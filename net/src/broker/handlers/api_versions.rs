@@ -13,7 +13,7 @@ use crate::broker::features::{FEATURES, Feature};
 use crate::{
     broker::{
         config::NetConfig,
-        context::Context,
+        context::{Authorization, Context},
         table::{Api, OnDisconnect, TABLE, is_served},
     },
     wire::api::{
@@ -31,6 +31,7 @@ pub(crate) static API: Api = Api {
     version_max: 4,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Open("Clients ask for it before they say who they are."),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -13,7 +13,7 @@ use kafka_protocol::{
 use crate::{
     broker::{
         assignment, cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::{ApiError, topic_error},
         table::{Api, OnDisconnect},
     },
@@ -32,6 +32,7 @@ pub(crate) static API: Api = Api {
     version_max: 3,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Alter)]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

@@ -18,7 +18,7 @@ use millrace_engine::{api::NewTopic, engine::Topic};
 use crate::{
     broker::{
         assignment, cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::{ApiError, topic_error},
         settings::{broker_config, entries},
         table::{Api, OnDisconnect},
@@ -39,6 +39,11 @@ pub(crate) static API: Api = Api {
     version_max: 7,
     advertised_min: 2,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Cluster, Operation::Create),
+        (ResourceType::Topic, Operation::Create),
+        (ResourceType::Topic, Operation::DescribeConfigs),
+    ]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

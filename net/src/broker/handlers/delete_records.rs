@@ -14,7 +14,7 @@ use millrace_engine::{api::TopicPartition, engine::Topic};
 use crate::{
     broker::{
         cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -33,6 +33,7 @@ pub(crate) static API: Api = Api {
     version_max: 2,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Delete)]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::{ApiError, topic_error},
         table::{Api, OnDisconnect},
     },
@@ -33,6 +33,11 @@ pub(crate) static API: Api = Api {
     version_max: 6,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Cluster, Operation::Delete),
+        (ResourceType::Topic, Operation::Delete),
+        (ResourceType::Topic, Operation::Describe),
+    ]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

@@ -12,7 +12,7 @@ use kafka_protocol::{
 use crate::{
     broker::{
         cluster,
-        context::Context,
+        context::{Authorization, Context},
         errors::ApiError,
         table::{Api, OnDisconnect},
     },
@@ -31,6 +31,7 @@ pub(crate) static API: Api = Api {
     version_max: 2,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Open("Whoever may connect may know the brokers."),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

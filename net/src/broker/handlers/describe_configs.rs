@@ -12,7 +12,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::{ApiError, check_topic_name},
         settings::{
             broker_config, config_resource,
@@ -37,6 +37,11 @@ pub(crate) static API: Api = Api {
     version_max: 4,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Topic, Operation::DescribeConfigs),
+        (ResourceType::Group, Operation::DescribeConfigs),
+        (ResourceType::Cluster, Operation::DescribeConfigs),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -14,7 +14,7 @@ use kafka_protocol::{
 use crate::{
     broker::{
         cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     wire::{
@@ -35,6 +35,7 @@ pub(crate) static API: Api = Api {
     version_max: 5,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: begin,
 };

@@ -15,7 +15,7 @@ use millrace_engine::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::{ApiError, check_topic_name, log_error},
         table::{Api, OnDisconnect},
     },
@@ -34,6 +34,7 @@ pub(crate) static API: Api = Api {
     version_max: 0,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Read)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

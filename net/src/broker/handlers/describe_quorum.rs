@@ -16,7 +16,7 @@ use millrace_engine::api::LEADER_EPOCH;
 use crate::{
     broker::{
         cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     wire::api::{
@@ -34,6 +34,7 @@ pub(crate) static API: Api = Api {
     version_max: 2,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -20,7 +20,7 @@ use millrace_engine::{
 use crate::{
     broker::{
         cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::check_topic_name,
         settings::broker_config::RESPONSE_PARTITIONS_MAX,
         table::{Api, OnDisconnect},
@@ -40,6 +40,7 @@ pub(crate) static API: Api = Api {
     version_max: 0,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::log_error,
         fetch_session::{BegunFetch, Outcome, PartitionKey, SessionRequest, TopicKey, Wanted},
         table::{Api, OnDisconnect},
@@ -66,6 +66,7 @@ pub(crate) static API: Api = Api {
     version_max: 18,
     advertised_min: 4,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Read)]),
     on_disconnect: OnDisconnect::Drop,
     handle,
 };

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     broker::{
         cluster::kafka_uuid,
-        context::Context,
+        context::{Authorization, Context},
         table::{Api, OnDisconnect},
         telemetry::{self, Attributes, Caller, TELEMETRY_BYTES_MAX},
     },
@@ -29,6 +29,7 @@ pub(crate) static API: Api = Api {
     version_max: 0,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Open("A client tells of itself only."),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

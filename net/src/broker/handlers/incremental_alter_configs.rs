@@ -12,7 +12,7 @@ use millrace_engine::api::ConfigChange;
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::ApiError,
         settings::config_resource::{self, Alteration, Asked},
         table::{Api, OnDisconnect},
@@ -32,6 +32,11 @@ pub(crate) static API: Api = Api {
     version_max: 1,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Topic, Operation::AlterConfigs),
+        (ResourceType::Group, Operation::AlterConfigs),
+        (ResourceType::Cluster, Operation::AlterConfigs),
+    ]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

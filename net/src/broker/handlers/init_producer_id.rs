@@ -7,7 +7,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -26,6 +26,10 @@ pub(crate) static API: Api = Api {
     version_max: 5,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Cluster, Operation::IdempotentWrite),
+        (ResourceType::Topic, Operation::Write),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -11,7 +11,7 @@ use kafka_protocol::{
 use crate::{
     broker::{
         cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         settings::{
             config_resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
             group_config,
@@ -34,6 +34,7 @@ pub(crate) static API: Api = Api {
     version_max: 1,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::DescribeConfigs)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

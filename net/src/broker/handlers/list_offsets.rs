@@ -14,7 +14,7 @@ use millrace_engine::api::{LEADER_EPOCH, OffsetSpec, TopicPartition};
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -34,6 +34,7 @@ pub(crate) static API: Api = Api {
     version_max: 11,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -4,7 +4,7 @@ use kafka_protocol::messages::{ApiKey, ListPartitionReassignmentsRequest, ListPa
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     wire::api::{
@@ -22,6 +22,7 @@ pub(crate) static API: Api = Api {
     version_max: 0,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

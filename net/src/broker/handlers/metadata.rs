@@ -23,7 +23,7 @@ use crate::{
     broker::{
         cluster,
         config::NetConfig,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::{check_topic_name, topic_error},
         table::{Api, OnDisconnect},
     },
@@ -43,6 +43,11 @@ pub(crate) static API: Api = Api {
     version_max: 13,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Topic, Operation::Describe),
+        (ResourceType::Cluster, Operation::Create),
+        (ResourceType::Topic, Operation::Create),
+    ]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

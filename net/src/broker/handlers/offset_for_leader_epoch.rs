@@ -13,7 +13,7 @@ use millrace_engine::{api::TopicPartition, engine::Topic};
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -32,6 +32,7 @@ pub(crate) static API: Api = Api {
     version_max: 4,
     advertised_min: 2,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

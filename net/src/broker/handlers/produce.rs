@@ -20,7 +20,7 @@ use millrace_engine::{
 use crate::{
     broker::{
         cluster,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::{ApiError, log_error, tells_log_start},
         table::{Api, OnDisconnect},
     },
@@ -44,6 +44,7 @@ pub(crate) static API: Api = Api {
     version_max: 13,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Write)]),
     on_disconnect: OnDisconnect::Drop,
     handle,
 };

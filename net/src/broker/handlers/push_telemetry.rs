@@ -5,7 +5,7 @@ use kafka_protocol::messages::{ApiKey, PushTelemetryRequest, PushTelemetryRespon
 use super::get_telemetry_subscriptions::caller;
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context},
         table::{Api, OnDisconnect},
         telemetry::{self, Push},
     },
@@ -24,6 +24,7 @@ pub(crate) static API: Api = Api {
     version_max: 0,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Open("A client tells of itself only."),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

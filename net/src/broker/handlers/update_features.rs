@@ -12,7 +12,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         features::FEATURES,
         table::{Api, OnDisconnect},
     },
@@ -32,6 +32,7 @@ pub(crate) static API: Api = Api {
     version_max: 2,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Cluster, Operation::Alter)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

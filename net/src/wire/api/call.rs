@@ -15,7 +15,7 @@ use futures_util::future::LocalBoxFuture;
 use kafka_protocol::protocol::{self, Encodable, HeaderVersion, StrBytes};
 use millrace_engine::api::Chunk;
 
-use super::ErrorCodes;
+use super::{Api, ErrorCodes};
 use crate::wire::{frame::Malformed, peer::Peer, service::Service};
 
 /// Where a request came from and what it may use.
@@ -24,11 +24,13 @@ pub(crate) struct Context<S: Service> {
     pub(crate) service: Rc<S>,
     /// The other end of the connection.
     pub(crate) peer: Rc<Peer<S::Session>>,
+    /// What is called.
+    pub(crate) api: &'static Api<S>,
 }
 
 impl<S: Service> Clone for Context<S> {
     fn clone(&self) -> Self {
-        Context { service: self.service.clone(), peer: self.peer.clone() }
+        Context { service: self.service.clone(), peer: self.peer.clone(), api: self.api }
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Api<S: Service> {
     pub(crate) advertised_min: i16,
     /// What the body is checked against before it is decoded.
     pub(crate) shape: Shape,
+    /// What the service wants to know of who may call it.
+    pub(crate) authorization: S::Authorization,
     /// What becomes of a request whose connection is gone.
     pub(crate) on_disconnect: OnDisconnect,
     /// Decodes and begins to handle a request.

@@ -96,7 +96,7 @@ impl<S: Service> Connection<S> {
     pub(crate) fn give_up(&self, holding: &Holding, suppressed: Option<u64>) {
         let Holding { bytes, silent, held, reason, .. } = *holding;
         if let Some(suppressed) = suppressed {
-            let peer = self.context.peer.origin.address;
+            let peer = self.peer.origin.address;
             tracing::info!(%peer, reason, bytes, ?silent, ?held, suppressed, "connection closed");
         }
         self.close();

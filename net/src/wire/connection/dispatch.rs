@@ -89,7 +89,7 @@ impl From<Refused> for End {
 impl<S: Service> Connection<S> {
     /// Begins a request. When this returns, its place among the connection's requests is fixed.
     pub(super) fn dispatch(&self, frame: Frame, routed: Routed<S>) -> Result<(), End> {
-        self.context.service.on_request();
+        self.service.on_request();
         let counters = &self.wire().counters;
         let received = self.received.get();
         let (handling, on_disconnect, asked) = match routed {
@@ -100,8 +100,8 @@ impl<S: Service> Connection<S> {
             }
             Routed::Request { api, place, request, .. } => {
                 let asked = counters.on_request(place, received);
-                let may_call = self.context.service.gate(&self.context.session(), api);
-                let handling = may_call.and_then(|()| (api.handle)(&self.context, request));
+                let may_call = self.service.gate(&self.peer.session.borrow(), api);
+                let handling = may_call.and_then(|()| (api.handle)(&self.context(api), request));
                 let handling = handling.map_err(|reason| refuse(api, reason))?;
                 (handling, api.on_disconnect, asked)
             }
@@ -158,7 +158,7 @@ impl<S: Service> Connection<S> {
         if let Some(reply) = (&mut future).now_or_never() {
             return Box::pin(std::future::ready(reply));
         }
-        let service = self.context.service.clone();
+        let service = self.service.clone();
         service.wire().on_finishing();
         let task = glommio::spawn_local(async move {
             let reply = future.await;

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl<S: Service> Connection<S> {
     /// The shard on which the connection should go on.
     pub(super) fn elsewhere(&self) -> Option<usize> {
-        self.context.service.elsewhere(&self.context.session())
+        self.service.elsewhere(&self.peer.session.borrow())
     }
 
     /// Waits until every request was answered. `false`: that takes long; more should be read first.
@@ -31,7 +31,7 @@ impl<S: Service> Connection<S> {
             Either::Right(_) => false,
         };
         if !is_answered {
-            self.context.service.on_stays(&mut self.context.session_mut());
+            self.service.on_stays(&mut self.peer.session.borrow_mut());
         }
         is_answered
     }
@@ -41,7 +41,7 @@ impl<S: Service> Connection<S> {
         if self.stream.is_reading_ended() {
             return None;
         }
-        let peer = &self.context.peer;
+        let peer = &self.peer;
         let socket = match self.stream.leave() {
             Ok(socket) => socket,
             Err(error) => {
@@ -49,7 +49,7 @@ impl<S: Service> Connection<S> {
                 return None;
             }
         };
-        self.context.service.pack(&mut peer.session.borrow_mut());
+        self.service.pack(&mut peer.session.borrow_mut());
         Some(Moving { socket, peer: peer.take() })
     }
 }
@@ -80,6 +80,7 @@ mod tests {
 
     impl Service for Notes {
         type Session = Vec<&'static str>;
+        type Authorization = ();
 
         fn table() -> &'static [&'static Api<Notes>] {
             &[]
@@ -161,7 +162,7 @@ mod tests {
         let Moving { peer, .. } = connection.hand_over().expect("it leaves");
         assert_eq!(peer.session.into_inner(), ["first", "wants to go", "packed"]);
         assert_eq!((peer.origin.listener, peer.origin.connection), (ListenerIndex(3), (0, 7)));
-        assert!(connection.context.peer.session.borrow().is_empty(), "nothing is left behind");
+        assert!(connection.peer.session.borrow().is_empty(), "nothing is left behind");
     }
 
     #[test]
@@ -170,6 +171,6 @@ mod tests {
         assert_eq!(connection.elsewhere(), None);
         connection.end_reading();
         assert!(connection.hand_over().is_none());
-        assert_eq!(*connection.context.peer.session.borrow(), ["first"]);
+        assert_eq!(*connection.peer.session.borrow(), ["first"]);
     }
 }

@@ -35,7 +35,7 @@ pub(crate) use self::{
 };
 use self::{assembly::Assembly, turns::Turns};
 use crate::wire::{
-    api::{Context, Reply},
+    api::{Api, Context, Reply},
     counters::Asked,
     frame::Malformed,
     peer::{Moving, Peer},
@@ -49,7 +49,8 @@ pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// One connection's state, shared by its reader and its writer.
 pub(crate) struct Connection<S: Service> {
-    context: Context<S>,
+    service: Rc<S>,
+    peer: Rc<Peer<S::Session>>,
     stream: Stream,
     id: u64,
     /// Turns of fetches.
@@ -119,7 +120,7 @@ enum End {
 pub(crate) async fn run<S: Service>(connection: &Rc<Connection<S>>) -> Option<(usize, Moving<S::Session>)> {
     let writer = glommio::spawn_local(writer::run(connection.clone()));
     let end = reader::run(connection).await;
-    let peer = connection.context.peer.origin.address;
+    let peer = connection.peer.origin.address;
     match &end {
         End::Malformed { api, reason } => {
             let wire = connection.wire();
@@ -148,8 +149,8 @@ pub(crate) async fn run<S: Service>(connection: &Rc<Connection<S>>) -> Option<(u
     connection.stream.close();
     // Futures of requests nobody waits for any more; some hold this shard's state.
     drop(connection.replies.take());
-    let Peer { origin, session } = connection.context.peer.take();
-    connection.context.service.on_closed(origin, session.into_inner()).await;
+    let Peer { origin, session } = connection.peer.take();
+    connection.service.on_closed(origin, session.into_inner()).await;
     None
 }
 
@@ -158,7 +159,8 @@ impl<S: Service> Connection<S> {
     pub(crate) fn new(service: Rc<S>, stream: Stream, peer: Peer<S::Session>, id: u64) -> Rc<Connection<S>> {
         let active = service.wire().tick();
         Rc::new(Connection {
-            context: Context { service, peer: Rc::new(peer) },
+            service,
+            peer: Rc::new(peer),
             stream,
             id,
             turns: Turns::default(),
@@ -175,8 +177,13 @@ impl<S: Service> Connection<S> {
         })
     }
 
+    /// What a request for that API may use.
+    fn context(&self, api: &'static Api<S>) -> Context<S> {
+        Context { service: self.service.clone(), peer: self.peer.clone(), api }
+    }
+
     fn wire(&self) -> &Wire<S> {
-        self.context.service.wire()
+        self.service.wire()
     }
 
     /// Reads no more requests; those that were read are answered.
@@ -211,7 +218,7 @@ impl<S: Service> Connection<S> {
         } else if is_over(times.sending, UNREAD_TICKS_MAX) {
             "the peer takes nothing of what is sent"
         } else if (is_over(times.sending, STALLED_TICKS_MAX) || is_over(times.unsent, UNREAD_TICKS_MAX))
-            && self.context.service.is_answer_memory_contended()
+            && self.service.is_answer_memory_contended()
         {
             "records that the peer does not read held memory that others wait for"
         } else if is_idle && is_over(quiet_since, ticks(wire.config.idle_timeout)) {
@@ -219,7 +226,7 @@ impl<S: Service> Connection<S> {
         } else {
             return;
         };
-        tracing::info!(peer = %self.context.peer.origin.address, reason, "connection closed");
+        tracing::info!(peer = %self.peer.origin.address, reason, "connection closed");
         self.close();
     }
 

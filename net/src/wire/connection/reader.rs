@@ -202,7 +202,7 @@ async fn mending_memory<S: Service>(
         Either::Left((reserved, _)) => reserved,
         Either::Right(_) => {
             let reason = "there was no memory to replace text that is not UTF-8";
-            tracing::info!(peer = %connection.context.peer.origin.address, reason, "connection closed");
+            tracing::info!(peer = %connection.peer.origin.address, reason, "connection closed");
             Err(End::Closed)
         }
     }

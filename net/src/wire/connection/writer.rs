@@ -19,7 +19,7 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 /// Sends until there is nothing more to send or nobody to send it to.
 pub(super) async fn run<S: Service>(connection: Rc<Connection<S>>) {
     let said_all = write(&connection).await.unwrap_or_else(|error| {
-        tracing::debug!(peer = %connection.context.peer.origin.address, %error, "connection lost");
+        tracing::debug!(peer = %connection.peer.origin.address, %error, "connection lost");
         false
     });
     // The reader must not go on without a writer.
@@ -75,11 +75,11 @@ fn push<S: Service>(
             true
         }
         Reply::Close(reason) => {
-            tracing::warn!(peer = %connection.context.peer.origin.address, %reason, "connection closed");
+            tracing::warn!(peer = %connection.peer.origin.address, %reason, "connection closed");
             false
         }
         Reply::Stopping => {
-            tracing::debug!(peer = %connection.context.peer.origin.address, "connection closed: the node is stopping");
+            tracing::debug!(peer = %connection.peer.origin.address, "connection closed: the node is stopping");
             false
         }
     }

@@ -11,7 +11,7 @@ use kafka_protocol::{
 use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{coordinator::Coordinator, strings::wire},
@@ -30,6 +30,10 @@ pub(crate) static API: Api = Api {
     version_max: 1,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Describe),
+        (ResourceType::Topic, Operation::Describe),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -6,7 +6,7 @@ use kafka_protocol::messages::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{effects::Reply, shell, strings::wire},
@@ -25,6 +25,7 @@ pub(crate) static API: Api = Api {
     version_max: 2,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Group, Operation::Delete)]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

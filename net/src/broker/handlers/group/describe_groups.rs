@@ -7,7 +7,7 @@ use kafka_protocol::messages::{
 use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{coordinator::Coordinator, error::GroupError, strings::wire},
@@ -26,6 +26,7 @@ pub(crate) static API: Api = Api {
     version_max: 6,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Group, Operation::Describe)]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

@@ -12,7 +12,7 @@ use crate::{
     broker::{
         cluster::{self, Broker},
         config::Advertise,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::ApiError,
         handlers,
         table::{Api, OnDisconnect},
@@ -33,6 +33,10 @@ pub(crate) static API: Api = Api {
     version_max: 6,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Describe),
+        (ResourceType::Cluster, Operation::ClusterAction),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

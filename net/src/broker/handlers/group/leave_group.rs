@@ -7,7 +7,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{effects::Reply, shell},
@@ -26,6 +26,7 @@ pub(crate) static API: Api = Api {
     version_max: 5,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[(ResourceType::Group, Operation::Read)]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

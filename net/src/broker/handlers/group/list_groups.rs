@@ -5,7 +5,7 @@ use kafka_protocol::messages::{ApiKey, ListGroupsRequest, ListGroupsResponse};
 use crate::{
     broker::{
         config::Advertise,
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{coordinator::GroupFilter, shell},
@@ -24,6 +24,10 @@ pub(crate) static API: Api = Api {
     version_max: 5,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Cluster, Operation::Describe),
+        (ResourceType::Group, Operation::Describe),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

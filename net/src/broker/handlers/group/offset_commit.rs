@@ -16,7 +16,7 @@ use millrace_engine::engine::Topics;
 use super::caller;
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
@@ -46,6 +46,10 @@ pub(crate) static API: Api = Api {
     version_max: 10,
     advertised_min: 2,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Read),
+        (ResourceType::Topic, Operation::Read),
+    ]),
     on_disconnect: OnDisconnect::Finish,
     handle: begin,
 };

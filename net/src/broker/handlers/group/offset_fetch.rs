@@ -18,7 +18,7 @@ use millrace_engine::engine::Topics;
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
@@ -48,6 +48,10 @@ pub(crate) static API: Api = Api {
     version_max: 10,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Describe),
+        (ResourceType::Topic, Operation::Describe),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle: begin,
 };

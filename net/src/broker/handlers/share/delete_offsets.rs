@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{ask, state};
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{coordinator::ShareReply, error::Refusal, strings::wire},
@@ -31,6 +31,10 @@ pub(crate) static API: Api = Api {
     version_max: 0,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Delete),
+        (ResourceType::Topic, Operation::Read),
+    ]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

@@ -9,7 +9,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         handlers::group::{MayBeEmpty, NO_OPERATIONS, describe_each, operations},
         table::{Api, OnDisconnect},
     },
@@ -29,6 +29,10 @@ pub(crate) static API: Api = Api {
     version_max: 1,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Describe),
+        (ResourceType::Topic, Operation::Describe),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };

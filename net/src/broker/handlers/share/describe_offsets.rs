@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::encode::{DescribedGroup, DescribedPartition, DescribedTopic};
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -46,6 +46,10 @@ pub(crate) static API: Api = Api {
     version_max: 1,
     advertised_min: 0,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Describe),
+        (ResourceType::Topic, Operation::Describe),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle,
 };

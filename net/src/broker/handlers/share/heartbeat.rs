@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ApiKey, ShareGroupHeartbeatRequest, ShareGroupHea
 use super::{ask, state};
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         handlers::group::caller,
         table::{Api, OnDisconnect},
     },
@@ -29,6 +29,10 @@ pub(crate) static API: Api = Api {
     version_max: 1,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Read),
+        (ResourceType::Topic, Operation::Describe),
+    ]),
     on_disconnect: OnDisconnect::Finish,
     handle: |context, request| call(context, request, handle),
 };

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     broker::{
-        context::Context,
+        context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::share::{
@@ -56,6 +56,10 @@ pub(crate) static API: Api = Api {
     version_max: 2,
     advertised_min: 1,
     shape: SHAPE,
+    authorization: Authorization::Asks(&[
+        (ResourceType::Group, Operation::Read),
+        (ResourceType::Topic, Operation::Read),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle,
 };

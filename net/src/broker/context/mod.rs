@@ -1,7 +1,10 @@
 //! What a handler may use: its request's session, and the broker behind it.
 
+mod operation;
+
 use millrace_engine::engine::Engine;
 
+pub(crate) use self::operation::{Authorization, Operation, ResourceType};
 use crate::{
     broker::{
         config::{ListenerConfig, NetConfig},
