@@ -35,6 +35,14 @@ impl From<ResponseError> for ApiError {
 /// What is said of a topic or partition that is not here.
 pub(crate) const UNKNOWN_PARTITION: &str = "This server does not host this topic-partition.";
 
+/// The error of a look-up with what Kafka says of a topic that is not there; of one that is kept secret it says nothing.
+pub(crate) fn not_found(error: ResponseError, message: impl Into<String>) -> ApiError {
+    match error {
+        ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId => ApiError::new(error, message),
+        error => error.into(),
+    }
+}
+
 /// Refuses a topic's name.
 pub(crate) fn check_topic_name(name: &str) -> Result<(), ApiError> {
     config::check_topic_name(name).map_err(|reason| topic_error(&TopicError::InvalidName(reason)))

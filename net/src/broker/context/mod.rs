@@ -1,10 +1,22 @@
-//! What a handler may use: its request's session, and the broker behind it.
+//! What a handler may use: its request's session, and of the broker behind it what that session is allowed.
+//!
+//! Topics, groups and the cluster are asked for here together with what shall be done with them, and nowhere else in the
+//! broker. Whoever is refused gets the error that Kafka gives; the entry of an API in the table names all that its handler
+//! asks for.
 
+mod authorizer;
 mod operation;
+mod topics;
 
-use millrace_engine::engine::Engine;
+use std::rc::Rc;
 
-pub(crate) use self::operation::{Authorization, Operation, ResourceType};
+use kafka_protocol::ResponseError;
+use millrace_engine::engine::{Engine, Topic};
+
+pub(crate) use self::{
+    operation::{Authorization, Check, Operation, ResourceType},
+    topics::{AllTopics, Allowed, TopicRef, TopicsSeen},
+};
 use crate::{
     broker::{
         config::{ListenerConfig, NetConfig},
@@ -15,6 +27,9 @@ use crate::{
 
 /// See the module.
 pub(crate) type Context = wire::api::Context<BrokerShard>;
+
+/// The cluster as a resource has this name.
+const CLUSTER_NAME: &str = "kafka-cluster";
 
 impl Context {
     /// This shard's engine.
@@ -30,5 +45,85 @@ impl Context {
     /// The listener that the client came through: what it is told of addresses is that listener's.
     pub(crate) fn listener(&self) -> &ListenerConfig {
         self.config().listener(self.peer.origin.listener)
+    }
+
+    /// The topics of this moment.
+    pub(crate) fn topics(&self) -> TopicsSeen<'_> {
+        TopicsSeen::new(self)
+    }
+
+    /// One topic, if it is there and that may be done with it.
+    pub(crate) fn topic<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        operation: Operation,
+    ) -> Result<Allowed<Rc<Topic>>, ResponseError> {
+        self.topics().get_shared(topic.into(), operation).map(|topic| Allowed(Rc::clone(&topic)))
+    }
+
+    /// Whether a topic of that name, which need not be there, may be subject to that.
+    pub(crate) fn topic_name(&self, name: &str, operation: Operation) -> Result<(), ResponseError> {
+        self.authorize(ResourceType::Topic, name, operation)
+    }
+
+    /// A group, which need not be there, if that may be done with it.
+    pub(crate) fn group(&self, id: &str, operation: Operation) -> Result<Allowed<String>, ResponseError> {
+        self.authorize(ResourceType::Group, id, operation)?;
+        Ok(Allowed(id.to_owned()))
+    }
+
+    /// The cluster with all its topics, if that may be done with it.
+    pub(crate) fn cluster(&self, operation: Operation) -> Result<AllTopics, ResponseError> {
+        self.authorize(ResourceType::Cluster, CLUSTER_NAME, operation)?;
+        Ok(AllTopics::as_node(self.engine()))
+    }
+
+    /// Whether topics may be made, as one of that name.
+    pub(crate) fn create_topic(&self, name: &str) -> Result<(), ResponseError> {
+        match self.may(ResourceType::Cluster, CLUSTER_NAME, Operation::Create) {
+            true => Ok(()),
+            false => self.authorize(ResourceType::Topic, name, Operation::Create),
+        }
+    }
+
+    /// What may be done with a topic, as a set of bits (KIP-430).
+    pub(crate) fn topic_operations(&self, name: &str) -> i32 {
+        self.operations(ResourceType::Topic, name)
+    }
+
+    /// What may be done with a group.
+    pub(crate) fn group_operations(&self, id: &str) -> i32 {
+        self.operations(ResourceType::Group, id)
+    }
+
+    /// What may be done with the cluster.
+    pub(crate) fn cluster_operations(&self) -> i32 {
+        self.operations(ResourceType::Cluster, CLUSTER_NAME)
+    }
+
+    fn operations(&self, of: ResourceType, name: &str) -> i32 {
+        let session = self.session();
+        let allowed = of.operations().iter().filter(|op| authorizer::allows(&session.principal, (of, **op), name));
+        allowed.fold(0, |bits, operation| bits | 1 << *operation as i32)
+    }
+
+    /// As [`Context::may`]; the error is that of the type.
+    fn authorize(&self, of: ResourceType, name: &str, operation: Operation) -> Result<(), ResponseError> {
+        match self.may(of, name, operation) {
+            true => Ok(()),
+            false => Err(match of {
+                ResourceType::Topic => ResponseError::TopicAuthorizationFailed,
+                ResourceType::Group => ResponseError::GroupAuthorizationFailed,
+                ResourceType::Cluster => ResponseError::ClusterAuthorizationFailed,
+            }),
+        }
+    }
+
+    /// Whether the session may do an operation on a resource. Every way to one comes through here.
+    fn may(&self, of: ResourceType, name: &str, operation: Operation) -> bool {
+        let check = (of, operation);
+        let objection = self.api.authorization.objection(check);
+        debug_assert_eq!(objection, None, "{:?} asks for {check:?}", self.api.key);
+        authorizer::allows(&self.session().principal, check, name)
     }
 }

@@ -38,11 +38,12 @@ pub(crate) enum Authorization {
 }
 
 impl Authorization {
-    /// Whether a handler may ask for that.
-    pub(crate) fn names(self, check: Check) -> bool {
+    /// Why a handler must not ask for that, if so.
+    pub(crate) fn objection(self, check: Check) -> Option<&'static str> {
         match self {
-            Authorization::Asks(checks) => checks.contains(&check),
-            Authorization::Open(_) => false,
+            Authorization::Asks(checks) if checks.contains(&check) => None,
+            Authorization::Asks(_) => Some("its entry in the table does not name it"),
+            Authorization::Open(reason) => Some(reason),
         }
     }
 }

@@ -14,7 +14,7 @@ use millrace_engine::{api::TopicPartition, engine::Topic};
 use crate::{
     broker::{
         cluster,
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Allowed, Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -39,11 +39,11 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<DeleteRecordsRequest>) -> DeleteRecordsResponse {
-    let topics = context.engine().topics();
+    let topics = context.topics();
     let mut results = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
-        let found = topics.by_name.get(topic.name.as_str()).map(|found| &**found);
-        let partitions = topic.partitions.iter().map(|partition| delete(&context, found, partition));
+        let found = topics.get(&topic.name, Operation::Delete);
+        let partitions = topic.partitions.iter().map(|partition| delete(&context, &found, partition));
         let partitions = join_all(partitions).await;
         results.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
     }
@@ -52,14 +52,15 @@ async fn handle(context: Context, call: Call<DeleteRecordsRequest>) -> DeleteRec
 
 async fn delete(
     context: &Context,
-    topic: Option<&Topic>,
+    topic: &Result<Allowed<&Topic>, ResponseError>,
     wanted: &DeleteRecordsPartition,
 ) -> DeleteRecordsPartitionResult {
     let result =
         DeleteRecordsPartitionResult::default().with_partition_index(wanted.partition_index).with_low_watermark(-1);
-    let topic = topic.filter(|topic| (0..topic.partitions).contains(&wanted.partition_index));
-    let Some(topic) = topic else {
-        return result.with_error_code(ResponseError::UnknownTopicOrPartition.code());
+    let topic = match topic {
+        Ok(topic) if (0..topic.partitions).contains(&wanted.partition_index) => topic,
+        Ok(_) => return result.with_error_code(ResponseError::UnknownTopicOrPartition.code()),
+        Err(error) => return result.with_error_code(error.code()),
     };
     if cluster::is_internal(&topic.name) {
         return result.with_error_code(ResponseError::InvalidTopicException.code());

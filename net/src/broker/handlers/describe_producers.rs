@@ -15,8 +15,8 @@ use millrace_engine::{
 
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
-        errors::{ApiError, check_topic_name, log_error},
+        context::{Allowed, Authorization, Context, Operation, ResourceType},
+        errors::{ApiError, UNKNOWN_PARTITION, check_topic_name, log_error, not_found},
         table::{Api, OnDisconnect},
     },
     wire::api::{
@@ -40,17 +40,12 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<DescribeProducersRequest>) -> DescribeProducersResponse {
-    let topics = context.engine().topics();
+    let topics = context.topics();
     let mut responses = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
-        let found = match (check_topic_name(&topic.name), topics.by_name.get(topic.name.as_str())) {
-            (Err(error), _) => Err(error),
-            (Ok(()), None) => Err(ApiError::new(
-                ResponseError::UnknownTopicOrPartition,
-                "This server does not host this topic-partition.",
-            )),
-            (Ok(()), Some(topic)) => Ok(&**topic),
-        };
+        let found = check_topic_name(&topic.name).and_then(|()| {
+            topics.get(&topic.name, Operation::Read).map_err(|error| not_found(error, UNKNOWN_PARTITION))
+        });
         let partitions = topic.partition_indexes.iter().map(|&index| describe(&context, found.clone(), index));
         let partitions = join_all(partitions).await;
         responses.push(TopicResponse::default().with_name(topic.name).with_partitions(partitions));
@@ -58,7 +53,7 @@ async fn handle(context: Context, call: Call<DescribeProducersRequest>) -> Descr
     DescribeProducersResponse::default().with_topics(responses)
 }
 
-async fn describe(context: &Context, topic: Result<&Topic, ApiError>, index: i32) -> PartitionResponse {
+async fn describe(context: &Context, topic: Result<Allowed<&Topic>, ApiError>, index: i32) -> PartitionResponse {
     let response = PartitionResponse::default().with_partition_index(index).with_error_message(None);
     match producers(context, topic, index).await {
         Ok(producers) => response.with_active_producers(producers.into_iter().map(state).collect()),
@@ -68,7 +63,7 @@ async fn describe(context: &Context, topic: Result<&Topic, ApiError>, index: i32
 
 async fn producers(
     context: &Context,
-    topic: Result<&Topic, ApiError>,
+    topic: Result<Allowed<&Topic>, ApiError>,
     index: i32,
 ) -> Result<Vec<ActiveProducer>, ApiError> {
     let topic = topic?;

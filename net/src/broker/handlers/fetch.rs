@@ -11,13 +11,12 @@ use kafka_protocol::{
 use millrace_engine::{
     api::{Fetch, FetchPartition, Fetched, LogError, Records, TopicPartition},
     batch::Codec,
-    engine::Topics,
 };
 use uuid::Uuid;
 
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Authorization, Context, Operation, ResourceType, TopicRef, TopicsSeen},
         errors::log_error,
         fetch_session::{BegunFetch, Outcome, PartitionKey, SessionRequest, TopicKey, Wanted},
         table::{Api, OnDisconnect},
@@ -160,7 +159,7 @@ fn session_request(request: FetchRequest, version: i16) -> SessionRequest {
 
 /// Asks the engine for every partition that exists; one answer per wanted partition, in order.
 async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Result<Fetched, ResponseError>> {
-    let topics = context.engine().topics();
+    let topics = context.topics();
     let resolved: Vec<_> = begun.wanted.iter().map(|wanted| resolve(&topics, limits, &wanted.key)).collect();
     let partitions = begun.wanted.iter().zip(&resolved).filter_map(|(wanted, partition)| {
         Some(FetchPartition {
@@ -189,11 +188,12 @@ async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Re
     resolved.into_iter().zip(&begun.wanted).map(|(partition, wanted)| answer(partition, wanted)).collect()
 }
 
-fn resolve(topics: &Topics, limits: &Limits, key: &PartitionKey) -> Result<TopicPartition, ResponseError> {
+fn resolve(topics: &TopicsSeen<'_>, limits: &Limits, key: &PartitionKey) -> Result<TopicPartition, ResponseError> {
     let topic = match &key.topic {
-        TopicKey::Name(name) => topics.by_name.get(name.as_str()).ok_or(ResponseError::UnknownTopicOrPartition),
-        TopicKey::Id(id) => topics.by_id.get(id).ok_or(ResponseError::UnknownTopicId),
-    }?;
+        TopicKey::Name(name) => TopicRef::Name(name),
+        TopicKey::Id(id) => TopicRef::Id(*id),
+    };
+    let topic = topics.get(topic, Operation::Read)?;
     if !(0..topic.partitions).contains(&key.index) {
         return Err(ResponseError::UnknownTopicOrPartition);
     }

@@ -56,7 +56,7 @@ async fn handle(context: Context, call: Call<ListOffsetsRequest>) -> ListOffsets
 }
 
 async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) -> ListOffsetsTopicResponse {
-    let found = context.engine().topics().by_name.get(topic.name.as_str()).cloned();
+    let found = context.topic(&topic.name, Operation::Describe);
     let mut times_asked = HashMap::new();
     for partition in &topic.partitions {
         *times_asked.entry(partition.partition_index).or_insert(0) += 1;
@@ -67,11 +67,14 @@ async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) 
         let Some(times) = times_asked.remove(&partition.partition_index) else {
             continue;
         };
-        let found = found.as_ref().filter(|found| (0..found.partitions).contains(&partition.partition_index));
-        let target = match found {
+        let index = partition.partition_index;
+        let target = match &found {
+            Err(error) if *error != ResponseError::UnknownTopicOrPartition => Err(*error),
             _ if times > 1 => Err(ResponseError::InvalidRequest),
-            None => Err(ResponseError::UnknownTopicOrPartition),
-            Some(found) => Ok(TopicPartition { topic: found.id, partition: partition.partition_index }),
+            Ok(found) if (0..found.partitions).contains(&index) => {
+                Ok(TopicPartition { topic: found.id, partition: index })
+            }
+            _ => Err(ResponseError::UnknownTopicOrPartition),
         };
         answers.push(answer_partition(context, version, target, partition));
     }

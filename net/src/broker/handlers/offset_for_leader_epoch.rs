@@ -13,7 +13,7 @@ use millrace_engine::{api::TopicPartition, engine::Topic};
 
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Allowed, Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -38,21 +38,27 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<OffsetForLeaderEpochRequest>) -> OffsetForLeaderEpochResponse {
-    let topics = context.engine().topics();
+    let topics = context.topics();
     let mut results = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
-        let found = topics.by_name.get(topic.topic.as_str()).map(|found| &**found);
-        let partitions = topic.partitions.iter().map(|partition| answer(&context, found, partition));
+        let found = topics.get(&topic.topic, Operation::Describe);
+        let partitions = topic.partitions.iter().map(|partition| answer(&context, &found, partition));
         let partitions = join_all(partitions).await;
         results.push(OffsetForLeaderTopicResult::default().with_topic(topic.topic).with_partitions(partitions));
     }
     OffsetForLeaderEpochResponse::default().with_topics(results)
 }
 
-async fn answer(context: &Context, topic: Option<&Topic>, wanted: &OffsetForLeaderPartition) -> EpochEndOffset {
+async fn answer(
+    context: &Context,
+    topic: &Result<Allowed<&Topic>, ResponseError>,
+    wanted: &OffsetForLeaderPartition,
+) -> EpochEndOffset {
     let result = EpochEndOffset::default().with_partition(wanted.partition);
-    let Some(topic) = topic.filter(|topic| (0..topic.partitions).contains(&wanted.partition)) else {
-        return result.with_error_code(ResponseError::UnknownTopicOrPartition.code());
+    let topic = match topic {
+        Ok(topic) if (0..topic.partitions).contains(&wanted.partition) => topic,
+        Ok(_) => return result.with_error_code(ResponseError::UnknownTopicOrPartition.code()),
+        Err(error) => return result.with_error_code(error.code()),
     };
     let partition = TopicPartition { topic: topic.id, partition: wanted.partition };
     let engine = context.engine();

@@ -1,6 +1,6 @@
 //! Produce: batches to partitions. Their order is fixed when the request is read.
 
-use std::{collections::HashMap, rc::Rc};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use kafka_protocol::{
@@ -14,13 +14,13 @@ use kafka_protocol::{
 use millrace_engine::{
     api::{LogError, OffsetSpec, ProducePartition, Produced, TopicPartition},
     batch::{BatchError, BatchInfo, Codec, RefusedRecord},
-    engine::{Engine, Topic, Topics},
+    engine::{Engine, Topic},
 };
 
 use crate::{
     broker::{
         cluster,
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Allowed, Authorization, Context, Operation, ResourceType, TopicRef, TopicsSeen},
         errors::{ApiError, log_error, tells_log_start},
         table::{Api, OnDisconnect},
     },
@@ -66,9 +66,8 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, body } = request;
     let request = ProduceRequest::decode(body, header.version).map_err(|reason| Malformed::Body(reason.to_string()))?;
     let acks = request.acks;
-    let topics = context.engine().topics();
     let mut parts = Vec::new();
-    let names = Names { topics: &topics, are_ids: header.version >= 13 };
+    let names = Names { topics: context.topics(), are_ids: header.version >= 13 };
     let rules = Rules {
         are_acks_legal: matches!(acks, -1..=1),
         is_admin: header.client_id.as_deref() == Some(cluster::ADMIN_CLIENT_ID),
@@ -92,17 +91,14 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
 
 /// How a request names its topics.
 struct Names<'a> {
-    topics: &'a Topics,
+    topics: TopicsSeen<'a>,
     are_ids: bool,
 }
 
 impl Names<'_> {
-    fn find(&self, data: &TopicData) -> Result<&Rc<Topic>, ResponseError> {
-        if self.are_ids {
-            self.topics.by_id.get(&data.id).ok_or(ResponseError::UnknownTopicId)
-        } else {
-            self.topics.by_name.get(&*data.name).ok_or(ResponseError::UnknownTopicOrPartition)
-        }
+    fn find(&self, data: &TopicData) -> Result<Allowed<&Topic>, ResponseError> {
+        let topic = if self.are_ids { TopicRef::Id(data.id) } else { TopicRef::Name(&data.name) };
+        self.topics.get(topic, Operation::Write)
     }
 }
 
@@ -143,7 +139,7 @@ fn begin_topic(names: &Names<'_>, data: TopicData, rules: &Rules, parts: &mut Ve
 }
 
 fn check(
-    topic: Result<&Rc<Topic>, ResponseError>,
+    topic: Result<Allowed<&Topic>, ResponseError>,
     data: PartitionData,
     rules: &Rules,
 ) -> Result<ProducePartition, ApiError> {
