@@ -53,10 +53,6 @@ pub(crate) fn controller(engine: &Engine) -> BrokerId {
     BrokerId(engine.node_id())
 }
 
-/// Operations that a client may do on a topic, as a set of bits: all that there are, for nobody authorizes (KIP-430).
-pub(crate) const TOPIC_OPERATIONS: i32 = 3576;
-/// Operations that a client may do on the cluster.
-pub(crate) const CLUSTER_OPERATIONS: i32 = 8096;
 /// What is said of operations when nobody asked.
 pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
 

@@ -23,6 +23,13 @@ impl<T> Deref for Allowed<T> {
     }
 }
 
+impl<'a, T> Allowed<&'a T> {
+    /// What may be used, for as long as it is there.
+    pub(crate) fn inner(self) -> &'a T {
+        self.0
+    }
+}
+
 /// How a client names a topic.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TopicRef<'a> {
@@ -110,8 +117,8 @@ impl AllTopics {
     }
 
     /// The topic, if it is there.
-    pub(crate) fn get<'t>(&self, topic: impl Into<TopicRef<'t>>) -> Result<Allowed<&Topic>, ResponseError> {
-        look_up(&self.0, topic.into()).map(|topic| Allowed(&**topic))
+    pub(crate) fn get<'t>(&self, topic: impl Into<TopicRef<'t>>) -> Result<Allowed<Rc<Topic>>, ResponseError> {
+        look_up(&self.0, topic.into()).map(|topic| Allowed(Rc::clone(topic)))
     }
 
     /// All of them, by name.

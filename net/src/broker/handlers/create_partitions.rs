@@ -59,9 +59,7 @@ async fn handle(context: Context, call: Call<CreatePartitionsRequest>) -> Create
 }
 
 async fn create(context: &Context, validate_only: bool, wanted: &CreatePartitionsTopic) -> Result<(), ApiError> {
-    let topics = context.engine().topics();
-    let topic = topics.by_name.get(wanted.name.as_str());
-    let topic = topic.ok_or(ApiError::from(ResponseError::UnknownTopicOrPartition))?;
+    let topic = context.topic(&wanted.name, Operation::Alter)?;
     let added = wanted.count.saturating_sub(topic.partitions);
     if added == 0 {
         let reason = format!("Topic already has {} partition(s).", topic.partitions);

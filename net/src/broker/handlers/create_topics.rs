@@ -83,6 +83,7 @@ async fn create(context: &Context, validate_only: bool, topic: &CreatableTopic) 
         let reason = format!("Creation of internal topic {CLUSTER_METADATA} is prohibited.");
         return Err(ApiError::new(ResponseError::InvalidRequest, reason));
     }
+    context.create_topic(&topic.name).map_err(|error| ApiError::new(error, "Authorization failed."))?;
     let partitions = partitions(context, topic)?;
     let mut configs = BTreeMap::new();
     for config in &topic.configs {
@@ -144,6 +145,10 @@ fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &T
     let result = result.with_error_message(None);
     if version < 5 {
         return result;
+    }
+    if let Err(error) = context.topic_name(&topic.name, Operation::DescribeConfigs) {
+        let secret = result.with_num_partitions(-1).with_replication_factor(-1).with_configs(None);
+        return secret.with_topic_config_error_code(error.code());
     }
     let dynamic = context.engine().broker_settings();
     let settings = entries::of_topic(&created.overrides, broker_config::inherited(context, &dynamic));

@@ -1,6 +1,6 @@
 //! DeleteTopics, by name or by id.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
 use kafka_protocol::{
     ResponseError,
@@ -10,12 +10,13 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
+use millrace_engine::engine::Topic;
 use uuid::Uuid;
 
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
-        errors::{ApiError, topic_error},
+        context::{Allowed, Authorization, Context, Operation, ResourceType, TopicRef},
+        errors::{ApiError, UNKNOWN_PARTITION, not_found, topic_error},
         table::{Api, OnDisconnect},
     },
     wire::api::{
@@ -71,24 +72,41 @@ async fn delete(context: &Context, (name, id): &(Option<TopicName>, Uuid), count
         found => found,
     };
     let outcome = match found {
-        Ok((name, id)) => match context.engine().delete_topic(id).await {
-            Ok(()) => Ok((name, id)),
+        Ok(topic) => match context.engine().delete_topic(topic.id).await {
+            Ok(()) => Ok(topic),
             Err(error) => Err(topic_error(&error)),
         },
         Err(error) => Err(error),
     };
     match outcome {
-        Ok((name, id)) => {
-            tracing::info!(topic = %name, %id, "topic deleted");
-            result.with_name(Some(TopicName(StrBytes::from_string(name)))).with_topic_id(id)
+        Ok(topic) => {
+            tracing::info!(topic = %topic.name, id = %topic.id, "topic deleted");
+            result.with_name(Some(TopicName(StrBytes::from_string(topic.name.clone())))).with_topic_id(topic.id)
         }
-        Err(error) => result.with_error_code(error.code()).with_error_message(error.message),
+        Err(error) => {
+            let shown = match error.error {
+                ResponseError::TopicAuthorizationFailed if name.is_none() => {
+                    context.topic(*id, Operation::Describe).ok()
+                }
+                _ => None,
+            };
+            let name = shown.map(|topic| TopicName(StrBytes::from_string(topic.name.clone()))).or(name.clone());
+            result.with_name(name).with_error_code(error.code()).with_error_message(error.message)
+        }
     }
 }
 
-fn find(context: &Context, name: Option<&TopicName>, id: Uuid) -> Result<(String, Uuid), ApiError> {
-    let topics = context.engine().topics();
-    let topic = match name {
+/// Who may delete all topics may delete this one.
+fn may_delete(context: &Context, topic: TopicRef<'_>) -> Result<Allowed<Rc<Topic>>, ResponseError> {
+    match context.cluster(Operation::Delete) {
+        Ok(all) => all.get(topic),
+        Err(_) => context.topic(topic, Operation::Delete),
+    }
+}
+
+/// The topic that shall go. Who may not delete it is told its name only if that may be shown.
+fn find(context: &Context, name: Option<&TopicName>, id: Uuid) -> Result<Allowed<Rc<Topic>>, ApiError> {
+    match name {
         Some(_) if !id.is_nil() => {
             let reason = "You may not specify both topic name and topic id.";
             return Err(ApiError::new(ResponseError::InvalidRequest, reason));
@@ -97,14 +115,9 @@ fn find(context: &Context, name: Option<&TopicName>, id: Uuid) -> Result<(String
             let reason = "Neither topic name nor id were specified.";
             return Err(ApiError::new(ResponseError::InvalidRequest, reason));
         }
-        Some(name) => topics.by_name.get(name.as_str()).ok_or(ApiError::new(
-            ResponseError::UnknownTopicOrPartition,
-            "This server does not host this topic-partition.",
-        ))?,
-        None => topics
-            .by_id
-            .get(&id)
-            .ok_or(ApiError::new(ResponseError::UnknownTopicId, "This server does not host this topic ID."))?,
-    };
-    Ok((topic.name.clone(), topic.id))
+        Some(name) => may_delete(context, name.into()).map_err(|error| not_found(error, UNKNOWN_PARTITION)),
+        None => {
+            may_delete(context, id.into()).map_err(|error| not_found(error, "This server does not host this topic ID."))
+        }
+    }
 }

@@ -57,7 +57,7 @@ async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> Describ
             .with_rack(None)
     });
     let operations = match call.body.include_cluster_authorized_operations {
-        true => cluster::CLUSTER_OPERATIONS,
+        true => context.cluster_operations(),
         false => cluster::NO_OPERATIONS,
     };
     response

@@ -1,6 +1,6 @@
 //! DescribeTopicPartitions: topics page by page (KIP-966).
 
-use std::{collections::BTreeSet, ops::Bound, rc::Rc};
+use std::collections::BTreeSet;
 
 use kafka_protocol::{
     ResponseError,
@@ -51,37 +51,37 @@ async fn handle(context: Context, call: Call<DescribeTopicPartitionsRequest>) ->
     let request = call.body;
     let response = DescribeTopicPartitionsResponse::default();
     if request.cursor.as_ref().is_some_and(|cursor| cursor.partition_index < 0) {
-        let refuse = |topic| refuse(topic, ResponseError::InvalidRequest).with_topic_authorized_operations(i32::MIN);
+        let refuse =
+            |topic| refuse(&context, topic, ResponseError::InvalidRequest).with_topic_authorized_operations(i32::MIN);
         return response.with_topics(request.topics.into_iter().map(|topic| refuse(topic.name)).collect());
     }
-    let topics = context.engine().topics();
+    let topics = context.topics();
     let cursor = request.cursor.as_ref().map(|cursor| (cursor.topic_name.as_str(), cursor.partition_index));
     let start = cursor.map_or("", |(topic, _)| topic);
     let wanted: BTreeSet<&str> = match request.topics.is_empty() {
-        true => topics
-            .by_name
-            .range::<str, _>((Bound::Included(start), Bound::Unbounded))
-            .map(|(name, _)| name.as_str())
-            .collect(),
+        true => topics.visible(start, Operation::Describe).map(|topic| topic.inner().name.as_str()).collect(),
         false => request.topics.iter().map(|topic| topic.name.as_str()).filter(|name| *name >= start).collect(),
     };
     let mut left = request.response_partition_limit.clamp(1, RESPONSE_PARTITIONS_MAX);
     let mut answers = Vec::new();
     for name in wanted {
-        let Some(topic) = topics.by_name.get(name) else {
-            let error = match check_topic_name(name) {
-                Ok(()) => ResponseError::UnknownTopicOrPartition,
-                Err(illegal) => illegal.error,
-            };
-            answers.push(refuse(topic_name(name), error));
-            continue;
+        let topic = match topics.get(name, Operation::Describe) {
+            Ok(topic) => topic,
+            Err(error) => {
+                let error = match check_topic_name(name) {
+                    Err(illegal) if error == ResponseError::UnknownTopicOrPartition => illegal.error,
+                    _ => error,
+                };
+                answers.push(refuse(&context, topic_name(name), error));
+                continue;
+            }
         };
         let first = cursor.filter(|(topic, _)| *topic == name).map_or(0, |(_, index)| index);
         if left == 0 {
             return response.with_topics(answers).with_next_cursor(Some(next_cursor(name, first)));
         }
         let end = topic.partitions.min(first.saturating_add(left));
-        answers.push(describe(&context, topic, first, end));
+        answers.push(describe(&context, &topic, first, end));
         left -= (end - first).max(0);
         if end < topic.partitions && end >= first {
             return response.with_topics(answers).with_next_cursor(Some(next_cursor(name, end)));
@@ -99,14 +99,15 @@ fn next_cursor(topic: &str, partition: i32) -> Cursor {
     Cursor::default().with_topic_name(topic_name(topic)).with_partition_index(partition)
 }
 
-fn refuse(name: TopicName, error: ResponseError) -> TopicAnswer {
+fn refuse(context: &Context, name: TopicName, error: ResponseError) -> TopicAnswer {
+    let operations = context.topic_operations(name.as_str());
     TopicAnswer::default()
         .with_error_code(error.code())
         .with_name(Some(name))
-        .with_topic_authorized_operations(cluster::TOPIC_OPERATIONS)
+        .with_topic_authorized_operations(operations)
 }
 
-fn describe(context: &Context, topic: &Rc<Topic>, first: i32, end: i32) -> TopicAnswer {
+fn describe(context: &Context, topic: &Topic, first: i32, end: i32) -> TopicAnswer {
     let partitions = (first..end).map(|index| {
         let partition = TopicPartition { topic: topic.id, partition: index };
         let leader = cluster::leader(context.engine(), context.config(), partition);
@@ -124,5 +125,5 @@ fn describe(context: &Context, topic: &Rc<Topic>, first: i32, end: i32) -> Topic
         .with_topic_id(topic.id)
         .with_is_internal(cluster::is_internal(&topic.name))
         .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(cluster::TOPIC_OPERATIONS)
+        .with_topic_authorized_operations(context.topic_operations(&topic.name))
 }

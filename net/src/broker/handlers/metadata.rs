@@ -1,9 +1,6 @@
 //! Metadata: brokers, topics and their leaders; creates unknown topics where that is wanted.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::{
     ResponseError,
@@ -56,7 +53,8 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
     let mut topics = wanted_topics(&context, &call).await;
     if call.body.include_topic_authorized_operations {
         for topic in &mut topics {
-            topic.topic_authorized_operations = cluster::TOPIC_OPERATIONS;
+            let name = topic.name.as_ref().map_or("", |name| name.as_str());
+            topic.topic_authorized_operations = context.topic_operations(name);
         }
     }
     let (engine, config) = (context.engine(), context.config());
@@ -64,7 +62,7 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
         MetadataResponseBroker::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
     });
     let operations = match call.body.include_cluster_authorized_operations {
-        true => cluster::CLUSTER_OPERATIONS,
+        true => context.cluster_operations(),
         false => cluster::NO_OPERATIONS,
     };
     MetadataResponse::default()
@@ -97,9 +95,9 @@ async fn wanted_topics(context: &Context, call: &Call<MetadataRequest>) -> Vec<M
         }
         answers.push(match &topic.name {
             Some(name) if topic.topic_id.is_nil() => by_name(context, name, may_create).await,
-            _ => match context.engine().topics().by_id.get(&topic.topic_id) {
-                Some(found) => describe(context, found),
-                None => refuse(topic, ResponseError::UnknownTopicId),
+            _ => match context.topic(topic.topic_id, Operation::Describe) {
+                Ok(found) => describe(context, &found),
+                Err(error) => refuse(topic, error),
             },
         });
         glommio::yield_if_needed().await;
@@ -108,20 +106,22 @@ async fn wanted_topics(context: &Context, call: &Call<MetadataRequest>) -> Vec<M
 }
 
 async fn all_topics(context: &Context) -> Vec<MetadataResponseTopic> {
-    let topics = context.engine().topics();
-    let mut answers = Vec::with_capacity(topics.by_name.len());
-    for topic in topics.by_name.values() {
-        answers.push(describe(context, topic));
+    let topics = context.topics();
+    let mut answers = Vec::new();
+    for topic in topics.visible("", Operation::Describe) {
+        answers.push(describe(context, &topic));
         glommio::yield_if_needed().await;
     }
     answers
 }
 
 async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> MetadataResponseTopic {
-    let find = || context.engine().topics().by_name.get(name.as_str()).map(|topic| describe(context, topic));
+    let find = || context.topic(name, Operation::Describe).map(|topic| describe(context, &topic));
     let refuse = |error| refuse(&MetadataRequestTopic::default().with_name(Some(name.clone())), error);
-    if let Some(found) = find() {
-        return found;
+    match find() {
+        Ok(found) => return found,
+        Err(ResponseError::UnknownTopicOrPartition) => {}
+        Err(error) => return refuse(error),
     }
     if let Err(illegal) = check_topic_name(name.as_str()) {
         return refuse(illegal.error);
@@ -129,13 +129,16 @@ async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> Metad
     let Some(new) = new_topic(context.config(), name).filter(|_| may_create) else {
         return refuse(ResponseError::UnknownTopicOrPartition);
     };
+    if let Err(error) = context.create_topic(name) {
+        return refuse(error);
+    }
     match context.engine().create_topic(new, false).await {
         Ok(topic) => {
             tracing::info!(topic = %topic.name, partitions = topic.partitions, "topic created automatically");
             describe(context, &topic)
         }
         // Somebody else was faster.
-        Err(TopicError::Exists(_)) => find().unwrap_or_else(|| refuse(ResponseError::LeaderNotAvailable)),
+        Err(TopicError::Exists(_)) => find().unwrap_or_else(|_| refuse(ResponseError::LeaderNotAvailable)),
         Err(error) => refuse(topic_error(&error).error),
     }
 }
@@ -158,7 +161,7 @@ fn refuse(topic: &MetadataRequestTopic, error: ResponseError) -> MetadataRespons
         .with_topic_id(topic.topic_id)
 }
 
-fn describe(context: &Context, topic: &Rc<Topic>) -> MetadataResponseTopic {
+fn describe(context: &Context, topic: &Topic) -> MetadataResponseTopic {
     let partitions = topic.partition_ids().map(|partition| {
         let leader = cluster::leader(context.engine(), context.config(), partition);
         MetadataResponsePartition::default()
