@@ -13,8 +13,8 @@ use millrace_engine::api::TopicPartition;
 use crate::{
     broker::{
         assignment, cluster,
-        context::{Authorization, Context, Operation, ResourceType},
-        errors::ApiError,
+        context::{AllTopics, Authorization, Context, Operation, ResourceType},
+        errors::{ApiError, not_found},
         table::{Api, OnDisconnect},
     },
     wire::api::{
@@ -41,11 +41,15 @@ async fn handle(
     context: Context,
     call: Call<AlterPartitionReassignmentsRequest>,
 ) -> AlterPartitionReassignmentsResponse {
+    let topics = match context.cluster(Operation::Alter) {
+        Ok(topics) => topics,
+        Err(error) => return AlterPartitionReassignmentsResponse::default().with_error_code(error.code()),
+    };
     let brokers = cluster::broker_ids(context.engine(), context.config());
     let responses = call.body.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             let response = ReassignablePartitionResponse::default().with_partition_index(partition.partition_index);
-            match reassign(&context, &brokers, &topic.name, partition) {
+            match reassign(&context, (&topics, &brokers), &topic.name, partition) {
                 Ok(()) => response.with_error_message(None),
                 Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
             }
@@ -61,15 +65,12 @@ async fn handle(
 
 fn reassign(
     context: &Context,
-    brokers: &[BrokerId],
+    (topics, brokers): (&AllTopics, &[BrokerId]),
     name: &TopicName,
     wanted: &ReassignablePartition,
 ) -> Result<(), ApiError> {
-    let topics = context.engine().topics();
-    let topic = topics.by_name.get(name.as_str()).ok_or_else(|| {
-        let reason = format!("Unable to find a topic named {}.", name.as_str());
-        ApiError::new(ResponseError::UnknownTopicOrPartition, reason)
-    })?;
+    let unknown = |error| not_found(error, format!("Unable to find a topic named {}.", name.as_str()));
+    let topic = topics.get(name).map_err(unknown)?;
     if !(0..topic.partitions).contains(&wanted.partition_index) {
         let reason = format!("Unable to find partition {}:{}.", name.as_str(), wanted.partition_index);
         return Err(ApiError::new(ResponseError::UnknownTopicOrPartition, reason));

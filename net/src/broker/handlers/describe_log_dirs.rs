@@ -53,22 +53,25 @@ fn begin(context: &Context, request: Request) -> Result<Handling, Malformed> {
 }
 
 async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
-    let topics = context.engine().topics();
+    let topics = match context.cluster(Operation::Describe) {
+        Ok(topics) => topics,
+        Err(error) => return DescribeLogDirsResponse::default().with_error_code(error.code()),
+    };
     // Topic name and partition of those asked for; `None`: all.
     let wanted: Option<HashSet<(&str, i32)>> = request.topics.as_ref().map(|topics| {
         let topics = topics.iter();
         topics.flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic.as_str(), *index))).collect()
     });
     let ids = request.topics.as_ref().map(|wanted| {
-        let found = wanted.iter().filter_map(|topic| topics.by_name.get(topic.topic.as_str()));
+        let found = wanted.iter().filter_map(|topic| topics.get(&topic.topic).ok());
         found.map(|topic| topic.id).collect()
     });
-    let mut by_topic: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
+    let mut by_topic: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for (partition, bytes) in context.engine().partition_sizes(ids).await {
         if !cluster::is_replica_here(context.engine(), context.config(), partition) {
             continue;
         }
-        let Some(topic) = topics.by_id.get(&partition.topic) else {
+        let Ok(topic) = topics.get(partition.topic) else {
             continue;
         };
         let key = (topic.name.as_str(), partition.partition);
@@ -76,12 +79,12 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
             let size = i64::try_from(bytes).unwrap_or(i64::MAX);
             let described =
                 DescribeLogDirsPartition::default().with_partition_index(partition.partition).with_partition_size(size);
-            by_topic.entry(key.0).or_default().push(described);
+            by_topic.entry(topic.name.clone()).or_default().push(described);
         }
     }
     let by_topic = by_topic.into_iter().map(|(name, mut partitions)| {
         partitions.sort_unstable_by_key(|partition| partition.partition_index);
-        let name = TopicName(StrBytes::from_string(name.to_string()));
+        let name = TopicName(StrBytes::from_string(name));
         DescribeLogDirsTopic::default().with_name(name).with_partitions(partitions)
     });
     let (total, usable) = context.engine().volume_bytes();

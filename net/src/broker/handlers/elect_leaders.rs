@@ -8,11 +8,11 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use millrace_engine::engine::Topics;
+use millrace_engine::engine::Topic;
 
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{AllTopics, Allowed, Authorization, Context, Operation, ResourceType},
         errors::ApiError,
         table::{Api, OnDisconnect},
     },
@@ -43,14 +43,17 @@ async fn handle(context: Context, call: Call<ElectLeadersRequest>) -> ElectLeade
     if !matches!(call.body.election_type, PREFERRED | UNCLEAN) {
         return response.with_error_code(ResponseError::InvalidRequest.code());
     }
-    let topics = context.engine().topics();
+    let topics = match context.cluster(Operation::Alter) {
+        Ok(topics) => topics,
+        Err(error) => return response.with_error_code(error.code()),
+    };
     let result =
         |topic, partitions| ReplicaElectionResult::default().with_topic(topic).with_partition_result(partitions);
     let results = match call.body.topic_partitions {
         // All partitions: those that need no election are not mentioned.
         None => {
-            let names = topics.by_name.keys();
-            names.map(|name| result(TopicName(StrBytes::from_string(name.clone())), Vec::new())).collect()
+            let name = |topic: Allowed<&Topic>| TopicName(StrBytes::from_string(topic.name.clone()));
+            topics.iter().map(|topic| result(name(topic), Vec::new())).collect()
         }
         Some(wanted) => wanted
             .into_iter()
@@ -64,17 +67,17 @@ async fn handle(context: Context, call: Call<ElectLeadersRequest>) -> ElectLeade
     response.with_replica_election_results(results)
 }
 
-fn elect(topics: &Topics, name: &TopicName, index: i32) -> PartitionResult {
-    let error = match topics.by_name.get(name.as_str()) {
-        None => {
+fn elect(topics: &AllTopics, name: &TopicName, index: i32) -> PartitionResult {
+    let error = match topics.get(name) {
+        Err(_) => {
             let reason = format!("No such topic as {}", name.as_str());
             ApiError::new(ResponseError::UnknownTopicOrPartition, reason)
         }
-        Some(topic) if !(0..topic.partitions).contains(&index) => {
+        Ok(topic) if !(0..topic.partitions).contains(&index) => {
             let reason = format!("No such partition as {}-{index}", name.as_str());
             ApiError::new(ResponseError::UnknownTopicOrPartition, reason)
         }
-        Some(_) => ApiError::new(ResponseError::ElectionNotNeeded, "Leader election not needed for topic partition."),
+        Ok(_) => ApiError::new(ResponseError::ElectionNotNeeded, "Leader election not needed for topic partition."),
     };
     PartitionResult::default().with_partition_id(index).with_error_code(error.code()).with_error_message(error.message)
 }

@@ -44,6 +44,10 @@ const TYPES: [i8; 5] = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 
 async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> ListConfigResourcesResponse {
     let response = ListConfigResourcesResponse::default();
+    let topics = match context.cluster(Operation::DescribeConfigs) {
+        Ok(topics) => topics,
+        Err(error) => return response.with_error_code(error.code()),
+    };
     let wanted = if call.version() == 0 { vec![CLIENT_METRICS] } else { call.body.resource_types };
     if wanted.iter().any(|wanted| !TYPES.contains(wanted)) {
         return response.with_error_code(ResponseError::UnsupportedVersion.code());
@@ -59,8 +63,7 @@ async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> Lis
         resources.extend(brokers.into_iter().map(|broker| resource(broker.0.to_string(), BROKER)));
     }
     if is_wanted(TOPIC) {
-        let topics = context.engine().topics();
-        resources.extend(topics.by_name.keys().map(|name| resource(name.clone(), TOPIC)));
+        resources.extend(topics.iter().map(|topic| resource(topic.name.clone(), TOPIC)));
     }
     if is_wanted(GROUP) {
         let groups = group_config::KEPT.all(context.engine()).into_keys();

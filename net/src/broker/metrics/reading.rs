@@ -10,6 +10,7 @@ use millrace_engine::{
 use super::process::{self, ProcessReading};
 use crate::{
     broker::{
+        context::AllTopics,
         shard::BrokerShard,
         telemetry::{Telemetry, TelemetryReading},
     },
@@ -59,7 +60,7 @@ pub(crate) async fn read(shard: &Rc<BrokerShard>) -> NodeReading {
     let shards = engine.on_all(|engine: Engine| async move { read_shard(&engine).await }).await;
     NodeReading {
         shards,
-        topics: engine.topics().by_id.len() as u64,
+        topics: AllTopics::as_node(engine).len() as u64,
         volume: engine.volume_bytes(),
         process: process::read(),
         uptime_seconds: shard.wire.counters.uptime().as_secs_f64(),
