@@ -78,6 +78,11 @@ impl Context {
         Ok(AllTopics::as_node(self.engine()))
     }
 
+    /// The error code that answers whether that may be done with the cluster; 0: it may.
+    pub(crate) fn cluster_code(&self, operation: Operation) -> i16 {
+        self.cluster(operation).err().map_or(0, |error| error.code())
+    }
+
     /// Whether topics may be made, as one of that name.
     pub(crate) fn create_topic(&self, name: &str) -> Result<(), ResponseError> {
         match self.may(ResourceType::Cluster, CLUSTER_NAME, Operation::Create) {

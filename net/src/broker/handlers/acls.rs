@@ -59,25 +59,34 @@ pub(crate) static DELETE: Api = Api {
     handle: |context, request| call(context, request, delete),
 };
 
-const CODE: i16 = ResponseError::SecurityDisabled.code();
-
-fn message() -> Option<StrBytes> {
-    Some(StrBytes::from_static_str("No Authorizer is configured on the broker"))
+/// What is said to somebody who may do that with ACLs, and to somebody who may not.
+fn refusal(context: &Context, operation: Operation) -> (i16, Option<StrBytes>) {
+    match context.cluster(operation) {
+        Ok(_) => {
+            let message = StrBytes::from_static_str("No Authorizer is configured on the broker");
+            (ResponseError::SecurityDisabled.code(), Some(message))
+        }
+        Err(error) => (error.code(), None),
+    }
 }
 
-async fn describe(_context: Context, _call: Call<DescribeAclsRequest>) -> DescribeAclsResponse {
-    DescribeAclsResponse::default().with_error_code(CODE).with_error_message(message())
+async fn describe(context: Context, _call: Call<DescribeAclsRequest>) -> DescribeAclsResponse {
+    let (code, message) = refusal(&context, Operation::Describe);
+    DescribeAclsResponse::default().with_error_code(code).with_error_message(message)
 }
 
-async fn create(_context: Context, call: Call<CreateAclsRequest>) -> CreateAclsResponse {
+async fn create(context: Context, call: Call<CreateAclsRequest>) -> CreateAclsResponse {
+    let (code, message) = refusal(&context, Operation::Alter);
     let results = call.body.creations.iter();
-    let results = results.map(|_| AclCreationResult::default().with_error_code(CODE).with_error_message(message()));
+    let results =
+        results.map(|_| AclCreationResult::default().with_error_code(code).with_error_message(message.clone()));
     CreateAclsResponse::default().with_results(results.collect())
 }
 
-async fn delete(_context: Context, call: Call<DeleteAclsRequest>) -> DeleteAclsResponse {
+async fn delete(context: Context, call: Call<DeleteAclsRequest>) -> DeleteAclsResponse {
+    let (code, message) = refusal(&context, Operation::Alter);
     let results = call.body.filters.iter();
     let results =
-        results.map(|_| DeleteAclsFilterResult::default().with_error_code(CODE).with_error_message(message()));
+        results.map(|_| DeleteAclsFilterResult::default().with_error_code(code).with_error_message(message.clone()));
     DeleteAclsResponse::default().with_filter_results(results.collect())
 }

@@ -35,9 +35,13 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-async fn handle(_context: Context, call: Call<DescribeClientQuotasRequest>) -> DescribeClientQuotasResponse {
+async fn handle(context: Context, call: Call<DescribeClientQuotasRequest>) -> DescribeClientQuotasResponse {
     let response = DescribeClientQuotasResponse::default();
-    match check(&call.body.components) {
+    let checked = match context.cluster(Operation::DescribeConfigs) {
+        Ok(_) => check(&call.body.components),
+        Err(error) => Err(error.into()),
+    };
+    match checked {
         Ok(()) => response.with_error_message(Some(StrBytes::new())).with_entries(Some(Vec::new())),
         Err(error) => response.with_error_code(error.code()).with_error_message(error.message).with_entries(None),
     }

@@ -71,12 +71,11 @@ async fn handle(context: Context, call: Call<DescribeConfigsRequest>) -> Describ
 
 fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec<Setting>, ApiError> {
     let name = &*resource.resource_name;
+    config_resource::authorize(context, (resource.resource_type, name), Operation::DescribeConfigs)?;
     match resource.resource_type {
         config_resource::TOPIC => {
             check_topic_name(name)?;
-            let topics = context.engine().topics();
-            let topic = topics.by_name.get(name);
-            let topic = topic.ok_or(ApiError::from(ResponseError::UnknownTopicOrPartition))?;
+            let topic = context.topic(name, Operation::DescribeConfigs)?;
             let dynamic = context.engine().broker_settings();
             Ok(entries::of_topic(&topic.overrides, broker_config::inherited(context, &dynamic)))
         }

@@ -42,6 +42,10 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<DescribeQuorumRequest>) -> DescribeQuorumResponse {
     let version = call.version();
     let response = DescribeQuorumResponse::default().with_error_message(Some(StrBytes::new()));
+    let code = context.cluster_code(Operation::Describe);
+    if code != 0 {
+        return response.with_error_code(code);
+    }
     if !asks_for_metadata(&call.body.topics) {
         let refused = call.body.topics.into_iter().map(refuse).collect();
         return response.with_topics(refused);

@@ -35,9 +35,13 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(
-    _context: Context,
+    context: Context,
     call: Call<DescribeUserScramCredentialsRequest>,
 ) -> DescribeUserScramCredentialsResponse {
+    let code = context.cluster_code(Operation::Describe);
+    if code != 0 {
+        return DescribeUserScramCredentialsResponse::default().with_error_code(code);
+    }
     let unknown = |user: StrBytes| {
         let reason = format!("No SCRAM credentials of {user}: this node knows no users");
         DescribeUserScramCredentialsResult::default()

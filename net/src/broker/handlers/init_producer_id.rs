@@ -35,7 +35,8 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<InitProducerIdRequest>) -> InitProducerIdResponse {
-    let given = match check(&call.body) {
+    let checked = check(&call.body).and_then(|()| may_write(&context));
+    let given = match checked {
         Ok(()) => context.engine().next_producer_id().await.map_err(|error| log_error(&error)),
         Err(error) => Err(error),
     };
@@ -44,6 +45,15 @@ async fn handle(context: Context, call: Call<InitProducerIdRequest>) -> InitProd
         // A producer that has an id and asks again gets another one: that fences its former self (KIP-360).
         Ok(id) => response.with_producer_id(ProducerId(id)).with_producer_epoch(0),
         Err(error) => response.with_error_code(error.code()).with_producer_id(ProducerId(-1)).with_producer_epoch(-1),
+    }
+}
+
+/// Who may write idempotently, or to any topic, may have an id.
+fn may_write(context: &Context) -> Result<(), ResponseError> {
+    match context.cluster(Operation::IdempotentWrite) {
+        Ok(_) => Ok(()),
+        Err(_) if context.topics().visible("", Operation::Write).next().is_some() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -28,8 +28,9 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(
-    _context: Context,
+    context: Context,
     _call: Call<ListPartitionReassignmentsRequest>,
 ) -> ListPartitionReassignmentsResponse {
-    ListPartitionReassignmentsResponse::default().with_error_message(None)
+    let code = context.cluster_code(Operation::Describe);
+    ListPartitionReassignmentsResponse::default().with_error_code(code).with_error_message(None)
 }

@@ -39,6 +39,10 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<UpdateFeaturesRequest>) -> UpdateFeaturesResponse {
     let response = UpdateFeaturesResponse::default().with_error_message(None);
+    let code = context.cluster_code(Operation::Alter);
+    if code != 0 {
+        return response.with_error_code(code);
+    }
     let node = context.engine().node_id();
     if let Some(reason) = call.body.feature_updates.iter().find_map(|update| refusal(update, node)) {
         let message = format!("The update failed for all features since the following feature had an error: {reason}");

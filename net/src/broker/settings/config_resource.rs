@@ -7,8 +7,8 @@ use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 
 use crate::broker::{
     cluster,
-    context::Context,
-    errors::{ApiError, check_topic_name, topic_error},
+    context::{Context, Operation},
+    errors::{ApiError, check_topic_name, not_found, topic_error},
     settings::{
         broker_config, group_config,
         kept_settings::{KeptSettings, is_kept},
@@ -101,6 +101,7 @@ async fn alter(
     alteration: Alteration,
     validate_only: bool,
 ) -> Result<(), ApiError> {
+    authorize(context, (resource_type, name), Operation::AlterConfigs)?;
     match resource_type {
         TOPIC => alter_topic(context, name, alteration, validate_only).await,
         BROKER => {
@@ -112,6 +113,21 @@ async fn alter(
         GROUP => alter_group(context, name, alteration, validate_only).await,
         other => Err(unknown_type(other)),
     }
+}
+
+/// Whether that may be done with the settings of a resource: of all that are neither topics nor groups, on the cluster.
+pub(crate) fn authorize(
+    context: &Context,
+    (resource_type, name): (i8, &str),
+    operation: Operation,
+) -> Result<(), ApiError> {
+    match resource_type {
+        TOPIC => context.topic_name(name, operation)?,
+        GROUP => drop(context.group(name, operation)?),
+        BROKER | BROKER_LOGGER | CLIENT_METRICS => drop(context.cluster(operation)?),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The changes that are asked for, given what is set.
@@ -212,11 +228,9 @@ async fn alter_topic(
     if name.is_empty() {
         return Err(ApiError::new(ResponseError::InvalidRequest, "Default topic resources are not allowed."));
     }
-    let topics = context.engine().topics();
     check_topic_name(name)?;
-    let topic = topics.by_name.get(name).ok_or_else(|| {
-        ApiError::new(ResponseError::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))
-    })?;
+    let unknown = |error| not_found(error, format!("The topic '{name}' does not exist."));
+    let topic = context.topic(name, Operation::AlterConfigs).map_err(unknown)?;
     let changes = changes(&topic.overrides, alteration);
     let altered = context.engine().alter_topic(topic.id, changes, validate_only).await;
     altered.map_err(|error| topic_error(&error))
