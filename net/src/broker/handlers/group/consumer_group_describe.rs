@@ -8,7 +8,7 @@ use kafka_protocol::{
     },
 };
 
-use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
+use super::{MayBeEmpty, check_assigned, describe_each, operations};
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
@@ -39,11 +39,18 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<ConsumerGroupDescribeRequest>) -> ConsumerGroupDescribeResponse {
-    let asked = operations(call.body.include_authorized_operations);
+    let is_asked = call.body.include_authorized_operations;
     let groups = call.body.group_ids.iter().map(|group| group.to_string()).collect();
-    let described = describe_each(context.engine(), groups, MayBeEmpty::No, Coordinator::describe_consumer, refuse);
+    let described = describe_each(&context, groups, MayBeEmpty::No, Coordinator::describe_consumer, refuse);
     let with_operations = |group: DescribedGroup| {
-        let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
+        let assigned = group.members.iter().flat_map(|member| {
+            let targets = member.assignment.topic_partitions.iter().chain(&member.target_assignment.topic_partitions);
+            targets.map(|topic| &topic.topic_name)
+        });
+        if let Err(error) = check_assigned(&context, assigned) {
+            return refuse(&group.group_id, error);
+        }
+        let operations = operations(&context, is_asked, &group.group_id, group.error_code);
         group.with_authorized_operations(operations)
     };
     ConsumerGroupDescribeResponse::default().with_groups(described.await.into_iter().map(with_operations).collect())

@@ -36,7 +36,15 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<ConsumerGroupHeartbeatRequest>) -> ConsumerGroupHeartbeatResponse {
     let caller = caller(&context, &call.header);
     let request = call.body;
-    let group = request.group_id.to_string();
+    let group = match context.group(&request.group_id, Operation::Read) {
+        Ok(group) => group,
+        Err(error) => return ConsumerGroupHeartbeatResponse::default().with_error_code(error.code()),
+    };
+    for name in request.subscribed_topic_names.iter().flatten() {
+        if let Err(error) = context.topic_name(name.as_str(), Operation::Describe) {
+            return ConsumerGroupHeartbeatResponse::default().with_error_code(error.code());
+        }
+    }
     let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_consumer_heartbeat(now_ms, &caller, &request, ticket);
     });

@@ -38,6 +38,9 @@ async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGrou
                 DeletableGroupResult::default().with_group_id(wire(&group).into()).with_error_code(error.code());
             vec![result]
         };
+        if let Err(error) = context.group(&group, Operation::Delete) {
+            return failed(error);
+        }
         if let Err(error) = crate::broker::handlers::share::delete_group_state(context.engine(), &group).await {
             return failed(error);
         }

@@ -4,7 +4,7 @@ use kafka_protocol::messages::{
     ApiKey, DescribeGroupsRequest, DescribeGroupsResponse, describe_groups_response::DescribedGroup,
 };
 
-use super::{MayBeEmpty, NO_OPERATIONS, describe_each, operations};
+use super::{MayBeEmpty, describe_each, operations};
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
@@ -33,15 +33,15 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<DescribeGroupsRequest>) -> DescribeGroupsResponse {
     let version = call.version();
-    let asked = operations(call.body.include_authorized_operations);
+    let is_asked = call.body.include_authorized_operations;
     let groups = call.body.groups.iter().map(|group| group.to_string()).collect();
     let refuse = |group: &str, error: GroupError| {
         DescribedGroup::default().with_group_id(wire(group).into()).with_error_code(error.code())
     };
     let look = move |coordinator: &Coordinator, group: &str| coordinator.describe(group, version);
-    let described = describe_each(context.engine(), groups, MayBeEmpty::Yes, look, refuse);
+    let described = describe_each(&context, groups, MayBeEmpty::Yes, look, refuse);
     let with_operations = |group: DescribedGroup| {
-        let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
+        let operations = operations(&context, is_asked, &group.group_id, group.error_code);
         group.with_authorized_operations(operations)
     };
     DescribeGroupsResponse::default().with_groups(described.await.into_iter().map(with_operations).collect())

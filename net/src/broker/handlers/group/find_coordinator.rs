@@ -93,8 +93,14 @@ fn no_transactions(version: i16) -> ApiError {
 async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Result<Broker, ApiError> {
     let engine = context.engine();
     let shard = match key_type {
-        GROUP => shell::coordinator_shard(engine, key).await?,
-        SHARE => handlers::share::coordinator_shard(engine, key).await?,
+        GROUP => {
+            let group = context.group(key, Operation::Describe)?;
+            shell::coordinator_shard(engine, &group).await?
+        }
+        SHARE => {
+            context.cluster(Operation::ClusterAction)?;
+            handlers::share::coordinator_shard(engine, key).await?
+        }
         TRANSACTION => return Err(no_transactions(version)),
         _ => return Err(ResponseError::InvalidRequest.into()),
     };

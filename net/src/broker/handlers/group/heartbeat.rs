@@ -33,7 +33,10 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<HeartbeatRequest>) -> HeartbeatResponse {
     let request = call.body;
-    let group = request.group_id.to_string();
+    let group = match context.group(&request.group_id, Operation::Read) {
+        Ok(group) => group,
+        Err(error) => return HeartbeatResponse::default().with_error_code(error.code()),
+    };
     let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_heartbeat(now_ms, &request, ticket);
     });

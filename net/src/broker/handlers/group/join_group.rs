@@ -46,7 +46,10 @@ async fn handle(context: Context, call: Call<JoinGroupRequest>) -> JoinGroupResp
         request.rebalance_timeout_ms = request.session_timeout_ms;
     }
     let member_id = request.member_id.clone();
-    let group = request.group_id.to_string();
+    let group = match context.group(&request.group_id, Operation::Read) {
+        Ok(group) => group,
+        Err(error) => return JoinGroupResponse::default().with_member_id(member_id).with_error_code(error.code()),
+    };
     let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_join(now_ms, &caller, &request, ticket);
     });

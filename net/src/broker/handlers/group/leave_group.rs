@@ -40,7 +40,10 @@ async fn handle(context: Context, call: Call<LeaveGroupRequest>) -> LeaveGroupRe
     if version < MEMBERS_VERSION {
         request.members = vec![MemberIdentity::default().with_member_id(request.member_id.clone())];
     }
-    let group = request.group_id.to_string();
+    let group = match context.group(&request.group_id, Operation::Read) {
+        Ok(group) => group,
+        Err(error) => return LeaveGroupResponse::default().with_error_code(error.code()),
+    };
     let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_leave(now_ms, &request, ticket);
     });

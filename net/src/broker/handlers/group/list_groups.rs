@@ -1,6 +1,6 @@
 //! ListGroups: all groups of the node, or of the shard that is asked where each shard is a broker of its own.
 
-use kafka_protocol::messages::{ApiKey, ListGroupsRequest, ListGroupsResponse};
+use kafka_protocol::messages::{ApiKey, ListGroupsRequest, ListGroupsResponse, list_groups_response::ListedGroup};
 
 use crate::{
     broker::{
@@ -43,5 +43,8 @@ async fn handle(context: Context, call: Call<ListGroupsRequest>) -> ListGroupsRe
         Advertise::Shard => vec![engine.shard()],
     };
     let (groups, error) = shell::on_every_shard(engine, shards, move |coordinator| coordinator.list(&filter)).await;
+    let sees_all = context.cluster(Operation::Describe).is_ok();
+    let is_seen = |group: &ListedGroup| sees_all || context.group(&group.group_id, Operation::Describe).is_ok();
+    let groups = groups.into_iter().filter(is_seen).collect();
     ListGroupsResponse::default().with_groups(groups).with_error_code(error.map_or(0, |error| error.code()))
 }

@@ -14,25 +14,32 @@ pub(crate) mod offset_delete;
 pub(crate) mod offset_fetch;
 pub(crate) mod sync_group;
 
-use kafka_protocol::error::ResponseError;
-use millrace_engine::engine::Engine;
+use kafka_protocol::{error::ResponseError, messages::TopicName};
 use uuid::Uuid;
 
 use crate::{
-    broker::context::Context,
+    broker::{
+        cluster,
+        context::{Context, Operation},
+    },
     coordinator::group::{caller::Caller, coordinator::Coordinator, error::GroupError, shell},
     wire::api::RequestHeader,
 };
 
-/// What an administrator may do with a group as long as nothing is forbidden, as a set of Kafka's AclOperation codes:
-/// READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
-const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
-/// What is told to who does not ask for that.
-pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
+/// What may be done with a group that was found, if that is asked for.
+pub(crate) fn operations(context: &Context, is_asked: bool, group: &str, error_code: i16) -> i32 {
+    match is_asked && error_code == 0 {
+        true => context.group_operations(group),
+        false => cluster::NO_OPERATIONS,
+    }
+}
 
-/// What is told of them.
-pub(crate) fn operations(asked: bool) -> i32 {
-    if asked { GROUP_OPERATIONS } else { NO_OPERATIONS }
+/// Who may not know of all topics that a group's members have is told of none: the error in place of the group.
+pub(crate) fn check_assigned<'a>(
+    context: &Context,
+    mut names: impl Iterator<Item = &'a TopicName>,
+) -> Result<(), ResponseError> {
+    names.try_for_each(|name| context.topic_name(name, Operation::Describe))
 }
 
 /// Whether a group's id may be empty.
@@ -45,18 +52,21 @@ pub(crate) enum MayBeEmpty {
 /// Looks at each group where its coordinator is; `refuse` answers for one that cannot be looked at. The empty id is that
 /// of a group only for DescribeGroups, as in Kafka.
 pub(crate) async fn describe_each<G: Send + 'static>(
-    engine: &Engine,
+    context: &Context,
     groups: Vec<String>,
     may_be_empty: MayBeEmpty,
     look: impl Fn(&Coordinator, &str) -> G + Copy + Send + 'static,
     refuse: impl Fn(&str, GroupError) -> G,
 ) -> Vec<G> {
     let described = shell::on_groups(groups, async |group| {
+        if let Err(error) = context.group(&group, Operation::Describe) {
+            return refuse(&group, error);
+        }
         if group.is_empty() && may_be_empty == MayBeEmpty::No {
             return refuse(&group, ResponseError::InvalidGroupId);
         }
         let id = group.clone();
-        let found = shell::read(engine, &group, move |coordinator| look(coordinator, &id));
+        let found = shell::read(context.engine(), &group, move |coordinator| look(coordinator, &id));
         found.await.unwrap_or_else(|error| refuse(&group, error))
     });
     described.await

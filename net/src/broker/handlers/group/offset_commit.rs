@@ -11,12 +11,11 @@ use kafka_protocol::{
     },
     protocol::Decodable,
 };
-use millrace_engine::engine::Topics;
 
 use super::caller;
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Authorization, Context, Operation, ResourceType, TopicRef, TopicsSeen},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
@@ -101,12 +100,14 @@ async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetComm
     let caller = caller(&context, &call.header);
     let mut request = call.body;
     let by_id = caller.version >= TOPIC_IDS_VERSION;
-    let topics = context.engine().topics();
-    let refused = split(&topics, &mut request, by_id);
+    let group = match context.group(&request.group_id, Operation::Read) {
+        Ok(group) => group,
+        Err(error) => return commit_error(&request, error),
+    };
+    let refused = split(&context.topics(), &mut request, by_id);
     let mut response = if request.topics.is_empty() {
         OffsetCommitResponse::default()
     } else {
-        let group = request.group_id.to_string();
         let unanswered = request.clone();
         let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
             coordinator.handle_offset_commit(now_ms, &caller, &request, ticket);
@@ -122,15 +123,17 @@ async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetComm
 }
 
 /// Gives the topics their names or ids and takes out what does not exist, with the answer to that.
-fn split(topics: &Topics, request: &mut OffsetCommitRequest, by_id: bool) -> Vec<OffsetCommitResponseTopic> {
+fn split(topics: &TopicsSeen<'_>, request: &mut OffsetCommitRequest, by_id: bool) -> Vec<OffsetCommitResponseTopic> {
     let mut refused = Vec::new();
     request.topics.retain_mut(|topic| {
-        let found = if by_id { topics.by_id.get(&topic.topic_id) } else { topics.by_name.get(topic.name.as_str()) };
-        let error = if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
-        let Some(found) = found else {
-            let partitions = std::mem::take(&mut topic.partitions);
-            refused.push(refuse(topic, partitions, error));
-            return false;
+        let name = if by_id { TopicRef::Id(topic.topic_id) } else { TopicRef::Name(&topic.name) };
+        let found = match topics.get(name, Operation::Read) {
+            Ok(found) => found,
+            Err(error) => {
+                let partitions = std::mem::take(&mut topic.partitions);
+                refused.push(refuse(topic, partitions, error));
+                return false;
+            }
         };
         if by_id {
             topic.name = wire(&found.name).into();

@@ -8,11 +8,10 @@ use kafka_protocol::{
         offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic},
     },
 };
-use millrace_engine::engine::Topics;
 
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Authorization, Context, Operation, ResourceType, TopicsSeen},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{effects::Reply, shell},
@@ -41,8 +40,11 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<OffsetDeleteRequest>) -> OffsetDeleteResponse {
     let mut request = call.body;
-    let refused = split(&context.engine().topics(), &mut request);
-    let group = request.group_id.to_string();
+    let group = match context.group(&request.group_id, Operation::Delete) {
+        Ok(group) => group,
+        Err(error) => return OffsetDeleteResponse::default().with_error_code(error.code()),
+    };
+    let refused = split(&context.topics(), &mut request);
     let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
         coordinator.handle_offset_delete(&request, ticket);
     });
@@ -63,10 +65,14 @@ async fn handle(context: Context, call: Call<OffsetDeleteRequest>) -> OffsetDele
 }
 
 /// Takes out what does not exist, with the answer to that.
-fn split(topics: &Topics, request: &mut OffsetDeleteRequest) -> Vec<OffsetDeleteResponseTopic> {
+fn split(topics: &TopicsSeen<'_>, request: &mut OffsetDeleteRequest) -> Vec<OffsetDeleteResponseTopic> {
     let mut refused = Vec::new();
     request.topics.retain_mut(|topic: &mut OffsetDeleteRequestTopic| {
-        let count = topics.by_name.get(topic.name.as_str()).map_or(0, |found| found.partitions);
+        let found = topics.get(&topic.name, Operation::Read);
+        let (count, error) = match found {
+            Ok(found) => (found.partitions, ResponseError::UnknownTopicOrPartition),
+            Err(error) => (0, error),
+        };
         let exists = |partition: &OffsetDeleteRequestPartition| (0..count).contains(&partition.partition_index);
         let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions).into_iter().partition(exists);
         topic.partitions = known;
@@ -74,7 +80,7 @@ fn split(topics: &Topics, request: &mut OffsetDeleteRequest) -> Vec<OffsetDelete
             let refuse = |partition: OffsetDeleteRequestPartition| {
                 OffsetDeleteResponsePartition::default()
                     .with_partition_index(partition.partition_index)
-                    .with_error_code(ResponseError::UnknownTopicOrPartition.code())
+                    .with_error_code(error.code())
             };
             let partitions = unknown.into_iter().map(refuse).collect();
             let name = topic.name.clone();

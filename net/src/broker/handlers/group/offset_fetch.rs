@@ -14,11 +14,10 @@ use kafka_protocol::{
     },
     protocol::Decodable,
 };
-use millrace_engine::engine::Topics;
 
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Authorization, Context, Operation, ResourceType, TopicsSeen},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
@@ -124,11 +123,16 @@ async fn fetch(
     mut request: OffsetFetchRequestGroup,
     require_stable: bool,
 ) -> OffsetFetchResponseGroup {
-    let topics = context.engine().topics();
     let by_id = version >= TOPIC_IDS_VERSION;
-    let unknown = if by_id { give_names(&topics, &mut request) } else { Vec::new() };
     let group_id = request.group_id.clone();
-    let group = group_id.to_string();
+    let group = match context.group(&group_id, Operation::Describe) {
+        Ok(group) => group,
+        Err(error) => {
+            return OffsetFetchResponseGroup::default().with_group_id(group_id).with_error_code(error.code());
+        }
+    };
+    let topics = context.topics();
+    let refused = refuse_unseen(context, &topics, &mut request, by_id);
     let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
         coordinator.handle_offset_fetch(request, require_stable, ticket);
     });
@@ -137,9 +141,13 @@ async fn fetch(
         Ok(other) => unreachable!("OffsetFetch was answered with {other:?}"),
         Err(error) => OffsetFetchResponseGroup::default().with_group_id(group_id).with_error_code(fetch_code(error)),
     };
-    if by_id && response.error_code == 0 {
-        give_ids(&topics, &mut response);
-        response.topics.extend(unknown);
+    if response.error_code == 0 {
+        // who asks for all topics is told of those that it may see
+        response.topics.retain(|topic| context.topic_name(&topic.name, Operation::Describe).is_ok());
+        if by_id {
+            give_ids(&topics, &mut response);
+        }
+        response.topics.extend(refused);
     }
     response
 }
@@ -152,35 +160,44 @@ fn fetch_code(error: ResponseError) -> i16 {
     }
 }
 
-/// Gives the topics their names and takes out those that do not exist, with the answer to that.
-fn give_names(topics: &Topics, request: &mut OffsetFetchRequestGroup) -> Vec<OffsetFetchResponseTopics> {
-    let mut unknown = Vec::new();
+/// Takes out topics that may not be seen, with the answer to that. Those that come by id get their names, or are taken
+/// out too if they do not exist; offsets are kept of names that do not exist any more.
+fn refuse_unseen(
+    context: &Context,
+    topics: &TopicsSeen<'_>,
+    request: &mut OffsetFetchRequestGroup,
+    by_id: bool,
+) -> Vec<OffsetFetchResponseTopics> {
+    let mut refused = Vec::new();
     for asked in request.topics.iter_mut() {
         asked.retain_mut(|topic| {
-            if let Some(found) = topics.by_id.get(&topic.topic_id) {
-                topic.name = wire(&found.name).into();
-                return true;
-            }
+            let seen = match by_id {
+                true => {
+                    topics.get(topic.topic_id, Operation::Describe).map(|found| topic.name = wire(&found.name).into())
+                }
+                false => context.topic_name(&topic.name, Operation::Describe),
+            };
+            let Err(error) = seen else { return true };
             let partition = |index: &i32| {
                 OffsetFetchResponsePartitions::default()
                     .with_partition_index(*index)
                     .with_committed_offset(-1)
-                    .with_error_code(ResponseError::UnknownTopicId.code())
+                    .with_error_code(error.code())
             };
             let partitions = topic.partition_indexes.iter().map(partition).collect();
-            let topic_id = topic.topic_id;
-            unknown.push(OffsetFetchResponseTopics::default().with_topic_id(topic_id).with_partitions(partitions));
+            let answer = OffsetFetchResponseTopics::default().with_name(topic.name.clone());
+            refused.push(answer.with_topic_id(topic.topic_id).with_partitions(partitions));
             false
         });
     }
-    unknown
+    refused
 }
 
 /// Gives the topics of a group that was asked for as a whole their ids; without one there is no telling of them.
-fn give_ids(topics: &Topics, response: &mut OffsetFetchResponseGroup) {
+fn give_ids(topics: &TopicsSeen<'_>, response: &mut OffsetFetchResponseGroup) {
     response.topics.retain_mut(|topic| {
         if topic.topic_id.is_nil()
-            && let Some(found) = topics.by_name.get(topic.name.as_str())
+            && let Ok(found) = topics.get(&topic.name, Operation::Describe)
         {
             topic.topic_id = found.id;
         }

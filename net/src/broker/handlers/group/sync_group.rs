@@ -41,7 +41,10 @@ async fn handle(context: Context, call: Call<SyncGroupRequest>) -> SyncGroupResp
         return SyncGroupResponse::default().with_error_code(ResponseError::InconsistentGroupProtocol.code());
     }
     let request = call.body;
-    let group = request.group_id.to_string();
+    let group = match context.group(&request.group_id, Operation::Read) {
+        Ok(group) => group,
+        Err(error) => return SyncGroupResponse::default().with_error_code(error.code()),
+    };
     let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_sync(now_ms, &request, ticket);
     });

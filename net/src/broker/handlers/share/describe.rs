@@ -10,7 +10,7 @@ use kafka_protocol::{
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        handlers::group::{MayBeEmpty, NO_OPERATIONS, describe_each, operations},
+        handlers::group::{MayBeEmpty, check_assigned, describe_each, operations},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{coordinator::Coordinator, strings::wire},
@@ -38,11 +38,16 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<ShareGroupDescribeRequest>) -> ShareGroupDescribeResponse {
-    let asked = operations(call.body.include_authorized_operations);
+    let is_asked = call.body.include_authorized_operations;
     let groups = call.body.group_ids.iter().map(|group| group.to_string()).collect();
-    let described = describe_each(context.engine(), groups, MayBeEmpty::No, Coordinator::describe_share, refuse);
+    let described = describe_each(&context, groups, MayBeEmpty::No, Coordinator::describe_share, refuse);
     let with_operations = |group: DescribedGroup| {
-        let operations = if group.error_code == 0 { asked } else { NO_OPERATIONS };
+        let assigned = group.members.iter().flat_map(|member| &member.assignment.topic_partitions);
+        let assigned = assigned.map(|topic| &topic.topic_name);
+        if let Err(error) = check_assigned(&context, assigned) {
+            return refuse(&group.group_id, error);
+        }
+        let operations = operations(&context, is_asked, &group.group_id, group.error_code);
         group.with_authorized_operations(operations)
     };
     ShareGroupDescribeResponse::default().with_groups(described.await.into_iter().map(with_operations).collect())
