@@ -2,7 +2,12 @@
 
 use kafka_protocol::{
     ResponseError,
-    messages::{AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsResponse, ApiKey},
+    messages::{
+        AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsResponse, ApiKey,
+        alter_share_group_offsets_response::{
+            AlterShareGroupOffsetsResponsePartition, AlterShareGroupOffsetsResponseTopic,
+        },
+    },
 };
 
 use super::{ask, state};
@@ -36,8 +41,12 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<AlterShareGroupOffsetsRequest>) -> AlterShareGroupOffsetsResponse {
-    let (engine, request) = (context.engine(), call.body);
-    let group = request.group_id.to_string();
+    let (engine, mut request) = (context.engine(), call.body);
+    let group = match context.group(&request.group_id, Operation::Read) {
+        Ok(group) => group,
+        Err(error) => return refused(&error.into()),
+    };
+    let hidden = take_hidden(&context, &mut request);
     if group.is_empty() {
         return refused(&ResponseError::InvalidGroupId.into());
     }
@@ -50,6 +59,7 @@ async fn handle(context: Context, call: Call<AlterShareGroupOffsetsRequest>) -> 
         Err(refusal) => return refused(&refusal),
     };
     let mut response = altered.response;
+    response.responses.extend(hidden);
     if altered.work.partitions.is_empty() {
         return response;
     }
@@ -66,6 +76,26 @@ async fn handle(context: Context, call: Call<AlterShareGroupOffsetsRequest>) -> 
         }
     }
     response
+}
+
+/// Takes out the topics that may not be read, with the answer to that.
+fn take_hidden(
+    context: &Context,
+    request: &mut AlterShareGroupOffsetsRequest,
+) -> Vec<AlterShareGroupOffsetsResponseTopic> {
+    let mut hidden = Vec::new();
+    request.topics.retain(|topic| {
+        let Err(error) = context.topic_name(&topic.topic_name, Operation::Read) else { return true };
+        let partitions = topic.partitions.iter().map(|partition| {
+            AlterShareGroupOffsetsResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(error.code())
+        });
+        let answer = AlterShareGroupOffsetsResponseTopic::default().with_topic_name(topic.topic_name.clone());
+        hidden.push(answer.with_partitions(partitions.collect()));
+        false
+    });
+    hidden
 }
 
 fn refused(refusal: &Refusal) -> AlterShareGroupOffsetsResponse {

@@ -40,8 +40,12 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<DeleteShareGroupOffsetsRequest>) -> DeleteShareGroupOffsetsResponse {
-    let (engine, request) = (context.engine(), call.body);
-    let group = request.group_id.to_string();
+    let (engine, mut request) = (context.engine(), call.body);
+    let group = match context.group(&request.group_id, Operation::Delete) {
+        Ok(group) => group,
+        Err(error) => return refused(&error.into()),
+    };
+    let hidden = take_hidden(&context, &mut request);
     if group.is_empty() {
         return refused(&ResponseError::InvalidGroupId.into());
     }
@@ -62,6 +66,7 @@ async fn handle(context: Context, call: Call<DeleteShareGroupOffsetsRequest>) ->
         return refused(&refusal);
     }
     let mut responses = deleted.refused;
+    responses.extend(hidden);
     responses.extend(deleted.topics.iter().map(|(id, name)| {
         let error = error_of(*id);
         DeleteShareGroupOffsetsResponseTopic::default()
@@ -71,6 +76,21 @@ async fn handle(context: Context, call: Call<DeleteShareGroupOffsetsRequest>) ->
             .with_error_message(None)
     }));
     DeleteShareGroupOffsetsResponse::default().with_error_message(None).with_responses(responses)
+}
+
+/// Takes out the topics that may not be read, with the answer to that.
+fn take_hidden(
+    context: &Context,
+    request: &mut DeleteShareGroupOffsetsRequest,
+) -> Vec<DeleteShareGroupOffsetsResponseTopic> {
+    let mut hidden = Vec::new();
+    request.topics.retain(|topic| {
+        let Err(error) = context.topic_name(&topic.topic_name, Operation::Read) else { return true };
+        let answer = DeleteShareGroupOffsetsResponseTopic::default().with_topic_name(topic.topic_name.clone());
+        hidden.push(answer.with_error_code(error.code()));
+        false
+    });
+    hidden
 }
 
 fn refused(refusal: &Refusal) -> DeleteShareGroupOffsetsResponse {

@@ -10,14 +10,14 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{OffsetSpec, TopicPartition},
-    engine::Engine,
+    engine::{Engine, Topic},
 };
 use uuid::Uuid;
 
 use super::encode::{DescribedGroup, DescribedPartition, DescribedTopic};
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Allowed, Authorization, Context, Operation, ResourceType},
         errors::log_error,
         table::{Api, OnDisconnect},
     },
@@ -61,60 +61,67 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         DescribeShareGroupOffsetsRequest::decode(&mut body, 0).map_err(|error| Malformed::Body(error.to_string()))?;
     let context = context.clone();
     Ok(Handling::Later(Box::pin(async move {
-        let describing = request.groups.into_iter().map(|group| describe(context.engine(), group));
+        let describing = request.groups.into_iter().map(|group| describe(&context, group));
         let groups = futures_util::future::join_all(describing).await;
         super::reply(super::encode::described(header.correlation_id, header.version, &groups))
     })))
 }
 
-async fn describe(engine: &Engine, group: DescribeShareGroupOffsetsRequestGroup) -> DescribedGroup {
+async fn describe(context: &Context, group: DescribeShareGroupOffsetsRequestGroup) -> DescribedGroup {
     let id = group.group_id.to_string();
-    match describe_topics(engine, &id, group).await {
+    match describe_topics(context, &id, group).await {
         Ok(topics) => DescribedGroup { id, topics, error: None },
         Err(error) => DescribedGroup { id, topics: Vec::new(), error: Some(error) },
     }
 }
 
 async fn describe_topics(
-    engine: &Engine,
+    context: &Context,
     id: &str,
     group: DescribeShareGroupOffsetsRequestGroup,
 ) -> Result<Vec<DescribedTopic>, ResponseError> {
-    let topics = engine.topics();
-    let mut wanted: Vec<(String, Option<Uuid>, Vec<i32>)> = Vec::new();
+    let group_id = context.group(id, Operation::Describe)?;
+    let (engine, topics) = (context.engine(), context.topics());
+    let mut wanted: Vec<(String, Result<Allowed<&Topic>, ResponseError>, Vec<i32>)> = Vec::new();
     match group.topics {
         Some(named) => {
             for topic in named {
                 let name = topic.topic_name.to_string();
-                let found = topics.by_name.get(&name).map(|topic| topic.id);
+                let found = topics.get(name.as_str(), Operation::Describe);
                 wanted.push((name, found, topic.partitions));
             }
         }
         None => {
             let group = id.to_owned();
-            let partitions = shell::read(engine, id, move |coordinator| coordinator.share_partitions(&group)).await?;
-            for (id, indexes) in partitions {
-                if let Some(found) = topics.by_id.get(&id) {
-                    wanted.push((found.name.clone(), Some(id), indexes));
+            let reading = shell::read(engine, &group_id, move |coordinator| coordinator.share_partitions(&group));
+            for (id, indexes) in reading.await? {
+                if let Ok(found) = topics.get(id, Operation::Describe) {
+                    wanted.push((found.name.clone(), Ok(found), indexes));
                 }
             }
         }
     }
     let mut described = Vec::with_capacity(wanted.len());
     for (name, found, indexes) in wanted {
-        let describing = indexes.into_iter().map(|index| describe_partition(engine, id, found, index));
+        let describing = indexes.into_iter().map(|index| describe_partition(engine, id, &found, index));
         let partitions = futures_util::future::join_all(describing).await;
-        described.push(DescribedTopic { name, id: found.unwrap_or(Uuid::nil()), partitions });
+        described.push(DescribedTopic { name, id: found.map_or(Uuid::nil(), |topic| topic.id), partitions });
     }
     Ok(described)
 }
 
 /// A partition that is not there, or of which nothing is kept, is described as undecided: that is no error.
-async fn describe_partition(engine: &Engine, group: &str, topic: Option<Uuid>, index: i32) -> DescribedPartition {
+async fn describe_partition(
+    engine: &Engine,
+    group: &str,
+    topic: &Result<Allowed<&Topic>, ResponseError>,
+    index: i32,
+) -> DescribedPartition {
     let mut described = DescribedPartition { index, start_offset: UNDECIDED, leader_epoch: 0, lag: -1, error: None };
-    let count = topic.and_then(|id| engine.topics().by_id.get(&id).map(|topic| topic.partitions));
-    let Some(topic) = topic.filter(|_| count.is_some_and(|count| (0..count).contains(&index))) else {
-        return described;
+    let topic = match topic {
+        Ok(topic) if (0..topic.partitions).contains(&index) => topic.id,
+        Ok(_) | Err(ResponseError::UnknownTopicOrPartition) => return described,
+        Err(error) => return DescribedPartition { error: Some(*error), ..described },
     };
     let Ok(summary) = states::summary(engine, &ShareKey::new(group, topic, index)).await else { return described };
     let Summary { start_offset, delivery_complete_count, leader_epoch } = summary;

@@ -1,12 +1,15 @@
 //! ShareGroupHeartbeat: a member of a share group joins, stays, leaves. State of share partitions that the group is to
 //! read for the first time is made before the answer.
 
-use kafka_protocol::messages::{ApiKey, ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse};
+use kafka_protocol::{
+    ResponseError,
+    messages::{ApiKey, ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse},
+};
 
 use super::{ask, state};
 use crate::{
     broker::{
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{Allowed, Authorization, Context, Operation, ResourceType},
         handlers::group::caller,
         table::{Api, OnDisconnect},
     },
@@ -40,7 +43,10 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<ShareGroupHeartbeatRequest>) -> ShareGroupHeartbeatResponse {
     let caller = caller(&context, &call.header);
     let request = call.body;
-    let group = request.group_id.to_string();
+    let group = match may_subscribe(&context, &request) {
+        Ok(group) => group,
+        Err(error) => return refused(&error.into()),
+    };
     let engine = context.engine();
     let settings = here(engine).await.group_settings(&group);
     let reply = ask(engine, &group, move |coordinator, now_ms, ticket| {
@@ -55,6 +61,15 @@ async fn handle(context: Context, call: Call<ShareGroupHeartbeatRequest>) -> Sha
         Ok(other) => unreachable!("ShareGroupHeartbeat was answered with {other:?}"),
         Err(refusal) => refused(&refusal),
     }
+}
+
+/// The group, if it may be read and all topics that are named may be seen.
+fn may_subscribe(context: &Context, request: &ShareGroupHeartbeatRequest) -> Result<Allowed<String>, ResponseError> {
+    let group = context.group(&request.group_id, Operation::Read)?;
+    for name in request.subscribed_topic_names.iter().flatten() {
+        context.topic_name(name, Operation::Describe)?;
+    }
+    Ok(group)
 }
 
 fn refused(refusal: &Refusal) -> ShareGroupHeartbeatResponse {

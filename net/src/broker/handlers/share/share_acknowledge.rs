@@ -74,7 +74,9 @@ async fn acknowledge(context: &Context, request: ShareAcknowledge) -> Result<Vec
     if let Some(reason) = request.refusal() {
         return Err((ResponseError::InvalidRequest, Some(reason)));
     }
-    let (group, member) = (request.group.unwrap_or_default(), request.member.unwrap_or_default());
+    let group = request.group.unwrap_or_default();
+    context.group(&group, Operation::Read).map_err(|error| (error, None))?;
+    let member = request.member.unwrap_or_default();
     let engine = context.engine();
     let shard = session::shard_of(context, &group, &member);
     let (id, who, epoch) = (group.clone(), member.clone(), request.epoch);
@@ -99,13 +101,13 @@ pub(super) async fn acknowledge_parts(
     renews: bool,
 ) -> Vec<Acknowledged> {
     let engine = context.engine();
-    let topics = engine.topics();
+    let topics = context.topics();
     let mut answers: Vec<Acknowledged> = Vec::with_capacity(parts.len());
     let mut by_shard: BTreeMap<usize, OfShard> = BTreeMap::new();
     for (partition, batches) in parts {
         let at = answers.len();
         let checked = check(batches, version, renews).and_then(|checked| {
-            let topic = topics.by_id.get(&partition.topic).ok_or(ResponseError::UnknownTopicId)?;
+            let topic = topics.get(partition.topic, Operation::Read)?;
             if (0..topic.partitions).contains(&partition.partition) {
                 Ok(checked)
             } else {

@@ -98,6 +98,7 @@ async fn serve(context: &Context, mut request: ShareFetch) -> Result<Topics, Top
         return Err((ResponseError::InvalidRequest, Some(reason)));
     }
     let (group, member) = (request.group.take().unwrap_or_default(), request.member.take().unwrap_or_default());
+    context.group(&group, Operation::Read).map_err(|error| (error, None))?;
     let engine = context.engine();
     let shard = session::shard_of(context, &group, &member);
     let wait = Duration::from_millis(u64::try_from(request.wait_ms_max).unwrap_or(0));
@@ -193,7 +194,7 @@ async fn fetch(
     wait: Duration,
 ) -> Fetched {
     let engine = context.engine();
-    let topics = engine.topics();
+    let topics = context.topics();
     let size = |value: i32| usize::try_from(value).unwrap_or(0);
     let bytes_max = size(request.bytes_max).min(context.config().fetch_max_bytes);
     if wanted.is_empty() || bytes_max == 0 || request.records_max <= 0 {
@@ -206,12 +207,12 @@ async fn fetch(
     let mut fetched: Fetched = Vec::with_capacity(wanted.len());
     let mut by_shard: BTreeMap<usize, (Vec<usize>, Vec<TopicPartition>)> = BTreeMap::new();
     for (partition, tell) in wanted {
-        let answer = match topics.by_id.get(&partition.topic) {
-            None => Err(ResponseError::UnknownTopicId),
-            Some(topic) if !(0..topic.partitions).contains(&partition.partition) => {
+        let answer = match topics.get(partition.topic, Operation::Read) {
+            Err(error) => Err(error),
+            Ok(topic) if !(0..topic.partitions).contains(&partition.partition) => {
                 Err(ResponseError::UnknownTopicOrPartition)
             }
-            Some(_) => {
+            Ok(_) => {
                 let (places, partitions) = by_shard.entry(engine.owner(partition)).or_default();
                 places.push(fetched.len());
                 partitions.push(partition);
