@@ -6,14 +6,16 @@
 
 mod broker;
 mod coordinator;
+mod errors;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
+mod kafka_uuid;
 mod wire;
 
 pub use broker::{
     config::{Advertise, ConfigError, ListenerConfig, NetConfig, request_bytes_max},
-    errors::error_code_name,
     shard::{ServeError, serve},
     table::{ApiListing, api_table},
 };
 pub use coordinator::group::check_group_settings;
+pub use errors::error_code_name;

@@ -2,7 +2,7 @@
 
 use kafka_protocol::{ResponseError, messages::BrokerId};
 
-use crate::broker::errors::ApiError;
+use crate::errors::ApiError;
 
 /// Checks one partition's replicas against the brokers that are advertised.
 pub(crate) fn check_replicas(replicas: &[BrokerId], brokers: &[BrokerId]) -> Result<(), ApiError> {

@@ -5,7 +5,6 @@ pub(crate) mod assignment;
 pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod context;
-pub(crate) mod errors;
 pub(crate) mod features;
 pub(crate) mod fetch_session;
 pub(crate) mod handlers;

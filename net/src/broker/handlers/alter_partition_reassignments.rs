@@ -14,9 +14,9 @@ use crate::{
     broker::{
         assignment, cluster,
         context::{AllTopics, Authorization, Context, Operation, ResourceType},
-        errors::{ApiError, not_found},
         table::{Api, OnDisconnect},
     },
+    errors::{ApiError, not_found},
     wire::api::{
         Call, call,
         shape::{BOOL, INT32, INT32S, STRING, Shape, array},

@@ -14,9 +14,9 @@ use crate::{
     broker::{
         assignment, cluster,
         context::{Authorization, Context, Operation, ResourceType},
-        errors::{ApiError, topic_error},
         table::{Api, OnDisconnect},
     },
+    errors::{ApiError, topic_error},
     wire::api::{
         Call, call,
         shape::{BOOL, INT32, INT32S, STRING, Shape, array},

@@ -19,10 +19,10 @@ use crate::{
     broker::{
         assignment, cluster,
         context::{Authorization, Context, Operation, ResourceType},
-        errors::{ApiError, topic_error},
         settings::{broker_config, entries},
         table::{Api, OnDisconnect},
     },
+    errors::{ApiError, topic_error},
     wire::api::{
         Call, call,
         shape::{BOOL, INT16, INT32, INT32S, STRING, Shape, array},

@@ -15,9 +15,9 @@ use crate::{
     broker::{
         cluster,
         context::{Allowed, Authorization, Context, Operation, ResourceType},
-        errors::log_error,
         table::{Api, OnDisconnect},
     },
+    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT32, INT64, STRING, Shape, array},

@@ -16,9 +16,9 @@ use uuid::Uuid;
 use crate::{
     broker::{
         context::{Allowed, Authorization, Context, Operation, ResourceType, TopicRef},
-        errors::{ApiError, UNKNOWN_PARTITION, not_found, topic_error},
         table::{Api, OnDisconnect},
     },
+    errors::{ApiError, UNKNOWN_PARTITION, not_found, topic_error},
     wire::api::{
         Call, call,
         shape::{INT32, STRING, STRINGS, Shape, UUID, array},

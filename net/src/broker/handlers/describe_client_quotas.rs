@@ -12,9 +12,9 @@ use kafka_protocol::{
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        errors::ApiError,
         table::{Api, OnDisconnect},
     },
+    errors::ApiError,
     wire::api::{
         Call, call,
         shape::{BOOL, INT8, STRING, Shape, array},

@@ -13,9 +13,9 @@ use crate::{
     broker::{
         cluster,
         context::{Authorization, Context},
-        errors::ApiError,
         table::{Api, OnDisconnect},
     },
+    errors::ApiError,
     wire::api::{
         Call, call,
         shape::{BOOL, INT8, Shape},

@@ -13,7 +13,6 @@ use kafka_protocol::{
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        errors::{ApiError, check_topic_name},
         settings::{
             broker_config, config_resource,
             entries::{self, Setting},
@@ -22,6 +21,7 @@ use crate::{
         table::{Api, OnDisconnect},
         telemetry,
     },
+    errors::{ApiError, check_topic_name},
     wire::api::{
         Call, call,
         shape::{BOOL, INT8, STRING, STRINGS, Shape, array},

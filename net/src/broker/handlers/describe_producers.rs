@@ -16,9 +16,9 @@ use millrace_engine::{
 use crate::{
     broker::{
         context::{Allowed, Authorization, Context, Operation, ResourceType},
-        errors::{ApiError, UNKNOWN_PARTITION, check_topic_name, log_error, not_found},
         table::{Api, OnDisconnect},
     },
+    errors::{ApiError, UNKNOWN_PARTITION, check_topic_name, log_error, not_found},
     wire::api::{
         Call, call,
         shape::{INT32S, STRING, Shape, array},

@@ -21,10 +21,10 @@ use crate::{
     broker::{
         cluster,
         context::{Authorization, Context, Operation, ResourceType},
-        errors::check_topic_name,
         settings::broker_config::RESPONSE_PARTITIONS_MAX,
         table::{Api, OnDisconnect},
     },
+    errors::check_topic_name,
     wire::api::{
         Call, call,
         shape::{INT32, STRING, Shape, array, optional},

@@ -13,9 +13,9 @@ use millrace_engine::engine::Topic;
 use crate::{
     broker::{
         context::{AllTopics, Allowed, Authorization, Context, Operation, ResourceType},
-        errors::ApiError,
         table::{Api, OnDisconnect},
     },
+    errors::ApiError,
     wire::api::{
         Call, call,
         shape::{INT8, INT32, INT32S, STRING, Shape, array},

@@ -17,10 +17,10 @@ use uuid::Uuid;
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType, TopicRef, TopicsSeen},
-        errors::log_error,
         fetch_session::{BegunFetch, Outcome, PartitionKey, SessionRequest, TopicKey, Wanted},
         table::{Api, OnDisconnect},
     },
+    errors::log_error,
     wire::{
         api::{
             Handling, Reply, Request,

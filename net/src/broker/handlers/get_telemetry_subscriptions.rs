@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
-        cluster::kafka_uuid,
         context::{Authorization, Context},
         table::{Api, OnDisconnect},
         telemetry::{self, Attributes, Caller, TELEMETRY_BYTES_MAX},
     },
+    kafka_uuid::kafka_uuid,
     wire::api::{
         Call, RequestHeader, call,
         shape::{Shape, UUID},

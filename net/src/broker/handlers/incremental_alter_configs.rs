@@ -13,10 +13,10 @@ use millrace_engine::api::ConfigChange;
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        errors::ApiError,
         settings::config_resource::{self, Alteration, Asked},
         table::{Api, OnDisconnect},
     },
+    errors::ApiError,
     wire::api::{
         Call, call,
         shape::{BOOL, INT8, STRING, Shape, array},

@@ -8,9 +8,9 @@ use kafka_protocol::{
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        errors::log_error,
         table::{Api, OnDisconnect},
     },
+    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT16, INT32, INT64, STRING, Shape},

@@ -15,9 +15,9 @@ use millrace_engine::api::{LEADER_EPOCH, OffsetSpec, TopicPartition};
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        errors::log_error,
         table::{Api, OnDisconnect},
     },
+    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT8, INT32, INT64, STRING, Shape, array},

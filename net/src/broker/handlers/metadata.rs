@@ -21,10 +21,10 @@ use crate::{
         cluster,
         config::NetConfig,
         context::{Authorization, Context, Operation, ResourceType},
-        errors::{check_topic_name, topic_error},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{OFFSETS_TOPIC, new_offsets_topic},
+    errors::{check_topic_name, topic_error},
     wire::api::{
         Call, call,
         shape::{BOOL, STRING, Shape, UUID, array},

@@ -14,9 +14,9 @@ use millrace_engine::{api::TopicPartition, engine::Topic};
 use crate::{
     broker::{
         context::{Allowed, Authorization, Context, Operation, ResourceType},
-        errors::log_error,
         table::{Api, OnDisconnect},
     },
+    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT32, STRING, Shape, array},

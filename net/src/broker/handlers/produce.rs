@@ -21,9 +21,9 @@ use crate::{
     broker::{
         cluster,
         context::{Allowed, Authorization, Context, Operation, ResourceType, TopicRef, TopicsSeen},
-        errors::{ApiError, log_error, tells_log_start},
         table::{Api, OnDisconnect},
     },
+    errors::{ApiError, log_error, tells_log_start},
     wire::{
         api::{
             Handling, Reply, Request, encode,

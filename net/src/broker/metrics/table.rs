@@ -6,7 +6,7 @@ use super::{
     reading::{NodeReading, ShardReading},
     text::{Kind, Page, seconds},
 };
-use crate::broker::{errors::error_code_name, table::TABLE as APIS};
+use crate::{broker::table::TABLE as APIS, errors::error_code_name};
 
 /// One metric.
 pub(crate) struct Metric {

@@ -17,10 +17,10 @@ use crate::{
         cluster,
         config::{NetConfig, PLAINTEXT},
         context::Context,
-        errors::ApiError,
         settings::entries::{self, Inherited, Level, Setting, Source},
     },
     coordinator::{group, share::SHARE_SETTING_KEYS},
+    errors::ApiError,
 };
 
 /// One setting of the broker.

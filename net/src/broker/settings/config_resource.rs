@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, HashMap};
 use kafka_protocol::{ResponseError, protocol::StrBytes};
 use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 
-use crate::broker::{
-    cluster,
-    context::{Context, Operation},
-    errors::{ApiError, check_topic_name, not_found, topic_error},
-    settings::{
-        broker_config, group_config,
-        kept_settings::{KeptSettings, is_kept},
+use crate::{
+    broker::{
+        cluster,
+        context::{Context, Operation},
+        settings::{
+            broker_config, group_config,
+            kept_settings::{KeptSettings, is_kept},
+        },
+        telemetry,
     },
-    telemetry,
+    errors::{ApiError, check_topic_name, not_found, topic_error},
 };
 
 /// The wire's number of a topic resource.

@@ -6,12 +6,12 @@ use kafka_protocol::protocol::StrBytes;
 use millrace_engine::{config::ConfigType, engine::Engine};
 
 use super::subscription::{INTERVAL_MS, INTERVAL_MS_DEFAULT, MATCH, METRICS, Subscription, members};
-use crate::broker::{
-    errors::ApiError,
-    settings::{
+use crate::{
+    broker::settings::{
         entries::{Level, Setting, Source},
         kept_settings::KeptSettings,
     },
+    errors::ApiError,
 };
 
 /// Where they are kept.

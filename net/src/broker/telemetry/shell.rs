@@ -22,10 +22,7 @@ use super::{
     series::{Pusher, Series},
     subscription::Subscription,
 };
-use crate::{
-    broker::{cluster::kafka_uuid, metrics::Page},
-    coordinator::group::shell::Clock,
-};
+use crate::{broker::metrics::Page, coordinator::group::shell::Clock, kafka_uuid::kafka_uuid};
 
 /// See the module. On shard 0 only.
 pub(crate) struct Telemetry {

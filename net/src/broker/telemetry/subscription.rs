@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafka_protocol::ResponseError;
 use regex::Regex;
 
-use crate::broker::errors::ApiError;
+use crate::errors::ApiError;
 
 pub(crate) const METRICS: &str = "metrics";
 pub(crate) const INTERVAL_MS: &str = "interval.ms";

@@ -13,11 +13,11 @@ use crate::{
         cluster::{self, Broker},
         config::Advertise,
         context::{Authorization, Context, Operation, ResourceType},
-        errors::ApiError,
         handlers,
         table::{Api, OnDisconnect},
     },
     coordinator::group::shell,
+    errors::ApiError,
     wire::api::{
         Call, call,
         shape::{INT8, STRING, STRINGS, Shape},

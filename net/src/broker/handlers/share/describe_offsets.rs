@@ -18,7 +18,6 @@ use super::encode::{DescribedGroup, DescribedPartition, DescribedTopic};
 use crate::{
     broker::{
         context::{Allowed, Authorization, Context, Operation, ResourceType},
-        errors::log_error,
         table::{Api, OnDisconnect},
     },
     coordinator::{
@@ -28,6 +27,7 @@ use crate::{
             state::{ShareKey, Summary, UNDECIDED},
         },
     },
+    errors::log_error,
     wire::{
         api::{
             Handling, Request,

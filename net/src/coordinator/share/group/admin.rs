@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use super::{Member, ShareGroup, ShareRecord, StateWork, Topic, assignor};
 use crate::{
-    broker::errors::UNKNOWN_PARTITION,
     coordinator::group::{
         TopicsView,
         effects::Scope,
@@ -30,6 +29,7 @@ use crate::{
         record::Record,
         strings::{optional_wire, wire},
     },
+    errors::UNKNOWN_PARTITION,
 };
 
 /// What altering offsets comes to: the answer if the state can be set, and the state to set.

@@ -23,7 +23,6 @@ use millrace_engine::{
 
 use super::{Shares, here, live::Live, notice::Notice};
 use crate::{
-    broker::errors::log_error,
     coordinator::{
         group::shell::load::contiguous,
         share::{
@@ -31,6 +30,7 @@ use crate::{
             state::ShareKey,
         },
     },
+    errors::log_error,
 };
 
 /// Bytes of one partition in one answer at most, but for a larger first batch.

@@ -15,7 +15,6 @@ use millrace_engine::{
 
 use super::{Shares, here, notice::Watchers, states};
 use crate::{
-    broker::errors::log_error,
     coordinator::{
         group::shell::promise::{Gate, Promise},
         share::{
@@ -24,6 +23,7 @@ use crate::{
             state::{ShareKey, UNDECIDED},
         },
     },
+    errors::log_error,
 };
 
 /// See the module.

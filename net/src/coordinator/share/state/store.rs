@@ -223,7 +223,7 @@ impl Entry {
 impl ShareKey {
     /// The text whose hash says to which partition of the topic it belongs.
     pub(crate) fn coordinator_key(&self) -> String {
-        format!("{}:{}:{}", self.group, crate::broker::cluster::kafka_uuid(self.topic), self.partition)
+        format!("{}:{}:{}", self.group, crate::kafka_uuid::kafka_uuid(self.topic), self.partition)
     }
 
     /// A share partition.

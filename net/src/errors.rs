@@ -1,4 +1,7 @@
-//! The engine's errors as Kafka's error codes: the one place where they are translated.
+//! The engine's errors as the error codes that clients are told who asked for records, topics or settings.
+//!
+//! A coordinator whose log fails tells its members something else, as for them it is the coordinator that is gone:
+//! `coordinator/group/error.rs`.
 
 use kafka_protocol::{ResponseError, protocol::StrBytes};
 use millrace_engine::{
