@@ -10,6 +10,7 @@ mod errors;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod kafka_uuid;
+mod kept_settings;
 mod wire;
 
 pub use broker::{

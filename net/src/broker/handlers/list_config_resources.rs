@@ -12,13 +12,11 @@ use crate::{
     broker::{
         cluster,
         context::{Authorization, Context, Operation, ResourceType},
-        settings::{
-            config_resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
-            group_config,
-        },
+        settings::config_resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
         table::{Api, OnDisconnect},
         telemetry,
     },
+    coordinator::group::KEPT_GROUPS,
     wire::api::{
         Call, call,
         shape::{INT8S, Shape},
@@ -66,7 +64,7 @@ async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> Lis
         resources.extend(topics.iter().map(|topic| resource(topic.name.clone(), TOPIC)));
     }
     if is_wanted(GROUP) {
-        let groups = group_config::KEPT.all(context.engine()).into_keys();
+        let groups = KEPT_GROUPS.all(context.engine()).into_keys();
         resources.extend(groups.map(|group| resource(group, GROUP)));
     }
     if is_wanted(CLIENT_METRICS) {

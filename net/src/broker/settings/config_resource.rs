@@ -9,13 +9,12 @@ use crate::{
     broker::{
         cluster,
         context::{Context, Operation},
-        settings::{
-            broker_config, group_config,
-            kept_settings::{KeptSettings, is_kept},
-        },
+        settings::{broker_config, group_config},
         telemetry,
     },
+    coordinator::group::KEPT_GROUPS,
     errors::{ApiError, check_topic_name, not_found, topic_error},
+    kept_settings::{KeptSettings, is_kept},
 };
 
 /// The wire's number of a topic resource.
@@ -206,7 +205,7 @@ async fn alter_group(
     let refuse = |reason| ApiError::new(ResponseError::InvalidConfig, reason);
     let settings = context.config().group_settings().map_err(|error| refuse(error.to_string()))?;
     let check = |own: &BTreeMap<String, String>| group_config::check(&settings, own).map_err(refuse);
-    alter_kept(context, (group_config::KEPT, name), alteration, validate_only, check).await
+    alter_kept(context, (KEPT_GROUPS, name), alteration, validate_only, check).await
 }
 
 async fn alter_client_metrics(

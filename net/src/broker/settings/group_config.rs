@@ -4,28 +4,19 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::protocol::StrBytes;
-use millrace_engine::{
-    config::{ConfigType, dynamic_value},
-    engine::Engine,
-};
+use millrace_engine::{config::ConfigType, engine::Engine};
 
 use crate::{
-    broker::settings::{
-        entries::{Level, Setting, Source, dynamic_levels},
-        kept_settings::KeptSettings,
-    },
+    broker::settings::entries::{Level, Setting, Source, dynamic_levels},
     coordinator::{
-        group::{ConsumerConfig, GroupConfigs, Settings},
+        group::{KEPT_GROUPS, Settings},
         share,
     },
 };
 
-/// Where they are kept.
-pub(crate) const KEPT: KeptSettings = KeptSettings { prefix: "groups/" };
-
 /// All settings of a group, as DescribeConfigs shows them. `given` are those of the broker that were given at the start.
 pub(crate) fn describe(engine: &Engine, given: &BTreeMap<String, String>, group: &str) -> Vec<Setting> {
-    describe_own(&KEPT.of(engine, group), &engine.broker_settings(), given)
+    describe_own(&KEPT_GROUPS.of(engine, group), &engine.broker_settings(), given)
 }
 
 fn describe_own(
@@ -77,26 +68,6 @@ pub(crate) fn check(settings: &Settings, own: &BTreeMap<String, String>) -> Resu
     }
     settings.check_consumer_group(&owned(consumer))?;
     settings.share.check_group(&owned(others))
-}
-
-/// What is in force for groups now.
-pub(crate) struct LiveConfigs {
-    pub(crate) engine: Engine,
-    pub(crate) settings: std::rc::Rc<Settings>,
-}
-
-impl std::fmt::Debug for LiveConfigs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LiveConfigs")
-    }
-}
-
-impl GroupConfigs for LiveConfigs {
-    fn consumer(&self, group: &str) -> ConsumerConfig {
-        let dynamic = self.engine.broker_settings();
-        let own = KEPT.of(&self.engine, group);
-        self.settings.consumer_group(&own, |name| dynamic_value(&dynamic, name))
-    }
 }
 
 #[cfg(test)]

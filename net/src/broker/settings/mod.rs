@@ -4,4 +4,3 @@ pub(crate) mod broker_config;
 pub(crate) mod config_resource;
 pub(crate) mod entries;
 pub(crate) mod group_config;
-pub(crate) mod kept_settings;

@@ -7,11 +7,9 @@ use millrace_engine::{config::ConfigType, engine::Engine};
 
 use super::subscription::{INTERVAL_MS, INTERVAL_MS_DEFAULT, MATCH, METRICS, Subscription, members};
 use crate::{
-    broker::settings::{
-        entries::{Level, Setting, Source},
-        kept_settings::KeptSettings,
-    },
+    broker::settings::entries::{Level, Setting, Source},
     errors::ApiError,
+    kept_settings::KeptSettings,
 };
 
 /// Where they are kept.

@@ -13,6 +13,7 @@ mod consumer;
 pub(crate) mod coordinator;
 pub(crate) mod effects;
 pub(crate) mod error;
+mod live_configs;
 mod offsets;
 pub(crate) mod record;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub(crate) mod timers;
 pub(crate) mod topics;
 
 pub(crate) use consumer::{TopicsView, compile as compile_regex, metadata_hash};
+pub(crate) use live_configs::KEPT_GROUPS;
 pub use settings::check_group_settings;
-pub(crate) use settings::{ConsumerConfig, GroupConfigs, SETTING_KEYS, Settings};
+pub(crate) use settings::{SETTING_KEYS, Settings};
 pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};

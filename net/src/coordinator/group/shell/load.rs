@@ -9,9 +9,8 @@ use millrace_engine::{
     engine::Engine,
 };
 
-use crate::{
-    broker::settings::group_config::LiveConfigs,
-    coordinator::group::{coordinator::Coordinator, record::Record, settings::Settings},
+use crate::coordinator::group::{
+    coordinator::Coordinator, live_configs::LiveConfigs, record::Record, settings::Settings,
 };
 
 /// Bytes of one read; records are taken over in turns of about that size.

@@ -31,9 +31,9 @@ use super::{
     settings::{GroupSettings, Settings},
     state::ShareKey,
 };
-use crate::{
-    broker::settings::group_config,
-    coordinator::group::shell::{Clock, promise::Bell},
+use crate::coordinator::group::{
+    KEPT_GROUPS,
+    shell::{Clock, promise::Bell},
 };
 
 /// Longest sleep of the timer; how often deleted topics are looked for.
@@ -154,6 +154,6 @@ impl Shares {
     /// The settings of a group.
     pub(crate) fn group_settings(&self, group: &str) -> GroupSettings {
         let dynamic = self.engine.broker_settings();
-        self.settings.group(&group_config::KEPT.of(&self.engine, group), |name| dynamic_value(&dynamic, name))
+        self.settings.group(&KEPT_GROUPS.of(&self.engine, group), |name| dynamic_value(&dynamic, name))
     }
 }
