@@ -12,7 +12,7 @@ use crate::{
         context::Authorization,
         handlers::{api_versions, share::end_sessions},
         session::Session,
-        settings::broker_config,
+        settings::broker,
         shard::BrokerShard,
         table::{Api, TABLE, is_served},
         telemetry,
@@ -95,8 +95,7 @@ impl Service for BrokerShard {
     async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
         let admit = move |engine: Engine| async move {
             let shard = shard_of(&engine).await;
-            let (connections_max, per_ip_max) =
-                broker_config::connection_limits(&shard.config, &engine.broker_settings());
+            let (connections_max, per_ip_max) = broker::connection_limits(&shard.config, &engine.broker_settings());
             shard.wire.limits.borrow_mut().admit(ip, connections_max, per_ip_max)
         };
         self.engine.on_shard(0, admit).await

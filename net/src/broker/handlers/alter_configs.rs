@@ -9,7 +9,7 @@ use kafka_protocol::messages::{
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        settings::config_resource::{self, Alteration, Asked},
+        settings::resource::{self, Alteration, Asked},
         table::{Api, OnDisconnect},
     },
     errors::ApiError,
@@ -39,7 +39,7 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<AlterConfigsRequest>) -> AlterConfigsResponse {
     let asked = call.body.resources.into_iter().map(asked).collect();
-    let answers = config_resource::alter_all(&context, asked, call.body.validate_only).await;
+    let answers = resource::alter_all(&context, asked, call.body.validate_only).await;
     let responses = answers.into_iter().map(|(resource_type, name, error)| {
         AlterConfigsResourceResponse::default()
             .with_resource_type(resource_type)
@@ -51,9 +51,8 @@ async fn handle(context: Context, call: Call<AlterConfigsRequest>) -> AlterConfi
 }
 
 fn asked(resource: AlterConfigsResource) -> Asked {
-    let setting = |config: &AlterableConfig| {
-        Ok((config.name.to_string(), config_resource::given(&config.name, config.value.as_ref())?))
-    };
+    let setting =
+        |config: &AlterableConfig| Ok((config.name.to_string(), resource::given(&config.name, config.value.as_ref())?));
     let settings = resource.configs.iter().map(setting).collect::<Result<_, _>>();
     let alteration = settings.map(Alteration::Replacement);
     Asked {

@@ -19,7 +19,7 @@ use crate::{
     broker::{
         assignment, cluster,
         context::{Authorization, Context, Operation, ResourceType},
-        settings::{broker_config, entries},
+        settings::{broker, entries},
         table::{Api, OnDisconnect},
     },
     errors::{ApiError, topic_error},
@@ -151,7 +151,7 @@ fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &T
         return secret.with_topic_config_error_code(error.code());
     }
     let dynamic = context.engine().broker_settings();
-    let settings = entries::of_topic(&created.overrides, broker_config::inherited(context, &dynamic));
+    let settings = entries::of_topic(&created.overrides, broker::inherited(context, &dynamic));
     let configs = settings.into_iter().map(|setting| {
         CreatableTopicConfigs::default()
             .with_name(setting.name)

@@ -14,12 +14,11 @@ use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
         settings::{
-            broker_config, config_resource,
+            broker, client_metrics,
             entries::{self, Setting},
-            group_config,
+            group, resource,
         },
         table::{Api, OnDisconnect},
-        telemetry,
     },
     errors::{ApiError, check_topic_name},
     wire::api::{
@@ -71,28 +70,28 @@ async fn handle(context: Context, call: Call<DescribeConfigsRequest>) -> Describ
 
 fn settings(context: &Context, resource: &DescribeConfigsResource) -> Result<Vec<Setting>, ApiError> {
     let name = &*resource.resource_name;
-    config_resource::authorize(context, (resource.resource_type, name), Operation::DescribeConfigs)?;
+    resource::authorize(context, (resource.resource_type, name), Operation::DescribeConfigs)?;
     match resource.resource_type {
-        config_resource::TOPIC => {
+        resource::TOPIC => {
             check_topic_name(name)?;
             let topic = context.topic(name, Operation::DescribeConfigs)?;
             let dynamic = context.engine().broker_settings();
-            Ok(entries::of_topic(&topic.overrides, broker_config::inherited(context, &dynamic)))
+            Ok(entries::of_topic(&topic.overrides, broker::inherited(context, &dynamic)))
         }
-        config_resource::BROKER if name.is_empty() => Ok(broker_config::describe_changed(context)),
-        config_resource::BROKER => {
-            config_resource::check_broker(context, name)?;
-            Ok(broker_config::describe(context))
+        resource::BROKER if name.is_empty() => Ok(broker::describe_changed(context)),
+        resource::BROKER => {
+            resource::check_broker(context, name)?;
+            Ok(broker::describe(context))
         }
-        config_resource::GROUP if name.is_empty() => {
+        resource::GROUP if name.is_empty() => {
             Err(ApiError::new(ResponseError::InvalidRequest, "Group name must not be empty"))
         }
-        config_resource::GROUP => Ok(group_config::describe(context.engine(), &context.config().broker_settings, name)),
-        config_resource::CLIENT_METRICS if name.is_empty() => {
+        resource::GROUP => Ok(group::describe(context.engine(), &context.config().broker_settings, name)),
+        resource::CLIENT_METRICS if name.is_empty() => {
             Err(ApiError::new(ResponseError::InvalidRequest, "Client metrics subscription name must not be empty"))
         }
-        config_resource::CLIENT_METRICS => Ok(telemetry::config::describe(context.engine(), name)),
-        other => Err(config_resource::unknown_type(other)),
+        resource::CLIENT_METRICS => Ok(client_metrics::describe(context.engine(), name)),
+        other => Err(resource::unknown_type(other)),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     broker::{
         cluster,
         context::{Authorization, Context, Operation, ResourceType},
-        settings::broker_config::RESPONSE_PARTITIONS_MAX,
+        settings::broker::RESPONSE_PARTITIONS_MAX,
         table::{Api, OnDisconnect},
     },
     errors::check_topic_name,

@@ -13,7 +13,7 @@ use millrace_engine::api::ConfigChange;
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        settings::config_resource::{self, Alteration, Asked},
+        settings::resource::{self, Alteration, Asked},
         table::{Api, OnDisconnect},
     },
     errors::ApiError,
@@ -43,7 +43,7 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<IncrementalAlterConfigsRequest>) -> IncrementalAlterConfigsResponse {
     let asked = call.body.resources.into_iter().map(asked).collect();
-    let answers = config_resource::alter_all(&context, asked, call.body.validate_only).await;
+    let answers = resource::alter_all(&context, asked, call.body.validate_only).await;
     let responses = answers.into_iter().map(|(resource_type, name, error)| {
         AlterConfigsResourceResponse::default()
             .with_resource_type(resource_type)
@@ -71,7 +71,7 @@ fn change(config: &AlterableConfig) -> Result<ConfigChange, ApiError> {
     const APPEND: i8 = 2;
     const SUBTRACT: i8 = 3;
     let name = config.name.to_string();
-    let value = || config_resource::given(&config.name, config.value.as_ref());
+    let value = || resource::given(&config.name, config.value.as_ref());
     match config.config_operation {
         SET => Ok(ConfigChange::Set(name, value()?)),
         DELETE => Ok(ConfigChange::Delete(name)),

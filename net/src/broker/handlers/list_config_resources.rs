@@ -12,9 +12,11 @@ use crate::{
     broker::{
         cluster,
         context::{Authorization, Context, Operation, ResourceType},
-        settings::config_resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
+        settings::{
+            client_metrics,
+            resource::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC},
+        },
         table::{Api, OnDisconnect},
-        telemetry,
     },
     coordinator::group::KEPT_GROUPS,
     wire::api::{
@@ -68,7 +70,7 @@ async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> Lis
         resources.extend(groups.map(|group| resource(group, GROUP)));
     }
     if is_wanted(CLIENT_METRICS) {
-        let subscriptions = telemetry::config::KEPT.all(context.engine()).into_keys();
+        let subscriptions = client_metrics::KEPT.all(context.engine()).into_keys();
         resources.extend(subscriptions.map(|name| resource(name, CLIENT_METRICS)));
     }
     response.with_config_resources(resources)

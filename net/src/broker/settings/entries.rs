@@ -1,7 +1,7 @@
 //! Settings of topics, groups and the broker as DescribeConfigs shows them: value, where it comes from, what it falls
 //! back on.
 //!
-//! Plain data. What a topic setting means is the engine's; which broker settings there are is [`crate::broker::settings::broker_config`]'s.
+//! Plain data. What a topic setting means is the engine's; which broker settings there are is [`crate::broker::settings::broker`]'s.
 
 use std::collections::BTreeMap;
 

@@ -4,12 +4,11 @@
 //! [`instances`], [`otlp`], [`series`]) is plain and synchronous. Served only where there is a page to show it on
 //! (`--metrics`), as Kafka does only with a receiver plugin.
 
-pub(crate) mod config;
 mod instances;
 mod otlp;
 mod series;
 mod shell;
-mod subscription;
+pub(crate) mod subscription;
 
 pub(crate) use instances::{Caller, TELEMETRY_BYTES_MAX};
 #[cfg(feature = "fuzzing")]

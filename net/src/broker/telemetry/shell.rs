@@ -16,13 +16,16 @@ use millrace_engine::{
 use uuid::Uuid;
 
 use super::{
-    config::KEPT,
     instances::{Caller, Granted, Instances, PushRequest, TELEMETRY_BYTES_MAX, expiry_ms},
     otlp::{self, Pushed},
     series::{Pusher, Series},
     subscription::Subscription,
 };
-use crate::{broker::metrics::Page, coordinator::group::shell::Clock, kafka_uuid::kafka_uuid};
+use crate::{
+    broker::{metrics::Page, settings::client_metrics::KEPT},
+    coordinator::group::shell::Clock,
+    kafka_uuid::kafka_uuid,
+};
 
 /// See the module. On shard 0 only.
 pub(crate) struct Telemetry {

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use kafka_protocol::protocol::StrBytes;
 use millrace_engine::{config::ConfigType, engine::Engine};
 
-use super::subscription::{INTERVAL_MS, INTERVAL_MS_DEFAULT, MATCH, METRICS, Subscription, members};
 use crate::{
-    broker::settings::entries::{Level, Setting, Source},
+    broker::{
+        settings::entries::{Level, Setting, Source},
+        telemetry::subscription::{INTERVAL_MS, INTERVAL_MS_DEFAULT, MATCH, METRICS, Subscription, members},
+    },
     errors::ApiError,
     kept_settings::KeptSettings,
 };

@@ -9,8 +9,7 @@ use crate::{
     broker::{
         cluster,
         context::{Context, Operation},
-        settings::{broker_config, group_config},
-        telemetry,
+        settings::{broker, client_metrics, group},
     },
     coordinator::group::KEPT_GROUPS,
     errors::{ApiError, check_topic_name, not_found, topic_error},
@@ -204,7 +203,7 @@ async fn alter_group(
     }
     let refuse = |reason| ApiError::new(ResponseError::InvalidConfig, reason);
     let settings = context.config().group_settings().map_err(|error| refuse(error.to_string()))?;
-    let check = |own: &BTreeMap<String, String>| group_config::check(&settings, own).map_err(refuse);
+    let check = |own: &BTreeMap<String, String>| group::check(&settings, own).map_err(refuse);
     alter_kept(context, (KEPT_GROUPS, name), alteration, validate_only, check).await
 }
 
@@ -217,7 +216,7 @@ async fn alter_client_metrics(
     if name.is_empty() {
         return Err(ApiError::new(ResponseError::InvalidRequest, "Subscription name can't be empty"));
     }
-    alter_kept(context, (telemetry::config::KEPT, name), alteration, validate_only, telemetry::config::check).await
+    alter_kept(context, (client_metrics::KEPT, name), alteration, validate_only, client_metrics::check).await
 }
 
 async fn alter_topic(
@@ -270,14 +269,14 @@ async fn alter_broker(
     for change in &changes {
         match change {
             ConfigChange::Set(name, value) => {
-                broker_config::check_is_dynamic(name, context.config())?;
-                broker_config::check_value(name, value, context.config())?;
+                broker::check_is_dynamic(name, context.config())?;
+                broker::check_value(name, value, context.config())?;
             }
             ConfigChange::Append(name, value) | ConfigChange::Subtract(name, value) => {
-                if !broker_config::check_is_dynamic(name, context.config())? {
+                if !broker::check_is_dynamic(name, context.config())? {
                     return Err(not_a_list(name));
                 }
-                broker_config::check_value(name, value, context.config())?;
+                broker::check_value(name, value, context.config())?;
             }
             ConfigChange::Delete(_) => {}
         }
