@@ -103,10 +103,23 @@ impl Engine {
         changes: Vec<ConfigChange>,
         validate_only: bool,
     ) -> Result<(), TopicError> {
+        self.change_broker_settings(validate_only, |_| Ok(changes)).await
+    }
+
+    /// As [`Engine::alter_broker_settings`], with the changes that `decide` chooses, which is shown all that are in force:
+    /// no other change comes between its look and what it decides.
+    pub async fn change_broker_settings<E>(
+        &self,
+        validate_only: bool,
+        decide: impl FnOnce(&BTreeMap<String, String>) -> Result<Vec<ConfigChange>, E> + Send + 'static,
+    ) -> Result<(), E>
+    where
+        E: From<TopicError> + Send + 'static,
+    {
         self.call(0, move |engine: Engine| async move {
             let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
             let settings = opened.state.settings.clone();
-            let altered = config::apply_broker_changes(&settings, &changes);
+            let altered = config::apply_broker_changes(&settings, &decide(&settings)?);
             let before = engine.topic_defaults();
             let defaults = config::topic_defaults(&engine.0.started_defaults, &altered);
             let defaults = (defaults != *before).then_some(defaults);

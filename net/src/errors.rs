@@ -35,6 +35,12 @@ impl From<ResponseError> for ApiError {
     }
 }
 
+impl From<TopicError> for ApiError {
+    fn from(error: TopicError) -> ApiError {
+        topic_error(&error)
+    }
+}
+
 /// What is said of a topic or partition that is not here.
 pub(crate) const UNKNOWN_PARTITION: &str = "This server does not host this topic-partition.";
 

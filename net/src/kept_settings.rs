@@ -27,7 +27,12 @@ impl KeptSettings {
 
     /// The settings that a resource has.
     pub(crate) fn of(self, engine: &Engine, resource: &str) -> BTreeMap<String, String> {
-        of(&engine.broker_settings(), &self.name(resource, ""))
+        self.among(&engine.broker_settings(), resource)
+    }
+
+    /// The settings that a resource has, among all that are kept.
+    pub(crate) fn among(self, kept: &BTreeMap<String, String>, resource: &str) -> BTreeMap<String, String> {
+        of(kept, &self.name(resource, ""))
     }
 
     /// All resources that have settings, with these.

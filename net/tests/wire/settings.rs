@@ -3,12 +3,12 @@
 use kafka_protocol::{
     messages::{
         AlterConfigsRequest, ConsumerGroupHeartbeatRequest, DescribeConfigsRequest, GroupId,
-        IncrementalAlterConfigsRequest, TopicName, alter_configs_request,
+        IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, TopicName, alter_configs_request,
         describe_configs_request::DescribeConfigsResource,
         describe_configs_response::DescribeConfigsResourceResult,
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     },
-    protocol::StrBytes,
+    protocol::{Decodable, StrBytes},
 };
 
 use crate::{
@@ -28,13 +28,12 @@ fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-/// Changes one setting; answers the error code and its message.
-fn alter(
-    client: &mut Client,
+/// A request to change one setting.
+fn alteration(
     (kind, resource): (i8, &str),
     operation: i8,
     (name, value): (&str, &str),
-) -> (i16, String) {
+) -> IncrementalAlterConfigsRequest {
     let change = AlterableConfig::default()
         .with_name(text(name))
         .with_config_operation(operation)
@@ -43,7 +42,17 @@ fn alter(
         .with_resource_type(kind)
         .with_resource_name(text(resource))
         .with_configs(vec![change]);
-    let mut response = client.call(1, &IncrementalAlterConfigsRequest::default().with_resources(vec![resource]));
+    IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
+}
+
+/// Changes one setting; answers the error code and its message.
+fn alter(
+    client: &mut Client,
+    (kind, resource): (i8, &str),
+    operation: i8,
+    (name, value): (&str, &str),
+) -> (i16, String) {
+    let mut response = client.call(1, &alteration((kind, resource), operation, (name, value)));
     let answer = response.responses.remove(0);
     (answer.error_code, answer.error_message.map(|message| message.to_string()).unwrap_or_default())
 }
@@ -167,4 +176,25 @@ fn a_group_has_settings_of_its_own() {
     };
     assert_eq!(told("group"), (0, 6000));
     assert_eq!(told("other"), (0, 5000));
+}
+
+/// Each was once checked against what was set before either: both were taken, and the group had a heartbeat interval
+/// above its session timeout.
+#[test]
+fn changes_at_the_same_time_are_checked_with_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.broker_settings.insert("group.consumer.min.session.timeout.ms".into(), "10000".into());
+    let node = Node::start(dir.path(), 2, config);
+    let mut client = node.client();
+    for setting in [("consumer.session.timeout.ms", "12000"), ("consumer.heartbeat.interval.ms", "15000")] {
+        client.send(1, &alteration((GROUP, "g"), SET, setting));
+    }
+    let codes = [(); 2].map(|()| {
+        let mut response = client.receive().expect("an answer");
+        bytes::Buf::advance(&mut response, 5);
+        let response = IncrementalAlterConfigsResponse::decode(&mut response, 1).expect("a legal answer");
+        response.responses[0].error_code
+    });
+    assert_eq!(codes, [0, 40]);
 }

@@ -8,6 +8,7 @@ use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 use crate::{
     broker::{
         cluster,
+        config::NetConfig,
         context::{Context, Operation},
         settings::{broker, client_metrics, group},
     },
@@ -165,31 +166,34 @@ fn not_a_list(name: &str) -> ApiError {
     ApiError::new(ResponseError::InvalidConfig, reason)
 }
 
-/// Groups and subscriptions need not be there to have settings.
+/// Groups and subscriptions need not be there to have settings. They are checked together, where changes are made one
+/// after the other.
 async fn alter_kept(
     context: &Context,
     (kept, name): (KeptSettings, &str),
     alteration: Alteration,
     validate_only: bool,
-    check: impl FnOnce(&BTreeMap<String, String>) -> Result<(), ApiError>,
+    check: impl FnOnce(&BTreeMap<String, String>) -> Result<(), ApiError> + Send + 'static,
 ) -> Result<(), ApiError> {
-    let engine = context.engine();
-    let mut own = kept.of(engine, name);
-    let changes = changes(&own, alteration);
-    for change in &changes {
-        match change {
-            ConfigChange::Set(setting, value) => drop(own.insert(setting.clone(), value.clone())),
-            ConfigChange::Delete(setting) => drop(own.remove(setting)),
-            ConfigChange::Append(setting, _) | ConfigChange::Subtract(setting, _) => {
-                let reason = format!("{setting} can be set, but not appended to or subtracted from");
-                return Err(ApiError::new(ResponseError::InvalidConfig, reason));
+    let name = name.to_owned();
+    let decide = move |all: &BTreeMap<String, String>| {
+        let mut own = kept.among(all, &name);
+        let changes = changes(&own, alteration);
+        for change in &changes {
+            match change {
+                ConfigChange::Set(setting, value) => drop(own.insert(setting.clone(), value.clone())),
+                ConfigChange::Delete(setting) => drop(own.remove(setting)),
+                ConfigChange::Append(setting, _) | ConfigChange::Subtract(setting, _) => {
+                    let reason = format!("{setting} can be set, but not appended to or subtracted from");
+                    return Err(ApiError::new(ResponseError::InvalidConfig, reason));
+                }
             }
         }
-    }
-    check(&own)?;
-    let changes = changes.into_iter().map(|change| renamed(change, |setting| kept.name(name, setting)));
-    let altered = engine.alter_broker_settings(changes.collect(), validate_only).await;
-    altered.map_err(|error| topic_error(&error))
+        check(&own)?;
+        let changes = changes.into_iter().map(|change| renamed(change, |setting| kept.name(&name, setting)));
+        Ok(changes.collect())
+    };
+    context.engine().change_broker_settings(validate_only, decide).await
 }
 
 async fn alter_group(
@@ -203,7 +207,7 @@ async fn alter_group(
     }
     let refuse = |reason| ApiError::new(ResponseError::InvalidConfig, reason);
     let settings = context.config().group_settings().map_err(|error| refuse(error.to_string()))?;
-    let check = |own: &BTreeMap<String, String>| group::check(&settings, own).map_err(refuse);
+    let check = move |own: &BTreeMap<String, String>| group::check(&settings, own).map_err(refuse);
     alter_kept(context, (KEPT_GROUPS, name), alteration, validate_only, check).await
 }
 
@@ -257,31 +261,34 @@ pub(crate) fn check_broker(context: &Context, name: &str) -> Result<(), ApiError
 /// with.
 async fn alter_broker(
     context: &Context,
-    level: &str,
+    level: &'static str,
     alteration: Alteration,
     validate_only: bool,
 ) -> Result<(), ApiError> {
-    let kept = context.engine().broker_settings();
-    // Only this node's own are kept under a name without a slash.
-    let set = kept.iter().filter_map(|(name, value)| Some((name.strip_prefix(level)?, value)));
-    let set = set.filter(|(name, _)| !is_kept(name)).map(|(name, value)| (name.to_owned(), value.clone()));
-    let changes = changes(&set.collect(), alteration);
-    for change in &changes {
-        match change {
-            ConfigChange::Set(name, value) => {
-                broker::check_is_dynamic(name, context.config())?;
-                broker::check_value(name, value, context.config())?;
-            }
-            ConfigChange::Append(name, value) | ConfigChange::Subtract(name, value) => {
-                if !broker::check_is_dynamic(name, context.config())? {
-                    return Err(not_a_list(name));
-                }
-                broker::check_value(name, value, context.config())?;
-            }
-            ConfigChange::Delete(_) => {}
+    let config = context.config().clone();
+    let decide = move |kept: &BTreeMap<String, String>| {
+        // Only this node's own are kept under a name without a slash.
+        let set = kept.iter().filter_map(|(name, value)| Some((name.strip_prefix(level)?, value)));
+        let set = set.filter(|(name, _)| !is_kept(name)).map(|(name, value)| (name.to_owned(), value.clone()));
+        let changes = changes(&set.collect(), alteration);
+        changes.iter().try_for_each(|change| check_broker_change(change, &config))?;
+        Ok(changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}"))).collect())
+    };
+    context.engine().change_broker_settings(validate_only, decide).await
+}
+
+fn check_broker_change(change: &ConfigChange, config: &NetConfig) -> Result<(), ApiError> {
+    match change {
+        ConfigChange::Set(name, value) => {
+            broker::check_is_dynamic(name, config)?;
+            broker::check_value(name, value, config)
         }
+        ConfigChange::Append(name, value) | ConfigChange::Subtract(name, value) => {
+            if !broker::check_is_dynamic(name, config)? {
+                return Err(not_a_list(name));
+            }
+            broker::check_value(name, value, config)
+        }
+        ConfigChange::Delete(_) => Ok(()),
     }
-    let changes = changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}")));
-    let altered = context.engine().alter_broker_settings(changes.collect(), validate_only).await;
-    altered.map_err(|error| topic_error(&error))
 }
