@@ -10,7 +10,7 @@ use crate::{
         affinity::Affinity,
         config::Advertise,
         context::Authorization,
-        handlers::{api_versions, share::end_sessions},
+        handlers::{cluster::api_versions, share::end_sessions},
         session::Session,
         settings::broker,
         shard::BrokerShard,
