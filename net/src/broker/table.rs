@@ -108,6 +108,8 @@ pub fn api_table() -> Vec<ApiListing> {
 }
 
 #[cfg(test)]
+mod authorization;
+#[cfg(test)]
 mod shapes;
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod authorizer;
 mod operation;
 mod topics;
 
+#[cfg(test)]
+pub(crate) use self::authorizer::trial;
 use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
@@ -129,6 +131,8 @@ impl Context {
         let check = (of, operation);
         let objection = self.api.authorization.objection(check);
         debug_assert_eq!(objection, None, "{:?} asks for {check:?}", self.api.key);
+        #[cfg(test)]
+        authorizer::trial::on_asked(self.api.key, check);
         authorizer::allows(&self.session().principal, check, name)
     }
 }
