@@ -1,0 +1,4 @@
+//! Reads the text of the whole project for the rules that no compiler knows. The rules are in `tests/rules/`.
+
+pub mod token;
+pub mod tree;
