@@ -1,4 +1,5 @@
 //! Reads the text of the whole project for the rules that no compiler knows. The rules are in `tests/rules/`.
 
+pub mod ratchet;
 pub mod token;
 pub mod tree;
