@@ -1,5 +1,6 @@
 //! Reads the text of the whole project for the rules that no compiler knows. The rules are in `tests/rules/`.
 
+pub mod items;
 pub mod ratchet;
 pub mod token;
 pub mod tree;
