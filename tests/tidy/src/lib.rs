@@ -2,5 +2,6 @@
 
 pub mod items;
 pub mod ratchet;
+pub mod rooms;
 pub mod token;
 pub mod tree;

@@ -1,0 +1,99 @@
+//! The rooms of the house: which files are one, and who may know whom.
+
+/// One floor: what is on it may know its own floor and all below, nothing above.
+#[derive(Debug)]
+pub struct Floor {
+    /// What it is called in `ratchet.txt`.
+    pub name: &'static str,
+    /// Its rooms: folders, or files without `.rs`. The longest that fits a file is its room.
+    pub rooms: &'static [&'static str],
+}
+
+/// Packages and those that each may name.
+pub const PACKAGES: &[(&str, &[&str])] = &[
+    ("src", &["engine", "net", "replica", "bench", "tuning"]),
+    ("net", &["engine", "replica"]),
+    ("replica", &["engine"]),
+    ("bench", &["engine"]),
+    ("engine", &[]),
+    ("tuning", &[]),
+];
+
+/// Every package's floors, from the ground up; one package's say nothing about another's.
+pub const FLOORS: &[Floor] = &[
+    Floor {
+        name: "engine ground",
+        rooms: &[
+            "engine/src/io",
+            "engine/src/chunk",
+            "engine/src/signal",
+            "engine/src/stall",
+            "engine/src/stats",
+            "engine/src/timing",
+            "engine/src/vitals",
+        ],
+    },
+    Floor { name: "batch", rooms: &["engine/src/batch"] },
+    Floor { name: "config", rooms: &["engine/src/config", "engine/src/api", "engine/src/doubt"] },
+    Floor { name: "format", rooms: &["engine/src/format"] },
+    Floor { name: "wal", rooms: &["engine/src/wal"] },
+    Floor { name: "partition", rooms: &["engine/src/partition", "engine/src/compact"] },
+    Floor { name: "store", rooms: &["engine/src/store"] },
+    Floor {
+        name: "engine",
+        rooms: &[
+            "engine/src/engine",
+            "engine/src/fetch",
+            "engine/src/mail",
+            "engine/src/metadata",
+            "engine/src/topics",
+            "engine/src/vigil",
+        ],
+    },
+    Floor {
+        name: "node",
+        rooms: &["engine/src/node", "engine/src/boot", "engine/src/abandon", "engine/src/apart", "engine/src/start"],
+    },
+    Floor { name: "engine top", rooms: &["engine/src/lib", "engine/src/fuzz"] },
+    Floor { name: "wire", rooms: &["net/src/wire"] },
+    Floor { name: "group", rooms: &["net/src/coordinator", "net/src/coordinator/group"] },
+    Floor { name: "share", rooms: &["net/src/coordinator/share"] },
+    Floor { name: "broker", rooms: &["net/src/broker"] },
+    Floor { name: "net top", rooms: &["net/src/lib", "net/src/fuzz"] },
+    Floor { name: "output", rooms: &["src/output", "src/failure", "src/time", "src/config"] },
+    Floor { name: "client", rooms: &["src/client"] },
+    Floor { name: "serve", rooms: &["src/serve"] },
+    Floor { name: "commands", rooms: &["src/commands"] },
+    Floor { name: "command line", rooms: &["src/cli", "src/main"] },
+    Floor { name: "bench", rooms: &["bench/src"] },
+    Floor { name: "tuning", rooms: &["tuning/src"] },
+    Floor { name: "replica", rooms: &["replica/src"] },
+];
+
+/// The package of a file.
+pub fn package(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path)
+}
+
+/// The floor of a file, as a place in [`FLOORS`].
+pub fn floor(path: &str) -> Option<usize> {
+    let path = path.strip_suffix(".rs")?;
+    let length = |room: &str| {
+        let rest = path.strip_prefix(room)?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(room.len())
+    };
+    let rooms = FLOORS.iter().enumerate().flat_map(|(at, floor)| floor.rooms.iter().map(move |room| (at, *room)));
+    let (_, at) = rooms.filter_map(|(at, room)| Some((length(room)?, at))).max()?;
+    Some(at)
+}
+
+/// Whether one file may name another, and if not, what the arrow is called.
+pub fn wrong_way(from: &str, to: &str) -> Option<String> {
+    let (from_package, to_package) = (package(from), package(to));
+    if from_package != to_package {
+        let (_, known) = PACKAGES.iter().find(|(name, _)| *name == from_package)?;
+        return (!known.contains(&to_package)).then(|| format!("{from_package} -> {to_package}"));
+    }
+    let (from, to) = (floor(from)?, floor(to)?);
+    (to > from).then(|| format!("{} -> {}", FLOORS[from].name, FLOORS[to].name))
+}
