@@ -1,0 +1,15 @@
+//! The rules of the house that no compiler and no lint knows. Each says which line breaks it and what to do.
+
+use std::sync::LazyLock;
+
+use millrace_tidy::tree::{self, File};
+
+mod sizes;
+
+/// All text files, read once for all rules.
+static FILES: LazyLock<Vec<File>> = LazyLock::new(tree::files);
+
+/// Fails if there are breaches, with all of them.
+fn none(rule: &str, advice: &str, breaches: &[String]) {
+    assert!(breaches.is_empty(), "{rule}\n  {}\n{advice}\n", breaches.join("\n  "));
+}
