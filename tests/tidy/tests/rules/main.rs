@@ -2,12 +2,22 @@
 
 use std::sync::LazyLock;
 
-use millrace_tidy::tree::{self, File};
+use millrace_tidy::{
+    modules::{Arrow, Modules},
+    tree::{self, File},
+};
 
+mod arrows;
 mod sizes;
 
 /// All text files, read once for all rules.
 static FILES: LazyLock<Vec<File>> = LazyLock::new(tree::files);
+
+/// The modules of the crates.
+static MODULES: LazyLock<Modules<'static>> = LazyLock::new(|| Modules::new(&FILES));
+
+/// Who names whom.
+static ARROWS: LazyLock<Vec<Arrow>> = LazyLock::new(|| MODULES.arrows());
 
 /// Fails if there are breaches, with all of them.
 fn none(rule: &str, advice: &str, breaches: &[String]) {
