@@ -9,6 +9,7 @@ use millrace_tidy::{
 
 mod arrows;
 mod sizes;
+mod text;
 
 /// All text files, read once for all rules.
 static FILES: LazyLock<Vec<File>> = LazyLock::new(tree::files);
