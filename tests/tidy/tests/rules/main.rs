@@ -8,6 +8,7 @@ use millrace_tidy::{
 };
 
 mod arrows;
+mod dependencies;
 mod sizes;
 mod text;
 
