@@ -93,6 +93,7 @@ impl StartError {
         }
     }
 
+    /// A file that could not be read or written, and what for.
     pub(crate) fn io(what: impl std::fmt::Display, source: io::Error) -> Self {
         Self::Io { what: what.to_string(), source }
     }
