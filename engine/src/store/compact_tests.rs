@@ -425,7 +425,9 @@ async fn life(sim: &Sim, io: SimIo, run: u64, log: &Log, random: &Rc<RefCell<Ran
 #[test]
 fn readers_see_the_newest_values_whenever_the_power_fails() {
     let seeds: u64 = std::env::var("MILLRACE_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
-    for seed in 0..seeds {
+    let first: u64 = std::env::var("MILLRACE_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    for seed in first..first + seeds {
+        println!("seed {seed}");
         lives(seed, 14);
     }
 }
