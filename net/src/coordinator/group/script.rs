@@ -1,7 +1,7 @@
 //! Runs conversations with a coordinator that are written down as text: what clients say, and what must come of it.
 //!
 //! A file in `testdata` is a list of blocks, separated by blank lines: commands, a line `----`, and the expected output.
-//! `REWRITE=1 cargo test` writes down what really comes out, to be read and judged. `#` begins a comment.
+//! `MILLRACE_BLESS=1` writes down what really comes out, to be read and judged. `#` begins a comment.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, rc::Rc};
 
@@ -74,7 +74,7 @@ pub(super) struct Script {
     next_ticket: u64,
     /// How often an id was given out, by client or instance.
     fresh_ids: BTreeMap<String, u64>,
-    pub(super) topics: wire::FakeTopics,
+    pub(super) topics: FakeTopics,
     out: String,
 }
 
@@ -91,7 +91,7 @@ impl Script {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             fresh_ids: BTreeMap::new(),
-            topics: wire::FakeTopics::default(),
+            topics: FakeTopics::default(),
             out: String::new(),
         }
     }
@@ -244,7 +244,7 @@ pub(super) fn run_file(name: &str) {
         write!(actual, "{commands}{separator}\n{out}\n").unwrap();
     }
     let actual = format!("{}\n", actual.trim_end());
-    if std::env::var_os("REWRITE").is_some() {
+    if std::env::var_os("MILLRACE_BLESS").is_some() {
         std::fs::write(&path, &actual).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap();
