@@ -141,7 +141,7 @@ impl Config {
     }
 
     fn node_options(&self) -> NodeOptions {
-        let ms = |time: std::time::Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         NodeOptions {
             data_dir: self.data_dir.clone(),
             node_id: self.node_id,

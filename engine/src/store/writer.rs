@@ -370,7 +370,7 @@ impl<I: Io> Store<I> {
             if self.failed.borrow().is_some() {
                 return;
             }
-            self.io.sleep(std::time::Duration::from_millis(1)).await;
+            self.io.sleep(Duration::from_millis(1)).await;
         }
     }
 }

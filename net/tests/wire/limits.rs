@@ -193,9 +193,9 @@ fn a_flood_of_requests_is_answered_to_the_last() {
     let mut seen = 0;
     while seen < count {
         let mut length = [0; 4];
-        std::io::Read::read_exact(&mut reader, &mut length).expect("a response");
+        Read::read_exact(&mut reader, &mut length).expect("a response");
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
-        std::io::Read::read_exact(&mut reader, &mut body).expect("a response");
+        Read::read_exact(&mut reader, &mut body).expect("a response");
         seen += 1;
         // One request was made before the flood.
         assert_eq!(body[..4], (seen + 1_i32).to_be_bytes());

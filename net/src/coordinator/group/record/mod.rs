@@ -106,7 +106,7 @@ impl Record {
             Record::ConsumerPartitionMetadata { value, .. } => value.map(|()| consumer::empty_partition_metadata()),
             Record::ConsumerMember { value, .. } => value.as_ref().map(|value| value.encode()),
             Record::ConsumerTargetMetadata { value, .. } => value.as_ref().map(ConsumerTargetMetadata::encode),
-            Record::ConsumerTarget { value, .. } => value.as_ref().map(|value| consumer::encode_target(value)),
+            Record::ConsumerTarget { value, .. } => value.as_ref().map(|value| encode_target(value)),
             Record::ConsumerCurrent { value, .. } => value.as_ref().map(ConsumerCurrent::encode),
             Record::ConsumerRegex { value, .. } => value.as_ref().map(ConsumerRegex::encode),
             Record::Share { record, .. } => record.value(),
@@ -141,7 +141,7 @@ impl Record {
                 Record::ConsumerTargetMetadata { group, value }
             }
             CONSUMER_TARGET => {
-                let value = value.map(consumer::decode_target).transpose()?.map(Rc::new);
+                let value = value.map(decode_target).transpose()?.map(Rc::new);
                 Record::ConsumerTarget { group, member: reader.string("member")?, value }
             }
             CONSUMER_CURRENT => {
