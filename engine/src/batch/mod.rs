@@ -10,6 +10,8 @@
 //! Layout and rules: Kafka's `DefaultRecordBatch`, `DefaultRecord`, `LogValidator`; KIP-98 (the format), KIP-32
 //! (timestamps), KIP-110 (zstd).
 
+#![warn(clippy::cast_possible_truncation)]
+
 mod build;
 mod check;
 mod codec;

@@ -359,7 +359,7 @@ fn varlong(value: i64) -> Vec<u8> {
         out.push(0x80 | (rest & 0x7f) as u8);
         rest >>= 7;
     }
-    out.push(rest as u8);
+    out.push(u8::try_from(rest).unwrap());
     out
 }
 

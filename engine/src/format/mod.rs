@@ -2,6 +2,8 @@
 //! of journals ([`journal`]) with the records of the manifest ([`manifest`]) and of the catalog ([`catalog`]), and
 //! segments' names, indexes and footers ([`segment`]). Pure, but for the journal's file.
 
+#![warn(clippy::cast_possible_truncation)]
+
 pub mod catalog;
 #[cfg(test)]
 mod golden;

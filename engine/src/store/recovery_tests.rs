@@ -344,7 +344,7 @@ fn what_was_there_comes_to_segments_though_producers_never_rest() {
     let machine = Machine::new(1, &[DEVICE, DEVICE]);
     machine.live(async |store| {
         produce(&store, 1, 10).await;
-        let load = futures_util::future::join_all((0..50).map(async |_| {
+        let load = join_all((0..50).map(async |_| {
             for _ in 0..50 {
                 produce(&store, 0, 2_000).await;
             }
