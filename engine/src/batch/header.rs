@@ -217,7 +217,6 @@ pub fn batches(run: &[u8]) -> impl Iterator<Item = Result<(BatchInfo, &[u8]), Ba
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

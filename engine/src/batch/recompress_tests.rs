@@ -1,7 +1,5 @@
 //! From every codec to every codec: nothing of a batch changes but how its records are compressed.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*};
 

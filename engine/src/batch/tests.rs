@@ -1,7 +1,5 @@
 //! Properties of batches as a whole.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*};
 

@@ -1,7 +1,5 @@
 //! The pure parts put together on a log in memory, against what must hold of any compacted log.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;

@@ -1,7 +1,5 @@
 //! What values are taken, refused, and parsed to.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use super::*;
 use crate::api::ConfigChange;
 

@@ -2,8 +2,6 @@
 //! write the same bytes. A failure means that the format has changed: then FORMAT.md, its version and the fixture of
 //! `tests/fixture.rs` have to follow.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::collections::BTreeMap;
 
 use uuid::Uuid;

@@ -318,7 +318,6 @@ pub fn records(payload: &[u8]) -> Option<Vec<&[u8]>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
     use crate::io::sim::Sim;

@@ -215,7 +215,6 @@ impl Remembered {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,8 +1,6 @@
 //! Compaction on a disk that loses power, with producers, readers, retention and deletion beside it: whatever happens,
 //! a reader sees the newest value of every key, nothing that was deleted comes back, and no file is left over.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},

@@ -4,8 +4,6 @@
 //! One idempotent producer per partition, so that a record's offset is its sequence and what it must hold is known. It
 //! has up to four batches in flight and, like a client, sends again after a crash what was not acknowledged.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},

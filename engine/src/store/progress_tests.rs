@@ -5,8 +5,6 @@
 //! The simulation tells when no task can run and no operation is under way. Then only timers go on: the pauses of those
 //! who produce here, the compactor's, and a look at the disk each second, which must not be what makes the log go on.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},

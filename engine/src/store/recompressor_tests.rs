@@ -1,8 +1,6 @@
 //! Recompression on a simulated machine: the order of calls stays the order of offsets, what came before is known, and
 //! nobody waits who need not.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

@@ -1,7 +1,5 @@
 //! Single steps of the argument in FORMAT.md, each on a disk that loses power, fails or fills where it would hurt.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     cell::Cell,
     collections::BTreeMap,

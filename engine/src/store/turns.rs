@@ -65,7 +65,6 @@ impl<T> Turns<T> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use uuid::Uuid;
 

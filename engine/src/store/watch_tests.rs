@@ -1,7 +1,5 @@
 //! Stalls as a shard's log really has them, on a disk that stops or crawls.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,

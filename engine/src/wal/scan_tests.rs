@@ -1,7 +1,5 @@
 //! The scan beside a model: the same rules over a whole file in memory, which is how they are easiest to read.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use proptest::prelude::*;
 use uuid::Uuid;
 

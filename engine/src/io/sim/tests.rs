@@ -1,7 +1,5 @@
 //! What the simulation promises, first of all: same seed, same trace.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use super::{disk::SimBuffer, handle::SimFile, *};
