@@ -9,6 +9,7 @@ use millrace_tidy::{
 
 mod arrows;
 mod dependencies;
+mod documents;
 mod kept;
 mod sizes;
 mod text;
