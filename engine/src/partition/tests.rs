@@ -1,3 +1,5 @@
+//! A partition whose topic comes to want a flush or none any more, and what tests of its other files begin with.
+
 use std::{collections::BTreeMap, task::Waker};
 
 use super::*;
