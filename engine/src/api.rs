@@ -44,6 +44,22 @@ pub struct Produced {
     pub log_start_offset: i64,
 }
 
+/// Up to where a reader sees a partition's log. No batch that goes beyond is read, waited for or found by its timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadBound {
+    /// The high watermark: who reads what is uncommitted too.
+    HighWatermark,
+    /// The last stable offset: who reads what is committed.
+    LastStable,
+}
+
+impl ReadBound {
+    /// That of one of Kafka's isolation levels: 1 is READ_COMMITTED, anything else reads what is uncommitted too.
+    pub fn of_isolation_level(level: i8) -> Self {
+        if level == 1 { Self::LastStable } else { Self::HighWatermark }
+    }
+}
+
 /// One partition's part of a fetch.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchPartition {
@@ -55,6 +71,8 @@ pub struct FetchPartition {
     pub max_bytes: usize,
     /// The epoch that the client believes in, or -1.
     pub leader_epoch: i32,
+    /// Up to where it may read.
+    pub bound: ReadBound,
 }
 
 /// A fetch over several partitions.
@@ -75,6 +93,8 @@ pub struct Fetch {
 pub struct Fetched {
     /// End of what consumers may see. Also set with [`LogError::OffsetOutOfRange`].
     pub high_watermark: i64,
+    /// End of what readers of committed records may see.
+    pub last_stable_offset: i64,
     /// First offset of the log.
     pub log_start_offset: i64,
     /// Whole batches, the first one holding the offset asked for.
@@ -84,7 +104,7 @@ pub struct Fetched {
 /// A question for one partition's offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffsetSpec {
-    /// The high watermark (-1 on the wire).
+    /// The end for who asks (-1 on the wire).
     Latest,
     /// The log start offset (-2 and -4).
     Earliest,

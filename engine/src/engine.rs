@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use crate::{
     api::{
-        ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced, TopicId,
-        TopicPartition,
+        ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced,
+        ReadBound, TopicId, TopicPartition,
     },
     io::{self, direct::DirectIo},
     mail::Mail,
@@ -156,11 +156,12 @@ impl Engine {
         &self,
         partition: TopicPartition,
         spec: OffsetSpec,
+        bound: ReadBound,
         leader_epoch: i32,
     ) -> Result<FoundOffset, LogError> {
         check_epoch(leader_epoch)?;
         self.call(self.owner(partition), move |engine: Engine| async move {
-            engine.0.store.list_offset(partition, spec).await
+            engine.0.store.list_offset(partition, spec, bound).await
         })
         .await
     }

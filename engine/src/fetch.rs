@@ -273,7 +273,8 @@ fn plain(parts: &Parts) -> Vec<FetchPartition> {
 /// An answer on its way to another shard: memory of one shard is copied once, files are read by the kernel from
 /// whichever shard sends them.
 struct Crossing {
-    answer: Result<(i64, i64), LogError>,
+    /// High watermark, last stable offset and log start.
+    answer: Result<(i64, i64, i64), LogError>,
     pieces: Vec<Piece>,
 }
 
@@ -286,10 +287,10 @@ impl Crossing {
     fn pack(answer: FetchAnswer) -> Self {
         match answer {
             Err(error) => Self { answer: Err(error), pieces: Vec::new() },
-            Ok(fetched) => {
-                let pieces = fetched.records.chunks.iter().map(Piece::of).collect::<std::io::Result<Vec<_>>>();
+            Ok(Fetched { high_watermark, last_stable_offset, log_start_offset, records }) => {
+                let pieces = records.chunks.iter().map(Piece::of).collect::<std::io::Result<Vec<_>>>();
                 match pieces {
-                    Ok(pieces) => Self { answer: Ok((fetched.high_watermark, fetched.log_start_offset)), pieces },
+                    Ok(pieces) => Self { answer: Ok((high_watermark, last_stable_offset, log_start_offset)), pieces },
                     Err(error) => Self { answer: Err(LogError::Storage(error.to_string())), pieces: Vec::new() },
                 }
             }
@@ -297,9 +298,9 @@ impl Crossing {
     }
 
     fn unpack(self) -> FetchAnswer {
-        let (high_watermark, log_start_offset) = self.answer?;
+        let (high_watermark, last_stable_offset, log_start_offset) = self.answer?;
         let chunks = self.pieces.into_iter().map(Piece::chunk).collect();
-        Ok(Fetched { high_watermark, log_start_offset, records: Records { chunks } })
+        Ok(Fetched { high_watermark, last_stable_offset, log_start_offset, records: Records { chunks } })
     }
 }
 
@@ -330,7 +331,7 @@ mod tests {
     fn only_the_first_records_may_go_beyond_the_limit() {
         let answer = |len: usize| {
             let chunks = if len == 0 { vec![] } else { vec![Chunk::Bytes(Bytes::from(vec![0; len]))] };
-            Ok(Fetched { high_watermark: 1, log_start_offset: 0, records: Records { chunks } })
+            Ok(Fetched { high_watermark: 1, last_stable_offset: 1, log_start_offset: 0, records: Records { chunks } })
         };
         let case = |sizes: &[usize], max_bytes| {
             let mut answers: Vec<FetchAnswer> = sizes.iter().map(|len| answer(*len)).collect();

@@ -13,7 +13,8 @@ use std::{
 use bytes::Bytes;
 use millrace_engine::{
     api::{
-        Chunk, ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, TopicId, TopicPartition,
+        Chunk, ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicId,
+        TopicPartition,
     },
     batch::{BatchBuilder, BatchInfo, Codec, Record, batches, records, verify_crc},
     engine::Engine,
@@ -72,7 +73,8 @@ async fn produce(engine: &Engine, partition: TopicPartition, codec: Codec, from:
 async fn consume(engine: &Engine, partition: TopicPartition, mut offset: i64) -> Vec<(Codec, Record)> {
     let mut all = Vec::new();
     loop {
-        let part = FetchPartition { partition, offset, max_bytes: 30_000, leader_epoch: -1 };
+        let part =
+            FetchPartition { partition, offset, max_bytes: 30_000, leader_epoch: -1, bound: ReadBound::HighWatermark };
         let fetch = Fetch { partitions: vec![part], max_bytes: 1 << 20, min_bytes: 1, max_wait: Duration::ZERO };
         let fetched = engine.fetch(fetch).await.remove(0).unwrap();
         if fetched.records.is_empty() {
@@ -161,7 +163,7 @@ fn batches_of_every_codec_are_compacted_and_read_after_restarts() {
                 let from = found[found.len() / 2].1.offset + 1;
                 assert_eq!(consume(&engine, id, from).await, found[found.len() / 2 + 1..]);
                 let asked = OffsetSpec::Timestamp(found[7].1.timestamp - 1);
-                let by_time = engine.list_offset(id, asked, -1).await.unwrap();
+                let by_time = engine.list_offset(id, asked, ReadBound::HighWatermark, -1).await.unwrap();
                 let first = found.iter().find(|(_, r)| r.timestamp >= found[7].1.timestamp - 1).unwrap();
                 assert_eq!(by_time.offset, first.1.offset);
                 produce(&engine, id, codec, end, end + 2_000).await;

@@ -10,7 +10,9 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use millrace_engine::{
-    api::{Chunk, ConfigChange, Fetch, FetchPartition, LogError, NewTopic, ProducePartition, TopicPartition},
+    api::{
+        Chunk, ConfigChange, Fetch, FetchPartition, LogError, NewTopic, ProducePartition, ReadBound, TopicPartition,
+    },
     batch::{BatchBuilder, BatchError, BatchInfo, Codec, Record, batches, records, verify_crc},
     engine::Engine,
 };
@@ -73,7 +75,8 @@ fn bytes_of(chunk: &Chunk) -> Vec<u8> {
 async fn read(engine: &Engine, partition: TopicPartition) -> Vec<(BatchInfo, Vec<u8>)> {
     let (mut offset, mut all) = (0, Vec::new());
     loop {
-        let part = FetchPartition { partition, offset, max_bytes: 1 << 20, leader_epoch: -1 };
+        let part =
+            FetchPartition { partition, offset, max_bytes: 1 << 20, leader_epoch: -1, bound: ReadBound::HighWatermark };
         let fetch = Fetch { partitions: vec![part], max_bytes: 1 << 20, min_bytes: 1, max_wait: Duration::ZERO };
         let fetched = engine.fetch(fetch).await.remove(0).unwrap();
         let bytes: Vec<u8> = fetched.records.chunks.iter().flat_map(bytes_of).collect();

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use millrace_engine::{
-    api::{ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, TopicPartition},
+    api::{ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records},
     engine::Engine,
     node::NodeOptions,
@@ -62,7 +62,8 @@ async fn produce(engine: &Engine, partition: TopicPartition, first: i64, sizes: 
 async fn consume(engine: &Engine, partition: TopicPartition, mut offset: i64, end: i64) -> Vec<String> {
     let mut found = Vec::new();
     while offset < end {
-        let part = FetchPartition { partition, offset, max_bytes: 1 << 20, leader_epoch: -1 };
+        let part =
+            FetchPartition { partition, offset, max_bytes: 1 << 20, leader_epoch: -1, bound: ReadBound::HighWatermark };
         let fetch = Fetch { partitions: vec![part], max_bytes: 1 << 20, min_bytes: 1, max_wait: Duration::ZERO };
         let fetched = engine.fetch(fetch).await.remove(0).unwrap();
         assert_eq!(fetched.high_watermark, end);
@@ -174,13 +175,14 @@ fn a_directory_of_format_1_is_read() {
             assert_eq!(engine.broker_settings()["log.retention.hours"], "72");
             assert!(engine.next_producer_id().await.unwrap() >= 1);
             let id = TopicPartition { topic: topic.id, partition: 0 };
-            let earliest = engine.list_offset(id, OffsetSpec::Earliest, -1).await.unwrap();
+            let earliest = engine.list_offset(id, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await.unwrap();
             assert_eq!(earliest.offset, 3);
             let sizes = FIRST.iter().chain(&SECOND);
             let all: Vec<_> = (0..).zip(sizes).map(|(offset, size)| value(offset, *size)).collect();
             let found = consume(&engine, id, 3, 11 + round).await;
             assert!(found[..8] == all[3..], "every record is what it was");
-            let by_time = engine.list_offset(id, OffsetSpec::Timestamp(TIME_MS + 9), -1).await.unwrap();
+            let by_time =
+                engine.list_offset(id, OffsetSpec::Timestamp(TIME_MS + 9), ReadBound::HighWatermark, -1).await.unwrap();
             assert_eq!(by_time.offset, 9);
             let other = TopicPartition { topic: topic.id, partition: 1 };
             assert_eq!(consume(&engine, other, 0, 1).await, [value(0, 5)]);

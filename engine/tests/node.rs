@@ -9,7 +9,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 use bytes::Bytes;
 use millrace_engine::{
     api::{
-        ConfigChange, Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, TopicError,
+        ConfigChange, Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicError,
         TopicPartition,
     },
     batch::{BatchBuilder, Codec, Record, records},
@@ -41,7 +41,8 @@ async fn produce(engine: &Engine, partition: TopicPartition, values: &[String]) 
 async fn consume(engine: &Engine, partition: TopicPartition, mut offset: i64) -> Vec<(i64, String)> {
     let mut all = Vec::new();
     loop {
-        let part = FetchPartition { partition, offset, max_bytes: 100_000, leader_epoch: -1 };
+        let part =
+            FetchPartition { partition, offset, max_bytes: 100_000, leader_epoch: -1, bound: ReadBound::HighWatermark };
         let fetch = Fetch { partitions: vec![part], max_bytes: 1 << 20, min_bytes: 1, max_wait: Duration::ZERO };
         let fetched = engine.fetch(fetch).await.remove(0).unwrap();
         let bytes: Vec<u8> = fetched
@@ -126,6 +127,7 @@ fn a_fetch_waits_for_records_of_any_shard() {
                 offset: 0,
                 max_bytes: 1 << 20,
                 leader_epoch: -1,
+                bound: ReadBound::HighWatermark,
             };
             let fetch = Fetch {
                 partitions: vec![part(partition)],
@@ -176,7 +178,13 @@ fn a_fetch_is_answered_from_segments_and_tail_together() {
     });
     with_node(large(2), move |engine| async move {
         produce(&engine, id, &values("tail", 100, 400)).await.unwrap();
-        let part = FetchPartition { partition: id, offset: 200, max_bytes: 10 << 20, leader_epoch: -1 };
+        let part = FetchPartition {
+            partition: id,
+            offset: 200,
+            max_bytes: 10 << 20,
+            leader_epoch: -1,
+            bound: ReadBound::HighWatermark,
+        };
         let fetch = |min_bytes| Fetch {
             partitions: vec![part],
             max_bytes: 10 << 20,
@@ -205,15 +213,18 @@ fn offsets_are_found_and_records_deleted() {
         for round in 0..30 {
             produce(&engine, id, &values(&format!("{round}"), 100, 1000)).await.unwrap();
         }
-        let found = engine.list_offset(id, OffsetSpec::Timestamp(1_700_000_000_042), -1).await.unwrap();
+        let found = engine
+            .list_offset(id, OffsetSpec::Timestamp(1_700_000_000_042), ReadBound::HighWatermark, -1)
+            .await
+            .unwrap();
         assert_eq!((found.offset, found.timestamp_ms), (42, 1_700_000_000_042));
-        let latest = engine.list_offset(id, OffsetSpec::Latest, -1).await.unwrap();
+        let latest = engine.list_offset(id, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await.unwrap();
         assert_eq!(latest.offset, 3000);
         assert_eq!(engine.delete_records(id, 1234).await, Ok(1234));
-        let earliest = engine.list_offset(id, OffsetSpec::Earliest, -1).await.unwrap();
+        let earliest = engine.list_offset(id, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await.unwrap();
         assert_eq!(earliest.offset, 1234);
         assert_eq!(consume(&engine, id, 1234).await.len(), 3000 - 1234);
-        let newest = engine.list_offset(id, OffsetSpec::MaxTimestamp, -1).await.unwrap();
+        let newest = engine.list_offset(id, OffsetSpec::MaxTimestamp, ReadBound::HighWatermark, -1).await.unwrap();
         assert_eq!((newest.offset, newest.timestamp_ms), (99, 1_700_000_000_099), "as Kafka, wherever the log starts");
         assert_eq!(engine.delete_records(id, -1).await, Ok(3000));
         assert_eq!(produce(&engine, id, &values("after", 1, 1)).await, Ok(3000));
@@ -264,7 +275,10 @@ fn a_wrong_largest_timestamp_is_corrected_before_it_is_kept() {
         let answers = engine.produce(vec![ProducePartition { partition, batch: lying.into() }]).await;
         assert_eq!(answers[0].as_ref().unwrap().base_offset, 0);
         assert_eq!(consume(&engine, partition, 0).await.len(), 3);
-        let found = engine.list_offset(partition, OffsetSpec::Timestamp(1_700_000_000_002), -1).await.unwrap();
+        let found = engine
+            .list_offset(partition, OffsetSpec::Timestamp(1_700_000_000_002), ReadBound::HighWatermark, -1)
+            .await
+            .unwrap();
         assert_eq!((found.offset, found.timestamp_ms), (2, 1_700_000_000_002));
     });
 }
@@ -318,6 +332,7 @@ fn a_fetch_larger_than_the_read_memory_ends() {
             offset: 0,
             max_bytes: 1 << 20,
             leader_epoch: -1,
+            bound: ReadBound::HighWatermark,
         };
         let fetch = || Fetch {
             partitions: (0..16).map(part).collect(),

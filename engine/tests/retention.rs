@@ -7,7 +7,7 @@ mod with_node;
 use std::time::{Duration, SystemTime};
 
 use millrace_engine::{
-    api::{NewTopic, OffsetSpec, ProducePartition, TopicPartition},
+    api::{NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{BatchBuilder, Codec, Record},
     engine::Engine,
     node::NodeOptions,
@@ -37,8 +37,8 @@ async fn produce(engine: &Engine, partition: TopicPartition, timestamp: i64) -> 
 }
 
 async fn bounds(engine: &Engine, partition: TopicPartition) -> (i64, i64) {
-    let earliest = engine.list_offset(partition, OffsetSpec::Earliest, -1).await.unwrap();
-    let latest = engine.list_offset(partition, OffsetSpec::Latest, -1).await.unwrap();
+    let earliest = engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await.unwrap();
+    let latest = engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await.unwrap();
     (earliest.offset, latest.offset)
 }
 

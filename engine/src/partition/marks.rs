@@ -3,6 +3,7 @@
 //! What always holds, and is asserted wherever a mark moves:
 //!
 //! - `log_start <= materialised <= high_watermark <= end`,
+//! - `last_stable <= high_watermark`,
 //! - `durable <= written <= end`,
 //! - no mark goes back.
 //!
@@ -41,6 +42,11 @@ impl Marks {
 
     /// The end of what consumers may see.
     pub(crate) fn high_watermark(&self) -> i64 {
+        self.high_watermark
+    }
+
+    /// Below, nothing is undecided: the high watermark, as nothing here begins what another has to end.
+    pub(crate) fn last_stable(&self) -> i64 {
         self.high_watermark
     }
 
@@ -105,6 +111,7 @@ impl Marks {
     fn is_in_order(&self) -> bool {
         self.log_start <= self.materialised
             && self.materialised <= self.high_watermark
+            && self.last_stable() <= self.high_watermark
             && self.high_watermark <= self.end
             && self.durable <= self.written
             && self.written <= self.end

@@ -32,7 +32,7 @@ use self::{
     waiters::{Waiter, Waiters},
 };
 use crate::{
-    api::{LogError, Produced, TopicPartition},
+    api::{LogError, Produced, ReadBound, TopicPartition},
     batch::{BatchInfo, TimestampType},
     config::{Durability, TopicConfig},
     format::manifest::{PartitionState, ProducerBatch, producer_batch},
@@ -256,15 +256,21 @@ impl Partition {
         let before = self.marks.high_watermark();
         if end > before {
             self.marks.show(end);
-            let hidden = self.tail.extents().rev().take_while(|extent| extent.base_offset >= before);
-            let shown = hidden.filter(|extent| extent.end_offset <= end);
-            self.waiters.grow(shown.map(|extent| extent.len as usize).sum());
+            self.waiters.grow(self.tail.bytes_between(before, end, usize::MAX).unwrap_or(0));
         }
     }
 
     /// Lets the waiter know when consumers can see so many bytes more, or it has lost some or itself.
     pub(crate) fn watch(&mut self, waiter: &Rc<Waiter>, bytes: usize) {
         self.waiters.watch(waiter, bytes);
+    }
+
+    /// Up to where a reader sees the log.
+    pub(crate) fn end_for(&self, bound: ReadBound) -> i64 {
+        match bound {
+            ReadBound::HighWatermark => self.marks.high_watermark(),
+            ReadBound::LastStable => self.marks.last_stable(),
+        }
     }
 
     /// Forgets what is in segments and not cached any more.

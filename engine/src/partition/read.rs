@@ -10,6 +10,20 @@ use crate::{
     format::segment::Segment,
 };
 
+/// What a reader wants of a log: whole batches from the one that holds an offset on, none of which goes beyond an end. That
+/// may lie anywhere: readers of what is committed stop short of what they could see otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// First offset.
+    pub(crate) offset: i64,
+    /// Where a batch ends, one past the last offset that may be read.
+    pub(crate) end: i64,
+    /// Bytes at most,
+    pub(crate) max_bytes: usize,
+    /// but of the first batch all, also if it is larger.
+    pub(crate) min_one: bool,
+}
+
 /// Where to read.
 pub(crate) enum ReadPlan {
     /// Nothing there yet.
@@ -37,35 +51,37 @@ impl Partition {
         }
     }
 
-    /// Finds `offset`. `min_one` asks for the first batch even if it is larger than `max_bytes`.
-    pub(crate) fn plan_read(&self, offset: i64, max_bytes: usize, min_one: bool) -> Result<ReadPlan, LogError> {
-        self.check_offset(offset)?;
-        let end = self.marks.high_watermark();
-        if offset == end {
+    /// Finds what a reader wants.
+    pub(crate) fn plan_read(&self, wanted: &Wanted) -> Result<ReadPlan, LogError> {
+        self.check_offset(wanted.offset)?;
+        if wanted.offset >= wanted.end {
             return Ok(ReadPlan::Empty);
         }
-        if self.tail.has(offset) {
-            return Ok(ReadPlan::Memory(self.tail.read(offset, end, max_bytes, min_one)));
+        if self.tail.has(wanted.offset) {
+            return Ok(ReadPlan::Memory(self.tail.read(wanted)));
         }
-        let segment = self.segments.from(offset).first();
+        let segment = self.segments.from(wanted.offset).first();
         let segment = segment.expect("an offset below the high watermark is in memory or in a segment");
-        Ok(ReadPlan::Segment(segment.clone()))
+        Ok(match segment.base_offset < wanted.end {
+            true => ReadPlan::Segment(segment.clone()),
+            false => ReadPlan::Empty, // compaction left nothing in between
+        })
     }
 
-    /// The largest timestamp of what consumers can see, and what holds the first record with it. As with Kafka, that
-    /// may be one below the log start which is still there.
-    pub(crate) fn newest_timestamp(&self) -> Option<(i64, Holder)> {
+    /// The largest timestamp below an end, and what holds the first record with it. As with Kafka, that may be one below the
+    /// log start which is still there. A segment that goes beyond the end is left out: it has to be read for that.
+    pub(crate) fn newest_timestamp(&self, end: i64) -> Option<(i64, Holder)> {
         let mut newest = None;
-        for segment in self.segments.all().iter().filter(|segment| segment.max_timestamp >= 0) {
+        for segment in self.segments.ended_below(end).iter().filter(|segment| segment.max_timestamp >= 0) {
             if newest.as_ref().is_none_or(|(known, _)| segment.max_timestamp > *known) {
                 newest = Some((segment.max_timestamp, Holder::Segment(segment.clone())));
             }
         }
-        let live = self.tail.from(self.marks.materialised());
-        for extent in live.take_while(|e| e.end_offset <= self.marks.high_watermark()) {
+        for extent in self.tail.from(self.marks.materialised()).take_while(|extent| extent.base_offset < end) {
             let (memory, run) = (extent.live_memory(), extent.range());
-            let timestamps = batches(&memory.bytes()[run.clone()]).flatten().map(|(info, _)| info.max_timestamp);
-            let largest = timestamps.max().filter(|largest| *largest >= 0);
+            let below =
+                batches(&memory.bytes()[run.clone()]).flatten().take_while(|(info, _)| info.last_offset() < end);
+            let largest = below.map(|(info, _)| info.max_timestamp).max().filter(|largest| *largest >= 0);
             if let Some(largest) = largest.filter(|largest| newest.as_ref().is_none_or(|(known, _)| largest > known)) {
                 newest = Some((largest, Holder::Memory(memory, run)));
             }

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use super::read::Wanted;
+
 /// Size of a batch's header, as much of it as [`select`] looks at.
 const BATCH_HEAD_BYTES: usize = 27;
 
@@ -15,23 +17,22 @@ pub(crate) fn batch_head(bytes: &[u8]) -> Option<(i64, i64, usize)> {
     Some((base, base + i64::from(last_offset_delta) + 1, usize::try_from(length).ok()? + 12))
 }
 
-/// The whole batches of a run that begin with the one holding `offset` and take `max_bytes` at most; with `min_one`
-/// that first one is taken whatever its size. A cut-off batch at the end of `bytes` is left out.
-pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool) -> Range<usize> {
+/// The whole batches of a run that a reader wants. A cut-off batch at the end of `bytes` is left out.
+pub(crate) fn select(bytes: &[u8], wanted: &Wanted) -> Range<usize> {
     let mut at = 0;
     let mut range = 0..0;
     while let Some((_, end, size)) = batch_head(&bytes[at..]) {
-        if size > bytes.len() - at {
+        if size > bytes.len() - at || end > wanted.end {
             break;
         }
         let next = at + size;
-        if end > offset {
+        if end > wanted.offset {
             if range.is_empty() {
-                if size > max_bytes && !min_one {
+                if size > wanted.max_bytes && !wanted.min_one {
                     break;
                 }
                 range = at..next;
-            } else if next - range.start > max_bytes {
+            } else if next - range.start > wanted.max_bytes {
                 break;
             } else {
                 range.end = next;
@@ -40,4 +41,15 @@ pub(crate) fn select(bytes: &[u8], offset: i64, max_bytes: usize, min_one: bool)
         at = next;
     }
     range
+}
+
+/// Bytes of the batches that end at or before an offset.
+pub(crate) fn bytes_below(bytes: &[u8], offset: i64) -> usize {
+    let mut below = 0;
+    while let Some((_, end_offset, size)) = batch_head(&bytes[below..])
+        && end_offset <= offset
+    {
+        below += size;
+    }
+    below
 }

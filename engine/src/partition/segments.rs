@@ -55,6 +55,11 @@ impl Segments {
         here.take(names.len()).eq(names.iter().copied())
     }
 
+    /// The one that goes beyond an offset and has something below it.
+    pub(crate) fn cut_by(&self, offset: i64) -> Option<&Segment> {
+        self.from(offset).first().filter(|segment| segment.base_offset < offset)
+    }
+
     /// Those that have nothing at or above an offset.
     pub(crate) fn ended_below(&self, offset: i64) -> &[Segment] {
         &self.0[..self.0.partition_point(|segment| segment.end_offset <= offset)]

@@ -7,7 +7,10 @@ use std::{
     rc::Rc,
 };
 
-use super::run::select;
+use super::{
+    read::Wanted,
+    run::{self, select},
+};
 use crate::{
     chunk::{Chunk, Memory},
     wal::WalFileId,
@@ -83,6 +86,19 @@ impl Extent {
     /// Where its batches lie in the memory.
     pub(crate) fn range(&self) -> Range<usize> {
         self.at as usize..(self.at + self.len) as usize
+    }
+
+    /// Bytes of the batches that end at or before an offset. `None` if it begins above that, or has to be read for that and
+    /// is not in memory.
+    fn bytes_below(&self, offset: i64) -> Option<usize> {
+        if offset >= self.end_offset {
+            return Some(self.len as usize);
+        }
+        if offset <= self.base_offset {
+            return (offset == self.base_offset).then_some(0);
+        }
+        let memory = self.backing.memory.borrow();
+        Some(run::bytes_below(&memory.as_ref()?.bytes()[self.range()], offset))
     }
 
     /// Its memory: it is live.
@@ -169,24 +185,23 @@ impl Tail {
             && self.holding(offset).next().is_some_and(|extent| extent.backing.is_cached())
     }
 
-    /// Whole batches from an offset on and below `end`, as far as they are in memory.
-    pub(super) fn read(&self, offset: i64, end: i64, max_bytes: usize, min_one: bool) -> Vec<Chunk> {
+    /// What a reader wants, as far as it is in memory.
+    pub(super) fn read(&self, wanted: &Wanted) -> Vec<Chunk> {
         let mut chunks = Vec::new();
-        let mut left = max_bytes;
-        for extent in self.holding(offset) {
+        let mut left = wanted.max_bytes;
+        for extent in self.holding(wanted.offset).take_while(|extent| extent.base_offset < wanted.end) {
             let Some(memory) = extent.backing.memory() else {
                 break;
             };
-            if extent.end_offset > end {
-                break;
-            }
             let whole = extent.range();
-            if extent.base_offset >= offset && whole.len() <= left {
+            let is_wanted = wanted.offset <= extent.base_offset && extent.end_offset <= wanted.end;
+            if is_wanted && whole.len() <= left {
                 left -= whole.len();
                 chunks.push(Chunk::Shared(memory, whole));
                 continue;
             }
-            let inner = select(&memory.bytes()[whole.clone()], offset, left, min_one && chunks.is_empty());
+            let rest = Wanted { max_bytes: left, min_one: wanted.min_one && chunks.is_empty(), ..*wanted };
+            let inner = select(&memory.bytes()[whole.clone()], &rest);
             if !inner.is_empty() {
                 left -= inner.len().min(left);
                 let cut = inner.end < whole.len();
@@ -198,6 +213,20 @@ impl Tail {
             break;
         }
         chunks
+    }
+
+    /// Bytes of the batches from the one that holds an offset on, and below an end: to the byte if they are not more than
+    /// `max_bytes`. `None` if the tail does not hold the offset, or has to be read for that and is not in memory.
+    pub(super) fn bytes_between(&self, offset: i64, end: i64, max_bytes: usize) -> Option<usize> {
+        let before = self.holding(offset).next()?.bytes_below(offset)?;
+        let mut bytes = 0;
+        for extent in self.holding(offset).take_while(|extent| extent.base_offset < end) {
+            if bytes >= max_bytes.saturating_add(before) {
+                break;
+            }
+            bytes += extent.bytes_below(end)?;
+        }
+        Some(bytes.saturating_sub(before))
     }
 }
 

@@ -61,3 +61,22 @@ fn who_waits_hears_of_what_is_seen_since_its_topic_wants_no_flush() {
     assert_eq!(partition.marks().high_watermark(), 2);
     assert!(waiter.poll(Waker::noop()));
 }
+
+/// Only whole extents were counted: of one that the high watermark came to lie in, nobody was told.
+#[test]
+fn who_waits_hears_of_every_batch_wherever_the_high_watermark_was() {
+    let mut partition = partition(&[]);
+    push(&mut partition, &[batch(0, 1, 10), batch(1, 1, 10), batch(2, 1, 10)]);
+    push(&mut partition, &[batch(3, 1, 10)]);
+    let size = batch(0, 1, 10).len();
+    let waiters = [1, 2, 3, 4].map(|batches| {
+        let waiter = Rc::new(waiters::Waiter::default());
+        partition.watch(&waiter, batches * size);
+        waiter
+    });
+    for end in 1..=4 {
+        partition.show(end);
+        let told = waiters.iter().filter(|waiter| waiter.poll(Waker::noop())).count();
+        assert_eq!(told as i64, end);
+    }
+}

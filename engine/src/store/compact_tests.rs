@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions, partition_dir};
 use crate::{
-    api::{FetchPartition, LogError, OffsetSpec, ProducePartition, TopicPartition},
+    api::{FetchPartition, LogError, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
     format::segment::SegmentName,
@@ -107,7 +107,13 @@ impl Log {
         let mut all = Vec::new();
         let mut offset = from;
         while offset < end {
-            let part = FetchPartition { partition: self.id, offset, max_bytes: 3_000, leader_epoch: -1 };
+            let part = FetchPartition {
+                partition: self.id,
+                offset,
+                max_bytes: 3_000,
+                leader_epoch: -1,
+                bound: ReadBound::HighWatermark,
+            };
             let fetched = store.read(&part, 3_000, true).await.unwrap();
             assert!(!fetched.records.is_empty(), "a reader gets on from {offset} to {end}");
             for chunk in fetched.records.chunks {
@@ -299,11 +305,11 @@ async fn check_lookups(store: &Rc<Store<SimIo>>, log: &Log) {
     for from in all.iter().step_by(37) {
         let asked = OffsetSpec::Timestamp(from.timestamp);
         let first = all.iter().find(|record| record.timestamp >= from.timestamp).unwrap();
-        let found = store.list_offset(log.id, asked).await.unwrap();
+        let found = store.list_offset(log.id, asked, ReadBound::HighWatermark).await.unwrap();
         assert_eq!((found.offset, found.timestamp_ms), (first.offset, first.timestamp));
     }
     let newest = all.iter().map(|record| record.timestamp).max();
-    let found = store.list_offset(log.id, OffsetSpec::MaxTimestamp).await.unwrap();
+    let found = store.list_offset(log.id, OffsetSpec::MaxTimestamp, ReadBound::HighWatermark).await.unwrap();
     assert_eq!(found.timestamp_ms, newest.unwrap_or(-1));
 }
 
@@ -316,7 +322,8 @@ fn readers_are_not_disturbed_by_a_compaction() {
             let store = open(sim.io(), 1, &log, SMALL_MAP_BYTES).await;
             for _ in 0..2 {
                 fill(&store, &log, 60).await;
-                let newest = store.list_offset(log.id, OffsetSpec::MaxTimestamp).await.unwrap();
+                let newest =
+                    store.list_offset(log.id, OffsetSpec::MaxTimestamp, ReadBound::HighWatermark).await.unwrap();
                 assert!(newest.timestamp_ms > 0);
                 let done = Cell::new(false);
                 let compacting = async {
@@ -326,9 +333,15 @@ fn readers_are_not_disturbed_by_a_compaction() {
                 let reading = async {
                     while !done.get() {
                         log.check(&store).await;
-                        let found = store.list_offset(log.id, OffsetSpec::MaxTimestamp).await.unwrap();
+                        let found = store
+                            .list_offset(log.id, OffsetSpec::MaxTimestamp, ReadBound::HighWatermark)
+                            .await
+                            .unwrap();
                         assert_eq!(found.timestamp_ms, newest.timestamp_ms);
-                        let first = store.list_offset(log.id, OffsetSpec::Timestamp(0)).await.unwrap();
+                        let first = store
+                            .list_offset(log.id, OffsetSpec::Timestamp(0), ReadBound::HighWatermark)
+                            .await
+                            .unwrap();
                         assert!(first.offset >= 0);
                     }
                 };

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, TopicPartition},
+    api::{FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records},
     config::TopicConfig,
     io::sim::{Sim, SimIo, random::Random},
@@ -153,7 +153,13 @@ impl Producer {
         assert!(start <= self.trim_asked.get() && (lost_by_power || start >= self.trimmed.get().min(end)));
         let mut offset = start;
         while offset < end {
-            let part = FetchPartition { partition: self.id, offset, max_bytes: 100_000, leader_epoch: -1 };
+            let part = FetchPartition {
+                partition: self.id,
+                offset,
+                max_bytes: 100_000,
+                leader_epoch: -1,
+                bound: ReadBound::HighWatermark,
+            };
             let fetched = store.read(&part, 100_000, true).await.unwrap();
             for chunk in fetched.records.chunks {
                 for batch in batches(chunk.as_slice().unwrap()) {

@@ -6,6 +6,8 @@
 //! files of the log. No `RefCell` is borrowed across an await.
 
 mod append;
+#[cfg(test)]
+mod bound_tests;
 mod cache;
 #[cfg(test)]
 mod compact_tests;

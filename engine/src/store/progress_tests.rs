@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, TopicPartition},
+    api::{FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
     batch::{BatchBuilder, Codec, Record},
     config::TopicConfig,
     io::{
@@ -210,7 +210,13 @@ impl World {
             let id = self.places[self.below(self.places.len())].id.get();
             let (start, end) = store.bounds(id).unwrap();
             let offset = start + self.below(usize::try_from(end - start).unwrap() + 1) as i64;
-            let part = FetchPartition { partition: id, offset, max_bytes: permit.bytes(), leader_epoch: -1 };
+            let part = FetchPartition {
+                partition: id,
+                offset,
+                max_bytes: permit.bytes(),
+                leader_epoch: -1,
+                bound: ReadBound::HighWatermark,
+            };
             let mut read = store.read(&part, permit.bytes(), true).await;
             permit.cover(read.iter_mut().flat_map(|fetched| &mut fetched.records.chunks));
             self.rest(store, 20_000).await;

@@ -5,13 +5,14 @@ use std::{io, rc::Rc};
 
 use super::{Store, segment_files::OpenSegment};
 use crate::{
-    api::{FetchPartition, Fetched, LogError, Records, TopicPartition},
+    api::{FetchPartition, Fetched, LogError, ReadBound, Records, TopicPartition},
     chunk::{Chunk, FileRange, Memory},
     format::segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
     io::{File, Io, align_down, align_up, residency},
     partition::{
+        Partition, PartitionCell,
         available::SEGMENTS_READ_MAX,
-        read::ReadPlan,
+        read::{ReadPlan, Wanted},
         run::{batch_head, select},
         waiters::Waiter,
     },
@@ -39,14 +40,29 @@ impl<I: Io> Store<I> {
         max_bytes: usize,
         min_one: bool,
     ) -> Result<Fetched, LogError> {
+        let cell = self.partition(part.partition)?;
+        let end = cell.borrow().end_for(part.bound);
+        self.read_below(&cell, part, end, max_bytes, min_one).await
+    }
+
+    /// The same up to an end that is known: it stays the same for all of an answer.
+    pub(super) async fn read_below(
+        &self,
+        cell: &Rc<PartitionCell>,
+        part: &FetchPartition,
+        end: i64,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<Fetched, LogError> {
         check_epoch(part.leader_epoch)?;
-        let left = max_bytes.min(part.max_bytes);
-        let (mut fetched, mut next) = self.read_on(part.partition, part.offset, left, min_one).await?;
+        let mut wanted = Wanted { offset: part.offset, end, max_bytes: max_bytes.min(part.max_bytes), min_one };
+        let (mut fetched, mut next) = self.read_on(cell, &wanted).await?;
         for _ in 0..SEGMENTS_READ_MAX {
-            let left = left.saturating_sub(fetched.records.len());
+            let left = part.max_bytes.min(max_bytes).saturating_sub(fetched.records.len());
             let Some(offset) = next.filter(|_| left > 0) else { break };
+            wanted = Wanted { offset, end, max_bytes: left, min_one: false };
             // An error there is told to who begins there.
-            let Ok((more, then)) = self.read_on(part.partition, offset, left, false).await else { break };
+            let Ok((more, then)) = self.read_on(cell, &wanted).await else { break };
             let mut chunks = std::mem::take(&mut fetched.records.chunks);
             chunks.extend(more.records.chunks);
             (fetched, next) = (Fetched { records: Records { chunks }, ..more }, then);
@@ -63,56 +79,45 @@ impl<I: Io> Store<I> {
     async fn try_read_soon(&self, part: &FetchPartition) -> io::Result<Option<usize>> {
         let id = part.partition;
         let Ok(cell) = self.partition(id) else { return Ok(None) };
-        let plan = cell.borrow().plan_read(part.offset, 0, false);
+        let end = cell.borrow().end_for(part.bound);
+        let wanted = Wanted { offset: part.offset, end, max_bytes: part.max_bytes, min_one: false };
+        let plan = cell.borrow().plan_read(&Wanted { max_bytes: 0, ..wanted });
         let Ok(ReadPlan::Segment(segment)) = plan else { return Ok(None) };
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, &segment).await?;
         let Some(start) = open.start(&index, part.offset) else { return Ok(None) };
-        let Some((end, _)) = sendable(&segment, &index, start, part.max_bytes) else { return Ok(None) };
+        let Some((end, _)) = sendable(&segment, &index, start, &wanted) else { return Ok(None) };
         let Some(file) = self.buffered(id, &open, &segment)? else { return Ok(None) };
         residency::read_ahead(&file, start..end);
         Ok(usize::try_from(end - start).ok())
     }
 
     /// Reads the tail, or one segment: then also says where the log goes on, if all of that segment was read.
-    async fn read_on(
-        &self,
-        id: TopicPartition,
-        offset: i64,
-        max_bytes: usize,
-        min_one: bool,
-    ) -> Result<(Fetched, Option<i64>), LogError> {
+    async fn read_on(&self, cell: &Rc<PartitionCell>, wanted: &Wanted) -> Result<(Fetched, Option<i64>), LogError> {
         let mut attempts = 0;
         loop {
-            let cell = self.partition(id)?;
-            let (plan, missed, fetched) = {
+            let (plan, missed, fetched, id) = {
                 let partition = cell.borrow();
-                let plan = match partition.plan_read(offset, max_bytes, min_one)? {
+                if partition.is_deleted() {
+                    return Err(LogError::UnknownPartition);
+                }
+                let plan = match partition.plan_read(wanted)? {
                     ReadPlan::Segment(segment) => Err(segment),
                     ReadPlan::Memory(chunks) => Ok(chunks),
                     ReadPlan::Empty => Ok(Vec::new()),
                 };
-                let high_watermark = partition.marks().high_watermark();
-                let missed = plan.is_err() && partition.could_be_cached(offset);
-                (
-                    plan,
-                    missed,
-                    Fetched {
-                        high_watermark,
-                        log_start_offset: partition.marks().log_start(),
-                        records: Records::default(),
-                    },
-                )
+                let missed = plan.is_err() && partition.could_be_cached(wanted.offset);
+                (plan, missed, fetched(&partition), partition.id())
             };
             let segment = match plan {
                 Ok(chunks) => {
                     return Ok((Fetched { records: Records { chunks }, ..fetched }, None));
                 }
-                Err(_) if max_bytes == 0 && !min_one => return Ok((fetched, None)), // nothing is read for nothing
+                Err(_) if wanted.max_bytes == 0 && !wanted.min_one => return Ok((fetched, None)), // nothing is read for nothing
                 Err(segment) => segment,
             };
             attempts += 1;
-            match self.read_segment(id, &segment, offset, max_bytes, min_one).await {
+            match self.read_segment(id, &segment, wanted).await {
                 Ok((chunks, next)) => {
                     let records = Records { chunks };
                     if missed {
@@ -133,26 +138,24 @@ impl<I: Io> Store<I> {
         &self,
         id: TopicPartition,
         segment: &Segment,
-        offset: i64,
-        max_bytes: usize,
-        min_one: bool,
+        wanted: &Wanted,
     ) -> io::Result<(Vec<Chunk>, Option<i64>)> {
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
-        let hint = open.start(&index, offset);
+        let hint = open.start(&index, wanted.offset);
         if let Some(start) = hint
-            && let Some((chunk, next)) = self.cached_range(id, &open, segment, &index, start, max_bytes)?
+            && let Some((chunk, next)) = self.cached_range(id, &open, segment, &index, start, wanted)?
         {
             return Ok((vec![chunk], Some(next)));
         }
-        let start = hint.unwrap_or_else(|| segment::position_before(&index, offset));
+        let start = hint.unwrap_or_else(|| segment::position_before(&index, wanted.offset));
         let slack = if hint.is_some() { 0 } else { 2 * INDEX_INTERVAL_BYTES };
-        let end = segment.size.min(start + max_bytes as u64 + slack);
+        let end = segment.size.min(start + wanted.max_bytes as u64 + slack);
         let (memory, base) = read_range(&open, start, end).await?;
         let skip = usize::try_from(start - base).expect("less than a block");
         let limit = memory.bytes().len().min(usize::try_from(segment.size - base).unwrap_or(usize::MAX));
         let bytes = &memory.bytes()[skip..limit];
-        let range = select(bytes, offset, max_bytes, min_one);
+        let range = select(bytes, wanted);
         if !range.is_empty() {
             let end = start + range.end as u64;
             let next = set_hint(&open, &bytes[range.clone()], end);
@@ -161,11 +164,14 @@ impl<I: Io> Store<I> {
             chunk.detach_from(PINNED_MAX);
             return Ok((vec![chunk], next));
         }
-        if !min_one {
+        if !wanted.min_one {
+            return Ok((Vec::new(), None));
+        }
+        let (position, size, end_offset) = locate(bytes, wanted.offset).ok_or(io::ErrorKind::InvalidData)?;
+        if end_offset > wanted.end {
             return Ok((Vec::new(), None));
         }
         // The first batch is larger than what was read.
-        let (position, size) = locate(bytes, offset).ok_or(io::ErrorKind::InvalidData)?;
         let (begin, end) = (start + position as u64, start + (position + size) as u64);
         let (memory, base) = read_range(&open, begin, end).await?;
         let skip = usize::try_from(begin - base).expect("less than a block");
@@ -182,9 +188,9 @@ impl<I: Io> Store<I> {
         segment: &Segment,
         index: &[IndexEntry],
         start: u64,
-        max_bytes: usize,
+        wanted: &Wanted,
     ) -> io::Result<Option<(Chunk, i64)>> {
-        let Some((end, next)) = sendable(segment, index, start, max_bytes) else { return Ok(None) };
+        let Some((end, next)) = sendable(segment, index, start, wanted) else { return Ok(None) };
         let Some(file) = self.buffered(id, open, segment)? else { return Ok(None) };
         if !residency::is_resident(&file, start..end) {
             return Ok(None); // who reads this otherwise also asks for what follows
@@ -259,7 +265,8 @@ impl<I: Io> Store<I> {
             let left_by_readers = |segment: &Segment| {
                 self.segments.if_open(part.partition, segment.name()).and_then(|open| open.position_of(part.offset))
             };
-            cell.borrow().available(part.offset, part.max_bytes, left_by_readers)
+            let partition = cell.borrow();
+            partition.available(part.offset, partition.end_for(part.bound), part.max_bytes, left_by_readers)
         };
         parts.iter().map(of).fold(0, usize::saturating_add)
     }
@@ -283,6 +290,16 @@ impl<I: Io> Store<I> {
     }
 }
 
+/// An answer without records.
+fn fetched(partition: &Partition) -> Fetched {
+    Fetched {
+        high_watermark: partition.end_for(ReadBound::HighWatermark),
+        last_stable_offset: partition.end_for(ReadBound::LastStable),
+        log_start_offset: partition.marks().log_start(),
+        records: Records::default(),
+    }
+}
+
 /// Checks the epoch that a client believes in.
 pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
     match leader_epoch {
@@ -298,14 +315,16 @@ fn final_bytes(segment: &Segment) -> u64 {
     if segment.sealed { segment.size } else { align_down(segment.size) }
 }
 
-/// Where whole batches from `start` on end that take `max_bytes` at most and never change, as far as the index tells, and
-/// the offset behind them.
-fn sendable(segment: &Segment, index: &[IndexEntry], start: u64, max_bytes: usize) -> Option<(u64, i64)> {
-    let wanted = start + max_bytes as u64;
-    if segment.sealed && wanted >= segment.size {
+/// Where whole batches from `start` on end that are wanted and never change, as far as the index tells, and the offset
+/// behind them.
+fn sendable(segment: &Segment, index: &[IndexEntry], start: u64, wanted: &Wanted) -> Option<(u64, i64)> {
+    let most = start + wanted.max_bytes as u64;
+    if segment.sealed && most >= segment.size && segment.end_offset <= wanted.end {
         return Some((segment.size, segment.end_offset));
     }
-    let last = segment::last_up_to(index, wanted.min(final_bytes(segment)))?;
+    // an entry's offset is the end of what is before it
+    let below = &index[..index.partition_point(|entry| entry.offset.get() <= wanted.end)];
+    let last = segment::last_up_to(below, most.min(final_bytes(segment)))?;
     (last.position.get() > start).then(|| (last.position.get(), last.offset.get()))
 }
 
@@ -323,12 +342,12 @@ fn set_hint<I: Io>(open: &OpenSegment<I>, batches: &[u8], end: u64) -> Option<i6
     next
 }
 
-/// Position and size of the batch that holds `offset`, or the next one.
-fn locate(bytes: &[u8], offset: i64) -> Option<(usize, usize)> {
+/// Position, size and end of the batch that holds `offset`, or the next one.
+fn locate(bytes: &[u8], offset: i64) -> Option<(usize, usize, i64)> {
     let mut at = 0;
     while let Some((_, end, size)) = batch_head(bytes.get(at..)?) {
         if end > offset {
-            return Some((at, size));
+            return Some((at, size, end));
         }
         at += size;
     }
@@ -357,25 +376,45 @@ mod tests {
         (segment, [0, 3, 6, 9].map(entry).to_vec())
     }
 
+    fn wanted(max_bytes: usize) -> Wanted {
+        Wanted { offset: 0, end: 10, max_bytes, min_one: false }
+    }
+
     #[test]
     fn what_an_active_segment_ends_with_is_not_sent_from_the_file() {
         let (sealed, index) = segment(true);
-        assert_eq!(sendable(&sealed, &index, 0, 1 << 20), Some((300_000, 10)));
+        assert_eq!(sendable(&sealed, &index, 0, &wanted(1 << 20)), Some((300_000, 10)));
         let (active, index) = segment(false);
         assert_eq!(final_bytes(&active), 299_008);
-        assert_eq!(sendable(&active, &index, 0, 1 << 20), Some((270_000, 9)));
-        assert_eq!(sendable(&active, &index, 270_000, 1 << 20), None);
+        assert_eq!(sendable(&active, &index, 0, &wanted(1 << 20)), Some((270_000, 9)));
+        assert_eq!(sendable(&active, &index, 270_000, &wanted(1 << 20)), None);
         let short = Segment { size: 270_300, ..active };
-        assert_eq!(sendable(&short, &index, 0, 1 << 20), Some((180_000, 6)), "the last block may be written again");
+        assert_eq!(
+            sendable(&short, &index, 0, &wanted(1 << 20)),
+            Some((180_000, 6)),
+            "the last block may be written again"
+        );
     }
 
     #[test]
     fn a_range_ends_where_the_index_knows_a_batch_to_end() {
         for sealed in [true, false] {
             let (segment, index) = segment(sealed);
-            assert_eq!(sendable(&segment, &index, 0, 100_000), Some((90_000, 3)));
-            assert_eq!(sendable(&segment, &index, 90_000, 180_000), Some((270_000, 9)));
-            assert_eq!(sendable(&segment, &index, 90_000, 89_999), None);
+            assert_eq!(sendable(&segment, &index, 0, &wanted(100_000)), Some((90_000, 3)));
+            assert_eq!(sendable(&segment, &index, 90_000, &wanted(180_000)), Some((270_000, 9)));
+            assert_eq!(sendable(&segment, &index, 90_000, &wanted(89_999)), None);
+        }
+    }
+
+    #[test]
+    fn a_range_ends_below_the_end_of_who_reads() {
+        for sealed in [true, false] {
+            let (segment, index) = segment(sealed);
+            let sent = |start, end| sendable(&segment, &index, start, &Wanted { end, ..wanted(1 << 20) });
+            assert_eq!(sent(0, 2), None, "no batch before that is known to the index");
+            assert_eq!([3, 5, 6].map(|end| sent(0, end)), [(90_000, 3), (90_000, 3), (180_000, 6)].map(Some));
+            assert_eq!([9, 10].map(|end| sent(180_000, end))[0], Some((270_000, 9)));
+            assert_eq!(sent(180_000, 6), None);
         }
     }
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Owed, Store, StoreOptions, Taken};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, Produced, TopicPartition},
+    api::{FetchPartition, LogError, ProducePartition, Produced, ReadBound, TopicPartition},
     batch::{BatchBuilder, BatchError, BatchInfo, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
     io::{
@@ -91,7 +91,13 @@ async fn read(store: &Rc<Store<SimIo>>, at: usize) -> Vec<(BatchInfo, String)> {
     let (mut offset, end) = store.bounds(partition(at)).unwrap();
     let mut all = Vec::new();
     while offset < end {
-        let part = FetchPartition { partition: partition(at), offset, max_bytes: 1 << 20, leader_epoch: -1 };
+        let part = FetchPartition {
+            partition: partition(at),
+            offset,
+            max_bytes: 1 << 20,
+            leader_epoch: -1,
+            bound: ReadBound::HighWatermark,
+        };
         for chunk in store.read(&part, 1 << 20, true).await.unwrap().records.chunks {
             for batch in batches(chunk.as_slice().unwrap()) {
                 let (info, batch) = batch.unwrap();

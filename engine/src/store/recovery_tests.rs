@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions, append::Wait};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, TopicPartition},
+    api::{FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
     batch::{BatchBuilder, Codec, Record, batches, records},
     config::TopicConfig,
     io::{
@@ -142,7 +142,13 @@ async fn check(store: &Store<SimIo>, index: i32) -> i64 {
     let (start, end) = store.bounds(partition(index)).unwrap();
     let mut offset = start;
     while offset < end {
-        let part = FetchPartition { partition: partition(index), offset, max_bytes: 1 << 20, leader_epoch: -1 };
+        let part = FetchPartition {
+            partition: partition(index),
+            offset,
+            max_bytes: 1 << 20,
+            leader_epoch: -1,
+            bound: ReadBound::HighWatermark,
+        };
         let fetched = store.read(&part, 1 << 20, true).await.unwrap();
         assert!(!fetched.records.chunks.is_empty(), "nothing at {offset} of {end}");
         for chunk in fetched.records.chunks {

@@ -9,7 +9,7 @@ use kafka_protocol::{
     protocol::{Decodable, StrBytes},
 };
 use millrace_engine::{
-    api::{Fetch, FetchPartition, Fetched, LogError, Records, TopicPartition},
+    api::{Fetch, FetchPartition, Fetched, LogError, ReadBound, Records, TopicPartition},
     batch::Codec,
 };
 use uuid::Uuid;
@@ -167,6 +167,7 @@ async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Re
             offset: wanted.offset,
             max_bytes: usize::try_from(wanted.max_bytes).unwrap_or(0),
             leader_epoch: wanted.leader_epoch,
+            bound: ReadBound::HighWatermark,
         })
     });
     let owners = resolved.iter().flatten().map(|partition| context.engine().owner(*partition));

@@ -10,7 +10,7 @@ use kafka_protocol::{
         list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
     },
 };
-use millrace_engine::api::{LEADER_EPOCH, OffsetSpec, TopicPartition};
+use millrace_engine::api::{LEADER_EPOCH, OffsetSpec, ReadBound, TopicPartition};
 
 use crate::{
     broker::{
@@ -103,7 +103,11 @@ async fn answer_partition(
         Question::Offset(spec) => spec,
         Question::Tiered => return response,
     };
-    match context.engine().list_offset(partition_id, spec, partition.current_leader_epoch).await {
+    match context
+        .engine()
+        .list_offset(partition_id, spec, ReadBound::HighWatermark, partition.current_leader_epoch)
+        .await
+    {
         Ok(found) => {
             let response = response.with_timestamp(found.timestamp_ms).with_offset(found.offset);
             let epoch = if found.offset >= 0 { LEADER_EPOCH } else { -1 };

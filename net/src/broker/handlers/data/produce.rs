@@ -12,7 +12,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use millrace_engine::{
-    api::{LogError, OffsetSpec, ProducePartition, Produced, TopicPartition},
+    api::{LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
     batch::{BatchError, BatchInfo, Codec, RefusedRecord},
     engine::{Engine, Topic},
 };
@@ -202,7 +202,8 @@ async fn log_starts(
     let mut log_starts = HashMap::new();
     for (partition, outcome) in partitions.zip(appended) {
         if outcome.as_ref().is_err_and(tells_log_start)
-            && let Ok(earliest) = engine.list_offset(partition, OffsetSpec::Earliest, -1).await
+            && let Ok(earliest) =
+                engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await
         {
             log_starts.insert(partition, earliest.offset);
         }

@@ -9,7 +9,7 @@ use kafka_protocol::{
     protocol::Decodable,
 };
 use millrace_engine::{
-    api::{OffsetSpec, TopicPartition},
+    api::{OffsetSpec, ReadBound, TopicPartition},
     engine::{Engine, Topic},
 };
 use uuid::Uuid;
@@ -128,7 +128,7 @@ async fn describe_partition(
     (described.start_offset, described.leader_epoch) = (start_offset, leader_epoch);
     if start_offset != UNDECIDED && delivery_complete_count != -1 {
         let partition = TopicPartition { topic, partition: index };
-        match engine.list_offset(partition, OffsetSpec::Latest, -1).await {
+        match engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await {
             Ok(end) => described.lag = end.offset - start_offset - i64::from(delivery_complete_count),
             Err(error) => described.error = Some(log_error(&error)),
         }

@@ -4,7 +4,7 @@ use std::{os::unix::fs::FileExt, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use millrace_engine::{
-    api::{Chunk, Fetch, FetchPartition, LogError, OffsetSpec, Records, TopicPartition},
+    api::{Chunk, Fetch, FetchPartition, LogError, OffsetSpec, ReadBound, Records, TopicPartition},
     batch,
     engine::Engine,
 };
@@ -57,8 +57,8 @@ pub(crate) async fn read_records(
     partition: TopicPartition,
     mut each: impl FnMut(&batch::Record),
 ) -> Result<(), LoadError> {
-    let mut offset = engine.list_offset(partition, OffsetSpec::Earliest, -1).await?.offset;
-    let end = engine.list_offset(partition, OffsetSpec::Latest, -1).await?.offset;
+    let mut offset = engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await?.offset;
+    let end = engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await?.offset;
     while offset < end {
         let fetched = engine.fetch(fetch(partition, offset)).await.pop();
         let fetched = fetched.unwrap_or(Err(LogError::UnknownPartition))?;
@@ -75,7 +75,13 @@ pub(crate) async fn read_records(
 
 fn fetch(partition: TopicPartition, offset: i64) -> Fetch {
     Fetch {
-        partitions: vec![FetchPartition { partition, offset, max_bytes: READ_BYTES, leader_epoch: -1 }],
+        partitions: vec![FetchPartition {
+            partition,
+            offset,
+            max_bytes: READ_BYTES,
+            leader_epoch: -1,
+            bound: ReadBound::HighWatermark,
+        }],
         max_bytes: READ_BYTES,
         min_bytes: 0,
         max_wait: Duration::ZERO,

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use kafka_protocol::ResponseError;
 use millrace_engine::{
-    api::{Chunk, Fetch, FetchPartition, Fetched, LogError, Records, TopicPartition},
+    api::{Chunk, Fetch, FetchPartition, Fetched, LogError, ReadBound, Records, TopicPartition},
     batch::{BatchError, BatchInfo},
     engine::Engine,
 };
@@ -186,7 +186,13 @@ impl Shares {
             let Some(offset) = offset else { continue };
             let Some(lock) = Reading::begin(live) else { continue };
             let partition = want.partitions[at];
-            parts.push(FetchPartition { partition, offset, max_bytes: share, leader_epoch: -1 });
+            parts.push(FetchPartition {
+                partition,
+                offset,
+                max_bytes: share,
+                leader_epoch: -1,
+                bound: ReadBound::HighWatermark,
+            });
             reading.push((at, offset, lock));
         }
         let mut answers: Vec<Answer> = lives
@@ -283,7 +289,13 @@ impl Shares {
             if let Some(offset) = offset {
                 let partition = TopicPartition { topic: live.key.topic, partition: live.key.partition };
                 let max_bytes = want.partition_bytes_max();
-                parts.push(FetchPartition { partition, offset, max_bytes, leader_epoch: -1 });
+                parts.push(FetchPartition {
+                    partition,
+                    offset,
+                    max_bytes,
+                    leader_epoch: -1,
+                    bound: ReadBound::HighWatermark,
+                });
             }
         }
         let changed = std::pin::pin!(notice.given());

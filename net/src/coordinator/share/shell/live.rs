@@ -9,7 +9,7 @@ use std::{
 
 use kafka_protocol::ResponseError;
 use millrace_engine::{
-    api::{OffsetSpec, TopicPartition},
+    api::{OffsetSpec, ReadBound, TopicPartition},
     engine::Engine,
 };
 
@@ -178,7 +178,7 @@ impl Shares {
             UNDECIDED => self.reset_offset(&key.group, partition).await?,
             start_offset => start_offset,
         };
-        let earliest = self.engine.list_offset(partition, OffsetSpec::Earliest, -1).await;
+        let earliest = self.engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await;
         let earliest = earliest.map_err(|error| log_error(&error))?.offset;
         let mut core = SharePartition::restore(start_offset, &state.batches).map_err(|reason| {
             tracing::error!(group = %key.group, topic = %key.topic, partition = key.partition, reason, "bad share state");
@@ -197,10 +197,10 @@ impl Shares {
             OffsetReset::Latest => OffsetSpec::Latest,
             OffsetReset::Ago(ms) => OffsetSpec::Timestamp(self.clock.now_ms().saturating_sub(ms)),
         };
-        let mut found = self.engine.list_offset(partition, spec, -1).await;
+        let mut found = self.engine.list_offset(partition, spec, ReadBound::HighWatermark, -1).await;
         if matches!(&found, Ok(found) if found.offset < 0) {
             // no record is as young as that
-            found = self.engine.list_offset(partition, OffsetSpec::Latest, -1).await;
+            found = self.engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await;
         }
         found.map(|found| found.offset).map_err(|error| log_error(&error))
     }
