@@ -1,7 +1,7 @@
 //! How much a fetch would find, without reading: what `min_bytes` is compared with. Exact in the tail and where a
 //! segment begins or a reader has just been; in between, of the segments that the fetch begins and ends in, up to an
-//! interval of the index too much. Only if one is sealed and nobody has read it, its index is not in memory: then its batches
-//! count as if they were all alike.
+//! interval of the index too much. Only if one is sealed and nobody has read it, its index is not in memory: then its
+//! batches count as if they were all alike.
 
 use super::Partition;
 use crate::format::segment::{INDEX_INTERVAL_BYTES, Segment};

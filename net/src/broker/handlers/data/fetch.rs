@@ -112,7 +112,8 @@ struct Limits {
     max_bytes: usize,
     min_bytes: usize,
     max_wait: Duration,
-    reads_committed: bool,
+    /// Up to where the client reads.
+    bound: ReadBound,
     /// The client says that it is a replica.
     is_replica: bool,
     /// The client may know zstd (KIP-110).
@@ -127,7 +128,7 @@ impl Limits {
             max_bytes,
             min_bytes: size(request.min_bytes).min(max_bytes),
             max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
-            reads_committed: request.isolation_level == 1,
+            bound: ReadBound::of_isolation_level(request.isolation_level),
             is_replica: request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0,
             may_know_zstd: version >= 10,
         }
@@ -167,7 +168,7 @@ async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Re
             offset: wanted.offset,
             max_bytes: usize::try_from(wanted.max_bytes).unwrap_or(0),
             leader_epoch: wanted.leader_epoch,
-            bound: ReadBound::HighWatermark,
+            bound: limits.bound,
         })
     });
     let owners = resolved.iter().flatten().map(|partition| context.engine().owner(*partition));
@@ -228,7 +229,7 @@ fn respond(
             TopicKey::Name(name) => (name, Uuid::nil()),
             TopicKey::Id(id) => (StrBytes::new(), id),
         };
-        let partition = partition_response(wanted.key.index, limits.reads_committed, answer);
+        let partition = partition_response(wanted.key.index, limits.bound, answer);
         match topics.last_mut() {
             Some(last) if last.name == name && last.id == id => last.partitions.push(partition),
             _ => topics.push(TopicResponse { name, id, partitions: vec![partition] }),
@@ -249,13 +250,14 @@ fn outcome(answer: &Result<Fetched, ResponseError>) -> Outcome {
     }
 }
 
-fn partition_response(index: i32, reads_committed: bool, answer: Result<Fetched, ResponseError>) -> PartitionResponse {
+fn partition_response(index: i32, bound: ReadBound, answer: Result<Fetched, ResponseError>) -> PartitionResponse {
+    let reads_committed = bound == ReadBound::LastStable;
     match answer {
         Ok(fetched) => PartitionResponse {
             index,
             error_code: 0,
             high_watermark: fetched.high_watermark,
-            last_stable_offset: fetched.high_watermark,
+            last_stable_offset: fetched.last_stable_offset,
             log_start_offset: fetched.log_start_offset,
             reads_committed,
             records: fetched.records,

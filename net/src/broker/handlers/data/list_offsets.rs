@@ -46,16 +46,24 @@ enum Question {
     Tiered,
 }
 
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Asker {
+    version: i16,
+    /// Up to where it reads.
+    bound: ReadBound,
+}
+
 async fn handle(context: Context, call: Call<ListOffsetsRequest>) -> ListOffsetsResponse {
-    let version = call.version();
+    let asker = Asker { version: call.version(), bound: ReadBound::of_isolation_level(call.body.isolation_level) };
     let mut topics = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
-        topics.push(answer_topic(&context, version, topic).await);
+        topics.push(answer_topic(&context, asker, topic).await);
     }
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) -> ListOffsetsTopicResponse {
+async fn answer_topic(context: &Context, asker: Asker, topic: ListOffsetsTopic) -> ListOffsetsTopicResponse {
     let found = context.topic(&topic.name, Operation::Describe);
     let mut times_asked = HashMap::new();
     for partition in &topic.partitions {
@@ -76,7 +84,7 @@ async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) 
             }
             _ => Err(ResponseError::UnknownTopicOrPartition),
         };
-        answers.push(answer_partition(context, version, target, partition));
+        answers.push(answer_partition(context, asker, target, partition));
     }
     let answers = futures_util::future::join_all(answers).await;
     ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(answers)
@@ -84,7 +92,7 @@ async fn answer_topic(context: &Context, version: i16, topic: ListOffsetsTopic) 
 
 async fn answer_partition(
     context: &Context,
-    version: i16,
+    asker: Asker,
     target: Result<TopicPartition, ResponseError>,
     partition: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
@@ -96,22 +104,18 @@ async fn answer_partition(
         Ok(partition_id) => partition_id,
         Err(error) => return response.with_error_code(error.code()),
     };
-    let Some(question) = question(partition.timestamp, version) else {
+    let Some(question) = question(partition.timestamp, asker.version) else {
         return response.with_error_code(ResponseError::UnsupportedVersion.code());
     };
     let spec = match question {
         Question::Offset(spec) => spec,
         Question::Tiered => return response,
     };
-    match context
-        .engine()
-        .list_offset(partition_id, spec, ReadBound::HighWatermark, partition.current_leader_epoch)
-        .await
-    {
+    match context.engine().list_offset(partition_id, spec, asker.bound, partition.current_leader_epoch).await {
         Ok(found) => {
             let response = response.with_timestamp(found.timestamp_ms).with_offset(found.offset);
             let epoch = if found.offset >= 0 { LEADER_EPOCH } else { -1 };
-            if version >= 4 { response.with_leader_epoch(epoch) } else { response }
+            if asker.version >= 4 { response.with_leader_epoch(epoch) } else { response }
         }
         Err(error) => response.with_error_code(log_error(&error).code()),
     }
