@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     api::{LogError, ProducePartition, Produced, TopicPartition},
+    batch::AppendOrigin,
     boot,
     config::TopicConfig,
     format::catalog::Catalog,
@@ -67,7 +68,8 @@ impl Apart {
 
     /// Appends a batch to a partition, by its number; resolves when it is durable.
     pub fn produce(&self, partition: u32, batch: Bytes) -> impl Future<Output = Result<Produced, LogError>> + use<> {
-        let taken = self.0[partition as usize].append(ProducePartition { partition: id(partition), batch });
+        let taken = self.0[partition as usize]
+            .append(ProducePartition { partition: id(partition), batch }, AppendOrigin::Client);
         async move {
             let (produced, wait) = taken.appended().await?;
             if let Some(wait) = wait {

@@ -18,6 +18,7 @@ use crate::{
         ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced,
         ReadBound, TopicId, TopicPartition,
     },
+    batch::AppendOrigin,
     io::{self, direct::DirectIo},
     mail::Mail,
     metadata::CatalogFile,
@@ -119,6 +120,7 @@ impl Engine {
     /// durable as its topic says (or refused). One answer per part, in order. Dropping the future undoes nothing.
     pub fn produce(
         &self,
+        origin: AppendOrigin,
         parts: Vec<ProducePartition>,
     ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
         self.0.mail.note_activity();
@@ -134,7 +136,7 @@ impl Engine {
             .map(|(shard, (places, parts))| {
                 let answers = self.call(shard, move |engine: Engine| {
                     // Taken when the letter is opened: the order of letters is the order of offsets.
-                    let taken: Vec<Taken> = parts.into_iter().map(|part| engine.0.store.append(part)).collect();
+                    let taken: Vec<Taken> = parts.into_iter().map(|part| engine.0.store.append(part, origin)).collect();
                     settle(taken)
                 });
                 async move { (places, answers.await) }

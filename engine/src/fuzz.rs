@@ -14,8 +14,8 @@ use uuid::Uuid;
 use crate::{
     api::TopicPartition,
     batch::{
-        self, BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchInfo, Codec, Recompress, Recompressed, Record, Rules,
-        TimestampType,
+        self, AppendOrigin, BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchInfo, Codec, Recompress, Recompressed,
+        Record, Rules, TimestampType,
     },
     format::{
         catalog, group_reader,
@@ -52,6 +52,7 @@ pub fn targets() -> &'static [Target] {
 }
 
 const RULES: Rules = Rules {
+    origin: AppendOrigin::Client,
     max_bytes: 1 << 20,
     now_ms: 1_700_000_000_000,
     timestamp_type: TimestampType::CreateTime,

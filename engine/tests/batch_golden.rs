@@ -11,10 +11,11 @@ use kafka_protocol::{
         TimestampType as ForeignTimestampType,
     },
 };
-use millrace_engine::batch::{self, BatchBuilder, BatchInfo, Codec, Record, Rules, TimestampType};
+use millrace_engine::batch::{self, AppendOrigin, BatchBuilder, BatchInfo, Codec, Record, Rules, TimestampType};
 use proptest::{collection::vec, option, prelude::*};
 
 const RULES: Rules = Rules {
+    origin: AppendOrigin::Client,
     max_bytes: 1 << 20,
     now_ms: i64::MAX / 2,
     timestamp_type: TimestampType::CreateTime,

@@ -16,7 +16,7 @@ use millrace_engine::{
         Chunk, ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicId,
         TopicPartition,
     },
-    batch::{BatchBuilder, BatchInfo, Codec, Record, batches, records, verify_crc},
+    batch::{AppendOrigin, BatchBuilder, BatchInfo, Codec, Record, batches, records, verify_crc},
     engine::Engine,
     node::NodeOptions,
 };
@@ -62,7 +62,9 @@ async fn produce(engine: &Engine, partition: TopicPartition, codec: Codec, from:
         for offset in base..end.min(base + 50) {
             builder.push(&Record { offset: offset - base, ..record(offset) });
         }
-        sent.push(engine.produce(vec![ProducePartition { partition, batch: builder.finish().into() }]));
+        sent.push(
+            engine.produce(AppendOrigin::Client, vec![ProducePartition { partition, batch: builder.finish().into() }]),
+        );
     }
     for answer in sent {
         answer.await.remove(0).unwrap();

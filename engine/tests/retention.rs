@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use millrace_engine::{
     api::{NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
-    batch::{BatchBuilder, Codec, Record},
+    batch::{AppendOrigin, BatchBuilder, Codec, Record},
     engine::Engine,
     node::NodeOptions,
 };
@@ -32,7 +32,9 @@ async fn produce(engine: &Engine, partition: TopicPartition, timestamp: i64) -> 
     for offset in 0..100 {
         builder.push(&Record { offset, timestamp, key: None, value: Some("value".into()), headers: vec![] });
     }
-    let answers = engine.produce(vec![ProducePartition { partition, batch: builder.finish().into() }]).await;
+    let answers = engine
+        .produce(AppendOrigin::Client, vec![ProducePartition { partition, batch: builder.finish().into() }])
+        .await;
     answers[0].as_ref().unwrap().base_offset
 }
 

@@ -1,4 +1,4 @@
-//! Whether a batch from a client may be kept: everything that Kafka 4's broker looks at, and the shape of every record.
+//! Whether a batch may be kept: everything that Kafka 4's broker looks at, and the shape of every record.
 //!
 //! Where we are stricter than Kafka: offset deltas must count 0, 1, 2, ... (Kafka rewrites compressed batches whose
 //! deltas do not, and keeps uncompressed ones as they are), a record must fill its declared length in compressed
@@ -14,16 +14,18 @@
 use std::ops::ControlFlow;
 
 use super::{
-    BatchError, BatchInfo, TimestampType, corrupt,
+    AppendOrigin, BatchError, BatchInfo, TimestampType, corrupt,
     header::{DELETE_HORIZON, LOG_APPEND_TIME, PRODUCERS, verify_crc},
     invalid,
     records::{Head, walk},
     refused::{RefusedReason, RefusedRecords},
 };
 
-/// What a topic asks of a batch.
+/// What is asked of a batch, by its topic and for who appends it.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
+    /// Who appends it.
+    pub origin: AppendOrigin,
     /// Largest batch: `max.message.bytes`.
     pub max_bytes: usize,
     /// Wall clock.
@@ -38,7 +40,7 @@ pub struct Rules {
     pub key_required: bool,
 }
 
-/// Decides on `bytes`, which must be exactly one batch from a client.
+/// Decides on `bytes`, which must be exactly one batch.
 ///
 /// The result's attributes are those that the batch may have, and its `max_timestamp` is the true one, whatever the
 /// header says, unless the topic uses LogAppendTime: hand it to [`correct_header`](super::correct_header) before the
@@ -76,7 +78,7 @@ fn check_header(info: &BatchInfo, rules: &Rules) -> Result<(), BatchError> {
         let (count, delta) = (info.record_count, info.last_offset_delta);
         return Err(invalid(format!("record count {count} does not go with last offset delta {delta}")));
     }
-    if info.is_control() {
+    if info.is_control() && rules.origin == AppendOrigin::Client {
         return Err(invalid("clients may not write control batches"));
     }
     if info.is_transactional() {

@@ -48,6 +48,15 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
+/// Who appends a batch: decides what it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendOrigin {
+    /// A client.
+    Client,
+    /// A coordinator of this node, to a topic in which it keeps its state: control batches are for coordinators.
+    Coordinator,
+}
+
 /// Why a batch was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {

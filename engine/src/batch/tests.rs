@@ -10,6 +10,7 @@ pub(super) const NOW_MS: i64 = 1_700_000_000_000;
 
 pub(super) fn rules() -> Rules {
     Rules {
+        origin: AppendOrigin::Client,
         max_bytes: 1 << 20,
         now_ms: NOW_MS,
         timestamp_type: TimestampType::CreateTime,
@@ -392,6 +393,19 @@ fn misshapen_records_are_refused_in_every_codec() {
             assert!(matches!(check(&batch, &rules()), Err(BatchError::Invalid(_))), "{codec:?}: {what}");
         }
     }
+}
+
+#[test]
+fn control_batches_are_for_coordinators() {
+    let mut control = BatchBuilder::new(Codec::None, 0).control();
+    control.push(&plain(0, 5, "a"));
+    let control = control.finish();
+    assert!(matches!(check(&control, &rules()), Err(BatchError::Invalid(_))));
+    let by_coordinator = Rules { origin: AppendOrigin::Coordinator, ..rules() };
+    assert!(check(&control, &by_coordinator).is_ok_and(|info| info.is_control()));
+    let mut transactional = BatchBuilder::new(Codec::None, 0).producer(1, 0, 0).transactional();
+    transactional.push(&plain(0, 5, "a"));
+    assert_eq!(check(&transactional.finish(), &by_coordinator), Err(BatchError::Transactional));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Store;
 use crate::{
     api::{LogError, ProducePartition, Produced},
-    batch::{self, BatchInfo, Compression, Rules},
+    batch::{self, AppendOrigin, BatchInfo, Compression, Rules},
     config::{Durability, TopicConfig},
     io::Io,
     partition::{PartitionCell, Placed},
@@ -54,15 +54,15 @@ pub(super) struct Waiting {
 
 impl<I: Io> Store<I> {
     /// Takes one batch.
-    pub(crate) fn append(&self, part: ProducePartition) -> Taken {
-        self.take(part).unwrap_or_else(|refused| Taken::Now(Err(refused)))
+    pub(crate) fn append(&self, part: ProducePartition, origin: AppendOrigin) -> Taken {
+        self.take(part, origin).unwrap_or_else(|refused| Taken::Now(Err(refused)))
     }
 
-    fn take(&self, part: ProducePartition) -> Result<Taken, LogError> {
+    fn take(&self, part: ProducePartition, origin: AppendOrigin) -> Result<Taken, LogError> {
         self.check_not_failed()?;
         let cell = self.partition(part.partition)?;
         let config = cell.borrow().config().clone();
-        let info = batch::check(&part.batch, &rules(&config, self.io.now_ms()))?;
+        let info = batch::check(&part.batch, &rules(&config, origin, self.io.now_ms()))?;
         let to = config.compression.filter(|to| !info.is_control() && info.codec() != Ok(to.codec));
         if to.is_none() && !self.recompressor.holds(part.partition) {
             return Ok(Taken::Now(self.admit(&cell, part.batch, &info)));
@@ -125,8 +125,9 @@ impl<I: Io> Store<I> {
     }
 }
 
-fn rules(config: &TopicConfig, now_ms: i64) -> Rules {
+fn rules(config: &TopicConfig, origin: AppendOrigin, now_ms: i64) -> Rules {
     Rules {
+        origin,
         max_bytes: config.batch_bytes_max(),
         now_ms,
         timestamp_type: config.timestamp_type,

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Owed, Store, StoreOptions, Taken};
 use crate::{
     api::{FetchPartition, LogError, ProducePartition, Produced, ReadBound, TopicPartition},
-    batch::{BatchBuilder, BatchError, BatchInfo, Codec, Record, batches, records, verify_crc},
+    batch::{AppendOrigin, BatchBuilder, BatchError, BatchInfo, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
     io::{
         Io,
@@ -75,7 +75,7 @@ fn batch(codec: Codec, (producer, sequence): (i64, i32), value: &str) -> Bytes {
 }
 
 fn append(store: &Store<SimIo>, at: usize, batch: Bytes) -> Taken {
-    store.append(ProducePartition { partition: partition(at), batch })
+    store.append(ProducePartition { partition: partition(at), batch }, AppendOrigin::Client)
 }
 
 async fn settled(taken: Taken) -> Result<Produced, LogError> {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{Known, Owed, Store, StoreOptions, append::Wait};
 use crate::{
     api::{FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
-    batch::{BatchBuilder, Codec, Record, batches, records},
+    batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records},
     config::TopicConfig,
     io::{
         Io,
@@ -114,7 +114,8 @@ fn try_take_of(store: &Store<SimIo>, index: i32, size: usize, timestamp: i64) ->
     let value = Some(Bytes::from(value(index, offset, size)));
     builder.push(&Record { offset: 0, timestamp, key: None, value, headers: vec![] });
     let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
-    let (produced, wait) = store.append(part).appended().now_or_never().expect("nothing waits")?;
+    let (produced, wait) =
+        store.append(part, AppendOrigin::Client).appended().now_or_never().expect("nothing waits")?;
     assert_eq!(produced.base_offset, offset);
     Ok(wait)
 }

@@ -13,7 +13,7 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
-    batch::{BatchError, BatchInfo, Codec, RefusedRecord},
+    batch::{AppendOrigin, BatchError, BatchInfo, Codec, RefusedRecord},
     engine::{Engine, Topic},
 };
 
@@ -77,7 +77,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
     let owners = parts.iter().map(|part| context.engine().owner(part.partition));
     context.session_mut().affinity.on_request(owners);
-    let appended = context.engine().produce(parts);
+    let appended = context.engine().produce(AppendOrigin::Client, parts);
     let engine = context.engine().clone();
     Ok(Handling::Later(Box::pin(async move {
         let appended = appended.await;

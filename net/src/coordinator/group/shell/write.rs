@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::{ProducePartition, TopicPartition},
-    batch::{self, BatchBuilder, Codec},
+    batch::{self, AppendOrigin, BatchBuilder, Codec},
 };
 
 use super::{Groups, Stage, promise::next_turn};
@@ -91,7 +91,7 @@ impl Groups {
         if parts.is_empty() {
             return;
         }
-        let written = self.engine.produce(parts);
+        let written = self.engine.produce(AppendOrigin::Coordinator, parts);
         let groups = Rc::clone(self);
         glommio::spawn_local(async move {
             for ((partition, batch), answer) in keys.into_iter().zip(written.await) {
