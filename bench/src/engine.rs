@@ -12,7 +12,7 @@ use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
 use millrace_engine::{
     apart,
-    api::{LogError, NewTopic, ProducePartition, Produced, TopicPartition},
+    api::{Acks, LogError, NewTopic, ProducePartition, Produced, TopicPartition},
     batch::AppendOrigin,
     engine::Engine,
     node::{self, NodeOptions, Stopper},
@@ -176,7 +176,7 @@ async fn all_shards(engine: &Engine, args: &EngineArgs) -> anyhow::Result<Measur
         engine.on_shard(shard, move |engine| async move {
             let all = (0..args.partitions).map(|partition| TopicPartition { topic, partition });
             let owned: Vec<_> = all.filter(|&partition| engine.owner(partition) == engine.shard()).collect();
-            drive(|parts| engine.produce(AppendOrigin::Client, parts), &args, &owned, clock).await
+            drive(|parts| engine.produce(AppendOrigin::Client, Acks::All, parts), &args, &owned, clock).await
         })
     };
     let results = join_all((0..args.shards).map(on_shard)).await;

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use crate::{
-    api::{LogError, ProducePartition, Produced, TopicPartition},
+    api::{Acks, LogError, ProducePartition, Produced, TopicPartition},
     batch::AppendOrigin,
     boot,
     config::TopicConfig,
@@ -68,8 +68,11 @@ impl Apart {
 
     /// Appends a batch to a partition, by its number; resolves when it is durable.
     pub fn produce(&self, partition: u32, batch: Bytes) -> impl Future<Output = Result<Produced, LogError>> + use<> {
-        let taken = self.0[partition as usize]
-            .append(ProducePartition { partition: id(partition), batch }, AppendOrigin::Client);
+        let taken = self.0[partition as usize].append(
+            ProducePartition { partition: id(partition), batch },
+            AppendOrigin::Client,
+            Acks::All,
+        );
         async move {
             let (produced, wait) = taken.appended().await?;
             if let Some(wait) = wait {

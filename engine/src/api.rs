@@ -33,6 +33,29 @@ pub struct ProducePartition {
     pub batch: Bytes,
 }
 
+/// How many replicas must have a batch before it is answered, as Kafka's `acks` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// 0: no answer is waited for.
+    None,
+    /// 1: the leader.
+    Leader,
+    /// -1: every replica that is in sync.
+    All,
+}
+
+impl Acks {
+    /// As it stands in a produce request; none if it has no meaning there (INVALID_REQUIRED_ACKS).
+    pub fn of_wire(acks: i16) -> Option<Self> {
+        match acks {
+            0 => Some(Self::None),
+            1 => Some(Self::Leader),
+            -1 => Some(Self::All),
+            _ => None,
+        }
+    }
+}
+
 /// The answer to one partition's part of a produce request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Produced {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     api::{
-        ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced,
+        Acks, ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced,
         ReadBound, TopicId, TopicPartition,
     },
     batch::AppendOrigin,
@@ -117,10 +117,11 @@ impl Engine {
     }
 
     /// Appends batches. The order among calls is fixed when this returns; the future resolves once every batch is
-    /// durable as its topic says (or refused). One answer per part, in order. Dropping the future undoes nothing.
+    /// durable as its topic says and has the `acks` asked for (or is refused). One answer per part, in order. Dropping the future undoes nothing.
     pub fn produce(
         &self,
         origin: AppendOrigin,
+        acks: Acks,
         parts: Vec<ProducePartition>,
     ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
         self.0.mail.note_activity();
@@ -136,7 +137,8 @@ impl Engine {
             .map(|(shard, (places, parts))| {
                 let answers = self.call(shard, move |engine: Engine| {
                     // Taken when the letter is opened: the order of letters is the order of offsets.
-                    let taken: Vec<Taken> = parts.into_iter().map(|part| engine.0.store.append(part, origin)).collect();
+                    let taken: Vec<Taken> =
+                        parts.into_iter().map(|part| engine.0.store.append(part, origin, acks)).collect();
                     settle(taken)
                 });
                 async move { (places, answers.await) }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use millrace_engine::{
     api::{
-        Chunk, ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicId,
+        Acks, Chunk, ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicId,
         TopicPartition,
     },
     batch::{AppendOrigin, BatchBuilder, BatchInfo, Codec, Record, batches, records, verify_crc},
@@ -62,9 +62,11 @@ async fn produce(engine: &Engine, partition: TopicPartition, codec: Codec, from:
         for offset in base..end.min(base + 50) {
             builder.push(&Record { offset: offset - base, ..record(offset) });
         }
-        sent.push(
-            engine.produce(AppendOrigin::Client, vec![ProducePartition { partition, batch: builder.finish().into() }]),
-        );
+        sent.push(engine.produce(
+            AppendOrigin::Client,
+            Acks::All,
+            vec![ProducePartition { partition, batch: builder.finish().into() }],
+        ));
     }
     for answer in sent {
         answer.await.remove(0).unwrap();

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use millrace_engine::{
     api::{
-        Chunk, ConfigChange, Fetch, FetchPartition, LogError, NewTopic, ProducePartition, ReadBound, TopicPartition,
+        Acks, Chunk, ConfigChange, Fetch, FetchPartition, LogError, NewTopic, ProducePartition, ReadBound,
+        TopicPartition,
     },
     batch::{AppendOrigin, BatchBuilder, BatchError, BatchInfo, Codec, Record, batches, records, verify_crc},
     engine::Engine,
@@ -126,7 +127,7 @@ fn every_codec_is_stored_as_the_topic_asks_and_stays_so() {
                     let partition = TopicPartition { topic: *topic, partition };
                     ProducePartition { partition, batch: batch(codec, 2 * at) }
                 });
-                let answer = engine.produce(AppendOrigin::Client, parts.collect());
+                let answer = engine.produce(AppendOrigin::Client, Acks::All, parts.collect());
                 answers.push(async move { (2 * at, answer.await) });
             }
         }
@@ -150,7 +151,7 @@ fn every_codec_is_stored_as_the_topic_asks_and_stays_so() {
                 let again = batch(Codec::Snappy, 2 * (BATCHES - 1));
                 let partition = TopicPartition { topic, partition: 0 };
                 let again = engine
-                    .produce(AppendOrigin::Client, vec![ProducePartition { partition, batch: again }])
+                    .produce(AppendOrigin::Client, Acks::All, vec![ProducePartition { partition, batch: again }])
                     .await
                     .remove(0);
                 assert_eq!(again.unwrap().base_offset, 2 * (BATCHES - 1));
@@ -169,7 +170,7 @@ fn a_change_of_codec_holds_for_what_comes_then() {
         let partition = TopicPartition { topic, partition: 0 };
         let produce = async |sequence| {
             let part = ProducePartition { partition, batch: batch(Codec::Snappy, sequence) };
-            engine.produce(AppendOrigin::Client, vec![part]).await.remove(0).unwrap();
+            engine.produce(AppendOrigin::Client, Acks::All, vec![part]).await.remove(0).unwrap();
         };
         let set = |name: &str, value: &str| vec![ConfigChange::Set(name.into(), value.into())];
         produce(0).await;
@@ -199,9 +200,9 @@ fn what_would_grow_too_large_is_refused_and_others_go_on() {
         assert!(bomb.len() < 10_000);
         let part = |topic, batch| ProducePartition { partition: TopicPartition { topic, partition: 0 }, batch };
         let bombs: Vec<_> =
-            (0..8).map(|_| engine.produce(AppendOrigin::Client, vec![part(bombed, bomb.clone())])).collect();
+            (0..8).map(|_| engine.produce(AppendOrigin::Client, Acks::All, vec![part(bombed, bomb.clone())])).collect();
         let others: Vec<_> = (0..8)
-            .map(|at| engine.produce(AppendOrigin::Client, vec![part(other, batch(Codec::Gzip, 2 * at))]))
+            .map(|at| engine.produce(AppendOrigin::Client, Acks::All, vec![part(other, batch(Codec::Gzip, 2 * at))]))
             .collect();
         for answer in join_all(bombs).await {
             let max = 16 << 20;

@@ -19,7 +19,9 @@ use std::{
 
 use bytes::Bytes;
 use millrace_engine::{
-    api::{ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
+    api::{
+        Acks, ConfigChange, Fetch, FetchPartition, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition,
+    },
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records},
     engine::Engine,
     node::NodeOptions,
@@ -54,7 +56,7 @@ const SECOND: [usize; 3] = [10, 300_000, 20];
 async fn produce(engine: &Engine, partition: TopicPartition, first: i64, sizes: &[usize]) {
     for (offset, size) in (first..).zip(sizes) {
         let part = ProducePartition { partition, batch: batch(offset, *size) };
-        let produced = engine.produce(AppendOrigin::Client, vec![part]).await.remove(0).unwrap();
+        let produced = engine.produce(AppendOrigin::Client, Acks::All, vec![part]).await.remove(0).unwrap();
         assert_eq!(produced.base_offset, offset);
     }
 }
@@ -188,7 +190,10 @@ fn a_directory_of_format_1_is_read() {
             assert_eq!(consume(&engine, other, 0, 1).await, [value(0, 5)]);
             // The producer goes on where it was, and what it sent before is known.
             let again = ProducePartition { partition: id, batch: batch(10, SECOND[2]) };
-            assert_eq!(engine.produce(AppendOrigin::Client, vec![again]).await.remove(0).unwrap().base_offset, 10);
+            assert_eq!(
+                engine.produce(AppendOrigin::Client, Acks::All, vec![again]).await.remove(0).unwrap().base_offset,
+                10
+            );
             produce(&engine, id, 11 + round, &[30]).await;
         });
     }

@@ -9,8 +9,8 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 use bytes::Bytes;
 use millrace_engine::{
     api::{
-        ConfigChange, Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicError,
-        TopicPartition,
+        Acks, ConfigChange, Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, ReadBound,
+        TopicError, TopicPartition,
     },
     batch::{AppendOrigin, BatchBuilder, Codec, Record, records},
     engine::Engine,
@@ -33,7 +33,9 @@ fn batch(values: &[String]) -> Bytes {
 }
 
 async fn produce(engine: &Engine, partition: TopicPartition, values: &[String]) -> Result<i64, LogError> {
-    let answer = engine.produce(AppendOrigin::Client, vec![ProducePartition { partition, batch: batch(values) }]).await;
+    let answer = engine
+        .produce(AppendOrigin::Client, Acks::All, vec![ProducePartition { partition, batch: batch(values) }])
+        .await;
     answer.into_iter().next().unwrap().map(|produced| produced.base_offset)
 }
 
@@ -243,7 +245,7 @@ fn large_runs_go_to_segments_and_survive() {
             let id = TopicPartition { topic, partition: round % 2 };
             let size = if round % 5 == 4 { 10 } else { 4000 };
             let part = ProducePartition { partition: id, batch: batch(&values(&format!("{round}"), 100, size)) };
-            waits.push(engine.produce(AppendOrigin::Client, vec![part]));
+            waits.push(engine.produce(AppendOrigin::Client, Acks::All, vec![part]));
         }
         for wait in waits {
             wait.await.remove(0).unwrap();
@@ -272,8 +274,9 @@ fn a_wrong_largest_timestamp_is_corrected_before_it_is_kept() {
         lying[35..43].copy_from_slice(&5i64.to_be_bytes());
         let crc = crc32c::crc32c(&lying[21..]);
         lying[17..21].copy_from_slice(&crc.to_be_bytes());
-        let answers =
-            engine.produce(AppendOrigin::Client, vec![ProducePartition { partition, batch: lying.into() }]).await;
+        let answers = engine
+            .produce(AppendOrigin::Client, Acks::All, vec![ProducePartition { partition, batch: lying.into() }])
+            .await;
         assert_eq!(answers[0].as_ref().unwrap().base_offset, 0);
         assert_eq!(consume(&engine, partition, 0).await.len(), 3);
         let found = engine

@@ -7,7 +7,7 @@ mod with_node;
 use std::time::{Duration, SystemTime};
 
 use millrace_engine::{
-    api::{NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
+    api::{Acks, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record},
     engine::Engine,
     node::NodeOptions,
@@ -33,7 +33,7 @@ async fn produce(engine: &Engine, partition: TopicPartition, timestamp: i64) -> 
         builder.push(&Record { offset, timestamp, key: None, value: Some("value".into()), headers: vec![] });
     }
     let answers = engine
-        .produce(AppendOrigin::Client, vec![ProducePartition { partition, batch: builder.finish().into() }])
+        .produce(AppendOrigin::Client, Acks::All, vec![ProducePartition { partition, batch: builder.finish().into() }])
         .await;
     answers[0].as_ref().unwrap().base_offset
 }

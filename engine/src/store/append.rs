@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Store;
 use crate::{
-    api::{LogError, ProducePartition, Produced},
+    api::{Acks, LogError, ProducePartition, Produced},
     batch::{self, AppendOrigin, BatchInfo, Compression, Rules},
     config::{Durability, TopicConfig},
     io::Io,
@@ -37,14 +37,35 @@ impl Taken {
     }
 }
 
-/// Resolves when the batch is as durable as its topic asks. `None` in [`Appended`]: it is so already.
-pub(crate) type Wait = Rc<GroupOutcome>;
+/// What the answer to a batch waits for. `None` in [`Appended`]: for nothing, consumers see it already.
+#[derive(Clone, Debug)]
+pub(crate) struct Wait {
+    group: Rc<GroupOutcome>,
+    pub(super) acks: Acks,
+}
+
+impl Wait {
+    /// Resolves when the batch is as safe as its topic and who sent it ask.
+    pub(crate) async fn wait(self) -> Result<(), LogError> {
+        match self.acks {
+            // The leader's log has it, and with one replica that is every one. Who wants no answer is to hear of errors
+            // all the same, as they end its connection.
+            Acks::None | Acks::Leader | Acks::All => self.group.wait().await,
+        }
+    }
+
+    /// Whether there is nothing to wait for any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.group.get().is_some()
+    }
+}
 
 /// A checked batch that waits for its turn with the recompressor.
 pub(super) struct Waiting {
     pub(super) cell: Rc<PartitionCell>,
     pub(super) bytes: Bytes,
     pub(super) info: BatchInfo,
+    pub(super) acks: Acks,
     /// What it shall become; `None` if it only waits for others.
     pub(super) to: Option<Compression>,
     /// Bytes that it may have then.
@@ -54,18 +75,18 @@ pub(super) struct Waiting {
 
 impl<I: Io> Store<I> {
     /// Takes one batch.
-    pub(crate) fn append(&self, part: ProducePartition, origin: AppendOrigin) -> Taken {
-        self.take(part, origin).unwrap_or_else(|refused| Taken::Now(Err(refused)))
+    pub(crate) fn append(&self, part: ProducePartition, origin: AppendOrigin, acks: Acks) -> Taken {
+        self.take(part, origin, acks).unwrap_or_else(|refused| Taken::Now(Err(refused)))
     }
 
-    fn take(&self, part: ProducePartition, origin: AppendOrigin) -> Result<Taken, LogError> {
+    fn take(&self, part: ProducePartition, origin: AppendOrigin, acks: Acks) -> Result<Taken, LogError> {
         self.check_not_failed()?;
         let cell = self.partition(part.partition)?;
         let config = cell.borrow().config().clone();
         let info = batch::check(&part.batch, &rules(&config, origin, self.io.now_ms()))?;
         let to = config.compression.filter(|to| !info.is_control() && info.codec() != Ok(to.codec));
         if to.is_none() && !self.recompressor.holds(part.partition) {
-            return Ok(Taken::Now(self.admit(&cell, part.batch, &info)));
+            return Ok(Taken::Now(self.admit(&cell, part.batch, &info, acks)));
         }
         let outcome = Rc::default();
         let bytes_max = config.batch_bytes_max();
@@ -73,6 +94,7 @@ impl<I: Io> Store<I> {
             cell,
             bytes: part.batch,
             info,
+            acks,
             to,
             bytes_max,
             outcome: Rc::clone(&outcome),
@@ -86,10 +108,10 @@ impl<I: Io> Store<I> {
     }
 
     /// Gives a checked batch its place, unless it has one.
-    pub(super) fn admit(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo) -> Appended {
-        match self.known(cell, info)? {
+    pub(super) fn admit(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, acks: Acks) -> Appended {
+        match self.known(cell, info, acks)? {
             Some(known) => Ok(known),
-            None => Ok(self.place(cell, bytes, info)),
+            None => Ok(self.place(cell, bytes, info, acks)),
         }
     }
 
@@ -98,6 +120,7 @@ impl<I: Io> Store<I> {
         &self,
         cell: &PartitionCell,
         info: &BatchInfo,
+        acks: Acks,
     ) -> Result<Option<(Produced, Option<Wait>)>, LogError> {
         self.check_not_failed()?;
         let partition = cell.borrow();
@@ -106,11 +129,11 @@ impl<I: Io> Store<I> {
         }
         match partition.known(info)? {
             None if self.full.get() => Err(LogError::StorageFull),
-            known => Ok(known),
+            known => Ok(known.map(|(produced, group)| (produced, group.map(|group| Wait { group, acks })))),
         }
     }
 
-    fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo) -> (Produced, Option<Wait>) {
+    fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, acks: Acks) -> (Produced, Option<Wait>) {
         let mut partition = cell.borrow_mut();
         let Placed { produced, end_offset, append_time_ms } = partition.place(info, self.io.now_ms());
         let flush = partition.config().durability == Durability::Device;
@@ -119,9 +142,9 @@ impl<I: Io> Store<I> {
         self.counters.produced_records.add(usize::try_from(info.record_count).unwrap_or(0));
         self.counters.produced_bytes.add(bytes.len());
         let placed = PlacedBatch { bytes, checked: *info, base_offset: produced.base_offset, append_time_ms };
-        let wait = self.groups.borrow_mut().push(cell, placed, end_offset, flush);
+        let group = self.groups.borrow_mut().push(cell, placed, end_offset, flush);
         self.pump.notify();
-        (produced, Some(wait))
+        (produced, Some(Wait { group, acks }))
     }
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions};
 use crate::{
-    api::{FetchPartition, FoundOffset, ProducePartition, ReadBound, TopicPartition},
+    api::{Acks, FetchPartition, FoundOffset, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches},
     config::TopicConfig,
     io::{
@@ -72,7 +72,8 @@ impl Log {
         let batch = builder.finish();
         let end_offset = base_offset + timestamps.len() as i64;
         self.sent.push(Sent { base_offset, end_offset, bytes: batch.len(), timestamps });
-        let taken = self.store.append(ProducePartition { partition: ID, batch: batch.into() }, AppendOrigin::Client);
+        let taken =
+            self.store.append(ProducePartition { partition: ID, batch: batch.into() }, AppendOrigin::Client, Acks::All);
         taken.appended().await.unwrap().1.unwrap().wait().await.unwrap();
     }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions, partition_dir};
 use crate::{
-    api::{FetchPartition, LogError, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
+    api::{Acks, FetchPartition, LogError, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
     format::segment::SegmentName,
@@ -81,12 +81,15 @@ impl Log {
             (count, CODECS[random.below(5)])
         };
         let batch = self.batch(first, count, codec, store.io.now_ms());
-        let (produced, wait) =
-            match store.append(ProducePartition { partition: self.id, batch }, AppendOrigin::Client).appended().await {
-                Ok(taken) => taken,
-                Err(LogError::Storage(_) | LogError::StorageFull) => return None,
-                Err(other) => panic!("{other}"),
-            };
+        let (produced, wait) = match store
+            .append(ProducePartition { partition: self.id, batch }, AppendOrigin::Client, Acks::All)
+            .appended()
+            .await
+        {
+            Ok(taken) => taken,
+            Err(LogError::Storage(_) | LogError::StorageFull) => return None,
+            Err(other) => panic!("{other}"),
+        };
         assert_eq!(produced.base_offset, first);
         wait.unwrap().wait().await.ok()?;
         self.acked.set(first + count);

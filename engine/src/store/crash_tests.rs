@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
+    api::{Acks, FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records},
     config::TopicConfig,
     io::sim::{Sim, SimIo, random::Random},
@@ -107,7 +107,7 @@ impl Producer {
         for round in 0..again.len() + rounds {
             let sent = again.get(round).copied().unwrap_or_else(|| self.next_batch(&mut random.borrow_mut()));
             let part = ProducePartition { partition: self.id, batch: self.batch(sent) };
-            match store.append(part, AppendOrigin::Client).appended().await {
+            match store.append(part, AppendOrigin::Client, Acks::All).appended().await {
                 Ok((produced, wait)) => {
                     assert_eq!(produced.base_offset, sent.first, "a batch has its place, also when sent again");
                     flying.push_back((sent, wait));

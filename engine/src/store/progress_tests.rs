@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
+    api::{Acks, FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record},
     config::TopicConfig,
     io::{
@@ -160,7 +160,7 @@ impl World {
                     partition: place.id.get(),
                     batch: batch(&format!("key-{}", self.below(20)), bytes),
                 };
-                match store.append(part, AppendOrigin::Client).appended().await {
+                match store.append(part, AppendOrigin::Client, Acks::All).appended().await {
                     Ok((_, wait)) => flying.extend(wait),
                     // a topic may go while its batch is recompressed
                     Err(LogError::StorageFull | LogError::UnknownPartition) => break,
@@ -323,7 +323,8 @@ fn config(settings: &[(&str, &str)]) -> Rc<TopicConfig> {
 }
 
 fn append(store: &Store<SimIo>, partition: TopicPartition, bytes: usize) -> super::append::Wait {
-    let taken = store.append(ProducePartition { partition, batch: batch("key", bytes) }, AppendOrigin::Client);
+    let taken =
+        store.append(ProducePartition { partition, batch: batch("key", bytes) }, AppendOrigin::Client, Acks::All);
     taken.appended().now_or_never().unwrap().unwrap().1.unwrap()
 }
 

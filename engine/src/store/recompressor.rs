@@ -72,8 +72,8 @@ impl<I: Io> Store<I> {
             };
             let outcome = first.outcome.clone();
             outcome.set(self.turn(first, &mut made).await);
-            while let Some(Waiting { cell, bytes, info, outcome, .. }) = self.next_ready(id) {
-                outcome.set(self.admit(&cell, bytes, &info));
+            while let Some(Waiting { cell, bytes, info, acks, outcome, .. }) = self.next_ready(id) {
+                outcome.set(self.admit(&cell, bytes, &info, acks));
                 self.io.yield_now().await;
             }
             self.recompressor.turns.borrow_mut().end(id);
@@ -94,9 +94,9 @@ impl<I: Io> Store<I> {
     }
 
     async fn turn(&self, waiting: Waiting, made: &mut Made) -> Appended {
-        let Waiting { cell, bytes, info, to, bytes_max, .. } = waiting;
-        let Some(to) = to else { return self.admit(&cell, bytes, &info) };
-        if let Some(known) = self.known(&cell, &info)? {
+        let Waiting { cell, bytes, info, acks, to, bytes_max, .. } = waiting;
+        let Some(to) = to else { return self.admit(&cell, bytes, &info, acks) };
+        if let Some(known) = self.known(&cell, &info, acks)? {
             return Ok(known);
         }
         made.make_room().await;
@@ -104,7 +104,7 @@ impl<I: Io> Store<I> {
         self.counters.recompressed_bytes.add(bytes.len());
         let (bytes, info) = self.recompress(Recompress::new(&bytes, &info, to, bytes_max)?).await?;
         let size = bytes.len();
-        let (produced, wait) = self.admit(&cell, bytes, &info)?;
+        let (produced, wait) = self.admit(&cell, bytes, &info, acks)?;
         made.note(size, wait.as_ref());
         Ok((produced, wait))
     }
@@ -138,7 +138,7 @@ impl Made {
     /// Waits until so much is written that one more may be made.
     async fn make_room(&mut self) {
         while let Some((bytes, wait)) = self.batches.front() {
-            if wait.get().is_none() && self.bytes <= MADE_BYTES_MAX {
+            if !wait.is_over() && self.bytes <= MADE_BYTES_MAX {
                 return;
             }
             let _who_sent_it_is_told = wait.clone().wait().await;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Owed, Store, StoreOptions, Taken};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, Produced, ReadBound, TopicPartition},
+    api::{Acks, FetchPartition, LogError, ProducePartition, Produced, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, BatchError, BatchInfo, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
     io::{
@@ -75,7 +75,7 @@ fn batch(codec: Codec, (producer, sequence): (i64, i32), value: &str) -> Bytes {
 }
 
 fn append(store: &Store<SimIo>, at: usize, batch: Bytes) -> Taken {
-    store.append(ProducePartition { partition: partition(at), batch }, AppendOrigin::Client)
+    store.append(ProducePartition { partition: partition(at), batch }, AppendOrigin::Client, Acks::All)
 }
 
 async fn settled(taken: Taken) -> Result<Produced, LogError> {
@@ -126,6 +126,25 @@ async fn check(store: &Rc<Store<SimIo>>, sent: &Sent) {
             assert_eq!((info.base_timestamp, info.max_timestamp, info.record_count), (1_000, 1_000, 1));
         }
     }
+}
+
+/// Those that have their place at once, that wait for a codec or for others, and that came before.
+#[test]
+fn what_an_answer_waits_for_knows_what_acks_were_asked_for() {
+    let sim = Sim::new(1);
+    live(&sim, 1, &[], async |store| {
+        for at in 0..TYPES.len() {
+            let asked = [(0, Acks::None), (1, Acks::Leader), (2, Acks::All), (2, Acks::Leader)];
+            let taken = asked.map(|(sequence, acks)| {
+                let batch = batch(Codec::None, (10, sequence), "value");
+                store.append(ProducePartition { partition: partition(at), batch }, AppendOrigin::Client, acks)
+            });
+            for ((sequence, acks), taken) in asked.into_iter().zip(taken) {
+                let (produced, wait) = taken.appended().await.unwrap();
+                assert_eq!((produced.base_offset, wait.unwrap().acks), (i64::from(sequence), acks));
+            }
+        }
+    });
 }
 
 /// Three producers with a hundred batches each for four partitions, none of which waits for an answer, and some of which

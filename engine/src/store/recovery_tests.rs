@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{Known, Owed, Store, StoreOptions, append::Wait};
 use crate::{
-    api::{FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
+    api::{Acks, FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records},
     config::TopicConfig,
     io::{
@@ -115,7 +115,7 @@ fn try_take_of(store: &Store<SimIo>, index: i32, size: usize, timestamp: i64) ->
     builder.push(&Record { offset: 0, timestamp, key: None, value, headers: vec![] });
     let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
     let (produced, wait) =
-        store.append(part, AppendOrigin::Client).appended().now_or_never().expect("nothing waits")?;
+        store.append(part, AppendOrigin::Client, Acks::All).appended().now_or_never().expect("nothing waits")?;
     assert_eq!(produced.base_offset, offset);
     Ok(wait)
 }

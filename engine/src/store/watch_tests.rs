@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Known, Left, Owed, Store, StoreOptions, append::Wait};
 use crate::{
-    api::{ProducePartition, TopicPartition},
+    api::{Acks, ProducePartition, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record},
     config::TopicConfig,
     io::{
@@ -81,7 +81,8 @@ impl Shard {
         let value = Some(Bytes::from(vec![b'x'; size]));
         builder.push(&Record { offset: 0, timestamp: 1000, key: None, value, headers: vec![] });
         let part = ProducePartition { partition: partition(index), batch: builder.finish().into() };
-        let (_, wait) = self.store.append(part, AppendOrigin::Client).appended().now_or_never().unwrap().unwrap();
+        let (_, wait) =
+            self.store.append(part, AppendOrigin::Client, Acks::All).appended().now_or_never().unwrap().unwrap();
         wait.unwrap()
     }
 

@@ -12,7 +12,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use millrace_engine::{
-    api::{LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
+    api::{Acks, LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchError, BatchInfo, Codec, RefusedRecord},
     engine::{Engine, Topic},
 };
@@ -65,11 +65,11 @@ enum PartitionAnswer {
 fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, body } = request;
     let request = ProduceRequest::decode(body, header.version).map_err(|reason| Malformed::Body(reason.to_string()))?;
-    let acks = request.acks;
+    let acks = Acks::of_wire(request.acks);
     let mut parts = Vec::new();
     let names = Names { topics: context.topics(), are_ids: header.version >= 13 };
     let rules = Rules {
-        are_acks_legal: matches!(acks, -1..=1),
+        are_acks_legal: acks.is_some(),
         is_admin: header.client_id.as_deref() == Some(cluster::ADMIN_CLIENT_ID),
         takes_zstd: header.version >= ZSTD_VERSION,
     };
@@ -77,11 +77,12 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
     let owners = parts.iter().map(|part| context.engine().owner(part.partition));
     context.session_mut().affinity.on_request(owners);
-    let appended = context.engine().produce(AppendOrigin::Client, parts);
+    // with others nothing is appended
+    let appended = context.engine().produce(AppendOrigin::Client, acks.unwrap_or(Acks::All), parts);
     let engine = context.engine().clone();
     Ok(Handling::Later(Box::pin(async move {
         let appended = appended.await;
-        if acks == 0 {
+        if acks == Some(Acks::None) {
             return silence(&answers, &appended);
         }
         let log_starts = log_starts(&engine, &answers, &appended).await;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
-    api::{ProducePartition, TopicPartition},
+    api::{Acks, ProducePartition, TopicPartition},
     batch::{self, AppendOrigin, BatchBuilder, Codec},
 };
 
@@ -91,7 +91,7 @@ impl Groups {
         if parts.is_empty() {
             return;
         }
-        let written = self.engine.produce(AppendOrigin::Coordinator, parts);
+        let written = self.engine.produce(AppendOrigin::Coordinator, Acks::All, parts);
         let groups = Rc::clone(self);
         glommio::spawn_local(async move {
             for ((partition, batch), answer) in keys.into_iter().zip(written.await) {

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use millrace_engine::{
-    api::{NewTopic, ProducePartition, TopicError, TopicPartition},
+    api::{Acks, NewTopic, ProducePartition, TopicError, TopicPartition},
     batch::{self, AppendOrigin, BatchBuilder, Codec},
     engine::{Engine, Topic, Topics},
 };
@@ -239,9 +239,11 @@ impl Shares {
         if let Some(slot) = self.states.slots.borrow_mut().get_mut(&partition.partition) {
             slot.under_way += 1;
         }
-        let written = self
-            .engine
-            .produce(AppendOrigin::Coordinator, vec![ProducePartition { partition, batch: builder.finish().into() }]);
+        let written = self.engine.produce(
+            AppendOrigin::Coordinator,
+            Acks::All,
+            vec![ProducePartition { partition, batch: builder.finish().into() }],
+        );
         let shares = Rc::clone(self);
         // in a task of its own: whoever waits may go, the store must hear of it
         let task = glommio::spawn_local(async move {
