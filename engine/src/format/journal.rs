@@ -195,14 +195,24 @@ impl<I: Io> Journal<I> {
         let file = io.open(&making, Open::Write).await?;
         let mut journal =
             Self { io, path, file, position: 0, sequence: 0, base_bytes: 0, taken_bytes: 0, short_of_space: false };
-        for payload in payloads {
-            journal.write(payload).await?;
+        if let Err(error) = journal.fill(&making, payloads).await {
+            // who goes on without it may want the space that it took
+            let Self { io, file, .. } = journal;
+            let _what_failed_first_is_told = (file.close().await, io.remove(&making).await);
+            return Err(error);
         }
-        journal.file.flush().await?;
-        journal.io.rename(&making, &journal.path).await?;
         journal.base_bytes = journal.position;
         journal.take_space_ahead().await;
         Ok(journal)
+    }
+
+    /// Writes a new file and puts it in place.
+    async fn fill(&mut self, making: &Path, payloads: &[Vec<u8>]) -> io::Result<()> {
+        for payload in payloads {
+            self.write(payload).await?;
+        }
+        self.file.flush().await?;
+        self.io.rename(making, &self.path).await
     }
 
     /// Appends, durably.
@@ -225,14 +235,19 @@ impl<I: Io> Journal<I> {
 
     /// Where the file system cannot do it, or has no space, appends take what they need when they need it.
     async fn take_space_ahead(&mut self) {
-        let wanted = self.position + AHEAD_BYTES;
         self.short_of_space = false;
-        if self.taken_bytes + AHEAD_BYTES / 2 <= wanted {
-            match self.file.take_space(wanted).await {
-                Ok(()) => self.taken_bytes = wanted,
-                Err(error) => self.short_of_space = error.kind() == io::ErrorKind::StorageFull,
-            }
+        if self.taken_bytes > self.position + AHEAD_BYTES / 2 {
+            return;
         }
+        let mut ahead = AHEAD_BYTES;
+        while let Err(error) = self.file.take_space(self.position + ahead).await {
+            if error.kind() != io::ErrorKind::StorageFull || ahead <= BLOCK as u64 {
+                return;
+            }
+            self.short_of_space = true;
+            ahead /= 2; // a file that was just made has none yet: some is better than none
+        }
+        self.taken_bytes = self.position + ahead;
     }
 
     async fn write(&mut self, payload: &[u8]) -> io::Result<()> {

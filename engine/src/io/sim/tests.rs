@@ -432,6 +432,34 @@ fn a_journal_on_a_full_disk_says_so_while_it_still_has_space_for_some() {
     .unwrap();
 }
 
+#[test]
+fn a_journal_that_finds_no_space_leaves_what_there_was() {
+    let (sim, io) = machine(1);
+    sim.run_until(async {
+        drop(Journal::create(io.clone(), path("journal"), &[vec![1; 9]]).await.unwrap());
+        let before = sim.file(path("journal")).unwrap();
+        sim.set_free_bytes(BLOCK as u64);
+        let full = Journal::create(io.clone(), path("journal"), &[vec![2; 9], vec![2; 9]]).await.map(drop).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!((sim.files(), sim.file(path("journal")).unwrap()), (vec![path("journal")], before));
+        assert_eq!(io.free_bytes(Path::new("/d")).unwrap(), BLOCK as u64);
+    });
+}
+
+#[test]
+fn a_new_journal_takes_what_space_there_is() {
+    let (sim, io) = machine(1);
+    sim.run_until(async {
+        sim.set_free_bytes(400 << 10);
+        let mut journal = Journal::create(io.clone(), path("journal"), &[]).await.unwrap();
+        assert!(!journal.has_space().await);
+        sim.set_free_bytes(0);
+        for _ in 0..60 {
+            journal.append(b"an end").await.unwrap();
+        }
+    });
+}
+
 /// What a journal is for, crashed at every operation: payloads whose append returned are there, in order, and at most
 /// the one that was under way follows them.
 #[test]
