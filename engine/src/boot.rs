@@ -18,7 +18,7 @@ use crate::{
     engine::owner,
     format::{
         catalog::{self, Catalog, FORMAT_VERSION, Record},
-        journal::{self, Journal, ReadError},
+        journal::{self, Journal, Payloads, ReadError},
         manifest::{self, PartitionState},
     },
     io::{
@@ -120,16 +120,37 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
         forget_layouts(io, options, &catalog).await?;
         lay_out(io, options, &catalog, shards).await?;
     }
+    let may_add = !new && catalog.shards == shards;
     if catalog.shards != shards {
         (catalog.generation, catalog.shards) = (catalog.generation + 1, shards);
         catalog.run += 1; // laying out was a start of its own
     }
-    let journal = Journal::create(io.clone(), path.clone(), &catalog.payloads()).await;
-    let journal = journal.map_err(|error| StartError::io(path.display(), error))?;
+    let journal =
+        begin_catalog(io, &path, &catalog, may_add).await.map_err(|error| StartError::io(path.display(), error))?;
     forget_layouts(io, options, &catalog).await?;
     remove_orphans(&options.data_dir, &catalog)
         .map_err(|error| StartError::io("removing what deleted topics left", error))?;
     Ok((Booted { catalog }, journal))
+}
+
+/// Makes this start's catalog: a new one in place of the old one, or, if the disk has no space for that and this start
+/// changes nothing else, the old one with this run.
+async fn begin_catalog<I: Io>(io: &I, path: &Path, catalog: &Catalog, may_add: bool) -> io::Result<Journal<I>> {
+    let full = match Journal::create(io.clone(), path.to_owned(), &catalog.payloads()).await {
+        Err(full) if full.kind() == io::ErrorKind::StorageFull && may_add => full,
+        made => return made,
+    };
+    let Ok(end) = journal::read(io, path, |_| Ok::<(), ()>(())).await else {
+        return Err(full); // it was read to its end before
+    };
+    tracing::warn!("no space for a new catalog: the old one goes on");
+    let mut journal = Journal::go_on(io.clone(), path.to_owned(), end).await?;
+    let mut payloads = Payloads::default();
+    payloads.push(&catalog::encode(&Record::Run(catalog.run)));
+    for payload in payloads.finish() {
+        journal.append(&payload).await?;
+    }
+    Ok(journal)
 }
 
 /// Whether a node has been here. The first thing that it makes is its catalog.
@@ -143,7 +164,7 @@ fn holds_data(data_dir: &Path) -> bool {
 }
 
 /// Reads the catalog; `None` if there is none.
-pub(crate) async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Catalog>, StartError> {
+pub(crate) async fn read_catalog<I: Io>(io: &I, path: &Path) -> Result<Option<Catalog>, StartError> {
     let damaged = |reason: String| StartError::Damaged { path: path.to_owned(), reason };
     let mut catalog = Catalog::default();
     let mut first = true;
@@ -163,8 +184,8 @@ pub(crate) async fn read_catalog(io: &DirectIo, path: &Path) -> Result<Option<Ca
         Ok(())
     });
     match read.await {
-        Ok(()) if first => Err(damaged("it is empty".into())),
-        Ok(()) => Ok(Some(catalog)),
+        Ok(_) if first => Err(damaged("it is empty".into())),
+        Ok(_) => Ok(Some(catalog)),
         Err(ReadError::Io(missing)) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(ReadError::Io(error)) => Err(StartError::io(path.display(), error)),
         Err(ReadError::Damaged(error)) => Err(damaged(error.to_string())),
@@ -272,4 +293,73 @@ fn remove_orphans(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use crate::{format::catalog::StoredTopic, io::sim::Sim};
+
+    const PATH: &str = "/d/catalog";
+
+    /// A disk without a free block, and on it the catalog of a node that was started once.
+    fn full_disk(seed: u64) -> (Sim, Catalog) {
+        let topic = StoredTopic { name: "a".to_owned(), partitions: 1, overrides: BTreeMap::new() };
+        let topics = BTreeMap::from([(Uuid::from_u128(1), topic)]);
+        let catalog = Catalog { shards: 1, run: 1, topics, ..Catalog::default() };
+        let sim = Sim::new(seed);
+        sim.run_until(async {
+            sim.io().create_dir(Path::new("/d")).await.unwrap();
+            begin_catalog(&sim.io(), Path::new(PATH), &catalog, false).await.unwrap();
+        });
+        sim.set_free_bytes(0);
+        (sim, catalog)
+    }
+
+    fn found(sim: &Sim) -> Catalog {
+        let io = sim.restart();
+        sim.run_until(read_catalog(&io, Path::new(PATH))).unwrap().unwrap().unwrap()
+    }
+
+    /// A start failed on a full disk: it wrote its catalog anew beside the old one.
+    #[test]
+    fn a_start_is_counted_without_a_free_block_or_not_at_all() {
+        for crash in 1.. {
+            let mut ended = 0;
+            for seed in 0..20 {
+                let (sim, mut catalog) = full_disk(seed);
+                catalog.run = 2;
+                sim.crash_after(crash);
+                let counted = sim.run_until(begin_catalog(&sim.io(), Path::new(PATH), &catalog, true));
+                let runs = if counted.map(|begun| drop(begun.unwrap())).is_some() { 2..=2 } else { 1..=2 };
+                ended += u32::from(runs == (2..=2));
+                catalog.run = found(&sim).run;
+                assert!(runs.contains(&catalog.run), "crash {crash}, seed {seed}");
+                assert_eq!(found(&sim), catalog);
+            }
+            if ended == 20 {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn many_starts_are_counted_without_a_free_block() {
+        let (sim, mut catalog) = full_disk(0);
+        let mut begin = |may_add| {
+            catalog.run += 1;
+            let io = sim.restart();
+            let begun = sim.run_until(begin_catalog(&io, Path::new(PATH), &catalog, may_add)).unwrap();
+            assert_eq!(found(&sim).run == catalog.run, begun.is_ok());
+            begun.map(drop).map_err(|error| error.kind())
+        };
+        for _ in 0..100 {
+            begin(true).unwrap();
+        }
+        assert_eq!(begin(false), Err(io::ErrorKind::StorageFull), "a new layout is more than the run");
+        let refused = (0..100).find_map(|_| begin(true).err());
+        assert_eq!(refused, Some(io::ErrorKind::StorageFull), "there was an end to what is reserved");
+    }
 }

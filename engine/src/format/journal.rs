@@ -77,12 +77,20 @@ pub(crate) enum ReadError<E> {
     Refused(E),
 }
 
+/// Where the pages of a journal end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Of the last page, 0 for none.
+    sequence: u64,
+    position: u64,
+}
+
 /// Hands out the payloads of a journal's pages as [`pages`] does, one page in memory at a time.
 pub(crate) async fn read<I: Io, E>(
     io: &I,
     path: &Path,
     mut take: impl FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), ReadError<E>> {
+) -> Result<End, ReadError<E>> {
     let file = io.open(path, Open::Read).await.map_err(ReadError::Io)?;
     let size = file.size().await.map_err(ReadError::Io)?;
     let mut at_hand = AtHand { file: &file, begin: 0, memory: None };
@@ -101,7 +109,8 @@ pub(crate) async fn read<I: Io, E>(
             return Err(ReadError::Damaged(DamagedJournal { sequence, position }));
         }
     }
-    file.close().await.map_err(ReadError::Io)
+    file.close().await.map_err(ReadError::Io)?;
+    Ok(End { sequence: sequence - 1, position })
 }
 
 /// The part of a journal that was read last.
@@ -193,8 +202,7 @@ impl<I: Io> Journal<I> {
         let making = path.with_extension("making");
         io.remove(&making).await?;
         let file = io.open(&making, Open::Write).await?;
-        let mut journal =
-            Self { io, path, file, position: 0, sequence: 0, base_bytes: 0, taken_bytes: 0, short_of_space: false };
+        let mut journal = Self::at(io, path, file, End { sequence: 0, position: 0 });
         if let Err(error) = journal.fill(&making, payloads).await {
             // who goes on without it may want the space that it took
             let Self { io, file, .. } = journal;
@@ -213,6 +221,16 @@ impl<I: Io> Journal<I> {
         }
         self.file.flush().await?;
         self.io.rename(making, &self.path).await
+    }
+
+    /// Goes on with a journal that was read: its next append follows what was found, and makes that durable too.
+    pub(crate) async fn go_on(io: I, path: PathBuf, end: End) -> io::Result<Self> {
+        let file = io.open(&path, Open::Existing).await?;
+        Ok(Self::at(io, path, file, end))
+    }
+
+    fn at(io: I, path: PathBuf, file: I::File, End { sequence, position }: End) -> Self {
+        Self { io, path, file, position, sequence, base_bytes: 0, taken_bytes: 0, short_of_space: false }
     }
 
     /// Appends, durably.
@@ -345,7 +363,7 @@ mod tests {
             Ok::<(), ()>(())
         };
         let ended = sim.run_until(read(&sim.io(), path, take)).unwrap();
-        let ended = ended.map(|()| found).map_err(|error| match error {
+        let ended = ended.map(|_| found).map_err(|error| match error {
             ReadError::Damaged(damage) => damage,
             other => panic!("{other:?}"),
         });

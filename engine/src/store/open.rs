@@ -308,7 +308,7 @@ pub(crate) async fn read_manifest<I: Io>(io: &I, path: &Path) -> Result<Manifest
         Ok::<(), &str>(())
     });
     match read.await {
-        Ok(()) => Ok(manifest),
+        Ok(_) => Ok(manifest),
         Err(ReadError::Io(missing)) if missing.kind() == io::ErrorKind::NotFound => Ok(manifest),
         Err(ReadError::Io(error)) => Err(OpenError::io(path)(error)),
         Err(ReadError::Damaged(error)) => Err(OpenError::damaged(path, error)),
