@@ -274,6 +274,47 @@ pub(crate) fn encode_all(
     payloads.finish()
 }
 
+/// Packs what a manifest does not know yet: how partitions grew, and behind that, in a page of their own, run ends. These
+/// count all together: a run without one that is not newer than one that has one counts for nothing.
+pub(crate) fn encode_since(
+    known: &Manifest,
+    run_ends: &BTreeMap<u64, u64>,
+    states: impl Iterator<Item = (TopicPartition, PartitionState)>,
+) -> Vec<Vec<u8>> {
+    let nothing = PartitionState::default();
+    let mut grown = Payloads::default();
+    for (id, state) in states {
+        let advance = growth(known.partitions.get(&id).unwrap_or(&nothing), &state);
+        for part in advance.into_iter().flat_map(split) {
+            grown.push(&encode(id, &Record::Advance(part)));
+        }
+    }
+    let mut payloads = grown.finish();
+    let ends = encode_all(run_ends, std::iter::empty());
+    assert!(ends.len() <= 1, "a run has a file of the shared log, and of these there are few");
+    payloads.extend(ends);
+    payloads
+}
+
+/// What was appended to a partition's segments between two states.
+fn growth(before: &PartitionState, now: &PartitionState) -> Option<Advance> {
+    let known_meta = |at: usize| before.segments.get(at).map(Segment::meta);
+    let metas = now.segments.iter().map(Segment::meta).enumerate().skip(before.segments.len().saturating_sub(1));
+    let segments = metas.filter(|(at, meta)| known_meta(*at).as_ref() != Some(meta)).map(|(_, meta)| meta).collect();
+    let active = now.segments.last().filter(|segment| !segment.sealed);
+    let index = active.and_then(|segment| segment.index.clone()).unwrap_or_default();
+    let known = before.segments.last().filter(|known| active.is_some_and(|now| now.base_offset == known.base_offset));
+    let position = known.and_then(|known| known.index.as_ref()?.last()).map(|entry| entry.position.get());
+    let batch = before.producers.last().map(|batch| batch.base_offset.get());
+    let advance = Advance {
+        segments,
+        index: index.iter().filter(|entry| Some(entry.position.get()) > position).copied().collect(),
+        producers: now.producers.iter().filter(|new| Some(new.base_offset.get()) > batch).copied().collect(),
+    };
+    let is_something = !(advance.segments.is_empty() && advance.index.is_empty() && advance.producers.is_empty());
+    is_something.then_some(advance)
+}
+
 /// Items of one kind that fit a record.
 const fn items_max<T>() -> usize {
     (RECORD_BYTES_MAX - size_of::<RecordHeader>()) / size_of::<T>()

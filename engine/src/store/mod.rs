@@ -17,6 +17,8 @@ mod crash_tests;
 mod extend;
 mod fat;
 mod fetch_memory;
+#[cfg(test)]
+mod full_disk_tests;
 mod keeper;
 mod load;
 mod offsets;

@@ -28,7 +28,7 @@ use crate::{
     config::TopicConfig,
     doubt::Doubts,
     format::{
-        journal::{self, Journal, ReadError},
+        journal::{self, End, Journal, ReadError},
         manifest::{self, Manifest},
         segment::SegmentName,
     },
@@ -98,11 +98,7 @@ impl<I: Io> Store<I> {
             run_ends.entry(options.run - 1).or_insert(0);
         }
         let partitions = build(known, manifest);
-        let states = partitions.iter().map(|(id, cell)| (*id, cell.borrow().state()));
-        let payloads = manifest::encode_all(&run_ends, states);
-        let path = options.manifest_path();
-        let journal = Journal::create(io.clone(), path.clone(), &payloads).await.map_err(OpenError::io(&path))?;
-        drop(payloads);
+        let journal = begin_manifest(&io, &options, losses, &run_ends, &partitions).await?;
         let next_id = found.iter().map(|file| file.id.0 + 1).max().unwrap_or(1);
         let wal = WalFiles::new(io.clone(), wal_dir, options.wal_file_bytes(), options.wal_file_count(), next_id);
         let store = Rc::new(Self {
@@ -297,8 +293,42 @@ fn build(known: &Known, mut manifest: Manifest) -> BTreeMap<TopicPartition, Rc<P
     known.iter().map(&mut restore).collect()
 }
 
+/// Makes this start's manifest: a new one in place of the old one, or the old one with what it did not know, if the disk
+/// has no space for a new one. What was given up cannot be said by adding.
+async fn begin_manifest<I: Io>(
+    io: &I,
+    options: &StoreOptions,
+    losses: Losses,
+    run_ends: &BTreeMap<u64, u64>,
+    partitions: &BTreeMap<TopicPartition, Rc<PartitionCell>>,
+) -> Result<Journal<I>, OpenError> {
+    let path = options.manifest_path();
+    let states = || partitions.iter().map(|(id, cell)| (*id, cell.borrow().state()));
+    let made = Journal::create(io.clone(), path.clone(), &manifest::encode_all(run_ends, states())).await;
+    let full = match made {
+        Err(full) if full.kind() == io::ErrorKind::StorageFull && losses == Losses::Refused => full,
+        made => return made.map_err(OpenError::io(&path)),
+    };
+    let (known, end) = match read_manifest_to_its_end(io, &path).await {
+        Ok((known, Some(end))) => (known, end),
+        Ok((_, None)) => return Err(OpenError::io(&path)(full)),
+        Err(error) => return Err(error),
+    };
+    tracing::warn!(shard = options.shard, "no space for a new manifest: the old one goes on");
+    let mut journal = Journal::go_on(io.clone(), path.clone(), end).await.map_err(OpenError::io(&path))?;
+    for payload in manifest::encode_since(&known, run_ends, states()) {
+        journal.append(&payload).await.map_err(OpenError::io(&path))?;
+    }
+    Ok(journal)
+}
+
 /// Reads a manifest; a missing one is empty.
 pub(crate) async fn read_manifest<I: Io>(io: &I, path: &Path) -> Result<Manifest, OpenError> {
+    read_manifest_to_its_end(io, path).await.map(|(manifest, _)| manifest)
+}
+
+/// Reads a manifest, and says where it ends if there is one.
+async fn read_manifest_to_its_end<I: Io>(io: &I, path: &Path) -> Result<(Manifest, Option<End>), OpenError> {
     let mut manifest = Manifest::default();
     let read = journal::read(io, path, |page| {
         for record in journal::records(page).ok_or("a page of nonsense")? {
@@ -308,8 +338,8 @@ pub(crate) async fn read_manifest<I: Io>(io: &I, path: &Path) -> Result<Manifest
         Ok::<(), &str>(())
     });
     match read.await {
-        Ok(_) => Ok(manifest),
-        Err(ReadError::Io(missing)) if missing.kind() == io::ErrorKind::NotFound => Ok(manifest),
+        Ok(end) => Ok((manifest, Some(end))),
+        Err(ReadError::Io(missing)) if missing.kind() == io::ErrorKind::NotFound => Ok((manifest, None)),
         Err(ReadError::Io(error)) => Err(OpenError::io(path)(error)),
         Err(ReadError::Damaged(error)) => Err(OpenError::damaged(path, error)),
         Err(ReadError::Refused(reason)) => Err(OpenError::damaged(path, reason)),

@@ -28,28 +28,28 @@ use crate::{
 };
 
 /// Larger than what takes the fat path.
-const FAT: usize = 300_000;
+pub(super) const FAT: usize = 300_000;
 const WAL_BYTES: u64 = 16 << 20;
 const WRITTEN: &[(&str, &str)] = &[("flush.messages", "1000")];
-const DEVICE: &[(&str, &str)] = &[];
+pub(super) const DEVICE: &[(&str, &str)] = &[];
 
-fn partition(index: i32) -> TopicPartition {
+pub(super) fn partition(index: i32) -> TopicPartition {
     TopicPartition { topic: Uuid::from_u128(9), partition: index }
 }
 
 /// A machine and the settings of its partitions.
-struct Machine {
-    sim: Sim,
-    known: Known,
+pub(super) struct Machine {
+    pub(super) sim: Sim,
+    pub(super) known: Known,
     run: Cell<u64>,
-    reserve_bytes: u64,
+    pub(super) reserve_bytes: u64,
     /// Of the node; one is opened.
     shards: usize,
     cache_bytes: Cell<usize>,
 }
 
 impl Machine {
-    fn new(seed: u64, settings: &[&[(&str, &str)]]) -> Self {
+    pub(super) fn new(seed: u64, settings: &[&[(&str, &str)]]) -> Self {
         let sim = Sim::new(seed);
         sim.run_until(sim.io().create_dir(Path::new("/d"))).unwrap().unwrap();
         let config = |settings: &&[(&str, &str)]| {
@@ -60,7 +60,7 @@ impl Machine {
         Self { sim, known, run: Cell::new(0), reserve_bytes: 0, shards: 1, cache_bytes: Cell::new(24 << 20) }
     }
 
-    fn options(&self, run: u64) -> StoreOptions {
+    pub(super) fn options(&self, run: u64) -> StoreOptions {
         StoreOptions {
             compact_bytes: 1 << 20,
             data_dir: PathBuf::from("/d"),
@@ -76,13 +76,13 @@ impl Machine {
     }
 
     /// A start that is not to serve: its number, and its disk.
-    fn next_run(&self) -> (u64, SimIo) {
+    pub(super) fn next_run(&self) -> (u64, SimIo) {
         let run = self.run.replace(self.run.get() + 1) + 1;
         (run, if run == 1 { self.sim.io() } else { self.sim.restart() })
     }
 
     /// Runs a life on what the last one left.
-    fn live<F: Future<Output = ()>>(&self, body: impl FnOnce(Rc<Store<SimIo>>) -> F) {
+    pub(super) fn live<F: Future<Output = ()>>(&self, body: impl FnOnce(Rc<Store<SimIo>>) -> F) {
         let (run, io) = self.next_run();
         let options = self.options(run);
         let life = async {
@@ -104,7 +104,7 @@ fn take(store: &Store<SimIo>, index: i32, size: usize) -> Option<Wait> {
     try_take(store, index, size).unwrap()
 }
 
-fn try_take(store: &Store<SimIo>, index: i32, size: usize) -> Result<Option<Wait>, LogError> {
+pub(super) fn try_take(store: &Store<SimIo>, index: i32, size: usize) -> Result<Option<Wait>, LogError> {
     try_take_of(store, index, size, 1000)
 }
 
@@ -120,14 +120,14 @@ fn try_take_of(store: &Store<SimIo>, index: i32, size: usize, timestamp: i64) ->
     Ok(wait)
 }
 
-async fn acknowledged(wait: Option<Wait>) -> Result<(), LogError> {
+pub(super) async fn acknowledged(wait: Option<Wait>) -> Result<(), LogError> {
     match wait {
         Some(wait) => wait.wait().await,
         None => Ok(()),
     }
 }
 
-async fn produce(store: &Store<SimIo>, index: i32, size: usize) {
+pub(super) async fn produce(store: &Store<SimIo>, index: i32, size: usize) {
     acknowledged(take(store, index, size)).await.unwrap();
 }
 
@@ -139,7 +139,7 @@ fn note(store: &Store<SimIo>, index: i32) {
 }
 
 /// Reads a partition from its log start on: every record is what it was, up to the end that is answered.
-async fn check(store: &Store<SimIo>, index: i32) -> i64 {
+pub(super) async fn check(store: &Store<SimIo>, index: i32) -> i64 {
     let (start, end) = store.bounds(partition(index)).unwrap();
     let mut offset = start;
     while offset < end {
