@@ -4,6 +4,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -182,6 +183,10 @@ impl Io for DirectIo {
         self.blocking(move || create_dir_durably(&path)).await
     }
 
+    async fn create_dirs(&self, paths: Vec<PathBuf>) -> io::Result<()> {
+        self.blocking(move || create_dirs_durably(paths.iter().map(PathBuf::as_path))).await
+    }
+
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         self.blocking(move || sync_dir(&path)).await
@@ -263,15 +268,17 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Creates a directory and those above it, and makes every new entry durable.
 pub(crate) fn create_dir_durably(path: &Path) -> io::Result<()> {
-    let missing: Vec<PathBuf> =
-        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect();
-    std::fs::create_dir_all(path)?;
-    for made in missing {
-        if let Some(parent) = made.parent().filter(|p| !p.as_os_str().is_empty()) {
-            sync_dir(parent)?;
-        }
+    create_dirs_durably(std::iter::once(path))
+}
+
+fn create_dirs_durably<'a>(paths: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    let mut changed = BTreeSet::new();
+    for path in paths {
+        let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
+        std::fs::create_dir_all(path)?;
+        changed.extend(missing.into_iter().filter_map(Path::parent).filter(|p| !p.as_os_str().is_empty()));
     }
-    Ok(())
+    changed.into_iter().try_for_each(sync_dir)
 }
 
 /// Free bytes for unprivileged use of the file system that holds `path`.
@@ -317,6 +324,16 @@ mod tests {
     use glommio::LocalExecutor;
 
     use super::*;
+
+    #[test]
+    fn folders_are_made_with_those_above_them_and_may_be_there() {
+        let data = tempfile::tempdir().expect("there is a folder for it");
+        let paths = ["topics/a/0", "topics/a/1", "topics/b/0"].map(|path| data.path().join(path));
+        for _ in 0..2 {
+            create_dirs_durably(paths.iter().map(PathBuf::as_path)).expect("there is space");
+            assert!(paths.iter().all(|path| path.is_dir()));
+        }
+    }
 
     /// A file of a deleted topic that was being removed when the node stopped took the process down with it.
     #[test]

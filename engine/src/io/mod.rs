@@ -4,7 +4,13 @@
 //! whatever was not flushed. The shells are generic over `Io`, so that what is tested against crashes is the code
 //! that runs in production.
 
-use std::{future::Future, io, path::Path, rc::Rc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
 use crate::chunk::Memory;
 
@@ -69,6 +75,8 @@ pub(crate) trait Io: Clone + 'static {
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
     /// Creates a directory and its parents, durably. Existing ones are fine.
     fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// The same for many: a folder that several are made in is made durable once.
+    fn create_dirs(&self, paths: Vec<PathBuf>) -> impl Future<Output = io::Result<()>>;
     /// Makes a directory's entries durable.
     fn sync_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Names in a directory, in no order; none when it is missing.

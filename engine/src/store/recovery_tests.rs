@@ -350,7 +350,7 @@ fn what_was_there_comes_to_segments_though_producers_never_rest() {
     machine.live(async |store| {
         produce(&store, 1, 10).await;
         let load = join_all((0..50).map(async |_| {
-            for _ in 0..50 {
+            for _ in 0..200 {
                 produce(&store, 0, 2_000).await;
             }
         }));

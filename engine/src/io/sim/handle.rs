@@ -5,7 +5,7 @@
 use std::{
     future::poll_fn,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
@@ -288,6 +288,13 @@ impl Io for SimIo {
 
     async fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.done(path, OpKind::CreateDir, |_| Effect::CreateDir { path: path.into() }).await
+    }
+
+    async fn create_dirs(&self, paths: Vec<PathBuf>) -> io::Result<()> {
+        for path in paths {
+            self.create_dir(&path).await?;
+        }
+        Ok(())
     }
 
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -89,8 +89,15 @@ impl<I: Io> Store<I> {
     }
 
     pub(super) async fn round(&self, picked: &[Picked]) -> io::Result<()> {
-        let plans = picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id(), plan.as_ref()?)));
-        let written = stream::iter(plans)
+        let plans = || picked.iter().filter_map(|Picked { cell, plan }| Some((cell.borrow().id(), plan.as_ref()?)));
+        // One after the other, the folders of a topic's many partitions would keep the first round from ending while
+        // all that comes in meanwhile stays in memory.
+        let new = plans().filter(|(_, plan)| begins_segment(plan));
+        let folders: Vec<_> = new.map(|(id, _)| partition_dir(&self.options.data_dir, id)).collect();
+        if !folders.is_empty() {
+            self.io.create_dirs(folders).await?;
+        }
+        let written = stream::iter(plans())
             .map(|(id, plan)| async move { Ok((id, plan, self.write_plan(id, plan, None, WRITE_BYTES).await?)) })
             .buffer_unordered(WRITTEN_TOGETHER)
             .collect::<Vec<_>>()
@@ -161,7 +168,7 @@ impl<I: Io> Store<I> {
 
     /// Makes the names of a plan's new segments durable.
     pub(crate) async fn sync_new_segments(&self, id: TopicPartition, plan: &Plan) -> io::Result<()> {
-        match plan.writes.iter().any(|write| write.from == 0) {
+        match begins_segment(plan) {
             true => self.io.sync_dir(&partition_dir(&self.options.data_dir, id)).await,
             false => Ok(()),
         }
@@ -214,4 +221,8 @@ impl<I: Io> Store<I> {
     fn write_buffer(&self, left: usize, write_bytes: usize) -> I::Buffer {
         self.io.buffer(usize::try_from(align_up(left as u64)).expect("bounded").min(write_bytes))
     }
+}
+
+fn begins_segment(plan: &Plan) -> bool {
+    plan.writes.iter().any(|write| write.from == 0)
 }
