@@ -25,7 +25,7 @@ const READ_PART: u64 = 4;
 /// What a node takes beside its budget at most: code and libraries (22 MiB), stacks, catalog.
 const NODE_BYTES_BESIDE: u64 = ByteSize::mib(32).0;
 
-/// The same of each shard: 10 MiB of registered buffers, the rings, the read buffer, and what the allocator holds beyond
+/// The same of each shard: registered buffers, the rings, the read buffer, and what the allocator holds beyond
 /// what is in use: it keeps pages of 4 MiB for each size of large blocks, and a page goes back when all of it is free.
 /// Counted under readers that do not read, on two shards: 65 MiB in use, 60 MiB more resident.
 const SHARD_BYTES_BESIDE: u64 = ByteSize::mib(48).0;

@@ -10,11 +10,9 @@ use crate::{
 /// glommio refuses to start an executor below this memlock limit, whatever the user's privileges.
 const MEMLOCK_MIN: u64 = 512 << 10;
 
-/// glommio registers a shard's I/O memory in each of its three rings.
+/// glommio registers a shard's I/O memory in each of its three rings. It lies in pages of the usual size, as a node takes
+/// no others: in huge ones the kernel would charge each ring for these as a whole.
 const RINGS: u64 = 3;
-
-/// The kernel charges a registered buffer that lies in transparent huge pages for those pages as a whole.
-const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// Descriptors that a shard has open besides connections and files of the log.
 const SHARD_DESCRIPTORS: u64 = 32;
@@ -54,7 +52,7 @@ fn own_descriptors(shards: usize) -> u64 {
 pub fn check(needs: &Needs) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Ok(limit) = sys::limit(Resource::LockedMemory) {
-        findings.push(judge_memlock(limit, may_lock_memory(), huge_pages(), needs));
+        findings.push(judge_memlock(limit, may_lock_memory(), needs));
     }
     if let Ok(limit) = sys::limit(Resource::Descriptors) {
         findings.push(judge_descriptors(limit, needs));
@@ -67,20 +65,6 @@ fn may_lock_memory() -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| has_ipc_lock(&status))
 }
 
-/// Whether the allocator's memory may lie in transparent huge pages.
-fn huge_pages() -> bool {
-    let mode = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-    mode.is_ok_and(|mode| !mode.contains("[never]"))
-}
-
-/// What one ring is charged at most for a buffer of that size, which may begin anywhere.
-fn charged_bytes(io_memory: u64, huge_pages: bool) -> u64 {
-    match huge_pages {
-        true => io_memory.next_multiple_of(HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES,
-        false => io_memory,
-    }
-}
-
 fn has_ipc_lock(status: &str) -> bool {
     const CAP_IPC_LOCK: u64 = 14;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -91,9 +75,9 @@ fn has_ipc_lock(status: &str) -> bool {
 const FIX_MEMLOCK: &str = "LimitMEMLOCK=infinity (systemd unit), 'USER - memlock unlimited' in \
     /etc/security/limits.conf and a new login, or --ulimit memlock=-1 (docker)";
 
-fn judge_memlock(limit: Limit, privileged: bool, huge_pages: bool, needs: &Needs) -> Finding {
+fn judge_memlock(limit: Limit, privileged: bool, needs: &Needs) -> Finding {
     const CHECK: &str = "memlock";
-    let wanted = RINGS * charged_bytes(needs.io_memory_bytes, huge_pages) * needs.shards as u64;
+    let wanted = RINGS * needs.io_memory_bytes * needs.shards as u64;
     if limit.soft < MEMLOCK_MIN {
         return Finding::error(
             CHECK,
@@ -168,18 +152,16 @@ mod tests {
 
     #[test]
     fn memlock_must_cover_three_rings_of_each_shard() {
-        for (soft, privileged, huge_pages, severity) in [
-            (64 << 10, true, false, Severity::Error),
-            (64 << 10, false, false, Severity::Error),
-            (8 << 20, false, false, Severity::Warning),
-            (8 << 20, true, false, Severity::Good),
-            ((60 << 20) - 1, false, false, Severity::Warning),
-            (60 << 20, false, false, Severity::Good),
-            (60 << 20, false, true, Severity::Warning),
-            (72 << 20, false, true, Severity::Good),
-            (u64::MAX, false, true, Severity::Good),
+        for (soft, privileged, severity) in [
+            (64 << 10, true, Severity::Error),
+            (64 << 10, false, Severity::Error),
+            (8 << 20, false, Severity::Warning),
+            (8 << 20, true, Severity::Good),
+            ((60 << 20) - 1, false, Severity::Warning),
+            (60 << 20, false, Severity::Good),
+            (u64::MAX, false, Severity::Good),
         ] {
-            let finding = judge_memlock(limit(soft, soft), privileged, huge_pages, &needs());
+            let finding = judge_memlock(limit(soft, soft), privileged, &needs());
             assert_eq!(finding.severity, severity, "{soft}: {finding}");
         }
     }
