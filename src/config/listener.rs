@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -143,9 +143,20 @@ pub(super) fn resolve(said: Said, problems: &mut Vec<String>) -> Vec<Listener> {
     }
     advertise(&mut listeners, said.advertised, problems);
     for listener in &listeners {
+        check_addresses(listener, problems);
         check_advertised(listener, problems);
     }
     listeners
+}
+
+/// A socket for IPv6 alone takes no address of IPv4, however it is written.
+fn check_addresses(listener: &Listener, problems: &mut Vec<String>) {
+    for address in &listener.addresses {
+        let mapped = address.host.parse::<Ipv6Addr>().ok().and_then(|ip| ip.to_ipv4_mapped());
+        if let Some(ip) = mapped {
+            problems.push(format!("--listen {address}: that is an address of IPv4: write {ip}:{}", address.port));
+        }
+    }
 }
 
 fn default_listen() -> Endpoint {
@@ -348,6 +359,7 @@ mod tests {
             ("A://[::]:1", "A://[::0]:1", "meta-address ::0"),
             ("h:1", "h:0", "needs the port"),
             ("", "", "at least one HOST:PORT"),
+            ("A://[::ffff:1.2.3.4]:1", "", "[::ffff:1.2.3.4]:1: that is an address of IPv4: write 1.2.3.4:1"),
         ] {
             let (_, problems) = resolved(listen, advertised);
             assert!(problems.len() == 1 && problems[0].contains(reason), "{reason}: {problems:?}");
