@@ -183,16 +183,29 @@ impl Mail {
                 if has_waited { Poll::Pending } else { Poll::Ready(letters) }
             })
             .await;
-            for letter in letters {
-                letter(&engine);
-            }
+            open_in_turns(letters, |letter| letter(&engine)).await;
         }
+    }
+}
+
+/// Letters that are opened before others have the shard: a request for tens of thousands of partitions comes as as many.
+const LETTERS_OF_TURN: usize = 64;
+
+/// Opens letters in their order.
+async fn open_in_turns<T>(letters: Vec<T>, mut open: impl FnMut(T)) {
+    for (at, letter) in letters.into_iter().enumerate() {
+        if at > 0 && at.is_multiple_of(LETTERS_OF_TURN) {
+            glommio::executor().yield_now().await;
+        }
+        open(letter);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::task::Wake;
+
+    use glommio::LocalExecutor;
 
     use super::*;
 
@@ -203,6 +216,26 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A request for 60,000 partitions of another shard kept it from everything else until all its letters were open.
+    #[test]
+    fn many_letters_are_opened_in_their_order_and_others_come_in_between() {
+        LocalExecutor::default().run(async {
+            let opened = Rc::new(RefCell::new(Vec::new()));
+            let (watched, count) = (opened.clone(), LETTERS_OF_TURN * 10);
+            let other = glommio::spawn_local(async move {
+                let mut seen = 0;
+                while watched.borrow().len() < count {
+                    seen = watched.borrow().len();
+                    glommio::executor().yield_now().await;
+                }
+                seen
+            });
+            open_in_turns((0..count).collect(), |letter| opened.borrow_mut().push(letter)).await;
+            assert!(opened.borrow().is_sorted());
+            assert!(other.await > 0, "it had no turn before the end");
+        });
     }
 
     #[test]
