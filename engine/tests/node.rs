@@ -153,7 +153,6 @@ fn a_fetch_waits_for_records_of_any_shard() {
     });
 }
 
-/// An answer ended where the log's segments end, with less than was waited for.
 /// One request can ask for that many, as one that deletes groups does.
 #[test]
 fn a_shard_may_be_asked_a_hundred_thousand_things_at_once() {
@@ -165,6 +164,37 @@ fn a_shard_may_be_asked_a_hundred_thousand_things_at_once() {
     assert!(answers.into_iter().eq(0..100_000));
 }
 
+/// A batch that was larger than its partition's share of the answer counted as that share only, and the fetch waited.
+#[test]
+fn a_first_batch_beyond_its_limit_is_not_waited_for() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    with_node(options(dir.path(), 2), |engine| async move {
+        let topic = topic(&engine, "t", 2, &[]).await;
+        for partition in 0..2 {
+            let id = TopicPartition { topic, partition };
+            produce(&engine, id, &values("first", 1, 30_000)).await.unwrap();
+            let part = FetchPartition { partition: id, offset: 0, max_bytes: 1_000, leader_epoch: -1 };
+            let fetch = |min_bytes| Fetch {
+                partitions: vec![part],
+                max_bytes: 1 << 20,
+                min_bytes,
+                max_wait: Duration::from_secs(2),
+            };
+            let more = async {
+                glommio::timer::sleep(Duration::from_millis(200)).await;
+                produce(&engine, id, &values("more", 1, 10)).await.unwrap();
+            };
+            let (fetched, ()) = futures_util::future::join(engine.fetch(fetch(20_000)), more).await;
+            let fetched = fetched[0].as_ref().unwrap();
+            assert_eq!(fetched.high_watermark, 1, "it was there");
+            assert!(fetched.records.len() > 30_000);
+            let fetched = engine.fetch(fetch(40_000)).await.remove(0).unwrap();
+            assert_eq!(fetched.high_watermark, 2, "that much is not");
+        }
+    });
+}
+
+/// An answer ended where the log's segments end, with less than was waited for.
 #[test]
 fn a_fetch_is_answered_from_segments_and_tail_together() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
