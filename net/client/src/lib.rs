@@ -1,5 +1,7 @@
 //! Kafka's protocol from the client's side.
 
 pub mod frame;
+mod in_flight;
 
 pub use frame::ProtocolError;
+pub use in_flight::InFlight;
