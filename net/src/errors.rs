@@ -125,24 +125,3 @@ pub(crate) fn topic_error(error: &TopicError) -> ApiError {
         TopicError::Storage(_) => ApiError::new(ResponseError::KafkaStorageError, error.to_string()),
     }
 }
-
-/// Kafka's name of an error code, as its documentation writes it.
-pub fn error_code_name(code: i16) -> String {
-    match ResponseError::try_from_code(code) {
-        None => "NONE".to_owned(),
-        Some(ResponseError::Unknown(code)) => format!("error code {code}"),
-        Some(ResponseError::InvalidTopicException) => "INVALID_TOPIC_EXCEPTION".to_owned(),
-        Some(error) => screaming(&error.to_string()),
-    }
-}
-
-fn screaming(camel: &str) -> String {
-    let mut name = String::new();
-    for letter in camel.chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
-}

@@ -19,4 +19,3 @@ pub use broker::{
     table::{ApiListing, api_table},
 };
 pub use coordinator::group::check_group_settings;
-pub use errors::error_code_name;

@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 use kafka_protocol::error::ResponseError;
-use millrace_net::error_code_name as code_name;
+use millrace_client::error_code_name as code_name;
 
 use crate::output::{one_line, reason};
 
@@ -148,15 +148,6 @@ fn plain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn codes_have_the_names_of_the_documentation() {
-        assert_eq!(code_name(0), "NONE");
-        assert_eq!(code_name(3), "UNKNOWN_TOPIC_OR_PARTITION");
-        assert_eq!(code_name(17), "INVALID_TOPIC_EXCEPTION");
-        assert_eq!(code_name(-1), "UNKNOWN_SERVER_ERROR");
-        assert_eq!(code_name(31_000), "error code 31000");
-    }
 
     #[test]
     fn the_brokers_message_comes_before_ours() {

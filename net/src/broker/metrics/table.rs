@@ -1,12 +1,13 @@
 //! Every metric of the broker: name, kind, what it says, where it comes from. To add one is to add a line.
 
+use millrace_client::error_code_name;
 use millrace_engine::timing::Durations;
 
 use super::{
     reading::{NodeReading, ShardReading},
     text::{Kind, Page, seconds},
 };
-use crate::{broker::table::TABLE as APIS, errors::error_code_name};
+use crate::broker::table::TABLE as APIS;
 
 /// One metric.
 pub(crate) struct Metric {
