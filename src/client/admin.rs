@@ -17,7 +17,6 @@ use super::{
     cluster::{Cluster, UNKNOWN_TOPIC_OR_PARTITION, topic_name},
     error::ClientError,
 };
-use crate::config::Setting;
 
 /// A topic to create.
 #[derive(Clone, Debug)]
@@ -27,7 +26,8 @@ pub(crate) struct TopicSpec {
     pub(crate) partitions: Option<i32>,
     /// `None`: the broker's default.
     pub(crate) replicas: Option<i16>,
-    pub(crate) settings: Vec<Setting>,
+    /// Names and values.
+    pub(crate) settings: Vec<(String, String)>,
 }
 
 /// What has settings.
@@ -93,8 +93,8 @@ fn text(text: &str) -> StrBytes {
 impl Cluster {
     /// Creates a topic.
     pub(crate) fn create_topic(&mut self, spec: &TopicSpec, validate_only: bool) -> Result<(), ClientError> {
-        let setting = |setting: &Setting| {
-            CreatableTopicConfig::default().with_name(text(&setting.key)).with_value(Some(text(&setting.value)))
+        let setting = |(name, value): &(String, String)| {
+            CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
         };
         let what = format!("topic '{}'", spec.name);
         self.retry(|cluster| {
@@ -174,11 +174,11 @@ impl Cluster {
     pub(crate) fn alter_config(
         &mut self,
         resource: &Resource,
-        set: &[Setting],
+        set: &[(String, String)],
         delete: &[String],
     ) -> Result<(), ClientError> {
         let what = resource.describe();
-        let set = set.iter().map(|setting| (setting.key.as_str(), SET, Some(setting.value.as_str())));
+        let set = set.iter().map(|(name, value)| (name.as_str(), SET, Some(value.as_str())));
         let changes: Vec<_> = set.chain(delete.iter().map(|key| (key.as_str(), DELETE, None))).collect();
         let change = |(name, operation, value): &(&str, i8, Option<&str>)| {
             AlterableConfig::default()

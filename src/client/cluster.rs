@@ -17,13 +17,12 @@ use millrace_engine::config::check_topic_name;
 use uuid::Uuid;
 
 use super::{connection::Connection, error::ClientError};
-use crate::config::HostPort;
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterOptions {
-    /// Some of its brokers. At least one.
-    pub(crate) brokers: Vec<HostPort>,
+    /// Hosts and ports of some of its brokers. At least one.
+    pub(crate) brokers: Vec<(String, u16)>,
     /// For each answer, and for all attempts of one request together.
     pub(crate) timeout: Duration,
 }
@@ -204,7 +203,7 @@ impl Cluster {
     fn connection(&mut self, peer: Peer) -> Result<&mut Connection, ClientError> {
         if !self.connections.contains_key(&peer) {
             let (host, port) = match peer {
-                Peer::Bootstrap(at) => (self.options.brokers[at].host.clone(), self.options.brokers[at].port),
+                Peer::Bootstrap(at) => self.options.brokers[at].clone(),
                 Peer::Broker(id) => self.broker_address(id)?,
             };
             let connection = Connection::open(&host, port, self.options.timeout)?;

@@ -14,7 +14,6 @@ use kafka_protocol::{
 };
 
 use super::error::ClientError;
-use crate::config::HostPort;
 
 /// Largest answer that is believed; anything above it is not Kafka talking.
 const RESPONSE_BYTES_MAX: usize = 512 << 20;
@@ -38,7 +37,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects to a broker and asks what it serves. `timeout` holds for connecting and for each answer.
     pub(crate) fn open(host: &str, port: u16, timeout: Duration) -> Result<Self, ClientError> {
-        let address = HostPort { host: host.to_owned(), port }.to_string();
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let stream =
             connect(host, port, timeout).map_err(|source| ClientError::Connect { address: address.clone(), source })?;
         let mut connection = Self { stream, address, timeout, versions: HashMap::new(), correlation_id: 0 };

@@ -5,8 +5,6 @@ use std::{fmt, io};
 use kafka_protocol::error::ResponseError;
 use millrace_client::error_code_name as code_name;
 
-use crate::output::{one_line, reason};
-
 /// Why a request failed.
 #[derive(Debug)]
 pub(crate) enum ClientError {
@@ -31,7 +29,7 @@ pub(crate) enum ClientError {
 impl ClientError {
     /// An error code for something; `None` for code 0.
     pub(crate) fn of_code(what: impl Into<String>, code: i16, message: Option<&str>) -> Option<Self> {
-        let message = message.filter(|text| !text.is_empty() && !is_said_best(code)).map(str::to_owned);
+        let message = message.map(one_line).filter(|text| !text.is_empty() && !is_said_best(code));
         (code != 0).then(|| Self::Refused { what: what.into(), code, message })
     }
 
@@ -122,7 +120,7 @@ impl fmt::Display for ClientError {
             Self::Refused { what, code, message } => {
                 write!(f, "{what}: ")?;
                 match message.as_deref().or_else(|| meaning(*code)) {
-                    Some(text) => write!(f, "{} ({})", one_line(text).trim_end_matches('.'), code_name(*code)),
+                    Some(text) => write!(f, "{} ({})", text.trim_end_matches('.'), code_name(*code)),
                     None => write!(f, "{}", code_name(*code)),
                 }
             }
@@ -141,8 +139,15 @@ fn plain(error: &io::Error) -> String {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
         io::ErrorKind::ConnectionRefused => "nobody listens there (is the broker running?)".to_owned(),
         io::ErrorKind::UnexpectedEof => "closed by the broker".to_owned(),
-        _ => reason(error),
+        // Without its number.
+        _ => error.to_string().split(" (os error").next().unwrap_or_default().to_owned(),
     }
+}
+
+/// A broker's text on one line: lines of it joined, without what indents them.
+fn one_line(text: &str) -> String {
+    let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl ApiCommand {
 
     fn served(&self) -> Outcome<Vec<(i16, i16, i16)>> {
         let Some(broker) = &self.broker else { return Ok(own_table()) };
-        let options = ClusterOptions { brokers: vec![broker.clone()], timeout: self.timeout.0 };
+        let options = ClusterOptions { brokers: vec![broker.clone().into()], timeout: self.timeout.0 };
         let mut cluster = Cluster::new(options);
         let connection = cluster.any_connection().map_err(Failure::failed)?;
         Ok(connection.api_versions().into_iter().map(|(key, range)| (key, range.min, range.max)).collect())

@@ -29,6 +29,7 @@ pub(crate) struct BrokerArgs {
 impl BrokerArgs {
     /// The cluster that these options mean. Connects to nobody yet.
     pub(crate) fn cluster(&self) -> Cluster {
-        Cluster::new(ClusterOptions { brokers: self.broker.clone(), timeout: self.timeout.0 })
+        let brokers = self.broker.iter().cloned().map(Into::into).collect();
+        Cluster::new(ClusterOptions { brokers, timeout: self.timeout.0 })
     }
 }

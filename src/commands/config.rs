@@ -151,6 +151,7 @@ impl Alter {
             return Err(Failure::usage("nothing to change: give --set or --delete"));
         }
         let resource = self.whose.resource();
-        self.broker.cluster().alter_config(&resource, &self.set, &self.delete).map_err(Failure::failed)
+        let set: Vec<_> = self.set.into_iter().map(Into::into).collect();
+        self.broker.cluster().alter_config(&resource, &set, &self.delete).map_err(Failure::failed)
     }
 }

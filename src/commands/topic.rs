@@ -131,8 +131,8 @@ impl TopicCommand {
 
 impl Create {
     fn run(self) -> Outcome {
-        let spec =
-            TopicSpec { name: self.name, partitions: self.partitions, replicas: self.replicas, settings: self.config };
+        let settings = self.config.into_iter().map(Into::into).collect();
+        let spec = TopicSpec { name: self.name, partitions: self.partitions, replicas: self.replicas, settings };
         match self.broker.cluster().create_topic(&spec, self.validate_only) {
             Err(error) if self.if_not_exists && error.code() == Some(TOPIC_ALREADY_EXISTS) => Ok(()),
             result => result.map_err(Failure::failed),
@@ -236,7 +236,8 @@ impl Alter {
         let mut cluster = self.broker.cluster();
         if !self.config.is_empty() || !self.delete_config.is_empty() {
             let resource = Resource::topic(&self.name);
-            cluster.alter_config(&resource, &self.config, &self.delete_config).map_err(Failure::failed)?;
+            let set: Vec<_> = self.config.into_iter().map(Into::into).collect();
+            cluster.alter_config(&resource, &set, &self.delete_config).map_err(Failure::failed)?;
         }
         match self.partitions {
             Some(count) => cluster.create_partitions(&self.name, count).map_err(Failure::failed),

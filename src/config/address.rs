@@ -42,6 +42,12 @@ impl FromStr for HostPort {
     }
 }
 
+impl From<HostPort> for (String, u16) {
+    fn from(address: HostPort) -> Self {
+        (address.host, address.port)
+    }
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {

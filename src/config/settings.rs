@@ -24,6 +24,12 @@ impl FromStr for Setting {
     }
 }
 
+impl From<Setting> for (String, String) {
+    fn from(setting: Setting) -> Self {
+        (setting.key, setting.value)
+    }
+}
+
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.key, self.value)
