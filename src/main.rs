@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 mod cli;
-mod client;
 mod commands;
 mod config;
 mod failure;

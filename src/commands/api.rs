@@ -4,9 +4,9 @@ use std::io::stdout;
 
 use clap::Args;
 use kafka_protocol::messages::ApiKey;
+use millrace_client::{Cluster, ClusterOptions};
 
 use crate::{
-    client::{Cluster, ClusterOptions},
     config::{HostPort, Span},
     failure::{Failure, Outcome},
     output::Table,

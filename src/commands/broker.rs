@@ -1,11 +1,9 @@
 //! How commands are told which broker to talk to.
 
 use clap::Args;
+use millrace_client::{Cluster, ClusterOptions};
 
-use crate::{
-    client::{Cluster, ClusterOptions},
-    config::{HostPort, Span},
-};
+use crate::config::{HostPort, Span};
 
 /// Options of every command that talks to a broker.
 #[derive(Args, Clone, Debug)]

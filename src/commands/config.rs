@@ -3,11 +3,11 @@
 use std::io::{Write, stdout};
 
 use clap::{Args, Subcommand};
+use millrace_client::{Resource, ResourceKind};
 use millrace_engine::config::{self as topic_config, Effect};
 
 use super::broker::BrokerArgs;
 use crate::{
-    client::{Resource, ResourceKind},
     config::Setting,
     failure::{Failure, Outcome},
     output::Table,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use millrace_client::{ClientError, Cluster, FetchFrom, Fetched, OffsetQuestion};
 use millrace_engine::batch::{batches, records, verify_crc};
 
 use super::{
@@ -15,7 +16,6 @@ use super::{
     record_format::{Context, Field, RecordFormat},
 };
 use crate::{
-    client::{ClientError, Cluster, FetchFrom, Fetched, OffsetQuestion},
     failure::{Failure, Outcome},
     output::say,
     time,

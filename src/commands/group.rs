@@ -6,10 +6,10 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use millrace_client::{Cluster, GroupDescription, OffsetQuestion, Offsets};
 
 use super::broker::BrokerArgs;
 use crate::{
-    client::{Cluster, GroupDescription, OffsetQuestion, Offsets},
     failure::{Failure, Outcome},
     output::Table,
     time,

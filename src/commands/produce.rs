@@ -7,11 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use millrace_client::{ClientError, Cluster, ProducerId, of_key};
 use millrace_engine::batch::{BatchBuilder, Codec, Record, increment_sequence};
 
 use super::broker::BrokerArgs;
 use crate::{
-    client::{ClientError, Cluster, ProducerId, of_key},
     config::{ByteSize, Setting},
     failure::{Failure, Outcome},
     output::{reason, say},

@@ -3,10 +3,10 @@
 use std::io::{Write, stdout};
 
 use clap::{Args, Subcommand};
+use millrace_client::{Cluster, OffsetQuestion, Resource, Topic, TopicSpec};
 
 use super::broker::BrokerArgs;
 use crate::{
-    client::{Cluster, OffsetQuestion, Resource, Topic, TopicSpec},
     config::Setting,
     failure::{Failure, Outcome},
     output::{Table, joined},

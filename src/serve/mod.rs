@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::Args;
+use millrace_client::Connection;
 use millrace_engine::{
     config::{self as topic_config, Effect},
     engine::Engine,
@@ -32,7 +33,6 @@ use self::{
     wire::Ending,
 };
 use crate::{
-    client::Connection,
     config::{self, Config, HostPort, Listener, Machine, ServeOptions, places},
     failure::{Failure, Outcome},
     output::say,

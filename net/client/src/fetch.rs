@@ -12,20 +12,24 @@ use super::{cluster::Cluster, error::ClientError};
 
 /// Where to read a partition from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FetchFrom {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
+pub struct FetchFrom {
+    /// Its topic.
+    pub topic: String,
+    /// Its index.
+    pub partition: i32,
+    /// The first offset that is wanted.
+    pub offset: i64,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub(crate) struct Fetched {
-    pub(crate) partition: i32,
+pub struct Fetched {
+    /// Index of the partition.
+    pub partition: i32,
     /// Whole batches; the last one may be cut off.
-    pub(crate) records: Bytes,
+    pub records: Bytes,
     /// What went wrong with this partition alone.
-    pub(crate) error: Option<ClientError>,
+    pub error: Option<ClientError>,
 }
 
 const FETCH_BYTES_MAX: i32 = 32 << 20;
@@ -34,12 +38,7 @@ const SESSION_LESS_EPOCH: i32 = -1;
 
 impl Cluster {
     /// Reads from one broker, which waits up to `wait` for something to be there.
-    pub(crate) fn fetch(
-        &mut self,
-        leader: i32,
-        from: &[FetchFrom],
-        wait: Duration,
-    ) -> Result<Vec<Fetched>, ClientError> {
+    pub fn fetch(&mut self, leader: i32, from: &[FetchFrom], wait: Duration) -> Result<Vec<Fetched>, ClientError> {
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         let response = self.broker_waiting(leader, wait, |version| {
             let request = FetchRequest::default()

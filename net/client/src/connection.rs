@@ -25,7 +25,7 @@ const CLIENT_ID: StrBytes = StrBytes::from_static_str("millrace");
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     stream: TcpStream,
     address: String,
     timeout: Duration,
@@ -36,7 +36,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects to a broker and asks what it serves. `timeout` holds for connecting and for each answer.
-    pub(crate) fn open(host: &str, port: u16, timeout: Duration) -> Result<Self, ClientError> {
+    pub fn open(host: &str, port: u16, timeout: Duration) -> Result<Self, ClientError> {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let stream =
             connect(host, port, timeout).map_err(|source| ClientError::Connect { address: address.clone(), source })?;
@@ -46,19 +46,19 @@ impl Connection {
     }
 
     /// Host and port, for messages.
-    pub(crate) fn address(&self) -> &str {
+    pub fn address(&self) -> &str {
         &self.address
     }
 
     /// All APIs that the broker serves, by key.
-    pub(crate) fn api_versions(&self) -> Vec<(i16, VersionRange)> {
+    pub fn api_versions(&self) -> Vec<(i16, VersionRange)> {
         let mut apis: Vec<_> = self.versions.iter().map(|(key, range)| (*key, *range)).collect();
         apis.sort_by_key(|(key, _)| *key);
         apis
     }
 
     /// The version in which a request will be sent: the highest that both sides know.
-    pub(crate) fn version<R: Request>(&self) -> Result<i16, ClientError> {
+    pub fn version<R: Request>(&self) -> Result<i16, ClientError> {
         let known = VersionRange { min: R::VERSIONS.min, max: R::VERSIONS.max.min(version_limit(R::KEY)) };
         let both = self.versions.get(&R::KEY).map(|offered| offered.intersect(&known));
         both.filter(|range| !range.is_empty()).map(|range| range.max).ok_or_else(|| ClientError::Unsupported {
@@ -68,13 +68,13 @@ impl Connection {
     }
 
     /// Whether the broker serves a request in a version known here.
-    pub(crate) fn serves<R: Request>(&self) -> bool {
+    pub fn serves<R: Request>(&self) -> bool {
         self.version::<R>().is_ok()
     }
 
     /// Sends a request, which `build` makes for the version to be used, and waits for the answer. The broker may keep
     /// it for `wait` before it answers.
-    pub(crate) fn call<R: Request>(
+    pub fn call<R: Request>(
         &mut self,
         wait: Duration,
         build: impl FnOnce(i16) -> R,
@@ -87,7 +87,7 @@ impl Connection {
     }
 
     /// Sends a request that the broker does not answer (produce with acks=0).
-    pub(crate) fn call_unanswered<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<(), ClientError> {
+    pub fn call_unanswered<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<(), ClientError> {
         let version = self.version::<R>()?;
         self.send(&build(version), version).map(|_| ())
     }

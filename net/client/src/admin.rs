@@ -20,34 +20,40 @@ use super::{
 
 /// A topic to create.
 #[derive(Clone, Debug)]
-pub(crate) struct TopicSpec {
-    pub(crate) name: String,
+pub struct TopicSpec {
+    /// Its name.
+    pub name: String,
     /// `None`: the broker's default.
-    pub(crate) partitions: Option<i32>,
+    pub partitions: Option<i32>,
     /// `None`: the broker's default.
-    pub(crate) replicas: Option<i16>,
+    pub replicas: Option<i16>,
     /// Names and values.
-    pub(crate) settings: Vec<(String, String)>,
+    pub settings: Vec<(String, String)>,
 }
 
 /// What has settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ResourceKind {
+pub enum ResourceKind {
+    /// A topic.
     Topic,
+    /// A broker, or all of them.
     Broker,
+    /// A group.
     Group,
 }
 
 /// One topic, broker or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Resource {
-    pub(crate) kind: ResourceKind,
+pub struct Resource {
+    /// Which of them.
+    pub kind: ResourceKind,
     /// A topic's name, a broker's id or a group's; of brokers, the empty name means all of them.
-    pub(crate) name: String,
+    pub name: String,
 }
 
 impl Resource {
-    pub(crate) fn topic(name: &str) -> Self {
+    /// The topic of that name.
+    pub fn topic(name: &str) -> Self {
         Self { kind: ResourceKind::Topic, name: name.to_owned() }
     }
 
@@ -71,16 +77,19 @@ impl Resource {
 
 /// A setting as a broker describes it.
 #[derive(Clone, Debug)]
-pub(crate) struct ConfigEntry {
-    pub(crate) name: String,
+pub struct ConfigEntry {
+    /// Its name.
+    pub name: String,
     /// `None` if it is not set, or a secret.
-    pub(crate) value: Option<String>,
+    pub value: Option<String>,
     /// Whether it was set for this topic, or for this or all brokers, and not inherited.
-    pub(crate) is_own: bool,
+    pub is_own: bool,
     /// Where the value comes from, in a word or two.
-    pub(crate) source: &'static str,
-    pub(crate) read_only: bool,
-    pub(crate) documentation: Option<String>,
+    pub source: &'static str,
+    /// Whether it cannot be changed.
+    pub read_only: bool,
+    /// What it does, if that was asked for and the broker says it.
+    pub documentation: Option<String>,
 }
 
 const SET: i8 = 0;
@@ -92,7 +101,7 @@ fn text(text: &str) -> StrBytes {
 
 impl Cluster {
     /// Creates a topic.
-    pub(crate) fn create_topic(&mut self, spec: &TopicSpec, validate_only: bool) -> Result<(), ClientError> {
+    pub fn create_topic(&mut self, spec: &TopicSpec, validate_only: bool) -> Result<(), ClientError> {
         let setting = |(name, value): &(String, String)| {
             CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
         };
@@ -117,7 +126,7 @@ impl Cluster {
     }
 
     /// Deletes a topic.
-    pub(crate) fn delete_topic(&mut self, name: &str) -> Result<(), ClientError> {
+    pub fn delete_topic(&mut self, name: &str) -> Result<(), ClientError> {
         let what = format!("topic '{name}'");
         self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
@@ -129,7 +138,7 @@ impl Cluster {
     }
 
     /// Gives a topic more partitions.
-    pub(crate) fn create_partitions(&mut self, name: &str, count: i32) -> Result<(), ClientError> {
+    pub fn create_partitions(&mut self, name: &str, count: i32) -> Result<(), ClientError> {
         let what = format!("topic '{name}'");
         self.retry(|cluster| {
             let timeout_ms = cluster.timeout_ms();
@@ -143,7 +152,7 @@ impl Cluster {
     }
 
     /// Settings of a topic or broker, sorted by name.
-    pub(crate) fn describe_config(
+    pub fn describe_config(
         &mut self,
         resource: &Resource,
         documentation: bool,
@@ -171,7 +180,7 @@ impl Cluster {
     }
 
     /// Sets and deletes settings of a topic or broker.
-    pub(crate) fn alter_config(
+    pub fn alter_config(
         &mut self,
         resource: &Resource,
         set: &[(String, String)],

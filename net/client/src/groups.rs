@@ -20,35 +20,43 @@ use super::{
 
 /// A group in the list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct GroupListing {
-    pub(crate) id: String,
+pub struct GroupListing {
+    /// Its id.
+    pub id: String,
     /// `classic`, `consumer`, ...; empty when the broker is too old to say.
-    pub(crate) kind: String,
-    pub(crate) state: String,
-    pub(crate) protocol: String,
+    pub kind: String,
+    /// Its state, as Kafka calls it.
+    pub state: String,
+    /// What its members are, as `consumer`.
+    pub protocol: String,
 }
 
 /// A group in detail.
 #[derive(Clone, Debug)]
-pub(crate) struct GroupDescription {
-    pub(crate) state: String,
+pub struct GroupDescription {
+    /// Its state, as Kafka calls it.
+    pub state: String,
     /// How partitions are dealt out.
-    pub(crate) assignor: String,
-    pub(crate) members: Vec<Member>,
+    pub assignor: String,
+    /// Who is in it.
+    pub members: Vec<Member>,
 }
 
 /// A member of a group.
 #[derive(Clone, Debug)]
-pub(crate) struct Member {
-    pub(crate) id: String,
-    pub(crate) client_id: String,
-    pub(crate) host: String,
+pub struct Member {
+    /// Its member id.
+    pub id: String,
+    /// What it calls itself.
+    pub client_id: String,
+    /// Where it comes from.
+    pub host: String,
     /// Topics and partitions that it reads.
-    pub(crate) partitions: Vec<(String, i32)>,
+    pub partitions: Vec<(String, i32)>,
 }
 
 /// Committed offsets by topic and partition.
-pub(crate) type Offsets = BTreeMap<(String, i32), i64>;
+pub type Offsets = BTreeMap<(String, i32), i64>;
 
 const GROUP_ID_NOT_FOUND: i16 = 69;
 const UNSUPPORTED_VERSION: i16 = 35;
@@ -59,7 +67,7 @@ fn group_id(group: &str) -> GroupId {
 
 impl Cluster {
     /// All groups of all brokers, sorted by id.
-    pub(crate) fn groups(&mut self) -> Result<Vec<GroupListing>, ClientError> {
+    pub fn groups(&mut self) -> Result<Vec<GroupListing>, ClientError> {
         let mut groups = Vec::new();
         for broker in self.broker_ids()? {
             let response = self.retry(|cluster| {
@@ -80,7 +88,7 @@ impl Cluster {
     }
 
     /// One group: asked for as a group of the newer protocol first, then as a classic one.
-    pub(crate) fn describe_group(&mut self, group: &str) -> Result<GroupDescription, ClientError> {
+    pub fn describe_group(&mut self, group: &str) -> Result<GroupDescription, ClientError> {
         let what = format!("group '{group}'");
         self.retry(|cluster| {
             let coordinator = cluster.coordinator(group)?;
@@ -151,7 +159,7 @@ impl Cluster {
     }
 
     /// All offsets that a group has committed.
-    pub(crate) fn committed_offsets(&mut self, group: &str) -> Result<Offsets, ClientError> {
+    pub fn committed_offsets(&mut self, group: &str) -> Result<Offsets, ClientError> {
         let what = format!("group '{group}'");
         self.retry(|cluster| {
             let coordinator = cluster.coordinator(group)?;
@@ -181,7 +189,7 @@ impl Cluster {
     }
 
     /// Commits offsets for a group without members.
-    pub(crate) fn commit_offsets(&mut self, group: &str, offsets: &Offsets) -> Result<(), ClientError> {
+    pub fn commit_offsets(&mut self, group: &str, offsets: &Offsets) -> Result<(), ClientError> {
         let what = format!("group '{group}'");
         let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
         for ((topic, partition), offset) in offsets {
@@ -218,7 +226,7 @@ impl Cluster {
     }
 
     /// Deletes a group without members, and its offsets.
-    pub(crate) fn delete_group(&mut self, group: &str) -> Result<(), ClientError> {
+    pub fn delete_group(&mut self, group: &str) -> Result<(), ClientError> {
         let what = format!("group '{group}'");
         self.retry(|cluster| {
             let coordinator = cluster.coordinator(group)?;

@@ -13,16 +13,18 @@ use super::{
 
 /// Who writes, for brokers that drop what a producer sends twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProducerId {
-    pub(crate) id: i64,
-    pub(crate) epoch: i16,
+pub struct ProducerId {
+    /// The id.
+    pub id: i64,
+    /// How often the id was given out.
+    pub epoch: i16,
 }
 
 const UNKNOWN_SERVER_ERROR: i16 = -1;
 
 impl Cluster {
     /// Gets an id for an idempotent producer.
-    pub(crate) fn init_producer_id(&mut self) -> Result<ProducerId, ClientError> {
+    pub fn init_producer_id(&mut self) -> Result<ProducerId, ClientError> {
         self.retry(|cluster| {
             let response = cluster.any(|version| {
                 let request = InitProducerIdRequest::default().with_transactional_id(None);
@@ -39,7 +41,7 @@ impl Cluster {
     /// Writes one batch; returns the offset of its first record, or `None` with `acks` 0. Tries again where that is
     /// safe: a broken connection leaves open whether the batch was written, so it is sent again only if it carries a
     /// producer id (`idempotent`).
-    pub(crate) fn produce(
+    pub fn produce(
         &mut self,
         topic: &str,
         partition: i32,

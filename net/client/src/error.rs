@@ -2,39 +2,74 @@
 
 use std::{fmt, io};
 
+use crate::error_code::error_code_name as code_name;
 use kafka_protocol::error::ResponseError;
-use millrace_client::error_code_name as code_name;
 
 /// Why a request failed.
 #[derive(Debug)]
-pub(crate) enum ClientError {
+pub enum ClientError {
     /// No connection.
-    Connect { address: String, source: io::Error },
-    /// The connection broke, or no answer came in time.
-    Lost { address: String, source: io::Error },
+    Connect {
+        /// Whom to.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The connection broke, or no answer came in time: whether the request was carried out is unknown.
+    Lost {
+        /// Whom to.
+        address: String,
+        /// What happened.
+        source: io::Error,
+    },
     /// What came back is not Kafka's protocol.
-    NotKafka { address: String, reason: String },
+    NotKafka {
+        /// Who sent it.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The broker does not serve the request in any version that we know.
-    Unsupported { address: String, api: String },
+    Unsupported {
+        /// Who does not.
+        address: String,
+        /// Name of the request.
+        api: String,
+    },
     /// The broker answered with an error code.
-    Refused { what: String, code: i16, message: Option<String> },
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// Kafka's error code.
+        code: i16,
+        /// What the broker says, if that says more than the code.
+        message: Option<String>,
+    },
     /// An error that may pass in general, but for which there is no use in waiting here.
     Settled(Box<ClientError>),
     /// The connection broke after a batch was sent that must not be written twice.
-    MaybeWritten { what: String, source: Box<ClientError> },
+    MaybeWritten {
+        /// What was written to.
+        what: String,
+        /// How the connection broke.
+        source: Box<ClientError>,
+    },
     /// Tried again and again until the time was up.
-    TimedOut { last: Box<ClientError> },
+    TimedOut {
+        /// How the last attempt failed.
+        last: Box<ClientError>,
+    },
 }
 
 impl ClientError {
     /// An error code for something; `None` for code 0.
-    pub(crate) fn of_code(what: impl Into<String>, code: i16, message: Option<&str>) -> Option<Self> {
+    pub fn of_code(what: impl Into<String>, code: i16, message: Option<&str>) -> Option<Self> {
         let message = message.map(one_line).filter(|text| !text.is_empty() && !is_said_best(code));
         (code != 0).then(|| Self::Refused { what: what.into(), code, message })
     }
 
     /// A partition that a topic does not have.
-    pub(crate) fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Self {
+    pub fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Self {
         Self::Settled(Box::new(Self::Refused {
             what: format!("topic '{topic}' partition {partition}"),
             code: ResponseError::UnknownTopicOrPartition.code(),
@@ -43,12 +78,12 @@ impl ClientError {
     }
 
     /// Fails with an error code, or does not.
-    pub(crate) fn check(what: impl Into<String>, code: i16, message: Option<&str>) -> Result<(), Self> {
+    pub fn check(what: impl Into<String>, code: i16, message: Option<&str>) -> Result<(), Self> {
         Self::of_code(what, code, message).map_or(Ok(()), Err)
     }
 
     /// Whether the same request may succeed later, or at another broker.
-    pub(crate) fn is_retriable(&self) -> bool {
+    pub fn is_retriable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Lost { .. } => true,
             Self::Refused { code, .. } => ResponseError::try_from_code(*code).is_some_and(|e| e.is_retriable()),
@@ -57,7 +92,7 @@ impl ClientError {
     }
 
     /// The broker's error code, if it sent one.
-    pub(crate) fn code(&self) -> Option<i16> {
+    pub fn code(&self) -> Option<i16> {
         match self {
             Self::Refused { code, .. } => Some(*code),
             Self::TimedOut { last } | Self::Settled(last) => last.code(),
@@ -66,7 +101,7 @@ impl ClientError {
     }
 
     /// Not to be tried again if it has that code.
-    pub(crate) fn settled_if(self, code: i16) -> Self {
+    pub fn settled_if(self, code: i16) -> Self {
         match self.code() == Some(code) {
             true => Self::Settled(Box::new(self)),
             false => self,

@@ -2,7 +2,7 @@
 
 /// The partition of a key: Murmur2 of its bytes, made positive, modulo the number of partitions. The same as the Java
 /// client's default, so that both put a key in the same place.
-pub(crate) fn of_key(key: &[u8], partitions: i32) -> i32 {
+pub fn of_key(key: &[u8], partitions: i32) -> i32 {
     let positive = murmur2(key) & 0x7fff_ffff;
     let count = u32::try_from(partitions).expect("a topic has partitions").max(1);
     i32::try_from(positive % count).expect("less than the number of partitions")

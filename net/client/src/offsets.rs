@@ -12,7 +12,7 @@ use super::{
 
 /// Which offset is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OffsetQuestion {
+pub enum OffsetQuestion {
     /// The first one that can be read.
     Earliest,
     /// The one after the last that consumers may see.
@@ -35,7 +35,7 @@ const UNKNOWN_SERVER_ERROR: i16 = -1;
 
 impl Cluster {
     /// Asks the leader of a partition. `None`: no record is that young.
-    pub(crate) fn offset(
+    pub fn offset(
         &mut self,
         topic: &str,
         partition: i32,

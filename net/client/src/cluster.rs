@@ -20,32 +20,37 @@ use super::{connection::Connection, error::ClientError};
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct ClusterOptions {
+pub struct ClusterOptions {
     /// Hosts and ports of some of its brokers. At least one.
-    pub(crate) brokers: Vec<(String, u16)>,
+    pub brokers: Vec<(String, u16)>,
     /// For each answer, and for all attempts of one request together.
-    pub(crate) timeout: Duration,
+    pub timeout: Duration,
 }
 
 /// A topic as metadata tells it.
 #[derive(Clone, Debug)]
-pub(crate) struct Topic {
-    pub(crate) name: String,
+pub struct Topic {
+    /// Its name.
+    pub name: String,
     /// Nil when the broker is too old to have ids.
-    pub(crate) id: Uuid,
-    pub(crate) is_internal: bool,
+    pub id: Uuid,
+    /// Whether brokers keep their own state in it.
+    pub is_internal: bool,
     /// By index.
-    pub(crate) partitions: BTreeMap<i32, Partition>,
+    pub partitions: BTreeMap<i32, Partition>,
 }
 
 /// A partition as metadata tells it.
 #[derive(Clone, Debug)]
-pub(crate) struct Partition {
+pub struct Partition {
     /// Broker id, or -1 when nobody leads it.
-    pub(crate) leader: i32,
-    pub(crate) leader_epoch: i32,
-    pub(crate) replicas: Vec<i32>,
-    pub(crate) in_sync: Vec<i32>,
+    pub leader: i32,
+    /// How often the leader changed; -1 when the broker is too old to say.
+    pub leader_epoch: i32,
+    /// Ids of the brokers that have a copy.
+    pub replicas: Vec<i32>,
+    /// Those of them that are up to date.
+    pub in_sync: Vec<i32>,
 }
 
 /// Whom a connection leads to.
@@ -59,7 +64,7 @@ enum Peer {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub struct Cluster {
     options: ClusterOptions,
     connections: HashMap<Peer, Connection>,
     brokers: HashMap<i32, (String, u16)>,
@@ -82,25 +87,22 @@ pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 impl Cluster {
     /// Connects to nobody yet.
-    pub(crate) fn new(options: ClusterOptions) -> Self {
+    pub fn new(options: ClusterOptions) -> Self {
         Self { options, connections: HashMap::new(), brokers: HashMap::new(), controller: None, topics: HashMap::new() }
     }
 
     /// Time for each answer and for all attempts of a request.
-    pub(crate) fn timeout(&self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         self.options.timeout
     }
 
     /// The same in ms, as requests carry it.
-    pub(crate) fn timeout_ms(&self) -> i32 {
+    pub fn timeout_ms(&self) -> i32 {
         i32::try_from(self.options.timeout.as_millis()).unwrap_or(i32::MAX)
     }
 
     /// Tries until it works, fails for good, or takes too long. What is known of leaders is forgotten in between.
-    pub(crate) fn retry<T>(
-        &mut self,
-        mut attempt: impl FnMut(&mut Self) -> Result<T, ClientError>,
-    ) -> Result<T, ClientError> {
+    pub fn retry<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, ClientError>) -> Result<T, ClientError> {
         let deadline = Instant::now() + self.options.timeout;
         let mut backoff = BACKOFF_MIN;
         loop {
@@ -121,7 +123,7 @@ impl Cluster {
     }
 
     /// Forgets who leads what, after an answer that shows that it is out of date.
-    pub(crate) fn forget_leaders(&mut self) {
+    pub fn forget_leaders(&mut self) {
         self.topics.clear();
     }
 
@@ -135,13 +137,13 @@ impl Cluster {
     }
 
     /// Asks any broker.
-    pub(crate) fn any<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
+    pub fn any<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
         let peer = self.any_peer()?;
         self.ask(peer, Duration::ZERO, build)
     }
 
     /// Asks the broker that changes topics and settings.
-    pub(crate) fn controller<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
+    pub fn controller<R: Request>(&mut self, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
         if self.controller.is_none() {
             self.fetch_metadata(Some(&[]), false)?;
         }
@@ -152,16 +154,12 @@ impl Cluster {
     }
 
     /// Asks one broker.
-    pub(crate) fn broker<R: Request>(
-        &mut self,
-        id: i32,
-        build: impl FnOnce(i16) -> R,
-    ) -> Result<R::Response, ClientError> {
+    pub fn broker<R: Request>(&mut self, id: i32, build: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
         self.ask(Peer::Broker(id), Duration::ZERO, build)
     }
 
     /// Asks one broker for something that it may keep for `wait` before it answers.
-    pub(crate) fn broker_waiting<R: Request>(
+    pub fn broker_waiting<R: Request>(
         &mut self,
         id: i32,
         wait: Duration,
@@ -171,7 +169,7 @@ impl Cluster {
     }
 
     /// Tells one broker something that it does not answer.
-    pub(crate) fn tell<R: Request>(&mut self, id: i32, build: impl FnOnce(i16) -> R) -> Result<(), ClientError> {
+    pub fn tell<R: Request>(&mut self, id: i32, build: impl FnOnce(i16) -> R) -> Result<(), ClientError> {
         self.connection(Peer::Broker(id))?.call_unanswered(build)
     }
 
@@ -190,13 +188,13 @@ impl Cluster {
     }
 
     /// A connection to any broker, for looking at what it serves.
-    pub(crate) fn any_connection(&mut self) -> Result<&mut Connection, ClientError> {
+    pub fn any_connection(&mut self) -> Result<&mut Connection, ClientError> {
         let peer = self.any_peer()?;
         self.connection(peer)
     }
 
     /// A connection to one broker, for looking at what it serves.
-    pub(crate) fn broker_connection(&mut self, id: i32) -> Result<&mut Connection, ClientError> {
+    pub fn broker_connection(&mut self, id: i32) -> Result<&mut Connection, ClientError> {
         self.connection(Peer::Broker(id))
     }
 
@@ -240,7 +238,7 @@ impl Cluster {
     }
 
     /// Ids of all brokers.
-    pub(crate) fn broker_ids(&mut self) -> Result<Vec<i32>, ClientError> {
+    pub fn broker_ids(&mut self) -> Result<Vec<i32>, ClientError> {
         self.retry(|cluster| cluster.fetch_metadata(Some(&[]), false).map(drop))?;
         let mut ids: Vec<i32> = self.brokers.keys().copied().collect();
         ids.sort_unstable();
@@ -248,7 +246,7 @@ impl Cluster {
     }
 
     /// All topics, sorted by name.
-    pub(crate) fn all_topics(&mut self) -> Result<Vec<Topic>, ClientError> {
+    pub fn all_topics(&mut self) -> Result<Vec<Topic>, ClientError> {
         let response = self.retry(|cluster| cluster.fetch_metadata(None, false))?;
         let mut topics: Vec<Topic> = response.topics.iter().filter(|t| t.error_code == 0).map(topic_of).collect();
         topics.sort_by(|a, b| a.name.cmp(&b.name));
@@ -256,7 +254,7 @@ impl Cluster {
     }
 
     /// One topic. `create` lets the broker make it if its settings say so, and waits for that.
-    pub(crate) fn topic(&mut self, name: &str, create: bool) -> Result<Topic, ClientError> {
+    pub fn topic(&mut self, name: &str, create: bool) -> Result<Topic, ClientError> {
         let deadline = Instant::now() + CREATION_WAIT;
         self.retry(|cluster| {
             if let Some(topic) = cluster.topics.get(name) {
@@ -281,7 +279,7 @@ impl Cluster {
     }
 
     /// The broker that leads a partition.
-    pub(crate) fn leader(&mut self, topic: &str, partition: i32) -> Result<i32, ClientError> {
+    pub fn leader(&mut self, topic: &str, partition: i32) -> Result<i32, ClientError> {
         let found = self.topic(topic, false)?;
         match found.partitions.get(&partition) {
             None => Err(ClientError::no_such_partition(topic, partition, found.partitions.len())),
@@ -294,7 +292,7 @@ impl Cluster {
     }
 
     /// The broker that coordinates a group.
-    pub(crate) fn coordinator(&mut self, group: &str) -> Result<i32, ClientError> {
+    pub fn coordinator(&mut self, group: &str) -> Result<i32, ClientError> {
         let key = StrBytes::from_string(group.to_owned());
         let response = self.any(|version| match version {
             ..=3 => FindCoordinatorRequest::default().with_key(key),
