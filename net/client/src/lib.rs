@@ -12,6 +12,7 @@ mod in_flight;
 mod offsets;
 mod partitioner;
 mod produce;
+mod socket;
 mod versions;
 
 pub use admin::{ConfigEntry, Resource, ResourceKind, TopicSpec};
@@ -26,4 +27,5 @@ pub use in_flight::InFlight;
 pub use offsets::OffsetQuestion;
 pub use partitioner::of_key;
 pub use produce::ProducerId;
+pub use socket::Socket;
 pub use versions::{Negotiation, Versions};
