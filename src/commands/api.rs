@@ -6,6 +6,7 @@ use clap::Args;
 use kafka_protocol::messages::ApiKey;
 use millrace_client::{Cluster, ClusterOptions};
 
+use super::broker::connect_options;
 use crate::{
     config::{HostPort, Span},
     failure::{Failure, Outcome},
@@ -38,10 +39,10 @@ impl ApiCommand {
 
     fn served(&self) -> Outcome<Vec<(i16, i16, i16)>> {
         let Some(broker) = &self.broker else { return Ok(own_table()) };
-        let options = ClusterOptions { brokers: vec![broker.clone().into()], timeout: self.timeout.0 };
+        let options = ClusterOptions { brokers: vec![broker.clone().into()], connect: connect_options(self.timeout.0) };
         let mut cluster = Cluster::new(options);
         let connection = cluster.any_connection().map_err(Failure::failed)?;
-        Ok(connection.api_versions().into_iter().map(|(key, range)| (key, range.min, range.max)).collect())
+        Ok(connection.versions().listed().into_iter().map(|(key, range)| (key, range.min, range.max)).collect())
     }
 }
 

@@ -1,7 +1,10 @@
 //! How commands are told which broker to talk to.
 
+use std::time::Duration;
+
 use clap::Args;
-use millrace_client::{Cluster, ClusterOptions};
+use kafka_protocol::protocol::StrBytes;
+use millrace_client::{Cluster, ClusterOptions, ConnectOptions};
 
 use crate::config::{HostPort, Span};
 
@@ -28,6 +31,11 @@ impl BrokerArgs {
     /// The cluster that these options mean. Connects to nobody yet.
     pub(crate) fn cluster(&self) -> Cluster {
         let brokers = self.broker.iter().cloned().map(Into::into).collect();
-        Cluster::new(ClusterOptions { brokers, timeout: self.timeout.0 })
+        Cluster::new(ClusterOptions { brokers, connect: connect_options(self.timeout.0) })
     }
+}
+
+/// How every command connects.
+pub(crate) fn connect_options(timeout: Duration) -> ConnectOptions {
+    ConnectOptions { client_id: StrBytes::from_static_str("millrace"), timeout }
 }

@@ -12,7 +12,8 @@ use std::{
 };
 
 use clap::Args;
-use millrace_client::Connection;
+use kafka_protocol::protocol::StrBytes;
+use millrace_client::{Broker, ConnectOptions};
 use millrace_engine::{
     config::{self as topic_config, Effect},
     engine::Engine,
@@ -262,7 +263,8 @@ fn attend(
 ) -> io::Result<Attendant> {
     let listens = listening.listeners[0].addresses[0];
     let address = reachable(listens);
-    let answers = Box::new(move || Connection::open(&address.ip().to_string(), address.port(), PROBE_TIMEOUT).is_ok());
+    let options = ConnectOptions { client_id: StrBytes::from_static_str("millrace"), timeout: PROBE_TIMEOUT };
+    let answers = Box::new(move || Broker::open(&address.ip().to_string(), address.port(), &options).is_ok());
     let ready = banner::ready(config, listening);
     let ready_notifier = notifier.clone();
     let on_ready = Box::new(move || {

@@ -16,15 +16,15 @@ use kafka_protocol::{
 use millrace_engine::config::check_topic_name;
 use uuid::Uuid;
 
-use super::{connection::Connection, error::ClientError};
+use super::{broker::Broker, connection::ConnectOptions, error::ClientError};
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     /// Hosts and ports of some of its brokers. At least one.
     pub brokers: Vec<(String, u16)>,
-    /// For each answer, and for all attempts of one request together.
-    pub timeout: Duration,
+    /// Of each connection. The time is also that of all attempts of one request together.
+    pub connect: ConnectOptions,
 }
 
 /// A topic as metadata tells it.
@@ -66,7 +66,7 @@ enum Peer {
 #[derive(Debug)]
 pub struct Cluster {
     options: ClusterOptions,
-    connections: HashMap<Peer, Connection>,
+    connections: HashMap<Peer, Broker>,
     brokers: HashMap<i32, (String, u16)>,
     /// The broker that changes topics, where only one of them does.
     controller: Option<i32>,
@@ -93,17 +93,17 @@ impl Cluster {
 
     /// Time for each answer and for all attempts of a request.
     pub fn timeout(&self) -> Duration {
-        self.options.timeout
+        self.options.connect.timeout
     }
 
     /// The same in ms, as requests carry it.
     pub fn timeout_ms(&self) -> i32 {
-        i32::try_from(self.options.timeout.as_millis()).unwrap_or(i32::MAX)
+        i32::try_from(self.options.connect.timeout.as_millis()).unwrap_or(i32::MAX)
     }
 
     /// Tries until it works, fails for good, or takes too long. What is known of leaders is forgotten in between.
     pub fn retry<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, ClientError>) -> Result<T, ClientError> {
-        let deadline = Instant::now() + self.options.timeout;
+        let deadline = Instant::now() + self.options.connect.timeout;
         let mut backoff = BACKOFF_MIN;
         loop {
             let error = match attempt(self) {
@@ -188,23 +188,23 @@ impl Cluster {
     }
 
     /// A connection to any broker, for looking at what it serves.
-    pub fn any_connection(&mut self) -> Result<&mut Connection, ClientError> {
+    pub fn any_connection(&mut self) -> Result<&mut Broker, ClientError> {
         let peer = self.any_peer()?;
         self.connection(peer)
     }
 
     /// A connection to one broker, for looking at what it serves.
-    pub fn broker_connection(&mut self, id: i32) -> Result<&mut Connection, ClientError> {
+    pub fn broker_connection(&mut self, id: i32) -> Result<&mut Broker, ClientError> {
         self.connection(Peer::Broker(id))
     }
 
-    fn connection(&mut self, peer: Peer) -> Result<&mut Connection, ClientError> {
+    fn connection(&mut self, peer: Peer) -> Result<&mut Broker, ClientError> {
         if !self.connections.contains_key(&peer) {
             let (host, port) = match peer {
                 Peer::Bootstrap(at) => self.options.brokers[at].clone(),
                 Peer::Broker(id) => self.broker_address(id)?,
             };
-            let connection = Connection::open(&host, port, self.options.timeout)?;
+            let connection = Broker::open(&host, port, &self.options.connect)?;
             self.connections.insert(peer, connection);
         }
         Ok(self.connections.get_mut(&peer).expect("it is there, or was just put there"))

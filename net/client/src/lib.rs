@@ -1,6 +1,7 @@
 //! Kafka's protocol from the client's side.
 
 mod admin;
+mod broker;
 mod cluster;
 mod connection;
 mod error;
@@ -16,8 +17,9 @@ mod socket;
 mod versions;
 
 pub use admin::{ConfigEntry, Resource, ResourceKind, TopicSpec};
+pub use broker::Broker;
 pub use cluster::{Cluster, ClusterOptions, Partition, Topic};
-pub use connection::Connection;
+pub use connection::{ConnectOptions, Connection};
 pub use error::ClientError;
 pub use error_code::error_code_name;
 pub use fetch::{FetchFrom, Fetched};
