@@ -1,165 +1,41 @@
-//! A plain blocking client of Kafka's protocol: one request at a time per connection, no retries, no hidden state.
+//! What the tool asks of brokers, in versions that are fixed: how to set up, read back, and know exactly what was sent.
 //!
-//! Callers see every error as it is. The load generator has its own, pipelined connections ([`crate::load`]); this one is
-//! for setting up, reading back, and for tests that must know exactly what was sent.
+//! No retries but where a function says so: callers see every error as it is. The load generator has its own, pipelined
+//! connections ([`crate::load`]).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, ToSocketAddrs},
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use kafka_protocol::{
-    error::ParseResponseErrorCode,
     messages::{
-        ApiKey, BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
-        ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
+        BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
+        ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, TopicName,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         fetch_request::{FetchPartition, FetchTopic},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
-    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+    protocol::StrBytes,
 };
+use millrace_client::ConnectOptions;
+pub use millrace_client::{ClientError, Connection};
 
-/// Why a request was not answered as hoped.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The connection failed: whether the request was carried out is unknown.
-    #[error("connection: {0}")]
-    Io(#[from] io::Error),
-    /// The answer cannot be read.
-    #[error("protocol: {0}")]
-    Protocol(String),
-    /// The broker answered with an error.
-    #[error("{what}: {}", code_name(*.code))]
-    Code {
-        /// What was asked for.
-        what: String,
-        /// Kafka's error code.
-        code: i16,
-    },
-}
+/// Name that the tool gives itself in requests.
+pub const CLIENT_ID: StrBytes = StrBytes::from_static_str("millrace-bench");
 
-impl ClientError {
-    /// The broker's error code, where it answered with one.
-    pub fn code(&self) -> Option<i16> {
-        match self {
-            ClientError::Code { code, .. } => Some(*code),
-            _ => None,
-        }
-    }
-}
-
-/// Kafka's name of an error code, with its number.
-pub fn code_name(code: i16) -> String {
-    match code.err() {
-        None => "NONE (0)".to_owned(),
-        Some(error) => format!("{error:?} ({code})"),
-    }
+/// Connects; `timeout` also bounds every later read and write.
+pub fn connect(address: SocketAddr, timeout: Duration) -> Result<Connection, ClientError> {
+    Connection::open_address(address, &ConnectOptions { client_id: CLIENT_ID, timeout })
 }
 
 pub(crate) fn check(what: impl FnOnce() -> String, code: i16) -> Result<(), ClientError> {
-    if code == 0 { Ok(()) } else { Err(ClientError::Code { what: what(), code }) }
-}
-
-/// Refuses answers above this size before allocating: far above any fetch.max.bytes in use here.
-const RESPONSE_BYTES_MAX: usize = 256 << 20;
-/// Name that the tool gives itself in requests.
-pub const CLIENT_ID: &str = "millrace-bench";
-
-/// One connection to one broker.
-#[derive(Debug)]
-pub struct Connection {
-    stream: TcpStream,
-    correlation_id: i32,
-    /// Requests that were sent and not answered yet, in order.
-    unanswered: VecDeque<i32>,
-}
-
-impl Connection {
-    /// Connects; `timeout` also bounds every later read and write.
-    pub fn connect(address: SocketAddr, timeout: Duration) -> Result<Connection, ClientError> {
-        let stream = TcpStream::connect_timeout(&address, timeout)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
-        Ok(Connection { stream, correlation_id: 0, unanswered: VecDeque::new() })
-    }
-
-    /// Sends a request and waits for its answer.
-    pub fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response, ClientError> {
-        self.send(version, request)?;
-        self.receive::<R>(version)
-    }
-
-    /// Sends a request without waiting.
-    pub fn send<R: Request>(&mut self, version: i16, request: &R) -> Result<(), ClientError> {
-        self.correlation_id = self.correlation_id.wrapping_add(1);
-        let frame = encode_frame(self.correlation_id, version, request)?;
-        self.stream.write_all(&frame)?;
-        self.unanswered.push_back(self.correlation_id);
-        Ok(())
-    }
-
-    /// Waits for the answer to the oldest unanswered request, which must be an `R`.
-    pub fn receive<R: Request>(&mut self, version: i16) -> Result<R::Response, ClientError> {
-        let mut body = self.receive_frame()?;
-        let api = ApiKey::try_from(R::KEY).map_err(|()| ClientError::Protocol("unknown API".into()))?;
-        let protocol = |error: anyhow::Error| ClientError::Protocol(format!("{api:?} v{version}: {error}"));
-        let header = ResponseHeader::decode(&mut body, R::Response::header_version(version)).map_err(protocol)?;
-        let got = header.correlation_id;
-        let want = self.unanswered.pop_front().ok_or_else(|| ClientError::Protocol("nothing was asked".into()))?;
-        if got != want {
-            return Err(ClientError::Protocol(format!("answer to request {got} instead of {want}")));
-        }
-        let response = R::Response::decode(&mut body, version).map_err(protocol)?;
-        if body.has_remaining() {
-            return Err(ClientError::Protocol(format!("{api:?} v{version}: {} bytes too many", body.remaining())));
-        }
-        Ok(response)
-    }
-
-    /// Sends bytes as they are: for tests of what a broker does with them.
-    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        Ok(self.stream.write_all(bytes)?)
-    }
-
-    /// Reads one frame, without its length.
-    pub fn receive_frame(&mut self) -> Result<Bytes, ClientError> {
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
-        let length = i32::from_be_bytes(length);
-        match usize::try_from(length) {
-            Ok(length) if length <= RESPONSE_BYTES_MAX => {
-                let mut body = BytesMut::zeroed(length);
-                self.stream.read_exact(&mut body)?;
-                Ok(body.freeze())
-            }
-            _ => Err(ClientError::Protocol(format!("an answer of {length} bytes"))),
-        }
-    }
-}
-
-/// A whole frame: length, header, body.
-pub fn encode_frame<R: Request>(correlation_id: i32, version: i16, request: &R) -> Result<BytesMut, ClientError> {
-    let protocol = |error: anyhow::Error| ClientError::Protocol(format!("cannot encode: {error}"));
-    let mut frame = BytesMut::new();
-    frame.put_i32(0);
-    RequestHeader::default()
-        .with_request_api_key(R::KEY)
-        .with_request_api_version(version)
-        .with_correlation_id(correlation_id)
-        .with_client_id(Some(StrBytes::from_static_str(CLIENT_ID)))
-        .encode(&mut frame, R::header_version(version))
-        .map_err(protocol)?;
-    request.encode(&mut frame, version).map_err(protocol)?;
-    let length = i32::try_from(frame.len() - 4).map_err(|_| ClientError::Protocol("frame too large".into()))?;
-    frame[..4].copy_from_slice(&length.to_be_bytes());
-    Ok(frame)
+    if code == 0 { Ok(()) } else { ClientError::check(what(), code, None) }
 }
 
 /// Where the partitions of a topic are led.
@@ -182,8 +58,11 @@ impl Leaders {
 
 /// Finds an address that answers for `HOST:PORT`.
 pub fn resolve(broker: &str) -> Result<SocketAddr, ClientError> {
-    let none = || io::Error::new(io::ErrorKind::NotFound, format!("'{broker}' is no HOST:PORT that resolves"));
-    Ok(broker.to_socket_addrs().map_err(|_| none())?.next().ok_or_else(none)?)
+    let found = broker.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    found.ok_or_else(|| {
+        let source = io::Error::new(io::ErrorKind::NotFound, format!("'{broker}' is no HOST:PORT that resolves"));
+        ClientError::Connect { address: broker.to_owned(), source }
+    })
 }
 
 fn topic_name(topic: &str) -> TopicName {
@@ -200,18 +79,18 @@ pub fn leaders(connection: &mut Connection, topic: &str) -> Result<Leaders, Clie
     for broker in &response.brokers {
         brokers.insert(broker.node_id, resolve(&format!("{}:{}", broker.host.as_str(), broker.port))?);
     }
-    let found = response.topics.first().ok_or_else(|| ClientError::Protocol("metadata without the topic".into()))?;
+    let found = response.topics.first().ok_or_else(|| ClientError::Unexpected("metadata without the topic".into()))?;
     check(|| format!("metadata of {topic}"), found.error_code)?;
     let mut partitions = BTreeMap::new();
     for partition in &found.partitions {
         let index = partition.partition_index;
         check(|| format!("metadata of {topic}-{index}"), partition.error_code)?;
         let leader = brokers.get(&partition.leader_id);
-        let leader = leader.ok_or_else(|| ClientError::Protocol(format!("{topic}-{index} has no known leader")))?;
+        let leader = leader.ok_or_else(|| ClientError::Unexpected(format!("{topic}-{index} has no known leader")))?;
         partitions.insert(index, *leader);
     }
     if !partitions.keys().copied().eq(0..partitions.len() as i32) {
-        return Err(ClientError::Protocol(format!("partitions of {topic} are not numbered from 0 on")));
+        return Err(ClientError::Unexpected(format!("partitions of {topic} are not numbered from 0 on")));
     }
     Ok(Leaders { by_partition: partitions.into_values().collect() })
 }
@@ -248,8 +127,11 @@ pub fn create_topics(
     let request = CreateTopicsRequest::default().with_topics(topics.collect()).with_timeout_ms(30_000);
     let response = connection.call(5, &request)?;
     for result in response.topics {
-        let message = result.error_message.as_ref().map_or("", |m| m.as_str()).to_owned();
-        check(|| format!("create {} ({message})", result.name.as_str()), result.error_code)?;
+        ClientError::check(
+            format!("create {}", result.name.as_str()),
+            result.error_code,
+            result.error_message.as_deref(),
+        )?;
     }
     Ok(())
 }
@@ -270,7 +152,7 @@ pub fn await_leaders(connection: &mut Connection, topic: &str, timeout: Duration
     until_ready(timeout, || {
         let leaders = leaders(connection, topic)?;
         for (address, partitions) in leaders.by_address() {
-            list_offsets(&mut Connection::connect(address, timeout)?, topic, &partitions, -1)?;
+            list_offsets(&mut connect(address, timeout)?, topic, &partitions, -1)?;
         }
         Ok(leaders)
     })
@@ -284,7 +166,9 @@ pub(crate) fn until_ready<T>(
     let start = Instant::now();
     loop {
         match attempt() {
-            Err(ClientError::Code { .. }) if start.elapsed() < timeout => std::thread::sleep(Duration::from_millis(20)),
+            Err(ClientError::Refused { .. }) if start.elapsed() < timeout => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
             result => return result,
         }
     }
@@ -328,7 +212,7 @@ pub fn list_offsets(
         check(|| format!("offset of {topic}-{}", partition.partition_index), partition.error_code)?;
         offsets.insert(partition.partition_index, partition.offset);
     }
-    let missing = || ClientError::Protocol("offsets missing in the answer".into());
+    let missing = || ClientError::Unexpected("offsets missing in the answer".into());
     partitions.iter().map(|partition| offsets.get(partition).copied().ok_or_else(missing)).collect()
 }
 
@@ -346,9 +230,8 @@ pub fn produce_request(topic: &str, partition: i32, batch: Bytes, timeout: Durat
 /// Base offset out of the answer to a [`produce_request`].
 pub fn produced(response: &ProduceResponse) -> Result<i64, ClientError> {
     let answer = response.responses.first().and_then(|topic| topic.partition_responses.first());
-    let answer = answer.ok_or_else(|| ClientError::Protocol("produce without an answer".into()))?;
-    let message = answer.error_message.as_ref().map_or("", |m| m.as_str());
-    check(|| format!("produce {message}"), answer.error_code)?;
+    let answer = answer.ok_or_else(|| ClientError::Unexpected("produce without an answer".into()))?;
+    ClientError::check("produce", answer.error_code, answer.error_message.as_deref())?;
     Ok(answer.base_offset)
 }
 
@@ -456,11 +339,5 @@ mod tests {
     fn unresolvable_broker_is_named() {
         let error = resolve("nonsense").expect_err("no port");
         assert!(error.to_string().contains("'nonsense'"), "{error}");
-    }
-
-    #[test]
-    fn error_codes_have_names() {
-        assert!(code_name(3).contains("UnknownTopicOrPartition"), "{}", code_name(3));
-        assert!(code_name(0).contains("NONE"));
     }
 }

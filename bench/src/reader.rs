@@ -59,12 +59,9 @@ impl Reader {
         let answers = client::fetch(&mut self.connection, &self.topic, asked, self.limits)?;
         let mut fetched = Fetched::default();
         for answer in answers {
-            if answer.code != 0 {
-                let what = format!("fetch from {}-{}", self.topic, answer.partition);
-                return Err(ClientError::Code { what, code: answer.code });
-            }
+            client::check(|| format!("fetch from {}-{}", self.topic, answer.partition), answer.code)?;
             let position = self.positions.iter_mut().find(|position| position.0 == answer.partition);
-            let position = position.ok_or_else(|| ClientError::Protocol("a partition nobody asked for".into()))?;
+            let position = position.ok_or_else(|| ClientError::Unexpected("a partition nobody asked for".into()))?;
             let mut expected = position.1;
             let mut skipped = None;
             let next = batch::for_each_record(&answer.records, |record| {
@@ -78,10 +75,10 @@ impl Reader {
                 fetched.records += 1;
                 visit(answer.partition, &record);
             })
-            .map_err(|error| ClientError::Protocol(format!("{}-{}: {error}", self.topic, answer.partition)))?;
+            .map_err(|error| ClientError::Unexpected(format!("{}-{}: {error}", self.topic, answer.partition)))?;
             if let Some((expected, found)) = skipped {
                 let what = format!("{}-{}: offset {found} follows {expected}", self.topic, answer.partition);
-                return Err(ClientError::Protocol(what));
+                return Err(ClientError::Unexpected(what));
             }
             position.1 = next.unwrap_or(position.1).max(position.1);
             fetched.bytes += answer.records.len() as u64;
@@ -152,7 +149,7 @@ fn read_share(
     limits: FetchLimits,
     timeout: Duration,
 ) -> Result<(Ledger, Fetched), ClientError> {
-    let mut connection = Connection::connect(address, timeout)?;
+    let mut connection = client::connect(address, timeout)?;
     let starts = client::list_offsets(&mut connection, topic, partitions, -2)?;
     let ends = client::list_offsets(&mut connection, topic, partitions, -1)?;
     let end_of = |partition: i32| ends[partitions.binary_search(&partition).expect("one of ours, and they are sorted")];
@@ -172,7 +169,7 @@ fn read_share(
         } else if progressed.elapsed() > timeout {
             let what =
                 format!("{topic}: no records for {timeout:?} though {:?} are not at {ends:?}", reader.positions());
-            return Err(ClientError::Protocol(what));
+            return Err(ClientError::Unexpected(what));
         }
     }
     Ok((ledger, total))

@@ -16,6 +16,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
+use millrace_client::error_code_name;
 use serde::Serialize;
 
 use crate::{
@@ -112,7 +113,7 @@ pub fn restart(args: &RestartArgs) -> anyhow::Result<Run> {
     let template = BatchTemplate::new(shape);
     let mut filler = Filler { args, template, acknowledged: vec![Acknowledged::default(); args.topics as usize] };
     for topic in 0..args.topics {
-        client::create_topic(&mut Connection::connect(address, timeout)?, &name(topic), args.partitions, &configs)?;
+        client::create_topic(&mut client::connect(address, timeout)?, &name(topic), args.partitions, &configs)?;
     }
     let filling = Instant::now();
     (0..args.topics).try_for_each(|topic| filler.fill(address, topic, timeout))?;
@@ -147,14 +148,14 @@ fn ms(since: Instant) -> f64 {
 impl Filler<'_> {
     /// Fills one topic evenly, with requests that carry a batch for each of many partitions.
     fn fill(&mut self, address: SocketAddr, topic: u32, timeout: Duration) -> anyhow::Result<()> {
-        let mut connection = Connection::connect(address, timeout)?;
+        let mut connection = client::connect(address, timeout)?;
         let leaders = client::await_leaders(&mut connection, &name(topic), timeout)?;
         let partitions = u64::from(self.args.topics) * self.args.partitions as u64;
         let batch_bytes = (self.args.record_size * self.args.records_per_batch) as u64;
         let batches = self.args.bytes.div_ceil(partitions).div_ceil(batch_bytes);
         let per_request = (REQUEST_BYTES / self.template.len()).max(1);
         for (address, partitions) in leaders.by_address() {
-            let mut connection = Connection::connect(address, timeout)?;
+            let mut connection = client::connect(address, timeout)?;
             for batch in 0..batches {
                 for chunk in partitions.chunks(per_request) {
                     self.send(&mut connection, topic, chunk, batch)?;
@@ -196,7 +197,7 @@ impl Filler<'_> {
         let answers: Vec<_> = response.responses.iter().flat_map(|topic| &topic.partition_responses).collect();
         ensure!(answers.len() == chunk.len(), "{} answers for {} batches", answers.len(), chunk.len());
         for answer in answers {
-            ensure!(answer.error_code == 0, "filling was refused: {}", client::code_name(answer.error_code));
+            ensure!(answer.error_code == 0, "filling was refused: {}", error_code_name(answer.error_code));
             self.acknowledged[topic as usize].insert((0, answer.index as u32), batch * records, records);
         }
         Ok(())
@@ -219,18 +220,18 @@ impl Filler<'_> {
         };
         let first_topic = name(0);
         until("produce", &mut || {
-            let mut connection = Connection::connect(address, timeout)?;
+            let mut connection = client::connect(address, timeout)?;
             let leaders = client::leaders(&mut connection, &first_topic)?;
-            let mut connection = Connection::connect(leaders.by_partition[0], timeout)?;
+            let mut connection = client::connect(leaders.by_partition[0], timeout)?;
             let batch = self.batch(u32::MAX, 0, 0); // another run's, as far as the ledger is concerned
             client::produce(&mut connection, &first_topic, 0, batch, timeout)?;
             Ok(())
         })?;
         let (last_topic, partition) = (name(self.args.topics - 1), self.args.partitions - 1);
         until("fetch", &mut || {
-            let mut connection = Connection::connect(address, timeout)?;
+            let mut connection = client::connect(address, timeout)?;
             let leaders = client::leaders(&mut connection, &last_topic)?;
-            let mut connection = Connection::connect(leaders.by_partition[partition as usize], timeout)?;
+            let mut connection = client::connect(leaders.by_partition[partition as usize], timeout)?;
             let position = std::iter::once((partition, 0));
             let answer = client::fetch(&mut connection, &last_topic, position, FetchLimits::default())?;
             let served = answer.first().is_some_and(|answer| answer.code == 0 && !answer.records.is_empty());
@@ -241,7 +242,7 @@ impl Filler<'_> {
 
     fn verify(&self, address: SocketAddr, timeout: Duration) -> anyhow::Result<()> {
         for (topic, acknowledged) in self.acknowledged.iter().enumerate() {
-            let mut connection = Connection::connect(address, timeout)?;
+            let mut connection = client::connect(address, timeout)?;
             let topic = topic as u32;
             let leaders = client::await_leaders(&mut connection, &name(topic), timeout)?;
             let limits = FetchLimits::default();

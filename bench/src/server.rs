@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use kafka_protocol::messages::ApiVersionsRequest;
 
-use crate::{client::Connection, payload::splitmix64, sys};
+use crate::{client, payload::splitmix64, sys};
 
 /// A broker that this tool started; killed when dropped.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl Drop for Server {
 
 /// Whether a broker answers ApiVersions there.
 pub fn answers(address: SocketAddr, timeout: Duration) -> bool {
-    Connection::connect(address, timeout)
+    client::connect(address, timeout)
         .and_then(|mut connection| connection.call(0, &ApiVersionsRequest::default()))
         .is_ok()
 }

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::{
-    client::{self, ClientError, Connection, FetchLimits},
+    client::{self, ClientError, FetchLimits},
     clock::Clock,
     ledger::Ledger,
     load::{self, Load, Progress},
@@ -137,7 +137,7 @@ fn follow(
     progress: &Progress,
     producing: &AtomicBool,
 ) -> Result<Tailed, ClientError> {
-    let mut connection = Connection::connect(address, load.request_timeout)?;
+    let mut connection = client::connect(address, load.request_timeout)?;
     let starts = client::list_offsets(&mut connection, &load.topic, partitions, -1)?;
     let positions = partitions.iter().copied().zip(starts).collect();
     let mut reader = Reader::new(connection, &load.topic, positions, FetchLimits::default());

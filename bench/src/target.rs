@@ -56,7 +56,7 @@ impl Target {
 
     pub(crate) fn connect(&self) -> anyhow::Result<Connection> {
         let address = client::resolve(&self.brokers)?;
-        Connection::connect(address, self.timeout()).with_context(|| format!("broker {}", self.brokers))
+        client::connect(address, self.timeout()).with_context(|| format!("broker {}", self.brokers))
     }
 
     pub(crate) fn prepare(&self) -> anyhow::Result<()> {

@@ -153,7 +153,7 @@ impl Broker {
 
     /// A new connection.
     pub(crate) fn connect(&self) -> Connection {
-        Connection::connect(self.address, PATIENCE).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+        client::connect(self.address, PATIENCE).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
     /// Creates a topic and waits until it is served.

@@ -13,7 +13,7 @@ use std::{
 
 use millrace_bench::{
     batch::BatchShape,
-    client::{self, Connection, FetchLimits},
+    client::{self, FetchLimits},
 };
 
 use crate::{
@@ -130,7 +130,7 @@ fn log_lines_that_nobody_takes_are_lost_and_nothing_else_is() {
         Command::new("sh").args(["-c", &format!("exec {command}")]).stdout(Stdio::null()).stderr(full).spawn().unwrap();
     let mut waits = 0..600;
     let mut connection = loop {
-        match Connection::connect(other, PATIENCE) {
+        match client::connect(other, PATIENCE) {
             Ok(connection) => break connection,
             Err(error) => assert!(waits.next().is_some() && deaf.try_wait().unwrap().is_none(), "{error}"),
         }

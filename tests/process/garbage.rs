@@ -7,12 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest};
+use kafka_protocol::{
+    messages::{ApiVersionsRequest, MetadataRequest},
+    protocol::Request,
+};
 use millrace_bench::{
     batch::{BatchShape, BatchTemplate},
-    client::{self, FetchLimits},
+    client::{self, CLIENT_ID, FetchLimits},
     payload::{Stamp, splitmix64},
 };
+use millrace_client::frame::encode_request;
 
 use crate::{
     broker::{Broker, PATIENCE, rounds},
@@ -28,6 +32,10 @@ fn throw(broker: &Broker, bytes: &[u8]) {
     let _ = stream.read(&mut [0; 1024]);
 }
 
+fn frame<R: Request>(correlation_id: i32, version: i16, request: &R) -> Vec<u8> {
+    encode_request(&CLIENT_ID, correlation_id, version, request).unwrap().to_vec()
+}
+
 /// Frames of real requests.
 fn honest_frames() -> Vec<Vec<u8>> {
     let template = BatchTemplate::new(BatchShape { records: 3, value_bytes: 50, key_bytes: 4 });
@@ -37,10 +45,10 @@ fn honest_frames() -> Vec<Vec<u8>> {
     let produce = client::produce_request("garbage", 0, Bytes::from(batch), PATIENCE);
     let metadata = MetadataRequest::default().with_topics(None);
     let mut frames = vec![
-        client::encode_frame(1, 8, &produce).unwrap().to_vec(),
-        client::encode_frame(2, 9, &produce).unwrap().to_vec(),
-        client::encode_frame(3, 9, &metadata).unwrap().to_vec(),
-        client::encode_frame(4, 3, &ApiVersionsRequest::default()).unwrap().to_vec(),
+        frame(1, 8, &produce),
+        frame(2, 9, &produce),
+        frame(3, 9, &metadata),
+        frame(4, 3, &ApiVersionsRequest::default()),
     ];
     // every API key at several versions, with a body of zeros
     for key in 0..=95i16 {

@@ -67,7 +67,7 @@ impl Writer {
 
     /// Makes it idempotent.
     pub(crate) fn idempotent(mut self) -> Writer {
-        let mut connection = Connection::connect(self.address, PATIENCE).unwrap();
+        let mut connection = client::connect(self.address, PATIENCE).unwrap();
         self.idempotence = Some(client::await_producer_id(&mut connection, PATIENCE).unwrap());
         self
     }
@@ -147,7 +147,7 @@ impl Writer {
     fn send(&mut self, partition: i32, sequence: u64) -> Result<(), ClientError> {
         let request = client::produce_request(&self.topic, partition, self.batch(partition, sequence), PATIENCE);
         if self.connection.is_none() {
-            self.connection = Some(Connection::connect(self.address, PATIENCE)?);
+            self.connection = Some(client::connect(self.address, PATIENCE)?);
         }
         self.connection.as_mut().unwrap().send(PRODUCE_VERSION, &request)
     }
@@ -168,7 +168,8 @@ impl Writer {
 
     fn receive(&mut self) -> Result<(), ClientError> {
         let Some(connection) = self.connection.as_mut() else {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+            let source = std::io::ErrorKind::NotConnected.into();
+            return Err(ClientError::Lost { address: self.address.to_string(), source });
         };
         let response = connection.receive::<ProduceRequest>(PRODUCE_VERSION)?;
         let (partition, sequence) = self.pending.pop_front().unwrap();
@@ -203,7 +204,7 @@ impl Writer {
         loop {
             let again = self.pending.clone();
             let sent = again.into_iter().try_for_each(|(partition, sequence)| self.send(partition, sequence));
-            let connected = self.connection.is_some() || Connection::connect(self.address, PATIENCE).is_ok();
+            let connected = self.connection.is_some() || client::connect(self.address, PATIENCE).is_ok();
             if sent.is_ok() && connected {
                 return;
             }

@@ -1,20 +1,20 @@
 //! Connections that commit offsets in a closed loop, some in flight on each, driven by one thread.
 
-use std::{collections::VecDeque, net::SocketAddr, ops::Range, time::Duration};
+use std::{net::SocketAddr, ops::Range, time::Duration};
 
-use anyhow::{Context, ensure};
-use bytes::Bytes;
+use anyhow::ensure;
 use hdrhistogram::Histogram;
 use kafka_protocol::{
     messages::{
         GroupId, OffsetCommitRequest, OffsetCommitResponse, TopicName,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
     },
-    protocol::{Decodable, StrBytes},
+    protocol::StrBytes,
 };
+use millrace_client::{InFlight, frame};
 
 use crate::{
-    client::{self, ClientError},
+    client::{self, CLIENT_ID, ClientError},
     clock::Clock,
     load::{Window, pipe::Pipe},
     sys,
@@ -60,7 +60,7 @@ impl Duty {
         if answers == self.partitions.len() {
             return Ok(());
         }
-        Err(ClientError::Protocol(format!("{answers} answers for {} partitions", self.partitions.len())))
+        Err(ClientError::Unexpected(format!("{answers} answers for {} partitions", self.partitions.len())))
     }
 }
 
@@ -69,7 +69,8 @@ impl Duty {
 pub(super) struct Committer {
     pub duty: Duty,
     pipe: Pipe,
-    in_flight: VecDeque<(i32, u64)>,
+    /// When each was sent, in ns.
+    in_flight: InFlight<u64>,
     /// The offset that was last sent, and the last one that was acknowledged.
     sent: i64,
     pub acknowledged: i64,
@@ -88,7 +89,7 @@ impl Committer {
         Ok(Committer {
             duty,
             pipe: Pipe::connect(address)?,
-            in_flight: VecDeque::new(),
+            in_flight: InFlight::new(),
             sent: acknowledged,
             acknowledged,
         })
@@ -96,31 +97,23 @@ impl Committer {
 
     fn send(&mut self, now_ns: u64) -> anyhow::Result<()> {
         self.sent += 1;
-        let correlation_id = (self.sent & 0x7fff_ffff) as i32;
-        let frame = client::encode_frame(correlation_id, COMMIT_VERSION, &self.duty.commit(self.sent))?;
+        let correlation_id = self.in_flight.next_id();
+        let frame = frame::encode_request(&CLIENT_ID, correlation_id, COMMIT_VERSION, &self.duty.commit(self.sent))?;
         self.pipe.next_out().extend_from_slice(&frame);
-        self.in_flight.push_back((correlation_id, now_ns));
+        self.in_flight.sent(correlation_id, now_ns);
         self.pipe.flush()
     }
 
     fn receive(&mut self, mut answered: impl FnMut(u64)) -> anyhow::Result<()> {
         let Committer { duty, pipe, in_flight, acknowledged, .. } = self;
         pipe.receive(|frame| {
-            let (correlation_id, sent_ns) = in_flight.pop_front().context("an answer without a request")?;
-            check_answer(duty, correlation_id, frame)?;
+            let sent_ns = in_flight.answered(&frame)?;
+            duty.check(&frame::decode_answer::<OffsetCommitRequest>(frame, COMMIT_VERSION)?)?;
             *acknowledged += 1;
             answered(sent_ns);
             Ok(())
         })
     }
-}
-
-fn check_answer(duty: &Duty, correlation_id: i32, mut frame: Bytes) -> anyhow::Result<()> {
-    let got = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
-    ensure!(got == correlation_id, "answers out of order: {got} instead of {correlation_id}");
-    let mut body = frame.split_off(4);
-    let response = OffsetCommitResponse::decode(&mut body, COMMIT_VERSION).context("OffsetCommit response")?;
-    Ok(duty.check(&response)?)
 }
 
 /// Keeps `in_flight` commits under way on each connection until the window ends, and then waits for the answers.
@@ -145,7 +138,7 @@ pub(super) fn drive(
             while now_ns < window.end_ns && committer.in_flight.len() < in_flight && !committer.pipe.wants_write() {
                 committer.send(now_ns)?;
             }
-            let oldest_ns = committer.in_flight.front().map_or(now_ns, |(_, sent_ns)| *sent_ns);
+            let oldest_ns = committer.in_flight.oldest().copied().unwrap_or(now_ns);
             ensure!(now_ns - oldest_ns < timeout.as_nanos() as u64, "a commit was not answered within {timeout:?}");
             idle &= committer.in_flight.is_empty();
             interests.push(sys::Interest { fd: committer.pipe.fd(), writable: committer.pipe.wants_write() });

@@ -130,7 +130,7 @@ impl Connections {
     fn to(&mut self, address: SocketAddr, timeout: Duration) -> Result<&mut Connection, ClientError> {
         Ok(match self.0.entry(address) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(vacant) => vacant.insert(Connection::connect(address, timeout)?),
+            Entry::Vacant(vacant) => vacant.insert(client::connect(address, timeout)?),
         })
     }
 }
@@ -253,7 +253,7 @@ fn delete_groups(args: &GroupsArgs, coordinators: &Coordinators) -> anyhow::Resu
         by_address.entry(*address).or_default().push(GroupId(StrBytes::from_string(group.clone())));
     }
     for (address, groups) in by_address {
-        let mut connection = Connection::connect(address, args.target.timeout())?;
+        let mut connection = client::connect(address, args.target.timeout())?;
         for some in groups.chunks(DELETED_AT_ONCE) {
             let response = connection.call(1, &DeleteGroupsRequest::default().with_groups_names(some.to_vec()))?;
             for result in response.results {

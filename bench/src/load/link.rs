@@ -6,7 +6,8 @@ use std::{collections::VecDeque, net::SocketAddr, os::fd::RawFd, time::Duration}
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use kafka_protocol::{messages::ProduceResponse, protocol::Decodable};
+use kafka_protocol::messages::ProduceRequest;
+use millrace_client::{InFlight, ProtocolError, frame};
 
 use super::pipe::Pipe;
 use crate::{
@@ -37,9 +38,9 @@ pub(super) struct Sent {
     pub first_sequence: u64,
 }
 
+/// A request that was sent.
 #[derive(Debug)]
-struct InFlight {
-    correlation_id: i32,
+struct Asked {
     sent_ns: u64,
     batches: Vec<Sent>,
 }
@@ -61,14 +62,13 @@ pub(super) struct Form {
 pub(super) struct Link {
     pipe: Pipe,
     pub queue: VecDeque<Entry>,
-    in_flight: VecDeque<InFlight>,
-    correlation_id: i32,
+    in_flight: InFlight<Asked>,
 }
 
 impl Link {
     pub(super) fn connect(address: SocketAddr) -> anyhow::Result<Link> {
         let pipe = Pipe::connect(address)?;
-        Ok(Link { pipe, queue: VecDeque::new(), in_flight: VecDeque::new(), correlation_id: 0 })
+        Ok(Link { pipe, queue: VecDeque::new(), in_flight: InFlight::new() })
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -97,7 +97,7 @@ impl Link {
 
     /// When the oldest unanswered request was sent.
     pub(super) fn oldest_sent_ns(&self) -> Option<u64> {
-        self.in_flight.front().map(|request| request.sent_ns)
+        self.in_flight.oldest().map(|request| request.sent_ns)
     }
 
     /// Builds one request from the front of the queue: up to `batches_per_request` batches of different partitions.
@@ -109,7 +109,7 @@ impl Link {
         idempotence: Option<(i64, i16)>,
         now_ns: u64,
         wall_ms: i64,
-    ) -> Option<Vec<Sent>> {
+    ) -> Result<Option<Vec<Sent>>, ProtocolError> {
         let mut batches: Vec<Sent> = Vec::with_capacity(form.batches_per_request.min(self.queue.len()));
         while let Some(entry) = self.queue.front().copied() {
             let again = batches.iter().any(|sent| sent.partition == entry.partition);
@@ -120,49 +120,17 @@ impl Link {
             let intended_ns = entry.intended_ns.unwrap_or(now_ns);
             batches.push(Sent { intended_ns, partition: entry.partition, first_sequence: entry.first_sequence });
         }
-        self.correlation_id = self.correlation_id.wrapping_add(1);
-        self.encode(form, producer, idempotence, wall_ms, &batches);
-        if form.acks == 0 {
-            return Some(batches);
-        }
-        self.in_flight.push_back(InFlight { correlation_id: self.correlation_id, sent_ns: now_ns, batches });
-        None
-    }
-
-    fn encode(&mut self, form: &Form, producer: u32, idempotence: Option<(i64, i16)>, wall_ms: i64, batches: &[Sent]) {
+        let correlation_id = self.in_flight.next_id();
         let out = self.pipe.next_out();
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&0i16.to_be_bytes()); // Produce
-        out.extend_from_slice(&PRODUCE_VERSION.to_be_bytes());
-        out.extend_from_slice(&self.correlation_id.to_be_bytes());
-        put_string(out, CLIENT_ID);
-        out.extend_from_slice(&(-1i16).to_be_bytes()); // no transactional id
-        out.extend_from_slice(&form.acks.to_be_bytes());
-        out.extend_from_slice(&(form.request_timeout.as_millis() as i32).to_be_bytes());
-        out.extend_from_slice(&1i32.to_be_bytes());
-        put_string(out, &form.topic);
-        out.extend_from_slice(&(batches.len() as i32).to_be_bytes());
-        for sent in batches {
-            out.extend_from_slice(&(sent.partition as i32).to_be_bytes());
-            out.extend_from_slice(&(form.template.len() as i32).to_be_bytes());
-            let id = idempotence.map(|(producer_id, producer_epoch)| Idempotence {
-                producer_id,
-                producer_epoch,
-                base_sequence: (sent.first_sequence & 0x7fff_ffff) as i32,
-            });
-            let stamp = Stamp {
-                run: form.run,
-                producer,
-                partition: sent.partition,
-                sequence: sent.first_sequence,
-                intended_ns: sent.intended_ns,
-            };
-            form.template.append_to(out, wall_ms, id, stamp);
+        frame::begin_request::<ProduceRequest>(out, &CLIENT_ID, correlation_id, PRODUCE_VERSION)?;
+        encode_body(out, form, producer, idempotence, wall_ms, &batches);
+        frame::end_request::<ProduceRequest>(out, PRODUCE_VERSION)?;
+        if form.acks == 0 {
+            return Ok(Some(batches));
         }
-        let length = (out.len() - 4) as i32;
-        out[..4].copy_from_slice(&length.to_be_bytes());
+        self.in_flight.sent(correlation_id, Asked { sent_ns: now_ns, batches });
+        Ok(None)
     }
-
     /// Writes what the socket takes.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
         self.pipe.flush()
@@ -181,20 +149,43 @@ impl Link {
     }
 }
 
-fn answer(
-    in_flight: &mut VecDeque<InFlight>,
-    mut frame: Bytes,
-    answered: &mut impl FnMut(Sent, i16),
-) -> anyhow::Result<()> {
-    let correlation_id = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
-    let request = in_flight.pop_front().context("an answer without a request")?;
-    ensure!(
-        correlation_id == request.correlation_id,
-        "answers out of order: {correlation_id} instead of {}",
-        request.correlation_id
-    );
-    let mut body = frame.split_off(4);
-    let response = ProduceResponse::decode(&mut body, PRODUCE_VERSION).context("produce response")?;
+/// The body of a produce request, without the detour of the message library: batches are written where they leave from.
+fn encode_body(
+    out: &mut Vec<u8>,
+    form: &Form,
+    producer: u32,
+    idempotence: Option<(i64, i16)>,
+    wall_ms: i64,
+    batches: &[Sent],
+) {
+    out.extend_from_slice(&(-1i16).to_be_bytes()); // no transactional id
+    out.extend_from_slice(&form.acks.to_be_bytes());
+    out.extend_from_slice(&(form.request_timeout.as_millis() as i32).to_be_bytes());
+    out.extend_from_slice(&1i32.to_be_bytes());
+    put_string(out, &form.topic);
+    out.extend_from_slice(&(batches.len() as i32).to_be_bytes());
+    for sent in batches {
+        out.extend_from_slice(&(sent.partition as i32).to_be_bytes());
+        out.extend_from_slice(&(form.template.len() as i32).to_be_bytes());
+        let id = idempotence.map(|(producer_id, producer_epoch)| Idempotence {
+            producer_id,
+            producer_epoch,
+            base_sequence: (sent.first_sequence & 0x7fff_ffff) as i32,
+        });
+        let stamp = Stamp {
+            run: form.run,
+            producer,
+            partition: sent.partition,
+            sequence: sent.first_sequence,
+            intended_ns: sent.intended_ns,
+        };
+        form.template.append_to(out, wall_ms, id, stamp);
+    }
+}
+
+fn answer(in_flight: &mut InFlight<Asked>, frame: Bytes, answered: &mut impl FnMut(Sent, i16)) -> anyhow::Result<()> {
+    let request = in_flight.answered(&frame)?;
+    let response = frame::decode_answer::<ProduceRequest>(frame, PRODUCE_VERSION)?;
     let answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
     let mut count = 0;
     for answer in answers {

@@ -2,20 +2,26 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use bytes::Bytes;
+use millrace_client::{Socket, frame};
 
 const READ_BYTES: usize = 64 << 10;
+
+/// What is sent here has small answers.
+const ANSWER_BYTES_MAX: usize = (16 << 20) - 1;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Pipe {
-    stream: TcpStream,
+    socket: Socket,
     out: Vec<u8>,
     out_at: usize,
     inbox: Vec<u8>,
@@ -23,15 +29,14 @@ pub(crate) struct Pipe {
 
 impl Pipe {
     pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<Pipe> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
-            .with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(Pipe { stream, out: Vec::new(), out_at: 0, inbox: Vec::new() })
+        let socket = Socket::connect_any(&[address], CONNECT_TIMEOUT);
+        let socket = socket.with_context(|| format!("cannot connect to {address}"))?;
+        socket.tcp().set_nonblocking(true)?;
+        Ok(Pipe { socket, out: Vec::new(), out_at: 0, inbox: Vec::new() })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
+        self.socket.tcp().as_raw_fd()
     }
 
     /// Whether bytes wait for the socket to take them.
@@ -49,7 +54,7 @@ impl Pipe {
     /// Writes what the socket takes.
     pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
         while self.wants_write() {
-            match self.stream.write(&self.out[self.out_at..]) {
+            match self.socket.write(&self.out[self.out_at..]) {
                 Ok(0) => bail!("the broker takes no more bytes"),
                 Ok(n) => self.out_at += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -61,11 +66,11 @@ impl Pipe {
     }
 
     /// Reads what is there, and hands over each whole frame without its length.
-    pub(crate) fn receive(&mut self, mut frame: impl FnMut(Bytes) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Bytes) -> anyhow::Result<()>) -> anyhow::Result<()> {
         loop {
             let start = self.inbox.len();
             self.inbox.resize(start + READ_BYTES, 0);
-            let result = self.stream.read(&mut self.inbox[start..]);
+            let result = self.socket.read(&mut self.inbox[start..]);
             self.inbox.truncate(start + *result.as_ref().unwrap_or(&0));
             match result {
                 Ok(0) => bail!("the broker closed the connection"),
@@ -77,15 +82,9 @@ impl Pipe {
             }
         }
         let mut at = 0;
-        while self.inbox.len() - at >= 4 {
-            let length = i32::from_be_bytes(self.inbox[at..at + 4].try_into().expect("four bytes"));
-            ensure!((4..1 << 24).contains(&length), "an answer of {length} bytes");
-            let end = at + 4 + length as usize;
-            if self.inbox.len() < end {
-                break;
-            }
-            frame(Bytes::copy_from_slice(&self.inbox[at + 4..end]))?;
-            at = end;
+        while let Some(length) = frame::frame_end(&self.inbox[at..], ANSWER_BYTES_MAX)? {
+            take(Bytes::copy_from_slice(&self.inbox[at + frame::LENGTH_BYTES..at + length]))?;
+            at += length;
         }
         self.inbox.drain(..at);
         Ok(())

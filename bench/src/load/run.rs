@@ -8,10 +8,11 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use millrace_client::error_code_name;
 
 use crate::{
     batch::{BatchShape, BatchTemplate},
-    client::{self, Connection, Leaders},
+    client::{self, Leaders},
     clock::Clock,
     ledger::Acknowledged,
     load::{
@@ -227,7 +228,7 @@ fn connect(load: &Load, ids: Range<u32>) -> anyhow::Result<Vec<Producer>> {
     ids.map(|id| {
         let idempotence = match load.idempotent {
             true => {
-                let mut connection = Connection::connect(addresses[0], load.request_timeout)?;
+                let mut connection = client::connect(addresses[0], load.request_timeout)?;
                 Some(client::await_producer_id(&mut connection, load.request_timeout)?)
             }
             false => None,
@@ -341,7 +342,7 @@ impl Driver<'_> {
                     self.outcome.failure = Some(format!("a request was not answered within {timeout_ns} ns"));
                 }
                 while link.has_room(self.form) && !link.queue.is_empty() {
-                    let fired = link.send_request(self.form, producer.id, producer.idempotence, now_ns, wall_ms);
+                    let fired = link.send_request(self.form, producer.id, producer.idempotence, now_ns, wall_ms)?;
                     link.flush()?;
                     sent_any = true;
                     if let Some(batches) = fired {
@@ -370,7 +371,7 @@ impl Driver<'_> {
 
     fn on_answer(&mut self, producer: u32, sent: Sent, code: i16, now_ns: u64) {
         if code != 0 {
-            let what = client::code_name(code);
+            let what = error_code_name(code);
             if self.load.idempotent {
                 self.outcome.failure = Some(format!("an idempotent producer was refused: {what}"));
             }

@@ -29,6 +29,8 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An answer that can be read, but cannot be one to what was asked.
+    Unexpected(String),
     /// The broker does not serve the request in any version that we know.
     Unsupported {
         /// Who does not.
@@ -151,6 +153,7 @@ impl fmt::Display for ClientError {
             Self::Connect { address, source } => write!(f, "cannot connect to {address}: {}", plain(source)),
             Self::Lost { address, source } => write!(f, "lost the connection to {address}: {}", plain(source)),
             Self::NotKafka { address, reason } => write!(f, "{address} does not answer as a Kafka broker: {reason}"),
+            Self::Unexpected(what) => write!(f, "the broker's answer makes no sense: {what}"),
             Self::Unsupported { address, api } => write!(f, "{address} does not serve {api} in a version known here"),
             Self::Refused { what, code, message } => {
                 write!(f, "{what}: ")?;
@@ -167,6 +170,9 @@ impl fmt::Display for ClientError {
         }
     }
 }
+
+/// Its text says all: sources are part of it.
+impl std::error::Error for ClientError {}
 
 /// An operating system's error in words that help here.
 fn plain(error: &io::Error) -> String {
