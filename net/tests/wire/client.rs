@@ -1,75 +1,75 @@
-//! A plain blocking client: whole requests in, whole responses out.
+//! What tests ask a node with: whole requests in, whole responses out, and any bytes.
 
 use std::{
-    io::{self, Read, Write},
+    io::Read,
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use kafka_protocol::{
     messages::{
-        CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, RequestHeader, TopicName,
+        CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, TopicName,
         create_topics_request::CreatableTopic,
         fetch_request::{FetchPartition, FetchTopic},
         produce_request::{PartitionProduceData, TopicProduceData},
     },
-    protocol::{Decodable, Encodable, HeaderVersion, Message, Request, StrBytes},
+    protocol::{HeaderVersion, Message, Request, StrBytes},
+};
+use millrace_client::{
+    ClientError, ConnectOptions, Connection,
+    frame::{decode_answer, encode_request},
 };
 use millrace_engine::batch::{BatchBuilder, Codec, Record};
 
+/// Numbers its requests itself: a test may send what has no answer, and read answers one by one.
 pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+    connection: Connection,
     correlation_id: i32,
 }
 
+const CLIENT_ID: StrBytes = StrBytes::from_static_str("test");
 /// No test waits longer for a node that does not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Client {
     /// Connects, waiting for the node to start if need be.
     pub(crate) fn connect(address: SocketAddr) -> Client {
+        let options = ConnectOptions { client_id: CLIENT_ID, timeout: PATIENCE };
         for _ in 0..1000 {
-            if let Ok(stream) = TcpStream::connect(address) {
-                stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
-                stream.set_write_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
-                return Client { stream, correlation_id: 0 };
+            if let Ok(connection) = Connection::open_address(address, &options) {
+                return Client { connection, correlation_id: 0 };
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         panic!("no node listens on {address}");
     }
 
-    /// A request as it goes over the wire, and its correlation id.
+    /// The socket, for bytes that no client would send.
+    pub(crate) fn stream(&mut self) -> &TcpStream {
+        self.connection.socket().tcp()
+    }
+
+    /// A request as it goes over the wire, and its correlation id. A version that the library does not know gets the
+    /// body of the newest one that it does.
     pub(crate) fn encode<R: Request>(&mut self, version: i16, request: &R) -> (Vec<u8>, i32) {
         self.correlation_id += 1;
-        let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
-            .with_correlation_id(self.correlation_id)
-            .with_client_id(Some(StrBytes::from_static_str("test")));
-        let mut bytes = BytesMut::new();
-        bytes.put_u32(0);
-        header.encode(&mut bytes, R::header_version(version)).expect("a legal header");
-        request.encode(&mut bytes, version.min(R::VERSIONS.max)).expect("a legal request");
-        let length = u32::try_from(bytes.len() - 4).expect("small");
-        bytes[..4].copy_from_slice(&length.to_be_bytes());
-        (bytes.to_vec(), self.correlation_id)
+        let known = version.min(R::VERSIONS.max);
+        let frame = encode_request(&CLIENT_ID, self.correlation_id, known, request).expect("a legal request");
+        let mut bytes = frame.to_vec();
+        bytes[6..8].copy_from_slice(&version.to_be_bytes());
+        (bytes, self.correlation_id)
     }
 
     pub(crate) fn send<R: Request>(&mut self, version: i16, request: &R) -> i32 {
         let (bytes, correlation_id) = self.encode(version, request);
-        self.stream.write_all(&bytes).expect("the node takes it");
+        self.connection.send_raw(&bytes).expect("the node takes it");
         correlation_id
     }
 
     /// The next response without its length; fails if the node closes the connection.
-    pub(crate) fn receive(&mut self) -> io::Result<Bytes> {
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
-        let mut body = vec![0; u32::from_be_bytes(length) as usize];
-        self.stream.read_exact(&mut body)?;
-        Ok(Bytes::from(body))
+    pub(crate) fn receive(&mut self) -> Result<Bytes, ClientError> {
+        self.connection.receive_frame()
     }
 
     pub(crate) fn receive_correlation_id(&mut self) -> i32 {
@@ -79,19 +79,17 @@ impl Client {
     /// Sends a request and decodes the answer, which must be whole.
     pub(crate) fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
         let correlation_id = self.send(version, request);
-        let mut response = self.receive().expect("a response");
-        assert_eq!(response.get_i32(), correlation_id);
+        let response = self.receive().expect("a response");
+        assert_eq!(response[..4], correlation_id.to_be_bytes());
         if R::Response::header_version(version) >= 1 {
-            assert_eq!(response.get_u8(), 0, "no tagged fields");
+            assert_eq!(response[4], 0, "no tagged fields");
         }
-        let decoded = R::Response::decode(&mut response, version.min(R::Response::VERSIONS.max));
-        assert!(response.is_empty(), "bytes behind the response");
-        decoded.expect("a legal response")
+        decode_answer::<R>(response, version.min(R::Response::VERSIONS.max)).expect("a legal response")
     }
 
     /// Whether the node has closed the connection: nothing comes any more.
     pub(crate) fn is_closed_by_node(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
+        matches!(self.stream().read(&mut [0]), Ok(0) | Err(_))
     }
 
     pub(crate) fn create_topic(&mut self, name: &'static str, partitions: i32) {

@@ -57,10 +57,10 @@ fn requests_cut_into_single_bytes_are_answered() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path(), 1, config());
     let mut client = node.client();
-    client.stream.set_nodelay(true).expect("a socket");
+    client.stream().set_nodelay(true).expect("a socket");
     let (bytes, correlation_id) = client.encode(12, &metadata());
     for byte in bytes {
-        client.stream.write_all(&[byte]).expect("the node takes it");
+        client.stream().write_all(&[byte]).expect("the node takes it");
     }
     assert_eq!(client.receive_correlation_id(), correlation_id);
 }
@@ -107,7 +107,7 @@ fn what_cannot_be_understood_closes_only_its_connection() {
     let mut bystander = node.client();
     for frame in frames {
         let mut client = node.client();
-        client.stream.write_all(frame).expect("the node takes it");
+        client.stream().write_all(frame).expect("the node takes it");
         assert!(client.is_closed_by_node(), "{frame:?}");
     }
     bystander.call(12, &metadata());
@@ -120,7 +120,7 @@ fn earlier_requests_are_answered_before_a_damaged_one_closes() {
     let mut client = node.client();
     let (mut bytes, correlation_id) = client.encode(12, &metadata());
     bytes.extend_from_slice(&[0xff; 4]);
-    client.stream.write_all(&bytes).expect("the node takes it");
+    client.stream().write_all(&bytes).expect("the node takes it");
     assert_eq!(client.receive_correlation_id(), correlation_id);
     assert!(client.is_closed_by_node());
 }
@@ -139,7 +139,7 @@ fn unknown_versions_of_api_versions_are_answered_in_version_0() {
     header.encode(&mut frame, 2).expect("a legal header");
     frame.extend_from_slice(b"who knows");
     let length = u32::try_from(frame.len()).expect("small").to_be_bytes();
-    client.stream.write_all(&[&length[..], &frame].concat()).expect("the node takes it");
+    client.stream().write_all(&[&length[..], &frame].concat()).expect("the node takes it");
     let mut response: Bytes = client.receive().expect("a response");
     assert_eq!(response.get_i32(), 5);
     let decoded = ApiVersionsResponse::decode(&mut response, 0).expect("version 0");
@@ -164,7 +164,7 @@ fn a_half_closed_connection_still_gets_its_answers() {
     client.create_topic("topic", 1);
     let request: ProduceRequest = produce_request("topic", 0, -1, batch(&[b"value".to_vec()]));
     let correlation_id = client.send(9, &request);
-    client.stream.shutdown(std::net::Shutdown::Write).expect("a socket");
+    client.stream().shutdown(std::net::Shutdown::Write).expect("a socket");
     assert_eq!(client.receive_correlation_id(), correlation_id);
     assert!(client.is_closed_by_node());
 }

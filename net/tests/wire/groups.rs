@@ -281,7 +281,7 @@ fn raw(client: &mut Client, key: ApiKey, version: i16, body: &[u8]) -> Bytes {
     bytes.put_slice(body);
     let length = u32::try_from(bytes.len() - 4).expect("small");
     bytes[..4].copy_from_slice(&length.to_be_bytes());
-    client.stream.write_all(&bytes).expect("the node takes it");
+    client.stream().write_all(&bytes).expect("the node takes it");
     let mut response = client.receive().expect("a response");
     assert_eq!((response.get_i32(), response.get_u8()), (77, 0));
     response

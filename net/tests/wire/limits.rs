@@ -30,15 +30,15 @@ fn half_sent(node: &Node, length: u32, sent: usize) -> Client {
     let mut client = node.client();
     let mut part = length.to_be_bytes().to_vec();
     part.resize(sent, 0);
-    client.stream.write_all(&part).expect("the node takes it");
+    client.stream().write_all(&part).expect("the node takes it");
     client
 }
 
 /// Whether the node has not closed the connection, as far as that can be seen now.
 fn is_open(client: &mut Client) -> bool {
-    client.stream.set_nonblocking(true).expect("a socket can be made so");
-    let read = client.stream.read(&mut [0]);
-    client.stream.set_nonblocking(false).expect("a socket can be made so");
+    client.stream().set_nonblocking(true).expect("a socket can be made so");
+    let read = client.stream().read(&mut [0]);
+    client.stream().set_nonblocking(false).expect("a socket can be made so");
     matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
@@ -50,7 +50,7 @@ fn metadata() -> MetadataRequest {
 pub(crate) fn served(node: &Node) -> Option<Client> {
     let mut client = node.client();
     let (bytes, correlation_id) = client.encode(12, &metadata());
-    client.stream.write_all(&bytes).ok()?;
+    client.stream().write_all(&bytes).ok()?;
     let response = client.receive().ok()?;
     response.starts_with(&correlation_id.to_be_bytes()).then_some(client)
 }
@@ -76,7 +76,7 @@ fn connections_beyond_the_limit_are_closed() {
     while clients.len() < 3 {
         let mut client = node.client();
         let (bytes, _) = client.encode(12, &metadata());
-        if client.stream.write_all(&bytes).is_ok() && client.receive().is_ok() {
+        if client.stream().write_all(&bytes).is_ok() && client.receive().is_ok() {
             clients.push(client);
         }
     }
@@ -168,7 +168,7 @@ fn silent_peers_hold_no_memory() {
     let silent: Vec<Client> = (0..100)
         .map(|_| {
             let mut client = node.client();
-            client.stream.write_all(&[0, 0x10, 0, 0, 0, 0]).expect("the node takes it");
+            client.stream().write_all(&[0, 0x10, 0, 0, 0, 0]).expect("the node takes it");
             client
         })
         .collect();
@@ -182,7 +182,7 @@ fn a_flood_of_requests_is_answered_to_the_last() {
     let node = Node::start(dir.path(), 2, NetConfig { max_in_flight_requests: 4, ..config() });
     let mut client = node.client();
     client.create_topic("topic", 1);
-    let mut reader = client.stream.try_clone().expect("a socket");
+    let mut reader = client.stream().try_clone().expect("a socket");
     let count = 3000;
     let writer = std::thread::spawn(move || {
         for _ in 0..count {
@@ -214,7 +214,7 @@ fn half_sent_requests_give_way_to_those_who_wait() {
             let mut client = node.client();
             let mut part = vec![0; 100_000];
             part[..4].copy_from_slice(&(1_000_000_u32).to_be_bytes());
-            client.stream.write_all(&part).expect("the node takes it");
+            client.stream().write_all(&part).expect("the node takes it");
             client
         })
         .collect();
@@ -252,11 +252,11 @@ fn whoever_waits_for_memory_behind_those_that_send_is_not_stalled() {
         let mut client = node.client();
         let (frame, _) = client.encode(9, &produce_request("topic", 0, -1, batch(&[vec![b's'; value_bytes]])));
         let (first, rest) = frame.split_at(frame.len() / 2);
-        client.stream.write_all(first).expect("the node takes it");
+        client.stream().write_all(first).expect("the node takes it");
         // for longer than any connection may be silent
         for step in rest.chunks(rest.len() / 60) {
             std::thread::sleep(Duration::from_millis(120));
-            client.stream.write_all(step).expect("the node takes it");
+            client.stream().write_all(step).expect("the node takes it");
         }
         client.receive().expect("whoever sends is answered");
     };
@@ -312,7 +312,7 @@ fn requests_in_pieces_are_served_while_others_have_taken_the_memory() {
     for length in [100, 3_000, 30_000, 60_000] {
         let (bytes, _) = client.encode(9, &produce_request("topic", 0, -1, batch(&[vec![b'v'; length]])));
         for piece in bytes.chunks(bytes.len() / 3 + 1) {
-            client.stream.write_all(piece).expect("the node takes it");
+            client.stream().write_all(piece).expect("the node takes it");
             std::thread::sleep(Duration::from_millis(20));
         }
         client.receive().expect("a response");

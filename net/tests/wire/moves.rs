@@ -61,7 +61,7 @@ fn pipelined_requests_keep_their_order_over_a_move() {
         let requests =
             (0..MANY).map(|at| client.encode(9, &produce_request("topic", partition, -1, batch(&value(at)))));
         let (requests, ids): (Vec<_>, Vec<_>) = requests.collect();
-        let mut writing = client.stream.try_clone().unwrap();
+        let mut writing = client.stream().try_clone().unwrap();
         // in pieces that end anywhere
         let bytes = requests.concat();
         let writer = std::thread::spawn(move || {

@@ -30,7 +30,7 @@ fn call_with<R: Request>(client: &mut Client, version: i16, request: &R, instead
     let places: Vec<_> = (0..bytes.len() - 1).filter(|&at| bytes[at..].starts_with(b"@@")).collect();
     assert!(!places.is_empty());
     places.into_iter().for_each(|at| bytes[at..at + 2].copy_from_slice(&instead));
-    client.stream.write_all(&bytes).expect("the node takes it");
+    client.stream().write_all(&bytes).expect("the node takes it");
     let mut response = client.receive().expect("a response");
     response.advance(if R::Response::header_version(version) >= 1 { 5 } else { 4 });
     R::Response::decode(&mut response, version).expect("a legal response")
@@ -42,7 +42,7 @@ fn a_client_id_that_is_not_utf8_is_no_reason_to_hang_up() {
     let node = Node::start(dir.path(), 1, config());
     let mut client = node.client();
     let frame = b"\0\0\0\x0c\0\x12\0\0\0\0\0\x07\0\x02\x5a\xe4";
-    client.stream.write_all(frame).expect("the node takes it");
+    client.stream().write_all(frame).expect("the node takes it");
     let mut response = client.receive().expect("a response");
     assert_eq!(response.get_i32(), 7);
     let versions = ApiVersionsResponse::decode(&mut response, 0).expect("a legal response");
@@ -87,8 +87,8 @@ fn text_may_not_grow_beyond_the_largest_frame() {
             [&b"\0\x03\0\x04\0\0\0\x07\xff\xff"[..], &(names as u32).to_be_bytes(), &name.repeat(names), b"\0"];
         let metadata = metadata.concat();
         let mut client = node.client();
-        client.stream.write_all(&(metadata.len() as u32).to_be_bytes()).expect("the node takes it");
-        client.stream.write_all(&metadata).expect("the node takes it");
+        client.stream().write_all(&(metadata.len() as u32).to_be_bytes()).expect("the node takes it");
+        client.stream().write_all(&metadata).expect("the node takes it");
         client
     };
     for names in [8, 1] {

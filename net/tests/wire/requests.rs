@@ -52,7 +52,7 @@ fn answers_every_sample(target: &str) {
         let api = ApiKey::try_from(key).expect("a known key");
         let mut client = node.client();
         let length = u32::try_from(frame.len()).expect("small").to_be_bytes();
-        client.stream.write_all(&[&length[..], &frame].concat()).expect("the node takes it");
+        client.stream().write_all(&[&length[..], &frame].concat()).expect("the node takes it");
         let mut response = client.receive().unwrap_or_else(|error| panic!("{api:?} {version}: {error}"));
         assert_eq!(response.get_i32(), 7, "the correlation id of the samples");
         if api.response_header_version(version) >= 1 {
