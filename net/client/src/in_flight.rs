@@ -34,13 +34,12 @@ impl<T> InFlight<T> {
         self.requests.push_back((correlation_id, request));
     }
 
-    /// The request that this answer, a frame without its length, is for.
+    /// The request that this answer, a frame without its length, is for. After an error all are still open.
     pub fn answered(&mut self, answer: &[u8]) -> Result<T, ProtocolError> {
         let got = correlation_id(answer);
-        match self.requests.pop_front() {
-            Some((wanted, request)) if wanted == got => Ok(request),
-            Some((wanted, _)) => Err(ProtocolError::OutOfOrder { got, wanted }),
-            None => Err(ProtocolError::Unasked(got)),
+        match self.requests.front() {
+            Some((wanted, _)) if *wanted != got => Err(ProtocolError::OutOfOrder { got, wanted: *wanted }),
+            _ => self.requests.pop_front().map(|(_, request)| request).ok_or(ProtocolError::Unasked(got)),
         }
     }
 
@@ -96,7 +95,7 @@ mod tests {
         assert_eq!((in_flight.len(), in_flight.oldest()), (2, Some(&"b")));
         let error = in_flight.answered(&ids[2].to_be_bytes());
         assert_eq!(error, Err(ProtocolError::OutOfOrder { got: 3, wanted: 2 }));
-        assert_eq!(in_flight.give_up().collect::<Vec<_>>(), ["c"]);
+        assert_eq!(in_flight.give_up().collect::<Vec<_>>(), ["b", "c"], "whoever waits hears of the end");
         assert_eq!(in_flight.answered(&ids[2].to_be_bytes()), Err(ProtocolError::Unasked(3)));
     }
 
