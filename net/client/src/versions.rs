@@ -34,7 +34,12 @@ impl Versions {
 
     /// The highest version of a request that both sides know.
     pub fn common<R: Request>(&self) -> Option<i16> {
-        let known = VersionRange { min: R::VERSIONS.min, max: R::VERSIONS.max.min(version_limit(R::KEY)) };
+        self.common_up_to::<R>(version_limit(R::KEY))
+    }
+
+    /// The same, for who knows only versions up to `limit`.
+    pub fn common_up_to<R: Request>(&self, limit: i16) -> Option<i16> {
+        let known = VersionRange { min: R::VERSIONS.min, max: R::VERSIONS.max.min(limit) };
         let both = self.by_key.get(&R::KEY)?.intersect(&known);
         (!both.is_empty()).then_some(both.max)
     }
@@ -165,6 +170,8 @@ mod tests {
         let versions = Negotiation::new().handle_answer(answer(3, 0, &apis)).unwrap().unwrap().unwrap();
         assert_eq!(versions.common::<MetadataRequest>(), Some(MetadataRequest::VERSIONS.max));
         assert_eq!(versions.common::<FetchRequest>(), Some(12));
+        assert_eq!(versions.common_up_to::<FetchRequest>(7), Some(7));
+        assert_eq!(versions.common_up_to::<FetchRequest>(3), None);
         assert_eq!(versions.common::<ProduceRequest>(), None);
         assert_eq!(versions.common::<HeartbeatRequest>(), None);
         let keys: Vec<i16> = versions.listed().iter().map(|(key, _)| *key).collect();
