@@ -5,6 +5,7 @@
 //! connection limits) is plain synchronous code; the glommio shell around it is thin.
 
 mod broker;
+pub mod client;
 mod coordinator;
 mod errors;
 #[cfg(feature = "fuzzing")]
