@@ -13,18 +13,18 @@ use std::{
 use bytes::Bytes;
 use kafka_protocol::{
     messages::{
-        BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
-        ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, TopicName,
+        CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest, MetadataRequest,
+        ProduceRequest, ProduceResponse,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
-        fetch_request::{FetchPartition, FetchTopic},
-        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
-        produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::StrBytes,
 };
-use millrace_client::ConnectOptions;
 pub use millrace_client::{ClientError, Connection};
+use millrace_client::{
+    ConnectOptions,
+    requests::{self, fetch_topic, milliseconds, topic_name},
+};
 
 /// Name that the tool gives itself in requests.
 pub const CLIENT_ID: StrBytes = StrBytes::from_static_str("millrace-bench");
@@ -63,10 +63,6 @@ pub fn resolve(broker: &str) -> Result<SocketAddr, ClientError> {
         let source = io::Error::new(io::ErrorKind::NotFound, format!("'{broker}' is no HOST:PORT that resolves"));
         ClientError::Connect { address: broker.to_owned(), source }
     })
-}
-
-fn topic_name(topic: &str) -> TopicName {
-    TopicName(StrBytes::from_string(topic.to_owned()))
 }
 
 /// Asks for a topic's leaders. A partition without one is an error.
@@ -194,19 +190,7 @@ pub fn list_offsets(
     partitions: &[i32],
     timestamp: i64,
 ) -> Result<Vec<i64>, ClientError> {
-    let asked = partitions
-        .iter()
-        .map(|&partition| {
-            ListOffsetsPartition::default()
-                .with_partition_index(partition)
-                .with_current_leader_epoch(-1)
-                .with_timestamp(timestamp)
-        })
-        .collect();
-    let request = ListOffsetsRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_topics(vec![ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(asked)]);
-    let response = connection.call(5, &request)?;
+    let response = connection.call(5, &requests::list_offsets(topic, partitions, timestamp))?;
     let mut offsets = BTreeMap::new();
     for partition in response.topics.iter().flat_map(|topic| &topic.partitions) {
         check(|| format!("offset of {topic}-{}", partition.partition_index), partition.error_code)?;
@@ -218,13 +202,7 @@ pub fn list_offsets(
 
 /// The request for one batch with acks=all, in [`PRODUCE_VERSION`].
 pub fn produce_request(topic: &str, partition: i32, batch: Bytes, timeout: Duration) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
-    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-    ProduceRequest::default()
-        .with_transactional_id(None)
-        .with_acks(-1)
-        .with_timeout_ms(timeout.as_millis() as i32)
-        .with_topic_data(vec![topic])
+    requests::produce(topic, partition, -1, timeout, batch)
 }
 
 /// Base offset out of the answer to a [`produce_request`].
@@ -292,23 +270,11 @@ pub const FETCH_VERSION: i16 = 11;
 
 /// A fetch from partitions led by one broker, without a session.
 pub fn fetch_request(topic: &str, positions: impl Iterator<Item = (i32, i64)>, limits: FetchLimits) -> FetchRequest {
-    let partitions = positions
-        .map(|(partition, offset)| {
-            FetchPartition::default()
-                .with_partition(partition)
-                .with_current_leader_epoch(-1)
-                .with_fetch_offset(offset)
-                .with_log_start_offset(-1)
-                .with_partition_max_bytes(limits.partition_max_bytes)
-        })
-        .collect();
     FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(limits.max_wait.as_millis() as i32)
+        .with_max_wait_ms(milliseconds(limits.max_wait))
         .with_min_bytes(limits.min_bytes)
         .with_max_bytes(limits.max_bytes)
-        .with_session_epoch(-1)
-        .with_topics(vec![FetchTopic::default().with_topic(topic_name(topic)).with_partitions(partitions)])
+        .with_topics(vec![fetch_topic(topic, positions, limits.partition_max_bytes)])
 }
 
 /// Fetches from partitions led by this broker, without a session.

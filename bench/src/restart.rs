@@ -9,14 +9,11 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
-use kafka_protocol::{
-    messages::{
-        ProduceRequest, TopicName,
-        produce_request::{PartitionProduceData, TopicProduceData},
-    },
-    protocol::StrBytes,
+use kafka_protocol::messages::{
+    ProduceRequest,
+    produce_request::{PartitionProduceData, TopicProduceData},
 };
-use millrace_client::error_code_name;
+use millrace_client::{error_code_name, requests::topic_name};
 use serde::Serialize;
 
 use crate::{
@@ -186,7 +183,7 @@ impl Filler<'_> {
             PartitionProduceData::default().with_index(partition).with_records(Some(batch))
         };
         let topic_data = TopicProduceData::default()
-            .with_name(TopicName(StrBytes::from_string(name(topic))))
+            .with_name(topic_name(&name(topic)))
             .with_partition_data(chunk.iter().map(data).collect());
         let request = ProduceRequest::default()
             .with_transactional_id(None)

@@ -6,12 +6,12 @@ use anyhow::ensure;
 use hdrhistogram::Histogram;
 use kafka_protocol::{
     messages::{
-        GroupId, OffsetCommitRequest, OffsetCommitResponse, TopicName,
+        GroupId, OffsetCommitRequest, OffsetCommitResponse,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
     },
     protocol::StrBytes,
 };
-use millrace_client::{InFlight, frame};
+use millrace_client::{InFlight, frame, requests::topic_name};
 
 use crate::{
     client::{self, CLIENT_ID, ClientError},
@@ -42,7 +42,7 @@ impl Duty {
                 .with_committed_metadata(Some(StrBytes::default()))
         };
         let topic = OffsetCommitRequestTopic::default()
-            .with_name(TopicName(StrBytes::from_string(self.topic.clone())))
+            .with_name(topic_name(&self.topic))
             .with_partitions(self.partitions.clone().map(partition).collect());
         OffsetCommitRequest::default()
             .with_group_id(GroupId(StrBytes::from_string(self.group.clone())))

@@ -14,11 +14,12 @@ use committer::{COMMIT_VERSION, Committer, Duty, Measured};
 use hdrhistogram::Histogram;
 use kafka_protocol::{
     messages::{
-        DeleteGroupsRequest, FindCoordinatorRequest, GroupId, OffsetFetchRequest, TopicName,
+        DeleteGroupsRequest, FindCoordinatorRequest, GroupId, OffsetFetchRequest,
         offset_fetch_request::OffsetFetchRequestTopic,
     },
     protocol::StrBytes,
 };
+use millrace_client::requests::topic_name;
 use serde::Serialize;
 
 use crate::{
@@ -228,7 +229,7 @@ fn verify(args: &GroupsArgs, committers: &[Committer], coordinators: &Coordinato
         let connection = connections.to(coordinators[group], args.target.timeout())?;
         let topic = &committers[0].duty.topic;
         let asked = OffsetFetchRequestTopic::default()
-            .with_name(TopicName(StrBytes::from_string(topic.clone())))
+            .with_name(topic_name(topic))
             .with_partition_indexes(offsets.keys().copied().collect());
         let request = OffsetFetchRequest::default()
             .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))

@@ -14,8 +14,9 @@ use kafka_protocol::{
 };
 
 use super::{
-    cluster::{Cluster, UNKNOWN_TOPIC_OR_PARTITION, topic_name},
+    cluster::{Cluster, UNKNOWN_TOPIC_OR_PARTITION},
     error::ClientError,
+    requests::topic_name,
 };
 
 /// A topic to create.

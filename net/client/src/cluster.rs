@@ -8,15 +8,19 @@ use std::{
 
 use kafka_protocol::{
     messages::{
-        BrokerId, FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName,
-        metadata_request::MetadataRequestTopic,
+        BrokerId, FindCoordinatorRequest, MetadataRequest, MetadataResponse, metadata_request::MetadataRequestTopic,
     },
     protocol::{Request, StrBytes},
 };
 use millrace_engine::config::check_topic_name;
 use uuid::Uuid;
 
-use super::{broker::Broker, connection::ConnectOptions, error::ClientError};
+use super::{
+    broker::Broker,
+    connection::ConnectOptions,
+    error::ClientError,
+    requests::{milliseconds, topic_name},
+};
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
@@ -98,7 +102,7 @@ impl Cluster {
 
     /// The same in ms, as requests carry it.
     pub fn timeout_ms(&self) -> i32 {
-        i32::try_from(self.options.connect.timeout.as_millis()).unwrap_or(i32::MAX)
+        milliseconds(self.options.connect.timeout)
     }
 
     /// Tries until it works, fails for good, or takes too long. What is known of leaders is forgotten in between.
@@ -326,11 +330,6 @@ impl Cluster {
         self.controller = Some(response.controller_id.0).filter(|id| *id >= 0);
         Ok(response)
     }
-}
-
-/// A topic's name as requests carry it.
-pub(super) fn topic_name(name: &str) -> TopicName {
-    TopicName(StrBytes::from_string(name.to_owned()))
 }
 
 /// Metadata has no messages: what is wrong with a name is known here.

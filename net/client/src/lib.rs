@@ -14,6 +14,7 @@ mod in_flight;
 mod offsets;
 mod partitioner;
 mod produce;
+pub mod requests;
 mod socket;
 mod versions;
 

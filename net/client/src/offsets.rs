@@ -1,14 +1,6 @@
 //! Offsets of partitions by position or time.
 
-use kafka_protocol::messages::{
-    BrokerId, ListOffsetsRequest,
-    list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
-};
-
-use super::{
-    cluster::{Cluster, topic_name},
-    error::ClientError,
-};
+use super::{cluster::Cluster, error::ClientError, requests};
 
 /// Which offset is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +36,8 @@ impl Cluster {
         let what = format!("topic '{topic}' partition {partition}");
         self.retry(|cluster| {
             let leader = cluster.leader(topic, partition)?;
-            let response = cluster.broker(leader, |_| {
-                let wanted = ListOffsetsPartition::default()
-                    .with_partition_index(partition)
-                    .with_current_leader_epoch(-1)
-                    .with_timestamp(question.timestamp());
-                let topic = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![wanted]);
-                ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic])
-            })?;
+            let response =
+                cluster.broker(leader, |_| requests::list_offsets(topic, &[partition], question.timestamp()))?;
             let found = response.topics.first().and_then(|t| t.partitions.first());
             let (code, offset) = found.map_or((UNKNOWN_SERVER_ERROR, -1), |p| (p.error_code, p.offset));
             ClientError::check(&what, code, None)?;

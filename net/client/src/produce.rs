@@ -1,15 +1,9 @@
 //! Writing batches to the leader of a partition.
 
 use bytes::Bytes;
-use kafka_protocol::messages::{
-    InitProducerIdRequest, ProduceRequest, ProducerId as WireProducerId,
-    produce_request::{PartitionProduceData, TopicProduceData},
-};
+use kafka_protocol::messages::{InitProducerIdRequest, ProducerId as WireProducerId};
 
-use super::{
-    cluster::{Cluster, topic_name},
-    error::ClientError,
-};
+use super::{cluster::Cluster, error::ClientError, requests};
 
 /// Who writes, for brokers that drop what a producer sends twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +46,10 @@ impl Cluster {
         let what = format!("topic '{topic}' partition {partition}");
         self.retry(|cluster| {
             let leader = cluster.leader(topic, partition)?;
-            let timeout_ms = cluster.timeout_ms();
+            let timeout = cluster.timeout();
             // Nothing was sent yet when this fails, so that it may be tried again.
             cluster.broker_connection(leader)?;
-            let request = |_| {
-                let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.clone()));
-                let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-                ProduceRequest::default().with_acks(acks).with_timeout_ms(timeout_ms).with_topic_data(vec![topic])
-            };
+            let request = |_| requests::produce(topic, partition, acks, timeout, batch.clone());
             if acks == 0 {
                 return cluster.tell(leader, request).map(|()| None);
             }

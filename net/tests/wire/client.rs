@@ -9,16 +9,15 @@ use std::{
 use bytes::{Buf, Bytes};
 use kafka_protocol::{
     messages::{
-        CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, TopicName,
-        create_topics_request::CreatableTopic,
-        fetch_request::{FetchPartition, FetchTopic},
-        produce_request::{PartitionProduceData, TopicProduceData},
+        CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, create_topics_request::CreatableTopic,
     },
     protocol::{HeaderVersion, Message, Request, StrBytes},
 };
+pub(crate) use millrace_client::requests::topic_name;
 use millrace_client::{
     ClientError, ConnectOptions, Connection,
     frame::{decode_answer, encode_request},
+    requests,
 };
 use millrace_engine::batch::{BatchBuilder, Codec, Record};
 
@@ -114,10 +113,6 @@ impl Client {
     }
 }
 
-pub(crate) fn topic_name(name: &'static str) -> TopicName {
-    TopicName(StrBytes::from_static_str(name))
-}
-
 /// One batch of records.
 pub(crate) fn batch(values: &[Vec<u8>]) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None, 0);
@@ -134,22 +129,15 @@ pub(crate) fn batch(values: &[Vec<u8>]) -> Bytes {
 }
 
 pub(crate) fn produce_request(topic: &'static str, partition: i32, acks: i16, batch: Bytes) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
-    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(1000).with_topic_data(vec![topic])
+    requests::produce(topic, partition, acks, Duration::from_secs(1), batch)
 }
 
 /// A fetch of one partition without a session.
 pub(crate) fn fetch_request(topic: &'static str, partition: i32, offset: i64, max_wait_ms: i32) -> FetchRequest {
     const MAX_BYTES: i32 = 50 << 20;
-    let partition = FetchPartition::default()
-        .with_partition(partition)
-        .with_fetch_offset(offset)
-        .with_partition_max_bytes(MAX_BYTES);
-    let topic = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![partition]);
     FetchRequest::default()
         .with_max_wait_ms(max_wait_ms)
         .with_min_bytes(1)
         .with_max_bytes(MAX_BYTES)
-        .with_topics(vec![topic])
+        .with_topics(vec![requests::fetch_topic(topic, [(partition, offset)], MAX_BYTES)])
 }
