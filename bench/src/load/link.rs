@@ -201,3 +201,49 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&(text.len() as i16).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::{
+        messages::RequestHeader,
+        protocol::{Decodable, HeaderVersion},
+    };
+
+    use super::*;
+    use crate::batch::BatchShape;
+
+    #[test]
+    fn the_body_is_what_the_message_library_reads() {
+        let form = Form {
+            topic: "topic".into(),
+            template: BatchTemplate::new(BatchShape { records: 2, value_bytes: 50, key_bytes: 0 }),
+            acks: -1,
+            request_timeout: Duration::from_secs(3),
+            batches_per_request: 2,
+            in_flight: 1,
+            run: 1,
+        };
+        let sent = |partition| Sent { intended_ns: 0, partition, first_sequence: 7 };
+        let mut out = Vec::new();
+        frame::begin_request::<ProduceRequest>(&mut out, &CLIENT_ID, 5, PRODUCE_VERSION).unwrap();
+        encode_body(&mut out, &form, 0, None, 1000, &[sent(1), sent(4)]);
+        frame::end_request::<ProduceRequest>(&mut out, PRODUCE_VERSION).unwrap();
+
+        let mut bytes = Bytes::from(out).split_off(frame::LENGTH_BYTES);
+        let header = RequestHeader::decode(&mut bytes, ProduceRequest::header_version(PRODUCE_VERSION)).unwrap();
+        assert_eq!((header.correlation_id, header.client_id), (5, Some(CLIENT_ID)));
+        let request = ProduceRequest::decode(&mut bytes, PRODUCE_VERSION).unwrap();
+        assert!(bytes.is_empty());
+        assert_eq!((request.transactional_id, request.acks, request.timeout_ms), (None, -1, 3000));
+        let [topic] = &request.topic_data[..] else { panic!("one topic") };
+        assert_eq!(topic.name.as_str(), "topic");
+        let partitions: Vec<i32> = topic.partition_data.iter().map(|data| data.index).collect();
+        assert_eq!(partitions, [1, 4]);
+        assert!(
+            topic
+                .partition_data
+                .iter()
+                .all(|data| data.records.as_ref().is_some_and(|r| r.len() == form.template.len()))
+        );
+    }
+}
