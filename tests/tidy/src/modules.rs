@@ -12,6 +12,7 @@ pub const CRATES: &[(&str, &str)] = &[
     ("millrace", "src"),
     ("millrace_engine", "engine/src"),
     ("millrace_net", "net/src"),
+    ("millrace_client", "net/client/src"),
     ("millrace_replica", "replica/src"),
     ("millrace_bench", "bench/src"),
     ("millrace_tuning", "tuning/src"),

@@ -11,10 +11,11 @@ pub struct Floor {
 
 /// Packages and those that each may name.
 pub const PACKAGES: &[(&str, &[&str])] = &[
-    ("src", &["engine", "net", "replica", "bench", "tuning"]),
-    ("net", &["engine", "replica"]),
+    ("src", &["engine", "net", "client", "replica", "bench", "tuning"]),
+    ("net", &["engine", "client", "replica"]),
+    ("client", &["engine"]),
     ("replica", &["engine"]),
-    ("bench", &["engine"]),
+    ("bench", &["engine", "client"]),
     ("engine", &[]),
     ("tuning", &[]),
 ];
@@ -55,13 +56,41 @@ pub const FLOORS: &[Floor] = &[
         rooms: &["engine/src/node", "engine/src/boot", "engine/src/abandon", "engine/src/apart", "engine/src/start"],
     },
     Floor { name: "engine top", rooms: &["engine/src/lib", "engine/src/fuzz"] },
+    Floor {
+        name: "client core",
+        rooms: &[
+            "net/client/src/error_code",
+            "net/client/src/exchange",
+            "net/client/src/frame",
+            "net/client/src/in_flight",
+            "net/client/src/partitioner",
+            "net/client/src/requests",
+            "net/client/src/versions",
+        ],
+    },
+    Floor {
+        name: "connection",
+        rooms: &["net/client/src/broker", "net/client/src/connection", "net/client/src/error", "net/client/src/socket"],
+    },
+    Floor {
+        name: "cluster",
+        rooms: &[
+            "net/client/src/admin",
+            "net/client/src/cluster",
+            "net/client/src/fetch",
+            "net/client/src/groups",
+            "net/client/src/offsets",
+            "net/client/src/produce",
+        ],
+    },
+    Floor { name: "client top", rooms: &["net/client/src/lib"] },
     Floor { name: "wire", rooms: &["net/src/wire"] },
+    Floor { name: "other brokers", rooms: &["net/src/client"] },
     Floor { name: "group", rooms: &["net/src/coordinator", "net/src/coordinator/group"] },
     Floor { name: "share", rooms: &["net/src/coordinator/share"] },
     Floor { name: "broker", rooms: &["net/src/broker"] },
     Floor { name: "net top", rooms: &["net/src/lib", "net/src/fuzz"] },
     Floor { name: "output", rooms: &["src/output", "src/failure", "src/time", "src/config"] },
-    Floor { name: "client", rooms: &["src/client"] },
     Floor { name: "serve", rooms: &["src/serve"] },
     Floor { name: "commands", rooms: &["src/commands"] },
     Floor { name: "command line", rooms: &["src/cli", "src/main"] },
@@ -70,9 +99,12 @@ pub const FLOORS: &[Floor] = &[
     Floor { name: "replica", rooms: &["replica/src"] },
 ];
 
-/// The package of a file.
+/// The package of a file: its first folder, but for the client, which lives in that of `net`.
 pub fn package(path: &str) -> &str {
-    path.split('/').next().unwrap_or(path)
+    match path.strip_prefix("net/client/") {
+        Some(_) => "client",
+        None => path.split('/').next().unwrap_or(path),
+    }
 }
 
 /// The floor of a file, as a place in [`FLOORS`].
