@@ -173,7 +173,13 @@ fn a_first_batch_beyond_its_limit_is_not_waited_for() {
         for partition in 0..2 {
             let id = TopicPartition { topic, partition };
             produce(&engine, id, &values("first", 1, 30_000)).await.unwrap();
-            let part = FetchPartition { partition: id, offset: 0, max_bytes: 1_000, leader_epoch: -1 };
+            let part = FetchPartition {
+                partition: id,
+                offset: 0,
+                max_bytes: 1_000,
+                leader_epoch: -1,
+                bound: ReadBound::HighWatermark,
+            };
             let fetch = |min_bytes| Fetch {
                 partitions: vec![part],
                 max_bytes: 1 << 20,
