@@ -235,7 +235,7 @@ impl Extent {
     /// Batches in a group of their own.
     pub(crate) fn of(batches: &[Vec<u8>]) -> Self {
         let bytes = batches.concat();
-        let ends: Vec<_> = batches.iter().filter_map(|batch| super::run::batch_head(batch)).collect();
+        let ends: Vec<_> = batches.iter().filter_map(|batch| run::batch_head(batch)).collect();
         let (first, last) = (ends.first().expect("a batch"), ends.last().expect("a batch"));
         let (base_offset, end_offset, len) = (first.0, last.1, u32::try_from(bytes.len()).expect("small"));
         Self { base_offset, end_offset, at: 0, len, backing: Backing::new(Rc::new(bytes), WalFileId(1), 1) }

@@ -55,7 +55,7 @@ fn who_waits_hears_of_what_is_seen_since_its_topic_wants_no_flush() {
     let mut partition = partition(&[]);
     push(&mut partition, &[batch(0, 2, 10)]);
     partition.on_written(2);
-    let waiter = Rc::new(waiters::Waiter::default());
+    let waiter = Rc::new(Waiter::default());
     partition.waiters.watch(&waiter, 1);
     partition.set_config(config(WRITTEN));
     assert_eq!(partition.marks().high_watermark(), 2);
@@ -70,7 +70,7 @@ fn who_waits_hears_of_every_batch_wherever_the_high_watermark_was() {
     push(&mut partition, &[batch(3, 1, 10)]);
     let size = batch(0, 1, 10).len();
     let waiters = [1, 2, 3, 4].map(|batches| {
-        let waiter = Rc::new(waiters::Waiter::default());
+        let waiter = Rc::new(Waiter::default());
         partition.watch(&waiter, batches * size);
         waiter
     });

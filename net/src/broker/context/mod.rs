@@ -132,7 +132,7 @@ impl Context {
         let objection = self.api.authorization.objection(check);
         debug_assert_eq!(objection, None, "{:?} asks for {check:?}", self.api.key);
         #[cfg(test)]
-        authorizer::trial::on_asked(self.api.key, check);
+        trial::on_asked(self.api.key, check);
         authorizer::allows(&self.session().principal, check, name)
     }
 }
