@@ -79,6 +79,13 @@ pub(crate) struct Placed {
     pub(crate) append_time_ms: Option<i64>,
 }
 
+/// A batch that is in the log already.
+pub(crate) struct Repeated {
+    pub(crate) produced: Produced,
+    /// How the group ends that it may be in; none if consumers see it.
+    pub(crate) group: Option<Rc<GroupOutcome>>,
+}
+
 /// What a deleted partition leaves.
 pub(crate) struct Leavings {
     /// Extents that are in no segment.
@@ -187,13 +194,14 @@ impl Partition {
         Leavings { live, pins: self.unnoted.take().map(|unnoted| unnoted.pins).unwrap_or_default() }
     }
 
-    /// The answer to a batch that is in the log already, and how the group ends that it may be in; none if it is new.
-    pub(crate) fn known(&self, info: &BatchInfo) -> Result<Option<(Produced, Option<Rc<GroupOutcome>>)>, LogError> {
+    /// The answer to a batch that is in the log already; none if it is new.
+    pub(crate) fn known(&self, info: &BatchInfo) -> Result<Option<Repeated>, LogError> {
         let Sequence::Duplicate { base_offset, timestamp_ms } = self.producers.check(info)? else { return Ok(None) };
         let log_append_time = self.config.timestamp_type == TimestampType::LogAppendTime;
         let produced = self.produced(base_offset, log_append_time.then_some(timestamp_ms));
         let is_visible = base_offset < self.marks.high_watermark();
-        Ok(Some((produced, self.last_group.clone().filter(|_| !is_visible))))
+        let group = if is_visible { None } else { self.last_group.clone() };
+        Ok(Some(Repeated { produced, group }))
     }
 
     /// Gives a new batch its place, at the end.

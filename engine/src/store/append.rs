@@ -11,7 +11,7 @@ use crate::{
     batch::{self, AppendOrigin, BatchInfo, Compression, Rules},
     config::{Durability, TopicConfig},
     io::Io,
-    partition::{PartitionCell, Placed},
+    partition::{PartitionCell, Placed, Repeated},
     signal::Outcome,
     wal::group::{GroupOutcome, PlacedBatch},
 };
@@ -129,7 +129,7 @@ impl<I: Io> Store<I> {
         }
         match partition.known(info)? {
             None if self.full.get() => Err(LogError::StorageFull),
-            known => Ok(known.map(|(produced, group)| (produced, group.map(|group| Wait { group, acks })))),
+            known => Ok(known.map(|Repeated { produced, group }| (produced, group.map(|group| Wait { group, acks })))),
         }
     }
 

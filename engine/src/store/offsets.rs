@@ -85,7 +85,7 @@ impl<I: Io> Store<I> {
         look: &Look,
     ) -> io::Result<Option<FoundOffset>> {
         let open = self.segments.get(id, segment.name(), false).await?;
-        let position = from(&*self.index(&open, segment).await?);
+        let position = from(&self.index(&open, segment).await?);
         let found = self.walk(&open, segment, position, |bytes| look.first_at(bytes)).await?;
         Ok(found.flatten())
     }
