@@ -78,6 +78,20 @@ fn acks_zero_gets_no_response() {
 }
 
 #[test]
+fn acks_that_have_no_meaning_append_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, config());
+    let mut client = node.client();
+    client.create_topic("topic", 1);
+    let mut produce = |acks| {
+        let response = client.call(9, &produce_request("topic", 0, acks, batch(&[b"value".to_vec()])));
+        let partition = &response.responses[0].partition_responses[0];
+        (partition.error_code, partition.base_offset)
+    };
+    assert_eq!([-1, 1, 2, -2, 1].map(&mut produce), [(0, 0), (0, 1), (21, -1), (21, -1), (0, 2)]);
+}
+
+#[test]
 fn an_error_with_acks_zero_closes_the_connection() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path(), 1, config());
