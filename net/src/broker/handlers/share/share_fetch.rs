@@ -194,7 +194,6 @@ async fn fetch(
     wait: Duration,
 ) -> Fetched {
     let engine = context.engine();
-    let topics = context.topics();
     let size = |value: i32| usize::try_from(value).unwrap_or(0);
     let bytes_max = size(request.bytes_max).min(context.config().fetch_max_bytes);
     if wanted.is_empty() || bytes_max == 0 || request.records_max <= 0 {
@@ -204,23 +203,7 @@ async fn fetch(
     // every partition gets its turn to be the first
     let turn = size(request.epoch) % wanted.len();
     wanted.rotate_left(turn);
-    let mut fetched: Fetched = Vec::with_capacity(wanted.len());
-    let mut by_shard: BTreeMap<usize, (Vec<usize>, Vec<TopicPartition>)> = BTreeMap::new();
-    for (partition, tell) in wanted {
-        let answer = match topics.get(partition.topic, Operation::Read) {
-            Err(error) => Err(error),
-            Ok(topic) if !(0..topic.partitions).contains(&partition.partition) => {
-                Err(ResponseError::UnknownTopicOrPartition)
-            }
-            Ok(_) => {
-                let (places, partitions) = by_shard.entry(engine.owner(partition)).or_default();
-                places.push(fetched.len());
-                partitions.push(partition);
-                Ok(none())
-            }
-        };
-        fetched.push((partition, tell, answer));
-    }
+    let (mut fetched, by_shard) = by_owner(context, wanted);
     let shards = by_shard.len().max(1);
     let share = (bytes_max / shards).max(1);
     let deadline = Instant::now() + wait;
@@ -269,6 +252,32 @@ async fn fetch(
         is_last_try = Instant::now() >= deadline;
         glommio::yield_if_needed().await;
     }
+}
+
+/// Places in the answer, and the partitions there, by the shard that owns them.
+type ByShard = BTreeMap<usize, (Vec<usize>, Vec<TopicPartition>)>;
+
+/// An answer for each partition, which says what cannot be fetched, and who is to be asked for all others.
+fn by_owner(context: &Context, wanted: Vec<(TopicPartition, bool)>) -> (Fetched, ByShard) {
+    let (engine, topics) = (context.engine(), context.topics());
+    let mut fetched: Fetched = Vec::with_capacity(wanted.len());
+    let mut by_shard = ByShard::new();
+    for (partition, tell) in wanted {
+        let answer = match topics.get(partition.topic, Operation::Read) {
+            Err(error) => Err(error),
+            Ok(topic) if !(0..topic.partitions).contains(&partition.partition) => {
+                Err(ResponseError::UnknownTopicOrPartition)
+            }
+            Ok(_) => {
+                let (places, partitions) = by_shard.entry(engine.owner(partition)).or_default();
+                places.push(fetched.len());
+                partitions.push(partition);
+                Ok(none())
+            }
+        };
+        fetched.push((partition, tell, answer));
+    }
+    (fetched, by_shard)
 }
 
 fn none() -> Found<Records> {
