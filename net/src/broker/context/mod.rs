@@ -17,7 +17,7 @@ use millrace_engine::engine::{Engine, Topic};
 
 pub(crate) use self::{
     operation::{Authorization, Check, Operation, ResourceType},
-    topics::{AllTopics, Allowed, TopicRef, TopicsSeen},
+    topics::{AllTopics, Allowed, Found, TopicRef, TopicsSeen},
 };
 use crate::{
     broker::{
@@ -103,9 +103,10 @@ impl Context {
         self.operations(ResourceType::Group, id)
     }
 
-    /// What may be done with the cluster.
+    /// What may be done with the cluster; nothing, for who may not even describe it.
     pub(crate) fn cluster_operations(&self) -> i32 {
-        self.operations(ResourceType::Cluster, CLUSTER_NAME)
+        let all = self.operations(ResourceType::Cluster, CLUSTER_NAME);
+        if all & 1 << Operation::Describe as i32 == 0 { 0 } else { all }
     }
 
     fn operations(&self, of: ResourceType, name: &str) -> i32 {

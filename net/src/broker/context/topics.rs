@@ -30,6 +30,9 @@ impl<'a, T> Allowed<&'a T> {
     }
 }
 
+/// What a look-up comes to.
+pub(crate) type Found<'a> = Result<Allowed<&'a Topic>, ResponseError>;
+
 /// How a client names a topic.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TopicRef<'a> {

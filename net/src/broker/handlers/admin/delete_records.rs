@@ -9,12 +9,12 @@ use kafka_protocol::{
         delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult},
     },
 };
-use millrace_engine::{api::TopicPartition, engine::Topic};
+use millrace_engine::api::TopicPartition;
 
 use crate::{
     broker::{
         cluster,
-        context::{Allowed, Authorization, Context, Operation, ResourceType},
+        context::{Authorization, Context, Found, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     errors::log_error,
@@ -50,11 +50,7 @@ async fn handle(context: Context, call: Call<DeleteRecordsRequest>) -> DeleteRec
     DeleteRecordsResponse::default().with_topics(results)
 }
 
-async fn delete(
-    context: &Context,
-    topic: &Result<Allowed<&Topic>, ResponseError>,
-    wanted: &DeleteRecordsPartition,
-) -> DeleteRecordsPartitionResult {
+async fn delete(context: &Context, topic: &Found<'_>, wanted: &DeleteRecordsPartition) -> DeleteRecordsPartitionResult {
     let result =
         DeleteRecordsPartitionResult::default().with_partition_index(wanted.partition_index).with_low_watermark(-1);
     let topic = match topic {

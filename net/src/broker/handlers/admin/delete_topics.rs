@@ -109,11 +109,11 @@ fn find(context: &Context, name: Option<&TopicName>, id: Uuid) -> Result<Allowed
     match name {
         Some(_) if !id.is_nil() => {
             let reason = "You may not specify both topic name and topic id.";
-            return Err(ApiError::new(ResponseError::InvalidRequest, reason));
+            Err(ApiError::new(ResponseError::InvalidRequest, reason))
         }
         None if id.is_nil() => {
             let reason = "Neither topic name nor id were specified.";
-            return Err(ApiError::new(ResponseError::InvalidRequest, reason));
+            Err(ApiError::new(ResponseError::InvalidRequest, reason))
         }
         Some(name) => may_delete(context, name.into()).map_err(|error| not_found(error, UNKNOWN_PARTITION)),
         None => {

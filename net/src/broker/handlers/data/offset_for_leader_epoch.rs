@@ -9,11 +9,11 @@ use kafka_protocol::{
         offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult},
     },
 };
-use millrace_engine::{api::TopicPartition, engine::Topic};
+use millrace_engine::api::TopicPartition;
 
 use crate::{
     broker::{
-        context::{Allowed, Authorization, Context, Operation, ResourceType},
+        context::{Authorization, Context, Found, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     errors::log_error,
@@ -49,11 +49,7 @@ async fn handle(context: Context, call: Call<OffsetForLeaderEpochRequest>) -> Of
     OffsetForLeaderEpochResponse::default().with_topics(results)
 }
 
-async fn answer(
-    context: &Context,
-    topic: &Result<Allowed<&Topic>, ResponseError>,
-    wanted: &OffsetForLeaderPartition,
-) -> EpochEndOffset {
+async fn answer(context: &Context, topic: &Found<'_>, wanted: &OffsetForLeaderPartition) -> EpochEndOffset {
     let result = EpochEndOffset::default().with_partition(wanted.partition);
     let topic = match topic {
         Ok(topic) if (0..topic.partitions).contains(&wanted.partition) => topic,

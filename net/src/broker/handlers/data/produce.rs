@@ -14,13 +14,13 @@ use kafka_protocol::{
 use millrace_engine::{
     api::{Acks, LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchError, BatchInfo, Codec, RefusedRecord},
-    engine::{Engine, Topic},
+    engine::Engine,
 };
 
 use crate::{
     broker::{
         cluster,
-        context::{Allowed, Authorization, Context, Operation, ResourceType, TopicRef, TopicsSeen},
+        context::{Authorization, Context, Found, Operation, ResourceType, TopicRef, TopicsSeen},
         table::{Api, OnDisconnect},
     },
     errors::{ApiError, log_error, tells_log_start},
@@ -97,7 +97,7 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn find(&self, data: &TopicData) -> Result<Allowed<&Topic>, ResponseError> {
+    fn find(&self, data: &TopicData) -> Found<'_> {
         let topic = if self.are_ids { TopicRef::Id(data.id) } else { TopicRef::Name(&data.name) };
         self.topics.get(topic, Operation::Write)
     }
@@ -139,11 +139,7 @@ fn begin_topic(names: &Names<'_>, data: TopicData, rules: &Rules, parts: &mut Ve
     TopicAnswer { name: data.name, id: data.id, partitions }
 }
 
-fn check(
-    topic: Result<Allowed<&Topic>, ResponseError>,
-    data: PartitionData,
-    rules: &Rules,
-) -> Result<ProducePartition, ApiError> {
+fn check(topic: Found<'_>, data: PartitionData, rules: &Rules) -> Result<ProducePartition, ApiError> {
     let topic = topic?;
     if !rules.is_admin && cluster::is_internal(&topic.name) {
         let reason = format!("Cannot append to internal topic {}", topic.name);

@@ -10,14 +10,14 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::{OffsetSpec, ReadBound, TopicPartition},
-    engine::{Engine, Topic},
+    engine::Engine,
 };
 use uuid::Uuid;
 
 use super::encode::{DescribedGroup, DescribedPartition, DescribedTopic};
 use crate::{
     broker::{
-        context::{Allowed, Authorization, Context, Operation, ResourceType},
+        context::{Authorization, Context, Found, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::{
@@ -82,7 +82,7 @@ async fn describe_topics(
 ) -> Result<Vec<DescribedTopic>, ResponseError> {
     let group_id = context.group(id, Operation::Describe)?;
     let (engine, topics) = (context.engine(), context.topics());
-    let mut wanted: Vec<(String, Result<Allowed<&Topic>, ResponseError>, Vec<i32>)> = Vec::new();
+    let mut wanted: Vec<(String, Found<'_>, Vec<i32>)> = Vec::new();
     match group.topics {
         Some(named) => {
             for topic in named {
@@ -111,12 +111,7 @@ async fn describe_topics(
 }
 
 /// A partition that is not there, or of which nothing is kept, is described as undecided: that is no error.
-async fn describe_partition(
-    engine: &Engine,
-    group: &str,
-    topic: &Result<Allowed<&Topic>, ResponseError>,
-    index: i32,
-) -> DescribedPartition {
+async fn describe_partition(engine: &Engine, group: &str, topic: &Found<'_>, index: i32) -> DescribedPartition {
     let mut described = DescribedPartition { index, start_offset: UNDECIDED, leader_epoch: 0, lag: -1, error: None };
     let topic = match topic {
         Ok(topic) if (0..topic.partitions).contains(&index) => topic.id,
