@@ -11,11 +11,7 @@ use kafka_protocol::{
 use millrace_engine::fuzz::Target;
 
 use crate::{
-    broker::{
-        shard::BrokerShard,
-        table::{Api, TABLE},
-        telemetry,
-    },
+    broker::{served::TABLE, shard::BrokerShard, table::Api, telemetry},
     wire::{
         api::shape::{
             self,

@@ -16,7 +16,7 @@ mod wire;
 
 pub use broker::{
     config::{Advertise, ConfigError, ListenerConfig, NetConfig, request_bytes_max},
-    shard::{ServeError, serve},
-    table::{ApiListing, api_table},
+    serve::{ServeError, serve},
+    served::{ApiListing, api_table},
 };
 pub use coordinator::group::check_group_settings;

@@ -9,6 +9,8 @@ pub(crate) mod features;
 pub(crate) mod fetch_session;
 pub(crate) mod handlers;
 pub(crate) mod metrics;
+pub(crate) mod serve;
+pub(crate) mod served;
 pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod settings;

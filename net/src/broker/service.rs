@@ -11,10 +11,11 @@ use crate::{
         config::Advertise,
         context::Authorization,
         handlers::{cluster::api_versions, share::end_sessions},
+        served::TABLE,
         session::Session,
         settings::broker,
         shard::BrokerShard,
-        table::{Api, TABLE, is_served},
+        table::{Api, is_served},
         telemetry,
     },
     wire::{

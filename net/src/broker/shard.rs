@@ -1,45 +1,13 @@
-//! One shard's part of the broker: what its handlers share, and how it is served.
+//! One shard's part of the broker: what its handlers share. How it is served is [`super::serve`].
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
+use std::cell::{Cell, RefCell};
 
-use glommio::timer::sleep;
 use millrace_engine::{engine::Engine, stats::Counter};
-use uuid::Uuid;
 
 use crate::{
-    broker::{
-        config::{Advertise, ConfigError, NetConfig},
-        fetch_session::FetchSessions,
-        metrics::{self, RequestStalls},
-        telemetry::Telemetry,
-    },
-    coordinator::{group::Groups, share::Shares},
-    wire::{
-        listener::{Families, Listener, ListenerIndex},
-        poller::Poller,
-        pressure,
-        serve::{self, TICK, Wire},
-    },
+    broker::{config::NetConfig, fetch_session::FetchSessions},
+    wire::serve::Wire,
 };
-
-/// Why the wire of a shard ended before the node was asked to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The configuration makes no sense.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// The shard's epoll descriptor failed.
-    #[error("the poller failed: {0}")]
-    Poller(io::Error),
-}
 
 /// One shard's part of the broker.
 pub(crate) struct BrokerShard {
@@ -49,147 +17,7 @@ pub(crate) struct BrokerShard {
     pub(crate) wire: Wire<BrokerShard>,
     /// Bytes of records in answers to fetches.
     pub(crate) fetched_bytes: Counter,
-    pub(crate) stalls: RefCell<RequestStalls>,
+    /// Times that requests stood still, and whether they do.
+    pub(crate) request_stalls: Cell<(u64, bool)>,
     pub(crate) fetch_sessions: RefCell<FetchSessions>,
-}
-
-/// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
-pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> {
-    config.check(engine.shards())?;
-    let settings = config.group_settings()?;
-    let poller = Poller::new().map_err(ServeError::Poller)?;
-    let listeners = listen(&engine, &config, &poller)?;
-    let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
-    let shard = Rc::new(BrokerShard {
-        wire: Wire::new(config.wire(), poller.clone()),
-        fetched_bytes: Counter::default(),
-        stalls: RefCell::new(RequestStalls::new()),
-        fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
-        engine: engine.clone(),
-        config,
-    });
-    if shard.config.metrics.is_some() && engine.shard() == 0 {
-        Telemetry::attach(&engine);
-    }
-    engine.attach(shard.clone());
-    let shares = glommio::spawn_local(Shares::attach(&engine, Rc::new(settings.share.clone())).run());
-    let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
-    let timer = glommio::spawn_local(run_timer(shard.clone()));
-    let pressure = glommio::spawn_local(pressure::run(shard.clone()));
-    let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
-    let acceptors: Vec<_> = listeners
-        .iter()
-        .map(|(index, listener)| {
-            glommio::spawn_local(serve::accept_connections(shard.clone(), *index, listener.clone()))
-        })
-        .chain(metrics.map(glommio::spawn_local))
-        .collect();
-    let poller = std::pin::pin!(poller.run());
-    let stopping = std::pin::pin!(engine.stopping());
-    let outcome = match futures_util::future::select(stopping, poller).await {
-        futures_util::future::Either::Left(((), poller)) => {
-            for (_, listener) in &listeners {
-                listener.stop();
-            }
-            // who waits for others of its group is sent away first, so that no connection waits for that
-            let stop = std::pin::pin!(async {
-                groups.await;
-                shares.await;
-                shard.wire.stop().await;
-            });
-            futures_util::future::select(stop, poller).await;
-            Ok(())
-        }
-        futures_util::future::Either::Right((error, _)) => {
-            groups.cancel().await;
-            shares.cancel().await;
-            Err(ServeError::Poller(error))
-        }
-    };
-    for acceptor in acceptors {
-        acceptor.cancel().await;
-    }
-    timer.cancel().await;
-    pressure.cancel().await;
-    outcome
-}
-
-fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
-    let (seed, _) = Uuid::new_v4().as_u64_pair();
-    FetchSessions::new(config.fetch_sessions_max, engine.shard(), engine.shards(), seed as u32)
-}
-
-fn listen(
-    engine: &Engine,
-    config: &NetConfig,
-    poller: &Rc<Poller>,
-) -> Result<Vec<(ListenerIndex, Rc<Listener>)>, ServeError> {
-    let places = places(config, engine.shard());
-    let bind = |&(index, address): &(ListenerIndex, SocketAddr)| {
-        // Both families on [::], as Java servers do, unless IPv4 has a listener of its own.
-        let shared = places.iter().any(|(_, other)| other.is_ipv4() && is_same_wildcard(*other, address));
-        let families = if shared { Families::Own } else { Families::Both };
-        match Listener::bind(address, families, poller) {
-            Ok(listener) => Ok((index, Rc::new(listener))),
-            Err(source) => Err(ServeError::Listen { address, source }),
-        }
-    };
-    places.iter().map(bind).collect()
-}
-
-/// Every address that a shard listens on: those that all shards share, and its own if shards are advertised.
-fn places(config: &NetConfig, shard: usize) -> Vec<(ListenerIndex, SocketAddr)> {
-    let mut places = Vec::new();
-    for (at, listener) in config.listeners.iter().enumerate() {
-        let own_port = listener.shard_port(shard).filter(|_| config.advertise == Advertise::Shard);
-        let own = own_port.into_iter().flat_map(|port| listener.addresses.iter().map(move |a| (a.ip(), port).into()));
-        places.extend(listener.addresses.iter().copied().chain(own).map(|address| (ListenerIndex(at), address)));
-    }
-    places
-}
-
-/// Whether both are every address of the machine on the same port.
-fn is_same_wildcard(one: SocketAddr, other: SocketAddr) -> bool {
-    one.ip().is_unspecified() && other.ip().is_unspecified() && one.port() == other.port()
-}
-
-/// One page shows the whole node: shard 0 serves it.
-fn listen_for_metrics(
-    engine: &Engine,
-    config: &NetConfig,
-    poller: &Rc<Poller>,
-) -> Result<Option<Listener>, ServeError> {
-    let address = config.metrics.filter(|_| engine.shard() == 0);
-    let bind = |address| {
-        Listener::bind(address, Families::Both, poller).map_err(|source| ServeError::Listen { address, source })
-    };
-    address.map(bind).transpose()
-}
-
-async fn run_timer(shard: Rc<BrokerShard>) {
-    loop {
-        sleep(TICK).await;
-        shard.look_for_stalls();
-        shard.wire.on_tick().await;
-        shard.fetch_sessions.borrow_mut().on_tick();
-        if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
-            telemetry.on_tick();
-        }
-    }
-}
-
-impl BrokerShard {
-    /// Says once when requests begin to stand still, and once when that is over.
-    fn look_for_stalls(&self) {
-        let mut stalls = self.stalls.borrow_mut();
-        let said = stalls.look(self.wire.counters.uptime(), &self.wire.counters, self.engine.is_full());
-        let (_, are_stalled) = stalls.reading();
-        self.engine.note_stalled_requests(are_stalled);
-        let shard = self.engine.shard();
-        match said {
-            Some(said) if are_stalled => tracing::error!(shard, "{said}"),
-            Some(said) => tracing::warn!(shard, "{said}"),
-            None => {}
-        }
-    }
 }

@@ -9,8 +9,8 @@ use kafka_protocol::messages::ApiKey;
 use millrace_engine::stall::{Change, Detector, Wait};
 
 use crate::{
-    broker::table::{TABLE, place},
-    wire::counters::Counters,
+    broker::shard::BrokerShard,
+    wire::{api, counters::Counters, service::Service},
 };
 
 /// As long as Kafka's clients wait for an answer (`request.timeout.ms`).
@@ -44,16 +44,16 @@ impl RequestStalls {
     /// Looks; to be called about every second. Answers what to say when something changed. `is_full`: the disk is, and
     /// requests may wait for space.
     pub(crate) fn look(&mut self, now: Duration, counters: &Counters, is_full: bool) -> Option<String> {
-        let prompt = PROMPT.iter().map(|api| place(*api)).filter(|_| !is_full);
+        let prompt = PROMPT.iter().map(|api| api::place::<BrokerShard>(*api)).filter(|_| !is_full);
         let waiting = prompt.filter(|api| counters.under_way(*api).0 > 0);
         let waits = waiting.map(|api| Wait { who: api, mark: [counters.under_way(api).1, 0, 0], bytes: 0 }).collect();
         Some(match self.0.look(now, waits)? {
             Change::Begun { who, waited } => {
-                let (api, requests) = (TABLE[who].key, counters.under_way(who).0);
+                let (api, requests) = (BrokerShard::table()[who].key, counters.under_way(who).0);
                 format!("stalled: {requests} {api:?} requests wait, and none was answered for {} s", waited.as_secs())
             }
             Change::Over { who, lasted } => {
-                let api = TABLE[who].key;
+                let api = BrokerShard::table()[who].key;
                 format!("the stall is over: {api:?} requests are answered again or gone, after {} s", lasted.as_secs())
             }
         })
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn requests_that_nobody_answers_are_told_of_once() {
-        let (counters, mut stalls) = (Counters::new(TABLE.len()), RequestStalls::new());
-        let begin = || counters.begin(counters.on_request(place(ApiKey::Produce), Instant::now()));
+        let (counters, mut stalls) = (Counters::new(BrokerShard::table().len()), RequestStalls::new());
+        let begin = || counters.begin(counters.on_request(api::place::<BrokerShard>(ApiKey::Produce), Instant::now()));
         let (first, mut others) = (begin(), Vec::new());
         let mut said = Vec::new();
         for at in 0..100 {
@@ -96,8 +96,8 @@ mod tests {
 
     #[test]
     fn requests_that_may_wait_and_queues_that_move_are_no_stall() {
-        let (counters, mut stalls) = (Counters::new(TABLE.len()), RequestStalls::new());
-        let begin = |api| counters.begin(counters.on_request(place(api), Instant::now()));
+        let (counters, mut stalls) = (Counters::new(BrokerShard::table().len()), RequestStalls::new());
+        let begin = |api| counters.begin(counters.on_request(api::place::<BrokerShard>(api), Instant::now()));
         let _waits = [ApiKey::Fetch, ApiKey::JoinGroup, ApiKey::SyncGroup, ApiKey::ShareFetch].map(begin);
         let mut queue: std::collections::VecDeque<_> = (0..100).map(|_| begin(ApiKey::Produce)).collect();
         for at in 0..1000 {

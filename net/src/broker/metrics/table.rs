@@ -7,7 +7,7 @@ use super::{
     reading::{NodeReading, ShardReading},
     text::{Kind, Page, seconds},
 };
-use crate::broker::table::TABLE as APIS;
+use crate::{broker::shard::BrokerShard, wire::service::Service};
 
 /// One metric.
 pub(crate) struct Metric {
@@ -181,11 +181,11 @@ fn by_shard(node: &NodeReading, mut each: impl FnMut(&str, &ShardReading)) {
 }
 
 fn api_name(place: usize) -> String {
-    format!("{:?}", APIS[place].key)
+    format!("{:?}", BrokerShard::table()[place].key)
 }
 
 fn requests(node: &NodeReading, page: &mut Page) {
-    let mut sums = vec![0; APIS.len()];
+    let mut sums = vec![0; BrokerShard::table().len()];
     for api in node.shards.iter().flat_map(|shard| &shard.apis) {
         sums[api.api] += api.requests;
     }
@@ -195,7 +195,7 @@ fn requests(node: &NodeReading, page: &mut Page) {
 }
 
 fn by_api(node: &NodeReading, mut each: impl FnMut(String, &Durations)) {
-    let mut merged: Vec<Option<Durations>> = vec![None; APIS.len()];
+    let mut merged: Vec<Option<Durations>> = vec![None; BrokerShard::table().len()];
     for api in node.shards.iter().flat_map(|shard| &shard.apis) {
         merged[api.api].get_or_insert_default().merge(&api.durations);
     }
@@ -263,15 +263,16 @@ mod tests {
     use millrace_engine::timing::Timings;
 
     use super::*;
-    use crate::{broker::table::place, wire::counters::ApiReading};
+    use crate::wire::{api::place, counters::ApiReading};
 
     fn reading() -> NodeReading {
         let mut timings = Timings::default();
         timings.record(0, Duration::from_millis(4));
-        let produce = ApiReading { api: place(ApiKey::Produce), requests: 2, durations: timings.read(0) };
+        let produce =
+            ApiReading { api: place::<BrokerShard>(ApiKey::Produce), requests: 2, durations: timings.read(0) };
         let shard = |apis, code| ShardReading {
             apis,
-            errors: [((place(ApiKey::Produce), code), 1)].into(),
+            errors: [((place::<BrokerShard>(ApiKey::Produce), code), 1)].into(),
             groups: [(("classic".to_owned(), "Stable".to_owned()), 3)].into(),
             connections: 5,
             ..ShardReading::default()

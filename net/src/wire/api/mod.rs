@@ -7,4 +7,4 @@ mod table;
 
 pub(crate) use call::{Call, Context, Handling, Reply, Request, RequestHeader, Response, call, encode, encode_bytes};
 pub(crate) use error_codes::ErrorCodes;
-pub(crate) use table::{Api, OnDisconnect, find};
+pub(crate) use table::{Api, OnDisconnect, find, place};

@@ -34,6 +34,11 @@ pub(crate) enum OnDisconnect {
     Finish,
 }
 
+/// The place of an API in the table.
+pub(crate) fn place<S: Service>(key: ApiKey) -> usize {
+    find::<S>(key as i16).expect("only what is served has a place").0
+}
+
 /// The API of a key, and its place in the table.
 pub(crate) fn find<S: Service>(key: i16) -> Option<(usize, &'static Api<S>)> {
     let table = S::table();

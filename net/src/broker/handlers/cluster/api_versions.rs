@@ -14,12 +14,14 @@ use crate::{
     broker::{
         config::NetConfig,
         context::{Authorization, Context},
-        table::{Api, OnDisconnect, TABLE, is_served},
+        shard::BrokerShard,
+        table::{Api, OnDisconnect, is_served},
     },
     wire::api::{
         Call, Reply, RequestHeader, call, encode,
         shape::{STRING, Shape},
     },
+    wire::service::Service,
 };
 
 const SHAPE: Shape = &[STRING.since(3), STRING.since(3)];
@@ -75,7 +77,7 @@ fn is_legal(text: &str) -> bool {
 }
 
 fn listed_versions(config: &NetConfig) -> Vec<ApiVersion> {
-    TABLE.iter().filter(|api| is_served(api, config)).map(|api| listed(api)).collect()
+    BrokerShard::table().iter().filter(|api| is_served(api, config)).map(|api| listed(api)).collect()
 }
 
 fn listed(api: &Api) -> ApiVersion {

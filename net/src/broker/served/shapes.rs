@@ -3,8 +3,11 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestKind};
 
-use super::{Api, TABLE};
-use crate::wire::api::shape::{Shape, check, mend, mended_bytes_max, sample};
+use super::TABLE;
+use crate::{
+    broker::table::Api,
+    wire::api::shape::{Shape, check, mend, mended_bytes_max, sample},
+};
 
 const SAMPLES: u64 = 60;
 

@@ -27,13 +27,15 @@ use millrace_engine::{
     node::{NodeOptions, Stopper, run},
 };
 
-use super::{Api, TABLE};
+use super::TABLE;
 use crate::{
     broker::{
         config::NetConfig,
         context::{Authorization, Check, Context, Operation, ResourceType, trial},
+        serve::serve,
         settings::resource::{BROKER, GROUP, TOPIC},
-        shard::{BrokerShard, serve},
+        shard::BrokerShard,
+        table::Api,
     },
     wire::{
         api::{
