@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
     coordinator::group::Settings,
-    wire::{listener::ListenerIndex, memory, serve::WireConfig},
+    wire::{listener::ListenerIndex, memory, shared::WireConfig},
 };
 
 /// What clients are told are brokers.

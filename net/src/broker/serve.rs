@@ -24,7 +24,9 @@ use crate::{
         listener::{Families, Listener, ListenerIndex},
         poller::Poller,
         pressure,
-        serve::{self, TICK, Wire},
+        serve::{self, Serving},
+        service::Service,
+        shared::{TICK, Wire},
     },
 };
 
@@ -55,7 +57,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let listeners = listen(&engine, &config, &poller)?;
     let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
     let shard = Rc::new(BrokerShard {
-        wire: Wire::new(config.wire(), poller.clone()),
+        wire: Wire::new(config.wire(), BrokerShard::table().len(), poller.clone()),
         fetched_bytes: Counter::default(),
         request_stalls: Cell::default(),
         fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
@@ -65,16 +67,18 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     if shard.config.metrics.is_some() && engine.shard() == 0 {
         Telemetry::attach(&engine);
     }
+    let serving = Serving::new(shard.clone());
     engine.attach(shard.clone());
+    engine.attach(serving.clone());
     let shares = glommio::spawn_local(Shares::attach(&engine, Rc::new(settings.share.clone())).run());
     let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
-    let timer = glommio::spawn_local(run_timer(shard.clone()));
-    let pressure = glommio::spawn_local(pressure::run(shard.clone()));
+    let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone()));
+    let pressure = glommio::spawn_local(pressure::run(serving.clone()));
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
     let acceptors: Vec<_> = listeners
         .iter()
         .map(|(index, listener)| {
-            glommio::spawn_local(serve::accept_connections(shard.clone(), *index, listener.clone()))
+            glommio::spawn_local(serve::accept_connections(serving.clone(), *index, listener.clone()))
         })
         .chain(metrics.map(glommio::spawn_local))
         .collect();
@@ -89,7 +93,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
             let stop = std::pin::pin!(async {
                 groups.await;
                 shares.await;
-                shard.wire.stop().await;
+                serving.stop().await;
             });
             futures_util::future::select(stop, poller).await;
             Ok(())
@@ -160,12 +164,12 @@ fn listen_for_metrics(
     address.map(bind).transpose()
 }
 
-async fn run_timer(shard: Rc<BrokerShard>) {
+async fn run_timer(shard: Rc<BrokerShard>, serving: Rc<Serving<BrokerShard>>) {
     let mut stalls = RequestStalls::new();
     loop {
         sleep(TICK).await;
         look_for_stalls(&shard, &mut stalls);
-        shard.wire.on_tick().await;
+        serving.on_tick().await;
         shard.fetch_sessions.borrow_mut().on_tick();
         if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
             telemetry.on_tick();

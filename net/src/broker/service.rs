@@ -23,8 +23,9 @@ use crate::{
         frame::Malformed,
         limits::Refusal,
         peer::{Moving, Origin},
-        serve::{self, Wire},
+        serve::{self, Serving},
         service::Service,
+        shared::Wire,
     },
 };
 
@@ -36,7 +37,7 @@ impl Service for BrokerShard {
         TABLE
     }
 
-    fn wire(&self) -> &Wire<BrokerShard> {
+    fn wire(&self) -> &Wire {
         &self.wire
     }
 
@@ -88,14 +89,16 @@ impl Service for BrokerShard {
     }
 
     async fn send(&self, shard: usize, moving: Moving<Session>) {
-        let take_over = move |engine: Engine| async move { serve::take_over(shard_of(&engine).await, moving) };
+        let take_over = move |engine: Engine| async move {
+            serve::take_over(part_of::<Serving<BrokerShard>>(&engine).await, moving);
+        };
         self.engine.on_shard(shard, take_over).await;
     }
 
     /// Shard 0 counts the connections of the whole node.
     async fn admit(&self, ip: IpAddr) -> Result<(), Refusal> {
         let admit = move |engine: Engine| async move {
-            let shard = shard_of(&engine).await;
+            let shard = part_of::<BrokerShard>(&engine).await;
             let (connections_max, per_ip_max) = broker::connection_limits(&shard.config, &engine.broker_settings());
             shard.wire.limits.borrow_mut().admit(ip, connections_max, per_ip_max)
         };
@@ -104,7 +107,7 @@ impl Service for BrokerShard {
 
     async fn on_uncounted(&self, ip: IpAddr) {
         let count_out = move |engine: Engine| async move {
-            shard_of(&engine).await.wire.limits.borrow_mut().on_closed(ip);
+            part_of::<BrokerShard>(&engine).await.wire.limits.borrow_mut().on_closed(ip);
         };
         self.engine.on_shard(0, count_out).await;
     }
@@ -117,12 +120,12 @@ impl Service for BrokerShard {
     }
 }
 
-/// A shard's part of the broker, which may still be starting.
-async fn shard_of(engine: &Engine) -> Rc<BrokerShard> {
+/// A part of another shard, which may still be starting.
+async fn part_of<T: 'static>(engine: &Engine) -> Rc<T> {
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
     loop {
-        if let Some(shard) = engine.attached::<BrokerShard>() {
-            return shard;
+        if let Some(part) = engine.attached::<T>() {
+            return part;
         }
         sleep(PAUSE).await;
     }

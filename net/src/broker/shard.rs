@@ -6,15 +6,15 @@ use millrace_engine::{engine::Engine, stats::Counter};
 
 use crate::{
     broker::{config::NetConfig, fetch_session::FetchSessions},
-    wire::serve::Wire,
+    wire::shared::Wire,
 };
 
 /// One shard's part of the broker.
 pub(crate) struct BrokerShard {
     pub(crate) engine: Engine,
     pub(crate) config: NetConfig,
-    /// Its connections.
-    pub(crate) wire: Wire<BrokerShard>,
+    /// What its connections share.
+    pub(crate) wire: Wire,
     /// Bytes of records in answers to fetches.
     pub(crate) fetched_bytes: Counter,
     /// Times that requests stood still, and whether they do.

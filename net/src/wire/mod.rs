@@ -14,5 +14,6 @@ pub(crate) mod poller;
 pub(crate) mod pressure;
 pub(crate) mod serve;
 pub(crate) mod service;
+pub(crate) mod shared;
 pub(crate) mod stream;
 pub(crate) mod text;

@@ -15,7 +15,7 @@ use super::{
     connection::{Connection, Holding},
     limits::LogLimiter,
     memory::{Class, ReceiveMemory},
-    serve::Wire,
+    serve::Serving,
     service::Service,
 };
 
@@ -27,26 +27,27 @@ const HELD_MAX: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Gives up connections, for ever.
-pub(crate) async fn run<S: Service>(service: Rc<S>) {
+pub(crate) async fn run<S: Service>(serving: Rc<Serving<S>>) {
     let mut log = LogLimiter::default();
     loop {
-        service.wire().memory.contended().await;
+        serving.wire().memory.contended().await;
         sleep(PAUSE).await;
         for class in Class::ALL {
-            relieve(service.wire(), class, &mut log);
+            relieve(&serving, class, &mut log);
         }
     }
 }
 
 /// Gives up as many connections as those who wait for memory of a class need, the longest silent first.
-fn relieve<S: Service>(wire: &Wire<S>, class: Class, log: &mut LogLimiter) {
+fn relieve<S: Service>(serving: &Serving<S>, class: Class, log: &mut LogLimiter) {
+    let wire = serving.wire();
     let mut shortage = wire.memory.shortage(class);
     if shortage == 0 {
         return;
     }
     let now = Instant::now();
     let holding = |connection: Rc<Connection<S>>| connection.holding(now).map(|holding| (holding, connection));
-    let mut stalled: Vec<_> = wire.open_connections().into_iter().filter_map(holding).collect();
+    let mut stalled: Vec<_> = serving.open_connections().into_iter().filter_map(holding).collect();
     stalled.retain(|(holding, _)| is_stalled(holding) && gives_way(&wire.memory, holding, class));
     stalled.sort_by_key(|(holding, _)| std::cmp::Reverse(holding.silent));
     for (holding, connection) in stalled {

@@ -11,7 +11,7 @@ use super::{
     frame::Malformed,
     limits::Refusal,
     peer::{Moving, Origin},
-    serve::Wire,
+    shared::Wire,
 };
 
 /// See the module.
@@ -26,7 +26,7 @@ pub(crate) trait Service: Sized + 'static {
     fn table() -> &'static [&'static Api<Self>];
 
     /// What the connections of this shard share.
-    fn wire(&self) -> &Wire<Self>;
+    fn wire(&self) -> &Wire;
 
     /// The shard that this is.
     fn shard(&self) -> usize;

@@ -71,12 +71,12 @@ mod tests {
         listener::ListenerIndex,
         peer::{Origin, Peer},
         poller::Poller,
-        serve::{Wire, WireConfig},
+        shared::{Wire, WireConfig},
         stream::Stream,
     };
 
     /// Knows of a connection what somebody wrote down; what a shard has of it is said when it leaves and comes.
-    struct Notes(Wire<Notes>);
+    struct Notes(Wire);
 
     impl Service for Notes {
         type Session = Vec<&'static str>;
@@ -86,7 +86,7 @@ mod tests {
             &[]
         }
 
-        fn wire(&self) -> &Wire<Notes> {
+        fn wire(&self) -> &Wire {
             &self.0
         }
 
@@ -152,7 +152,7 @@ mod tests {
         let stream = Stream::new(socket.into(), &poller).unwrap();
         let origin = Origin { address, listener: ListenerIndex(3), connection: (0, 7) };
         let peer = Peer { origin, session: RefCell::new(notes.to_vec()) };
-        Connection::new(Rc::new(Notes(Wire::new(config, poller))), stream, peer, 1)
+        Connection::new(Rc::new(Notes(Wire::new(config, 0, poller))), stream, peer, 1)
     }
 
     #[test]

@@ -39,13 +39,10 @@ use crate::wire::{
     counters::Asked,
     frame::Malformed,
     peer::{Moving, Peer},
-    serve::{TICK, Wire},
     service::Service,
+    shared::{TICK, Wire},
     stream::Stream,
 };
-
-/// Bytes of one read of a new request.
-pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// One connection's state, shared by its reader and its writer.
 pub(crate) struct Connection<S: Service> {
@@ -182,7 +179,7 @@ impl<S: Service> Connection<S> {
         Context { service: self.service.clone(), peer: self.peer.clone(), api }
     }
 
-    fn wire(&self) -> &Wire<S> {
+    fn wire(&self) -> &Wire {
         self.service.wire()
     }
 

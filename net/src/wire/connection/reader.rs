@@ -9,13 +9,14 @@ use bytes::BytesMut;
 use futures_util::future::{Either, select};
 
 use super::{
-    Connection, End, READ_BYTES_MAX,
+    Connection, End,
     assembler::{Assembler, Want},
     dispatch::route,
 };
 use crate::wire::{
     memory::{Class, Reservation, SMALL_FRAME_BYTES_MAX},
     service::Service,
+    shared::READ_BYTES_MAX,
 };
 
 /// Bytes of one read of a large frame at most, so that it does not hold the shard.
