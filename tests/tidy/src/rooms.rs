@@ -84,6 +84,7 @@ pub const FLOORS: &[Floor] = &[
         ],
     },
     Floor { name: "client top", rooms: &["net/client/src/lib"] },
+    Floor { name: "net ground", rooms: &["net/src/errors", "net/src/kafka_uuid", "net/src/kept_settings"] },
     Floor { name: "wire", rooms: &["net/src/wire"] },
     Floor { name: "other brokers", rooms: &["net/src/client"] },
     Floor { name: "group", rooms: &["net/src/coordinator", "net/src/coordinator/group"] },
