@@ -42,29 +42,51 @@ const PAYLOAD_BYTES_MAX: usize = IO_BYTES_MAX - PAGE_HEADER_BYTES;
 const CHECKED_FROM: usize = 8;
 
 /// Why a journal cannot be read.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("page {sequence} at byte {position} is damaged, but pages after it are whole")]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("page {sequence} at byte {position} {fault}")]
 pub struct DamagedJournal {
     /// Which page.
     pub sequence: u64,
     /// Where.
     pub position: usize,
+    /// What is wrong with it.
+    pub fault: PageFault,
+}
+
+/// What is wrong with a page.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PageFault {
+    /// Appends are one at a time: a whole page behind the gap proves that the gap was durable once.
+    #[error("is damaged, but pages after it are whole")]
+    Gap,
+    /// It is whole, and says something that this version does not understand.
+    #[error("is whole, but of a format that this version does not know")]
+    Unknown,
 }
 
 /// The payloads of a journal's pages, in order. A torn last page is left out: nothing was promised of it.
 pub fn pages(file: &[u8]) -> Result<Vec<&[u8]>, DamagedJournal> {
     let mut pages = Vec::new();
-    let mut position = 0;
-    while let Some(payload) = page(file, position, pages.len() as u64 + 1) {
-        position += padded(payload.len());
+    let (mut sequence, mut position) = (1, 0);
+    while let Some((header, payload)) = checked_page(file, position)
+        && header.sequence.get() == sequence
+    {
+        header.check(position)?;
         pages.push(payload);
+        sequence += 1;
+        position += padded(payload.len());
     }
-    // Appends are one at a time: a whole page behind the gap proves that the gap was durable once.
-    let sequence = pages.len() as u64 + 1;
     let behind = (position + BLOCK..file.len()).step_by(BLOCK);
     match behind.into_iter().any(|at| later_page(file, at, sequence)) {
-        true => Err(DamagedJournal { sequence, position }),
+        true => Err(DamagedJournal { sequence, position, fault: PageFault::Gap }),
         false => Ok(pages),
+    }
+}
+
+impl PageHeader {
+    fn check(&self, position: usize) -> Result<(), DamagedJournal> {
+        let (sequence, fault) = (self.sequence.get(), PageFault::Unknown);
+        if self.reserved.get() == 0 { Ok(()) } else { Err(DamagedJournal { sequence, position, fault }) }
     }
 }
 
@@ -98,6 +120,7 @@ pub(crate) async fn read<I: Io, E>(
     while let Some((header, payload)) = at_hand.page(position).await.map_err(ReadError::Io)?
         && header.sequence.get() == sequence
     {
+        header.check(usize::try_from(position).unwrap_or(usize::MAX)).map_err(ReadError::Damaged)?;
         take(payload).map_err(ReadError::Refused)?;
         sequence += 1;
         position += padded(payload.len()) as u64;
@@ -106,7 +129,7 @@ pub(crate) async fn read<I: Io, E>(
         let later = at_hand.page(at).await.map_err(ReadError::Io)?;
         if later.is_some_and(|(header, _)| header.sequence.get() > sequence) {
             let position = usize::try_from(position).unwrap_or(usize::MAX);
-            return Err(ReadError::Damaged(DamagedJournal { sequence, position }));
+            return Err(ReadError::Damaged(DamagedJournal { sequence, position, fault: PageFault::Gap }));
         }
     }
     file.close().await.map_err(ReadError::Io)?;
@@ -145,11 +168,6 @@ impl<F: File> AtHand<'_, F> {
         let memory = self.memory.as_ref().map(|memory| memory.bytes());
         memory.zip(ahead).and_then(|(bytes, ahead)| bytes.get(ahead..)).unwrap_or_default()
     }
-}
-
-fn page(file: &[u8], position: usize, sequence: u64) -> Option<&[u8]> {
-    let (header, payload) = checked_page(file, position)?;
-    (header.sequence.get() == sequence).then_some(payload)
 }
 
 fn later_page(file: &[u8], position: usize, missing: u64) -> bool {
@@ -390,6 +408,25 @@ mod tests {
             sim.corrupt(path, at, 1);
             let [ours, model] = both(&sim, path);
             assert_eq!(ours, model, "damaged at {at}");
+        }
+    }
+
+    /// Bytes that were reserved once may say anything: a page with some is not the journal's torn end.
+    #[test]
+    fn a_whole_page_with_reserved_bytes_is_refused() {
+        let path = Path::new("/journal");
+        let sim = Sim::new(0);
+        sim.run_until(Journal::create(sim.io(), path.into(), &[vec![7; 10], vec![8; 10]])).unwrap().unwrap();
+        let mut page = sim.file(path).unwrap()[4096..].to_vec();
+        page[20] = 1;
+        let checksum = crc32c::crc32c(&page[8..34]).to_le_bytes();
+        for (at, byte) in [(20, page[20])].into_iter().chain((4..).zip(checksum)) {
+            let before = sim.file(path).unwrap()[4096 + at];
+            sim.corrupt(path, 4096 + at as u64, before ^ byte);
+        }
+        let refused = DamagedJournal { sequence: 2, position: 4096, fault: PageFault::Unknown };
+        for found in both(&sim, path) {
+            assert_eq!(found, Err(refused.clone()));
         }
     }
 }
