@@ -1,0 +1,113 @@
+//! Where the partitions of a topic are: on which nodes, and in which epoch their leader is. Pure.
+//!
+//! Kept as runs of consecutive partitions with the same placement: most topics have one, whatever their size. What
+//! always holds: runs are not empty, and neighbours differ.
+
+/// Consecutive partitions that are placed alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedRun {
+    /// How many.
+    pub partitions: u32,
+    /// The epoch of their leader.
+    pub leader_epoch: i32,
+    /// Ids of the nodes that have them, the preferred leader first.
+    pub replicas: Vec<i32>,
+}
+
+/// The placement of all partitions of a topic, from the first one on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement(Vec<PlacedRun>);
+
+impl Placement {
+    /// That many partitions on one node alone, in the first epoch.
+    pub fn alone(node_id: i32, partitions: u32) -> Self {
+        let mut placement = Self::default();
+        placement.push(PlacedRun { partitions, leader_epoch: 0, replicas: vec![node_id] });
+        placement
+    }
+
+    /// In order.
+    pub fn runs(&self) -> &[PlacedRun] {
+        &self.0
+    }
+
+    /// Number of partitions that it places.
+    pub fn partitions(&self) -> u32 {
+        self.0.iter().map(|run| run.partitions).fold(0, u32::saturating_add)
+    }
+
+    /// Whether all partitions are on that node alone, in the first epoch.
+    pub fn is_alone(&self, node_id: i32) -> bool {
+        self.0.iter().all(|run| run.leader_epoch == 0 && run.replicas == [node_id])
+    }
+
+    /// Places the partitions from `first` on anew, as far as `runs` go. Those before that have no placement yet are given
+    /// that of a node alone.
+    pub(super) fn place(&mut self, first: u32, runs: &[PlacedRun], node_id: i32) {
+        self.extend_alone(node_id, first);
+        let before = std::mem::take(self);
+        let end = runs.iter().map(|run| run.partitions).fold(first, u32::saturating_add);
+        before.between(0, first).for_each(|run| self.push(run));
+        runs.iter().for_each(|run| self.push(run.clone()));
+        before.between(end, u32::MAX).for_each(|run| self.push(run));
+    }
+
+    /// Places partitions on a node alone, where that many have no placement yet.
+    pub(super) fn extend_alone(&mut self, node_id: i32, partitions: u32) {
+        let more = partitions.saturating_sub(self.partitions());
+        self.push(PlacedRun { partitions: more, leader_epoch: 0, replicas: vec![node_id] });
+    }
+
+    /// The runs of partitions in a range.
+    fn between(&self, from: u32, to: u32) -> impl Iterator<Item = PlacedRun> {
+        let mut at = 0u32;
+        self.0.iter().map(move |run| {
+            let (begin, end) = (at, at.saturating_add(run.partitions));
+            at = end;
+            PlacedRun { partitions: end.min(to).saturating_sub(begin.max(from)), ..run.clone() }
+        })
+    }
+
+    fn push(&mut self, run: PlacedRun) {
+        match self.0.last_mut() {
+            _ if run.partitions == 0 => {}
+            Some(last) if (last.leader_epoch, &last.replicas) == (run.leader_epoch, &run.replicas) => {
+                last.partitions = last.partitions.saturating_add(run.partitions);
+            }
+            _ => self.0.push(run),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(partitions: u32, leader_epoch: i32) -> PlacedRun {
+        PlacedRun { partitions, leader_epoch, replicas: vec![1, 2] }
+    }
+
+    proptest! {
+        #[test]
+        fn runs_say_what_a_list_of_all_partitions_says(
+            places in proptest::collection::vec((0..20u32, proptest::collection::vec((0..5u32, 0..3i32), 0..4)), 0..12),
+        ) {
+            let (mut placement, mut list) = (Placement::default(), Vec::new());
+            for (first, runs) in places {
+                let runs: Vec<_> = runs.into_iter().map(|(partitions, epoch)| run(partitions, epoch)).collect();
+                placement.place(first, &runs, 1);
+                let all = runs.iter().flat_map(|run| (0..run.partitions).map(|_| PlacedRun { partitions: 1, ..run.clone() }));
+                for (at, one) in (first as usize..).zip(all) {
+                    list.resize(list.len().max(at + 1).max(first as usize), Placement::alone(1, 1).0[0].clone());
+                    list[at] = one;
+                }
+                list.resize(list.len().max(first as usize), Placement::alone(1, 1).0[0].clone());
+            }
+            let mut merged = Placement::default();
+            list.into_iter().for_each(|one| merged.push(one));
+            prop_assert_eq!(placement, merged);
+        }
+    }
+}
