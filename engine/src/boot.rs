@@ -17,7 +17,7 @@ use crate::{
     config::TopicConfig,
     engine::owner,
     format::{
-        catalog::{self, Catalog, FORMAT_VERSION, Record},
+        catalog::{self, Catalog, FORMAT_VERSION, Fault, Reading, Record},
         journal::{self, Journal, Payloads, ReadError},
         manifest::{self, PartitionState},
     },
@@ -102,7 +102,15 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
                     .to_owned();
             return Err(StartError::Damaged { path, reason });
         }
-        None => (Catalog { cluster_id: Uuid::new_v4(), node_id: options.node_id, ..Catalog::default() }, true),
+        None => (
+            Catalog {
+                format: FORMAT_VERSION,
+                cluster_id: Uuid::new_v4(),
+                node_id: options.node_id,
+                ..Catalog::default()
+            },
+            true,
+        ),
     };
     if catalog.node_id != options.node_id {
         return Err(StartError::Options(format!(
@@ -113,6 +121,7 @@ pub(crate) async fn boot(io: &DirectIo, options: &NodeOptions) -> Result<(Booted
             catalog.node_id
         )));
     }
+    upgrade(io, &path, &mut catalog).await?;
     catalog.run += 1;
     let shards = u32::try_from(options.shards).expect("shards are bounded");
     if !new && catalog.shards != shards {
@@ -165,32 +174,30 @@ fn holds_data(data_dir: &Path) -> bool {
 
 /// Reads the catalog; `None` if there is none.
 pub(crate) async fn read_catalog<I: Io>(io: &I, path: &Path) -> Result<Option<Catalog>, StartError> {
-    let damaged = |reason: String| StartError::Damaged { path: path.to_owned(), reason };
-    let mut catalog = Catalog::default();
-    let mut first = true;
-    let read = journal::read(io, path, |page| {
-        for bytes in journal::records(page).ok_or("a page of nonsense")? {
-            let record = catalog::decode(bytes).ok_or("a record of an unknown kind")?;
-            match record {
-                Record::Node { format, .. } if format != FORMAT_VERSION => {
-                    return Err(format!("written in format {format}, but this version reads format {FORMAT_VERSION}"));
-                }
-                Record::Node { .. } => first = false,
-                _ if first => return Err("it does not begin with the node's record".into()),
-                _ => {}
-            }
-            catalog.apply(record);
-        }
-        Ok(())
-    });
-    match read.await {
-        Ok(_) if first => Err(damaged("it is empty".into())),
-        Ok(_) => Ok(Some(catalog)),
+    let refuse = |fault: Fault| match fault {
+        Fault::Damaged(reason) => StartError::Damaged { path: path.to_owned(), reason },
+        Fault::Newer(reason) => StartError::Newer { path: path.to_owned(), reason },
+    };
+    let mut reading = Reading::default();
+    match journal::read(io, path, |page| reading.take(page)).await {
+        Ok(_) => reading.finish().map(Some).map_err(refuse),
         Err(ReadError::Io(missing)) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(ReadError::Io(error)) => Err(StartError::io(path.display(), error)),
-        Err(ReadError::Damaged(error)) => Err(damaged(error.to_string())),
-        Err(ReadError::Refused(reason)) => Err(damaged(reason)),
+        Err(ReadError::Damaged(error)) => Err(refuse(Fault::Damaged(error.to_string()))),
+        Err(ReadError::Refused(fault)) => Err(refuse(fault)),
     }
+}
+
+/// Brings a folder of an older version to this one, before anything else in it is changed: what it says stays the same.
+pub(crate) async fn upgrade<I: Io>(io: &I, path: &Path, catalog: &mut Catalog) -> Result<(), StartError> {
+    if catalog.format == FORMAT_VERSION {
+        return Ok(());
+    }
+    tracing::info!("the data directory goes from format {} to {FORMAT_VERSION}", catalog.format);
+    let written = Journal::create(io.clone(), path.to_owned(), &catalog.payloads()).await;
+    drop(written.map_err(|error| StartError::io(path.display(), error))?);
+    catalog.format = FORMAT_VERSION;
+    Ok(())
 }
 
 /// Brings everything to segments under the former layout and writes the manifests of the new one. The catalog's record
@@ -307,8 +314,8 @@ mod tests {
     /// A disk without a free block, and on it the catalog of a node that was started once.
     fn full_disk(seed: u64) -> (Sim, Catalog) {
         let topic = StoredTopic { name: "a".to_owned(), partitions: 1, overrides: BTreeMap::new() };
-        let topics = BTreeMap::from([(Uuid::from_u128(1), topic)]);
-        let catalog = Catalog { shards: 1, run: 1, topics, ..Catalog::default() };
+        let mut catalog = Catalog { format: FORMAT_VERSION, shards: 1, run: 1, ..Catalog::default() };
+        catalog.apply(Record::Topic(Uuid::from_u128(1), topic));
         let sim = Sim::new(seed);
         sim.run_until(async {
             sim.io().create_dir(Path::new("/d")).await.unwrap();

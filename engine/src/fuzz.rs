@@ -20,7 +20,7 @@ use crate::{
     format::{
         catalog, group_reader,
         journal::{self, Journal, Payloads},
-        manifest,
+        manifest, placement,
         segment::{self, IndexEntry, Segment, SegmentMeta},
         wal,
     },
@@ -241,10 +241,10 @@ pub fn fuzz_manifest(data: &[u8]) {
 
 /// A record of the catalog.
 pub fn fuzz_catalog(data: &[u8]) {
-    let Some(record) = catalog::decode(data) else {
+    let Ok(Some(record)) = catalog::decode(data) else {
         return;
     };
-    assert_eq!(catalog::decode(&catalog::encode(&record)).as_ref(), Some(&record));
+    assert_eq!(catalog::decode(&catalog::encode(&record)), Ok(Some(record.clone())));
     catalog::Catalog::default().apply(record);
 }
 
@@ -353,12 +353,15 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
 
 fn catalog_seeds() -> Vec<Vec<u8>> {
     let overrides = [("retention.ms".to_owned(), "5".to_owned())].into();
+    let run = placement::PlacedRun { partitions: 2, leader_epoch: 1, replicas: vec![4, 5] };
     let topic = catalog::StoredTopic { name: "topic".to_owned(), partitions: 3, overrides };
     let records = [
         catalog::Record::Node { format: catalog::FORMAT_VERSION, cluster_id: Uuid::from_u128(1), node_id: 4 },
         catalog::Record::Layout { generation: 1, shards: 2 },
         catalog::Record::Topic(PARTITION.topic, topic),
         catalog::Record::Setting("name".to_owned(), Some("value".to_owned())),
+        catalog::Record::Feature("name".to_owned()),
+        catalog::Record::Placement { topic: PARTITION.topic, first: 1, runs: vec![run.clone(), run] },
     ];
     records.iter().map(catalog::encode).collect()
 }

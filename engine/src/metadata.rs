@@ -111,7 +111,7 @@ impl Opened {
     pub(crate) async fn append(&mut self, records: &[Record]) -> Result<(), TopicError> {
         let known = &self.state.topics;
         let makes_space = |record: &Record| match record {
-            Record::Topic(id, _) => known.contains_key(id),
+            Record::Topic(id, _) | Record::Placement { topic: id, .. } => known.contains_key(id),
             Record::Deleted(_) | Record::Setting(..) => true,
             _ => false,
         };

@@ -51,9 +51,17 @@ pub enum StartError {
     /// io_uring cannot be used.
     #[error("io_uring cannot be set up: {0}")]
     NoUring(String),
-    /// What is in the data directory is damaged or of an unknown format.
+    /// What is in the data directory is damaged.
     #[error("{path}: {reason}")]
     Damaged {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        reason: String,
+    },
+    /// What is in the data directory was written by a version that knows more than this one.
+    #[error("{path}: {reason}")]
+    Newer {
         /// Where.
         path: PathBuf,
         /// What.

@@ -180,11 +180,11 @@ impl Engine {
             let Some((id, stored)) = decide(&opened.state, &defaults)? else {
                 return Ok(());
             };
-            let record = match &stored {
-                Some(stored) => Record::Topic(id, stored.clone()),
-                None => Record::Deleted(id),
+            let records = match &stored {
+                Some(stored) => opened.state.topic_records(id, stored),
+                None => vec![Record::Deleted(id)],
             };
-            opened.append(&[record]).await?;
+            opened.append(&records).await?;
             // The lock is held until every shard knows, so that all shards see changes in one order.
             match stored {
                 Some(stored) => engine.tell_topic(id, stored).await,

@@ -18,6 +18,10 @@ pub(crate) fn start_error(error: &StartError) -> String {
             "nothing was changed; 'millrace log dump PATH' shows what can be read; restore the folder from a copy, or \
              start with an empty --data"
         }
+        StartError::Newer { .. } => {
+            "start it with the version of millrace that wrote it, or a later one; how to go back is in engine/FORMAT.md, \
+             section 11; nothing was changed"
+        }
         StartError::Options(_) => "see 'millrace help serve'",
         StartError::Io { .. } => "'millrace doctor' checks folder, disk and limits",
     };

@@ -14,6 +14,7 @@ use crate::{
         group_reader::decode,
         journal::{self, Journal, Payloads},
         manifest::{self, Advance, ProducerBatch, Replace},
+        placement::PlacedRun,
         segment::{self, IndexEntry, Segment, SegmentMeta},
         wal::{GroupEncoder, SegmentPointer, Stamp},
     },
@@ -131,10 +132,10 @@ fn catalog_records_are_as_drawn() {
     let string = |text: &str| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
     let overrides = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned())]);
     let topic = StoredTopic { name: "orders".into(), partitions: 12, overrides };
-    let drawn: [(catalog::Record, Vec<u8>); 8] = [
+    let drawn: [(catalog::Record, Vec<u8>); 10] = [
         (
-            catalog::Record::Node { format: 1, cluster_id: TOPIC, node_id: 9 },
-            [&[0, 1, 0, 0, 0][..], TOPIC.as_bytes(), &[9, 0, 0, 0]].concat(),
+            catalog::Record::Node { format: 2, cluster_id: TOPIC, node_id: 9 },
+            [&[0, 2, 0, 0, 0][..], TOPIC.as_bytes(), &[9, 0, 0, 0]].concat(),
         ),
         (catalog::Record::Run(258), vec![1, 2, 1, 0, 0, 0, 0, 0, 0]),
         (catalog::Record::Layout { generation: 3, shards: 2 }, vec![2, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]),
@@ -154,10 +155,24 @@ fn catalog_records_are_as_drawn() {
         (catalog::Record::ProducerIds(1000), vec![5, 0xe8, 3, 0, 0, 0, 0, 0, 0]),
         (catalog::Record::Setting("a".into(), Some("b".into())), [&[6][..], &string("a"), &string("b")].concat()),
         (catalog::Record::Setting("a".into(), None), [&[7][..], &string("a")].concat()),
+        (catalog::Record::Feature("a".into()), [&[8][..], &string("a")].concat()),
+        (
+            catalog::Record::Placement {
+                topic: TOPIC,
+                first: 258,
+                runs: vec![PlacedRun { partitions: 3, leader_epoch: 4, replicas: vec![5, 6] }],
+            },
+            [
+                &[9][..],
+                TOPIC.as_bytes(),
+                &[2, 1, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0],
+            ]
+            .concat(),
+        ),
     ];
     for (record, bytes) in drawn {
         assert_eq!(catalog::encode(&record), bytes, "{record:?}");
-        assert_eq!(catalog::decode(&bytes), Some(record));
+        assert_eq!(catalog::decode(&bytes), Ok(Some(record)));
     }
 }
 

@@ -1,11 +1,12 @@
 //! Catalog and manifests: journals of checksummed pages.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use millrace_engine::format::{
     catalog::{self, Catalog},
     journal,
     manifest::{self, Manifest},
+    placement::{PlacedRun, Placement},
 };
 
 use super::{known::Known, report::Report};
@@ -23,11 +24,12 @@ pub(super) fn dump_catalog(bytes: &[u8], report: &mut Report) -> Outcome {
     }
     for record in records {
         match catalog::decode(record) {
-            Some(record) => {
+            Ok(Some(record)) => {
                 report.detail(describe_catalog(&record))?;
                 catalog.apply(record);
             }
-            None => report.damage("a record of an unknown kind")?,
+            Ok(None) => report.detail("a hint that this version does not know")?,
+            Err(refused) => report.damage(refused)?,
         }
     }
     let Catalog { cluster_id, node_id, run, generation, shards, next_producer_id, .. } = &catalog;
@@ -35,8 +37,13 @@ pub(super) fn dump_catalog(bytes: &[u8], report: &mut Report) -> Outcome {
         "catalog of node {node_id} in cluster {cluster_id}: start {run}, layout {generation} over \
         {shards} shards, next producer id {next_producer_id}"
     ))?;
+    report.line(format!("format {}{}", catalog.format, listed(", features ", &catalog.features)))?;
     for (id, topic) in &catalog.topics {
         let mut line = format!("topic {} {id}, {} partitions", topic.name, topic.partitions);
+        let runs = catalog.placements.get(id).map(Placement::runs).unwrap_or_default();
+        for run in runs.iter().filter(|_| catalog.placed_elsewhere(*id)) {
+            write!(line, ", {}", describe_run(run)).expect("a String takes everything");
+        }
         for (key, value) in &topic.overrides {
             write!(line, ", {key}={value}").expect("a String takes everything");
         }
@@ -62,7 +69,23 @@ fn describe_catalog(record: &catalog::Record) -> String {
         catalog::Record::ProducerIds(next) => format!("producer ids below {next} may be taken"),
         catalog::Record::Setting(key, Some(value)) => format!("setting {key}={value}"),
         catalog::Record::Setting(key, None) => format!("setting {key} back to its default"),
+        catalog::Record::Feature(name) => format!("feature {name} is in use"),
+        catalog::Record::Placement { topic, first, runs } => {
+            let runs: Vec<_> = runs.iter().map(describe_run).collect();
+            format!("topic {topic} from partition {first} on: {}", runs.join(", "))
+        }
     }
+}
+
+fn describe_run(run: &PlacedRun) -> String {
+    let nodes = listed("", &run.replicas);
+    format!("{} partitions on nodes {nodes} in leader epoch {}", run.partitions, run.leader_epoch)
+}
+
+/// All of them behind a word; nothing for none.
+fn listed<T: Display>(word: &str, all: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<_> = all.into_iter().map(|one| one.to_string()).collect();
+    if all.is_empty() { String::new() } else { format!("{word}{}", all.join(" ")) }
 }
 
 /// Prints a manifest.

@@ -151,8 +151,9 @@ fn read_catalog(path: &Path) -> (Catalog, bool) {
     let (records, mut is_whole) = journal_records(path);
     for record in records {
         match catalog::decode(&record) {
-            Some(record) => catalog.apply(record),
-            None => is_whole = false,
+            Ok(Some(record)) => catalog.apply(record),
+            Ok(None) => {}
+            Err(_) => is_whole = false,
         }
     }
     (catalog, is_whole)
