@@ -5,6 +5,7 @@
 #![warn(clippy::cast_possible_truncation)]
 
 pub mod catalog;
+pub mod epochs;
 #[cfg(test)]
 mod golden;
 pub(crate) mod group_reader;
