@@ -9,7 +9,7 @@ use millrace_engine::{
     batch::{BatchBuilder, BatchInfo, Codec, Record},
     format::{
         segment::{Segment, encode_footer},
-        wal::{GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, Stamp, entry_bytes},
+        wal::{Era, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, Stamp, entry_bytes},
     },
 };
 use uuid::Uuid;
@@ -33,12 +33,14 @@ fn batch(base_offset: i64, values: &[&'static str]) -> Vec<u8> {
     builder.finish()
 }
 
+const ERA: Era = Era { leader_epoch: 3, cuts: 2 };
+
 fn group(sequence: u64, durable_sequence: u64, batches: &[u8], offsets: (i64, i64)) -> Vec<u8> {
     let wanted = GROUP_HEADER_BYTES + entry_bytes(Some(batches.len())) + entry_bytes(None);
     let mut bytes = vec![0; wanted.next_multiple_of(4096)];
     let mut encoder = GroupEncoder::new(&mut bytes);
     let partition = TopicPartition { topic: TOPIC.parse().unwrap(), partition: 3 };
-    let (_, room) = encoder.inline(partition, offsets, batches.len());
+    let (_, room) = encoder.inline(partition, offsets, ERA, batches.len());
     room.copy_from_slice(batches);
     let other = TopicPartition { topic: Uuid::from_u128(7), partition: 0 };
     let pointer = SegmentPointer {
@@ -48,7 +50,7 @@ fn group(sequence: u64, durable_sequence: u64, batches: &[u8], offsets: (i64, i6
         checksum: 77.into(),
         reserved: 0.into(),
     };
-    encoder.pointer(other, (5, 9), 300_000, pointer);
+    encoder.pointer(other, (5, 9), ERA, 300_000, pointer);
     encoder.finish(Stamp { run: 2, shard: 1, sequence, durable_sequence }, 951_827_696_789);
     bytes
 }

@@ -18,7 +18,7 @@ use crate::{
         Record, Rules, TimestampType,
     },
     format::{
-        catalog, group_reader,
+        catalog, epochs, group_reader,
         journal::{self, Journal, Payloads},
         manifest, placement,
         segment::{self, IndexEntry, Segment, SegmentMeta},
@@ -158,8 +158,9 @@ fn look_at_wal(data: &[u8]) {
     if let Some(group) = group_reader::decode(data) {
         assert!(group.length <= data.len());
         for entry in &group.entries {
-            assert!(entry.base_offset < entry.end_offset);
-            if let wal::Place::Group(at) = entry.place {
+            assert!(entry.base_offset >= 0 && entry.end_offset >= 0 && entry.era.leader_epoch >= 0);
+            if let wal::Content::Group(at) = entry.content {
+                assert!(entry.base_offset < entry.end_offset);
                 assert!(at as usize + entry.length as usize <= group.length);
             }
         }
@@ -194,6 +195,10 @@ pub fn fuzz_footer(data: &[u8]) {
             sealed[..4].copy_from_slice(&segment::FOOTER_MAGIC.to_le_bytes());
             sealed[8..16].copy_from_slice(&entries.to_le_bytes());
             seal(&mut sealed, end);
+            let _any_answer_will_do = segment::decode_footer(&sealed);
+            sealed[FLAGS_AT] &= 1;
+            sealed[FLAGS_AT + 1..FLAGS_AT + 4].fill(0);
+            seal(&mut sealed, end);
             let (meta, index) = segment::decode_footer(&sealed).expect("it was made right");
             assert_eq!(index.len() as u64, entries);
             look_up(&Segment::from_meta(&meta), &index);
@@ -209,6 +214,9 @@ fn look_up(segment: &Segment, index: &[IndexEntry]) {
         let _any_answer_will_do = segment::last_up_to(index, wanted.cast_unsigned());
     }
 }
+
+/// Whether the segment is sealed, and bytes without a meaning behind that.
+const FLAGS_AT: usize = 16 + 56;
 
 /// Magic, checksum and number of entries, then the segment.
 const FOOTER_HEADER_BYTES: usize = 16 + size_of::<SegmentMeta>();
@@ -231,11 +239,11 @@ pub fn fuzz_journal(data: &[u8]) {
 
 /// A record of a manifest.
 pub fn fuzz_manifest(data: &[u8]) {
-    let Some((partition, record)) = manifest::decode(data) else {
+    let Ok(Some((partition, record))) = manifest::decode(data) else {
         return;
     };
     let again = manifest::encode(partition, &record);
-    assert_eq!(again, manifest::encode(partition, &manifest::decode(&again).expect("we wrote it").1));
+    assert_eq!(again, data, "what is taken has nothing left over");
     manifest::Manifest::default().apply(partition, record);
 }
 
@@ -276,11 +284,14 @@ const PARTITION: TopicPartition = TopicPartition { topic: Uuid::from_u128(7), pa
 
 fn wal_seeds() -> Vec<Vec<u8>> {
     let group = |sequence| {
-        let batch = a_batch(Codec::None, 30);
-        let bytes = wal::GROUP_HEADER_BYTES + wal::entry_bytes(Some(batch.len())) + wal::entry_bytes(None);
+        let (batch, era) = (a_batch(Codec::None, 30), wal::Era { leader_epoch: 4, cuts: 2 });
+        let bytes = wal::GROUP_HEADER_BYTES
+            + wal::entry_bytes(Some(batch.len()))
+            + wal::entry_bytes(None)
+            + 2 * wal::ENTRY_HEADER_BYTES;
         let mut group = vec![0; bytes.next_multiple_of(crate::io::BLOCK)];
         let mut encoder = wal::GroupEncoder::new(&mut group);
-        encoder.inline(PARTITION, (30, 33), batch.len()).1.copy_from_slice(&batch);
+        encoder.inline(PARTITION, (30, 33), era, batch.len()).1.copy_from_slice(&batch);
         let pointer = wal::SegmentPointer {
             segment: 10.into(),
             position: 4096.into(),
@@ -288,7 +299,9 @@ fn wal_seeds() -> Vec<Vec<u8>> {
             checksum: 0.into(),
             reserved: 0.into(),
         };
-        encoder.pointer(PARTITION, (33, 40), 5_000, pointer);
+        encoder.pointer(PARTITION, (33, 40), era, 5_000, pointer);
+        encoder.cut(PARTITION, (40, 36), wal::Era { cuts: 3, ..era });
+        encoder.epoch_start(PARTITION, 36, wal::Era { leader_epoch: 5, cuts: 3 });
         encoder.finish(wal::Stamp { run: 2, shard: 0, sequence, durable_sequence: sequence - 1 }, RULES.now_ms);
         group
     };
@@ -330,14 +343,21 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
     let producer = manifest::ProducerBatch {
         producer_id: 5.into(),
         producer_epoch: 0.into(),
-        reserved: 0.into(),
+        flags: 0.into(),
         base_sequence: 9.into(),
         last_offset_delta: 2.into(),
-        reserved_2: 0.into(),
+        coordinator_epoch: 0.into(),
         base_offset: 0.into(),
         timestamp_ms: RULES.now_ms.into(),
     };
-    let advance = manifest::Advance { segments: vec![segment.meta()], index, producers: vec![producer; 2] };
+    let segments = vec![segment.meta()];
+    let producers = vec![producer; 2];
+    let advance = manifest::Advance { high_watermark: 12, cuts: 3, segments, index, producers };
+    let mut starts = epochs::LeaderEpochs::default();
+    for (epoch, start) in [(0, 2), (3, 9)] {
+        starts.note(epoch, start);
+    }
+    let manifest::Advance { segments, index, producers, .. } = advance.clone();
     let records = [
         manifest::Record::Reset { log_start_offset: 4, clean_offset: 2 },
         manifest::Record::Replace(manifest::Replace {
@@ -346,6 +366,8 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
             clean_offset: 11,
         }),
         manifest::Record::Advance(advance),
+        manifest::Record::Cut(manifest::Cut { end_offset: 9, cuts: 4, segments, index, producers }),
+        manifest::Record::Epochs(starts),
         manifest::Record::Trim { log_start_offset: 12, first_segment: 10 },
     ];
     records.iter().map(|record| manifest::encode(PARTITION, record)).collect()

@@ -10,15 +10,18 @@ use crate::{
     api::TopicPartition,
     batch::BatchInfo,
     format::{
+        Refused,
         catalog::{self, StoredTopic},
+        epochs::LeaderEpochs,
         group_reader::decode,
         journal::{self, Journal, Payloads},
         manifest::{self, Advance, ProducerBatch, Replace},
         placement::PlacedRun,
         segment::{self, IndexEntry, Segment, SegmentMeta},
-        wal::{GroupEncoder, SegmentPointer, Stamp},
+        wal::{Content, Era, GroupEncoder, SegmentPointer, Stamp},
     },
     io::sim::Sim,
+    wal::scan::{AllCounts, Depth, Scan},
 };
 
 const TOPIC: Uuid = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
@@ -40,26 +43,31 @@ fn with_checksum(mut bytes: Vec<u8>, end: usize) -> Vec<u8> {
     bytes
 }
 
-fn entry_header(kind: u8, offsets: (i64, i64), length: u32, payload: u32) -> Vec<u8> {
+fn entry_header(kind: u8, cuts: u32, offsets: (i64, i64), length: u32, last: u32) -> Vec<u8> {
     layout(
         48,
         &[
             (0, TOPIC.as_bytes()),
             (16, &0x0102_0304_i32.to_le_bytes()),
             (20, &[kind]),
+            (21, &cuts.to_le_bytes()[..3]),
             (24, &offsets.0.to_le_bytes()),
             (32, &offsets.1.to_le_bytes()),
             (40, &length.to_le_bytes()),
-            (44, &payload.to_le_bytes()),
+            (44, &last.to_le_bytes()),
         ],
     )
+}
+
+const fn era(leader_epoch: i32, cuts: u32) -> Era {
+    Era { leader_epoch, cuts }
 }
 
 #[test]
 fn a_group_is_as_drawn() {
     let mut written = vec![0xAA; 4096];
     let mut encoder = GroupEncoder::new(&mut written);
-    encoder.inline(PARTITION, (1000, 1003), 5).1.copy_from_slice(b"batch");
+    encoder.inline(PARTITION, (1000, 1003), era(0x0D0E, 0x0A0B0C), 5).1.copy_from_slice(b"batch");
     let pointer = SegmentPointer {
         segment: 900.into(),
         position: 0x1234_5678_9abc.into(),
@@ -67,11 +75,13 @@ fn a_group_is_as_drawn() {
         checksum: 0xdead_beef.into(),
         reserved: 0.into(),
     };
-    encoder.pointer(PARTITION, (1003, 1010), 300_000, pointer);
+    encoder.pointer(PARTITION, (1003, 1010), era(0x0D0E, 0x0A0B0C), 300_000, pointer);
+    encoder.cut(PARTITION, (1010, 1003), era(0x0D0F, 0x0A0B0D));
+    encoder.epoch_start(PARTITION, 1003, era(0x0D10, 0x0A0B0D));
     let stamp = Stamp { run: 7, shard: 3, sequence: 0x1_0000_0002, durable_sequence: 0x1_0000_0001 };
     let length = encoder.finish(stamp, 1_700_000_000_123);
 
-    assert_eq!(length, 64 + 48 + 5 + 48 + 32);
+    assert_eq!(length, 64 + 48 + 5 + 48 + 32 + 48 + 48);
     let pointer = layout(
         32,
         &[
@@ -84,22 +94,86 @@ fn a_group_is_as_drawn() {
     let drawn = layout(
         4096,
         &[
-            (0, b"MRG1"),
+            (0, b"MRG2"),
             (8, &7_u64.to_le_bytes()),
             (16, &3_u32.to_le_bytes()),
-            (20, &2_u32.to_le_bytes()),
+            (20, &4_u32.to_le_bytes()),
             (24, &0x1_0000_0002_u64.to_le_bytes()),
             (32, &0x1_0000_0001_u64.to_le_bytes()),
-            (40, &197_u32.to_le_bytes()),
+            (40, &293_u32.to_le_bytes()),
             (48, &1_700_000_000_123_i64.to_le_bytes()),
-            (64, &entry_header(0, (1000, 1003), 5, 5)),
+            (64, &entry_header(0, 0x0A0B0C, (1000, 1003), 5, 0x0D0E)),
             (112, b"batch"),
-            (117, &entry_header(1, (1003, 1010), 300_000, 32)),
+            (117, &entry_header(1, 0x0A0B0C, (1003, 1010), 300_000, 0x0D0E)),
             (165, &pointer),
+            (197, &entry_header(2, 0x0A0B0D, (1003, 1010), 0, 0x0D0F)),
+            (245, &entry_header(3, 0x0A0B0D, (1003, 1003), 0, 0x0D10)),
         ],
     );
     assert_eq!(written, with_checksum(drawn, length));
-    assert_eq!(decode(&written).unwrap().entries.len(), 2);
+    let entries = decode(&written).unwrap().entries;
+    let (batches, cut, epoch_start) = (entries[0], entries[2], entries[3]);
+    assert_eq!((batches.era, cut.era), (era(0x0D0E, 0x0A0B0C), era(0x0D0F, 0x0A0B0D)));
+    assert_eq!((cut.content, cut.base_offset, cut.end_offset), (Content::Cut, 1003, 1010));
+    assert_eq!((epoch_start.content, epoch_start.base_offset), (Content::EpochStart, 1003));
+}
+
+/// A group of one entry, and what comes behind it.
+fn drawn_group(magic: &[u8; 4], header: &[(usize, &[u8])], entry: Vec<u8>, payload: &[u8]) -> Vec<u8> {
+    let length = 64 + entry.len() + payload.len();
+    let numbers: [(usize, &[u8]); 6] = [
+        (0, magic),
+        (8, &7_u64.to_le_bytes()),
+        (20, &1_u32.to_le_bytes()),
+        (24, &1_u64.to_le_bytes()),
+        (40, &u32::try_from(length).unwrap().to_le_bytes()),
+        (64, &[entry, payload.to_vec()].concat()),
+    ];
+    with_checksum(layout(4096, &[&numbers, header].concat()), length)
+}
+
+#[test]
+fn groups_of_version_1_are_read() {
+    let inline = drawn_group(b"MRG1", &[], entry_header(0, 0, (1000, 1003), 5, 5), b"batch");
+    let found = decode(&inline).unwrap().entries;
+    assert_eq!((found[0].content, found[0].era), (Content::Group(112), Era::default()));
+    let pointer = layout(32, &[(0, &900_i64.to_le_bytes())]);
+    let fat = drawn_group(b"MRG1", &[], entry_header(1, 0, (1003, 1010), 300_000, 32), &pointer);
+    let found = decode(&fat).unwrap().entries;
+    assert!(matches!(found[0].content, Content::Segment(pointer) if pointer.segment.get() == 900));
+    assert_eq!((found[0].length, found[0].era), (300_000, Era::default()));
+    for (kind, length, payload) in [(0, 5, 4), (1, 300_000, 5), (2, 5, 5), (3, 0, 5), (200, 5, 5)] {
+        let never = drawn_group(b"MRG1", &[], entry_header(kind, 0, (1, 3), length, payload), b"batch");
+        assert_eq!(decode(&never), None, "kind {kind}");
+    }
+}
+
+#[test]
+fn what_a_whole_group_says_is_understood_or_refused() {
+    let whole = |header: &[(usize, &[u8])], entry, payload| {
+        let group = drawn_group(b"MRG2", header, entry, payload);
+        let mut scan = Scan::new(4096, Depth::Chain, AllCounts);
+        scan.feed(0, &group);
+        let chain = scan.finish();
+        (chain.unknown, chain.begun.map_or(0, |span| span.kept.len()))
+    };
+    let entry = |kind| entry_header(kind, 0, (3, 4), 5, 0);
+    assert_eq!(whole(&[], entry(0), b"batch"), (None, 1));
+    assert_eq!(whole(&[], entry(4), b"batch"), (Some((1, 0)), 0), "a kind that must be known");
+    assert_eq!(whole(&[], entry(128), b"batch"), (None, 0), "a hint");
+    for reserved in [44, 56, 63] {
+        assert_eq!(whole(&[(reserved, &[1])], entry(0), b"batch"), (Some((1, 0)), 0), "byte {reserved}");
+    }
+    let with = |at: usize, byte: u8| {
+        let mut entry = entry(0);
+        entry[at] = byte;
+        entry
+    };
+    for (at, byte) in [(19, 0x80), (31, 0x80), (32, 0), (47, 0x80)] {
+        assert_eq!(whole(&[], with(at, byte), b"batch"), (Some((1, 0)), 0), "byte {at} of the entry");
+    }
+    let pointer = layout(32, &[(28, &[1])]);
+    assert_eq!(whole(&[], entry(1), &pointer), (Some((1, 0)), 0), "byte 28 of a pointer");
 }
 
 #[test]
@@ -234,10 +308,10 @@ fn manifest_records_are_as_drawn() {
     let producer = ProducerBatch {
         producer_id: 4000.into(),
         producer_epoch: 2.into(),
-        reserved: 0.into(),
+        flags: 0.into(),
         base_sequence: 17.into(),
         last_offset_delta: 9.into(),
-        reserved_2: 0.into(),
+        coordinator_epoch: 0.into(),
         base_offset: 240.into(),
         timestamp_ms: 77.into(),
     };
@@ -253,20 +327,46 @@ fn manifest_records_are_as_drawn() {
         ],
     );
     let index = IndexEntry { offset: 180.into(), position: 4096.into(), max_timestamp_before: 70.into() };
-    let advance = Advance { segments: vec![meta()], index: vec![index], producers: vec![producer] };
+    let advance = Advance {
+        high_watermark: 300,
+        cuts: 0x0102,
+        segments: vec![meta()],
+        index: vec![index],
+        producers: vec![producer],
+    };
+    let Advance { segments, index, producers, .. } = advance.clone();
+    let cut = manifest::Cut { end_offset: 301, cuts: 0x0103, segments, index, producers };
+    let mut epochs = LeaderEpochs::default();
+    epochs.note(0x0D0E, 7);
+    epochs.note(0x0D0F, 900);
+    let drawn_epochs = layout(
+        32,
+        &[
+            (0, &0x0D0E_i32.to_le_bytes()),
+            (8, &7_i64.to_le_bytes()),
+            (16, &0x0D0F_i32.to_le_bytes()),
+            (24, &900_i64.to_le_bytes()),
+        ],
+    );
     let own = |kind, first, second, counts| header(&TOPIC, 0x0102_0304, kind, first, second, counts);
     let drawn = [
         (PARTITION, manifest::Record::Reset { log_start_offset: 5, clean_offset: 3 }, own(0, 5, 3, [0; 3])),
         (
             PARTITION,
             manifest::Record::Advance(advance),
-            [own(1, 0, 0, [1; 3]), drawn_meta(), drawn_index(180, 4096, 70), drawn_producer].concat(),
+            [own(1, 300, 0x0102, [1; 3]), drawn_meta(), drawn_index(180, 4096, 70), drawn_producer.clone()].concat(),
         ),
         (PARTITION, manifest::Record::Trim { log_start_offset: 150, first_segment: 100 }, own(2, 150, 100, [0; 3])),
         (
             PARTITION,
             manifest::Record::Replace(Replace { removed: vec![9.into()], added: vec![meta()], clean_offset: 8 }),
             [own(4, 0, 8, [1, 1, 0]), drawn_meta(), 9_i64.to_le_bytes().to_vec()].concat(),
+        ),
+        (PARTITION, manifest::Record::Epochs(epochs), [own(5, 0, 0, [0, 2, 0]), drawn_epochs].concat()),
+        (
+            PARTITION,
+            manifest::Record::Cut(cut),
+            [own(6, 301, 0x0103, [1; 3]), drawn_meta(), drawn_index(180, 4096, 70), drawn_producer].concat(),
         ),
         (
             manifest::NO_PARTITION,
@@ -276,9 +376,44 @@ fn manifest_records_are_as_drawn() {
     ];
     for (id, record, bytes) in drawn {
         assert_eq!(manifest::encode(id, &record), bytes, "{record:?}");
-        let (found, decoded) = manifest::decode(&bytes).unwrap();
-        assert_eq!((found, manifest::encode(id, &decoded)), (id, bytes));
+        let (found, decoded) = manifest::decode(&bytes).unwrap().unwrap();
+        assert_eq!((found, manifest::encode(id, &decoded)), (id, bytes.clone()));
+        // Kind and counts apart, whatever is set without a meaning is refused.
+        let trailing = [&bytes[..], &[0]].concat();
+        assert!(manifest::decode(&trailing).is_err());
+        for at in [21, 22, 23] {
+            let mut set = bytes.clone();
+            set[at] = 1;
+            assert_eq!(manifest::decode(&set).err(), Some(Refused::Reserved), "{record:?}: byte {at}");
+        }
     }
+}
+
+#[test]
+fn items_of_a_manifest_have_no_unknown_bytes() {
+    let producers = vec![crate::format::manifest::producer_batch(&BatchInfo::parse(&a_batch(0)).unwrap(), 0, 0)];
+    let mut epochs = LeaderEpochs::default();
+    epochs.note(1, 0);
+    let advance = Advance { segments: vec![meta()], producers, ..Advance::default() };
+    let of_record = |record: &manifest::Record, at: &[usize]| {
+        let bytes = manifest::encode(PARTITION, record);
+        assert!(manifest::decode(&bytes).is_ok());
+        for at in at {
+            let mut set = bytes.clone();
+            set[*at] ^= 0x40;
+            assert_eq!(manifest::decode(&set).err(), Some(Refused::Reserved), "{record:?}: byte {at}");
+        }
+    };
+    let (meta_at, producer_at) = (52, 52 + 64);
+    of_record(
+        &manifest::Record::Advance(advance),
+        &[meta_at + 56, meta_at + 57, meta_at + 59, producer_at + 10, producer_at + 20, producer_at + 23],
+    );
+    of_record(&manifest::Record::Epochs(epochs), &[24, 32, 40, 48, 52 + 4, 52 + 7]);
+    of_record(&manifest::Record::Trim { log_start_offset: 1, first_segment: 2 }, &[40, 44, 48]);
+    let hint = layout(60, &[(20, &[128])]);
+    assert!(matches!(manifest::decode(&hint), Ok(None)));
+    assert_eq!(manifest::decode(&layout(60, &[(20, &[7])])).err(), Some(Refused::UnknownKind(7)));
 }
 
 #[test]
@@ -301,17 +436,27 @@ fn a_footer_is_as_drawn() {
     let drawn = with_checksum(drawn, 128);
     assert_eq!(segment::encode_footer(&segment), drawn);
     assert_eq!(segment::decode_footer(&drawn).unwrap().0, meta());
+    for at in [12, 15, 16 + 57] {
+        let mut set = drawn.clone();
+        set[at] = 1;
+        assert!(segment::decode_footer(&with_checksum(set, 128)).is_none(), "byte {at}");
+    }
     assert_eq!(segment.footer_position(), 8192, "behind 5,000 bytes of batches");
     assert_eq!(segment.name().file_name(), "00000000000000000100-2828.log");
+}
+
+/// A batch of one record.
+fn a_batch(size: usize) -> Vec<u8> {
+    let mut batch = crate::batch::BatchBuilder::new(crate::batch::Codec::None, 0);
+    let value = Some(vec![0; size].into());
+    batch.push(&crate::batch::Record { offset: 0, timestamp: 5, key: None, value, headers: vec![] });
+    batch.finish()
 }
 
 #[test]
 fn index_entries_are_no_closer_than_64_kib() {
     let mut segment = Segment::begin(0, 0);
-    let mut batch = crate::batch::BatchBuilder::new(crate::batch::Codec::None, 0);
-    let value = Some(vec![0; 30_000].into());
-    batch.push(&crate::batch::Record { offset: 0, timestamp: 5, key: None, value, headers: vec![] });
-    let mut info = BatchInfo::parse(&batch.finish()).unwrap();
+    let mut info = BatchInfo::parse(&a_batch(30_000)).unwrap();
     for offset in 0..7 {
         info.base_offset = offset;
         segment.push(&info);

@@ -7,7 +7,7 @@ use zerocopy::FromBytes;
 
 use super::wal::{
     CHECKED_FROM, ENTRY_HEADER_BYTES, Entry, EntryHeader, EntryKind, GROUP_HEADER_BYTES, Group, GroupHeader,
-    POINTER_BYTES, Stamp, entry_of, header_of, stamp_of,
+    POINTER_BYTES, Stamp, entry_of, header_of, modern, stamp_of,
 };
 
 /// What became of the bytes that were fed.
@@ -19,6 +19,8 @@ pub(crate) enum Progress {
     Header(Stamp, usize),
     /// The group ended, and is whole.
     Group(Group),
+    /// It is whole, and says something that this version does not understand.
+    Unknown(Stamp),
     /// This is no group.
     NoGroup,
 }
@@ -43,6 +45,7 @@ pub(crate) struct GroupReader {
     taken: usize,
     entries_left: u32,
     entries: Vec<Entry>,
+    is_unknown: bool,
 }
 
 const PIECE_BYTES_MAX: usize = GROUP_HEADER_BYTES;
@@ -60,6 +63,7 @@ impl GroupReader {
             taken: 0,
             entries_left: 0,
             entries: Vec::new(),
+            is_unknown: false,
         }
     }
 
@@ -119,6 +123,7 @@ impl GroupReader {
                 let header = header_of(piece)?;
                 self.checksum = crc32c::crc32c(&piece[CHECKED_FROM..]);
                 self.entries_left = header.entries.get();
+                self.is_unknown = (header.reserved.get(), header.reserved_2.get()) != (0, 0);
                 self.header = Some(header);
             }
             Next::Entry => {
@@ -127,29 +132,34 @@ impl GroupReader {
                 if header.kind == EntryKind::Pointer as u8 {
                     self.next = Next::Pointer(header);
                 } else {
-                    let entry = entry_of(&header, self.taken, &[])?;
-                    self.entries.extend(needs(&entry).then_some(entry));
-                    self.next = Next::Batches(header.payload.get() as usize);
+                    self.take_entry(&header, &[], needs);
+                    self.next = Next::Batches(header.payload());
                 }
             }
             Next::Pointer(header) => {
                 self.checksum = crc32c::crc32c_append(self.checksum, piece);
-                let entry = entry_of(header, self.taken, piece)?;
-                self.entries.extend(needs(&entry).then_some(entry));
+                self.take_entry(header, piece, needs);
             }
             Next::Batches(_) => {}
         }
         Some(was)
     }
 
+    /// One that this version does not understand counts once the whole group has turned out to be there.
+    fn take_entry(&mut self, header: &EntryHeader, pointer: &[u8], needs: &impl Fn(&Entry) -> bool) {
+        match entry_of(header, self.taken, pointer) {
+            Ok(entry) => self.entries.extend(entry.filter(needs)),
+            Err(_) => self.is_unknown = true,
+        }
+    }
+
     /// The next entry's header, if there is to be one and it fits the group.
     fn entry_header(&mut self, piece: &[u8]) -> Option<EntryHeader> {
         self.entries_left = self.entries_left.checked_sub(1)?;
         let (header, _) = EntryHeader::read_from_prefix(piece).ok()?;
-        let payload = header.payload.get() as usize;
-        let fits = payload <= self.length().saturating_sub(self.taken);
-        let is_right = header.kind != EntryKind::Pointer as u8 || payload == POINTER_BYTES;
-        (fits && is_right).then_some(header)
+        let header = modern(self.header.as_ref()?, header)?;
+        let fits = header.payload() <= self.length().saturating_sub(self.taken);
+        fits.then_some(header)
     }
 
     fn length(&self) -> usize {
@@ -167,6 +177,9 @@ impl GroupReader {
         if !whole {
             return Some(Progress::NoGroup);
         }
+        if self.is_unknown {
+            return Some(Progress::Unknown(stamp_of(&header)));
+        }
         let entries = std::mem::take(&mut self.entries);
         let sealed_at_ms = header.sealed_at_ms.get();
         Some(Progress::Group(Group { stamp: stamp_of(&header), sealed_at_ms, length, entries }))
@@ -181,7 +194,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Group> {
         match reader.feed(bytes.get(reader.taken()..)?, |_| true) {
             Progress::Header(..) => {}
             Progress::Group(group) => return Some(group),
-            Progress::More | Progress::NoGroup => return None,
+            Progress::More | Progress::Unknown(_) | Progress::NoGroup => return None,
         }
     }
 }

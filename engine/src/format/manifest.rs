@@ -12,9 +12,10 @@ use std::{
 use uuid::Uuid;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
-    little_endian::{I16, I32, I64, U32},
+    little_endian::{I16, I32, I64, U16, U32},
 };
 
+use super::{Refused, epochs::LeaderEpochs, unknown_kind};
 use crate::{
     api::TopicPartition,
     batch::BatchInfo,
@@ -32,14 +33,14 @@ pub struct ProducerBatch {
     pub producer_id: I64,
     /// Producer epoch.
     pub producer_epoch: I16,
-    /// Zero.
-    pub reserved: I16,
+    /// Zero, as long as nobody writes transactions.
+    pub flags: U16,
     /// Sequence of the first record.
     pub base_sequence: I32,
     /// Offsets in the batch less one.
     pub last_offset_delta: I32,
-    /// Zero.
-    pub reserved_2: I32,
+    /// The same.
+    pub coordinator_epoch: I32,
     /// Offset of the first record.
     pub base_offset: I64,
     /// The batch's largest timestamp.
@@ -51,10 +52,10 @@ pub(crate) fn producer_batch(info: &BatchInfo, base_offset: i64, timestamp_ms: i
     ProducerBatch {
         producer_id: info.producer_id.into(),
         producer_epoch: info.producer_epoch.into(),
-        reserved: 0.into(),
+        flags: 0.into(),
         base_sequence: info.base_sequence.into(),
         last_offset_delta: info.last_offset_delta.into(),
-        reserved_2: 0.into(),
+        coordinator_epoch: 0.into(),
         base_offset: base_offset.into(),
         timestamp_ms: timestamp_ms.into(),
     }
@@ -79,6 +80,12 @@ pub struct PartitionState {
     pub segments: Vec<Segment>,
     /// Batches of idempotent producers, oldest first.
     pub producers: Vec<ProducerBatch>,
+    /// Everything below was on stable storage and shown to consumers.
+    pub high_watermark: i64,
+    /// How often its end was cut off, as far as segments tell.
+    pub cuts: u32,
+    /// All leader epochs that are known, also of what no segment holds yet.
+    pub epochs: LeaderEpochs,
 }
 
 impl PartitionState {
@@ -91,6 +98,10 @@ impl PartitionState {
 /// A change of one partition's state.
 #[derive(Clone, Debug, Default)]
 pub struct Advance {
+    /// See [`PartitionState::high_watermark`].
+    pub high_watermark: i64,
+    /// See [`PartitionState::cuts`].
+    pub cuts: u32,
     /// New or changed segments, in order; known ones are replaced by base offset.
     pub segments: Vec<SegmentMeta>,
     /// New entries of the last segment's index.
@@ -108,6 +119,21 @@ pub struct Replace {
     pub added: Vec<SegmentMeta>,
     /// Everything below is clean.
     pub clean_offset: i64,
+}
+
+/// The end of the log was cut off where segments held it.
+#[derive(Clone, Debug, Default)]
+pub struct Cut {
+    /// Where it ends now. If that is outside of the log, there is nothing left, and the log starts there.
+    pub end_offset: i64,
+    /// How often that has happened, with this time.
+    pub cuts: u32,
+    /// The segment that is the last one now, active: none if it was one that begins there.
+    pub segments: Vec<SegmentMeta>,
+    /// All entries of its index.
+    pub index: Vec<IndexEntry>,
+    /// Batches before the cut of producers whose batches behind it are gone.
+    pub producers: Vec<ProducerBatch>,
 }
 
 /// One record.
@@ -139,6 +165,10 @@ pub enum Record {
         /// Its last group; 0 for none.
         sequence: u64,
     },
+    /// These are the leader epochs now.
+    Epochs(LeaderEpochs),
+    /// The log lost its end.
+    Cut(Cut),
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -148,15 +178,15 @@ struct RecordHeader {
     partition: I32,
     kind: u8,
     reserved: [u8; 3],
-    /// Reset, Trim: log start. RunEnd: the run. Others: zero.
+    /// Reset, Trim: log start. RunEnd: the run. Advance: high watermark. Cut: the end. Others: zero.
     log_start_offset: I64,
-    /// Trim: first segment. Reset, Replace: the clean offset. RunEnd: the sequence. Advance: zero.
+    /// Trim: first segment. Reset, Replace: the clean offset. RunEnd: the sequence. Advance, Cut: number of cuts.
     first_segment: I64,
-    /// Advance, Replace: number of segments.
+    /// Advance, Replace, Cut: number of segments.
     segments: U32,
-    /// Advance: number of index entries. Replace: number of base offsets of removed segments.
+    /// Advance, Cut: number of index entries. Replace: number of base offsets of removed segments. Epochs: how many.
     index: U32,
-    /// Advance: number of producers' batches.
+    /// Advance, Cut: number of producers' batches.
     producers: U32,
 }
 
@@ -179,12 +209,19 @@ pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
         Record::Reset { log_start_offset, clean_offset } => {
             (header.log_start_offset, header.first_segment) = ((*log_start_offset).into(), (*clean_offset).into());
         }
-        Record::Advance(Advance { segments, index, producers }) => {
-            header.kind = 1;
+        Record::Advance(Advance { high_watermark: first, cuts, segments, index, producers })
+        | Record::Cut(Cut { end_offset: first, cuts, segments, index, producers }) => {
+            header.kind = if matches!(record, Record::Cut(_)) { 6 } else { 1 };
+            (header.log_start_offset, header.first_segment) = ((*first).into(), i64::from(*cuts).into());
             header.segments = count(segments.len());
             header.index = count(index.len());
             header.producers = count(producers.len());
             parts = [segments.as_bytes(), index.as_bytes(), producers.as_bytes()];
+        }
+        Record::Epochs(epochs) => {
+            header.kind = 5;
+            header.index = count(epochs.starts().len());
+            parts[0] = epochs.starts().as_bytes();
         }
         Record::Trim { log_start_offset, first_segment } => {
             header.kind = 2;
@@ -206,32 +243,62 @@ pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
     [&[header.as_bytes()], &parts[..]].concat().concat()
 }
 
-/// Decodes a record; `None` for bytes that no version of ours wrote.
-pub fn decode(bytes: &[u8]) -> Option<(TopicPartition, Record)> {
-    let (header, rest) = RecordHeader::read_from_prefix(bytes).ok()?;
+/// Decodes a record; `None` is one that may be skipped.
+///
+/// # Errors
+/// For bytes that this version does not understand, or that nobody writes.
+pub fn decode(bytes: &[u8]) -> Result<Option<(TopicPartition, Record)>, Refused> {
+    let (header, rest) = RecordHeader::read_from_prefix(bytes).map_err(|_| Refused::Nonsense)?;
+    if header.kind > 6 {
+        return unknown_kind(header.kind);
+    }
     let partition = TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
-    let log_start_offset = header.log_start_offset.get();
-    let record = match header.kind {
-        0 => Record::Reset { log_start_offset, clean_offset: header.first_segment.get() },
-        1 => {
+    let record = decode_known(&header, rest).ok_or(Refused::Nonsense)?;
+    // Fields that a kind has no use for are zero, and nothing is left over.
+    if encode(partition, &record) != bytes || !is_plain(&record) {
+        return Err(Refused::Reserved);
+    }
+    Ok(Some((partition, record)))
+}
+
+fn decode_known(header: &RecordHeader, rest: &[u8]) -> Option<Record> {
+    let (first, second) = (header.log_start_offset.get(), header.first_segment.get());
+    Some(match header.kind {
+        0 => Record::Reset { log_start_offset: first, clean_offset: second },
+        1 | 6 => {
             let (segments, rest) = take(rest, header.segments)?;
             let (index, rest) = take(rest, header.index)?;
             let (producers, _) = take(rest, header.producers)?;
-            Record::Advance(Advance { segments, index, producers })
+            let cuts = u32::try_from(second).ok()?;
+            match header.kind {
+                1 => Record::Advance(Advance { high_watermark: first, cuts, segments, index, producers }),
+                _ => Record::Cut(Cut { end_offset: first, cuts, segments, index, producers }),
+            }
         }
-        2 => Record::Trim { log_start_offset, first_segment: header.first_segment.get() },
-        3 => Record::RunEnd {
-            run: log_start_offset.cast_unsigned(),
-            sequence: header.first_segment.get().cast_unsigned(),
-        },
+        2 => Record::Trim { log_start_offset: first, first_segment: second },
+        3 => Record::RunEnd { run: first.cast_unsigned(), sequence: second.cast_unsigned() },
         4 => {
             let (added, rest) = take(rest, header.segments)?;
             let (removed, _) = take(rest, header.index)?;
-            Record::Replace(Replace { removed, added, clean_offset: header.first_segment.get() })
+            Record::Replace(Replace { removed, added, clean_offset: second })
         }
+        5 => Record::Epochs(LeaderEpochs::of(take(rest, header.index)?.0)?),
         _ => return None,
+    })
+}
+
+/// Whether the items of a record have no bytes set that this version knows no meaning of.
+fn is_plain(record: &Record) -> bool {
+    let (segments, producers): (&[SegmentMeta], &[ProducerBatch]) = match record {
+        Record::Advance(Advance { segments, producers, .. }) | Record::Cut(Cut { segments, producers, .. }) => {
+            (segments, producers)
+        }
+        Record::Replace(Replace { added, .. }) => (added, &[]),
+        Record::Epochs(epochs) => return epochs.starts().iter().all(|start| start.reserved.get() == 0),
+        Record::Reset { .. } | Record::Trim { .. } | Record::RunEnd { .. } => (&[], &[]),
     };
-    Some((partition, record))
+    let of_no_transaction = |batch: &ProducerBatch| (batch.flags.get(), batch.coordinator_epoch.get()) == (0, 0);
+    segments.iter().all(SegmentMeta::is_plain) && producers.iter().all(of_no_transaction)
 }
 
 fn take<T>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])>
@@ -246,16 +313,23 @@ where
 pub(crate) fn encode_state(partition: TopicPartition, state: &PartitionState, out: &mut Payloads) {
     let (log_start_offset, clean_offset) = (state.log_start_offset, state.clean_offset);
     out.push(&encode(partition, &Record::Reset { log_start_offset, clean_offset }));
+    let same = Advance { high_watermark: state.high_watermark, cuts: state.cuts, ..Advance::default() };
     let mut advance = |advance: Advance| out.push(&encode(partition, &Record::Advance(advance)));
+    if (state.high_watermark, state.cuts) != (0, 0) {
+        advance(same.clone());
+    }
     for segments in state.segments.chunks(items_max::<SegmentMeta>()) {
-        advance(Advance { segments: segments.iter().map(Segment::meta).collect(), ..Advance::default() });
+        advance(Advance { segments: segments.iter().map(Segment::meta).collect(), ..same.clone() });
     }
     let active = state.segments.last().filter(|s| !s.sealed).and_then(|s| s.index.clone()).unwrap_or_default();
     for index in active.chunks(items_max::<IndexEntry>()) {
-        advance(Advance { index: index.to_vec(), ..Advance::default() });
+        advance(Advance { index: index.to_vec(), ..same.clone() });
     }
     for producers in state.producers.chunks(items_max::<ProducerBatch>()) {
-        advance(Advance { producers: producers.to_vec(), ..Advance::default() });
+        advance(Advance { producers: producers.to_vec(), ..same.clone() });
+    }
+    if !state.epochs.is_empty() {
+        out.push(&encode(partition, &Record::Epochs(state.epochs.clone())));
     }
 }
 
@@ -284,7 +358,11 @@ pub(crate) fn encode_since(
     let nothing = PartitionState::default();
     let mut grown = Payloads::default();
     for (id, state) in states {
-        let advance = growth(known.partitions.get(&id).unwrap_or(&nothing), &state);
+        let before = known.partitions.get(&id).unwrap_or(&nothing);
+        if before.epochs != state.epochs {
+            grown.push(&encode(id, &Record::Epochs(state.epochs.clone())));
+        }
+        let advance = growth(before, &state);
         for part in advance.into_iter().flat_map(split) {
             grown.push(&encode(id, &Record::Advance(part)));
         }
@@ -296,7 +374,7 @@ pub(crate) fn encode_since(
     payloads
 }
 
-/// What was appended to a partition's segments between two states.
+/// What was appended to a partition's segments between two states, none of them cut.
 fn growth(before: &PartitionState, now: &PartitionState) -> Option<Advance> {
     let known_meta = |at: usize| before.segments.get(at).map(Segment::meta);
     let metas = now.segments.iter().map(Segment::meta).enumerate().skip(before.segments.len().saturating_sub(1));
@@ -307,6 +385,8 @@ fn growth(before: &PartitionState, now: &PartitionState) -> Option<Advance> {
     let position = known.and_then(|known| known.index.as_ref()?.last()).map(|entry| entry.position.get());
     let batch = before.producers.last().map(|batch| batch.base_offset.get());
     let advance = Advance {
+        high_watermark: now.high_watermark,
+        cuts: now.cuts,
         segments,
         index: index.iter().filter(|entry| Some(entry.position.get()) > position).copied().collect(),
         producers: now.producers.iter().filter(|new| Some(new.base_offset.get()) > batch).copied().collect(),
@@ -326,8 +406,9 @@ pub(crate) fn split(mut advance: Advance) -> Vec<Advance> {
     const _: () = assert!(PRODUCERS_MAX * size_of::<ProducerBatch>() < RECORD_BYTES_MAX / 4 * 3);
     let mut parts = Vec::new();
     let rest = advance.producers.split_off(advance.producers.len().min(PRODUCERS_MAX));
+    let same = Advance { high_watermark: advance.high_watermark, cuts: advance.cuts, ..Advance::default() };
     parts.push(advance);
-    parts.extend(rest.chunks(PRODUCERS_MAX).map(|p| Advance { producers: p.to_vec(), ..Advance::default() }));
+    parts.extend(rest.chunks(PRODUCERS_MAX).map(|p| Advance { producers: p.to_vec(), ..same.clone() }));
     parts
 }
 
@@ -356,6 +437,7 @@ impl Manifest {
                 let state = self.partitions.entry(partition).or_default();
                 state.log_start_offset = log_start_offset;
                 state.segments.retain(|s| s.base_offset >= first_segment);
+                state.epochs.trim(log_start_offset);
             }
             Record::Replace(replace) => {
                 let state = self.partitions.entry(partition).or_default();
@@ -366,6 +448,8 @@ impl Manifest {
             Record::RunEnd { run, sequence } => {
                 self.run_ends.insert(run, sequence);
             }
+            Record::Epochs(epochs) => self.partitions.entry(partition).or_default().epochs = epochs,
+            Record::Cut(cut) => apply_cut(self.partitions.entry(partition).or_default(), cut),
         }
     }
 }
@@ -401,4 +485,37 @@ fn apply_advance(state: &mut PartitionState, advance: Advance) {
     }
     let known = state.producers.last().map(|last| last.base_offset.get());
     state.producers.extend(advance.producers.iter().filter(|batch| Some(batch.base_offset.get()) > known));
+    state.high_watermark = state.high_watermark.max(advance.high_watermark);
+    state.cuts = state.cuts.max(advance.cuts);
+}
+
+fn apply_cut(state: &mut PartitionState, cut: Cut) {
+    let end_offset = cut.end_offset;
+    state.cuts = cut.cuts;
+    if !(state.log_start_offset..=state.end_offset()).contains(&end_offset) {
+        let (log_start_offset, clean_offset) = (end_offset, end_offset);
+        let same = PartitionState {
+            log_start_offset,
+            clean_offset,
+            high_watermark: end_offset,
+            cuts: cut.cuts,
+            ..PartitionState::default()
+        };
+        *state = same;
+        return;
+    }
+    state.high_watermark = state.high_watermark.min(end_offset);
+    state.clean_offset = state.clean_offset.min(end_offset);
+    state.epochs.cut(end_offset);
+    state.segments.retain(|segment| segment.base_offset < end_offset);
+    if let Some(meta) = cut.segments.last() {
+        let mut segment = Segment::from_meta(meta);
+        segment.index = Some(Rc::new(cut.index));
+        state.segments.retain(|known| known.base_offset < segment.base_offset);
+        state.segments.push(segment);
+    }
+    state.producers.retain(|batch| batch.base_offset.get() < end_offset);
+    state.producers.extend(&cut.producers);
+    state.producers.sort_by_key(|batch| batch.base_offset.get());
+    state.producers.dedup_by_key(|batch| batch.base_offset.get());
 }

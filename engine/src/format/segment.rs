@@ -71,6 +71,13 @@ pub struct SegmentName {
     pub generation: u32,
 }
 
+impl SegmentMeta {
+    /// Whether no bytes are set that this version knows no meaning of.
+    pub(super) fn is_plain(&self) -> bool {
+        self.sealed <= 1 && self.reserved == [0; 3]
+    }
+}
+
 impl SegmentName {
     /// Name of the file: the base offset in 20 digits, as Kafka names its own; then the generation unless it is 0.
     pub fn file_name(self) -> String {
@@ -247,7 +254,8 @@ struct FooterHeader {
     magic: U32,
     /// CRC32C of everything behind this field.
     checksum: U32,
-    entries: U64,
+    entries: U32,
+    reserved: U32,
     meta: SegmentMeta,
 }
 
@@ -257,7 +265,8 @@ pub fn encode_footer(segment: &Segment) -> Vec<u8> {
     let mut header = FooterHeader {
         magic: FOOTER_MAGIC.into(),
         checksum: 0.into(),
-        entries: (index.len() as u64).into(),
+        entries: u32::try_from(index.len()).expect("an index is small").into(),
+        reserved: 0.into(),
         meta: segment.meta(),
     };
     let mut out = header.as_bytes().to_vec();
@@ -281,7 +290,8 @@ pub fn decode_footer(bytes: &[u8]) -> Option<(SegmentMeta, Vec<IndexEntry>)> {
     let count = usize::try_from(header.entries.get()).ok()?;
     let index_bytes = rest.get(..count.checked_mul(size_of::<IndexEntry>())?)?;
     let checked = &bytes[8..size_of::<FooterHeader>() + index_bytes.len()];
-    if header.magic.get() != FOOTER_MAGIC || crc32c::crc32c(checked) != header.checksum.get() {
+    let is_plain = header.reserved.get() == 0 && header.meta.is_plain();
+    if header.magic.get() != FOOTER_MAGIC || crc32c::crc32c(checked) != header.checksum.get() || !is_plain {
         return None;
     }
     let index = <[IndexEntry]>::ref_from_bytes(index_bytes).ok()?.to_vec();

@@ -11,13 +11,16 @@ use zerocopy::{
     little_endian::{I32, I64, U32, U64},
 };
 
+use super::{Refused, unknown_kind};
 use crate::{
     api::TopicPartition,
     io::{BLOCK, align_up},
 };
 
-/// First bytes of a group: `MRG1`.
-pub const GROUP_MAGIC: u32 = u32::from_le_bytes(*b"MRG1");
+/// First bytes of a group: `MRG2`.
+pub const GROUP_MAGIC: u32 = u32::from_le_bytes(*b"MRG2");
+/// The same of version 1, whose entries have the length of their payload where there is a leader epoch now.
+const GROUP_MAGIC_1: u32 = u32::from_le_bytes(*b"MRG1");
 
 /// Size of [`GroupHeader`].
 pub const GROUP_HEADER_BYTES: usize = 64;
@@ -73,6 +76,16 @@ pub enum EntryKind {
     Inline = 0,
     /// A [`SegmentPointer`] follows: the batches are in the partition's segment file.
     Pointer = 1,
+    /// The partition's end was cut off.
+    Cut = 2,
+    /// A leader epoch began, with or without batches.
+    EpochStart = 3,
+}
+
+impl EntryKind {
+    fn of(kind: u8) -> Option<Self> {
+        [Self::Inline, Self::Pointer, Self::Cut, Self::EpochStart].into_iter().find(|known| *known as u8 == kind)
+    }
 }
 
 /// The header of an entry.
@@ -85,16 +98,27 @@ pub struct EntryHeader {
     pub partition: I32,
     /// An [`EntryKind`].
     pub kind: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
-    /// First offset.
+    /// Cuts that the partition has had, little-endian; with this one, if it is one.
+    pub cuts: [u8; 3],
+    /// First offset. Of a cut and of an epoch: where the log ends now.
     pub base_offset: I64,
-    /// One past the last offset.
+    /// One past the last offset. Of a cut: where the log ended before.
     pub end_offset: I64,
     /// Size of the batches in bytes, wherever they are.
     pub length: U32,
-    /// Bytes that follow this header.
-    pub payload: U32,
+    /// Of the batches; the one in which the end was cut off; the one that began.
+    pub leader_epoch: I32,
+}
+
+impl EntryHeader {
+    /// Bytes that follow it.
+    pub(crate) fn payload(&self) -> usize {
+        match EntryKind::of(self.kind) {
+            Some(EntryKind::Pointer) => POINTER_BYTES,
+            Some(EntryKind::Cut | EntryKind::EpochStart) => 0,
+            Some(EntryKind::Inline) | None => self.length.get() as usize,
+        }
+    }
 }
 
 /// Where the batches of a fat run are.
@@ -124,17 +148,36 @@ pub struct Entry {
     pub end_offset: i64,
     /// Size of the batches.
     pub length: u32,
-    /// Where the batches are.
-    pub place: Place,
+    /// When in the partition's life.
+    pub era: Era,
+    /// What the entry says.
+    pub content: Content,
 }
 
-/// Where an entry's batches are.
+/// When in a partition's life something was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Era {
+    /// The leader epoch.
+    pub leader_epoch: i32,
+    /// How often the end of the log had been cut off: whatever is of fewer cuts than segments tell of is in them, as far
+    /// as it is left.
+    pub cuts: u32,
+}
+
+/// Cuts that a partition can count.
+pub const CUTS_MAX: u32 = (1 << 24) - 1;
+
+/// What an entry says of its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In the group, at this byte of it.
+pub enum Content {
+    /// It has these batches, which are in the group, at this byte of it.
     Group(u32),
-    /// In a segment.
+    /// It has these batches, which are in a segment.
     Segment(SegmentPointer),
+    /// It ended at the end offset, and ends at the base offset now.
+    Cut,
+    /// A leader epoch began where it ends.
+    EpochStart,
 }
 
 /// What identifies a group.
@@ -168,23 +211,18 @@ impl<'a> GroupEncoder<'a> {
         Self { buffer, length: GROUP_HEADER_BYTES, entries: 0 }
     }
 
-    fn header(
-        &mut self,
-        partition: TopicPartition,
-        offsets: (i64, i64),
-        kind: EntryKind,
-        length: usize,
-        payload: usize,
-    ) {
+    fn header(&mut self, partition: TopicPartition, offsets: (i64, i64), era: Era, kind: EntryKind, length: usize) {
+        assert!(era.cuts <= CUTS_MAX, "a partition is not cut that often");
+        let [cuts @ .., _] = era.cuts.to_le_bytes();
         let header = EntryHeader {
             topic: *partition.topic.as_bytes(),
             partition: partition.partition.into(),
             kind: kind as u8,
-            reserved: [0; 3],
+            cuts,
             base_offset: offsets.0.into(),
             end_offset: offsets.1.into(),
             length: u32::try_from(length).expect("runs are bounded by the frame limit").into(),
-            payload: u32::try_from(payload).expect("payloads are bounded by the group").into(),
+            leader_epoch: era.leader_epoch.into(),
         };
         self.put(header.as_bytes());
         self.entries += 1;
@@ -197,17 +235,40 @@ impl<'a> GroupEncoder<'a> {
 
     /// Adds an inline entry of `length` bytes and hands out its room, to be filled before the next call, and its
     /// first byte's place in the group.
-    pub fn inline(&mut self, partition: TopicPartition, offsets: (i64, i64), length: usize) -> (u32, &mut [u8]) {
-        self.header(partition, offsets, EntryKind::Inline, length, length);
+    pub fn inline(
+        &mut self,
+        partition: TopicPartition,
+        offsets: (i64, i64),
+        era: Era,
+        length: usize,
+    ) -> (u32, &mut [u8]) {
+        self.header(partition, offsets, era, EntryKind::Inline, length);
         let at = self.length;
         self.length += length;
         (u32::try_from(at).expect("groups are bounded"), &mut self.buffer[at..at + length])
     }
 
     /// Adds an entry that points to a segment.
-    pub fn pointer(&mut self, partition: TopicPartition, offsets: (i64, i64), length: usize, pointer: SegmentPointer) {
-        self.header(partition, offsets, EntryKind::Pointer, length, POINTER_BYTES);
+    pub fn pointer(
+        &mut self,
+        partition: TopicPartition,
+        offsets: (i64, i64),
+        era: Era,
+        length: usize,
+        pointer: SegmentPointer,
+    ) {
+        self.header(partition, offsets, era, EntryKind::Pointer, length);
         self.put(pointer.as_bytes());
+    }
+
+    /// Says that a partition's log, which ended at `from`, ends at `to` now. The era counts this cut.
+    pub fn cut(&mut self, partition: TopicPartition, (from, to): (i64, i64), era: Era) {
+        self.header(partition, (to, from), era, EntryKind::Cut, 0);
+    }
+
+    /// Says that the era's leader epoch began at a partition's end.
+    pub fn epoch_start(&mut self, partition: TopicPartition, end_offset: i64, era: Era) {
+        self.header(partition, (end_offset, end_offset), era, EntryKind::EpochStart, 0);
     }
 
     /// Writes header, checksum and padding; returns the group's length without padding.
@@ -244,7 +305,8 @@ pub fn peek(bytes: &[u8]) -> Option<(Stamp, usize)> {
 pub(crate) fn header_of(bytes: &[u8]) -> Option<GroupHeader> {
     let (header, _) = GroupHeader::read_from_prefix(bytes).ok()?;
     let length = header.length.get() as usize;
-    (header.magic.get() == GROUP_MAGIC && (GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length)).then_some(header)
+    let is_known = [GROUP_MAGIC, GROUP_MAGIC_1].contains(&header.magic.get());
+    (is_known && (GROUP_HEADER_BYTES..=GROUP_BYTES_MAX).contains(&length)).then_some(header)
 }
 
 pub(crate) fn stamp_of(header: &GroupHeader) -> Stamp {
@@ -276,19 +338,44 @@ impl Group {
     }
 }
 
-/// The entry whose payload begins at `from`; a pointer's payload is needed. `None` if that is none of ours.
-pub(crate) fn entry_of(header: &EntryHeader, from: usize, pointer: &[u8]) -> Option<Entry> {
-    let place = match header.kind {
-        0 if header.payload.get() == header.length.get() => Place::Group(u32::try_from(from).ok()?),
-        1 => Place::Segment(SegmentPointer::read_from_bytes(pointer).ok()?),
-        _ => return None,
+/// An entry's header as this version writes it, in a group that may be of an older one. `None`: that one never wrote it.
+pub(crate) fn modern(group: &GroupHeader, mut header: EntryHeader) -> Option<EntryHeader> {
+    if group.magic.get() == GROUP_MAGIC_1 {
+        let payload = usize::try_from(header.leader_epoch.get()).ok()?;
+        header.leader_epoch = 0.into();
+        let is_right = header.kind <= EntryKind::Pointer as u8 && header.cuts == [0; 3] && payload == header.payload();
+        return is_right.then_some(header);
+    }
+    Some(header)
+}
+
+/// The entry whose payload begins at `from`; a pointer's payload is needed. `Ok(None)` is one that may be skipped.
+pub(crate) fn entry_of(header: &EntryHeader, from: usize, pointer: &[u8]) -> Result<Option<Entry>, Refused> {
+    let Some(kind) = EntryKind::of(header.kind) else {
+        return unknown_kind(header.kind);
     };
     let (base_offset, end_offset) = (header.base_offset.get(), header.end_offset.get());
-    if base_offset < 0 || end_offset <= base_offset || header.partition.get() < 0 {
-        return None;
+    let (content, is_right) = match kind {
+        EntryKind::Inline => {
+            (Content::Group(u32::try_from(from).expect("groups are bounded")), base_offset < end_offset)
+        }
+        EntryKind::Pointer => {
+            let pointer = SegmentPointer::read_from_bytes(pointer).map_err(|_| Refused::Nonsense)?;
+            if pointer.reserved.get() != 0 {
+                return Err(Refused::Reserved);
+            }
+            (Content::Segment(pointer), base_offset < end_offset)
+        }
+        EntryKind::Cut => (Content::Cut, end_offset >= 0 && header.cuts != [0; 3] && header.length.get() == 0),
+        EntryKind::EpochStart => (Content::EpochStart, base_offset == end_offset && header.length.get() == 0),
+    };
+    let [first, second, third] = header.cuts;
+    let era = Era { leader_epoch: header.leader_epoch.get(), cuts: u32::from_le_bytes([first, second, third, 0]) };
+    if !is_right || base_offset < 0 || header.partition.get() < 0 || era.leader_epoch < 0 {
+        return Err(Refused::Nonsense);
     }
     let partition = TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
-    Some(Entry { partition, base_offset, end_offset, length: header.length.get(), place })
+    Ok(Some(Entry { partition, base_offset, end_offset, length: header.length.get(), era, content }))
 }
 
 const _: () = assert!(GROUP_HEADER_BYTES < BLOCK);

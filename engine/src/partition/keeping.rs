@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     format::{
+        epochs::LeaderEpochs,
         manifest::{Advance, PartitionState, Replace},
         segment::{Segment, SegmentName},
         wal::SegmentPointer,
@@ -211,6 +212,7 @@ impl Partition {
         }
         plan.writes.iter().for_each(|write| self.segments.put(write.segment.clone()));
         self.marks.materialise(plan.end_offset);
+        self.history.materialised(plan.end_offset);
         self.appended_ms = Some(now_ms);
     }
 
@@ -225,6 +227,8 @@ impl Partition {
             index[from..].to_vec()
         });
         let advance = Advance {
+            high_watermark: self.surely_shown(),
+            cuts: self.history.cuts(),
             segments: changed.iter().map(|segment| segment.meta()).collect(),
             index: index.unwrap_or_default(),
             producers: unnoted.producers.batches(),
@@ -243,6 +247,7 @@ impl Partition {
             earlier.bytes += later.bytes;
         }
         self.unnoted = Some(earlier);
+        self.history.put_back();
     }
 
     /// Bytes in segments that the manifest has not heard of; none if there is nothing to tell it.
@@ -257,7 +262,21 @@ impl Partition {
             clean_offset: self.clean_offset,
             segments: self.segments.all().to_vec(),
             producers: self.checkpointed.batches(),
+            high_watermark: self.surely_shown(),
+            cuts: self.history.cuts(),
+            epochs: self.history.epochs().clone(),
         }
+    }
+
+    /// Consumers may have seen everything below, and no crash takes any of it.
+    fn surely_shown(&self) -> i64 {
+        let now = self.marks.high_watermark().min(self.marks.durable()).max(self.marks.materialised());
+        now.max(self.history.shown())
+    }
+
+    /// The leader epochs, if the manifest lacks some. Answer with [`Partition::put_back`] as for the rest.
+    pub(crate) fn take_unnoted_epochs(&mut self) -> Option<LeaderEpochs> {
+        self.history.take_unnoted()
     }
 
     /// The segments that a log start has no use for, and where the first one that stays begins. One that a fat run is
@@ -275,6 +294,7 @@ impl Partition {
     /// The log lost its head, and the manifest knows.
     pub(crate) fn trim(&mut self, log_start: i64, first_segment: i64) {
         self.marks.trim(log_start);
+        self.history.trim(log_start);
         self.segments.trim(first_segment);
         self.waiters.wake(); // what they wait for may be gone
     }

@@ -8,6 +8,7 @@
 //! watermark is in the tail or in a segment.
 
 pub(crate) mod available;
+pub(crate) mod history;
 pub(crate) mod keeping;
 pub(crate) mod marks;
 pub(crate) mod materialise;
@@ -24,6 +25,7 @@ pub(crate) mod waiters;
 use std::{cell::RefCell, rc::Rc};
 
 use self::{
+    history::History,
     keeping::{Appending, Unnoted},
     marks::Marks,
     producers::{Producers, Sequence},
@@ -32,10 +34,13 @@ use self::{
     waiters::{Waiter, Waiters},
 };
 use crate::{
-    api::{LogError, Produced, ReadBound, TopicPartition},
+    api::{LEADER_EPOCH, LogError, Produced, ReadBound, TopicPartition},
     batch::{BatchInfo, TimestampType},
     config::{Durability, TopicConfig},
-    format::manifest::{PartitionState, ProducerBatch, producer_batch},
+    format::{
+        manifest::{PartitionState, ProducerBatch, producer_batch},
+        wal::Era,
+    },
     wal::{WalFileId, group::GroupOutcome},
 };
 
@@ -47,6 +52,7 @@ pub(crate) struct Partition {
     id: TopicPartition,
     config: Rc<TopicConfig>,
     marks: Marks,
+    history: History,
     /// Compaction has cleaned everything below: the first dirty offset.
     clean_offset: i64,
     segments: Segments,
@@ -97,11 +103,17 @@ pub(crate) struct Leavings {
 impl Partition {
     /// An empty one.
     pub(crate) fn new(id: TopicPartition, config: Rc<TopicConfig>) -> Self {
-        Self::restore(id, config, PartitionState::default())
+        Self::restore(id, config, PartitionState::default(), History::default())
     }
 
-    /// A partition as the manifest remembers it; its tail follows by [`Partition::recover`].
-    pub(crate) fn restore(id: TopicPartition, config: Rc<TopicConfig>, state: PartitionState) -> Self {
+    /// A partition as the manifest remembers it, with what has happened to its end also in the tail, which follows by
+    /// [`Partition::recover`].
+    pub(crate) fn restore(
+        id: TopicPartition,
+        config: Rc<TopicConfig>,
+        state: PartitionState,
+        history: History,
+    ) -> Self {
         let end = state.end_offset();
         let mut producers = Producers::default();
         for batch in &state.producers {
@@ -111,6 +123,7 @@ impl Partition {
             id,
             config,
             marks: Marks::of_segments(state.log_start_offset, end),
+            history,
             clean_offset: state.clean_offset,
             segments: Segments::new(state.segments),
             tail: Tail::default(),
@@ -148,6 +161,11 @@ impl Partition {
     /// How far the log is.
     pub(crate) fn marks(&self) -> &Marks {
         &self.marks
+    }
+
+    /// What is written of it now.
+    pub(crate) fn era(&self) -> Era {
+        self.history.era()
     }
 
     /// Where compaction begins the next time.
@@ -209,6 +227,7 @@ impl Partition {
         let base_offset = self.marks.end();
         let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
         self.marks.assign(end_offset);
+        self.history.note_epoch(LEADER_EPOCH, base_offset);
         let append_time_ms = (self.config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
         if info.producer_id >= 0 {
             let timestamp_ms = append_time_ms.unwrap_or(info.max_timestamp);

@@ -204,10 +204,10 @@ impl Remembered {
         ProducerBatch {
             producer_id: producer_id.into(),
             producer_epoch: producer_epoch.into(),
-            reserved: 0.into(),
+            flags: 0.into(),
             base_sequence: self.base_sequence.into(),
             last_offset_delta: self.last_offset_delta.into(),
-            reserved_2: 0.into(),
+            coordinator_epoch: 0.into(),
             base_offset: self.base_offset.into(),
             timestamp_ms: self.timestamp_ms.into(),
         }

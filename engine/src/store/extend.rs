@@ -1,9 +1,9 @@
-//! After a crash: fat runs are in segments that the manifest does not know to be that long. Reads on from where the
-//! manifest ends and takes over what is whole; says which run did not arrive.
+//! After a crash: what happened to segments and the manifest does not know. Of fat runs, reads on from where the manifest
+//! ends and takes over what is whole; says which run did not arrive. What was cut off is `cut`'s.
 
 use std::io;
 
-use super::{OpenError, partition_dir};
+use super::{OpenError, cut, partition_dir};
 use crate::{
     api::TopicPartition,
     batch::{BatchInfo, verify_crc},
@@ -13,17 +13,24 @@ use crate::{
         wal::GROUP_BYTES_MAX,
     },
     io::{File, IO_BYTES_MAX, Io, Open, align_down, align_up},
-    wal::replay::Pointer,
+    wal::replay::{Pointer, Step},
 };
 
-/// Takes the runs over in order. `Some`: this one is not whole, so its group is torn; the manifest is of no use then.
+/// Takes the steps in order. `Some`: this run is not whole, so its group is torn; the manifest is of no use then.
 pub(super) async fn extend<I: Io>(
     io: &I,
     data_dir: &std::path::Path,
     manifest: &mut Manifest,
-    pointers: &[Pointer],
+    steps: &[Step],
 ) -> Result<Option<(u64, u64)>, OpenError> {
-    for pointer in pointers {
+    for step in steps {
+        let pointer = match step {
+            Step::Extend(pointer) => pointer,
+            Step::Cut(wanted) => {
+                cut::cut(io, data_dir, manifest, wanted).await?;
+                continue;
+            }
+        };
         let dir = partition_dir(data_dir, pointer.partition);
         let state = manifest.partitions.entry(pointer.partition).or_default();
         let whole = extend_to(io, data_dir, pointer.partition, state, pointer).await;

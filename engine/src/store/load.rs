@@ -91,20 +91,22 @@ impl<I: Io> Store<I> {
         let mut cells = Vec::new();
         for (id, run) in runs {
             let cell = self.partition(*id).expect("only known partitions are replayed");
-            let of_producers =
-                batches(&memory.bytes()[at..at + run.len]).flatten().filter(|(info, _)| info.producer_id >= 0);
+            let infos = batches(&memory.bytes()[at..at + run.len]).flatten().map(|(info, _)| info);
+            let left: Vec<_> = infos.take_while(|info| info.base_offset < run.end_offset).collect();
+            let len = left.iter().map(|info| info.size).sum::<usize>();
+            let of_producers = left.iter().filter(|info| info.producer_id >= 0);
             let producers: Vec<_> =
-                of_producers.map(|(info, _)| producer_batch(&info, info.base_offset, info.max_timestamp)).collect();
+                of_producers.map(|info| producer_batch(info, info.base_offset, info.max_timestamp)).collect();
             let extent = Extent {
                 base_offset: run.base_offset,
                 end_offset: run.end_offset,
                 at: u32::try_from(at).expect("groups are bounded"),
-                len: u32::try_from(run.len).expect("groups are bounded"),
+                len: u32::try_from(len).expect("groups are bounded"),
                 backing: backing.clone(),
             };
             cell.borrow_mut().recover(extent, &producers);
             at += run.len;
-            self.live_bytes.set(self.live_bytes.get() + run.len);
+            self.live_bytes.set(self.live_bytes.get() + len);
             cells.push((cell, run.end_offset));
         }
         self.cache.borrow_mut().insert(backing, size, cells);

@@ -14,6 +14,7 @@ mod compact_tests;
 mod compactor;
 #[cfg(test)]
 mod crash_tests;
+mod cut;
 mod extend;
 mod fat;
 mod fetch_memory;

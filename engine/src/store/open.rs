@@ -29,11 +29,11 @@ use crate::{
     doubt::Doubts,
     format::{
         journal::{self, End, Journal, ReadError},
-        manifest::{self, Manifest},
+        manifest::{self, Manifest, PartitionState},
         segment::SegmentName,
     },
     io::{BLOCK, Buffer, File, Io, Open, Share, window::Window},
-    partition::{Partition, PartitionCell},
+    partition::{Partition, PartitionCell, history::History},
     signal::Signal,
     stats::Counters,
     wal::{
@@ -97,7 +97,7 @@ impl<I: Io> Store<I> {
             // Every run before this one has ended, also if nothing of it is left now.
             run_ends.entry(options.run - 1).or_insert(0);
         }
-        let partitions = build(known, manifest);
+        let partitions = build(known, manifest, &replay);
         let journal = begin_manifest(&io, &options, losses, &run_ends, &partitions).await?;
         let next_id = found.iter().map(|file| file.id.0 + 1).max().unwrap_or(1);
         let wal = WalFiles::new(io.clone(), wal_dir, options.wal_file_bytes(), options.wal_file_count(), next_id);
@@ -272,22 +272,24 @@ pub(super) async fn replay_log<I: Io>(
             let all = Box::pin(replay_log(io, options, manifest, known, Losses::Suffered)).await?;
             return Err(OpenError::Lost(Box::new(all.doubts(options))));
         };
-        if replay.pointers.is_empty() {
+        if replay.steps.is_empty() {
             return Ok(Replayed { found, chains, manifest, replay });
         }
         // A group whose fat runs are not whole ends its run.
         let mut extended = manifest.clone();
-        match extend::extend(io, &options.data_dir, &mut extended, &replay.pointers).await? {
+        match extend::extend(io, &options.data_dir, &mut extended, &replay.steps).await? {
             Some(group) => drop(torn.insert(group)),
             None => return Ok(Replayed { found, chains, manifest: extended, replay }),
         }
     }
 }
 
-fn build(known: &Known, mut manifest: Manifest) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
+fn build(known: &Known, mut manifest: Manifest, replay: &Replay) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
     let mut restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
         let state = manifest.partitions.remove(id).unwrap_or_default();
-        let partition = Partition::restore(*id, config.clone(), state);
+        let mut history = replay.history(*id).cloned().unwrap_or_else(|| History::restore(&state));
+        history.end_at(replay.end_of_tail(*id).unwrap_or(state.end_offset()));
+        let partition = Partition::restore(*id, config.clone(), state, history);
         (*id, Rc::new(RefCell::new(partition)))
     };
     known.iter().map(&mut restore).collect()
@@ -314,6 +316,12 @@ async fn begin_manifest<I: Io>(
         Ok((_, None)) => return Err(OpenError::io(&path)(full)),
         Err(error) => return Err(error),
     };
+    let is_cut = |(id, state): (TopicPartition, PartitionState)| {
+        known.partitions.get(&id).is_some_and(|before| before.cuts != state.cuts)
+    };
+    if states().any(is_cut) {
+        return Err(OpenError::io(&path)(full)); // what was cut off cannot be told by what has grown
+    }
     tracing::warn!(shard = options.shard, "no space for a new manifest: the old one goes on");
     let mut journal = Journal::go_on(io.clone(), path.clone(), end).await.map_err(OpenError::io(&path))?;
     for payload in manifest::encode_since(&known, run_ends, states()) {
@@ -332,10 +340,11 @@ async fn read_manifest_to_its_end<I: Io>(io: &I, path: &Path) -> Result<(Manifes
     let mut manifest = Manifest::default();
     let read = journal::read(io, path, |page| {
         for record in journal::records(page).ok_or("a page of nonsense")? {
-            let (id, record) = manifest::decode(record).ok_or("a record of an unknown kind")?;
-            manifest.apply(id, record);
+            if let Some((id, record)) = manifest::decode(record).map_err(|refused| refused.to_string())? {
+                manifest.apply(id, record);
+            }
         }
-        Ok::<(), &str>(())
+        Ok::<(), String>(())
     });
     match read.await {
         Ok(end) => Ok((manifest, Some(end))),
@@ -364,6 +373,10 @@ async fn read_chains<I: Io, J: Judge + Copy>(
     for id in names.iter().filter_map(|name| wal_files::id_of(name)) {
         let path = wal_files::path_of(wal_dir, id);
         let (bytes, chain) = read_chain(io, &path, depth, judge).await.map_err(OpenError::io(&path))?;
+        if let Some((sequence, position)) = chain.unknown {
+            let reason = format!("group {sequence} at byte {position} is whole, but of a format that is not known");
+            return Err(OpenError::damaged(&path, reason));
+        }
         files.push(FoundFile { id, bytes });
         chains.push(chain);
     }

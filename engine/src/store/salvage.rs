@@ -54,14 +54,14 @@ impl Replayed {
             Loss::Group { run, sequence } => {
                 Some(LostGroup { run: *run, sequence: *sequence, place: self.place(*run, *sequence) })
             }
-            Loss::Hole { .. } => None, // its partition has a cut
+            Loss::Hole { .. } => None, // its partition has a gap
         };
-        let partitions = self.replay.cuts.iter().map(|(id, cut)| PartitionDoubt {
+        let partitions = self.replay.gaps.iter().map(|(id, gap)| PartitionDoubt {
             id: *id,
             topic: id.topic.to_string(),
-            from: cut.from,
-            found: cut.found,
-            until: cut.until,
+            from: gap.from,
+            found: gap.found,
+            until: gap.until,
         });
         Doubts {
             shard: options.shard,

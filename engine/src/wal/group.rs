@@ -8,9 +8,9 @@ use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
-use crate::format::wal::{GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
+use crate::format::wal::{Era, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
 use crate::{
-    api::{LEADER_EPOCH, LogError, TopicPartition},
+    api::{LogError, TopicPartition},
     batch::{self, BATCH_BYTES_MAX, BatchInfo},
     io::align_up,
     partition::PartitionCell,
@@ -47,6 +47,7 @@ pub(crate) struct PlacedBatch {
 pub(crate) struct Run {
     pub(crate) id: TopicPartition,
     pub(crate) partition: Rc<PartitionCell>,
+    pub(crate) era: Era,
     pub(crate) base_offset: i64,
     /// One past the last offset.
     pub(crate) end_offset: i64,
@@ -88,11 +89,11 @@ impl CommitGroup {
         for (run, fat) in self.runs.iter().zip(fat) {
             let offsets = (run.base_offset, run.end_offset);
             if let Some(pointer) = fat {
-                encoder.pointer(run.id, offsets, run.len, *pointer);
+                encoder.pointer(run.id, offsets, run.era, run.len, *pointer);
                 places.push(0);
                 continue;
             }
-            let (place, room) = encoder.inline(run.id, offsets, run.len);
+            let (place, room) = encoder.inline(run.id, offsets, run.era, run.len);
             places.push(place);
             run.fill(room);
         }
@@ -114,7 +115,7 @@ impl Run {
             let (own, rest) = room.split_at_mut(placed.bytes.len());
             own.copy_from_slice(&placed.bytes);
             batch::correct_header(own, &placed.checked);
-            batch::assign(own, placed.base_offset, LEADER_EPOCH, placed.append_time_ms);
+            batch::assign(own, placed.base_offset, self.era.leader_epoch, placed.append_time_ms);
             room = rest;
         }
     }
@@ -162,6 +163,7 @@ impl Groups {
                 group.runs.push(Run {
                     id: partition.id(),
                     partition: cell.clone(),
+                    era: partition.era(),
                     base_offset: placed.base_offset,
                     end_offset,
                     batches: vec![placed],

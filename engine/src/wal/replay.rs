@@ -5,6 +5,9 @@
 //! former recovery found a run's end, it stays there (`RunEnd`), so nothing unacknowledged comes back once the groups
 //! before it are recycled. A later run's entry wins over an earlier run's with the same offsets: its writer knew that
 //! those were never acknowledged.
+//!
+//! Entries say of how many cuts their partition's log is then. What is of fewer than the manifest tells of is done with,
+//! whatever its offsets: they may have been given out again since.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,9 +15,10 @@ use super::scan::{Chain, Judge, Span};
 use crate::{
     api::TopicPartition,
     format::{
-        manifest::{self, Manifest},
-        wal::{Entry, Place, SegmentPointer, Stamp},
+        manifest::{self, Manifest, PartitionState},
+        wal::{Content, Entry, SegmentPointer, Stamp},
     },
+    partition::history::History,
 };
 
 /// What counts in a file of the shared log is what the manifest does not know yet.
@@ -30,15 +34,27 @@ impl<K: Fn(TopicPartition) -> bool> Judge for &Unknown<'_, K> {
     }
 
     fn needs(&self, entry: &Entry) -> bool {
-        (self.known)(entry.partition) && entry.end_offset > noted_end(self.manifest, entry.partition)
+        (self.known)(entry.partition)
+            && self.manifest.partitions.get(&entry.partition).is_none_or(|state| tells(state, entry))
     }
+}
+
+/// Whether an entry says something that the manifest does not know.
+fn tells(state: &PartitionState, entry: &Entry) -> bool {
+    let newest = state.epochs.starts().last().map_or(-1, |start| start.epoch.get());
+    let is_new = match entry.content {
+        Content::Group(_) | Content::Segment(_) => entry.end_offset > state.end_offset(),
+        Content::Cut => false,
+        Content::EpochStart => entry.era.leader_epoch > newest,
+    };
+    entry.era.cuts > state.cuts || entry.era.cuts == state.cuts && is_new
 }
 
 /// A run of batches that lives in the shared log only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LiveRun {
     pub(crate) base_offset: i64,
-    /// One past the last offset.
+    /// One past the last offset. A cut may have taken batches behind it, which are among the bytes.
     pub(crate) end_offset: i64,
     /// Which of the files.
     pub(crate) file: usize,
@@ -63,15 +79,41 @@ pub(crate) struct Pointer {
     pub(crate) end_offset: i64,
 }
 
+/// Segments are to be cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentCut {
+    pub(crate) partition: TopicPartition,
+    /// Where they end then. Outside of the log, nothing is left.
+    pub(crate) end_offset: i64,
+    /// Which cut of the partition it is.
+    pub(crate) number: u32,
+}
+
+/// Something that happened to segments, and that the manifest does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Extend(Pointer),
+    Cut(SegmentCut),
+}
+
+/// How far a partition is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Standing {
+    log_start: i64,
+    /// Segments hold everything below, once all steps are done.
+    held: i64,
+    history: History,
+}
+
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Replay {
     /// By partition, consecutive and in order.
     pub(crate) live: HashMap<TopicPartition, Vec<LiveRun>>,
-    /// Runs that went to segments directly and that the manifest does not know, in order.
-    pub(crate) pointers: Vec<Pointer>,
-    /// Where those end, by partition.
-    fat_ends: HashMap<TopicPartition, i64>,
+    /// What has to be done to segments, in order.
+    pub(crate) steps: Vec<Step>,
+    /// Of the partitions that entries tell of.
+    standings: HashMap<TopicPartition, Standing>,
     /// The last good group of every run that has groups on disk.
     pub(crate) run_ends: BTreeMap<u64, u64>,
     /// The files in the order of what they hold; those with nothing of use first.
@@ -79,7 +121,7 @@ pub(crate) struct Replay {
     /// What was lost.
     pub(crate) losses: Vec<Loss>,
     /// What partitions go on without.
-    pub(crate) cuts: BTreeMap<TopicPartition, Cut>,
+    pub(crate) gaps: BTreeMap<TopicPartition, Gap>,
     /// Run and sequence of the newest group of each file that counts.
     newest: Vec<(u64, u64)>,
 }
@@ -104,7 +146,7 @@ pub(crate) enum Losses {
 
 /// The records that a partition goes on without.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct Gap {
     /// The first one.
     pub(crate) from: i64,
     /// From here on they could be read.
@@ -163,9 +205,9 @@ pub(crate) fn replay<K: Fn(TopicPartition) -> bool>(
         replay.run_ends.entry(run).or_insert(0);
     }
     // Only now: a segment that a later entry points to holds what was missing before it.
-    let hole = replay.cuts.iter().next().filter(|_| losses == Losses::Refused);
-    if let Some((partition, cut)) = hole {
-        return Err(Loss::Hole { partition: *partition, expected: cut.from, found: cut.found });
+    let hole = replay.gaps.iter().next().filter(|_| losses == Losses::Refused);
+    if let Some((partition, gap)) = hole {
+        return Err(Loss::Hole { partition: *partition, expected: gap.from, found: gap.found });
     }
     replay.order = (0..files.len()).collect();
     replay.order.sort_by_key(|file| replay.newest[*file]);
@@ -224,8 +266,8 @@ impl Replay {
                     self.lose(Loss::Group { run, sequence }, losses)?;
                 }
                 for entry in group.entries.iter().filter(|entry| unknown.needs(entry)) {
-                    match entry.place {
-                        Place::Segment(_) if is_torn => self.go_without(unknown.manifest, entry, entry.end_offset),
+                    match entry.content {
+                        Content::Segment(_) if is_torn => self.go_without(unknown.manifest, entry, entry.end_offset),
                         _ => self.take(unknown.manifest, entry, (run, sequence, *file, *position)),
                     }
                 }
@@ -248,7 +290,17 @@ impl Replay {
 
     fn take(&mut self, manifest: &Manifest, entry: &Entry, (run, sequence, file, group): (u64, u64, usize, u64)) {
         let id = entry.partition;
-        let held = self.held(manifest, id);
+        if matches!(entry.content, Content::Cut) {
+            return self.take_cut(manifest, entry, run);
+        }
+        let standing = self.standing(manifest, id);
+        let (held, cuts) = (standing.held, standing.history.era().cuts);
+        if entry.era.cuts != cuts {
+            return self.go_without(manifest, entry, entry.base_offset); // a cut is missing
+        }
+        if let Content::EpochStart = entry.content {
+            return self.take_epoch(manifest, entry);
+        }
         if entry.end_offset <= held {
             return;
         }
@@ -256,53 +308,117 @@ impl Replay {
         while live.last().is_some_and(|last| last.end_offset > entry.base_offset && last.run < run) {
             live.pop();
         }
-        let at = match entry.place {
-            Place::Segment(pointer) => {
+        let at = match entry.content {
+            Content::Segment(pointer) => {
                 // What was before it went along: the segment holds everything up to its end.
                 live.clear();
-                self.cuts.remove(&id);
-                self.fat_ends.insert(id, entry.end_offset);
+                self.gaps.remove(&id);
                 let end_offset = entry.end_offset;
-                self.pointers.push(Pointer { run, sequence, partition: id, place: pointer, end_offset });
-                return;
+                let standing = self.standing(manifest, id);
+                standing.held = end_offset;
+                standing.history.note_epoch(entry.era.leader_epoch, entry.base_offset);
+                standing.history.materialised(end_offset);
+                let pointer = Pointer { run, sequence, partition: id, place: pointer, end_offset };
+                return self.steps.push(Step::Extend(pointer));
             }
-            Place::Group(at) => at as usize,
+            Content::Group(at) => at as usize,
+            Content::Cut | Content::EpochStart => return,
         };
         let expected = live.last().map_or(held, |last| last.end_offset);
         if entry.base_offset != expected {
             return self.go_without(manifest, entry, entry.base_offset);
         }
-        self.cuts.remove(&id);
+        self.gaps.remove(&id);
         let (base_offset, end_offset, len) = (entry.base_offset, entry.end_offset, entry.length as usize);
         live.push(LiveRun { base_offset, end_offset, file, group, at, len, run });
+        self.standing(manifest, id).history.note_epoch(entry.era.leader_epoch, base_offset);
+    }
+
+    fn take_epoch(&mut self, manifest: &Manifest, entry: &Entry) {
+        let end = self.end(manifest, entry.partition);
+        let (epoch, history) = (entry.era.leader_epoch, &mut self.standing(manifest, entry.partition).history);
+        let is_known = history.epochs().starts().last().is_some_and(|last| last.epoch.get() >= epoch);
+        match end == entry.base_offset {
+            _ if is_known => {}
+            true => history.note_epoch(epoch, end),
+            false => self.go_without(manifest, entry, entry.base_offset),
+        }
+    }
+
+    /// The end of a partition's log was cut off. What is missing before the cut is nobody's loss if it was cut off too.
+    fn take_cut(&mut self, manifest: &Manifest, entry: &Entry, run: u64) {
+        let (id, to, from) = (entry.partition, entry.base_offset, entry.end_offset);
+        let live = self.live.entry(id).or_default();
+        while live.last().is_some_and(|last| last.end_offset > from && last.run < run) {
+            live.pop();
+        }
+        let end = self.end(manifest, id);
+        let standing = self.standing(manifest, id);
+        let number = entry.era.cuts;
+        let is_next = standing.history.next_cut() == Some(number);
+        if !is_next || end != from && (end > from || to > end) {
+            return self.go_without(manifest, entry, to);
+        }
+        if !(standing.log_start..=end).contains(&to) {
+            (standing.log_start, standing.held) = (to, to);
+            standing.history.begin_anew(to);
+            self.steps.push(Step::Cut(SegmentCut { partition: id, end_offset: to, number }));
+        } else {
+            if to < standing.held {
+                standing.held = to;
+                self.steps.push(Step::Cut(SegmentCut { partition: id, end_offset: to, number }));
+            }
+            let standing = self.standing(manifest, id);
+            standing.history.cut(to, standing.held);
+        }
+        let held = self.standing(manifest, id).held;
+        let live = self.live.entry(id).or_default();
+        live.retain(|run| run.base_offset >= held && run.base_offset < to);
+        if let Some(last) = live.last_mut() {
+            last.end_offset = last.end_offset.min(to);
+        }
+        self.gaps.remove(&id);
     }
 }
 
 impl Replay {
-    /// Where a partition's segments end, with the runs that went there directly.
-    fn held(&self, manifest: &Manifest, id: TopicPartition) -> i64 {
-        self.fat_ends.get(&id).copied().unwrap_or_else(|| noted_end(manifest, id))
+    fn standing(&mut self, manifest: &Manifest, id: TopicPartition) -> &mut Standing {
+        self.standings.entry(id).or_insert_with(|| {
+            let state = manifest.partitions.get(&id);
+            let (log_start, held) = state.map_or((0, 0), |state| (state.log_start_offset, state.end_offset()));
+            Standing { log_start, held, history: state.map(History::restore).unwrap_or_default() }
+        })
+    }
+
+    /// Where a partition's log ends, as far as it was followed.
+    fn end(&mut self, manifest: &Manifest, id: TopicPartition) -> i64 {
+        let live = self.live.get(&id).and_then(|live| live.last()).map(|last| last.end_offset);
+        live.unwrap_or_else(|| self.standing(manifest, id).held)
+    }
+
+    /// Where what lives in the shared log only ends.
+    pub(crate) fn end_of_tail(&self, id: TopicPartition) -> Option<i64> {
+        self.live.get(&id)?.last().map(|last| last.end_offset)
+    }
+
+    /// What has happened to a partition's end; `None` if the manifest knows all of it.
+    pub(crate) fn history(&self, id: TopicPartition) -> Option<&History> {
+        self.standings.get(&id).map(|standing| &standing.history)
     }
 
     /// An entry does not follow what its partition has; `found`: from where on it could be read.
     fn go_without(&mut self, manifest: &Manifest, entry: &Entry, found: i64) {
         let id = entry.partition;
-        let live = self.live.get(&id).and_then(|live| live.last());
-        let from = live.map_or_else(|| self.held(manifest, id), |last| last.end_offset);
-        let cut = self.cuts.entry(id).or_insert(Cut { from, found, until: entry.end_offset });
-        cut.until = cut.until.max(entry.end_offset);
+        let from = self.end(manifest, id);
+        let gap = self.gaps.entry(id).or_insert(Gap { from, found, until: entry.end_offset });
+        gap.until = gap.until.max(entry.end_offset);
     }
-}
-
-/// Where a partition's segments end, as the manifest knows them.
-fn noted_end(manifest: &Manifest, id: TopicPartition) -> i64 {
-    manifest.partitions.get(&id).map_or(0, |state| state.end_offset())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::wal::Group;
+    use crate::format::wal::{Era, Group};
 
     const ID: TopicPartition = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
 
@@ -315,13 +431,14 @@ mod tests {
             checksum: 0.into(),
             reserved: 0.into(),
         };
-        let place = |in_segment| if in_segment { Place::Segment(segment) } else { Place::Group(0) };
+        let content = |in_segment| if in_segment { Content::Segment(segment) } else { Content::Group(0) };
         let entry = |(end_offset, in_segment): &(i64, bool)| Entry {
             partition: ID,
             base_offset: end_offset - 1,
             end_offset: *end_offset,
             length: 70,
-            place: place(*in_segment),
+            era: Era::default(),
+            content: content(*in_segment),
         };
         let stamp = Stamp { run: 1, shard: 0, sequence: 1, durable_sequence: 0 };
         let group = Group { stamp, sealed_at_ms: 0, length: 4096, entries: ends.iter().map(entry).collect() };
@@ -340,6 +457,6 @@ mod tests {
             Err(Loss::Hole { partition: ID, expected: 7, found: 8 })
         );
         let healed = replay_of(&[(6, false), (7, true), (8, false)]).expect("all of it is there");
-        assert_eq!((healed.pointers.len(), healed.live[&ID].len()), (1, 1));
+        assert_eq!((healed.steps.len(), healed.live[&ID].len()), (1, 1));
     }
 }

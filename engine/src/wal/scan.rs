@@ -58,6 +58,9 @@ pub struct Chain {
     pub behind: Vec<Span>,
     /// A group that was durable and is not readable any more: its sequence, and its position.
     pub damaged: Option<(u64, u64)>,
+    /// A group that is whole, but says what this version does not understand: its sequence, and its position. The file
+    /// was not looked at any further.
+    pub unknown: Option<(u64, u64)>,
 }
 
 /// Groups of a file that follow each other.
@@ -171,6 +174,11 @@ impl<J: Judge> Scan<J> {
             Progress::More => {}
             Progress::NoGroup => self.reject(),
             Progress::Group(group) => self.accept(group),
+            Progress::Unknown(stamp) if stamp.sequence <= self.judge.limit(stamp) => {
+                self.chain.unknown = Some((stamp.sequence, self.begin));
+                self.phase = Phase::Done;
+            }
+            Progress::Unknown(_) => self.reject(),
             Progress::Header(stamp, length) => {
                 let is_whole = length as u64 <= self.file_bytes - self.begin;
                 match is_whole && self.is_wanted(stamp) {

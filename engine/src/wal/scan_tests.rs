@@ -8,7 +8,7 @@ use crate::{
     api::TopicPartition,
     format::{
         group_reader::decode,
-        wal::{Entry, GROUP_HEADER_BYTES, Group, GroupEncoder, SegmentPointer, Stamp, entry_bytes, peek},
+        wal::{Entry, Era, GROUP_HEADER_BYTES, Group, GroupEncoder, SegmentPointer, Stamp, entry_bytes, peek},
     },
     io::{BLOCK, align_up},
 };
@@ -62,7 +62,7 @@ fn model(file: &[u8], counts: Counts) -> Chain {
             at = next + BLOCK;
         }
     }
-    Chain { begun: span(groups, end, counts), behind, damaged }
+    Chain { begun: span(groups, end, counts), behind, damaged, unknown: None }
 }
 
 fn span(groups: Vec<(u64, Group)>, end: usize, counts: Counts) -> Option<Span> {
@@ -126,9 +126,9 @@ fn group_of(run: u64, sequence: u64, durable_sequence: u64, fill: u8, entries: &
                     checksum: 4.into(),
                     reserved: 0.into(),
                 };
-                encoder.pointer(partition(index), (base, base + 2), 300_000, pointer);
+                encoder.pointer(partition(index), (base, base + 2), Era::default(), 300_000, pointer);
             }
-            len => encoder.inline(partition(index), (base, base + 2), *len).1.fill(fill),
+            len => encoder.inline(partition(index), (base, base + 2), Era::default(), *len).1.fill(fill),
         }
     }
     encoder.finish(Stamp { run, shard: 1, sequence, durable_sequence }, 99);

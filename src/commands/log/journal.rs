@@ -4,9 +4,11 @@ use std::fmt::{Display, Write};
 
 use millrace_engine::format::{
     catalog::{self, Catalog},
+    epochs::LeaderEpochs,
     journal,
-    manifest::{self, Manifest},
+    manifest::{self, Advance, Cut, Manifest},
     placement::{PlacedRun, Placement},
+    segment::SegmentMeta,
 };
 
 use super::{known::Known, report::Report};
@@ -99,12 +101,13 @@ pub(super) fn dump_manifest(bytes: &[u8], known: &Known, report: &mut Report) ->
     }
     for record in records {
         match manifest::decode(record) {
-            Some((partition, record)) => {
+            Ok(Some((partition, record))) => {
                 count += 1;
                 report.detail(describe_manifest(&known.name(partition), &record))?;
                 manifest.apply(partition, record);
             }
-            None => report.damage("a record of an unknown kind")?,
+            Ok(None) => report.detail("a hint that this version does not know")?,
+            Err(refused) => report.damage(refused)?,
         }
     }
     let segments: usize = manifest.partitions.values().map(|state| state.segments.len()).sum();
@@ -132,16 +135,15 @@ fn describe_manifest(name: &str, record: &manifest::Record) -> String {
             format!("{name}: reset, log start {log_start_offset}, clean up to {clean_offset}")
         }
         manifest::Record::Advance(advance) => {
-            let mut line = format!("{name}: advance");
-            for meta in &advance.segments {
-                let state = if meta.sealed == 0 { "active" } else { "sealed" };
-                let (base, end, size) = (meta.base_offset, meta.end_offset, meta.size);
-                write!(line, ", segment {base}..{end} of {size} bytes {state}").expect("a String takes everything");
-            }
-            let (index, producers) = (advance.index.len(), advance.producers.len());
-            write!(line, ", {index} index entries, {producers} producer batches").expect("a String takes everything");
-            line
+            let Advance { high_watermark, cuts, segments, index, producers } = advance;
+            let news = describe_segments(segments, index.len(), producers.len());
+            format!("{name}: advance, high watermark {high_watermark}, {cuts} cuts{news}")
         }
+        manifest::Record::Cut(Cut { end_offset, cuts, segments, index, producers }) => {
+            let news = describe_segments(segments, index.len(), producers.len());
+            format!("{name}: cut to {end_offset}, {cuts} cuts{news}")
+        }
+        manifest::Record::Epochs(epochs) => format!("{name}: leader epochs{}", describe_epochs(epochs)),
         manifest::Record::Trim { log_start_offset, first_segment } => {
             format!("{name}: trim, log start {log_start_offset}, first segment {first_segment}")
         }
@@ -151,6 +153,22 @@ fn describe_manifest(name: &str, record: &manifest::Record) -> String {
         }
         manifest::Record::RunEnd { run, sequence } => format!("run {run} of the shared log ends with group {sequence}"),
     }
+}
+
+fn describe_segments(segments: &[SegmentMeta], index: usize, producers: usize) -> String {
+    let mut line = String::new();
+    for meta in segments {
+        let state = if meta.sealed == 0 { "active" } else { "sealed" };
+        let (base, end, size) = (meta.base_offset, meta.end_offset, meta.size);
+        write!(line, ", segment {base}..{end} of {size} bytes {state}").expect("a String takes everything");
+    }
+    line + &format!(", {index} index entries, {producers} producer batches")
+}
+
+/// Each with the offset at which it began.
+fn describe_epochs(epochs: &LeaderEpochs) -> String {
+    let all = epochs.starts().iter().map(|start| format!("{} from {}", start.epoch, start.start_offset));
+    listed(" ", all)
 }
 
 /// All records of a journal's whole pages; damage is reported.

@@ -165,8 +165,9 @@ fn read_manifest(path: &Path) -> (Manifest, bool) {
     let (records, mut is_whole) = journal_records(path);
     for record in records {
         match manifest::decode(&record) {
-            Some((partition, record)) => manifest.apply(partition, record),
-            None => is_whole = false,
+            Ok(Some((partition, record))) => manifest.apply(partition, record),
+            Ok(None) => {}
+            Err(_) => is_whole = false,
         }
     }
     (manifest, is_whole)

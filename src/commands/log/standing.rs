@@ -13,7 +13,7 @@ use millrace_engine::{
     api::TopicPartition,
     format::{
         segment::{Segment, SegmentName},
-        wal::{Entry, Place, Stamp},
+        wal::{Content, Entry, Stamp},
     },
 };
 
@@ -136,8 +136,8 @@ pub(super) fn pointed(data_dir: &Path, shards: u32, known: &Known) -> Option<Has
 
 /// The segment that a run is in, if no manifest knows of the run yet.
 fn segment(entry: &Entry, known: &Known) -> Option<i64> {
-    match entry.place {
-        Place::Segment(pointer) if known.needs(entry.partition, entry.end_offset) => Some(pointer.segment.get()),
+    match entry.content {
+        Content::Segment(pointer) if known.needs(entry.partition, entry.end_offset) => Some(pointer.segment.get()),
         _ => None,
     }
 }

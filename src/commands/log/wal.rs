@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs::File, io, os::unix::fs::FileExt, path::Path
 
 use millrace_engine::{
     batch::batches,
-    format::wal::{Entry, Group, Place, Stamp},
+    format::wal::{Content, Entry, Era, Group, Stamp},
     wal::scan::{Chain, Depth, Judge, Scan},
 };
 
@@ -58,6 +58,9 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     if let Some((run, sequence)) = lost {
         report.damage(format!("group {sequence} of run {run} was durable and cannot be read any more"))?;
     }
+    if let Some((sequence, position)) = chain.unknown {
+        report.damage(format!("group {sequence} at byte {position} is whole, but of a format that is not known"))?;
+    }
     if let Some((sequence, position)) = chain.damaged {
         report.damage(format!("group {sequence} at byte {position} was durable and cannot be read any more"))?;
     }
@@ -99,17 +102,27 @@ fn describe(position: u64, group: &Group) -> String {
 fn dump_entry(bytes: &[u8], position: u64, entry: &Entry, known: &Known, report: &mut Report) -> Outcome {
     let name = known.name(entry.partition);
     let Entry { base_offset, end_offset, length, .. } = entry;
-    let at = match entry.place {
-        Place::Group(at) => at as usize,
-        Place::Segment(pointer) => {
+    let Era { leader_epoch, cuts } = entry.era;
+    let at = match entry.content {
+        Content::Group(at) => at as usize,
+        Content::Segment(pointer) => {
             // Those bytes are checked with their segment.
             let (segment, position) = (pointer.segment, pointer.position);
             return report.detail(format!(
-                "{name} {base_offset}..{end_offset}: {length} bytes in segment {segment} at byte {position}"
+                "{name} {base_offset}..{end_offset}: {length} bytes in segment {segment} at byte {position}, leader epoch \
+                 {leader_epoch}"
             ));
         }
+        Content::Cut => {
+            return report.detail(format!(
+                "{name} cut from {end_offset} to {base_offset}: cut {cuts}, leader epoch {leader_epoch}"
+            ));
+        }
+        Content::EpochStart => {
+            return report.detail(format!("{name} {end_offset}: leader epoch {leader_epoch} began"));
+        }
     };
-    report.detail(format!("{name} {base_offset}..{end_offset}: {length} bytes"))?;
+    report.detail(format!("{name} {base_offset}..{end_offset}: {length} bytes, leader epoch {leader_epoch}"))?;
     let run = bytes.get(at..at + *length as usize).unwrap_or_default();
     let place = format!("group at byte {position}, {name}");
     let mut next = *base_offset;

@@ -30,6 +30,9 @@ impl<I: Io> Store<I> {
             let Some((unnoted, advance)) = partition.take_unnoted() else {
                 continue;
             };
+            if let Some(epochs) = partition.take_unnoted_epochs() {
+                payloads.push(&manifest::encode(partition.id(), &Record::Epochs(epochs)));
+            }
             for part in manifest::split(advance) {
                 payloads.push(&manifest::encode(partition.id(), &Record::Advance(part)));
             }

@@ -1,0 +1,105 @@
+//! After a crash: the shared log says that a partition's end was cut off, below what its segments hold, and the manifest
+//! does not know. Finds out what is left; changes no file. What lies behind the cut is written over by what comes next.
+
+use std::{collections::HashSet, io, path::Path};
+
+use super::{OpenError, partition_dir};
+use crate::{
+    batch::{BATCH_HEADER_BYTES, BatchInfo},
+    format::{
+        manifest::{self, Cut, Manifest, PartitionState, ProducerBatch, Record},
+        segment::Segment,
+    },
+    io::{Io, Open, window::Window},
+    wal::replay::SegmentCut,
+};
+
+/// Cuts a partition's segments.
+pub(super) async fn cut<I: Io>(
+    io: &I,
+    data_dir: &Path,
+    manifest: &mut Manifest,
+    wanted: &SegmentCut,
+) -> Result<(), OpenError> {
+    let id = wanted.partition;
+    let state = manifest.partitions.entry(id).or_default();
+    let looked = look(io, &partition_dir(data_dir, id), state, wanted).await?;
+    manifest.apply(id, Record::Cut(looked));
+    Ok(())
+}
+
+/// What the manifest has to be told.
+async fn look<I: Io>(io: &I, dir: &Path, state: &PartitionState, wanted: &SegmentCut) -> Result<Cut, OpenError> {
+    let end_offset = wanted.end_offset;
+    let mut cut = Cut { end_offset, cuts: wanted.number, ..Cut::default() };
+    if end_offset < state.log_start_offset {
+        return Ok(cut);
+    }
+    let mut missing = bereft(&state.producers, end_offset);
+    for segment in state.segments.iter().rev().filter(|segment| segment.base_offset < end_offset) {
+        let is_cut = segment.end_offset > end_offset;
+        if !is_cut && missing.is_empty() {
+            break;
+        }
+        let path = dir.join(segment.name().file_name());
+        let batches = headers(io, &path, segment, end_offset).await.map_err(OpenError::io(&path))?;
+        if is_cut {
+            let left = rebuilt(segment, &batches, end_offset).map_err(|reason| OpenError::damaged(&path, reason))?;
+            cut.index = left.index.as_deref().cloned().unwrap_or_default();
+            cut.segments.push(left.meta());
+        }
+        let own = batches.iter().filter(|info| missing.contains(&info.producer_id));
+        let own: Vec<_> =
+            own.map(|info| manifest::producer_batch(info, info.base_offset, info.max_timestamp)).collect();
+        missing.retain(|id| own.iter().all(|batch| batch.producer_id.get() != *id));
+        cut.producers.splice(..0, own);
+    }
+    Ok(cut)
+}
+
+/// Producers that lose batches and have none left: without any, a batch that was sent twice would not be recognised.
+fn bereft(producers: &[ProducerBatch], end_offset: i64) -> HashSet<i64> {
+    let ids = |is_wanted: fn(i64, i64) -> bool| {
+        let own = producers.iter().filter(move |batch| is_wanted(batch.base_offset.get(), end_offset));
+        own.map(|batch| batch.producer_id.get()).collect::<HashSet<_>>()
+    };
+    let kept = ids(|offset, end| offset < end);
+    ids(|offset, end| offset >= end).into_iter().filter(|id| !kept.contains(id)).collect()
+}
+
+/// The segment as it is with only these batches, active.
+fn rebuilt(segment: &Segment, batches: &[BatchInfo], end_offset: i64) -> Result<Segment, String> {
+    if segment.generation > 0 {
+        return Err(format!("it was compacted, and cannot be cut at offset {end_offset}"));
+    }
+    let mut left = Segment::begin(segment.base_offset, segment.created_ms);
+    for info in batches {
+        if info.base_offset != left.end_offset || info.last_offset() >= end_offset {
+            break;
+        }
+        left.push(info);
+    }
+    match left.end_offset == end_offset {
+        true => Ok(left),
+        false => Err(format!("it is to be cut at offset {end_offset}, but a batch ends at {}", left.end_offset)),
+    }
+}
+
+/// The headers of a segment's batches that begin before an offset.
+async fn headers<I: Io>(io: &I, path: &Path, segment: &Segment, end_offset: i64) -> io::Result<Vec<BatchInfo>> {
+    let file = io.open(path, Open::Read).await?;
+    let mut window = Window::new(&file);
+    let (mut found, mut position) = (Vec::new(), 0);
+    while position < segment.size {
+        let mut header = Vec::with_capacity(BATCH_HEADER_BYTES);
+        window.copy(position, BATCH_HEADER_BYTES, &mut header).await?;
+        let info = BatchInfo::parse_header(&header).map_err(io::Error::other)?;
+        if info.base_offset >= end_offset {
+            break;
+        }
+        position += info.size as u64;
+        found.push(info);
+    }
+    crate::io::File::close(file).await?;
+    Ok(found)
+}
