@@ -15,6 +15,8 @@ mod compactor;
 #[cfg(test)]
 mod crash_tests;
 mod cut;
+#[cfg(test)]
+mod cut_tests;
 mod extend;
 mod fat;
 mod fetch_memory;
