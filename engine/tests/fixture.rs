@@ -1,5 +1,5 @@
-//! A data directory that an earlier build wrote, kept in `fixtures/`: today's code must open it and read all of it. It was
-//! copied from under a running node, so its newest records are in the shared log only, one run of them as a pointer.
+//! Data directories that earlier builds wrote, one of each format, kept in `fixtures/`: today's code must open them and read
+//! all of them. They were copied from under a running node, so their newest records are in the shared log only, one run of them as a pointer.
 //!
 //! The file is a gzip of all files, one after the other: path, size and kept size as a line each, then the bytes up to the
 //! last that is not zero. When the format version changes, a new one is written by the ignored test, and the old one stays
@@ -7,12 +7,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "fixtures/unpack.rs"]
+mod unpack;
 mod with_node;
 
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read, Write},
+    io::Write,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,6 +26,7 @@ use millrace_engine::{
     },
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records},
     engine::Engine,
+    format::{catalog, journal},
     node::NodeOptions,
 };
 use with_node::with_node;
@@ -32,8 +35,8 @@ fn options(dir: &Path) -> NodeOptions {
     NodeOptions { producer_id_expiration_ms: i64::MAX, ..with_node::options(dir, 1) }
 }
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-v1.gz")
+fn fixture(format: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/data-v{format}.gz"))
 }
 
 /// A batch of one record, from an idempotent producer whose sequence is the offset.
@@ -118,20 +121,22 @@ fn pack(dir: &Path) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-fn unpack(packed: &[u8], dir: &Path) {
-    let mut all = Vec::new();
-    flate2::read::GzDecoder::new(packed).read_to_end(&mut all).unwrap();
-    let mut rest = &all[..];
-    while !rest.is_empty() {
-        let mut header = rest.splitn(4, |byte| *byte == b'\n');
-        let mut line = || std::str::from_utf8(header.next().unwrap()).unwrap();
-        let (name, size, kept) = (line(), line().parse().unwrap(), line().parse().unwrap());
-        let (bytes, tail) = header.next().unwrap().split_at(kept);
+fn install(packed: &[u8], dir: &Path) {
+    for (name, size, bytes) in unpack::unpack(packed) {
         let path = dir.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
-        rest = tail;
+    }
+}
+
+/// The format that a directory is of.
+fn format_of(dir: &Path) -> u32 {
+    let bytes = fs::read(dir.join("catalog")).unwrap();
+    let pages = journal::pages(&bytes).unwrap();
+    match catalog::decode(journal::records(pages[0]).unwrap()[0]) {
+        Ok(Some(catalog::Record::Node { format, .. })) => format,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -160,13 +165,23 @@ fn write_the_fixture() {
         produce(&engine, TopicPartition { topic, partition: 1 }, 0, &[5]).await;
         pack(&path)
     });
-    fs::write(fixture(), packed).unwrap();
+    fs::write(fixture(catalog::FORMAT_VERSION), packed).unwrap();
 }
 
 #[test]
-fn a_directory_of_format_1_is_read() {
+fn a_directory_of_format_1_is_read_and_upgraded() {
+    read_and_upgrade(1);
+}
+
+#[test]
+fn a_directory_of_format_2_is_read() {
+    read_and_upgrade(2);
+}
+
+fn read_and_upgrade(format: u32) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    unpack(&fs::read(fixture()).unwrap(), dir.path());
+    install(&fs::read(fixture(format)).unwrap(), dir.path());
+    assert_eq!(format_of(dir.path()), format);
     // The second time from what the first has made of it.
     for round in 0..2 {
         with_node(options(dir.path()), move |engine| async move {
@@ -196,5 +211,6 @@ fn a_directory_of_format_1_is_read() {
             );
             produce(&engine, id, 11 + round, &[30]).await;
         });
+        assert_eq!(format_of(dir.path()), catalog::FORMAT_VERSION);
     }
 }

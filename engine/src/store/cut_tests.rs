@@ -252,15 +252,15 @@ async fn check(store: &Rc<Store<SimIo>>, index: i32, model: &mut Model) {
     assert!((model.log_start..=end).contains(&log_start), "partition {index} starts at {log_start}: {model:?}");
     model.records.truncate(usize::try_from(end - model.base).unwrap());
     model.epochs.end_at(end);
-    if model.records.is_empty() && model.epochs.starts().last().is_some_and(|last| last.epoch.get() == 0) {
-        model.epochs.cut(end); // its first record was never acknowledged
-    }
     if log_start > model.log_start {
         model.log_start = log_start;
         model.epochs.trim(log_start);
     }
     let cell = store.partition(id(index)).unwrap();
     let epochs = cell.borrow().state().epochs;
+    if epochs != model.epochs && model.epochs.starts().last().is_some_and(|last| last.epoch.get() == 0) {
+        model.epochs.cut(end); // the first record of a life was never acknowledged
+    }
     assert_eq!((&epochs, cell.borrow().era().cuts), (&model.epochs, model.cuts), "partition {index}");
     let mut offset = log_start;
     while offset < end {

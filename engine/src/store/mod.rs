@@ -42,6 +42,8 @@ mod segment_files;
 mod space;
 mod standing;
 mod turns;
+#[cfg(test)]
+mod upgrade_tests;
 pub(crate) mod wal_files;
 mod watch;
 #[cfg(test)]
