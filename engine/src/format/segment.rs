@@ -61,8 +61,8 @@ pub struct SegmentMeta {
     pub generation: U32,
 }
 
-/// Names a segment of a partition. No two segments that ever were have the same name: a base offset is begun once, and
-/// whoever replaces segments takes a higher generation.
+/// Names a segment of a partition. No two segments that ever were have the same name: a base offset is begun once, unless
+/// the log was cut there, and whoever replaces segments takes a higher generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentName {
     /// Its base offset.

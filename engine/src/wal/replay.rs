@@ -416,13 +416,25 @@ impl Replay {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::format::wal::{Era, Group};
 
     const ID: TopicPartition = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
 
-    /// A log of one group, with entries that end at these offsets, one of a record each and in the group or a segment.
+    /// What a log of one group makes of a partition of which the manifest has that.
+    fn replayed(state: PartitionState, entries: Vec<Entry>) -> Result<Replay, Loss> {
+        let stamp = Stamp { run: 1, shard: 0, sequence: 1, durable_sequence: 0 };
+        let group = Group { stamp, sealed_at_ms: 0, length: 4096, entries };
+        let span = Span { begin: 0, end: 4096, first: stamp, last: 1, seen_durable: 0, kept: vec![(0, group)] };
+        let chain = Chain { begun: Some(span), ..Chain::default() };
+        let manifest = Manifest { partitions: [(ID, state)].into(), ..Manifest::default() };
+        let unknown = Unknown { manifest: &manifest, known: |_| true };
+        replay(&unknown, &[chain], &HashSet::new(), Losses::Refused)
+    }
+
+    /// Entries that end at these offsets, one of a record each and in the group or a segment.
     fn replay_of(ends: &[(i64, bool)]) -> Result<Replay, Loss> {
         let segment = SegmentPointer {
             segment: 0.into(),
@@ -433,19 +445,108 @@ mod tests {
         };
         let content = |in_segment| if in_segment { Content::Segment(segment) } else { Content::Group(0) };
         let entry = |(end_offset, in_segment): &(i64, bool)| Entry {
-            partition: ID,
-            base_offset: end_offset - 1,
-            end_offset: *end_offset,
-            length: 70,
-            era: Era::default(),
             content: content(*in_segment),
+            ..entry(end_offset - 1, *end_offset, (0, 0), Content::Group(0))
         };
-        let stamp = Stamp { run: 1, shard: 0, sequence: 1, durable_sequence: 0 };
-        let group = Group { stamp, sealed_at_ms: 0, length: 4096, entries: ends.iter().map(entry).collect() };
-        let span = Span { begin: 0, end: 4096, first: stamp, last: 1, seen_durable: 0, kept: vec![(0, group)] };
-        let chain = Chain { begun: Some(span), ..Chain::default() };
-        let unknown = Unknown { manifest: &Manifest::default(), known: |_| true };
-        replay(&unknown, &[chain], &HashSet::new(), Losses::Refused)
+        replayed(PartitionState::default(), ends.iter().map(entry).collect())
+    }
+
+    fn entry(base_offset: i64, end_offset: i64, (cuts, leader_epoch): (u32, i32), content: Content) -> Entry {
+        Entry { partition: ID, base_offset, end_offset, length: 70, era: Era { leader_epoch, cuts }, content }
+    }
+
+    fn run(base_offset: i64, end_offset: i64, era: (u32, i32)) -> Entry {
+        entry(base_offset, end_offset, era, Content::Group(0))
+    }
+
+    fn cut(from: i64, to: i64, era: (u32, i32)) -> Entry {
+        entry(to, from, era, Content::Cut)
+    }
+
+    /// Segments up to an offset, after so many cuts, all of epoch 0.
+    fn held(end_offset: i64, cuts: u32) -> PartitionState {
+        let mut segment = crate::format::segment::Segment::begin(0, 0);
+        segment.end_offset = end_offset;
+        let mut state = PartitionState { segments: vec![segment], cuts, ..PartitionState::default() };
+        state.epochs.note(0, 0);
+        state
+    }
+
+    /// Runs that live in the log, cuts of segments, epochs with their starts, and cuts that segments tell of and in all.
+    type Found = (Vec<(i64, i64)>, Vec<i64>, Vec<(i32, i64)>, (u32, u32));
+
+    fn found(state: PartitionState, entries: Vec<Entry>) -> Result<Found, Loss> {
+        let replay = replayed(state.clone(), entries)?;
+        let live = replay.live.get(&ID).into_iter().flatten().map(|run| (run.base_offset, run.end_offset)).collect();
+        let of_step = |step: &Step| match step {
+            Step::Cut(cut) => cut.end_offset,
+            Step::Extend(pointer) => panic!("{pointer:?}"),
+        };
+        let history = replay.history(ID).cloned().unwrap_or_else(|| History::restore(&state));
+        let epochs = history.epochs().starts().iter().map(|start| (start.epoch.get(), start.start_offset.get()));
+        let cuts = (history.cuts(), history.era().cuts);
+        Ok((live, replay.steps.iter().map(of_step).collect(), epochs.collect(), cuts))
+    }
+
+    #[test]
+    fn a_cut_in_the_tail_is_followed_by_what_comes_there_then() {
+        let entries = vec![run(10, 20, (0, 0)), run(20, 30, (0, 2)), cut(30, 15, (1, 3)), run(15, 18, (1, 1))];
+        let expected = (vec![(10, 15), (15, 18)], vec![], vec![(0, 0), (1, 15)], (0, 1));
+        assert_eq!(found(held(10, 0), entries), Ok(expected));
+    }
+
+    #[test]
+    fn a_cut_below_what_segments_hold_cuts_them() {
+        let entries = vec![run(10, 20, (0, 0)), run(20, 30, (0, 0)), cut(30, 12, (1, 1)), run(12, 18, (1, 1))];
+        assert_eq!(found(held(20, 0), entries), Ok((vec![(12, 18)], vec![12], vec![(0, 0), (1, 12)], (1, 1))));
+    }
+
+    /// Offsets behind a cut are given out again: what was there before looked as if it went on.
+    #[test]
+    fn what_is_of_fewer_cuts_than_segments_is_done_with() {
+        let entries = vec![
+            run(10, 20, (0, 0)),
+            run(20, 30, (0, 0)),
+            cut(30, 12, (1, 1)),
+            run(12, 18, (1, 1)),
+            run(18, 19, (1, 1)),
+        ];
+        assert_eq!(found(held(18, 1), entries), Ok((vec![(18, 19)], vec![], vec![(0, 0), (1, 18)], (1, 1))));
+    }
+
+    #[test]
+    fn cuts_outside_of_the_log_leave_nothing() {
+        let anew = |to: i64, state: PartitionState| {
+            let entries = vec![run(20, 30, (0, 0)), cut(30, to, (1, 4)), run(to, to + 2, (1, 4))];
+            assert_eq!(found(state, entries), Ok((vec![(to, to + 2)], vec![to], vec![(4, to)], (1, 1))));
+        };
+        anew(90, held(20, 0));
+        anew(3, PartitionState { log_start_offset: 5, ..held(20, 0) });
+    }
+
+    #[test]
+    fn a_missing_cut_is_a_loss_and_what_a_cut_took_is_none() {
+        let hole = |expected, found| Err(Loss::Hole { partition: ID, expected, found });
+        assert_eq!(found(held(10, 0), vec![run(10, 20, (1, 0))]), hole(10, 10), "a cut was before it");
+        assert_eq!(found(held(10, 0), vec![cut(10, 8, (2, 0))]), hole(10, 8), "another one was before it");
+        assert_eq!(found(held(10, 0), vec![cut(30, 20, (1, 0))]), hole(10, 20), "something was appended before it");
+        let healed = found(held(10, 0), vec![run(20, 30, (0, 0)), cut(30, 8, (1, 0)), run(8, 9, (1, 0))]);
+        assert_eq!(healed, Ok((vec![(8, 9)], vec![8], vec![(0, 0)], (1, 1))), "what is missing was cut off");
+    }
+
+    #[test]
+    fn epochs_begin_with_and_without_batches() {
+        let start = |offset, era| entry(offset, offset, era, Content::EpochStart);
+        let entries = vec![start(10, (0, 1)), start(10, (0, 2)), run(10, 20, (0, 2)), start(20, (0, 5))];
+        let all = vec![(0, 0), (1, 10), (2, 10), (5, 20)];
+        assert_eq!(found(held(10, 0), entries.clone()), Ok((vec![(10, 20)], vec![], all.clone(), (0, 0))));
+        let noted = PartitionState {
+            epochs: replayed(held(10, 0), entries.clone()).unwrap().history(ID).unwrap().epochs().clone(),
+            ..held(10, 0)
+        };
+        assert_eq!(found(noted, entries), Ok((vec![(10, 20)], vec![], all, (0, 0))), "a second start finds the same");
+        let hole = Err(Loss::Hole { partition: ID, expected: 10, found: 12 });
+        assert_eq!(found(held(10, 0), vec![start(12, (0, 1))]), hole);
     }
 
     #[test]
