@@ -8,8 +8,11 @@ use millrace_engine::{
     api::TopicPartition,
     batch::{BatchBuilder, BatchInfo, Codec, Record},
     format::{
+        catalog::{self, StoredTopic},
+        manifest::{self, Advance, Cut},
+        placement::PlacedRun,
         segment::{Segment, encode_footer},
-        wal::{Era, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, Stamp, entry_bytes},
+        wal::{ENTRY_HEADER_BYTES, Era, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, Stamp, entry_bytes},
     },
 };
 use uuid::Uuid;
@@ -36,7 +39,7 @@ fn batch(base_offset: i64, values: &[&'static str]) -> Vec<u8> {
 const ERA: Era = Era { leader_epoch: 3, cuts: 2 };
 
 fn group(sequence: u64, durable_sequence: u64, batches: &[u8], offsets: (i64, i64)) -> Vec<u8> {
-    let wanted = GROUP_HEADER_BYTES + entry_bytes(Some(batches.len())) + entry_bytes(None);
+    let wanted = GROUP_HEADER_BYTES + entry_bytes(Some(batches.len())) + entry_bytes(None) + 2 * ENTRY_HEADER_BYTES;
     let mut bytes = vec![0; wanted.next_multiple_of(4096)];
     let mut encoder = GroupEncoder::new(&mut bytes);
     let partition = TopicPartition { topic: TOPIC.parse().unwrap(), partition: 3 };
@@ -51,6 +54,8 @@ fn group(sequence: u64, durable_sequence: u64, batches: &[u8], offsets: (i64, i6
         reserved: 0.into(),
     };
     encoder.pointer(other, (5, 9), ERA, 300_000, pointer);
+    encoder.cut(other, (9, 7), Era { leader_epoch: 4, cuts: 3 });
+    encoder.epoch_start(other, 7, Era { leader_epoch: 5, cuts: 3 });
     encoder.finish(Stamp { run: 2, shard: 1, sequence, durable_sequence }, 951_827_696_789);
     bytes
 }
@@ -102,7 +107,10 @@ fn a_log_is_summed_up_and_shown_at_every_depth() {
     assert!(text.ends_with("no damage found\n") && !text.contains("batch "), "{text}");
 
     let (_, text) = dump(dir.path(), "00000001.wal", &wal(), &["--batches"]);
-    assert!(text.contains("group 2 at byte 4096: run 2, 2 entries, "), "{text}");
+    assert!(text.contains("group 2 at byte 4096: run 2, 4 entries, "), "{text}");
+    let other = "00000000-0000-0000-0000-000000000007/0";
+    assert!(text.contains(&format!("{other} cut from 9 to 7: cut 3, leader epoch 4")), "{text}");
+    assert!(text.contains(&format!("{other} 7: leader epoch 5 began")), "{text}");
     assert!(text.contains(&format!("{TOPIC}/3 0..2: ")), "{text}");
     assert!(text.contains("5..9: 300000 bytes in segment 0 at byte 4096"), "{text}");
     assert!(text.contains("2 records, lz4, max time 2000-02-29T12:34:56.789Z"), "{text}");
@@ -173,6 +181,58 @@ fn a_cut_off_segment_is_damage() {
     let cut = usize::try_from(segment.size).unwrap() - 10;
     let (code, text) = dump(dir.path(), "00000000000000000000.log", &bytes[..cut], &[]);
     assert_eq!(code, Some(1), "{text}");
+}
+
+/// A journal of one page.
+fn journal(records: &[Vec<u8>]) -> Vec<u8> {
+    let framed = records.iter().flat_map(|record| [&u32::try_from(record.len()).unwrap().to_le_bytes()[..], record]);
+    let payload = framed.collect::<Vec<_>>().concat();
+    let header = [&1_u64.to_le_bytes()[..], &u32::try_from(payload.len()).unwrap().to_le_bytes(), &[0; 4]].concat();
+    let checked = [header, payload].concat();
+    let mut page = [&b"MRP1"[..], &crc32c::crc32c(&checked).to_le_bytes(), &checked].concat();
+    page.resize(page.len().next_multiple_of(4096), 0);
+    page
+}
+
+#[test]
+fn a_catalog_shows_its_format_and_where_partitions_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let topic = TOPIC.parse().unwrap();
+    let stored = StoredTopic { name: "orders".to_owned(), partitions: 3, overrides: [].into() };
+    let run = PlacedRun { partitions: 2, leader_epoch: 7, replicas: vec![4, 5] };
+    let records = [
+        catalog::Record::Node { format: 2, cluster_id: Uuid::from_u128(1), node_id: 4 },
+        catalog::Record::Feature("replication".to_owned()),
+        catalog::Record::Topic(topic, stored),
+        catalog::Record::Placement { topic, first: 1, runs: vec![run] },
+    ];
+    let records: Vec<_> = records.iter().map(catalog::encode).collect();
+    let (code, text) = dump(dir.path(), "catalog", &journal(&records), &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("format 2, features replication"), "{text}");
+    assert!(
+        text.contains("1 partitions on nodes 4 in leader epoch 0, 2 partitions on nodes 4 5 in leader epoch 7"),
+        "{text}"
+    );
+    let unknown = [records, vec![vec![99]]].concat();
+    let (code, text) = dump(dir.path(), "catalog", &journal(&unknown), &[]);
+    assert!(code == Some(1) && text.contains("DAMAGED: a record of an unknown kind, 99"), "{text}");
+}
+
+#[test]
+fn a_manifest_shows_epochs_and_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let partition = TopicPartition { topic: TOPIC.parse().unwrap(), partition: 3 };
+    let (_, open) = segment(false);
+    let advance = Advance { high_watermark: 3, cuts: 4, segments: vec![open.meta()], ..Advance::default() };
+    let cut = Cut { end_offset: 2, cuts: 5, segments: vec![open.meta()], ..Cut::default() };
+    let records = [manifest::Record::Advance(advance), manifest::Record::Cut(cut)];
+    let records: Vec<_> = records.iter().map(|record| manifest::encode(partition, record)).collect();
+    let (code, text) = dump(dir.path(), "manifest-1-0", &journal(&records), &["--batches"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("advance, high watermark 3, 4 cuts, segment 0..3 of "), "{text}");
+    assert!(text.contains("cut to 2, 5 cuts, segment 0..3 of "), "{text}");
+    assert!(text.contains("high watermark 2, 5 cuts"), "{text}");
 }
 
 #[test]

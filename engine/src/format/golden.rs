@@ -391,7 +391,7 @@ fn manifest_records_are_as_drawn() {
 
 #[test]
 fn items_of_a_manifest_have_no_unknown_bytes() {
-    let producers = vec![crate::format::manifest::producer_batch(&BatchInfo::parse(&a_batch(0)).unwrap(), 0, 0)];
+    let producers = vec![manifest::producer_batch(&BatchInfo::parse(&a_batch(0)).unwrap(), 0, 0)];
     let mut epochs = LeaderEpochs::default();
     epochs.note(1, 0);
     let advance = Advance { segments: vec![meta()], producers, ..Advance::default() };

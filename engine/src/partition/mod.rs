@@ -8,7 +8,6 @@
 //! watermark is in the tail or in a segment.
 
 pub(crate) mod available;
-pub(crate) mod history;
 pub(crate) mod keeping;
 pub(crate) mod marks;
 pub(crate) mod materialise;
@@ -25,7 +24,6 @@ pub(crate) mod waiters;
 use std::{cell::RefCell, rc::Rc};
 
 use self::{
-    history::History,
     keeping::{Appending, Unnoted},
     marks::Marks,
     producers::{Producers, Sequence},
@@ -41,7 +39,7 @@ use crate::{
         manifest::{PartitionState, ProducerBatch, producer_batch},
         wal::Era,
     },
-    wal::{WalFileId, group::GroupOutcome},
+    wal::{WalFileId, group::GroupOutcome, history::History},
 };
 
 /// A partition. Shared by the shard's tasks; never borrowed across an await.

@@ -1,7 +1,8 @@
-//! The shared write-ahead log of a shard above its bytes, which are [`crate::format::wal`]'s: the group that is open, and
-//! what a restart finds ([`scan`]). The store seals, writes and flushes.
+//! The shared write-ahead log of a shard above its bytes, which are [`crate::format::wal`]'s: the group that is open, what
+//! has happened to the ends of logs ([`history`]), and what a restart finds ([`scan`]). The store seals, writes and flushes.
 
 pub(crate) mod group;
+pub(crate) mod history;
 pub(crate) mod replay;
 pub mod scan;
 #[cfg(test)]

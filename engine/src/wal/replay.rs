@@ -11,14 +11,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::scan::{Chain, Judge, Span};
+use super::{
+    history::History,
+    scan::{Chain, Judge, Span},
+};
 use crate::{
     api::TopicPartition,
     format::{
         manifest::{self, Manifest, PartitionState},
         wal::{Content, Entry, SegmentPointer, Stamp},
     },
-    partition::history::History,
 };
 
 /// What counts in a file of the shared log is what the manifest does not know yet.

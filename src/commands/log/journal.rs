@@ -6,7 +6,7 @@ use millrace_engine::format::{
     catalog::{self, Catalog},
     epochs::LeaderEpochs,
     journal,
-    manifest::{self, Advance, Cut, Manifest},
+    manifest::{self, Advance, Cut, Manifest, PartitionState},
     placement::{PlacedRun, Placement},
     segment::SegmentMeta,
 };
@@ -122,6 +122,9 @@ pub(super) fn dump_manifest(bytes: &[u8], known: &Known, report: &mut Report) ->
             "{name}: offsets {start}..{end} in {segments} segments of {bytes} bytes, \
             {producers} batches of idempotent producers"
         ))?;
+        let PartitionState { high_watermark, cuts, epochs, .. } = state;
+        let epochs = describe_epochs(epochs);
+        report.detail(format!("{name}: high watermark {high_watermark}, {cuts} cuts, leader epochs{epochs}"))?;
         if state.segments.windows(2).any(|pair| pair[0].end_offset > pair[1].base_offset) {
             report.damage(format!("{name}: segments overlap"))?;
         }
