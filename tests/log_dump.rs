@@ -185,8 +185,8 @@ fn a_cut_off_segment_is_damage() {
 
 /// A journal of one page.
 fn journal(records: &[Vec<u8>]) -> Vec<u8> {
-    let framed = records.iter().flat_map(|record| [&u32::try_from(record.len()).unwrap().to_le_bytes()[..], record]);
-    let payload = framed.collect::<Vec<_>>().concat();
+    let framed = |record: &Vec<u8>| [&u32::try_from(record.len()).unwrap().to_le_bytes()[..], record].concat();
+    let payload = records.iter().flat_map(framed).collect::<Vec<u8>>();
     let header = [&1_u64.to_le_bytes()[..], &u32::try_from(payload.len()).unwrap().to_le_bytes(), &[0; 4]].concat();
     let checked = [header, payload].concat();
     let mut page = [&b"MRP1"[..], &crc32c::crc32c(&checked).to_le_bytes(), &checked].concat();

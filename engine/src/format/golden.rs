@@ -288,23 +288,22 @@ fn drawn_index(offset: i64, position: u64, max_timestamp_before: i64) -> Vec<u8>
     layout(24, &fields)
 }
 
-#[test]
-fn manifest_records_are_as_drawn() {
-    let header = |id: &Uuid, partition: i32, kind: u8, first: i64, second: i64, counts: [u32; 3]| {
-        layout(
-            52,
-            &[
-                (0, id.as_bytes()),
-                (16, &partition.to_le_bytes()),
-                (20, &[kind]),
-                (24, &first.to_le_bytes()),
-                (32, &second.to_le_bytes()),
-                (40, &counts[0].to_le_bytes()),
-                (44, &counts[1].to_le_bytes()),
-                (48, &counts[2].to_le_bytes()),
-            ],
-        )
-    };
+/// The header of a manifest's record, with its numbers of segments, index entries and producers.
+fn record_header(id: &Uuid, partition: i32, kind: u8, (first, second): (i64, i64), counts: [u32; 3]) -> Vec<u8> {
+    let fields: [(usize, &[u8]); 8] = [
+        (0, id.as_bytes()),
+        (16, &partition.to_le_bytes()),
+        (20, &[kind]),
+        (24, &first.to_le_bytes()),
+        (32, &second.to_le_bytes()),
+        (40, &counts[0].to_le_bytes()),
+        (44, &counts[1].to_le_bytes()),
+        (48, &counts[2].to_le_bytes()),
+    ];
+    layout(52, &fields)
+}
+
+fn producer() -> (ProducerBatch, Vec<u8>) {
     let producer = ProducerBatch {
         producer_id: 4000.into(),
         producer_epoch: 2.into(),
@@ -315,72 +314,64 @@ fn manifest_records_are_as_drawn() {
         base_offset: 240.into(),
         timestamp_ms: 77.into(),
     };
-    let drawn_producer = layout(
-        40,
-        &[
-            (0, &4000_i64.to_le_bytes()),
-            (8, &2_i16.to_le_bytes()),
-            (12, &17_i32.to_le_bytes()),
-            (16, &9_i32.to_le_bytes()),
-            (24, &240_i64.to_le_bytes()),
-            (32, &77_i64.to_le_bytes()),
-        ],
-    );
-    let index = IndexEntry { offset: 180.into(), position: 4096.into(), max_timestamp_before: 70.into() };
-    let advance = Advance {
-        high_watermark: 300,
-        cuts: 0x0102,
-        segments: vec![meta()],
-        index: vec![index],
-        producers: vec![producer],
-    };
-    let Advance { segments, index, producers, .. } = advance.clone();
-    let cut = manifest::Cut { end_offset: 301, cuts: 0x0103, segments, index, producers };
+    let fields: [(usize, &[u8]); 6] = [
+        (0, &4000_i64.to_le_bytes()),
+        (8, &2_i16.to_le_bytes()),
+        (12, &17_i32.to_le_bytes()),
+        (16, &9_i32.to_le_bytes()),
+        (24, &240_i64.to_le_bytes()),
+        (32, &77_i64.to_le_bytes()),
+    ];
+    (producer, layout(40, &fields))
+}
+
+fn leader_epochs() -> (LeaderEpochs, Vec<u8>) {
     let mut epochs = LeaderEpochs::default();
     epochs.note(0x0D0E, 7);
     epochs.note(0x0D0F, 900);
-    let drawn_epochs = layout(
-        32,
-        &[
-            (0, &0x0D0E_i32.to_le_bytes()),
-            (8, &7_i64.to_le_bytes()),
-            (16, &0x0D0F_i32.to_le_bytes()),
-            (24, &900_i64.to_le_bytes()),
-        ],
-    );
-    let own = |kind, first, second, counts| header(&TOPIC, 0x0102_0304, kind, first, second, counts);
+    let fields: [(usize, &[u8]); 4] = [
+        (0, &0x0D0E_i32.to_le_bytes()),
+        (8, &7_i64.to_le_bytes()),
+        (16, &0x0D0F_i32.to_le_bytes()),
+        (24, &900_i64.to_le_bytes()),
+    ];
+    (epochs, layout(32, &fields))
+}
+
+#[test]
+fn manifest_records_are_as_drawn() {
+    let (producer, drawn_producer) = producer();
+    let (epochs, drawn_epochs) = leader_epochs();
+    let index = vec![IndexEntry { offset: 180.into(), position: 4096.into(), max_timestamp_before: 70.into() }];
+    let (segments, producers) = (vec![meta()], vec![producer]);
+    let advance = Advance { high_watermark: 300, cuts: 0x0102, segments, index, producers };
+    let Advance { segments, index, producers, .. } = advance.clone();
+    let cut = manifest::Cut { end_offset: 301, cuts: 0x0103, segments, index, producers };
+    let items = [drawn_meta(), drawn_index(180, 4096, 70), drawn_producer].concat();
+    let own = |kind, numbers, counts| record_header(&TOPIC, 0x0102_0304, kind, numbers, counts);
     let drawn = [
-        (PARTITION, manifest::Record::Reset { log_start_offset: 5, clean_offset: 3 }, own(0, 5, 3, [0; 3])),
-        (
-            PARTITION,
-            manifest::Record::Advance(advance),
-            [own(1, 300, 0x0102, [1; 3]), drawn_meta(), drawn_index(180, 4096, 70), drawn_producer.clone()].concat(),
-        ),
-        (PARTITION, manifest::Record::Trim { log_start_offset: 150, first_segment: 100 }, own(2, 150, 100, [0; 3])),
+        (PARTITION, manifest::Record::Reset { log_start_offset: 5, clean_offset: 3 }, own(0, (5, 3), [0; 3])),
+        (PARTITION, manifest::Record::Advance(advance), [own(1, (300, 0x0102), [1; 3]), items.clone()].concat()),
+        (PARTITION, manifest::Record::Trim { log_start_offset: 150, first_segment: 100 }, own(2, (150, 100), [0; 3])),
         (
             PARTITION,
             manifest::Record::Replace(Replace { removed: vec![9.into()], added: vec![meta()], clean_offset: 8 }),
-            [own(4, 0, 8, [1, 1, 0]), drawn_meta(), 9_i64.to_le_bytes().to_vec()].concat(),
+            [own(4, (0, 8), [1, 1, 0]), drawn_meta(), 9_i64.to_le_bytes().to_vec()].concat(),
         ),
-        (PARTITION, manifest::Record::Epochs(epochs), [own(5, 0, 0, [0, 2, 0]), drawn_epochs].concat()),
-        (
-            PARTITION,
-            manifest::Record::Cut(cut),
-            [own(6, 301, 0x0103, [1; 3]), drawn_meta(), drawn_index(180, 4096, 70), drawn_producer].concat(),
-        ),
+        (PARTITION, manifest::Record::Epochs(epochs), [own(5, (0, 0), [0, 2, 0]), drawn_epochs].concat()),
+        (PARTITION, manifest::Record::Cut(cut), [own(6, (301, 0x0103), [1; 3]), items].concat()),
         (
             manifest::NO_PARTITION,
             manifest::Record::RunEnd { run: 6, sequence: 1234 },
-            header(&Uuid::nil(), 0, 3, 6, 1234, [0; 3]),
+            record_header(&Uuid::nil(), 0, 3, (6, 1234), [0; 3]),
         ),
     ];
     for (id, record, bytes) in drawn {
         assert_eq!(manifest::encode(id, &record), bytes, "{record:?}");
         let (found, decoded) = manifest::decode(&bytes).unwrap().unwrap();
         assert_eq!((found, manifest::encode(id, &decoded)), (id, bytes.clone()));
-        // Kind and counts apart, whatever is set without a meaning is refused.
-        let trailing = [&bytes[..], &[0]].concat();
-        assert!(manifest::decode(&trailing).is_err());
+        // Whatever is set without a meaning is refused.
+        assert!(manifest::decode(&[&bytes[..], &[0]].concat()).is_err());
         for at in [21, 22, 23] {
             let mut set = bytes.clone();
             set[at] = 1;
