@@ -156,7 +156,7 @@ impl Shares {
         self.ready(partition).await?;
         let changed = {
             let mut slots = self.states.slots.borrow_mut();
-            let slot = slots.get_mut(&partition.partition).filter(|slot| !slot.is_stale);
+            let slot = current(&mut slots, partition).filter(|slot| !slot.is_stale);
             let store = slot.and_then(|slot| slot.store.as_mut());
             let store = store.ok_or(ResponseError::CoordinatorLoadInProgress)?;
             work(store, self.clock.now_ms())
@@ -199,13 +199,18 @@ impl Shares {
         let read = read_records(&self.engine, partition, |record| take(&mut store, partition, record)).await;
         if let Err(error) = read {
             tracing::error!(partition = partition.partition, %error, "a partition of {STATE_TOPIC} cannot be loaded");
-            self.states.slots.borrow_mut().remove(&partition.partition);
+            let mut slots = self.states.slots.borrow_mut();
+            if current(&mut slots, partition).is_some() {
+                slots.remove(&partition.partition);
+            }
             return Err(ResponseError::CoordinatorNotAvailable);
         }
         let topics = self.engine.topics();
         let gone = store.delete_topics(|id| !topics.by_id.contains_key(&id));
-        if let Some(slot) = self.states.slots.borrow_mut().get_mut(&partition.partition) {
-            slot.store = Some(store);
+        match current(&mut self.states.slots.borrow_mut(), partition) {
+            Some(slot) => slot.store = Some(store),
+            // the topic was made again meanwhile: this was read in its former life
+            None => return Err(ResponseError::NotCoordinator),
         }
         self.append_in_background(partition, gone);
         Ok(())
@@ -236,7 +241,7 @@ impl Shares {
                 headers: Vec::new(),
             });
         }
-        if let Some(slot) = self.states.slots.borrow_mut().get_mut(&partition.partition) {
+        if let Some(slot) = current(&mut self.states.slots.borrow_mut(), partition) {
             slot.under_way += 1;
         }
         let written = self.engine.produce(
@@ -262,8 +267,7 @@ impl Shares {
 
     fn on_appended(&self, partition: TopicPartition, records: &[StateRecord], base_offset: Option<i64>) {
         let mut slots = self.states.slots.borrow_mut();
-        let slot = slots.get_mut(&partition.partition).filter(|slot| slot.partition == partition);
-        let Some(slot) = slot else { return };
+        let Some(slot) = current(&mut slots, partition) else { return };
         slot.under_way = slot.under_way.saturating_sub(1);
         match (base_offset, &mut slot.store) {
             (Some(base), Some(store)) => {
@@ -324,6 +328,11 @@ impl Shares {
     }
 }
 
+/// The slot of a partition, not of one with the same index in another life of the topic.
+fn current(slots: &mut BTreeMap<i32, Slot>, partition: TopicPartition) -> Option<&mut Slot> {
+    slots.get_mut(&partition.partition).filter(|slot| slot.partition == partition)
+}
+
 fn take(store: &mut Store, partition: TopicPartition, record: &batch::Record) {
     let key = record.key.as_deref().unwrap_or_default();
     match StateRecord::decode(key, record.value.as_deref()) {
@@ -335,3 +344,6 @@ fn take(store: &mut Store, partition: TopicPartition, record: &batch::Record) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

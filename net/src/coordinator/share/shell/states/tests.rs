@@ -1,0 +1,70 @@
+//! Stores on a real engine: what only shows while a log is read.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use kafka_protocol::ResponseError;
+use millrace_engine::{
+    api::{NewTopic, TopicPartition},
+    engine::Engine,
+    node::{NodeOptions, Stopper, run},
+};
+
+use super::super::Shares;
+use crate::coordinator::share::{settings::Settings, state::ShareKey};
+
+/// Runs a test's body on a node of one shard.
+fn on_node(body: impl AsyncFn(Engine) + Clone + Send + 'static) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = NodeOptions {
+        data_dir: dir.path().to_owned(),
+        node_id: 1,
+        shards: 1,
+        pin: false,
+        memory_bytes: 64 << 20,
+        reserve_bytes: 1 << 20,
+        wal_bytes: 96 << 20,
+        topic_defaults: BTreeMap::new(),
+        producer_id_expiration_ms: 86_400_000,
+        retention_check_ms: 300_000,
+    };
+    let stopper = Stopper::default();
+    let stop = stopper.clone();
+    let work = move |engine: Engine| {
+        let (body, stop) = (body.clone(), stop.clone());
+        async move {
+            body(engine).await;
+            stop.stop();
+        }
+    };
+    run(options, stopper, work).unwrap();
+}
+
+/// Partition 0 of a new topic.
+async fn new_partition(engine: &Engine, name: &str) -> TopicPartition {
+    let new = NewTopic { name: name.to_owned(), partitions: 1, configs: BTreeMap::new() };
+    let topic = engine.create_topic(new, false).await.unwrap();
+    TopicPartition { topic: topic.id, partition: 0 }
+}
+
+/// The topic is deleted and made again while the old one is read: both partitions have the same index, and what the old
+/// one kept is nothing to the new one.
+#[test]
+fn state_of_a_topics_former_life_is_not_served_by_the_next_one() {
+    on_node(async |engine: Engine| {
+        let settings = Rc::new(Settings::default());
+        let (old, new) = (new_partition(&engine, "old").await, new_partition(&engine, "new").await);
+        let kept = new_partition(&engine, "kept").await.topic;
+        let key = ShareKey::new("group", kept, 0);
+        let before = Shares::attach(&engine, Rc::clone(&settings));
+        let initialized = before.change(old, |store, now_ms| Ok(((), Some(store.initialize(now_ms, &key, 3, 40)?))));
+        initialized.await.unwrap();
+
+        let shares = Shares::attach(&engine, settings);
+        // what the task of `begin_load` runs: reading takes so long that the next life is loaded meanwhile
+        let slow = shares.load(old);
+        shares.ready(new).await.unwrap();
+        let _: Result<(), ResponseError> = slow.await;
+        let read = shares.change(new, |store, _| Ok((store.read(&key)?.clone(), None))).await;
+        assert_eq!(read.map(|state| state.start_offset), Err(ResponseError::UnknownServerError));
+    });
+}
