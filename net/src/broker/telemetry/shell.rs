@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     broker::{metrics::Page, settings::client_metrics::KEPT},
-    coordinator::group::shell::Clock,
+    coordinator::runtime::Clock,
     kafka_uuid::kafka_uuid,
 };
 

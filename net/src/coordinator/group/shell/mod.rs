@@ -6,7 +6,6 @@
 //! on in tasks of the shard, whatever becomes of the request's connection.
 
 pub(crate) mod load;
-pub(crate) mod promise;
 mod route;
 mod topic;
 mod write;
@@ -15,7 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use kafka_protocol::error::ResponseError;
@@ -23,7 +22,6 @@ use millrace_engine::{
     api::TopicPartition,
     engine::{Engine, Topics},
 };
-use promise::{Bell, Gate, Promise};
 pub(crate) use route::{ask, coordinator_shard, on_every_shard, on_groups, read};
 pub(crate) use topic::{OFFSETS_TOPIC, ensure_offsets_topic, index_of, new_offsets_topic, offsets_topic, partition_of};
 use write::InFlight;
@@ -33,6 +31,10 @@ use super::{
     effects::{Reply, Ticket},
     error::GroupError,
     settings::Settings,
+};
+use crate::coordinator::runtime::{
+    Clock,
+    promise::{Bell, Gate, Promise},
 };
 
 /// How often topics are looked at for deleted ones, and the longest sleep of the timer.
@@ -82,26 +84,6 @@ pub(crate) struct Groups {
     next_retention_ms: Cell<i64>,
     /// Nothing is begun any more.
     is_stopping: Cell<bool>,
-}
-
-/// Ms since the epoch that never jump: the time of the start, and what has gone by since.
-pub(crate) struct Clock {
-    started: Instant,
-    started_ms: i64,
-}
-
-impl Clock {
-    /// Starts now.
-    pub(crate) fn start() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { started: Instant::now(), started_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX / 2) }
-    }
-
-    /// Now.
-    pub(crate) fn now_ms(&self) -> i64 {
-        let elapsed = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX / 4);
-        self.started_ms.saturating_add(elapsed)
-    }
 }
 
 impl Groups {

@@ -9,11 +9,14 @@ use millrace_engine::{
     batch::{self, AppendOrigin, BatchBuilder, Codec},
 };
 
-use super::{Groups, Stage, promise::next_turn};
-use crate::coordinator::group::{
-    coordinator::Coordinator,
-    effects::{Write, WriteId},
-    error::{GroupError, write_error},
+use super::{Groups, Stage};
+use crate::coordinator::{
+    group::{
+        coordinator::Coordinator,
+        effects::{Write, WriteId},
+        error::{GroupError, write_error},
+    },
+    runtime::promise::next_turn,
 };
 
 /// A batch is closed when it has that many bytes: well below the default of `max.message.bytes`, so that only what one

@@ -16,7 +16,7 @@ use millrace_engine::{
 use super::{Shares, here, notice::Watchers, states};
 use crate::{
     coordinator::{
-        group::shell::promise::{Gate, Promise},
+        runtime::promise::{Gate, Promise},
         share::{
             partition::{AcknowledgeError, Acknowledgement, Limits, SharePartition, Write},
             settings::OffsetReset,

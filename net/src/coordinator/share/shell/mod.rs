@@ -31,9 +31,9 @@ use super::{
     settings::{GroupSettings, Settings},
     state::ShareKey,
 };
-use crate::coordinator::group::{
-    KEPT_GROUPS,
-    shell::{Clock, promise::Bell},
+use crate::coordinator::{
+    group::KEPT_GROUPS,
+    runtime::{Clock, promise::Bell},
 };
 
 /// Longest sleep of the timer; how often deleted topics are looked for.

@@ -21,8 +21,9 @@ use super::{Shares, here};
 use crate::coordinator::{
     group::{
         error::write_error,
-        shell::{index_of, load::read_records, promise::Gate},
+        shell::{index_of, load::read_records},
     },
+    runtime::promise::Gate,
     share::{
         partition::Write,
         state::{ShareKey, Snapshot, StateRecord, Store, StoreError, Summary},

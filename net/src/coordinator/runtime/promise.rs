@@ -101,7 +101,7 @@ impl Bell {
 }
 
 /// Lets all other tasks run that are runnable now.
-pub(super) async fn next_turn() {
+pub(crate) async fn next_turn() {
     let mut waited = false;
     poll_fn(|context| {
         if std::mem::replace(&mut waited, true) {
