@@ -1,0 +1,150 @@
+//! What a machine wants done: replies to send, records to write, and what is to happen once they are durable.
+//!
+//! The runtime takes replies and writes after every call into the machine, and reports each write in the order in which
+//! they were taken.
+
+use std::collections::VecDeque;
+
+use kafka_protocol::error::ResponseError;
+
+use super::ticket::{Answer, Reply, Ticket};
+
+/// Records that are written as one: all of them become durable or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct WriteId(u64);
+
+/// Records to append to the machine's partition.
+#[derive(Debug)]
+pub(crate) struct Write<R> {
+    /// To be given back when it is done.
+    pub(crate) id: WriteId,
+    /// In order.
+    pub(crate) records: Vec<R>,
+}
+
+/// What is to happen once a write is done.
+pub(crate) trait Then {
+    /// Whether the state was changed as if the records were durable.
+    fn runs_ahead(&self) -> bool;
+}
+
+/// A write that is under way.
+#[derive(Debug)]
+pub(crate) struct Pending<T> {
+    id: WriteId,
+    then: T,
+    /// Released when it is durable.
+    replies: Vec<Reply>,
+}
+
+impl<T> Pending<T> {
+    /// Takes a part of what is to happen out.
+    pub(crate) fn map<U, V>(self, split: impl FnOnce(T) -> (U, V)) -> (U, Pending<V>) {
+        let (taken, then) = split(self.then);
+        (taken, Pending { id: self.id, then, replies: self.replies })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Effects<R, T> {
+    replies: Vec<Reply>,
+    writes: Vec<Write<R>>,
+    pending: VecDeque<Pending<T>>,
+    next_write: u64,
+}
+
+impl<R, T> Default for Effects<R, T> {
+    fn default() -> Self {
+        Self { replies: Vec::new(), writes: Vec::new(), pending: VecDeque::new(), next_write: 0 }
+    }
+}
+
+impl<R, T: Then> Effects<R, T> {
+    /// Replies at once.
+    pub(crate) fn reply<A: Answer>(&mut self, ticket: Ticket<A>, answer: A) {
+        self.replies.push(Reply::new(ticket, answer));
+    }
+
+    /// Replies as soon as everything is durable that the state was changed for ahead of time.
+    pub(crate) fn reply_when_settled<A: Answer>(&mut self, ticket: Ticket<A>, answer: A) {
+        let reply = Reply::new(ticket, answer);
+        match self.pending.iter_mut().rev().find(|pending| pending.then.runs_ahead()) {
+            Some(pending) => pending.replies.push(reply),
+            None => self.replies.push(reply),
+        }
+    }
+
+    /// What is to happen once the write is done that was begun last.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut T> {
+        self.pending.back_mut().map(|pending| &mut pending.then)
+    }
+
+    /// Writes records, with what is to happen then.
+    pub(crate) fn write(&mut self, records: Vec<R>, then: T) {
+        self.begin(records, then, Vec::new());
+    }
+
+    /// Writes records and replies when they are durable.
+    pub(crate) fn write_then_reply<A: Answer>(&mut self, records: Vec<R>, then: T, ticket: Ticket<A>, answer: A) {
+        self.begin(records, then, vec![Reply::new(ticket, answer)]);
+    }
+
+    fn begin(&mut self, records: Vec<R>, then: T, replies: Vec<Reply>) {
+        let id = WriteId(self.next_write);
+        self.next_write += 1;
+        self.writes.push(Write { id, records });
+        self.pending.push_back(Pending { id, then, replies });
+    }
+
+    /// The oldest write, which was just finished.
+    ///
+    /// # Panics
+    /// When writes are reported in another order than they were taken in.
+    pub(crate) fn finish(&mut self, id: WriteId) -> Pending<T> {
+        let pending = self.pending.pop_front().expect("only writes that were taken are reported");
+        assert_eq!(pending.id, id, "writes are reported in order");
+        pending
+    }
+
+    /// Releases what waited for a write, or its failure; gives back what was left to happen.
+    pub(crate) fn release<U>(&mut self, pending: Pending<U>, result: Result<(), ResponseError>) -> U {
+        for reply in pending.replies {
+            self.replies.push(match result {
+                Ok(()) => reply,
+                Err(error) => reply.failed(error),
+            });
+        }
+        pending.then
+    }
+
+    /// Replies to send now.
+    pub(crate) fn take_replies(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.replies)
+    }
+
+    /// Records to write now.
+    pub(crate) fn take_writes(&mut self) -> Vec<Write<R>> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// Fails everything that waits for a write; returns what was to happen.
+    pub(crate) fn fail_pending(&mut self, error: ResponseError) -> Vec<T> {
+        self.writes.clear();
+        let mut all = Vec::with_capacity(self.pending.len());
+        for pending in std::mem::take(&mut self.pending) {
+            all.push(self.release(pending, Err(error)));
+        }
+        all
+    }
+
+    /// Whether there is anything to write.
+    pub(crate) fn has_writes(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
+    /// Whether there is anything to take.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.replies.is_empty() || !self.writes.is_empty()
+    }
+}
