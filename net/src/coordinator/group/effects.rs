@@ -1,107 +1,21 @@
-//! What a coordinator wants done: replies to send, records to write, and what is to happen once they are durable.
-//!
-//! The shell takes [`Effects::take_replies`] and [`Effects::take_writes`] after every call into the coordinator, and
-//! reports each write, in the order in which they were taken, with `Coordinator::on_persisted`.
+//! What a coordinator of groups wants done, besides what every machine wants: topics to be looked up.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    rc::Rc,
-};
+use std::{collections::BTreeMap, rc::Rc};
 
-use kafka_protocol::messages::{
-    ConsumerGroupHeartbeatResponse, HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
-    OffsetDeleteResponse, SyncGroupResponse, delete_groups_response::DeletableGroupResult,
-    offset_fetch_response::OffsetFetchResponseGroup,
-};
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 
 use super::{
     classic::ClassicThen,
-    coordinator::ShareReply,
     error::GroupError,
     offsets::DeferredFetch,
     record::Record,
     settings::{GroupConfigs, Settings},
     timers::Timers,
 };
-
-/// A request that waits for its reply. Every ticket given to a coordinator is answered exactly once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Ticket(pub(crate) u64);
-
-/// Records that are written as one: all of them become durable or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct WriteId(pub(crate) u64);
+use crate::coordinator::runtime::{self, Answer, Pending, Reply, Ticket, WriteId};
 
 /// Records to append to the coordinator's partition.
-#[derive(Debug)]
-pub(crate) struct Write {
-    /// To be given back to `on_persisted`.
-    pub(crate) id: WriteId,
-    /// In order.
-    pub(crate) records: Vec<Record>,
-}
-
-/// A reply, in the newest version's form; the handler fits it to the version that the client speaks.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Reply {
-    /// JoinGroup
-    Join(Box<JoinGroupResponse>),
-    /// SyncGroup
-    Sync(Box<SyncGroupResponse>),
-    /// Heartbeat
-    Heartbeat(Box<HeartbeatResponse>),
-    /// LeaveGroup
-    Leave(Box<LeaveGroupResponse>),
-    /// OffsetCommit
-    OffsetCommit(Box<OffsetCommitResponse>),
-    /// One group of OffsetFetch
-    OffsetFetch(Box<OffsetFetchResponseGroup>),
-    /// OffsetDelete
-    OffsetDelete(Box<OffsetDeleteResponse>),
-    /// DeleteGroups
-    DeleteGroups(Vec<DeletableGroupResult>),
-    /// ConsumerGroupHeartbeat
-    ConsumerHeartbeat(Box<ConsumerGroupHeartbeatResponse>),
-    /// What is asked of share groups
-    Share(Box<ShareReply>),
-}
-
-impl Reply {
-    /// The same reply when what it tells could not be made durable.
-    fn failed(self, error: GroupError) -> Self {
-        let code = error.code();
-        match self {
-            Reply::Join(reply) => {
-                let failed = JoinGroupResponse::default().with_member_id(reply.member_id).with_error_code(code);
-                Reply::Join(Box::new(failed))
-            }
-            Reply::Sync(_) => Reply::Sync(Box::new(SyncGroupResponse::default().with_error_code(code))),
-            Reply::Heartbeat(reply) => Reply::Heartbeat(Box::new(reply.with_error_code(code))),
-            Reply::Leave(_) => Reply::Leave(Box::new(LeaveGroupResponse::default().with_error_code(code))),
-            Reply::OffsetCommit(mut reply) => {
-                let partitions = reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
-                partitions.for_each(|partition| partition.error_code = code);
-                Reply::OffsetCommit(reply)
-            }
-            Reply::OffsetFetch(reply) => {
-                let failed = OffsetFetchResponseGroup::default().with_group_id(reply.group_id).with_error_code(code);
-                Reply::OffsetFetch(Box::new(failed))
-            }
-            Reply::OffsetDelete(_) => {
-                Reply::OffsetDelete(Box::new(OffsetDeleteResponse::default().with_error_code(code)))
-            }
-            Reply::DeleteGroups(mut results) => {
-                results.iter_mut().for_each(|result| result.error_code = code);
-                Reply::DeleteGroups(results)
-            }
-            Reply::Share(_) => Reply::Share(Box::new(ShareReply::Failed(error.into()))),
-            Reply::ConsumerHeartbeat(_) => {
-                let failed = ConsumerGroupHeartbeatResponse::default().with_error_code(code);
-                Reply::ConsumerHeartbeat(Box::new(failed))
-            }
-        }
-    }
-}
+pub(crate) type Write = runtime::Write<Record>;
 
 /// What happens once a write is durable, or failed.
 #[derive(Debug)]
@@ -116,86 +30,84 @@ pub(crate) enum Then {
     Classic(Rc<str>, ClassicThen),
 }
 
-/// A write that is under way.
+/// A fetch that waits for a write.
+pub(crate) type WaitingFetch = (Ticket<OffsetFetchResponseGroup>, DeferredFetch);
+
+/// What happens, and who is answered when it is done, whatever became of it.
 #[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) id: WriteId,
+pub(crate) struct After {
     pub(crate) then: Then,
-    /// Released when it is durable.
-    pub(crate) replies: Vec<(Ticket, Reply)>,
-    /// Answered when it is done, whatever became of it.
-    pub(crate) fetches: Vec<(Ticket, DeferredFetch)>,
+    pub(crate) fetches: Vec<WaitingFetch>,
+}
+
+impl runtime::Then for After {
+    fn runs_ahead(&self) -> bool {
+        matches!(self.then, Then::Rebuild)
+    }
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    replies: Vec<(Ticket, Reply)>,
-    writes: Vec<Write>,
-    pending: VecDeque<Pending>,
-    next_write: u64,
+    log: runtime::Effects<Record, After>,
     /// Groups whose regular expressions are to be looked up among all topics, with the expressions.
     regexes: BTreeMap<Rc<str>, Vec<Rc<str>>>,
 }
 
 impl Effects {
     /// Replies at once.
-    pub(crate) fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        self.replies.push((ticket, reply));
+    pub(crate) fn reply<A: Answer>(&mut self, ticket: Ticket<A>, answer: A) {
+        self.log.reply(ticket, answer);
     }
 
     /// Replies as soon as everything is durable that the state was changed for ahead of time.
-    pub(crate) fn reply_when_settled(&mut self, ticket: Ticket, reply: Reply) {
-        let ahead = |pending: &&mut Pending| matches!(pending.then, Then::Rebuild);
-        match self.pending.iter_mut().rev().find(ahead) {
-            Some(pending) => pending.replies.push((ticket, reply)),
-            None => self.reply(ticket, reply),
-        }
+    pub(crate) fn reply_when_settled<A: Answer>(&mut self, ticket: Ticket<A>, answer: A) {
+        self.log.reply_when_settled(ticket, answer);
     }
 
     /// Hands a fetch back as long as no write is under way; else keeps it until the last one is done.
-    pub(crate) fn defer_fetch(&mut self, ticket: Ticket, fetch: DeferredFetch) -> Option<DeferredFetch> {
-        match self.pending.back_mut() {
-            Some(pending) => {
-                pending.fetches.push((ticket, fetch));
+    pub(crate) fn defer_fetch(
+        &mut self,
+        ticket: Ticket<OffsetFetchResponseGroup>,
+        fetch: DeferredFetch,
+    ) -> Option<WaitingFetch> {
+        match self.log.last_mut() {
+            Some(after) => {
+                after.fetches.push((ticket, fetch));
                 None
             }
-            None => Some(fetch),
+            None => Some((ticket, fetch)),
         }
     }
 
     /// Writes records, with what is to happen then.
     pub(crate) fn write(&mut self, records: Vec<Record>, then: Then) {
-        self.write_then_reply(records, then, None);
+        self.log.write(records, After { then, fetches: Vec::new() });
     }
 
     /// Writes records and replies when they are durable.
-    pub(crate) fn write_then_reply(&mut self, records: Vec<Record>, then: Then, reply: Option<(Ticket, Reply)>) {
-        let id = WriteId(self.next_write);
-        self.next_write += 1;
-        self.writes.push(Write { id, records });
-        self.pending.push_back(Pending { id, then, replies: reply.into_iter().collect(), fetches: Vec::new() });
+    pub(crate) fn write_then_reply<A: Answer>(
+        &mut self,
+        records: Vec<Record>,
+        then: Then,
+        ticket: Ticket<A>,
+        answer: A,
+    ) {
+        self.log.write_then_reply(records, After { then, fetches: Vec::new() }, ticket, answer);
     }
 
     /// The oldest write, which was just finished.
-    ///
-    /// # Panics
-    /// When writes are reported in another order than they were taken in.
-    pub(crate) fn finish(&mut self, id: WriteId) -> Pending {
-        let pending = self.pending.pop_front().expect("only writes that were taken are reported");
-        assert_eq!(pending.id, id, "writes are reported in order");
-        pending
+    pub(crate) fn finish(&mut self, id: WriteId) -> (Then, Pending<Vec<WaitingFetch>>) {
+        self.log.finish(id).map(|After { then, fetches }| (then, fetches))
     }
 
-    /// Releases what waited for a write, or its failure.
-    pub(crate) fn release(&mut self, replies: Vec<(Ticket, Reply)>, result: Result<(), GroupError>) {
-        for (ticket, reply) in replies {
-            let reply = match result {
-                Ok(()) => reply,
-                Err(error) => reply.failed(error),
-            };
-            self.reply(ticket, reply);
-        }
+    /// Releases what waited for a write, or its failure; what was to happen was done. Returns the fetches that wait.
+    pub(crate) fn release(
+        &mut self,
+        pending: Pending<Vec<WaitingFetch>>,
+        result: Result<(), GroupError>,
+    ) -> Vec<WaitingFetch> {
+        self.log.release(pending, result)
     }
 
     /// Asks for a group's regular expressions to be looked up.
@@ -204,13 +116,13 @@ impl Effects {
     }
 
     /// Replies to send now.
-    pub(crate) fn take_replies(&mut self) -> Vec<(Ticket, Reply)> {
-        std::mem::take(&mut self.replies)
+    pub(crate) fn take_replies(&mut self) -> Vec<Reply> {
+        self.log.take_replies()
     }
 
     /// Records to write now.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
-        std::mem::take(&mut self.writes)
+        self.log.take_writes()
     }
 
     /// Groups whose regular expressions to look up now.
@@ -219,19 +131,13 @@ impl Effects {
     }
 
     /// Fails everything that waits for a write; returns the fetches that wait.
-    pub(crate) fn fail_pending(&mut self, error: GroupError) -> Vec<(Ticket, DeferredFetch)> {
-        let mut fetches = Vec::new();
-        for pending in std::mem::take(&mut self.pending) {
-            self.release(pending.replies, Err(error));
-            fetches.extend(pending.fetches);
-        }
-        self.writes.clear();
-        fetches
+    pub(crate) fn fail_pending(&mut self, error: GroupError) -> Vec<WaitingFetch> {
+        self.log.fail_pending(error).into_iter().flat_map(|after| after.fetches).collect()
     }
 
     /// Whether anything is to be taken.
     pub(crate) fn has_work(&self) -> bool {
-        !self.replies.is_empty() || !self.writes.is_empty() || !self.regexes.is_empty()
+        self.log.has_work() || !self.regexes.is_empty()
     }
 }
 

@@ -5,6 +5,7 @@
 //! without I/O or clock, so that every conversation can be tested by itself. The shell around it carries requests to the
 //! owner's shard, writes the records and loads them after a start.
 
+mod answers;
 pub(crate) mod assignment;
 mod assignor;
 pub(crate) mod caller;

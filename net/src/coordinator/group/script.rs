@@ -7,13 +7,8 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path, rc::Rc};
 
 use kafka_protocol::{error::ResponseError, protocol::StrBytes};
 
-use super::{
-    caller::Caller,
-    coordinator::Coordinator,
-    effects::{Ticket, Write},
-    record::Record,
-    settings::Settings,
-};
+use super::{caller::Caller, coordinator::Coordinator, effects::Write, record::Record, settings::Settings};
+use crate::coordinator::runtime::{Inbox, Reply, Ticket};
 
 mod commands;
 mod print;
@@ -70,8 +65,8 @@ pub(super) struct Script {
     writes: Vec<Write>,
     /// Writes are made durable at once.
     auto: bool,
-    tickets: BTreeMap<Ticket, String>,
-    next_ticket: u64,
+    /// Lines that say who was answered what.
+    answers: Inbox<String>,
     /// How often an id was given out, by client or instance.
     fresh_ids: BTreeMap<String, u64>,
     pub(super) topics: FakeTopics,
@@ -88,19 +83,17 @@ impl Script {
             log: Vec::new(),
             writes: Vec::new(),
             auto: true,
-            tickets: BTreeMap::new(),
-            next_ticket: 0,
+            answers: Inbox::new(),
             fresh_ids: BTreeMap::new(),
             topics: FakeTopics::default(),
             out: String::new(),
         }
     }
 
-    pub(super) fn ticket(&mut self, name: &str) -> Ticket {
-        self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
-        self.tickets.insert(ticket, name.to_owned());
-        ticket
+    /// A ticket of somebody with a name. Who hears that the coordinator went away without an answer says nothing.
+    pub(super) fn ticket<R: print::Print + 'static>(&mut self, name: &str) -> Ticket<R> {
+        let name = name.to_owned();
+        self.answers.ticket(move |answer: Result<R, _>| Some(format!("{name} <- {}", answer.ok()?.print())))
     }
 
     pub(super) fn caller(&mut self, command: &Command<'_>, version: i16) -> Caller {
@@ -150,10 +143,7 @@ impl Script {
     /// Prints what came of the last event, and makes writes durable in mode `auto`.
     fn settle(&mut self) {
         loop {
-            for (ticket, reply) in self.coordinator.take_replies() {
-                let name = self.tickets.remove(&ticket).expect("a ticket is answered once");
-                self.say(format_args!("{name} <- {}", print::reply(&reply)));
-            }
+            self.print_replies();
             for write in self.coordinator.take_writes() {
                 self.say(format_args!("write {}", print::records(&write.records)));
                 self.writes.push(write);
@@ -200,9 +190,9 @@ impl Script {
     }
 
     fn print_replies(&mut self) {
-        for (ticket, reply) in self.coordinator.take_replies() {
-            let name = self.tickets.remove(&ticket).expect("a ticket is answered once");
-            self.say(format_args!("{name} <- {}", print::reply(&reply)));
+        self.coordinator.take_replies().into_iter().for_each(Reply::send);
+        for line in self.answers.take() {
+            self.say(line);
         }
     }
 

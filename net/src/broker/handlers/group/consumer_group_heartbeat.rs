@@ -8,7 +8,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{effects::Reply, shell},
+    coordinator::group::shell,
     wire::api::{
         Call, call,
         shape::{INT32, INT32S, STRING, STRINGS, Shape, UUID, array},
@@ -49,8 +49,7 @@ async fn handle(context: Context, call: Call<ConsumerGroupHeartbeatRequest>) -> 
         coordinator.handle_consumer_heartbeat(now_ms, &caller, &request, ticket);
     });
     match reply.await {
-        Ok(Reply::ConsumerHeartbeat(response)) => *response,
-        Ok(other) => unreachable!("ConsumerGroupHeartbeat was answered with {other:?}"),
+        Ok(response) => response,
         Err(error) => ConsumerGroupHeartbeatResponse::default().with_error_code(error.code()),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{effects::Reply, shell, strings::wire},
+    coordinator::group::{shell, strings::wire},
     wire::api::{
         Call, call,
         shape::{STRINGS, Shape},
@@ -49,8 +49,7 @@ async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGrou
             coordinator.handle_delete_groups(&ids, ticket);
         });
         match reply.await {
-            Ok(Reply::DeleteGroups(results)) => results,
-            Ok(other) => unreachable!("DeleteGroups was answered with {other:?}"),
+            Ok(results) => results,
             Err(error) => failed(error),
         }
     });

@@ -10,7 +10,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{effects::Reply, shell},
+    coordinator::group::shell,
     wire::api::{
         Call, call,
         shape::{INT32, STRING, Shape},
@@ -41,8 +41,7 @@ async fn handle(context: Context, call: Call<HeartbeatRequest>) -> HeartbeatResp
         coordinator.handle_heartbeat(now_ms, &request, ticket);
     });
     match reply.await {
-        Ok(Reply::Heartbeat(response)) => *response,
-        Ok(other) => unreachable!("Heartbeat was answered with {other:?}"),
+        Ok(response) => response,
         // while groups are loaded their sessions do not run
         Err(ResponseError::CoordinatorLoadInProgress) => HeartbeatResponse::default(),
         Err(error) => HeartbeatResponse::default().with_error_code(error.code()),

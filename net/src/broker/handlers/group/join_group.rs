@@ -11,7 +11,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{effects::Reply, shell},
+    coordinator::group::shell,
     wire::api::{
         Call, call,
         shape::{BYTES, INT32, STRING, Shape, array},
@@ -54,8 +54,7 @@ async fn handle(context: Context, call: Call<JoinGroupRequest>) -> JoinGroupResp
         coordinator.handle_join(now_ms, &caller, &request, ticket);
     });
     let mut response = match reply.await {
-        Ok(Reply::Join(response)) => *response,
-        Ok(other) => unreachable!("JoinGroup was answered with {other:?}"),
+        Ok(response) => response,
         Err(error) => JoinGroupResponse::default().with_member_id(member_id).with_error_code(error.code()),
     };
     if version < NULL_PROTOCOL_VERSION {

@@ -10,7 +10,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{effects::Reply, shell},
+    coordinator::group::shell,
     wire::api::{
         Call, call,
         shape::{STRING, Shape, array},
@@ -48,8 +48,7 @@ async fn handle(context: Context, call: Call<LeaveGroupRequest>) -> LeaveGroupRe
         coordinator.handle_leave(now_ms, &request, ticket);
     });
     let mut response = match reply.await {
-        Ok(Reply::Leave(response)) => *response,
-        Ok(other) => unreachable!("LeaveGroup was answered with {other:?}"),
+        Ok(response) => response,
         Err(error) => LeaveGroupResponse::default().with_error_code(error.code()),
     };
     if version < MEMBERS_VERSION {

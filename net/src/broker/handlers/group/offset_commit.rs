@@ -20,7 +20,6 @@ use crate::{
     },
     coordinator::group::{
         coordinator::commit_error,
-        effects::Reply,
         record::{Reader, RecordError},
         shell,
         strings::wire,
@@ -113,8 +112,7 @@ async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetComm
             coordinator.handle_offset_commit(now_ms, &caller, &request, ticket);
         });
         match reply.await {
-            Ok(Reply::OffsetCommit(response)) => *response,
-            Ok(other) => unreachable!("OffsetCommit was answered with {other:?}"),
+            Ok(response) => response,
             Err(error) => commit_error(&unanswered, error),
         }
     };

@@ -14,7 +14,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType, TopicsSeen},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{effects::Reply, shell},
+    coordinator::group::shell,
     wire::api::{
         Call, call,
         shape::{INT32, STRING, Shape, array},
@@ -49,8 +49,7 @@ async fn handle(context: Context, call: Call<OffsetDeleteRequest>) -> OffsetDele
         coordinator.handle_offset_delete(&request, ticket);
     });
     let mut response = match reply.await {
-        Ok(Reply::OffsetDelete(response)) => *response,
-        Ok(other) => unreachable!("OffsetDelete was answered with {other:?}"),
+        Ok(response) => response,
         Err(error) => OffsetDeleteResponse::default().with_error_code(error.code()),
     };
     if response.error_code == 0 {

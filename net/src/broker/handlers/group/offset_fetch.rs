@@ -21,7 +21,6 @@ use crate::{
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
-        effects::Reply,
         record::{Reader, RecordError},
         shell,
         strings::wire,
@@ -137,8 +136,7 @@ async fn fetch(
         coordinator.handle_offset_fetch(request, require_stable, ticket);
     });
     let mut response = match reply.await {
-        Ok(Reply::OffsetFetch(response)) => *response,
-        Ok(other) => unreachable!("OffsetFetch was answered with {other:?}"),
+        Ok(response) => response,
         Err(error) => OffsetFetchResponseGroup::default().with_group_id(group_id).with_error_code(fetch_code(error)),
     };
     if response.error_code == 0 {

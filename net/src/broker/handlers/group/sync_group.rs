@@ -10,7 +10,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{effects::Reply, shell},
+    coordinator::group::shell,
     wire::api::{
         Call, call,
         shape::{BYTES, INT32, STRING, Shape, array},
@@ -49,8 +49,7 @@ async fn handle(context: Context, call: Call<SyncGroupRequest>) -> SyncGroupResp
         coordinator.handle_sync(now_ms, &request, ticket);
     });
     match reply.await {
-        Ok(Reply::Sync(response)) => *response,
-        Ok(other) => unreachable!("SyncGroup was answered with {other:?}"),
+        Ok(response) => response,
         Err(error) => SyncGroupResponse::default().with_error_code(error.code()),
     }
 }

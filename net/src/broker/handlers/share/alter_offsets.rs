@@ -16,7 +16,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{coordinator::ShareReply, error::Refusal, strings::wire},
+    coordinator::group::{error::Refusal, strings::wire},
     wire::api::{
         Call, call,
         shape::{INT32, INT64, STRING, Shape, array},
@@ -54,8 +54,7 @@ async fn handle(context: Context, call: Call<AlterShareGroupOffsetsRequest>) -> 
         coordinator.handle_share_alter(now_ms, &request, ticket);
     });
     let altered = match reply.await {
-        Ok(ShareReply::Altered(altered)) => altered,
-        Ok(other) => unreachable!("AlterShareGroupOffsets was answered with {other:?}"),
+        Ok(altered) => altered,
         Err(refusal) => return refused(&refusal),
     };
     let mut response = altered.response;

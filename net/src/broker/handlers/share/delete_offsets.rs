@@ -15,7 +15,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{coordinator::ShareReply, error::Refusal, strings::wire},
+    coordinator::group::{error::Refusal, strings::wire},
     wire::api::{
         Call, call,
         shape::{STRING, Shape, array},
@@ -53,8 +53,7 @@ async fn handle(context: Context, call: Call<DeleteShareGroupOffsetsRequest>) ->
         coordinator.handle_share_delete_offsets(&request, ticket);
     });
     let deleted = match reply.await {
-        Ok(ShareReply::DeletedOffsets(deleted)) => deleted,
-        Ok(other) => unreachable!("DeleteShareGroupOffsets was answered with {other:?}"),
+        Ok(deleted) => deleted,
         Err(refusal) => return refused(&refusal),
     };
     let failed = state::delete(engine, &group, &deleted.work).await;

@@ -14,7 +14,7 @@ use crate::{
         table::{Api, OnDisconnect},
     },
     coordinator::{
-        group::{coordinator::ShareReply, error::Refusal, strings::optional_wire},
+        group::{error::Refusal, strings::optional_wire},
         share::shell::here,
     },
     wire::api::{
@@ -53,12 +53,11 @@ async fn handle(context: Context, call: Call<ShareGroupHeartbeatRequest>) -> Sha
         coordinator.handle_share_heartbeat(now_ms, &caller, &settings, &request, ticket);
     });
     match reply.await {
-        Ok(ShareReply::Heartbeat(response, None)) => response,
-        Ok(ShareReply::Heartbeat(response, Some(work))) => match state::make(engine, &group, work).await {
+        Ok((response, None)) => response,
+        Ok((response, Some(work))) => match state::make(engine, &group, work).await {
             Ok(_) => response,
             Err(refusal) => refused(&refusal),
         },
-        Ok(other) => unreachable!("ShareGroupHeartbeat was answered with {other:?}"),
         Err(refusal) => refused(&refusal),
     }
 }

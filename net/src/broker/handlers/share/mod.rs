@@ -20,30 +20,20 @@ use millrace_engine::engine::Engine;
 
 use crate::{
     coordinator::{
-        group::{
-            coordinator::{Coordinator, ShareReply},
-            effects::{Reply, Ticket},
-            error::Refusal,
-            shell,
-        },
+        group::{coordinator::Coordinator, error::Refusal, shell},
+        runtime::Ticket,
         share::shell::states,
     },
     wire::api::{self, Response},
 };
 
 /// Lets the coordinator of a share group do something; a refusal is an error.
-async fn ask(
+async fn ask<T: Send + 'static>(
     engine: &Engine,
     group: &str,
-    work: impl FnOnce(&mut Coordinator, i64, Ticket) + Send + 'static,
-) -> Result<ShareReply, Refusal> {
-    match shell::ask(engine, group, work).await.map_err(Refusal::from)? {
-        Reply::Share(reply) => match *reply {
-            ShareReply::Failed(refusal) => Err(refusal),
-            reply => Ok(reply),
-        },
-        other => unreachable!("a share group was answered with {other:?}"),
-    }
+    work: impl FnOnce(&mut Coordinator, i64, Ticket<Result<T, Refusal>>) + Send + 'static,
+) -> Result<T, Refusal> {
+    shell::ask(engine, group, work).await.map_err(Refusal::from)?
 }
 
 /// A response that may have been too large to be written.

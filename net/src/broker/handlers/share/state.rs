@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::ask;
 use crate::coordinator::{
-    group::{coordinator::ShareReply, error::Refusal},
+    group::error::Refusal,
     share::{
         StateWork,
         shell::{drop_on, states},
@@ -68,7 +68,7 @@ pub(super) async fn note_deleted(engine: &Engine, group: &str, gone: Vec<Uuid>) 
     let noted = ask(engine, group, move |coordinator, _, ticket| {
         coordinator.handle_share_state_deleted(&id, &gone, ticket);
     });
-    noted.await.map(|_| ())
+    noted.await
 }
 
 /// Before a group is deleted: deletes its state if it is a share group.
@@ -76,8 +76,8 @@ pub(crate) async fn delete_group_state(engine: &Engine, group: &str) -> Result<(
     let id = group.to_owned();
     let reply = ask(engine, group, move |coordinator, _, ticket| coordinator.handle_share_delete(&id, ticket));
     let work = match reply.await {
-        Ok(ShareReply::Deleted(Some(work))) => work,
-        Ok(_) => return Ok(()),
+        Ok(Some(work)) => work,
+        Ok(None) => return Ok(()),
         Err(refusal) => return Err(refusal.error),
     };
     let failed = delete(engine, group, &work).await;

@@ -2,27 +2,25 @@
 
 use std::rc::Rc;
 
-use kafka_protocol::{error::ResponseError, messages::JoinGroupRequest};
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{JoinGroupRequest, JoinGroupResponse},
+};
 
 use super::{ClassicGroup, Member, State, error_join, protocols};
 use crate::coordinator::group::{
-    caller::Caller,
-    effects::{Reply, Scope, Ticket},
-    error::GroupError,
-    settings::NEW_MEMBER_JOIN_TIMEOUT_MS,
-    strings::wire,
-    timers::TimerKind,
+    caller::Caller, effects::Scope, error::GroupError, settings::NEW_MEMBER_JOIN_TIMEOUT_MS, timers::TimerKind,
 };
+use crate::coordinator::runtime::Ticket;
 
 /// First version whose clients are sent back once with a member id (KIP-394).
 const MEMBER_ID_REQUIRED_VERSION: i16 = 4;
 
-/// A JoinGroup and where it comes from.
+/// A JoinGroup and whose it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Join<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) request: &'a JoinGroupRequest,
-    pub(crate) ticket: Ticket,
 }
 
 impl<'a> Join<'a> {
@@ -49,23 +47,23 @@ impl<'a> Join<'a> {
 
 impl ClassicGroup {
     /// Handles a JoinGroup; the ticket is answered now, or at the end of the rebalance.
-    pub(crate) fn handle_join(&mut self, scope: &mut Scope<'_>, join: &Join<'_>) {
+    pub(crate) fn handle_join(&mut self, scope: &mut Scope<'_>, join: &Join<'_>, ticket: Ticket<JoinGroupResponse>) {
         let member_id = join.member_id();
         if !self.accepts(scope.settings.classic_size_max, member_id) {
             self.remove(scope, member_id);
-            return refuse(scope, join, "", ResponseError::GroupMaxSizeReached);
+            return refuse(scope, ticket, "", ResponseError::GroupMaxSizeReached);
         }
         if !self.supports(&join.request.protocol_type, join.protocol_names()) {
-            return refuse(scope, join, member_id, ResponseError::InconsistentGroupProtocol);
+            return refuse(scope, ticket, member_id, ResponseError::InconsistentGroupProtocol);
         }
         if member_id.is_empty() {
-            self.join_unknown(scope, join);
+            self.join_unknown(scope, join, ticket);
         } else if self.pending_join.contains(member_id) && join.instance_id().is_none() {
-            self.add_member(scope, join, Rc::from(member_id));
+            self.add_member(scope, join, Rc::from(member_id), ticket);
         } else {
             match self.validate_member(member_id, join.instance_id()) {
-                Ok(()) => self.rejoin(scope, join),
-                Err(error) => refuse(scope, join, member_id, error),
+                Ok(()) => self.rejoin(scope, join, ticket),
+                Err(error) => refuse(scope, ticket, member_id, error),
             }
         }
     }
@@ -83,25 +81,25 @@ impl ClassicGroup {
         }
     }
 
-    fn join_unknown(&mut self, scope: &mut Scope<'_>, join: &Join<'_>) {
+    fn join_unknown(&mut self, scope: &mut Scope<'_>, join: &Join<'_>, ticket: Ticket<JoinGroupResponse>) {
         let new_id: Rc<str> = match join.instance_id() {
             Some(instance_id) => Rc::from(format!("{instance_id}-{}", join.caller.fresh_id)),
             None => Rc::from(format!("{}-{}", join.caller.client_id, join.caller.fresh_id)),
         };
         if let Some(old_id) = join.instance_id().and_then(|instance_id| self.static_members.get(instance_id)) {
             let old_id = Rc::clone(old_id);
-            return self.replace_static(scope, join, &old_id, new_id);
+            return self.replace_static(scope, join, (&old_id, new_id), ticket);
         }
         if join.needs_member_id() {
             self.pending_join.insert(Rc::clone(&new_id));
             let deadline = scope.now_ms + i64::from(join.request.session_timeout_ms);
             scope.timers.schedule(&self.id, TimerKind::Session(Rc::clone(&new_id)), deadline);
-            return refuse(scope, join, &new_id, ResponseError::MemberIdRequired);
+            return refuse(scope, ticket, &new_id, ResponseError::MemberIdRequired);
         }
-        self.add_member(scope, join, new_id);
+        self.add_member(scope, join, new_id, ticket);
     }
 
-    fn add_member(&mut self, scope: &mut Scope<'_>, join: &Join<'_>, id: Rc<str>) {
+    fn add_member(&mut self, scope: &mut Scope<'_>, join: &Join<'_>, id: Rc<str>, ticket: Ticket<JoinGroupResponse>) {
         if self.members.is_empty() {
             self.protocol_type = Some(Rc::from(join.request.protocol_type.as_str()));
         }
@@ -117,7 +115,7 @@ impl ClassicGroup {
             session_timeout_ms: join.request.session_timeout_ms,
             protocols: protocols(&join.request.protocols),
             assignment: bytes::Bytes::new(),
-            awaiting_join: Some(join.ticket),
+            awaiting_join: Some(ticket),
             awaiting_sync: None,
             is_new: true,
         });
@@ -127,27 +125,26 @@ impl ClassicGroup {
     }
 
     /// A known member joins again.
-    fn rejoin(&mut self, scope: &mut Scope<'_>, join: &Join<'_>) {
+    fn rejoin(&mut self, scope: &mut Scope<'_>, join: &Join<'_>, ticket: Ticket<JoinGroupResponse>) {
         let member_id = join.member_id();
         let unchanged = self.members[member_id].matches(&join.request.protocols);
         let is_leader = self.leader.as_deref() == Some(member_id);
         match self.state {
             // it may not have heard the answer to its first JoinGroup: the generation has not changed
-            State::CompletingRebalance if unchanged => self.tell_generation(scope, join),
+            State::CompletingRebalance if unchanged => self.tell_generation(scope, member_id, ticket),
             // a leader rejoins to have partitions assigned anew, for example after a topic changed
-            State::Stable if unchanged && !is_leader => self.tell_generation(scope, join),
-            State::Empty => refuse(scope, join, member_id, ResponseError::UnknownMemberId),
+            State::Stable if unchanged && !is_leader => self.tell_generation(scope, member_id, ticket),
+            State::Empty => refuse(scope, ticket, member_id, ResponseError::UnknownMemberId),
             State::PreparingRebalance | State::CompletingRebalance | State::Stable => {
                 self.update_member(join, member_id);
-                self.await_join(scope, member_id, join.ticket);
+                self.await_join(scope, member_id, ticket);
                 self.rebalance_or_complete_join(scope);
             }
         }
     }
 
-    fn tell_generation(&self, scope: &mut Scope<'_>, join: &Join<'_>) {
-        let reply = self.generation_reply(join.member_id());
-        scope.effects.reply(join.ticket, Reply::Join(Box::new(reply)));
+    fn tell_generation(&self, scope: &mut Scope<'_>, member_id: &str, ticket: Ticket<JoinGroupResponse>) {
+        scope.effects.reply(ticket, self.generation_reply(member_id));
     }
 
     /// Takes over what a rejoining member says of itself.
@@ -164,7 +161,6 @@ impl ClassicGroup {
     }
 }
 
-fn refuse(scope: &mut Scope<'_>, join: &Join<'_>, member_id: &str, error: GroupError) {
-    let reply = error_join("", error).with_member_id(wire(member_id));
-    scope.effects.reply(join.ticket, Reply::Join(Box::new(reply)));
+fn refuse(scope: &mut Scope<'_>, ticket: Ticket<JoinGroupResponse>, member_id: &str, error: GroupError) {
+    scope.effects.reply(ticket, error_join(member_id, error));
 }

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse, join_group_request::JoinGroupRequestProtocol};
 
-use crate::coordinator::group::effects::Ticket;
+use crate::coordinator::runtime::Ticket;
 
 /// One protocol that a member can follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) fn protocols(requested: &[JoinGroupRequestProtocol]) -> Vec<Protocol>
 }
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Member {
     /// Member id.
     pub(crate) id: Rc<str>,
@@ -45,9 +45,9 @@ pub(crate) struct Member {
     /// Assignment of the current generation; empty until it is known.
     pub(crate) assignment: Bytes,
     /// Its JoinGroup that waits for the rebalance. Only the group changes this: it counts them.
-    pub(super) awaiting_join: Option<Ticket>,
+    pub(super) awaiting_join: Option<Ticket<JoinGroupResponse>>,
     /// Its SyncGroup that waits for the assignment.
-    pub(super) awaiting_sync: Option<Ticket>,
+    pub(super) awaiting_sync: Option<Ticket<SyncGroupResponse>>,
     /// Joined for the first time and not yet answered: it cannot send heartbeats, so waiting does not keep it alive.
     pub(super) is_new: bool,
 }

@@ -7,14 +7,15 @@ use kafka_protocol::{
 
 use super::{ClassicGroup, Member};
 use crate::coordinator::group::{
-    effects::{Reply, Scope, Ticket},
+    effects::Scope,
     error::GroupError,
     strings::{optional_wire, wire},
 };
+use crate::coordinator::runtime::Ticket;
 
 impl ClassicGroup {
     /// Lets a member wait for the end of the rebalance. A request that it sent before is told to try again.
-    pub(super) fn await_join(&mut self, scope: &mut Scope<'_>, member_id: &str, ticket: Ticket) {
+    pub(super) fn await_join(&mut self, scope: &mut Scope<'_>, member_id: &str, ticket: Ticket<JoinGroupResponse>) {
         let Some(member) = self.members.get_mut(member_id) else {
             return;
         };
@@ -22,7 +23,7 @@ impl ClassicGroup {
             None => self.awaiting_join_count += 1,
             Some(superseded) => {
                 let reply = error_join(member_id, ResponseError::RebalanceInProgress);
-                scope.effects.reply(superseded, Reply::Join(Box::new(reply)));
+                scope.effects.reply(superseded, reply);
             }
         }
     }
@@ -33,17 +34,16 @@ impl ClassicGroup {
         };
         if let Some(ticket) = member.awaiting_join.take() {
             self.awaiting_join_count -= 1;
-            scope.effects.reply(ticket, Reply::Join(Box::new(reply)));
+            scope.effects.reply(ticket, reply);
         }
     }
 
     /// Answers a waiting SyncGroup; says whether there was one.
     pub(super) fn reply_sync(&mut self, scope: &mut Scope<'_>, member_id: &str, reply: SyncGroupResponse) -> bool {
         let waiting = self.members.get_mut(member_id).and_then(|member| member.awaiting_sync.take());
-        if let Some(ticket) = waiting {
-            scope.effects.reply(ticket, Reply::Sync(Box::new(reply)));
-        }
-        waiting.is_some()
+        let Some(ticket) = waiting else { return false };
+        scope.effects.reply(ticket, reply);
+        true
     }
 
     /// What a member is told of the current generation. Only the leader learns who the others are.

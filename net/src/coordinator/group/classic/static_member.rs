@@ -2,15 +2,11 @@
 
 use std::rc::Rc;
 
-use kafka_protocol::error::ResponseError;
+use kafka_protocol::{error::ResponseError, messages::JoinGroupResponse};
 
 use super::{ClassicGroup, ClassicThen, Protocol, State, error_join, error_sync, join::Join, write_then};
-use crate::coordinator::group::{
-    effects::{Reply, Scope, Ticket},
-    error::GroupError,
-    strings::wire,
-    timers::TimerKind,
-};
+use crate::coordinator::group::{effects::Scope, error::GroupError, strings::wire, timers::TimerKind};
+use crate::coordinator::runtime::{Mark, Ticket};
 
 /// First version whose leader can be told to skip the assignment (KIP-814).
 const SKIP_ASSIGNMENT_VERSION: i16 = 9;
@@ -28,7 +24,7 @@ pub(crate) struct StaticReplacement {
     /// for a follower, so that it assigns nothing.
     old_leader: Option<Rc<str>>,
     skips_assignment: bool,
-    ticket: Ticket,
+    ticket: Mark<JoinGroupResponse>,
 }
 
 impl ClassicGroup {
@@ -54,7 +50,13 @@ impl ClassicGroup {
     }
 
     /// A static member that is known under another member id joins.
-    pub(super) fn replace_static(&mut self, scope: &mut Scope<'_>, join: &Join<'_>, old_id: &Rc<str>, new_id: Rc<str>) {
+    pub(super) fn replace_static(
+        &mut self,
+        scope: &mut Scope<'_>,
+        join: &Join<'_>,
+        (old_id, new_id): (&Rc<str>, Rc<str>),
+        ticket: Ticket<JoinGroupResponse>,
+    ) {
         let old_leader = self.leader.clone();
         self.rename_static(scope, old_id, &new_id);
         let Some(member) = self.members.get(&new_id) else {
@@ -67,11 +69,11 @@ impl ClassicGroup {
             old_session_timeout_ms: member.session_timeout_ms,
             old_leader,
             skips_assignment: join.caller.version >= SKIP_ASSIGNMENT_VERSION,
-            ticket: join.ticket,
+            ticket: ticket.mark(),
             new_id: Rc::clone(&new_id),
         };
         self.update_member(join, &new_id);
-        self.await_join(scope, &new_id, join.ticket);
+        self.await_join(scope, &new_id, ticket);
         self.restart_session(scope, &new_id);
         match self.state {
             State::Stable if self.select_protocol() == self.protocol => {
@@ -92,7 +94,8 @@ impl ClassicGroup {
         result: Result<(), GroupError>,
     ) {
         let new_id = Rc::clone(&replacement.new_id);
-        let waits = self.members.get(&new_id).is_some_and(|member| member.awaiting_join == Some(replacement.ticket));
+        let waiting = self.members.get(&new_id).and_then(|member| member.awaiting_join.as_ref());
+        let waits = waiting.is_some_and(|ticket| ticket.has(&replacement.ticket));
         // in a rebalance that began meanwhile it is one of those that joined, and is answered with them; once answered,
         // the next generation makes the new member id durable
         if !waits {
@@ -115,13 +118,14 @@ impl ClassicGroup {
     }
 
     fn revert_static(&mut self, scope: &mut Scope<'_>, replacement: StaticReplacement, error: GroupError) {
-        let StaticReplacement { old_id, new_id, ticket, .. } = replacement;
+        let StaticReplacement { old_id, new_id, .. } = replacement;
         let Some(member) = self.members.get_mut(&new_id) else {
             return;
         };
-        member.awaiting_join = None;
-        self.awaiting_join_count -= 1;
-        scope.effects.reply(ticket, Reply::Join(Box::new(error_join("", error))));
+        if let Some(ticket) = member.awaiting_join.take() {
+            self.awaiting_join_count -= 1;
+            scope.effects.reply(ticket, error_join("", error));
+        }
         let fresh = std::mem::replace(&mut member.protocols, replacement.old_protocols.clone());
         member.rebalance_timeout_ms = replacement.old_rebalance_timeout_ms;
         member.session_timeout_ms = replacement.old_session_timeout_ms;

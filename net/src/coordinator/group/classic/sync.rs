@@ -9,26 +9,27 @@ use kafka_protocol::{
 };
 
 use super::{ClassicGroup, ClassicThen, State, error_sync, write_then};
-use crate::coordinator::group::{
-    effects::{Reply, Scope, Ticket},
-    error::GroupError,
-    strings::optional_wire,
-    timers::TimerKind,
-};
+use crate::coordinator::group::{effects::Scope, error::GroupError, strings::optional_wire, timers::TimerKind};
+use crate::coordinator::runtime::Ticket;
 
 impl ClassicGroup {
     /// Handles a SyncGroup; the ticket is answered now, or when the leader's assignment is durable.
-    pub(crate) fn handle_sync(&mut self, scope: &mut Scope<'_>, request: &SyncGroupRequest, ticket: Ticket) {
+    pub(crate) fn handle_sync(
+        &mut self,
+        scope: &mut Scope<'_>,
+        request: &SyncGroupRequest,
+        ticket: Ticket<SyncGroupResponse>,
+    ) {
         let member_id = request.member_id.as_str();
         if let Err(error) = self.validate_sync(request) {
-            return scope.effects.reply(ticket, Reply::Sync(Box::new(error_sync(error))));
+            return scope.effects.reply(ticket, error_sync(error));
         }
         match self.state {
-            State::Empty => reply(scope, ticket, error_sync(ResponseError::UnknownMemberId)),
-            State::PreparingRebalance => reply(scope, ticket, error_sync(ResponseError::RebalanceInProgress)),
+            State::Empty => scope.effects.reply(ticket, error_sync(ResponseError::UnknownMemberId)),
+            State::PreparingRebalance => scope.effects.reply(ticket, error_sync(ResponseError::RebalanceInProgress)),
             State::Stable => {
                 self.note_sync(scope, member_id);
-                reply(scope, ticket, self.assignment_reply(member_id));
+                scope.effects.reply(ticket, self.assignment_reply(member_id));
             }
             State::CompletingRebalance => {
                 self.await_sync(scope, member_id, ticket);
@@ -62,12 +63,12 @@ impl ClassicGroup {
         }
     }
 
-    fn await_sync(&mut self, scope: &mut Scope<'_>, member_id: &str, ticket: Ticket) {
+    fn await_sync(&mut self, scope: &mut Scope<'_>, member_id: &str, ticket: Ticket<SyncGroupResponse>) {
         let Some(member) = self.members.get_mut(member_id) else {
             return;
         };
         if let Some(superseded) = member.awaiting_sync.replace(ticket) {
-            reply(scope, superseded, error_sync(ResponseError::RebalanceInProgress));
+            scope.effects.reply(superseded, error_sync(ResponseError::RebalanceInProgress));
         }
     }
 
@@ -119,8 +120,4 @@ impl ClassicGroup {
             .with_protocol_name(optional_wire(self.protocol()))
             .with_assignment(assignment)
     }
-}
-
-fn reply(scope: &mut Scope<'_>, ticket: Ticket, reply: SyncGroupResponse) {
-    scope.effects.reply(ticket, Reply::Sync(Box::new(reply)));
 }

@@ -6,20 +6,15 @@ use kafka_protocol::{
     error::ResponseError,
     messages::{
         GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
-        join_group_request::JoinGroupRequestProtocol, leave_group_request::MemberIdentity,
+        SyncGroupResponse, join_group_request::JoinGroupRequestProtocol, leave_group_request::MemberIdentity,
         sync_group_request::SyncGroupRequestAssignment,
     },
     protocol::StrBytes,
 };
 use proptest::prelude::*;
 
-use crate::coordinator::group::{
-    caller::Caller,
-    coordinator::Coordinator,
-    effects::{Reply, Ticket, WriteId},
-    script::run_file,
-    settings::Settings,
-};
+use crate::coordinator::group::{caller::Caller, coordinator::Coordinator, script::run_file, settings::Settings};
+use crate::coordinator::runtime::{Inbox, Reply, Ticket, WriteId};
 
 #[test]
 fn first_members_wait_for_each_other() {
@@ -86,13 +81,22 @@ struct Client {
     members: Vec<String>,
 }
 
+/// What a client hears, and which one it is.
+enum Heard {
+    Join(usize, JoinGroupResponse),
+    /// Of the generation in which it asked.
+    Sync(usize, i32, SyncGroupResponse),
+    Other,
+}
+
 /// A coordinator and its clients; keeps what every generation was told.
 struct World {
     coordinator: Coordinator,
     clients: Vec<Client>,
     now_ms: i64,
-    next_ticket: u64,
-    waiting: BTreeMap<Ticket, (usize, i32)>,
+    asked: u64,
+    answers: Inbox<Heard>,
+    answered: u64,
     writes: Vec<WriteId>,
     /// Leader and protocol of each generation.
     generations: BTreeMap<i32, (String, String)>,
@@ -115,18 +119,17 @@ impl World {
             coordinator: Coordinator::new(Rc::new(settings)),
             clients: vec![Client::default(); CLIENTS],
             now_ms: 0,
-            next_ticket: 0,
-            waiting: BTreeMap::new(),
+            asked: 0,
+            answers: Inbox::new(),
+            answered: 0,
             writes: Vec::new(),
             generations: BTreeMap::new(),
         }
     }
 
-    fn ticket(&mut self, client: usize, generation: i32) -> Ticket {
-        self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
-        self.waiting.insert(ticket, (client, generation));
-        ticket
+    fn ticket<R: 'static>(&mut self, heard: impl Fn(R) -> Heard + 'static) -> Ticket<R> {
+        self.asked += 1;
+        self.answers.ticket(move |answer| Some(heard(answer.expect("nobody is forgotten"))))
     }
 
     fn run(&mut self, at: usize, step: &Step) {
@@ -136,7 +139,7 @@ impl World {
         let instance = (at == CLIENTS - 1).then(|| text("static"));
         match step {
             Step::Join { metadata } => {
-                let fresh_id = format!("{}", self.next_ticket);
+                let fresh_id = format!("{}", self.asked);
                 let version = if at == 0 { 3 } else { 9 };
                 let caller = Caller { client_id: format!("c{at}"), version, fresh_id, ..Caller::default() };
                 let protocol = |name: &str| {
@@ -153,7 +156,7 @@ impl World {
                     .with_session_timeout_ms(6_000)
                     .with_rebalance_timeout_ms(9_000)
                     .with_protocols(protocols);
-                let ticket = self.ticket(at, 0);
+                let ticket = self.ticket(move |reply| Heard::Join(at, reply));
                 self.coordinator.handle_join(self.now_ms, &caller, &request, ticket);
             }
             Step::Sync => {
@@ -167,7 +170,8 @@ impl World {
                     .with_group_instance_id(instance)
                     .with_generation_id(client.generation)
                     .with_assignments(client.members.iter().map(assign).collect());
-                let ticket = self.ticket(at, client.generation);
+                let generation = client.generation;
+                let ticket = self.ticket(move |reply| Heard::Sync(at, generation, reply));
                 self.coordinator.handle_sync(self.now_ms, &request, ticket);
             }
             Step::Heartbeat => {
@@ -175,13 +179,13 @@ impl World {
                     .with_group_id(group)
                     .with_member_id(text(client.member))
                     .with_generation_id(client.generation);
-                let ticket = self.ticket(at, client.generation);
+                let ticket = self.ticket(|_| Heard::Other);
                 self.coordinator.handle_heartbeat(self.now_ms, &request, ticket);
             }
             Step::Leave => {
                 let member = MemberIdentity::default().with_member_id(text(client.member));
                 let request = LeaveGroupRequest::default().with_group_id(group).with_members(vec![member]);
-                let ticket = self.ticket(at, 0);
+                let ticket = self.ticket(|_| Heard::Other);
                 self.coordinator.handle_leave(self.now_ms, &request, ticket);
             }
             Step::Forget => self.clients[at] = Client::default(),
@@ -204,11 +208,12 @@ impl World {
     fn settle(&mut self) {
         self.coordinator.check();
         self.writes.extend(self.coordinator.take_writes().iter().map(|write| write.id));
-        for (ticket, reply) in self.coordinator.take_replies() {
-            let (client, generation) = self.waiting.remove(&ticket).expect("a ticket is answered once");
-            match reply {
-                Reply::Join(reply) => self.joined(client, &reply),
-                Reply::Sync(reply) if reply.error_code == 0 => {
+        self.coordinator.take_replies().into_iter().for_each(Reply::send);
+        for heard in self.answers.take() {
+            self.answered += 1;
+            match heard {
+                Heard::Join(client, reply) => self.joined(client, &reply),
+                Heard::Sync(client, generation, reply) if reply.error_code == 0 => {
                     let member = &self.clients[client].member;
                     if reply.assignment.is_empty() || self.clients[client].generation != generation {
                         continue;
@@ -218,7 +223,7 @@ impl World {
                     let assigned = String::from_utf8(reply.assignment.to_vec()).unwrap();
                     assert_eq!(person(&assigned), expected, "an assignment is of its own generation");
                 }
-                _ => {}
+                Heard::Sync(..) | Heard::Other => {}
             }
         }
     }
@@ -257,7 +262,7 @@ proptest! {
             world.run(0, &Step::Persist { fail: false });
             world.run(0, &Step::Advance(10_000));
         }
-        prop_assert!(world.waiting.is_empty(), "unanswered: {:?}", world.waiting);
+        prop_assert_eq!(world.asked, world.answered);
         prop_assert_eq!(world.coordinator.next_deadline_ms(), None);
     }
 }
@@ -276,19 +281,19 @@ fn texts_that_no_record_can_hold_are_refused() {
     let by_group = request.clone().with_group_id(GroupId(text(&*long)));
     let by_instance = request.clone().with_group_instance_id(Some(text(&*long)));
     let by_client = Caller { client_id: long, ..caller.clone() };
-    coordinator.handle_join(0, &caller, &by_group, Ticket(1));
-    coordinator.handle_join(0, &caller, &by_instance, Ticket(2));
-    coordinator.handle_join(0, &by_client, &request, Ticket(3));
+    let answers = Inbox::new();
+    let ticket =
+        |number| answers.ticket(move |answer: Result<JoinGroupResponse, _>| Some((number, answer.ok()?.error_code)));
+    coordinator.handle_join(0, &caller, &by_group, ticket(1));
+    coordinator.handle_join(0, &caller, &by_instance, ticket(2));
+    coordinator.handle_join(0, &by_client, &request, ticket(3));
     // a rebalance timeout without sense ends the rebalance at once
-    coordinator.handle_join(0, &caller, &request, Ticket(4));
+    coordinator.handle_join(0, &caller, &request, ticket(4));
     coordinator.handle_timeouts(3_000);
-    let codes = coordinator.take_replies().into_iter().map(|(ticket, reply)| match reply {
-        Reply::Join(reply) => (ticket.0, reply.error_code),
-        reply => panic!("{reply:?}"),
-    });
+    coordinator.take_replies().into_iter().for_each(Reply::send);
     let invalid = ResponseError::InvalidRequest.code();
     let expected = [(1, ResponseError::InvalidGroupId.code()), (2, invalid), (3, invalid), (4, 0)];
-    assert_eq!(codes.collect::<Vec<_>>(), expected);
+    assert_eq!(answers.take(), expected);
     for write in coordinator.take_writes() {
         write.records.iter().for_each(|record| assert!(!record.key().is_empty()));
     }

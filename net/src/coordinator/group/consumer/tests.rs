@@ -17,11 +17,11 @@ use crate::coordinator::group::{
     assignment::Assignment,
     caller::Caller,
     coordinator::Coordinator,
-    effects::{Reply, Ticket},
     record::Record,
     script::{FakeTopics, run_file},
     settings::Settings,
 };
+use crate::coordinator::runtime::{Inbox, Reply};
 
 #[test]
 fn members_share_partitions_and_hand_them_over() {
@@ -108,8 +108,10 @@ struct World {
     now_ms: i64,
     log: Vec<Record>,
     writes: Vec<crate::coordinator::group::effects::Write>,
-    waiting: BTreeMap<Ticket, (usize, usize, i64)>,
-    next_ticket: u64,
+    /// Client, its life, when it asked, and what it was answered.
+    answers: Inbox<(usize, usize, i64, ConsumerGroupHeartbeatResponse)>,
+    asked: u64,
+    answered: u64,
 }
 
 const SESSION_MS: i64 = 45_000;
@@ -125,8 +127,9 @@ impl World {
             now_ms: 1,
             log: Vec::new(),
             writes: Vec::new(),
-            waiting: BTreeMap::new(),
-            next_ticket: 0,
+            answers: Inbox::new(),
+            asked: 0,
+            answered: 0,
         };
         world.topics.set("a", 3);
         world.topics.set("b", 2);
@@ -149,10 +152,12 @@ impl World {
             .with_rebalance_timeout_ms(600_000)
             .with_subscribed_topic_names(Some(names))
             .with_topic_partitions((says && epoch >= 0).then(|| owned.collect()));
-        self.next_ticket += 1;
-        self.waiting.insert(Ticket(self.next_ticket), (at, client.lives, self.now_ms));
+        self.asked += 1;
+        let (lives, now_ms) = (client.lives, self.now_ms);
+        let note = move |answer: Result<_, _>| Some((at, lives, now_ms, answer.expect("nobody is forgotten")));
+        let ticket = self.answers.ticket(note);
         let caller = Caller { client_host: "/h".to_owned(), version: 1, ..Caller::default() };
-        self.coordinator.handle_consumer_heartbeat(self.now_ms, &caller, &request, Ticket(self.next_ticket));
+        self.coordinator.handle_consumer_heartbeat(self.now_ms, &caller, &request, ticket);
     }
 
     fn run(&mut self, at: usize, step: &Step) {
@@ -228,9 +233,9 @@ impl World {
     fn settle(&mut self) {
         self.coordinator.check();
         self.writes.extend(self.coordinator.take_writes());
-        for (ticket, reply) in self.coordinator.take_replies() {
-            let (client, life, sent_ms) = self.waiting.remove(&ticket).expect("a ticket is answered once");
-            let Reply::ConsumerHeartbeat(reply) = reply else { panic!("{reply:?}") };
+        self.coordinator.take_replies().into_iter().for_each(Reply::send);
+        for (client, life, sent_ms, reply) in self.answers.take() {
+            self.answered += 1;
             if self.clients[client].lives == life {
                 self.heard(client, sent_ms, &reply);
             }
@@ -295,7 +300,7 @@ proptest! {
             world.run(0, &Step::Persist { fail: false });
             world.run(0, &Step::Advance(5_000));
         }
-        prop_assert!(world.waiting.is_empty());
+        prop_assert_eq!(world.asked, world.answered);
         let described = world.coordinator.describe_consumer("g");
         prop_assert_eq!(described.group_state.as_str(), "Stable");
         let owned: usize = world.clients.iter().flat_map(|client| client.owned.values()).map(|owned| owned.len()).sum();

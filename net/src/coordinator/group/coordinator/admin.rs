@@ -14,12 +14,12 @@ use kafka_protocol::{
 use super::{Coordinator, Entry, Group};
 use crate::coordinator::group::{
     classic::{CONSUMER_PROTOCOL_TYPE, ClassicGroup, State},
-    effects::{Reply, Then, Ticket},
+    effects::Then,
     error::GroupError,
     record::Record,
     strings::{optional_wire, wire},
 };
-use crate::coordinator::share::PROTOCOL_TYPE as SHARE_TYPE;
+use crate::coordinator::{runtime::Ticket, share::PROTOCOL_TYPE as SHARE_TYPE};
 
 /// First version of DescribeGroups in which an unknown group is an error.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;
@@ -64,7 +64,7 @@ impl Coordinator {
     }
 
     /// Deletes groups without members, with their offsets.
-    pub(crate) fn handle_delete_groups(&mut self, ids: &[String], ticket: Ticket) {
+    pub(crate) fn handle_delete_groups(&mut self, ids: &[String], ticket: Ticket<Vec<DeletableGroupResult>>) {
         let mut records = Vec::new();
         let mut results = Vec::with_capacity(ids.len());
         for id in ids {
@@ -75,11 +75,10 @@ impl Coordinator {
             let code = deletable.err().map_or(0, |error| error.code());
             results.push(DeletableGroupResult::default().with_group_id(wire(id).into()).with_error_code(code));
         }
-        let reply = Reply::DeleteGroups(results);
         if records.is_empty() {
-            return self.effects.reply(ticket, reply);
+            return self.effects.reply(ticket, results);
         }
-        self.effects.write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), ticket, results);
     }
 }
 

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, LeaveGroupRequest,
-        consumer_group_describe_response::DescribedGroup,
+        ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, JoinGroupResponse, LeaveGroupRequest,
+        LeaveGroupResponse, consumer_group_describe_response::DescribedGroup,
     },
 };
 
@@ -18,13 +18,14 @@ use crate::coordinator::group::{
     caller::Caller,
     classic::{Join, error_join},
     consumer::{self, ConsumerGroup, JOIN_EPOCH, LEAVE_EPOCH, Left, STATIC_LEAVE_EPOCH, TopicsView},
-    effects::{Reply, Then, Ticket},
+    effects::Then,
     error::Refusal,
     offsets::Offsets,
     record::Record,
     strings::{optional_wire, wire},
     timers::TimerKind,
 };
+use crate::coordinator::runtime::{Answer, Ticket};
 
 impl Coordinator {
     /// Handles a ConsumerGroupHeartbeat.
@@ -33,7 +34,7 @@ impl Coordinator {
         now_ms: i64,
         caller: &Caller,
         request: &ConsumerGroupHeartbeatRequest,
-        ticket: Ticket,
+        ticket: Ticket<ConsumerGroupHeartbeatResponse>,
     ) {
         let mut records = Vec::new();
         let leaves = matches!(request.member_epoch, LEAVE_EPOCH | STATIC_LEAVE_EPOCH);
@@ -50,15 +51,15 @@ impl Coordinator {
             records.clear();
             refused(&refusal)
         });
-        self.finish(records, ticket, Reply::ConsumerHeartbeat(Box::new(reply)));
+        self.finish(records, ticket, reply);
     }
 
     /// Writes what a group did and releases the reply once it is durable.
-    fn finish(&mut self, records: Vec<Record>, ticket: Ticket, reply: Reply) {
+    pub(super) fn finish<A: Answer>(&mut self, records: Vec<Record>, ticket: Ticket<A>, reply: A) {
         if records.is_empty() {
             self.effects.reply_when_settled(ticket, reply);
         } else {
-            self.effects.write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
+            self.effects.write_then_reply(records, Then::Rebuild, ticket, reply);
         }
     }
 
@@ -121,7 +122,13 @@ impl Coordinator {
     }
 
     /// A JoinGroup to a consumer group that has members.
-    pub(super) fn join_consumer_group(&mut self, now_ms: i64, id: &Rc<str>, join: &Join<'_>) {
+    pub(super) fn join_consumer_group(
+        &mut self,
+        now_ms: i64,
+        id: &Rc<str>,
+        join: &Join<'_>,
+        ticket: Ticket<JoinGroupResponse>,
+    ) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let Some(entry) = self.entries.get_mut(id) else {
             return;
@@ -137,11 +144,16 @@ impl Coordinator {
             }
             Err(error) => error_join(&join.request.member_id, error),
         };
-        self.finish(records, join.ticket, Reply::Join(Box::new(reply)));
+        self.finish(records, ticket, reply);
     }
 
     /// A LeaveGroup to a consumer group.
-    pub(super) fn leave_consumer_group(&mut self, now_ms: i64, request: &LeaveGroupRequest, ticket: Ticket) {
+    pub(super) fn leave_consumer_group(
+        &mut self,
+        now_ms: i64,
+        request: &LeaveGroupRequest,
+        ticket: Ticket<LeaveGroupResponse>,
+    ) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let Some(entry) = self.entries.get_mut(request.group_id.as_str()) else {
             return;
@@ -152,7 +164,7 @@ impl Coordinator {
         let mut records = Vec::new();
         let (reply, left) = group.handle_classic_leave(scope, topics, request, &mut records);
         entry.replace_if(left);
-        self.finish(records, ticket, Reply::Leave(Box::new(reply)));
+        self.finish(records, ticket, reply);
     }
 
     /// A member of a consumer group was too slow.

@@ -18,7 +18,6 @@ mod share;
 
 pub(crate) use admin::GroupFilter;
 pub(crate) use offsets::commit_error;
-pub(crate) use share::ShareReply;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,7 +27,8 @@ use std::{
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, LeaveGroupRequest, LeaveGroupResponse, SyncGroupRequest,
+        HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+        LeaveGroupResponse, SyncGroupRequest, SyncGroupResponse,
     },
 };
 
@@ -36,14 +36,17 @@ use super::{
     caller::Caller,
     classic::{ClassicGroup, Join, State, error_join, error_sync, member_response},
     consumer::{ConsumerGroup, TopicsView},
-    effects::{Effects, Pending, Reply, Scope, Then, Ticket, Write, WriteId},
+    effects::{Effects, Scope, Then, Write},
     error::GroupError,
     offsets::Offsets,
     settings::{GroupConfigs, Settings},
     timers::{TimerKind, Timers},
     topics::{NoTopics, TopicLookup},
 };
-use crate::coordinator::share::ShareGroup;
+use crate::coordinator::{
+    runtime::{Reply, Ticket, WriteId},
+    share::ShareGroup,
+};
 
 /// A group, by the protocol that it follows now.
 #[derive(Debug)]
@@ -119,7 +122,13 @@ impl Coordinator {
     }
 
     /// Handles a JoinGroup.
-    pub(crate) fn handle_join(&mut self, now_ms: i64, caller: &Caller, request: &JoinGroupRequest, ticket: Ticket) {
+    pub(crate) fn handle_join(
+        &mut self,
+        now_ms: i64,
+        caller: &Caller,
+        request: &JoinGroupRequest,
+        ticket: Ticket<JoinGroupResponse>,
+    ) {
         let session = self.settings.min_session_timeout_ms..=self.settings.max_session_timeout_ms;
         let known = self.entries.contains_key(request.group_id.as_str());
         let names = request.protocols.iter().map(|protocol| protocol.name.as_str());
@@ -138,12 +147,12 @@ impl Coordinator {
         };
         if let Some(error) = refused {
             let reply = error_join(&request.member_id, error);
-            return self.effects.reply(ticket, Reply::Join(Box::new(reply)));
+            return self.effects.reply(ticket, reply);
         }
         let id: Rc<str> = Rc::from(request.group_id.as_str());
-        let join = Join { caller, request, ticket };
+        let join = Join { caller, request };
         if matches!(self.entries.get(&id), Some(Entry { group: Group::Consumer(group), .. }) if !group.is_empty()) {
-            return self.join_consumer_group(now_ms, &id, &join);
+            return self.join_consumer_group(now_ms, &id, &join, ticket);
         }
         let entry = self.entries.entry(Rc::clone(&id)).or_insert_with(|| Entry {
             group: Group::Classic(Box::new(ClassicGroup::new(Rc::clone(&id), now_ms))),
@@ -151,7 +160,7 @@ impl Coordinator {
         });
         if matches!(entry.group, Group::Share(_)) {
             let reply = error_join(&request.member_id, ResponseError::InconsistentGroupProtocol);
-            return self.effects.reply(ticket, Reply::Join(Box::new(reply)));
+            return self.effects.reply(ticket, reply);
         }
         let scope = scope!(self, now_ms);
         let mut records = Vec::new();
@@ -160,7 +169,7 @@ impl Coordinator {
             // a consumer group without members is as good as none
             if !request.member_id.is_empty() {
                 let reply = error_join(&request.member_id, ResponseError::UnknownMemberId);
-                return scope.effects.reply(ticket, Reply::Join(Box::new(reply)));
+                return scope.effects.reply(ticket, reply);
             }
             records = group.tombstones();
             is_new = true;
@@ -169,7 +178,7 @@ impl Coordinator {
         let Group::Classic(group) = &mut entry.group else {
             return;
         };
-        group.handle_join(scope, &join);
+        group.handle_join(scope, &join, ticket);
         if is_new {
             records.push(group.empty_record());
             scope.effects.write(records, Then::Keep);
@@ -177,23 +186,28 @@ impl Coordinator {
     }
 
     /// Handles a SyncGroup.
-    pub(crate) fn handle_sync(&mut self, now_ms: i64, request: &SyncGroupRequest, ticket: Ticket) {
+    pub(crate) fn handle_sync(&mut self, now_ms: i64, request: &SyncGroupRequest, ticket: Ticket<SyncGroupResponse>) {
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         match self.entries.get_mut(request.group_id.as_str()).map(|entry| &mut entry.group) {
             Some(Group::Classic(group)) => group.handle_sync(scope, request, ticket),
             Some(Group::Consumer(group)) => {
                 let reply = group.handle_classic_sync(scope, topics, request).unwrap_or_else(error_sync);
-                scope.effects.reply_when_settled(ticket, Reply::Sync(Box::new(reply)));
+                scope.effects.reply_when_settled(ticket, reply);
             }
             Some(Group::Share(_)) | None => {
                 let error = unknown_group(&request.group_id, ResponseError::UnknownMemberId);
-                scope.effects.reply(ticket, Reply::Sync(Box::new(error_sync(error))));
+                scope.effects.reply(ticket, error_sync(error));
             }
         }
     }
 
     /// Handles a Heartbeat.
-    pub(crate) fn handle_heartbeat(&mut self, now_ms: i64, request: &HeartbeatRequest, ticket: Ticket) {
+    pub(crate) fn handle_heartbeat(
+        &mut self,
+        now_ms: i64,
+        request: &HeartbeatRequest,
+        ticket: Ticket<HeartbeatResponse>,
+    ) {
         let scope = scope!(self, now_ms);
         let result = match self.entries.get_mut(request.group_id.as_str()).map(|entry| &mut entry.group) {
             Some(Group::Classic(group)) => group.handle_heartbeat(scope, request),
@@ -202,11 +216,16 @@ impl Coordinator {
         };
         let code = result.err().map_or(0, |error| error.code());
         let reply = HeartbeatResponse::default().with_error_code(code);
-        self.effects.reply(ticket, Reply::Heartbeat(Box::new(reply)));
+        self.effects.reply(ticket, reply);
     }
 
     /// Handles a LeaveGroup; versions before 3 are to be given as a list of one member.
-    pub(crate) fn handle_leave(&mut self, now_ms: i64, request: &LeaveGroupRequest, ticket: Ticket) {
+    pub(crate) fn handle_leave(
+        &mut self,
+        now_ms: i64,
+        request: &LeaveGroupRequest,
+        ticket: Ticket<LeaveGroupResponse>,
+    ) {
         let scope = scope!(self, now_ms);
         let reply = match self.entries.get_mut(request.group_id.as_str()).map(|entry| &mut entry.group) {
             Some(Group::Classic(group)) => group.handle_leave(scope, request),
@@ -219,7 +238,7 @@ impl Coordinator {
                 LeaveGroupResponse::default().with_members(request.members.iter().map(unknown).collect())
             }
         };
-        self.effects.reply(ticket, Reply::Leave(Box::new(reply)));
+        self.effects.reply(ticket, reply);
     }
 
     /// Handles all deadlines that are over.
@@ -250,7 +269,7 @@ impl Coordinator {
     /// then [`Coordinator::close`] is to be called and a new coordinator loaded.
     #[must_use]
     pub(crate) fn on_persisted(&mut self, now_ms: i64, id: WriteId, result: Result<(), GroupError>) -> bool {
-        let Pending { then, replies, fetches, .. } = self.effects.finish(id);
+        let (then, pending) = self.effects.finish(id);
         let mut rebuild = false;
         match then {
             Then::Keep => {}
@@ -264,10 +283,9 @@ impl Coordinator {
                 }
             }
         }
-        self.effects.release(replies, result);
-        for (ticket, fetch) in fetches {
+        for (ticket, fetch) in self.effects.release(pending, result) {
             let reply = self.fetch_now(&fetch);
-            self.effects.reply(ticket, Reply::OffsetFetch(Box::new(reply)));
+            self.effects.reply(ticket, reply);
         }
         rebuild
     }
@@ -283,8 +301,7 @@ impl Coordinator {
             }
         }
         for (ticket, fetch) in self.effects.fail_pending(error) {
-            let reply = Reply::OffsetFetch(Box::new(offsets::fetch_error(&fetch, error)));
-            self.effects.reply(ticket, reply);
+            self.effects.reply(ticket, offsets::fetch_error(&fetch, error));
         }
     }
 
@@ -295,7 +312,7 @@ impl Coordinator {
     }
 
     /// Replies to send now.
-    pub(crate) fn take_replies(&mut self) -> Vec<(Ticket, Reply)> {
+    pub(crate) fn take_replies(&mut self) -> Vec<Reply> {
         self.effects.take_replies()
     }
 

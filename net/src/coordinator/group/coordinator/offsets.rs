@@ -18,10 +18,11 @@ use super::{Coordinator, Entry, Group, Scope, scope};
 use crate::coordinator::group::{
     caller::Caller,
     classic::State,
-    effects::{Reply, Then, Ticket},
+    effects::Then,
     error::GroupError,
     record::{OffsetCommit, Record},
 };
+use crate::coordinator::runtime::Ticket;
 
 /// First version of OffsetCommit in which an unknown group is called so.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;
@@ -33,10 +34,10 @@ impl Coordinator {
         now_ms: i64,
         caller: &Caller,
         request: &OffsetCommitRequest,
-        ticket: Ticket,
+        ticket: Ticket<OffsetCommitResponse>,
     ) {
         if let Err(error) = self.validate_commit(now_ms, caller, request) {
-            let reply = Reply::OffsetCommit(Box::new(commit_error(request, error)));
+            let reply = commit_error(request, error);
             return self.effects.reply(ticket, reply);
         }
         let group: Rc<str> = Rc::from(request.group_id.as_str());
@@ -65,11 +66,11 @@ impl Coordinator {
             }
             topics.push(commit_topic(topic, partitions));
         }
-        let reply = Reply::OffsetCommit(Box::new(OffsetCommitResponse::default().with_topics(topics)));
+        let reply = OffsetCommitResponse::default().with_topics(topics);
         if records.is_empty() {
             return self.effects.reply(ticket, reply);
         }
-        self.effects.write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), ticket, reply);
     }
 
     fn validate_commit(
@@ -112,12 +113,12 @@ impl Coordinator {
         &mut self,
         request: OffsetFetchRequestGroup,
         require_stable: bool,
-        ticket: Ticket,
+        ticket: Ticket<OffsetFetchResponseGroup>,
     ) {
-        let now = if require_stable { self.effects.defer_fetch(ticket, request) } else { Some(request) };
-        if let Some(request) = now {
+        let now = if require_stable { self.effects.defer_fetch(ticket, request) } else { Some((ticket, request)) };
+        if let Some((ticket, request)) = now {
             let reply = self.fetch_now(&request);
-            self.effects.reply(ticket, Reply::OffsetFetch(Box::new(reply)));
+            self.effects.reply(ticket, reply);
         }
     }
 
@@ -140,7 +141,7 @@ impl Coordinator {
     }
 
     /// Handles an OffsetDelete whose topics were found to exist.
-    pub(crate) fn handle_offset_delete(&mut self, request: &OffsetDeleteRequest, ticket: Ticket) {
+    pub(crate) fn handle_offset_delete(&mut self, request: &OffsetDeleteRequest, ticket: Ticket<OffsetDeleteResponse>) {
         let refused = match self.entries.get(request.group_id.as_str()) {
             _ if request.group_id.is_empty() => Some(ResponseError::InvalidGroupId),
             None => Some(ResponseError::GroupIdNotFound),
@@ -148,7 +149,7 @@ impl Coordinator {
         };
         if let Some(error) = refused {
             let reply = OffsetDeleteResponse::default().with_error_code(error.code());
-            return self.effects.reply(ticket, Reply::OffsetDelete(Box::new(reply)));
+            return self.effects.reply(ticket, reply);
         }
         let id: Rc<str> = Rc::from(request.group_id.as_str());
         let Some(entry) = self.entries.get(&id) else {
@@ -172,11 +173,11 @@ impl Coordinator {
             let partitions = indexes.map(reply).collect();
             topics.push(OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));
         }
-        let reply = Reply::OffsetDelete(Box::new(OffsetDeleteResponse::default().with_topics(topics)));
+        let reply = OffsetDeleteResponse::default().with_topics(topics);
         if records.is_empty() {
             return self.effects.reply(ticket, reply);
         }
-        self.effects.write_then_reply(records.clone(), Then::Apply(records), Some((ticket, reply)));
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), ticket, reply);
     }
 }
 

@@ -16,13 +16,14 @@ use super::{Coordinator, Entry, Group, Scope, TopicsView, scope, view};
 use crate::coordinator::{
     group::{
         caller::Caller,
-        effects::{Reply, Then, Ticket},
+        effects::Then,
         error::Refusal,
         offsets::Offsets,
         record::Record,
         strings::{optional_wire, wire},
         timers::TimerKind,
     },
+    runtime::Ticket,
     share::{self, Altered, DeletedOffsets, GroupSettings, ShareGroup, ShareRecord, StateWork},
 };
 
@@ -31,22 +32,8 @@ const JOIN_EPOCH: i32 = 0;
 /// Epoch of a member that leaves.
 const LEAVE_EPOCH: i32 = -1;
 
-/// The answer to something that was asked of a share group.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum ShareReply {
-    /// ShareGroupHeartbeat, and state that is to be made before it is sent.
-    Heartbeat(ShareGroupHeartbeatResponse, Option<StateWork>),
-    /// AlterShareGroupOffsets
-    Altered(Altered),
-    /// DeleteShareGroupOffsets
-    DeletedOffsets(DeletedOffsets),
-    /// State that is to go before the group can; `None`: it is no share group.
-    Deleted(Option<StateWork>),
-    /// It was noted down.
-    Done,
-    /// It was refused, or could not be made durable.
-    Failed(Refusal),
-}
+/// The answer to a heartbeat, and state that is to be made before it is sent.
+pub(crate) type Beaten = (ShareGroupHeartbeatResponse, Option<StateWork>);
 
 impl Coordinator {
     /// Handles a ShareGroupHeartbeat; `settings` are the group's.
@@ -56,7 +43,7 @@ impl Coordinator {
         caller: &Caller,
         settings: &GroupSettings,
         request: &ShareGroupHeartbeatRequest,
-        ticket: Ticket,
+        ticket: Ticket<Result<Beaten, Refusal>>,
     ) {
         let mut records = Vec::new();
         let result = share::validate(request).and_then(|()| {
@@ -79,29 +66,15 @@ impl Coordinator {
             }
             group.handle_heartbeat(scope, topics, caller, settings, request, &mut records)
         });
-        let reply = match result {
-            Ok((response, work)) => ShareReply::Heartbeat(response, work),
-            Err(refusal) => ShareReply::Failed(refusal),
-        };
-        self.finish_share(records, ticket, reply);
-    }
-
-    /// Writes what a group did and releases the reply once it is durable.
-    fn finish_share(&mut self, records: Vec<Record>, ticket: Ticket, reply: ShareReply) {
-        let reply = Reply::Share(Box::new(reply));
-        if records.is_empty() {
-            self.effects.reply_when_settled(ticket, reply);
-        } else {
-            self.effects.write_then_reply(records, Then::Rebuild, Some((ticket, reply)));
-        }
+        self.finish(records, ticket, result);
     }
 
     /// Lets a share group that is there do something.
-    fn with_share(
+    fn with_share<T: 'static>(
         &mut self,
         id: &str,
-        ticket: Ticket,
-        work: impl FnOnce(&mut ShareGroup, TopicsView<'_>, &mut Vec<Record>) -> Result<ShareReply, Refusal>,
+        ticket: Ticket<Result<T, Refusal>>,
+        work: impl FnOnce(&mut ShareGroup, TopicsView<'_>, &mut Vec<Record>) -> Result<T, Refusal>,
     ) {
         let mut records = Vec::new();
         let topics = view!(self);
@@ -110,8 +83,7 @@ impl Coordinator {
             Some(_) => Err(not_a_share_group(id)),
             None => Err(not_found(id)),
         };
-        let reply = result.unwrap_or_else(ShareReply::Failed);
-        self.finish_share(records, ticket, reply);
+        self.finish(records, ticket, result);
     }
 
     /// State that a heartbeat or an administrator asked for was made, or could not be.
@@ -120,24 +92,29 @@ impl Coordinator {
         id: &str,
         partitions: &[(Uuid, i32, i64)],
         is_made: bool,
-        ticket: Ticket,
+        ticket: Ticket<Result<(), Refusal>>,
     ) {
         self.with_share(id, ticket, |group, topics, records| {
             group.on_state_made(topics, partitions, is_made, records);
-            Ok(ShareReply::Done)
+            Ok(())
         });
     }
 
     /// State of topics that an administrator wanted deleted is gone.
-    pub(crate) fn handle_share_state_deleted(&mut self, id: &str, gone: &[Uuid], ticket: Ticket) {
+    pub(crate) fn handle_share_state_deleted(&mut self, id: &str, gone: &[Uuid], ticket: Ticket<Result<(), Refusal>>) {
         self.with_share(id, ticket, |group, _, records| {
             group.on_state_deleted(gone, records);
-            Ok(ShareReply::Done)
+            Ok(())
         });
     }
 
     /// Handles an AlterShareGroupOffsets. A group that is not there is made.
-    pub(crate) fn handle_share_alter(&mut self, now_ms: i64, request: &AlterShareGroupOffsetsRequest, ticket: Ticket) {
+    pub(crate) fn handle_share_alter(
+        &mut self,
+        now_ms: i64,
+        request: &AlterShareGroupOffsetsRequest,
+        ticket: Ticket<Result<Altered, Refusal>>,
+    ) {
         let id: Rc<str> = Rc::from(request.group_id.as_str());
         let (scope, topics) = (scope!(self, now_ms), view!(self));
         let entry = self.entries.entry(Rc::clone(&id)).or_insert_with(|| Entry {
@@ -149,25 +126,26 @@ impl Coordinator {
             Group::Share(group) => group.handle_alter(scope, topics, request, &mut records).map_err(Refusal::from),
             Group::Classic(_) | Group::Consumer(_) => Err(not_a_share_group(&id)),
         };
-        let reply = result.map_or_else(ShareReply::Failed, ShareReply::Altered);
-        self.finish_share(records, ticket, reply);
+        self.finish(records, ticket, result);
     }
 
     /// Handles a DeleteShareGroupOffsets.
-    pub(crate) fn handle_share_delete_offsets(&mut self, request: &DeleteShareGroupOffsetsRequest, ticket: Ticket) {
+    pub(crate) fn handle_share_delete_offsets(
+        &mut self,
+        request: &DeleteShareGroupOffsetsRequest,
+        ticket: Ticket<Result<DeletedOffsets, Refusal>>,
+    ) {
         self.with_share(&request.group_id, ticket, |group, topics, records| {
-            Ok(ShareReply::DeletedOffsets(group.handle_delete_offsets(topics, request, records)?))
+            Ok(group.handle_delete_offsets(topics, request, records)?)
         });
     }
 
-    /// Begins to delete a group if it is a share group.
-    pub(crate) fn handle_share_delete(&mut self, id: &str, ticket: Ticket) {
+    /// Begins to delete a group if it is a share group: answers the state that is to go before it can.
+    pub(crate) fn handle_share_delete(&mut self, id: &str, ticket: Ticket<Result<Option<StateWork>, Refusal>>) {
         if !matches!(self.entries.get(id), Some(Entry { group: Group::Share(_), .. })) {
-            return self.effects.reply(ticket, Reply::Share(Box::new(ShareReply::Deleted(None))));
+            return self.effects.reply(ticket, Ok(None));
         }
-        self.with_share(id, ticket, |group, topics, records| {
-            Ok(ShareReply::Deleted(Some(group.handle_delete(topics, records)?)))
-        });
+        self.with_share(id, ticket, |group, topics, records| Ok(Some(group.handle_delete(topics, records)?)));
     }
 
     /// A member was not heard of for too long.

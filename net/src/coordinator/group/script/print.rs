@@ -1,11 +1,17 @@
 //! One line for each reply and record.
 
-use kafka_protocol::{error::ResponseError, messages::JoinGroupResponse};
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        ConsumerGroupHeartbeatResponse, HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
+        OffsetDeleteResponse, SyncGroupResponse, delete_groups_response::DeletableGroupResult,
+        offset_fetch_response::OffsetFetchResponseGroup,
+    },
+};
 
 use super::wire::show;
 use crate::coordinator::group::{
     assignment::Assignment,
-    effects::Reply,
     record::{AssignedPartitions, Record},
 };
 
@@ -44,69 +50,102 @@ fn join(reply: &JoinGroupResponse) -> String {
     line
 }
 
-pub(super) fn reply(reply: &Reply) -> String {
-    match reply {
-        Reply::Share(_) => "share".to_owned(), // share groups have tests of their own
-        Reply::Join(reply) => join(reply),
-        Reply::Sync(reply) => {
-            let protocol = field("protocol", reply.protocol_name.as_deref().unwrap_or_default());
-            format!("{}{protocol}{}", error(reply.error_code), field("assignment", show(&reply.assignment)))
-        }
-        Reply::Heartbeat(reply) => error(reply.error_code),
-        Reply::Leave(reply) => {
-            let members = reply.members.iter().map(|member| {
-                let instance = member.group_instance_id.as_deref().map(|id| format!("({id})")).unwrap_or_default();
-                format!("{}{instance}:{}", member.member_id, error(member.error_code))
-            });
-            format!("{} {}", error(reply.error_code), list(members))
-        }
-        Reply::OffsetCommit(reply) => list(reply.topics.iter().flat_map(|topic| {
+/// One line.
+pub(in crate::coordinator::group) trait Print {
+    /// It.
+    fn print(&self) -> String;
+}
+
+impl Print for JoinGroupResponse {
+    fn print(&self) -> String {
+        join(self)
+    }
+}
+
+impl Print for SyncGroupResponse {
+    fn print(&self) -> String {
+        let protocol = field("protocol", self.protocol_name.as_deref().unwrap_or_default());
+        format!("{}{protocol}{}", error(self.error_code), field("assignment", show(&self.assignment)))
+    }
+}
+
+impl Print for HeartbeatResponse {
+    fn print(&self) -> String {
+        error(self.error_code)
+    }
+}
+
+impl Print for LeaveGroupResponse {
+    fn print(&self) -> String {
+        let members = self.members.iter().map(|member| {
+            let instance = member.group_instance_id.as_deref().map(|id| format!("({id})")).unwrap_or_default();
+            format!("{}{instance}:{}", member.member_id, error(member.error_code))
+        });
+        format!("{} {}", error(self.error_code), list(members))
+    }
+}
+
+impl Print for OffsetCommitResponse {
+    fn print(&self) -> String {
+        list(self.topics.iter().flat_map(|topic| {
             let name = topic.name.as_str();
             topic
                 .partitions
                 .iter()
                 .map(move |part| format!("{name}/{}:{}", part.partition_index, error(part.error_code)))
-        })),
-        Reply::OffsetFetch(reply) => {
-            let parts = list(reply.topics.iter().flat_map(|topic| {
-                let name = topic.name.as_str();
-                topic.partitions.iter().map(move |part| {
-                    let metadata = part.metadata.as_deref().filter(|text| !text.is_empty());
-                    let metadata = metadata.map(|text| format!("({text})")).unwrap_or_default();
-                    format!("{name}/{}:{}{metadata}", part.partition_index, part.committed_offset)
-                })
-            }));
-            format!("{} {parts}", error(reply.error_code))
+        }))
+    }
+}
+
+impl Print for OffsetFetchResponseGroup {
+    fn print(&self) -> String {
+        let parts = list(self.topics.iter().flat_map(|topic| {
+            let name = topic.name.as_str();
+            topic.partitions.iter().map(move |part| {
+                let metadata = part.metadata.as_deref().filter(|text| !text.is_empty());
+                let metadata = metadata.map(|text| format!("({text})")).unwrap_or_default();
+                format!("{name}/{}:{}{metadata}", part.partition_index, part.committed_offset)
+            })
+        }));
+        format!("{} {parts}", error(self.error_code))
+    }
+}
+
+impl Print for OffsetDeleteResponse {
+    fn print(&self) -> String {
+        let parts = list(self.topics.iter().flat_map(|topic| {
+            let name = topic.name.as_str();
+            topic
+                .partitions
+                .iter()
+                .map(move |part| format!("{name}/{}:{}", part.partition_index, error(part.error_code)))
+        }));
+        format!("{} {parts}", error(self.error_code))
+    }
+}
+
+impl Print for Vec<DeletableGroupResult> {
+    fn print(&self) -> String {
+        list(self.iter().map(|result| format!("{}:{}", result.group_id.as_str(), error(result.error_code))))
+    }
+}
+
+impl Print for ConsumerGroupHeartbeatResponse {
+    fn print(&self) -> String {
+        let mut line = error(self.error_code);
+        line += &field("message", self.error_message.as_deref().unwrap_or_default());
+        if self.error_code != 0 {
+            return line;
         }
-        Reply::OffsetDelete(reply) => {
-            let parts = list(reply.topics.iter().flat_map(|topic| {
-                let name = topic.name.as_str();
-                topic
-                    .partitions
-                    .iter()
-                    .map(move |part| format!("{name}/{}:{}", part.partition_index, error(part.error_code)))
-            }));
-            format!("{} {parts}", error(reply.error_code))
+        line += &field("member", self.member_id.as_deref().unwrap_or_default());
+        line += &field("epoch", self.member_epoch);
+        if let Some(assignment) = &self.assignment {
+            let parts = assignment.topic_partitions.iter().flat_map(|topic| {
+                topic.partitions.iter().map(|partition| format!("{}/{partition}", topic.topic_id.as_u128()))
+            });
+            line += &format!(" assignment={}", list(parts));
         }
-        Reply::DeleteGroups(results) => {
-            list(results.iter().map(|result| format!("{}:{}", result.group_id.as_str(), error(result.error_code))))
-        }
-        Reply::ConsumerHeartbeat(reply) => {
-            let mut line = error(reply.error_code);
-            line += &field("message", reply.error_message.as_deref().unwrap_or_default());
-            if reply.error_code != 0 {
-                return line;
-            }
-            line += &field("member", reply.member_id.as_deref().unwrap_or_default());
-            line += &field("epoch", reply.member_epoch);
-            if let Some(assignment) = &reply.assignment {
-                let parts = assignment.topic_partitions.iter().flat_map(|topic| {
-                    topic.partitions.iter().map(|partition| format!("{}/{partition}", topic.topic_id.as_u128()))
-                });
-                line += &format!(" assignment={}", list(parts));
-            }
-            line
-        }
+        line
     }
 }
 

@@ -12,7 +12,7 @@ mod write;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -28,12 +28,11 @@ use write::InFlight;
 
 use super::{
     coordinator::{Coordinator, GroupFilter},
-    effects::{Reply, Ticket},
     error::GroupError,
     settings::Settings,
 };
 use crate::coordinator::runtime::{
-    Clock,
+    Clock, Reply, Ticket,
     promise::{Bell, Gate, Promise},
 };
 
@@ -71,8 +70,6 @@ pub(crate) struct Groups {
     settings: Rc<Settings>,
     clock: Clock,
     slots: RefCell<BTreeMap<i32, Slot>>,
-    waiting: RefCell<HashMap<Ticket, Rc<Promise<Reply>>>>,
-    next_ticket: Cell<u64>,
     /// Partitions whose coordinators have something to write.
     dirty: RefCell<BTreeSet<i32>>,
     is_flush_due: Cell<bool>,
@@ -96,8 +93,6 @@ impl Groups {
             settings,
             clock,
             slots: RefCell::default(),
-            waiting: RefCell::default(),
-            next_ticket: Cell::new(0),
             dirty: RefCell::default(),
             is_flush_due: Cell::new(false),
             bell: Bell::default(),
@@ -240,7 +235,7 @@ impl Groups {
         for slot in slots.into_values() {
             if let Stage::Ready(mut coordinator) = slot.stage {
                 coordinator.close(self.clock.now_ms(), error);
-                self.deliver(coordinator.take_replies());
+                coordinator.take_replies().into_iter().for_each(Reply::send);
             }
         }
         self.dirty.borrow_mut().clear();
@@ -316,22 +311,20 @@ impl Groups {
     }
 
     /// Lets a partition's coordinator handle a request and waits for its reply.
-    pub(crate) async fn ask(
+    pub(crate) async fn ask<R: 'static>(
         self: &Rc<Self>,
         partition: TopicPartition,
-        work: impl FnOnce(&mut Coordinator, i64, Ticket),
-    ) -> Result<Reply, GroupError> {
+        work: impl FnOnce(&mut Coordinator, i64, Ticket<R>),
+    ) -> Result<R, GroupError> {
         self.ready(partition).await?;
         let promise = Promise::new();
-        let ticket = Ticket(self.next_ticket.replace(self.next_ticket.get() + 1));
-        self.waiting.borrow_mut().insert(ticket, Rc::clone(&promise));
+        let ticket = Ticket::of(Rc::clone(&promise));
         let served = self.with(partition.partition, |coordinator, now_ms| work(coordinator, now_ms, ticket));
         if served.is_none() {
-            self.waiting.borrow_mut().remove(&ticket);
             return Err(ResponseError::NotCoordinator);
         }
         self.drain(partition.partition);
-        Ok(promise.take().await)
+        promise.take().await
     }
 
     /// Looks at a partition's coordinator.
@@ -362,7 +355,7 @@ impl Groups {
             (coordinator.take_replies(), regexes, coordinator.has_work(), coordinator.next_deadline_ms())
         });
         let Some((replies, (version, regexes), has_writes, deadline_ms)) = drained else { return };
-        self.deliver(replies);
+        replies.into_iter().for_each(Reply::send);
         if has_writes {
             self.dirty.borrow_mut().insert(index);
             self.schedule_flush();
@@ -372,15 +365,6 @@ impl Groups {
         }
         for (group, regexes) in regexes {
             self.resolve_regexes(index, group, version, regexes);
-        }
-    }
-
-    fn deliver(&self, replies: Vec<(Ticket, Reply)>) {
-        let mut waiting = self.waiting.borrow_mut();
-        for (ticket, reply) in replies {
-            if let Some(promise) = waiting.remove(&ticket) {
-                promise.keep(reply);
-            }
         }
     }
 

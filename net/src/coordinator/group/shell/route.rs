@@ -7,10 +7,9 @@ use kafka_protocol::error::ResponseError;
 use millrace_engine::{api::TopicPartition, engine::Engine};
 
 use super::{Groups, ensure_offsets_topic, partition_of};
-use crate::coordinator::group::{
-    coordinator::Coordinator,
-    effects::{Reply, Ticket},
-    error::GroupError,
+use crate::coordinator::{
+    group::{coordinator::Coordinator, error::GroupError},
+    runtime::Ticket,
 };
 
 /// How long a shard's part of a list may take before the list goes without it.
@@ -40,11 +39,11 @@ pub(crate) async fn coordinator_shard(engine: &Engine, group: &str) -> Result<us
 }
 
 /// Lets the coordinator of a group handle a request, on whatever shard it is, and brings its reply.
-pub(crate) async fn ask(
+pub(crate) async fn ask<R: Send + 'static>(
     engine: &Engine,
     group: &str,
-    work: impl FnOnce(&mut Coordinator, i64, Ticket) + Send + 'static,
-) -> Result<Reply, GroupError> {
+    work: impl FnOnce(&mut Coordinator, i64, Ticket<R>) + Send + 'static,
+) -> Result<R, GroupError> {
     let partition = locate(engine, group).await?;
     let shard = engine.owner(partition);
     engine.on_shard(shard, move |engine| async move { here(&engine).await.ask(partition, work).await }).await

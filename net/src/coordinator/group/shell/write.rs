@@ -13,10 +13,10 @@ use super::{Groups, Stage};
 use crate::coordinator::{
     group::{
         coordinator::Coordinator,
-        effects::{Write, WriteId},
+        effects::Write,
         error::{GroupError, write_error},
     },
-    runtime::promise::next_turn,
+    runtime::{Reply, WriteId, promise::next_turn},
 };
 
 /// A batch is closed when it has that many bytes: well below the default of `max.message.bytes`, so that only what one
@@ -129,7 +129,7 @@ impl Groups {
         }
         if rebuild && let Stage::Ready(mut coordinator) = std::mem::replace(&mut slot.stage, Stage::Stale) {
             coordinator.close(now_ms, ResponseError::NotCoordinator);
-            self.deliver(coordinator.take_replies());
+            coordinator.take_replies().into_iter().for_each(Reply::send);
         }
         let reload = matches!(slot.stage, Stage::Stale) && slot.in_flight.is_empty();
         drop(slots);

@@ -17,14 +17,9 @@ use kafka_protocol::{
 
 use super::StateWork;
 use crate::coordinator::group::{
-    caller::Caller,
-    coordinator::{Coordinator, ShareReply},
-    effects::{Reply, Ticket},
-    error::Refusal,
-    record::Record,
-    script::FakeTopics,
-    settings::Settings,
+    caller::Caller, coordinator::Coordinator, error::Refusal, record::Record, script::FakeTopics, settings::Settings,
 };
+use crate::coordinator::runtime::{Inbox, Reply, Ticket};
 
 struct World {
     coordinator: Coordinator,
@@ -32,7 +27,6 @@ struct World {
     topics: FakeTopics,
     now_ms: i64,
     log: Vec<Record>,
-    next_ticket: u64,
 }
 
 fn text(text: &str) -> StrBytes {
@@ -52,7 +46,6 @@ impl World {
             topics: FakeTopics::default(),
             now_ms: 1,
             log: Vec::new(),
-            next_ticket: 0,
         };
         world.topics.set("a", 4);
         world.topics.set("b", 1);
@@ -61,10 +54,12 @@ impl World {
     }
 
     /// Asks the coordinator, makes its records durable, and compares it with one that is loaded from them.
-    fn ask(&mut self, ask: impl FnOnce(&mut Coordinator, i64, Ticket)) -> Result<ShareReply, Refusal> {
-        self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
-        ask(&mut self.coordinator, self.now_ms, ticket);
+    fn ask<T: 'static>(
+        &mut self,
+        ask: impl FnOnce(&mut Coordinator, i64, Ticket<Result<T, Refusal>>),
+    ) -> Result<T, Refusal> {
+        let answers = Inbox::new();
+        ask(&mut self.coordinator, self.now_ms, answers.ticket(Some));
         for write in self.coordinator.take_writes() {
             self.log.extend(write.records);
             assert!(!self.coordinator.on_persisted(self.now_ms, write.id, Ok(())));
@@ -78,14 +73,8 @@ impl World {
         loaded.on_loaded(self.now_ms);
         assert_eq!(loaded.describe_share("g"), self.coordinator.describe_share("g"));
         assert_eq!(loaded.share_partitions("g"), self.coordinator.share_partitions("g"));
-        let replies: BTreeMap<_, _> = self.coordinator.take_replies().into_iter().collect();
-        match replies.get(&ticket) {
-            Some(Reply::Share(reply)) => match &**reply {
-                ShareReply::Failed(refusal) => Err(refusal.clone()),
-                reply => Ok(reply.clone()),
-            },
-            other => panic!("answered with {other:?}"),
-        }
+        self.coordinator.take_replies().into_iter().for_each(Reply::send);
+        answers.take().pop().expect("it was answered").expect("it was not lost")
     }
 
     fn beat(
@@ -101,20 +90,16 @@ impl World {
             .with_member_epoch(epoch)
             .with_subscribed_topic_names(names);
         let group = self.settings.share.group(&BTreeMap::new(), |_| None);
-        let reply = self.ask(|coordinator, now_ms, ticket| {
+        self.ask(|coordinator, now_ms, ticket| {
             coordinator.handle_share_heartbeat(now_ms, &Caller::default(), &group, &request, ticket);
-        });
-        match reply? {
-            ShareReply::Heartbeat(response, work) => Ok((response, work)),
-            other => panic!("a heartbeat was answered with {other:?}"),
-        }
+        })
     }
 
     fn made(&mut self, work: &StateWork, is_made: bool) {
         let done = self.ask(|coordinator, _, ticket| {
             coordinator.handle_share_state_made("g", &work.partitions, is_made, ticket);
         });
-        assert_eq!(done, Ok(ShareReply::Done));
+        assert_eq!(done, Ok(()));
     }
 
     /// Number of partitions that a response assigns; `None`: it says nothing.
@@ -253,13 +238,13 @@ fn offsets_of_groups_without_members_are_set_and_deleted() {
     let mut world = World::new();
     let request = alter("a", 2, 77);
     let reply = world.ask(|coordinator, now_ms, ticket| coordinator.handle_share_alter(now_ms, &request, ticket));
-    let Ok(ShareReply::Altered(altered)) = reply else { panic!("{reply:?}") };
+    let altered = reply.unwrap();
     assert_eq!(altered.work.partitions.iter().map(|(_, index, at)| (*index, *at)).collect::<Vec<_>>(), [(2, 77)]);
     assert_eq!(altered.response.responses[0].partitions[0].error_code, 0);
     world.made(&altered.work, true);
     let request = alter("a", 4, 0);
     let reply = world.ask(|coordinator, now_ms, ticket| coordinator.handle_share_alter(now_ms, &request, ticket));
-    let Ok(ShareReply::Altered(refused)) = reply else { panic!("{reply:?}") };
+    let refused = reply.unwrap();
     let unknown = ResponseError::UnknownTopicOrPartition.code();
     assert_eq!(refused.response.responses[0].partitions[0].error_code, unknown);
 
@@ -270,11 +255,11 @@ fn offsets_of_groups_without_members_are_set_and_deleted() {
         topic("none"),
     ]);
     let reply = world.ask(|coordinator, _, ticket| coordinator.handle_share_delete_offsets(&request, ticket));
-    let Ok(ShareReply::DeletedOffsets(deleted)) = reply else { panic!("{reply:?}") };
+    let deleted = reply.unwrap();
     assert_eq!((deleted.topics.len(), deleted.work.partitions.len(), deleted.refused.len()), (1, 1, 2));
     let gone = [deleted.topics[0].0];
     let done = world.ask(|coordinator, _, ticket| coordinator.handle_share_state_deleted("g", &gone, ticket));
-    assert_eq!(done, Ok(ShareReply::Done));
+    assert_eq!(done, Ok(()));
     assert_eq!(world.coordinator.share_partitions("g"), []);
 
     world.beat("m", 0, Some(&["a"])).unwrap();
@@ -290,16 +275,16 @@ fn groups_are_deleted_after_their_state() {
     assert_eq!(delete(&mut world).unwrap_err().error, ResponseError::NonEmptyGroup);
     world.beat("m1", -1, None).unwrap();
     world.beat("m2", -1, None).unwrap();
-    let Ok(ShareReply::Deleted(Some(work))) = delete(&mut world) else { panic!("it is a share group") };
+    let Ok(Some(work)) = delete(&mut world) else { panic!("it is a share group") };
     assert_eq!(work.partitions.len(), 4);
-    let Ok(ShareReply::Deleted(Some(again))) = delete(&mut world) else { panic!("it is still there") };
+    let Ok(Some(again)) = delete(&mut world) else { panic!("it is still there") };
     assert_eq!(again.partitions, work.partitions, "it can be tried again");
     let ids = ["g".to_owned()];
-    world.coordinator.handle_delete_groups(&ids, Ticket(1_000));
+    world.coordinator.handle_delete_groups(&ids, Inbox::new().ticket(Some));
     for write in world.coordinator.take_writes() {
         world.log.extend(write.records);
         assert!(!world.coordinator.on_persisted(1, write.id, Ok(())));
     }
     assert_eq!(world.coordinator.describe_share("g").error_code, ResponseError::GroupIdNotFound.code());
-    assert_eq!(delete(&mut world), Ok(ShareReply::Deleted(None)));
+    assert_eq!(delete(&mut world), Ok(None));
 }
