@@ -8,6 +8,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     rc::Rc,
+    task::{Poll, Waker},
 };
 
 use futures_util::{FutureExt, future::Either, future::join_all};
@@ -50,6 +51,8 @@ pub(crate) struct EngineState {
     /// On shard 0 only.
     pub(crate) catalog: Option<CatalogFile>,
     pub(crate) attached: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
+    /// Who waits for something to be attached.
+    pub(crate) attaching: RefCell<Vec<Waker>>,
     pub(crate) stopping: Rc<Outcome<()>>,
     pub(crate) replies: RefCell<HashMap<u64, Reply>>,
     pub(crate) next_id: Cell<u64>,
@@ -79,6 +82,13 @@ impl Engine {
     /// The shard that owns a partition: where its requests are served without a hop.
     pub fn owner(&self, partition: TopicPartition) -> usize {
         owner(partition, self.shards())
+    }
+
+    /// The epoch in which this node leads a partition; `None`: it does not, or there is no such partition.
+    pub fn leader_epoch(&self, partition: TopicPartition) -> Option<i32> {
+        let topics = self.0.topics.borrow();
+        let topic = topics.by_id.get(&partition.topic)?;
+        (0..topic.partitions).contains(&partition.partition).then_some(LEADER_EPOCH)
     }
 
     /// The cluster's id, kept in the data directory.
@@ -312,6 +322,19 @@ impl Engine {
     /// it. One value per type.
     pub fn attach<T: 'static>(&self, value: Rc<T>) {
         self.0.attached.borrow_mut().insert(TypeId::of::<T>(), value);
+        self.0.attaching.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// The value attached by [`Engine::attach`], which may still be to come: shards start side by side.
+    pub async fn attachment<T: 'static>(&self) -> Rc<T> {
+        std::future::poll_fn(|context| match self.attached() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                self.0.attaching.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
     }
 
     /// The value attached by [`Engine::attach`].

@@ -4,7 +4,7 @@
 //! its store; when all have, all serve. At the end all stop serving before the first one closes its store.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     future::Future,
     rc::Rc,
@@ -293,6 +293,7 @@ async fn open(
         data_dir: options.data_dir.clone(),
         catalog,
         attached: HashMap::new().into(),
+        attaching: RefCell::default(),
         stopping: Rc::default(),
         replies: HashMap::new().into(),
         next_id: 0.into(),
