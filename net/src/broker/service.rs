@@ -2,7 +2,6 @@
 
 use std::{net::IpAddr, rc::Rc};
 
-use glommio::timer::sleep;
 use millrace_engine::engine::Engine;
 
 use crate::{
@@ -122,11 +121,5 @@ impl Service for BrokerShard {
 
 /// A part of another shard, which may still be starting.
 async fn part_of<T: 'static>(engine: &Engine) -> Rc<T> {
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
-    loop {
-        if let Some(part) = engine.attached::<T>() {
-            return part;
-        }
-        sleep(PAUSE).await;
-    }
+    engine.attachment().await
 }

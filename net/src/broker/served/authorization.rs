@@ -8,7 +8,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     rc::Rc,
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -169,12 +168,7 @@ impl Caller {
 }
 
 async fn walk(engine: Engine) {
-    let service = loop {
-        if let Some(service) = engine.attached::<BrokerShard>() {
-            break service;
-        }
-        glommio::timer::sleep(Duration::from_millis(1)).await;
-    };
+    let service: Rc<BrokerShard> = engine.attachment().await;
     let new = NewTopic { name: "topic".to_owned(), partitions: 1, configs: BTreeMap::new() };
     let topic = engine.create_topic(new, false).await.expect("a topic");
     let mut random = Random::new(3);

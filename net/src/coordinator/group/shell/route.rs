@@ -17,13 +17,7 @@ const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// This shard's coordinators, which may still be starting.
 async fn here(engine: &Engine) -> Rc<Groups> {
-    const PAUSE: Duration = Duration::from_millis(5);
-    loop {
-        if let Some(groups) = engine.attached::<Groups>() {
-            return groups;
-        }
-        glommio::timer::sleep(PAUSE).await;
-    }
+    engine.attachment().await
 }
 
 /// The partition of `__consumer_offsets` that a group belongs to.

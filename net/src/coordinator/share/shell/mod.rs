@@ -60,13 +60,7 @@ pub(crate) struct Shares {
 
 /// This shard's share groups, which may still be starting.
 pub(crate) async fn here(engine: &Engine) -> Rc<Shares> {
-    const PAUSE: Duration = Duration::from_millis(5);
-    loop {
-        if let Some(shares) = engine.attached::<Shares>() {
-            return shares;
-        }
-        glommio::timer::sleep(PAUSE).await;
-    }
+    engine.attachment().await
 }
 
 impl Shares {

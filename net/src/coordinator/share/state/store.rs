@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use kafka_protocol::ResponseError;
+use millrace_engine::api::LEADER_EPOCH;
 use uuid::Uuid;
 
 use super::{ShareKey, Snapshot, StateRecord, Update, merge};
@@ -14,8 +15,6 @@ use crate::coordinator::share::partition::Write;
 
 /// What a start offset is as long as nobody has decided.
 pub(crate) const UNDECIDED: i64 = -1;
-/// The leader epoch of every partition.
-const LEADER_EPOCH: i32 = 0;
 
 /// Why the store refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
