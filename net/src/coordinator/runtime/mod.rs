@@ -2,7 +2,12 @@
 
 mod clock;
 mod effects;
+mod machine;
+mod pack;
 pub(crate) mod promise;
+mod slots;
+#[cfg(test)]
+mod slots_tests;
 #[cfg(test)]
 mod test_asker;
 mod ticket;

@@ -58,9 +58,14 @@ impl<T: Copy> Gate<T> {
         self.wakers.take().into_iter().for_each(Waker::wake);
     }
 
+    /// What it was opened with.
+    pub(crate) fn result(&self) -> Option<T> {
+        self.result.get()
+    }
+
     /// Waits until it is open.
     pub(crate) async fn pass(&self) -> T {
-        poll_fn(|context| match self.result.get() {
+        poll_fn(|context| match self.result() {
             Some(result) => Poll::Ready(result),
             None => {
                 self.wakers.borrow_mut().push(context.waker().clone());
