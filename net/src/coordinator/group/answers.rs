@@ -7,7 +7,7 @@ use kafka_protocol::messages::{
     offset_fetch_response::OffsetFetchResponseGroup,
 };
 
-use super::error::{GroupError, Refusal};
+use super::error::GroupError;
 use crate::coordinator::runtime::Answer;
 
 impl Answer for JoinGroupResponse {
@@ -66,12 +66,5 @@ impl Answer for Vec<DeletableGroupResult> {
 impl Answer for ConsumerGroupHeartbeatResponse {
     fn fail(&mut self, error: GroupError) {
         *self = Self::default().with_error_code(error.code());
-    }
-}
-
-/// What is asked of share groups.
-impl<T: 'static> Answer for Result<T, Refusal> {
-    fn fail(&mut self, error: GroupError) {
-        *self = Err(error.into());
     }
 }

@@ -1,10 +1,16 @@
 //! What all coordinators are run by: state machines whose state is kept in partitions of internal topics.
+//!
+//! A [`Machine`] decides, in plain code. [`Slots`](slots::Slots) decide which machine is loaded, serves or is forgotten.
+//! The [`Runtime`] of a shard reads, writes and keeps time for all machines of a [`Kind`].
 
 mod clock;
 mod effects;
+mod load;
 mod machine;
 mod pack;
 pub(crate) mod promise;
+mod route;
+mod shell;
 mod slots;
 #[cfg(test)]
 mod slots_tests;
@@ -14,6 +20,9 @@ mod ticket;
 
 pub(crate) use clock::Clock;
 pub(crate) use effects::{Effects, Pending, Then, Write, WriteId};
+pub(crate) use load::contiguous;
+pub(crate) use machine::{LogRecord, Machine, Replayed, Verdict};
+pub(crate) use shell::{Kind, Runtime};
 #[cfg(test)]
 pub(crate) use test_asker::Inbox;
 pub(crate) use ticket::{Answer, Mark, Reply, Ticket};

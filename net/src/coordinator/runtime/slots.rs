@@ -382,9 +382,9 @@ impl<M: Machine> Slots<M> {
         self.is_ending = true;
     }
 
-    /// Whether records are under way, or about to be.
-    pub(crate) fn has_writes(&self) -> bool {
-        !self.dirty.is_empty() || self.slots.values().any(|slot| !slot.in_flight.is_empty())
+    /// Whether that was said and no record is under way, or about to be.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.is_ending && self.dirty.is_empty() && self.slots.values().all(|slot| slot.in_flight.is_empty())
     }
 
     /// Answers everybody who waits and forgets all machines.

@@ -423,7 +423,8 @@ impl World {
             ] {
                 self.run(&step);
             }
-            if before == (0, 0, 0, 0) && !self.slots.has_writes() {
+            let after = (self.undecided.len(), self.decided.len(), self.to_read.len(), self.reading.len());
+            if (before, after) == ((0, 0, 0, 0), (0, 0, 0, 0)) {
                 return;
             }
         }
@@ -447,6 +448,10 @@ proptest! {
             world.run(&Step::Ask(partition, What::Hold));
             world.run(&Step::Ask(partition, What::AddAhead));
         }
+        world.slots.begin_end();
+        prop_assert!(!world.slots.is_at_end(), "there is something to be written");
+        world.come_to_rest();
+        prop_assert!(world.slots.is_at_end());
         world.slots.end(world.now_ms);
         world.settle();
         prop_assert_eq!(unanswered(&world), 0);

@@ -86,6 +86,13 @@ pub(crate) trait Answer: 'static {
     fn fail(&mut self, error: ResponseError);
 }
 
+/// An answer that can be a refusal.
+impl<T: 'static, E: From<ResponseError> + 'static> Answer for Result<T, E> {
+    fn fail(&mut self, error: ResponseError) {
+        *self = Err(error.into());
+    }
+}
+
 /// An answer and the ticket that it is for.
 pub(crate) struct Reply(Box<dyn Addressed>);
 

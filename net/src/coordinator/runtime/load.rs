@@ -1,0 +1,145 @@
+//! Reads a partition of an internal topic from its start into a machine.
+
+use std::{io, os::unix::fs::FileExt, time::Duration};
+
+use bytes::Bytes;
+use millrace_engine::{
+    api::{Chunk, Fetch, FetchPartition, FileRange, LogError, OffsetSpec, ReadBound, Records, TopicPartition},
+    batch,
+    engine::Engine,
+};
+
+use super::machine::{Machine, Replayed};
+
+/// Bytes of one read; records are taken over in turns of about that size.
+const READ_BYTES: usize = 1 << 20;
+/// Records after which others get their turn.
+const RECORDS_PER_TURN: usize = 500;
+
+/// Why a partition could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The log refused to be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A batch in the log is damaged.
+    #[error("a batch of {partition:?} is damaged: {reason}")]
+    Batch {
+        /// Where.
+        partition: TopicPartition,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A piece of the log could not be read.
+    #[error("reading: {0}")]
+    Read(#[from] io::Error),
+}
+
+/// Reads a partition from its start to its end, a few records at a time. Records that the machine does not understand
+/// are left out, with a warning.
+pub(super) async fn replay<M: Machine>(
+    engine: &Engine,
+    topic: &'static str,
+    partition: TopicPartition,
+    machine: &mut M,
+) -> Result<(), LoadError> {
+    let mut offset = engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await?.offset;
+    let end = engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await?.offset;
+    while offset < end {
+        let fetched = engine.fetch(fetch(partition, offset)).await.pop();
+        let fetched = fetched.unwrap_or(Err(LogError::UnknownPartition))?;
+        let bytes = contiguous(&fetched.records).await?;
+        let next = take_batches(machine, topic, partition, offset, &bytes).await?;
+        if next == offset {
+            // compaction can leave nothing at the end of the log
+            break;
+        }
+        offset = next;
+    }
+    Ok(())
+}
+
+fn fetch(partition: TopicPartition, offset: i64) -> Fetch {
+    Fetch {
+        partitions: vec![FetchPartition {
+            partition,
+            offset,
+            max_bytes: READ_BYTES,
+            leader_epoch: -1,
+            bound: ReadBound::HighWatermark,
+        }],
+        max_bytes: READ_BYTES,
+        min_bytes: 0,
+        max_wait: Duration::ZERO,
+    }
+}
+
+/// The records as one piece.
+pub(crate) async fn contiguous(records: &Records) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(records.len());
+    for chunk in &records.chunks {
+        match (chunk.as_slice(), chunk) {
+            (Some(slice), _) => bytes.extend_from_slice(slice),
+            (None, Chunk::File(range)) => bytes.extend_from_slice(&read(range).await?),
+            (None, _) => {}
+        }
+    }
+    Ok(bytes.into())
+}
+
+/// Reads a range of a file in another thread: its pages were in memory a moment ago, but need not be any more.
+async fn read(range: &FileRange) -> io::Result<Vec<u8>> {
+    let (file, position, len) = (range.file.try_clone()?, range.position, range.len);
+    let read = move || {
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, position).map(|()| bytes)
+    };
+    glommio::executor().spawn_blocking(read).await
+}
+
+/// Takes the records from `offset` on over; answers where to go on.
+async fn take_batches<M: Machine>(
+    machine: &mut M,
+    topic: &'static str,
+    partition: TopicPartition,
+    offset: i64,
+    bytes: &[u8],
+) -> Result<i64, LoadError> {
+    let damaged = |error: batch::BatchError| LoadError::Batch { partition, reason: error.to_string() };
+    let mut next = offset;
+    let mut count = 0;
+    for batch in batch::batches(bytes) {
+        let (info, batch) = batch.map_err(damaged)?;
+        if info.last_offset() < offset {
+            continue;
+        }
+        next = info.last_offset() + 1;
+        if info.is_control() {
+            continue;
+        }
+        let producer = (info.producer_id >= 0).then_some((info.producer_id, info.producer_epoch));
+        for record in batch::records(batch).map_err(damaged)? {
+            if record.offset >= offset {
+                let key = record.key.as_deref().unwrap_or_default();
+                take_record(
+                    machine,
+                    topic,
+                    partition,
+                    &Replayed { offset: record.offset, producer, key, value: record.value.as_deref() },
+                );
+            }
+            count += 1;
+            if count % RECORDS_PER_TURN == 0 {
+                glommio::yield_if_needed().await;
+            }
+        }
+    }
+    Ok(next)
+}
+
+fn take_record<M: Machine>(machine: &mut M, topic: &'static str, partition: TopicPartition, record: &Replayed<'_>) {
+    if let Err(error) = machine.replay(record) {
+        let (partition, offset, producer) = (partition.partition, record.offset, record.producer);
+        tracing::warn!(topic, partition, offset, ?producer, %error, "a record is left out");
+    }
+}
