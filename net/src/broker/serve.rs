@@ -19,7 +19,7 @@ use crate::{
         shard::BrokerShard,
         telemetry::Telemetry,
     },
-    coordinator::{group::Groups, share::Shares},
+    coordinator::Coordinators,
     wire::{
         listener::{Families, Listener, ListenerIndex},
         poller::Poller,
@@ -70,15 +70,18 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let serving = Serving::new(shard.clone());
     engine.attach(shard.clone());
     engine.attach(serving.clone());
-    let shares = glommio::spawn_local(Shares::attach(&engine, Rc::new(settings.share.clone())).run());
-    let groups = glommio::spawn_local(Groups::attach(&engine, Rc::new(settings)).run());
+    let coordinators = Coordinators::start(&engine, settings);
     let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone()));
     let pressure = glommio::spawn_local(pressure::run(serving.clone()));
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
     let acceptors: Vec<_> = listeners
         .iter()
         .map(|(index, listener)| {
-            glommio::spawn_local(serve::accept_connections(serving.clone(), *index, listener.clone()))
+            let (engine, serving, index, listener) = (engine.clone(), serving.clone(), *index, listener.clone());
+            glommio::spawn_local(async move {
+                Coordinators::started(&engine).await;
+                serve::accept_connections(serving, index, listener).await;
+            })
         })
         .chain(metrics.map(glommio::spawn_local))
         .collect();
@@ -91,16 +94,15 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
             }
             // who waits for others of its group is sent away first, so that no connection waits for that
             let stop = std::pin::pin!(async {
-                groups.await;
-                shares.await;
+                coordinators.stop_groups().await;
                 serving.stop().await;
+                coordinators.stop().await;
             });
             futures_util::future::select(stop, poller).await;
             Ok(())
         }
         futures_util::future::Either::Right((error, _)) => {
-            groups.cancel().await;
-            shares.cancel().await;
+            coordinators.cancel().await;
             Err(ServeError::Poller(error))
         }
     };

@@ -1,5 +1,77 @@
 //! State machines that are kept in partitions of internal topics: groups, and the state of share groups.
+//!
+//! Nothing here knows a connection. [`Coordinators`] start before connections are accepted: everything that the internal
+//! topics hold begins to be loaded at once, on every shard, and a shard accepts when all of it is loaded. That is not
+//! waited for longer than [`START_WAIT`]: who comes before the end hears that the coordinator is loading, as in Kafka.
 
 pub(crate) mod group;
 pub(crate) mod runtime;
 pub(crate) mod share;
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use futures_util::future::select;
+use glommio::Task;
+use group::{GroupKind, Groups};
+use millrace_engine::engine::Engine;
+use share::{Shares, StateKind, States};
+
+/// How long connections wait for coordinators that load.
+const START_WAIT: Duration = Duration::from_secs(5);
+
+/// The coordinators of one shard.
+pub(crate) struct Coordinators {
+    groups: Rc<Groups>,
+    states: Rc<States>,
+    /// What runs until the node is asked to stop.
+    running: RefCell<Vec<Task<()>>>,
+}
+
+impl Coordinators {
+    /// Attaches them to the shard's engine and begins to load.
+    pub(crate) fn start(engine: &Engine, settings: group::Settings) -> Rc<Self> {
+        let share = Rc::new(settings.share.clone());
+        let states = States::attach(engine, StateKind::new(Rc::clone(&share)));
+        let shares = Shares::attach(engine, share);
+        let groups = Groups::attach(engine, GroupKind::new(Rc::new(settings)));
+        let running = vec![
+            glommio::spawn_local(Rc::clone(&states).run()),
+            glommio::spawn_local(shares.run()),
+            glommio::spawn_local(Rc::clone(&groups).run()),
+        ];
+        let coordinators = Rc::new(Self { groups, states, running: RefCell::new(running) });
+        engine.attach(Rc::clone(&coordinators));
+        coordinators
+    }
+
+    /// Waits until the coordinators of all shards have loaded what is theirs, or for as long as connections can wait.
+    pub(crate) async fn started(engine: &Engine) {
+        let loaded = engine.on_all(|engine: Engine| async move {
+            let coordinators: Rc<Self> = engine.attachment().await;
+            coordinators.states.loaded().await;
+            coordinators.groups.loaded().await;
+        });
+        let (loaded, timeout) = (std::pin::pin!(loaded), std::pin::pin!(glommio::timer::sleep(START_WAIT)));
+        select(loaded, timeout).await;
+    }
+
+    /// The node was asked to stop: sends those away who wait for others of their group. Share state goes on.
+    pub(crate) async fn stop_groups(&self) {
+        for running in self.running.take() {
+            running.await;
+        }
+        self.groups.stop().await;
+    }
+
+    /// No requests come any more.
+    pub(crate) async fn stop(&self) {
+        self.states.stop().await;
+    }
+
+    /// Ends everything where it stands.
+    pub(crate) async fn cancel(&self) {
+        for running in self.running.take() {
+            running.cancel().await;
+        }
+    }
+}

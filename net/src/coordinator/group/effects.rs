@@ -135,7 +135,13 @@ impl Effects {
         self.log.fail_pending(error).into_iter().flat_map(|after| after.fetches).collect()
     }
 
+    /// Whether there is anything to write.
+    pub(crate) fn has_writes(&self) -> bool {
+        self.log.has_writes()
+    }
+
     /// Whether anything is to be taken.
+    #[cfg(test)]
     pub(crate) fn has_work(&self) -> bool {
         self.log.has_work() || !self.regexes.is_empty()
     }

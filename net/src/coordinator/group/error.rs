@@ -1,7 +1,6 @@
-//! Why a group refuses a request, in Kafka's error codes, and what a failed write is called on the wire.
+//! Why a group refuses a request, in Kafka's error codes.
 
 use kafka_protocol::error::ResponseError;
-use millrace_engine::api::LogError;
 
 /// A Kafka error code.
 pub(crate) type GroupError = ResponseError;
@@ -30,15 +29,5 @@ impl Refusal {
 impl From<GroupError> for Refusal {
     fn from(error: GroupError) -> Self {
         Self { error, message: String::new() }
-    }
-}
-
-/// What a client of the coordinator hears when records could not be written. It is always retriable, as in Kafka: the
-/// client looks for the coordinator again.
-pub(crate) fn write_error(error: &LogError) -> GroupError {
-    match error {
-        LogError::Storage(_) | LogError::ShuttingDown => ResponseError::NotCoordinator,
-        LogError::Batch(_) => ResponseError::UnknownServerError,
-        _ => ResponseError::CoordinatorNotAvailable,
     }
 }

@@ -29,4 +29,4 @@ pub(crate) use consumer::{TopicsView, compile as compile_regex, metadata_hash};
 pub(crate) use live_configs::KEPT_GROUPS;
 pub use settings::check_group_settings;
 pub(crate) use settings::{SETTING_KEYS, Settings};
-pub(crate) use shell::{Groups, OFFSETS_TOPIC, new_offsets_topic};
+pub(crate) use shell::{GroupKind, Groups, OFFSETS_TOPIC, new_offsets_topic};

@@ -144,6 +144,7 @@ impl<R, T: Then> Effects<R, T> {
     }
 
     /// Whether there is anything to take.
+    #[cfg(test)]
     pub(crate) fn has_work(&self) -> bool {
         !self.replies.is_empty() || !self.writes.is_empty()
     }

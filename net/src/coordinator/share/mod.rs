@@ -14,4 +14,4 @@ pub(crate) mod state;
 
 pub(crate) use group::{Altered, DeletedOffsets, KINDS, PROTOCOL_TYPE, ShareGroup, ShareRecord, StateWork, validate};
 pub(crate) use settings::{GroupSettings, SHARE_SETTING_KEYS, Settings};
-pub(crate) use shell::Shares;
+pub(crate) use shell::{Shares, StateKind, States};

@@ -22,7 +22,7 @@ use crate::{
     coordinator::{
         group::{coordinator::Coordinator, error::Refusal, shell},
         runtime::Ticket,
-        share::shell::states,
+        share::shell::States,
     },
     wire::api::{self, Response},
 };
@@ -53,7 +53,7 @@ pub(crate) async fn coordinator_shard(engine: &Engine, key: &str) -> Result<usiz
     if !is_legal {
         return Err(ResponseError::InvalidRequest);
     }
-    Ok(engine.owner(states::locate(engine, key).await?))
+    States::shard_of(engine, key).await
 }
 
 /// Characters of a UUID as Kafka writes it.

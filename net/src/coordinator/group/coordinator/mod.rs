@@ -13,10 +13,12 @@ mod admin;
 mod consumer;
 mod expire;
 mod load;
+mod machine;
 mod offsets;
 mod share;
 
 pub(crate) use admin::GroupFilter;
+pub(crate) use machine::Lookup;
 pub(crate) use offsets::commit_error;
 
 use std::{
@@ -76,6 +78,7 @@ pub(crate) struct Coordinator {
     entries: HashMap<Rc<str>, Entry>,
     timers: Timers,
     effects: Effects,
+    chores: machine::Chores,
 }
 
 /// Gives the parts of a coordinator that a group may use.
@@ -118,6 +121,7 @@ impl Coordinator {
             entries: HashMap::new(),
             timers: Timers::default(),
             effects: Effects::default(),
+            chores: machine::Chores::default(),
         }
     }
 
@@ -327,6 +331,7 @@ impl Coordinator {
     }
 
     /// Whether there is anything to take.
+    #[cfg(test)]
     pub(crate) fn has_work(&self) -> bool {
         self.effects.has_work()
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join_all, select};
 use kafka_protocol::ResponseError;
 use millrace_engine::{
     api::{Chunk, Fetch, FetchPartition, Fetched, LogError, ReadBound, Records, TopicPartition},
@@ -24,7 +24,7 @@ use millrace_engine::{
 use super::{Shares, here, live::Live, notice::Notice};
 use crate::{
     coordinator::{
-        group::shell::load::contiguous,
+        runtime::contiguous,
         share::{
             partition::{Acquire, Acquired, LogBatch},
             state::ShareKey,
@@ -78,14 +78,14 @@ pub(crate) async fn fetch_on(engine: &Engine, shard: usize, want: FetchHere) -> 
     }
     let packed = engine.on_shard(shard, move |engine| async move {
         let answers = here(&engine).await.fetch(&want).await;
-        answers.into_iter().map(pack).collect::<Vec<_>>()
+        join_all(answers.into_iter().map(pack)).await
     });
     packed.await.into_iter().map(unpack).collect()
 }
 
-fn pack(answer: Answer) -> Packed {
+async fn pack(answer: Answer) -> Packed {
     let Found { records, acquired } = answer?;
-    let records = contiguous(&records).map_err(|_| ResponseError::KafkaStorageError)?;
+    let records = contiguous(&records).await.map_err(|_| ResponseError::KafkaStorageError)?;
     Ok(Found { records, acquired })
 }
 
@@ -435,7 +435,8 @@ mod tests {
             let offsets: Vec<_> = found.iter().map(|batch| (batch.log.first_offset, batch.log.last_offset)).collect();
             assert_eq!(offsets, [(3, 4), (5, 5), (9, 12)]);
             let middle = slice(&records, found[1].position, found[1].position + found[1].len);
-            assert_eq!(contiguous(&middle).unwrap(), parts[1]);
+            let middle = futures_util::FutureExt::now_or_never(contiguous(&middle));
+            assert_eq!(middle.unwrap().unwrap(), parts[1]);
         }
     }
 }

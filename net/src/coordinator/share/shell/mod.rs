@@ -25,6 +25,7 @@ use millrace_engine::{
     engine::{Engine, Topics},
 };
 use notice::Notice;
+pub(crate) use states::{StateKind, States};
 
 use super::{
     session::Sessions,
@@ -46,7 +47,6 @@ pub(crate) struct Shares {
     clock: Clock,
     pub(crate) sessions: RefCell<Sessions>,
     partitions: RefCell<HashMap<ShareKey, Rc<Live>>>,
-    states: states::States,
     /// When share partitions have locks that end.
     timers: RefCell<BinaryHeap<Reverse<(i64, ShareKey)>>>,
     /// Rung when a deadline came up that is nearer than the one the timer sleeps for.
@@ -71,7 +71,6 @@ impl Shares {
             clock: Clock::start(),
             sessions: RefCell::new(Sessions::new(settings.size("group.share.max.share.sessions"))),
             partitions: RefCell::default(),
-            states: states::States::default(),
             timers: RefCell::default(),
             bell: Bell::default(),
             sleeps_until_ms: Cell::new(i64::MAX),
@@ -142,7 +141,6 @@ impl Shares {
             };
             gone.iter().for_each(|key| self.forget(key));
         }
-        self.tick_states(&|_| has_deleted);
     }
 
     /// The settings of a group.

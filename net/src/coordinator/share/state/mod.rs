@@ -4,9 +4,11 @@
 //! the state of the share partitions that belong there; share partitions elsewhere write and read through it.
 
 mod batches;
+mod coordinator;
 mod record;
 mod store;
 
 pub(crate) use batches::{DeliveryState, StateBatch, merge};
+pub(crate) use coordinator::{Change, Prune, StateCoordinator};
 pub(crate) use record::{ShareKey, Snapshot, StateRecord, Update};
 pub(crate) use store::{Store, StoreError, Summary, UNDECIDED};

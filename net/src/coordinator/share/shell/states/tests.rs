@@ -1,4 +1,4 @@
-//! Stores on a real engine: what only shows while a log is read.
+//! Share state on a real engine: what only shows while a log is read.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -9,7 +9,7 @@ use millrace_engine::{
     node::{NodeOptions, Stopper, run},
 };
 
-use super::super::Shares;
+use super::{StateKind, States, Store};
 use crate::coordinator::share::{settings::Settings, state::ShareKey};
 
 /// Runs a test's body on a node of one shard.
@@ -46,7 +46,12 @@ async fn new_partition(engine: &Engine, name: &str) -> TopicPartition {
     TopicPartition { topic: topic.id, partition: 0 }
 }
 
-/// The topic is deleted and made again while the old one is read: both partitions have the same index, and what the old
+async fn start_offset(states: &Rc<States>, partition: TopicPartition, key: &ShareKey) -> Result<i64, ResponseError> {
+    let read = |store: &mut Store| Ok((store.read(key)?.start_offset, None));
+    states.ask(partition, |coordinator, _, ticket| coordinator.change(ticket, read)).await?
+}
+
+/// Both partitions have the same index, as those of a topic that is deleted and made again while it is read; what the old
 /// one kept is nothing to the new one.
 #[test]
 fn state_of_a_topics_former_life_is_not_served_by_the_next_one() {
@@ -55,16 +60,15 @@ fn state_of_a_topics_former_life_is_not_served_by_the_next_one() {
         let (old, new) = (new_partition(&engine, "old").await, new_partition(&engine, "new").await);
         let kept = new_partition(&engine, "kept").await.topic;
         let key = ShareKey::new("group", kept, 0);
-        let before = Shares::attach(&engine, Rc::clone(&settings));
-        let initialized = before.change(old, |store, now_ms| Ok(((), Some(store.initialize(now_ms, &key, 3, 40)?))));
-        initialized.await.unwrap();
+        let before = States::attach(&engine, StateKind::new(Rc::clone(&settings)));
+        let initialized = before.ask(old, |coordinator, now_ms, ticket| {
+            coordinator.change(ticket, |store| Ok(((), Some(store.initialize(now_ms, &key, 3, 40)?))));
+        });
+        initialized.await.unwrap().unwrap();
 
-        let shares = Shares::attach(&engine, settings);
-        // what the task of `begin_load` runs: reading takes so long that the next life is loaded meanwhile
-        let slow = shares.load(old);
-        shares.ready(new).await.unwrap();
-        let _: Result<(), ResponseError> = slow.await;
-        let read = shares.change(new, |store, _| Ok((store.read(&key)?.clone(), None))).await;
-        assert_eq!(read.map(|state| state.start_offset), Err(ResponseError::UnknownServerError));
+        let states = States::attach(&engine, StateKind::new(settings));
+        let (of_old, of_new) =
+            futures_util::future::join(start_offset(&states, old, &key), start_offset(&states, new, &key)).await;
+        assert_eq!((of_old, of_new), (Ok(40), Err(ResponseError::UnknownServerError)));
     });
 }
