@@ -24,7 +24,9 @@ pub(crate) struct Replayed<'a> {
     pub(crate) offset: i64,
     /// Id and epoch of the producer that wrote it, if it was not the coordinator itself.
     pub(crate) producer: Option<(i64, i16)>,
+    /// Its key's bytes.
     pub(crate) key: &'a [u8],
+    /// Its value's bytes; `None` for a tombstone.
     pub(crate) value: Option<&'a [u8]>,
 }
 

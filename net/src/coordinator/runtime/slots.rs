@@ -369,7 +369,9 @@ impl<M: Machine> Slots<M> {
             if verdict == Verdict::Rebuild || result.is_err_and(|failure| failure.is_doubtful) {
                 machine.close(now_ms, ResponseError::NotCoordinator);
                 machine.take_replies().into_iter().for_each(Reply::send);
-                slot.stage = Stage::Draining((!self.is_ending).then(Gate::new));
+                // whoever asks next has it loaded, or the next look at what is led: what fails again at once, as when the
+                // disk is full, does not turn in a circle
+                slot.stage = Stage::Draining(None);
                 self.dirty.remove(&partition);
             }
         }

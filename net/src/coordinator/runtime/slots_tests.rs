@@ -410,10 +410,10 @@ impl World {
         for partition in 0..PARTITIONS {
             self.run(&Step::Lead(partition, true));
         }
-        self.run(&Step::Reconcile);
         loop {
             let before = (self.undecided.len(), self.decided.len(), self.to_read.len(), self.reading.len());
             for step in [
+                Step::Reconcile,
                 Step::Flush,
                 Step::Decide(0, Fate::Durable),
                 Step::Report(0),
@@ -429,6 +429,56 @@ impl World {
             }
         }
     }
+}
+
+fn told(world: &World, number: usize) -> Option<Told> {
+    world.asked[number].1.clone()
+}
+
+/// A world in which everything is loaded.
+fn loaded() -> World {
+    let mut world = World::new();
+    world.come_to_rest();
+    world
+}
+
+#[test]
+fn a_new_leader_epoch_waits_for_the_writes_of_the_old_one_and_reads_again() {
+    let sent_away = Some(Told::Failed(ResponseError::NotCoordinator));
+    let mut world = loaded();
+    for step in [Step::Ask(0, What::AddAhead), Step::Flush, Step::Ask(0, What::Hold), Step::NewEpoch(0)] {
+        world.run(&step);
+    }
+    world.run(&Step::Ask(0, What::Look));
+    assert_eq!((told(&world, 0), told(&world, 1), told(&world, 2)), (sent_away.clone(), sent_away, None));
+    assert_eq!(world.to_read, [], "a write of the old epoch is under way");
+    world.run(&Step::Decide(0, Fate::Durable));
+    world.run(&Step::Report(0));
+    assert_eq!(world.to_read.len(), 1);
+    world.run(&Step::BeginRead(0));
+    world.run(&Step::EndRead(0, true));
+    assert_eq!(told(&world, 2), Some(Told::Known(BTreeSet::from([0]))));
+}
+
+#[test]
+fn who_waits_for_a_partition_that_goes_away_is_sent_away() {
+    let mut world = World::new();
+    for step in [Step::Ask(0, What::Look), Step::MakeTopicAgain, Step::Reconcile] {
+        world.run(&step);
+    }
+    assert_eq!(told(&world, 0), Some(Told::Failed(ResponseError::NotCoordinator)));
+}
+
+#[test]
+fn a_machine_that_fails_as_soon_as_it_is_loaded_is_not_loaded_at_once() {
+    let mut world = loaded();
+    for step in [Step::Ask(0, What::AddAhead), Step::Flush, Step::Decide(0, Fate::Lost), Step::Report(0)] {
+        world.run(&step);
+    }
+    assert_eq!(told(&world, 0), Some(Told::Failed(ResponseError::NotCoordinator)));
+    assert_eq!(world.to_read, []);
+    world.run(&Step::Reconcile);
+    assert_eq!(world.to_read.len(), 1);
 }
 
 proptest! {
