@@ -2,7 +2,7 @@
 //!
 //! The group with id `g` is coordinated by the shard that owns partition `hash(g) % n` of `__consumer_offsets`, where all
 //! its state is kept in Kafka's own record formats. One [`coordinator::Coordinator`] per partition decides: plain code
-//! without I/O or clock, so that every conversation can be tested by itself. The shell around it carries requests to the
+//! without I/O or clock, so that every conversation can be tested by itself. The runtime around it carries requests to the
 //! owner's shard, writes the records and loads them after a start.
 
 mod answers;

@@ -1,8 +1,8 @@
-//! Share partitions, sessions and share state of one shard: carries requests to them and wakes them in time.
+//! Share partitions and sessions of one shard: carries requests to them and wakes them in time.
 //!
 //! One [`Shares`] per shard, attached to the engine. It owns the share partitions of the topic partitions that this shard
-//! owns, the sessions of members that belong here, and the stores of share state. Timers of all share partitions stand in
-//! one heap. A fetch that finds nothing waits for the log or for a share partition to change; nothing polls.
+//! owns, and the sessions of members that belong here; their state is kept by [`States`]. Timers of all share partitions
+//! stand in one heap. A fetch that finds nothing waits for the log or for a share partition to change; nothing polls.
 
 mod fetch;
 mod live;
