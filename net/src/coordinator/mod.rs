@@ -4,6 +4,7 @@
 //! topics hold begins to be loaded at once, on every shard, and a shard accepts when all of it is loaded. That is not
 //! waited for longer than [`START_WAIT`]: who comes before the end hears that the coordinator is loading, as in Kafka.
 
+mod fields;
 pub(crate) mod group;
 pub(crate) mod runtime;
 pub(crate) mod share;

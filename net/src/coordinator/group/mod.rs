@@ -20,6 +20,7 @@ pub(crate) mod record;
 #[cfg(test)]
 pub(crate) mod script;
 pub(crate) mod settings;
+pub(crate) mod share;
 pub(crate) mod shell;
 pub(crate) mod strings;
 pub(crate) mod timers;

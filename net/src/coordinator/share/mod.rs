@@ -1,17 +1,15 @@
 //! Share groups (KIP-932): consumers that share the records of a partition, each record acknowledged by itself.
 //!
-//! Three parts. *Membership* is one more kind of group of the group coordinator: it says which members read which
-//! partitions. A *share partition* is a partition as one group sees it; it lives on the shard that owns the partition and
+//! Two parts of three: *membership* is one more kind of group of the group coordinator (`group/share`); it says which
+//! members read which partitions. A *share partition* is a partition as one group sees it; it lives on the shard that owns the partition and
 //! gives its records out. Its *state* is kept in `__share_group_state`, by the shard that owns the partition of that topic
 //! to which the share partition belongs; acknowledgements are answered when it is durable there.
 
-mod group;
 pub(crate) mod partition;
 pub(crate) mod session;
 pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod state;
 
-pub(crate) use group::{Altered, DeletedOffsets, KINDS, PROTOCOL_TYPE, ShareGroup, ShareRecord, StateWork, validate};
 pub(crate) use settings::{GroupSettings, SHARE_SETTING_KEYS, Settings};
 pub(crate) use shell::{Shares, StateKind, States};

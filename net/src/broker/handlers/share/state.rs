@@ -8,9 +8,8 @@ use uuid::Uuid;
 
 use super::ask;
 use crate::coordinator::{
-    group::error::Refusal,
+    group::{error::Refusal, share::StateWork},
     share::{
-        StateWork,
         shell::{drop_on, states},
         state::ShareKey,
     },

@@ -19,7 +19,7 @@ use crate::coordinator::group::{
     record::Record,
     strings::{optional_wire, wire},
 };
-use crate::coordinator::{runtime::Ticket, share::PROTOCOL_TYPE as SHARE_TYPE};
+use crate::coordinator::{group::share::PROTOCOL_TYPE as SHARE_TYPE, runtime::Ticket};
 
 /// First version of DescribeGroups in which an unknown group is an error.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;

@@ -42,13 +42,11 @@ use super::{
     error::GroupError,
     offsets::Offsets,
     settings::{GroupConfigs, Settings},
+    share::ShareGroup,
     timers::{TimerKind, Timers},
     topics::{NoTopics, TopicLookup},
 };
-use crate::coordinator::{
-    runtime::{Reply, Ticket, WriteId},
-    share::ShareGroup,
-};
+use crate::coordinator::runtime::{Reply, Ticket, WriteId};
 
 /// A group, by the protocol that it follows now.
 #[derive(Debug)]

@@ -20,11 +20,12 @@ use crate::coordinator::{
         error::Refusal,
         offsets::Offsets,
         record::Record,
+        share::{self, Altered, DeletedOffsets, ShareGroup, ShareRecord, StateWork},
         strings::{optional_wire, wire},
         timers::TimerKind,
     },
     runtime::Ticket,
-    share::{self, Altered, DeletedOffsets, GroupSettings, ShareGroup, ShareRecord, StateWork},
+    share::GroupSettings,
 };
 
 /// Epoch of a member that joins.

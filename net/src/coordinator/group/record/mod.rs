@@ -6,7 +6,6 @@
 
 mod classic;
 mod consumer;
-mod wire;
 
 use std::rc::Rc;
 
@@ -15,10 +14,10 @@ pub(crate) use consumer::{
     AssignedPartitions, ClassicMetadata, ConsumerCurrent, ConsumerGroupEpoch, ConsumerMember, ConsumerRegex,
     ConsumerTargetMetadata, decode_target, encode_target,
 };
-pub(crate) use wire::{Reader, RecordError, Writer};
 
 use super::assignment::Assignment;
-use crate::coordinator::share::{self, ShareRecord};
+pub(crate) use crate::coordinator::fields::{Reader, RecordError, Writer};
+use crate::coordinator::group::share::{self, ShareRecord};
 
 /// A record of `__consumer_offsets`. A value of `None` is a tombstone.
 #[derive(Debug, Clone, PartialEq)]

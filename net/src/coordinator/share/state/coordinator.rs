@@ -8,7 +8,7 @@ use millrace_engine::engine::Topics;
 
 use super::{StateRecord, Store, StoreError};
 use crate::coordinator::{
-    group::record::RecordError,
+    fields::RecordError,
     runtime::{Effects, LogRecord, Machine, Replayed, Reply, Then, Ticket, Verdict, Write, WriteId},
     share::settings::Settings,
 };

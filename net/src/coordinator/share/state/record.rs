@@ -6,7 +6,7 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::{DeliveryState, StateBatch};
-use crate::coordinator::group::record::{Reader, RecordError, Writer};
+use crate::coordinator::fields::{Reader, RecordError, Writer};
 
 /// A share partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

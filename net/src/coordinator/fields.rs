@@ -1,4 +1,4 @@
-//! Reading and writing the primitive types of Kafka's protocol, as the values of `__consumer_offsets` use them.
+//! Reading and writing the primitive types of Kafka's protocol, as the records of internal topics use them.
 //!
 //! Everything read is foreign: a length is checked against what is left before anything is allocated.
 
