@@ -41,7 +41,8 @@ async fn in_time<R>(answer: impl Future<Output = R>) -> Option<R> {
 }
 
 impl<K: Kind> Runtime<K> {
-    fn topic(engine: &Engine) -> Option<Rc<Topic>> {
+    /// The topic, if it is there.
+    pub(super) fn topic(engine: &Engine) -> Option<Rc<Topic>> {
         engine.topics().by_name.get(K::TOPIC).cloned()
     }
 

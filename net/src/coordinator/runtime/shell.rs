@@ -8,7 +8,7 @@
 //! one meanwhile waits for a moment, then hears that it is being loaded.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::BTreeMap,
     rc::Rc,
     time::Duration,
@@ -71,7 +71,7 @@ impl<K: Kind> Runtime<K> {
             engine: engine.clone(),
             kind,
             clock: Clock::start(),
-            slots: RefCell::new(Slots::new(engine.topics())),
+            slots: RefCell::new(Slots::new(Rc::default())),
             is_flush_due: Cell::new(false),
             bell: Bell::default(),
         });
@@ -93,6 +93,13 @@ impl<K: Kind> Runtime<K> {
     /// The shard's engine.
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The slots, with the topics of now.
+    fn slots(&self) -> RefMut<'_, Slots<K::Machine>> {
+        let mut slots = self.slots.borrow_mut();
+        slots.see_topics(self.engine.topics());
+        slots
     }
 
     /// Waits until everything is loaded, or failed to be, that is being loaded now.
@@ -141,8 +148,7 @@ impl<K: Kind> Runtime<K> {
                 let (sleep, rung) = (std::pin::pin!(glommio::timer::sleep(pause)), std::pin::pin!(self.bell.rung()));
                 select(sleep, rung).await;
             }
-            let mut slots = self.slots.borrow_mut();
-            slots.see_topics(self.engine.topics());
+            let mut slots = self.slots();
             slots.handle_tick(self.clock.now_ms());
             drop(slots);
             self.act();
@@ -151,8 +157,7 @@ impl<K: Kind> Runtime<K> {
 
     /// The partitions that this shard leads, with the epochs.
     pub(super) fn led(&self) -> BTreeMap<TopicPartition, i32> {
-        let topics = self.engine.topics();
-        let Some(topic) = topics.by_name.get(K::TOPIC) else { return BTreeMap::new() };
+        let Some(topic) = Self::topic(&self.engine) else { return BTreeMap::new() };
         let all = (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition });
         let owned = all.filter(|partition| self.engine.owner(*partition) == self.engine.shard());
         owned.filter_map(|partition| Some((partition, self.engine.leader_epoch(partition)?))).collect()
@@ -161,8 +166,7 @@ impl<K: Kind> Runtime<K> {
     /// Loads and forgets partitions, as they come to this shard and go.
     fn reconcile(self: &Rc<Self>) {
         let led = self.led();
-        let mut slots = self.slots.borrow_mut();
-        slots.see_topics(self.engine.topics());
+        let mut slots = self.slots();
         slots.reconcile(self.clock.now_ms(), &led);
         drop(slots);
         self.act();
@@ -193,8 +197,7 @@ impl<K: Kind> Runtime<K> {
         partition: TopicPartition,
         work: impl FnOnce(&mut K::Machine, i64) -> R,
     ) -> Option<R> {
-        let mut slots = self.slots.borrow_mut();
-        slots.see_topics(self.engine.topics());
+        let mut slots = self.slots();
         let result = slots.with(partition, |machine| work(machine, self.clock.now_ms()));
         drop(slots);
         self.act();
@@ -254,8 +257,7 @@ impl<K: Kind> Runtime<K> {
                 let partition = load.partition.partition;
                 tracing::error!(topic = K::TOPIC, partition, %error, "a partition cannot be loaded");
             }
-            let mut slots = runtime.slots.borrow_mut();
-            slots.see_topics(runtime.engine.topics());
+            let mut slots = runtime.slots();
             slots.on_loaded(runtime.clock.now_ms(), load, loaded.map(|()| machine));
             drop(slots);
             runtime.act();

@@ -5,19 +5,19 @@
 //! Apache Kafka 4.3.
 
 mod classic;
-mod consumer;
+pub(super) mod consumer;
 
 use std::rc::Rc;
 
 pub(crate) use classic::{GroupMetadata, GroupMetadataMember, OffsetCommit};
 pub(crate) use consumer::{
     AssignedPartitions, ClassicMetadata, ConsumerCurrent, ConsumerGroupEpoch, ConsumerMember, ConsumerRegex,
-    ConsumerTargetMetadata, decode_target, encode_target,
+    ConsumerTargetMetadata,
 };
 
 use super::assignment::Assignment;
 pub(crate) use crate::coordinator::fields::{Reader, RecordError, Writer};
-use crate::coordinator::group::share::{self, ShareRecord};
+use crate::coordinator::group::share::record::{self as share, ShareRecord};
 
 /// A record of `__consumer_offsets`. A value of `None` is a tombstone.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +105,7 @@ impl Record {
             Record::ConsumerPartitionMetadata { value, .. } => value.map(|()| consumer::empty_partition_metadata()),
             Record::ConsumerMember { value, .. } => value.as_ref().map(|value| value.encode()),
             Record::ConsumerTargetMetadata { value, .. } => value.as_ref().map(ConsumerTargetMetadata::encode),
-            Record::ConsumerTarget { value, .. } => value.as_ref().map(|value| encode_target(value)),
+            Record::ConsumerTarget { value, .. } => value.as_ref().map(|value| consumer::encode_target(value)),
             Record::ConsumerCurrent { value, .. } => value.as_ref().map(ConsumerCurrent::encode),
             Record::ConsumerRegex { value, .. } => value.as_ref().map(ConsumerRegex::encode),
             Record::Share { record, .. } => record.value(),
@@ -140,7 +140,7 @@ impl Record {
                 Record::ConsumerTargetMetadata { group, value }
             }
             CONSUMER_TARGET => {
-                let value = value.map(decode_target).transpose()?.map(Rc::new);
+                let value = value.map(consumer::decode_target).transpose()?.map(Rc::new);
                 Record::ConsumerTarget { group, member: reader.string("member")?, value }
             }
             CONSUMER_CURRENT => {

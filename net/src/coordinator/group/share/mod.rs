@@ -9,7 +9,7 @@
 mod admin;
 mod assignor;
 mod heartbeat;
-mod record;
+pub(super) mod record;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +17,8 @@ use std::{collections::BTreeMap, rc::Rc};
 
 pub(crate) use admin::{Altered, DeletedOffsets};
 pub(crate) use heartbeat::validate;
+pub(crate) use record::ShareRecord;
 use record::{Current, GroupEpoch, MemberInfo, Partitions, Topic};
-pub(crate) use record::{KINDS, ShareRecord};
 use uuid::Uuid;
 
 use crate::coordinator::group::{

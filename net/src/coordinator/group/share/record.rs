@@ -8,9 +8,12 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::coordinator::group::{
-    assignment::Assignment,
-    record::{ConsumerTargetMetadata, Reader, RecordError, Writer, decode_target, encode_target},
+use crate::coordinator::{
+    fields::{Reader, RecordError, Writer},
+    group::{
+        assignment::Assignment,
+        record::consumer::{ConsumerTargetMetadata, decode_target, encode_target},
+    },
 };
 
 /// A record of a share group. A value of `None` is a tombstone.
