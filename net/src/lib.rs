@@ -12,6 +12,7 @@ mod errors;
 pub mod fuzz;
 mod kafka_uuid;
 mod kept_settings;
+mod log_limiter;
 mod wire;
 
 pub use broker::{

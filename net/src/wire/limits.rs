@@ -1,4 +1,4 @@
-//! Limits on connections of the whole node, and how often a refusal is logged.
+//! Limits on connections of the whole node.
 //!
 //! Owned by shard 0; other shards ask it when they accept a connection and tell it when one has ended.
 
@@ -47,25 +47,6 @@ impl ConnectionLimits {
     }
 }
 
-/// Lets one event per tick through to the log and counts the others.
-#[derive(Debug, Default)]
-pub(crate) struct LogLimiter {
-    last_tick: Option<u64>,
-    suppressed: u64,
-}
-
-impl LogLimiter {
-    /// An event at `tick`: `Some` if it shall be logged, with the number of events since the last that was.
-    pub(crate) fn on_event(&mut self, tick: u64) -> Option<u64> {
-        if self.last_tick == Some(tick) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last_tick = Some(tick);
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,14 +66,5 @@ mod tests {
         limits.on_closed(b);
         limits.on_closed(b);
         assert!(limits.per_ip.is_empty() && limits.connections == 0);
-    }
-
-    #[test]
-    fn one_event_per_tick_is_logged() {
-        let mut limiter = LogLimiter::default();
-        assert_eq!(limiter.on_event(5), Some(0));
-        assert_eq!(limiter.on_event(5), None);
-        assert_eq!(limiter.on_event(5), None);
-        assert_eq!(limiter.on_event(6), Some(2));
     }
 }

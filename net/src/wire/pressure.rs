@@ -13,11 +13,11 @@ use glommio::timer::sleep;
 
 use super::{
     connection::{Connection, Holding},
-    limits::LogLimiter,
     memory::{Class, ReceiveMemory},
     serve::Serving,
     service::Service,
 };
+use crate::log_limiter::LogLimiter;
 
 /// How long a peer may do nothing for the memory that it holds while others wait. With [`PAUSE`] less than a second.
 const SILENCE_MAX: Duration = Duration::from_millis(800);

@@ -8,12 +8,8 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{
-    counters::Counters,
-    limits::{ConnectionLimits, LogLimiter},
-    memory::ReceiveMemory,
-    poller::Poller,
-};
+use super::{counters::Counters, limits::ConnectionLimits, memory::ReceiveMemory, poller::Poller};
+use crate::log_limiter::LogLimiter;
 
 /// One second: the unit of all coarse times of connections.
 pub(crate) const TICK: Duration = Duration::from_secs(1);

@@ -84,7 +84,10 @@ pub const FLOORS: &[Floor] = &[
         ],
     },
     Floor { name: "client top", rooms: &["net/client/src/lib"] },
-    Floor { name: "net ground", rooms: &["net/src/errors", "net/src/kafka_uuid", "net/src/kept_settings"] },
+    Floor {
+        name: "net ground",
+        rooms: &["net/src/errors", "net/src/kafka_uuid", "net/src/kept_settings", "net/src/log_limiter"],
+    },
     Floor { name: "wire", rooms: &["net/src/wire"] },
     Floor { name: "other brokers", rooms: &["net/src/client"] },
     Floor { name: "runtime", rooms: &["net/src/coordinator/runtime", "net/src/coordinator/fields"] },

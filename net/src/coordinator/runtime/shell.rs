@@ -30,6 +30,7 @@ use super::{
     slots::{Actions, AppendFailure, Entrance, Load, Slots},
     ticket::Ticket,
 };
+use crate::log_limiter::LogLimiter;
 
 /// How often it is looked for partitions that come and go, and the longest sleep of the timer.
 const TICK: Duration = Duration::from_secs(1);
@@ -60,6 +61,8 @@ pub(crate) struct Runtime<K: Kind> {
     clock: Clock,
     slots: RefCell<Slots<K::Machine>>,
     is_flush_due: Cell<bool>,
+    /// Failed writes: a disk that is full fails each, and the log may be on that disk.
+    failures: RefCell<LogLimiter>,
     /// Rung when a deadline came up that is nearer than the one the timer sleeps for, and at the end when a write is done.
     bell: Bell,
 }
@@ -73,6 +76,7 @@ impl<K: Kind> Runtime<K> {
             clock: Clock::start(),
             slots: RefCell::new(Slots::new(Rc::default())),
             is_flush_due: Cell::new(false),
+            failures: RefCell::default(),
             bell: Bell::default(),
         });
         engine.attach(Rc::clone(&runtime));
@@ -296,8 +300,7 @@ impl<K: Kind> Runtime<K> {
             let mut slots = runtime.slots.borrow_mut();
             for ((partition, number), answer) in keys.into_iter().zip(written) {
                 let result = answer.map(|produced| produced.base_offset).map_err(|error| {
-                    let partition = partition.partition;
-                    tracing::warn!(topic = K::TOPIC, partition, %error, "records could not be written");
+                    runtime.log_failure(partition, &error);
                     failure(&error)
                 });
                 slots.on_appended(runtime.clock.now_ms(), partition, number, result);
@@ -310,6 +313,15 @@ impl<K: Kind> Runtime<K> {
             }
         })
         .detach();
+    }
+
+    /// Once a second at most.
+    fn log_failure(&self, partition: TopicPartition, error: &LogError) {
+        let second = u64::try_from(self.clock.now_ms() / 1000).unwrap_or_default();
+        if let Some(suppressed) = self.failures.borrow_mut().on_event(second) {
+            let partition = partition.partition;
+            tracing::warn!(topic = K::TOPIC, partition, %error, suppressed, "records could not be written");
+        }
     }
 }
 
