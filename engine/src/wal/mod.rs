@@ -1,5 +1,5 @@
 //! The shared write-ahead log of a shard above its bytes, which are [`crate::format::wal`]'s: the group that is open, what
-//! has happened to the ends of logs ([`history`]), and what a restart finds ([`scan`]). The store seals, writes and flushes.
+//! has happened to the ends of logs (`history.rs`), and what a restart finds ([`scan`]). The store seals, writes and flushes.
 
 pub(crate) mod group;
 pub(crate) mod history;
