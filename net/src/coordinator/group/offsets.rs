@@ -59,21 +59,28 @@ impl Offsets {
     pub(crate) fn of_missing_topics(&self, topics: &dyn TopicLookup) -> impl Iterator<Item = (&Rc<str>, i32)> {
         self.by_topic.iter().flat_map(|(topic, partitions)| {
             let now = topics.by_name(topic).map(|(id, _)| id);
-            let gone = move |value: &OffsetCommit| now.is_none_or(|id| !is_of(value, id));
-            partitions.iter().filter(move |(_, value)| gone(value)).map(move |(partition, _)| (topic, *partition))
+            let gone = partitions.iter().filter(move |(_, value)| !is_of_topic(value, now));
+            gone.map(move |(partition, _)| (topic, *partition))
         })
     }
 
-    /// Answers an OffsetFetch: of the partitions named, or of all.
-    pub(crate) fn fetch(&self, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    /// Answers an OffsetFetch: of the partitions named, or of all. An offset of a topic that is no more is told to nobody,
+    /// though it may still be there for as long as its deletion cannot be written.
+    pub(crate) fn fetch(
+        &self,
+        request: &OffsetFetchRequestGroup,
+        topics_now: &dyn TopicLookup,
+    ) -> OffsetFetchResponseGroup {
         let topics = match &request.topics {
-            None => self.fetch_all(),
+            None => self.fetch_all(topics_now),
             Some(topics) => topics
                 .iter()
                 .map(|topic| {
+                    let now = topics_now.by_name(&topic.name).map(|(id, _)| id);
+                    let wanted = |value: &&OffsetCommit| is_of_topic(value, now) && is_of(value, topic.topic_id);
                     let offset = |partition: &i32| {
                         let found = self.get(&topic.name, *partition);
-                        found_partition(*partition, found.filter(|value| is_of(value, topic.topic_id)))
+                        found_partition(*partition, found.filter(wanted))
                     };
                     OffsetFetchResponseTopics::default()
                         .with_name(topic.name.clone())
@@ -85,18 +92,26 @@ impl Offsets {
         OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone()).with_topics(topics)
     }
 
-    fn fetch_all(&self) -> Vec<OffsetFetchResponseTopics> {
+    fn fetch_all(&self, topics_now: &dyn TopicLookup) -> Vec<OffsetFetchResponseTopics> {
         let topic = |(name, partitions): (&Rc<str>, &BTreeMap<i32, OffsetCommit>)| {
-            let found = partitions.iter().map(|(partition, value)| found_partition(*partition, Some(value)));
-            OffsetFetchResponseTopics::default().with_name(wire(name).into()).with_partitions(found.collect())
+            let now = topics_now.by_name(name).map(|(id, _)| id);
+            let there = partitions.iter().filter(|(_, value)| is_of_topic(value, now));
+            let found: Vec<_> = there.map(|(partition, value)| found_partition(*partition, Some(value))).collect();
+            let topic = OffsetFetchResponseTopics::default().with_name(wire(name).into());
+            (!found.is_empty()).then(|| topic.with_partitions(found))
         };
-        self.by_topic.iter().map(topic).collect()
+        self.by_topic.iter().filter_map(topic).collect()
     }
 }
 
 /// Whether an offset was committed for this incarnation of a topic. Either side may not know the id.
 fn is_of(value: &OffsetCommit, topic_id: Uuid) -> bool {
     value.topic_id.is_nil() || topic_id.is_nil() || value.topic_id == topic_id
+}
+
+/// Whether an offset was committed for the topic that has its name now, if there is one.
+fn is_of_topic(value: &OffsetCommit, now: Option<Uuid>) -> bool {
+    now.is_some_and(|id| is_of(value, id))
 }
 
 fn found_partition(partition: i32, value: Option<&OffsetCommit>) -> OffsetFetchResponsePartitions {

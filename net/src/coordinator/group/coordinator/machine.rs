@@ -24,9 +24,10 @@ pub(crate) struct Lookup {
 /// What a coordinator does now and then.
 #[derive(Debug, Default)]
 pub(super) struct Chores {
-    /// Deletions of topics, as of the topics that it was told, and those whose offsets it has looked for.
+    /// Deletions of topics, as of the topics that it was told, and those whose offsets it has looked for; `None`: a write
+    /// has failed since, and what it was to delete may still be there.
     deletions_told: u64,
-    deletions_done: u64,
+    deletions_done: Option<u64>,
     next_retention_ms: i64,
 }
 
@@ -61,7 +62,7 @@ impl Machine for Coordinator {
 
     fn on_loaded(&mut self, now_ms: i64) {
         self.chores.next_retention_ms = self.next_retention_ms(now_ms);
-        self.chores.deletions_done = self.chores.deletions_told;
+        self.chores.deletions_done = Some(self.chores.deletions_told);
         Coordinator::on_loaded(self, now_ms);
     }
 
@@ -71,8 +72,8 @@ impl Machine for Coordinator {
     }
 
     fn handle_tick(&mut self, now_ms: i64) {
-        if self.chores.deletions_done != self.chores.deletions_told {
-            self.chores.deletions_done = self.chores.deletions_told;
+        if self.chores.deletions_done != Some(self.chores.deletions_told) {
+            self.chores.deletions_done = Some(self.chores.deletions_told);
             self.handle_topics_deleted();
         }
         if now_ms >= self.chores.next_retention_ms {
@@ -90,6 +91,9 @@ impl Machine for Coordinator {
     }
 
     fn on_persisted(&mut self, now_ms: i64, id: WriteId, result: Result<i64, GroupError>) -> Verdict {
+        if result.is_err() {
+            self.chores.deletions_done = None;
+        }
         match Coordinator::on_persisted(self, now_ms, id, result.map(|_| ())) {
             true => Verdict::Rebuild,
             false => Verdict::Stands,
@@ -115,5 +119,45 @@ impl Machine for Coordinator {
     fn take_errands(&mut self) -> Vec<Lookup> {
         let (version, groups) = self.take_regexes();
         groups.into_iter().map(|(group, regexes)| Lookup { group, version, regexes }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::error::ResponseError;
+
+    use super::*;
+    use crate::coordinator::group::{record::OffsetCommit, settings::Settings};
+
+    /// A full disk refused the deletion of a deleted topic's offsets, and nothing tried again: once there was space, a
+    /// new topic of that name had them.
+    #[test]
+    fn offsets_of_deleted_topics_are_deleted_again_until_that_is_written() {
+        let mut coordinator = Coordinator::new(Rc::new(Settings::default()));
+        let value = OffsetCommit {
+            offset: 17,
+            leader_epoch: -1,
+            metadata: "".into(),
+            commit_timestamp_ms: 0,
+            expire_timestamp_ms: -1,
+            topic_id: uuid::Uuid::from_u128(1),
+        };
+        let record = Record::OffsetCommit { group: "g".into(), topic: "x".into(), partition: 0, value: Some(value) };
+        let (key, value) = (record.key(), record.value());
+        Machine::on_loaded(&mut coordinator, 0);
+        let replayed = Replayed { offset: 0, producer: None, key: &key, value: value.as_deref() };
+        coordinator.replay(&replayed).unwrap();
+
+        Machine::handle_topics(&mut coordinator, &Rc::new(Topics { deletions: 1, ..Topics::default() }));
+        let mut deletions = |result: Result<i64, ResponseError>| {
+            coordinator.handle_tick(1);
+            let writes = Machine::take_writes(&mut coordinator);
+            for write in &writes {
+                assert_eq!(Machine::on_persisted(&mut coordinator, 1, write.id, result), Verdict::Stands);
+            }
+            writes.len()
+        };
+        let full = Err(ResponseError::CoordinatorNotAvailable);
+        assert_eq!([deletions(full), deletions(full), deletions(Ok(1)), deletions(Ok(2))], [1, 1, 1, 0]);
     }
 }

@@ -124,9 +124,9 @@ impl Coordinator {
 
     pub(super) fn fetch_now(&self, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
         match self.entries.get(request.group_id.as_str()) {
-            None => super::Offsets::default().fetch(request),
+            None => super::Offsets::default().fetch(request, &*self.topics),
             Some(entry) => match self.validate_fetch(entry, request) {
-                Ok(()) => entry.offsets.fetch(request),
+                Ok(()) => entry.offsets.fetch(request, &*self.topics),
                 Err(error) => fetch_error(request, error),
             },
         }
