@@ -1,5 +1,7 @@
 //! What to do about a node that could not start.
 
+use std::io::ErrorKind;
+
 use millrace_engine::node::StartError;
 
 use crate::output::one_line;
@@ -23,6 +25,9 @@ pub(crate) fn start_error(error: &StartError) -> String {
              section 11; nothing was changed"
         }
         StartError::Options(_) => "see 'millrace help serve'",
+        StartError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
+            "make some room on that disk; what was there is as it was"
+        }
         StartError::Io { .. } => "'millrace doctor' checks folder, disk and limits",
     };
     format!("{}\n  fix: {fix}", one_line(&error.to_string()))
