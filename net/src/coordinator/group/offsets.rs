@@ -58,7 +58,7 @@ impl Offsets {
     /// Partitions with an offset whose topic is no more, even if there is another one of that name.
     pub(crate) fn of_missing_topics(&self, topics: &dyn TopicLookup) -> impl Iterator<Item = (&Rc<str>, i32)> {
         self.by_topic.iter().flat_map(|(topic, partitions)| {
-            let now = topics.by_name(topic).map(|(id, _)| id);
+            let now = id_now(topics, topic);
             let gone = partitions.iter().filter(move |(_, value)| !is_of_topic(value, now));
             gone.map(move |(partition, _)| (topic, *partition))
         })
@@ -76,7 +76,7 @@ impl Offsets {
             Some(topics) => topics
                 .iter()
                 .map(|topic| {
-                    let now = topics_now.by_name(&topic.name).map(|(id, _)| id);
+                    let now = id_now(topics_now, &topic.name);
                     let wanted = |value: &&OffsetCommit| is_of_topic(value, now) && is_of(value, topic.topic_id);
                     let offset = |partition: &i32| {
                         let found = self.get(&topic.name, *partition);
@@ -94,7 +94,7 @@ impl Offsets {
 
     fn fetch_all(&self, topics_now: &dyn TopicLookup) -> Vec<OffsetFetchResponseTopics> {
         let topic = |(name, partitions): (&Rc<str>, &BTreeMap<i32, OffsetCommit>)| {
-            let now = topics_now.by_name(name).map(|(id, _)| id);
+            let now = id_now(topics_now, name);
             let there = partitions.iter().filter(|(_, value)| is_of_topic(value, now));
             let found: Vec<_> = there.map(|(partition, value)| found_partition(*partition, Some(value))).collect();
             let topic = OffsetFetchResponseTopics::default().with_name(wire(name).into());
@@ -107,6 +107,11 @@ impl Offsets {
 /// Whether an offset was committed for this incarnation of a topic. Either side may not know the id.
 fn is_of(value: &OffsetCommit, topic_id: Uuid) -> bool {
     value.topic_id.is_nil() || topic_id.is_nil() || value.topic_id == topic_id
+}
+
+/// The id of the topic that has a name now.
+fn id_now(topics: &dyn TopicLookup, name: &str) -> Option<Uuid> {
+    topics.by_name(name).map(|(id, _)| id)
 }
 
 /// Whether an offset was committed for the topic that has its name now, if there is one.
