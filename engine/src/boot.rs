@@ -304,8 +304,6 @@ fn remove_orphans(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
     use super::*;
     use crate::{format::catalog::StoredTopic, io::sim::Sim};
 

@@ -1,8 +1,5 @@
 //! Readers with any end, against a list of batches: what is read, waited for and found by timestamp is exactly what lies
 //! below the end, also where that lies in a segment that has ended, in the active one, in an extent or in a batch.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{collections::BTreeMap, path::PathBuf, rc::Rc};
 
 use uuid::Uuid;

@@ -3,9 +3,6 @@
 //!
 //! Cuts are written into the shared log between lives, as the log of a start of its own: what writes them in a running
 //! node comes with replication.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
 
 use uuid::Uuid;

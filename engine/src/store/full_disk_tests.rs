@@ -1,7 +1,4 @@
 //! Starts on a disk without a free block: what was there is there, and space that is made again can be used.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use super::{

@@ -1,8 +1,5 @@
 //! A folder of format 1 goes to this one while the power fails at any operation: it is of one of the two afterwards, and
 //! whole.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     path::{Path, PathBuf},
     rc::Rc,

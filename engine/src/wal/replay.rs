@@ -418,7 +418,6 @@ impl Replay {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::format::wal::{Era, Group};
