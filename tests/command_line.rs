@@ -1,5 +1,5 @@
 //! The command line where it needs no broker: help, wrong options, the configuration file, doctor.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 use std::{fs, net::TcpListener};
 

@@ -1,5 +1,5 @@
 //! The commands for topics, settings and groups against a broker of the test's own.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 mod broker;
 use broker::{Broker, small};

@@ -1,5 +1,5 @@
 //! `millrace log dump` on files made with the engine's encoders.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 use std::{fs, path::Path};
 

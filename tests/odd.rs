@@ -1,5 +1,5 @@
 //! The requests that no good client sends, answered as `tests/compatibility/odd.tsv` says.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 use std::process::{Command, Stdio};
 

@@ -1,7 +1,7 @@
 //! The tour in README.md is true: its commands are run, and what they print is what stands there.
 //!
 //! `MILLRACE_BLESS=1` writes what they print into README.md instead.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 use std::{fs, path::Path, process::Command};
 

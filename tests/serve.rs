@@ -1,5 +1,5 @@
 //! `millrace serve` as a process: start, stop, signals, restart, systemd, and the commands against it.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 use std::{
     fs,

@@ -1,6 +1,6 @@
 //! Batches as others write them: bytes kept from Kafka 4.3.1's Java producer, and kafka-protocol's encoder and decoder.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{

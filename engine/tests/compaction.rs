@@ -1,6 +1,6 @@
 //! Compaction on a whole node with real files.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 mod with_node;
 

@@ -1,7 +1,7 @@
 //! Topics that ask for a codec, on a whole node with a real disk: every batch is stored in it, in the order of calls,
 //! and is so after a restart.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 mod with_node;
 

@@ -5,7 +5,7 @@
 //! last that is not zero. When the format version changes, a new one is written by the ignored test, and the old one stays
 //! for as long as its version is read.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 #[path = "fixtures/unpack.rs"]
 mod unpack;

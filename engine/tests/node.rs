@@ -1,6 +1,6 @@
 //! A whole node on a real disk: what was acknowledged is there, wherever it lies and however often the node restarts.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 mod with_node;
 

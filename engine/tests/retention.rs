@@ -1,6 +1,6 @@
 //! Retention in a whole node on a real disk: by the records' own time, by bytes, over restarts.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "what helps a test is in no test function, and may panic too")]
 
 mod with_node;
 
