@@ -281,7 +281,9 @@ impl Partition {
         let before = self.marks.high_watermark();
         if end > before {
             self.marks.show(end);
-            self.waiters.grow(self.tail.bytes_between(before, end, usize::MAX).unwrap_or(0));
+            if !self.waiters.is_empty() {
+                self.waiters.grow(self.tail.bytes_between(before, end, usize::MAX).unwrap_or(0));
+            }
         }
     }
 

@@ -57,8 +57,8 @@ impl Partition {
         if wanted.offset >= wanted.end {
             return Ok(ReadPlan::Empty);
         }
-        if self.tail.has(wanted.offset) {
-            return Ok(ReadPlan::Memory(self.tail.read(wanted)));
+        if let Some(chunks) = self.tail.read(wanted) {
+            return Ok(ReadPlan::Memory(chunks));
         }
         let segment = self.segments.from(wanted.offset).first();
         let segment = segment.expect("an offset below the high watermark is in memory or in a segment");

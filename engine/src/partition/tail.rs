@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    iter,
     ops::Range,
     rc::Rc,
 };
@@ -179,17 +180,14 @@ impl Tail {
         std::mem::take(&mut self.extents).into_iter().filter(|extent| extent.end_offset > materialised).collect()
     }
 
-    /// Whether the batch that holds an offset, or the first one behind it, is in memory.
-    pub(crate) fn has(&self, offset: i64) -> bool {
-        self.base_offset().is_some_and(|base_offset| base_offset <= offset)
-            && self.holding(offset).next().is_some_and(|extent| extent.backing.is_cached())
-    }
-
-    /// What a reader wants, as far as it is in memory.
-    pub(super) fn read(&self, wanted: &Wanted) -> Vec<Chunk> {
+    /// What a reader wants, as far as it is in memory. `None` if the batch that it begins with is not.
+    pub(super) fn read(&self, wanted: &Wanted) -> Option<Vec<Chunk>> {
+        self.base_offset().filter(|base_offset| *base_offset <= wanted.offset)?;
+        let mut extents = self.holding(wanted.offset);
+        let first = extents.next().filter(|first| first.backing.is_cached())?;
         let mut chunks = Vec::new();
         let mut left = wanted.max_bytes;
-        for extent in self.holding(wanted.offset).take_while(|extent| extent.base_offset < wanted.end) {
+        for extent in iter::once(first).chain(extents).take_while(|extent| extent.base_offset < wanted.end) {
             let Some(memory) = extent.backing.memory() else {
                 break;
             };
@@ -212,21 +210,31 @@ impl Tail {
             }
             break;
         }
-        chunks
+        Some(chunks)
     }
 
     /// Bytes of the batches from the one that holds an offset on, and below an end: to the byte if they are not more than
     /// `max_bytes`. `None` if the tail does not hold the offset, or has to be read for that and is not in memory.
     pub(super) fn bytes_between(&self, offset: i64, end: i64, max_bytes: usize) -> Option<usize> {
-        let before = self.holding(offset).next()?.bytes_below(offset)?;
+        let mut extents = self.holding(offset).peekable();
+        let before = extents.peek()?.bytes_below(offset)?;
         let mut bytes = 0;
-        for extent in self.holding(offset).take_while(|extent| extent.base_offset < end) {
+        for extent in extents.take_while(|extent| extent.base_offset < end) {
             if bytes >= max_bytes.saturating_add(before) {
                 break;
             }
             bytes += extent.bytes_below(end)?;
         }
         Some(bytes.saturating_sub(before))
+    }
+}
+
+#[cfg(test)]
+impl Tail {
+    /// Whether the batch that holds an offset, or the first one behind it, is in memory.
+    pub(crate) fn has(&self, offset: i64) -> bool {
+        self.base_offset().is_some_and(|base_offset| base_offset <= offset)
+            && self.holding(offset).next().is_some_and(|extent| extent.backing.is_cached())
     }
 }
 

@@ -34,7 +34,7 @@ impl Waiter {
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Waiters {
-    /// Bytes that consumers were ever shown, as far as this process saw.
+    /// Bytes that consumers were shown while somebody waited.
     shown_bytes: u64,
     /// What that must be for a waiter to be notified.
     waiting: Vec<(u64, Rc<Waiter>)>,
@@ -49,7 +49,12 @@ impl Waiters {
         self.waiting.push((self.shown_bytes.saturating_add(bytes as u64), waiter.clone()));
     }
 
-    /// Consumers are shown so many bytes more.
+    /// Whether there is nobody to tell.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Consumers are shown so many bytes more. Need not be told while nobody waits: each counts from when it came.
     pub(crate) fn grow(&mut self, bytes: usize) {
         self.shown_bytes += bytes as u64;
         let shown = self.shown_bytes;
