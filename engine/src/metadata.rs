@@ -87,7 +87,8 @@ impl Topic {
     }
 }
 
-/// The catalog's file and state; one change at a time.
+/// The catalog's file and state; one change at a time. The lock is glommio's: tasks of shard 0 wait for each other, no
+/// thread does.
 pub(crate) struct CatalogFile(pub(crate) RwLock<Opened>);
 
 /// The file, and what it says.
@@ -107,11 +108,11 @@ impl CatalogFile {
 
 impl Opened {
     /// Makes records durable and applies them. On a full disk, what space the catalog has is left to what may make some:
-    /// deletes and changed settings.
+    /// deletes and changed settings, but no partitions.
     pub(crate) async fn append(&mut self, records: &[Record]) -> Result<(), TopicError> {
         let known = &self.state.topics;
         let makes_space = |record: &Record| match record {
-            Record::Topic(id, _) | Record::Placement { topic: id, .. } => known.contains_key(id),
+            Record::Topic(id, topic) => known.get(id).is_some_and(|before| before.partitions == topic.partitions),
             Record::Deleted(_) | Record::Setting(..) => true,
             _ => false,
         };
