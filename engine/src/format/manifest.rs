@@ -61,6 +61,11 @@ pub(crate) fn producer_batch(info: &BatchInfo, base_offset: i64, timestamp_ms: i
     }
 }
 
+/// The same of a batch as it lies in the log; none if no producer that is remembered wrote it.
+pub(crate) fn logged_producer_batch(info: &BatchInfo) -> Option<ProducerBatch> {
+    (info.producer_id >= 0).then(|| producer_batch(info, info.base_offset, info.max_timestamp))
+}
+
 /// The last group of a run that counts, by the run ends of a manifest: a run without one has not ended, unless a newer one
 /// has.
 pub fn run_limit(run_ends: &BTreeMap<u64, u64>, run: u64) -> u64 {

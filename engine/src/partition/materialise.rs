@@ -7,7 +7,7 @@ use crate::{
     chunk::Memory,
     config::TopicConfig,
     format::{
-        manifest::{ProducerBatch, producer_batch},
+        manifest::{ProducerBatch, logged_producer_batch},
         segment::Segment,
         wal::SegmentPointer,
     },
@@ -82,8 +82,8 @@ pub(crate) fn plan(active: Option<&Segment>, mut extents: Vec<Extent>, config: &
             }
             let begin = || SegmentWrite::append_to(Segment::begin(info.base_offset, now_ms));
             open.get_or_insert_with(begin).push(&memory, at, &info);
-            if info.producer_id >= 0 {
-                remembered.note(producer_batch(&info, info.base_offset, info.max_timestamp), now_ms);
+            if let Some(batch) = logged_producer_batch(&info) {
+                remembered.note(batch, now_ms);
             }
         }
         planned += 1;

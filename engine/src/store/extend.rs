@@ -8,7 +8,7 @@ use crate::{
     api::TopicPartition,
     batch::{BatchInfo, verify_crc},
     format::{
-        manifest::{Manifest, PartitionState, ProducerBatch, producer_batch},
+        manifest::{Manifest, PartitionState, ProducerBatch, logged_producer_batch},
         segment::{self, Segment},
         wal::GROUP_BYTES_MAX,
     },
@@ -108,9 +108,7 @@ async fn read_on<F: File>(
             if info.base_offset >= arrived.from_offset {
                 arrived.checksum = crc32c::crc32c_append(arrived.checksum, batch);
             }
-            if info.producer_id >= 0 {
-                producers.push(producer_batch(&info, info.base_offset, info.max_timestamp));
-            }
+            producers.extend(logged_producer_batch(&info));
             rest = &rest[batch.len()..];
         }
         if segment.size > before {

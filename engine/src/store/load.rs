@@ -8,7 +8,7 @@ use crate::{
     api::TopicPartition,
     batch::batches,
     chunk::Memory,
-    format::manifest::producer_batch,
+    format::manifest::logged_producer_batch,
     io::{File, Io, Open, window::Window},
     partition::tail::{Backing, Extent},
     wal::{
@@ -94,9 +94,7 @@ impl<I: Io> Store<I> {
             let infos = batches(&memory.bytes()[at..at + run.len]).flatten().map(|(info, _)| info);
             let left: Vec<_> = infos.take_while(|info| info.base_offset < run.end_offset).collect();
             let len = left.iter().map(|info| info.size).sum::<usize>();
-            let of_producers = left.iter().filter(|info| info.producer_id >= 0);
-            let producers: Vec<_> =
-                of_producers.map(|info| producer_batch(info, info.base_offset, info.max_timestamp)).collect();
+            let producers: Vec<_> = left.iter().filter_map(logged_producer_batch).collect();
             let extent = Extent {
                 base_offset: run.base_offset,
                 end_offset: run.end_offset,
