@@ -42,15 +42,22 @@ async fn look<I: Io>(io: &I, dir: &Path, state: &PartitionState, wanted: &Segmen
             break;
         }
         let path = dir.join(segment.name().file_name());
-        let batches = headers(io, &path, segment, end_offset).await.map_err(OpenError::io(&path))?;
+        let mut left = Segment::begin(segment.base_offset, segment.created_ms);
+        let mut own = Vec::new();
+        let keep = |info: &BatchInfo| {
+            if info.base_offset == left.end_offset && info.last_offset() < end_offset {
+                left.push(info);
+            }
+            own.extend(
+                manifest::logged_producer_batch(info).filter(|batch| missing.contains(&batch.producer_id.get())),
+            );
+        };
+        each_header(io, &path, segment, end_offset, keep).await.map_err(OpenError::io(&path))?;
         if is_cut {
-            let left = rebuilt(segment, &batches, end_offset).map_err(|reason| OpenError::damaged(&path, reason))?;
+            check_cut(segment, &left, end_offset).map_err(|reason| OpenError::damaged(&path, reason))?;
             cut.index = left.index.as_deref().cloned().unwrap_or_default();
             cut.segments.push(left.meta());
         }
-        let own = batches.iter().filter(|info| missing.contains(&info.producer_id));
-        let own: Vec<_> =
-            own.map(|info| manifest::producer_batch(info, info.base_offset, info.max_timestamp)).collect();
         missing.retain(|id| own.iter().all(|batch| batch.producer_id.get() != *id));
         cut.producers.splice(..0, own);
     }
@@ -67,39 +74,38 @@ fn bereft(producers: &[ProducerBatch], end_offset: i64) -> HashSet<i64> {
     ids(|offset, end| offset >= end).into_iter().filter(|id| !kept.contains(id)).collect()
 }
 
-/// The segment as it is with only these batches, active.
-fn rebuilt(segment: &Segment, batches: &[BatchInfo], end_offset: i64) -> Result<Segment, String> {
+/// Whether what is left of a segment, active again, is what the cut leaves of it.
+fn check_cut(segment: &Segment, left: &Segment, end_offset: i64) -> Result<(), String> {
     if segment.generation > 0 {
         return Err(format!("it was compacted, and cannot be cut at offset {end_offset}"));
     }
-    let mut left = Segment::begin(segment.base_offset, segment.created_ms);
-    for info in batches {
-        if info.base_offset != left.end_offset || info.last_offset() >= end_offset {
-            break;
-        }
-        left.push(info);
-    }
     match left.end_offset == end_offset {
-        true => Ok(left),
+        true => Ok(()),
         false => Err(format!("it is to be cut at offset {end_offset}, but a batch ends at {}", left.end_offset)),
     }
 }
 
-/// The headers of a segment's batches that begin before an offset.
-async fn headers<I: Io>(io: &I, path: &Path, segment: &Segment, end_offset: i64) -> io::Result<Vec<BatchInfo>> {
+/// Goes through the headers of a segment's batches that begin before an offset: there may be millions.
+async fn each_header<I: Io>(
+    io: &I,
+    path: &Path,
+    segment: &Segment,
+    end_offset: i64,
+    mut take: impl FnMut(&BatchInfo),
+) -> io::Result<()> {
     let file = io.open(path, Open::Read).await?;
     let mut window = Window::new(&file);
-    let (mut found, mut position) = (Vec::new(), 0);
+    let mut header = Vec::with_capacity(BATCH_HEADER_BYTES);
+    let mut position = 0;
     while position < segment.size {
-        let mut header = Vec::with_capacity(BATCH_HEADER_BYTES);
+        header.clear();
         window.copy(position, BATCH_HEADER_BYTES, &mut header).await?;
         let info = BatchInfo::parse_header(&header).map_err(io::Error::other)?;
         if info.base_offset >= end_offset {
             break;
         }
         position += info.size as u64;
-        found.push(info);
+        take(&info);
     }
-    crate::io::File::close(file).await?;
-    Ok(found)
+    crate::io::File::close(file).await
 }
