@@ -26,7 +26,7 @@ use crate::{
         direct::{DirectIo, create_dir_durably},
     },
     start::{NodeOptions, StartError},
-    store::{Known, Owed, Store, StoreOptions, manifest_path},
+    store::{Known, Owed, Store, StoreOptions, manifest_path, topics_dir},
 };
 
 /// What shard 0 found; every shard starts from it.
@@ -153,13 +153,9 @@ async fn begin_catalog<I: Io>(io: &I, path: &Path, catalog: &Catalog, may_add: b
         return Err(full); // it was read to its end before
     };
     tracing::warn!("no space for a new catalog: the old one goes on");
-    let mut journal = Journal::go_on(io.clone(), path.to_owned(), end).await?;
     let mut payloads = Payloads::default();
     payloads.push(&catalog::encode(&Record::Run(catalog.run)));
-    for payload in payloads.finish() {
-        journal.append(&payload).await?;
-    }
-    Ok(journal)
+    Journal::go_on(io.clone(), path.to_owned(), end, &payloads.finish()).await
 }
 
 /// Whether a node has been here. The first thing that it makes is its catalog.
@@ -267,11 +263,6 @@ async fn forget_layouts(io: &DirectIo, options: &NodeOptions, catalog: &Catalog)
     }
     let synced = io.sync_dir(&options.data_dir).await;
     synced.map_err(|error| StartError::io(options.data_dir.display(), error))
-}
-
-/// Directory of the segments of all topics.
-fn topics_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("topics")
 }
 
 /// Kind, generation and shard of a manifest or of a shared log (which has no generation) by its name.

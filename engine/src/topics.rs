@@ -12,6 +12,7 @@ use crate::{
     format::catalog::{Catalog, Record, StoredTopic},
     io::{Io, Share},
     metadata::{CatalogFile, Topic},
+    store::topics_dir,
 };
 
 /// Partitions of one topic at most: what one metadata answer can still name.
@@ -278,7 +279,7 @@ impl Engine {
                 })
             });
             futures_util::future::join_all(waits.collect::<Vec<_>>()).await;
-            let dir = engine.0.data_dir.join("topics").join(id.to_string());
+            let dir = topics_dir(&engine.0.data_dir).join(id.to_string());
             if let Err(error) = engine.0.io.remove(&dir).await {
                 tracing::warn!("removing {} failed, the next start will: {error}", dir.display());
             }

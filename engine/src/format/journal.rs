@@ -241,10 +241,14 @@ impl<I: Io> Journal<I> {
         self.io.rename(making, &self.path).await
     }
 
-    /// Goes on with a journal that was read: its next append follows what was found, and makes that durable too.
-    pub(crate) async fn go_on(io: I, path: PathBuf, end: End) -> io::Result<Self> {
+    /// Goes on with a journal that was read, and appends what it lacks: that makes what was found durable too.
+    pub(crate) async fn go_on(io: I, path: PathBuf, end: End, payloads: &[Vec<u8>]) -> io::Result<Self> {
         let file = io.open(&path, Open::Existing).await?;
-        Ok(Self::at(io, path, file, end))
+        let mut journal = Self::at(io, path, file, end);
+        for payload in payloads {
+            journal.append(payload).await?;
+        }
+        Ok(journal)
     }
 
     fn at(io: I, path: PathBuf, file: I::File, End { sequence, position }: End) -> Self {

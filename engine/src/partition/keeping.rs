@@ -1,4 +1,5 @@
-//! How a partition's tail comes to its segments: who appends to them, and what the manifest has not heard of yet.
+//! How a partition's segments change: who appends the tail to them, what the manifest has not heard of yet, trims, and
+//! what compaction puts in their place.
 
 use std::rc::Rc;
 
@@ -235,6 +236,18 @@ impl Partition {
         };
         self.segments.drop_indexes();
         Some((unnoted, advance))
+    }
+
+    /// How often the end of what segments hold was cut off.
+    pub(crate) fn cuts(&self) -> u32 {
+        self.history.cuts()
+    }
+
+    /// Takes the same without the record: the manifest is being written anew.
+    pub(crate) fn take_unnoted_for_rewrite(&mut self) -> Option<Unnoted> {
+        let unnoted = self.unnoted.take()?;
+        self.segments.drop_indexes();
+        Some(unnoted)
     }
 
     /// The manifest does not know after all.

@@ -141,9 +141,14 @@ pub(crate) fn manifest_path(data_dir: &std::path::Path, generation: u64, shard: 
     data_dir.join(format!("manifest-{generation}-{shard}"))
 }
 
+/// Directory of the segments of all topics.
+pub(crate) fn topics_dir(data_dir: &std::path::Path) -> PathBuf {
+    data_dir.join("topics")
+}
+
 /// Directory of a partition's segments.
 pub(crate) fn partition_dir(data_dir: &std::path::Path, id: TopicPartition) -> PathBuf {
-    data_dir.join("topics").join(id.topic.to_string()).join(id.partition.to_string())
+    topics_dir(data_dir).join(id.topic.to_string()).join(id.partition.to_string())
 }
 
 /// See the module.

@@ -29,7 +29,7 @@ use crate::{
     doubt::Doubts,
     format::{
         journal::{self, End, Journal, ReadError},
-        manifest::{self, Manifest, PartitionState},
+        manifest::{self, Manifest},
         segment::SegmentName,
     },
     io::{BLOCK, Buffer, File, Io, Open, Share, window::Window},
@@ -317,18 +317,15 @@ async fn begin_manifest<I: Io>(
         Ok((_, None)) => return Err(OpenError::io(&path)(full)),
         Err(error) => return Err(error),
     };
-    let is_cut = |(id, state): (TopicPartition, PartitionState)| {
-        known.partitions.get(&id).is_some_and(|before| before.cuts != state.cuts)
+    let is_cut = |(id, cell): (&TopicPartition, &Rc<PartitionCell>)| {
+        known.partitions.get(id).is_some_and(|before| before.cuts != cell.borrow().cuts())
     };
-    if states().any(is_cut) {
+    if partitions.iter().any(is_cut) {
         return Err(OpenError::io(&path)(full)); // what was cut off cannot be told by what has grown
     }
     tracing::warn!(shard = options.shard, "no space for a new manifest: the old one goes on");
-    let mut journal = Journal::go_on(io.clone(), path.clone(), end).await.map_err(OpenError::io(&path))?;
-    for payload in manifest::encode_since(&known, run_ends, states()) {
-        journal.append(&payload).await.map_err(OpenError::io(&path))?;
-    }
-    Ok(journal)
+    let payloads = manifest::encode_since(&known, run_ends, states());
+    Journal::go_on(io.clone(), path.clone(), end, &payloads).await.map_err(OpenError::io(&path))
 }
 
 /// Reads a manifest; a missing one is empty.

@@ -70,7 +70,8 @@ impl<I: Io> Store<I> {
         result
     }
 
-    /// Rewrites the manifest to what the partitions say now, if most of it is history. Then nothing is left to note.
+    /// Rewrites the manifest to what the partitions say now, if most of it is history. Then nothing is left to note;
+    /// new epochs may be noted a second time.
     pub(super) async fn rewrite_manifest(&self) -> io::Result<()> {
         let wanted = self.keeper.journal.borrow().as_ref().is_some_and(Journal::wants_rewrite);
         if !wanted {
@@ -78,7 +79,7 @@ impl<I: Io> Store<I> {
         }
         let cells: Vec<_> = self.partitions.borrow().values().cloned().collect();
         let take = |cell: Rc<PartitionCell>| {
-            let (unnoted, _) = cell.borrow_mut().take_unnoted()?;
+            let unnoted = cell.borrow_mut().take_unnoted_for_rewrite()?;
             Some(Taken { cell, unnoted })
         };
         let taken = cells.into_iter().filter_map(take).collect();
