@@ -3,7 +3,6 @@
 //! What always holds, and is asserted wherever a mark moves:
 //!
 //! - `log_start <= materialised <= high_watermark <= end`,
-//! - `last_stable <= high_watermark`,
 //! - `durable <= written <= end`,
 //! - no mark goes back.
 //!
@@ -111,7 +110,6 @@ impl Marks {
     fn is_in_order(&self) -> bool {
         self.log_start <= self.materialised
             && self.materialised <= self.high_watermark
-            && self.last_stable() <= self.high_watermark
             && self.high_watermark <= self.end
             && self.durable <= self.written
             && self.written <= self.end

@@ -41,6 +41,7 @@ impl Taken {
 #[derive(Clone, Debug)]
 pub(crate) struct Wait {
     group: Rc<GroupOutcome>,
+    /// What it is to be as safe as. With one replica all mean the same; with several this is where they part.
     pub(super) acks: Acks,
 }
 
