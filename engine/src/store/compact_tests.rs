@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join3};
 use uuid::Uuid;
 
-use super::{Known, Owed, Store, StoreOptions, partition_dir};
+use super::{Known, Owed, Store, StoreOptions, crash_tests::seeds, partition_dir};
 use crate::{
     api::{Acks, FetchPartition, LogError, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records, verify_crc},
@@ -439,9 +439,7 @@ async fn life(sim: &Sim, io: SimIo, run: u64, log: &Log, random: &Rc<RefCell<Ran
 
 #[test]
 fn readers_see_the_newest_values_whenever_the_power_fails() {
-    let seeds: u64 = std::env::var("MILLRACE_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
-    let first: u64 = std::env::var("MILLRACE_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..first + seeds {
+    for seed in seeds(6) {
         println!("seed {seed}");
         lives(seed, 14);
     }

@@ -7,6 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     path::PathBuf,
     rc::Rc,
 };
@@ -24,6 +25,17 @@ use crate::{
 };
 
 const IN_FLIGHT_MAX: usize = 4;
+
+/// The seeds that a test with simulated lives runs: the first `count`, unless the environment names others
+/// (`./do crash`).
+pub(super) fn seeds(count: u64) -> Range<u64> {
+    let number = |name: &str, default| match std::env::var(name) {
+        Ok(text) => text.parse::<u64>().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
+        Err(_) => default,
+    };
+    let first = number("MILLRACE_CRASH_FIRST", 0);
+    first..first + number("MILLRACE_CRASH_SEEDS", count)
+}
 
 /// A batch of the producer: first sequence, records, bytes of each.
 #[derive(Clone, Copy)]
@@ -292,9 +304,7 @@ fn lives(seed: u64, count: u64, rounds: usize) {
 
 #[test]
 fn nothing_acknowledged_is_lost_whenever_the_power_fails() {
-    let seeds: u64 = std::env::var("MILLRACE_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
-    let first: u64 = std::env::var("MILLRACE_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..first + seeds {
+    for seed in seeds(12) {
         println!("seed {seed}");
         lives(seed, 12, 60);
     }

@@ -20,7 +20,7 @@ use futures_util::{
 };
 use uuid::Uuid;
 
-use super::{Known, Owed, Store, StoreOptions};
+use super::{Known, Owed, Store, StoreOptions, crash_tests::seeds};
 use crate::{
     api::{Acks, FetchPartition, LogError, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record},
@@ -300,9 +300,7 @@ fn run(seed: u64) {
 /// stands in the way of the next recycling: the log stood until something else came to the partition.
 #[test]
 fn nobody_waits_while_nothing_is_under_way() {
-    let seeds: u64 = std::env::var("MILLRACE_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(24);
-    let first: u64 = std::env::var("MILLRACE_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..first + seeds {
+    for seed in seeds(24) {
         println!("seed {seed}");
         run(seed);
     }
