@@ -22,8 +22,9 @@
 //! The load generator drives a [`Socket`] with a loop of its own, and shards have sockets of their own
 //! (`millrace_net::client`): both take everything else from the pure half.
 //!
-//! A crate of its own, so that commands and the load tool do not link the broker, and so that the broker's tests ask it by
-//! code that is not its own. It knows neither shards nor partitions on disk.
+//! A crate of its own, so that the load tool does not link the broker, and so that the broker's tests ask it by code that
+//! is not its own. Commands are in one binary with the broker; of them only `millrace api` names it. This crate knows
+//! neither shards nor partitions on disk.
 
 mod admin;
 mod broker;
