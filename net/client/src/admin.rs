@@ -13,7 +13,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use super::{
+use crate::{
     cluster::{Cluster, UNKNOWN_TOPIC_OR_PARTITION},
     error::ClientError,
     requests::topic_name,

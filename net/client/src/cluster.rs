@@ -15,7 +15,7 @@ use kafka_protocol::{
 use millrace_engine::config::check_topic_name;
 use uuid::Uuid;
 
-use super::{
+use crate::{
     broker::Broker,
     connection::ConnectOptions,
     error::ClientError,
@@ -87,7 +87,7 @@ const LEADER_NOT_AVAILABLE: i16 = 5;
 const BROKER_NOT_AVAILABLE: i16 = 8;
 const INVALID_TOPIC_EXCEPTION: i16 = 17;
 /// UNKNOWN_TOPIC_OR_PARTITION: Kafka calls it retriable, but somebody who misspelt a name should not wait for it.
-pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 impl Cluster {
     /// Connects to nobody yet.

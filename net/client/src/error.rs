@@ -2,8 +2,9 @@
 
 use std::{fmt, io};
 
-use crate::error_code::error_code_name as code_name;
 use kafka_protocol::error::ResponseError;
+
+use crate::error_code::error_code_name as code_name;
 
 /// Why a request failed.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use kafka_protocol::messages::{FetchRequest, fetch_request::FetchTopic};
 
-use super::{
+use crate::{
     cluster::Cluster,
     error::ClientError,
     requests::{fetch_topic, milliseconds},

@@ -13,7 +13,7 @@ use kafka_protocol::{
     protocol::{Decodable, StrBytes},
 };
 
-use super::{cluster::Cluster, error::ClientError, requests::topic_name};
+use crate::{cluster::Cluster, error::ClientError, requests::topic_name};
 
 /// A group in the list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

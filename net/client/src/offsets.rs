@@ -1,6 +1,6 @@
 //! Offsets of partitions by position or time.
 
-use super::{cluster::Cluster, error::ClientError, requests};
+use crate::{cluster::Cluster, error::ClientError, requests};
 
 /// Which offset is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

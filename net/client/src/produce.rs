@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kafka_protocol::messages::{InitProducerIdRequest, ProducerId as WireProducerId};
 
-use super::{cluster::Cluster, error::ClientError, requests};
+use crate::{cluster::Cluster, error::ClientError, requests};
 
 /// Who writes, for brokers that drop what a producer sends twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
