@@ -1,10 +1,10 @@
 //! Readers with any end, against a list of batches: what is read, waited for and found by timestamp is exactly what lies
 //! below the end, also where that lies in a segment that has ended, in the active one, in an extent or in a batch.
-use std::{collections::BTreeMap, path::PathBuf, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 use uuid::Uuid;
 
-use super::{Known, Owed, Store, StoreOptions};
+use super::{Known, Store, StoreOptions};
 use crate::{
     api::{Acks, FetchPartition, FoundOffset, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches},
@@ -37,22 +37,10 @@ struct Log {
 
 impl Log {
     async fn open(io: SimIo) -> Self {
-        let data_dir = PathBuf::from("/d");
-        io.create_dir(&data_dir).await.unwrap();
+        let options = StoreOptions { cache_bytes: 16 << 20, fetch_bytes: 1 << 20, ..StoreOptions::of_test(1) };
+        io.create_dir(&options.data_dir).await.unwrap();
         let settings = BTreeMap::from([("internal.segment.bytes".to_owned(), "300000".to_owned())]);
         let config = Rc::new(TopicConfig::parse(&BTreeMap::new(), &settings).unwrap());
-        let options = StoreOptions {
-            data_dir,
-            shard: 0,
-            generation: 1,
-            run: 1,
-            cache_bytes: 16 << 20,
-            fetch_bytes: 1 << 20,
-            compact_bytes: 0,
-            wal_bytes: 8 << 20,
-            reserve_bytes: 0,
-            owed: Owed::new(1, 8 << 20),
-        };
         let store = Store::open(io, options, &Known::from([(ID, config)])).await.unwrap();
         let cell = store.partition(ID).unwrap();
         Self { store, cell, sent: Vec::new() }

@@ -26,6 +26,25 @@ use crate::{
 
 const IN_FLIGHT_MAX: usize = 4;
 
+impl StoreOptions {
+    /// What most tests of the store open it with: the only shard, on an empty folder, with little of everything.
+    pub(crate) fn of_test(run: u64) -> Self {
+        let wal_bytes = 8 << 20;
+        Self {
+            data_dir: PathBuf::from("/d"),
+            shard: 0,
+            generation: 1,
+            run,
+            cache_bytes: 6 << 20,
+            fetch_bytes: 4 << 20,
+            compact_bytes: 1 << 20,
+            wal_bytes,
+            reserve_bytes: 0,
+            owed: Owed::new(1, wal_bytes),
+        }
+    }
+}
+
 /// The seeds that a test with simulated lives runs: the first `count`, unless the environment names others
 /// (`./do crash`).
 pub(super) fn seeds(count: u64) -> Range<u64> {
@@ -211,24 +230,10 @@ fn producers() -> Vec<Rc<Producer>> {
     ]
 }
 
-fn options(run: u64) -> StoreOptions {
-    StoreOptions {
-        data_dir: PathBuf::from("/d"),
-        shard: 0,
-        generation: 1,
-        run,
-        cache_bytes: 6 << 20,
-        fetch_bytes: 4 << 20,
-        compact_bytes: 1 << 20,
-        wal_bytes: 8 << 20,
-        reserve_bytes: 1000,
-        owed: Owed::new(1, 8 << 20),
-    }
-}
-
 async fn open(io: SimIo, run: u64, producers: &[Rc<Producer>]) -> Rc<Store<SimIo>> {
     let known: Known = producers.iter().map(|producer| (producer.id, producer.config.clone())).collect();
-    Store::open(io, options(run), &known).await.unwrap_or_else(|error| panic!("{error}"))
+    let options = StoreOptions { reserve_bytes: 1000, ..StoreOptions::of_test(run) };
+    Store::open(io, options, &known).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// One life: check what is there, then work.

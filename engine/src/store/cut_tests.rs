@@ -7,7 +7,7 @@ use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
 
 use uuid::Uuid;
 
-use super::{Known, Owed, Store, StoreOptions, crash_tests::seeds};
+use super::{Known, Store, StoreOptions, crash_tests::seeds};
 use crate::{
     api::{Acks, FetchPartition, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, assign, batches, records},
@@ -28,21 +28,6 @@ const WAL_FILE_BYTES: usize = 2 << 20;
 
 fn id(index: i32) -> TopicPartition {
     TopicPartition { topic: Uuid::from_u128(5), partition: index }
-}
-
-fn options(run: u64) -> StoreOptions {
-    StoreOptions {
-        data_dir: DIR.into(),
-        shard: 0,
-        generation: 1,
-        run,
-        cache_bytes: 6 << 20,
-        fetch_bytes: 4 << 20,
-        compact_bytes: 1 << 20,
-        wal_bytes: 8 << 20,
-        reserve_bytes: 0,
-        owed: Owed::new(1, 8 << 20),
-    }
 }
 
 fn known() -> Known {
@@ -128,7 +113,8 @@ impl World {
         }
         let (models, random) = (self.models.clone(), self.random.clone());
         self.sim.run_until(async move {
-            let store = Store::open(io, options(run), &known()).await.unwrap_or_else(|error| panic!("{error}"));
+            let store =
+                Store::open(io, StoreOptions::of_test(run), &known()).await.unwrap_or_else(|error| panic!("{error}"));
             for index in 0..PARTITIONS {
                 let mut model = models.borrow()[index as usize].clone();
                 check(&store, index, &mut model).await;

@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Known, Owed, Store, StoreOptions};
+use super::{Known, Store, StoreOptions};
 use crate::{
     api::{Acks, FetchPartition, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records},
@@ -70,18 +70,7 @@ async fn start(io: SimIo) {
     upgrade(&io, &catalog_path(), &mut catalog).await.unwrap();
     catalog.run += 1;
     let journal = Journal::create(io.clone(), catalog_path(), &catalog.payloads()).await.unwrap();
-    let options = StoreOptions {
-        data_dir: DIR.into(),
-        shard: 0,
-        generation: catalog.generation,
-        run: catalog.run,
-        cache_bytes: 6 << 20,
-        fetch_bytes: 4 << 20,
-        compact_bytes: 1 << 20,
-        wal_bytes: 8 << 20,
-        reserve_bytes: 0,
-        owed: Owed::new(1, 8 << 20),
-    };
+    let options = StoreOptions { generation: catalog.generation, ..StoreOptions::of_test(catalog.run) };
     let config =
         Rc::new(TopicConfig::parse(&Default::default(), &catalog.topics[&ids(&catalog)[0].topic].overrides).unwrap());
     let known: Known = ids(&catalog).into_iter().map(|id| (id, config.clone())).collect();
