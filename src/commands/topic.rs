@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use clap::{Args, Subcommand};
-use millrace_client::{Cluster, OffsetQuestion, Resource, Topic, TopicSpec};
+use millrace_client::{Cluster, OffsetQuestion, Resource, Topic, TopicSpec, UNKNOWN_TOPIC_OR_PARTITION};
 
 use super::broker::BrokerArgs;
 use crate::{
@@ -115,7 +115,6 @@ struct Alter {
 }
 
 const TOPIC_ALREADY_EXISTS: i16 = 36;
-const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 impl TopicCommand {
     pub(crate) fn run(self) -> Outcome {

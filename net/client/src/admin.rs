@@ -14,8 +14,9 @@ use kafka_protocol::{
 };
 
 use crate::{
-    cluster::{Cluster, UNKNOWN_TOPIC_OR_PARTITION},
+    cluster::Cluster,
     error::ClientError,
+    error_code::{UNKNOWN_SERVER_ERROR, UNKNOWN_TOPIC_OR_PARTITION},
     requests::topic_name,
 };
 
@@ -228,8 +229,6 @@ fn one(what: &str, answer: Option<(i16, Option<&str>)>) -> Result<(), ClientErro
     let (code, message) = answer.unwrap_or((UNKNOWN_SERVER_ERROR, Some("the broker's answer is empty")));
     ClientError::check(what, code, message).map_err(|error| error.settled_if(UNKNOWN_TOPIC_OR_PARTITION))
 }
-
-const UNKNOWN_SERVER_ERROR: i16 = -1;
 
 fn entry_of(found: DescribeConfigsResourceResult, kind: ResourceKind) -> ConfigEntry {
     let source = match found.config_source {

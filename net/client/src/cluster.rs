@@ -19,6 +19,7 @@ use crate::{
     broker::Broker,
     connection::ConnectOptions,
     error::ClientError,
+    error_code::UNKNOWN_TOPIC_OR_PARTITION,
     requests::{milliseconds, topic_name},
 };
 
@@ -86,8 +87,6 @@ const CREATION_WAIT: Duration = Duration::from_secs(5);
 const LEADER_NOT_AVAILABLE: i16 = 5;
 const BROKER_NOT_AVAILABLE: i16 = 8;
 const INVALID_TOPIC_EXCEPTION: i16 = 17;
-/// UNKNOWN_TOPIC_OR_PARTITION: Kafka calls it retriable, but somebody who misspelt a name should not wait for it.
-pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 impl Cluster {
     /// Connects to nobody yet.

@@ -2,6 +2,13 @@
 
 use kafka_protocol::ResponseError;
 
+/// What an answer without an outcome is taken for.
+pub(crate) const UNKNOWN_SERVER_ERROR: i16 = -1;
+/// Kafka calls it retriable, but somebody who misspelt a name should not wait for it.
+pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+/// Of a request in a version that the broker does not serve.
+pub(crate) const UNSUPPORTED_VERSION: i16 = 35;
+
 /// Kafka's name of an error code, as its documentation writes it.
 pub fn error_code_name(code: i16) -> String {
     match ResponseError::try_from_code(code) {

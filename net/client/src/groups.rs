@@ -13,7 +13,7 @@ use kafka_protocol::{
     protocol::{Decodable, StrBytes},
 };
 
-use crate::{cluster::Cluster, error::ClientError, requests::topic_name};
+use crate::{cluster::Cluster, error::ClientError, error_code::UNSUPPORTED_VERSION, requests::topic_name};
 
 /// A group in the list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +56,6 @@ pub struct Member {
 pub type Offsets = BTreeMap<(String, i32), i64>;
 
 const GROUP_ID_NOT_FOUND: i16 = 69;
-const UNSUPPORTED_VERSION: i16 = 35;
 
 fn group_id(group: &str) -> GroupId {
     GroupId(StrBytes::from_string(group.to_owned()))

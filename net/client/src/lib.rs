@@ -49,7 +49,7 @@ pub use broker::Broker;
 pub use cluster::{Cluster, ClusterOptions, Partition, Topic};
 pub use connection::{ConnectOptions, Connection};
 pub use error::ClientError;
-pub use error_code::error_code_name;
+pub use error_code::{UNKNOWN_TOPIC_OR_PARTITION, error_code_name};
 pub use exchange::{Exchange, ExchangeLimits, NotSent};
 pub use fetch::{FetchFrom, Fetched};
 pub use frame::ProtocolError;

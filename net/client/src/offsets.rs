@@ -1,6 +1,6 @@
 //! Offsets of partitions by position or time.
 
-use crate::{cluster::Cluster, error::ClientError, requests};
+use crate::{cluster::Cluster, error::ClientError, error_code::UNKNOWN_SERVER_ERROR, requests};
 
 /// Which offset is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,6 @@ impl OffsetQuestion {
         }
     }
 }
-
-const UNKNOWN_SERVER_ERROR: i16 = -1;
 
 impl Cluster {
     /// Asks the leader of a partition. `None`: no record is that young.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kafka_protocol::messages::{InitProducerIdRequest, ProducerId as WireProducerId};
 
-use crate::{cluster::Cluster, error::ClientError, requests};
+use crate::{cluster::Cluster, error::ClientError, error_code::UNKNOWN_SERVER_ERROR, requests};
 
 /// Who writes, for brokers that drop what a producer sends twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +13,6 @@ pub struct ProducerId {
     /// How often the id was given out.
     pub epoch: i16,
 }
-
-const UNKNOWN_SERVER_ERROR: i16 = -1;
 
 impl Cluster {
     /// Gets an id for an idempotent producer.

@@ -8,10 +8,10 @@ use kafka_protocol::{
     protocol::{Request, StrBytes, VersionRange},
 };
 
-use crate::frame::{ProtocolError, api_name, decode_answer};
-
-/// UNSUPPORTED_VERSION.
-const UNSUPPORTED_VERSION: i16 = 35;
+use crate::{
+    error_code::UNSUPPORTED_VERSION,
+    frame::{ProtocolError, api_name, decode_answer},
+};
 
 /// The APIs that a broker serves, and their versions.
 #[derive(Debug, Clone, Default)]
