@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     broker::Broker,
     connection::ConnectOptions,
-    error::ClientError,
+    error::{ClientError, partition_named},
     error_code::UNKNOWN_TOPIC_OR_PARTITION,
     requests::{milliseconds, topic_name},
 };
@@ -287,7 +287,7 @@ impl Cluster {
         match found.partitions.get(&partition) {
             None => Err(ClientError::no_such_partition(topic, partition, found.partitions.len())),
             Some(found) if found.leader < 0 => {
-                let what = format!("topic '{topic}' partition {partition}");
+                let what = partition_named(topic, partition);
                 Err(ClientError::Refused { what, code: LEADER_NOT_AVAILABLE, message: None })
             }
             Some(partition) => Ok(partition.leader),

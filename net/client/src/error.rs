@@ -74,7 +74,7 @@ impl ClientError {
     /// A partition that a topic does not have.
     pub fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Self {
         Self::Settled(Box::new(Self::Refused {
-            what: format!("topic '{topic}' partition {partition}"),
+            what: partition_named(topic, partition),
             code: ResponseError::UnknownTopicOrPartition.code(),
             message: Some(format!("the topic has {partitions} partitions, numbered from 0")),
         }))
@@ -110,6 +110,11 @@ impl ClientError {
             false => self,
         }
     }
+}
+
+/// What an error calls a partition.
+pub(crate) fn partition_named(topic: &str, partition: i32) -> String {
+    format!("topic '{topic}' partition {partition}")
 }
 
 /// Codes of what is not there, or is there already: each broker and each request has other words for the same, and none

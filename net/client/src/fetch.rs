@@ -7,7 +7,7 @@ use kafka_protocol::messages::{FetchRequest, fetch_request::FetchTopic};
 
 use crate::{
     cluster::Cluster,
-    error::ClientError,
+    error::{ClientError, partition_named},
     requests::{fetch_topic, milliseconds},
 };
 
@@ -50,7 +50,7 @@ impl Cluster {
         let mut fetched = Vec::new();
         for topic in response.responses {
             for partition in topic.partitions {
-                let what = format!("topic '{}' partition {}", topic.topic.as_str(), partition.partition_index);
+                let what = partition_named(&topic.topic, partition.partition_index);
                 fetched.push(Fetched {
                     partition: partition.partition_index,
                     records: partition.records.unwrap_or_default(),

@@ -13,7 +13,12 @@ use kafka_protocol::{
     protocol::{Decodable, StrBytes},
 };
 
-use crate::{cluster::Cluster, error::ClientError, error_code::UNSUPPORTED_VERSION, requests::topic_name};
+use crate::{
+    cluster::Cluster,
+    error::{ClientError, partition_named},
+    error_code::UNSUPPORTED_VERSION,
+    requests::topic_name,
+};
 
 /// A group in the list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -212,8 +217,7 @@ impl Cluster {
             })?;
             for topic in &response.topics {
                 for partition in &topic.partitions {
-                    let what =
-                        format!("{what}, topic '{}' partition {}", topic.name.as_str(), partition.partition_index);
+                    let what = format!("{what}, {}", partition_named(&topic.name, partition.partition_index));
                     ClientError::check(what, partition.error_code, None)?;
                 }
             }

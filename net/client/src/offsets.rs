@@ -1,6 +1,11 @@
 //! Offsets of partitions by position or time.
 
-use crate::{cluster::Cluster, error::ClientError, error_code::UNKNOWN_SERVER_ERROR, requests};
+use crate::{
+    cluster::Cluster,
+    error::{ClientError, partition_named},
+    error_code::UNKNOWN_SERVER_ERROR,
+    requests,
+};
 
 /// Which offset is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +36,7 @@ impl Cluster {
         partition: i32,
         question: OffsetQuestion,
     ) -> Result<Option<i64>, ClientError> {
-        let what = format!("topic '{topic}' partition {partition}");
+        let what = partition_named(topic, partition);
         self.retry(|cluster| {
             let leader = cluster.leader(topic, partition)?;
             let response =

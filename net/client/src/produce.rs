@@ -3,7 +3,12 @@
 use bytes::Bytes;
 use kafka_protocol::messages::{InitProducerIdRequest, ProducerId as WireProducerId};
 
-use crate::{cluster::Cluster, error::ClientError, error_code::UNKNOWN_SERVER_ERROR, requests};
+use crate::{
+    cluster::Cluster,
+    error::{ClientError, partition_named},
+    error_code::UNKNOWN_SERVER_ERROR,
+    requests,
+};
 
 /// Who writes, for brokers that drop what a producer sends twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +46,7 @@ impl Cluster {
         acks: i16,
         idempotent: bool,
     ) -> Result<Option<i64>, ClientError> {
-        let what = format!("topic '{topic}' partition {partition}");
+        let what = partition_named(topic, partition);
         self.retry(|cluster| {
             let leader = cluster.leader(topic, partition)?;
             let timeout = cluster.timeout();
