@@ -45,14 +45,13 @@ impl Versions {
     }
 }
 
-/// Newest version of an API that this client knows how to fill in: from the next one on, topics of these requests are
-/// named by id only.
+/// Newest version of an API that this client knows how to fill in: from the next one on, these requests have topics by
+/// id only, or (DeleteTopics) in another field.
 fn version_limit(api_key: i16) -> i16 {
     match ApiKey::try_from(api_key) {
         Ok(ApiKey::Produce | ApiKey::Fetch) => 12,
         Ok(ApiKey::DeleteTopics) => 5,
         Ok(ApiKey::OffsetCommit | ApiKey::OffsetFetch) => 9,
-        Ok(ApiKey::InitProducerId) => 5,
         _ => i16::MAX,
     }
 }
