@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use millrace_client::{ClientError, Cluster, ProducerId, of_key};
+use millrace_client::{ClientError, Cluster, ProducerId, partition_of_key};
 use millrace_engine::batch::{BatchBuilder, Codec, Record, increment_sequence};
 
 use super::broker::BrokerArgs;
@@ -288,7 +288,7 @@ impl Writer {
     fn partition_of(&self, line: &Line) -> i32 {
         match (self.partition, &line.key) {
             (Some(partition), _) => partition,
-            (None, Some(key)) => of_key(key, self.partitions),
+            (None, Some(key)) => partition_of_key(key, self.partitions),
             (None, None) => self.current,
         }
     }

@@ -56,7 +56,7 @@ pub use frame::ProtocolError;
 pub use groups::{GroupDescription, GroupListing, Member, Offsets};
 pub use in_flight::InFlight;
 pub use offsets::OffsetQuestion;
-pub use partitioner::of_key;
+pub use partitioner::partition_of_key;
 pub use produce::ProducerId;
 pub use socket::Socket;
 pub use versions::{Negotiation, Versions};

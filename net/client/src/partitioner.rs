@@ -2,7 +2,7 @@
 
 /// The partition of a key: Murmur2 of its bytes, made positive, modulo the number of partitions. The same as the Java
 /// client's default, so that both put a key in the same place.
-pub fn of_key(key: &[u8], partitions: i32) -> i32 {
+pub fn partition_of_key(key: &[u8], partitions: i32) -> i32 {
     let positive = murmur2(key) & 0x7fff_ffff;
     let count = u32::try_from(partitions).expect("a topic has partitions").max(1);
     i32::try_from(positive % count).expect("less than the number of partitions")
@@ -55,11 +55,11 @@ mod tests {
     fn a_key_stays_in_its_partition_and_all_partitions_are_used() {
         let mut seen = [0; 7];
         for key in 0..1000u32 {
-            let partition = of_key(&key.to_le_bytes(), 7);
-            assert_eq!(partition, of_key(&key.to_le_bytes(), 7));
+            let partition = partition_of_key(&key.to_le_bytes(), 7);
+            assert_eq!(partition, partition_of_key(&key.to_le_bytes(), 7));
             seen[usize::try_from(partition).unwrap()] += 1;
         }
         assert!(seen.iter().all(|count| *count > 0));
-        assert_eq!(of_key(b"", 1), 0);
+        assert_eq!(partition_of_key(b"", 1), 0);
     }
 }
