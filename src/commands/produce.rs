@@ -313,7 +313,7 @@ impl Writer {
         let batch = Bytes::from(builder.finish());
         let idempotent = self.producer.is_some();
         let base = self.cluster.produce(&self.topic, partition, &batch, self.acks, idempotent);
-        let base = base.map_err(Failure::failed)?;
+        let base = base.map_err(not_written)?;
         let written = self.written.entry(partition).or_default();
         written.records += u64::try_from(count).unwrap_or(0);
         if let Some(base) = base {
@@ -341,9 +341,27 @@ impl Writer {
     }
 }
 
+/// Why a batch was not written, and what would have helped.
+fn not_written(error: ClientError) -> Failure {
+    match error {
+        ClientError::MaybeWritten { .. } => Failure::failed(format_args!("{error} (see --idempotent)")),
+        error => Failure::failed(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_have_written_twice_hears_of_idempotence() {
+        let lost = ClientError::Lost { address: "a:1".into(), source: std::io::ErrorKind::UnexpectedEof.into() };
+        let error = ClientError::MaybeWritten { what: "topic 't' partition 0".into(), source: Box::new(lost) };
+        let Failure::Failed(message) = not_written(error) else { panic!() };
+        let expected = "topic 't' partition 0: lost the connection to a:1: closed by the broker; \
+            not sent again, since it may have been written (see --idempotent)";
+        assert_eq!(message, expected);
+    }
 
     fn line(key: Option<&'static str>, value: Option<&'static str>) -> Line {
         Line { key: key.map(Bytes::from), value: value.map(Bytes::from) }

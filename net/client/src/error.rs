@@ -170,7 +170,7 @@ impl fmt::Display for ClientError {
             }
             Self::Settled(error) => error.fmt(f),
             Self::MaybeWritten { what, source } => {
-                write!(f, "{what}: {source}; not sent again, since it may have been written (see --idempotent)")
+                write!(f, "{what}: {source}; not sent again, since it may have been written")
             }
             Self::TimedOut { last } => write!(f, "{last}; tried again until the time was up"),
         }
