@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use millrace_client::{Socket, frame};
 
 const READ_BYTES: usize = 64 << 10;
@@ -24,7 +24,7 @@ pub(crate) struct Pipe {
     socket: Socket,
     out: Vec<u8>,
     out_at: usize,
-    inbox: Vec<u8>,
+    inbox: BytesMut,
 }
 
 impl Pipe {
@@ -32,7 +32,7 @@ impl Pipe {
         let socket = Socket::connect_any(&[address], CONNECT_TIMEOUT);
         let socket = socket.with_context(|| format!("cannot connect to {address}"))?;
         socket.tcp().set_nonblocking(true)?;
-        Ok(Pipe { socket, out: Vec::new(), out_at: 0, inbox: Vec::new() })
+        Ok(Pipe { socket, out: Vec::new(), out_at: 0, inbox: BytesMut::new() })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -65,7 +65,8 @@ impl Pipe {
         Ok(())
     }
 
-    /// Reads what is there, and hands over each whole frame without its length.
+    /// Reads what is there, and hands over each whole frame without its length. Whoever keeps one keeps all
+    /// that was read with it, and the next read needs a new buffer.
     pub(crate) fn receive(&mut self, mut take: impl FnMut(Bytes) -> anyhow::Result<()>) -> anyhow::Result<()> {
         loop {
             let start = self.inbox.len();
@@ -81,12 +82,9 @@ impl Pipe {
                 Err(error) => return Err(error).context("read from the broker"),
             }
         }
-        let mut at = 0;
-        while let Some(length) = frame::frame_end(&self.inbox[at..], ANSWER_BYTES_MAX)? {
-            take(Bytes::copy_from_slice(&self.inbox[at + frame::LENGTH_BYTES..at + length]))?;
-            at += length;
+        while let Some(answer) = frame::take_frame(&mut self.inbox, ANSWER_BYTES_MAX)? {
+            take(answer)?;
         }
-        self.inbox.drain(..at);
         Ok(())
     }
 }

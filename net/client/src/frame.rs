@@ -118,7 +118,7 @@ pub fn check_length(declared: i32, bytes_max: usize) -> Result<usize, ProtocolEr
 }
 
 /// Where the first frame in these bytes ends; `None` if not all of it is there.
-pub fn frame_end(bytes: &[u8], bytes_max: usize) -> Result<Option<usize>, ProtocolError> {
+fn frame_end(bytes: &[u8], bytes_max: usize) -> Result<Option<usize>, ProtocolError> {
     let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(None) };
     let length = check_length(i32::from_be_bytes(*length), bytes_max)?;
     Ok((rest.len() >= length).then_some(LENGTH_BYTES + length))
