@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join3};
 use uuid::Uuid;
 
-use super::{Known, Owed, Store, StoreOptions, crash_tests::seeds, partition_dir};
+use super::{Known, Store, StoreOptions, crash_tests::seeds, partition_dir};
 use crate::{
     api::{Acks, FetchPartition, LogError, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchBuilder, Codec, Record, batches, records, verify_crc},
@@ -212,16 +212,10 @@ impl Log {
 
 fn options(run: u64, compact_bytes: usize) -> StoreOptions {
     StoreOptions {
-        data_dir: PathBuf::from("/d"),
-        shard: 0,
-        generation: 1,
-        run,
         cache_bytes: 200 << 10, // most of the tail is read from segments
-        fetch_bytes: 4 << 20,
         compact_bytes,
-        wal_bytes: 8 << 20,
         reserve_bytes: 1000,
-        owed: Owed::new(1, 8 << 20),
+        ..StoreOptions::of_test(run)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
     time::Duration,
 };
@@ -136,16 +136,12 @@ impl World {
     fn options(&self) -> StoreOptions {
         let wal_bytes = (6 + 2 * self.below(2) as u64) * MIB; // three or four files
         StoreOptions {
-            data_dir: PathBuf::from("/d"),
-            shard: 0,
-            generation: 1,
-            run: 1,
             cache_bytes: (3 + self.below(8)) << 20,
             fetch_bytes: 1 << 20,
-            compact_bytes: 1 << 20,
             wal_bytes,
             reserve_bytes: 1000,
             owed: Owed::new(1, wal_bytes),
+            ..StoreOptions::of_test(1)
         }
     }
 

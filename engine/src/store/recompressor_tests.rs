@@ -1,11 +1,7 @@
 //! Recompression on a simulated machine: the order of calls stays the order of offsets, what came before is known, and
 //! nobody waits who need not.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    rc::Rc,
-};
+use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::join};
@@ -33,18 +29,8 @@ fn partition(at: usize) -> TopicPartition {
 }
 
 fn options(run: u64) -> StoreOptions {
-    StoreOptions {
-        data_dir: PathBuf::from("/d"),
-        shard: 0,
-        generation: 1,
-        run,
-        cache_bytes: 24 << 20,
-        fetch_bytes: 4 << 20,
-        compact_bytes: 1 << 20,
-        wal_bytes: 16 << 20,
-        reserve_bytes: 0,
-        owed: Owed::new(1, 16 << 20),
-    }
+    let wal_bytes = 16 << 20;
+    StoreOptions { cache_bytes: 24 << 20, wal_bytes, owed: Owed::new(1, wal_bytes), ..StoreOptions::of_test(run) }
 }
 
 /// Runs a life of a machine.

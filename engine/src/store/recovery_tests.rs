@@ -62,16 +62,11 @@ impl Machine {
 
     pub(super) fn options(&self, run: u64) -> StoreOptions {
         StoreOptions {
-            compact_bytes: 1 << 20,
-            data_dir: PathBuf::from("/d"),
-            shard: 0,
-            generation: 1,
-            run,
             cache_bytes: self.cache_bytes.get(),
-            fetch_bytes: 4 << 20,
             wal_bytes: WAL_BYTES,
             reserve_bytes: self.reserve_bytes,
             owed: Owed::new(self.shards, WAL_BYTES),
+            ..StoreOptions::of_test(run)
         }
     }
 

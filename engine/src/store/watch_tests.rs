@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     future::Future,
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
     time::Duration,
 };
@@ -48,16 +48,11 @@ impl Shard {
         let config = Rc::new(TopicConfig::parse(&BTreeMap::new(), &overrides).unwrap());
         let known: Known = (0..2).map(|index| (partition(index), config.clone())).collect();
         let options = StoreOptions {
-            data_dir: PathBuf::from("/d"),
-            shard: 0,
-            generation: 1,
-            run: 1,
             cache_bytes: 24 << 20,
-            fetch_bytes: 4 << 20,
-            compact_bytes: 1 << 20,
             wal_bytes: WAL_BYTES,
             reserve_bytes: 1 << 20,
             owed: Owed::new(1, WAL_BYTES),
+            ..StoreOptions::of_test(1)
         };
         let store = Store::open(io.clone(), options, &known).await.unwrap_or_else(|error| panic!("{error}"));
         let shard = Shard { store, io, told: Told::default() };
