@@ -99,7 +99,7 @@ impl<K: Kind> Runtime<K> {
         &self.engine
     }
 
-    /// The slots, with the topics of now.
+    /// The slots, with the topics of now: for every call in which a machine decides something.
     fn slots(&self) -> RefMut<'_, Slots<K::Machine>> {
         let mut slots = self.slots.borrow_mut();
         slots.see_topics(self.engine.topics());
@@ -141,7 +141,7 @@ impl<K: Kind> Runtime<K> {
             let tick_ms = self.clock.now_ms() + i64::try_from(TICK.as_millis()).unwrap_or(0);
             loop {
                 let now_ms = self.clock.now_ms();
-                self.slots.borrow_mut().handle_timeouts(now_ms);
+                self.slots().handle_timeouts(now_ms);
                 self.act();
                 let now_ms = self.clock.now_ms();
                 if now_ms >= tick_ms {
@@ -297,7 +297,7 @@ impl<K: Kind> Runtime<K> {
         let runtime = Rc::clone(self);
         glommio::spawn_local(async move {
             let written = written.await;
-            let mut slots = runtime.slots.borrow_mut();
+            let mut slots = runtime.slots();
             for ((partition, number), answer) in keys.into_iter().zip(written) {
                 let result = answer.map(|produced| produced.base_offset).map_err(|error| {
                     runtime.log_failure(partition, &error);

@@ -104,6 +104,18 @@ struct InFlight {
     result: Option<Appended>,
 }
 
+impl<M: Machine> Slot<M> {
+    /// The machine, if it serves, told of the topics of now.
+    fn machine(&mut self, topics: &Rc<Topics>) -> Option<&mut M> {
+        let Stage::Serving(machine) = &mut self.stage else { return None };
+        if !Rc::ptr_eq(&self.topics, topics) {
+            self.topics = Rc::clone(topics);
+            machine.handle_topics(topics);
+        }
+        Some(machine)
+    }
+}
+
 /// See the module.
 pub(crate) struct Slots<M: Machine> {
     slots: BTreeMap<TopicPartition, Slot<M>>,
@@ -252,13 +264,7 @@ impl<M: Machine> Slots<M> {
 
     /// Lets the machine of a partition do something; `None`: it does not serve.
     pub(crate) fn with<R>(&mut self, partition: TopicPartition, work: impl FnOnce(&mut M) -> R) -> Option<R> {
-        let slot = self.slots.get_mut(&partition)?;
-        let Stage::Serving(machine) = &mut slot.stage else { return None };
-        if !Rc::ptr_eq(&slot.topics, &self.topics) {
-            slot.topics = Rc::clone(&self.topics);
-            machine.handle_topics(&slot.topics);
-        }
-        let result = work(machine);
+        let result = work(self.slots.get_mut(&partition)?.machine(&self.topics)?);
         self.settle(partition);
         Some(result)
     }
@@ -359,7 +365,7 @@ impl<M: Machine> Slots<M> {
         let mut verdict = Verdict::Stands;
         while slot.in_flight.front().is_some_and(|oldest| oldest.result.is_some()) {
             let Some(InFlight { writes, result: Some(result), .. }) = slot.in_flight.pop_front() else { break };
-            let Stage::Serving(machine) = &mut slot.stage else { continue };
+            let Some(machine) = slot.machine(&self.topics) else { continue };
             for (id, place) in writes {
                 if verdict == Verdict::Stands {
                     let result = result.map(|base_offset| base_offset + place).map_err(|failure| failure.error);
