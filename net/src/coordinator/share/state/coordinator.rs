@@ -6,7 +6,7 @@ use std::rc::Rc;
 use kafka_protocol::ResponseError;
 use millrace_engine::engine::Topics;
 
-use super::{StateRecord, Store, StoreError};
+use super::{StateRecord, Store, StoreError, store::Noted};
 use crate::coordinator::{
     fields::RecordError,
     runtime::{Effects, LogRecord, Machine, Replayed, Reply, Then, Ticket, Verdict, Write, WriteId},
@@ -19,10 +19,6 @@ pub(crate) type Change<R> = Result<(R, Option<StateRecord>), StoreError>;
 /// The part of the log before this offset is not needed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Prune(pub(crate) i64);
-
-/// Records that are told to the store again once it is known where they stand in the log.
-#[derive(Debug)]
-struct Noted(Vec<StateRecord>);
 
 impl Then for Noted {
     fn runs_ahead(&self) -> bool {
@@ -75,7 +71,8 @@ impl StateCoordinator {
     ) {
         match work(&mut self.store) {
             Ok((result, Some(record))) => {
-                let (records, noted) = (vec![record.clone()], Noted(vec![record]));
+                let records = vec![record];
+                let noted = Noted::of(&records);
                 self.effects.write_then_reply(records, noted, ticket, Ok(result));
             }
             Ok((result, None)) => self.effects.reply_when_settled(ticket, Ok(result)),
@@ -85,7 +82,8 @@ impl StateCoordinator {
 
     fn write(&mut self, records: Vec<StateRecord>) {
         if !records.is_empty() {
-            self.effects.write(records.clone(), Noted(records));
+            let noted = Noted::of(&records);
+            self.effects.write(records, noted);
         }
     }
 
@@ -144,10 +142,10 @@ impl Machine for StateCoordinator {
     }
 
     fn on_persisted(&mut self, _: i64, id: WriteId, result: Result<i64, ResponseError>) -> Verdict {
-        let (Noted(records), pending) = self.effects.finish(id).map(|noted| (noted, ()));
+        let (noted, pending) = self.effects.finish(id).map(|noted| (noted, ()));
         self.effects.release(pending, result.map(|_| ()));
         let Ok(base_offset) = result else { return Verdict::Rebuild };
-        (base_offset..).zip(&records).for_each(|(offset, record)| self.store.note_offset(offset, record));
+        self.store.on_persisted(base_offset, &noted);
         Verdict::Stands
     }
 

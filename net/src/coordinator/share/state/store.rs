@@ -58,6 +58,29 @@ struct Entry {
     snapshot_offset: Option<i64>,
 }
 
+/// What the store is told again of the records of a write, once it is known where they stand in the log.
+#[derive(Debug)]
+pub(crate) struct Noted {
+    /// How many there are.
+    records: i64,
+    /// Those that are snapshots: their places in the write, and whose they are.
+    snapshots: Vec<(i64, ShareKey)>,
+}
+
+impl Noted {
+    /// Of the records of a write.
+    pub(crate) fn of(records: &[StateRecord]) -> Self {
+        let (mut end, mut snapshots) = (0, Vec::new());
+        for record in records {
+            if let StateRecord::Snapshot(key, Some(_)) = record {
+                snapshots.push((end, key.clone()));
+            }
+            end += 1;
+        }
+        Self { records: end, snapshots }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -75,7 +98,7 @@ impl Store {
 
     /// Takes a record of the log over.
     pub(crate) fn load(&mut self, offset: i64, record: StateRecord) {
-        self.note_offset(offset, &record);
+        self.end_offset = self.end_offset.max(offset + 1);
         match record {
             StateRecord::Snapshot(key, None) => {
                 self.entries.remove(&key);
@@ -92,13 +115,13 @@ impl Store {
         }
     }
 
-    /// A record is durable at that offset.
-    pub(crate) fn note_offset(&mut self, offset: i64, record: &StateRecord) {
-        self.end_offset = self.end_offset.max(offset + 1);
-        if let StateRecord::Snapshot(key, Some(_)) = record
-            && let Some(entry) = self.entries.get_mut(key)
-        {
-            entry.snapshot_offset = Some(offset);
+    /// The records of a write are durable, from that offset on.
+    pub(crate) fn on_persisted(&mut self, base_offset: i64, noted: &Noted) {
+        self.end_offset = self.end_offset.max(base_offset + noted.records);
+        for (place, key) in &noted.snapshots {
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.snapshot_offset = Some(base_offset + place);
+            }
         }
     }
 
@@ -293,7 +316,7 @@ mod tests {
         let mut store = Store::new(2);
         let mut offset = 0;
         let mut note = |store: &mut Store, record: StateRecord| {
-            store.note_offset(offset, &record);
+            store.on_persisted(offset, &Noted::of(&[record]));
             offset += 1;
         };
         for partition in 0..2 {
