@@ -82,13 +82,11 @@ async fn serve_admitted<S: Service>(serving: Rc<Serving<S>>, socket: Socket, pee
             let id = serving.wire().take_connection_id();
             let connection = Connection::new(serving.service.clone(), stream, peer, id);
             serving.connections.borrow_mut().insert(id, connection.clone());
-            serving.wire().open.update(|open| open + 1);
             if serving.stopping.get() {
                 connection.end_reading();
             }
             let moving = connection::run(&connection).await;
             serving.connections.borrow_mut().remove(&id);
-            serving.wire().open.update(|open| open - 1);
             moving
         }
         Err(error) => {
@@ -121,6 +119,11 @@ impl<S: Service> Serving<S> {
     /// What the connections share.
     pub(crate) fn wire(&self) -> &Wire {
         self.service.wire()
+    }
+
+    /// How many connections are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.borrow().len()
     }
 
     /// All open connections.

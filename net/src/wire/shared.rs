@@ -48,8 +48,6 @@ pub(crate) struct Wire {
     pub(crate) limits: RefCell<ConnectionLimits>,
     /// What waits for sockets.
     pub(crate) poller: Rc<Poller>,
-    /// Connections that are open.
-    pub(super) open: Cell<usize>,
     next_connection_id: Cell<u64>,
     /// Ticks since the start.
     pub(super) tick: Cell<u64>,
@@ -69,18 +67,12 @@ impl Wire {
             malformed: RefCell::default(),
             limits: RefCell::default(),
             poller,
-            open: Cell::new(0),
             next_connection_id: Cell::new(0),
             tick: Cell::new(0),
             finishing: Cell::new(0),
             refusals: RefCell::default(),
             config,
         }
-    }
-
-    /// Connections that are open.
-    pub(crate) fn connections(&self) -> usize {
-        self.open.get()
     }
 
     /// Ticks since the start.

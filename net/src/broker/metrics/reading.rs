@@ -15,7 +15,7 @@ use crate::{
         telemetry::{Telemetry, TelemetryReading},
     },
     coordinator::group::Groups,
-    wire::counters::ApiReading,
+    wire::{counters::ApiReading, serve::Serving},
 };
 
 /// One shard's numbers. `Send`: it travels.
@@ -78,7 +78,7 @@ async fn read_shard(engine: &Engine) -> ShardReading {
     let (used, limit) = shard.wire.memory.usage();
     ShardReading {
         engine: stats,
-        connections: shard.wire.connections() as u64,
+        connections: engine.attached::<Serving<BrokerShard>>().map_or(0, |serving| serving.connections() as u64),
         connections_accepted: counters.connections_accepted.count(),
         connections_refused: counters.connections_refused.count(),
         connections_moved: counters.connections_moved.count(),
