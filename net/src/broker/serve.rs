@@ -1,11 +1,6 @@
 //! How a shard's part of the broker is served: its listeners, its timer, its clean stop.
 
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    net::SocketAddr,
-    rc::Rc,
-};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
 
 use glommio::timer::sleep;
 use millrace_engine::{engine::Engine, stats::Counter};
@@ -59,7 +54,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let shard = Rc::new(BrokerShard {
         wire: Wire::new(config.wire(), BrokerShard::table().len(), poller.clone()),
         fetched_bytes: Counter::default(),
-        request_stalls: Cell::default(),
+        request_stalls: RefCell::new(RequestStalls::new()),
         fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
         engine: engine.clone(),
         config,
@@ -167,10 +162,9 @@ fn listen_for_metrics(
 }
 
 async fn run_timer(shard: Rc<BrokerShard>, serving: Rc<Serving<BrokerShard>>) {
-    let mut stalls = RequestStalls::new();
     loop {
         sleep(TICK).await;
-        look_for_stalls(&shard, &mut stalls);
+        look_for_stalls(&shard);
         serving.on_tick().await;
         shard.fetch_sessions.borrow_mut().on_tick();
         if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
@@ -180,10 +174,10 @@ async fn run_timer(shard: Rc<BrokerShard>, serving: Rc<Serving<BrokerShard>>) {
 }
 
 /// Says once when requests begin to stand still, and once when that is over.
-fn look_for_stalls(shard: &BrokerShard, stalls: &mut RequestStalls) {
+fn look_for_stalls(shard: &BrokerShard) {
+    let mut stalls = shard.request_stalls.borrow_mut();
     let said = stalls.look(shard.wire.counters.uptime(), &shard.wire.counters, shard.engine.is_full());
-    let (count, are_stalled) = stalls.reading();
-    shard.request_stalls.set((count, are_stalled));
+    let (_, are_stalled) = stalls.reading();
     shard.engine.note_stalled_requests(are_stalled);
     let shard = shard.engine.shard();
     match said {

@@ -1,11 +1,11 @@
 //! One shard's part of the broker: what its handlers share. How it is served is [`super::serve`].
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use millrace_engine::{engine::Engine, stats::Counter};
 
 use crate::{
-    broker::{config::NetConfig, fetch_session::FetchSessions},
+    broker::{config::NetConfig, fetch_session::FetchSessions, metrics::RequestStalls},
     wire::shared::Wire,
 };
 
@@ -17,7 +17,7 @@ pub(crate) struct BrokerShard {
     pub(crate) wire: Wire,
     /// Bytes of records in answers to fetches.
     pub(crate) fetched_bytes: Counter,
-    /// Times that requests stood still, and whether they do.
-    pub(crate) request_stalls: Cell<(u64, bool)>,
+    /// Requests that stand still.
+    pub(crate) request_stalls: RefCell<RequestStalls>,
     pub(crate) fetch_sessions: RefCell<FetchSessions>,
 }

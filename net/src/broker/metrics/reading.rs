@@ -86,7 +86,7 @@ async fn read_shard(engine: &Engine) -> ShardReading {
         sent_bytes: counters.sent_bytes.count(),
         fetched_bytes: shard.fetched_bytes.count(),
         malformed_requests: counters.malformed_requests.count(),
-        request_stalls: shard.request_stalls.get(),
+        request_stalls: shard.request_stalls.borrow().reading(),
         receive: Budget { used: used as u64, limit: limit as u64 },
         apis: counters.apis(),
         errors: counters.errors(),
