@@ -301,7 +301,7 @@ impl<K: Kind> Runtime<K> {
             for ((partition, number), answer) in keys.into_iter().zip(written) {
                 let result = answer.map(|produced| produced.base_offset).map_err(|error| {
                     runtime.log_failure(partition, &error);
-                    failure(&error)
+                    AppendFailure::from(&error)
                 });
                 slots.on_appended(runtime.clock.now_ms(), partition, number, result);
             }
@@ -322,17 +322,5 @@ impl<K: Kind> Runtime<K> {
             let partition = partition.partition;
             tracing::warn!(topic = K::TOPIC, partition, %error, suppressed, "records could not be written");
         }
-    }
-}
-
-/// What those hear who wait for records that could not be written. It is always retriable, as in Kafka: the client looks
-/// for the coordinator again.
-fn failure(error: &LogError) -> AppendFailure {
-    match error {
-        LogError::Storage(_) | LogError::ShuttingDown => {
-            AppendFailure { error: ResponseError::NotCoordinator, is_doubtful: true }
-        }
-        LogError::Batch(_) => AppendFailure { error: ResponseError::UnknownServerError, is_doubtful: false },
-        _ => AppendFailure { error: ResponseError::CoordinatorNotAvailable, is_doubtful: false },
     }
 }

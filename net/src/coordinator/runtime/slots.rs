@@ -16,7 +16,10 @@ use std::{
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
-use millrace_engine::{api::TopicPartition, engine::Topics};
+use millrace_engine::{
+    api::{LogError, TopicPartition},
+    engine::Topics,
+};
 
 use super::{
     effects::WriteId,
@@ -66,6 +69,27 @@ pub(crate) struct AppendFailure {
     pub(crate) error: ResponseError,
     /// Whether it may be in the log all the same.
     pub(crate) is_doubtful: bool,
+}
+
+impl From<&LogError> for AppendFailure {
+    /// A log that fails or stops may have written the batch; in all other cases it was refused before it had an offset.
+    /// But for a batch that is wrong by itself the error is retriable, as in Kafka: the client looks for the coordinator
+    /// again.
+    fn from(error: &LogError) -> Self {
+        let (error, is_doubtful) = match error {
+            LogError::Storage(_) | LogError::ShuttingDown => (ResponseError::NotCoordinator, true),
+            LogError::Batch(_) => (ResponseError::UnknownServerError, false),
+            LogError::UnknownPartition
+            | LogError::OffsetOutOfRange { .. }
+            | LogError::UnknownLeaderEpoch
+            | LogError::FencedLeaderEpoch
+            | LogError::OutOfOrderSequence(_)
+            | LogError::InvalidProducerEpoch
+            | LogError::UnknownProducerId
+            | LogError::StorageFull => (ResponseError::CoordinatorNotAvailable, false),
+        };
+        Self { error, is_doubtful }
+    }
 }
 
 /// What is to be done.

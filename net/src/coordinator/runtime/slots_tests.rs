@@ -9,7 +9,11 @@ use std::{
 };
 
 use kafka_protocol::error::ResponseError;
-use millrace_engine::{api::TopicPartition, batch, engine::Topics};
+use millrace_engine::{
+    api::{LogError, TopicPartition},
+    batch,
+    engine::Topics,
+};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -505,5 +509,18 @@ proptest! {
         world.slots.end(world.now_ms);
         world.settle();
         prop_assert_eq!(unanswered(&world), 0);
+    }
+}
+
+#[test]
+fn only_a_log_that_fails_or_stops_leaves_a_batch_doubtful() {
+    let doubtful = [LogError::Storage("torn".into()), LogError::ShuttingDown];
+    for error in doubtful {
+        let failure = AppendFailure { error: ResponseError::NotCoordinator, is_doubtful: true };
+        assert_eq!(AppendFailure::from(&error), failure, "{error}");
+    }
+    for error in [LogError::StorageFull, LogError::UnknownPartition, LogError::FencedLeaderEpoch] {
+        let failure = AppendFailure { error: ResponseError::CoordinatorNotAvailable, is_doubtful: false };
+        assert_eq!(AppendFailure::from(&error), failure, "{error}");
     }
 }
