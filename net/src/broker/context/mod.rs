@@ -130,8 +130,11 @@ impl Context {
     /// Whether the session may do an operation on a resource. Every way to one comes through here.
     fn may(&self, of: ResourceType, name: &str, operation: Operation) -> bool {
         let check = (of, operation);
-        let objection = self.api.authorization.objection(check);
-        debug_assert_eq!(objection, None, "{:?} asks for {check:?}", self.api.key);
+        // what is not named is asked for all the same: a table that says too little is no reason to end a running node
+        if cfg!(debug_assertions) {
+            let objection = self.api.authorization.objection(check);
+            assert_eq!(objection, None, "{:?} asks for {check:?}", self.api.key);
+        }
         #[cfg(test)]
         trial::on_asked(self.api.key, check);
         authorizer::allows(&self.session().principal, check, name)
