@@ -131,6 +131,7 @@ async fn fetch(
         }
     };
     let topics = context.topics();
+    let asks_for_all = request.topics.is_none();
     let refused = refuse_unseen(context, &topics, &mut request, by_id);
     let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
         coordinator.handle_offset_fetch(request, require_stable, ticket);
@@ -140,8 +141,10 @@ async fn fetch(
         Err(error) => OffsetFetchResponseGroup::default().with_group_id(group_id).with_error_code(fetch_code(error)),
     };
     if response.error_code == 0 {
-        // who asks for all topics is told of those that it may see
-        response.topics.retain(|topic| context.topic_name(&topic.name, Operation::Describe).is_ok());
+        if asks_for_all {
+            // of which the client is told only what it may see
+            response.topics.retain(|topic| context.topic_name(&topic.name, Operation::Describe).is_ok());
+        }
         if by_id {
             give_ids(&topics, &mut response);
         }
