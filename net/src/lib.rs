@@ -13,6 +13,8 @@ pub mod fuzz;
 mod kafka_uuid;
 mod kept_settings;
 mod log_limiter;
+#[cfg(test)]
+mod test_node;
 mod wire;
 
 pub use broker::{

@@ -23,7 +23,6 @@ use kafka_protocol::{
 use millrace_engine::{
     api::NewTopic,
     engine::{Engine, Topic},
-    node::{NodeOptions, Stopper, run},
 };
 
 use super::TABLE;
@@ -36,6 +35,7 @@ use crate::{
         shard::BrokerShard,
         table::Api,
     },
+    test_node::on_node,
     wire::{
         api::{
             Handling, Reply, Request, RequestHeader, find,
@@ -220,19 +220,6 @@ async fn walk(engine: Engine) {
 
 #[test]
 fn every_handler_asks_leave_for_what_the_table_says() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = NodeOptions {
-        data_dir: dir.path().to_owned(),
-        node_id: 1,
-        shards: 1,
-        pin: false,
-        memory_bytes: 64 << 20,
-        reserve_bytes: 1 << 20,
-        wal_bytes: 96 << 20,
-        topic_defaults: BTreeMap::new(),
-        producer_id_expiration_ms: 86_400_000,
-        retention_check_ms: 300_000,
-    };
     let mut config = NetConfig::default();
     config.listeners[0].addresses = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
     let settings = [
@@ -241,16 +228,10 @@ fn every_handler_asks_leave_for_what_the_table_says() {
         ("group.share.assignment.interval.ms", "0"),
     ];
     config.broker_settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    let stopper = Stopper::default();
-    let stop = stopper.clone();
-    let served = run(options, stopper, move |engine| {
-        let (config, stop) = (config.clone(), stop.clone());
-        async move {
-            let serving = glommio::spawn_local(serve(engine.clone(), config));
-            walk(engine).await;
-            stop.stop();
-            serving.await.expect("it is served");
-        }
+    on_node(async move |engine: Engine, stop| {
+        let serving = glommio::spawn_local(serve(engine.clone(), config.clone()));
+        walk(engine).await;
+        stop.stop();
+        serving.await.expect("it is served");
     });
-    served.expect("a clean end");
 }

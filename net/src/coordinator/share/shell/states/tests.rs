@@ -6,38 +6,13 @@ use kafka_protocol::ResponseError;
 use millrace_engine::{
     api::{NewTopic, TopicPartition},
     engine::Engine,
-    node::{NodeOptions, Stopper, run},
 };
 
 use super::{StateKind, States, Store};
-use crate::coordinator::share::{settings::Settings, state::ShareKey};
-
-/// Runs a test's body on a node of one shard.
-fn on_node(body: impl AsyncFn(Engine) + Clone + Send + 'static) {
-    let dir = tempfile::tempdir().unwrap();
-    let options = NodeOptions {
-        data_dir: dir.path().to_owned(),
-        node_id: 1,
-        shards: 1,
-        pin: false,
-        memory_bytes: 64 << 20,
-        reserve_bytes: 1 << 20,
-        wal_bytes: 96 << 20,
-        topic_defaults: BTreeMap::new(),
-        producer_id_expiration_ms: 86_400_000,
-        retention_check_ms: 300_000,
-    };
-    let stopper = Stopper::default();
-    let stop = stopper.clone();
-    let work = move |engine: Engine| {
-        let (body, stop) = (body.clone(), stop.clone());
-        async move {
-            body(engine).await;
-            stop.stop();
-        }
-    };
-    run(options, stopper, work).unwrap();
-}
+use crate::{
+    coordinator::share::{settings::Settings, state::ShareKey},
+    test_node::on_node,
+};
 
 /// Partition 0 of a new topic.
 async fn new_partition(engine: &Engine, name: &str) -> TopicPartition {
@@ -55,7 +30,7 @@ async fn start_offset(states: &Rc<States>, partition: TopicPartition, key: &Shar
 /// one kept is nothing to the new one.
 #[test]
 fn state_of_a_topics_former_life_is_not_served_by_the_next_one() {
-    on_node(async |engine: Engine| {
+    on_node(async |engine: Engine, _| {
         let settings = Rc::new(Settings::default());
         let (old, new) = (new_partition(&engine, "old").await, new_partition(&engine, "new").await);
         let kept = new_partition(&engine, "kept").await.topic;
