@@ -21,7 +21,7 @@ pub(crate) mod record;
 pub(crate) mod script;
 pub(crate) mod settings;
 pub(crate) mod share;
-pub(crate) mod shell;
+mod shell;
 pub(crate) mod strings;
 pub(crate) mod timers;
 pub(crate) mod topics;

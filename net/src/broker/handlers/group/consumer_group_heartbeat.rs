@@ -8,7 +8,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::shell,
+    coordinator::group::Groups,
     wire::api::{
         Call, call,
         shape::{INT32, INT32S, STRING, STRINGS, Shape, UUID, array},
@@ -45,7 +45,7 @@ async fn handle(context: Context, call: Call<ConsumerGroupHeartbeatRequest>) -> 
             return ConsumerGroupHeartbeatResponse::default().with_error_code(error.code());
         }
     }
-    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+    let reply = Groups::ask_for(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_consumer_heartbeat(now_ms, &caller, &request, ticket);
     });
     match reply.await {

@@ -9,7 +9,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{shell, strings::wire},
+    coordinator::group::{Groups, strings::wire},
     wire::api::{
         Call, call,
         shape::{STRINGS, Shape},
@@ -32,7 +32,7 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGroupsResponse {
     let groups = call.body.groups_names.iter().map(|group| group.to_string()).collect();
-    let results = shell::on_groups(groups, async |group| {
+    let results = super::on_groups(groups, async |group| {
         let failed = |error: kafka_protocol::error::ResponseError| {
             let result =
                 DeletableGroupResult::default().with_group_id(wire(&group).into()).with_error_code(error.code());
@@ -45,7 +45,7 @@ async fn handle(context: Context, call: Call<DeleteGroupsRequest>) -> DeleteGrou
             return failed(error);
         }
         let ids = vec![group.clone()];
-        let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
+        let reply = Groups::ask_for(context.engine(), &group, move |coordinator, _, ticket| {
             coordinator.handle_delete_groups(&ids, ticket);
         });
         match reply.await {

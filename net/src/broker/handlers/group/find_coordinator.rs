@@ -16,7 +16,7 @@ use crate::{
         handlers,
         table::{Api, OnDisconnect},
     },
-    coordinator::group::shell,
+    coordinator::group::Groups,
     errors::ApiError,
     wire::api::{
         Call, call,
@@ -95,7 +95,7 @@ async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Resul
     let shard = match key_type {
         GROUP => {
             let group = context.group(key, Operation::Describe)?;
-            shell::coordinator_shard(engine, &group).await?
+            Groups::shard_of(engine, &group).await?
         }
         SHARE => {
             context.cluster(Operation::ClusterAction)?;

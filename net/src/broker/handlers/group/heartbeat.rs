@@ -10,7 +10,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::shell,
+    coordinator::group::Groups,
     wire::api::{
         Call, call,
         shape::{INT32, STRING, Shape},
@@ -37,7 +37,7 @@ async fn handle(context: Context, call: Call<HeartbeatRequest>) -> HeartbeatResp
         Ok(group) => group,
         Err(error) => return HeartbeatResponse::default().with_error_code(error.code()),
     };
-    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+    let reply = Groups::ask_for(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_heartbeat(now_ms, &request, ticket);
     });
     match reply.await {

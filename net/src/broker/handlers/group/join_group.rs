@@ -11,7 +11,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::shell,
+    coordinator::group::Groups,
     wire::api::{
         Call, call,
         shape::{BYTES, INT32, STRING, Shape, array},
@@ -50,7 +50,7 @@ async fn handle(context: Context, call: Call<JoinGroupRequest>) -> JoinGroupResp
         Ok(group) => group,
         Err(error) => return JoinGroupResponse::default().with_member_id(member_id).with_error_code(error.code()),
     };
-    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+    let reply = Groups::ask_for(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_join(now_ms, &caller, &request, ticket);
     });
     let mut response = match reply.await {

@@ -10,7 +10,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::shell,
+    coordinator::group::Groups,
     wire::api::{
         Call, call,
         shape::{STRING, Shape, array},
@@ -44,7 +44,7 @@ async fn handle(context: Context, call: Call<LeaveGroupRequest>) -> LeaveGroupRe
         Ok(group) => group,
         Err(error) => return LeaveGroupResponse::default().with_error_code(error.code()),
     };
-    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+    let reply = Groups::ask_for(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_leave(now_ms, &request, ticket);
     });
     let mut response = match reply.await {

@@ -8,7 +8,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{coordinator::GroupFilter, shell},
+    coordinator::group::{Groups, coordinator::GroupFilter},
     wire::api::{
         Call, call,
         shape::{STRINGS, Shape},
@@ -42,7 +42,7 @@ async fn handle(context: Context, call: Call<ListGroupsRequest>) -> ListGroupsRe
         Advertise::Node => (0..engine.shards()).collect(),
         Advertise::Shard => vec![engine.shard()],
     };
-    let (groups, error) = shell::on_every_shard(engine, shards, move |coordinator| coordinator.list(&filter)).await;
+    let (groups, error) = Groups::read_all(engine, shards, move |coordinator| coordinator.list(&filter)).await;
     let sees_all = context.cluster(Operation::Describe).is_ok();
     let is_seen = |group: &ListedGroup| sees_all || context.group(&group.group_id, Operation::Describe).is_ok();
     let groups = groups.into_iter().filter(is_seen).collect();

@@ -22,7 +22,7 @@ use crate::{
         cluster,
         context::{Context, Operation},
     },
-    coordinator::group::{caller::Caller, coordinator::Coordinator, error::GroupError, shell},
+    coordinator::group::{Groups, caller::Caller, coordinator::Coordinator, error::GroupError},
     wire::api::RequestHeader,
 };
 
@@ -49,6 +49,12 @@ pub(crate) enum MayBeEmpty {
     No,
 }
 
+/// Does something with this many groups, all at once: each with its own coordinator. Answers come in the order of the
+/// groups.
+async fn on_groups<R>(groups: Vec<String>, each: impl AsyncFn(String) -> R) -> Vec<R> {
+    futures_util::future::join_all(groups.into_iter().map(|group| each(group))).await
+}
+
 /// Looks at each group where its coordinator is; `refuse` answers for one that cannot be looked at. The empty id is that
 /// of a group only for DescribeGroups, as in Kafka.
 pub(crate) async fn describe_each<G: Send + 'static>(
@@ -58,7 +64,7 @@ pub(crate) async fn describe_each<G: Send + 'static>(
     look: impl Fn(&Coordinator, &str) -> G + Copy + Send + 'static,
     refuse: impl Fn(&str, GroupError) -> G,
 ) -> Vec<G> {
-    let described = shell::on_groups(groups, async |group| {
+    let described = on_groups(groups, async |group| {
         if let Err(error) = context.group(&group, Operation::Describe) {
             return refuse(&group, error);
         }
@@ -66,7 +72,7 @@ pub(crate) async fn describe_each<G: Send + 'static>(
             return refuse(&group, ResponseError::InvalidGroupId);
         }
         let id = group.clone();
-        let found = shell::read(context.engine(), &group, move |coordinator| look(coordinator, &id));
+        let found = Groups::read_for(context.engine(), &group, move |coordinator| look(coordinator, &id));
         found.await.unwrap_or_else(|error| refuse(&group, error))
     });
     described.await

@@ -19,9 +19,9 @@ use crate::{
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
+        Groups,
         coordinator::commit_error,
         record::{Reader, RecordError},
-        shell,
         strings::wire,
     },
     wire::{
@@ -108,7 +108,7 @@ async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetComm
         OffsetCommitResponse::default()
     } else {
         let unanswered = request.clone();
-        let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+        let reply = Groups::ask_for(context.engine(), &group, move |coordinator, now_ms, ticket| {
             coordinator.handle_offset_commit(now_ms, &caller, &request, ticket);
         });
         match reply.await {

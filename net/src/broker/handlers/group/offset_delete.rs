@@ -14,7 +14,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType, TopicsSeen},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::shell,
+    coordinator::group::Groups,
     wire::api::{
         Call, call,
         shape::{INT32, STRING, Shape, array},
@@ -45,7 +45,7 @@ async fn handle(context: Context, call: Call<OffsetDeleteRequest>) -> OffsetDele
         Err(error) => return OffsetDeleteResponse::default().with_error_code(error.code()),
     };
     let refused = split(&context.topics(), &mut request);
-    let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
+    let reply = Groups::ask_for(context.engine(), &group, move |coordinator, _, ticket| {
         coordinator.handle_offset_delete(&request, ticket);
     });
     let mut response = match reply.await {

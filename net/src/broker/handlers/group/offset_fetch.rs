@@ -21,8 +21,8 @@ use crate::{
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
+        Groups,
         record::{Reader, RecordError},
-        shell,
         strings::wire,
     },
     wire::{
@@ -133,7 +133,7 @@ async fn fetch(
     let topics = context.topics();
     let asks_for_all = request.topics.is_none();
     let refused = refuse_unseen(context, &topics, &mut request, by_id);
-    let reply = shell::ask(context.engine(), &group, move |coordinator, _, ticket| {
+    let reply = Groups::ask_for(context.engine(), &group, move |coordinator, _, ticket| {
         coordinator.handle_offset_fetch(request, require_stable, ticket);
     });
     let mut response = match reply.await {

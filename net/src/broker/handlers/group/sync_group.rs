@@ -10,7 +10,7 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::shell,
+    coordinator::group::Groups,
     wire::api::{
         Call, call,
         shape::{BYTES, INT32, STRING, Shape, array},
@@ -45,7 +45,7 @@ async fn handle(context: Context, call: Call<SyncGroupRequest>) -> SyncGroupResp
         Ok(group) => group,
         Err(error) => return SyncGroupResponse::default().with_error_code(error.code()),
     };
-    let reply = shell::ask(context.engine(), &group, move |coordinator, now_ms, ticket| {
+    let reply = Groups::ask_for(context.engine(), &group, move |coordinator, now_ms, ticket| {
         coordinator.handle_sync(now_ms, &request, ticket);
     });
     match reply.await {

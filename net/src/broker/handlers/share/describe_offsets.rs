@@ -21,7 +21,7 @@ use crate::{
         table::{Api, OnDisconnect},
     },
     coordinator::{
-        group::shell,
+        group::Groups,
         share::{
             shell::states,
             state::{ShareKey, Summary, UNDECIDED},
@@ -93,7 +93,7 @@ async fn describe_topics(
         }
         None => {
             let group = id.to_owned();
-            let reading = shell::read(engine, &group_id, move |coordinator| coordinator.share_partitions(&group));
+            let reading = Groups::read_for(engine, &group_id, move |coordinator| coordinator.share_partitions(&group));
             for (id, indexes) in reading.await? {
                 if let Ok(found) = topics.get(id, Operation::Describe) {
                     wanted.push((found.name.clone(), Ok(found), indexes));

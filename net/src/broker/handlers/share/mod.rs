@@ -20,7 +20,7 @@ use millrace_engine::engine::Engine;
 
 use crate::{
     coordinator::{
-        group::{coordinator::Coordinator, error::Refusal, shell},
+        group::{Groups, coordinator::Coordinator, error::Refusal},
         runtime::Ticket,
         share::shell::States,
     },
@@ -33,7 +33,7 @@ async fn ask<T: Send + 'static>(
     group: &str,
     work: impl FnOnce(&mut Coordinator, i64, Ticket<Result<T, Refusal>>) + Send + 'static,
 ) -> Result<T, Refusal> {
-    shell::ask(engine, group, work).await.map_err(Refusal::from)?
+    Groups::ask_for(engine, group, work).await.map_err(Refusal::from)?
 }
 
 /// A response that may have been too large to be written.

@@ -4,7 +4,6 @@ mod regexes;
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::{NewTopic, TopicPartition},
     engine::Engine,
@@ -12,11 +11,10 @@ use millrace_engine::{
 
 use super::{
     coordinator::{Coordinator, GroupFilter, Lookup},
-    error::GroupError,
     live_configs::LiveConfigs,
     settings::Settings,
 };
-use crate::coordinator::runtime::{Kind, Runtime, Ticket};
+use crate::coordinator::runtime::{Kind, Runtime};
 
 /// Name of the topic that keeps the groups.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -81,42 +79,4 @@ pub(crate) fn new_offsets_topic(settings: &Settings) -> NewTopic {
         partitions: settings.offsets_topic_partitions,
         configs: configs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>(),
     }
-}
-
-/// The shard that coordinates a group.
-pub(crate) async fn coordinator_shard(engine: &Engine, group: &str) -> Result<usize, GroupError> {
-    Groups::shard_of(engine, group).await
-}
-
-/// Lets the coordinator of a group handle a request, on whatever shard it is, and brings its reply.
-pub(crate) async fn ask<R: Send + 'static>(
-    engine: &Engine,
-    group: &str,
-    work: impl FnOnce(&mut Coordinator, i64, Ticket<R>) + Send + 'static,
-) -> Result<R, GroupError> {
-    Groups::ask_for(engine, group, work).await
-}
-
-/// Looks at the coordinator of a group.
-pub(crate) async fn read<R: Send + 'static>(
-    engine: &Engine,
-    group: &str,
-    look: impl FnOnce(&Coordinator) -> R + Send + 'static,
-) -> Result<R, GroupError> {
-    Groups::read_for(engine, group, look).await
-}
-
-/// Looks at all coordinators of some shards, side by side.
-pub(crate) async fn on_every_shard<R: Send + 'static>(
-    engine: &Engine,
-    shards: Vec<usize>,
-    look: impl Fn(&Coordinator) -> Vec<R> + Clone + Send + 'static,
-) -> (Vec<R>, Option<ResponseError>) {
-    Groups::read_all(engine, shards, look).await
-}
-
-/// Does something with this many groups, all at once: each with its own coordinator. Answers come in the order of the
-/// groups.
-pub(crate) async fn on_groups<R>(groups: Vec<String>, each: impl AsyncFn(String) -> R) -> Vec<R> {
-    futures_util::future::join_all(groups.into_iter().map(|group| each(group))).await
 }
