@@ -1,8 +1,12 @@
-//! Kafka's wire: listeners, connections, frames, the API table and one file per API.
+//! A Kafka broker around the engine; [`serve`] runs it on every shard.
 //!
-//! [`serve`] runs on every shard. A connection lives on the shard that accepted it; what it asks of partitions that
-//! live elsewhere goes through the engine. Logic that decides (frames, memory budget, reply queue, fetch sessions,
-//! connection limits) is plain synchronous code; the glommio shell around it is thin.
+//! - `wire`: frames, memory, connections: knows no topic and no group.
+//! - `coordinator`: state machines kept in internal topics, run by one runtime: groups, state of share groups.
+//! - `broker`: the service behind the wire: the table of APIs, one handler each, settings, metrics.
+//!
+//! A connection lives on the shard that accepted it; what it asks of partitions that live elsewhere goes through the
+//! engine. What decides is plain synchronous code; the glommio shell around it is thin. [`client`] is the protocol from
+//! the other side.
 
 mod broker;
 pub mod client;

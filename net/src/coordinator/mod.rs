@@ -1,6 +1,9 @@
-//! State machines that are kept in partitions of internal topics: groups, and the state of share groups.
+//! State machines that are kept in partitions of internal topics: groups, and the state of share groups. Beside them
+//! [`Shares`], which is kept in no topic: what a shard gives out of its own partitions to share groups.
 //!
-//! Nothing here knows a connection. [`Coordinators`] start before connections are accepted: everything that the internal
+//! Nothing here reads or writes a connection; a share session keeps the number of its own, to go with it.
+//!
+//! [`Coordinators`] start before connections are accepted: everything that the internal
 //! topics hold begins to be loaded at once, on every shard, and a shard accepts when all of it is loaded. That is not
 //! waited for longer than [`START_WAIT`]: who comes before the end hears that the coordinator is loading, as in Kafka.
 
