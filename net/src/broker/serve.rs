@@ -2,6 +2,10 @@
 
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
 
+use futures_util::{
+    FutureExt,
+    future::{LocalBoxFuture, Shared},
+};
 use glommio::timer::sleep;
 use millrace_engine::{engine::Engine, stats::Counter};
 use uuid::Uuid;
@@ -69,12 +73,13 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone()));
     let pressure = glommio::spawn_local(pressure::run(serving.clone()));
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
+    let started = started(&engine);
     let acceptors: Vec<_> = listeners
         .iter()
         .map(|(index, listener)| {
-            let (engine, serving, index, listener) = (engine.clone(), serving.clone(), *index, listener.clone());
+            let (started, serving, index, listener) = (started.clone(), serving.clone(), *index, listener.clone());
             glommio::spawn_local(async move {
-                Coordinators::started(&engine).await;
+                started.await;
                 serve::accept_connections(serving, index, listener).await;
             })
         })
@@ -107,6 +112,12 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     timer.cancel().await;
     pressure.cancel().await;
     outcome
+}
+
+/// All shards are asked once, however many listeners wait for the answer.
+fn started(engine: &Engine) -> Shared<LocalBoxFuture<'static, ()>> {
+    let engine = engine.clone();
+    async move { Coordinators::started(&engine).await }.boxed_local().shared()
 }
 
 fn fetch_sessions(engine: &Engine, config: &NetConfig) -> FetchSessions {
