@@ -11,6 +11,8 @@ mod pack;
 pub(crate) mod promise;
 mod route;
 mod shell;
+#[cfg(test)]
+mod shell_tests;
 mod slots;
 #[cfg(test)]
 mod slots_tests;
