@@ -7,8 +7,14 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path, rc::Rc};
 
 use kafka_protocol::{error::ResponseError, protocol::StrBytes};
 
-use super::{caller::Caller, coordinator::Coordinator, effects::Write, record::Record, settings::Settings};
-use crate::coordinator::runtime::{Inbox, Reply, Ticket};
+use super::{
+    caller::Caller,
+    coordinator::{Coordinator, Lookup},
+    effects::Write,
+    record::Record,
+    settings::Settings,
+};
+use crate::coordinator::runtime::{Inbox, Machine, Reply, Ticket, Verdict};
 
 mod commands;
 mod print;
@@ -120,7 +126,7 @@ impl Script {
                 let given = command.words.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
                 self.settings = Settings::parse(&given).unwrap();
                 self.coordinator = Coordinator::new(Rc::new(self.settings.clone()));
-                self.coordinator.handle_topics(Rc::new(self.topics.clone()));
+                self.coordinator.see_topics(Rc::new(self.topics.clone()));
                 self.fresh_ids.clear();
             }
             "writes" => self.auto = command.name == "auto",
@@ -160,8 +166,7 @@ impl Script {
 
     /// Looks up topics as the shell does.
     fn resolve_regexes(&mut self) {
-        let (version, groups) = self.coordinator.take_regexes();
-        for (group, regexes) in groups {
+        for Lookup { group, version, regexes } in self.coordinator.take_errands() {
             let resolve = |regex: Rc<str>| {
                 let compiled = super::consumer::compile(&regex).unwrap();
                 let names = self.topics.topics.keys().filter(|name| compiled.is_match(name));
@@ -178,8 +183,8 @@ impl Script {
             if error.is_none() {
                 self.log.extend(write.records.iter().map(|record| (record.key(), record.value())));
             }
-            let result = error.map_or(Ok(()), Err);
-            rebuild |= self.coordinator.on_persisted(self.now_ms, write.id, result);
+            let result = error.map_or(Ok(0), Err);
+            rebuild |= self.coordinator.on_persisted(self.now_ms, write.id, result) == Verdict::Rebuild;
         }
         if rebuild {
             self.say("rebuild");
@@ -200,7 +205,7 @@ impl Script {
     fn reload(&mut self) {
         self.writes.clear();
         self.coordinator = Coordinator::new(Rc::new(self.settings.clone()));
-        self.coordinator.handle_topics(Rc::new(self.topics.clone()));
+        self.coordinator.see_topics(Rc::new(self.topics.clone()));
         for (key, value) in &self.log {
             let record = Record::decode(key, value.as_deref()).unwrap().unwrap();
             self.coordinator.load(record);

@@ -14,7 +14,7 @@ use kafka_protocol::{
 use proptest::prelude::*;
 
 use crate::coordinator::group::{caller::Caller, coordinator::Coordinator, script::run_file, settings::Settings};
-use crate::coordinator::runtime::{Inbox, Reply, Ticket, WriteId};
+use crate::coordinator::runtime::{Inbox, Machine, Reply, Ticket, Verdict, WriteId};
 
 #[test]
 fn first_members_wait_for_each_other() {
@@ -200,8 +200,9 @@ impl World {
 
     fn persist(&mut self, fail: bool) {
         for id in std::mem::take(&mut self.writes) {
-            let result = if fail { Err(ResponseError::NotCoordinator) } else { Ok(()) };
-            assert!(!self.coordinator.on_persisted(self.now_ms, id, result), "classic groups do not run ahead");
+            let result = if fail { Err(ResponseError::NotCoordinator) } else { Ok(0) };
+            let verdict = self.coordinator.on_persisted(self.now_ms, id, result);
+            assert_eq!(verdict, Verdict::Stands, "classic groups do not run ahead");
         }
     }
 

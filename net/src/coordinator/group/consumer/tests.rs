@@ -21,7 +21,7 @@ use crate::coordinator::group::{
     script::{FakeTopics, run_file},
     settings::Settings,
 };
-use crate::coordinator::runtime::{Inbox, Reply};
+use crate::coordinator::runtime::{Inbox, Machine, Reply, Verdict};
 
 #[test]
 fn members_share_partitions_and_hand_them_over() {
@@ -133,7 +133,7 @@ impl World {
         };
         world.topics.set("a", 3);
         world.topics.set("b", 2);
-        world.coordinator.handle_topics(Rc::new(world.topics.clone()));
+        world.coordinator.see_topics(Rc::new(world.topics.clone()));
         world
     }
 
@@ -191,7 +191,7 @@ impl World {
             Step::Grow => {
                 let (_, partitions) = self.topics.topics["a"];
                 self.topics.set("a", (partitions + 1).min(8));
-                self.coordinator.handle_topics(Rc::new(self.topics.clone()));
+                self.coordinator.see_topics(Rc::new(self.topics.clone()));
             }
             Step::Persist { fail } => self.persist(*fail),
         }
@@ -207,8 +207,8 @@ impl World {
     fn persist(&mut self, fail: bool) {
         let mut rebuild = false;
         for write in std::mem::take(&mut self.writes) {
-            let result = if fail { Err(ResponseError::NotCoordinator) } else { Ok(()) };
-            rebuild |= self.coordinator.on_persisted(self.now_ms, write.id, result);
+            let result = if fail { Err(ResponseError::NotCoordinator) } else { Ok(0) };
+            rebuild |= self.coordinator.on_persisted(self.now_ms, write.id, result) == Verdict::Rebuild;
             if !fail {
                 self.log.extend(write.records);
             }
@@ -225,7 +225,7 @@ impl World {
     /// The state that was rebuilt from the log must be the one that is there.
     fn reload(&mut self) {
         self.coordinator = Coordinator::new(Rc::clone(&self.settings));
-        self.coordinator.handle_topics(Rc::new(self.topics.clone()));
+        self.coordinator.see_topics(Rc::new(self.topics.clone()));
         self.log.iter().for_each(|record| self.coordinator.load(record.clone()));
         self.coordinator.on_loaded(self.now_ms);
     }

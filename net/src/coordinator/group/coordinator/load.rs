@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Coordinator, Entry, Group, Scope, scope};
+use super::{Coordinator, Entry, Group};
 use crate::coordinator::group::{classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, record::Record};
 
 impl Coordinator {
@@ -25,19 +25,6 @@ impl Coordinator {
                 self.apply(record);
             }
         }
-    }
-
-    /// The whole partition was read: the clocks of its groups start now.
-    pub(crate) fn on_loaded(&mut self, now_ms: i64) {
-        for entry in self.entries.values_mut() {
-            let scope = scope!(self, now_ms);
-            match &mut entry.group {
-                Group::Classic(group) => group.on_loaded(scope),
-                Group::Consumer(group) => group.on_loaded(scope),
-                Group::Share(group) => group.on_loaded(scope),
-            }
-        }
-        self.handle_topics_deleted();
     }
 
     /// Changes the state as a record says that was just made durable. Tombstones of a group that has got members

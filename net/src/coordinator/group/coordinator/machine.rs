@@ -1,14 +1,16 @@
-//! A coordinator as the runtime sees it.
+//! A coordinator as the runtime sees it: what becomes of its records, its deadlines and its end.
 
 use std::rc::Rc;
 
 use millrace_engine::engine::Topics;
 
-use super::Coordinator;
+use super::{Coordinator, Entry, Group, offsets, scope};
 use crate::coordinator::{
     group::{
+        effects::{Scope, Then},
         error::GroupError,
         record::{Record, RecordError},
+        timers::TimerKind,
     },
     runtime::{LogRecord, Machine, Replayed, Reply, Verdict, Write, WriteId},
 };
@@ -63,12 +65,20 @@ impl Machine for Coordinator {
     fn on_loaded(&mut self, now_ms: i64) {
         self.chores.next_retention_ms = self.next_retention_ms(now_ms);
         self.chores.deletions_done = Some(self.chores.deletions_told);
-        Coordinator::on_loaded(self, now_ms);
+        for entry in self.entries.values_mut() {
+            let scope = scope!(self, now_ms);
+            match &mut entry.group {
+                Group::Classic(group) => group.on_loaded(scope),
+                Group::Consumer(group) => group.on_loaded(scope),
+                Group::Share(group) => group.on_loaded(scope),
+            }
+        }
+        self.handle_topics_deleted();
     }
 
     fn handle_topics(&mut self, topics: &Rc<Topics>) {
         self.chores.deletions_told = topics.deletions;
-        Coordinator::handle_topics(self, Rc::clone(topics) as _);
+        self.see_topics(Rc::clone(topics) as _);
     }
 
     fn handle_tick(&mut self, now_ms: i64) {
@@ -83,29 +93,69 @@ impl Machine for Coordinator {
     }
 
     fn handle_timeouts(&mut self, now_ms: i64) {
-        Coordinator::handle_timeouts(self, now_ms);
+        while let Some((id, kind)) = self.timers.pop(now_ms) {
+            let scope = scope!(self, now_ms);
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            match (&mut entry.group, kind) {
+                (Group::Classic(group), TimerKind::GroupJoin) => group.handle_join_timeout(scope),
+                (Group::Classic(group), TimerKind::GroupSync) => group.handle_sync_timeout(scope),
+                (Group::Classic(group), TimerKind::Session(member)) => group.handle_session_timeout(scope, &member),
+                // left over from a group that was of another type
+                (Group::Classic(_), _) => {}
+                (Group::Consumer(_), kind) => self.consumer_timeout(now_ms, &id, kind),
+                (Group::Share(_), kind) => self.share_timeout(now_ms, &id, &kind),
+            }
+        }
     }
 
     fn next_deadline_ms(&self) -> Option<i64> {
-        Coordinator::next_deadline_ms(self)
+        self.timers.next_deadline_ms()
     }
 
     fn on_persisted(&mut self, now_ms: i64, id: WriteId, result: Result<i64, GroupError>) -> Verdict {
         if result.is_err() {
             self.chores.deletions_done = None;
         }
-        match Coordinator::on_persisted(self, now_ms, id, result.map(|_| ())) {
-            true => Verdict::Rebuild,
-            false => Verdict::Stands,
+        let result = result.map(|_| ());
+        let (then, pending) = self.effects.finish(id);
+        let mut verdict = Verdict::Stands;
+        match then {
+            Then::Rebuild if result.is_err() => verdict = Verdict::Rebuild,
+            Then::Keep | Then::Rebuild => {}
+            Then::Apply(records) if result.is_ok() => records.into_iter().for_each(|record| self.apply_late(record)),
+            Then::Apply(_) => {}
+            Then::Classic(group, then) => {
+                let scope = scope!(self, now_ms);
+                if let Some(Entry { group: Group::Classic(group), .. }) = self.entries.get_mut(&group) {
+                    group.on_persisted(scope, then, result);
+                }
+            }
         }
+        for (ticket, fetch) in self.effects.release(pending, result) {
+            let reply = self.fetch_now(&fetch);
+            self.effects.reply(ticket, reply);
+        }
+        verdict
     }
 
     fn close(&mut self, now_ms: i64, error: GroupError) {
-        Coordinator::close(self, now_ms, error);
+        for entry in self.entries.values_mut() {
+            let scope = scope!(self, now_ms);
+            match &mut entry.group {
+                Group::Classic(group) => group.close(scope, error),
+                Group::Consumer(group) => group.close(scope),
+                Group::Share(group) => group.close(scope),
+            }
+        }
+        for (ticket, fetch) in self.effects.fail_pending(error) {
+            self.effects.reply(ticket, offsets::fetch_error(&fetch, error));
+        }
     }
 
     fn take_replies(&mut self) -> Vec<Reply> {
-        Coordinator::take_replies(self)
+        self.effects.take_replies()
     }
 
     fn has_writes(&self) -> bool {
@@ -113,12 +163,12 @@ impl Machine for Coordinator {
     }
 
     fn take_writes(&mut self) -> Vec<Write<Record>> {
-        Coordinator::take_writes(self)
+        self.effects.take_writes()
     }
 
     fn take_errands(&mut self) -> Vec<Lookup> {
-        let (version, groups) = self.take_regexes();
-        groups.into_iter().map(|(group, regexes)| Lookup { group, version, regexes }).collect()
+        let version = self.topics_version;
+        self.effects.take_regexes().into_iter().map(|(group, regexes)| Lookup { group, version, regexes }).collect()
     }
 }
 
@@ -144,16 +194,16 @@ mod tests {
         };
         let record = Record::OffsetCommit { group: "g".into(), topic: "x".into(), partition: 0, value: Some(value) };
         let (key, value) = (record.key(), record.value());
-        Machine::on_loaded(&mut coordinator, 0);
+        coordinator.on_loaded(0);
         let replayed = Replayed { offset: 0, producer: None, key: &key, value: value.as_deref() };
         coordinator.replay(&replayed).unwrap();
 
-        Machine::handle_topics(&mut coordinator, &Rc::new(Topics { deletions: 1, ..Topics::default() }));
+        coordinator.handle_topics(&Rc::new(Topics { deletions: 1, ..Topics::default() }));
         let mut deletions = |result: Result<i64, ResponseError>| {
             coordinator.handle_tick(1);
-            let writes = Machine::take_writes(&mut coordinator);
+            let writes = coordinator.take_writes();
             for write in &writes {
-                assert_eq!(Machine::on_persisted(&mut coordinator, 1, write.id, result), Verdict::Stands);
+                assert_eq!(coordinator.on_persisted(1, write.id, result), Verdict::Stands);
             }
             writes.len()
         };

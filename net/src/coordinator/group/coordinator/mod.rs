@@ -1,10 +1,6 @@
 //! All groups of one partition of `__consumer_offsets`: decides, but does nothing itself.
 //!
-//! Calling order: after every `handle_*` and [`Coordinator::on_persisted`] the owner takes
-//! [`Coordinator::take_replies`] and [`Coordinator::take_writes`], appends each write's records to the partition in the
-//! order in which they were taken, and reports each in that order with `on_persisted`. It calls
-//! [`Coordinator::handle_timeouts`] at [`Coordinator::next_deadline_ms`]. Before all that it loads: `load` for every record
-//! of the partition from its start, then `on_loaded` once.
+//! Requests come as `handle_*`, in the calling order of [`Machine`](crate::coordinator::runtime::Machine).
 //!
 //! Always holds: a reply that tells of a record leaves only when the record is durable; what other members see follows
 //! the order of the log.
@@ -21,10 +17,7 @@ pub(crate) use admin::GroupFilter;
 pub(crate) use machine::Lookup;
 pub(crate) use offsets::commit_error;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    rc::Rc,
-};
+use std::{collections::HashMap, rc::Rc};
 
 use kafka_protocol::{
     error::ResponseError,
@@ -38,15 +31,15 @@ use super::{
     caller::Caller,
     classic::{ClassicGroup, Join, State, error_join, error_sync, member_response},
     consumer::{ConsumerGroup, TopicsView},
-    effects::{Effects, Scope, Then, Write},
+    effects::{Effects, Scope, Then},
     error::GroupError,
     offsets::Offsets,
     settings::{GroupConfigs, Settings},
     share::ShareGroup,
-    timers::{TimerKind, Timers},
+    timers::Timers,
     topics::{NoTopics, TopicLookup},
 };
-use crate::coordinator::runtime::{Reply, Ticket, WriteId};
+use crate::coordinator::runtime::Ticket;
 
 /// A group, by the protocol that it follows now.
 #[derive(Debug)]
@@ -243,89 +236,10 @@ impl Coordinator {
         self.effects.reply(ticket, reply);
     }
 
-    /// Handles all deadlines that are over.
-    pub(crate) fn handle_timeouts(&mut self, now_ms: i64) {
-        while let Some((id, kind)) = self.timers.pop(now_ms) {
-            let scope = scope!(self, now_ms);
-            let Some(entry) = self.entries.get_mut(&id) else {
-                continue;
-            };
-            match (&mut entry.group, kind) {
-                (Group::Classic(group), TimerKind::GroupJoin) => group.handle_join_timeout(scope),
-                (Group::Classic(group), TimerKind::GroupSync) => group.handle_sync_timeout(scope),
-                (Group::Classic(group), TimerKind::Session(member)) => group.handle_session_timeout(scope, &member),
-                // left over from a group that was of another type
-                (Group::Classic(_), _) => {}
-                (Group::Consumer(_), kind) => self.consumer_timeout(now_ms, &id, kind),
-                (Group::Share(_), kind) => self.share_timeout(now_ms, &id, &kind),
-            }
-        }
-    }
-
-    /// When to call [`Coordinator::handle_timeouts`], ms since the epoch.
-    pub(crate) fn next_deadline_ms(&self) -> Option<i64> {
-        self.timers.next_deadline_ms()
-    }
-
-    /// A write is durable, or failed. Answers whether all state must be rebuilt from the log because it ran ahead of it:
-    /// then [`Coordinator::close`] is to be called and a new coordinator loaded.
-    #[must_use]
-    pub(crate) fn on_persisted(&mut self, now_ms: i64, id: WriteId, result: Result<(), GroupError>) -> bool {
-        let (then, pending) = self.effects.finish(id);
-        let mut rebuild = false;
-        match then {
-            Then::Keep => {}
-            Then::Rebuild => rebuild = result.is_err(),
-            Then::Apply(records) if result.is_ok() => records.into_iter().for_each(|record| self.apply_late(record)),
-            Then::Apply(_) => {}
-            Then::Classic(group, then) => {
-                let scope = scope!(self, now_ms);
-                if let Some(Entry { group: Group::Classic(group), .. }) = self.entries.get_mut(&group) {
-                    group.on_persisted(scope, then, result);
-                }
-            }
-        }
-        for (ticket, fetch) in self.effects.release(pending, result) {
-            let reply = self.fetch_now(&fetch);
-            self.effects.reply(ticket, reply);
-        }
-        rebuild
-    }
-
-    /// Answers everything that waits with an error: the coordinator is about to be dropped.
-    pub(crate) fn close(&mut self, now_ms: i64, error: GroupError) {
-        for entry in self.entries.values_mut() {
-            let scope = scope!(self, now_ms);
-            match &mut entry.group {
-                Group::Classic(group) => group.close(scope, error),
-                Group::Consumer(group) => group.close(scope),
-                Group::Share(group) => group.close(scope),
-            }
-        }
-        for (ticket, fetch) in self.effects.fail_pending(error) {
-            self.effects.reply(ticket, offsets::fetch_error(&fetch, error));
-        }
-    }
-
-    /// Tells what topics there are now.
-    pub(crate) fn handle_topics(&mut self, topics: Rc<dyn TopicLookup>) {
+    /// Takes over what topics there are now.
+    pub(crate) fn see_topics(&mut self, topics: Rc<dyn TopicLookup>) {
         self.topics = topics;
         self.topics_version += 1;
-    }
-
-    /// Replies to send now.
-    pub(crate) fn take_replies(&mut self) -> Vec<Reply> {
-        self.effects.take_replies()
-    }
-
-    /// Records to write now.
-    pub(crate) fn take_writes(&mut self) -> Vec<Write> {
-        self.effects.take_writes()
-    }
-
-    /// Groups whose regular expressions to look up among the topics now, with the version of the topics.
-    pub(crate) fn take_regexes(&mut self) -> (u64, BTreeMap<Rc<str>, Vec<Rc<str>>>) {
-        (self.topics_version, self.effects.take_regexes())
     }
 
     /// Whether there is anything to take.

@@ -49,7 +49,7 @@ pub(super) fn run(script: &mut Script, command: &Command<'_>) {
         "retention" => script.coordinator.handle_retention(script.now_ms),
         "topic" => {
             script.topics.set(command.name, command.number("partitions", 1));
-            script.coordinator.handle_topics(Rc::new(script.topics.clone()));
+            script.coordinator.see_topics(Rc::new(script.topics.clone()));
             if command.get("seen") != Some("late") {
                 script.coordinator.handle_topics_deleted();
             }

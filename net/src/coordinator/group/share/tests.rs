@@ -19,7 +19,7 @@ use super::StateWork;
 use crate::coordinator::group::{
     caller::Caller, coordinator::Coordinator, error::Refusal, record::Record, script::FakeTopics, settings::Settings,
 };
-use crate::coordinator::runtime::{Inbox, Reply, Ticket};
+use crate::coordinator::runtime::{Inbox, Machine, Reply, Ticket, Verdict};
 
 struct World {
     coordinator: Coordinator,
@@ -49,7 +49,7 @@ impl World {
         };
         world.topics.set("a", 4);
         world.topics.set("b", 1);
-        world.coordinator.handle_topics(Rc::new(world.topics.clone()));
+        world.coordinator.see_topics(Rc::new(world.topics.clone()));
         world
     }
 
@@ -62,14 +62,14 @@ impl World {
         ask(&mut self.coordinator, self.now_ms, answers.ticket(Some));
         for write in self.coordinator.take_writes() {
             self.log.extend(write.records);
-            assert!(!self.coordinator.on_persisted(self.now_ms, write.id, Ok(())));
+            assert_eq!(self.coordinator.on_persisted(self.now_ms, write.id, Ok(0)), Verdict::Stands);
         }
         let mut loaded = Coordinator::new(Rc::clone(&self.settings));
         for record in &self.log {
             let decoded = Record::decode(&record.key(), record.value().as_deref()).unwrap().unwrap();
             loaded.load(decoded);
         }
-        loaded.handle_topics(Rc::new(self.topics.clone()));
+        loaded.see_topics(Rc::new(self.topics.clone()));
         loaded.on_loaded(self.now_ms);
         assert_eq!(loaded.describe_share("g"), self.coordinator.describe_share("g"));
         assert_eq!(loaded.share_partitions("g"), self.coordinator.share_partitions("g"));
@@ -195,7 +195,7 @@ fn members_that_are_not_heard_of_are_thrown_out() {
 fn new_partitions_and_deleted_topics_are_followed() {
     let mut world = World::with_two_members();
     world.topics.set("a", 6);
-    world.coordinator.handle_topics(Rc::new(world.topics.clone()));
+    world.coordinator.see_topics(Rc::new(world.topics.clone()));
     world.now_ms += 1_000;
     let (response, work) = world.beat("m1", 0, Some(&["a"])).unwrap();
     let work = work.unwrap();
@@ -283,7 +283,7 @@ fn groups_are_deleted_after_their_state() {
     world.coordinator.handle_delete_groups(&ids, Inbox::new().ticket(Some));
     for write in world.coordinator.take_writes() {
         world.log.extend(write.records);
-        assert!(!world.coordinator.on_persisted(1, write.id, Ok(())));
+        assert_eq!(world.coordinator.on_persisted(1, write.id, Ok(0)), Verdict::Stands);
     }
     assert_eq!(world.coordinator.describe_share("g").error_code, ResponseError::GroupIdNotFound.code());
     assert_eq!(delete(&mut world), Ok(None));
