@@ -29,7 +29,6 @@ use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 use glommio::Task;
 use kafka_protocol::protocol::StrBytes;
 use millrace_client::{ExchangeLimits, ProtocolError};
-use socket2::{Domain, Protocol, Socket, Type};
 
 pub use self::{ask::Ask, remote_broker::RemoteBroker};
 use crate::wire::{poller::Poller, stream::Stream};
@@ -99,18 +98,7 @@ impl Dialer {
 
     /// Connects to a broker and asks what it serves.
     pub async fn connect(&self, address: SocketAddr) -> Result<RemoteBroker, CallError> {
-        let socket = start_connecting(address)?;
-        let stream = Stream::new(socket, &self.sockets.poller)?;
+        let stream = Stream::connect(address, &self.sockets.poller)?;
         RemoteBroker::open(stream, self.sockets.clone(), self.client_id.clone(), self.limits).await
-    }
-}
-
-/// The one place where a shard sets up a connection. Whether it comes about shows when it is written to.
-fn start_connecting(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
-    socket.set_tcp_nodelay(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
-        outcome => outcome.map(|()| socket),
     }
 }

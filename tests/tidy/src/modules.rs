@@ -13,6 +13,7 @@ pub const CRATES: &[(&str, &str)] = &[
     ("millrace_engine", "engine/src"),
     ("millrace_net", "net/src"),
     ("millrace_client", "net/client/src"),
+    ("millrace_sockets", "net/sockets/src"),
     ("millrace_replica", "replica/src"),
     ("millrace_bench", "bench/src"),
     ("millrace_tuning", "tuning/src"),

@@ -11,10 +11,11 @@ pub struct Floor {
 
 /// Packages and those that each may name.
 pub const PACKAGES: &[(&str, &[&str])] = &[
-    ("src", &["engine", "net", "client", "tuning"]),
-    ("net", &["engine", "client"]),
+    ("src", &["engine", "net", "client", "replica", "tuning"]),
+    ("net", &["engine", "client", "sockets", "replica"]),
     ("client", &["engine"]),
-    ("replica", &["engine"]),
+    ("sockets", &["engine"]),
+    ("replica", &["engine", "sockets"]),
     ("bench", &["engine", "client"]),
     ("engine", &[]),
     ("tuning", &[]),
@@ -83,6 +84,8 @@ pub const FLOORS: &[Floor] = &[
             "net/client/src/produce",
         ],
     },
+    Floor { name: "poller", rooms: &["net/sockets/src/poller"] },
+    Floor { name: "sockets", rooms: &["net/sockets/src"] },
     Floor { name: "client top", rooms: &["net/client/src/lib"] },
     Floor {
         name: "net ground",
@@ -105,11 +108,11 @@ pub const FLOORS: &[Floor] = &[
     Floor { name: "replica", rooms: &["replica/src"] },
 ];
 
-/// The package of a file: its first folder, but for the client, which lives in that of `net`.
+/// The package of a file: its first folder, but for those that live in that of `net`.
 pub fn package(path: &str) -> &str {
-    match path.strip_prefix("net/client/") {
-        Some(_) => "client",
-        None => path.split('/').next().unwrap_or(path),
+    match path.split('/').collect::<Vec<_>>()[..] {
+        ["net", inner @ ("client" | "sockets"), ..] => inner,
+        _ => path.split('/').next().unwrap_or(path),
     }
 }
 

@@ -8,19 +8,19 @@ use std::{
     cell::Cell,
     io::{self, IoSlice},
     mem::MaybeUninit,
-    net::Shutdown,
+    net::{Shutdown, SocketAddr},
     num::NonZeroUsize,
     rc::Rc,
 };
 
 use bytes::BytesMut;
 use millrace_engine::api::FileRange;
-use socket2::Socket;
+use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::wire::poller::{Closed, Poller, Registration};
+use crate::poller::{Closed, Poller, Registration};
 
 /// A connected, non-blocking socket of this shard.
-pub(crate) struct Stream {
+pub struct Stream {
     // Dropped first: the descriptor must still be open then.
     registration: Registration,
     socket: Socket,
@@ -30,23 +30,34 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Takes over a connected, non-blocking socket.
-    pub(crate) fn new(socket: Socket, poller: &Rc<Poller>) -> io::Result<Stream> {
+    pub fn new(socket: Socket, poller: &Rc<Poller>) -> io::Result<Stream> {
         Ok(Stream { registration: poller.register(&socket)?, socket, left: Cell::new(false) })
     }
 
+    /// Begins to connect: the one place where a shard does. Whether it comes about shows when it is written to.
+    pub fn connect(address: SocketAddr, poller: &Rc<Poller>) -> io::Result<Stream> {
+        let kind = Type::STREAM.cloexec().nonblocking();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Stream::new(socket, poller),
+        }
+    }
+
     /// Waits until a read may find something.
-    pub(crate) async fn readable(&self) -> Result<(), Closed> {
+    pub async fn readable(&self) -> Result<(), Closed> {
         self.registration.readable().await
     }
 
     /// Waits until a write may find room.
-    pub(crate) async fn writable(&self) -> Result<(), Closed> {
+    pub async fn writable(&self) -> Result<(), Closed> {
         self.registration.writable().await
     }
 
     /// Appends what is there to `buffer`, into its spare capacity, at most `limit` bytes. `None`: nothing yet.
     /// `Some(0)`: the peer will send no more.
-    pub(crate) fn receive(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<Option<usize>> {
+    pub fn receive(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<Option<usize>> {
         let spare = buffer.spare_capacity_mut();
         let room = spare.len().min(limit);
         assert!(room > 0, "a read needs room");
@@ -63,7 +74,7 @@ impl Stream {
     }
 
     /// What [`Stream::receive`] would append, but it stays with the socket; to be called again however little it yields.
-    pub(crate) fn peek(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<Option<usize>> {
+    pub fn peek(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<Option<usize>> {
         let spare = buffer.spare_capacity_mut();
         let room = spare.len().min(limit);
         let Some(there) = unless_blocked(|| self.socket.peek(&mut spare[..room]))? else {
@@ -76,28 +87,28 @@ impl Stream {
     }
 
     /// Waits until more comes than is there.
-    pub(crate) async fn more(&self) -> Result<(), Closed> {
+    pub async fn more(&self) -> Result<(), Closed> {
         self.registration.clear_readable();
         self.registration.readable().await
     }
 
     /// Whether the peer sends no more than is there.
-    pub(crate) fn is_hung_up(&self) -> bool {
+    pub fn is_hung_up(&self) -> bool {
         self.registration.is_hung_up()
     }
 
     /// After [`Stream::more`] was given up: something may be there.
-    pub(crate) fn set_readable(&self) {
+    pub fn set_readable(&self) {
         self.registration.set_readable();
     }
 
     /// Whether the peer has sent what was not read yet.
-    pub(crate) fn has_unread(&self) -> bool {
+    pub fn has_unread(&self) -> bool {
         matches!(self.socket.peek(&mut [MaybeUninit::uninit()]), Ok(1))
     }
 
     /// Sends from slices. `None`: no room now.
-    pub(crate) fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+    pub fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         let sent = unless_blocked(|| self.socket.send_vectored_with_flags(slices, flags))?;
         if sent.is_none() {
@@ -107,7 +118,7 @@ impl Stream {
     }
 
     /// Sends up to `limit` bytes of a file's range, starting `done` bytes into it. `None`: no room now.
-    pub(crate) fn send_file(&self, range: &FileRange, done: usize, limit: usize) -> io::Result<Option<usize>> {
+    pub fn send_file(&self, range: &FileRange, done: usize, limit: usize) -> io::Result<Option<usize>> {
         let wanted = (range.len - done).min(limit);
         let Some(length) = NonZeroUsize::new(wanted) else {
             return Ok(Some(0));
@@ -124,27 +135,27 @@ impl Stream {
     }
 
     /// Waits until nothing shall be read any more.
-    pub(crate) async fn reading_ended(&self) -> Closed {
+    pub async fn reading_ended(&self) -> Closed {
         self.registration.reading_ended().await
     }
 
     /// Whether nothing shall be read any more.
-    pub(crate) fn is_reading_ended(&self) -> bool {
+    pub fn is_reading_ended(&self) -> bool {
         self.registration.is_reading_ended()
     }
 
     /// Nothing shall be read any more; what was read is still answered.
-    pub(crate) fn end_reading(&self) {
+    pub fn end_reading(&self) {
         self.registration.end_reading();
     }
 
     /// Tells the peer that nothing more will be sent.
-    pub(crate) fn end_sending(&self) -> io::Result<()> {
+    pub fn end_sending(&self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)
     }
 
     /// Ends all waits and tells the peer. Bytes already handed to the kernel are still delivered.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.registration.close();
         if !self.left.get() {
             // It fails if the peer was faster: all the same.
@@ -153,7 +164,7 @@ impl Stream {
     }
 
     /// Ends all waits; the peer goes on with who has the socket that this returns.
-    pub(crate) fn leave(&self) -> io::Result<Socket> {
+    pub fn leave(&self) -> io::Result<Socket> {
         let socket = self.socket.try_clone()?;
         self.left.set(true);
         self.registration.close();
@@ -161,7 +172,7 @@ impl Stream {
     }
 
     /// Whether [`Stream::close`] was called.
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.registration.is_closed()
     }
 }

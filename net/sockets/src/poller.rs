@@ -19,7 +19,7 @@ use futures_util::io::AsyncReadExt;
 use glommio::net::UnixStream;
 
 /// One shard's epoll descriptor and who is registered with it.
-pub(crate) struct Poller {
+pub struct Poller {
     epoll: OwnedFd,
     /// A copy of it that glommio waits on; see [`Poller::wait_for_events`].
     adopted: RawFd,
@@ -35,7 +35,7 @@ struct Registered {
 
 /// What is known of one descriptor. At most one task waits per direction.
 #[derive(Default)]
-pub(crate) struct Readiness {
+pub struct Readiness {
     readable: Cell<bool>,
     writable: Cell<bool>,
     /// The peer sends no more, or the connection is broken: no further event will say so.
@@ -49,7 +49,7 @@ pub(crate) struct Readiness {
 }
 
 /// Keeps a descriptor registered; must be dropped before the descriptor is closed.
-pub(crate) struct Registration {
+pub struct Registration {
     poller: Rc<Poller>,
     readiness: Rc<Readiness>,
     fd: RawFd,
@@ -58,29 +58,29 @@ pub(crate) struct Registration {
 
 /// The wait ended because [`Readiness::close`] or [`Readiness::end_reading`] was called.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Closed;
+pub struct Closed;
 
 impl Readiness {
     /// Ends all waits, now and later, with [`Closed`].
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.closed.set(true);
         self.reading_ended.set(true);
         self.wake(true, true);
     }
 
     /// Ends all waits of the reader, now and later, with [`Closed`].
-    pub(crate) fn end_reading(&self) {
+    pub fn end_reading(&self) {
         self.reading_ended.set(true);
         self.wake(true, false);
     }
 
     /// Whether [`Readiness::end_reading`] or [`Readiness::close`] was called.
-    pub(crate) fn is_reading_ended(&self) -> bool {
+    pub fn is_reading_ended(&self) -> bool {
         self.reading_ended.get()
     }
 
     /// Waits until [`Readiness::end_reading`] or [`Readiness::close`] is called.
-    pub(crate) async fn reading_ended(&self) -> Closed {
+    pub async fn reading_ended(&self) -> Closed {
         poll_fn(|cx| {
             if self.reading_ended.get() {
                 return Poll::Ready(Closed);
@@ -92,43 +92,43 @@ impl Readiness {
     }
 
     /// Whether [`Readiness::close`] was called.
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
 
     /// A read said EWOULDBLOCK.
-    pub(crate) fn clear_readable(&self) {
+    pub fn clear_readable(&self) {
         self.readable.set(false);
     }
 
     /// Whether the peer sends no more than is there.
-    pub(crate) fn is_hung_up(&self) -> bool {
+    pub fn is_hung_up(&self) -> bool {
         self.hung_up.get()
     }
 
     /// There may be something to read, of which no event will tell.
-    pub(crate) fn set_readable(&self) {
+    pub fn set_readable(&self) {
         self.readable.set(true);
     }
 
     /// A read yielded less than there was room for: what comes next makes an event, unless it is the end, which was
     /// announced already.
-    pub(crate) fn clear_readable_after_short_read(&self) {
+    pub fn clear_readable_after_short_read(&self) {
         self.readable.set(self.hung_up.get());
     }
 
     /// A write said EWOULDBLOCK.
-    pub(crate) fn clear_writable(&self) {
+    pub fn clear_writable(&self) {
         self.writable.set(false);
     }
 
     /// Waits until a read may find something.
-    pub(crate) async fn readable(&self) -> Result<(), Closed> {
+    pub async fn readable(&self) -> Result<(), Closed> {
         wait(&self.reading_ended, &self.readable, &self.reader).await
     }
 
     /// Waits until a write may find room.
-    pub(crate) async fn writable(&self) -> Result<(), Closed> {
+    pub async fn writable(&self) -> Result<(), Closed> {
         wait(&self.closed, &self.writable, &self.writer).await
     }
 
@@ -178,7 +178,7 @@ impl Drop for Registration {
 
 impl Poller {
     /// A poller for this shard.
-    pub(crate) fn new() -> io::Result<Rc<Poller>> {
+    pub fn new() -> io::Result<Rc<Poller>> {
         // SAFETY: the call takes no pointer.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -191,7 +191,7 @@ impl Poller {
     }
 
     /// Registers a non-blocking descriptor for both directions. Both count as ready at first.
-    pub(crate) fn register(self: &Rc<Poller>, descriptor: &impl AsRawFd) -> io::Result<Registration> {
+    pub fn register(self: &Rc<Poller>, descriptor: &impl AsRawFd) -> io::Result<Registration> {
         let fd = descriptor.as_raw_fd();
         let readiness = Rc::new(Readiness::default());
         readiness.readable.set(true);
@@ -225,7 +225,7 @@ impl Poller {
     }
 
     /// Turns events into wake-ups, for ever. Ends only with an error of the operating system.
-    pub(crate) async fn run(self: Rc<Poller>) -> io::Error {
+    pub async fn run(self: Rc<Poller>) -> io::Error {
         loop {
             if let Err(error) = self.wait_for_events().await {
                 return error;

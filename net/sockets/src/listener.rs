@@ -8,14 +8,14 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::wire::poller::{Poller, Registration};
+use crate::poller::{Poller, Registration};
 
 /// Which of the ways in that were configured a connection came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ListenerIndex(pub(crate) usize);
+pub struct ListenerIndex(pub usize);
 
 /// One listening socket of this shard.
-pub(crate) struct Listener {
+pub struct Listener {
     // Dropped first: the descriptor must still be open then.
     registration: Registration,
     socket: Socket,
@@ -24,7 +24,7 @@ pub(crate) struct Listener {
 
 /// Whom a socket on `[::]` takes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Families {
+pub enum Families {
     /// IPv6 only.
     Own,
     /// IPv4 too.
@@ -32,7 +32,7 @@ pub(crate) enum Families {
 }
 
 /// What accepting came to.
-pub(crate) enum Accepted {
+pub enum Accepted {
     /// A connection: non-blocking, close-on-exec, without Nagle's algorithm.
     Connection(Socket, SocketAddr),
     /// The peer was gone again, or the like: go on.
@@ -45,7 +45,7 @@ pub(crate) enum Accepted {
 
 impl Listener {
     /// Binds and listens. Several shards may listen on one address: the kernel spreads connections over them.
-    pub(crate) fn bind(address: SocketAddr, families: Families, poller: &Rc<Poller>) -> io::Result<Listener> {
+    pub fn bind(address: SocketAddr, families: Families, poller: &Rc<Poller>) -> io::Result<Listener> {
         const BACKLOG: i32 = 1024;
         let socket =
             Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
@@ -60,17 +60,17 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Ends [`Listener::accept`], now and later.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.registration.close();
     }
 
     /// Waits for a connection.
-    pub(crate) async fn accept(&self) -> Accepted {
+    pub async fn accept(&self) -> Accepted {
         loop {
             if self.registration.readable().await.is_err() {
                 return Accepted::Ended;
