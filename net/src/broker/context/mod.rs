@@ -21,6 +21,7 @@ pub(crate) use self::{
 };
 use crate::{
     broker::{
+        cluster::ClusterView,
         config::{ListenerConfig, NetConfig},
         shard::BrokerShard,
     },
@@ -47,6 +48,16 @@ impl Context {
     /// The listener that the client came through: what it is told of addresses is that listener's.
     pub(crate) fn listener(&self) -> &ListenerConfig {
         self.config().listener(self.peer.origin.listener)
+    }
+
+    /// The cluster of this moment, with the addresses of the listener that the client came through.
+    pub(crate) fn view(&self) -> ClusterView<'_> {
+        self.view_through(self.listener())
+    }
+
+    /// As [`Context::view`], with the addresses of another listener.
+    pub(crate) fn view_through<'a>(&'a self, listener: &'a ListenerConfig) -> ClusterView<'a> {
+        ClusterView::new(self.engine(), self.config(), listener)
     }
 
     /// The topics of this moment.

@@ -14,7 +14,6 @@ use millrace_engine::{
 
 use crate::{
     broker::{
-        cluster,
         config::{NetConfig, PLAINTEXT},
         context::Context,
         settings::entries::{self, Inherited, Level, Setting, Source},
@@ -84,9 +83,8 @@ fn listeners(addresses: impl Iterator<Item = (String, String)>) -> String {
 
 /// Where clients of each listener are told to connect: of shards that are advertised, one after the other.
 fn advertised_listeners(context: &Context) -> String {
-    let config = context.config();
-    let told = config.listeners.iter().flat_map(|listener| {
-        let brokers = cluster::brokers(context.engine(), config, listener).into_iter();
+    let told = context.config().listeners.iter().flat_map(|listener| {
+        let brokers = context.view_through(listener).brokers().into_iter();
         brokers.map(|broker| (listener.name.clone(), host_and_port(&broker.host, broker.port)))
     });
     listeners(told)

@@ -7,7 +7,6 @@ use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 
 use crate::{
     broker::{
-        cluster,
         config::NetConfig,
         context::{Context, Operation},
         settings::{broker, client_metrics, group},
@@ -249,7 +248,7 @@ pub(crate) fn check_broker(context: &Context, name: &str) -> Result<(), ApiError
     let Ok(id) = name.parse::<i32>() else {
         return refuse(format!("Node id must be an integer, but it is: {name}"));
     };
-    let brokers = cluster::broker_ids(context.engine(), context.config());
+    let brokers = context.view().broker_ids();
     if brokers.iter().all(|broker| broker.0 != id) {
         let expected = context.engine().node_id();
         return refuse(format!("Unexpected broker id, expected {expected}, but received {id}"));

@@ -68,11 +68,6 @@ impl<K: Kind> Runtime<K> {
         Ok(partition_of(&topic, key))
     }
 
-    /// The shard that coordinates a key.
-    pub(crate) async fn shard_of(engine: &Engine, key: &str) -> Result<usize, ResponseError> {
-        Ok(engine.owner(Self::locate(engine, key).await?))
-    }
-
     /// Lets the machine of a key handle a request, on whatever shard it is, and brings its answer.
     pub(crate) async fn ask_for<R: Send + 'static>(
         engine: &Engine,

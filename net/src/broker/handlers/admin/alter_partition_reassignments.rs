@@ -12,7 +12,7 @@ use millrace_engine::api::TopicPartition;
 
 use crate::{
     broker::{
-        assignment, cluster,
+        assignment,
         context::{AllTopics, Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -45,7 +45,7 @@ async fn handle(
         Ok(topics) => topics,
         Err(error) => return AlterPartitionReassignmentsResponse::default().with_error_code(error.code()),
     };
-    let brokers = cluster::broker_ids(context.engine(), context.config());
+    let brokers = context.view().broker_ids();
     let responses = call.body.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             let response = ReassignablePartitionResponse::default().with_partition_index(partition.partition_index);
@@ -79,7 +79,7 @@ fn reassign(
     let replicas = wanted.replicas.as_ref().ok_or(ApiError::from(ResponseError::NoReassignmentInProgress))?;
     assignment::check_replicas(replicas, brokers)?;
     let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
-    let leader = cluster::leader(context.engine(), context.config(), partition);
+    let leader = context.view().partition(partition).leader_id();
     if *replicas != [leader] {
         let reason = format!("The partition lives on broker {} and cannot be moved.", leader.0);
         return Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));

@@ -12,7 +12,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        assignment, cluster,
+        assignment,
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -80,7 +80,7 @@ async fn create(context: &Context, validate_only: bool, wanted: &CreatePartition
             );
             return Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));
         }
-        let brokers = cluster::broker_ids(context.engine(), context.config());
+        let brokers = context.view().broker_ids();
         for assignment in assignments {
             assignment::check_replicas(&assignment.broker_ids, &brokers)?;
         }

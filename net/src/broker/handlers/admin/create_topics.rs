@@ -17,7 +17,7 @@ use millrace_engine::{api::NewTopic, engine::Topic};
 
 use crate::{
     broker::{
-        assignment, cluster,
+        assignment,
         context::{Authorization, Context, Operation, ResourceType},
         settings::{broker, entries},
         table::{Api, OnDisconnect},
@@ -114,7 +114,7 @@ fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError
             let reason = "A manual partition assignment was specified, but numPartitions was not set to -1.";
             return refuse(REQUEST, reason);
         }
-        let brokers = cluster::broker_ids(context.engine(), context.config());
+        let brokers = context.view().broker_ids();
         let assignments = topic.assignments.iter();
         let assignments = assignments.map(|one| (one.partition_index, one.broker_ids.as_slice()));
         return assignment::check_topic(assignments, &brokers);
@@ -158,5 +158,8 @@ fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &T
             .with_value(setting.value)
             .with_config_source(setting.source as i8)
     });
-    result.with_num_partitions(created.partitions).with_replication_factor(1).with_configs(Some(configs.collect()))
+    result
+        .with_num_partitions(created.partitions)
+        .with_replication_factor(context.view().replication_factor(created.id))
+        .with_configs(Some(configs.collect()))
 }

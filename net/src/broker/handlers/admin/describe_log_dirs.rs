@@ -13,7 +13,6 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        cluster,
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -66,9 +65,10 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
         let found = wanted.iter().filter_map(|topic| topics.get(&topic.topic).ok());
         found.map(|topic| topic.id).collect()
     });
+    let view = context.view();
     let mut by_topic: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for (partition, bytes) in context.engine().partition_sizes(ids).await {
-        if !cluster::is_replica_here(context.engine(), context.config(), partition) {
+        if !view.is_replica_here(partition) {
             continue;
         }
         let Ok(topic) = topics.get(partition.topic) else {

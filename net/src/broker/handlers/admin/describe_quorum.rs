@@ -15,7 +15,6 @@ use millrace_engine::api::LEADER_EPOCH;
 
 use crate::{
     broker::{
-        cluster,
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -52,7 +51,7 @@ async fn handle(context: Context, call: Call<DescribeQuorumRequest>) -> Describe
     }
     let partition = PartitionData::default()
         .with_error_message(Some(StrBytes::new()))
-        .with_leader_id(cluster::controller(context.engine()))
+        .with_leader_id(context.view().controller())
         .with_leader_epoch(LEADER_EPOCH)
         .with_current_voters(vec![this_voter(&context)]);
     let topics =
@@ -89,7 +88,7 @@ fn this_voter(context: &Context) -> ReplicaState {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     ReplicaState::default()
-        .with_replica_id(cluster::controller(context.engine()))
+        .with_replica_id(context.view().controller())
         .with_log_end_offset(0)
         .with_last_fetch_timestamp(now_ms)
         .with_last_caught_up_timestamp(now_ms)
@@ -103,5 +102,5 @@ fn this_node(context: &Context) -> Node {
             .with_host(StrBytes::from_string(listener.advertised_host.clone()))
             .with_port(listener.advertised_port)
     });
-    Node::default().with_node_id(cluster::controller(context.engine())).with_listeners(listeners.collect())
+    Node::default().with_node_id(context.view().controller()).with_listeners(listeners.collect())
 }

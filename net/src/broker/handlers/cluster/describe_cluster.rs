@@ -48,21 +48,21 @@ async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> Describ
             .with_cluster_id(StrBytes::new())
             .with_controller_id(BrokerId(-1));
     }
-    let (engine, config) = (context.engine(), context.config());
-    let brokers = cluster::brokers(engine, config, context.listener()).into_iter().map(|broker| {
+    let view = context.view();
+    let brokers = view.brokers().into_iter().map(|broker| {
         DescribeClusterBroker::default()
             .with_broker_id(broker.id)
             .with_host(broker.host)
             .with_port(broker.port)
-            .with_rack(None)
+            .with_rack(broker.rack)
     });
     let operations = match call.body.include_cluster_authorized_operations {
         true => context.cluster_operations(),
         false => cluster::NO_OPERATIONS,
     };
     response
-        .with_cluster_id(cluster::cluster_id(engine))
-        .with_controller_id(cluster::controller(engine))
+        .with_cluster_id(view.id())
+        .with_controller_id(view.controller())
         .with_brokers(brokers.collect())
         .with_cluster_authorized_operations(operations)
 }

@@ -12,10 +12,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use millrace_engine::{
-    api::{LEADER_EPOCH, TopicPartition},
-    engine::Topic,
-};
+use millrace_engine::{api::TopicPartition, engine::Topic};
 
 use crate::{
     broker::{
@@ -108,17 +105,19 @@ fn refuse(context: &Context, name: TopicName, error: ResponseError) -> TopicAnsw
 }
 
 fn describe(context: &Context, topic: &Topic, first: i32, end: i32) -> TopicAnswer {
+    let view = context.view();
     let partitions = (first..end).map(|index| {
-        let partition = TopicPartition { topic: topic.id, partition: index };
-        let leader = cluster::leader(context.engine(), context.config(), partition);
+        let state = view.partition(TopicPartition { topic: topic.id, partition: index });
         DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(index)
-            .with_leader_id(leader)
-            .with_leader_epoch(LEADER_EPOCH)
-            .with_replica_nodes(vec![leader])
-            .with_isr_nodes(vec![leader])
-            .with_eligible_leader_replicas(Some(Vec::new()))
-            .with_last_known_elr(Some(Vec::new()))
+            .with_error_code(state.error_code())
+            .with_leader_id(state.leader_id())
+            .with_leader_epoch(state.leader_epoch)
+            .with_replica_nodes(state.replicas)
+            .with_isr_nodes(state.isr)
+            .with_eligible_leader_replicas(Some(state.eligible))
+            .with_last_known_elr(Some(state.last_known_eligible))
+            .with_offline_replicas(state.offline)
     });
     TopicAnswer::default()
         .with_name(Some(topic_name(&topic.name)))

@@ -12,7 +12,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use millrace_engine::{
-    api::{LEADER_EPOCH, NewTopic, TopicError},
+    api::{NewTopic, TopicError},
     engine::Topic,
 };
 
@@ -57,9 +57,13 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
             topic.topic_authorized_operations = context.topic_operations(name);
         }
     }
-    let (engine, config) = (context.engine(), context.config());
-    let brokers = cluster::brokers(engine, config, context.listener()).into_iter().map(|broker| {
-        MetadataResponseBroker::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
+    let view = context.view();
+    let brokers = view.brokers().into_iter().map(|broker| {
+        MetadataResponseBroker::default()
+            .with_node_id(broker.id)
+            .with_host(broker.host)
+            .with_port(broker.port)
+            .with_rack(broker.rack)
     });
     let operations = match call.body.include_cluster_authorized_operations {
         true => context.cluster_operations(),
@@ -67,8 +71,8 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
     };
     MetadataResponse::default()
         .with_brokers(brokers.collect())
-        .with_cluster_id(Some(cluster::cluster_id(engine)))
-        .with_controller_id(cluster::controller(engine))
+        .with_cluster_id(Some(view.id()))
+        .with_controller_id(view.controller())
         .with_topics(topics)
         .with_cluster_authorized_operations(operations)
 }
@@ -162,14 +166,17 @@ fn refuse(topic: &MetadataRequestTopic, error: ResponseError) -> MetadataRespons
 }
 
 fn describe(context: &Context, topic: &Topic) -> MetadataResponseTopic {
+    let view = context.view();
     let partitions = topic.partition_ids().map(|partition| {
-        let leader = cluster::leader(context.engine(), context.config(), partition);
+        let state = view.partition(partition);
         MetadataResponsePartition::default()
+            .with_error_code(state.error_code())
             .with_partition_index(partition.partition)
-            .with_leader_id(leader)
-            .with_leader_epoch(LEADER_EPOCH)
-            .with_replica_nodes(vec![leader])
-            .with_isr_nodes(vec![leader])
+            .with_leader_id(state.leader_id())
+            .with_leader_epoch(state.leader_epoch)
+            .with_replica_nodes(state.replicas)
+            .with_isr_nodes(state.isr)
+            .with_offline_replicas(state.offline)
     });
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(StrBytes::from_string(topic.name.clone()))))

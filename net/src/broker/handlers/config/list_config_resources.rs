@@ -10,7 +10,6 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        cluster,
         context::{Authorization, Context, Operation, ResourceType},
         settings::{
             client_metrics,
@@ -59,7 +58,7 @@ async fn handle(context: Context, call: Call<ListConfigResourcesRequest>) -> Lis
     };
     let mut resources = Vec::new();
     if is_wanted(BROKER) {
-        let brokers = cluster::broker_ids(context.engine(), context.config());
+        let brokers = context.view().broker_ids();
         resources.extend(brokers.into_iter().map(|broker| resource(broker.0.to_string(), BROKER)));
     }
     if is_wanted(TOPIC) {

@@ -10,8 +10,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        cluster::{self, Broker},
-        config::Advertise,
+        cluster::Broker,
         context::{Authorization, Context, Operation, ResourceType},
         handlers,
         table::{Api, OnDisconnect},
@@ -92,24 +91,21 @@ fn no_transactions(version: i16) -> ApiError {
 
 async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Result<Broker, ApiError> {
     let engine = context.engine();
-    let shard = match key_type {
+    let partition = match key_type {
         GROUP => {
             let group = context.group(key, Operation::Describe)?;
-            Groups::shard_of(engine, &group).await?
+            Groups::locate(engine, &group).await?
         }
         SHARE => {
             context.cluster(Operation::ClusterAction)?;
-            handlers::share::coordinator_shard(engine, key).await?
+            handlers::share::coordinator_partition(engine, key).await?
         }
         TRANSACTION => return Err(no_transactions(version)),
         _ => return Err(ResponseError::InvalidRequest.into()),
     };
-    let id = match context.config().advertise {
-        Advertise::Node => BrokerId(engine.node_id()),
-        Advertise::Shard => cluster::shard_broker(engine, shard),
-    };
-    let brokers = cluster::brokers(engine, context.config(), context.listener());
-    brokers.into_iter().find(|broker| broker.id == id).ok_or_else(|| ResponseError::CoordinatorNotAvailable.into())
+    let view = context.view();
+    let leader = view.partition(partition).leader.ok();
+    leader.and_then(|leader| view.broker(leader)).ok_or_else(|| ResponseError::CoordinatorNotAvailable.into())
 }
 
 #[cfg(test)]

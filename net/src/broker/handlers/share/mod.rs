@@ -16,7 +16,7 @@ pub(crate) use session::end_sessions;
 pub(crate) use state::delete_group_state;
 
 use kafka_protocol::ResponseError;
-use millrace_engine::engine::Engine;
+use millrace_engine::{api::TopicPartition, engine::Engine};
 
 use crate::{
     coordinator::{
@@ -44,8 +44,9 @@ fn reply(response: Option<Response>) -> api::Reply {
     }
 }
 
-/// The shard that keeps the state of a share partition, by `group:topic-id:partition` (FindCoordinator, key type SHARE).
-pub(crate) async fn coordinator_shard(engine: &Engine, key: &str) -> Result<usize, ResponseError> {
+/// The partition that keeps the state of a share partition, by `group:topic-id:partition` (FindCoordinator, key type
+/// SHARE).
+pub(crate) async fn coordinator_partition(engine: &Engine, key: &str) -> Result<TopicPartition, ResponseError> {
     let mut parts = key.rsplitn(3, ':');
     let is_legal = parts.next().is_some_and(|index| index.parse::<i32>().is_ok_and(|index| index >= 0))
         && parts.next().is_some_and(|topic| topic.len() == KAFKA_UUID_LEN)
@@ -53,7 +54,7 @@ pub(crate) async fn coordinator_shard(engine: &Engine, key: &str) -> Result<usiz
     if !is_legal {
         return Err(ResponseError::InvalidRequest);
     }
-    States::shard_of(engine, key).await
+    States::locate(engine, key).await
 }
 
 /// Characters of a UUID as Kafka writes it.

@@ -1,0 +1,95 @@
+//! The cluster as clients are told it is: nodes and their addresses, the controller, and the state of each partition.
+//!
+//! The only place where handlers learn of these. A node that belongs to no cluster is all there is ([`alone`]).
+//! A view is of one moment: what one answer says fits together.
+
+mod alone;
+mod partition;
+
+use kafka_protocol::{messages::BrokerId, protocol::StrBytes};
+use millrace_engine::{api::TopicPartition, engine::Engine};
+
+pub(crate) use self::partition::PartitionView;
+use crate::{
+    broker::config::{ListenerConfig, NetConfig},
+    kafka_uuid::kafka_uuid,
+};
+
+/// A broker that clients are told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Broker {
+    /// Its id.
+    pub(crate) id: BrokerId,
+    /// Where clients of the listener that was asked through find it.
+    pub(crate) host: StrBytes,
+    /// The port there.
+    pub(crate) port: i32,
+    /// Where it stands (`broker.rack`).
+    pub(crate) rack: Option<StrBytes>,
+}
+
+/// What is said of operations when nobody asked.
+pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
+
+/// The client id with which Kafka's own administration may write to internal topics.
+pub(crate) const ADMIN_CLIENT_ID: &str = "__admin_client";
+
+/// Whether a topic is one of those that Kafka keeps its own state in: clients hide it by default.
+pub(crate) fn is_internal(topic: &str) -> bool {
+    matches!(topic, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
+}
+
+/// See the module.
+pub(crate) struct ClusterView<'a> {
+    engine: &'a Engine,
+    config: &'a NetConfig,
+    listener: &'a ListenerConfig,
+}
+
+impl<'a> ClusterView<'a> {
+    /// The cluster of now, with the addresses that are for those who come through a listener.
+    pub(crate) fn new(engine: &'a Engine, config: &'a NetConfig, listener: &'a ListenerConfig) -> ClusterView<'a> {
+        ClusterView { engine, config, listener }
+    }
+
+    /// The cluster's id as Kafka writes it.
+    pub(crate) fn id(&self) -> StrBytes {
+        StrBytes::from_string(kafka_uuid(self.engine.cluster_id()))
+    }
+
+    /// All brokers that serve now, by rising id.
+    pub(crate) fn brokers(&self) -> Vec<Broker> {
+        alone::brokers(self.engine, self.config, self.listener)
+    }
+
+    /// The ids of all brokers that serve now.
+    pub(crate) fn broker_ids(&self) -> Vec<BrokerId> {
+        alone::broker_ids(self.engine, self.config)
+    }
+
+    /// A broker that serves now.
+    pub(crate) fn broker(&self, id: BrokerId) -> Option<Broker> {
+        self.brokers().into_iter().find(|broker| broker.id == id)
+    }
+
+    /// The broker that clients are told is the controller.
+    pub(crate) fn controller(&self) -> BrokerId {
+        alone::controller(self.engine)
+    }
+
+    /// The state of a partition.
+    pub(crate) fn partition(&self, partition: TopicPartition) -> PartitionView {
+        PartitionView::single(alone::leader(self.engine, self.config, partition))
+    }
+
+    /// Whether clients believe that the broker which they asked has a replica of a partition.
+    pub(crate) fn is_replica_here(&self, partition: TopicPartition) -> bool {
+        alone::is_replica_here(self.engine, self.config, partition)
+    }
+
+    /// How many replicas the partitions of a topic have.
+    pub(crate) fn replication_factor(&self, topic: millrace_engine::api::TopicId) -> i16 {
+        let replicas = self.partition(TopicPartition { topic, partition: 0 }).replicas.len();
+        i16::try_from(replicas).unwrap_or(i16::MAX)
+    }
+}
