@@ -6,6 +6,9 @@ use millrace_engine::{api::TopicPartition, engine::Engine};
 use super::Broker;
 use crate::broker::config::{Advertise, ListenerConfig, NetConfig};
 
+/// A partition has one replica, however many brokers are advertised.
+pub(super) const REPLICAS_MAX: usize = 1;
+
 /// All brokers, by rising id, at the addresses that are for those who come through a listener.
 pub(super) fn brokers(engine: &Engine, config: &NetConfig, listener: &ListenerConfig) -> Vec<Broker> {
     let host = StrBytes::from_string(listener.advertised_host.clone());

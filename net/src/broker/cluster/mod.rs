@@ -3,13 +3,17 @@
 //! The only place where handlers learn of these. A node that belongs to no cluster is all there is ([`alone`]).
 //! A view is of one moment: what one answer says fits together.
 
+mod administration;
 mod alone;
 mod partition;
 
 use kafka_protocol::{messages::BrokerId, protocol::StrBytes};
 use millrace_engine::{api::TopicPartition, engine::Engine};
 
-pub(crate) use self::partition::PartitionView;
+pub(crate) use self::{
+    administration::{Administration, CreatedTopic, Election, Layout, TopicPlan},
+    partition::PartitionView,
+};
 use crate::{
     broker::config::{ListenerConfig, NetConfig},
     kafka_uuid::kafka_uuid,
@@ -82,14 +86,13 @@ impl<'a> ClusterView<'a> {
         PartitionView::single(alone::leader(self.engine, self.config, partition))
     }
 
+    /// How many replicas a partition can have.
+    pub(crate) fn replicas_max(&self) -> usize {
+        alone::REPLICAS_MAX
+    }
+
     /// Whether clients believe that the broker which they asked has a replica of a partition.
     pub(crate) fn is_replica_here(&self, partition: TopicPartition) -> bool {
         alone::is_replica_here(self.engine, self.config, partition)
-    }
-
-    /// How many replicas the partitions of a topic have.
-    pub(crate) fn replication_factor(&self, topic: millrace_engine::api::TopicId) -> i16 {
-        let replicas = self.partition(TopicPartition { topic, partition: 0 }).replicas.len();
-        i16::try_from(replicas).unwrap_or(i16::MAX)
     }
 }

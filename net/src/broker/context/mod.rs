@@ -21,7 +21,7 @@ pub(crate) use self::{
 };
 use crate::{
     broker::{
-        cluster::ClusterView,
+        cluster::{Administration, ClusterView},
         config::{ListenerConfig, NetConfig},
         shard::BrokerShard,
     },
@@ -58,6 +58,11 @@ impl Context {
     /// As [`Context::view`], with the addresses of another listener.
     pub(crate) fn view_through<'a>(&'a self, listener: &'a ListenerConfig) -> ClusterView<'a> {
         ClusterView::new(self.engine(), self.config(), listener)
+    }
+
+    /// The way to change the cluster.
+    pub(crate) fn administration(&self) -> Administration<'_> {
+        Administration::new(self.view())
     }
 
     /// The topics of this moment.

@@ -12,7 +12,7 @@ use crate::{
         settings::{broker, client_metrics, group},
     },
     coordinator::group::KEPT_GROUPS,
-    errors::{ApiError, check_topic_name, not_found, topic_error},
+    errors::{ApiError, check_topic_name, not_found},
     kept_settings::{KeptSettings, is_kept},
 };
 
@@ -192,7 +192,7 @@ async fn alter_kept(
         let changes = changes.into_iter().map(|change| renamed(change, |setting| kept.name(&name, setting)));
         Ok(changes.collect())
     };
-    context.engine().change_broker_settings(validate_only, decide).await
+    context.administration().change_settings(validate_only, decide).await
 }
 
 async fn alter_group(
@@ -235,8 +235,7 @@ async fn alter_topic(
     let unknown = |error| not_found(error, format!("The topic '{name}' does not exist."));
     let topic = context.topic(name, Operation::AlterConfigs).map_err(unknown)?;
     let changes = changes(&topic.overrides, alteration);
-    let altered = context.engine().alter_topic(topic.id, changes, validate_only).await;
-    altered.map_err(|error| topic_error(&error))
+    context.administration().alter_topic(topic.id, changes, validate_only).await
 }
 
 /// A broker resource is one of the advertised brokers, or all of them if its name is empty.
@@ -273,7 +272,7 @@ async fn alter_broker(
         changes.iter().try_for_each(|change| check_broker_change(change, &config))?;
         Ok(changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}"))).collect())
     };
-    context.engine().change_broker_settings(validate_only, decide).await
+    context.administration().change_settings(validate_only, decide).await
 }
 
 fn check_broker_change(change: &ConfigChange, config: &NetConfig) -> Result<(), ApiError> {

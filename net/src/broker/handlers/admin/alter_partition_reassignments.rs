@@ -1,4 +1,4 @@
-//! AlterPartitionReassignments: a partition stays where the node put it; anything else is refused.
+//! AlterPartitionReassignments: moves partitions to other brokers, or ends that.
 
 use kafka_protocol::{
     ResponseError,
@@ -12,7 +12,7 @@ use millrace_engine::api::TopicPartition;
 
 use crate::{
     broker::{
-        assignment,
+        assignment::{self, Possible},
         context::{AllTopics, Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -45,11 +45,23 @@ async fn handle(
         Ok(topics) => topics,
         Err(error) => return AlterPartitionReassignmentsResponse::default().with_error_code(error.code()),
     };
-    let brokers = context.view().broker_ids();
+    let possible = Possible::of(&context.view());
+    let checked: Vec<_> = call
+        .body
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|partition| check((&topics, &possible), &topic.name, partition)))
+        .collect();
+    let legal = checked.iter().filter_map(|checked| checked.as_ref().ok().cloned()).collect();
+    let mut answers = context.administration().reassign(legal).await.into_iter();
+    let mut outcomes = checked.into_iter().map(|checked| match checked {
+        Ok(_) => answers.next().unwrap_or_else(|| Err(ResponseError::UnknownServerError.into())),
+        Err(error) => Err(error),
+    });
     let responses = call.body.topics.into_iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|partition| {
+        let partitions = topic.partitions.iter().zip(&mut outcomes).map(|(partition, outcome)| {
             let response = ReassignablePartitionResponse::default().with_partition_index(partition.partition_index);
-            match reassign(&context, (&topics, &brokers), &topic.name, partition) {
+            match outcome {
                 Ok(()) => response.with_error_message(None),
                 Err(error) => response.with_error_code(error.code()).with_error_message(error.message),
             }
@@ -63,26 +75,20 @@ async fn handle(
         .with_responses(responses.collect())
 }
 
-fn reassign(
-    context: &Context,
-    (topics, brokers): (&AllTopics, &[BrokerId]),
+/// What is asked for of one partition, if that makes sense. No replicas: the move that is under way shall end.
+fn check(
+    (topics, possible): (&AllTopics, &Possible),
     name: &TopicName,
     wanted: &ReassignablePartition,
-) -> Result<(), ApiError> {
+) -> Result<(TopicPartition, Option<Vec<BrokerId>>), ApiError> {
     let unknown = |error| not_found(error, format!("Unable to find a topic named {}.", name.as_str()));
     let topic = topics.get(name).map_err(unknown)?;
     if !(0..topic.partitions).contains(&wanted.partition_index) {
         let reason = format!("Unable to find partition {}:{}.", name.as_str(), wanted.partition_index);
         return Err(ApiError::new(ResponseError::UnknownTopicOrPartition, reason));
     }
-    // Null cancels a reassignment, of which there is none.
-    let replicas = wanted.replicas.as_ref().ok_or(ApiError::from(ResponseError::NoReassignmentInProgress))?;
-    assignment::check_replicas(replicas, brokers)?;
-    let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
-    let leader = context.view().partition(partition).leader_id();
-    if *replicas != [leader] {
-        let reason = format!("The partition lives on broker {} and cannot be moved.", leader.0);
-        return Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));
+    if let Some(replicas) = &wanted.replicas {
+        assignment::check_replicas(replicas, possible)?;
     }
-    Ok(())
+    Ok((TopicPartition { topic: topic.id, partition: wanted.partition_index }, wanted.replicas.clone()))
 }

@@ -12,11 +12,11 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        assignment,
+        assignment::{self, Possible},
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    errors::{ApiError, topic_error},
+    errors::ApiError,
     wire::api::{
         Call, call,
         shape::{BOOL, INT32, INT32S, STRING, Shape, array},
@@ -80,11 +80,12 @@ async fn create(context: &Context, validate_only: bool, wanted: &CreatePartition
             );
             return Err(ApiError::new(ResponseError::InvalidReplicaAssignment, reason));
         }
-        let brokers = context.view().broker_ids();
+        let possible = Possible::of(&context.view());
         for assignment in assignments {
-            assignment::check_replicas(&assignment.broker_ids, &brokers)?;
+            assignment::check_replicas(&assignment.broker_ids, &possible)?;
         }
     }
-    let created = context.engine().create_partitions(topic.id, wanted.count, validate_only).await;
-    created.map_err(|error| topic_error(&error))
+    let assigned = wanted.assignments.as_ref();
+    let assigned = assigned.map(|all| all.iter().map(|assignment| assignment.broker_ids.clone()).collect());
+    context.administration().create_partitions(topic.id, wanted.count, assigned, validate_only).await
 }

@@ -1,31 +1,27 @@
 //! CreateTopics.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::{
+    broker::{
+        assignment::{self, Possible},
+        cluster::{CreatedTopic, Layout, TopicPlan},
+        context::{Authorization, Context, Operation, ResourceType},
+        settings::{broker, entries},
+        table::{Api, OnDisconnect},
+    },
+    errors::ApiError,
+    wire::api::{
+        Call, call,
+        shape::{BOOL, INT16, INT32, INT32S, STRING, Shape, array},
+    },
+};
 use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, CreateTopicsRequest, CreateTopicsResponse,
         create_topics_request::CreatableTopic,
         create_topics_response::{CreatableTopicConfigs, CreatableTopicResult},
-    },
-};
-use millrace_engine::{api::NewTopic, engine::Topic};
-
-use crate::{
-    broker::{
-        assignment,
-        context::{Authorization, Context, Operation, ResourceType},
-        settings::{broker, entries},
-        table::{Api, OnDisconnect},
-    },
-    errors::{ApiError, topic_error},
-    wire::api::{
-        Call, call,
-        shape::{BOOL, INT16, INT32, INT32S, STRING, Shape, array},
     },
 };
 
@@ -78,13 +74,13 @@ async fn handle(context: Context, call: Call<CreateTopicsRequest>) -> CreateTopi
     CreateTopicsResponse::default().with_topics(topics)
 }
 
-async fn create(context: &Context, validate_only: bool, topic: &CreatableTopic) -> Result<Rc<Topic>, ApiError> {
+async fn create(context: &Context, validate_only: bool, topic: &CreatableTopic) -> Result<CreatedTopic, ApiError> {
     if topic.name.as_str() == CLUSTER_METADATA {
         let reason = format!("Creation of internal topic {CLUSTER_METADATA} is prohibited.");
         return Err(ApiError::new(ResponseError::InvalidRequest, reason));
     }
     context.create_topic(&topic.name).map_err(|error| ApiError::new(error, "Authorization failed."))?;
-    let partitions = partitions(context, topic)?;
+    let layout = layout(context, topic)?;
     let mut configs = BTreeMap::new();
     for config in &topic.configs {
         let value = config.value.as_ref().ok_or_else(|| {
@@ -93,16 +89,16 @@ async fn create(context: &Context, validate_only: bool, topic: &CreatableTopic) 
         })?;
         configs.insert(config.name.to_string(), value.to_string());
     }
-    let new = NewTopic { name: topic.name.to_string(), partitions, configs };
-    let created = context.engine().create_topic(new, validate_only).await.map_err(|error| topic_error(&error))?;
+    let plan = TopicPlan { name: topic.name.to_string(), layout, configs };
+    let created = context.administration().create_topic(plan, validate_only).await?;
     if !validate_only {
-        tracing::info!(topic = %created.name, id = %created.id, partitions = created.partitions, "topic created");
+        tracing::info!(topic = %*topic.name, id = %created.id, partitions = created.partitions, "topic created");
     }
     Ok(created)
 }
 
-/// The number of partitions, from the count or the manual assignment.
-fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError> {
+/// The partitions, from the count or the manual assignment.
+fn layout(context: &Context, topic: &CreatableTopic) -> Result<Layout, ApiError> {
     let refuse = |error, reason: &str| Err(ApiError::new(error, reason));
     if !topic.assignments.is_empty() {
         const REQUEST: ResponseError = ResponseError::InvalidRequest;
@@ -114,13 +110,14 @@ fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError
             let reason = "A manual partition assignment was specified, but numPartitions was not set to -1.";
             return refuse(REQUEST, reason);
         }
-        let brokers = context.view().broker_ids();
+        let possible = Possible::of(&context.view());
         let assignments = topic.assignments.iter();
         let assignments = assignments.map(|one| (one.partition_index, one.broker_ids.as_slice()));
-        return assignment::check_topic(assignments, &brokers);
+        return assignment::check_topic(assignments, &possible).map(Layout::Assigned);
     }
-    match topic.replication_factor {
-        -1 | 1 => {}
+    let replication_factor = match topic.replication_factor {
+        -1 => None,
+        1 => Some(1),
         factor if factor < 1 => {
             let reason = "Replication factor must be larger than 0, or -1 to use the default value.";
             return refuse(ResponseError::InvalidReplicationFactor, reason);
@@ -129,18 +126,19 @@ fn partitions(context: &Context, topic: &CreatableTopic) -> Result<i32, ApiError
             let reason = format!("Replication factor {factor} cannot be reached: a partition has one replica.");
             return refuse(ResponseError::InvalidReplicationFactor, &reason);
         }
-    }
-    match topic.num_partitions {
-        -1 => Ok(context.config().num_partitions),
+    };
+    let partitions = match topic.num_partitions {
+        -1 => context.config().num_partitions,
         count if count < 1 => {
             let reason = "Number of partitions was set to an invalid non-positive value.";
-            refuse(ResponseError::InvalidPartitions, reason)
+            return refuse(ResponseError::InvalidPartitions, reason);
         }
-        count => Ok(count),
-    }
+        count => count,
+    };
+    Ok(Layout::Automatic { partitions, replication_factor })
 }
 
-fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &Topic) -> CreatableTopicResult {
+fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &CreatedTopic) -> CreatableTopicResult {
     let result = CreatableTopicResult::default().with_name(topic.name.clone()).with_topic_id(created.id);
     let result = result.with_error_message(None);
     if version < 5 {
@@ -160,6 +158,6 @@ fn describe(context: &Context, version: i16, topic: &CreatableTopic, created: &T
     });
     result
         .with_num_partitions(created.partitions)
-        .with_replication_factor(context.view().replication_factor(created.id))
+        .with_replication_factor(created.replication_factor)
         .with_configs(Some(configs.collect()))
 }

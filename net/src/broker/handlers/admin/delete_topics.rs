@@ -18,7 +18,7 @@ use crate::{
         context::{Allowed, Authorization, Context, Operation, ResourceType, TopicRef},
         table::{Api, OnDisconnect},
     },
-    errors::{ApiError, UNKNOWN_PARTITION, not_found, topic_error},
+    errors::{ApiError, UNKNOWN_PARTITION, not_found},
     wire::api::{
         Call, call,
         shape::{INT32, STRING, STRINGS, Shape, UUID, array},
@@ -72,10 +72,7 @@ async fn delete(context: &Context, (name, id): &(Option<TopicName>, Uuid), count
         found => found,
     };
     let outcome = match found {
-        Ok(topic) => match context.engine().delete_topic(topic.id).await {
-            Ok(()) => Ok(topic),
-            Err(error) => Err(topic_error(&error)),
-        },
+        Ok(topic) => context.administration().delete_topic(topic.id).await.map(|()| topic),
         Err(error) => Err(error),
     };
     match outcome {

@@ -1,4 +1,4 @@
-//! ElectLeaders: a partition with one replica has its leader already.
+//! ElectLeaders: has the preferred replica lead, or any at all.
 
 use kafka_protocol::{
     ResponseError,
@@ -8,11 +8,12 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use millrace_engine::engine::Topic;
+use millrace_engine::{api::TopicPartition, engine::Topic};
 
 use crate::{
     broker::{
-        context::{AllTopics, Allowed, Authorization, Context, Operation, ResourceType},
+        cluster::Election,
+        context::{AllTopics, Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     errors::ApiError,
@@ -37,47 +38,59 @@ pub(crate) static API: Api = Api {
 };
 
 async fn handle(context: Context, call: Call<ElectLeadersRequest>) -> ElectLeadersResponse {
-    const PREFERRED: i8 = 0;
-    const UNCLEAN: i8 = 1;
     let response = ElectLeadersResponse::default();
-    if !matches!(call.body.election_type, PREFERRED | UNCLEAN) {
-        return response.with_error_code(ResponseError::InvalidRequest.code());
-    }
+    let election = match call.body.election_type {
+        0 => Election::Preferred,
+        1 => Election::Unclean,
+        _ => return response.with_error_code(ResponseError::InvalidRequest.code()),
+    };
     let topics = match context.cluster(Operation::Alter) {
         Ok(topics) => topics,
         Err(error) => return response.with_error_code(error.code()),
     };
-    let result =
-        |topic, partitions| ReplicaElectionResult::default().with_topic(topic).with_partition_result(partitions);
-    let results = match call.body.topic_partitions {
-        // All partitions: those that need no election are not mentioned.
+    let wants_all = call.body.topic_partitions.is_none();
+    let wanted: Vec<(TopicName, Vec<i32>)> = match call.body.topic_partitions {
         None => {
-            let name = |topic: Allowed<&Topic>| TopicName(StrBytes::from_string(topic.name.clone()));
-            topics.iter().map(|topic| result(name(topic), Vec::new())).collect()
+            let name = |topic: &Topic| TopicName(StrBytes::from_string(topic.name.clone()));
+            topics.iter().map(|topic| (name(&topic), (0..topic.partitions).collect())).collect()
         }
-        Some(wanted) => wanted
-            .into_iter()
-            .map(|wanted| {
-                let partitions = wanted.partitions.iter().map(|&index| elect(&topics, &wanted.topic, index));
-                let partitions = partitions.collect();
-                result(wanted.topic, partitions)
-            })
-            .collect(),
+        Some(wanted) => wanted.into_iter().map(|wanted| (wanted.topic, wanted.partitions)).collect(),
     };
-    response.with_replica_election_results(results)
+    let found: Vec<_> = wanted
+        .iter()
+        .flat_map(|(name, partitions)| partitions.iter().map(|index| find(&topics, name, *index)))
+        .collect();
+    let legal = found.iter().filter_map(|found| found.as_ref().ok().copied()).collect();
+    let mut answers = context.administration().elect(election, legal).await.into_iter();
+    let mut outcomes = found.into_iter().map(|found| match found {
+        Ok(_) => answers.next().unwrap_or_else(|| Err(ResponseError::UnknownServerError.into())),
+        Err(error) => Err(error),
+    });
+    let results = wanted.into_iter().map(|(name, partitions)| {
+        let results = partitions.into_iter().zip(&mut outcomes).filter(|(_, outcome)| {
+            // of all partitions, those that need no election are not mentioned
+            let is_needless = |error: &ApiError| error.error == ResponseError::ElectionNotNeeded;
+            !wants_all || !outcome.as_ref().is_err_and(is_needless)
+        });
+        let results = results.map(|(index, outcome)| {
+            let result = PartitionResult::default().with_partition_id(index).with_error_message(None);
+            match outcome {
+                Ok(()) => result,
+                Err(error) => result.with_error_code(error.code()).with_error_message(error.message),
+            }
+        });
+        ReplicaElectionResult::default().with_topic(name).with_partition_result(results.collect())
+    });
+    response.with_replica_election_results(results.collect())
 }
 
-fn elect(topics: &AllTopics, name: &TopicName, index: i32) -> PartitionResult {
-    let error = match topics.get(name) {
-        Err(_) => {
-            let reason = format!("No such topic as {}", name.as_str());
-            ApiError::new(ResponseError::UnknownTopicOrPartition, reason)
-        }
+fn find(topics: &AllTopics, name: &TopicName, index: i32) -> Result<TopicPartition, ApiError> {
+    let refuse = |reason| Err(ApiError::new(ResponseError::UnknownTopicOrPartition, reason));
+    match topics.get(name) {
+        Err(_) => refuse(format!("No such topic as {}", name.as_str())),
         Ok(topic) if !(0..topic.partitions).contains(&index) => {
-            let reason = format!("No such partition as {}-{index}", name.as_str());
-            ApiError::new(ResponseError::UnknownTopicOrPartition, reason)
+            refuse(format!("No such partition as {}-{index}", name.as_str()))
         }
-        Ok(_) => ApiError::new(ResponseError::ElectionNotNeeded, "Leader election not needed for topic partition."),
-    };
-    PartitionResult::default().with_partition_id(index).with_error_code(error.code()).with_error_message(error.message)
+        Ok(topic) => Ok(TopicPartition { topic: topic.id, partition: index }),
+    }
 }

@@ -11,20 +11,16 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use millrace_engine::{
-    api::{NewTopic, TopicError},
-    engine::Topic,
-};
+use millrace_engine::engine::Topic;
 
 use crate::{
     broker::{
-        cluster,
-        config::NetConfig,
+        cluster::{self, Layout, TopicPlan},
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::group::{OFFSETS_TOPIC, new_offsets_topic},
-    errors::{check_topic_name, topic_error},
+    errors::check_topic_name,
     wire::api::{
         Call, call,
         shape::{BOOL, STRING, Shape, UUID, array},
@@ -130,32 +126,34 @@ async fn by_name(context: &Context, name: &TopicName, may_create: bool) -> Metad
     if let Err(illegal) = check_topic_name(name.as_str()) {
         return refuse(illegal.error);
     }
-    let Some(new) = new_topic(context.config(), name).filter(|_| may_create) else {
+    let Some(plan) = new_topic(context, name).filter(|_| may_create) else {
         return refuse(ResponseError::UnknownTopicOrPartition);
     };
     if let Err(error) = context.create_topic(name) {
         return refuse(error);
     }
-    match context.engine().create_topic(new, false).await {
+    match context.administration().create_topic(plan, false).await {
         Ok(topic) => {
-            tracing::info!(topic = %topic.name, partitions = topic.partitions, "topic created automatically");
-            describe(context, &topic)
+            tracing::info!(topic = %**name, partitions = topic.partitions, "topic created automatically");
         }
         // Somebody else was faster.
-        Err(TopicError::Exists(_)) => find().unwrap_or_else(|_| refuse(ResponseError::LeaderNotAvailable)),
-        Err(error) => refuse(topic_error(&error).error),
+        Err(error) if error.error == ResponseError::TopicAlreadyExists => {}
+        Err(error) => return refuse(error.error),
     }
+    find().unwrap_or_else(|_| refuse(ResponseError::LeaderNotAvailable))
 }
 
 /// A topic as it is created on demand; `None` for those that must not be.
-fn new_topic(config: &NetConfig, name: &TopicName) -> Option<NewTopic> {
+fn new_topic(context: &Context, name: &TopicName) -> Option<TopicPlan> {
+    let config = context.config();
     if name.as_str() == OFFSETS_TOPIC {
-        return Some(new_offsets_topic(&config.group_settings().ok()?));
+        return Some(TopicPlan::internal(new_offsets_topic(&config.group_settings().ok()?), &context.view()));
     }
     if cluster::is_internal(name.as_str()) {
         return None;
     }
-    Some(NewTopic { name: name.to_string(), partitions: config.num_partitions, configs: BTreeMap::new() })
+    let layout = Layout::Automatic { partitions: config.num_partitions, replication_factor: None };
+    Some(TopicPlan { name: name.to_string(), layout, configs: BTreeMap::new() })
 }
 
 fn refuse(topic: &MetadataRequestTopic, error: ResponseError) -> MetadataResponseTopic {

@@ -10,7 +10,6 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT16, INT32, INT64, STRING, Shape},
@@ -37,7 +36,7 @@ pub(crate) static API: Api = Api {
 async fn handle(context: Context, call: Call<InitProducerIdRequest>) -> InitProducerIdResponse {
     let checked = check(&call.body).and_then(|()| may_write(&context));
     let given = match checked {
-        Ok(()) => context.engine().next_producer_id().await.map_err(|error| log_error(&error)),
+        Ok(()) => context.administration().next_producer_id().await.map_err(|error| error.error),
         Err(error) => Err(error),
     };
     let response = InitProducerIdResponse::default();
