@@ -1,1 +1,3 @@
-//! The replication channel between nodes. Nothing is here yet: a partition has one replica.
+//! What makes several nodes one cluster: who is a member, who leads what, and the channel that carries the log.
+
+pub mod cluster;

@@ -1,0 +1,326 @@
+//! What a node holds of the cluster in memory: all of it, as of one revision.
+//!
+//! A copy of an image is cheap, shares what did not change since, and never changes. Changes are applied in any order and
+//! more than once: only what is newer than what is held counts.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use millrace_engine::{
+    api::{TopicId, TopicPartition},
+    config,
+};
+use uuid::Uuid;
+
+use super::{
+    buckets::Buckets,
+    change::Surroundings,
+    keys::{self, Entry, Key, StoredTopic, ValueError},
+    model::{KnownNode, Member, NodeId, NodeState, Partition, TopicRules, TopicState, UncleanElection, Versioned},
+    store::{Change, KeyValue},
+};
+
+/// Who decides for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// The node.
+    pub node: NodeId,
+    /// Revision that made it controller: the controller epoch.
+    pub epoch: i64,
+}
+
+/// The cluster, as of one revision.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Image {
+    /// Everything up to here is in it.
+    pub revision: i64,
+    /// The cluster's id; `None` before there is a cluster.
+    pub cluster_id: Option<Uuid>,
+    /// Nodes that live: neither fenced nor away.
+    pub nodes: Arc<BTreeMap<NodeId, Arc<NodeState>>>,
+    /// All that were ever registered and not taken out.
+    pub known: Arc<BTreeMap<NodeId, KnownNode>>,
+    /// Nodes that want to leave: the life that does.
+    pub draining: Arc<BTreeMap<NodeId, i64>>,
+    /// Topics.
+    pub topics: Buckets<TopicId, Arc<TopicState>>,
+    /// Topics' ids by name.
+    pub names: Buckets<String, TopicId>,
+    /// Who is controller, if anybody.
+    pub controller: Option<Controller>,
+    /// Dynamic settings of brokers, as [`config::dynamic_value`] reads them but for all nodes: by [`SettingKey`].
+    pub settings: Arc<BTreeMap<SettingKey, Versioned<String>>>,
+    /// The first producer id that was surely never given out, and the revision that said so.
+    pub producer_ids: Versioned<i64>,
+    /// Defaults of topics that this node was started with, by topic setting name.
+    started_defaults: Arc<BTreeMap<String, String>>,
+    /// Those that topics follow, with the dynamic settings of all nodes over them.
+    topic_defaults: Arc<BTreeMap<String, String>>,
+    /// Partitions that were told before their topic was.
+    loose: Arc<BTreeMap<(TopicId, i32), Partition>>,
+}
+
+/// Whose setting, and which.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SettingKey {
+    /// One node's, or the default of all.
+    pub node: Option<NodeId>,
+    /// Kafka's name of it.
+    pub name: String,
+}
+
+/// What a change made different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// The cluster's id is known now.
+    Cluster,
+    /// A node came, went, began another life, or wants to leave.
+    Node(NodeId),
+    /// A topic was created, or its settings or number of partitions changed.
+    Topic(TopicId),
+    /// A topic is gone.
+    TopicGone(TopicId, String),
+    /// A partition's state.
+    Partition(TopicPartition),
+    /// Who is controller.
+    Controller,
+    /// Dynamic settings; with defaults of topics among them, those of every topic.
+    Settings,
+    /// How far producer ids were given out.
+    ProducerIds,
+}
+
+impl Image {
+    /// One of nothing, for a node whose topics follow these defaults (by topic setting name).
+    pub fn new(started_defaults: Arc<BTreeMap<String, String>>) -> Self {
+        Self { topic_defaults: started_defaults.clone(), started_defaults, ..Self::default() }
+    }
+
+    /// An image with these keys, all of them, as they stood at `revision`.
+    pub fn read(
+        started_defaults: Arc<BTreeMap<String, String>>,
+        revision: i64,
+        entries: &[KeyValue],
+    ) -> Result<Self, ValueError> {
+        let mut image = Self::new(started_defaults);
+        let mut changed = Vec::new();
+        let mut settings_first: Vec<_> = entries.iter().collect();
+        // topics are judged by the defaults that settings make
+        settings_first.sort_by_key(|entry| !entry.key.starts_with("settings/"));
+        for entry in settings_first {
+            image.put(entry, &mut changed)?;
+        }
+        image.revision = revision;
+        Ok(image)
+    }
+
+    /// Takes changes over, and says what they made different. What is not newer than the image is passed over. After an
+    /// error the image is not to be used: read everything anew.
+    pub fn apply(&mut self, revision: i64, changes: &[Change]) -> Result<Vec<Changed>, ValueError> {
+        let mut changed = Vec::new();
+        let held = self.revision;
+        for change in changes.iter().filter(|change| change.revision() > held) {
+            match change {
+                Change::Put(entry) => self.put(entry, &mut changed)?,
+                Change::Gone { key, .. } => self.take_away(key, &mut changed),
+            }
+        }
+        let newest = changes.iter().map(Change::revision).max().unwrap_or(0);
+        self.revision = self.revision.max(revision).max(newest);
+        Ok(changed)
+    }
+
+    fn put(&mut self, entry: &KeyValue, changed: &mut Vec<Changed>) -> Result<(), ValueError> {
+        let Some(decoded) = keys::decode(entry)? else { return Ok(()) };
+        changed.push(match decoded {
+            Entry::Cluster(id) => {
+                self.cluster_id = Some(id);
+                Changed::Cluster
+            }
+            Entry::Controller(node) => {
+                self.controller = Some(Controller { node, epoch: entry.created });
+                Changed::Controller
+            }
+            Entry::ProducerIds(next) => {
+                self.producer_ids = Versioned { value: next, revision: entry.modified, version: entry.version };
+                Changed::ProducerIds
+            }
+            Entry::Node(node) => {
+                let id = node.id;
+                Arc::make_mut(&mut self.nodes).insert(id, Arc::new(node));
+                Changed::Node(id)
+            }
+            Entry::Known(id, node) => {
+                Arc::make_mut(&mut self.known).insert(id, node);
+                Changed::Node(id)
+            }
+            Entry::Draining(id, epoch) => {
+                Arc::make_mut(&mut self.draining).insert(id, epoch);
+                Changed::Node(id)
+            }
+            Entry::Topic(id, stored) => return Ok(self.put_topic(id, stored, entry.modified, changed)),
+            // the topic's own key says all
+            Entry::Name(..) => return Ok(()),
+            Entry::Partition(topic, index, state) => {
+                let state = Versioned { value: state, revision: entry.modified, version: entry.version };
+                return Ok(self.put_partition(topic, index, Arc::new(state), changed));
+            }
+            Entry::Setting(key, value) => {
+                let value = Versioned { value, revision: entry.modified, version: entry.version };
+                Arc::make_mut(&mut self.settings).insert(key, value);
+                self.judge_topics();
+                Changed::Settings
+            }
+        });
+        Ok(())
+    }
+
+    fn put_topic(&mut self, id: TopicId, stored: StoredTopic, revision: i64, changed: &mut Vec<Changed>) {
+        if stored.forming {
+            return;
+        }
+        let rules = rules(&self.topic_defaults, &stored.configs);
+        let before = self.topics.remove(&id);
+        let partitions = before.map_or_else(Vec::new, |topic| topic.partitions.clone());
+        let expected = usize::try_from(stored.partitions).unwrap_or(0);
+        let StoredTopic { name, configs, .. } = stored;
+        self.names.insert(name.clone(), id);
+        let topic = TopicState { id, name, partitions, expected, configs, rules, revision };
+        self.topics.insert(id, Arc::new(topic));
+        changed.push(Changed::Topic(id));
+        self.settle_loose(id, changed);
+    }
+
+    fn put_partition(&mut self, id: TopicId, index: i32, state: Partition, changed: &mut Vec<Changed>) {
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        if let Some(topic) = self.topics.get_mut(&id)
+            && at < topic.partitions.len()
+        {
+            Arc::make_mut(topic).partitions[at] = state;
+            changed.push(Changed::Partition(TopicPartition { topic: id, partition: index }));
+            return;
+        }
+        Arc::make_mut(&mut self.loose).insert((id, index), state);
+        self.settle_loose(id, changed);
+    }
+
+    /// Gives a topic those of its partitions that were told before it was.
+    fn settle_loose(&mut self, id: TopicId, changed: &mut Vec<Changed>) {
+        let Some(topic) = self.topics.get_mut(&id) else { return };
+        let topic = Arc::make_mut(topic);
+        while topic.partitions.len() < topic.expected {
+            let index = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            let Some(state) = Arc::make_mut(&mut self.loose).remove(&(id, index)) else { return };
+            topic.partitions.push(state);
+            changed.push(Changed::Partition(TopicPartition { topic: id, partition: index }));
+        }
+    }
+
+    fn take_away(&mut self, key: &str, changed: &mut Vec<Changed>) {
+        match Key::parse(key) {
+            Some(Key::Controller) => {
+                self.controller = None;
+                changed.push(Changed::Controller);
+            }
+            Some(Key::Node(id)) => {
+                Arc::make_mut(&mut self.nodes).remove(&id);
+                changed.push(Changed::Node(id));
+            }
+            Some(Key::Known(id)) => {
+                Arc::make_mut(&mut self.known).remove(&id);
+                changed.push(Changed::Node(id));
+            }
+            Some(Key::Draining(id)) => {
+                Arc::make_mut(&mut self.draining).remove(&id);
+                changed.push(Changed::Node(id));
+            }
+            Some(Key::Topic(id)) => {
+                if let Some(topic) = self.topics.remove(&id) {
+                    self.names.remove(topic.name.as_str());
+                    changed.push(Changed::TopicGone(id, topic.name.clone()));
+                }
+            }
+            Some(Key::Partition(topic, index)) if self.loose.contains_key(&(topic, index)) => {
+                Arc::make_mut(&mut self.loose).remove(&(topic, index));
+            }
+            Some(Key::Setting(setting)) => {
+                Arc::make_mut(&mut self.settings).remove(&setting);
+                self.judge_topics();
+                changed.push(Changed::Settings);
+            }
+            // these are never taken away, or go with a topic
+            Some(Key::Cluster | Key::ProducerIds | Key::Name(_) | Key::Partition(..)) | None => {}
+        }
+    }
+
+    /// A topic of that name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicState>> {
+        self.topics.get(self.names.get(name)?)
+    }
+
+    /// A partition.
+    pub fn partition(&self, tp: TopicPartition) -> Option<&Partition> {
+        self.topics.get(&tp.topic)?.partitions.get(usize::try_from(tp.partition).ok()?)
+    }
+
+    /// What decisions about a topic's partitions look at.
+    pub fn surroundings(&self, topic: &TopicState) -> Surroundings<'_> {
+        Surroundings { nodes: &self.nodes, draining: &self.draining, known: &self.known, rules: topic.rules }
+    }
+
+    /// The node that leads a partition, if it lives.
+    pub fn leader(&self, tp: TopicPartition) -> Option<&Arc<NodeState>> {
+        self.nodes.get(&self.partition(tp)?.value.leader?.node)
+    }
+
+    /// Whether that life of a node goes on.
+    pub fn is_alive(&self, member: Member) -> bool {
+        self.nodes.get(&member.node).is_some_and(|node| node.epoch == member.epoch)
+    }
+
+    /// The dynamic settings that are in force on a node, as the engine keeps them.
+    pub fn settings_of(&self, node: NodeId) -> BTreeMap<String, String> {
+        let concerned = self.settings.iter().filter(|(key, _)| key.node.is_none_or(|whose| whose == node));
+        concerned.map(|(key, value)| (key.name.clone(), value.value.clone())).collect()
+    }
+
+    /// What topics without a value of their own follow, by topic setting name: for decisions, the same on all nodes that
+    /// were started with the same defaults.
+    pub fn topic_defaults(&self) -> &BTreeMap<String, String> {
+        &self.topic_defaults
+    }
+
+    fn judge_topics(&mut self) {
+        let of_all = self.settings.iter().filter(|(key, _)| key.node.is_none());
+        let settings = of_all.map(|(key, value)| (key.name.clone(), value.value.clone())).collect();
+        let defaults = config::topic_defaults(&self.started_defaults, &settings);
+        if defaults == *self.topic_defaults {
+            return;
+        }
+        self.topic_defaults = Arc::new(defaults.clone());
+        let ids: Vec<_> = self.topics.keys().copied().collect();
+        for id in ids {
+            let Some(topic) = self.topics.get(&id) else { continue };
+            let rules = rules(&defaults, &topic.configs);
+            if rules != topic.rules
+                && let Some(topic) = self.topics.get_mut(&id)
+            {
+                Arc::make_mut(topic).rules = rules;
+            }
+        }
+    }
+}
+
+/// What settings mean for decisions. A value that makes no sense is none: those who set it were told.
+fn rules(defaults: &BTreeMap<String, String>, configs: &BTreeMap<String, String>) -> TopicRules {
+    let none = BTreeMap::new();
+    let parsed = config::TopicConfig::parse(defaults, configs).or_else(|_| config::TopicConfig::parse(defaults, &none));
+    let parsed = parsed.or_else(|_| config::TopicConfig::parse(&none, &none));
+    let unclean = configs.get(UNCLEAN).or_else(|| defaults.get(UNCLEAN)).is_some_and(|value| value == "true");
+    TopicRules {
+        min_isr: parsed.as_ref().map_or(1, |parsed| usize::try_from(parsed.min_insync_replicas).unwrap_or(1).max(1)),
+        unclean: if unclean { UncleanElection::WhenNeeded } else { UncleanElection::Never },
+        durability: parsed.map_or(config::Durability::Written, |parsed| parsed.durability),
+    }
+}
+
+const UNCLEAN: &str = "unclean.leader.election.enable";

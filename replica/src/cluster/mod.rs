@@ -1,0 +1,11 @@
+//! The control plane: members, partitions and who leads them, kept in etcd and decided by compares.
+//!
+//! Nothing here but `etcd` does I/O. Leases, watches and clocks only start transactions; their compares decide.
+
+mod buckets;
+pub mod change;
+pub mod image;
+pub mod keys;
+pub mod model;
+pub mod plane;
+pub mod store;
