@@ -487,3 +487,6 @@ pub fn check_assignment(replicas: &[NodeId], known: &BTreeMap<NodeId, KnownNode>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
