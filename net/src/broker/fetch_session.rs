@@ -31,6 +31,8 @@ pub(crate) struct Wanted {
     pub(crate) offset: i64,
     pub(crate) max_bytes: i32,
     pub(crate) leader_epoch: i32,
+    /// Epoch of the last record that the client has, -1 if it does not say.
+    pub(crate) last_fetched_epoch: i32,
 }
 
 /// The session part of a fetch request.
@@ -59,6 +61,8 @@ pub(crate) struct BegunFetch {
 pub(crate) struct Outcome {
     pub(crate) is_error: bool,
     pub(crate) has_records: bool,
+    /// It says something else that the client must know.
+    pub(crate) has_hints: bool,
     pub(crate) high_watermark: i64,
     pub(crate) log_start_offset: i64,
 }
@@ -283,7 +287,7 @@ impl FetchSession {
             self.order.insert(next_sequence, key.clone());
             self.next_sequence += 1;
         }
-        outcome.is_error || outcome.has_records || is_changed
+        outcome.is_error || outcome.has_records || outcome.has_hints || is_changed
     }
 
     fn take_sequence(&mut self) -> u64 {
@@ -313,7 +317,7 @@ mod tests {
     }
 
     fn wanted(index: i32, offset: i64) -> Wanted {
-        Wanted { key: key(index), offset, max_bytes: 1024, leader_epoch: -1 }
+        Wanted { key: key(index), offset, max_bytes: 1024, leader_epoch: -1, last_fetched_epoch: -1 }
     }
 
     fn request(id: i32, epoch: i32, wanted: Vec<Wanted>) -> SessionRequest {
@@ -321,7 +325,7 @@ mod tests {
     }
 
     fn outcome(high_watermark: i64, has_records: bool) -> Outcome {
-        Outcome { is_error: false, has_records, high_watermark, log_start_offset: 0 }
+        Outcome { is_error: false, has_records, has_hints: false, high_watermark, log_start_offset: 0 }
     }
 
     fn sessions(max: usize) -> FetchSessions {
@@ -357,7 +361,8 @@ mod tests {
         let mut sessions = sessions(10);
         let full = sessions.begin(request(0, 0, vec![wanted(0, 0)])).expect("a session");
         sessions.finish(&full, &[outcome(5, false)]);
-        let error = Outcome { is_error: true, has_records: false, high_watermark: -1, log_start_offset: -1 };
+        let error =
+            Outcome { is_error: true, has_records: false, has_hints: false, high_watermark: -1, log_start_offset: -1 };
         let second = sessions.begin(request(full.session_id, 1, vec![])).expect("a session");
         assert_eq!(sessions.finish(&second, &[error]), [true]);
         let third = sessions.begin(request(full.session_id, 2, vec![])).expect("a session");

@@ -32,6 +32,30 @@ pub(crate) struct Broker {
     pub(crate) rack: Option<StrBytes>,
 }
 
+/// From whom a consumer should read a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// From here: this node leads it.
+    Leader,
+    /// From here, as far as this replica is.
+    Replica,
+    /// This node leads it, but that replica is nearer to the consumer (KIP-392).
+    Nearer(BrokerId),
+    /// Not from here.
+    Nowhere,
+}
+
+/// Who leads a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CurrentLeader {
+    /// The leader, -1 for none.
+    pub(crate) id: BrokerId,
+    /// The epoch in which it leads.
+    pub(crate) epoch: i32,
+    /// The leader's address, if clients can reach it.
+    pub(crate) broker: Option<Broker>,
+}
+
 /// What is said of operations when nobody asked.
 pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
 
@@ -89,6 +113,26 @@ impl<'a> ClusterView<'a> {
     /// How many replicas a partition can have.
     pub(crate) fn replicas_max(&self) -> usize {
         alone::REPLICAS_MAX
+    }
+
+    /// From whom a consumer that stands in that rack should read a partition.
+    pub(crate) fn reading(&self, _partition: TopicPartition, _rack: &str) -> Reading {
+        Reading::Leader
+    }
+
+    /// Whether the cluster knows a partition, wherever it is.
+    pub(crate) fn is_known(&self, _partition: TopicPartition) -> bool {
+        false
+    }
+
+    /// Whether leaders change, so that it matters in which epoch a record was written.
+    pub(crate) fn has_epochs(&self) -> bool {
+        false
+    }
+
+    /// Who leads a partition, for a client that believes in somebody else (KIP-951). `None`: there is nobody else.
+    pub(crate) fn current_leader(&self, _partition: TopicPartition) -> Option<CurrentLeader> {
+        None
     }
 
     /// Whether clients believe that the broker which they asked has a replica of a partition.

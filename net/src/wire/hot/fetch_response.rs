@@ -15,6 +15,21 @@ pub(crate) struct FetchResponse {
     pub(crate) error_code: i16,
     pub(crate) session_id: i32,
     pub(crate) topics: Vec<TopicResponse>,
+    /// Where the leaders that partitions name are found (KIP-951). Not sent before version 16.
+    pub(crate) node_endpoints: Vec<NodeEndpoint>,
+}
+
+/// Where a broker is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeEndpoint {
+    /// The broker's id.
+    pub(crate) id: i32,
+    /// Its host.
+    pub(crate) host: StrBytes,
+    /// Its port.
+    pub(crate) port: i32,
+    /// Where it stands.
+    pub(crate) rack: Option<StrBytes>,
 }
 
 /// One topic of it.
@@ -38,25 +53,35 @@ pub(crate) struct PartitionResponse {
     /// Whether the client reads committed records only: then it is told of aborted transactions, of which there are
     /// none.
     pub(crate) reads_committed: bool,
+    /// What else the client should know.
+    pub(crate) hints: Hints,
     pub(crate) records: Records,
+}
+
+/// What a client may make use of beside records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Hints {
+    /// The replica that it should rather read from (KIP-392). Not sent before version 11.
+    pub(crate) preferred_read_replica: Option<i32>,
+    /// Id and epoch of the leader, for one who believes in another (KIP-951). Not sent before version 16.
+    pub(crate) current_leader: Option<(i32, i32)>,
+    /// Epoch and end offset up to which the client's log is the leader's (KIP-320). Not sent before version 12.
+    pub(crate) diverging: Option<(i32, i64)>,
 }
 
 /// Bytes that the fields of a response and of its parts take at most, names apart.
 const RESPONSE_BYTES_MAX: usize = 32;
 const TOPIC_BYTES_MAX: usize = 24;
 const PARTITION_BYTES_MAX: usize = 64;
+/// Bytes of one of the hints.
+const HINT_BYTES_MAX: usize = 16;
 
 impl FetchResponse {
     /// Encodes it with its length and header. `None`: it exceeds what a length can say.
     pub(crate) fn encode(self, correlation_id: i32, version: i16) -> Option<Response> {
         let errors = self.errors();
-        let mut encoder = Encoder {
-            version,
-            flexible: version >= 12,
-            bytes: BytesMut::with_capacity(self.size_estimate()),
-            records: Vec::new(),
-            records_bytes: 0,
-        };
+        let bytes = BytesMut::with_capacity(self.size_estimate());
+        let mut encoder = Encoder { version, flexible: version >= 12, bytes, ..Encoder::empty() };
         encoder.bytes.put_i32(0);
         encoder.bytes.put_i32(correlation_id);
         encoder.end_of_struct();
@@ -92,6 +117,10 @@ struct Encoder {
 }
 
 impl Encoder {
+    fn empty() -> Encoder {
+        Encoder { version: 0, flexible: false, bytes: BytesMut::new(), records: Vec::new(), records_bytes: 0 }
+    }
+
     fn response(&mut self, response: FetchResponse) {
         // Throttle time.
         self.bytes.put_i32(0);
@@ -103,7 +132,9 @@ impl Encoder {
         for topic in response.topics {
             self.topic(topic);
         }
-        self.end_of_struct();
+        let is_told = self.version >= 16 && !response.node_endpoints.is_empty();
+        let endpoints = is_told.then(|| self.node_endpoints(&response.node_endpoints));
+        self.tagged_fields(endpoints.into_iter().map(|endpoints| (0, endpoints)));
     }
 
     fn topic(&mut self, topic: TopicResponse) {
@@ -137,8 +168,7 @@ impl Encoder {
             (false, false) => self.bytes.put_i32(-1),
         }
         if self.version >= 11 {
-            // No other replica is preferred.
-            self.bytes.put_i32(-1);
+            self.bytes.put_i32(partition.hints.preferred_read_replica.unwrap_or(-1));
         }
         let length = partition.records.len();
         self.array_length(length);
@@ -146,7 +176,56 @@ impl Encoder {
             self.records_bytes += length;
             self.records.push((self.bytes.len(), partition.records));
         }
-        self.end_of_struct();
+        let Hints { diverging, current_leader, .. } = partition.hints;
+        let diverging = diverging.map(|(epoch, end_offset)| {
+            let mut field = BytesMut::with_capacity(HINT_BYTES_MAX);
+            field.put_i32(epoch);
+            field.put_i64(end_offset);
+            field.put_u8(0);
+            (0, field)
+        });
+        let current_leader = current_leader.filter(|_| self.version >= 16).map(|(id, epoch)| {
+            let mut field = BytesMut::with_capacity(HINT_BYTES_MAX);
+            field.put_i32(id);
+            field.put_i32(epoch);
+            field.put_u8(0);
+            (1, field)
+        });
+        self.tagged_fields(diverging.into_iter().chain(current_leader));
+    }
+
+    fn node_endpoints(&self, endpoints: &[NodeEndpoint]) -> BytesMut {
+        let mut field = Encoder { version: self.version, flexible: true, ..Encoder::empty() };
+        field.array_length(endpoints.len());
+        for endpoint in endpoints {
+            field.bytes.put_i32(endpoint.id);
+            field.array_length(endpoint.host.len());
+            field.bytes.put_slice(endpoint.host.as_bytes());
+            field.bytes.put_i32(endpoint.port);
+            match &endpoint.rack {
+                Some(rack) => {
+                    field.array_length(rack.len());
+                    field.bytes.put_slice(rack.as_bytes());
+                }
+                None => field.bytes.put_u8(0),
+            }
+            field.end_of_struct();
+        }
+        field.bytes
+    }
+
+    /// The end of a struct with these tagged fields, by rising tag.
+    fn tagged_fields(&mut self, fields: impl Iterator<Item = (usize, BytesMut)>) {
+        if !self.flexible {
+            return;
+        }
+        let fields: Vec<_> = fields.collect();
+        self.varint(fields.len());
+        for (tag, field) in fields {
+            self.varint(tag);
+            self.varint(field.len());
+            self.bytes.put_slice(&field);
+        }
     }
 
     /// The length of an array or of bytes; lengths beyond 32 bits are found out by [`Encoder::finish`].

@@ -13,7 +13,7 @@ use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
 
 use super::{
-    fetch_response::{FetchResponse, PartitionResponse, TopicResponse},
+    fetch_response::{FetchResponse, Hints, NodeEndpoint, PartitionResponse, TopicResponse},
     produce_request::{PartitionData, ProduceRequest, TopicData},
 };
 
@@ -67,7 +67,13 @@ fn tagged(version: i16) -> std::collections::BTreeMap<i32, Bytes> {
 
 fn partition_response() -> impl Strategy<Value = PartitionResponse> {
     let numbers = (any::<i32>(), any::<i16>(), any::<i64>(), any::<i64>(), any::<i64>(), any::<bool>());
-    (numbers, vec(bytes(200), 0..3)).prop_map(|(numbers, chunks)| {
+    let hints = (option::of(any::<i32>()), option::of(any::<(i32, i32)>()), option::of(any::<(i32, i64)>()));
+    let hints = hints.prop_map(|(preferred_read_replica, current_leader, diverging)| Hints {
+        preferred_read_replica,
+        current_leader,
+        diverging,
+    });
+    (numbers, hints, vec(bytes(200), 0..3)).prop_map(|(numbers, hints, chunks)| {
         let (index, error_code, high_watermark, last_stable_offset, log_start_offset, reads_committed) = numbers;
         let records = Records { chunks: chunks.into_iter().map(Chunk::Bytes).collect() };
         PartitionResponse {
@@ -77,6 +83,7 @@ fn partition_response() -> impl Strategy<Value = PartitionResponse> {
             last_stable_offset,
             log_start_offset,
             reads_committed,
+            hints,
             records,
         }
     })
@@ -85,17 +92,24 @@ fn partition_response() -> impl Strategy<Value = PartitionResponse> {
 fn fetch_response() -> impl Strategy<Value = FetchResponse> {
     let topic = (text(), any::<u128>(), vec(partition_response(), 0..4))
         .prop_map(|(name, id, partitions)| TopicResponse { name, id: Uuid::from_u128(id), partitions });
-    (any::<i16>(), any::<i32>(), vec(topic, 0..4)).prop_map(|(error_code, session_id, topics)| FetchResponse {
-        error_code,
-        session_id,
-        topics,
-    })
+    let endpoint = (any::<i32>(), text(), any::<i32>(), option::of(text()))
+        .prop_map(|(id, host, port, rack)| NodeEndpoint { id, host, port, rack });
+    (any::<i16>(), any::<i32>(), vec(topic, 0..4), vec(endpoint, 0..3)).prop_map(
+        |(error_code, session_id, topics, node_endpoints)| FetchResponse {
+            error_code,
+            session_id,
+            topics,
+            node_endpoints,
+        },
+    )
 }
 
 /// What a response says, in a form that both sides can be brought into.
 fn told(response: &FetchResponse, version: i16) -> Vec<String> {
     let mut told =
         vec![if version >= 7 { format!("{} {}", response.error_code, response.session_id) } else { "0 0".to_string() }];
+    let endpoints = response.node_endpoints.iter().filter(|_| version >= 16);
+    told.extend(endpoints.map(|at| format!("{} {} {} {:?}", at.id, at.host, at.port, at.rack)));
     for topic in &response.topics {
         let id = if version >= 13 { topic.id.to_string() } else { topic.name.to_string() };
         told.push(format!("{id} {}", topic.partitions.len()));
@@ -104,6 +118,13 @@ fn told(response: &FetchResponse, version: i16) -> Vec<String> {
                 partition.records.chunks.iter().flat_map(|chunk| chunk.as_slice().expect("memory").to_vec()).collect();
             let start = if version >= 5 { partition.log_start_offset } else { -1 };
             let aborted = partition.reads_committed.then_some(0);
+            let hints = partition.hints;
+            told.push(format!(
+                "{} {:?} {:?}",
+                hints.preferred_read_replica.filter(|_| version >= 11).unwrap_or(-1),
+                hints.current_leader.filter(|_| version >= 16).unwrap_or((-1, -1)),
+                hints.diverging.filter(|_| version >= 12).unwrap_or((-1, -1)),
+            ));
             told.push(format!(
                 "{} {} {} {} {start} {aborted:?} {records:?}",
                 partition.index, partition.error_code, partition.high_watermark, partition.last_stable_offset
@@ -115,13 +136,21 @@ fn told(response: &FetchResponse, version: i16) -> Vec<String> {
 
 fn told_by_library(response: &LibraryFetchResponse, version: i16) -> Vec<String> {
     let mut told = vec![format!("{} {}", response.error_code, response.session_id)];
+    let endpoints = response.node_endpoints.iter();
+    told.extend(endpoints.map(|at| format!("{} {} {} {:?}", at.node_id.0, at.host, at.port, at.rack)));
     for topic in &response.responses {
         let id = if version >= 13 { topic.topic_id.to_string() } else { topic.topic.to_string() };
         told.push(format!("{id} {}", topic.partitions.len()));
         for partition in &topic.partitions {
             let records = partition.records.as_ref().expect("records are never null").to_vec();
             let aborted = partition.aborted_transactions.as_ref().map(Vec::len);
-            assert_eq!(partition.preferred_read_replica.0, -1);
+            let (leader, diverging) = (&partition.current_leader, &partition.diverging_epoch);
+            told.push(format!(
+                "{} {:?} {:?}",
+                partition.preferred_read_replica.0,
+                (leader.leader_id.0, leader.leader_epoch),
+                (diverging.epoch, diverging.end_offset)
+            ));
             told.push(format!(
                 "{} {} {} {} {} {aborted:?} {records:?}",
                 partition.partition_index,

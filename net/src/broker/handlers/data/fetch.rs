@@ -1,5 +1,7 @@
 //! Fetch: records from partitions, with or without a session.
 
+mod elsewhere;
+
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -27,7 +29,7 @@ use crate::{
             shape::{INT8, INT32, INT32S, INT64, STRING, Shape, UUID, array, fields},
         },
         frame::Malformed,
-        hot::fetch_response::{FetchResponse, PartitionResponse, TopicResponse},
+        hot::fetch_response::{FetchResponse, Hints, PartitionResponse, TopicResponse},
     },
 };
 
@@ -118,6 +120,10 @@ struct Limits {
     is_replica: bool,
     /// The client may know zstd (KIP-110).
     may_know_zstd: bool,
+    /// The client reads from followers too (KIP-392).
+    reads_from_followers: bool,
+    /// Where the client stands; empty if it does not say.
+    rack: StrBytes,
 }
 
 impl Limits {
@@ -131,6 +137,8 @@ impl Limits {
             bound: ReadBound::of_isolation_level(request.isolation_level),
             is_replica: request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0,
             may_know_zstd: version >= 10,
+            reads_from_followers: version >= 11,
+            rack: request.rack_id.clone(),
         }
     }
 }
@@ -148,6 +156,7 @@ fn session_request(request: FetchRequest, version: i16) -> SessionRequest {
             offset: partition.fetch_offset,
             max_bytes: partition.partition_max_bytes,
             leader_epoch: partition.current_leader_epoch,
+            last_fetched_epoch: partition.last_fetched_epoch,
         }));
     }
     let mut forgotten = Vec::new();
@@ -158,36 +167,61 @@ fn session_request(request: FetchRequest, version: i16) -> SessionRequest {
     SessionRequest { id: request.session_id, epoch: request.session_epoch, uses_ids, wanted, forgotten }
 }
 
+/// What is said of one wanted partition.
+struct Answer {
+    /// The partition, if there is such a one.
+    partition: Option<TopicPartition>,
+    fetched: Result<Fetched, ResponseError>,
+    hints: Hints,
+}
+
+impl From<ResponseError> for Answer {
+    fn from(error: ResponseError) -> Answer {
+        Answer { partition: None, fetched: Err(error), hints: Hints::default() }
+    }
+}
+
 /// Asks the engine for every partition that exists; one answer per wanted partition, in order.
-async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Result<Fetched, ResponseError>> {
+async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<Answer> {
     let topics = context.topics();
-    let resolved: Vec<_> = begun.wanted.iter().map(|wanted| resolve(&topics, limits, &wanted.key)).collect();
-    let partitions = begun.wanted.iter().zip(&resolved).filter_map(|(wanted, partition)| {
+    let mut settled = Vec::with_capacity(begun.wanted.len());
+    for wanted in &begun.wanted {
+        settled.push(match resolve(&topics, limits, &wanted.key) {
+            Ok(partition) => elsewhere::settle(context, limits, wanted, partition).await.map_or(Ok(partition), Err),
+            Err(error) => Err(error.into()),
+        });
+    }
+    let partitions = begun.wanted.iter().zip(&settled).filter_map(|(wanted, settled)| {
         Some(FetchPartition {
-            partition: *partition.as_ref().ok()?,
+            partition: *settled.as_ref().ok()?,
             offset: wanted.offset,
             max_bytes: usize::try_from(wanted.max_bytes).unwrap_or(0),
             leader_epoch: wanted.leader_epoch,
             bound: limits.bound,
         })
     });
-    let owners = resolved.iter().flatten().map(|partition| context.engine().owner(*partition));
+    let owners = settled.iter().flatten().map(|partition| context.engine().owner(*partition));
     context.session_mut().affinity.on_request(owners);
     // An error is told at once, and so is that there is nothing to wait for.
-    let is_answerable = resolved.is_empty() || resolved.iter().any(Result::is_err);
+    let is_answerable = settled.is_empty() || settled.iter().any(Result::is_err);
     let max_wait = if is_answerable { Duration::ZERO } else { limits.max_wait };
     let fetch =
         Fetch { partitions: partitions.collect(), max_bytes: limits.max_bytes, min_bytes: limits.min_bytes, max_wait };
     let mut answers = context.engine().fetch(fetch).await.into_iter();
-    let mut answer = |partition: Result<TopicPartition, ResponseError>, wanted: &Wanted| {
-        partition?;
-        let fetched = answers.next().ok_or(ResponseError::UnknownServerError)?;
-        fetched.map_err(|error| match (&error, &wanted.key.topic) {
+    let mut answer = |settled: Result<TopicPartition, Answer>, wanted: &Wanted| {
+        let partition = match settled {
+            Ok(partition) => partition,
+            Err(answer) => return answer,
+        };
+        let fetched = answers.next().unwrap_or(Err(LogError::ShuttingDown));
+        let fetched = fetched.map_err(|error| match (&error, &wanted.key.topic) {
+            (LogError::UnknownPartition, _) if context.view().is_known(partition) => ResponseError::NotLeaderOrFollower,
             (LogError::UnknownPartition, TopicKey::Id(_)) => ResponseError::UnknownTopicId,
             _ => log_error(&error),
-        })
+        });
+        Answer { partition: Some(partition), fetched, hints: Hints::default() }
     };
-    resolved.into_iter().zip(&begun.wanted).map(|(partition, wanted)| answer(partition, wanted)).collect()
+    settled.into_iter().zip(&begun.wanted).map(|(settled, wanted)| answer(settled, wanted)).collect()
 }
 
 fn resolve(topics: &TopicsSeen<'_>, limits: &Limits, key: &PartitionKey) -> Result<TopicPartition, ResponseError> {
@@ -211,17 +245,13 @@ fn resolve(topics: &TopicsSeen<'_>, limits: &Limits, key: &PartitionKey) -> Resu
 }
 
 /// Groups the answers that the client must be told by topic.
-fn respond(
-    context: &Context,
-    limits: &Limits,
-    begun: BegunFetch,
-    answers: Vec<Result<Fetched, ResponseError>>,
-) -> FetchResponse {
+fn respond(context: &Context, limits: &Limits, begun: BegunFetch, answers: Vec<Answer>) -> FetchResponse {
     let outcomes: Vec<_> = answers.iter().map(outcome).collect();
     let told = context.service.fetch_sessions.borrow_mut().finish(&begun, &outcomes);
     let mut topics: Vec<TopicResponse> = Vec::new();
+    let mut leaders = elsewhere::Leaders::new(context.view());
     let session_id = begun.session_id;
-    for ((wanted, answer), is_told) in begun.wanted.into_iter().zip(answers).zip(told) {
+    for ((wanted, mut answer), is_told) in begun.wanted.into_iter().zip(answers).zip(told) {
         if !is_told {
             continue;
         }
@@ -229,30 +259,34 @@ fn respond(
             TopicKey::Name(name) => (name, Uuid::nil()),
             TopicKey::Id(id) => (StrBytes::new(), id),
         };
+        answer.hints.current_leader = leaders.current(&answer);
         let partition = partition_response(wanted.key.index, limits.bound, answer);
         match topics.last_mut() {
             Some(last) if last.name == name && last.id == id => last.partitions.push(partition),
             _ => topics.push(TopicResponse { name, id, partitions: vec![partition] }),
         }
     }
-    FetchResponse { error_code: 0, session_id, topics }
+    FetchResponse { error_code: 0, session_id, topics, node_endpoints: leaders.into_endpoints() }
 }
 
-fn outcome(answer: &Result<Fetched, ResponseError>) -> Outcome {
-    match answer {
+fn outcome(answer: &Answer) -> Outcome {
+    let has_hints = answer.hints != Hints::default();
+    match &answer.fetched {
         Ok(fetched) => Outcome {
             is_error: false,
             has_records: !fetched.records.is_empty(),
+            has_hints,
             high_watermark: fetched.high_watermark,
             log_start_offset: fetched.log_start_offset,
         },
-        Err(_) => Outcome { is_error: true, has_records: false, high_watermark: -1, log_start_offset: -1 },
+        Err(_) => Outcome { is_error: true, has_records: false, has_hints, high_watermark: -1, log_start_offset: -1 },
     }
 }
 
-fn partition_response(index: i32, bound: ReadBound, answer: Result<Fetched, ResponseError>) -> PartitionResponse {
+fn partition_response(index: i32, bound: ReadBound, answer: Answer) -> PartitionResponse {
     let reads_committed = bound == ReadBound::LastStable;
-    match answer {
+    let hints = answer.hints;
+    match answer.fetched {
         Ok(fetched) => PartitionResponse {
             index,
             error_code: 0,
@@ -260,6 +294,7 @@ fn partition_response(index: i32, bound: ReadBound, answer: Result<Fetched, Resp
             last_stable_offset: fetched.last_stable_offset,
             log_start_offset: fetched.log_start_offset,
             reads_committed,
+            hints,
             records: fetched.records,
         },
         Err(error) => PartitionResponse {
@@ -269,6 +304,7 @@ fn partition_response(index: i32, bound: ReadBound, answer: Result<Fetched, Resp
             last_stable_offset: -1,
             log_start_offset: -1,
             reads_committed,
+            hints,
             records: Records::default(),
         },
     }

@@ -1,13 +1,15 @@
 //! Produce: batches to partitions. Their order is fixed when the request is read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ProduceResponse, TopicName,
-        produce_response::{BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse},
+        produce_response::{
+            BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+        },
     },
     protocol::StrBytes,
 };
@@ -19,7 +21,7 @@ use millrace_engine::{
 
 use crate::{
     broker::{
-        cluster,
+        cluster::{self, Broker, ClusterView},
         context::{Authorization, Context, Found, Operation, ResourceType, TopicRef, TopicsSeen},
         table::{Api, OnDisconnect},
     },
@@ -79,14 +81,15 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     context.session_mut().affinity.on_request(owners);
     // with others nothing is appended
     let appended = context.engine().produce(AppendOrigin::Client, acks.unwrap_or(Acks::All), parts);
-    let engine = context.engine().clone();
+    let context = context.clone();
     Ok(Handling::Later(Box::pin(async move {
         let appended = appended.await;
         if acks == Some(Acks::None) {
             return silence(&answers, &appended);
         }
-        let log_starts = log_starts(&engine, &answers, &appended).await;
-        encode(&header, header.version, &finish(answers, appended, &log_starts))
+        let log_starts = log_starts(context.engine(), &answers, &appended).await;
+        let response = finish(answers, appended, &log_starts, &context.view());
+        encode(&header, header.version, &response)
     })))
 }
 
@@ -212,8 +215,10 @@ fn finish(
     answers: Vec<TopicAnswer>,
     appended: Vec<Result<Produced, LogError>>,
     log_starts: &HashMap<TopicPartition, i64>,
+    view: &ClusterView<'_>,
 ) -> ProduceResponse {
     let mut appended = appended.into_iter();
+    let mut leaders = BTreeMap::new();
     let mut partition = |(index, answer): (i32, PartitionAnswer)| {
         let mut response = PartitionProduceResponse::default().with_index(index);
         let outcome = match answer {
@@ -223,7 +228,15 @@ fn finish(
                 Some(Err(error)) => {
                     response.log_start_offset = log_starts.get(&partition).copied().unwrap_or(-1);
                     response.record_errors = record_errors(&error);
-                    Err(ApiError::new(log_error(&error), error.to_string()))
+                    let told = produce_error(&error, view.is_known(partition));
+                    if told == ResponseError::NotLeaderOrFollower
+                        && let Some(leader) = view.current_leader(partition)
+                    {
+                        leaders.extend(leader.broker.map(|broker| (broker.id, broker)));
+                        response.current_leader =
+                            LeaderIdAndEpoch::default().with_leader_id(leader.id).with_leader_epoch(leader.epoch);
+                    }
+                    Err(ApiError::new(told, error.to_string()))
                 }
                 None => Err(ResponseError::UnknownServerError.into()),
             },
@@ -242,7 +255,23 @@ fn finish(
             .with_topic_id(topic.id)
             .with_partition_responses(topic.partitions.into_iter().map(&mut partition).collect())
     });
-    ProduceResponse::default().with_responses(responses.collect())
+    let response = ProduceResponse::default().with_responses(responses.collect());
+    let endpoint = |broker: Broker| {
+        NodeEndpoint::default()
+            .with_node_id(broker.id)
+            .with_host(broker.host)
+            .with_port(broker.port)
+            .with_rack(broker.rack)
+    };
+    response.with_node_endpoints(leaders.into_values().map(endpoint).collect())
+}
+
+/// The code of an error of the log. A partition that is not here, but that the cluster has, has its leader elsewhere.
+fn produce_error(error: &LogError, is_known: bool) -> ResponseError {
+    match error {
+        LogError::UnknownPartition if is_known => ResponseError::NotLeaderOrFollower,
+        error => log_error(error),
+    }
 }
 
 /// The records that made their batch fail (KIP-467), so that a client does not blame the others. Left out before
