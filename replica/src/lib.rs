@@ -1,3 +1,4 @@
 //! What makes several nodes one cluster: who is a member, who leads what, and the channel that carries the log.
 
+pub mod channel;
 pub mod cluster;

@@ -1,0 +1,60 @@
+//! The guards of the protocol: each is a place where leaving something out loses or splits acknowledged records. Tests switch one
+//! off at a time and must see the simulator find it; nothing else can.
+
+/// One guard, named by what it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Guard {
+    /// A follower joins the ISR only if it has all up to the start of the leader's epoch.
+    EpochStart,
+    /// Only what a follower confirmed in the leader's present epoch counts.
+    HeardInEpoch,
+    /// The high watermark waits for the larger of the committed ISR and the one that is being asked for.
+    MaximalIsr,
+    /// Who confirms must be the life that is in the ISR, not only the node.
+    MemberPairs,
+    /// At attach a follower counts with what is as safe as the topic asks, not with all that it has.
+    ConfirmedAtAttach,
+    /// A change of which nobody knows the outcome may have happened.
+    UnknownOutcome,
+    /// A follower whose log diverges is cut before anything is appended to it.
+    TruncateBeforeAppend,
+    /// Runs of another epoch than the follower's are dropped.
+    EpochOfRuns,
+    /// A run begins where the follower's log ends.
+    RunsMeet,
+    /// A follower confirms what is written and flushed as the topic asks, not what it received.
+    ConfirmDurable,
+    /// The high watermark stands while fewer than min.insync.replicas are in sync (KIP-966).
+    InSyncMin,
+    /// A follower joins the ISR only with all up to the high watermark.
+    JoinAtHighWatermark,
+    /// A follower that attaches is asked for its last epoch, not only for its end.
+    LastEpochAtAttach,
+}
+
+/// Which guards hold: all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Guards {
+    #[cfg(test)]
+    off: Option<Guard>,
+}
+
+impl Guards {
+    /// All but one.
+    #[cfg(test)]
+    pub(crate) fn without(guard: Guard) -> Self {
+        Self { off: Some(guard) }
+    }
+
+    /// Whether it is switched off. Never outside tests.
+    #[cfg(test)]
+    pub(crate) fn is_off(self, guard: Guard) -> bool {
+        self.off == Some(guard)
+    }
+
+    /// Whether it is switched off. Never outside tests.
+    #[cfg(not(test))]
+    pub(crate) fn is_off(self, _: Guard) -> bool {
+        false
+    }
+}

@@ -1,0 +1,343 @@
+//! One partition's leader in one epoch: who follows, up to where everybody who matters has the log, and who is in sync.
+//!
+//! Always: the high watermark only rises, never above what any member of the maximal ISR confirmed in this epoch; one change of
+//! the ISR is under way at most; a change of unknown outcome counts as made and as not made, whichever is stricter, until
+//! the key has another revision.
+
+use millrace_engine::config::Durability;
+
+use super::{
+    event::{IsrOutcome, LeaderRole, LinkId, LogPosition, Nodes},
+    frame::{Attach, Position, Verdict},
+    guard::{Guard, Guards},
+    progress::{Flow, Follower},
+};
+use crate::cluster::model::Member;
+
+/// A follower that has not caught up for so long is out of sync: replica.lag.time.max.ms.
+pub(crate) const LAG_MS_MAX: u64 = 30_000;
+/// Patience with a follower whose connection broke while records wait for it.
+pub(crate) const BROKEN_MS_MAX: u64 = 1_000;
+/// Patience with a follower that has not attached in this epoch while records wait for it: it may hear of the epoch later.
+pub(crate) const UNHEARD_MS_MAX: u64 = 3_000;
+/// A follower joins again only so long after it was put out: each change is a write of the cluster's store.
+pub(crate) const REJOIN_MS: u64 = 10_000;
+/// Pause before a change that failed is asked for again.
+const RETRY_MS: u64 = 500;
+
+/// A change of the ISR that was asked for.
+#[derive(Clone, Debug)]
+struct Change {
+    /// What was asked for last.
+    isr: Vec<Member>,
+    /// What may become of this revision of the key: all that was ever asked for.
+    possible: Vec<Member>,
+    state: ChangeState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChangeState {
+    /// An answer is due.
+    Asked,
+    /// An answer is due, and a former one never came.
+    AskedAgain,
+    /// No answer came.
+    Doubtful,
+    /// The key has another value by now, which will come.
+    Stale,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Leadership {
+    /// This node's life.
+    me: Member,
+    /// The epoch.
+    pub(crate) epoch: i32,
+    /// Revision of the key.
+    pub(crate) revision: i64,
+    /// The key.
+    pub(crate) role: LeaderRole,
+    /// Since when, in ms.
+    since_ms: u64,
+    /// Where the epoch begins; none before it is noted durably.
+    pub(crate) start: Option<i64>,
+    /// Rises.
+    pub(crate) high_watermark: i64,
+    /// Where the last commit group ends that followers were told of.
+    pub(crate) sealed: i64,
+    /// Who attached in this epoch, one life per node.
+    pub(crate) followers: Vec<Follower>,
+    change: Option<Change>,
+    /// Nothing is asked for before.
+    not_before_ms: u64,
+    /// Whom this leader put out of the ISR, and when.
+    left: Vec<(Member, u64)>,
+    /// Who attached before the epoch was noted.
+    pub(crate) early: Vec<(LinkId, Attach)>,
+    guards: Guards,
+}
+
+impl Leadership {
+    /// Begins an epoch, in which nobody has been heard yet.
+    pub(crate) fn new(now_ms: u64, me: Member, epoch: i32, revision: i64, role: LeaderRole, guards: Guards) -> Self {
+        Self {
+            me,
+            epoch,
+            revision,
+            role,
+            since_ms: now_ms,
+            start: None,
+            high_watermark: 0,
+            sealed: 0,
+            followers: Vec::new(),
+            change: None,
+            not_before_ms: 0,
+            left: Vec::new(),
+            early: Vec::new(),
+            guards,
+        }
+    }
+
+    /// The epoch is noted durably.
+    pub(crate) fn begin(&mut self, position: LogPosition) {
+        self.start = Some(position.epoch_start);
+        self.high_watermark = position.high_watermark;
+        self.sealed = position.end;
+    }
+
+    /// The key was changed, in the same epoch, by whomever. Older news is no news.
+    pub(crate) fn update(&mut self, revision: i64, role: LeaderRole) {
+        if revision <= self.revision {
+            self.role.min_isr = role.min_isr;
+            self.role.durability = role.durability;
+            return;
+        }
+        self.left.retain(|(member, _)| !role.isr.contains(member));
+        self.revision = revision;
+        self.role = role;
+        self.change = None;
+        let replicas = &self.role.replicas;
+        self.followers.retain(|follower| replicas.contains(&follower.member.node));
+    }
+
+    /// What a follower hears that says where it stands. `looked_up` is its last epoch in this log's list.
+    pub(crate) fn verdict(&self, attach: &Attach, position: LogPosition, looked_up: Option<(i32, i64)>) -> Verdict {
+        if attach.epoch < self.epoch {
+            return Verdict::Fenced { epoch: self.epoch };
+        }
+        if attach.epoch > self.epoch || self.start.is_none() {
+            return Verdict::Unknown;
+        }
+        let gone = Verdict::Gone { log_start: position.log_start };
+        if attach.end < position.log_start {
+            return gone;
+        }
+        if attach.last_epoch < 0 || self.guards.is_off(Guard::LastEpochAtAttach) {
+            return if attach.end <= position.end { Verdict::Match } else { gone };
+        }
+        match looked_up {
+            Some((epoch, end)) if epoch < attach.last_epoch || end < attach.end => Verdict::Diverge { epoch, end },
+            Some(_) => Verdict::Match,
+            None => gone,
+        }
+    }
+
+    /// Takes up a follower whose log matches.
+    pub(crate) fn take_up(&mut self, now_ms: u64, member: Member, link: LinkId, attach: &Attach, flow: Flow) {
+        let confirmed = match self.role.durability {
+            _ if self.guards.is_off(Guard::ConfirmedAtAttach) => attach.end,
+            Durability::Device => attach.durable,
+            Durability::Written => attach.written,
+        };
+        self.followers.retain(|follower| follower.member.node != member.node);
+        self.followers.push(Follower::new(now_ms, member, link, attach.attachment, confirmed, flow));
+    }
+
+    /// The follower that attached through a connection, in the attempt that is meant.
+    pub(crate) fn follower(&mut self, link: LinkId, attachment: u32) -> Option<&mut Follower> {
+        self.followers.iter_mut().find(|follower| follower.link == Some(link) && follower.attachment == attachment)
+    }
+
+    /// A follower has more of the log.
+    pub(crate) fn confirm(&mut self, now_ms: u64, link: LinkId, attachment: u32, offset: i64, leader_end: i64) {
+        if let Some(follower) = self.follower(link, attachment) {
+            follower.confirm(now_ms, offset.min(leader_end), leader_end);
+        }
+    }
+
+    /// The committed ISR and whatever else may be the ISR by now.
+    fn maximal_isr(&self) -> Vec<Member> {
+        let mut maximal = self.role.isr.clone();
+        if let Some(change) = &self.change {
+            if self.guards.is_off(Guard::MaximalIsr) {
+                return change.isr.clone();
+            }
+            maximal.extend(change.possible.iter().filter(|member| !self.role.isr.contains(member)));
+        }
+        maximal
+    }
+
+    /// What a member of an ISR confirmed in this epoch; none if it was not heard, or its life is over.
+    fn confirmed(&self, member: Member, nodes: &Nodes) -> Option<i64> {
+        let present = nodes.present(member, self.role.durability);
+        let speaks = |follower: &&Follower| match self.guards.is_off(Guard::MemberPairs) {
+            true => follower.member.node == member.node,
+            false => Some(follower.member) == present,
+        };
+        self.followers.iter().find(speaks).map(|follower| follower.confirmed)
+    }
+
+    /// Raises the high watermark as far as it may rise; none if it stays.
+    pub(crate) fn advance(&mut self, now_ms: u64, position: LogPosition, nodes: &Nodes) -> Option<i64> {
+        let start = self.start?;
+        if self.role.isr.len() < self.in_sync_min() && !self.guards.is_off(Guard::InSyncMin) {
+            return None;
+        }
+        let mut committed = position.confirmed();
+        for member in self.maximal_isr() {
+            if member.node == self.me.node {
+                continue;
+            }
+            match self.confirmed(member, nodes) {
+                Some(confirmed) => committed = committed.min(confirmed),
+                None if self.guards.is_off(Guard::HeardInEpoch) => {}
+                None => return None,
+            }
+        }
+        for follower in &self.followers {
+            let waits = follower.confirmed >= start.max(self.high_watermark) && self.may_join(now_ms, follower, nodes);
+            if waits {
+                committed = committed.min(follower.confirmed);
+            }
+        }
+        (committed > self.high_watermark).then(|| {
+            self.high_watermark = committed;
+            committed
+        })
+    }
+
+    /// Whether a follower outside the ISR is on its way into it. The high watermark waits for it, or it would run ahead for ever.
+    fn may_join(&self, now_ms: u64, follower: &Follower, nodes: &Nodes) -> bool {
+        let is_eligible = nodes.live(follower.member.node).is_some_and(|live| {
+            live.member == follower.member && !live.draining && self.role.replicas.contains(&live.member.node)
+        });
+        let is_live = matches!(follower.flow, Flow::Live { .. }) && follower.link.is_some();
+        is_eligible && is_live && now_ms.saturating_sub(follower.caught_up_ms) <= LAG_MS_MAX
+    }
+
+    fn in_sync_min(&self) -> usize {
+        self.role.min_isr.min(self.role.replicas.len())
+    }
+
+    /// The ISR that is to be asked for now; none if there is nothing to ask for.
+    pub(crate) fn next_change(&mut self, now_ms: u64, position: LogPosition, nodes: &Nodes) -> Option<Vec<Member>> {
+        let start = self.start?;
+        if now_ms < self.not_before_ms {
+            return None;
+        }
+        if let Some(change) = &mut self.change {
+            if change.state != ChangeState::Doubtful {
+                return None;
+            }
+            // whatever may still happen at this revision cannot once this one has
+            change.state = ChangeState::AskedAgain;
+            change.isr.clone_from(&self.role.isr);
+            return Some(change.isr.clone());
+        }
+        let isr = self.shrunk(now_ms, position, nodes).or_else(|| self.expanded(now_ms, start, nodes))?;
+        let mut possible = self.role.isr.clone();
+        possible.extend(isr.iter().filter(|member| !self.role.isr.contains(member)));
+        self.change = Some(Change { isr: isr.clone(), possible, state: ChangeState::Asked });
+        Some(isr)
+    }
+
+    /// The ISR without those that are out of sync, if there are any.
+    fn shrunk(&mut self, now_ms: u64, position: LogPosition, nodes: &Nodes) -> Option<Vec<Member>> {
+        let (out, rest): (Vec<Member>, Vec<Member>) =
+            self.role.isr.iter().partition(|member| !self.is_in_sync(now_ms, **member, position, nodes));
+        if out.is_empty() {
+            return None;
+        }
+        self.left.retain(|(member, _)| !out.contains(member));
+        self.left.extend(out.into_iter().map(|member| (member, now_ms)));
+        Some(rest)
+    }
+
+    fn is_in_sync(&self, now_ms: u64, member: Member, position: LogPosition, nodes: &Nodes) -> bool {
+        if member.node == self.me.node || position.end <= self.high_watermark {
+            return true;
+        }
+        let present = nodes.present(member, self.role.durability);
+        let follower = self.followers.iter().find(|follower| Some(follower.member) == present);
+        match follower {
+            None => now_ms.saturating_sub(self.since_ms) < UNHEARD_MS_MAX,
+            Some(follower) if follower.link.is_none() => now_ms.saturating_sub(follower.broken_ms) < BROKEN_MS_MAX,
+            Some(follower) => {
+                follower.confirmed >= position.end || now_ms.saturating_sub(follower.caught_up_ms) <= LAG_MS_MAX
+            }
+        }
+    }
+
+    /// The ISR with one more, if one caught up.
+    fn expanded(&self, now_ms: u64, start: i64, nodes: &Nodes) -> Option<Vec<Member>> {
+        let start = if self.guards.is_off(Guard::EpochStart) { 0 } else { start };
+        let from = if self.guards.is_off(Guard::JoinAtHighWatermark) { start } else { start.max(self.high_watermark) };
+        let is_member = |follower: &Follower| {
+            let speaks = |member: &&Member| nodes.present(**member, self.role.durability) == Some(follower.member);
+            self.role.isr.iter().any(|member| member.node == follower.member.node || speaks(&member))
+        };
+        let rests = |follower: &Follower| {
+            self.left.iter().any(|(member, at)| *member == follower.member && now_ms.saturating_sub(*at) < REJOIN_MS)
+        };
+        let joins = |follower: &&Follower| {
+            let may = self.may_join(now_ms, follower, nodes) && follower.confirmed >= from;
+            may && !is_member(follower) && !rests(follower)
+        };
+        let follower = self.followers.iter().find(joins)?;
+        let mut isr = self.role.isr.clone();
+        isr.push(follower.member);
+        Some(isr)
+    }
+
+    /// What became of the change that was asked for at a revision. True if the committed ISR is another now.
+    pub(crate) fn conclude(&mut self, now_ms: u64, revision: i64, outcome: IsrOutcome) -> bool {
+        if revision != self.revision {
+            return false;
+        }
+        let Some(change) = &mut self.change else { return false };
+        match outcome {
+            IsrOutcome::Committed { revision } => {
+                self.revision = revision;
+                self.role.isr = std::mem::take(&mut change.isr);
+                self.change = None;
+                return true;
+            }
+            IsrOutcome::Refused if change.state == ChangeState::Asked => self.change = None,
+            IsrOutcome::Unknown if self.guards.is_off(Guard::UnknownOutcome) => self.change = None,
+            IsrOutcome::Refused | IsrOutcome::Unknown => change.state = ChangeState::Doubtful,
+            IsrOutcome::Stale => change.state = ChangeState::Stale,
+        }
+        self.not_before_ms = now_ms + RETRY_MS;
+        false
+    }
+
+    /// What a follower's marks confirm, as this topic asks.
+    pub(crate) fn confirmed_of(&self, told: &Position) -> i64 {
+        match self.role.durability {
+            Durability::Device => told.durable,
+            Durability::Written => told.written,
+        }
+    }
+
+    /// Whether a follower that is there is not in the committed ISR.
+    pub(crate) fn has_outsider(&self) -> bool {
+        let is_member = |follower: &Follower| self.role.isr.iter().any(|member| member.node == follower.member.node);
+        self.followers.iter().any(|follower| follower.link.is_some() && !is_member(follower))
+    }
+
+    /// Whether time alone may change something: records wait, a change is under way, or a replica is not in sync.
+    pub(crate) fn is_restless(&self, position: LogPosition) -> bool {
+        self.change.is_some() || position.end > self.high_watermark || self.has_outsider()
+    }
+}

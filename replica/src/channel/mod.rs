@@ -1,0 +1,15 @@
+//! The replication channel: how a partition's leader and its followers on other nodes keep one log.
+//!
+//! Pure: no socket, no clock, no disk. [`shard::ShardChannel`] is the whole of it for one shard; the bytes between two shards are in
+//! [`frame`] and drawn in CHANNEL.md. Nothing here trusts a lease or a clock: what counts is epochs, lives of nodes, and
+//! what a follower confirmed in the present epoch.
+
+pub mod event;
+mod follower;
+pub mod frame;
+mod guard;
+pub mod intent;
+mod leader;
+mod progress;
+pub mod shard;
+pub mod stream;
