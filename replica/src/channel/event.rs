@@ -122,6 +122,8 @@ pub struct LeaderRole {
     pub replicas: Vec<NodeId>,
     /// The committed ISR.
     pub isr: Vec<Member>,
+    /// Eligible leader replicas (KIP-966). While there are any, the high watermark stands: they were promised that it does.
+    pub elr: Vec<Member>,
     /// min.insync.replicas
     pub min_isr: usize,
     /// What an acknowledgement waits for.
@@ -161,6 +163,7 @@ impl Assignment {
             Some(leader) if leader == me => Role::Leader(LeaderRole {
                 replicas: partition.replicas.clone(),
                 isr: partition.isr.clone(),
+                elr: partition.elr.clone(),
                 min_isr: rules.min_isr,
                 durability: rules.durability,
             }),

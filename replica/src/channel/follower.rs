@@ -203,6 +203,11 @@ impl Following {
         matches!(self.stage, Stage::Attaching | Stage::Attached(_))
     }
 
+    /// Whether the logs were found to match, and runs come.
+    pub(crate) fn is_attached(&self) -> bool {
+        matches!(self.stage, Stage::Attached(_))
+    }
+
     /// How long to wait before the next attempt, in ms.
     pub(crate) fn next_pause_ms(&mut self) -> u64 {
         let pause = RETRY_MS << self.retries.min(8);

@@ -191,7 +191,8 @@ impl Leadership {
     /// Raises the high watermark as far as it may rise; none if it stays.
     pub(crate) fn advance(&mut self, now_ms: u64, position: LogPosition, nodes: &Nodes) -> Option<i64> {
         let start = self.start?;
-        if self.role.isr.len() < self.in_sync_min() && !self.guards.is_off(Guard::InSyncMin) {
+        let is_too_small = self.role.isr.len() < self.in_sync_min() || !self.role.elr.is_empty();
+        if is_too_small && !self.guards.is_off(Guard::InSyncMin) {
             return None;
         }
         let mut committed = position.confirmed();
@@ -307,6 +308,12 @@ impl Leadership {
         }
         let Some(change) = &mut self.change else { return false };
         match outcome {
+            // a write of the same revision is none: it says nothing of a former change
+            IsrOutcome::Committed { revision }
+                if revision == self.revision && change.state == ChangeState::AskedAgain =>
+            {
+                change.state = ChangeState::Doubtful;
+            }
             IsrOutcome::Committed { revision } => {
                 self.revision = revision;
                 self.role.isr = std::mem::take(&mut change.isr);
@@ -334,6 +341,11 @@ impl Leadership {
     pub(crate) fn has_outsider(&self) -> bool {
         let is_member = |follower: &Follower| self.role.isr.iter().any(|member| member.node == follower.member.node);
         self.followers.iter().any(|follower| follower.link.is_some() && !is_member(follower))
+    }
+
+    /// Whether a life of a node is in the committed ISR.
+    pub(crate) fn is_in_isr(&self, member: Member, nodes: &Nodes) -> bool {
+        self.role.isr.iter().any(|entry| nodes.present(*entry, self.role.durability) == Some(member))
     }
 
     /// Whether time alone may change something: records wait, a change is under way, or a replica is not in sync.

@@ -6,6 +6,7 @@ mod following;
 mod leading;
 mod link;
 mod linking;
+mod standing;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use millrace_engine::api::TopicPartition;
 use uuid::Uuid;
 
+pub use self::standing::{FollowerStanding, LeaderStanding};
 use self::{
     link::{Dialed, Link, Peer},
     state::{Acting, Alarm, Change, Hosted, Part, SWEEP_MS},

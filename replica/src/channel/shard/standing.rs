@@ -1,0 +1,78 @@
+//! What a shard's channel says of itself, for people and metrics.
+
+use millrace_engine::api::TopicPartition;
+
+use super::{ShardChannel, state::Part};
+use crate::{
+    channel::event::Logs,
+    cluster::model::{Member, NodeId},
+};
+
+/// A follower, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStanding {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The follower.
+    pub node: NodeId,
+    /// Its connection is there.
+    pub is_attached: bool,
+    /// It is in the committed ISR.
+    pub is_in_sync: bool,
+    /// Records that the leader has and it did not confirm.
+    pub lag: i64,
+    /// Since when it lacks records, in ms; 0 if it lacks none.
+    pub lag_ms: u64,
+}
+
+/// A partition that is followed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderStanding {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Whom it follows.
+    pub leader: NodeId,
+    /// The logs were found to match, and records come.
+    pub is_attached: bool,
+}
+
+impl ShardChannel {
+    /// This node's present life; none before it has registered.
+    pub fn member(&self) -> Option<Member> {
+        self.me
+    }
+
+    /// Every follower that was heard in the present epoch of a partition that is led here.
+    pub fn followers<'a>(&'a self, now_ms: u64, logs: &'a dyn Logs) -> impl Iterator<Item = FollowerStanding> + 'a {
+        let led = self.hosted.iter().filter_map(|(partition, hosted)| match &hosted.part {
+            Part::Leading(leadership) => Some((*partition, leadership)),
+            _ => None,
+        });
+        led.flat_map(move |(partition, leadership)| {
+            let end = logs.position(partition).map_or(0, |position| position.end);
+            leadership.followers.iter().map(move |follower| {
+                let lag = (end - follower.confirmed).max(0);
+                FollowerStanding {
+                    partition,
+                    node: follower.member.node,
+                    is_attached: follower.link.is_some(),
+                    is_in_sync: leadership.is_in_isr(follower.member, &self.nodes),
+                    lag,
+                    lag_ms: if lag == 0 { 0 } else { now_ms.saturating_sub(follower.caught_up_ms) },
+                }
+            })
+        })
+    }
+
+    /// Every partition that is followed here.
+    pub fn leaders(&self) -> impl Iterator<Item = LeaderStanding> + '_ {
+        self.hosted.iter().filter_map(|(partition, hosted)| match &hosted.part {
+            Part::Following(following) => Some(LeaderStanding {
+                partition: *partition,
+                leader: following.leader.node,
+                is_attached: following.is_attached(),
+            }),
+            _ => None,
+        })
+    }
+}
