@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, io::Read, net::SocketAddr, path::PathBuf};
 
 use millrace_engine::node::{NodeOptions, Stopper, run};
-use millrace_net::{Advertise, ListenerConfig, NetConfig, serve};
+use millrace_net::{Advertise, ListenerConfig, Membership, NetConfig, serve};
 
 fn main() {
     tracing_subscriber::fmt()
@@ -45,7 +45,7 @@ fn main() {
     let served = run(options, stopper, move |engine| {
         let (config, stopper) = (config.clone(), on_error.clone());
         async move {
-            if let Err(error) = serve(engine, config).await {
+            if let Err(error) = serve(engine, config, Membership::Alone).await {
                 eprintln!("{error}");
                 stopper.stop();
             }

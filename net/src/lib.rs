@@ -22,8 +22,10 @@ mod test_node;
 mod wire;
 
 pub use broker::{
+    cluster::{Cluster, Membership},
     config::{Advertise, ConfigError, ListenerConfig, NetConfig, request_bytes_max},
     serve::{ServeError, serve},
     served::{ApiListing, api_table},
+    settings::replication::{check_replication_settings, is_replication_setting},
 };
 pub use coordinator::group::check_group_settings;

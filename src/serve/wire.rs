@@ -6,7 +6,7 @@ use std::{
 };
 
 use millrace_engine::engine::Engine;
-use millrace_net::{Advertise, ListenerConfig, NetConfig};
+use millrace_net::{Advertise, ListenerConfig, Membership, NetConfig};
 
 use super::{
     listen::{Listening, Place},
@@ -31,7 +31,7 @@ impl Ending {
 
 /// Serves on one shard until the node stops. A shard that cannot serve takes the node with it.
 pub(super) async fn serve(engine: Engine, config: NetConfig, ending: Ending, deadline: Deadline) {
-    if let Err(error) = millrace_net::serve(engine, config).await {
+    if let Err(error) = millrace_net::serve(engine, config, Membership::Alone).await {
         ending.put(error.to_string());
         deadline.begin();
     }

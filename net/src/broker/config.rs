@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
+    broker::cluster::Membership,
     coordinator::group::Settings,
     wire::{listener::ListenerIndex, memory, shared::WireConfig},
 };
@@ -147,6 +148,17 @@ impl NetConfig {
             return refuse("a limit of requests or connections must be at least 1".to_string());
         }
         Ok(())
+    }
+
+    /// Checks what cannot be in a cluster of several nodes.
+    pub(crate) fn check_membership(&self, membership: &Membership) -> Result<(), ConfigError> {
+        match (membership, self.advertise) {
+            (Membership::Clustered(_), Advertise::Shard) => {
+                let reason = "in a cluster shards cannot be brokers of their own: other nodes have those ids";
+                Err(ConfigError(reason.to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The listener of that index, which came from this configuration.

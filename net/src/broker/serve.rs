@@ -12,13 +12,14 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
+        cluster::{InternalTopics, Membership},
         config::{Advertise, ConfigError, NetConfig},
         fetch_session::FetchSessions,
         metrics::{self, RequestStalls},
         shard::BrokerShard,
         telemetry::Telemetry,
     },
-    coordinator::Coordinators,
+    coordinator::{Coordinators, runtime::InternalTopicMaker},
     wire::{
         listener::{Families, Listener, ListenerIndex},
         poller::Poller,
@@ -49,8 +50,9 @@ pub enum ServeError {
 }
 
 /// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
-pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> {
+pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) -> Result<(), ServeError> {
     config.check(engine.shards())?;
+    config.check_membership(&membership)?;
     let settings = config.group_settings()?;
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;
@@ -62,6 +64,7 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         fetch_sessions: RefCell::new(fetch_sessions(&engine, &config)),
         engine: engine.clone(),
         config,
+        membership,
     });
     if shard.config.metrics.is_some() && engine.shard() == 0 {
         Telemetry::attach(&engine);
@@ -69,7 +72,12 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
     let serving = Serving::new(shard.clone());
     engine.attach(shard.clone());
     engine.attach(serving.clone());
+    if let Membership::Clustered(_) = shard.membership {
+        let topics = InternalTopics { shard: Rc::downgrade(&shard) };
+        engine.attach(Rc::new(InternalTopicMaker(Box::new(topics))));
+    }
     let coordinators = Coordinators::start(&engine, settings);
+    let follower = glommio::spawn_local(follow_leadership(shard.clone(), coordinators.clone()));
     let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone()));
     let pressure = glommio::spawn_local(pressure::run(serving.clone()));
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
@@ -110,8 +118,18 @@ pub async fn serve(engine: Engine, config: NetConfig) -> Result<(), ServeError> 
         acceptor.cancel().await;
     }
     timer.cancel().await;
+    follower.cancel().await;
     pressure.cancel().await;
     outcome
+}
+
+/// Coordinators come and go with the leadership of their partitions.
+async fn follow_leadership(shard: Rc<BrokerShard>, coordinators: Rc<Coordinators>) {
+    let Membership::Clustered(cluster) = &shard.membership else { return };
+    loop {
+        cluster.leadership_noticed().await;
+        coordinators.on_leadership();
+    }
 }
 
 /// All shards are asked once, however many listeners wait for the answer.

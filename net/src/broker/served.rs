@@ -45,6 +45,7 @@ pub(crate) static TABLE: &[&Api] = &[
     &admin::update_features::API,
     &cluster::describe_cluster::API,
     &admin::describe_producers::API,
+    &admin::unregister_broker::API,
     &group::consumer_group_heartbeat::API,
     &group::consumer_group_describe::API,
     &telemetry::get_telemetry_subscriptions::API,

@@ -45,7 +45,7 @@ impl Service for BrokerShard {
     }
 
     fn gate(&self, _session: &Session, api: &Api) -> Result<(), Malformed> {
-        match is_served(api, &self.config) {
+        match is_served(api, self) {
             true => Ok(()),
             false => Err(Malformed::UnknownApi(api.key as i16)),
         }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use millrace_engine::{engine::Engine, stats::Counter};
 
 use crate::{
-    broker::{config::NetConfig, fetch_session::FetchSessions, metrics::RequestStalls},
+    broker::{cluster::Membership, config::NetConfig, fetch_session::FetchSessions, metrics::RequestStalls},
     wire::shared::Wire,
 };
 
@@ -13,6 +13,8 @@ use crate::{
 pub(crate) struct BrokerShard {
     pub(crate) engine: Engine,
     pub(crate) config: NetConfig,
+    /// Whether the node belongs to a cluster.
+    pub(crate) membership: Membership,
     /// What its connections share.
     pub(crate) wire: Wire,
     /// Bytes of records in answers to fetches.

@@ -4,14 +4,19 @@ use kafka_protocol::messages::ApiKey;
 
 pub(crate) use crate::wire::api::OnDisconnect;
 use crate::{
-    broker::{config::NetConfig, shard::BrokerShard},
+    broker::{cluster::Membership, shard::BrokerShard},
     wire,
 };
 
 /// One API that is served.
 pub(crate) type Api = wire::api::Api<BrokerShard>;
 
-/// Whether an API is there. Without a page to show them on, metrics of clients are not taken.
-pub(crate) fn is_served(api: &Api, config: &NetConfig) -> bool {
-    config.metrics.is_some() || !matches!(api.key, ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry)
+/// Whether an API is there. Without a page to show them on, metrics of clients are not taken; without a cluster nobody
+/// can be taken out of it.
+pub(crate) fn is_served(api: &Api, shard: &BrokerShard) -> bool {
+    match api.key {
+        ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry => shard.config.metrics.is_some(),
+        ApiKey::UnregisterBroker => matches!(shard.membership, Membership::Clustered(_)),
+        _ => true,
+    }
 }

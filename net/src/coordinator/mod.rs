@@ -48,6 +48,12 @@ impl Coordinators {
         coordinators
     }
 
+    /// Partitions have begun or ceased to be led here.
+    pub(crate) fn on_leadership(&self) {
+        self.states.reconcile();
+        self.groups.reconcile();
+    }
+
     /// Waits until the coordinators of all shards have loaded what is theirs, or for as long as connections can wait.
     pub(crate) async fn started(engine: &Engine) {
         let loaded = engine.on_all(|engine: Engine| async move {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use millrace_engine::node::{NodeOptions, StartError, Stopper, run};
-use millrace_net::{ListenerConfig, NetConfig, serve};
+use millrace_net::{ListenerConfig, Membership, NetConfig, serve};
 
 use crate::client::Client;
 
@@ -62,7 +62,7 @@ impl Node {
         let thread = std::thread::spawn(move || {
             run(options, stop, move |engine| {
                 let config = config.clone();
-                async move { serve(engine, config).await.expect("the wire is served") }
+                async move { serve(engine, config, Membership::Alone).await.expect("the wire is served") }
             })
         });
         let node = Node { address, stopper, thread: Some(thread) };

@@ -2,19 +2,19 @@
 //!
 //! The only place where handlers ask for one. A change is durable, and known to this node, when its call returns.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Weak};
 
+use futures_util::future::LocalBoxFuture;
 use kafka_protocol::{ResponseError, messages::BrokerId};
-use millrace_engine::{
-    api::{ConfigChange, NewTopic, TopicId, TopicPartition},
-    engine::{Engine, Topic},
+use millrace_engine::api::{ConfigChange, NewTopic, TopicId, TopicPartition};
+use millrace_replica::cluster::plane::{CreationDefaults, Mode};
+
+use super::{ClusterView, Membership, control::control_error};
+use crate::{
+    broker::{settings::replication, shard::BrokerShard},
+    coordinator::runtime::TopicMaker,
+    errors::{ApiError, log_error},
 };
-
-use super::ClusterView;
-use crate::errors::{ApiError, log_error, topic_error};
-
-/// Replicas of an internal topic's partitions, when there are as many brokers.
-const INTERNAL_REPLICAS: usize = 3;
 
 /// How the partitions of a topic come to their replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +54,9 @@ pub(crate) struct TopicPlan {
 impl TopicPlan {
     /// A topic that the cluster keeps its own state in: on several brokers as soon as there are several.
     pub(crate) fn internal(topic: NewTopic, view: &ClusterView<'_>) -> TopicPlan {
-        let replicas = view.broker_ids().len().min(view.replicas_max()).min(INTERNAL_REPLICAS);
-        let replication_factor = i16::try_from(replicas).ok();
+        let possible = i16::try_from(view.replicas_max()).unwrap_or(i16::MAX);
+        let wanted = replication::internal_factor(&view.config.broker_settings, &topic.name);
+        let replication_factor = Some(wanted.min(possible));
         let layout = Layout::Automatic { partitions: topic.partitions, replication_factor };
         TopicPlan { name: topic.name, layout, configs: topic.configs }
     }
@@ -83,30 +84,54 @@ pub(crate) enum Election {
     Unclean,
 }
 
+/// Whose dynamic settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// This node's, and those that all nodes have in common.
+    Here,
+    /// Another node's.
+    Node(i32),
+}
+
 /// See the module. Replicas and partitions of requests are checked before: what is left to refuse is what only who keeps
 /// the cluster's state knows.
 pub(crate) struct Administration<'a> {
     view: ClusterView<'a>,
-    engine: &'a Engine,
+    membership: &'a Membership,
 }
 
 impl<'a> Administration<'a> {
     /// Of the cluster that is seen.
-    pub(crate) fn new(view: ClusterView<'a>) -> Administration<'a> {
-        Administration { engine: view.engine, view }
+    pub(crate) fn new(view: ClusterView<'a>, membership: &'a Membership) -> Administration<'a> {
+        Administration { view, membership }
     }
 
     /// Creates a topic, or only says what it would be.
     pub(crate) async fn create_topic(&self, plan: TopicPlan, validate_only: bool) -> Result<CreatedTopic, ApiError> {
+        if let Membership::Clustered(cluster) = self.membership {
+            let defaults = CreationDefaults {
+                partitions: self.view.config.num_partitions,
+                replication_factor: replication::default_factor(&self.view.config.broker_settings),
+            };
+            return cluster.create_topic(plan, defaults, mode(validate_only)).await;
+        }
         let partitions = plan.layout.partitions();
         let new = NewTopic { name: plan.name, partitions, configs: plan.configs };
-        let created = self.engine.create_topic(new, validate_only).await.map_err(|error| topic_error(&error))?;
-        Ok(describe(&created))
+        let created = self.view.engine.create_topic(new, validate_only).await?;
+        Ok(CreatedTopic {
+            id: created.id,
+            partitions: created.partitions,
+            replication_factor: 1,
+            overrides: created.overrides.clone(),
+        })
     }
 
     /// Deletes a topic.
     pub(crate) async fn delete_topic(&self, topic: TopicId) -> Result<(), ApiError> {
-        self.engine.delete_topic(topic).await.map_err(|error| topic_error(&error))
+        match self.membership {
+            Membership::Alone => Ok(self.view.engine.delete_topic(topic).await?),
+            Membership::Clustered(cluster) => cluster.delete_topic(topic).await,
+        }
     }
 
     /// Gives a topic more partitions, so that it has `count`; `assigned` are the replicas of the new ones, if that is
@@ -115,10 +140,15 @@ impl<'a> Administration<'a> {
         &self,
         topic: TopicId,
         count: i32,
-        _assigned: Option<Vec<Vec<BrokerId>>>,
+        assigned: Option<Vec<Vec<BrokerId>>>,
         validate_only: bool,
     ) -> Result<(), ApiError> {
-        self.engine.create_partitions(topic, count, validate_only).await.map_err(|error| topic_error(&error))
+        match self.membership {
+            Membership::Alone => Ok(self.view.engine.create_partitions(topic, count, validate_only).await?),
+            Membership::Clustered(cluster) => {
+                cluster.create_partitions(topic, count, assigned, mode(validate_only)).await
+            }
+        }
     }
 
     /// Changes a topic's settings.
@@ -128,17 +158,24 @@ impl<'a> Administration<'a> {
         changes: Vec<ConfigChange>,
         validate_only: bool,
     ) -> Result<(), ApiError> {
-        self.engine.alter_topic(topic, changes, validate_only).await.map_err(|error| topic_error(&error))
+        match self.membership {
+            Membership::Alone => Ok(self.view.engine.alter_topic(topic, changes, validate_only).await?),
+            Membership::Clustered(cluster) => cluster.alter_topic(topic, changes, mode(validate_only)).await,
+        }
     }
 
     /// Changes dynamic settings of brokers, as `decide` chooses, which is shown those in force: no other change comes
-    /// between its look and what it decides.
+    /// between its look and what it decides. It may be asked more than once.
     pub(crate) async fn change_settings(
         &self,
+        whose: Whose,
         validate_only: bool,
-        decide: impl FnOnce(&BTreeMap<String, String>) -> Result<Vec<ConfigChange>, ApiError> + Send + 'static,
+        decide: impl FnMut(&BTreeMap<String, String>) -> Result<Vec<ConfigChange>, ApiError> + Send + 'static,
     ) -> Result<(), ApiError> {
-        self.engine.change_broker_settings(validate_only, decide).await
+        match self.membership {
+            Membership::Alone => self.view.engine.change_broker_settings(validate_only, decide).await,
+            Membership::Clustered(cluster) => cluster.change_settings(whose, mode(validate_only), decide).await,
+        }
     }
 
     /// Begins to move partitions to other replicas; no replicas end a move that is under way. One answer each, in order.
@@ -146,7 +183,10 @@ impl<'a> Administration<'a> {
         &self,
         wanted: Vec<(TopicPartition, Option<Vec<BrokerId>>)>,
     ) -> Vec<Result<(), ApiError>> {
-        wanted.into_iter().map(|(partition, replicas)| self.stay(partition, replicas)).collect()
+        match self.membership {
+            Membership::Alone => wanted.into_iter().map(|(partition, to)| self.stay(partition, to)).collect(),
+            Membership::Clustered(cluster) => cluster.reassign(wanted).await,
+        }
     }
 
     /// The only place of a partition is where it is.
@@ -161,26 +201,62 @@ impl<'a> Administration<'a> {
     }
 
     /// Has leaders elected. One answer each, in order.
-    pub(crate) async fn elect(
-        &self,
-        _election: Election,
-        partitions: Vec<TopicPartition>,
-    ) -> Vec<Result<(), ApiError>> {
+    pub(crate) async fn elect(&self, election: Election, partitions: Vec<TopicPartition>) -> Vec<Result<(), ApiError>> {
+        if let Membership::Clustered(cluster) = self.membership {
+            return cluster.elect(election, partitions).await;
+        }
         let reason = "Leader election not needed for topic partition.";
         partitions.iter().map(|_| Err(ApiError::new(ResponseError::ElectionNotNeeded, reason))).collect()
     }
 
+    /// Forgets a broker that will not come back.
+    pub(crate) async fn unregister(&self, broker: BrokerId) -> Result<(), ApiError> {
+        match self.membership {
+            Membership::Alone => {
+                let reason = "The node belongs to no cluster.";
+                Err(ApiError::new(ResponseError::InvalidRequest, reason))
+            }
+            Membership::Clustered(cluster) => cluster.unregister(broker.0).await,
+        }
+    }
+
     /// A producer id that was never given out before.
     pub(crate) async fn next_producer_id(&self) -> Result<i64, ApiError> {
-        self.engine.next_producer_id().await.map_err(|error| log_error(&error).into())
+        match self.membership {
+            Membership::Alone => self.view.engine.next_producer_id().await.map_err(|error| log_error(&error).into()),
+            Membership::Clustered(cluster) => cluster.next_producer_id().await.map_err(control_error),
+        }
     }
 }
 
-fn describe(topic: &Rc<Topic>) -> CreatedTopic {
-    CreatedTopic {
-        id: topic.id,
-        partitions: topic.partitions,
-        replication_factor: 1,
-        overrides: topic.overrides.clone(),
+fn mode(validate_only: bool) -> Mode {
+    if validate_only { Mode::Validate } else { Mode::Apply }
+}
+
+/// Makes the topics that coordinators of a node in a cluster keep their state in.
+pub(crate) struct InternalTopics {
+    /// Of the shard that asks.
+    pub(crate) shard: Weak<BrokerShard>,
+}
+
+impl TopicMaker for InternalTopics {
+    fn make(&self, topic: NewTopic) -> LocalBoxFuture<'_, Result<(), ResponseError>> {
+        Box::pin(async move {
+            let shard = self.shard.upgrade().ok_or(ResponseError::CoordinatorNotAvailable)?;
+            let listener = &shard.config.listeners[0];
+            let view = ClusterView::new((&shard.engine, &shard.config), &shard.membership, listener);
+            let (name, plan) = (topic.name.clone(), TopicPlan::internal(topic, &view));
+            let created = Administration::new(view, &shard.membership).create_topic(plan, false).await;
+            match created {
+                Ok(_) => Ok(()),
+                // another node or shard was faster
+                Err(error) if error.error == ResponseError::TopicAlreadyExists => Ok(()),
+                Err(error) => {
+                    let message = error.message.unwrap_or_default();
+                    tracing::error!(topic = name, error = %error.error, %message, "the topic cannot be created");
+                    Err(ResponseError::CoordinatorNotAvailable)
+                }
+            }
+        })
     }
 }

@@ -1,9 +1,12 @@
 //! A node that is its whole cluster: one broker, or one broker per shard.
 
 use kafka_protocol::{messages::BrokerId, protocol::StrBytes};
-use millrace_engine::{api::TopicPartition, engine::Engine};
+use millrace_engine::{
+    api::{LEADER_EPOCH, TopicPartition},
+    engine::Engine,
+};
 
-use super::Broker;
+use super::{Broker, Quorum};
 use crate::broker::config::{Advertise, ListenerConfig, NetConfig};
 
 /// A partition has one replica, however many brokers are advertised.
@@ -44,6 +47,14 @@ pub(super) fn is_replica_here(engine: &Engine, config: &NetConfig, partition: To
 /// The broker that clients are told is the controller.
 pub(super) fn controller(engine: &Engine) -> BrokerId {
     BrokerId(engine.node_id())
+}
+
+/// Who decides: the node, which has always seen all that it changed.
+pub(super) fn quorum(engine: &Engine, config: &NetConfig) -> Quorum {
+    let leader = controller(engine);
+    let listeners = config.listeners.iter();
+    let listeners = listeners.map(|at| (at.name.clone(), at.advertised_host.clone(), at.advertised_port)).collect();
+    Quorum { leader, epoch: LEADER_EPOCH, seen: 0, voters: vec![(leader, listeners)] }
 }
 
 /// The ids of all brokers.

@@ -1,21 +1,35 @@
 //! The cluster as clients are told it is: nodes and their addresses, the controller, and the state of each partition.
 //!
-//! The only place where handlers learn of these. A node that belongs to no cluster is all there is ([`alone`]).
-//! A view is of one moment: what one answer says fits together.
+//! The only place where handlers learn of these, and change them. A node that belongs to no cluster is all there is
+//! ([`alone`]); one of several says what its image says ([`clustered`]). A view is of one moment: what one answer says
+//! fits together.
 
 mod administration;
 mod alone;
+mod clustered;
+mod control;
+mod membership;
 mod partition;
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
 
 use kafka_protocol::{messages::BrokerId, protocol::StrBytes};
 use millrace_engine::{api::TopicPartition, engine::Engine};
+use millrace_replica::cluster::image::Image;
 
+use self::clustered::Seen;
+pub use self::membership::{Cluster, Membership};
 pub(crate) use self::{
-    administration::{Administration, CreatedTopic, Election, Layout, TopicPlan},
-    partition::PartitionView,
+    administration::{Administration, CreatedTopic, Election, InternalTopics, Layout, TopicPlan, Whose},
+    partition::{Moving, PartitionView},
 };
 use crate::{
-    broker::config::{ListenerConfig, NetConfig},
+    broker::{
+        config::{ListenerConfig, NetConfig},
+        settings::replication,
+    },
     kafka_uuid::kafka_uuid,
 };
 
@@ -56,6 +70,19 @@ pub(crate) struct CurrentLeader {
     pub(crate) broker: Option<Broker>,
 }
 
+/// Who decides about leaders, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Quorum {
+    /// The controller, -1 for none.
+    pub(crate) leader: BrokerId,
+    /// The controller epoch.
+    pub(crate) epoch: i32,
+    /// Up to where this node has seen changes of the cluster.
+    pub(crate) seen: i64,
+    /// Those that may be controller, with all their listeners: name, host, port.
+    pub(crate) voters: Vec<(BrokerId, Vec<(String, String, u16)>)>,
+}
+
 /// What is said of operations when nobody asked.
 pub(crate) const NO_OPERATIONS: i32 = i32::MIN;
 
@@ -68,75 +95,135 @@ pub(crate) fn is_internal(topic: &str) -> bool {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub(crate) struct ClusterView<'a> {
     engine: &'a Engine,
     config: &'a NetConfig,
     listener: &'a ListenerConfig,
+    /// Of a node that belongs to a cluster.
+    image: Option<Rc<Image>>,
 }
 
 impl<'a> ClusterView<'a> {
     /// The cluster of now, with the addresses that are for those who come through a listener.
-    pub(crate) fn new(engine: &'a Engine, config: &'a NetConfig, listener: &'a ListenerConfig) -> ClusterView<'a> {
-        ClusterView { engine, config, listener }
+    pub(crate) fn new(
+        (engine, config): (&'a Engine, &'a NetConfig),
+        membership: &Membership,
+        listener: &'a ListenerConfig,
+    ) -> ClusterView<'a> {
+        let image = match membership {
+            Membership::Alone => None,
+            Membership::Clustered(cluster) => Some(cluster.image()),
+        };
+        ClusterView { engine, config, listener, image }
+    }
+
+    fn seen(&self) -> Option<Seen<'_>> {
+        let image = self.image.as_deref()?;
+        Some(Seen { image, listener: &self.listener.name, node: self.engine.node_id() })
     }
 
     /// The cluster's id as Kafka writes it.
     pub(crate) fn id(&self) -> StrBytes {
-        StrBytes::from_string(kafka_uuid(self.engine.cluster_id()))
+        let told = self.image.as_ref().and_then(|image| image.cluster_id);
+        StrBytes::from_string(kafka_uuid(told.unwrap_or_else(|| self.engine.cluster_id())))
     }
 
     /// All brokers that serve now, by rising id.
     pub(crate) fn brokers(&self) -> Vec<Broker> {
-        alone::brokers(self.engine, self.config, self.listener)
+        self.seen().map_or_else(|| alone::brokers(self.engine, self.config, self.listener), Seen::brokers)
     }
 
     /// The ids of all brokers that serve now.
     pub(crate) fn broker_ids(&self) -> Vec<BrokerId> {
-        alone::broker_ids(self.engine, self.config)
+        match &self.image {
+            None => alone::broker_ids(self.engine, self.config),
+            Some(image) => image.nodes.keys().copied().map(BrokerId).collect(),
+        }
+    }
+
+    /// Whether the settings of a broker are this node's.
+    pub(crate) fn is_here(&self, id: BrokerId) -> bool {
+        match &self.image {
+            None => self.broker_ids().contains(&id),
+            Some(_) => id.0 == self.engine.node_id(),
+        }
+    }
+
+    /// Whether another node is registered under an id.
+    pub(crate) fn has(&self, id: BrokerId) -> bool {
+        self.image.as_ref().is_some_and(|image| image.nodes.contains_key(&id.0) || image.known.contains_key(&id.0))
+    }
+
+    /// The ids of brokers that are registered and do not serve now.
+    pub(crate) fn fenced_broker_ids(&self) -> Vec<BrokerId> {
+        let Some(image) = &self.image else { return Vec::new() };
+        image.known.keys().filter(|id| !image.nodes.contains_key(id)).copied().map(BrokerId).collect()
     }
 
     /// A broker that serves now.
     pub(crate) fn broker(&self, id: BrokerId) -> Option<Broker> {
-        self.brokers().into_iter().find(|broker| broker.id == id)
+        match self.seen() {
+            None => self.brokers().into_iter().find(|broker| broker.id == id),
+            Some(seen) => seen.broker(id),
+        }
     }
 
-    /// The broker that clients are told is the controller.
+    /// The broker that clients are told is the controller; -1 for none.
     pub(crate) fn controller(&self) -> BrokerId {
-        alone::controller(self.engine)
+        self.seen().map_or_else(|| alone::controller(self.engine), Seen::controller)
+    }
+
+    /// Who decides about leaders.
+    pub(crate) fn quorum(&self) -> Quorum {
+        self.seen().map_or_else(|| alone::quorum(self.engine, self.config), Seen::quorum)
     }
 
     /// The state of a partition.
     pub(crate) fn partition(&self, partition: TopicPartition) -> PartitionView {
-        PartitionView::single(alone::leader(self.engine, self.config, partition))
+        match self.seen() {
+            None => PartitionView::single(alone::leader(self.engine, self.config, partition)),
+            Some(seen) => seen.partition(partition),
+        }
+    }
+
+    /// The move to other replicas that a partition is in.
+    pub(crate) fn moving(&self, partition: TopicPartition) -> Option<Moving> {
+        self.seen()?.moving(partition)
     }
 
     /// How many replicas a partition can have.
     pub(crate) fn replicas_max(&self) -> usize {
-        alone::REPLICAS_MAX
+        self.image.as_ref().map_or(alone::REPLICAS_MAX, |image| image.nodes.len())
     }
 
     /// From whom a consumer that stands in that rack should read a partition.
-    pub(crate) fn reading(&self, _partition: TopicPartition, _rack: &str) -> Reading {
-        Reading::Leader
+    pub(crate) fn reading(&self, partition: TopicPartition, rack: &str) -> Reading {
+        let Some(seen) = self.seen() else { return Reading::Leader };
+        let is_asked = !rack.is_empty() && replication::selects_by_rack(&self.config.broker_settings);
+        seen.reading(partition, if is_asked { rack } else { "" })
     }
 
     /// Whether the cluster knows a partition, wherever it is.
-    pub(crate) fn is_known(&self, _partition: TopicPartition) -> bool {
-        false
+    pub(crate) fn is_known(&self, partition: TopicPartition) -> bool {
+        self.image.as_ref().is_some_and(|image| image.partition(partition).is_some())
     }
 
-    /// Whether leaders change, so that it matters in which epoch a record was written.
+    /// Whether the node is one of several: leaders change, and it matters in which epoch a record was written.
     pub(crate) fn has_epochs(&self) -> bool {
-        false
+        self.image.is_some()
     }
 
     /// Who leads a partition, for a client that believes in somebody else (KIP-951). `None`: there is nobody else.
-    pub(crate) fn current_leader(&self, _partition: TopicPartition) -> Option<CurrentLeader> {
-        None
+    pub(crate) fn current_leader(&self, partition: TopicPartition) -> Option<CurrentLeader> {
+        self.seen()?.current_leader(partition)
     }
 
     /// Whether clients believe that the broker which they asked has a replica of a partition.
     pub(crate) fn is_replica_here(&self, partition: TopicPartition) -> bool {
-        alone::is_replica_here(self.engine, self.config, partition)
+        match self.seen() {
+            None => alone::is_replica_here(self.engine, self.config, partition),
+            Some(seen) => seen.is_replica_here(partition),
+        }
     }
 }

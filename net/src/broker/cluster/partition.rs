@@ -36,6 +36,19 @@ impl PartitionView {
         }
     }
 
+    /// A partition that nothing is known of yet.
+    pub(super) fn unknown() -> PartitionView {
+        PartitionView {
+            leader: Err(ResponseError::LeaderNotAvailable),
+            leader_epoch: LEADER_EPOCH,
+            replicas: Vec::new(),
+            isr: Vec::new(),
+            eligible: Vec::new(),
+            last_known_eligible: Vec::new(),
+            offline: Vec::new(),
+        }
+    }
+
     /// The leader as answers name it: -1 for none.
     pub(crate) fn leader_id(&self) -> BrokerId {
         self.leader.unwrap_or(BrokerId(-1))
@@ -45,4 +58,15 @@ impl PartitionView {
     pub(crate) fn error_code(&self) -> i16 {
         self.leader.err().map_or(0, |error| error.code())
     }
+}
+
+/// A move of a partition to other replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moving {
+    /// All replicas of now, those that come and those that go among them.
+    pub(crate) replicas: Vec<BrokerId>,
+    /// Those that come.
+    pub(crate) adding: Vec<BrokerId>,
+    /// Those that go.
+    pub(crate) removing: Vec<BrokerId>,
 }

@@ -57,12 +57,12 @@ impl Context {
 
     /// As [`Context::view`], with the addresses of another listener.
     pub(crate) fn view_through<'a>(&'a self, listener: &'a ListenerConfig) -> ClusterView<'a> {
-        ClusterView::new(self.engine(), self.config(), listener)
+        ClusterView::new((self.engine(), self.config()), &self.service.membership, listener)
     }
 
     /// The way to change the cluster.
     pub(crate) fn administration(&self) -> Administration<'_> {
-        Administration::new(self.view())
+        Administration::new(self.view(), &self.service.membership)
     }
 
     /// The topics of this moment.

@@ -28,6 +28,7 @@ use millrace_engine::{
 use super::TABLE;
 use crate::{
     broker::{
+        cluster::Membership,
         config::NetConfig,
         context::{Authorization, Check, Context, Operation, ResourceType, trial},
         serve::serve,
@@ -229,7 +230,7 @@ fn every_handler_asks_leave_for_what_the_table_says() {
     ];
     config.broker_settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
     on_node(async move |engine: Engine, stop| {
-        let serving = glommio::spawn_local(serve(engine.clone(), config.clone()));
+        let serving = glommio::spawn_local(serve(engine.clone(), config.clone(), Membership::Alone));
         walk(engine).await;
         stop.stop();
         serving.await.expect("it is served");

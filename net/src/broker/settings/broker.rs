@@ -16,7 +16,10 @@ use crate::{
     broker::{
         config::{NetConfig, PLAINTEXT},
         context::Context,
-        settings::entries::{self, Inherited, Level, Setting, Source},
+        settings::{
+            entries::{self, Inherited, Level, Setting, Source},
+            replication::{self, REPLICATION_KEYS, ReplicationKey},
+        },
     },
     coordinator::{group, share::SHARE_SETTING_KEYS},
     errors::ApiError,
@@ -143,8 +146,8 @@ static KEYS: &[BrokerKey] = &[
     ),
     or(
         "1",
-        key("default.replication.factor", ConfigType::Int, "Replicas of a topic that says no number.", |_| {
-            "1".to_string()
+        key(replication::DEFAULT_FACTOR, ConfigType::Int, "Replicas of a topic that says no number.", |context| {
+            replication::default_factor(&context.config().broker_settings).to_string()
         }),
     ),
     or(
@@ -307,8 +310,21 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
         }
     }));
     all.extend(KEYS.iter().map(|key| of_key(key, context, &changed)));
+    if context.view().has_epochs() {
+        let shown = REPLICATION_KEYS.iter().filter(|key| key.name != replication::DEFAULT_FACTOR);
+        all.extend(shown.filter_map(|key| of_replication(key, file)));
+    }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
+}
+
+/// A setting of replication; none if it has no value.
+fn of_replication(key: &ReplicationKey, file: &BTreeMap<String, String>) -> Option<Setting> {
+    let given = file.get(key.name).map(|value| Level::new(key.name, value, Source::StaticBroker));
+    let default = key.default.map(|value| Level::new(key.name, value, Source::Default));
+    let levels: Vec<_> = given.into_iter().chain(default).collect();
+    let documentation = StrBytes::from_static_str(key.documentation);
+    (!levels.is_empty()).then(|| Setting { documentation, ..Setting::new(key.name, key.kind, levels, None) })
 }
 
 /// Settings that were changed since the start, as the default of all brokers.

@@ -9,4 +9,5 @@ pub(crate) mod broker;
 pub(crate) mod client_metrics;
 pub(crate) mod entries;
 pub(crate) mod group;
+pub(crate) mod replication;
 pub(crate) mod resource;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use kafka_protocol::{ResponseError, protocol::StrBytes};
+use kafka_protocol::{ResponseError, messages::BrokerId, protocol::StrBytes};
 use millrace_engine::{api::ConfigChange, config::ALL_BROKERS_PREFIX};
 
 use crate::{
     broker::{
+        cluster::Whose,
         config::NetConfig,
         context::{Context, Operation},
         settings::{broker, client_metrics, group},
@@ -28,7 +29,7 @@ pub(crate) const CLIENT_METRICS: i8 = 16;
 pub(crate) const GROUP: i8 = 32;
 
 /// The settings of one resource shall change.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Alteration {
     /// Exactly these changes.
     Incremental(Vec<ConfigChange>),
@@ -105,9 +106,9 @@ async fn alter(
     match resource_type {
         TOPIC => alter_topic(context, name, alteration, validate_only).await,
         BROKER => {
-            check_broker(context, name)?;
+            let whose = whose(context, name)?;
             let level = if name.is_empty() { ALL_BROKERS_PREFIX } else { "" };
-            alter_broker(context, level, alteration, validate_only).await
+            alter_broker(context, (whose, level), alteration, validate_only).await
         }
         CLIENT_METRICS => alter_client_metrics(context, name, alteration, validate_only).await,
         GROUP => alter_group(context, name, alteration, validate_only).await,
@@ -172,12 +173,12 @@ async fn alter_kept(
     (kept, name): (KeptSettings, &str),
     alteration: Alteration,
     validate_only: bool,
-    check: impl FnOnce(&BTreeMap<String, String>) -> Result<(), ApiError> + Send + 'static,
+    check: impl Fn(&BTreeMap<String, String>) -> Result<(), ApiError> + Send + 'static,
 ) -> Result<(), ApiError> {
     let name = name.to_owned();
     let decide = move |all: &BTreeMap<String, String>| {
         let mut own = kept.among(all, &name);
-        let changes = changes(&own, alteration);
+        let changes = changes(&own, alteration.clone());
         for change in &changes {
             match change {
                 ConfigChange::Set(setting, value) => drop(own.insert(setting.clone(), value.clone())),
@@ -192,7 +193,7 @@ async fn alter_kept(
         let changes = changes.into_iter().map(|change| renamed(change, |setting| kept.name(&name, setting)));
         Ok(changes.collect())
     };
-    context.administration().change_settings(validate_only, decide).await
+    context.administration().change_settings(Whose::Here, validate_only, decide).await
 }
 
 async fn alter_group(
@@ -247,19 +248,27 @@ pub(crate) fn check_broker(context: &Context, name: &str) -> Result<(), ApiError
     let Ok(id) = name.parse::<i32>() else {
         return refuse(format!("Node id must be an integer, but it is: {name}"));
     };
-    let brokers = context.view().broker_ids();
-    if brokers.iter().all(|broker| broker.0 != id) {
+    if !context.view().is_here(BrokerId(id)) {
         let expected = context.engine().node_id();
         return refuse(format!("Unexpected broker id, expected {expected}, but received {id}"));
     }
     Ok(())
 }
 
-/// Alters the settings of one level: those of this node, or the defaults of all brokers, by what their names are kept
+/// Whose settings a broker resource names: any node's settings can be changed through any other.
+fn whose(context: &Context, name: &str) -> Result<Whose, ApiError> {
+    let id = name.parse().ok().filter(|id| *id != context.engine().node_id());
+    match id {
+        Some(id) if context.view().has(BrokerId(id)) => Ok(Whose::Node(id)),
+        _ => check_broker(context, name).map(|()| Whose::Here),
+    }
+}
+
+/// Alters the settings of one level: those of one node, or the defaults of all brokers, by what their names are kept
 /// with.
 async fn alter_broker(
     context: &Context,
-    level: &'static str,
+    (whose, level): (Whose, &'static str),
     alteration: Alteration,
     validate_only: bool,
 ) -> Result<(), ApiError> {
@@ -268,11 +277,11 @@ async fn alter_broker(
         // Only this node's own are kept under a name without a slash.
         let set = kept.iter().filter_map(|(name, value)| Some((name.strip_prefix(level)?, value)));
         let set = set.filter(|(name, _)| !is_kept(name)).map(|(name, value)| (name.to_owned(), value.clone()));
-        let changes = changes(&set.collect(), alteration);
+        let changes = changes(&set.collect(), alteration.clone());
         changes.iter().try_for_each(|change| check_broker_change(change, &config))?;
         Ok(changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}"))).collect())
     };
-    context.administration().change_settings(validate_only, decide).await
+    context.administration().change_settings(whose, validate_only, decide).await
 }
 
 fn check_broker_change(change: &ConfigChange, config: &NetConfig) -> Result<(), ApiError> {

@@ -24,6 +24,7 @@ pub(crate) use clock::Clock;
 pub(crate) use effects::{Effects, Pending, Then, Write, WriteId};
 pub(crate) use load::contiguous;
 pub(crate) use machine::{LogRecord, Machine, Replayed, Verdict};
+pub(crate) use route::{InternalTopicMaker, TopicMaker};
 pub(crate) use shell::{Kind, Runtime};
 #[cfg(test)]
 pub(crate) use test_asker::Inbox;

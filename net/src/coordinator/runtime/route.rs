@@ -2,10 +2,10 @@
 
 use std::{future::Future, rc::Rc, time::Duration};
 
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, LocalBoxFuture, join_all, select};
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
-    api::{TopicError, TopicPartition},
+    api::{NewTopic, TopicError, TopicPartition},
     engine::{Engine, Topic},
 };
 
@@ -13,6 +13,15 @@ use super::{
     shell::{Kind, Runtime},
     ticket::Ticket,
 };
+
+/// Makes internal topics where that is not the engine's own business: on a node that belongs to a cluster.
+pub(crate) trait TopicMaker {
+    /// Makes one, unless it is there; this shard's engine knows it when that is done.
+    fn make(&self, topic: NewTopic) -> LocalBoxFuture<'_, Result<(), ResponseError>>;
+}
+
+/// Attached to the engine of every shard of such a node.
+pub(crate) struct InternalTopicMaker(pub(crate) Box<dyn TopicMaker>);
 
 /// How long a shard may take to show what it has before others go on without it.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +57,10 @@ impl<K: Kind> Runtime<K> {
 
     async fn make_topic(engine: &Engine) -> Result<Rc<Topic>, ResponseError> {
         let new = Self::here(engine).await.kind().new_topic();
+        if let Some(maker) = engine.attached::<InternalTopicMaker>() {
+            maker.0.make(new).await?;
+            return Self::topic(engine).ok_or(ResponseError::CoordinatorNotAvailable);
+        }
         match engine.create_topic(new, false).await {
             Ok(topic) => Ok(topic),
             // another shard was faster

@@ -168,7 +168,7 @@ impl<K: Kind> Runtime<K> {
     }
 
     /// Loads and forgets partitions, as they come to this shard and go.
-    fn reconcile(self: &Rc<Self>) {
+    pub(crate) fn reconcile(self: &Rc<Self>) {
         let led = self.led();
         let mut slots = self.slots();
         slots.reconcile(self.clock.now_ms(), &led);

@@ -80,6 +80,7 @@ responses! {
     UpdateFeaturesResponse { error_code results [ error_code ] }
     DescribeClusterResponse { error_code }
     DescribeProducersResponse { topics [ partitions [ error_code ] ] }
+    UnregisterBrokerResponse { error_code }
     ConsumerGroupHeartbeatResponse { error_code }
     ConsumerGroupDescribeResponse { groups [ error_code ] }
     ListConfigResourcesResponse { error_code }

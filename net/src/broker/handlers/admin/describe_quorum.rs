@@ -1,17 +1,16 @@
-//! DescribeQuorum: the node is the only voter of its cluster, and up to date with itself.
+//! DescribeQuorum: who may be controller, and who is. A node that is alone is the only voter, and up to date with itself.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, DescribeQuorumRequest, DescribeQuorumResponse,
+        ApiKey, BrokerId, DescribeQuorumRequest, DescribeQuorumResponse,
         describe_quorum_request::TopicData as WantedTopic,
         describe_quorum_response::{Listener, Node, PartitionData, ReplicaState, TopicData},
     },
     protocol::StrBytes,
 };
-use millrace_engine::api::LEADER_EPOCH;
 
 use crate::{
     broker::{
@@ -49,17 +48,25 @@ async fn handle(context: Context, call: Call<DescribeQuorumRequest>) -> Describe
         let refused = call.body.topics.into_iter().map(refuse).collect();
         return response.with_topics(refused);
     }
+    let quorum = context.view().quorum();
+    let own = BrokerId(context.engine().node_id());
     let partition = PartitionData::default()
         .with_error_message(Some(StrBytes::new()))
-        .with_leader_id(context.view().controller())
-        .with_leader_epoch(LEADER_EPOCH)
-        .with_current_voters(vec![this_voter(&context)]);
+        .with_leader_id(quorum.leader)
+        .with_leader_epoch(quorum.epoch)
+        .with_high_watermark(quorum.seen)
+        .with_current_voters(
+            quorum.voters.iter().map(|(id, _)| voter(*id, (*id == own).then_some(quorum.seen))).collect(),
+        );
     let topics =
         call.body.topics.into_iter().map(|topic| {
             TopicData::default().with_topic_name(topic.topic_name).with_partitions(vec![partition.clone()])
         });
     let response = response.with_topics(topics.collect());
-    if version >= 2 { response.with_nodes(vec![this_node(&context)]) } else { response }
+    match version >= 2 {
+        true => response.with_nodes(quorum.voters.into_iter().map(node).collect()),
+        false => response,
+    }
 }
 
 /// Whether it asks for the cluster's metadata and nothing else, as a client does.
@@ -84,23 +91,23 @@ fn refuse(topic: WantedTopic) -> TopicData {
     TopicData::default().with_topic_name(topic.topic_name).with_partitions(partitions)
 }
 
-fn this_voter(context: &Context) -> ReplicaState {
+/// A voter that has seen changes up to there. How far others are, nobody tells: -1, as Kafka says of what it does not know.
+fn voter(id: BrokerId, seen: Option<i64>) -> ReplicaState {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    let at_ms = seen.map_or(-1, |_| now_ms);
     ReplicaState::default()
-        .with_replica_id(context.view().controller())
-        .with_log_end_offset(0)
-        .with_last_fetch_timestamp(now_ms)
-        .with_last_caught_up_timestamp(now_ms)
+        .with_replica_id(id)
+        .with_log_end_offset(seen.unwrap_or(-1))
+        .with_last_fetch_timestamp(at_ms)
+        .with_last_caught_up_timestamp(at_ms)
 }
 
-fn this_node(context: &Context) -> Node {
+fn node((id, listeners): (BrokerId, Vec<(String, String, u16)>)) -> Node {
     // All of them, with their names: who reads this chooses by name.
-    let listeners = context.config().listeners.iter().map(|listener| {
-        Listener::default()
-            .with_name(StrBytes::from_string(listener.name.clone()))
-            .with_host(StrBytes::from_string(listener.advertised_host.clone()))
-            .with_port(listener.advertised_port)
+    let listeners = listeners.into_iter().map(|(name, host, port)| {
+        let (name, host) = (StrBytes::from_string(name), StrBytes::from_string(host));
+        Listener::default().with_name(name).with_host(host).with_port(port)
     });
-    Node::default().with_node_id(context.view().controller()).with_listeners(listeners.collect())
+    Node::default().with_node_id(id).with_listeners(listeners.collect())
 }

@@ -10,4 +10,5 @@ pub(crate) mod describe_producers;
 pub(crate) mod describe_quorum;
 pub(crate) mod elect_leaders;
 pub(crate) mod list_partition_reassignments;
+pub(crate) mod unregister_broker;
 pub(crate) mod update_features;

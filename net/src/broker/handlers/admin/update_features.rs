@@ -13,7 +13,7 @@ use kafka_protocol::{
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
-        features::FEATURES,
+        features::{self, Feature},
         table::{Api, OnDisconnect},
     },
     wire::api::{
@@ -44,7 +44,8 @@ async fn handle(context: Context, call: Call<UpdateFeaturesRequest>) -> UpdateFe
         return response.with_error_code(code);
     }
     let node = context.engine().node_id();
-    if let Some(reason) = call.body.feature_updates.iter().find_map(|update| refusal(update, node)) {
+    let known: Vec<_> = features::of(&context.service.membership).collect();
+    if let Some(reason) = call.body.feature_updates.iter().find_map(|update| refusal(update, node, &known)) {
         let message = format!("The update failed for all features since the following feature had an error: {reason}");
         return response
             .with_error_code(ResponseError::InvalidUpdateVersion.code())
@@ -59,9 +60,9 @@ async fn handle(context: Context, call: Call<UpdateFeaturesRequest>) -> UpdateFe
     response.with_results(results.collect())
 }
 
-fn refusal(update: &FeatureUpdateKey, node: i32) -> Option<String> {
+fn refusal(update: &FeatureUpdateKey, node: i32, known: &[&Feature]) -> Option<String> {
     let (name, level) = (&*update.feature, update.max_version_level);
-    let Some(feature) = FEATURES.iter().find(|feature| feature.name == name) else {
+    let Some(feature) = known.iter().find(|feature| feature.name == name) else {
         return Some(format!(
             "Invalid update version {level} for feature {name}. Local controller {node} does not support this feature."
         ));
@@ -83,6 +84,7 @@ fn refusal(update: &FeatureUpdateKey, node: i32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::cluster::Membership;
 
     #[test]
     fn only_the_level_in_force_is_accepted() {
@@ -90,9 +92,10 @@ mod tests {
             let name = StrBytes::from_static_str(name);
             FeatureUpdateKey::default().with_feature(name).with_max_version_level(level)
         };
-        assert_eq!(refusal(&update("metadata.version", 30), 1), None);
+        let known: Vec<_> = features::of(&Membership::Alone).collect();
+        assert_eq!(refusal(&update("metadata.version", 30), 1, &known), None);
         for (name, level) in [("metadata.version", 29), ("metadata.version", 31), ("kraft.version", 1), ("nope", 1)] {
-            assert!(refusal(&update(name, level), 1).is_some(), "{name} {level}");
+            assert!(refusal(&update(name, level), 1, &known).is_some(), "{name} {level}");
         }
     }
 }

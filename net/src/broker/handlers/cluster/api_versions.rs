@@ -9,10 +9,9 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use crate::broker::features::{FEATURES, Feature};
+use crate::broker::features::{self, Feature};
 use crate::{
     broker::{
-        config::NetConfig,
         context::{Authorization, Context},
         shard::BrokerShard,
         table::{Api, OnDisconnect, is_served},
@@ -48,14 +47,15 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
         tracing::debug!(peer = %context.peer.origin.address, software = %name, version = %software_version, "client");
         context.session_mut().software = Some((kept(&name), kept(&software_version)));
     }
-    let response = ApiVersionsResponse::default().with_api_keys(listed_versions(context.config()));
+    let response = ApiVersionsResponse::default().with_api_keys(listed_versions(&context.service));
     if version < 3 {
         return response;
     }
+    let features = features::of(&context.service.membership);
     response
-        .with_supported_features(FEATURES.iter().map(|feature| supported(feature, version)).collect())
+        .with_supported_features(features.clone().map(|feature| supported(feature, version)).collect())
         .with_finalized_features_epoch(0)
-        .with_finalized_features(FEATURES.iter().filter(|feature| feature.level > 0).map(finalized).collect())
+        .with_finalized_features(features.filter(|feature| feature.level > 0).map(finalized).collect())
 }
 
 /// A name of software for as long as its connection lives: a copy, as the name shares memory with its whole request.
@@ -76,8 +76,8 @@ fn is_legal(text: &str) -> bool {
     }
 }
 
-fn listed_versions(config: &NetConfig) -> Vec<ApiVersion> {
-    BrokerShard::table().iter().filter(|api| is_served(api, config)).map(|api| listed(api)).collect()
+fn listed_versions(shard: &BrokerShard) -> Vec<ApiVersion> {
+    BrokerShard::table().iter().filter(|api| is_served(api, shard)).map(|api| listed(api)).collect()
 }
 
 fn listed(api: &Api) -> ApiVersion {
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn produce_is_advertised_from_zero() {
-        let produce = &listed_versions(&NetConfig::default())[0];
+        let produce = listed(BrokerShard::table()[0]);
         assert_eq!((produce.api_key, produce.min_version, produce.max_version), (0, 0, 13));
     }
 }

@@ -56,6 +56,14 @@ async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> Describ
             .with_port(broker.port)
             .with_rack(broker.rack)
     });
+    let fenced = match call.body.include_fenced_brokers {
+        true => view.fenced_broker_ids(),
+        false => Vec::new(),
+    };
+    // where they were is not known any more
+    let fenced = fenced.into_iter().map(|id| {
+        DescribeClusterBroker::default().with_broker_id(id).with_port(-1).with_rack(None).with_is_fenced(true)
+    });
     let operations = match call.body.include_cluster_authorized_operations {
         true => context.cluster_operations(),
         false => cluster::NO_OPERATIONS,
@@ -63,7 +71,7 @@ async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> Describ
     response
         .with_cluster_id(view.id())
         .with_controller_id(view.controller())
-        .with_brokers(brokers.collect())
+        .with_brokers(brokers.chain(fenced).collect())
         .with_cluster_authorized_operations(operations)
 }
 

@@ -1,0 +1,154 @@
+//! What a shard of a node in a cluster has of it: the newest image, and the way to the control plane.
+//!
+//! Always holds: the image is one that the shard's engine was brought into agreement with, so that whoever sees a topic
+//! here finds it there. Images come in order, from whoever runs the node.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::future::{Either, select};
+use millrace_replica::cluster::{
+    image::Image,
+    plane::{ControlError, ControlPlane},
+};
+
+use super::control::CONTROL_TIMEOUT;
+use crate::coordinator::runtime::promise::Bell;
+
+/// Whether a node belongs to a cluster.
+#[derive(Clone, Debug, Default)]
+pub enum Membership {
+    /// It is all there is.
+    #[default]
+    Alone,
+    /// It is one of several.
+    Clustered(Rc<Cluster>),
+}
+
+/// See the module. One per shard.
+pub struct Cluster {
+    pub(super) control: ControlPlane,
+    image: RefCell<Rc<Image>>,
+    /// Who waits for a newer image.
+    waiting: RefCell<Vec<Waker>>,
+    /// Rung when partitions began or ceased to be led here.
+    leadership: Bell,
+    producer_ids: ProducerIdBlock,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("revision", &self.image.borrow().revision).finish()
+    }
+}
+
+impl Cluster {
+    /// A shard's part of a cluster. Its engine agrees with the image.
+    pub fn new(control: ControlPlane, image: Image) -> Rc<Cluster> {
+        Rc::new(Cluster {
+            control,
+            image: RefCell::new(Rc::new(image)),
+            waiting: RefCell::default(),
+            leadership: Bell::default(),
+            producer_ids: ProducerIdBlock::default(),
+        })
+    }
+
+    /// Takes a newer image over, with which the shard's engine agrees already.
+    pub fn take_image(&self, image: Image) {
+        self.image.replace(Rc::new(image));
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Partitions have begun or ceased to be led on this shard: the engine says of each whether it is. Cheap, however
+    /// often it is said.
+    pub fn notice_leadership(&self) {
+        self.leadership.ring();
+    }
+
+    /// Waits until that was said, since the last time. One task may wait.
+    pub(crate) async fn leadership_noticed(&self) {
+        self.leadership.rung().await;
+    }
+
+    /// The newest image.
+    pub(crate) fn image(&self) -> Rc<Image> {
+        Rc::clone(&self.image.borrow())
+    }
+
+    /// Waits until an image shows something, but not for longer than that.
+    pub(super) async fn until(&self, most: Duration, mut shows: impl FnMut(&Image) -> bool) {
+        let shown = poll_fn(|context| {
+            if shows(&self.image.borrow()) {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        });
+        select(std::pin::pin!(shown), std::pin::pin!(glommio::timer::sleep(most))).await;
+    }
+
+    /// A producer id that was never given out before.
+    pub(super) async fn next_producer_id(&self) -> Result<i64, ControlError> {
+        loop {
+            if let Some(id) = self.producer_ids.take() {
+                return Ok(id);
+            }
+            if self.producer_ids.is_asking.replace(true) {
+                let asked = std::pin::pin!(self.producer_ids.answered());
+                let timeout = std::pin::pin!(glommio::timer::sleep(CONTROL_TIMEOUT));
+                match select(asked, timeout).await {
+                    Either::Left(_) => continue,
+                    Either::Right(_) => return Err(ControlError::Busy),
+                }
+            }
+            let block = self.control.producer_ids(CONTROL_TIMEOUT).await;
+            self.producer_ids.is_asking.set(false);
+            self.producer_ids.waiting.take().into_iter().for_each(Waker::wake);
+            let block = block?;
+            self.producer_ids.refill(block.first, block.count);
+        }
+    }
+}
+
+/// Producer ids of this shard that were not given out yet.
+#[derive(Default)]
+struct ProducerIdBlock {
+    next: Cell<i64>,
+    end: Cell<i64>,
+    is_asking: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl ProducerIdBlock {
+    fn take(&self) -> Option<i64> {
+        let id = self.next.get();
+        (id < self.end.get()).then(|| {
+            self.next.set(id + 1);
+            id
+        })
+    }
+
+    fn refill(&self, first: i64, count: i32) {
+        self.next.set(first);
+        self.end.set(first + i64::from(count));
+    }
+
+    /// Waits until nobody asks for a block.
+    async fn answered(&self) {
+        poll_fn(|context| {
+            if !self.is_asking.get() {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}

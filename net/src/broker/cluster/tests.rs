@@ -1,0 +1,1 @@
+//! What three nodes look like to clients of one of them.

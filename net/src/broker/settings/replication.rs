@@ -1,0 +1,190 @@
+//! Settings of a node that belongs to a cluster: what they are called, their defaults, and what values they may have.
+//!
+//! They are given at the start. A node that is alone has none of them.
+
+use std::collections::BTreeMap;
+
+use millrace_engine::config::ConfigType;
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct ReplicationKey {
+    /// Kafka's name.
+    pub(crate) name: &'static str,
+    /// What kind of value it has.
+    pub(crate) kind: ConfigType,
+    /// The value when nothing is said; none if there is no such value.
+    pub(crate) default: Option<&'static str>,
+    /// What it does.
+    pub(crate) documentation: &'static str,
+    legal: Legal,
+}
+
+/// The values that a setting may have.
+#[derive(Debug)]
+enum Legal {
+    /// A whole number between these, both included.
+    Between(i64, i64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Any text.
+    Text,
+}
+
+const fn key(
+    name: &'static str,
+    kind: ConfigType,
+    default: Option<&'static str>,
+    legal: Legal,
+    documentation: &'static str,
+) -> ReplicationKey {
+    ReplicationKey { name, kind, default, documentation, legal }
+}
+
+/// Kafka's own selector of replicas by rack, the only one that is known here.
+const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+const SELECTOR: &str = "replica.selector.class";
+/// Name of the number of replicas of a topic that says none.
+pub(crate) const DEFAULT_FACTOR: &str = "default.replication.factor";
+const FACTOR: Legal = Legal::Between(1, i16::MAX as i64);
+
+/// All of them, by name.
+pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
+    key(
+        "auto.leader.rebalance.enable",
+        ConfigType::Boolean,
+        Some("true"),
+        Legal::OneOf(&["true", "false"]),
+        "Whether preferred leaders are made leaders again by themselves.",
+    ),
+    key("broker.rack", ConfigType::String, None, Legal::Text, "Where the node stands."),
+    key(DEFAULT_FACTOR, ConfigType::Int, Some("1"), FACTOR, "Replicas of a topic that says no number."),
+    key(
+        "leader.imbalance.check.interval.seconds",
+        ConfigType::Long,
+        Some("300"),
+        Legal::Between(1, i64::MAX / 1000),
+        "How often it is looked for leaders that are not the preferred ones.",
+    ),
+    key(
+        "offsets.topic.replication.factor",
+        ConfigType::Int,
+        Some("3"),
+        FACTOR,
+        "Replicas of the topic of groups and offsets, as far as there are brokers when it is made.",
+    ),
+    key(
+        "replica.lag.time.max.ms",
+        ConfigType::Long,
+        Some("30000"),
+        Legal::Between(1, i64::MAX),
+        "How long a follower may be behind its leader and count as in sync.",
+    ),
+    key(
+        SELECTOR,
+        ConfigType::String,
+        None,
+        Legal::OneOf(&[RACK_AWARE]),
+        "Which replica consumers are told to read from: the one in their rack, or, if this is not set, the leader.",
+    ),
+    key(
+        "share.coordinator.state.topic.replication.factor",
+        ConfigType::Int,
+        Some("3"),
+        FACTOR,
+        "Replicas of the topic of share groups' state, as far as there are brokers when it is made.",
+    ),
+];
+
+/// Checks settings by name; what is wrong, in words.
+pub fn check_replication_settings(settings: &BTreeMap<String, String>) -> Result<(), String> {
+    settings.iter().try_for_each(|(name, value)| {
+        let key = REPLICATION_KEYS.iter().find(|key| key.name == name);
+        key.ok_or_else(|| format!("{name} is no setting of replication"))?.check(value)
+    })
+}
+
+/// Whether that is one of them.
+pub fn is_replication_setting(name: &str) -> bool {
+    REPLICATION_KEYS.iter().any(|key| key.name == name)
+}
+
+impl ReplicationKey {
+    fn check(&self, value: &str) -> Result<(), String> {
+        let name = self.name;
+        match &self.legal {
+            Legal::Text => Ok(()),
+            Legal::OneOf(words) if words.contains(&value) => Ok(()),
+            Legal::OneOf(words) => Err(format!("{name} is {value}: it can be {}", words.join(", "))),
+            Legal::Between(least, most) => match value.parse::<i64>() {
+                Ok(number) if (*least..=*most).contains(&number) => Ok(()),
+                _ => Err(format!("{name} is {value}: a number from {least} to {most} is needed")),
+            },
+        }
+    }
+}
+
+/// Whether consumers are told of replicas that are nearer than the leader.
+pub(crate) fn selects_by_rack(settings: &BTreeMap<String, String>) -> bool {
+    settings.get(SELECTOR).is_some_and(|class| class == RACK_AWARE)
+}
+
+/// Replicas of a topic that says no number.
+pub(crate) fn default_factor(settings: &BTreeMap<String, String>) -> i16 {
+    factor(settings, DEFAULT_FACTOR, 1)
+}
+
+/// Replicas that an internal topic should have.
+pub(crate) fn internal_factor(settings: &BTreeMap<String, String>, topic: &str) -> i16 {
+    let name = match topic {
+        "__share_group_state" => "share.coordinator.state.topic.replication.factor",
+        "__transaction_state" => "transaction.state.log.replication.factor",
+        _ => "offsets.topic.replication.factor",
+    };
+    factor(settings, name, 3)
+}
+
+fn factor(settings: &BTreeMap<String, String>, name: &str, default: i16) -> i16 {
+    settings.get(name).and_then(|value| value.parse().ok()).filter(|factor| *factor >= 1).unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_sorted_and_defaults_are_legal() {
+        assert!(REPLICATION_KEYS.is_sorted_by_key(|key| key.name));
+        for key in REPLICATION_KEYS {
+            assert_eq!(key.default.map_or(Ok(()), |value| key.check(value)), Ok(()), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        let check = |name: &str, value: &str| {
+            check_replication_settings(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+        };
+        assert_eq!(check("broker.rack", "a"), Ok(()));
+        assert_eq!(check(SELECTOR, RACK_AWARE), Ok(()));
+        for (name, value) in [
+            (SELECTOR, "com.example.Other"),
+            (DEFAULT_FACTOR, "0"),
+            (DEFAULT_FACTOR, "three"),
+            ("replica.lag.time.max.ms", "-1"),
+            ("auto.leader.rebalance.enable", "yes"),
+            ("no.such.setting", "1"),
+        ] {
+            assert!(check(name, value).is_err_and(|reason| reason.contains(name)), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn internal_topics_want_three_replicas() {
+        let mut settings = BTreeMap::new();
+        assert_eq!((default_factor(&settings), internal_factor(&settings, "__consumer_offsets")), (1, 3));
+        settings.insert("offsets.topic.replication.factor".to_owned(), "2".to_owned());
+        assert_eq!(internal_factor(&settings, "__consumer_offsets"), 2);
+        assert_eq!(internal_factor(&settings, "__share_group_state"), 3);
+    }
+}
