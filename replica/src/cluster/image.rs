@@ -115,7 +115,7 @@ impl Image {
 
     /// Takes changes over, and says what they made different. What is not newer than the image is passed over. After an
     /// error the image is not to be used: read everything anew.
-    pub fn apply(&mut self, revision: i64, changes: &[Change]) -> Result<Vec<Changed>, ValueError> {
+    pub fn apply(&mut self, changes: &[Change]) -> Result<Vec<Changed>, ValueError> {
         let mut changed = Vec::new();
         let held = self.revision;
         for change in changes.iter().filter(|change| change.revision() > held) {
@@ -125,7 +125,7 @@ impl Image {
             }
         }
         let newest = changes.iter().map(Change::revision).max().unwrap_or(0);
-        self.revision = self.revision.max(revision).max(newest);
+        self.revision = self.revision.max(newest);
         Ok(changed)
     }
 

@@ -4,8 +4,12 @@
 
 mod buckets;
 pub mod change;
+#[cfg(test)]
+mod conformance;
+pub mod etcd;
 pub mod image;
 pub mod keys;
+pub mod memory;
 pub mod model;
 pub mod plane;
 pub mod store;

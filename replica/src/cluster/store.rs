@@ -192,13 +192,8 @@ impl Change {
 /// What a watch brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Watched {
-    /// Changes, all those of each revision together, in order of revisions. None: the store lives.
-    Changes {
-        /// The store's revision.
-        revision: i64,
-        /// What changed.
-        changes: Vec<Change>,
-    },
+    /// Changes, all those of each revision together, in order of revisions. None: the watch is there.
+    Changes(Vec<Change>),
     /// Nothing came within the time.
     Quiet,
 }
@@ -247,8 +242,9 @@ pub trait Store: Send {
     /// A new lease.
     fn grant(&mut self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
-    /// Asks for a lease to last for its whole time again. That it says yes proves nothing: the key must be there.
-    fn keep_alive(&mut self, lease: LeaseId) -> Result<(), StoreError>;
+    /// Asks for a lease to last for its whole time again; the store's revision. That it says yes proves nothing of the
+    /// lease: the key must be there.
+    fn keep_alive(&mut self, lease: LeaseId) -> Result<i64, StoreError>;
 
     /// Ends a lease and all keys that go with it.
     fn revoke(&mut self, lease: LeaseId) -> Result<(), StoreError>;

@@ -1,0 +1,242 @@
+//! Against a real etcd, if there is one on this machine.
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::cluster::{conformance, store::Watch};
+
+/// An etcd of our own, ended when dropped.
+pub(crate) struct Server {
+    child: Child,
+    port: u16,
+    data: tempfile::TempDir,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    /// Starts one; `None`, and a line that says so, where there is no etcd.
+    pub(crate) fn start(arguments: &[&str]) -> Option<Self> {
+        let binary = std::env::var("MILLRACE_ETCD").unwrap_or_else(|_| "etcd".to_owned());
+        if Command::new(&binary).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            println!("skipped: no etcd on this machine (apt-get install etcd-server)");
+            return None;
+        }
+        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let data = tempfile::tempdir().unwrap();
+            let child = spawn(&binary, data.path(), port, &arguments);
+            let mut server = Self { child, port, data, arguments: arguments.clone() };
+            if server.wait_until_it_answers() {
+                return Some(server);
+            }
+        }
+        panic!("etcd does not start");
+    }
+
+    pub(crate) fn options(&self) -> EtcdOptions {
+        let secure = self.arguments.iter().any(|argument| argument == "--cert-file");
+        EtcdOptions {
+            endpoints: vec![format!("{}://127.0.0.1:{}", if secure { "https" } else { "http" }, self.port)],
+            cluster: "test".to_owned(),
+            timeout: Duration::from_secs(5),
+            tls: EtcdTls::default(),
+            user: None,
+        }
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        let binary = std::env::var("MILLRACE_ETCD").unwrap_or_else(|_| "etcd".to_owned());
+        self.child = spawn(&binary, self.data.path(), self.port, &self.arguments);
+        assert!(self.wait_until_it_answers());
+    }
+
+    fn wait_until_it_answers(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < deadline {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn spawn(binary: &str, data: &Path, port: u16, arguments: &[String]) -> Child {
+    let scheme = if arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
+    let url = format!("{scheme}://127.0.0.1:{port}");
+    let mut command = Command::new(binary);
+    command.args(["--data-dir".as_ref(), data.as_os_str()]);
+    command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+    // one member needs nobody: any free port will do
+    command.args(["--listen-peer-urls", "http://127.0.0.1:0", "--log-level", "error"]);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn etcd_does_what_a_store_must() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut etcd = Etcd::new(&server.options()).unwrap();
+    conformance::check(&mut etcd, &mut thread::sleep);
+    assert!(etcd.identity().unwrap() != 0);
+    assert!(etcd.server_version().unwrap().starts_with("3."));
+}
+
+#[test]
+fn keys_of_other_clusters_are_not_seen() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut ours = Etcd::new(&server.options()).unwrap();
+    let mut others = Etcd::new(&EtcdOptions { cluster: "test2".to_owned(), ..server.options() }).unwrap();
+    others.transact(&Transaction::new().put("nodes/1".to_owned(), vec![])).unwrap();
+    ours.transact(&Transaction::new().put("nodes/2".to_owned(), vec![])).unwrap();
+    let seen = ours.range("", None, 0, 10).unwrap().entries;
+    assert_eq!(seen.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["nodes/2"]);
+}
+
+#[test]
+fn an_endpoint_that_refuses_is_passed_over() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut options = server.options();
+    options.endpoints.insert(0, "http://127.0.0.1:1".to_owned());
+    let mut etcd = Etcd::new(&options).unwrap();
+    etcd.transact(&Transaction::new().put("a".to_owned(), vec![])).unwrap();
+    assert_eq!(etcd.range("", None, 0, 10).unwrap().entries.len(), 1);
+}
+
+#[test]
+fn an_etcd_that_is_away_is_said_to_be() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let mut etcd = Etcd::new(&server.options()).unwrap();
+    let mut watch = etcd.watch(1).unwrap();
+    server.stop();
+    assert!(matches!(etcd.identity(), Err(StoreError::Away(_))));
+    let outcome = etcd.transact(&Transaction::new().put("a".to_owned(), vec![]));
+    assert!(outcome.unwrap_err().is_unknown());
+    let ended = loop {
+        match watch.next(Duration::from_secs(10)) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(ended, StoreError::Away(_)), "{ended:?}");
+    server.restart();
+    assert!(etcd.identity().is_ok());
+}
+
+#[test]
+fn users_and_passwords() {
+    let Some(server) = Server::start(&[]) else { return };
+    let plain = Etcd::new(&server.options()).unwrap();
+    drop(plain);
+    let call = |path: &str, body: &str| {
+        let url = format!("{}{path}", server.options().endpoints[0]);
+        let status = ureq::post(url).send(body).unwrap().status();
+        assert!(status.is_success(), "{path}");
+    };
+    call("/v3/auth/user/add", r#"{"name":"root","password":"secret"}"#);
+    call("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#);
+    call("/v3/auth/enable", "{}");
+    let mut nobody = Etcd::new(&server.options()).unwrap();
+    assert!(matches!(nobody.range("", None, 0, 1), Err(StoreError::Refused(_))));
+    let with = |password: &str| {
+        let user = Some(("root".to_owned(), password.to_owned()));
+        Etcd::new(&EtcdOptions { user, ..server.options() }).unwrap()
+    };
+    assert!(matches!(with("wrong").range("", None, 0, 1), Err(StoreError::Refused(_))));
+    let mut root = with("secret");
+    root.transact(&Transaction::new().put("a".to_owned(), vec![])).unwrap();
+    assert_eq!(root.range("", None, 0, 10).unwrap().entries.len(), 1);
+    assert!(root.watch(1).is_ok());
+}
+
+#[test]
+fn certificates_are_asked_for_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let openssl = |arguments: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.current_dir(folder.path()).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let with_key = |rest: &[&'static str]| [&["req"][..], &key[..], rest].concat();
+    let made = openssl(&with_key(&["-x509", "-keyout", "ca.key", "-out", "ca.pem", "-days", "30", "-subj", "/CN=ca"]))
+        && openssl(&with_key(&["-keyout", "one.key", "-out", "one.csr", "-subj", "/CN=one"]))
+        && std::fs::write(at("ext"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n").is_ok()
+        && openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            "one.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-out",
+            "one.pem",
+            "-days",
+            "30",
+            "-extfile",
+            "ext",
+        ]);
+    if !made {
+        println!("skipped: no openssl on this machine");
+        return;
+    }
+    let text = |name: &str| at(name).display().to_string();
+    let (certificate, key, authority) = (text("one.pem"), text("one.key"), text("ca.pem"));
+    let arguments =
+        ["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &authority, "--client-cert-auth"];
+    let Some(server) = Server::start(&arguments) else { return };
+    let with = |tls: EtcdTls| Etcd::new(&EtcdOptions { tls, ..server.options() }).unwrap();
+    let trusting = EtcdTls { authority: Some(at("ca.pem")), certificate: None };
+    let whole = EtcdTls { certificate: Some((at("one.pem"), at("one.key"))), ..trusting.clone() };
+    assert!(with(whole).identity().is_ok());
+    assert!(with(trusting).identity().is_err(), "etcd asks for a certificate");
+    assert!(with(EtcdTls::default()).identity().is_err(), "nobody is trusted unless told");
+    let missing = EtcdTls { authority: Some(at("none.pem")), certificate: None };
+    assert!(matches!(
+        Etcd::new(&EtcdOptions { tls: missing, ..server.options() }),
+        Err(ConnectError::Certificate { .. })
+    ));
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    let options = |endpoint: &str, cluster: &str| EtcdOptions {
+        endpoints: vec![endpoint.to_owned()],
+        cluster: cluster.to_owned(),
+        timeout: Duration::from_secs(1),
+        tls: EtcdTls::default(),
+        user: None,
+    };
+    for endpoint in ["", "etcd:2379", "ftp://etcd:2379", "http://etcd", "http://:2379", "http://etcd:port"] {
+        assert!(matches!(Etcd::new(&options(endpoint, "a")), Err(ConnectError::Endpoint(_))), "{endpoint}");
+    }
+    for cluster in ["", "a/b", "a b"] {
+        assert!(matches!(Etcd::new(&options("http://a:1", cluster)), Err(ConnectError::Cluster(_))), "{cluster}");
+    }
+}
