@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::batch::BatchError;
+use crate::{batch::BatchError, transactions::AbortedTransaction};
 
 /// A topic's id, as Kafka's protocol carries it. Never the nil UUID.
 pub type TopicId = Uuid;
@@ -122,6 +122,9 @@ pub struct Fetched {
     pub log_start_offset: i64,
     /// Whole batches, the first one holding the offset asked for.
     pub records: Records,
+    /// Transactions that were aborted and have a batch in the records, in the order of their markers, which for each producer
+    /// is that of their first offsets; perhaps some that have none. `None` for who reads what is uncommitted.
+    pub aborted: Option<Vec<AbortedTransaction>>,
 }
 
 /// A question for one partition's offsets.
@@ -177,10 +180,14 @@ pub struct ActiveProducer {
     pub producer_id: i64,
     /// Its newest epoch.
     pub producer_epoch: i16,
-    /// Sequence of its last record.
+    /// Sequence of its last record, or -1 if it has none in its epoch.
     pub last_sequence: i32,
-    /// Largest timestamp of its last batch, in ms.
+    /// Largest timestamp of its last batch, in ms; that of a marker counts.
     pub last_timestamp_ms: i64,
+    /// Epoch of the coordinator that wrote its last marker, or -1.
+    pub coordinator_epoch: i32,
+    /// Offset of the first batch of its open transaction, or -1.
+    pub current_transaction_first_offset: i64,
 }
 
 /// Why a request for data was refused.
@@ -212,6 +219,26 @@ pub enum LogError {
     /// An idempotent producer's epoch is older than one seen before.
     #[error("invalid producer epoch")]
     InvalidProducerEpoch,
+    /// The batch is not part of a transaction that is open here, or one that is not of a transaction would be in one.
+    #[error("invalid transaction state: {0}")]
+    InvalidTxnState(&'static str),
+    /// A marker of a coordinator whose epoch is older than that of one seen before.
+    #[error("the transaction coordinator was fenced: its epoch {epoch} is older than {known}")]
+    TransactionCoordinatorFenced {
+        /// The marker's.
+        epoch: i32,
+        /// Seen before.
+        known: i32,
+    },
+    /// The transaction's coordinator has not answered, or there are more transactions than are kept: try again.
+    #[error("concurrent transactions: {0}")]
+    ConcurrentTransactions(&'static str),
+    /// The coordinator knows of no such transaction, or the partition is not in it: the transaction can be aborted.
+    #[error("the transaction must be aborted: {0}")]
+    TransactionAbortable(&'static str),
+    /// The transaction's coordinator is not known, not there or still loading: try again.
+    #[error("the transaction's coordinator is not available")]
+    TransactionCoordinatorNotAvailable,
     /// Nothing is known of this producer id any more.
     #[error("unknown producer id")]
     UnknownProducerId,

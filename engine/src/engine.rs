@@ -134,35 +134,7 @@ impl Engine {
         acks: Acks,
         parts: Vec<ProducePartition>,
     ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
-        self.0.mail.note_activity();
-        let count = parts.len();
-        let mut by_shard: BTreeMap<usize, (Vec<usize>, Vec<ProducePartition>)> = BTreeMap::new();
-        for (at, part) in parts.into_iter().enumerate() {
-            let (places, parts) = by_shard.entry(self.owner(part.partition)).or_default();
-            places.push(at);
-            parts.push(part);
-        }
-        let pending: Vec<_> = by_shard
-            .into_iter()
-            .map(|(shard, (places, parts))| {
-                let answers = self.call(shard, move |engine: Engine| {
-                    // Taken when the letter is opened: the order of letters is the order of offsets.
-                    let taken: Vec<Taken> =
-                        parts.into_iter().map(|part| engine.0.store.append(part, origin, acks)).collect();
-                    settle(taken)
-                });
-                async move { (places, answers.await) }
-            })
-            .collect();
-        async move {
-            let mut answers = vec![Err(LogError::ShuttingDown); count];
-            for (places, of_shard) in join_all(pending).await {
-                for (at, answer) in places.into_iter().zip(of_shard) {
-                    answers[at] = answer;
-                }
-            }
-            answers
-        }
+        self.produce_with(parts, move |engine: &Engine, part| engine.0.store.append(part, origin, acks))
     }
 
     /// Answers a question for an offset.
@@ -377,7 +349,7 @@ impl Engine {
 }
 
 /// Waits for the places and the groups of taken batches. Groups end in order, so few of the waits really wait.
-async fn settle(taken: Vec<Taken>) -> Vec<Result<Produced, LogError>> {
+pub(crate) async fn settle(taken: Vec<Taken>) -> Vec<Result<Produced, LogError>> {
     let mut answers = Vec::with_capacity(taken.len());
     for taken in taken {
         answers.push(match taken.appended().await {

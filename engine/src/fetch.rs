@@ -21,6 +21,7 @@ use crate::{
     engine::{Engine, FetchAnswer},
     io::Io,
     partition::waiters::Waiter,
+    transactions::AbortedTransaction,
 };
 
 /// The partitions of one shard, with their places in the request.
@@ -271,6 +272,7 @@ fn trim(answers: &mut [FetchAnswer], max_bytes: usize) {
         let len = fetched.records.len();
         if total > 0 && total + len > max_bytes {
             fetched.records = Records::default();
+            fetched.aborted = fetched.aborted.take().map(|_| Vec::new());
         } else {
             total += len;
         }
@@ -289,11 +291,19 @@ fn plain(parts: &Parts) -> Vec<FetchPartition> {
     parts.iter().map(|(_, part)| *part).collect()
 }
 
+/// What an answer says beside its records.
+struct Told {
+    high_watermark: i64,
+    last_stable_offset: i64,
+    log_start_offset: i64,
+    aborted: Option<Vec<AbortedTransaction>>,
+}
+
 /// An answer on its way to another shard: memory of one shard is copied once, files are read by the kernel from
 /// whichever shard sends them.
 struct Crossing {
-    /// High watermark, last stable offset and log start.
-    answer: Result<(i64, i64, i64), LogError>,
+    /// Without records.
+    answer: Result<Told, LogError>,
     pieces: Vec<Piece>,
 }
 
@@ -306,10 +316,11 @@ impl Crossing {
     fn pack(answer: FetchAnswer) -> Self {
         match answer {
             Err(error) => Self { answer: Err(error), pieces: Vec::new() },
-            Ok(Fetched { high_watermark, last_stable_offset, log_start_offset, records }) => {
+            Ok(Fetched { high_watermark, last_stable_offset, log_start_offset, records, aborted }) => {
+                let told = Told { high_watermark, last_stable_offset, log_start_offset, aborted };
                 let pieces = records.chunks.iter().map(Piece::of).collect::<std::io::Result<Vec<_>>>();
                 match pieces {
-                    Ok(pieces) => Self { answer: Ok((high_watermark, last_stable_offset, log_start_offset)), pieces },
+                    Ok(pieces) => Self { answer: Ok(told), pieces },
                     Err(error) => Self { answer: Err(LogError::Storage(error.to_string())), pieces: Vec::new() },
                 }
             }
@@ -317,9 +328,9 @@ impl Crossing {
     }
 
     fn unpack(self) -> FetchAnswer {
-        let (high_watermark, last_stable_offset, log_start_offset) = self.answer?;
+        let Told { high_watermark, last_stable_offset, log_start_offset, aborted } = self.answer?;
         let chunks = self.pieces.into_iter().map(Piece::chunk).collect();
-        Ok(Fetched { high_watermark, last_stable_offset, log_start_offset, records: Records { chunks } })
+        Ok(Fetched { high_watermark, last_stable_offset, log_start_offset, records: Records { chunks }, aborted })
     }
 }
 
@@ -350,7 +361,13 @@ mod tests {
     fn only_the_first_records_may_go_beyond_the_limit() {
         let answer = |len: usize| {
             let chunks = if len == 0 { vec![] } else { vec![Chunk::Bytes(Bytes::from(vec![0; len]))] };
-            Ok(Fetched { high_watermark: 1, last_stable_offset: 1, log_start_offset: 0, records: Records { chunks } })
+            Ok(Fetched {
+                high_watermark: 1,
+                last_stable_offset: 1,
+                log_start_offset: 0,
+                records: Records { chunks },
+                aborted: None,
+            })
         };
         let case = |sizes: &[usize], max_bytes| {
             let mut answers: Vec<FetchAnswer> = sizes.iter().map(|len| answer(*len)).collect();

@@ -186,22 +186,22 @@ fn scan_in_pieces(data: &[u8], depth: Depth) -> Chain {
 
 /// The footer of a segment.
 pub fn fuzz_footer(data: &[u8]) {
-    let _any_answer_will_do = segment::decode_footer(data);
+    let _any_answer_will_do = (segment::decode_footer(data), segment::footer_bytes(data));
     let mut sealed = data.to_vec();
     for entries in 0..3u64 {
         let index_bytes = usize::try_from(entries).expect("small") * size_of::<IndexEntry>();
         let end = FOOTER_HEADER_BYTES + index_bytes;
         if end <= sealed.len() {
             sealed[..4].copy_from_slice(&segment::FOOTER_MAGIC.to_le_bytes());
-            sealed[8..16].copy_from_slice(&entries.to_le_bytes());
+            sealed[8..16].copy_from_slice(&entries.to_le_bytes()); // and no aborted transactions
             seal(&mut sealed, end);
             let _any_answer_will_do = segment::decode_footer(&sealed);
             sealed[FLAGS_AT] &= 1;
             sealed[FLAGS_AT + 1..FLAGS_AT + 4].fill(0);
             seal(&mut sealed, end);
-            let (meta, index) = segment::decode_footer(&sealed).expect("it was made right");
-            assert_eq!(index.len() as u64, entries);
-            look_up(&Segment::from_meta(&meta), &index);
+            let footer = segment::decode_footer(&sealed).expect("it was made right");
+            assert_eq!(footer.index.len() as u64, entries);
+            look_up(&Segment::from_meta(&footer.meta), &footer.index);
         }
     }
 }

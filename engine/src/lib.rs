@@ -27,6 +27,8 @@ pub mod stats;
 mod store;
 pub mod timing;
 mod topics;
+mod transactional;
+pub mod transactions;
 mod vigil;
 pub mod vitals;
 pub mod wal;

@@ -279,6 +279,9 @@ async fn open(
     let store_options = store_options(options, index, &booted, together.owed.clone());
     let opened = Store::open(io.clone(), store_options, &known).await;
     let store = opened.map_err(|error| StartError::of_open(error, &booted.catalog))?;
+    if booted.catalog.features.contains(crate::format::transactions::FEATURE) {
+        store.use_transactions();
+    }
     let shard = EngineState {
         mail: Mail::new(together.office.clone(), index),
         index,

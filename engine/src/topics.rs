@@ -163,7 +163,7 @@ impl Engine {
         .await
     }
 
-    fn catalog(&self) -> &CatalogFile {
+    pub(crate) fn catalog(&self) -> &CatalogFile {
         self.0.catalog.as_ref().expect("shard 0 holds the catalog")
     }
 
@@ -305,6 +305,6 @@ async fn check_defaults(
     Ok(())
 }
 
-fn closed() -> TopicError {
+pub(crate) fn closed() -> TopicError {
     TopicError::Storage("the node is stopping".into())
 }

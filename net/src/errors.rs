@@ -68,6 +68,12 @@ pub(crate) fn log_error(error: &LogError) -> ResponseError {
         LogError::OutOfOrderSequence(_) => ResponseError::OutOfOrderSequenceNumber,
         LogError::InvalidProducerEpoch => ResponseError::InvalidProducerEpoch,
         LogError::UnknownProducerId => ResponseError::UnknownProducerId,
+        LogError::InvalidTxnState(_) => ResponseError::InvalidTxnState,
+        LogError::TransactionCoordinatorFenced { .. } => ResponseError::TransactionCoordinatorFenced,
+        LogError::ConcurrentTransactions(_) => ResponseError::ConcurrentTransactions,
+        LogError::TransactionAbortable(_) => ResponseError::TransactionAbortable,
+        // retriable, and the client does not ask for metadata first
+        LogError::TransactionCoordinatorNotAvailable => ResponseError::NotEnoughReplicas,
         LogError::StorageFull | LogError::Storage(_) => ResponseError::KafkaStorageError,
         LogError::ShuttingDown => ResponseError::NotLeaderOrFollower,
     }
@@ -85,14 +91,20 @@ pub(crate) fn tells_log_start(error: &LogError) -> bool {
             BatchError::Corrupt(_)
             | BatchError::UnsupportedMagic(_)
             | BatchError::TooLarge { .. }
-            | BatchError::TooLargeRecompressed { .. }
-            | BatchError::Transactional => false,
+            | BatchError::TooLargeRecompressed { .. } => false,
         },
-        LogError::OutOfOrderSequence(_) | LogError::InvalidProducerEpoch | LogError::UnknownProducerId => true,
+        LogError::OutOfOrderSequence(_)
+        | LogError::InvalidProducerEpoch
+        | LogError::UnknownProducerId
+        | LogError::InvalidTxnState(_) => true,
         LogError::UnknownPartition
         | LogError::OffsetOutOfRange { .. }
         | LogError::UnknownLeaderEpoch
         | LogError::FencedLeaderEpoch
+        | LogError::TransactionCoordinatorFenced { .. }
+        | LogError::ConcurrentTransactions(_)
+        | LogError::TransactionAbortable(_)
+        | LogError::TransactionCoordinatorNotAvailable
         | LogError::StorageFull
         | LogError::Storage(_)
         | LogError::ShuttingDown => false,
@@ -106,7 +118,6 @@ fn batch_error(error: &BatchError) -> ResponseError {
         BatchError::TooLarge { .. } | BatchError::TooLargeRecompressed { .. } => ResponseError::MessageTooLarge,
         BatchError::Records(refused) if refused.has_timestamp => ResponseError::InvalidTimestamp,
         BatchError::Records(_) => ResponseError::InvalidRecord,
-        BatchError::Transactional => ResponseError::InvalidTxnState,
         BatchError::ForeignAppendTime => ResponseError::InvalidTimestamp,
         BatchError::UnsupportedCodec(_) => ResponseError::UnsupportedCompressionType,
     }

@@ -2,9 +2,8 @@
 //!
 //! Where we are stricter than Kafka: offset deltas must count 0, 1, 2, ... (Kafka rewrites compressed batches whose
 //! deltas do not, and keeps uncompressed ones as they are), a record must fill its declared length in compressed
-//! batches too, null is the length -1 only, and what records decompress to is bounded. Batches of transactions are
-//! refused too: nothing here would end what they begin, and a reader of committed records would be stopped or served
-//! what was never committed.
+//! batches too, null is the length -1 only, and what records decompress to is bounded. Whether a transactional batch is
+//! taken also rests with its transaction, which is not looked at here.
 //!
 //! Attributes that are not a producer's to set are cleared. Kafka leaves the delete horizon to whoever sets it, who so
 //! makes compaction drop tombstones before their time; here only compaction sets it. And where a producer says that its
@@ -78,25 +77,44 @@ fn check_header(info: &BatchInfo, rules: &Rules) -> Result<(), BatchError> {
         let (count, delta) = (info.record_count, info.last_offset_delta);
         return Err(invalid(format!("record count {count} does not go with last offset delta {delta}")));
     }
-    if info.is_control() && rules.origin == AppendOrigin::Client {
-        return Err(invalid("clients may not write control batches"));
-    }
-    if info.is_transactional() {
-        return Err(BatchError::Transactional);
-    }
     let has_append_time = info.attributes & LOG_APPEND_TIME != 0;
     if has_append_time && (rules.timestamp_type == TimestampType::LogAppendTime || info.max_timestamp == -1) {
         return Err(BatchError::ForeignAppendTime);
     }
-    check_producer(info)
+    check_producer(info)?;
+    check_origin(info, rules.origin)
 }
 
 fn check_producer(info: &BatchInfo) -> Result<(), BatchError> {
     let (id, epoch, sequence) = (info.producer_id, info.producer_epoch, info.base_sequence);
-    if id < -1 || (id >= 0 && (epoch < 0 || sequence < 0)) {
-        return Err(invalid(format!("producer id {id} does not go with epoch {epoch} and sequence {sequence}")));
+    if id < -1 || (id >= 0 && epoch < 0) || (id < 0 && info.is_transactional()) {
+        let kind = if info.is_transactional() { " of a transaction" } else { "" };
+        return Err(invalid(format!("producer id {id}{kind} does not go with epoch {epoch} and sequence {sequence}")));
     }
     Ok(())
+}
+
+/// What only some may write: control batches and batches without a sequence are for coordinators.
+fn check_origin(info: &BatchInfo, origin: AppendOrigin) -> Result<(), BatchError> {
+    let has_sequence = info.base_sequence >= 0;
+    match origin {
+        AppendOrigin::Client if info.is_control() => Err(invalid("clients may not write control batches")),
+        AppendOrigin::Client | AppendOrigin::Coordinator if info.is_control() => {
+            Err(invalid("only the end of a transaction is a control batch"))
+        }
+        AppendOrigin::Coordinator if info.is_transactional() && has_sequence => {
+            Err(invalid("a coordinator's batch of a transaction has no sequence"))
+        }
+        AppendOrigin::Coordinator if info.is_transactional() => Ok(()),
+        AppendOrigin::Client | AppendOrigin::Coordinator if info.has_producer_id() && !has_sequence => {
+            let (id, sequence) = (info.producer_id, info.base_sequence);
+            Err(invalid(format!("producer id {id} does not go with sequence {sequence}")))
+        }
+        AppendOrigin::Marker if !info.is_control() || !info.is_transactional() || has_sequence => {
+            Err(invalid("the end of a transaction is a transactional control batch without a sequence"))
+        }
+        AppendOrigin::Client | AppendOrigin::Coordinator | AppendOrigin::Marker => Ok(()),
+    }
 }
 
 fn check_records(bytes: &[u8], mut info: BatchInfo, rules: &Rules) -> Result<BatchInfo, BatchError> {

@@ -15,6 +15,7 @@
 mod build;
 mod check;
 mod codec;
+mod control;
 mod header;
 mod patch;
 mod recompress;
@@ -29,6 +30,7 @@ mod time;
 pub use build::BatchBuilder;
 pub use check::{Rules, check};
 pub use codec::{Codec, Compression, DECOMPRESSED_BYTES_MAX, DecompressError, decompress};
+pub use control::{EndMarker, MARKER_BYTES, Outcome, end_marker, marker};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_header};
 pub use recompress::{Recompress, Recompressed};
@@ -53,8 +55,11 @@ pub enum TimestampType {
 pub enum AppendOrigin {
     /// A client.
     Client,
-    /// A coordinator of this node, to a topic in which it keeps its state: control batches are for coordinators.
+    /// A coordinator of this node, to a topic in which it keeps its state. It may write for a transaction, without a
+    /// sequence.
     Coordinator,
+    /// A coordinator of this node, to end a transaction: one control batch.
+    Marker,
 }
 
 /// Why a batch was refused.
@@ -88,9 +93,6 @@ pub enum BatchError {
     /// Well-formed, but the topic does not take these of its records: INVALID_TIMESTAMP or INVALID_RECORD.
     #[error("{0}")]
     Records(RefusedRecords),
-    /// Part of a transaction, which are not served: INVALID_TXN_STATE.
-    #[error("transactions are not served")]
-    Transactional,
     /// A producer said when the broker appended: INVALID_TIMESTAMP.
     #[error("producers may not set LogAppendTime")]
     ForeignAppendTime,

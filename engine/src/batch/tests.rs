@@ -402,10 +402,32 @@ fn control_batches_are_for_coordinators() {
     let control = control.finish();
     assert!(matches!(check(&control, &rules()), Err(BatchError::Invalid(_))));
     let by_coordinator = Rules { origin: AppendOrigin::Coordinator, ..rules() };
-    assert!(check(&control, &by_coordinator).is_ok_and(|info| info.is_control()));
-    let mut transactional = BatchBuilder::new(Codec::None, 0).producer(1, 0, 0).transactional();
-    transactional.push(&plain(0, 5, "a"));
-    assert_eq!(check(&transactional.finish(), &by_coordinator), Err(BatchError::Transactional));
+    assert!(matches!(check(&control, &by_coordinator), Err(BatchError::Invalid(_))), "only to end a transaction");
+    let end = EndMarker { outcome: Outcome::Commit, coordinator_epoch: 3 };
+    let marker = marker(1, 0, end, 5);
+    let as_marker = Rules { origin: AppendOrigin::Marker, ..rules() };
+    assert!(check(&marker, &as_marker).is_ok_and(|info| info.is_control()));
+    for other in [rules(), by_coordinator] {
+        assert!(matches!(check(&marker, &other), Err(BatchError::Invalid(_))));
+    }
+    assert!(matches!(check(&build(Codec::None, 0, &[plain(0, 5, "a")]), &as_marker), Err(BatchError::Invalid(_))));
+}
+
+#[test]
+fn batches_of_a_transaction_have_a_sequence_if_a_client_wrote_them() {
+    let of_sequence = |sequence| {
+        let mut batch = BatchBuilder::new(Codec::None, 0).producer(1, 0, sequence).transactional();
+        batch.push(&plain(0, 5, "a"));
+        batch.finish()
+    };
+    let by_coordinator = Rules { origin: AppendOrigin::Coordinator, ..rules() };
+    assert!(check(&of_sequence(0), &rules()).is_ok_and(|info| info.is_transactional()));
+    assert!(matches!(check(&of_sequence(-1), &rules()), Err(BatchError::Invalid(_))));
+    assert!(check(&of_sequence(-1), &by_coordinator).is_ok_and(|info| info.is_transactional()));
+    assert!(matches!(check(&of_sequence(0), &by_coordinator), Err(BatchError::Invalid(_))));
+    let mut of_nobody = BatchBuilder::new(Codec::None, 0).transactional();
+    of_nobody.push(&plain(0, 5, "a"));
+    assert!(matches!(check(&of_nobody.finish(), &rules()), Err(BatchError::Invalid(_))));
 }
 
 #[test]
@@ -431,9 +453,6 @@ fn headers_that_no_client_may_send_are_refused() {
     assert!(matches!(case(16, &[9]), BatchError::Corrupt(_)));
     assert!(matches!(case(8, &20i32.to_be_bytes()), BatchError::Corrupt(_)), "shorter than a header");
     assert!(matches!(case(8, &900i32.to_be_bytes()), BatchError::Corrupt(_)), "longer than the bytes");
-    let mut transactional = BatchBuilder::new(Codec::None, 0).producer(1, 0, 0).transactional();
-    transactional.push(&plain(0, 5, "a"));
-    assert_eq!(check(&transactional.finish(), &rules()), Err(BatchError::Transactional));
     let mut ends_one = BatchBuilder::new(Codec::None, 0).producer(1, 0, 0).transactional().control();
     ends_one.push(&plain(0, 5, "a"));
     assert!(is_invalid(check(&ends_one.finish(), &rules()).unwrap_err()), "end of a transaction");

@@ -7,8 +7,11 @@
 
 use std::collections::HashMap;
 
-use super::OffsetMap;
-use crate::batch::{BatchBuilder, BatchError, BatchInfo, Codec, RecordReader, RecordRef};
+use super::{OffsetMap, Part};
+use crate::{
+    batch::{BatchBuilder, BatchError, BatchInfo, Codec, RecordReader, RecordRef},
+    partition::producers::LastOfProducer,
+};
 
 /// What a record costs beside its bytes, in bytes: its key is hashed and looked up in memory that is not cached.
 const RECORD_COST: usize = 128;
@@ -90,8 +93,8 @@ pub(crate) struct Filter {
     pub(crate) mapped_end: i64,
     /// One past the last offset of what may be rewritten: the batch that ends here stays, even empty.
     pub(crate) round_end: i64,
-    /// Last offset of every producer that is remembered: the batch that ends there stays, even empty.
-    pub(crate) last_offsets: HashMap<i64, i64>,
+    /// Of every producer that is remembered: its last batch stays, even empty, or if none is known, the markers of its epoch.
+    pub(crate) last_of_producers: HashMap<i64, LastOfProducer>,
     /// When the round began.
     pub(crate) now_ms: i64,
     /// `delete.retention.ms`
@@ -100,7 +103,7 @@ pub(crate) struct Filter {
 
 impl Filter {
     fn keeps(&self, info: &BatchInfo, record: &RecordRef<'_>) -> bool {
-        if info.is_control() || record.offset >= self.mapped_end {
+        if record.offset >= self.mapped_end {
             return true;
         }
         let Some(key) = record.key else { return false };
@@ -112,8 +115,12 @@ impl Filter {
     /// Whether a batch stays when no record in it does.
     fn keeps_empty(&self, info: &BatchInfo) -> bool {
         let last = info.last_offset();
-        let is_producers_last = || self.last_offsets.get(&info.producer_id) == Some(&last);
-        last + 1 == self.round_end || (info.has_producer_id() && is_producers_last())
+        let is_producers_last = |known: &LastOfProducer| match known.last_offset {
+            Some(offset) => offset == last,
+            None => info.is_control() && info.producer_epoch == known.epoch,
+        };
+        let producer = self.last_of_producers.get(&info.producer_id).filter(|_| info.has_producer_id());
+        last + 1 == self.round_end || producer.is_some_and(is_producers_last)
     }
 }
 
@@ -138,15 +145,16 @@ pub(crate) struct Look<'a> {
     /// Of each record.
     keep: Vec<bool>,
     kept: usize,
-    /// Whether a tombstone is kept that counts as clean from now on.
-    tombstone: bool,
+    /// Whether something is kept that counts as clean from now on, and goes later: a tombstone, or a marker of nothing.
+    goes_later: bool,
+    part: Part,
 }
 
 impl<'a> Look<'a> {
-    /// Starts on a batch whose checksum is good.
-    pub(crate) fn new(batch: &'a [u8], info: &BatchInfo) -> Result<Self, BatchError> {
+    /// Starts on a batch whose checksum is good, and whose part in transactions is known.
+    pub(crate) fn new(batch: &'a [u8], info: &BatchInfo, part: Part) -> Result<Self, BatchError> {
         let reader = RecordReader::new(batch)?;
-        Ok(Self { batch, info: *info, reader, keep: Vec::new(), kept: 0, tombstone: false })
+        Ok(Self { batch, info: *info, reader, keep: Vec::new(), kept: 0, goes_later: false, part })
     }
 
     /// Looks at records until the budget is used up; whether that was all.
@@ -157,9 +165,17 @@ impl<'a> Look<'a> {
                 return Ok(true);
             };
             *budget = budget.saturating_sub(record.size * factor + RECORD_COST);
-            let keeps = filter.keeps(&self.info, &record);
-            self.tombstone |=
-                keeps && record.value.is_none() && record.offset < filter.mapped_end && !self.info.is_control();
+            let is_due = || self.info.delete_horizon_ms().is_some_and(|horizon_ms| horizon_ms <= filter.now_ms);
+            let (keeps, goes_later) = match self.part {
+                Part::Aborted => (false, false),
+                Part::Ends(_) => (true, false),
+                Part::EndsNothing => (!is_due(), true),
+                Part::Counts => {
+                    let keeps = filter.keeps(&self.info, &record);
+                    (keeps, record.value.is_none() && record.offset < filter.mapped_end)
+                }
+            };
+            self.goes_later |= keeps && goes_later;
             self.kept += usize::from(keeps);
             self.keep.push(keeps);
         }
@@ -175,7 +191,7 @@ impl<'a> Look<'a> {
                 true => emptied(&self.info).map(Verdict::Empty),
             };
         }
-        let horizon_ms = (self.tombstone && self.info.delete_horizon_ms().is_none())
+        let horizon_ms = (self.goes_later && self.info.delete_horizon_ms().is_none())
             .then(|| filter.now_ms.saturating_add(filter.delete_retention_ms));
         if self.kept == self.keep.len() && horizon_ms.is_none() {
             return Ok(Verdict::Copy);

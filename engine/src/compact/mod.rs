@@ -6,11 +6,12 @@
 //! or gets a delete horizon, is built anew, in its own codec and with its offsets, producer and sequence. A batch all
 //! of whose records stay is copied byte for byte.
 //!
-//! The rules are those of Kafka 4.3's `Cleaner` and `LogCleanerManager`, and KIP-534 for tombstones. Offsets and order
+//! The rules are those of Kafka 4.4's `Cleaner` and `LogCleanerManager`, and KIP-534 for tombstones. Offsets and order
 //! stay; records without a key go; the active segment, and sealed ones with a record younger than
 //! `min.compaction.lag.ms`, are not touched. The last batch of a round and every producer's last batch stay even when
 //! nothing is left in them: the first so that readers get past the gap, the others for the sequence in them.
-//! Transactions are not known here: control batches stay as they are, and records of a transaction count as any other.
+//! Of transactions, only what is decided is looked at; records of aborted ones go at once and markers later
+//! ([`transactions`]).
 //!
 //! What always holds between two replacements of segments: below the clean point no key has two values, every tombstone
 //! whose older values may still be in the log is there, and a reader from any offset sees the newest value of every key
@@ -21,7 +22,9 @@ mod offset_map;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 pub(crate) use filter::{Filter, Look, Mapped, Mapping, Verdict};
 pub(crate) use offset_map::OffsetMap;
 pub(crate) use plan::{Due, due, groups};
+pub(crate) use transactions::{AbortedThere, Part, Seen};

@@ -10,6 +10,7 @@ use crate::{
     batch::{BatchBuilder, BatchInfo, Codec, Record, batches, records, verify_crc},
     config::TopicConfig,
     format::segment::Segment,
+    partition::producers::LastOfProducer,
 };
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
@@ -30,6 +31,12 @@ struct Log {
     now_ms: i64,
     /// When tombstones became clean.
     clean_since: BTreeMap<i64, i64>,
+}
+
+/// What is remembered of producers by the last offsets of their batches.
+fn last_of(last_offsets: HashMap<i64, i64>) -> HashMap<i64, LastOfProducer> {
+    let of = |(id, last): (i64, i64)| (id, LastOfProducer { last_offset: Some(last), epoch: 0 });
+    last_offsets.into_iter().map(of).collect()
 }
 
 /// A record to append: its key and value are small numbers.
@@ -97,7 +104,7 @@ impl Log {
             map,
             mapped_end,
             round_end: due.end_offset,
-            last_offsets: self.last_offsets.clone(),
+            last_of_producers: last_of(self.last_offsets.clone()),
             now_ms: self.now_ms,
             delete_retention_ms: config.delete_retention_ms,
         };
@@ -201,7 +208,7 @@ fn clean(group: &[(Segment, Vec<u8>)], filter: &Filter, work: usize) -> Option<(
     let mut out = Vec::new();
     for batch in group.iter().flat_map(|(_, bytes)| batches(bytes)) {
         let (info, batch) = batch.unwrap();
-        let mut look = Look::new(batch, &info).unwrap();
+        let mut look = Look::new(batch, &info, Part::Counts).unwrap();
         while !look.step(filter, &mut { work }).unwrap() {}
         let kept = match look.verdict(filter).unwrap() {
             Verdict::Drop => continue,
@@ -385,7 +392,7 @@ fn kafkas_cleaner_leaves_the_same_batches() {
             mapped_end: log.map(&due, &mut map, 100),
             map,
             round_end,
-            last_offsets: infos(before).map(|info| (info.producer_id, info.last_offset())).collect(),
+            last_of_producers: last_of(infos(before).map(|info| (info.producer_id, info.last_offset())).collect()),
             now_ms: newest_horizon - 3_000,
             delete_retention_ms: 3_000,
         };

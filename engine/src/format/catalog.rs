@@ -22,7 +22,7 @@ use crate::{
 pub const FORMAT_VERSION: u32 = 2;
 
 /// Features that this version knows: names that a catalog may have (FORMAT.md, section 11).
-pub const FEATURES: &[&str] = &[];
+pub const FEATURES: &[&str] = &[super::transactions::FEATURE];
 
 /// A topic as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

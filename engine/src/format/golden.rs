@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     api::TopicPartition,
-    batch::BatchInfo,
+    batch::{BatchInfo, EndMarker, Outcome},
     format::{
         Refused,
         catalog::{self, StoredTopic},
@@ -18,6 +18,7 @@ use crate::{
         manifest::{self, Advance, ProducerBatch, Replace},
         placement::PlacedRun,
         segment::{self, IndexEntry, Segment, SegmentMeta},
+        transactions::{AbortedEntry, OpenEntry},
         wal::{Content, Era, GroupEncoder, SegmentPointer, Stamp},
     },
     io::sim::Sim,
@@ -260,7 +261,8 @@ fn meta() -> SegmentMeta {
         max_timestamp_offset: 200.into(),
         created_ms: 66.into(),
         sealed: 1,
-        reserved: [0; 3],
+        flags: 0,
+        reserved: [0; 2],
         generation: 0x0B0C.into(),
     }
 }
@@ -338,6 +340,66 @@ fn leader_epochs() -> (LeaderEpochs, Vec<u8>) {
     (epochs, layout(32, &fields))
 }
 
+fn aborted() -> (AbortedEntry, Vec<u8>) {
+    let entry = AbortedEntry {
+        producer_id: 4001.into(),
+        first_offset: 110.into(),
+        last_offset: 249.into(),
+        last_stable_offset: 201.into(),
+    };
+    let fields: [(usize, &[u8]); 4] = [
+        (0, &4001_i64.to_le_bytes()),
+        (8, &110_i64.to_le_bytes()),
+        (16, &249_i64.to_le_bytes()),
+        (24, &201_i64.to_le_bytes()),
+    ];
+    (entry, layout(32, &fields))
+}
+
+fn transactions_record() -> (TopicPartition, manifest::Record, Vec<u8>) {
+    let (entry, drawn_aborted) = aborted();
+    let open = OpenEntry {
+        producer_id: 4002.into(),
+        producer_epoch: 5.into(),
+        flags: 1.into(),
+        coordinator_epoch: 6.into(),
+        first_offset: 201.into(),
+        started_ms: 88.into(),
+    };
+    let fields: [(usize, &[u8]); 6] = [
+        (0, &4002_i64.to_le_bytes()),
+        (8, &5_i16.to_le_bytes()),
+        (10, &1_u16.to_le_bytes()),
+        (12, &6_i32.to_le_bytes()),
+        (16, &201_i64.to_le_bytes()),
+        (24, &88_i64.to_le_bytes()),
+    ];
+    let header = record_header(&TOPIC, 0x0102_0304, 7, (0, 0), [0, 2, 1]);
+    let bytes = [header, drawn_aborted.clone(), drawn_aborted, layout(32, &fields)].concat();
+    let record = manifest::Transactions { aborted: vec![entry, entry], open: vec![open] };
+    (PARTITION, manifest::Record::Transactions(record), bytes)
+}
+
+#[test]
+fn what_a_producers_batch_says_of_transactions_is_as_drawn() {
+    let info = BatchInfo { producer_id: 4000, attributes: 0x10, ..BatchInfo::parse(&a_batch(0)).unwrap() };
+    let flags = |batch: ProducerBatch| (batch.flags.get(), batch.coordinator_epoch.get());
+    assert_eq!(flags(manifest::producer_batch(&info, 0, 0)), (1, 0));
+    let end = |outcome| EndMarker { outcome, coordinator_epoch: 9 };
+    assert_eq!(flags(manifest::producer_marker(&info, end(Outcome::Abort), 0, 0)), (3, 9));
+    let commit = manifest::producer_marker(&info, end(Outcome::Commit), 0, 0);
+    assert_eq!(flags(commit), (7, 9));
+    let advance = |batch: ProducerBatch| {
+        let advance = Advance { producers: vec![batch], ..Advance::default() };
+        manifest::decode(&manifest::encode(PARTITION, &manifest::Record::Advance(advance)))
+    };
+    assert!(advance(commit).is_ok());
+    for (flags, coordinator_epoch) in [(0, 9), (1, 9), (2, 9), (4, 0), (5, 0), (8, 0), (15, 9)] {
+        let odd = ProducerBatch { flags: flags.into(), coordinator_epoch: coordinator_epoch.into(), ..commit };
+        assert_eq!(advance(odd).err(), Some(Refused::Reserved), "{flags}");
+    }
+}
+
 #[test]
 fn manifest_records_are_as_drawn() {
     let (producer, drawn_producer) = producer();
@@ -366,6 +428,7 @@ fn manifest_records_are_as_drawn() {
             record_header(&Uuid::nil(), 0, 3, (6, 1234), [0; 3]),
         ),
     ];
+    let drawn = drawn.into_iter().chain([transactions_record()]);
     for (id, record, bytes) in drawn {
         assert_eq!(manifest::encode(id, &record), bytes, "{record:?}");
         let (found, decoded) = manifest::decode(&bytes).unwrap().unwrap();
@@ -404,7 +467,7 @@ fn items_of_a_manifest_have_no_unknown_bytes() {
     of_record(&manifest::Record::Trim { log_start_offset: 1, first_segment: 2 }, &[40, 44, 48]);
     let hint = layout(60, &[(20, &[128])]);
     assert!(matches!(manifest::decode(&hint), Ok(None)));
-    assert_eq!(manifest::decode(&layout(60, &[(20, &[7])])).err(), Some(Refused::UnknownKind(7)));
+    assert_eq!(manifest::decode(&layout(60, &[(20, &[8])])).err(), Some(Refused::UnknownKind(8)));
 }
 
 #[test]
@@ -426,7 +489,8 @@ fn a_footer_is_as_drawn() {
     );
     let drawn = with_checksum(drawn, 128);
     assert_eq!(segment::encode_footer(&segment), drawn);
-    assert_eq!(segment::decode_footer(&drawn).unwrap().0, meta());
+    assert_eq!(segment::decode_footer(&drawn).unwrap().meta, meta());
+    assert_eq!(segment::footer_bytes(&drawn), Some(4096));
     for at in [12, 15, 16 + 57] {
         let mut set = drawn.clone();
         set[at] = 1;
@@ -442,6 +506,24 @@ fn a_batch(size: usize) -> Vec<u8> {
     let value = Some(vec![0; size].into());
     batch.push(&crate::batch::Record { offset: 0, timestamp: 5, key: None, value, headers: vec![] });
     batch.finish()
+}
+
+#[test]
+fn a_footer_with_aborted_transactions_is_as_drawn() {
+    let (entry, drawn_entry) = aborted();
+    let mut segment = Segment { index: None, ..Segment::from_meta(&meta()) };
+    (0..200).for_each(|_| segment.push_aborted(entry));
+    let mut drawn_meta = drawn_meta();
+    drawn_meta[57] = 1;
+    let mut drawn = layout(8192, &[(0, b"MRF1"), (12, &200_u32.to_le_bytes()), (16, &drawn_meta)]);
+    (0..200).for_each(|at| drawn[80 + at * 32..112 + at * 32].copy_from_slice(&drawn_entry));
+    let drawn = with_checksum(drawn, 80 + 200 * 32);
+    assert_eq!(segment::encode_footer(&segment), drawn);
+    let footer = segment::decode_footer(&drawn).unwrap();
+    assert_eq!((footer.index.len(), footer.aborted), (0, vec![entry; 200]));
+    assert!(Segment::from_meta(&footer.meta).has_aborted);
+    assert_eq!(segment::footer_bytes(&drawn[..4096]), Some(8192), "by its first block");
+    assert_eq!(segment::decode_footer(&drawn[..4096]), None);
 }
 
 #[test]

@@ -15,10 +15,15 @@ use zerocopy::{
     little_endian::{I16, I32, I64, U16, U32},
 };
 
-use super::{Refused, epochs::LeaderEpochs, unknown_kind};
+use super::{
+    Refused,
+    epochs::LeaderEpochs,
+    transactions::{AbortedEntry, COMMITS, CONFIRMED, MARKER, OPEN_MAX, OpenEntry, TRANSACTIONAL},
+    unknown_kind,
+};
 use crate::{
     api::TopicPartition,
-    batch::BatchInfo,
+    batch::{self, BatchInfo, EndMarker, Outcome},
     format::{
         journal::{Payloads, RECORD_BYTES_MAX},
         segment::{IndexEntry, Segment, SegmentMeta},
@@ -33,13 +38,13 @@ pub struct ProducerBatch {
     pub producer_id: I64,
     /// Producer epoch.
     pub producer_epoch: I16,
-    /// Zero, as long as nobody writes transactions.
+    /// Whether it is of a transaction, or ends one: [`TRANSACTIONAL`], [`MARKER`], [`COMMITS`].
     pub flags: U16,
     /// Sequence of the first record.
     pub base_sequence: I32,
     /// Offsets in the batch less one.
     pub last_offset_delta: I32,
-    /// The same.
+    /// Of a marker's coordinator; zero of other batches.
     pub coordinator_epoch: I32,
     /// Offset of the first record.
     pub base_offset: I64,
@@ -47,12 +52,12 @@ pub struct ProducerBatch {
     pub timestamp_ms: I64,
 }
 
-/// What is remembered of a producer's batch.
+/// What is remembered of a producer's batch, which is no marker.
 pub(crate) fn producer_batch(info: &BatchInfo, base_offset: i64, timestamp_ms: i64) -> ProducerBatch {
     ProducerBatch {
         producer_id: info.producer_id.into(),
         producer_epoch: info.producer_epoch.into(),
-        flags: 0.into(),
+        flags: if info.is_transactional() { TRANSACTIONAL } else { 0 }.into(),
         base_sequence: info.base_sequence.into(),
         last_offset_delta: info.last_offset_delta.into(),
         coordinator_epoch: 0.into(),
@@ -61,9 +66,27 @@ pub(crate) fn producer_batch(info: &BatchInfo, base_offset: i64, timestamp_ms: i
     }
 }
 
-/// The same of a batch as it lies in the log; none if no producer that is remembered wrote it.
-pub(crate) fn logged_producer_batch(info: &BatchInfo) -> Option<ProducerBatch> {
-    (info.producer_id >= 0).then(|| producer_batch(info, info.base_offset, info.max_timestamp))
+/// What is remembered of a marker.
+pub(crate) fn producer_marker(info: &BatchInfo, end: EndMarker, base_offset: i64, timestamp_ms: i64) -> ProducerBatch {
+    let commits = if end.outcome == Outcome::Commit { COMMITS } else { 0 };
+    ProducerBatch {
+        flags: (TRANSACTIONAL | MARKER | commits).into(),
+        coordinator_epoch: end.coordinator_epoch.into(),
+        ..producer_batch(info, base_offset, timestamp_ms)
+    }
+}
+
+/// What is remembered of a batch as it lies in the log, of which the bytes are needed if it is a control batch; none if no
+/// producer that is remembered wrote it, or it ends no transaction although it is a control batch.
+pub(crate) fn logged_producer_batch(info: &BatchInfo, batch: &[u8]) -> Option<ProducerBatch> {
+    if info.producer_id < 0 {
+        return None;
+    }
+    if !info.is_control() {
+        return Some(producer_batch(info, info.base_offset, info.max_timestamp));
+    }
+    let end = batch::end_marker(batch).ok().flatten()?;
+    Some(producer_marker(info, end, info.base_offset, info.max_timestamp))
 }
 
 /// The last group of a run that counts, by the run ends of a manifest: a run without one has not ended, unless a newer one
@@ -91,6 +114,8 @@ pub struct PartitionState {
     pub cuts: u32,
     /// All leader epochs that are known, also of what no segment holds yet.
     pub epochs: LeaderEpochs,
+    /// Transactions that are open at the end of what segments hold, by first offset.
+    pub open: Vec<OpenEntry>,
 }
 
 impl PartitionState {
@@ -141,6 +166,15 @@ pub struct Cut {
     pub producers: Vec<ProducerBatch>,
 }
 
+/// Where transactions stand at the end of what segments hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transactions {
+    /// Aborted ones whose markers are in the active segment, behind those that are known.
+    pub aborted: Vec<AbortedEntry>,
+    /// Those that are open.
+    pub open: Vec<OpenEntry>,
+}
+
 /// One record.
 #[derive(Clone, Debug)]
 pub enum Record {
@@ -174,6 +208,8 @@ pub enum Record {
     Epochs(LeaderEpochs),
     /// The log lost its end.
     Cut(Cut),
+    /// Transactions began or ended.
+    Transactions(Transactions),
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -190,8 +226,9 @@ struct RecordHeader {
     /// Advance, Replace, Cut: number of segments.
     segments: U32,
     /// Advance, Cut: number of index entries. Replace: number of base offsets of removed segments. Epochs: how many.
+    /// Transactions: number of aborted ones.
     index: U32,
-    /// Advance, Cut: number of producers' batches.
+    /// Advance, Cut: number of producers' batches. Transactions: number of open ones.
     producers: U32,
 }
 
@@ -228,6 +265,12 @@ pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
             header.index = count(epochs.starts().len());
             parts[0] = epochs.starts().as_bytes();
         }
+        Record::Transactions(Transactions { aborted, open }) => {
+            header.kind = 7;
+            header.index = count(aborted.len());
+            header.producers = count(open.len());
+            parts = [aborted.as_bytes(), open.as_bytes(), &[]];
+        }
         Record::Trim { log_start_offset, first_segment } => {
             header.kind = 2;
             (header.log_start_offset, header.first_segment) = ((*log_start_offset).into(), (*first_segment).into());
@@ -254,7 +297,7 @@ pub fn encode(partition: TopicPartition, record: &Record) -> Vec<u8> {
 /// For bytes that this version does not understand, or that nobody writes.
 pub fn decode(bytes: &[u8]) -> Result<Option<(TopicPartition, Record)>, Refused> {
     let (header, rest) = RecordHeader::read_from_prefix(bytes).map_err(|_| Refused::Nonsense)?;
-    if header.kind > 6 {
+    if header.kind > 7 {
         return unknown_kind(header.kind);
     }
     let partition = TopicPartition { topic: Uuid::from_bytes(header.topic), partition: header.partition.get() };
@@ -288,6 +331,11 @@ fn decode_known(header: &RecordHeader, rest: &[u8]) -> Option<Record> {
             Record::Replace(Replace { removed, added, clean_offset: second })
         }
         5 => Record::Epochs(LeaderEpochs::of(take(rest, header.index)?.0)?),
+        7 => {
+            let (aborted, rest) = take(rest, header.index)?;
+            let (open, _) = take(rest, header.producers)?;
+            Record::Transactions(Transactions { aborted, open })
+        }
         _ => return None,
     })
 }
@@ -300,10 +348,21 @@ fn is_plain(record: &Record) -> bool {
         }
         Record::Replace(Replace { added, .. }) => (added, &[]),
         Record::Epochs(epochs) => return epochs.starts().iter().all(|start| start.reserved.get() == 0),
+        Record::Transactions(Transactions { open, .. }) => {
+            return open.iter().all(|open| open.flags.get() <= CONFIRMED);
+        }
         Record::Reset { .. } | Record::Trim { .. } | Record::RunEnd { .. } => (&[], &[]),
     };
-    let of_no_transaction = |batch: &ProducerBatch| (batch.flags.get(), batch.coordinator_epoch.get()) == (0, 0);
-    segments.iter().all(SegmentMeta::is_plain) && producers.iter().all(of_no_transaction)
+    segments.iter().all(SegmentMeta::is_plain) && producers.iter().all(has_known_flags)
+}
+
+/// Whether a producer's batch says no more of transactions than is known here: one without a flag says nothing of them.
+fn has_known_flags(batch: &ProducerBatch) -> bool {
+    let coordinator_epoch = batch.coordinator_epoch.get();
+    match batch.flags.get() {
+        0 | TRANSACTIONAL => coordinator_epoch == 0,
+        flags => flags & !COMMITS == TRANSACTIONAL | MARKER,
+    }
 }
 
 fn take<T>(bytes: &[u8], count: U32) -> Option<(Vec<T>, &[u8])>
@@ -335,6 +394,14 @@ pub(crate) fn encode_state(partition: TopicPartition, state: &PartitionState, ou
     }
     if !state.epochs.is_empty() {
         out.push(&encode(partition, &Record::Epochs(state.epochs.clone())));
+    }
+    let active = state.segments.last().filter(|segment| !segment.sealed);
+    let aborted = active.and_then(|active| active.aborted.clone()).unwrap_or_default();
+    let transactions = Transactions { aborted: aborted.to_vec(), open: state.open.clone() };
+    if transactions != Transactions::default() {
+        for part in split_transactions(transactions) {
+            out.push(&encode(partition, &Record::Transactions(part)));
+        }
     }
 }
 
@@ -371,6 +438,9 @@ pub(crate) fn encode_since(
         for part in advance.into_iter().flat_map(split) {
             grown.push(&encode(id, &Record::Advance(part)));
         }
+        for part in transactions_since(before, &state).into_iter().flat_map(split_transactions) {
+            grown.push(&encode(id, &Record::Transactions(part)));
+        }
     }
     let mut payloads = grown.finish();
     let ends = encode_all(run_ends, std::iter::empty());
@@ -398,6 +468,35 @@ fn growth(before: &PartitionState, now: &PartitionState) -> Option<Advance> {
     };
     let is_something = !(advance.segments.is_empty() && advance.index.is_empty() && advance.producers.is_empty());
     is_something.then_some(advance)
+}
+
+/// How transactions stand now, if that is not what was known.
+fn transactions_since(before: &PartitionState, now: &PartitionState) -> Option<Transactions> {
+    let aborted = |state: &PartitionState| {
+        let active = state.segments.last().filter(|segment| !segment.sealed)?;
+        Some((active.base_offset, active.aborted.clone().unwrap_or_default()))
+    };
+    let (was, is) = (aborted(before), aborted(now));
+    let known = match (&was, &is) {
+        (Some((base_before, known)), Some((base, _))) if base == base_before => known.len(),
+        _ => 0,
+    };
+    let new = is.map(|(_, aborted)| aborted[known..].to_vec()).unwrap_or_default();
+    let changed = !new.is_empty() || before.open != now.open;
+    changed.then(|| Transactions { aborted: new, open: now.open.clone() })
+}
+
+/// Splits what is said of transactions, so that each part fits a record. Each has all that are open.
+pub(crate) fn split_transactions(transactions: Transactions) -> Vec<Transactions> {
+    const ABORTED_MAX: usize = 12_000;
+    const BYTES_MAX: usize = (ABORTED_MAX + OPEN_MAX) * size_of::<AbortedEntry>();
+    const _: () = assert!(BYTES_MAX + size_of::<RecordHeader>() <= RECORD_BYTES_MAX);
+    const _: () = assert!(size_of::<AbortedEntry>() == 32 && size_of::<OpenEntry>() == 32);
+    let Transactions { aborted, open } = transactions;
+    if aborted.is_empty() {
+        return vec![Transactions { aborted, open }];
+    }
+    aborted.chunks(ABORTED_MAX).map(|aborted| Transactions { aborted: aborted.to_vec(), open: open.clone() }).collect()
 }
 
 /// Items of one kind that fit a record.
@@ -455,6 +554,9 @@ impl Manifest {
             }
             Record::Epochs(epochs) => self.partitions.entry(partition).or_default().epochs = epochs,
             Record::Cut(cut) => apply_cut(self.partitions.entry(partition).or_default(), cut),
+            Record::Transactions(transactions) => {
+                apply_transactions(self.partitions.entry(partition).or_default(), transactions);
+            }
         }
     }
 }
@@ -473,7 +575,7 @@ fn apply_advance(state: &mut PartitionState, advance: Advance) {
         let mut segment = Segment::from_meta(meta);
         match state.segments.iter_mut().rfind(|s| s.base_offset == segment.base_offset) {
             Some(known) => {
-                segment.index = known.index.take();
+                (segment.index, segment.aborted) = (known.index.take(), known.aborted.take());
                 *known = segment;
             }
             None => state.segments.push(segment),
@@ -486,12 +588,23 @@ fn apply_advance(state: &mut PartitionState, advance: Advance) {
         index.extend(advance.index.iter().filter(|entry| Some(entry.position.get()) > known));
     }
     for sealed in state.segments.iter_mut().filter(|s| s.sealed) {
-        sealed.index = None; // it is in the footer
+        (sealed.index, sealed.aborted) = (None, None); // they are in the footer
     }
     let known = state.producers.last().map(|last| last.base_offset.get());
     state.producers.extend(advance.producers.iter().filter(|batch| Some(batch.base_offset.get()) > known));
     state.high_watermark = state.high_watermark.max(advance.high_watermark);
     state.cuts = state.cuts.max(advance.cuts);
+}
+
+fn apply_transactions(state: &mut PartitionState, transactions: Transactions) {
+    state.open = transactions.open;
+    if let Some(active) = state.segments.last_mut().filter(|segment| !segment.sealed)
+        && !transactions.aborted.is_empty()
+    {
+        let aborted = Rc::make_mut(active.aborted.get_or_insert_default());
+        let known = aborted.last().map(|last| last.last_offset.get());
+        aborted.extend(transactions.aborted.iter().filter(|entry| Some(entry.last_offset.get()) > known));
+    }
 }
 
 fn apply_cut(state: &mut PartitionState, cut: Cut) {
@@ -516,9 +629,15 @@ fn apply_cut(state: &mut PartitionState, cut: Cut) {
     if let Some(meta) = cut.segments.last() {
         let mut segment = Segment::from_meta(meta);
         segment.index = Some(Rc::new(cut.index));
+        let known = state.segments.iter().find(|known| known.base_offset == segment.base_offset);
+        segment.aborted = known.and_then(|known| known.aborted.clone());
+        if let Some(aborted) = &mut segment.aborted {
+            Rc::make_mut(aborted).retain(|entry| entry.last_offset.get() < end_offset);
+        }
         state.segments.retain(|known| known.base_offset < segment.base_offset);
         state.segments.push(segment);
     }
+    state.open.retain(|open| open.first_offset.get() < end_offset);
     state.producers.retain(|batch| batch.base_offset.get() < end_offset);
     state.producers.extend(&cut.producers);
     state.producers.sort_by_key(|batch| batch.base_offset.get());

@@ -13,6 +13,7 @@ pub mod journal;
 pub mod manifest;
 pub mod placement;
 pub mod segment;
+pub mod transactions;
 pub mod wal;
 
 /// Why bytes that a good checksum covers are not taken: see the rule for unknown ones at the begin of `FORMAT.md`.

@@ -13,7 +13,11 @@ use zerocopy::{
     little_endian::{I64, U32, U64},
 };
 
-use crate::{batch::BatchInfo, io::align_up};
+use super::transactions::{ABORTED_OF_SEGMENT_MAX, AbortedEntry};
+use crate::{
+    batch::{BatchInfo, MARKER_BYTES},
+    io::align_up,
+};
 
 /// A batch gets an index entry when the last indexed one lies that many bytes before it. A lookup reads at most this
 /// and one batch too much; an index of 1 GiB has 16,384 entries.
@@ -55,11 +59,16 @@ pub struct SegmentMeta {
     pub created_ms: I64,
     /// 1 when sealed: the footer is in place.
     pub sealed: u8,
+    /// [`HAS_ABORTED`].
+    pub flags: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// How often compaction has rewritten it; 0 as it was appended.
     pub generation: U32,
 }
+
+/// Flag of a segment: there are markers of aborted transactions in it.
+pub const HAS_ABORTED: u8 = 1;
 
 /// Names a segment of a partition. No two segments that ever were have the same name: a base offset is begun once, unless
 /// the log was cut there, and whoever replaces segments takes a higher generation.
@@ -74,7 +83,7 @@ pub struct SegmentName {
 impl SegmentMeta {
     /// Whether no bytes are set that this version knows no meaning of.
     pub(super) fn is_plain(&self) -> bool {
-        self.sealed <= 1 && self.reserved == [0; 3]
+        self.sealed <= 1 && self.flags <= HAS_ABORTED && self.reserved == [0; 2]
     }
 }
 
@@ -119,6 +128,12 @@ pub struct Segment {
     pub generation: u32,
     /// The index; of a sealed segment only while somebody reads it.
     pub index: Option<Rc<Vec<IndexEntry>>>,
+    /// Whether markers of aborted transactions are in it.
+    pub has_aborted: bool,
+    /// Those transactions; of a sealed segment only while its footer is to be written. None is as good as no entries.
+    pub aborted: Option<Rc<Vec<AbortedEntry>>>,
+    /// The lowest of their first offsets; none if that is not known, as after a start.
+    pub aborted_from: Option<i64>,
 }
 
 impl Segment {
@@ -135,6 +150,9 @@ impl Segment {
             sealed: false,
             generation: 0,
             index: Some(Rc::default()),
+            has_aborted: false,
+            aborted: None,
+            aborted_from: None,
         }
     }
 
@@ -173,6 +191,22 @@ impl Segment {
         entry
     }
 
+    /// Takes note of an aborted transaction whose marker was pushed last.
+    pub(crate) fn push_aborted(&mut self, entry: AbortedEntry) {
+        let first_offset = entry.first_offset.get();
+        // Of one that has entries without that being known, it stays unknown.
+        if !self.has_aborted || self.aborted_from.is_some() {
+            self.aborted_from = Some(self.aborted_from.map_or(first_offset, |known| known.min(first_offset)));
+        }
+        self.has_aborted = true;
+        Rc::make_mut(self.aborted.get_or_insert_default()).push(entry);
+    }
+
+    /// Whether it must end before another transaction's marker.
+    pub(crate) fn is_full_of_aborted(&self) -> bool {
+        self.aborted.as_ref().is_some_and(|aborted| aborted.len() >= ABORTED_OF_SEGMENT_MAX)
+    }
+
     /// Bytes of its file: the footer included once sealed.
     pub fn meta(&self) -> SegmentMeta {
         SegmentMeta {
@@ -184,7 +218,8 @@ impl Segment {
             max_timestamp_offset: self.max_timestamp_offset.into(),
             created_ms: self.created_ms.into(),
             sealed: self.sealed.into(),
-            reserved: [0; 3],
+            flags: if self.has_aborted { HAS_ABORTED } else { 0 },
+            reserved: [0; 2],
             generation: self.generation.into(),
         }
     }
@@ -202,6 +237,9 @@ impl Segment {
             sealed: meta.sealed != 0,
             generation: meta.generation.get(),
             index: None,
+            has_aborted: meta.flags & HAS_ABORTED != 0,
+            aborted: None,
+            aborted_from: None,
         }
     }
 
@@ -247,7 +285,7 @@ pub fn last_up_to(index: &[IndexEntry], position: u64) -> Option<&IndexEntry> {
     after.checked_sub(1).map(|at| &index[at])
 }
 
-/// The footer's fixed part; the index entries follow.
+/// The footer's fixed part; the index entries and the aborted transactions follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct FooterHeader {
@@ -255,47 +293,76 @@ struct FooterHeader {
     /// CRC32C of everything behind this field.
     checksum: U32,
     entries: U32,
-    reserved: U32,
+    /// Aborted transactions, which follow the index.
+    aborted: U32,
     meta: SegmentMeta,
 }
 
 /// The footer of a sealed segment, padded with zeroes to whole blocks.
 pub fn encode_footer(segment: &Segment) -> Vec<u8> {
     let index = segment.index.clone().unwrap_or_default();
+    let aborted = segment.aborted.clone().unwrap_or_default();
     let mut header = FooterHeader {
         magic: FOOTER_MAGIC.into(),
         checksum: 0.into(),
         entries: u32::try_from(index.len()).expect("an index is small").into(),
-        reserved: 0.into(),
+        aborted: u32::try_from(aborted.len()).expect("they are bounded").into(),
         meta: segment.meta(),
     };
     let mut out = header.as_bytes().to_vec();
     out.extend_from_slice(index.as_bytes());
+    out.extend_from_slice(aborted.as_bytes());
     header.checksum = crc32c::crc32c(&out[8..]).into();
     out[..size_of::<FooterHeader>()].copy_from_slice(header.as_bytes());
     out.resize(usize::try_from(align_up(out.len() as u64)).expect("an index is small"), 0);
     out
 }
 
-/// Bytes to read for a footer of a segment of `size` bytes at most: enough for one index entry per interval.
+/// Bytes to read for a footer of a segment of `size` bytes, enough for one index entry per interval: all of it, unless it
+/// has aborted transactions too ([`footer_bytes`]).
 pub fn footer_bytes_max(size: u64) -> usize {
     let entries = size / INDEX_INTERVAL_BYTES + 2;
     let bytes = size_of::<FooterHeader>() as u64 + entries * size_of::<IndexEntry>() as u64;
     usize::try_from(align_up(bytes)).expect("an index is small")
 }
 
-/// Decodes a footer; `None` when it is damaged.
-pub fn decode_footer(bytes: &[u8]) -> Option<(SegmentMeta, Vec<IndexEntry>)> {
+/// Bytes of the footer that begins like this, in whole blocks; `None` when it is damaged.
+pub fn footer_bytes(bytes: &[u8]) -> Option<usize> {
+    let (header, _) = FooterHeader::read_from_prefix(bytes).ok()?;
+    // A run that is not divided may bring more than that.
+    let most = ABORTED_OF_SEGMENT_MAX + super::wal::GROUP_BYTES_MAX / MARKER_BYTES;
+    let aborted = usize::try_from(header.aborted.get()).ok().filter(|aborted| *aborted <= most)?;
+    let index = usize::try_from(header.entries.get()).ok()?.checked_mul(size_of::<IndexEntry>())?;
+    let bytes = size_of::<FooterHeader>().checked_add(index)?.checked_add(aborted * size_of::<AbortedEntry>())?;
+    (header.magic.get() == FOOTER_MAGIC).then_some(usize::try_from(align_up(bytes as u64)).ok()?)
+}
+
+/// What a footer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// The segment.
+    pub meta: SegmentMeta,
+    /// Its index.
+    pub index: Vec<IndexEntry>,
+    /// Aborted transactions whose markers are in it.
+    pub aborted: Vec<AbortedEntry>,
+}
+
+/// Decodes a footer; `None` when it is damaged, or not all there.
+pub fn decode_footer(bytes: &[u8]) -> Option<Footer> {
     let (header, rest) = FooterHeader::read_from_prefix(bytes).ok()?;
     let count = usize::try_from(header.entries.get()).ok()?;
-    let index_bytes = rest.get(..count.checked_mul(size_of::<IndexEntry>())?)?;
-    let checked = &bytes[8..size_of::<FooterHeader>() + index_bytes.len()];
-    let is_plain = header.reserved.get() == 0 && header.meta.is_plain();
+    let (index_bytes, rest) = rest.split_at_checked(count.checked_mul(size_of::<IndexEntry>())?)?;
+    let aborted_count = usize::try_from(header.aborted.get()).ok()?;
+    let aborted_bytes = rest.get(..aborted_count.checked_mul(size_of::<AbortedEntry>())?)?;
+    let checked = &bytes[8..size_of::<FooterHeader>() + index_bytes.len() + aborted_bytes.len()];
+    let is_plain = header.meta.is_plain() && (aborted_count > 0) == (header.meta.flags & HAS_ABORTED != 0);
     if header.magic.get() != FOOTER_MAGIC || crc32c::crc32c(checked) != header.checksum.get() || !is_plain {
         return None;
     }
     let index = <[IndexEntry]>::ref_from_bytes(index_bytes).ok()?.to_vec();
-    Some((header.meta, index))
+    let aborted = <[AbortedEntry]>::ref_from_bytes(aborted_bytes).ok()?.to_vec();
+    Some(Footer { meta: header.meta, index, aborted })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     format::{
         epochs::LeaderEpochs,
-        manifest::{Advance, PartitionState, Replace},
+        manifest::{Advance, PartitionState, Replace, Transactions},
         segment::{Segment, SegmentName},
         wal::SegmentPointer,
     },
@@ -66,6 +66,10 @@ pub(crate) struct Unnoted {
     first_segment: i64,
     /// Entries of that segment's index that the manifest has.
     index_from: usize,
+    /// The same of its aborted transactions.
+    aborted_from: usize,
+    /// Whether transactions began or ended.
+    has_transactions: bool,
     producers: Producers,
     /// Extents per file of the shared log.
     pub(crate) pins: Vec<(WalFileId, usize)>,
@@ -103,7 +107,8 @@ impl Partition {
             return None;
         }
         self.appending = Appending::Keeper;
-        Some(materialise::plan(self.segments.active(), extents, &self.config, now_ms))
+        let aborted = self.transactions.all_aborted();
+        Some(materialise::plan(self.segments.active(), extents, aborted, &self.config, now_ms))
     }
 
     /// Whether somebody appends to its segments.
@@ -148,7 +153,8 @@ impl Partition {
         };
         let mut extents: Vec<_> = self.tail.from(from).cloned().collect();
         extents.push(extent.clone());
-        let plan = materialise::plan(active.as_ref(), extents, &self.config, now_ms);
+        let aborted = self.transactions.all_aborted();
+        let plan = materialise::plan(active.as_ref(), extents, aborted, &self.config, now_ms);
         if plan.end_offset != extent.end_offset || plan.writes.len() > segments_max {
             return None;
         }
@@ -186,6 +192,7 @@ impl Partition {
     /// it does now, and there it is on stable storage: so it is seen.
     pub(crate) fn fat_appended(&mut self, plan: &Plan, now_ms: i64) {
         self.show(plan.end_offset);
+        self.follow_marks();
         self.appended(plan, now_ms);
     }
 
@@ -197,6 +204,7 @@ impl Partition {
         let unnoted = self.unnoted.get_or_insert_with(|| Unnoted {
             first_segment: first.segment.base_offset,
             index_from: first.index_from,
+            aborted_from: first.aborted_from,
             ..Unnoted::default()
         });
         for extent in &plan.extents {
@@ -207,10 +215,9 @@ impl Partition {
             }
             self.tail.end_live(extent);
         }
-        for batch in &plan.producers {
-            unnoted.producers.note(*batch, now_ms);
-            self.checkpointed.note(*batch, now_ms);
-        }
+        unnoted.has_transactions |= plan.has_transactions;
+        unnoted.producers.absorb(&plan.producers);
+        self.checkpointed.absorb(&plan.producers);
         plan.writes.iter().for_each(|write| self.segments.put(write.segment.clone()));
         self.marks.materialise(plan.end_offset);
         self.history.materialised(plan.end_offset);
@@ -219,10 +226,18 @@ impl Partition {
 
     /// Takes what the manifest does not say yet of the segments, and the record that says it. What is appended from here
     /// on is noted the next time. Answer with [`Partition::put_back`] if the record could not be made durable.
-    pub(crate) fn take_unnoted(&mut self) -> Option<(Unnoted, Advance)> {
+    pub(crate) fn take_unnoted(&mut self) -> Option<(Unnoted, Advance, Option<Transactions>)> {
         let unnoted = self.unnoted.take()?;
         let changed = self.segments.begun_from(unnoted.first_segment);
-        let active = changed.last().filter(|s| !s.sealed).and_then(|s| Some((s.base_offset, s.index.clone()?)));
+        let active = changed.last().filter(|s| !s.sealed);
+        let new_aborted = active.and_then(|active| {
+            let from = if active.base_offset == unnoted.first_segment { unnoted.aborted_from } else { 0 };
+            active.aborted.as_ref().map(|aborted| aborted[from..].to_vec())
+        });
+        let transactions = unnoted
+            .has_transactions
+            .then(|| Transactions { aborted: new_aborted.unwrap_or_default(), open: self.checkpointed.open_entries() });
+        let active = active.and_then(|s| Some((s.base_offset, s.index.clone()?)));
         let index = active.map(|(base_offset, index)| {
             let from = if base_offset == unnoted.first_segment { unnoted.index_from } else { 0 };
             index[from..].to_vec()
@@ -235,7 +250,7 @@ impl Partition {
             producers: unnoted.producers.batches(),
         };
         self.segments.drop_indexes();
-        Some((unnoted, advance))
+        Some((unnoted, advance, transactions))
     }
 
     /// How often the end of what segments hold was cut off.
@@ -253,9 +268,8 @@ impl Partition {
     /// The manifest does not know after all.
     pub(crate) fn put_back(&mut self, mut earlier: Unnoted) {
         if let Some(later) = self.unnoted.take() {
-            for batch in later.producers.batches() {
-                earlier.producers.note(batch, batch.timestamp_ms.get());
-            }
+            earlier.has_transactions |= later.has_transactions;
+            earlier.producers.absorb(&later.producers);
             earlier.pins.extend(later.pins);
             earlier.bytes += later.bytes;
         }
@@ -278,6 +292,7 @@ impl Partition {
             high_watermark: self.surely_shown(),
             cuts: self.history.cuts(),
             epochs: self.history.epochs().clone(),
+            open: self.checkpointed.open_entries(),
         }
     }
 
@@ -309,13 +324,16 @@ impl Partition {
         self.marks.trim(log_start);
         self.history.trim(log_start);
         self.segments.trim(first_segment);
+        self.follow_marks();
         self.waiters.wake(); // what they wait for may be gone
+        self.stable_waiters.wake();
     }
 
-    /// The segments that compaction may rewrite: sealed, and the manifest knows.
+    /// The segments that compaction may rewrite: sealed, the manifest knows, and all in them is decided.
     pub(crate) fn sealed(&self) -> &[Segment] {
         let noted = self.unnoted.as_ref().map_or(i64::MAX, |unnoted| unnoted.first_segment);
-        self.segments.sealed_before(noted)
+        let sealed = self.segments.sealed_before(noted);
+        &sealed[..sealed.partition_point(|segment| segment.end_offset <= self.last_stable)]
     }
 
     /// Segments were compacted, and the manifest knows.
@@ -323,6 +341,7 @@ impl Partition {
         let end = self.segments.replace(replace).unwrap_or(i64::MIN);
         // Readers must find what compaction left, not what is still in memory.
         self.tail.forget_below(end, self.marks.materialised());
+        self.forget_aborted();
         self.old_before = self.old_before.max(end);
         self.clean_offset = replace.clean_offset;
     }

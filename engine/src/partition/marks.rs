@@ -44,11 +44,6 @@ impl Marks {
         self.high_watermark
     }
 
-    /// Below, nothing is undecided: the high watermark, as nothing here begins what another has to end.
-    pub(crate) fn last_stable(&self) -> i64 {
-        self.high_watermark
-    }
-
     /// Below is on stable storage.
     pub(crate) fn durable(&self) -> i64 {
         self.durable

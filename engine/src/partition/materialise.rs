@@ -6,12 +6,8 @@ use crate::{
     batch::BatchInfo,
     chunk::Memory,
     config::TopicConfig,
-    format::{
-        manifest::{ProducerBatch, logged_producer_batch},
-        segment::Segment,
-        wal::SegmentPointer,
-    },
-    partition::{producers::Producers, tail::Extent},
+    format::{manifest::logged_producer_batch, segment::Segment, wal::SegmentPointer},
+    partition::{producers::Producers, tail::Extent, transactions::Aborted},
 };
 
 /// Segments that a plan ends before it leaves further extents to the next one: each is a file to be open and flushed.
@@ -36,6 +32,8 @@ pub(crate) struct SegmentWrite {
     pub(crate) pieces: Vec<Piece>,
     /// Entries of its index before.
     pub(crate) index_from: usize,
+    /// Aborted transactions in it before.
+    pub(crate) aborted_from: usize,
 }
 
 /// What is to be done for one partition.
@@ -43,7 +41,10 @@ pub(crate) struct Plan {
     pub(crate) writes: Vec<SegmentWrite>,
     /// Everything below is in segments then.
     pub(crate) end_offset: i64,
-    pub(crate) producers: Vec<ProducerBatch>,
+    /// Of the batches that are written.
+    pub(crate) producers: Producers,
+    /// Whether some of these are of transactions.
+    pub(crate) has_transactions: bool,
     pub(crate) extents: Vec<Extent>,
 }
 
@@ -68,11 +69,18 @@ impl Plan {
 }
 
 /// Plans the appending of extents behind the active segment, or to a new one; of the first ones, if all would make too
-/// many segments.
-pub(crate) fn plan(active: Option<&Segment>, mut extents: Vec<Extent>, config: &TopicConfig, now_ms: i64) -> Plan {
+/// many segments. `aborted`: the transactions that were aborted by markers in them.
+pub(crate) fn plan(
+    active: Option<&Segment>,
+    mut extents: Vec<Extent>,
+    aborted: &Aborted,
+    config: &TopicConfig,
+    now_ms: i64,
+) -> Plan {
     let mut writes = Vec::new();
     let mut open = active.cloned().map(SegmentWrite::append_to);
     let mut remembered = Producers::default();
+    let mut has_transactions = false;
     let mut planned = 0;
     while planned < extents.len() && writes.len() < SEGMENTS_MAX {
         for (memory, at, info) in batches(&extents[planned]) {
@@ -82,8 +90,13 @@ pub(crate) fn plan(active: Option<&Segment>, mut extents: Vec<Extent>, config: &
             }
             let begin = || SegmentWrite::append_to(Segment::begin(info.base_offset, now_ms));
             open.get_or_insert_with(begin).push(&memory, at, &info);
-            if let Some(batch) = logged_producer_batch(&info) {
+            if let Some(batch) = logged_producer_batch(&info, &memory.bytes()[at..at + info.size]) {
+                has_transactions |= info.is_transactional();
                 remembered.note(batch, now_ms);
+            }
+            let entry = if info.is_control() { aborted.ended_at(info.base_offset) } else { None };
+            if let (Some(entry), Some(open)) = (entry, &mut open) {
+                open.segment.push_aborted(entry);
             }
         }
         planned += 1;
@@ -91,7 +104,7 @@ pub(crate) fn plan(active: Option<&Segment>, mut extents: Vec<Extent>, config: &
     extents.truncate(planned);
     writes.extend(open.filter(|write| !write.pieces.is_empty()));
     let end_offset = extents.last().map_or(0, |extent| extent.end_offset);
-    Plan { writes, end_offset, producers: remembered.batches(), extents }
+    Plan { writes, end_offset, producers: remembered, has_transactions, extents }
 }
 
 /// The batches of an extent, each with the memory that holds it and where it begins there.
@@ -115,7 +128,8 @@ fn rolls(segment: &Segment, next: &BatchInfo, config: &TopicConfig, now_ms: i64)
         false => now_ms.saturating_sub(segment.created_ms),
     };
     segment.size > 0
-        && (segment.size + next.size as u64 > config.segment_bytes
+        && ((next.is_control() && segment.is_full_of_aborted())
+            || segment.size + next.size as u64 > config.segment_bytes
             || waited_ms > roll_ms(segment, config)
             || next.last_offset() - segment.base_offset > i64::from(i32::MAX))
 }
@@ -148,7 +162,8 @@ fn roll_ms(segment: &Segment, config: &TopicConfig) -> i64 {
 impl SegmentWrite {
     fn append_to(segment: Segment) -> Self {
         let index_from = segment.index.as_ref().map_or(0, |index| index.len());
-        Self { from: segment.size, index_from, pieces: Vec::new(), segment }
+        let aborted_from = segment.aborted.as_ref().map_or(0, |aborted| aborted.len());
+        Self { from: segment.size, index_from, aborted_from, pieces: Vec::new(), segment }
     }
 
     /// The segment ends here: its footer is written behind its batches.
@@ -190,7 +205,7 @@ mod tests {
 
     /// First offsets of the segments that a plan writes, and whether they end there.
     fn planned(active: Option<&Segment>, extents: Vec<Extent>) -> Vec<(i64, bool)> {
-        let plan = plan(active, extents, &config(), NOW_MS);
+        let plan = plan(active, extents, &Aborted::default(), &config(), NOW_MS);
         plan.writes.iter().map(|write| (write.segment.base_offset, write.segment.sealed)).collect()
     }
 
@@ -201,7 +216,7 @@ mod tests {
         assert_eq!(planned(None, vec![run(0, &backfill)]), [(0, false)], "no more than segment.ms behind the first");
         let (old, new) = (run(0, &backfill), run(3, &[month_ago + 7 * DAY_MS + 1, NOW_MS, NOW_MS]));
         assert_eq!(planned(None, vec![old.clone(), new.clone()]), [(0, true), (3, true), (4, false)]);
-        let active = plan(None, vec![old], &config(), NOW_MS).writes.remove(0).segment;
+        let active = plan(None, vec![old], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
         assert_eq!(
             planned(Some(&active), vec![new]),
             [(0, true), (3, true), (4, false)],
@@ -214,7 +229,8 @@ mod tests {
     #[test]
     fn the_wall_clock_does_not_end_a_segment_of_records_with_timestamps() {
         let begun = |timestamp| {
-            let mut segment = plan(None, vec![run(0, &[timestamp])], &config(), NOW_MS).writes.remove(0).segment;
+            let mut segment =
+                plan(None, vec![run(0, &[timestamp])], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
             segment.created_ms = NOW_MS - 30 * DAY_MS;
             segment
         };
@@ -229,7 +245,8 @@ mod tests {
     #[test]
     fn offsets_of_a_segment_lie_close_together() {
         let active = |base_offset| {
-            let active = plan(None, vec![run(0, &[NOW_MS])], &config(), NOW_MS).writes.remove(0).segment;
+            let active =
+                plan(None, vec![run(0, &[NOW_MS])], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
             Segment { base_offset, ..active }
         };
         let far = -i64::from(i32::MAX);
@@ -241,13 +258,13 @@ mod tests {
     fn a_plan_ends_few_segments_and_leaves_the_rest() {
         let weeks = |from: i64, count: i64| (from..from + count).map(|week| week * 8 * DAY_MS).collect::<Vec<_>>();
         let runs = vec![run(0, &weeks(0, 60)), run(60, &weeks(60, 60)), run(120, &weeks(120, 60))];
-        let first = plan(None, runs.clone(), &config(), NOW_MS);
+        let first = plan(None, runs.clone(), &Aborted::default(), &config(), NOW_MS);
         assert_eq!((first.end_offset, first.extents.len(), first.writes.len()), (120, 2, 120));
         let active = first.writes.last().map(|write| &write.segment);
-        let rest = plan(active, runs[2..].to_vec(), &config(), NOW_MS);
+        let rest = plan(active, runs[2..].to_vec(), &Aborted::default(), &config(), NOW_MS);
         assert_eq!((rest.end_offset, rest.writes.len()), (180, 61));
         assert!(rest.writes[0].pieces.is_empty() && rest.writes[0].segment.sealed, "it ended with the first plan");
-        let one_run = plan(None, vec![run(0, &weeks(0, 1_000))], &config(), NOW_MS);
+        let one_run = plan(None, vec![run(0, &weeks(0, 1_000))], &Aborted::default(), &config(), NOW_MS);
         assert_eq!((one_run.end_offset, one_run.writes.len()), (1_000, SEGMENTS_OF_RUN_MAX + 1));
     }
 
@@ -257,7 +274,8 @@ mod tests {
         let month_ago = NOW_MS - 30 * DAY_MS;
         assert!(!would(None, run(0, &[month_ago, month_ago])));
         assert!(would(None, run(0, &[month_ago, NOW_MS])));
-        let active = plan(None, vec![run(0, &[month_ago])], &config(), NOW_MS).writes.remove(0).segment;
+        let active =
+            plan(None, vec![run(0, &[month_ago])], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
         assert!(!would(Some(&active), run(1, &[month_ago])));
         assert!(would(Some(&active), run(1, &[month_ago, NOW_MS])));
         let full = Segment { size: config().segment_bytes, ..active };

@@ -11,6 +11,7 @@ pub(crate) mod available;
 pub(crate) mod keeping;
 pub(crate) mod marks;
 pub(crate) mod materialise;
+mod open;
 pub(crate) mod producers;
 pub(crate) mod read;
 mod retention;
@@ -19,6 +20,8 @@ mod segments;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
+pub(crate) mod transacting;
+pub(crate) mod transactions;
 pub(crate) mod waiters;
 
 use std::{cell::RefCell, rc::Rc};
@@ -26,14 +29,15 @@ use std::{cell::RefCell, rc::Rc};
 use self::{
     keeping::{Appending, Unnoted},
     marks::Marks,
-    producers::{Producers, Sequence},
+    producers::{Begins, Producers, Sequence},
     segments::Segments,
     tail::{Extent, Tail},
+    transactions::{Confirming, Transactions},
     waiters::{Waiter, Waiters},
 };
 use crate::{
     api::{LEADER_EPOCH, LogError, Produced, ReadBound, TopicPartition},
-    batch::{BatchInfo, TimestampType},
+    batch::{AppendOrigin, BatchInfo, TimestampType},
     config::{Durability, TopicConfig},
     format::{
         manifest::{PartitionState, ProducerBatch, producer_batch},
@@ -56,6 +60,9 @@ pub(crate) struct Partition {
     segments: Segments,
     tail: Tail,
     producers: Producers,
+    transactions: Transactions,
+    /// Below, nothing is undecided: no record there is of a transaction that is open, or whose end may be lost.
+    last_stable: i64,
     /// Producers as of what is materialised: what a rewritten manifest says.
     checkpointed: Producers,
     appending: Appending,
@@ -72,6 +79,8 @@ pub(crate) struct Partition {
     queued: bool,
     deleted: bool,
     waiters: Waiters,
+    /// Those who read what is committed.
+    stable_waiters: Waiters,
 }
 
 /// A batch's place in the log.
@@ -81,6 +90,8 @@ pub(crate) struct Placed {
     pub(crate) end_offset: i64,
     /// The time of its append, if its topic has that for a timestamp.
     pub(crate) append_time_ms: Option<i64>,
+    /// What it waits for beside its group.
+    pub(crate) confirming: Option<Confirming>,
 }
 
 /// A batch that is in the log already.
@@ -88,6 +99,8 @@ pub(crate) struct Repeated {
     pub(crate) produced: Produced,
     /// How the group ends that it may be in; none if consumers see it.
     pub(crate) group: Option<Rc<GroupOutcome>>,
+    /// What it waits for beside that.
+    pub(crate) confirming: Option<Confirming>,
 }
 
 /// What a deleted partition leaves.
@@ -113,11 +126,8 @@ impl Partition {
         history: History,
     ) -> Self {
         let end = state.end_offset();
-        let mut producers = Producers::default();
-        for batch in &state.producers {
-            producers.note(*batch, batch.timestamp_ms.get());
-        }
-        Self {
+        let producers = Producers::restore(&state.producers, &state.open);
+        let mut partition = Self {
             id,
             config,
             marks: Marks::of_segments(state.log_start_offset, end),
@@ -127,6 +137,8 @@ impl Partition {
             tail: Tail::default(),
             checkpointed: producers.clone(),
             producers,
+            transactions: Transactions::default(),
+            last_stable: state.log_start_offset,
             appending: Appending::Nobody,
             appended_ms: None,
             unnoted: None,
@@ -136,14 +148,18 @@ impl Partition {
             queued: false,
             deleted: false,
             waiters: Waiters::default(),
-        }
+            stable_waiters: Waiters::default(),
+        };
+        partition.follow_marks();
+        partition
     }
 
     /// An extent was found in the shared log, with batches of these producers: the log reaches up to its end.
     pub(crate) fn recover(&mut self, extent: Extent, producers: &[ProducerBatch]) {
-        producers.iter().for_each(|batch| self.producers.note(*batch, batch.timestamp_ms.get()));
+        producers.iter().for_each(|batch| self.note_batch(*batch, batch.timestamp_ms.get()));
         self.marks.recover(extent.end_offset);
         self.tail.push(extent);
+        self.follow_marks();
     }
 
     /// Names it.
@@ -206,32 +222,51 @@ impl Partition {
     pub(crate) fn delete(&mut self) -> Leavings {
         self.deleted = true;
         self.waiters.wake();
+        self.stable_waiters.wake();
         let live = self.tail.take_live(self.marks.materialised());
         Leavings { live, pins: self.unnoted.take().map(|unnoted| unnoted.pins).unwrap_or_default() }
     }
 
-    /// The answer to a batch that is in the log already; none if it is new.
-    pub(crate) fn known(&self, info: &BatchInfo) -> Result<Option<Repeated>, LogError> {
-        let Sequence::Duplicate { base_offset, timestamp_ms } = self.producers.check(info)? else { return Ok(None) };
+    /// The answer to a batch that is in the log already; none if it is new. `begins`: how one begins of whose producer nothing
+    /// is known.
+    pub(crate) fn known(
+        &self,
+        info: &BatchInfo,
+        origin: AppendOrigin,
+        begins: Begins,
+    ) -> Result<Option<Repeated>, LogError> {
+        let checked = self.producers.check(info, self.membership(info, origin), begins)?;
+        let Sequence::Duplicate { base_offset, timestamp_ms } = checked else { return Ok(None) };
         let log_append_time = self.config.timestamp_type == TimestampType::LogAppendTime;
         let produced = self.produced(base_offset, log_append_time.then_some(timestamp_ms));
         let is_visible = base_offset < self.marks.high_watermark();
         let group = if is_visible { None } else { self.last_group.clone() };
-        Ok(Some(Repeated { produced, group }))
+        Ok(Some(Repeated { produced, group, confirming: self.confirming(info) }))
     }
 
     /// Gives a new batch its place, at the end.
-    pub(crate) fn place(&mut self, info: &BatchInfo, now_ms: i64) -> Placed {
+    pub(crate) fn place(&mut self, info: &BatchInfo, origin: AppendOrigin, now_ms: i64) -> Placed {
+        let base_offset = self.marks.end();
+        let end_offset = self.take_place(info);
+        let append_time_ms = (self.config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
+        if info.producer_id >= 0 {
+            let timestamp_ms = append_time_ms.unwrap_or(info.max_timestamp);
+            self.note_batch(producer_batch(info, base_offset, timestamp_ms), now_ms);
+        }
+        if info.is_transactional() {
+            self.joined_transaction(info, origin);
+        }
+        let (produced, confirming) = (self.produced(base_offset, append_time_ms), self.confirming(info));
+        Placed { produced, end_offset, append_time_ms, confirming }
+    }
+
+    /// Offsets for a batch; answers the one behind it.
+    fn take_place(&mut self, info: &BatchInfo) -> i64 {
         let base_offset = self.marks.end();
         let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
         self.marks.assign(end_offset);
         self.history.note_epoch(LEADER_EPOCH, base_offset);
-        let append_time_ms = (self.config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
-        if info.producer_id >= 0 {
-            let timestamp_ms = append_time_ms.unwrap_or(info.max_timestamp);
-            self.producers.note(producer_batch(info, base_offset, timestamp_ms), now_ms);
-        }
-        Placed { produced: self.produced(base_offset, append_time_ms), end_offset, append_time_ms }
+        end_offset
     }
 
     fn produced(&self, base_offset: i64, append_time_ms: Option<i64>) -> Produced {
@@ -274,6 +309,7 @@ impl Partition {
             Durability::Written => self.marks.written(),
         };
         self.show(safe);
+        self.follow_marks();
     }
 
     /// Lets consumers see everything below, and wakes who waits for that.
@@ -288,21 +324,25 @@ impl Partition {
     }
 
     /// Lets the waiter know when consumers can see so many bytes more, or it has lost some or itself.
-    pub(crate) fn watch(&mut self, waiter: &Rc<Waiter>, bytes: usize) {
-        self.waiters.watch(waiter, bytes);
+    pub(crate) fn watch(&mut self, waiter: &Rc<Waiter>, bytes: usize, bound: ReadBound) {
+        match bound {
+            ReadBound::HighWatermark => self.waiters.watch(waiter, bytes),
+            ReadBound::LastStable => self.stable_waiters.watch(waiter, bytes),
+        }
     }
 
     /// Up to where a reader sees the log.
     pub(crate) fn end_for(&self, bound: ReadBound) -> i64 {
         match bound {
             ReadBound::HighWatermark => self.marks.high_watermark(),
-            ReadBound::LastStable => self.marks.last_stable(),
+            ReadBound::LastStable => self.last_stable,
         }
     }
 
     /// Forgets what is in segments and not cached any more.
     pub(crate) fn prune_tail(&mut self) {
         self.tail.prune(self.marks.materialised());
+        self.forget_aborted();
     }
 
     /// Whether a cache that used its whole budget would have what a reader reads from a segment.

@@ -1,28 +1,39 @@
-//! The idempotent producers of one partition: which batch is new, which is a repetition, which must not be taken.
+//! The producers of one partition: which batch is new, which is a repetition, which must not be taken, and whose
+//! transaction is open.
 //!
 //! Pure; owned by the partition. Per producer the last five batches are remembered: a client has five requests in
-//! flight at most, so an older one cannot come again (KIP-98, KIP-360). Rules are those of Kafka 4.3's
-//! `ProducerAppendInfo` for producers without transactions; in particular a producer that nothing is known of, because
-//! it was idle for too long or its records are gone, may go on with any sequence, so UNKNOWN_PRODUCER_ID is never the
-//! answer.
+//! flight at most, so an older one cannot come again (KIP-98, KIP-360). Rules are those of Kafka 4.4's
+//! `ProducerAppendInfo`; in particular a producer that nothing is known of, because it was idle for too long or its
+//! records are gone, may go on with any sequence, so UNKNOWN_PRODUCER_ID is never the answer. But not one whose partitions
+//! are added by producing (KAFKA-18202): that begins with sequence 0.
 //!
-//! What always holds: a producer remembers one to five batches, all of its newest epoch, in the order of their offsets.
+//! What always holds: a producer remembers up to five batches, all of its newest epoch, in the order of their offsets; none
+//! if all that is known of that epoch is a marker, or batches that a coordinator wrote for it, which have no sequence.
 
 use std::collections::HashMap;
 
+use super::open::{Open, OpenTransactions};
 use crate::{
     api::{ActiveProducer, LogError},
-    batch::{BatchInfo, increment_sequence},
-    format::manifest::ProducerBatch,
+    batch::{BatchInfo, Outcome, increment_sequence},
+    format::{
+        manifest::ProducerBatch,
+        transactions::{COMMITS, CONFIRMED, MARKER, OpenEntry, TRANSACTIONAL},
+    },
+    transactions::Marker,
 };
 
 /// Batches remembered per producer: `max.in.flight.requests.per.connection` may be that much for an idempotent one.
 const BATCHES_MAX: usize = 5;
 
+/// The epoch that only fences: no producer is given it.
+const LAST_EPOCH: i16 = i16::MAX;
+
 /// See the module. Without producers it has no memory of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
     by_id: HashMap<i64, Producer>,
+    open: OpenTransactions,
 }
 
 /// What is known of one producer.
@@ -33,6 +44,8 @@ struct Producer {
     count: u8,
     /// Wall clock of its last append, as far as that is known.
     last_append_ms: i64,
+    /// The last end of a transaction of it.
+    marker: Option<Box<LastMarker>>,
     /// Oldest first.
     batches: [Remembered; BATCHES_MAX],
 }
@@ -43,6 +56,16 @@ struct Remembered {
     last_offset_delta: i32,
     base_offset: i64,
     timestamp_ms: i64,
+    is_transactional: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LastMarker {
+    epoch: i16,
+    coordinator_epoch: i32,
+    offset: i64,
+    timestamp_ms: i64,
+    flags: u16,
 }
 
 /// What a batch's sequence says.
@@ -59,67 +82,197 @@ pub(crate) enum Sequence {
     },
 }
 
+/// How the batches of a producer begin of which nothing is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// With any sequence: it may have been forgotten.
+    Anywhere,
+    /// With sequence 0: transaction version 2.
+    AtZero,
+}
+
+/// Where a batch that would be new stands to the transactions of its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Membership {
+    /// It may be appended: it is of no transaction, or of one that is let in.
+    Fits,
+    /// It is of a transaction that is not let in.
+    Outside,
+}
+
+/// A transaction that a marker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) first_offset: i64,
+    pub(crate) outcome: Outcome,
+}
+
+/// What compaction keeps of a producer, even if nothing is left in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastOfProducer {
+    /// The last offset of its last batch, if one is remembered.
+    pub(crate) last_offset: Option<i64>,
+    /// Its newest epoch: without a batch, a marker of that one stays.
+    pub(crate) epoch: i16,
+}
+
 impl Producers {
     /// Decides on a batch about to be appended. One without a producer id is always new.
-    pub(crate) fn check(&self, info: &BatchInfo) -> Result<Sequence, LogError> {
+    pub(crate) fn check(&self, info: &BatchInfo, membership: Membership, begins: Begins) -> Result<Sequence, LogError> {
         if !info.has_producer_id() {
             return Ok(Sequence::New);
         }
-        let Some(known) = self.by_id.get(&info.producer_id) else {
-            return Ok(Sequence::New);
-        };
-        if info.producer_epoch < known.epoch {
+        let known = self.by_id.get(&info.producer_id);
+        if let Some(known) = known.filter(|known| info.producer_epoch <= known.epoch) {
+            if info.producer_epoch < known.epoch {
+                return Err(LogError::InvalidProducerEpoch);
+            }
+            if let Some(same) = known.find(info) {
+                let Remembered { base_offset, timestamp_ms, .. } = *same;
+                return Ok(Sequence::Duplicate { base_offset, timestamp_ms });
+            }
+        }
+        if membership == Membership::Outside {
+            return Err(LogError::InvalidTxnState("no transaction of the producer is open in the partition"));
+        }
+        if !info.is_transactional() && self.open.of(info.producer_id).is_some() {
+            return Err(LogError::InvalidTxnState(
+                "the producer has a transaction open, which the batch is not part of",
+            ));
+        }
+        if info.base_sequence < 0 {
+            return Ok(Sequence::New); // a coordinator writes it, in its own order
+        }
+        match known {
+            None if begins == Begins::AtZero && info.base_sequence != 0 => Err(out_of_order(info, -1)),
+            None => Ok(Sequence::New),
+            Some(known) => known.check_sequence(info).map(|()| Sequence::New),
+        }
+    }
+
+    /// Decides on a marker about to be appended.
+    pub(crate) fn check_marker(&self, marker: &Marker) -> Result<(), LogError> {
+        let Some(known) = self.by_id.get(&marker.producer_id) else { return Ok(()) };
+        let goes_up = marker.producer_epoch > known.epoch;
+        let repeats = marker.producer_epoch == known.epoch
+            && (marker.transaction_version < 2
+                || marker.producer_epoch == LAST_EPOCH
+                || self.open.of(marker.producer_id).is_none());
+        if !goes_up && !repeats {
             return Err(LogError::InvalidProducerEpoch);
         }
-        if info.producer_epoch > known.epoch {
-            return match info.base_sequence {
-                0 => Ok(Sequence::New),
-                other => Err(LogError::OutOfOrderSequence(format!(
-                    "producer {} begins epoch {} with sequence {other}, not 0 (its epoch was {})",
-                    info.producer_id, info.producer_epoch, known.epoch
-                ))),
-            };
+        match known.coordinator_epoch() {
+            known if marker.coordinator_epoch < known => {
+                Err(LogError::TransactionCoordinatorFenced { epoch: marker.coordinator_epoch, known })
+            }
+            _ => Ok(()),
         }
-        if let Some(same) = known.find(info) {
-            let Remembered { base_offset, timestamp_ms, .. } = *same;
-            return Ok(Sequence::Duplicate { base_offset, timestamp_ms });
-        }
-        let last_sequence = known.last().last_sequence();
-        if info.base_sequence != increment_sequence(last_sequence, 1) {
-            return Err(LogError::OutOfOrderSequence(format!(
-                "producer {} sent sequence {} after {last_sequence}",
-                info.producer_id, info.base_sequence
-            )));
-        }
-        Ok(Sequence::New)
     }
 
     /// Takes note of a batch that is in the log, in the order of offsets. `append_ms` is the wall clock of its append,
-    /// or where that is not known any more, its timestamp.
-    pub(crate) fn note(&mut self, batch: ProducerBatch, append_ms: i64) {
+    /// or where that is not known any more, its timestamp. Answers the transaction that it ended.
+    pub(crate) fn note(&mut self, batch: ProducerBatch, append_ms: i64) -> Option<Ended> {
+        let (producer_id, flags) = (batch.producer_id.get(), batch.flags.get());
+        self.note_batch(batch, append_ms);
+        if flags & MARKER != 0 {
+            let outcome = if flags & COMMITS != 0 { Outcome::Commit } else { Outcome::Abort };
+            return self.open.end(producer_id).map(|first_offset| Ended { first_offset, outcome });
+        }
+        if flags & TRANSACTIONAL != 0 {
+            let open = Open { producer_id, started_ms: append_ms, confirmed: false };
+            self.open.begin(batch.base_offset.get(), open);
+        }
+        None
+    }
+
+    /// The same without a look at what is open.
+    fn note_batch(&mut self, batch: ProducerBatch, append_ms: i64) {
         let epoch = batch.producer_epoch.get();
         let producer = self.by_id.entry(batch.producer_id.get()).or_insert(Producer {
             epoch,
             count: 0,
             last_append_ms: append_ms,
+            marker: None,
             batches: Default::default(),
         });
         if producer.epoch != epoch {
-            *producer = Producer { epoch, count: 0, batches: Default::default(), ..*producer };
+            (producer.epoch, producer.count, producer.batches) = (epoch, 0, Default::default());
         }
         producer.last_append_ms = producer.last_append_ms.max(append_ms);
-        producer.push(Remembered {
-            base_sequence: batch.base_sequence.get(),
-            last_offset_delta: batch.last_offset_delta.get(),
-            base_offset: batch.base_offset.get(),
-            timestamp_ms: batch.timestamp_ms.get(),
-        });
+        let flags = batch.flags.get();
+        if flags & MARKER != 0 {
+            producer.marker = Some(Box::new(LastMarker {
+                epoch,
+                coordinator_epoch: batch.coordinator_epoch.get(),
+                offset: batch.base_offset.get(),
+                timestamp_ms: batch.timestamp_ms.get(),
+                flags,
+            }));
+        } else if batch.base_sequence.get() >= 0 {
+            producer.push(Remembered {
+                base_sequence: batch.base_sequence.get(),
+                last_offset_delta: batch.last_offset_delta.get(),
+                base_offset: batch.base_offset.get(),
+                timestamp_ms: batch.timestamp_ms.get(),
+                is_transactional: flags & TRANSACTIONAL != 0,
+            });
+        }
     }
 
-    /// Forgets producers that appended nothing since `older_than_ms`; returns how many.
+    /// What is remembered, as it was stored: batches in the order of offsets, and the transactions that are open.
+    pub(crate) fn restore(batches: &[ProducerBatch], open: &[OpenEntry]) -> Self {
+        let mut restored = Self::default();
+        batches.iter().for_each(|batch| restored.note_batch(*batch, batch.timestamp_ms.get()));
+        open.iter().for_each(|open| restored.restore_open(open));
+        restored
+    }
+
+    fn restore_open(&mut self, open: &OpenEntry) {
+        let (producer_id, epoch) = (open.producer_id.get(), open.producer_epoch.get());
+        let producer = self.by_id.entry(producer_id).or_insert(Producer {
+            epoch,
+            count: 0,
+            last_append_ms: open.started_ms.get(),
+            marker: None,
+            batches: Default::default(),
+        });
+        if producer.epoch < epoch {
+            (producer.epoch, producer.count, producer.batches) = (epoch, 0, Default::default());
+        }
+        let confirmed = open.flags.get() & CONFIRMED != 0;
+        self.open.begin(open.first_offset.get(), Open { producer_id, started_ms: open.started_ms.get(), confirmed });
+    }
+
+    /// Takes note of all that was noted elsewhere of what comes next in the log.
+    pub(crate) fn absorb(&mut self, later: &Producers) {
+        for batch in later.batches() {
+            let producer = &later.by_id[&batch.producer_id.get()];
+            self.note_batch(batch, producer.last_append_ms);
+            if batch.flags.get() & MARKER != 0 {
+                self.open.end(batch.producer_id.get());
+            }
+        }
+        for (first_offset, open) in later.open.iter() {
+            let epoch = later.by_id[&open.producer_id].epoch;
+            let producer = self.by_id.entry(open.producer_id).or_insert_with(|| Producer {
+                epoch,
+                count: 0,
+                last_append_ms: open.started_ms,
+                marker: None,
+                batches: Default::default(),
+            });
+            if producer.epoch != epoch {
+                (producer.epoch, producer.count, producer.batches) = (epoch, 0, Default::default());
+            }
+            self.open.begin(first_offset, *open);
+        }
+    }
+
+    /// Forgets producers that appended nothing since `older_than_ms`, unless they have a transaction open; returns how many.
     pub(crate) fn expire(&mut self, older_than_ms: i64) -> usize {
         let before = self.by_id.len();
-        self.by_id.retain(|_, producer| producer.last_append_ms >= older_than_ms);
+        let open = &self.open;
+        self.by_id.retain(|id, producer| producer.last_append_ms >= older_than_ms || open.of(*id).is_some());
         let expired = before - self.by_id.len();
         if self.by_id.is_empty() {
             self.by_id = HashMap::new();
@@ -129,15 +282,54 @@ impl Producers {
         expired
     }
 
-    /// All that is remembered, in the order of offsets: noting it again leads to the same state.
+    /// All batches that are remembered, in the order of offsets: with the open transactions they lead to the same state.
     pub(crate) fn batches(&self) -> Vec<ProducerBatch> {
         let of = |(&id, producer): (&i64, &'_ Producer)| {
             let epoch = producer.epoch;
-            producer.remembered().iter().map(|batch| batch.to_stored(id, epoch)).collect::<Vec<_>>()
+            let marker = producer.marker.as_ref().map(|marker| marker.to_stored(id));
+            let batches = producer.remembered().iter().map(|batch| batch.to_stored(id, epoch));
+            batches.chain(marker).collect::<Vec<_>>()
         };
         let mut batches: Vec<ProducerBatch> = self.by_id.iter().flat_map(of).collect();
         batches.sort_unstable_by_key(|batch| batch.base_offset.get());
         batches
+    }
+
+    /// The transactions that are open, as they are stored.
+    pub(crate) fn open_entries(&self) -> Vec<OpenEntry> {
+        let of = |(first_offset, open): (i64, &Open)| {
+            let producer = self.by_id.get(&open.producer_id);
+            OpenEntry {
+                producer_id: open.producer_id.into(),
+                producer_epoch: producer.map_or(-1, |producer| producer.epoch).into(),
+                flags: if open.confirmed { CONFIRMED } else { 0 }.into(),
+                coordinator_epoch: producer.map_or(-1, Producer::coordinator_epoch).into(),
+                first_offset: first_offset.into(),
+                started_ms: open.started_ms.into(),
+            }
+        };
+        self.open.iter().map(of).collect()
+    }
+
+    /// The transactions that are open.
+    pub(crate) fn open(&self) -> &OpenTransactions {
+        &self.open
+    }
+
+    /// Whether a producer has a transaction open in an epoch.
+    pub(crate) fn open_in(&self, producer_id: i64, producer_epoch: i16) -> Option<&Open> {
+        let (_, open) = self.open.of(producer_id)?;
+        self.by_id.get(&producer_id).is_some_and(|producer| producer.epoch == producer_epoch).then_some(open)
+    }
+
+    /// A producer's coordinator has its open transaction on stable storage.
+    pub(crate) fn confirm(&mut self, producer_id: i64) {
+        self.open.confirm(producer_id);
+    }
+
+    /// Whether an epoch is older than one that was seen.
+    pub(crate) fn is_fenced(&self, producer_id: i64, producer_epoch: i16) -> bool {
+        self.by_id.get(&producer_id).is_some_and(|known| producer_epoch < known.epoch)
     }
 
     /// Every producer, by id.
@@ -145,19 +337,21 @@ impl Producers {
         let of = |(&producer_id, producer): (&i64, &Producer)| ActiveProducer {
             producer_id,
             producer_epoch: producer.epoch,
-            last_sequence: producer.last().last_sequence(),
-            last_timestamp_ms: producer.last().timestamp_ms,
+            last_sequence: producer.last().map_or(-1, Remembered::last_sequence),
+            last_timestamp_ms: producer.last_timestamp_ms(),
+            coordinator_epoch: producer.coordinator_epoch(),
+            current_transaction_first_offset: self.open.of(producer_id).map_or(-1, |(first_offset, _)| first_offset),
         };
         let mut active: Vec<ActiveProducer> = self.by_id.iter().map(of).collect();
         active.sort_unstable_by_key(|producer| producer.producer_id);
         active
     }
 
-    /// The last offset of every producer's last batch.
-    pub(crate) fn last_offsets(&self) -> HashMap<i64, i64> {
+    /// What compaction keeps of every producer.
+    pub(crate) fn last_of_each(&self) -> HashMap<i64, LastOfProducer> {
         let of = |(&id, producer): (&i64, &Producer)| {
-            let last = producer.last();
-            (id, last.base_offset + i64::from(last.last_offset_delta))
+            let last_offset = producer.last().map(|last| last.base_offset + i64::from(last.last_offset_delta));
+            (id, LastOfProducer { last_offset, epoch: producer.epoch })
         };
         self.by_id.iter().map(of).collect()
     }
@@ -169,13 +363,21 @@ impl Producers {
     }
 }
 
+#[cold]
+fn out_of_order(info: &BatchInfo, last_sequence: i32) -> LogError {
+    LogError::OutOfOrderSequence(format!(
+        "producer {} sent sequence {} after {last_sequence}",
+        info.producer_id, info.base_sequence
+    ))
+}
+
 impl Producer {
     fn remembered(&self) -> &[Remembered] {
         &self.batches[..usize::from(self.count)]
     }
 
-    fn last(&self) -> &Remembered {
-        self.remembered().last().expect("a producer is known by a batch of it")
+    fn last(&self) -> Option<&Remembered> {
+        self.remembered().last()
     }
 
     fn find(&self, info: &BatchInfo) -> Option<&Remembered> {
@@ -183,6 +385,33 @@ impl Producer {
             batch.base_sequence == info.base_sequence && batch.last_offset_delta == info.last_offset_delta
         };
         self.remembered().iter().find(same)
+    }
+
+    /// Whether the sequence of a batch that is of this epoch, or of a newer one, is the next.
+    fn check_sequence(&self, info: &BatchInfo) -> Result<(), LogError> {
+        if info.producer_epoch > self.epoch {
+            return match info.base_sequence {
+                0 => Ok(()),
+                other => Err(LogError::OutOfOrderSequence(format!(
+                    "producer {} begins epoch {} with sequence {other}, not 0 (its epoch was {})",
+                    info.producer_id, info.producer_epoch, self.epoch
+                ))),
+            };
+        }
+        let last_sequence = self.last().map_or(-1, Remembered::last_sequence);
+        let next = if last_sequence < 0 { 0 } else { increment_sequence(last_sequence, 1) };
+        if info.base_sequence == next { Ok(()) } else { Err(out_of_order(info, last_sequence)) }
+    }
+
+    fn coordinator_epoch(&self) -> i32 {
+        self.marker.as_ref().map_or(-1, |marker| marker.coordinator_epoch)
+    }
+
+    /// Of its last batch or marker, whichever came later.
+    fn last_timestamp_ms(&self) -> i64 {
+        let marker = self.marker.as_ref().map(|marker| (marker.offset, marker.timestamp_ms));
+        let batch = self.last().map(|batch| (batch.base_offset, batch.timestamp_ms));
+        marker.max(batch).map_or(-1, |(_, timestamp_ms)| timestamp_ms)
     }
 
     fn push(&mut self, batch: Remembered) {
@@ -204,11 +433,26 @@ impl Remembered {
         ProducerBatch {
             producer_id: producer_id.into(),
             producer_epoch: producer_epoch.into(),
-            flags: 0.into(),
+            flags: if self.is_transactional { TRANSACTIONAL } else { 0 }.into(),
             base_sequence: self.base_sequence.into(),
             last_offset_delta: self.last_offset_delta.into(),
             coordinator_epoch: 0.into(),
             base_offset: self.base_offset.into(),
+            timestamp_ms: self.timestamp_ms.into(),
+        }
+    }
+}
+
+impl LastMarker {
+    fn to_stored(self, producer_id: i64) -> ProducerBatch {
+        ProducerBatch {
+            producer_id: producer_id.into(),
+            producer_epoch: self.epoch.into(),
+            flags: self.flags.into(),
+            base_sequence: (-1).into(),
+            last_offset_delta: 0.into(),
+            coordinator_epoch: self.coordinator_epoch.into(),
+            base_offset: self.offset.into(),
             timestamp_ms: self.timestamp_ms.into(),
         }
     }
@@ -243,6 +487,7 @@ mod tests {
             last_offset_delta: info.last_offset_delta,
             base_offset: info.base_offset,
             timestamp_ms: info.max_timestamp,
+            is_transactional: info.is_transactional(),
         };
         batch.to_stored(info.producer_id, info.producer_epoch)
     }
@@ -257,7 +502,7 @@ mod tests {
     impl Log {
         fn send(&mut self, id: i64, epoch: i16, sequence: i32, count: i32) -> Result<Sequence, LogError> {
             let info = batch(id, epoch, sequence, count, self.end);
-            let answer = self.producers.check(&info)?;
+            let answer = self.producers.check(&info, Membership::Fits, Begins::Anywhere)?;
             if answer == Sequence::New {
                 self.producers.note(stored(&info), 50);
                 self.end += i64::from(count);
@@ -333,7 +578,7 @@ mod tests {
     fn batches_without_a_producer_are_new() {
         let mut log = Log::default();
         log.send(1, 0, 0, 1).unwrap();
-        assert_eq!(log.producers.check(&batch(-1, -1, -1, 3, 0)), Ok(Sequence::New));
+        assert_eq!(log.producers.check(&batch(-1, -1, -1, 3, 0), Membership::Fits, Begins::AtZero), Ok(Sequence::New));
     }
 
     #[test]
@@ -363,6 +608,8 @@ mod tests {
             producer_epoch,
             last_sequence,
             last_timestamp_ms,
+            coordinator_epoch: -1,
+            current_transaction_first_offset: -1,
         };
         assert_eq!(log.producers.active(), [of(4, 0, 5, 1_003), of(9, 1, 4, 1_004)]);
     }
@@ -386,7 +633,9 @@ mod tests {
             let stored = log.producers.batches();
             prop_assert!(stored.is_sorted_by_key(|batch| batch.base_offset.get()));
             let mut rebuilt = Producers::default();
-            stored.iter().for_each(|batch| rebuilt.note(*batch, 50));
+            for batch in &stored {
+                rebuilt.note(*batch, 50);
+            }
             prop_assert_eq!(rebuilt, log.producers);
         }
     }

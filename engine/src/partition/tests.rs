@@ -71,7 +71,7 @@ fn who_waits_hears_of_every_batch_wherever_the_high_watermark_was() {
     let size = batch(0, 1, 10).len();
     let waiters = [1, 2, 3, 4].map(|batches| {
         let waiter = Rc::new(Waiter::default());
-        partition.watch(&waiter, batches * size);
+        partition.watch(&waiter, batches * size, ReadBound::HighWatermark);
         waiter
     });
     for end in 1..=4 {

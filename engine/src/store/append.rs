@@ -11,7 +11,7 @@ use crate::{
     batch::{self, AppendOrigin, BatchInfo, Compression, Rules},
     config::{Durability, TopicConfig},
     io::Io,
-    partition::{PartitionCell, Placed, Repeated},
+    partition::{PartitionCell, Placed, Repeated, producers::Begins, transactions::Confirming},
     signal::Outcome,
     wal::group::{GroupOutcome, PlacedBatch},
 };
@@ -40,7 +40,10 @@ impl Taken {
 /// What the answer to a batch waits for. `None` in [`Appended`]: for nothing, consumers see it already.
 #[derive(Clone, Debug)]
 pub(crate) struct Wait {
-    group: Rc<GroupOutcome>,
+    /// None: consumers see it already.
+    group: Option<Rc<GroupOutcome>>,
+    /// Its transaction's coordinator has it on stable storage; none if that is so.
+    confirming: Option<Confirming>,
     /// What it is to be as safe as. With one replica all mean the same; with several this is where they part.
     pub(super) acks: Acks,
 }
@@ -51,13 +54,39 @@ impl Wait {
         match self.acks {
             // The leader's log has it, and with one replica that is every one. Who wants no answer is to hear of errors
             // all the same, as they end its connection.
-            Acks::None | Acks::Leader | Acks::All => self.group.wait().await,
+            Acks::None | Acks::Leader | Acks::All => {
+                if let Some(group) = self.group {
+                    group.wait().await?;
+                }
+            }
+        }
+        match self.confirming {
+            Some(confirming) => confirming.wait().await,
+            None => Ok(()),
         }
     }
 
     /// Whether there is nothing to wait for any more.
     pub(super) fn is_over(&self) -> bool {
-        self.group.get().is_some()
+        self.group.as_ref().is_none_or(|group| group.get().is_some())
+    }
+}
+
+/// On what terms a batch is taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Who appends it.
+    pub(crate) origin: AppendOrigin,
+    /// What its answer waits for.
+    pub(crate) acks: Acks,
+    /// How a producer begins of which nothing is known.
+    pub(crate) begins: Begins,
+}
+
+impl Terms {
+    /// Those of batches that nobody's transaction is asked for.
+    pub(crate) fn plain(origin: AppendOrigin, acks: Acks) -> Self {
+        Self { origin, acks, begins: Begins::Anywhere }
     }
 }
 
@@ -66,7 +95,7 @@ pub(super) struct Waiting {
     pub(super) cell: Rc<PartitionCell>,
     pub(super) bytes: Bytes,
     pub(super) info: BatchInfo,
-    pub(super) acks: Acks,
+    pub(super) terms: Terms,
     /// What it shall become; `None` if it only waits for others.
     pub(super) to: Option<Compression>,
     /// Bytes that it may have then.
@@ -77,42 +106,60 @@ pub(super) struct Waiting {
 impl<I: Io> Store<I> {
     /// Takes one batch.
     pub(crate) fn append(&self, part: ProducePartition, origin: AppendOrigin, acks: Acks) -> Taken {
-        self.take(part, origin, acks).unwrap_or_else(|refused| Taken::Now(Err(refused)))
+        let terms = Terms::plain(origin, acks);
+        self.take(part, terms).unwrap_or_else(|refused| Taken::Now(Err(refused)))
     }
 
-    fn take(&self, part: ProducePartition, origin: AppendOrigin, acks: Acks) -> Result<Taken, LogError> {
+    fn take(&self, part: ProducePartition, terms: Terms) -> Result<Taken, LogError> {
+        let (cell, info) = self.check_batch(&part, terms.origin)?;
+        self.take_checked(cell, part.batch, info, terms)
+    }
+
+    /// Checks a batch by itself.
+    pub(super) fn check_batch(
+        &self,
+        part: &ProducePartition,
+        origin: AppendOrigin,
+    ) -> Result<(Rc<PartitionCell>, BatchInfo), LogError> {
         self.check_not_failed()?;
         let cell = self.partition(part.partition)?;
         let config = cell.borrow().config().clone();
         let info = batch::check(&part.batch, &rules(&config, origin, self.io.now_ms()))?;
+        if info.is_transactional() {
+            self.check_transactions_in_use()?;
+        }
+        Ok((cell, info))
+    }
+
+    /// Gives a batch its place, or has it wait for its turn.
+    pub(super) fn take_checked(
+        &self,
+        cell: Rc<PartitionCell>,
+        bytes: Bytes,
+        info: BatchInfo,
+        terms: Terms,
+    ) -> Result<Taken, LogError> {
+        let (id, config) = (cell.borrow().id(), cell.borrow().config().clone());
         let to = config.compression.filter(|to| !info.is_control() && info.codec() != Ok(to.codec));
-        if to.is_none() && !self.recompressor.holds(part.partition) {
-            return Ok(Taken::Now(self.admit(&cell, part.batch, &info, acks)));
+        if to.is_none() && !self.recompressor.holds(id) {
+            return Ok(Taken::Now(self.admit(&cell, bytes, &info, terms)));
         }
         let outcome = Rc::default();
         let bytes_max = config.batch_bytes_max();
-        self.recompressor.push(Waiting {
-            cell,
-            bytes: part.batch,
-            info,
-            acks,
-            to,
-            bytes_max,
-            outcome: Rc::clone(&outcome),
-        })?;
+        self.recompressor.push(Waiting { cell, bytes, info, terms, to, bytes_max, outcome: Rc::clone(&outcome) })?;
         Ok(Taken::Later(outcome))
     }
 
-    fn check_not_failed(&self) -> Result<(), LogError> {
+    pub(super) fn check_not_failed(&self) -> Result<(), LogError> {
         let failed = self.failed.borrow().clone();
         failed.map_or(Ok(()), |reason| Err(LogError::Storage(reason)))
     }
 
     /// Gives a checked batch its place, unless it has one.
-    pub(super) fn admit(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, acks: Acks) -> Appended {
-        match self.known(cell, info, acks)? {
+    pub(super) fn admit(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, terms: Terms) -> Appended {
+        match self.known(cell, info, terms)? {
             Some(known) => Ok(known),
-            None => Ok(self.place(cell, bytes, info, acks)),
+            None => Ok(self.place(cell, bytes, info, terms)),
         }
     }
 
@@ -121,31 +168,72 @@ impl<I: Io> Store<I> {
         &self,
         cell: &PartitionCell,
         info: &BatchInfo,
-        acks: Acks,
+        terms: Terms,
     ) -> Result<Option<(Produced, Option<Wait>)>, LogError> {
         self.check_not_failed()?;
         let partition = cell.borrow();
         if partition.is_deleted() {
             return Err(LogError::UnknownPartition);
         }
-        match partition.known(info)? {
-            None if self.full.get() => Err(LogError::StorageFull),
-            known => Ok(known.map(|Repeated { produced, group }| (produced, group.map(|group| Wait { group, acks })))),
-        }
+        let known = match partition.known(info, terms.origin, terms.begins)? {
+            None if self.full.get() => return Err(LogError::StorageFull),
+            None => return Ok(None),
+            Some(known) => known,
+        };
+        let Repeated { produced, group, confirming } = known;
+        let waits = group.is_some() || confirming.is_some();
+        Ok(Some((produced, waits.then_some(Wait { group, confirming, acks: terms.acks }))))
     }
 
-    fn place(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, acks: Acks) -> (Produced, Option<Wait>) {
-        let mut partition = cell.borrow_mut();
-        let Placed { produced, end_offset, append_time_ms } = partition.place(info, self.io.now_ms());
-        let flush = partition.config().durability == Durability::Device;
-        drop(partition);
+    fn place(
+        &self,
+        cell: &Rc<PartitionCell>,
+        bytes: Bytes,
+        info: &BatchInfo,
+        terms: Terms,
+    ) -> (Produced, Option<Wait>) {
+        let placed = cell.borrow_mut().place(info, terms.origin, self.io.now_ms());
+        let confirming = placed.confirming.clone();
+        let (produced, group) = self.push_placed(cell, bytes, info, placed);
+        self.pump.notify();
+        (produced, Some(Wait { group: Some(group), confirming, acks: terms.acks }))
+    }
+
+    /// Puts a batch that has its place into the open group. One of a transaction is flushed whatever its topic asks: who
+    /// decides on the transaction later could not know that a part of it was lost.
+    fn push_placed(
+        &self,
+        cell: &Rc<PartitionCell>,
+        bytes: Bytes,
+        info: &BatchInfo,
+        placed: Placed,
+    ) -> (Produced, Rc<GroupOutcome>) {
+        let (produced, end_offset) = (placed.produced, placed.end_offset);
+        let (batch, flush) = self.to_push(cell, bytes, info, placed);
+        (produced, self.groups.borrow_mut().push(cell, batch, end_offset, flush))
+    }
+
+    /// The same where room was made in the open group for more than this batch.
+    pub(super) fn push_to_open(
+        &self,
+        cell: &Rc<PartitionCell>,
+        bytes: Bytes,
+        info: &BatchInfo,
+        placed: Placed,
+    ) -> (Produced, Rc<GroupOutcome>) {
+        let (produced, end_offset) = (placed.produced, placed.end_offset);
+        let (batch, flush) = self.to_push(cell, bytes, info, placed);
+        (produced, self.groups.borrow_mut().push_to_open(cell, batch, end_offset, flush))
+    }
+
+    /// A batch for a group, and whether that has to be flushed.
+    fn to_push(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, placed: Placed) -> (PlacedBatch, bool) {
+        let Placed { produced, append_time_ms, .. } = placed;
+        let flush = cell.borrow().config().durability == Durability::Device || info.is_transactional();
         self.counters.produced_batches.add(1);
         self.counters.produced_records.add(usize::try_from(info.record_count).unwrap_or(0));
         self.counters.produced_bytes.add(bytes.len());
-        let placed = PlacedBatch { bytes, checked: *info, base_offset: produced.base_offset, append_time_ms };
-        let group = self.groups.borrow_mut().push(cell, placed, end_offset, flush);
-        self.pump.notify();
-        (produced, Some(Wait { group, acks }))
+        (PlacedBatch { bytes, checked: *info, base_offset: produced.base_offset, append_time_ms }, flush)
     }
 }
 

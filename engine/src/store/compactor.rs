@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::TopicPartition,
     batch::{BatchError, BatchInfo, verify_crc},
-    compact::{self, Due, Filter, Look, Mapped, Mapping, OffsetMap, Verdict},
+    compact::{self, AbortedThere, Due, Filter, Look, Mapped, Mapping, OffsetMap, Part, Seen, Verdict},
     config::TopicConfig,
     format::segment::{self, Segment, SegmentName},
     io::{Io, Open},
@@ -177,8 +177,9 @@ impl<I: Io> Store<I> {
         let segments = &round.segments[..reached];
         let before = segments.iter().map(|segment| segment.size).sum::<u64>();
         let mut after = 0;
+        let mut seen = Seen::default();
         for group in compact::groups(segments, round.config.segment_bytes) {
-            after += self.clean(round, &filter, &segments[group]).await?;
+            after += self.clean(round, &filter, &mut seen, &segments[group]).await?;
         }
         let clean_offset = Some(filter.mapped_end);
         self.settle_replacement(self.replace(&[], None, (round.id, clean_offset)).await)?;
@@ -215,8 +216,12 @@ impl<I: Io> Store<I> {
         let now_ms = self.io.now_ms();
         let mut mapped_end = end_offset;
         'segments: for segment in round.segments.iter().filter(|s| s.end_offset > first_dirty) {
+            let aborted = self.aborted_there(round, segment).await?;
             let mut batches = self.stream(round, segment, first_dirty).await?;
             while let Some(info) = self.next_batch(round, &mut batches).await? {
+                if aborted.has(&info) {
+                    continue;
+                }
                 let mut mapping = Mapping::new(batches.batch(), &info)?;
                 loop {
                     match self.paid(|budget| mapping.step(&mut map, first_dirty, budget))? {
@@ -234,17 +239,18 @@ impl<I: Io> Store<I> {
             map,
             mapped_end,
             round_end: end_offset,
-            last_offsets: round.cell.borrow().producers().last_offsets(),
+            last_of_producers: round.cell.borrow().producers().last_of_each(),
             now_ms,
             delete_retention_ms: round.config.delete_retention_ms,
         })
     }
 
     /// Turns neighbours into one segment, and answers how large it is. A segment that stays as it is, is left alone.
-    async fn clean(&self, round: &Round, filter: &Filter, sources: &[Segment]) -> Result<u64, Halt> {
+    async fn clean(&self, round: &Round, filter: &Filter, seen: &mut Seen, sources: &[Segment]) -> Result<u64, Halt> {
         if let [alone] = sources
-            && !self.changes(round, filter, alone).await?
+            && let Some(then) = self.unchanged(round, filter, seen, alone).await?
         {
+            *seen = then;
             return Ok(alone.size);
         }
         self.check_room(sources)?;
@@ -255,7 +261,7 @@ impl<I: Io> Store<I> {
             ..Segment::begin(first.base_offset, last.created_ms)
         };
         let name = segment.name();
-        let written = self.rewrite(round, filter, sources, segment).await;
+        let written = self.rewrite(round, filter, seen, sources, segment).await;
         let segment = match written {
             Ok(segment) => segment,
             Err(halt) => {
@@ -279,6 +285,7 @@ impl<I: Io> Store<I> {
         &self,
         round: &Round,
         filter: &Filter,
+        seen: &mut Seen,
         sources: &[Segment],
         segment: Segment,
     ) -> Result<Option<Segment>, Halt> {
@@ -287,7 +294,7 @@ impl<I: Io> Store<I> {
         let file = self.io.open(&path, Open::Write).await?;
         let mut out = SegmentOut::new(self.io.clone(), file, segment);
         for source in sources {
-            if let Err(halt) = self.rewrite_from(round, filter, source, &mut out).await {
+            if let Err(halt) = self.rewrite_from(round, filter, seen, source, &mut out).await {
                 out.abandon().await?;
                 return Err(halt);
             }
@@ -305,13 +312,16 @@ impl<I: Io> Store<I> {
         &self,
         round: &Round,
         filter: &Filter,
+        seen: &mut Seen,
         source: &Segment,
         out: &mut SegmentOut<I>,
     ) -> Result<(), Halt> {
+        let aborted = self.aborted_there(round, source).await?;
         let mut batches = self.stream(round, source, 0).await?;
         while let Some(info) = self.next_batch(round, &mut batches).await? {
-            match self.look(round, filter, batches.batch(), &info).await? {
-                Verdict::Drop => {}
+            let part = seen.look(&aborted, &info, batches.batch())?;
+            match self.look(round, filter, batches.batch(), &info, part).await? {
+                Verdict::Drop => continue,
                 Verdict::Copy => self.push(round, out, &info, batches.batch()).await?,
                 Verdict::Empty(batch) => {
                     let info = BatchInfo::parse(&batch)?;
@@ -326,19 +336,37 @@ impl<I: Io> Store<I> {
                     self.push(round, out, &info, &batch).await?;
                 }
             }
+            if let Part::Ends(Some(entry)) = part {
+                out.push_aborted(entry);
+            }
         }
         Ok(())
     }
 
-    /// Whether anything in a segment would not stay as it is.
-    async fn changes(&self, round: &Round, filter: &Filter, segment: &Segment) -> Result<bool, Halt> {
+    /// What was seen of transactions behind a segment, if all in it would stay as it is.
+    async fn unchanged(
+        &self,
+        round: &Round,
+        filter: &Filter,
+        seen: &Seen,
+        segment: &Segment,
+    ) -> Result<Option<Seen>, Halt> {
+        let mut seen = seen.clone();
+        let aborted = self.aborted_there(round, segment).await?;
         let mut batches = self.stream(round, segment, 0).await?;
         while let Some(info) = self.next_batch(round, &mut batches).await? {
-            if !matches!(self.look(round, filter, batches.batch(), &info).await?, Verdict::Copy) {
-                return Ok(true);
+            let part = seen.look(&aborted, &info, batches.batch())?;
+            if !matches!(self.look(round, filter, batches.batch(), &info, part).await?, Verdict::Copy) {
+                return Ok(None);
             }
         }
-        Ok(false)
+        Ok(Some(seen))
+    }
+
+    /// Aborted transactions with records in a segment.
+    async fn aborted_there(&self, round: &Round, segment: &Segment) -> Result<AbortedThere, Halt> {
+        let entries = self.aborted_between(&round.cell, segment.base_offset, segment.end_offset).await?;
+        Ok(AbortedThere::of(entries))
     }
 
     async fn look<'a>(
@@ -347,8 +375,9 @@ impl<I: Io> Store<I> {
         filter: &Filter,
         batch: &'a [u8],
         info: &BatchInfo,
+        part: Part,
     ) -> Result<Verdict<'a>, Halt> {
-        let mut look = Look::new(batch, info)?;
+        let mut look = Look::new(batch, info, part)?;
         while !self.paid(|budget| look.step(filter, budget))? {
             self.pause_if_due(round).await?;
         }

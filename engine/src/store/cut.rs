@@ -44,12 +44,12 @@ async fn look<I: Io>(io: &I, dir: &Path, state: &PartitionState, wanted: &Segmen
         let path = dir.join(segment.name().file_name());
         let mut left = Segment::begin(segment.base_offset, segment.created_ms);
         let mut own = Vec::new();
-        let keep = |info: &BatchInfo| {
+        let keep = |info: &BatchInfo, batch: &[u8]| {
             if info.base_offset == left.end_offset && info.last_offset() < end_offset {
                 left.push(info);
             }
             own.extend(
-                manifest::logged_producer_batch(info).filter(|batch| missing.contains(&batch.producer_id.get())),
+                manifest::logged_producer_batch(info, batch).filter(|batch| missing.contains(&batch.producer_id.get())),
             );
         };
         each_header(io, &path, segment, end_offset, keep).await.map_err(OpenError::io(&path))?;
@@ -91,7 +91,7 @@ async fn each_header<I: Io>(
     path: &Path,
     segment: &Segment,
     end_offset: i64,
-    mut take: impl FnMut(&BatchInfo),
+    mut take: impl FnMut(&BatchInfo, &[u8]),
 ) -> io::Result<()> {
     let file = io.open(path, Open::Read).await?;
     let mut window = Window::new(&file);
@@ -104,8 +104,12 @@ async fn each_header<I: Io>(
         if info.base_offset >= end_offset {
             break;
         }
+        if info.is_control() {
+            header.clear();
+            window.copy(position, info.size, &mut header).await?; // what it ends is in its record
+        }
         position += info.size as u64;
-        take(&info);
+        take(&info, &header);
     }
     crate::io::File::close(file).await
 }

@@ -3,16 +3,18 @@
 
 use std::io;
 
-use super::{OpenError, cut, partition_dir};
+use super::{OpenError, cut, footer, partition_dir};
 use crate::{
     api::TopicPartition,
-    batch::{BatchInfo, verify_crc},
+    batch::{BatchInfo, Outcome, verify_crc},
     format::{
-        manifest::{Manifest, PartitionState, ProducerBatch, logged_producer_batch},
-        segment::{self, Segment},
+        manifest::{Manifest, PartitionState, logged_producer_batch},
+        segment::Segment,
+        transactions::AbortedEntry,
         wal::GROUP_BYTES_MAX,
     },
     io::{File, IO_BYTES_MAX, Io, Open, align_down, align_up},
+    partition::producers::{Ended, Producers},
     wal::replay::{Pointer, Step},
 };
 
@@ -55,6 +57,7 @@ async fn extend_to<I: Io>(
     pointer: &Pointer,
 ) -> io::Result<bool> {
     let mut arrived = Arrived { from_offset: pointer.place.from_offset.get(), checksum: 0 };
+    let mut known = Producers::restore(&state.producers, &state.open);
     while state.end_offset() < pointer.end_offset {
         let end_offset = state.end_offset();
         if state.segments.last().is_none_or(|last| last.sealed) {
@@ -65,7 +68,14 @@ async fn extend_to<I: Io>(
         let file = io.open(&path, Open::Existing).await?;
         let last = active.base_offset == pointer.place.segment.get();
         let end = if last { pointer.end_offset } else { i64::MAX };
-        read_on(&file, active, end, &mut state.producers, &mut arrived).await?;
+        let mut took = |info: &BatchInfo, batch: &[u8], segment: &mut Segment| {
+            if let Some(logged) = logged_producer_batch(info, batch) {
+                state.producers.push(logged);
+                let ended = known.note(logged, logged.timestamp_ms.get());
+                note_aborted(segment, &known, logged.producer_id.get(), ended);
+            }
+        };
+        read_on(&file, active, end, &mut took, &mut arrived).await?;
         if active.end_offset >= pointer.end_offset {
             file.flush().await?; // its topic may not have asked for that
             file.close().await?;
@@ -77,6 +87,7 @@ async fn extend_to<I: Io>(
         file.flush().await?;
         file.close().await?;
     }
+    state.open = known.open_entries();
     io.sync_dir(&partition_dir(data_dir, id)).await?;
     Ok(arrived.checksum == pointer.place.checksum.get())
 }
@@ -92,7 +103,7 @@ async fn read_on<F: File>(
     file: &F,
     segment: &mut Segment,
     end_offset: i64,
-    producers: &mut Vec<ProducerBatch>,
+    took: &mut impl FnMut(&BatchInfo, &[u8], &mut Segment),
     arrived: &mut Arrived,
 ) -> io::Result<()> {
     let mut window = IO_BYTES_MAX;
@@ -108,7 +119,7 @@ async fn read_on<F: File>(
             if info.base_offset >= arrived.from_offset {
                 arrived.checksum = crc32c::crc32c_append(arrived.checksum, batch);
             }
-            producers.extend(logged_producer_batch(&info));
+            took(&info, batch, segment);
             rest = &rest[batch.len()..];
         }
         if segment.size > before {
@@ -126,6 +137,18 @@ async fn read_on<F: File>(
     Ok(())
 }
 
+/// Takes note of a transaction that ended with the batch at a segment's end.
+fn note_aborted(segment: &mut Segment, known: &Producers, producer_id: i64, ended: Option<Ended>) {
+    let Some(Ended { first_offset, outcome: Outcome::Abort }) = ended else { return };
+    let last_stable_offset = known.open().first_offset().unwrap_or(segment.end_offset);
+    segment.push_aborted(AbortedEntry {
+        producer_id: producer_id.into(),
+        first_offset: first_offset.into(),
+        last_offset: (segment.end_offset - 1).into(),
+        last_stable_offset: last_stable_offset.into(),
+    });
+}
+
 fn next_whole(bytes: &[u8], offset: i64) -> Option<(BatchInfo, &[u8])> {
     let info = BatchInfo::parse(bytes).ok()?;
     let batch = bytes.get(..info.size)?;
@@ -134,15 +157,13 @@ fn next_whole(bytes: &[u8], offset: i64) -> Option<(BatchInfo, &[u8])> {
 
 /// Seals the segment if its footer is in place and agrees with what was read.
 async fn take_footer<F: File>(file: &F, segment: &mut Segment) -> io::Result<bool> {
-    let position = align_up(segment.size);
-    let bytes = file.read(position, segment::footer_bytes_max(segment.size)).await?;
-    let Some((meta, _)) = segment::decode_footer(bytes.bytes()) else {
+    let Some(footer) = footer::read(file, segment).await? else {
         return Ok(false);
     };
-    let found = Segment::from_meta(&meta);
+    let found = Segment::from_meta(&footer.meta);
     if (found.base_offset, found.end_offset, found.size) != (segment.base_offset, segment.end_offset, segment.size) {
         return Ok(false);
     }
-    *segment = Segment { index: None, ..found };
+    *segment = Segment { index: None, aborted: None, ..found };
     Ok(true)
 }

@@ -91,10 +91,11 @@ impl<I: Io> Store<I> {
         let mut cells = Vec::new();
         for (id, run) in runs {
             let cell = self.partition(*id).expect("only known partitions are replayed");
-            let infos = batches(&memory.bytes()[at..at + run.len]).flatten().map(|(info, _)| info);
-            let left: Vec<_> = infos.take_while(|info| info.base_offset < run.end_offset).collect();
-            let len = left.iter().map(|info| info.size).sum::<usize>();
-            let producers: Vec<_> = left.iter().filter_map(logged_producer_batch).collect();
+            let all = batches(&memory.bytes()[at..at + run.len]).flatten();
+            let left: Vec<_> = all.take_while(|(info, _)| info.base_offset < run.end_offset).collect();
+            let len = left.iter().map(|(info, _)| info.size).sum::<usize>();
+            let logged = left.iter().filter_map(|(info, batch)| logged_producer_batch(info, batch));
+            let producers: Vec<_> = logged.collect();
             let extent = Extent {
                 base_offset: run.base_offset,
                 end_offset: run.end_offset,

@@ -5,7 +5,9 @@
 //! segments and the manifest (`keeper`), a recompressor gives batches another codec (`recompressor`), a maker zero-fills
 //! files of the log. No `RefCell` is borrowed across an await.
 
+mod aborted;
 mod append;
+mod atomic;
 #[cfg(test)]
 mod bound_tests;
 mod cache;
@@ -20,8 +22,10 @@ mod cut_tests;
 mod extend;
 mod fat;
 mod fetch_memory;
+mod footer;
 #[cfg(test)]
 mod full_disk_tests;
+mod held;
 mod keeper;
 mod load;
 mod offsets;
@@ -57,15 +61,15 @@ use std::{
     rc::Rc,
 };
 
-pub(crate) use append::Taken;
+pub(crate) use append::{Taken, Terms};
 pub(crate) use open::{Known, OpenError};
 pub(crate) use read::check_epoch;
 pub(crate) use space::Owed;
 pub(crate) use watch::Left;
 
 use self::{
-    cache::Cache, compactor::Compactor, fetch_memory::FetchMemory, keeper::Keeper, recompressor::Recompressor,
-    segment_files::SegmentFiles, wal_files::WalFiles, watch::Watch, writer::Flight,
+    cache::Cache, compactor::Compactor, fetch_memory::FetchMemory, held::Held, keeper::Keeper,
+    recompressor::Recompressor, segment_files::SegmentFiles, wal_files::WalFiles, watch::Watch, writer::Flight,
 };
 use crate::{
     api::{ActiveProducer, LogError, TopicPartition},
@@ -164,6 +168,10 @@ pub(crate) struct Store<I: Io> {
     keeper: Keeper<I>,
     compactor: Compactor,
     recompressor: Recompressor,
+    /// Batches whose transactions are asked for.
+    held: Held,
+    /// Whether the catalog says that there may be transactions.
+    transactions_in_use: Cell<bool>,
     pub(crate) fetch_memory: Rc<FetchMemory>,
     pump: Signal,
     maker: Signal,
@@ -322,6 +330,7 @@ impl<I: Io> Store<I> {
     /// Takes no more appends, writes what was taken, brings tails to segments, ends all tasks.
     pub(crate) async fn close(&self) {
         self.stop_compactor().await;
+        self.refuse_held();
         self.stop_recompressor().await;
         self.drain().await;
         self.failed.borrow_mut().get_or_insert_with(|| "the node is stopping".to_owned());

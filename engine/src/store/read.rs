@@ -3,11 +3,14 @@
 
 use std::{io, rc::Rc};
 
-use super::{Store, segment_files::OpenSegment};
+use super::{Store, aborted, footer, segment_files::OpenSegment};
 use crate::{
     api::{FetchPartition, Fetched, LogError, ReadBound, Records, TopicPartition},
     chunk::{Chunk, FileRange, Memory},
-    format::segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
+    format::{
+        segment::{self, INDEX_INTERVAL_BYTES, IndexEntry, Segment},
+        transactions::AbortedEntry,
+    },
     io::{File, Io, align_down, align_up, residency},
     partition::{
         Partition, PartitionCell,
@@ -30,6 +33,9 @@ const PINNED_MAX: usize = 2;
 
 /// Looks for a segment that is gone when its file is to be opened.
 pub(super) const ATTEMPTS_MAX: u32 = 5;
+
+/// An answer, the aborted transactions with records in it, and where the log goes on if a segment was read to its end.
+type ReadOn = (Fetched, Vec<AbortedEntry>, Option<i64>);
 
 impl<I: Io> Store<I> {
     /// Reads one partition: whole batches of `max_bytes` at most, or one larger batch if `min_one`. Goes on behind a
@@ -56,16 +62,20 @@ impl<I: Io> Store<I> {
     ) -> Result<Fetched, LogError> {
         check_epoch(part.leader_epoch)?;
         let mut wanted = Wanted { offset: part.offset, end, max_bytes: max_bytes.min(part.max_bytes), min_one };
-        let (mut fetched, mut next) = self.read_on(cell, &wanted).await?;
+        let (mut fetched, mut aborted, mut next) = self.read_on(cell, &wanted, part.bound).await?;
         for _ in 0..SEGMENTS_READ_MAX {
             let left = part.max_bytes.min(max_bytes).saturating_sub(fetched.records.len());
             let Some(offset) = next.filter(|_| left > 0) else { break };
             wanted = Wanted { offset, end, max_bytes: left, min_one: false };
             // An error there is told to who begins there.
-            let Ok((more, then)) = self.read_on(cell, &wanted).await else { break };
+            let Ok((more, more_aborted, then)) = self.read_on(cell, &wanted, part.bound).await else { break };
             let mut chunks = std::mem::take(&mut fetched.records.chunks);
             chunks.extend(more.records.chunks);
+            aborted.extend(more_aborted);
             (fetched, next) = (Fetched { records: Records { chunks }, ..more }, then);
+        }
+        if part.bound == ReadBound::LastStable {
+            fetched.aborted = Some(aborted::told(aborted));
         }
         Ok(fetched)
     }
@@ -92,11 +102,12 @@ impl<I: Io> Store<I> {
         Ok(usize::try_from(end - start).ok())
     }
 
-    /// Reads the tail, or one segment: then also says where the log goes on, if all of that segment was read.
-    async fn read_on(&self, cell: &Rc<PartitionCell>, wanted: &Wanted) -> Result<(Fetched, Option<i64>), LogError> {
+    /// Reads the tail, or one segment: then also says where the log goes on, if all of that segment was read. For who reads
+    /// what is committed, with the aborted transactions that have records there.
+    async fn read_on(&self, cell: &Rc<PartitionCell>, wanted: &Wanted, bound: ReadBound) -> Result<ReadOn, LogError> {
         let mut attempts = 0;
         loop {
-            let (plan, missed, fetched, id) = {
+            let (plan, missed, fetched, id, aborted) = {
                 let partition = cell.borrow();
                 if partition.is_deleted() {
                     return Err(LogError::UnknownPartition);
@@ -107,29 +118,53 @@ impl<I: Io> Store<I> {
                     ReadPlan::Empty => Ok(Vec::new()),
                 };
                 let missed = plan.is_err() && partition.could_be_cached(wanted.offset);
-                (plan, missed, fetched(&partition), partition.id())
+                let may_be_aborted = bound == ReadBound::LastStable && partition.may_have_aborted(wanted.offset);
+                let aborted = may_be_aborted.then(|| match &plan {
+                    Ok(chunks) => partition.aborted_in_memory(wanted.offset, end_of(chunks).unwrap_or(wanted.offset)),
+                    Err(_) => Vec::new(),
+                });
+                (plan, missed, fetched(&partition), partition.id(), aborted)
             };
             let segment = match plan {
                 Ok(chunks) => {
-                    return Ok((Fetched { records: Records { chunks }, ..fetched }, None));
+                    let records = Records { chunks };
+                    return Ok((Fetched { records, ..fetched }, aborted.unwrap_or_default(), None));
                 }
-                Err(_) if wanted.max_bytes == 0 && !wanted.min_one => return Ok((fetched, None)), // nothing is read for nothing
+                Err(_) if wanted.max_bytes == 0 && !wanted.min_one => return Ok((fetched, Vec::new(), None)), // nothing is read for nothing
                 Err(segment) => segment,
             };
             attempts += 1;
-            match self.read_segment(id, &segment, wanted).await {
-                Ok((chunks, next)) => {
+            match self.read_decided(cell, (id, &segment), wanted, aborted.is_some()).await {
+                Ok((chunks, next, aborted)) => {
                     let records = Records { chunks };
                     if missed {
                         self.cache.borrow_mut().missed(records.len());
                     }
                     let goes_on = next.filter(|next| *next == segment.end_offset);
-                    return Ok((Fetched { records, ..fetched }, goes_on));
+                    return Ok((Fetched { records, ..fetched }, aborted, goes_on));
                 }
                 // Retention took the segment away meanwhile, or compaction replaced it: look again.
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}
                 Err(error) => return Err(self.unreadable(id, &segment, &error)),
             }
+        }
+    }
+
+    /// Batches of a segment, the offset behind them, and the aborted transactions among them, if there may be some. Both are
+    /// of one state of the log, or the segment counts as gone.
+    async fn read_decided(
+        &self,
+        cell: &Rc<PartitionCell>,
+        (id, segment): (TopicPartition, &Segment),
+        wanted: &Wanted,
+        may_be_aborted: bool,
+    ) -> io::Result<(Vec<Chunk>, Option<i64>, Vec<AbortedEntry>)> {
+        let (chunks, next) = self.read_segment(id, segment, wanted).await?;
+        let Some(end) = next.filter(|_| may_be_aborted) else { return Ok((chunks, next, Vec::new())) };
+        let aborted = self.aborted_between(cell, wanted.offset, end).await?;
+        match cell.borrow().segments().holds(&[segment.name()]) {
+            true => Ok((chunks, next, aborted)),
+            false => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -240,10 +275,10 @@ impl<I: Io> Store<I> {
         if !segment.sealed {
             return Ok(Rc::default());
         }
-        let footer = open.file.read(segment.footer_position(), segment::footer_bytes_max(segment.size)).await?;
-        let (_, index) = segment::decode_footer(footer.bytes())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the segment's footer is damaged"))?;
-        let index = Rc::new(index);
+        let footer = footer::read(&open.file, segment).await?;
+        let footer =
+            footer.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the segment's footer is damaged"))?;
+        let index = Rc::new(footer.index);
         open.index.replace(Some(index.clone()));
         Ok(index)
     }
@@ -283,7 +318,7 @@ impl<I: Io> Store<I> {
     pub(crate) fn watch(&self, parts: &[FetchPartition], waiter: &Rc<Waiter>, bytes: usize) {
         for part in parts {
             match self.partition(part.partition) {
-                Ok(cell) => cell.borrow_mut().watch(waiter, bytes),
+                Ok(cell) => cell.borrow_mut().watch(waiter, bytes, part.bound),
                 Err(_) => waiter.notify(),
             }
         }
@@ -297,7 +332,18 @@ fn fetched(partition: &Partition) -> Fetched {
         last_stable_offset: partition.end_for(ReadBound::LastStable),
         log_start_offset: partition.marks().log_start(),
         records: Records::default(),
+        aborted: None,
     }
+}
+
+/// The offset behind pieces of memory with whole batches; none if there is nothing.
+fn end_of(chunks: &[Chunk]) -> Option<i64> {
+    let (mut at, mut end) = (0, None);
+    let bytes = chunks.last()?.as_slice()?;
+    while let Some((_, end_offset, size)) = bytes.get(at..).and_then(batch_head) {
+        (at, end) = (at + size, Some(end_offset));
+    }
+    end
 }
 
 /// Checks the epoch that a client believes in.

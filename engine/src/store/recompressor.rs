@@ -72,8 +72,8 @@ impl<I: Io> Store<I> {
             };
             let outcome = first.outcome.clone();
             outcome.set(self.turn(first, &mut made).await);
-            while let Some(Waiting { cell, bytes, info, acks, outcome, .. }) = self.next_ready(id) {
-                outcome.set(self.admit(&cell, bytes, &info, acks));
+            while let Some(Waiting { cell, bytes, info, terms, outcome, .. }) = self.next_ready(id) {
+                outcome.set(self.admit(&cell, bytes, &info, terms));
                 self.io.yield_now().await;
             }
             self.recompressor.turns.borrow_mut().end(id);
@@ -94,9 +94,9 @@ impl<I: Io> Store<I> {
     }
 
     async fn turn(&self, waiting: Waiting, made: &mut Made) -> Appended {
-        let Waiting { cell, bytes, info, acks, to, bytes_max, .. } = waiting;
-        let Some(to) = to else { return self.admit(&cell, bytes, &info, acks) };
-        if let Some(known) = self.known(&cell, &info, acks)? {
+        let Waiting { cell, bytes, info, terms, to, bytes_max, .. } = waiting;
+        let Some(to) = to else { return self.admit(&cell, bytes, &info, terms) };
+        if let Some(known) = self.known(&cell, &info, terms)? {
             return Ok(known);
         }
         made.make_room().await;
@@ -104,7 +104,7 @@ impl<I: Io> Store<I> {
         self.counters.recompressed_bytes.add(bytes.len());
         let (bytes, info) = self.recompress(Recompress::new(&bytes, &info, to, bytes_max)?).await?;
         let size = bytes.len();
-        let (produced, wait) = self.admit(&cell, bytes, &info, acks)?;
+        let (produced, wait) = self.admit(&cell, bytes, &info, terms)?;
         made.note(size, wait.as_ref());
         Ok((produced, wait))
     }

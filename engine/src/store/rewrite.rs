@@ -3,10 +3,10 @@
 
 use std::{io, rc::Rc};
 
-use super::segment_files::OpenSegment;
+use super::{footer, segment_files::OpenSegment};
 use crate::{
     batch::{BATCH_HEADER_BYTES, BatchInfo},
-    format::segment::{self, Segment},
+    format::{segment::Segment, transactions::AbortedEntry},
     io::{Buffer, File, IO_BYTES_MAX, Io, align_down, align_up},
 };
 
@@ -121,6 +121,11 @@ impl<I: Io> SegmentOut<I> {
         Ok(())
     }
 
+    /// The batch that was pushed last ends a transaction that was aborted, of which something is left.
+    pub(super) fn push_aborted(&mut self, entry: AbortedEntry) {
+        self.segment.push_aborted(entry);
+    }
+
     /// The segment so far.
     pub(super) fn segment(&self) -> &Segment {
         &self.segment
@@ -151,17 +156,10 @@ impl<I: Io> SegmentOut<I> {
             last.bytes_mut()[self.filled..].fill(0);
             self.file.write(Rc::new(last), self.position).await?;
         }
-        let footer = segment::encode_footer(&self.segment);
-        let mut position = self.segment.footer_position();
-        for part in footer.chunks(IO_BYTES_MAX) {
-            let mut buffer = self.io.buffer(part.len());
-            buffer.bytes_mut().copy_from_slice(part);
-            self.file.write(Rc::new(buffer), position).await?;
-            position += part.len() as u64;
-        }
+        footer::write(&self.io, &self.file, &self.segment).await?;
         self.file.flush().await?;
         self.file.close().await?;
-        self.segment.index = None; // it is in the footer
+        (self.segment.index, self.segment.aborted) = (None, None); // they are in the footer
         Ok(self.segment)
     }
 

@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
 };
 
-use super::partition_dir;
+use super::{aborted::AbortedCache, partition_dir};
 use crate::{
     api::TopicPartition,
     format::segment::{self, IndexEntry, SegmentName},
@@ -77,11 +77,20 @@ pub(crate) struct SegmentFiles<I: Io> {
     clock: Cell<u64>,
     /// Counts calls that forgot something.
     forgotten: Cell<u64>,
+    /// Aborted transactions of those that have ended.
+    pub(super) aborted: AbortedCache,
 }
 
 impl<I: Io> SegmentFiles<I> {
     pub(crate) fn new(io: I, data_dir: PathBuf) -> Self {
-        Self { io, data_dir, open: RefCell::default(), clock: Cell::new(0), forgotten: Cell::new(0) }
+        Self {
+            io,
+            data_dir,
+            open: RefCell::default(),
+            clock: Cell::new(0),
+            forgotten: Cell::new(0),
+            aborted: AbortedCache::default(),
+        }
     }
 
     /// Path of a segment's file.
@@ -142,6 +151,7 @@ impl<I: Io> SegmentFiles<I> {
     #[must_use]
     pub(crate) fn forget(&self, id: TopicPartition) -> Vec<Rc<OpenSegment<I>>> {
         self.forgotten.set(self.forgotten.get() + 1);
+        self.aborted.forget(|(partition, _)| *partition == id);
         self.open.borrow_mut().extract_if(|(partition, _), _| *partition == id).map(|(_, file)| file).collect()
     }
 
@@ -149,6 +159,7 @@ impl<I: Io> SegmentFiles<I> {
     #[must_use]
     pub(crate) fn forget_segment(&self, id: TopicPartition, name: SegmentName) -> Option<Rc<OpenSegment<I>>> {
         self.forgotten.set(self.forgotten.get() + 1);
+        self.aborted.forget(|key| *key == (id, name));
         self.open.borrow_mut().remove(&(id, name))
     }
 }

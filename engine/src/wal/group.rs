@@ -34,6 +34,10 @@ const _: () = assert!(PIPELINED_BYTES <= GROUP_BYTES_TARGET && GROUP_BYTES_TARGE
 // The largest batch fits a group of its own.
 const _: () = assert!(GROUP_HEADER_BYTES + BATCH_BYTES_MAX + (1 << 16) < GROUP_BYTES_MAX);
 
+/// What is written all at once has that many bytes at most, with its entries.
+pub(crate) const ATOMIC_BYTES_MAX: usize = 20 << 20;
+const _: () = assert!(GROUP_HEADER_BYTES + ATOMIC_BYTES_MAX + (1 << 16) < GROUP_BYTES_MAX);
+
 /// A batch with the place it was given.
 pub(crate) struct PlacedBatch {
     pub(crate) bytes: Bytes,
@@ -140,13 +144,31 @@ impl Groups {
         end_offset: i64,
         flush: bool,
     ) -> Rc<GroupOutcome> {
-        let len = placed.bytes.len();
-        let wanted = entry_bytes(Some(len));
-        let fits = |group: &CommitGroup| group.runs.is_empty() || group.bytes + wanted <= GROUP_BYTES_TARGET;
+        self.make_room(entry_bytes(Some(placed.bytes.len())));
+        self.push_to_open(cell, placed, end_offset, flush)
+    }
+
+    /// Sees to it that the open group takes so many bytes more, [`ATOMIC_BYTES_MAX`] at most: all that is pushed to it next,
+    /// of that size, counts or is lost together.
+    pub(crate) fn make_room(&mut self, bytes: usize) {
+        assert!(bytes <= ATOMIC_BYTES_MAX || bytes <= entry_bytes(Some(BATCH_BYTES_MAX)), "a group holds it");
+        let fits = |group: &CommitGroup| group.runs.is_empty() || group.bytes + bytes <= GROUP_BYTES_TARGET;
         if !self.waiting.back().is_some_and(fits) {
             self.waiting.push_back(CommitGroup::new(self.next_number));
             self.next_number += 1;
         }
+    }
+
+    /// Adds a batch to the open group, for which there is room.
+    pub(crate) fn push_to_open(
+        &mut self,
+        cell: &Rc<PartitionCell>,
+        placed: PlacedBatch,
+        end_offset: i64,
+        flush: bool,
+    ) -> Rc<GroupOutcome> {
+        let len = placed.bytes.len();
+        let wanted = entry_bytes(Some(len));
         let group = self.waiting.back_mut().expect("just made");
         group.flush |= flush;
         let mut partition = cell.borrow_mut();

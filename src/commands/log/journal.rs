@@ -146,6 +146,9 @@ fn describe_manifest(name: &str, record: &manifest::Record) -> String {
             let news = describe_segments(segments, index.len(), producers.len());
             format!("{name}: cut to {end_offset}, {cuts} cuts{news}")
         }
+        manifest::Record::Transactions(manifest::Transactions { aborted, open }) => {
+            format!("{name}: transactions, {} aborted ones more, {} open", aborted.len(), open.len())
+        }
         manifest::Record::Epochs(epochs) => format!("{name}: leader epochs{}", describe_epochs(epochs)),
         manifest::Record::Trim { log_start_offset, first_segment } => {
             format!("{name}: trim, log start {log_start_offset}, first segment {first_segment}")

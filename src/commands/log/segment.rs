@@ -8,7 +8,7 @@ use std::{
 
 use millrace_engine::{
     batch::{BATCH_HEADER_BYTES, BatchInfo, records, verify_crc},
-    format::segment::{Segment, SegmentMeta, decode_footer, footer_bytes_max},
+    format::segment::{Segment, SegmentMeta, decode_footer, footer_bytes, footer_bytes_max},
 };
 
 use super::{
@@ -201,12 +201,19 @@ impl Walk<'_> {
     /// The footer at that place and the number of its index entries.
     fn footer(&mut self, position: u64) -> Outcome<Option<(SegmentMeta, usize)>> {
         let mut bytes = Vec::new();
-        let most = footer_bytes_max(self.at) as u64;
-        self.read(|input| {
-            input.seek(SeekFrom::Start(position))?;
-            input.take(most).read_to_end(&mut bytes)
-        })?;
-        Ok(decode_footer(&bytes).map(|(meta, index)| (meta, index.len())))
+        let most = footer_bytes_max(self.at);
+        let mut read = |most: usize, bytes: &mut Vec<u8>| {
+            bytes.clear();
+            self.read(|input| {
+                input.seek(SeekFrom::Start(position))?;
+                input.take(most as u64).read_to_end(bytes)
+            })
+        };
+        read(most, &mut bytes)?;
+        if let Some(all) = footer_bytes(&bytes).filter(|all| *all > most) {
+            read(all, &mut bytes)?;
+        }
+        Ok(decode_footer(&bytes).map(|footer| (footer.meta, footer.index.len())))
     }
 
     /// Whether nothing but zeroes follows the last batch.

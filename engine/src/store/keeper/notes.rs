@@ -27,7 +27,7 @@ impl<I: Io> Store<I> {
         let mut taken = Vec::new();
         for cell in cells {
             let mut partition = cell.borrow_mut();
-            let Some((unnoted, advance)) = partition.take_unnoted() else {
+            let Some((unnoted, advance, transactions)) = partition.take_unnoted() else {
                 continue;
             };
             if let Some(epochs) = partition.take_unnoted_epochs() {
@@ -35,6 +35,9 @@ impl<I: Io> Store<I> {
             }
             for part in manifest::split(advance) {
                 payloads.push(&manifest::encode(partition.id(), &Record::Advance(part)));
+            }
+            for part in transactions.into_iter().flat_map(manifest::split_transactions) {
+                payloads.push(&manifest::encode(partition.id(), &Record::Transactions(part)));
             }
             taken.push(Taken { cell: cell.clone(), unnoted });
         }

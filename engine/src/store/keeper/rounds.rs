@@ -7,13 +7,12 @@ use futures_util::{StreamExt, stream};
 use crate::{
     api::TopicPartition,
     chunk::Memory,
-    format::segment,
     io::{BLOCK, Buffer, File, Io, align_down, align_up},
     partition::{
         PartitionCell,
         materialise::{Plan, SegmentWrite},
     },
-    store::{Store, partition_dir, segment_files::OpenSegment},
+    store::{Store, footer, partition_dir, segment_files::OpenSegment},
 };
 
 /// Bytes of one partition in one round at most, unless a single extent is larger.
@@ -156,10 +155,7 @@ impl<I: Io> Store<I> {
                 self.write_batches(&open, write, head, write_bytes).await?;
             }
             if segment.sealed {
-                let footer = segment::encode_footer(segment);
-                let mut buffer = self.io.buffer(footer.len());
-                buffer.bytes_mut().copy_from_slice(&footer);
-                open.file.write(Rc::new(buffer), segment.footer_position()).await?;
+                footer::write(&self.io, &open.file, segment).await?;
             }
             files.push(open);
         }

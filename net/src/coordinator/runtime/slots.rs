@@ -86,6 +86,11 @@ impl From<&LogError> for AppendFailure {
             | LogError::OutOfOrderSequence(_)
             | LogError::InvalidProducerEpoch
             | LogError::UnknownProducerId
+            | LogError::InvalidTxnState(_)
+            | LogError::TransactionCoordinatorFenced { .. }
+            | LogError::ConcurrentTransactions(_)
+            | LogError::TransactionAbortable(_)
+            | LogError::TransactionCoordinatorNotAvailable
             | LogError::StorageFull => (ResponseError::CoordinatorNotAvailable, false),
         };
         Self { error, is_doubtful }

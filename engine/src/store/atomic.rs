@@ -1,0 +1,147 @@
+//! Writing several batches all at once: a coordinator's records and the markers of the transactions that they decide on.
+//!
+//! All parts lie in one commit group, which has one checksum and so counts whole or not at all; consumers see all of it in
+//! one turn. Everything is checked before the first part has its place, so a part that cannot be written leaves nothing of
+//! the others.
+
+use std::{collections::HashSet, rc::Rc};
+
+use bytes::Bytes;
+
+use super::{Store, Terms};
+use crate::{
+    api::{Acks, LogError, ProducePartition, Produced},
+    batch::{self, AppendOrigin, BatchError, BatchInfo, EndMarker},
+    format::wal::entry_bytes,
+    io::Io,
+    partition::PartitionCell,
+    transactions::{AtomicPart, AtomicRefused, Marker},
+    wal::group::{ATOMIC_BYTES_MAX, GroupOutcome},
+};
+
+/// A part that may be written.
+struct Checked {
+    cell: Rc<PartitionCell>,
+    bytes: Bytes,
+    info: BatchInfo,
+    /// What a marker says.
+    end: Option<EndMarker>,
+}
+
+/// Parts that have their places, and how the group ends that holds them.
+pub(crate) type AtomicTaken = Result<(Vec<Produced>, Option<Rc<GroupOutcome>>), AtomicRefused>;
+
+impl<I: Io> Store<I> {
+    /// Takes all parts or none.
+    pub(crate) fn append_atomically(&self, parts: Vec<AtomicPart>) -> AtomicTaken {
+        let mut markers = HashSet::new();
+        let mut bytes = 0;
+        let mut checked = Vec::with_capacity(parts.len());
+        for (part, wanted) in parts.into_iter().enumerate() {
+            let refused = |error| AtomicRefused { part, error };
+            if let AtomicPart::Marker(marker) = &wanted
+                && !markers.insert((marker.partition, marker.producer_id))
+            {
+                return Err(refused(LogError::InvalidTxnState("two markers for one producer in one partition")));
+            }
+            let part = self.check_part(wanted).map_err(refused)?;
+            bytes += entry_bytes(Some(part.bytes.len()));
+            if bytes > ATOMIC_BYTES_MAX {
+                return Err(refused(BatchError::TooLarge { size: bytes, max: ATOMIC_BYTES_MAX }.into()));
+            }
+            checked.push(part);
+        }
+        Ok(self.push_checked(checked, bytes))
+    }
+
+    /// Takes the markers that may be written, all of them in one group.
+    pub(crate) fn append_markers(
+        &self,
+        markers: Vec<Marker>,
+    ) -> Vec<Result<(Produced, Option<Rc<GroupOutcome>>), LogError>> {
+        let mut answers = Vec::with_capacity(markers.len());
+        let mut left = markers.into_iter().peekable();
+        while left.peek().is_some() {
+            // Whatever their number, a group holds them; a second of the same producer has to see the first.
+            let mut seen = HashSet::new();
+            let (mut checked, mut places, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while let Some(marker) = left.next_if(|marker| {
+                bytes + entry_bytes(Some(batch::MARKER_BYTES)) <= ATOMIC_BYTES_MAX
+                    && seen.insert((marker.partition, marker.producer_id))
+            }) {
+                let at = answers.len();
+                match self.check_part(AtomicPart::Marker(marker)) {
+                    Ok(part) => {
+                        bytes += entry_bytes(Some(part.bytes.len()));
+                        checked.push(part);
+                        places.push(at);
+                        answers.push(Err(LogError::ShuttingDown));
+                    }
+                    Err(error) => answers.push(Err(error)),
+                }
+            }
+            let (produced, group) = self.push_checked(checked, bytes);
+            for (at, produced) in places.into_iter().zip(produced) {
+                answers[at] = Ok((produced, group.clone()));
+            }
+        }
+        answers
+    }
+
+    fn check_part(&self, part: AtomicPart) -> Result<Checked, LogError> {
+        match part {
+            AtomicPart::Marker(marker) => self.check_marker(&marker),
+            AtomicPart::Batch { partition, batch } => {
+                let part = ProducePartition { partition, batch };
+                let (cell, info) = self.check_batch(&part, AppendOrigin::Coordinator)?;
+                if self.recompressor.holds(partition) {
+                    return Err(LogError::ConcurrentTransactions("a batch before it is still being recompressed"));
+                }
+                self.known(&cell, &info, Terms::plain(AppendOrigin::Coordinator, Acks::All))?;
+                Ok(Checked { cell, bytes: part.batch, info, end: None })
+            }
+        }
+    }
+
+    fn check_marker(&self, marker: &Marker) -> Result<Checked, LogError> {
+        self.check_not_failed()?;
+        self.check_transactions_in_use()?;
+        let cell = self.partition(marker.partition)?;
+        if marker.producer_id < 0 || marker.producer_epoch < 0 {
+            return Err(LogError::InvalidTxnState("a marker of no producer"));
+        }
+        cell.borrow().check_marker(marker)?;
+        if self.full.get() {
+            return Err(LogError::StorageFull);
+        }
+        let end = EndMarker { outcome: marker.outcome, coordinator_epoch: marker.coordinator_epoch };
+        let bytes = batch::marker(marker.producer_id, marker.producer_epoch, end, self.io.now_ms());
+        let info = BatchInfo::parse(&bytes)?;
+        Ok(Checked { cell, bytes: bytes.into(), info, end: Some(end) })
+    }
+
+    /// Gives parts their places in one group, which has room for all.
+    fn push_checked(&self, checked: Vec<Checked>, bytes: usize) -> (Vec<Produced>, Option<Rc<GroupOutcome>>) {
+        if checked.is_empty() {
+            return (Vec::new(), None);
+        }
+        self.groups.borrow_mut().make_room(bytes);
+        let mut group = None;
+        let mut produced = Vec::with_capacity(checked.len());
+        for Checked { cell, bytes, info, end } in checked {
+            let now_ms = self.io.now_ms();
+            let placed = match end {
+                Some(end) => cell.borrow_mut().place_marker(&info, end, now_ms),
+                None => cell.borrow_mut().place(&info, AppendOrigin::Coordinator, now_ms),
+            };
+            let (place, outcome) = self.push_to_open(&cell, bytes, &info, placed);
+            produced.push(place);
+            group = Some(outcome);
+            if end.is_some() {
+                self.held.outdate(cell.borrow().id(), info.producer_id);
+            }
+        }
+        self.pump.notify();
+        (produced, group)
+    }
+}
