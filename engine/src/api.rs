@@ -236,6 +236,9 @@ pub enum LogError {
     /// The coordinator knows of no such transaction, or the partition is not in it: the transaction can be aborted.
     #[error("the transaction must be aborted: {0}")]
     TransactionAbortable(&'static str),
+    /// The transaction's coordinator knows another producer for the transactional id.
+    #[error("the transactional id has another producer")]
+    InvalidProducerIdMapping,
     /// The transaction's coordinator is not known, not there or still loading: try again.
     #[error("the transaction's coordinator is not available")]
     TransactionCoordinatorNotAvailable,

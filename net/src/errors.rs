@@ -72,6 +72,7 @@ pub(crate) fn log_error(error: &LogError) -> ResponseError {
         LogError::TransactionCoordinatorFenced { .. } => ResponseError::TransactionCoordinatorFenced,
         LogError::ConcurrentTransactions(_) => ResponseError::ConcurrentTransactions,
         LogError::TransactionAbortable(_) => ResponseError::TransactionAbortable,
+        LogError::InvalidProducerIdMapping => ResponseError::InvalidProducerIdMapping,
         // retriable, and the client does not ask for metadata first
         LogError::TransactionCoordinatorNotAvailable => ResponseError::NotEnoughReplicas,
         LogError::StorageFull | LogError::Storage(_) => ResponseError::KafkaStorageError,
@@ -104,6 +105,7 @@ pub(crate) fn tells_log_start(error: &LogError) -> bool {
         | LogError::TransactionCoordinatorFenced { .. }
         | LogError::ConcurrentTransactions(_)
         | LogError::TransactionAbortable(_)
+        | LogError::InvalidProducerIdMapping
         | LogError::TransactionCoordinatorNotAvailable
         | LogError::StorageFull
         | LogError::Storage(_)

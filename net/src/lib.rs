@@ -12,6 +12,7 @@ mod broker;
 pub mod client;
 mod coordinator;
 mod errors;
+mod feature_levels;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod kafka_uuid;

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
     broker::cluster::Membership,
-    coordinator::group::Settings,
+    coordinator::{Settings, group, transaction},
+    feature_levels::{FeatureLevels, TRANSACTION_VERSION_MAX},
     wire::{listener::ListenerIndex, memory, shared::WireConfig},
 };
 
@@ -66,6 +67,8 @@ pub struct NetConfig {
     pub fetch_sessions_max: usize,
     /// Bytes of one fetch's answer at most (`fetch.max.bytes`).
     pub fetch_max_bytes: usize,
+    /// Level of the feature `transaction.version` as long as UpdateFeatures has not changed it: 0 to 2.
+    pub transaction_version: i16,
     /// Settings of the configuration file by Kafka's broker setting name, as DescribeConfigs shows them.
     pub broker_settings: BTreeMap<String, String>,
 }
@@ -88,6 +91,7 @@ impl Default for NetConfig {
             stop_timeout: Duration::from_secs(5),
             fetch_sessions_max: 1000,
             fetch_max_bytes: 55 * 1024 * 1024,
+            transaction_version: 0,
             broker_settings: BTreeMap::new(),
         }
     }
@@ -112,8 +116,20 @@ impl NetConfig {
     }
 
     /// The settings of the group coordinator, out of the broker's.
-    pub(crate) fn group_settings(&self) -> Result<Settings, ConfigError> {
-        Settings::parse(&self.broker_settings).map_err(ConfigError)
+    pub(crate) fn group_settings(&self) -> Result<group::Settings, ConfigError> {
+        group::Settings::parse(&self.broker_settings).map_err(ConfigError)
+    }
+
+    /// The settings of all coordinators, out of the broker's.
+    pub(crate) fn coordinator_settings(&self) -> Result<Settings, ConfigError> {
+        let groups = self.group_settings()?;
+        let transactions = transaction::Settings::parse(&self.broker_settings).map_err(ConfigError)?;
+        Ok(Settings { groups, transactions, levels: self.levels() })
+    }
+
+    /// Levels of features that nobody has changed.
+    pub(crate) fn levels(&self) -> FeatureLevels {
+        FeatureLevels { transaction_version: self.transaction_version }
     }
 
     /// Checks the relations among the settings for a node of `shards` shards.
@@ -127,6 +143,10 @@ impl NetConfig {
             if self.listeners[..at].iter().any(|other| other.name == listener.name) {
                 return refuse(format!("two listeners have the name {}", listener.name));
             }
+        }
+        if !(0..=TRANSACTION_VERSION_MAX).contains(&self.transaction_version) {
+            let level = self.transaction_version;
+            return refuse(format!("transaction.version is {level}: 0 to {TRANSACTION_VERSION_MAX}"));
         }
         if self.num_partitions < 1 {
             return refuse(format!("num.partitions is {}: at least 1 is needed", self.num_partitions));

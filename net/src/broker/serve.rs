@@ -53,7 +53,7 @@ pub enum ServeError {
 pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) -> Result<(), ServeError> {
     config.check(engine.shards())?;
     config.check_membership(&membership)?;
-    let settings = config.group_settings()?;
+    let settings = config.coordinator_settings()?;
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;
     let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;

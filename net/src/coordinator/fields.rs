@@ -272,6 +272,11 @@ impl Writer {
         }
     }
 
+    /// An array that is null.
+    pub(crate) fn no_array(&mut self) {
+        self.length(None, false);
+    }
+
     /// The tagged fields that end a struct, sorted by tag.
     pub(crate) fn tags(&mut self, fields: &[(u32, Vec<u8>)]) {
         if !self.flexible {

@@ -1,4 +1,4 @@
-//! State machines that are kept in partitions of internal topics: groups, and the state of share groups. Beside them
+//! State machines that are kept in partitions of internal topics: groups, the state of share groups, transactions. Beside them
 //! [`Shares`], which is kept in no topic: what a shard gives out of its own partitions to share groups.
 //!
 //! Nothing here reads or writes a connection; a share session keeps the number of its own, to go with it.
@@ -6,11 +6,13 @@
 //! [`Coordinators`] start before connections are accepted: everything that the internal
 //! topics hold begins to be loaded at once, on every shard, and a shard accepts when all of it is loaded. That is not
 //! waited for longer than [`START_WAIT`]: who comes before the end hears that the coordinator is loading, as in Kafka.
+//! Before that, too, transactions that nobody would end are aborted.
 
 mod fields;
 pub(crate) mod group;
 pub(crate) mod runtime;
 pub(crate) mod share;
+pub(crate) mod transaction;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -19,31 +21,55 @@ use glommio::Task;
 use group::{GroupKind, Groups};
 use millrace_engine::engine::Engine;
 use share::{Shares, StateKind, States};
+use transaction::{
+    TransactionKind, Transactions,
+    shell::{Gate, Reconciler},
+};
+
+use crate::feature_levels::FeatureLevels;
 
 /// How long connections wait for coordinators that load.
 const START_WAIT: Duration = Duration::from_secs(5);
+
+/// What coordinators are started with.
+pub(crate) struct Settings {
+    /// Of groups and share groups.
+    pub(crate) groups: group::Settings,
+    /// Of transactions.
+    pub(crate) transactions: transaction::Settings,
+    /// Levels of features that nobody has changed.
+    pub(crate) levels: FeatureLevels,
+}
 
 /// The coordinators of one shard.
 pub(crate) struct Coordinators {
     groups: Rc<Groups>,
     states: Rc<States>,
+    transactions: Rc<Transactions>,
     /// What runs until the node is asked to stop.
     running: RefCell<Vec<Task<()>>>,
 }
 
 impl Coordinators {
     /// Attaches them to the shard's engine and begins to load.
-    pub(crate) fn start(engine: &Engine, settings: group::Settings) -> Rc<Self> {
-        let share = Rc::new(settings.share.clone());
+    pub(crate) fn start(engine: &Engine, settings: Settings) -> Rc<Self> {
+        let Settings { groups, transactions, levels } = settings;
+        let share = Rc::new(groups.share.clone());
         let states = States::attach(engine, StateKind::new(Rc::clone(&share)));
         let shares = Shares::attach(engine, share);
-        let groups = Groups::attach(engine, GroupKind::new(Rc::new(settings)));
-        let running = vec![
+        let groups = Groups::attach(engine, GroupKind::new(Rc::new(groups)));
+        let transactions = Transactions::attach(engine, TransactionKind::new(Rc::new(transactions), levels));
+        engine.set_transaction_gate(Rc::new(Gate { engine: engine.clone() }));
+        let mut running = vec![
             glommio::spawn_local(Rc::clone(&states).run()),
             glommio::spawn_local(shares.run()),
             glommio::spawn_local(Rc::clone(&groups).run()),
+            glommio::spawn_local(Rc::clone(&transactions).run()),
         ];
-        let coordinators = Rc::new(Self { groups, states, running: RefCell::new(running) });
+        if engine.shard() == 0 {
+            running.push(glommio::spawn_local(Reconciler::attach(engine).run()));
+        }
+        let coordinators = Rc::new(Self { groups, states, transactions, running: RefCell::new(running) });
         engine.attach(Rc::clone(&coordinators));
         coordinators
     }
@@ -60,6 +86,10 @@ impl Coordinators {
             let coordinators: Rc<Self> = engine.attachment().await;
             coordinators.states.loaded().await;
             coordinators.groups.loaded().await;
+            coordinators.transactions.loaded().await;
+            if engine.shard() == 0 {
+                engine.attachment::<Reconciler>().await.started().await;
+            }
         });
         let (loaded, timeout) = (std::pin::pin!(loaded), std::pin::pin!(glommio::timer::sleep(START_WAIT)));
         select(loaded, timeout).await;
@@ -75,6 +105,7 @@ impl Coordinators {
 
     /// No requests come any more.
     pub(crate) async fn stop(&self) {
+        self.transactions.stop().await;
         self.states.stop().await;
     }
 

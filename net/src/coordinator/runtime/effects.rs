@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use kafka_protocol::error::ResponseError;
+use millrace_engine::transactions::Marker;
 
 use super::ticket::{Answer, Reply, Ticket};
 
@@ -20,6 +21,24 @@ pub(crate) struct Write<R> {
     pub(crate) id: WriteId,
     /// In order.
     pub(crate) records: Vec<R>,
+    /// Id and epoch of the producer in whose transaction they are; they are a batch of their own then.
+    pub(crate) producer: Option<(i64, i16)>,
+    /// Ends of transactions in partitions of the same shard that go into the log together with the records: all or
+    /// nothing.
+    pub(crate) markers: Vec<Marker>,
+}
+
+/// What a write consists of.
+struct Content<R> {
+    records: Vec<R>,
+    producer: Option<(i64, i16)>,
+    markers: Vec<Marker>,
+}
+
+impl<R> Content<R> {
+    fn of(records: Vec<R>) -> Self {
+        Self { records, producer: None, markers: Vec::new() }
+    }
 }
 
 /// What is to happen once a write is done.
@@ -66,6 +85,15 @@ impl<R, T: Then> Effects<R, T> {
         self.replies.push(Reply::new(ticket, answer));
     }
 
+    /// Replies as soon as one write is durable; at once, if it is done.
+    pub(crate) fn reply_after<A: Answer>(&mut self, write: Option<WriteId>, ticket: Ticket<A>, answer: A) {
+        let reply = Reply::new(ticket, answer);
+        match self.pending.iter_mut().rev().find(|pending| Some(pending.id) == write) {
+            Some(pending) => pending.replies.push(reply),
+            None => self.replies.push(reply),
+        }
+    }
+
     /// Replies as soon as everything is durable that the state was changed for ahead of time.
     pub(crate) fn reply_when_settled<A: Answer>(&mut self, ticket: Ticket<A>, answer: A) {
         let reply = Reply::new(ticket, answer);
@@ -81,20 +109,46 @@ impl<R, T: Then> Effects<R, T> {
     }
 
     /// Writes records, with what is to happen then.
-    pub(crate) fn write(&mut self, records: Vec<R>, then: T) {
-        self.begin(records, then, Vec::new());
+    pub(crate) fn write(&mut self, records: Vec<R>, then: T) -> WriteId {
+        self.begin(Content::of(records), then, Vec::new())
+    }
+
+    /// Writes records together with markers of the same shard.
+    pub(crate) fn write_with_markers(&mut self, records: Vec<R>, markers: Vec<Marker>, then: T) -> WriteId {
+        self.begin(Content { markers, ..Content::of(records) }, then, Vec::new())
+    }
+
+    /// Writes records in the transaction of a producer, given as its id and epoch, and replies when they are durable.
+    pub(crate) fn write_in_transaction<A: Answer>(
+        &mut self,
+        records: Vec<R>,
+        producer: (i64, i16),
+        then: T,
+        ticket: Ticket<A>,
+        answer: A,
+    ) -> WriteId {
+        let content = Content { producer: Some(producer), ..Content::of(records) };
+        self.begin(content, then, vec![Reply::new(ticket, answer)])
     }
 
     /// Writes records and replies when they are durable.
-    pub(crate) fn write_then_reply<A: Answer>(&mut self, records: Vec<R>, then: T, ticket: Ticket<A>, answer: A) {
-        self.begin(records, then, vec![Reply::new(ticket, answer)]);
+    pub(crate) fn write_then_reply<A: Answer>(
+        &mut self,
+        records: Vec<R>,
+        then: T,
+        ticket: Ticket<A>,
+        answer: A,
+    ) -> WriteId {
+        self.begin(Content::of(records), then, vec![Reply::new(ticket, answer)])
     }
 
-    fn begin(&mut self, records: Vec<R>, then: T, replies: Vec<Reply>) {
+    fn begin(&mut self, content: Content<R>, then: T, replies: Vec<Reply>) -> WriteId {
         let id = WriteId(self.next_write);
         self.next_write += 1;
-        self.writes.push(Write { id, records });
+        let Content { records, producer, markers } = content;
+        self.writes.push(Write { id, records, producer, markers });
         self.pending.push_back(Pending { id, then, replies });
+        id
     }
 
     /// The oldest write, which was just finished.

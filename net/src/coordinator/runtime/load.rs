@@ -7,9 +7,13 @@ use millrace_engine::{
     api::{Chunk, Fetch, FetchPartition, FileRange, LogError, OffsetSpec, ReadBound, Records, TopicPartition},
     batch,
     engine::Engine,
+    transactions::Outcome,
 };
 
-use super::machine::{Machine, Replayed};
+use super::{
+    machine::{Machine, Replayed},
+    marker::ReplayedMarker,
+};
 
 /// Bytes of one read; records are taken over in turns of about that size.
 const READ_BYTES: usize = 1 << 20;
@@ -115,9 +119,14 @@ async fn take_batches<M: Machine>(
         }
         next = info.last_offset() + 1;
         if info.is_control() {
+            if let Some(outcome) = marker_outcome(batch).map_err(damaged)? {
+                let (producer_id, producer_epoch) = (info.producer_id, info.producer_epoch);
+                let offset = info.base_offset;
+                machine.replay_marker(&ReplayedMarker { offset, producer_id, producer_epoch, outcome });
+            }
             continue;
         }
-        let producer = (info.producer_id >= 0).then_some((info.producer_id, info.producer_epoch));
+        let producer = info.is_transactional().then_some((info.producer_id, info.producer_epoch));
         for record in batch::records(batch).map_err(damaged)? {
             if record.offset >= offset {
                 let key = record.key.as_deref().unwrap_or_default();
@@ -135,6 +144,18 @@ async fn take_batches<M: Machine>(
         }
     }
     Ok(next)
+}
+
+/// How a control batch ends its producer's transaction, if it does: its one record's key says so (version and type, both
+/// of 16 bits). A batch whose record compaction took ends nothing that is still there.
+fn marker_outcome(batch: &[u8]) -> Result<Option<Outcome>, batch::BatchError> {
+    let records = batch::records(batch)?;
+    let key = records.first().and_then(|record| record.key.as_deref());
+    Ok(match key {
+        Some([_, _, 0, 0, ..]) => Some(Outcome::Abort),
+        Some([_, _, 0, 1, ..]) => Some(Outcome::Commit),
+        _ => None,
+    })
 }
 
 fn take_record<M: Machine>(machine: &mut M, topic: &'static str, partition: TopicPartition, record: &Replayed<'_>) {

@@ -7,6 +7,7 @@ use millrace_engine::engine::Topics;
 
 use super::{
     effects::{Write, WriteId},
+    marker::ReplayedMarker,
     ticket::Reply,
 };
 
@@ -22,7 +23,7 @@ pub(crate) trait LogRecord {
 pub(crate) struct Replayed<'a> {
     /// Where it stands in the log.
     pub(crate) offset: i64,
-    /// Id and epoch of the producer that wrote it, if it was not the coordinator itself.
+    /// Id and epoch of the producer in whose transaction it is: it counts when that has ended well.
     pub(crate) producer: Option<(i64, i16)>,
     /// Its key's bytes.
     pub(crate) key: &'a [u8],
@@ -58,6 +59,9 @@ pub(crate) trait Machine: 'static {
 
     /// Takes a record of the log over. One that is not understood is left out.
     fn replay(&mut self, record: &Replayed<'_>) -> Result<(), Self::Unreadable>;
+    /// Takes the end of a producer's transaction over: of the log that is loaded, and later of every one that is durable,
+    /// in the order of the log. By itself nothing is kept in transactions.
+    fn replay_marker(&mut self, _marker: &ReplayedMarker) {}
     /// The whole partition was read: clocks start now.
     fn on_loaded(&mut self, now_ms: i64);
     /// Tells what topics there are now.

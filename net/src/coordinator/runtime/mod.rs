@@ -5,8 +5,10 @@
 
 mod clock;
 mod effects;
+mod flush;
 mod load;
 mod machine;
+mod marker;
 mod pack;
 pub(crate) mod promise;
 mod route;
@@ -24,6 +26,8 @@ pub(crate) use clock::Clock;
 pub(crate) use effects::{Effects, Pending, Then, Write, WriteId};
 pub(crate) use load::contiguous;
 pub(crate) use machine::{LogRecord, Machine, Replayed, Verdict};
+pub(crate) use marker::ReplayedMarker;
+pub(crate) use promise::Gate;
 pub(crate) use route::{InternalTopicMaker, TopicMaker};
 pub(crate) use shell::{Kind, Runtime};
 #[cfg(test)]

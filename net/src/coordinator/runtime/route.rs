@@ -51,7 +51,7 @@ async fn in_time<R>(answer: impl Future<Output = R>) -> Option<R> {
 
 impl<K: Kind> Runtime<K> {
     /// The topic, if it is there.
-    pub(super) fn topic(engine: &Engine) -> Option<Rc<Topic>> {
+    pub(crate) fn topic(engine: &Engine) -> Option<Rc<Topic>> {
         engine.topics().by_name.get(K::TOPIC).cloned()
     }
 

@@ -14,16 +14,22 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{Either, LocalBoxFuture, select},
+    stream::FuturesUnordered,
+};
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
-    api::{Acks, LogError, NewTopic, ProducePartition, TopicPartition},
+    api::{Acks, LogError, NewTopic, TopicPartition},
     batch::AppendOrigin,
     engine::Engine,
+    transactions::Marker,
 };
 
 use super::{
     clock::Clock,
+    flush::{Run, Written, append_atomically, runs},
     load,
     machine::Machine,
     promise::{Bell, Promise, next_turn},
@@ -48,8 +54,8 @@ pub(crate) trait Kind: Sized + 'static {
 
     /// The topic as it is made when it is first needed.
     fn new_topic(&self) -> NewTopic;
-    /// A machine that knows nothing yet.
-    fn machine(&self, engine: &Engine) -> Self::Machine;
+    /// A machine for a partition, in the epoch in which this node leads it, that knows nothing yet.
+    fn machine(&self, engine: &Engine, partition: TopicPartition) -> Self::Machine;
     /// Runs an errand of the machine of a partition.
     fn run_errand(runtime: &Rc<Runtime<Self>>, partition: TopicPartition, errand: <Self::Machine as Machine>::Errand);
 }
@@ -255,7 +261,7 @@ impl<K: Kind> Runtime<K> {
     fn begin_load(self: &Rc<Self>, load: Load) {
         let runtime = Rc::clone(self);
         glommio::spawn_local(async move {
-            let mut machine = Box::new(runtime.kind.machine(&runtime.engine));
+            let mut machine = Box::new(runtime.kind.machine(&runtime.engine, load.partition));
             let loaded = load::replay(&runtime.engine, K::TOPIC, load.partition, &mut *machine).await;
             if let Err(error) = &loaded {
                 let partition = load.partition.partition;
@@ -288,31 +294,61 @@ impl<K: Kind> Runtime<K> {
         if appends.is_empty() {
             return;
         }
-        let (mut parts, mut keys) = (Vec::with_capacity(appends.len()), Vec::with_capacity(appends.len()));
-        for append in appends {
-            keys.push((append.partition, append.number));
-            parts.push(ProducePartition { partition: append.partition, batch: append.batch });
-        }
-        let written = self.engine.produce(AppendOrigin::Coordinator, Acks::All, parts);
+        let under_way: Vec<_> = runs(appends).into_iter().map(|run| self.begin_run(run)).collect();
         let runtime = Rc::clone(self);
         glommio::spawn_local(async move {
-            let written = written.await;
-            let mut slots = runtime.slots();
-            for ((partition, number), answer) in keys.into_iter().zip(written) {
-                let result = answer.map(|produced| produced.base_offset).map_err(|error| {
-                    runtime.log_failure(partition, &error);
-                    AppendFailure::from(&error)
-                });
-                slots.on_appended(runtime.clock.now_ms(), partition, number, result);
-            }
-            let is_at_end = slots.is_at_end();
-            drop(slots);
-            runtime.act();
-            if is_at_end {
-                runtime.bell.ring();
+            let mut under_way: FuturesUnordered<_> = under_way.into_iter().collect();
+            while let Some(written) = under_way.next().await {
+                runtime.take_written(written);
             }
         })
         .detach();
+    }
+
+    /// Gives a run of appends to the log: their places are taken when this returns.
+    fn begin_run(&self, run: Run) -> LocalBoxFuture<'static, Vec<Written>> {
+        match run {
+            Run::Plain { keys, parts } => {
+                let produced = self.engine.produce(AppendOrigin::Coordinator, Acks::All, parts);
+                let written = async move {
+                    let answers = produced.await.into_iter();
+                    let answers = answers.map(|answer| answer.map(|produced| produced.base_offset));
+                    keys.into_iter().zip(answers).collect()
+                };
+                written.boxed_local()
+            }
+            Run::Atomic { key, parts } => {
+                let appended = append_atomically(&self.engine, parts);
+                async move { vec![(key, appended.await)] }.boxed_local()
+            }
+        }
+    }
+
+    fn take_written(self: &Rc<Self>, written: Vec<Written>) {
+        let mut slots = self.slots();
+        for ((partition, number), answer) in written {
+            let result = answer.map_err(|error| {
+                self.log_failure(partition, &error);
+                AppendFailure::from(&error)
+            });
+            slots.on_appended(self.clock.now_ms(), partition, number, result);
+        }
+        let is_at_end = slots.is_at_end();
+        drop(slots);
+        self.act();
+        if is_at_end {
+            self.bell.ring();
+        }
+    }
+
+    /// Appends the end of a transaction to a partition that this shard coordinates; its machine hears of it when it is
+    /// durable, before this resolves. Refused with NOT_LEADER_OR_FOLLOWER, which is tried again, unless the machine
+    /// serves.
+    pub(crate) async fn write_marker(self: Rc<Self>, marker: Marker) -> Result<(), ResponseError> {
+        let promise = Promise::new();
+        self.slots.borrow_mut().append_marker(marker, Ticket::of(Rc::clone(&promise)));
+        self.act();
+        promise.take().await?
     }
 
     /// Once a second at most.

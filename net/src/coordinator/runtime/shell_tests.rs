@@ -104,7 +104,7 @@ impl Kind for WatchKind {
         topic(Self::TOPIC)
     }
 
-    fn machine(&self, _: &Engine) -> Watch {
+    fn machine(&self, _: &Engine, _: TopicPartition) -> Watch {
         Watch { kind: self.clone(), topics: Rc::default(), deadline_ms: None }
     }
 

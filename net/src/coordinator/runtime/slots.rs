@@ -19,15 +19,18 @@ use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::{LogError, TopicPartition},
     engine::Topics,
+    transactions::Marker,
 };
 
 use super::{
     effects::WriteId,
     machine::{Machine, Verdict},
-    pack::pack,
+    marker::ReplayedMarker,
+    pack::{Packed, pack},
     promise::Gate,
-    ticket::Reply,
+    ticket::{Reply, Ticket},
 };
+use crate::errors::log_error;
 
 /// Who needs a partition waits here while it is loaded.
 pub(crate) type LoadGate = Gate<Result<(), ResponseError>>;
@@ -50,14 +53,21 @@ pub(crate) struct Load {
     number: u64,
 }
 
-/// A batch that is to be appended. Batches of a partition are appended in the order in which they were taken.
+/// A batch, or a marker of the partition itself, that is to be appended. What is of a partition is appended in the order
+/// in which it was taken.
 #[derive(Debug)]
 pub(crate) struct Append {
     pub(crate) partition: TopicPartition,
-    pub(crate) batch: Bytes,
+    /// `None`: the one marker is all there is.
+    pub(crate) batch: Option<Bytes>,
+    /// What becomes durable together with the batch.
+    pub(crate) markers: Vec<Marker>,
     /// To be given back when it is done.
     pub(crate) number: u64,
 }
+
+/// Who is told that a marker is durable.
+pub(crate) type MarkerTicket = Ticket<Result<(), ResponseError>>;
 
 /// What became of a batch: the offset of its first record, once that is durable.
 pub(crate) type Appended = Result<i64, AppendFailure>;
@@ -84,7 +94,6 @@ impl From<&LogError> for AppendFailure {
             | LogError::UnknownLeaderEpoch
             | LogError::FencedLeaderEpoch
             | LogError::OutOfOrderSequence(_)
-            | LogError::InvalidProducerEpoch
             | LogError::UnknownProducerId
             | LogError::InvalidTxnState(_)
             | LogError::TransactionCoordinatorFenced { .. }
@@ -92,6 +101,14 @@ impl From<&LogError> for AppendFailure {
             | LogError::TransactionAbortable(_)
             | LogError::TransactionCoordinatorNotAvailable
             | LogError::StorageFull => (ResponseError::CoordinatorNotAvailable, false),
+            // what a producer's transaction comes to is told as it is
+            LogError::InvalidProducerEpoch
+            | LogError::InvalidTxnState(_)
+            | LogError::TransactionCoordinatorFenced { .. }
+            | LogError::ConcurrentTransactions(_)
+            | LogError::TransactionAbortable(_)
+            | LogError::InvalidProducerIdMapping
+            | LogError::TransactionCoordinatorNotAvailable => (log_error(error), false),
         };
         Self { error, is_doubtful }
     }
@@ -125,12 +142,20 @@ struct Slot<M> {
     topics: Rc<Topics>,
     /// Batches under way, oldest first.
     in_flight: VecDeque<InFlight>,
+    /// Ends of transactions in this partition that are to be appended behind what the machine has to write now.
+    markers: Vec<(Marker, MarkerTicket)>,
 }
 
 struct InFlight {
     number: u64,
     writes: Vec<(WriteId, i64)>,
+    marker: Option<(Marker, MarkerTicket)>,
     result: Option<Appended>,
+}
+
+/// Tells who waits for a marker what became of it.
+fn answer(ticket: MarkerTicket, result: Result<(), ResponseError>) {
+    Reply::new(ticket, result).send();
 }
 
 impl<M: Machine> Slot<M> {
@@ -217,6 +242,7 @@ impl<M: Machine> Slots<M> {
             stage: Stage::Draining(None),
             topics: Rc::clone(&self.topics),
             in_flight: VecDeque::new(),
+            markers: Vec::new(),
         });
         if slot.leader_epoch > leader_epoch {
             return None;
@@ -247,6 +273,9 @@ impl<M: Machine> Slots<M> {
         if let Stage::Serving(mut machine) = std::mem::replace(&mut slot.stage, Stage::Draining(gate)) {
             machine.close(now_ms, ResponseError::NotCoordinator);
             machine.take_replies().into_iter().for_each(Reply::send);
+        }
+        for (_, ticket) in std::mem::take(&mut slot.markers) {
+            answer(ticket, Err(ResponseError::NotLeaderOrFollower));
         }
         self.dirty.remove(&partition);
         self.go_on_if_drained(partition);
@@ -296,6 +325,18 @@ impl<M: Machine> Slots<M> {
         let result = work(self.slots.get_mut(&partition)?.machine(&self.topics)?);
         self.settle(partition);
         Some(result)
+    }
+
+    /// Appends the end of a transaction to a partition itself. Refused with an error that is tried again, unless the
+    /// machine that is to know of it serves.
+    pub(crate) fn append_marker(&mut self, marker: Marker, ticket: MarkerTicket) {
+        match self.slots.get_mut(&marker.partition) {
+            Some(slot) if matches!(slot.stage, Stage::Serving(_)) && !self.is_ending => {
+                slot.markers.push((marker, ticket));
+                self.dirty.insert(marker.partition);
+            }
+            Some(_) | None => answer(ticket, Err(ResponseError::NotLeaderOrFollower)),
+        }
     }
 
     /// Takes what a machine wants done.
@@ -374,11 +415,21 @@ impl<M: Machine> Slots<M> {
         for partition in std::mem::take(&mut self.dirty) {
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
             let Stage::Serving(machine) = &mut slot.stage else { continue };
-            for packed in pack(machine.take_writes(), now_ms) {
+            let mut number = || {
                 let number = self.next_number;
                 self.next_number += 1;
-                slot.in_flight.push_back(InFlight { number, writes: packed.writes, result: None });
-                appends.push(Append { partition, batch: packed.batch, number });
+                number
+            };
+            for Packed { batch, markers, writes } in pack(machine.take_writes(), now_ms) {
+                let number = number();
+                slot.in_flight.push_back(InFlight { number, writes, marker: None, result: None });
+                appends.push(Append { partition, batch: Some(batch), markers, number });
+            }
+            for (marker, ticket) in std::mem::take(&mut slot.markers) {
+                let number = number();
+                let marked = Some((marker, ticket));
+                slot.in_flight.push_back(InFlight { number, writes: Vec::new(), marker: marked, result: None });
+                appends.push(Append { partition, batch: None, markers: vec![marker], number });
             }
         }
         appends
@@ -393,8 +444,15 @@ impl<M: Machine> Slots<M> {
         }
         let mut verdict = Verdict::Stands;
         while slot.in_flight.front().is_some_and(|oldest| oldest.result.is_some()) {
-            let Some(InFlight { writes, result: Some(result), .. }) = slot.in_flight.pop_front() else { break };
-            let Some(machine) = slot.machine(&self.topics) else { continue };
+            let Some(InFlight { writes, marker, result: Some(result), .. }) = slot.in_flight.pop_front() else { break };
+            let mut machine = slot.machine(&self.topics);
+            if let Some((marker, ticket)) = marker {
+                if let (Some(machine), Ok(offset)) = (&mut machine, result) {
+                    machine.replay_marker(&ReplayedMarker::of(&marker, offset));
+                }
+                answer(ticket, result.map(|_| ()).map_err(|failure| failure.error));
+            }
+            let Some(machine) = machine else { continue };
             for (id, place) in writes {
                 if verdict == Verdict::Stands {
                     let result = result.map(|base_offset| base_offset + place).map_err(|failure| failure.error);
@@ -407,6 +465,9 @@ impl<M: Machine> Slots<M> {
                 // whoever asks next has it loaded, or the next look at what is led: what fails again at once, as when the
                 // disk is full, does not turn in a circle
                 slot.stage = Stage::Draining(None);
+                for (_, ticket) in std::mem::take(&mut slot.markers) {
+                    answer(ticket, Err(ResponseError::NotLeaderOrFollower));
+                }
                 self.dirty.remove(&partition);
             }
         }

@@ -351,7 +351,7 @@ impl World {
         let log = self.logs.entry(partition).or_default();
         let base_offset = log.len() as i64;
         if is_there && !matches!(fate, Fate::Lost) {
-            let records = batch::records(&batch).unwrap();
+            let records = batch::records(&batch.expect("no toy has markers")).unwrap();
             let value = |record: batch::Record| u64::from_be_bytes(record.value.unwrap()[..].try_into().unwrap());
             log.extend(records.into_iter().map(value));
         }

@@ -42,7 +42,7 @@ impl Kind for GroupKind {
         new_offsets_topic(&self.settings)
     }
 
-    fn machine(&self, engine: &Engine) -> Coordinator {
+    fn machine(&self, engine: &Engine, _: TopicPartition) -> Coordinator {
         let settings = Rc::clone(&self.settings);
         let configs = LiveConfigs { engine: engine.clone(), settings: Rc::clone(&settings) };
         Coordinator::with_configs(settings, Rc::new(configs))

@@ -54,7 +54,7 @@ impl Kind for StateKind {
         }
     }
 
-    fn machine(&self, _: &Engine) -> StateCoordinator {
+    fn machine(&self, _: &Engine, _: TopicPartition) -> StateCoordinator {
         StateCoordinator::new(Rc::clone(&self.settings))
     }
 

@@ -1,0 +1,95 @@
+//! Gives what machines want appended to the log, in the order in which it was taken.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{Either, ready},
+};
+use millrace_engine::{
+    api::{LogError, ProducePartition, TopicPartition},
+    engine::Engine,
+    transactions::{AtomicPart, AtomicRefused},
+};
+
+use super::slots::Append;
+
+/// Whose an append is: a partition, and the number that the slots know it by.
+pub(super) type Key = (TopicPartition, u64);
+/// What became of it: the offset of its first record, or of the marker of its partition.
+pub(super) type Written = (Key, Result<i64, LogError>);
+
+/// Appends that are given to the log by one call.
+pub(super) enum Run {
+    /// Each batch by itself.
+    Plain { keys: Vec<Key>, parts: Vec<ProducePartition> },
+    /// All or nothing.
+    Atomic { key: Key, parts: Vec<AtomicPart> },
+}
+
+/// The calls that append everything in the order in which it was taken.
+pub(super) fn runs(appends: Vec<Append>) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for Append { partition, batch, markers, number } in appends {
+        let key = (partition, number);
+        match batch {
+            Some(batch) if markers.is_empty() => push_plain(&mut runs, key, batch),
+            batch => {
+                let batch = batch.map(|batch| AtomicPart::Batch { partition, batch });
+                let parts = batch.into_iter().chain(markers.into_iter().map(AtomicPart::Marker)).collect();
+                runs.push(Run::Atomic { key, parts });
+            }
+        }
+    }
+    runs
+}
+
+fn push_plain(runs: &mut Vec<Run>, key: Key, batch: Bytes) {
+    let part = ProducePartition { partition: key.0, batch };
+    match runs.last_mut() {
+        Some(Run::Plain { keys, parts }) => {
+            keys.push(key);
+            parts.push(part);
+        }
+        Some(Run::Atomic { .. }) | None => runs.push(Run::Plain { keys: vec![key], parts: vec![part] }),
+    }
+}
+
+/// Appends parts of this shard all at once; the place of the first is taken when this returns. A marker that its partition
+/// refuses for good is left out, as its transaction is no longer what is open there: one odd producer must not keep the
+/// transactions of others from their end.
+pub(super) fn append_atomically(
+    engine: &Engine,
+    mut parts: Vec<AtomicPart>,
+) -> impl Future<Output = Result<i64, LogError>> + 'static {
+    loop {
+        let mut appended = Box::pin(engine.append_atomically(parts.clone()));
+        // places are taken when it is first asked
+        let offset = match (&mut appended).now_or_never() {
+            None => return Either::Left(appended.map(first_offset)),
+            Some(Err(AtomicRefused { part, error })) if part > 0 && is_refused_for_good(&error) => {
+                tracing::warn!(marker = ?parts.get(part), %error, "a marker is left out");
+                parts.remove(part);
+                continue;
+            }
+            Some(answer) => first_offset(answer),
+        };
+        return Either::Right(ready(offset));
+    }
+}
+
+fn first_offset(answer: millrace_engine::transactions::AtomicAppended) -> Result<i64, LogError> {
+    match answer {
+        Ok(produced) => produced.first().map(|produced| produced.base_offset).ok_or(LogError::UnknownPartition),
+        Err(AtomicRefused { error, .. }) => Err(error),
+    }
+}
+
+/// Whether a marker would be refused however often it came: the producer has a newer epoch there, or the partition is gone.
+fn is_refused_for_good(error: &LogError) -> bool {
+    matches!(
+        error,
+        LogError::InvalidProducerEpoch | LogError::TransactionCoordinatorFenced { .. } | LogError::UnknownPartition
+    )
+}

@@ -1,0 +1,65 @@
+//! Brings markers to the partitions that they are for, wherever these are. One of a partition that a group coordinator
+//! keeps its state in goes through that, which is to know of it.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use kafka_protocol::error::ResponseError;
+use millrace_engine::{engine::Engine, transactions::Marker};
+
+use crate::{
+    coordinator::{
+        group::{Groups, OFFSETS_TOPIC},
+        transaction::{Marked, Marking},
+    },
+    errors::log_error,
+};
+
+/// Writes the markers of a transaction; one answer each.
+pub(super) async fn mark(engine: &Engine, marking: &Marking) -> Marked {
+    let (names, mut markers): (Vec<_>, Vec<_>) = marking.markers.iter().cloned().unzip();
+    let mut results = vec![Ok(()); markers.len()];
+    let mut places: Vec<usize> = (0..markers.len()).collect();
+    if marking.only_where_open {
+        let open = engine.open_transactions().await;
+        let open: BTreeSet<_> = open.into_iter().map(|open| (open.partition, open.producer_id)).collect();
+        places.retain(|place| open.contains(&(markers[*place].partition, markers[*place].producer_id)));
+        markers = places.iter().map(|place| markers[*place]).collect();
+    }
+    for (place, result) in places.into_iter().zip(write_markers(engine, markers).await) {
+        results[place] = result;
+    }
+    names.into_iter().zip(results).collect()
+}
+
+/// Writes markers; one answer each, in their order, when they are on stable storage.
+pub(crate) async fn write_markers(engine: &Engine, markers: Vec<Marker>) -> Vec<Result<(), ResponseError>> {
+    let offsets = engine.topics().by_name.get(OFFSETS_TOPIC).map(|topic| topic.id);
+    let mut results = vec![Ok(()); markers.len()];
+    let is_of_group = |marker: &Marker| Some(marker.partition.topic) == offsets;
+    let (of_groups, others): (Vec<_>, Vec<_>) =
+        markers.into_iter().enumerate().partition(|(_, marker)| is_of_group(marker));
+    let (places, others): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+    let written = async {
+        match others.is_empty() {
+            true => Vec::new(),
+            false => engine.write_markers(others).await,
+        }
+    };
+    let through_groups =
+        of_groups.into_iter().map(|(place, marker)| async move { (place, write_through_group(engine, marker).await) });
+    let (written, through_groups) = futures_util::future::join(written, join_all(through_groups)).await;
+    for (place, result) in places.into_iter().zip(written) {
+        results[place] = result.map(|_| ()).map_err(|error| log_error(&error));
+    }
+    for (place, result) in through_groups {
+        results[place] = result;
+    }
+    results
+}
+
+async fn write_through_group(engine: &Engine, marker: Marker) -> Result<(), ResponseError> {
+    let owner = engine.owner(marker.partition);
+    let written = move |engine| async move { Groups::here(&engine).await.write_marker(marker).await };
+    engine.on_shard(owner, written).await
+}

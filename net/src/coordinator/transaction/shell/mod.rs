@@ -1,0 +1,246 @@
+//! Transaction coordinators as the runtime runs them, and the ways to them from any shard.
+
+mod gate;
+mod markers;
+mod reconcile;
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use kafka_protocol::error::ResponseError;
+use millrace_engine::{
+    api::{NewTopic, TopicPartition},
+    engine::Engine,
+    transactions::Adds,
+};
+
+pub(crate) use self::{gate::Gate, markers::write_markers, reconcile::Reconciler};
+use super::{
+    AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Listed,
+    PartitionName, Place, Producer, Settings, State, Surroundings,
+    metadata::EPOCH_BUMP_VERSION,
+    settings::{TOPIC_PARTITIONS, TOPIC_SEGMENT_BYTES},
+};
+use crate::{
+    coordinator::{
+        group::OFFSETS_TOPIC,
+        runtime::{Kind, Runtime},
+    },
+    errors::log_error,
+    feature_levels::FeatureLevels,
+};
+
+/// Name of the topic that keeps transactions.
+pub(crate) const TRANSACTION_TOPIC: &str = "__transaction_state";
+
+/// The kind of coordinators of transactions.
+pub(crate) struct TransactionKind {
+    settings: Rc<Settings>,
+    budget: Rc<Budget>,
+    levels: FeatureLevels,
+}
+
+/// The coordinators of transactions of one shard.
+pub(crate) type Transactions = Runtime<TransactionKind>;
+
+impl TransactionKind {
+    /// With a node's settings, and the levels of features that it was started with.
+    pub(crate) fn new(settings: Rc<Settings>, levels: FeatureLevels) -> Self {
+        Self { settings, budget: Rc::default(), levels }
+    }
+
+    /// What the ids of the shard take.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+}
+
+impl Kind for TransactionKind {
+    type Machine = Coordinator;
+    const TOPIC: &'static str = TRANSACTION_TOPIC;
+
+    fn new_topic(&self) -> NewTopic {
+        let configs = [
+            ("cleanup.policy", "compact".to_owned()),
+            ("compression.type", "uncompressed".to_owned()),
+            ("segment.bytes", self.settings.get(TOPIC_SEGMENT_BYTES).to_string()),
+        ];
+        NewTopic {
+            name: TRANSACTION_TOPIC.to_owned(),
+            partitions: i32::try_from(self.settings.get(TOPIC_PARTITIONS)).unwrap_or(1),
+            configs: configs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    fn machine(&self, engine: &Engine, partition: TopicPartition) -> Coordinator {
+        let node = Node { engine: engine.clone(), levels: self.levels };
+        let epoch = engine.leader_epoch(partition).unwrap_or_default();
+        Coordinator::new(Rc::clone(&self.settings), Rc::new(node), Rc::clone(&self.budget), epoch)
+    }
+
+    fn run_errand(transactions: &Rc<Transactions>, partition: TopicPartition, errand: Errand) {
+        let (transactions, engine) = (Rc::clone(transactions), transactions.engine().clone());
+        match errand {
+            Errand::ProducerId => glommio::spawn_local(async move {
+                let id = engine.next_producer_id().await.map_err(|error| coordinator_error(log_error(&error)));
+                // a machine that is gone needs none
+                transactions.with(partition, |machine, now_ms| machine.handle_producer_id(now_ms, id));
+            })
+            .detach(),
+            Errand::Admit(mut partitions, producer) => {
+                let offsets = engine.topics().by_name.get(OFFSETS_TOPIC).map(|topic| topic.id);
+                partitions.retain(|partition| Some(partition.topic) != offsets);
+                // posted when this returns; who is not told in time asks
+                let admitted = engine.admit(partitions, producer.id, producer.epoch);
+                glommio::spawn_local(async move {
+                    admitted.await;
+                })
+                .detach()
+            }
+            Errand::Mark(marking) => glommio::spawn_local(async move {
+                let marked = markers::mark(&engine, &marking).await;
+                transactions.with(partition, |machine, now_ms| machine.handle_marked(now_ms, &marking, marked));
+            })
+            .detach(),
+        };
+    }
+}
+
+/// A shard's engine as a coordinator sees it.
+struct Node {
+    engine: Engine,
+    levels: FeatureLevels,
+}
+
+impl Surroundings for Node {
+    fn place(&self, (topic, index): &PartitionName) -> Place {
+        let topics = self.engine.topics();
+        let Some(topic) = topics.by_name.get(&**topic).filter(|topic| (0..topic.partitions).contains(index)) else {
+            return Place::Gone;
+        };
+        let partition = TopicPartition { topic: topic.id, partition: *index };
+        match topic.name != OFFSETS_TOPIC && self.engine.owner(partition) == self.engine.shard() {
+            true => Place::Here(partition),
+            false => Place::Elsewhere(partition),
+        }
+    }
+
+    fn transaction_version(&self) -> i16 {
+        self.levels.transaction_version(&self.engine)
+    }
+}
+
+/// What a client of the coordinator hears of an error of the log.
+fn coordinator_error(error: ResponseError) -> ResponseError {
+    match error {
+        ResponseError::UnknownTopicOrPartition | ResponseError::KafkaStorageError => {
+            ResponseError::CoordinatorNotAvailable
+        }
+        ResponseError::NotLeaderOrFollower => ResponseError::NotCoordinator,
+        error => error,
+    }
+}
+
+/// A producer begins, or begins again.
+pub(crate) async fn init_producer_id(
+    engine: &Engine,
+    id: &str,
+    init: InitProducerId,
+) -> Result<Producer, ResponseError> {
+    let key = id.to_owned();
+    Transactions::ask_for(engine, id, move |coordinator, now_ms, ticket| {
+        coordinator.handle_init_producer_id(now_ms, &key, init, ticket);
+    })
+    .await?
+}
+
+/// Partitions come into a transaction, on stable storage when this resolves.
+pub(crate) async fn add_partitions(
+    engine: &Engine,
+    id: &str,
+    producer: Producer,
+    partitions: Vec<(String, i32)>,
+    client_version: i16,
+) -> Result<(), ResponseError> {
+    let key = id.to_owned();
+    Transactions::ask_for(engine, id, move |coordinator, now_ms, ticket| {
+        let partitions = names(partitions).collect();
+        let add = AddPartitions { producer, partitions, client_version };
+        coordinator.handle_add_partitions(now_ms, &key, add, ticket);
+    })
+    .await?
+}
+
+/// Whether partitions are in a producer's ongoing transaction, in their order.
+pub(crate) async fn verify(
+    engine: &Engine,
+    id: &str,
+    producer: Producer,
+    partitions: Vec<(String, i32)>,
+) -> Result<Vec<bool>, ResponseError> {
+    let key = id.to_owned();
+    Transactions::ask_for(engine, id, move |coordinator, _, ticket| {
+        let partitions: Vec<_> = names(partitions).collect();
+        coordinator.handle_verify(&key, producer, &partitions, ticket);
+    })
+    .await?
+}
+
+/// Asks for partitions to be in a producer's transaction: those that are not come in, or refuse all with
+/// TRANSACTION_ABORTABLE.
+pub(crate) async fn verify_or_add(
+    engine: &Engine,
+    id: &str,
+    producer: Producer,
+    partitions: Vec<(String, i32)>,
+    adds: Adds,
+) -> Result<(), ResponseError> {
+    match adds {
+        Adds::Add => add_partitions(engine, id, producer, partitions, EPOCH_BUMP_VERSION).await,
+        Adds::Verify => match verify(engine, id, producer, partitions).await?.into_iter().all(|is_in| is_in) {
+            true => Ok(()),
+            false => Err(ResponseError::TransactionAbortable),
+        },
+    }
+}
+
+fn names(partitions: Vec<(String, i32)>) -> impl Iterator<Item = PartitionName> {
+    partitions.into_iter().map(|(topic, index)| (Rc::from(topic), index))
+}
+
+/// A transaction ends; resolves when every partition knows, on stable storage. Answers the producer of the next one.
+pub(crate) async fn end(engine: &Engine, id: &str, end: EndTransaction) -> Result<Producer, ResponseError> {
+    let key = id.to_owned();
+    Transactions::ask_for(engine, id, move |coordinator, now_ms, ticket| {
+        coordinator.handle_end(now_ms, &key, end, ticket);
+    })
+    .await?
+}
+
+/// What is known of an id.
+pub(crate) async fn describe(engine: &Engine, id: &str) -> Result<Description, ResponseError> {
+    // who asks for what is not there makes no topic for it
+    if Transactions::topic(engine).is_none() {
+        return Err(ResponseError::TransactionalIdNotFound);
+    }
+    let key = id.to_owned();
+    Transactions::ask_for(engine, id, move |coordinator, _, ticket| coordinator.handle_describe(&key, ticket)).await?
+}
+
+/// The transactions that are wanted, of some shards; an error beside them tells of those that could not be asked.
+pub(crate) async fn list(
+    engine: &Engine,
+    shards: Vec<usize>,
+    filter: Filter,
+    now_ms: i64,
+) -> (Vec<Listed>, Option<ResponseError>) {
+    Transactions::read_all(engine, shards, move |coordinator| coordinator.list(&filter, now_ms)).await
+}
+
+impl Transactions {
+    /// How many transactional ids there are in each state, of the coordinators that are loaded.
+    pub(crate) fn count_by_state(&self) -> BTreeMap<State, u64> {
+        let mut counts = BTreeMap::new();
+        self.look(|coordinator| coordinator.count_by_state(&mut |state| *counts.entry(state).or_insert(0) += 1));
+        counts
+    }
+}

@@ -1,0 +1,152 @@
+//! Sees to it that no partition keeps a transaction open that no coordinator will end: such a one would stop readers of
+//! committed records for ever. It comes about when the record that let the partition in was lost with the power, or was
+//! refused by a full disk, and the batch was not.
+//!
+//! At the start, before clients are served, every open transaction is asked for; later, each minute those that are open
+//! longer than an add takes. What nobody claims is aborted: at the start at once, later when it was nobody's in the minute
+//! before too, as a transaction may end between two looks.
+
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
+
+use futures_util::future::select;
+use millrace_engine::{
+    api::TopicPartition,
+    engine::Engine,
+    transactions::{Marker, OpenTransaction, Outcome},
+};
+
+use super::{Transactions, write_markers};
+use crate::coordinator::runtime::{Clock, Gate};
+
+/// Pause between two looks.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Pause after one at which a coordinator was still loading.
+const RETRY: Duration = Duration::from_secs(1);
+/// What is open for less may be in an add that is under way.
+const YOUNG_MS: i64 = 10_000;
+/// Transactions that are aborted in one look at most, and that are remembered for the next.
+const ABORTED_PER_LOOK: usize = 10_000;
+
+/// An open transaction, told from all others.
+type Suspect = (TopicPartition, i64, i16, i64);
+
+/// See the module. One per node, on shard 0.
+pub(crate) struct Reconciler {
+    engine: Engine,
+    clock: Clock,
+    /// Open when the look at the start is done.
+    started: Rc<Gate<()>>,
+    suspects: RefCell<BTreeSet<Suspect>>,
+}
+
+/// Some transactions could not be asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("a coordinator is not loaded: {0}")]
+struct Unknown(kafka_protocol::error::ResponseError);
+
+impl Reconciler {
+    /// Attaches it to its engine.
+    pub(crate) fn attach(engine: &Engine) -> Rc<Self> {
+        let reconciler = Rc::new(Self {
+            engine: engine.clone(),
+            clock: Clock::start(),
+            started: Gate::new(),
+            suspects: RefCell::default(),
+        });
+        engine.attach(Rc::clone(&reconciler));
+        reconciler
+    }
+
+    /// Waits for the end of the first look.
+    pub(crate) async fn started(&self) {
+        self.started.pass().await;
+    }
+
+    /// Looks until the node is asked to stop.
+    pub(crate) async fn run(self: Rc<Self>) {
+        let looking = std::pin::pin!(self.look_on());
+        let stopping = std::pin::pin!(self.engine.stopping());
+        select(looking, stopping).await;
+    }
+
+    async fn look_on(&self) {
+        while let Err(error) = self.look_at_start().await {
+            tracing::warn!(%error, "open transactions cannot be looked through");
+            glommio::timer::sleep(RETRY).await;
+        }
+        self.started.open(());
+        loop {
+            glommio::timer::sleep(INTERVAL).await;
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "open transactions cannot be looked through");
+            }
+        }
+    }
+
+    async fn look_at_start(&self) -> Result<(), Unknown> {
+        let open = self.engine.open_transactions().await;
+        let orphans = self.orphans(open).await?;
+        self.abort(orphans).await;
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<(), Unknown> {
+        let now_ms = self.clock.now_ms();
+        let mut open = self.engine.open_transactions().await;
+        open.retain(|open| now_ms.saturating_sub(open.started_ms) >= YOUNG_MS);
+        let orphans = self.orphans(open).await?;
+        let suspects = orphans.iter().map(suspect).take(ABORTED_PER_LOOK).collect();
+        let before = self.suspects.replace(suspects);
+        self.abort(orphans.into_iter().filter(|open| before.contains(&suspect(open))).collect()).await;
+        Ok(())
+    }
+
+    /// Those that no coordinator will end.
+    async fn orphans(&self, open: Vec<OpenTransaction>) -> Result<Vec<OpenTransaction>, Unknown> {
+        if open.is_empty() {
+            return Ok(open);
+        }
+        let asked = open.clone();
+        let shards = (0..self.engine.shards()).collect();
+        let claimed = Transactions::read_all(&self.engine, shards, move |coordinator| coordinator.claimed(&asked));
+        let (claimed, error) = claimed.await;
+        if let Some(error) = error {
+            return Err(Unknown(error));
+        }
+        let claimed: BTreeSet<usize> = claimed.into_iter().collect();
+        let orphans = open.into_iter().enumerate().filter(|(place, _)| !claimed.contains(place));
+        Ok(orphans.map(|(_, open)| open).collect())
+    }
+
+    async fn abort(&self, mut orphans: Vec<OpenTransaction>) {
+        orphans.truncate(ABORTED_PER_LOOK);
+        if orphans.is_empty() {
+            return;
+        }
+        let markers: Vec<_> = orphans.iter().map(abort_marker).collect();
+        let results = write_markers(&self.engine, markers).await;
+        for (open, result) in orphans.iter().zip(results) {
+            let (partition, producer) = (open.partition, open.producer_id);
+            match result {
+                Ok(()) => tracing::warn!(?partition, producer, "a transaction that was nobody's is aborted"),
+                Err(error) => tracing::warn!(?partition, producer, %error, "a transaction that is nobody's is open"),
+            }
+        }
+    }
+}
+
+fn suspect(open: &OpenTransaction) -> Suspect {
+    (open.partition, open.producer_id, open.producer_epoch, open.first_offset)
+}
+
+/// By version 0, as its epoch does not go up.
+fn abort_marker(open: &OpenTransaction) -> Marker {
+    Marker {
+        partition: open.partition,
+        producer_id: open.producer_id,
+        producer_epoch: open.producer_epoch,
+        coordinator_epoch: open.coordinator_epoch.max(0),
+        outcome: Outcome::Abort,
+        transaction_version: 0,
+    }
+}
