@@ -1,6 +1,8 @@
 //! Levels of features that can be changed (KIP-584): kept among the broker's dynamic settings, which are durable and the
 //! same on every shard, under names that no setting of the broker has. A level that was never changed is that of the start.
 
+use std::collections::BTreeMap;
+
 use millrace_engine::{api::ConfigChange, engine::Engine};
 
 use crate::kept_settings::KeptSettings;
@@ -34,15 +36,36 @@ impl FeatureLevels {
 
 /// How often levels were changed.
 pub(crate) fn finalized_epoch(engine: &Engine) -> i64 {
-    let kept = engine.broker_settings();
+    epoch_among(&engine.broker_settings())
+}
+
+fn epoch_among(kept: &BTreeMap<String, String>) -> i64 {
     kept.get(&KEPT_FEATURES.name(FINALIZED, EPOCH)).and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
 }
 
-/// The change that finalizes another level of `transaction.version`.
-pub(crate) fn finalize_transaction_version(engine: &Engine, level: i16) -> Vec<ConfigChange> {
-    let epoch = finalized_epoch(engine).saturating_add(1);
+/// The change that finalizes another level of `transaction.version`, given the settings that are kept now.
+pub(crate) fn finalize_transaction_version(kept: &BTreeMap<String, String>, level: i16) -> Vec<ConfigChange> {
+    let epoch = epoch_among(kept).saturating_add(1);
     vec![
         ConfigChange::Set(KEPT_FEATURES.name(TRANSACTION_VERSION, LEVEL), level.to_string()),
         ConfigChange::Set(KEPT_FEATURES.name(FINALIZED, EPOCH), epoch.to_string()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_of_a_level_counts() {
+        let mut kept = BTreeMap::new();
+        for level in [2, 1, 2] {
+            for change in finalize_transaction_version(&kept, level) {
+                let ConfigChange::Set(name, value) = change else { panic!("{change:?}") };
+                kept.insert(name, value);
+            }
+        }
+        assert_eq!(epoch_among(&kept), 3);
+        assert_eq!(kept["features/transaction.version/level"], "2");
+    }
 }

@@ -1,10 +1,14 @@
 //! Features that clusters of several nodes agree upon (KIP-584): which there are, and at which level. ApiVersions tells
-//! clients; UpdateFeatures cannot change them.
+//! clients; of all of them UpdateFeatures changes only `transaction.version`, by which clients choose the protocol of their
+//! transactions.
 
-use crate::broker::cluster::Membership;
+use crate::{
+    broker::{cluster::Membership, context::Context},
+    feature_levels::{TRANSACTION_VERSION, TRANSACTION_VERSION_MAX},
+};
 
 /// One feature.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Feature {
     pub(crate) name: &'static str,
     /// Lowest level that is supported.
@@ -19,22 +23,28 @@ pub(crate) struct Feature {
 /// from the first day.
 const ELIGIBLE_LEADER_REPLICAS: &str = "eligible.leader.replicas.version";
 
-/// Those of a node.
-pub(crate) fn of(membership: &Membership) -> impl Iterator<Item = &'static Feature> + Clone {
-    let has_replicas = matches!(membership, Membership::Clustered(_));
-    FEATURES.iter().filter(move |feature| has_replicas || feature.name != ELIGIBLE_LEADER_REPLICAS)
-}
-
 const fn feature(name: &'static str, min: i16, max: i16, level: i16) -> Feature {
     Feature { name, min, max, level }
 }
 
-/// All features. `metadata.version` 30 is Kafka 4.3's. `transaction.version` must not be listed at 2 before the
-/// producer side of KIP-890 is served: clients change their ways by it.
+/// All features, those that can be changed at the level that nobody has set. `metadata.version` 30 is Kafka 4.3's.
 static FEATURES: &[Feature] = &[
     feature(ELIGIBLE_LEADER_REPLICAS, 0, 1, 1),
     feature("group.version", 0, 1, 1),
     feature("kraft.version", 0, 1, 0),
     feature("metadata.version", 7, 30, 30),
     feature("share.version", 0, 1, 1),
+    feature(TRANSACTION_VERSION, 0, TRANSACTION_VERSION_MAX, 0),
 ];
+
+/// All features of a node, at the levels in force.
+pub(crate) fn in_force(context: &Context) -> Vec<Feature> {
+    let has_replicas = matches!(context.service.membership, Membership::Clustered(_));
+    let of_node = FEATURES.iter().filter(|feature| has_replicas || feature.name != ELIGIBLE_LEADER_REPLICAS);
+    let transaction_version = context.config().levels().transaction_version(context.engine());
+    let at_level = |feature: &Feature| match feature.name {
+        TRANSACTION_VERSION => Feature { level: transaction_version, ..*feature },
+        _ => *feature,
+    };
+    of_node.map(at_level).collect()
+}

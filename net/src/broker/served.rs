@@ -1,7 +1,7 @@
 //! The one table of APIs: key, versions, shape, handler. ApiVersions answers from it.
 
 use crate::broker::{
-    handlers::{admin, cluster, config, data, group, security, share, telemetry},
+    handlers::{admin, cluster, config, data, group, security, share, telemetry, transaction},
     table::Api,
 };
 
@@ -24,8 +24,12 @@ pub(crate) static TABLE: &[&Api] = &[
     &admin::create_topics::API,
     &admin::delete_topics::API,
     &admin::delete_records::API,
-    &data::init_producer_id::API,
+    &transaction::init_producer_id::API,
     &data::offset_for_leader_epoch::API,
+    &transaction::add_partitions_to_txn::API,
+    &transaction::add_offsets_to_txn::API,
+    &transaction::end_txn::API,
+    &transaction::write_txn_markers::API,
     &security::acls::DESCRIBE,
     &security::acls::CREATE,
     &security::acls::DELETE,
@@ -46,6 +50,8 @@ pub(crate) static TABLE: &[&Api] = &[
     &cluster::describe_cluster::API,
     &admin::describe_producers::API,
     &admin::unregister_broker::API,
+    &transaction::describe_transactions::API,
+    &transaction::list_transactions::API,
     &group::consumer_group_heartbeat::API,
     &group::consumer_group_describe::API,
     &telemetry::get_telemetry_subscriptions::API,

@@ -90,6 +90,12 @@ impl Context {
         Ok(Allowed(id.to_owned()))
     }
 
+    /// A transactional id, which need not be there, if that may be done with it.
+    pub(crate) fn transactional_id(&self, id: &str, operation: Operation) -> Result<Allowed<String>, ResponseError> {
+        self.authorize(ResourceType::TransactionalId, id, operation)?;
+        Ok(Allowed(id.to_owned()))
+    }
+
     /// The cluster with all its topics, if that may be done with it.
     pub(crate) fn cluster(&self, operation: Operation) -> Result<AllTopics, ResponseError> {
         self.authorize(ResourceType::Cluster, CLUSTER_NAME, operation)?;
@@ -138,6 +144,7 @@ impl Context {
             false => Err(match of {
                 ResourceType::Topic => ResponseError::TopicAuthorizationFailed,
                 ResourceType::Group => ResponseError::GroupAuthorizationFailed,
+                ResourceType::TransactionalId => ResponseError::TransactionalIdAuthorizationFailed,
                 ResourceType::Cluster => ResponseError::ClusterAuthorizationFailed,
             }),
         }

@@ -23,6 +23,7 @@ pub(crate) enum ResourceType {
     Topic = 2,
     Group = 3,
     Cluster = 4,
+    TransactionalId = 5,
 }
 
 /// One thing that is asked for: an operation on a resource of that type.
@@ -55,6 +56,7 @@ impl ResourceType {
         match self {
             ResourceType::Topic => &[Read, Write, Create, Delete, Alter, Describe, DescribeConfigs, AlterConfigs],
             ResourceType::Group => &[Read, Delete, Describe, DescribeConfigs, AlterConfigs],
+            ResourceType::TransactionalId => &[Describe, Write],
             ResourceType::Cluster => {
                 &[Create, Alter, Describe, ClusterAction, DescribeConfigs, AlterConfigs, IdempotentWrite]
             }

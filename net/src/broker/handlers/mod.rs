@@ -8,3 +8,4 @@ pub(crate) mod group;
 pub(crate) mod security;
 pub(crate) mod share;
 pub(crate) mod telemetry;
+pub(crate) mod transaction;

@@ -50,7 +50,7 @@ use crate::{
 /// Samples of each version of each API.
 const SAMPLES: usize = 6;
 /// Codes that say that somebody is not allowed something.
-const REFUSALS: [i16; 3] = [29, 30, 31];
+const REFUSALS: [i16; 4] = [29, 30, 31, 53];
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
@@ -129,6 +129,14 @@ impl Caller {
         let wanted = describe_topic_partitions_request::TopicRequest::default().with_name(TopicName(text("topic")));
         self.ask(0, DescribeTopicPartitionsRequest::default().with_topics(vec![wanted]).with_cursor(None)).await;
         self.ask(5, InitProducerIdRequest::default().with_transactional_id(None)).await;
+        let id = TransactionalId(text("t"));
+        let init = InitProducerIdRequest::default().with_transactional_id(Some(id.clone()));
+        self.ask(5, init.with_transaction_timeout_ms(60_000)).await;
+        self.ask(2, ListTransactionsRequest::default().with_duration_filter(-1)).await;
+        self.ask(6, FindCoordinatorRequest::default().with_key_type(1).with_coordinator_keys(vec![id.0])).await;
+        let added =
+            add_partitions_to_txn_request::AddPartitionsToTxnTopic::default().with_name(TopicName(text("topic")));
+        self.ask(3, AddPartitionsToTxnRequest::default().with_v3_and_below_topics(vec![added])).await;
         self.ask(5, ListGroupsRequest::default()).await;
         for (kind, name) in [(TOPIC, "topic"), (BROKER, "1"), (GROUP, "g")] {
             let described = DescribeConfigsResource::default().with_resource_type(kind).with_resource_name(text(name));
@@ -193,7 +201,8 @@ async fn walk(engine: Engine) {
     let silent = |api: &&&Api| {
         let told = refused.told.borrow();
         let is_told = told.get(&(api.key as i16)).is_some_and(|told| told.iter().any(|code| REFUSALS.contains(code)));
-        matches!(api.authorization, Authorization::Asks(_)) && !is_told && api.key != ApiKey::ListGroups
+        let is_list = matches!(api.key, ApiKey::ListGroups | ApiKey::ListTransactions);
+        matches!(api.authorization, Authorization::Asks(_)) && !is_told && !is_list
     };
     let silent: Vec<_> = TABLE.iter().filter(silent).map(|api| api.key).collect();
     assert!(silent.is_empty(), "{silent:?} do not say what is not allowed");
@@ -226,6 +235,7 @@ fn every_handler_asks_leave_for_what_the_table_says() {
     let settings = [
         ("offsets.topic.num.partitions", "1"),
         ("share.coordinator.state.topic.num.partitions", "1"),
+        ("transaction.state.log.num.partitions", "1"),
         ("group.share.assignment.interval.ms", "0"),
     ];
     config.broker_settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));

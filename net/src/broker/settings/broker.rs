@@ -21,7 +21,7 @@ use crate::{
             replication::{self, REPLICATION_KEYS, ReplicationKey},
         },
     },
-    coordinator::{group, share::SHARE_SETTING_KEYS},
+    coordinator::{group, share::SHARE_SETTING_KEYS, transaction::TRANSACTION_SETTING_KEYS},
     errors::ApiError,
 };
 
@@ -275,7 +275,7 @@ const OF_NO_USE: &[(&[&str], &str)] = &[
     (&["follower.", "num.replica.fetchers"], "a partition has one replica"),
     (&["remote."], "there is no tiered storage"),
     (&["ssl.", "sasl.", "principal.builder.class"], "there is neither TLS nor authentication"),
-    (&["transaction."], "transactions are not served"),
+    (&["transaction.two.phase.commit.enable"], "two-phase commit is not served"),
     (&["group.streams."], "streams groups are not served"),
     (&["group.coordinator.", "share.coordinator.cached."], "records of groups go through no buffer of their own"),
     (&["max.connection.creation.rate", "max.connections.per.ip.overrides"], "this limit does not exist"),
@@ -299,7 +299,10 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
     let groups = group::SETTING_KEYS.iter().map(|key| (key.name, key.kind, key.default.to_owned(), key.documentation));
     let shares =
         SHARE_SETTING_KEYS.iter().map(|key| (key.name, ConfigType::Int, key.default.to_string(), SHARE_DOCUMENTATION));
-    all.extend(groups.chain(shares).map(|(name, kind, default, documentation)| {
+    let transactions = TRANSACTION_SETTING_KEYS
+        .iter()
+        .map(|key| (key.name, ConfigType::Int, key.default.to_string(), key.documentation));
+    all.extend(groups.chain(shares).chain(transactions).map(|(name, kind, default, documentation)| {
         let given = file.get(name).map(|value| Level::new(name, value, Source::StaticBroker));
         let default = Level::new(name, &default, Source::Default);
         let levels = entries::dynamic_levels(&changed, name).chain(given).chain([default]).collect();
@@ -370,6 +373,7 @@ pub(crate) fn check_is_dynamic(name: &str, config: &NetConfig) -> Result<bool, A
     let is_known = KEYS.iter().any(|key| key.name == name)
         || group::SETTING_KEYS.iter().any(|key| key.name == name)
         || SHARE_SETTING_KEYS.iter().any(|key| key.name == name)
+        || TRANSACTION_SETTING_KEYS.iter().any(|key| key.name == name)
         || keys().iter().any(|key| key.synonyms.iter().any(|synonym| synonym.name == name))
         || config.broker_settings.contains_key(name);
     if is_known {

@@ -95,11 +95,6 @@ impl From<&LogError> for AppendFailure {
             | LogError::FencedLeaderEpoch
             | LogError::OutOfOrderSequence(_)
             | LogError::UnknownProducerId
-            | LogError::InvalidTxnState(_)
-            | LogError::TransactionCoordinatorFenced { .. }
-            | LogError::ConcurrentTransactions(_)
-            | LogError::TransactionAbortable(_)
-            | LogError::TransactionCoordinatorNotAvailable
             | LogError::StorageFull => (ResponseError::CoordinatorNotAvailable, false),
             // what a producer's transaction comes to is told as it is
             LogError::InvalidProducerEpoch

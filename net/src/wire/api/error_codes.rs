@@ -60,6 +60,15 @@ responses! {
     DeleteTopicsResponse { responses [ error_code ] }
     DeleteRecordsResponse { topics [ partitions [ error_code ] ] }
     InitProducerIdResponse { error_code }
+    AddPartitionsToTxnResponse {
+        error_code results_by_transaction [ topic_results [ results_by_partition [ partition_error_code ] ] ]
+        results_by_topic_v3_and_below [ results_by_partition [ partition_error_code ] ]
+    }
+    AddOffsetsToTxnResponse { error_code }
+    EndTxnResponse { error_code }
+    WriteTxnMarkersResponse { markers [ topics [ partitions [ error_code ] ] ] }
+    DescribeTransactionsResponse { transaction_states [ error_code ] }
+    ListTransactionsResponse { error_code }
     OffsetForLeaderEpochResponse { topics [ partitions [ error_code ] ] }
     DescribeAclsResponse { error_code }
     CreateAclsResponse { results [ error_code ] }

@@ -10,6 +10,7 @@ use kafka_protocol::{
 };
 
 use crate::broker::features::{self, Feature};
+use crate::feature_levels::finalized_epoch;
 use crate::{
     broker::{
         context::{Authorization, Context},
@@ -51,11 +52,11 @@ async fn handle(context: Context, call: Call<ApiVersionsRequest>) -> ApiVersions
     if version < 3 {
         return response;
     }
-    let features = features::of(&context.service.membership);
+    let features = features::in_force(&context);
     response
-        .with_supported_features(features.clone().map(|feature| supported(feature, version)).collect())
-        .with_finalized_features_epoch(0)
-        .with_finalized_features(features.filter(|feature| feature.level > 0).map(finalized).collect())
+        .with_supported_features(features.iter().map(|feature| supported(feature, version)).collect())
+        .with_finalized_features_epoch(finalized_epoch(context.engine()))
+        .with_finalized_features(features.iter().filter(|feature| feature.level > 0).map(finalized).collect())
 }
 
 /// A name of software for as long as its connection lives: a copy, as the name shares memory with its whole request.

@@ -19,7 +19,10 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    coordinator::group::{OFFSETS_TOPIC, new_offsets_topic},
+    coordinator::{
+        group::{OFFSETS_TOPIC, new_offsets_topic},
+        transaction::shell::{TRANSACTION_TOPIC, new_transaction_topic},
+    },
     errors::check_topic_name,
     wire::api::{
         Call, call,
@@ -148,6 +151,10 @@ fn new_topic(context: &Context, name: &TopicName) -> Option<TopicPlan> {
     let config = context.config();
     if name.as_str() == OFFSETS_TOPIC {
         return Some(TopicPlan::internal(new_offsets_topic(&config.group_settings().ok()?), &context.view()));
+    }
+    if name.as_str() == TRANSACTION_TOPIC {
+        let settings = config.coordinator_settings().ok()?.transactions;
+        return Some(TopicPlan::internal(new_transaction_topic(&settings), &context.view()));
     }
     if cluster::is_internal(name.as_str()) {
         return None;

@@ -1,4 +1,4 @@
-//! FindCoordinator: the broker to talk to about a group.
+//! FindCoordinator: the broker to talk to about a group or a transactional id.
 
 use kafka_protocol::{
     error::ResponseError,
@@ -15,7 +15,7 @@ use crate::{
         handlers,
         table::{Api, OnDisconnect},
     },
-    coordinator::group::Groups,
+    coordinator::{group::Groups, transaction::Transactions},
     errors::ApiError,
     wire::api::{
         Call, call,
@@ -35,6 +35,7 @@ pub(crate) static API: Api = Api {
     authorization: Authorization::Asks(&[
         (ResourceType::Group, Operation::Describe),
         (ResourceType::Cluster, Operation::ClusterAction),
+        (ResourceType::TransactionalId, Operation::Describe),
     ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
@@ -44,7 +45,7 @@ pub(crate) static API: Api = Api {
 const KEYS_VERSION: i16 = 4;
 /// Key type of groups.
 const GROUP: i8 = 0;
-/// Key type of transactional ids: there is no coordinator for them.
+/// Key type of transactional ids.
 const TRANSACTION: i8 = 1;
 /// Key type of share partitions (KIP-932).
 const SHARE: i8 = 2;
@@ -54,7 +55,7 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
     if call.version() >= KEYS_VERSION {
         let keys = call.body.coordinator_keys.iter();
         let found = keys.map(|key| async {
-            let found = find(&context, call.version(), key_type, key).await;
+            let found = find(&context, key_type, key).await;
             let broker = found.as_ref().ok();
             Coordinator::default()
                 .with_key(key.clone())
@@ -66,7 +67,7 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
         });
         return FindCoordinatorResponse::default().with_coordinators(futures_util::future::join_all(found).await);
     }
-    match find(&context, call.version(), key_type, &call.body.key).await {
+    match find(&context, key_type, &call.body.key).await {
         Ok(broker) => {
             FindCoordinatorResponse::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
         }
@@ -78,18 +79,7 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
     }
 }
 
-/// What a client is told that wants transactions: an error that it gives up on at once, where it would try others again
-/// until its time is up. Java, franz-go and others that ask for many keys give up on UNSUPPORTED_VERSION; librdkafka,
-/// which asks for one, does so only when it is not authorized, and then shows the message.
-fn no_transactions(version: i16) -> ApiError {
-    let error = match version >= KEYS_VERSION {
-        true => ResponseError::UnsupportedVersion,
-        false => ResponseError::TransactionalIdAuthorizationFailed,
-    };
-    ApiError::new(error, "this broker does not serve transactions")
-}
-
-async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Result<Broker, ApiError> {
+async fn find(context: &Context, key_type: i8, key: &str) -> Result<Broker, ApiError> {
     let engine = context.engine();
     let partition = match key_type {
         GROUP => {
@@ -100,26 +90,16 @@ async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Resul
             context.cluster(Operation::ClusterAction)?;
             handlers::share::coordinator_partition(engine, key).await?
         }
-        TRANSACTION => return Err(no_transactions(version)),
+        TRANSACTION => {
+            let id = context.transactional_id(key, Operation::Describe)?;
+            if id.is_empty() {
+                return Err(ResponseError::InvalidRequest.into());
+            }
+            Transactions::locate(engine, &id).await?
+        }
         _ => return Err(ResponseError::InvalidRequest.into()),
     };
     let view = context.view();
     let leader = view.partition(partition).leader.ok();
     leader.and_then(|leader| view.broker(leader)).ok_or_else(|| ResponseError::CoordinatorNotAvailable.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_of_transactions_give_up_at_once() {
-        for (version, error) in
-            [(2, ResponseError::TransactionalIdAuthorizationFailed), (4, ResponseError::UnsupportedVersion)]
-        {
-            let told = no_transactions(version);
-            assert!(told.error == error && !told.error.is_retriable(), "{version}");
-            assert!(told.message.unwrap().contains("does not serve transactions"));
-        }
-    }
 }

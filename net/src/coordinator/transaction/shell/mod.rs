@@ -25,7 +25,7 @@ use crate::{
         group::OFFSETS_TOPIC,
         runtime::{Kind, Runtime},
     },
-    errors::log_error,
+    errors::{log_error, topic_error},
     feature_levels::FeatureLevels,
 };
 
@@ -59,16 +59,7 @@ impl Kind for TransactionKind {
     const TOPIC: &'static str = TRANSACTION_TOPIC;
 
     fn new_topic(&self) -> NewTopic {
-        let configs = [
-            ("cleanup.policy", "compact".to_owned()),
-            ("compression.type", "uncompressed".to_owned()),
-            ("segment.bytes", self.settings.get(TOPIC_SEGMENT_BYTES).to_string()),
-        ];
-        NewTopic {
-            name: TRANSACTION_TOPIC.to_owned(),
-            partitions: i32::try_from(self.settings.get(TOPIC_PARTITIONS)).unwrap_or(1),
-            configs: configs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>(),
-        }
+        new_transaction_topic(&self.settings)
     }
 
     fn machine(&self, engine: &Engine, partition: TopicPartition) -> Coordinator {
@@ -102,6 +93,20 @@ impl Kind for TransactionKind {
             })
             .detach(),
         };
+    }
+}
+
+/// The topic as Kafka makes it.
+pub(crate) fn new_transaction_topic(settings: &Settings) -> NewTopic {
+    let configs = [
+        ("cleanup.policy", "compact".to_owned()),
+        ("compression.type", "uncompressed".to_owned()),
+        ("segment.bytes", settings.get(TOPIC_SEGMENT_BYTES).to_string()),
+    ];
+    NewTopic {
+        name: TRANSACTION_TOPIC.to_owned(),
+        partitions: i32::try_from(settings.get(TOPIC_PARTITIONS)).unwrap_or(1),
+        configs: configs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>(),
     }
 }
 
@@ -140,12 +145,19 @@ fn coordinator_error(error: ResponseError) -> ResponseError {
     }
 }
 
+/// Without the topic nobody has begun a transaction: only who begins one has it made.
+fn check_topic(engine: &Engine) -> Result<(), ResponseError> {
+    Transactions::topic(engine).map(|_| ()).ok_or(ResponseError::NotCoordinator)
+}
+
 /// A producer begins, or begins again.
 pub(crate) async fn init_producer_id(
     engine: &Engine,
     id: &str,
     init: InitProducerId,
 ) -> Result<Producer, ResponseError> {
+    // from then on the disk's format says that there are transactions
+    engine.use_transactions().await.map_err(|error| coordinator_error(topic_error(&error).error))?;
     let key = id.to_owned();
     Transactions::ask_for(engine, id, move |coordinator, now_ms, ticket| {
         coordinator.handle_init_producer_id(now_ms, &key, init, ticket);
@@ -161,6 +173,7 @@ pub(crate) async fn add_partitions(
     partitions: Vec<(String, i32)>,
     client_version: i16,
 ) -> Result<(), ResponseError> {
+    check_topic(engine)?;
     let key = id.to_owned();
     Transactions::ask_for(engine, id, move |coordinator, now_ms, ticket| {
         let partitions = names(partitions).collect();
@@ -177,6 +190,7 @@ pub(crate) async fn verify(
     producer: Producer,
     partitions: Vec<(String, i32)>,
 ) -> Result<Vec<bool>, ResponseError> {
+    check_topic(engine)?;
     let key = id.to_owned();
     Transactions::ask_for(engine, id, move |coordinator, _, ticket| {
         let partitions: Vec<_> = names(partitions).collect();
@@ -209,6 +223,7 @@ fn names(partitions: Vec<(String, i32)>) -> impl Iterator<Item = PartitionName> 
 
 /// A transaction ends; resolves when every partition knows, on stable storage. Answers the producer of the next one.
 pub(crate) async fn end(engine: &Engine, id: &str, end: EndTransaction) -> Result<Producer, ResponseError> {
+    check_topic(engine)?;
     let key = id.to_owned();
     Transactions::ask_for(engine, id, move |coordinator, now_ms, ticket| {
         coordinator.handle_end(now_ms, &key, end, ticket);
@@ -218,7 +233,6 @@ pub(crate) async fn end(engine: &Engine, id: &str, end: EndTransaction) -> Resul
 
 /// What is known of an id.
 pub(crate) async fn describe(engine: &Engine, id: &str) -> Result<Description, ResponseError> {
-    // who asks for what is not there makes no topic for it
     if Transactions::topic(engine).is_none() {
         return Err(ResponseError::TransactionalIdNotFound);
     }

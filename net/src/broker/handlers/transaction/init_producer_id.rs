@@ -1,15 +1,17 @@
-//! InitProducerId: ids of idempotent producers. Transactions are not served, and refused.
+//! InitProducerId: ids of idempotent producers, and of those that write transactions, whose former selves it fences.
 
 use kafka_protocol::{
     ResponseError,
     messages::{ApiKey, InitProducerIdRequest, InitProducerIdResponse, ProducerId},
 };
 
+use super::known_error;
 use crate::{
     broker::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
+    coordinator::transaction::{InitProducerId, NO_PRODUCER, Producer, shell},
     wire::api::{
         Call, call,
         shape::{INT16, INT32, INT64, STRING, Shape},
@@ -28,23 +30,41 @@ pub(crate) static API: Api = Api {
     authorization: Authorization::Asks(&[
         (ResourceType::Cluster, Operation::IdempotentWrite),
         (ResourceType::Topic, Operation::Write),
+        (ResourceType::TransactionalId, Operation::Write),
     ]),
     on_disconnect: OnDisconnect::Drop,
     handle: |context, request| call(context, request, handle),
 };
 
+/// First version that says PRODUCER_FENCED.
+const FENCED_VERSION: i16 = 4;
+
 async fn handle(context: Context, call: Call<InitProducerIdRequest>) -> InitProducerIdResponse {
-    let checked = check(&call.body).and_then(|()| may_write(&context));
-    let given = match checked {
-        Ok(()) => context.administration().next_producer_id().await.map_err(|error| error.error),
-        Err(error) => Err(error),
+    let (producer, code) = match init(&context, &call.body).await {
+        Ok(producer) => (producer, 0),
+        Err(error) => (NO_PRODUCER, known_error(error, call.version() >= FENCED_VERSION).code()),
     };
-    let response = InitProducerIdResponse::default();
-    match given {
+    InitProducerIdResponse::default()
+        .with_error_code(code)
+        .with_producer_id(ProducerId(producer.id))
+        .with_producer_epoch(producer.epoch)
+}
+
+async fn init(context: &Context, request: &InitProducerIdRequest) -> Result<Producer, ResponseError> {
+    check(request)?;
+    let Some(id) = &request.transactional_id else {
+        may_write(context)?;
+        let id = context.administration().next_producer_id().await.map_err(|error| error.error)?;
         // A producer that has an id and asks again gets another one: that fences its former self (KIP-360).
-        Ok(id) => response.with_producer_id(ProducerId(id)).with_producer_epoch(0),
-        Err(error) => response.with_error_code(error.code()).with_producer_id(ProducerId(-1)).with_producer_epoch(-1),
-    }
+        return Ok(Producer { id, epoch: 0 });
+    };
+    let id = context.transactional_id(id, Operation::Write)?;
+    let expected = Producer { id: request.producer_id.0, epoch: request.producer_epoch };
+    let init = InitProducerId {
+        timeout_ms: request.transaction_timeout_ms,
+        expected: (expected != NO_PRODUCER).then_some(expected),
+    };
+    shell::init_producer_id(context.engine(), &id, init).await
 }
 
 /// Who may write idempotently, or to any topic, may have an id.
@@ -60,9 +80,7 @@ fn check(request: &InitProducerIdRequest) -> Result<(), ResponseError> {
     match &request.transactional_id {
         Some(id) if id.is_empty() => Err(ResponseError::InvalidRequest),
         _ if (request.producer_id.0 == -1) != (request.producer_epoch == -1) => Err(ResponseError::InvalidRequest),
-        // Fatal to the client, which is not to try again.
-        Some(_) => Err(ResponseError::UnsupportedVersion),
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -73,12 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transactional_ids_are_refused() {
-        let request = InitProducerIdRequest::default().with_transactional_id(None);
-        assert_eq!(check(&request), Ok(()));
-        let with = |id| request.clone().with_transactional_id(Some(TransactionalId(StrBytes::from_static_str(id))));
+    fn an_empty_transactional_id_is_refused() {
+        let with = |id| {
+            let id = TransactionalId(StrBytes::from_static_str(id));
+            InitProducerIdRequest::default().with_transactional_id(Some(id))
+        };
         assert_eq!(check(&with("")), Err(ResponseError::InvalidRequest));
-        assert_eq!(check(&with("id")), Err(ResponseError::UnsupportedVersion));
+        assert_eq!(check(&with("id")), Ok(()));
     }
 
     #[test]
