@@ -14,6 +14,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
+        cluster::Whose,
         context::{Authorization, Context, Operation, ResourceType},
         features::{self, Feature},
         table::{Api, OnDisconnect},
@@ -76,7 +77,7 @@ async fn change(context: &Context, features: &[Feature], request: &UpdateFeature
         return Ok(());
     }
     let decide = move |kept: &BTreeMap<String, String>| Ok(finalize_transaction_version(kept, level));
-    context.administration().change_settings(request.validate_only, decide).await
+    context.administration().change_settings(Whose::Here, request.validate_only, decide).await
 }
 
 /// Kinds of updates that may lower a level (KIP-584): safe and unsafe downgrades.

@@ -52,6 +52,7 @@ async fn without_records(context: &Context, wanted: &Wanted, partition: TopicPar
         last_stable_offset,
         log_start_offset,
         records: Records::default(),
+        aborted: None,
     })
 }
 
@@ -69,7 +70,13 @@ async fn diverging(context: &Context, wanted: &Wanted, partition: TopicPartition
         return None;
     }
     let fetched =
-        Fetched { high_watermark: -1, last_stable_offset: -1, log_start_offset: -1, records: Records::default() };
+        Fetched {
+            high_watermark: -1,
+            last_stable_offset: -1,
+            log_start_offset: -1,
+            records: Records::default(),
+            aborted: None,
+        };
     let hints = Hints { diverging: Some((epoch, end_offset)), ..Hints::default() };
     Some(Answer { partition: Some(partition), fetched: Ok(fetched), hints })
 }
