@@ -20,8 +20,8 @@ pub const COMMITS: u16 = 4;
 pub const CONFIRMED: u16 = 1;
 
 /// Aborted transactions whose markers are in one segment at most: the next marker begins a new segment. So the active
-/// segment's take 4 MiB of memory, and a footer that much more.
-pub const ABORTED_OF_SEGMENT_MAX: usize = 1 << 17;
+/// segment's take 4 MiB of memory, and a footer that much more. Tests have fewer.
+pub const ABORTED_OF_SEGMENT_MAX: usize = if cfg!(test) { 1 << 11 } else { 1 << 17 };
 
 /// Transactions that are open in one partition at most: they fit one record of the manifest.
 pub const OPEN_MAX: usize = 1 << 14;

@@ -45,6 +45,10 @@ mod salvage;
 mod segment_files;
 mod space;
 mod standing;
+#[cfg(test)]
+mod transaction_crash_tests;
+#[cfg(test)]
+mod transaction_tests;
 mod turns;
 #[cfg(test)]
 mod upgrade_tests;
