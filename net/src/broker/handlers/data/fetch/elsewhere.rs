@@ -69,14 +69,13 @@ async fn diverging(context: &Context, wanted: &Wanted, partition: TopicPartition
     if epoch == wanted.last_fetched_epoch && end_offset >= wanted.offset {
         return None;
     }
-    let fetched =
-        Fetched {
-            high_watermark: -1,
-            last_stable_offset: -1,
-            log_start_offset: -1,
-            records: Records::default(),
-            aborted: None,
-        };
+    let fetched = Fetched {
+        high_watermark: -1,
+        last_stable_offset: -1,
+        log_start_offset: -1,
+        records: Records::default(),
+        aborted: None,
+    };
     let hints = Hints { diverging: Some((epoch, end_offset)), ..Hints::default() };
     Some(Answer { partition: Some(partition), fetched: Ok(fetched), hints })
 }
