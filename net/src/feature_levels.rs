@@ -12,7 +12,7 @@ const KEPT_FEATURES: KeptSettings = KeptSettings { prefix: "features/" };
 /// The one feature whose level can be changed.
 pub(crate) const TRANSACTION_VERSION: &str = "transaction.version";
 /// The highest level of it: clients bump their epochs with each transaction (KIP-890).
-pub(crate) const TRANSACTION_VERSION_MAX: i16 = 2;
+pub const TRANSACTION_VERSION_MAX: i16 = 2;
 const LEVEL: &str = "level";
 /// Counts changes, of all features together.
 const FINALIZED: &str = "finalized";

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use millrace_engine::{config as topic_config, node::SHARDS_MAX};
+use millrace_net::TRANSACTION_VERSION_MAX;
 
 use self::listener::Said;
 
@@ -55,6 +56,10 @@ pub(crate) struct Config {
     pub(crate) topic_defaults: BTreeMap<String, String>,
     /// By Kafka's name; checked by the wire's own parser.
     pub(crate) group_settings: BTreeMap<String, String>,
+    /// By Kafka's name; checked likewise.
+    pub(crate) transaction_settings: BTreeMap<String, String>,
+    /// Level of `transaction.version`, 0 to 2.
+    pub(crate) transaction_version: i16,
     pub(crate) retention_check: Duration,
     pub(crate) producer_id_expiration: Duration,
 }
@@ -120,6 +125,8 @@ impl Config {
             auto_create_topics: options.auto_create_topics.unwrap_or(true),
             topic_defaults: topic_defaults(&options.topic_default, &mut problems),
             group_settings: group_settings(&options.group_setting, &mut problems),
+            transaction_settings: transaction_settings(&options.transaction_setting, &mut problems),
+            transaction_version: transaction_version(options.transaction_version, &mut problems),
             retention_check: options.retention_check.map_or(Duration::from_secs(300), |s| s.0),
             producer_id_expiration: options.producer_id_expiration.map_or(Duration::from_secs(86_400), |s| s.0),
         };
@@ -233,6 +240,23 @@ fn group_settings(settings: &[Setting], problems: &mut Vec<String>) -> BTreeMap<
         problems.push(format!("--group-setting {problem}"));
     }
     given
+}
+
+fn transaction_settings(settings: &[Setting], problems: &mut Vec<String>) -> BTreeMap<String, String> {
+    let given: BTreeMap<_, _> = settings.iter().map(|setting| (setting.key.clone(), setting.value.clone())).collect();
+    if let Err(problem) = millrace_net::check_transaction_settings(&given) {
+        problems.push(format!("--transaction-setting {problem}"));
+    }
+    given
+}
+
+/// The oldest, unless another was asked for.
+fn transaction_version(level: Option<i16>, problems: &mut Vec<String>) -> i16 {
+    let level = level.unwrap_or(0);
+    if !(0..=TRANSACTION_VERSION_MAX).contains(&level) {
+        problems.push(format!("--transaction-version {level}: 0 to {TRANSACTION_VERSION_MAX}"));
+    }
+    level
 }
 
 /// A setting that is accepted, but not listed: it allows segments that are too small for anything but tests.

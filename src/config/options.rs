@@ -123,6 +123,17 @@ pub(crate) struct ServeOptions {
     #[serde(deserialize_with = "settings::table")]
     pub(crate) group_setting: Vec<Setting>,
 
+    /// Setting of the transaction coordinator by Kafka's name, as in transaction.max.timeout.ms=60000; may be given
+    /// several times
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Transactions")]
+    #[serde(deserialize_with = "settings::table")]
+    pub(crate) transaction_setting: Vec<Setting>,
+
+    /// Level of the feature transaction.version until kafka-features sets another: 0, 1 or 2, by which clients choose the
+    /// protocol of their transactions [default: 0]
+    #[arg(long, value_name = "LEVEL", help_heading = "Transactions")]
+    pub(crate) transaction_version: Option<i16>,
+
     /// Pause between rounds of retention [default: 5m]
     #[arg(long, value_name = "TIME", help_heading = "Topics")]
     pub(crate) retention_check: Option<Span>,
@@ -138,10 +149,11 @@ pub(crate) struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// These options, completed by `file`'s. Topic defaults and group settings are joined key by key.
+    /// These options, completed by `file`'s. Topic defaults, group and transaction settings are joined key by key.
     pub(crate) fn over(self, file: Self) -> Self {
         let topic_default = join(self.topic_default, file.topic_default);
         let group_setting = join(self.group_setting, file.group_setting);
+        let transaction_setting = join(self.transaction_setting, file.transaction_setting);
         Self {
             data: self.data.or(file.data),
             wal_bytes: self.wal_bytes.or(file.wal_bytes),
@@ -164,6 +176,8 @@ impl ServeOptions {
             auto_create_topics: self.auto_create_topics.or(file.auto_create_topics),
             topic_default,
             group_setting,
+            transaction_setting,
+            transaction_version: self.transaction_version.or(file.transaction_version),
             retention_check: self.retention_check.or(file.retention_check),
             producer_id_expiration: self.producer_id_expiration.or(file.producer_id_expiration),
             log_level: self.log_level.or(file.log_level),

@@ -56,6 +56,7 @@ pub(super) fn net_config(config: &Config, listening: &Listening) -> NetConfig {
         max_frame_bytes: config.max_frame_bytes.as_usize(),
         receive_memory_bytes: config.memory.receive.as_usize() / config.shards,
         idle_timeout: config.connections_max_idle,
+        transaction_version: config.transaction_version,
         broker_settings: broker_settings(config),
         ..NetConfig::default()
     }
@@ -86,5 +87,5 @@ fn broker_settings(config: &Config) -> BTreeMap<String, String> {
         ("producer.id.expiration.ms", config.producer_id_expiration.as_millis().to_string()),
     ];
     let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value));
-    settings.chain(config.group_settings.clone()).collect()
+    settings.chain(config.group_settings.clone()).chain(config.transaction_settings.clone()).collect()
 }

@@ -17,3 +17,4 @@ mod settings;
 mod shards;
 mod shares;
 mod telemetry;
+mod transactions;

@@ -14,7 +14,10 @@ use crate::{
         shard::BrokerShard,
         telemetry::{Telemetry, TelemetryReading},
     },
-    coordinator::group::Groups,
+    coordinator::{
+        group::Groups,
+        transaction::{ID_BYTES_MAX, State, Transactions},
+    },
     wire::{counters::ApiReading, serve::Serving},
 };
 
@@ -39,6 +42,10 @@ pub(crate) struct ShardReading {
     pub(crate) errors: BTreeMap<(usize, i16), u64>,
     /// Groups by type and state, of the coordinators that are loaded.
     pub(crate) groups: BTreeMap<(String, String), u64>,
+    /// Transactional ids by state, of the coordinators that are loaded.
+    pub(crate) transactions: BTreeMap<State, u64>,
+    /// What transactional ids take of memory, and may take.
+    pub(crate) transactional_ids: Budget,
 }
 
 /// The node's numbers.
@@ -75,6 +82,7 @@ async fn read_shard(engine: &Engine) -> ShardReading {
         return ShardReading { engine: stats, ..ShardReading::default() };
     };
     let counters = &shard.wire.counters;
+    let transactions = engine.attached::<Transactions>();
     let (used, limit) = shard.wire.memory.usage();
     ShardReading {
         engine: stats,
@@ -91,5 +99,10 @@ async fn read_shard(engine: &Engine) -> ShardReading {
         apis: counters.apis(),
         errors: counters.errors(),
         groups: engine.attached::<Groups>().map(|groups| groups.count_by_state()).unwrap_or_default(),
+        transactions: transactions.as_ref().map(|transactions| transactions.count_by_state()).unwrap_or_default(),
+        transactional_ids: Budget {
+            used: transactions.map_or(0, |transactions| transactions.kind().budget().bytes() as u64),
+            limit: ID_BYTES_MAX as u64,
+        },
     }
 }

@@ -119,6 +119,18 @@ pub(crate) static TABLE: &[Metric] = &[
     shard_gauge("millrace_partitions", "Partitions.", |shard| shard.engine.partitions),
     shard_gauge("millrace_log_bytes", "Bytes of all logs.", |shard| shard.engine.log_bytes),
     own("millrace_groups", Kind::Gauge, "Groups by type and state, of coordinators that are loaded.", groups),
+    own(
+        "millrace_transactional_ids",
+        Kind::Gauge,
+        "Transactional ids by the state of their transactions, of coordinators that are loaded.",
+        transactional_ids,
+    ),
+    shard_gauge("millrace_transactional_id_bytes", "Memory that transactional ids take, estimated.", |shard| {
+        shard.transactional_ids.used
+    }),
+    shard_gauge("millrace_transactional_id_limit_bytes", "What it may be: new ids are refused beyond.", |shard| {
+        shard.transactional_ids.limit
+    }),
     node("millrace_disk_total_bytes", Kind::Gauge, "Size of the file system with the data.", |node| {
         node.volume.0 as f64
     }),
@@ -255,6 +267,16 @@ fn groups(node: &NodeReading, page: &mut Page) {
     }
 }
 
+fn transactional_ids(node: &NodeReading, page: &mut Page) {
+    let mut sums = std::collections::BTreeMap::new();
+    for (state, count) in node.shards.iter().flat_map(|shard| &shard.transactions) {
+        *sums.entry(state).or_insert(0) += count;
+    }
+    for (state, count) in sums {
+        page.sample(&[("state", state.name())], count as f64);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, time::Duration};
@@ -263,7 +285,10 @@ mod tests {
     use millrace_engine::timing::Timings;
 
     use super::*;
-    use crate::wire::{api::place, counters::ApiReading};
+    use crate::{
+        coordinator::transaction::State,
+        wire::{api::place, counters::ApiReading},
+    };
 
     fn reading() -> NodeReading {
         let mut timings = Timings::default();
@@ -274,6 +299,7 @@ mod tests {
             apis,
             errors: [((place::<BrokerShard>(ApiKey::Produce), code), 1)].into(),
             groups: [(("classic".to_owned(), "Stable".to_owned()), 3)].into(),
+            transactions: [(State::Ongoing, 2)].into(),
             connections: 5,
             ..ShardReading::default()
         };
@@ -314,6 +340,7 @@ mod tests {
             "millrace_errors_total{api=\"Produce\",error=\"UNKNOWN_TOPIC_OR_PARTITION\"} 1",
             "millrace_errors_total{api=\"Produce\",error=\"error code 9999\"} 1",
             "millrace_groups{type=\"classic\",state=\"Stable\"} 6",
+            "millrace_transactional_ids{state=\"Ongoing\"} 4",
             "millrace_disk_full{shard=\"0\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -12,16 +12,10 @@ const PARTITION_BYTES: usize = 64;
 /// What is taken, shared by the coordinators of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
-    ids: Cell<usize>,
     bytes: Cell<usize>,
 }
 
 impl Budget {
-    /// Transactional ids that are kept.
-    pub(crate) fn ids(&self) -> usize {
-        self.ids.get()
-    }
-
     /// Bytes that they take, estimated.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.get()
@@ -34,13 +28,11 @@ impl Budget {
 
     /// An id takes that much from now on, with so many partitions.
     pub(super) fn take(&self, id: &str, partitions: usize) {
-        self.ids.set(self.ids.get() + 1);
         self.bytes.set(self.bytes.get() + bytes(id, partitions));
     }
 
     /// What was taken for it is free.
     pub(super) fn give_back(&self, id: &str, partitions: usize) {
-        self.ids.set(self.ids.get() - 1);
         self.bytes.set(self.bytes.get() - bytes(id, partitions));
     }
 }

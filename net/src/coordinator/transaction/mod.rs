@@ -13,6 +13,8 @@ mod budget;
 mod coordinator;
 mod machine;
 mod metadata;
+#[cfg(test)]
+mod model;
 mod record;
 mod request;
 mod requests;
@@ -23,11 +25,11 @@ mod state;
 mod tests;
 
 pub(crate) use admin::{Description, Filter, Listed};
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, ID_BYTES_MAX};
 pub(crate) use coordinator::Coordinator;
 pub(crate) use metadata::{NO_PRODUCER, PartitionName, Producer};
-pub(crate) use record::TransactionRecord;
 pub(crate) use request::{AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Surroundings};
+pub use settings::check_transaction_settings;
 pub(crate) use settings::{Settings, TRANSACTION_SETTING_KEYS};
 pub(crate) use shell::{TransactionKind, Transactions};
 pub(crate) use state::State;

@@ -110,6 +110,19 @@ impl Settings {
     }
 }
 
+/// Checks settings that are meant for the transaction coordinator: all must be known and make sense.
+pub fn check_transaction_settings(given: &BTreeMap<String, String>) -> Result<(), String> {
+    for name in given.keys() {
+        let known = TRANSACTION_SETTING_KEYS.iter().map(|key| key.name);
+        if !known.clone().any(|known| known == name) {
+            let known: Vec<_> = known.collect();
+            let known = known.join(", ");
+            return Err(format!("{name} is not a setting of the transaction coordinator, which has: {known}"));
+        }
+    }
+    Settings::parse(given).map(|_| ())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +134,8 @@ mod tests {
         for bad in ["0", "-1", "2147483648", "x"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+        let unknown = [("transaction.maxi".to_owned(), "1".to_owned())].into();
+        assert!(check_transaction_settings(&unknown).unwrap_err().starts_with("transaction.maxi is not a setting"));
         assert!(TRANSACTION_SETTING_KEYS.is_sorted_by_key(|key| key.name));
     }
 }

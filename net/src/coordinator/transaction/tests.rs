@@ -12,9 +12,10 @@ use uuid::Uuid;
 
 use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Marking,
-    PartitionName, Place, Producer, Settings, State, Surroundings, TransactionRecord,
+    PartitionName, Place, Producer, Settings, State, Surroundings,
     coordinator::HOLD_MAX_MS,
     metadata::{LAST_EPOCH, Metadata, NO_PRODUCER},
+    record::TransactionRecord,
 };
 use crate::coordinator::runtime::{Inbox, LogRecord, Machine, Replayed, Reply, Verdict};
 
@@ -274,8 +275,8 @@ impl World {
                 world.add(producer, "elsewhere", version).unwrap();
                 return (world, producer);
             }
-            State::PrepareCommit | State::CompleteCommit => Outcome::Commit,
-            State::PrepareAbort | State::CompleteAbort => Outcome::Abort,
+            State::PrepareCommit | State::CompleteCommit => Commit,
+            State::PrepareAbort | State::CompleteAbort => Abort,
         };
         world.add(producer, "elsewhere", version).unwrap();
         if state.is_prepared() {
@@ -861,7 +862,7 @@ fn ids_are_forgotten_when_nobody_used_them_for_long_unless_a_transaction_is_ongo
     assert_eq!(world.state(), State::CompleteCommit);
     world.advance(3_600_001);
     assert_eq!(world.describe(), Err(ResponseError::TransactionalIdNotFound));
-    assert_eq!(world.budget.ids(), 0);
+    assert_eq!(world.budget.bytes(), 0);
     world.restart();
     assert_eq!(world.describe(), Err(ResponseError::TransactionalIdNotFound));
 
