@@ -15,6 +15,7 @@
 mod build;
 mod check;
 mod codec;
+mod committed;
 mod control;
 mod header;
 mod patch;
@@ -30,6 +31,7 @@ mod time;
 pub use build::BatchBuilder;
 pub use check::{Rules, check};
 pub use codec::{Codec, Compression, DECOMPRESSED_BYTES_MAX, DecompressError, decompress};
+pub use committed::CommittedBatches;
 pub use control::{EndMarker, MARKER_BYTES, Outcome, end_marker, marker};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_header};

@@ -4,7 +4,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
-use millrace_engine::api::{Chunk, Records};
+use millrace_engine::{
+    api::{Chunk, Records},
+    transactions::AbortedTransaction,
+};
 use uuid::Uuid;
 
 use crate::wire::api::Response;
@@ -50,9 +53,9 @@ pub(crate) struct PartitionResponse {
     pub(crate) high_watermark: i64,
     pub(crate) last_stable_offset: i64,
     pub(crate) log_start_offset: i64,
-    /// Whether the client reads committed records only: then it is told of aborted transactions, of which there are
-    /// none.
-    pub(crate) reads_committed: bool,
+    /// Aborted transactions with batches among the records, for a client that reads committed records only. Others are
+    /// told of none, which is not the same as of no one: they would leave out what they want to see.
+    pub(crate) aborted: Option<Vec<AbortedTransaction>>,
     /// What else the client should know.
     pub(crate) hints: Hints,
     pub(crate) records: Records,
@@ -73,6 +76,8 @@ pub(crate) struct Hints {
 const RESPONSE_BYTES_MAX: usize = 32;
 const TOPIC_BYTES_MAX: usize = 24;
 const PARTITION_BYTES_MAX: usize = 64;
+/// Bytes of an aborted transaction.
+const ABORTED_BYTES_MAX: usize = 17;
 /// Bytes of one of the hints.
 const HINT_BYTES_MAX: usize = 16;
 
@@ -101,8 +106,12 @@ impl FetchResponse {
     }
 
     fn size_estimate(&self) -> usize {
-        let topic =
-            |topic: &TopicResponse| TOPIC_BYTES_MAX + topic.name.len() + topic.partitions.len() * PARTITION_BYTES_MAX;
+        let aborted = |partition: &PartitionResponse| partition.aborted.as_ref().map_or(0, Vec::len);
+        let topic = |topic: &TopicResponse| {
+            let aborted: usize = topic.partitions.iter().map(aborted).sum();
+            let partitions = topic.partitions.len() * PARTITION_BYTES_MAX + aborted * ABORTED_BYTES_MAX;
+            TOPIC_BYTES_MAX + topic.name.len() + partitions
+        };
         RESPONSE_BYTES_MAX + self.topics.iter().map(topic).sum::<usize>()
     }
 }
@@ -162,11 +171,7 @@ impl Encoder {
         if self.version >= 5 {
             self.bytes.put_i64(partition.log_start_offset);
         }
-        match (partition.reads_committed, self.flexible) {
-            (true, _) => self.array_length(0),
-            (false, true) => self.bytes.put_u8(0),
-            (false, false) => self.bytes.put_i32(-1),
-        }
+        self.aborted_transactions(partition.aborted.as_deref());
         if self.version >= 11 {
             self.bytes.put_i32(partition.hints.preferred_read_replica.unwrap_or(-1));
         }
@@ -225,6 +230,19 @@ impl Encoder {
             self.varint(tag);
             self.varint(field.len());
             self.bytes.put_slice(&field);
+        }
+    }
+
+    fn aborted_transactions(&mut self, aborted: Option<&[AbortedTransaction]>) {
+        match (aborted, self.flexible) {
+            (Some(aborted), _) => self.array_length(aborted.len()),
+            (None, true) => self.bytes.put_u8(0),
+            (None, false) => self.bytes.put_i32(-1),
+        }
+        for AbortedTransaction { producer_id, first_offset } in aborted.unwrap_or_default() {
+            self.bytes.put_i64(*producer_id);
+            self.bytes.put_i64(*first_offset);
+            self.end_of_struct();
         }
     }
 

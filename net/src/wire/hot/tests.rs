@@ -8,7 +8,10 @@ use kafka_protocol::{
     },
     protocol::{Decodable, Encodable, StrBytes},
 };
-use millrace_engine::api::{Chunk, Records};
+use millrace_engine::{
+    api::{Chunk, Records},
+    transactions::AbortedTransaction,
+};
 use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
 
@@ -66,15 +69,18 @@ fn tagged(version: i16) -> std::collections::BTreeMap<i32, Bytes> {
 }
 
 fn partition_response() -> impl Strategy<Value = PartitionResponse> {
-    let numbers = (any::<i32>(), any::<i16>(), any::<i64>(), any::<i64>(), any::<i64>(), any::<bool>());
+    let numbers = (any::<i32>(), any::<i16>(), any::<i64>(), any::<i64>(), any::<i64>());
+    let aborted = (any::<i64>(), any::<i64>())
+        .prop_map(|(producer_id, first_offset)| AbortedTransaction { producer_id, first_offset });
+    let aborted = option::of(vec(aborted, 0..3));
     let hints = (option::of(any::<i32>()), option::of(any::<(i32, i32)>()), option::of(any::<(i32, i64)>()));
     let hints = hints.prop_map(|(preferred_read_replica, current_leader, diverging)| Hints {
         preferred_read_replica,
         current_leader,
         diverging,
     });
-    (numbers, hints, vec(bytes(200), 0..3)).prop_map(|(numbers, hints, chunks)| {
-        let (index, error_code, high_watermark, last_stable_offset, log_start_offset, reads_committed) = numbers;
+    (numbers, hints, aborted, vec(bytes(200), 0..3)).prop_map(|(numbers, hints, aborted, chunks)| {
+        let (index, error_code, high_watermark, last_stable_offset, log_start_offset) = numbers;
         let records = Records { chunks: chunks.into_iter().map(Chunk::Bytes).collect() };
         PartitionResponse {
             index,
@@ -82,7 +88,7 @@ fn partition_response() -> impl Strategy<Value = PartitionResponse> {
             high_watermark,
             last_stable_offset,
             log_start_offset,
-            reads_committed,
+            aborted,
             hints,
             records,
         }
@@ -117,7 +123,9 @@ fn told(response: &FetchResponse, version: i16) -> Vec<String> {
             let records: Vec<u8> =
                 partition.records.chunks.iter().flat_map(|chunk| chunk.as_slice().expect("memory").to_vec()).collect();
             let start = if version >= 5 { partition.log_start_offset } else { -1 };
-            let aborted = partition.reads_committed.then_some(0);
+            let aborted = partition.aborted.as_ref().map(|aborted| {
+                aborted.iter().map(|aborted| (aborted.producer_id, aborted.first_offset)).collect::<Vec<_>>()
+            });
             let hints = partition.hints;
             told.push(format!(
                 "{} {:?} {:?}",
@@ -143,7 +151,9 @@ fn told_by_library(response: &LibraryFetchResponse, version: i16) -> Vec<String>
         told.push(format!("{id} {}", topic.partitions.len()));
         for partition in &topic.partitions {
             let records = partition.records.as_ref().expect("records are never null").to_vec();
-            let aborted = partition.aborted_transactions.as_ref().map(Vec::len);
+            let aborted = partition.aborted_transactions.as_ref().map(|aborted| {
+                aborted.iter().map(|aborted| (aborted.producer_id.0, aborted.first_offset)).collect::<Vec<_>>()
+            });
             let (leader, diverging) = (&partition.current_leader, &partition.diverging_epoch);
             told.push(format!(
                 "{} {:?} {:?}",

@@ -1,4 +1,4 @@
-//! DescribeProducers: the idempotent producers that partitions remember.
+//! DescribeProducers: the idempotent producers that partitions remember, and what they have open there.
 
 use futures_util::future::join_all;
 use kafka_protocol::{
@@ -81,6 +81,6 @@ fn state(producer: ActiveProducer) -> ProducerState {
         .with_producer_epoch(producer.producer_epoch.into())
         .with_last_sequence(producer.last_sequence)
         .with_last_timestamp(producer.last_timestamp_ms)
-        .with_coordinator_epoch(-1)
-        .with_current_txn_start_offset(-1)
+        .with_coordinator_epoch(producer.coordinator_epoch)
+        .with_current_txn_start_offset(producer.current_transaction_first_offset)
 }
