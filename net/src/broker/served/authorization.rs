@@ -22,6 +22,7 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::NewTopic,
+    batch::{BatchBuilder, Codec, Record},
     engine::{Engine, Topic},
 };
 
@@ -126,6 +127,12 @@ impl Caller {
         let data = produce_request::TopicProduceData::default().with_name(TopicName(text("topic")));
         let data = data.with_partition_data(vec![produce_request::PartitionProduceData::default()]);
         self.ask(9, ProduceRequest::default().with_acks(1).with_topic_data(vec![data])).await;
+        let data = produce_request::PartitionProduceData::default().with_records(Some(transactional_batch()));
+        let data = produce_request::TopicProduceData::default()
+            .with_name(TopicName(text("topic")))
+            .with_partition_data(vec![data]);
+        let produce = ProduceRequest::default().with_transactional_id(Some(TransactionalId(text("t"))));
+        self.ask(9, produce.with_acks(1).with_topic_data(vec![data])).await;
         let wanted = describe_topic_partitions_request::TopicRequest::default().with_name(TopicName(text("topic")));
         self.ask(0, DescribeTopicPartitionsRequest::default().with_topics(vec![wanted]).with_cursor(None)).await;
         self.ask(5, InitProducerIdRequest::default().with_transactional_id(None)).await;
@@ -174,6 +181,13 @@ impl Caller {
         self.ask(1, done.with_share_session_epoch(1).with_topics(vec![part])).await;
         self.ask(5, ListGroupsRequest::default()).await;
     }
+}
+
+/// A batch of a producer that nobody knows.
+fn transactional_batch() -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None, 0).producer(i64::MAX, 0, 0).transactional();
+    builder.push(&Record { offset: 0, timestamp: 0, key: None, value: None, headers: Vec::new() });
+    builder.finish().into()
 }
 
 async fn walk(engine: Engine) {

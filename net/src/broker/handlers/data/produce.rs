@@ -1,8 +1,11 @@
 //! Produce: batches to partitions. Their order is fixed when the request is read.
 
+mod transaction;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -17,6 +20,7 @@ use millrace_engine::{
     api::{Acks, LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchError, BatchInfo, Codec, RefusedRecord},
     engine::Engine,
+    transactions::TransactionalProducer,
 };
 
 use crate::{
@@ -46,7 +50,10 @@ pub(crate) static API: Api = Api {
     version_max: 13,
     advertised_min: 0,
     shape: SHAPE,
-    authorization: Authorization::Asks(&[(ResourceType::Topic, Operation::Write)]),
+    authorization: Authorization::Asks(&[
+        (ResourceType::Topic, Operation::Write),
+        (ResourceType::TransactionalId, Operation::Write),
+    ]),
     on_disconnect: OnDisconnect::Drop,
     handle,
 };
@@ -68,10 +75,14 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, body } = request;
     let request = ProduceRequest::decode(body, header.version).map_err(|reason| Malformed::Body(reason.to_string()))?;
     let acks = Acks::of_wire(request.acks);
+    let producer = transaction::transactional_producer(&request, header.version).and_then(|producer| {
+        let allowed = producer.as_ref().map(|p| context.transactional_id(&p.transactional_id, Operation::Write));
+        allowed.transpose().map(|_| producer)
+    });
     let mut parts = Vec::new();
     let names = Names { topics: context.topics(), are_ids: header.version >= 13 };
     let rules = Rules {
-        are_acks_legal: acks.is_some(),
+        refusal: producer.as_ref().err().copied().or(acks.is_none().then_some(ResponseError::InvalidRequiredAcks)),
         is_admin: header.client_id.as_deref() == Some(cluster::ADMIN_CLIENT_ID),
         takes_zstd: header.version >= ZSTD_VERSION,
     };
@@ -79,8 +90,8 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
     let owners = parts.iter().map(|part| context.engine().owner(part.partition));
     context.session_mut().affinity.on_request(owners);
-    // with others nothing is appended
-    let appended = context.engine().produce(AppendOrigin::Client, acks.unwrap_or(Acks::All), parts);
+    // with acks that are not legal nothing is appended
+    let appended = append(context.engine(), producer.ok().flatten(), acks.unwrap_or(Acks::All), parts);
     let context = context.clone();
     Ok(Handling::Later(Box::pin(async move {
         let appended = appended.await;
@@ -88,9 +99,22 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
             return silence(&answers, &appended);
         }
         let log_starts = log_starts(context.engine(), &answers, &appended).await;
-        let response = finish(answers, appended, &log_starts, &context.view());
+        let response = finish(header.version, answers, appended, &log_starts, &context.view());
         encode(&header, header.version, &response)
     })))
+}
+
+/// Appends batches, in the order of calls.
+fn append(
+    engine: &Engine,
+    producer: Option<TransactionalProducer>,
+    acks: Acks,
+    parts: Vec<ProducePartition>,
+) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
+    match producer {
+        Some(producer) => Either::Left(engine.produce_in_transaction(producer, acks, parts)),
+        None => Either::Right(engine.produce(AppendOrigin::Client, acks, parts)),
+    }
 }
 
 /// How a request names its topics.
@@ -108,7 +132,8 @@ impl Names<'_> {
 
 /// What holds for a whole request.
 struct Rules {
-    are_acks_legal: bool,
+    /// Why none of it is taken.
+    refusal: Option<ResponseError>,
     /// Whether it may write to topics in which the node keeps its own state, as in Kafka by the client's id.
     is_admin: bool,
     takes_zstd: bool,
@@ -125,9 +150,9 @@ fn begin_topic(names: &Names<'_>, data: TopicData, rules: &Rules, parts: &mut Ve
         .into_iter()
         .map(|partition| {
             let index = partition.index;
-            let checked = match rules.are_acks_legal {
-                true => check(topic, partition, rules),
-                false => Err(ResponseError::InvalidRequiredAcks.into()),
+            let checked = match rules.refusal {
+                None => check(topic, partition, rules),
+                Some(refusal) => Err(refusal.into()),
             };
             match checked {
                 Ok(part) => {
@@ -212,6 +237,7 @@ async fn log_starts(
 }
 
 fn finish(
+    version: i16,
     answers: Vec<TopicAnswer>,
     appended: Vec<Result<Produced, LogError>>,
     log_starts: &HashMap<TopicPartition, i64>,
@@ -228,7 +254,7 @@ fn finish(
                 Some(Err(error)) => {
                     response.log_start_offset = log_starts.get(&partition).copied().unwrap_or(-1);
                     response.record_errors = record_errors(&error);
-                    let told = produce_error(&error, view.is_known(partition));
+                    let told = transaction::named(produce_error(&error, view.is_known(partition)), version);
                     if told == ResponseError::NotLeaderOrFollower
                         && let Some(leader) = view.current_leader(partition)
                     {
