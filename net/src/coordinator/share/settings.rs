@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use millrace_engine::api::ReadBound;
+
 use super::partition::Limits;
 
 /// Settings of the broker. Times are in ms.
@@ -143,6 +145,10 @@ impl Settings {
                 allows_renew: own.get(RENEW_ENABLE).is_none_or(|value| value.trim() != "false"),
             },
             offset_reset: reset.unwrap_or(OffsetReset::Latest),
+            bound: match own.get(ISOLATION_LEVEL).map(|level| level.trim()) {
+                Some("read_committed") => ReadBound::LastStable,
+                Some(_) | None => ReadBound::HighWatermark,
+            },
             heartbeat_interval_ms: bounded("heartbeat.interval.ms"),
             session_timeout_ms: bounded("session.timeout.ms"),
             assignment_interval_ms: bounded("assignment.interval.ms"),
@@ -217,6 +223,8 @@ pub(crate) struct GroupSettings {
     pub(crate) limits: Limits,
     /// Where a share partition begins that nobody has decided about.
     pub(crate) offset_reset: OffsetReset,
+    /// Up to where its members read: who reads committed records only is not given those of aborted transactions either.
+    pub(crate) bound: ReadBound,
     /// How often members are to be heard of.
     pub(crate) heartbeat_interval_ms: i64,
     /// After how long a member counts as gone.

@@ -2,7 +2,8 @@
 //! were delivered.
 //!
 //! Plain code without I/O or clock; it lives on the shard that owns the topic's partition. Calling order: fetch the log
-//! from [`SharePartition::next_fetch_offset`], give what was found to `acquire`, and answer the consumer. `acknowledge`
+//! from [`SharePartition::next_fetch_offset`], give what was found to `acquire`, what of that is of no use to consumers to
+//! `archive`, and answer the consumer. `acknowledge`
 //! and `release` give a [`Write`] that is to be made durable; its end is told with [`SharePartition::on_persisted`], and
 //! only then are the consumers answered. `handle_timeouts` is called at [`SharePartition::next_deadline_ms`].
 //!
@@ -11,6 +12,7 @@
 
 mod acknowledge;
 mod acquire;
+mod archive;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

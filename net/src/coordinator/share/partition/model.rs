@@ -12,6 +12,8 @@ use super::*;
 use crate::coordinator::share::state::merge;
 
 const LIMITS: Limits = Limits { in_flight_max: 24, delivery_count_max: 4, lock_ms: 50, allows_renew: true };
+/// Batches that begin so, modulo five, are of aborted transactions.
+const HIDDEN: i64 = 3;
 const MEMBERS: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Debug, Clone)]
@@ -122,7 +124,16 @@ impl World {
             found.iter().map(|(first, last)| LogBatch { first_offset: *first, last_offset: *last }).collect();
         let request = Acquire { member: Rc::from(MEMBERS[member]), records_max, batch_size, is_strict };
         let acquired = self.partition.acquire(self.now_ms, &request, &LIMITS, from, &found);
+        let is_hidden = |batch: &&LogBatch| batch.first_offset % 5 == HIDDEN;
+        let hidden: Vec<_> = found.iter().filter(is_hidden).copied().collect();
+        let (acquired, write) = self.partition.archive(acquired, &hidden);
         let mut count = 0;
+        for batch in write.iter().flat_map(|write| &write.batches) {
+            count += batch.last_offset - batch.first_offset + 1;
+            (batch.first_offset..=batch.last_offset)
+                .for_each(|offset| self.records.entry(offset).or_default().is_done = true);
+        }
+        write.iter().for_each(|write| self.keep(write));
         for acquired in acquired {
             assert!(acquired.last_offset < self.end);
             for offset in acquired.first_offset..=acquired.last_offset {
@@ -133,6 +144,12 @@ impl World {
                 known.deliveries += 1;
                 assert!(known.deliveries <= LIMITS.delivery_count_max, "{offset} is delivered too often");
                 assert!(acquired.delivery_count <= LIMITS.delivery_count_max);
+                assert!(
+                    !found
+                        .iter()
+                        .filter(is_hidden)
+                        .any(|batch| (batch.first_offset..=batch.last_offset).contains(&offset))
+                );
                 count += 1;
             }
         }

@@ -271,3 +271,34 @@ fn what_was_in_flight_at_a_crash_is_delivered_again() {
     assert_eq!(SharePartition::restore(21, &kept).unwrap().start_offset(), 21);
     assert!(SharePartition::restore(0, &[kept[1], kept[0]]).is_err());
 }
+
+#[test]
+fn what_is_hidden_is_archived_and_never_delivered() {
+    let mut partition = empty();
+    let log = batches(&[(0, 4), (5, 9), (10, 14)]);
+    let acquired = partition.acquire(0, &request(1000, 1000, false), &LIMITS, 0, &log);
+    let (left, write) = partition.archive(acquired, &batches(&[(0, 1), (5, 9)]));
+    let left: Vec<_> = left.iter().map(|range| (range.first_offset, range.last_offset)).collect();
+    assert_eq!(left, [(2, 4), (10, 14)]);
+    let archived = |first_offset, last_offset| StateBatch {
+        first_offset,
+        last_offset,
+        state: DeliveryState::Archived,
+        delivery_count: 1,
+    };
+    assert_eq!(write.unwrap().batches, [archived(0, 1), archived(5, 9)]);
+    assert_eq!(partition.start_offset(), 2);
+    partition.release("a", &LIMITS).map(|write| partition.on_persisted(1, write.id.unwrap(), true, &LIMITS));
+    assert_eq!(acquire(&mut partition, &[(0, 4), (5, 9), (10, 14)]), [(2, 4, 2), (10, 14, 2)]);
+}
+
+#[test]
+fn all_of_it_may_be_hidden() {
+    let mut partition = empty();
+    let log = batches(&[(0, 4)]);
+    let acquired = partition.acquire(0, &request(1000, 1000, false), &LIMITS, 0, &log);
+    let (left, write) = partition.archive(acquired, &log);
+    assert!(left.is_empty() && write.is_some());
+    assert_eq!((partition.start_offset(), partition.next_fetch_offset()), (5, 5));
+    assert!(partition.is_quiet());
+}

@@ -16,9 +16,10 @@ use bytes::Bytes;
 use futures_util::future::{Either, join_all, select};
 use kafka_protocol::ResponseError;
 use millrace_engine::{
-    api::{Chunk, Fetch, FetchPartition, Fetched, LogError, ReadBound, Records, TopicPartition},
-    batch::{BatchError, BatchInfo},
+    api::{Chunk, Fetch, FetchPartition, Fetched, LogError, Records, TopicPartition},
+    batch::{BatchError, BatchInfo, CommittedBatches},
     engine::Engine,
+    transactions::AbortedTransaction,
 };
 
 use super::{Shares, here, live::Live, notice::Notice};
@@ -27,6 +28,7 @@ use crate::{
         runtime::contiguous,
         share::{
             partition::{Acquire, Acquired, LogBatch},
+            settings::GroupSettings,
             state::ShareKey,
         },
     },
@@ -170,7 +172,7 @@ impl Shares {
     }
 
     async fn fetch(self: &Rc<Self>, want: &FetchHere) -> Vec<Answer> {
-        let limits = self.group_settings(&want.group).limits;
+        let GroupSettings { limits, bound, .. } = self.group_settings(&want.group);
         let lives = self.lives(want).await;
         let mut reading = Vec::new();
         let mut parts = Vec::new();
@@ -186,13 +188,7 @@ impl Shares {
             let Some(offset) = offset else { continue };
             let Some(lock) = Reading::begin(live) else { continue };
             let partition = want.partitions[at];
-            parts.push(FetchPartition {
-                partition,
-                offset,
-                max_bytes: share,
-                leader_epoch: -1,
-                bound: ReadBound::HighWatermark,
-            });
+            parts.push(FetchPartition { partition, offset, max_bytes: share, leader_epoch: -1, bound });
             reading.push((at, offset, lock));
         }
         let mut answers: Vec<Answer> = lives
@@ -224,7 +220,7 @@ impl Shares {
 
     /// Gives out what was read for one share partition.
     fn give_out(
-        &self,
+        self: &Rc<Self>,
         live: &Rc<Live>,
         want: &FetchHere,
         offset: i64,
@@ -255,6 +251,13 @@ impl Shares {
         };
         let log: Vec<LogBatch> = batches.iter().map(|batch| batch.log).collect();
         let acquired = core.acquire(self.clock.now_ms(), &request, &limits, offset, &log);
+        let hidden = hidden(&batches, fetched.aborted.as_deref().unwrap_or_default());
+        let (acquired, archived) = core.archive(acquired, &hidden);
+        drop(borrowed);
+        if let Some(write) = archived {
+            // nobody waits for it, and whoever reads there again finds the same
+            drop(self.persist(live, write, limits));
+        }
         let (Some(first), Some(last)) = (acquired.first(), acquired.last()) else { return Ok(nothing()) };
         let holds =
             |batch: &&Batch| batch.log.last_offset >= first.first_offset && batch.log.first_offset <= last.last_offset;
@@ -262,7 +265,6 @@ impl Shares {
         let begin = held.first().map_or(0, |batch| batch.position);
         let end = held.last().map_or(begin, |batch| batch.position + batch.len);
         let records = slice(&fetched.records, begin, end);
-        drop(borrowed);
         self.schedule(live);
         Ok(Found { records, acquired })
     }
@@ -272,7 +274,7 @@ impl Shares {
         let notice = Rc::new(Notice::default());
         self.waits.borrow_mut().insert(key, Rc::clone(&notice));
         let _forget = Forget { waits: &self.waits, key };
-        let limits = self.group_settings(&want.group).limits;
+        let GroupSettings { limits, bound, .. } = self.group_settings(&want.group);
         let began = Instant::now();
         let mut parts = Vec::new();
         for live in self.lives(want).await.into_iter().flatten() {
@@ -289,13 +291,7 @@ impl Shares {
             if let Some(offset) = offset {
                 let partition = TopicPartition { topic: live.key.topic, partition: live.key.partition };
                 let max_bytes = want.partition_bytes_max();
-                parts.push(FetchPartition {
-                    partition,
-                    offset,
-                    max_bytes,
-                    leader_epoch: -1,
-                    bound: ReadBound::HighWatermark,
-                });
+                parts.push(FetchPartition { partition, offset, max_bytes, leader_epoch: -1, bound });
             }
         }
         let changed = std::pin::pin!(notice.given());
@@ -331,6 +327,7 @@ impl Drop for Forget<'_> {
 /// A batch among some records.
 #[derive(Debug, Clone, Copy)]
 struct Batch {
+    info: BatchInfo,
     log: LogBatch,
     position: usize,
     len: usize,
@@ -353,10 +350,19 @@ fn scan(records: &Records) -> Result<Vec<Batch>, ScanError> {
         copy(records, position, &mut header)?;
         let info = BatchInfo::parse_header(&header)?;
         let log = LogBatch { first_offset: info.base_offset, last_offset: info.last_offset() };
-        batches.push(Batch { log, position, len: info.size });
-        position += info.size;
+        let len = info.size;
+        batches.push(Batch { info, log, position, len });
+        position += len;
     }
     Ok(batches)
+}
+
+/// The batches of aborted transactions, which are there when a group reads committed records only.
+fn hidden(batches: &[Batch], aborted: &[AbortedTransaction]) -> Vec<LogBatch> {
+    let mut committed = CommittedBatches::new(aborted);
+    let is_hidden = |batch: &&Batch| !committed.counts(&batch.info) && !batch.info.is_control();
+    // markers are left to consumers, who know that they hold no records for them
+    batches.iter().filter(is_hidden).map(|batch| batch.log).collect()
 }
 
 /// Copies bytes out of records.

@@ -47,7 +47,7 @@ pub(super) struct Live {
 }
 
 /// Kept when a write is durable, or failed.
-type Durable = Rc<Promise<Result<(), ResponseError>>>;
+pub(super) type Durable = Rc<Promise<Result<(), ResponseError>>>;
 
 /// Why acknowledgements were not taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,7 +261,7 @@ impl Shares {
     }
 
     /// Makes a write durable and tells the share partition, whoever waits for it.
-    fn persist(self: &Rc<Self>, live: &Rc<Live>, write: Write, limits: Limits) -> Durable {
+    pub(super) fn persist(self: &Rc<Self>, live: &Rc<Live>, write: Write, limits: Limits) -> Durable {
         let promise = Promise::new();
         let (shares, live, kept) = (Rc::clone(self), Rc::clone(live), Rc::clone(&promise));
         glommio::spawn_local(async move {
