@@ -26,6 +26,8 @@ pub(crate) enum Then {
     Rebuild,
     /// The records change the state only now.
     Apply(Vec<Record>),
+    /// The records are offsets that the transaction of that producer is about to commit, known only from now on.
+    ApplyPending(i64, Vec<Record>),
     /// A classic group goes on.
     Classic(Rc<str>, ClassicThen),
 }
@@ -94,6 +96,18 @@ impl Effects {
         answer: A,
     ) {
         self.log.write_then_reply(records, After { then, fetches: Vec::new() }, ticket, answer);
+    }
+
+    /// Writes records in the transaction of a producer, given as its id and epoch, and replies when they are durable.
+    pub(crate) fn write_in_transaction<A: Answer>(
+        &mut self,
+        records: Vec<Record>,
+        producer: (i64, i16),
+        then: Then,
+        ticket: Ticket<A>,
+        answer: A,
+    ) {
+        self.log.write_in_transaction(records, producer, After { then, fetches: Vec::new() }, ticket, answer);
     }
 
     /// The oldest write, which was just finished.

@@ -16,6 +16,7 @@ pub(crate) mod effects;
 pub(crate) mod error;
 mod live_configs;
 mod offsets;
+mod pending_offsets;
 pub(crate) mod record;
 #[cfg(test)]
 pub(crate) mod script;
@@ -25,9 +26,11 @@ mod shell;
 pub(crate) mod strings;
 pub(crate) mod timers;
 pub(crate) mod topics;
+mod transaction_guards;
 
 pub(crate) use consumer::{TopicsView, compile as compile_regex, metadata_hash};
 pub(crate) use live_configs::KEPT_GROUPS;
+pub(crate) use offsets::Stability;
 pub use settings::check_group_settings;
 pub(crate) use settings::{SETTING_KEYS, Settings};
 pub(crate) use shell::{GroupKind, Groups, OFFSETS_TOPIC, new_offsets_topic};

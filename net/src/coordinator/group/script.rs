@@ -6,15 +6,15 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, rc::Rc};
 
 use kafka_protocol::{error::ResponseError, protocol::StrBytes};
+use millrace_engine::transactions::Outcome;
 
 use super::{
     caller::Caller,
     coordinator::{Coordinator, Lookup},
     effects::Write,
-    record::Record,
     settings::Settings,
 };
-use crate::coordinator::runtime::{Inbox, Machine, Reply, Ticket, Verdict};
+use crate::coordinator::runtime::{Inbox, Machine, Replayed, ReplayedMarker, Reply, Ticket, Verdict};
 
 mod commands;
 mod print;
@@ -61,13 +61,24 @@ impl<'a> Command<'a> {
     }
 }
 
+/// What stands at an offset of the log.
+enum Logged {
+    /// A record as bytes, with the producer in whose transaction it was written.
+    Record {
+        producer_id: Option<i64>,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
+    Marker(i64, Outcome),
+}
+
 /// A coordinator, its log, and the clock.
 pub(super) struct Script {
     pub(super) coordinator: Coordinator,
     pub(super) settings: Settings,
     pub(super) now_ms: i64,
-    /// Durable records, as bytes.
-    log: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// What is durable, by offset.
+    log: Vec<Logged>,
     writes: Vec<Write>,
     /// Writes are made durable at once.
     auto: bool,
@@ -141,6 +152,8 @@ impl Script {
                 self.now_ms = end;
             }
             "reload" => self.reload(),
+            "commit-transaction" => self.end_transaction(command.number("pid", 1), Outcome::Commit),
+            "abort-transaction" => self.end_transaction(command.number("pid", 1), Outcome::Abort),
             _ => commands::run(self, &command),
         }
         self.settle();
@@ -151,7 +164,9 @@ impl Script {
         loop {
             self.print_replies();
             for write in self.coordinator.take_writes() {
-                self.say(format_args!("write {}", print::records(&write.records)));
+                let producer = write.producer.map(|(producer_id, _)| format!("as {producer_id} "));
+                let producer = producer.unwrap_or_default();
+                self.say(format_args!("write {producer}{}", print::records(&write.records)));
                 self.writes.push(write);
             }
             self.resolve_regexes();
@@ -180,10 +195,15 @@ impl Script {
     fn persist(&mut self, error: Option<ResponseError>) {
         let mut rebuild = false;
         for write in std::mem::take(&mut self.writes) {
+            let result = error.map_or(Ok(offset_of(self.log.len())), Err);
             if error.is_none() {
-                self.log.extend(write.records.iter().map(|record| (record.key(), record.value())));
+                let producer_id = write.producer.map(|(producer_id, _)| producer_id);
+                self.log.extend(write.records.iter().map(|record| Logged::Record {
+                    producer_id,
+                    key: record.key(),
+                    value: record.value(),
+                }));
             }
-            let result = error.map_or(Ok(0), Err);
             rebuild |= self.coordinator.on_persisted(self.now_ms, write.id, result) == Verdict::Rebuild;
         }
         if rebuild {
@@ -206,12 +226,36 @@ impl Script {
         self.writes.clear();
         self.coordinator = Coordinator::new(Rc::new(self.settings.clone()));
         self.coordinator.see_topics(Rc::new(self.topics.clone()));
-        for (key, value) in &self.log {
-            let record = Record::decode(key, value.as_deref()).unwrap().unwrap();
-            self.coordinator.load(record);
+        for (offset, logged) in self.log.iter().enumerate() {
+            let offset = offset_of(offset);
+            match logged {
+                Logged::Record { producer_id, key, value } => {
+                    let producer = producer_id.map(|producer_id| (producer_id, 0));
+                    let replayed = Replayed { offset, producer, key, value: value.as_deref() };
+                    self.coordinator.replay(&replayed).unwrap();
+                }
+                Logged::Marker(producer_id, outcome) => {
+                    self.coordinator.replay_marker(&marker(offset, *producer_id, *outcome))
+                }
+            }
         }
         self.coordinator.on_loaded(self.now_ms);
     }
+
+    /// A marker becomes durable.
+    fn end_transaction(&mut self, producer_id: i64, outcome: Outcome) {
+        let offset = offset_of(self.log.len());
+        self.log.push(Logged::Marker(producer_id, outcome));
+        self.coordinator.replay_marker(&marker(offset, producer_id, outcome));
+    }
+}
+
+fn offset_of(index: usize) -> i64 {
+    i64::try_from(index).unwrap()
+}
+
+fn marker(offset: i64, producer_id: i64, outcome: Outcome) -> ReplayedMarker {
+    ReplayedMarker { offset, producer_id, producer_epoch: 0, outcome }
 }
 
 fn error_named(name: &str) -> ResponseError {

@@ -62,6 +62,9 @@ pub(crate) trait Machine: 'static {
     /// Takes the end of a producer's transaction over: of the log that is loaded, and later of every one that is durable,
     /// in the order of the log. By itself nothing is kept in transactions.
     fn replay_marker(&mut self, _marker: &ReplayedMarker) {}
+    /// A marker that ends a transaction of a producer is about to be appended, behind all that was taken from the machine
+    /// so far.
+    fn begin_marker(&mut self, _producer_id: i64) {}
     /// The whole partition was read: clocks start now.
     fn on_loaded(&mut self, now_ms: i64);
     /// Tells what topics there are now.

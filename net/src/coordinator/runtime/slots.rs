@@ -421,6 +421,7 @@ impl<M: Machine> Slots<M> {
                 appends.push(Append { partition, batch: Some(batch), markers, number });
             }
             for (marker, ticket) in std::mem::take(&mut slot.markers) {
+                machine.begin_marker(marker.producer_id);
                 let number = number();
                 let marked = Some((marker, ticket));
                 slot.in_flight.push_back(InFlight { number, writes: Vec::new(), marker: marked, result: None });

@@ -21,7 +21,7 @@ use crate::{
         table::{Api, OnDisconnect},
     },
     coordinator::group::{
-        Groups,
+        Groups, Stability,
         record::{Reader, RecordError},
         strings::wire,
     },
@@ -130,11 +130,12 @@ async fn fetch(
             return OffsetFetchResponseGroup::default().with_group_id(group_id).with_error_code(error.code());
         }
     };
+    let stability = if require_stable { Stability::Required } else { Stability::Any };
     let topics = context.topics();
     let asks_for_all = request.topics.is_none();
     let refused = refuse_unseen(context, &topics, &mut request, by_id);
     let reply = Groups::ask_for(context.engine(), &group, move |coordinator, _, ticket| {
-        coordinator.handle_offset_fetch(request, require_stable, ticket);
+        coordinator.handle_offset_fetch(request, stability, ticket);
     });
     let mut response = match reply.await {
         Ok(response) => response,

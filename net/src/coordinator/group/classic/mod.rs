@@ -356,6 +356,22 @@ impl ClassicGroup {
         Ok(())
     }
 
+    /// Checks who commits offsets with a transaction. Who does not say which member it is, is taken at any time; its
+    /// session is not kept alive by that (KIP-447).
+    pub(crate) fn validate_txn_offset_commit(
+        &self,
+        member_id: &str,
+        instance_id: Option<&str>,
+        generation: i32,
+    ) -> Result<(), GroupError> {
+        let is_anonymous = generation < 0 && member_id.is_empty() && instance_id.is_none();
+        if is_anonymous || (generation < 0 && self.state == State::Empty) {
+            return Ok(());
+        }
+        self.validate_member(member_id, instance_id)?;
+        if generation == self.generation { Ok(()) } else { Err(ResponseError::IllegalGeneration) }
+    }
+
     /// Answers everything that waits and takes the group's timers away: it is about to go.
     pub(crate) fn close(&mut self, scope: &mut Scope<'_>, error: GroupError) {
         let members: Vec<_> = self.members.keys().cloned().collect();

@@ -46,6 +46,11 @@ fn offsets_are_kept_fetched_deleted_and_expired() {
     run_file("offsets.txt");
 }
 
+#[test]
+fn offsets_of_transactions_count_when_these_are_committed() {
+    run_file("transactions.txt");
+}
+
 /// What a client does next. Which client it is comes with it.
 #[derive(Debug, Clone)]
 enum Step {

@@ -275,15 +275,26 @@ impl ConsumerGroup {
         version: i16,
         member_id: &str,
         epoch: i32,
+        partitions: impl Iterator<Item = (Uuid, i32)>,
+    ) -> Result<(), GroupError> {
+        let is_too_old = |member: &Member| member.classic().is_none() && version < OFFSET_COMMIT_VERSION;
+        if self.members.get(member_id).is_some_and(is_too_old) {
+            return Err(ResponseError::UnsupportedVersion);
+        }
+        self.validate_txn_offset_commit(member_id, epoch, partitions)
+    }
+
+    /// Checks who commits offsets with a transaction, and says who it is: as for other commits, but in every version.
+    pub(crate) fn validate_txn_offset_commit(
+        &self,
+        member_id: &str,
+        epoch: i32,
         mut partitions: impl Iterator<Item = (Uuid, i32)>,
     ) -> Result<(), GroupError> {
         if epoch < 0 && self.members.is_empty() {
             return Ok(());
         }
         let member = self.members.get(member_id).ok_or(ResponseError::UnknownMemberId)?;
-        if member.classic().is_none() && version < OFFSET_COMMIT_VERSION {
-            return Err(ResponseError::UnsupportedVersion);
-        }
         let stale = stale_error(member);
         if epoch == member.epoch {
             return Ok(());

@@ -226,7 +226,7 @@ impl World {
     fn reload(&mut self) {
         self.coordinator = Coordinator::new(Rc::clone(&self.settings));
         self.coordinator.see_topics(Rc::new(self.topics.clone()));
-        self.log.iter().for_each(|record| self.coordinator.load(record.clone()));
+        (0..).zip(&self.log).for_each(|(offset, record)| self.coordinator.load(offset, None, record.clone()));
         self.coordinator.on_loaded(self.now_ms);
     }
 

@@ -107,7 +107,7 @@ impl Entry {
 
     /// The tombstones of the group and all its offsets.
     fn tombstones(&self, id: &Rc<str>, records: &mut Vec<Record>) {
-        for (topic, partition, _) in self.offsets.iter() {
+        for (topic, partition) in self.offsets.partitions() {
             let (group, topic) = (Rc::clone(id), Rc::clone(topic));
             records.push(Record::OffsetCommit { group, topic, partition, value: None });
         }

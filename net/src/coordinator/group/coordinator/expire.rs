@@ -84,9 +84,13 @@ impl Entry {
             RetentionBase::At(since_ms) => now_ms.saturating_sub(since_ms) >= retention_ms,
             RetentionBase::Never => false,
         };
-        let mut kept = false;
+        // what a transaction is about to commit keeps its partition's offset, and the group (KAFKA-19163)
+        let mut kept = self.offsets.has_pending();
         for (topic, partition, value) in self.offsets.iter() {
-            if matches!(base, RetentionBase::Never) || self.is_subscribed_to(topic) || !expired(value) {
+            let is_needed = matches!(base, RetentionBase::Never)
+                || self.is_subscribed_to(topic)
+                || self.offsets.is_pending(topic, partition);
+            if is_needed || !expired(value) {
                 kept = true;
                 continue;
             }

@@ -3,11 +3,19 @@
 use std::rc::Rc;
 
 use super::{Coordinator, Entry, Group};
-use crate::coordinator::group::{classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, record::Record};
+use crate::coordinator::group::{
+    classic::ClassicGroup,
+    consumer::ConsumerGroup,
+    offsets::{Offsets, Recorded},
+    record::Record,
+};
 
 impl Coordinator {
-    /// Takes over a record of the partition, from its start in order.
-    pub(crate) fn load(&mut self, record: Record) {
+    /// Takes over a record of the partition, from its start in order. One that a producer wrote belongs to its transaction.
+    pub(crate) fn load(&mut self, record_offset: i64, producer_id: Option<i64>, record: Record) {
+        if let Some(producer_id) = producer_id {
+            return self.apply_pending(record_offset, producer_id, record);
+        }
         match record {
             Record::GroupMetadata { group, value: Some(value) } => {
                 let loaded = Group::Classic(Box::new(ClassicGroup::from_record(Rc::clone(&group), &value)));
@@ -22,28 +30,29 @@ impl Coordinator {
                         entry.group = Group::Consumer(Box::new(ConsumerGroup::new(id)));
                     }
                 }
-                self.apply(record);
+                self.apply(record_offset, record);
             }
         }
     }
 
     /// Changes the state as a record says that was just made durable. Tombstones of a group that has got members
     /// meanwhile are of the past: the records of these follow in the log.
-    pub(super) fn apply_late(&mut self, record: Record) {
+    pub(super) fn apply_late(&mut self, record_offset: i64, record: Record) {
         let entry = self.entries.get(record.group());
         let is_offset = matches!(record, Record::OffsetCommit { .. });
         if is_offset || entry.is_some_and(Entry::is_empty) {
-            self.apply(record);
+            self.apply(record_offset, record);
         }
     }
 
     /// Changes the state as a durable record says.
-    fn apply(&mut self, record: Record) {
+    fn apply(&mut self, record_offset: i64, record: Record) {
         match record {
-            Record::OffsetCommit { group, topic, partition, value } => {
-                if value.is_some() || self.entries.contains_key(&group) {
-                    self.entry(&group).offsets.set(&topic, partition, value);
-                }
+            Record::OffsetCommit { group, topic, partition, value: Some(value) } => {
+                self.entry(&group).offsets.set(&topic, partition, Recorded { record_offset, value });
+            }
+            Record::OffsetCommit { group, topic, partition, value: None } => {
+                self.remove_offset(&group, &topic, partition);
             }
             Record::GroupMetadata { group, value: None } => self.remove_classic(&group),
             Record::ConsumerGroup { group, value: None } => self.remove_consumer(&group),

@@ -2,17 +2,18 @@
 
 use std::rc::Rc;
 
-use millrace_engine::engine::Topics;
+use millrace_engine::{engine::Topics, transactions::Outcome};
 
 use super::{Coordinator, Entry, Group, offsets, scope};
 use crate::coordinator::{
     group::{
         effects::{Scope, Then},
         error::GroupError,
+        offsets::Stability,
         record::{Record, RecordError},
         timers::TimerKind,
     },
-    runtime::{LogRecord, Machine, Replayed, Reply, Verdict, Write, WriteId},
+    runtime::{LogRecord, Machine, Replayed, ReplayedMarker, Reply, Verdict, Write, WriteId},
 };
 
 /// Regular expressions of a group that are to be looked up among the topics of a version.
@@ -56,10 +57,21 @@ impl Machine for Coordinator {
 
     fn replay(&mut self, record: &Replayed<'_>) -> Result<(), RecordError> {
         // a record of none is of a kind of group that is kept elsewhere
-        if let Some(record) = Record::decode(record.key, record.value)? {
-            self.load(record);
+        if let Some(record_read) = Record::decode(record.key, record.value)? {
+            self.load(record.offset, record.producer.map(|(producer_id, _)| producer_id), record_read);
         }
         Ok(())
+    }
+
+    fn replay_marker(&mut self, marker: &ReplayedMarker) {
+        match marker.outcome {
+            Outcome::Commit => self.commit_transaction(marker.producer_id),
+            Outcome::Abort => self.abort_transaction(marker.producer_id),
+        }
+    }
+
+    fn begin_marker(&mut self, producer_id: i64) {
+        self.guards.end(producer_id);
     }
 
     fn on_loaded(&mut self, now_ms: i64) {
@@ -118,15 +130,22 @@ impl Machine for Coordinator {
         if result.is_err() {
             self.chores.deletions_done = None;
         }
-        let result = result.map(|_| ());
         let (then, pending) = self.effects.finish(id);
         let mut verdict = Verdict::Stands;
-        match then {
-            Then::Rebuild if result.is_err() => verdict = Verdict::Rebuild,
-            Then::Keep | Then::Rebuild => {}
-            Then::Apply(records) if result.is_ok() => records.into_iter().for_each(|record| self.apply_late(record)),
-            Then::Apply(_) => {}
-            Then::Classic(group, then) => {
+        let written = result;
+        let result = written.map(|_| ());
+        match (then, written) {
+            (Then::Rebuild, Err(_)) => verdict = Verdict::Rebuild,
+            (Then::Keep | Then::Rebuild, _) | (Then::Apply(_) | Then::ApplyPending(..), Err(_)) => {}
+            (Then::Apply(records), Ok(base_offset)) => {
+                (base_offset..).zip(records).for_each(|(offset, record)| self.apply_late(offset, record));
+            }
+            (Then::ApplyPending(producer_id, records), Ok(base_offset)) => {
+                (base_offset..)
+                    .zip(records)
+                    .for_each(|(offset, record)| self.apply_pending(offset, producer_id, record));
+            }
+            (Then::Classic(group, then), _) => {
                 let scope = scope!(self, now_ms);
                 if let Some(Entry { group: Group::Classic(group), .. }) = self.entries.get_mut(&group) {
                     group.on_persisted(scope, then, result);
@@ -134,7 +153,7 @@ impl Machine for Coordinator {
             }
         }
         for (ticket, fetch) in self.effects.release(pending, result) {
-            let reply = self.fetch_now(&fetch);
+            let reply = self.fetch_now(&fetch, Stability::Required);
             self.effects.reply(ticket, reply);
         }
         verdict

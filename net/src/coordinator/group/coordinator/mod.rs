@@ -12,12 +12,16 @@ mod load;
 mod machine;
 mod offsets;
 mod share;
+mod transactions;
 
 pub(crate) use admin::GroupFilter;
 pub(crate) use machine::Lookup;
 pub(crate) use offsets::commit_error;
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+};
 
 use kafka_protocol::{
     error::ResponseError,
@@ -38,6 +42,7 @@ use super::{
     share::ShareGroup,
     timers::Timers,
     topics::{NoTopics, TopicLookup},
+    transaction_guards::TransactionGuards,
 };
 use crate::coordinator::runtime::Ticket;
 
@@ -67,6 +72,9 @@ pub(crate) struct Coordinator {
     /// Rises with every change of the topics.
     topics_version: u64,
     entries: HashMap<Rc<str>, Entry>,
+    /// Groups with offsets that a producer's transaction is about to commit, by the producer's id. No set is empty.
+    transactions: BTreeMap<i64, BTreeSet<Rc<str>>>,
+    guards: TransactionGuards,
     timers: Timers,
     effects: Effects,
     chores: machine::Chores,
@@ -110,6 +118,8 @@ impl Coordinator {
             topics: Rc::new(NoTopics),
             topics_version: 0,
             entries: HashMap::new(),
+            transactions: BTreeMap::new(),
+            guards: TransactionGuards::default(),
             timers: Timers::default(),
             effects: Effects::default(),
             chores: machine::Chores::default(),
@@ -258,6 +268,7 @@ impl Coordinator {
                 Group::Share(_) => {}
             }
         }
+        self.check_transactions();
     }
 }
 

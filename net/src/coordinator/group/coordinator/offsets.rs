@@ -20,6 +20,7 @@ use crate::coordinator::group::{
     classic::State,
     effects::Then,
     error::GroupError,
+    offsets::Stability,
     record::{OffsetCommit, Record},
 };
 use crate::coordinator::runtime::Ticket;
@@ -40,6 +41,19 @@ impl Coordinator {
             let reply = commit_error(request, error);
             return self.effects.reply(ticket, reply);
         }
+        let (records, reply) = self.commit_records(now_ms, request);
+        if records.is_empty() {
+            return self.effects.reply(ticket, reply);
+        }
+        self.effects.write_then_reply(records.clone(), Then::Apply(records), ticket, reply);
+    }
+
+    /// The records of a commit, and its answer once they are durable. Metadata that is too long is refused.
+    pub(super) fn commit_records(
+        &self,
+        now_ms: i64,
+        request: &OffsetCommitRequest,
+    ) -> (Vec<Record>, OffsetCommitResponse) {
         let group: Rc<str> = Rc::from(request.group_id.as_str());
         let expire_timestamp_ms = match request.retention_time_ms {
             -1 => -1,
@@ -66,11 +80,7 @@ impl Coordinator {
             }
             topics.push(commit_topic(topic, partitions));
         }
-        let reply = OffsetCommitResponse::default().with_topics(topics);
-        if records.is_empty() {
-            return self.effects.reply(ticket, reply);
-        }
-        self.effects.write_then_reply(records.clone(), Then::Apply(records), ticket, reply);
+        (records, OffsetCommitResponse::default().with_topics(topics))
     }
 
     fn validate_commit(
@@ -107,26 +117,34 @@ impl Coordinator {
         }
     }
 
-    /// Handles one group of an OffsetFetch whose topics have their names. `require_stable` waits for the commits under
-    /// way, so that a partition's next owner does not start behind them.
+    /// Handles one group of an OffsetFetch whose topics have their names. Where stable offsets are required it waits for
+    /// the commits under way, so that a partition's next owner does not start behind them; who finds offsets of an open
+    /// transaction asks again.
     pub(crate) fn handle_offset_fetch(
         &mut self,
         request: OffsetFetchRequestGroup,
-        require_stable: bool,
+        stability: Stability,
         ticket: Ticket<OffsetFetchResponseGroup>,
     ) {
-        let now = if require_stable { self.effects.defer_fetch(ticket, request) } else { Some((ticket, request)) };
+        let now = match stability {
+            Stability::Required => self.effects.defer_fetch(ticket, request),
+            Stability::Any => Some((ticket, request)),
+        };
         if let Some((ticket, request)) = now {
-            let reply = self.fetch_now(&request);
+            let reply = self.fetch_now(&request, stability);
             self.effects.reply(ticket, reply);
         }
     }
 
-    pub(super) fn fetch_now(&self, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    pub(super) fn fetch_now(
+        &self,
+        request: &OffsetFetchRequestGroup,
+        stability: Stability,
+    ) -> OffsetFetchResponseGroup {
         match self.entries.get(request.group_id.as_str()) {
-            None => super::Offsets::default().fetch(request, &*self.topics),
+            None => super::Offsets::default().fetch(request, stability, &*self.topics),
             Some(entry) => match self.validate_fetch(entry, request) {
-                Ok(()) => entry.offsets.fetch(request, &*self.topics),
+                Ok(()) => entry.offsets.fetch(request, stability, &*self.topics),
                 Err(error) => fetch_error(request, error),
             },
         }
@@ -162,7 +180,7 @@ impl Coordinator {
             let code = if subscribed { ResponseError::GroupSubscribedToTopic.code() } else { 0 };
             let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
             for partition in
-                indexes.clone().filter(|partition| !subscribed && entry.offsets.get(&topic.name, *partition).is_some())
+                indexes.clone().filter(|partition| !subscribed && entry.offsets.knows(&topic.name, *partition))
             {
                 let (group, topic) = (Rc::clone(&id), Rc::from(topic.name.as_str()));
                 records.push(Record::OffsetCommit { group, topic, partition, value: None });

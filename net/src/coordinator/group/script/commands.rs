@@ -18,7 +18,10 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::{Command, Script, wire};
-use crate::coordinator::group::coordinator::GroupFilter;
+use crate::coordinator::{
+    group::{coordinator::GroupFilter, offsets::Stability},
+    runtime::Machine as _,
+};
 
 fn text(value: &str) -> StrBytes {
     StrBytes::from_string(value.to_owned())
@@ -35,6 +38,7 @@ pub(super) fn run(script: &mut Script, command: &Command<'_>) {
         "heartbeat" => heartbeat(script, command),
         "leave" => leave(script, command),
         "commit" => commit(script, command),
+        "txn-commit" => txn_commit(script, command),
         "fetch" => fetch(script, command),
         "delete-offset" => delete_offset(script, command),
         "delete-groups" => {
@@ -119,6 +123,24 @@ fn leave(script: &mut Script, command: &Command<'_>) {
 
 fn commit(script: &mut Script, command: &Command<'_>) {
     let caller = script.caller(command, 9);
+    let request = commit_request(script, command);
+    let ticket = script.ticket(command.name);
+    script.coordinator.handle_offset_commit(script.now_ms, &caller, &request, ticket);
+}
+
+fn txn_commit(script: &mut Script, command: &Command<'_>) {
+    let caller = script.caller(command, 5);
+    let request = commit_request(script, command);
+    let producer = (command.number("pid", 1), 0);
+    let guard = script.coordinator.guard(producer.0, "u".to_owned());
+    if command.get("late").is_some() {
+        script.coordinator.begin_marker(producer.0);
+    }
+    let ticket = script.ticket(command.name);
+    script.coordinator.handle_txn_offset_commit(script.now_ms, &caller, (producer, &guard), &request, ticket);
+}
+
+fn commit_request(script: &Script, command: &Command<'_>) -> OffsetCommitRequest {
     let topics = command.list("offsets").into_iter().map(|part| {
         let (partition, offset) = part.split_once(':').unwrap();
         let (topic, partition) = partition.split_once('/').unwrap();
@@ -132,15 +154,13 @@ fn commit(script: &mut Script, command: &Command<'_>) {
             .with_topic_id(id)
             .with_partitions(vec![partition])
     });
-    let request = OffsetCommitRequest::default()
+    OffsetCommitRequest::default()
         .with_group_id(group(command))
         .with_member_id(command.text("member", ""))
         .with_group_instance_id(command.optional("instance"))
         .with_generation_id_or_member_epoch(command.number("generation", -1))
         .with_retention_time_ms(command.number("retention", -1))
-        .with_topics(topics.collect());
-    let ticket = script.ticket(command.name);
-    script.coordinator.handle_offset_commit(script.now_ms, &caller, &request, ticket);
+        .with_topics(topics.collect())
 }
 
 fn fetch(script: &mut Script, command: &Command<'_>) {
@@ -157,7 +177,7 @@ fn fetch(script: &mut Script, command: &Command<'_>) {
         .with_member_id(command.optional("member"))
         .with_member_epoch(command.number("epoch", -1))
         .with_topics(command.get("partitions").map(|_| command.list("partitions").iter().map(topic).collect()));
-    let stable = command.get("stable").is_some();
+    let stable = if command.get("stable").is_some() { Stability::Required } else { Stability::Any };
     let ticket = script.ticket(command.name);
     script.coordinator.handle_offset_fetch(request, stable, ticket);
 }

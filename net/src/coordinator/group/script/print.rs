@@ -104,7 +104,10 @@ impl Print for OffsetFetchResponseGroup {
             topic.partitions.iter().map(move |part| {
                 let metadata = part.metadata.as_deref().filter(|text| !text.is_empty());
                 let metadata = metadata.map(|text| format!("({text})")).unwrap_or_default();
-                format!("{name}/{}:{}{metadata}", part.partition_index, part.committed_offset)
+                match part.error_code {
+                    0 => format!("{name}/{}:{}{metadata}", part.partition_index, part.committed_offset),
+                    code => format!("{name}/{}:{}", part.partition_index, error(code)),
+                }
             })
         }));
         format!("{} {parts}", error(self.error_code))

@@ -67,7 +67,7 @@ impl World {
         let mut loaded = Coordinator::new(Rc::clone(&self.settings));
         for record in &self.log {
             let decoded = Record::decode(&record.key(), record.value().as_deref()).unwrap().unwrap();
-            loaded.load(decoded);
+            loaded.load(0, None, decoded);
         }
         loaded.see_topics(Rc::new(self.topics.clone()));
         loaded.on_loaded(self.now_ms);
