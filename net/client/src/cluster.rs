@@ -23,6 +23,10 @@ use crate::{
     requests::{milliseconds, topic_name},
 };
 
+/// What a coordinator's key is, in FindCoordinator.
+const GROUP_KEY: i8 = 0;
+const TRANSACTION_KEY: i8 = 1;
+
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -296,17 +300,27 @@ impl Cluster {
 
     /// The broker that coordinates a group.
     pub fn coordinator(&mut self, group: &str) -> Result<i32, ClientError> {
-        let key = StrBytes::from_string(group.to_owned());
+        self.find_coordinator(GROUP_KEY, group, format!("group '{group}'"))
+    }
+
+    /// The broker that coordinates the transactions of an id.
+    pub fn transaction_coordinator(&mut self, id: &str) -> Result<i32, ClientError> {
+        self.find_coordinator(TRANSACTION_KEY, id, format!("transactional id '{id}'"))
+    }
+
+    fn find_coordinator(&mut self, key_type: i8, key: &str, what: String) -> Result<i32, ClientError> {
+        let key = StrBytes::from_string(key.to_owned());
         let response = self.any(|version| match version {
-            ..=3 => FindCoordinatorRequest::default().with_key(key),
-            _ => FindCoordinatorRequest::default().with_coordinator_keys(vec![key]),
+            0 => FindCoordinatorRequest::default().with_key(key),
+            ..=3 => FindCoordinatorRequest::default().with_key_type(key_type).with_key(key),
+            _ => FindCoordinatorRequest::default().with_key_type(key_type).with_coordinator_keys(vec![key]),
         })?;
         let first = response.coordinators.first();
         let (code, message, id, host, port) = match first {
             Some(c) => (c.error_code, &c.error_message, c.node_id, &c.host, c.port),
             None => (response.error_code, &response.error_message, response.node_id, &response.host, response.port),
         };
-        ClientError::check(format!("group '{group}'"), code, message.as_deref())?;
+        ClientError::check(what, code, message.as_deref())?;
         self.brokers.insert(id.0, (host.to_string(), u16::try_from(port).unwrap_or(0)));
         Ok(id.0)
     }

@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use kafka_protocol::messages::{FetchRequest, fetch_request::FetchTopic};
+use millrace_engine::transactions::AbortedTransaction;
 
 use crate::{
     cluster::Cluster,
     error::{ClientError, partition_named},
+    isolation::IsolationLevel,
     requests::{fetch_topic, milliseconds},
 };
 
@@ -29,6 +31,8 @@ pub struct Fetched {
     pub partition: i32,
     /// Whole batches; the last one may be cut off.
     pub records: Bytes,
+    /// Transactions whose records are among these and do not count; none, for who reads what is uncommitted.
+    pub aborted: Vec<AbortedTransaction>,
     /// What went wrong with this partition alone.
     pub error: Option<ClientError>,
 }
@@ -37,13 +41,21 @@ const FETCH_BYTES_MAX: i32 = 32 << 20;
 const PARTITION_BYTES_MAX: i32 = 4 << 20;
 
 impl Cluster {
-    /// Reads from one broker, which waits up to `wait` for something to be there.
-    pub fn fetch(&mut self, leader: i32, from: &[FetchFrom], wait: Duration) -> Result<Vec<Fetched>, ClientError> {
+    /// Reads from one broker, which waits up to `wait` for something to be there. Who reads what is committed must leave
+    /// out what [`CommittedBatches`](millrace_engine::batch::CommittedBatches) does not count.
+    pub fn fetch(
+        &mut self,
+        leader: i32,
+        from: &[FetchFrom],
+        isolation: IsolationLevel,
+        wait: Duration,
+    ) -> Result<Vec<Fetched>, ClientError> {
         let response = self.broker_waiting(leader, wait, |_| {
             FetchRequest::default()
                 .with_max_wait_ms(milliseconds(wait))
                 .with_min_bytes(1)
                 .with_max_bytes(FETCH_BYTES_MAX)
+                .with_isolation_level(isolation.on_the_wire())
                 .with_topics(topics(from))
         })?;
         ClientError::check("fetch", response.error_code, None)?;
@@ -51,9 +63,15 @@ impl Cluster {
         for topic in response.responses {
             for partition in topic.partitions {
                 let what = partition_named(&topic.topic, partition.partition_index);
+                let aborted = partition.aborted_transactions.unwrap_or_default();
+                let aborted = aborted.into_iter().map(|aborted| AbortedTransaction {
+                    producer_id: aborted.producer_id.0,
+                    first_offset: aborted.first_offset,
+                });
                 fetched.push(Fetched {
                     partition: partition.partition_index,
                     records: partition.records.unwrap_or_default(),
+                    aborted: aborted.collect(),
                     error: ClientError::of_code(what, partition.error_code, None),
                 });
             }

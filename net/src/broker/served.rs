@@ -30,6 +30,7 @@ pub(crate) static TABLE: &[&Api] = &[
     &transaction::add_offsets_to_txn::API,
     &transaction::end_txn::API,
     &transaction::write_txn_markers::API,
+    &group::txn_offset_commit::API,
     &security::acls::DESCRIBE,
     &security::acls::CREATE,
     &security::acls::DELETE,

@@ -20,7 +20,9 @@ fn known_version(api: &Api, version: i16) -> i16 {
 fn is_known_to_library(api: &Api, version: i16) -> bool {
     !matches!(
         (api.key, version),
-        (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10) | (ApiKey::ShareFetch | ApiKey::ShareAcknowledge, 2)
+        (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10)
+            | (ApiKey::TxnOffsetCommit, 6)
+            | (ApiKey::ShareFetch | ApiKey::ShareAcknowledge, 2)
     )
 }
 

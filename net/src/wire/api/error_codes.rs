@@ -45,6 +45,7 @@ responses! {
     ListOffsetsResponse { topics [ partitions [ error_code ] ] }
     MetadataResponse { topics [ error_code partitions [ error_code ] ] error_code }
     OffsetCommitResponse { topics [ partitions [ error_code ] ] }
+    TxnOffsetCommitResponse { topics [ partitions [ error_code ] ] }
     OffsetFetchResponse {
         topics [ partitions [ error_code ] ] error_code groups [ topics [ partitions [ error_code ] ] error_code ]
     }

@@ -13,6 +13,7 @@ pub(crate) mod offset_commit;
 pub(crate) mod offset_delete;
 pub(crate) mod offset_fetch;
 pub(crate) mod sync_group;
+pub(crate) mod txn_offset_commit;
 
 use kafka_protocol::{error::ResponseError, messages::TopicName};
 use uuid::Uuid;

@@ -76,23 +76,28 @@ fn decode_with_ids(body: &Bytes) -> Result<OffsetCommitRequest, RecordError> {
         .with_generation_id_or_member_epoch(reader.i32("GenerationIdOrMemberEpoch")?)
         .with_member_id(wire(&reader.string("MemberId")?))
         .with_group_instance_id(text(reader.nullable_string("GroupInstanceId")?))
-        .with_topics(reader.vec("Topics", |reader| {
-            let topic = OffsetCommitRequestTopic::default().with_topic_id(reader.uuid("TopicId")?).with_partitions(
-                reader.vec("Partitions", |reader| {
-                    let partition = OffsetCommitRequestPartition::default()
-                        .with_partition_index(reader.i32("PartitionIndex")?)
-                        .with_committed_offset(reader.i64("CommittedOffset")?)
-                        .with_committed_leader_epoch(reader.i32("CommittedLeaderEpoch")?)
-                        .with_committed_metadata(text(reader.nullable_string("CommittedMetadata")?));
-                    reader.no_tags()?;
-                    Ok(partition)
-                })?,
-            );
-            reader.no_tags()?;
-            Ok(topic)
-        })?);
+        .with_topics(read_topics(&mut reader)?);
     reader.no_tags()?;
     Ok(request)
+}
+
+/// The topics of a request that names them by their ids.
+pub(super) fn read_topics(reader: &mut Reader<'_>) -> Result<Vec<OffsetCommitRequestTopic>, RecordError> {
+    reader.vec("Topics", |reader| {
+        let topic = OffsetCommitRequestTopic::default().with_topic_id(reader.uuid("TopicId")?).with_partitions(
+            reader.vec("Partitions", |reader| {
+                let partition = OffsetCommitRequestPartition::default()
+                    .with_partition_index(reader.i32("PartitionIndex")?)
+                    .with_committed_offset(reader.i64("CommittedOffset")?)
+                    .with_committed_leader_epoch(reader.i32("CommittedLeaderEpoch")?)
+                    .with_committed_metadata(reader.nullable_string("CommittedMetadata")?.map(|text| wire(&text)));
+                reader.no_tags()?;
+                Ok(partition)
+            })?,
+        );
+        reader.no_tags()?;
+        Ok(topic)
+    })
 }
 
 async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetCommitResponse {
@@ -121,7 +126,11 @@ async fn handle(context: Context, call: Call<OffsetCommitRequest>) -> OffsetComm
 }
 
 /// Gives the topics their names or ids and takes out what does not exist, with the answer to that.
-fn split(topics: &TopicsSeen<'_>, request: &mut OffsetCommitRequest, by_id: bool) -> Vec<OffsetCommitResponseTopic> {
+pub(super) fn split(
+    topics: &TopicsSeen<'_>,
+    request: &mut OffsetCommitRequest,
+    by_id: bool,
+) -> Vec<OffsetCommitResponseTopic> {
     let mut refused = Vec::new();
     request.topics.retain_mut(|topic| {
         let name = if by_id { TopicRef::Id(topic.topic_id) } else { TopicRef::Name(&topic.name) };
@@ -167,7 +176,7 @@ fn refuse(
 }
 
 /// Adds what was refused to the answers of the same topics.
-fn merge(topics: &mut Vec<OffsetCommitResponseTopic>, refused: Vec<OffsetCommitResponseTopic>) {
+pub(super) fn merge(topics: &mut Vec<OffsetCommitResponseTopic>, refused: Vec<OffsetCommitResponseTopic>) {
     for topic in refused {
         match topics.iter_mut().find(|known| known.name == topic.name && known.topic_id == topic.topic_id) {
             Some(known) => known.partitions.extend(topic.partitions),
