@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
-use millrace_client::{ClientError, Cluster, FetchFrom, Fetched, OffsetQuestion};
-use millrace_engine::batch::{batches, records, verify_crc};
+use clap::{Args, ValueEnum};
+use millrace_client::{ClientError, Cluster, FetchFrom, Fetched, IsolationLevel, OffsetQuestion};
+use millrace_engine::batch::{CommittedBatches, batches, records, verify_crc};
 
 use super::{
     broker::BrokerArgs,
@@ -45,6 +45,9 @@ pub(crate) struct ConsumeCommand {
     /// Go on and wait for new records
     #[arg(short, long)]
     follow: bool,
+    /// What to read of transactions: only those that are committed, or everything
+    #[arg(long, value_enum, default_value = "read_committed", value_name = "LEVEL")]
+    isolation: Isolation,
     /// What to print before the value, separated by tabulators
     #[arg(short, long, value_enum, value_delimiter = ',', value_name = "FIELDS")]
     show: Vec<Field>,
@@ -63,6 +66,32 @@ Examples:
   millrace consume greetings --follow --from-offset latest
   millrace consume greetings --from-time -1h --count 10
   millrace consume greetings --format '%o %k=%v\\n'";
+
+/// What is read of transactions, in Kafka's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Isolation {
+    /// Up to the first transaction that is open, and nothing of those that were aborted
+    ReadCommitted,
+    /// Everything
+    ReadUncommitted,
+}
+
+impl Isolation {
+    fn level(self) -> IsolationLevel {
+        match self {
+            Self::ReadCommitted => IsolationLevel::ReadCommitted,
+            Self::ReadUncommitted => IsolationLevel::ReadUncommitted,
+        }
+    }
+
+    fn latest(self) -> OffsetQuestion {
+        match self {
+            Self::ReadCommitted => OffsetQuestion::LatestCommitted,
+            Self::ReadUncommitted => OffsetQuestion::Latest,
+        }
+    }
+}
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +147,7 @@ struct Reader<W: Write> {
     failing: BTreeMap<i32, Instant>,
     /// Records still to print.
     left: u64,
+    isolation: IsolationLevel,
     format: RecordFormat,
     out: W,
 }
@@ -140,6 +170,7 @@ impl ConsumeCommand {
             places,
             failing: BTreeMap::new(),
             left: self.count.unwrap_or(u64::MAX),
+            isolation: self.isolation.level(),
             format,
             out: BufWriter::new(stdout().lock()),
         };
@@ -164,7 +195,7 @@ impl ConsumeCommand {
     fn place(&self, cluster: &mut Cluster, partition: i32, from_time: Option<i64>) -> Result<Place, ClientError> {
         let mut offset = |question| cluster.offset(&self.topic, partition, question);
         let earliest = offset(OffsetQuestion::Earliest)?.unwrap_or(0);
-        let latest = offset(OffsetQuestion::Latest)?.unwrap_or(0);
+        let latest = offset(self.isolation.latest())?.unwrap_or(0);
         let next = match (from_time, self.from_offset) {
             (Some(ms), _) => offset(OffsetQuestion::AtTime(ms))?.unwrap_or(latest),
             (None, Some(Start::Latest)) => latest,
@@ -207,7 +238,8 @@ impl<W: Write> Reader<W> {
     }
 
     fn read_from(&mut self, leader: i32, from: &[FetchFrom], wait: Duration) -> Outcome {
-        let fetched = self.cluster.retry(|cluster| cluster.fetch(leader, from, wait));
+        let isolation = self.isolation;
+        let fetched = self.cluster.retry(|cluster| cluster.fetch(leader, from, isolation, wait));
         let fetched = fetched.map_err(Failure::failed)?;
         for partition in fetched {
             match &partition.error {
@@ -253,14 +285,15 @@ impl<W: Write> Reader<W> {
     fn print(&mut self, fetched: &Fetched) -> Outcome {
         let Some(place) = self.places.get_mut(&fetched.partition) else { return Ok(()) };
         let at = |offset| format!("topic '{}' partition {} offset {offset}", self.topic, fetched.partition);
+        let mut committed = CommittedBatches::new(&fetched.aborted);
         for batch in batches(&fetched.records) {
             let (info, bytes) = batch.map_err(|e| Failure::failed(format!("{}: {e}", at(place.next))))?;
             if !verify_crc(bytes) {
                 return Err(Failure::failed(format!("{}: the batch's checksum is wrong", at(info.base_offset))));
             }
-            let found = match info.is_control() {
-                true => Vec::new(),
-                false => records(bytes).map_err(|e| Failure::failed(format!("{}: {e}", at(info.base_offset))))?,
+            let found = match committed.counts(&info) {
+                false => Vec::new(),
+                true => records(bytes).map_err(|e| Failure::failed(format!("{}: {e}", at(info.base_offset))))?,
             };
             for record in found.iter().filter(|record| record.offset >= place.next) {
                 if self.left == 0 || place.end.is_some_and(|end| record.offset >= end) {

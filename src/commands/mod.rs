@@ -10,3 +10,4 @@ pub(crate) mod log;
 pub(crate) mod produce;
 mod record_format;
 pub(crate) mod topic;
+pub(crate) mod txn;
