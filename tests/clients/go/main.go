@@ -363,19 +363,6 @@ func group(ctx context.Context) error {
 	return expect(len(seen), 200)
 }
 
-// Not when the time given is up, and with the reason.
-func transactionsAreRefused(context.Context) error {
-	c, err := client(kgo.TransactionalID("franz-go-" + run))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.BeginTransaction(); !errors.Is(err, kerr.UnsupportedVersion) {
-		return fmt.Errorf("not refused: %v", err)
-	}
-	return nil
-}
-
 func main() {
 	broker = os.Args[1]
 	c, err := kgo.NewClient(kgo.SeedBrokers(broker))
@@ -397,9 +384,11 @@ func main() {
 	step("many-partitions", manyPartitions)
 	step("delete-records", deleteRecords)
 	step("too-large-is-refused", tooLargeIsRefused)
-	step("transactions-are-refused", transactionsAreRefused)
+	step("transactions", transactions)
+	step("transactions-fenced", transactionsFenced)
 	if strings.Contains(os.Getenv("CLIENT_GROUPS"), "classic") {
 		step("group-classic", group)
+		step("transactions-group", transactSessions)
 	}
 	if failed > 0 {
 		os.Exit(1)

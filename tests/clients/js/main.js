@@ -189,6 +189,55 @@ async function group() {
   assert.deepEqual(seen.map(m => Number(m.value)).sort((a, b) => a - b), sent.map((_, i) => i))
 }
 
+async function transactional(name) {
+  const producer = kafka.producer({ transactionalId: `kafkajs-${run}-${name}`, idempotent: true, maxInFlightRequests: 1 })
+  await producer.connect()
+  return producer
+}
+
+const numbers = (from, to) =>
+  Array.from({ length: to - from }, (_, i) => ({ value: String(from + i), partition: 0 }))
+
+async function transactions() {
+  const topic = await newTopic('transactions')
+  const producer = await transactional('plain')
+  for (const [from, to, isCommitted] of [[0, 50, true], [50, 100, false], [100, 150, true]]) {
+    const transaction = await producer.transaction()
+    await transaction.send({ topic, messages: numbers(from, to) })
+    await (isCommitted ? transaction.commit() : transaction.abort())
+  }
+  await producer.disconnect()
+  assert.deepEqual(await endOffset(topic), ['0', '153'])
+  if (!groups) return
+  const back = await read(topic, 100)
+  assert.deepEqual(back.map(m => Number(m.value)), [...numbers(0, 50), ...numbers(100, 150)].map(m => Number(m.value)))
+}
+
+/** Every input once, though every third transaction is aborted. */
+async function transactionsGroup() {
+  const [input, output] = [await newTopic('transactions-in'), await newTopic('transactions-out')]
+  await produce(input, numbers(0, 60))
+  const groupId = `kafkajs-${run}-transactions`
+  const producer = await transactional('group')
+  let rounds = 0
+  for (let taken = 0; taken < 60; ) {
+    const messages = await read(input, Math.min(20, 60 - taken), { groupId })
+    const transaction = await producer.transaction()
+    await transaction.send({ topic: output, messages: messages.map(m => ({ value: m.value, partition: 0 })) })
+    const offset = String(Number(messages.at(-1).offset) + 1)
+    await transaction.sendOffsets({ consumerGroupId: groupId, topics: [{ topic: input, partitions: [{ partition: 0, offset }] }] })
+    if (rounds++ % 3 === 2) {
+      await transaction.abort()
+    } else {
+      await transaction.commit()
+      taken += messages.length
+    }
+  }
+  await producer.disconnect()
+  const back = await read(output, 60)
+  assert.deepEqual(back.map(m => Number(m.value)), numbers(0, 60).map(m => Number(m.value)))
+}
+
 async function main() {
   await zstd.init()
   await admin.connect()
@@ -205,6 +254,8 @@ async function main() {
   await step('delete-records', deleteRecords)
   await step('too-large-is-refused', tooLargeIsRefused)
   if (groups) await step('group-classic', group)
+  await step('transactions', transactions)
+  if (groups) await step('transactions-group', transactionsGroup)
   await admin.disconnect()
   process.exit(failed > 0 ? 1 : 0)
 }

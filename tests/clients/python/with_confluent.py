@@ -2,7 +2,15 @@
 
 import time
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, OFFSET_BEGINNING, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    OFFSET_BEGINNING,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -199,16 +207,145 @@ def group(protocol):
     return step
 
 
-def transactions_are_refused_at_once():
-    """Not when the time given is up, and with the reason."""
-    producer = Producer({"bootstrap.servers": BROKER, "transactional.id": f"confluent-{RUN}"})
+def transactional(name, **config):
+    producer = Producer({"bootstrap.servers": BROKER, "transactional.id": f"confluent-{RUN}-{name}", **config})
+    producer.init_transactions(60)
+    return producer
+
+
+def send(producer, topic, numbers, partition=0):
+    for number in numbers:
+        producer.produce(topic, str(number), partition=partition)
+
+
+def read_all(topic, isolation, partition=0):
+    """Values of everything up to the end that this isolation level shows."""
+    config = {"bootstrap.servers": BROKER, "group.id": f"unused-{RUN}", "enable.auto.commit": False}
+    consumer = Consumer({**config, "isolation.level": isolation, "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+    values, deadline = [], time.time() + 60
+    while time.time() < deadline:
+        message = consumer.poll(1)
+        if message is None:
+            continue
+        if message.error() and message.error().code() == KafkaError._PARTITION_EOF:
+            consumer.close()
+            return values
+        if message.error():
+            raise KafkaException(message.error())
+        values.append(int(message.value()))
+    raise AssertionError(f"no end after {len(values)} records")
+
+
+def settled(topic, end, partition=0):
+    """Kafka answers a commit before its markers are written: waits until they are."""
+    deadline = time.time() + 30
+    while time.time() < deadline:
+        [found] = wait(admin.list_offsets({TopicPartition(topic, partition): OffsetSpec.latest()}, isolation_level=IsolationLevel.READ_COMMITTED)).values()
+        if found.offset >= end:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"offset {end} is never stable")
+
+
+def transactions():
+    topic = new_topic("transactions")
+    producer = transactional("plain", **{"batch.num.messages": 20})
+    producer.begin_transaction()
+    send(producer, topic, range(100))
+    producer.commit_transaction(60)
+    producer.begin_transaction()
+    send(producer, topic, range(100, 200))
+    producer.flush(60)
+    producer.abort_transaction(60)
+    producer.begin_transaction()
+    send(producer, topic, range(200, 300))
+    producer.flush(60)
+    settled(topic, 202)
+    expect(read_all(topic, "read_committed"), list(range(100)))
+    expect(read_all(topic, "read_uncommitted"), list(range(300)))
+    producer.commit_transaction(60)
+    settled(topic, 303)
+    expect(read_all(topic, "read_committed"), [*range(100), *range(200, 300)])
+
+
+def transactions_back_to_back():
+    topic = new_topic("back-to-back", 3)
+    producer, expected = transactional("back-to-back"), []
+    for i in range(150):
+        producer.begin_transaction()
+        if i % 5 != 4:
+            for partition in range(3):
+                send(producer, topic, [i], partition)
+        if i % 2 == 0:
+            producer.commit_transaction(60)
+            expected += [i] if i % 5 != 4 else []
+        else:
+            producer.abort_transaction(60)
+    for partition in range(3):
+        expect(read_all(topic, "read_committed", partition), expected)
+
+
+def transactions_fenced():
+    topic = new_topic("fenced")
+    zombie = transactional("fenced")
+    zombie.begin_transaction()
+    send(zombie, topic, range(10))
+    zombie.flush(60)
+    successor = transactional("fenced")
+    successor.begin_transaction()
+    send(successor, topic, range(10, 20))
+    successor.commit_transaction(60)
     try:
-        producer.init_transactions(60)
-    except KafkaException as refused:
-        expect(refused.args[0].fatal(), True)
-        expect("does not serve transactions" in refused.args[0].str(), True)
-    else:
-        raise AssertionError("transactions were begun")
+        send(zombie, topic, range(20, 30))
+        zombie.commit_transaction(60)
+        raise AssertionError("a producer committed whose id was another's already")
+    except KafkaException as error:
+        expect(error.args[0].code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError._STATE), True)
+    settled(topic, 12)
+    expect(read_all(topic, "read_committed"), list(range(10, 20)))
+
+
+def transactions_group(protocol):
+    """Every input once, though every third transaction is aborted and members come and go."""
+
+    def step():
+        source, sink = new_topic(f"in-{protocol}", 3), new_topic(f"out-{protocol}")
+        feeder = Producer({"bootstrap.servers": BROKER})
+        for i in range(300):
+            feeder.produce(source, str(i), partition=i % 3)
+        expect(feeder.flush(30), 0)
+        config = {"bootstrap.servers": BROKER, "group.id": f"confluent-{RUN}-ctp-{protocol}", "auto.offset.reset": "earliest", "enable.auto.commit": False, "group.protocol": protocol, "isolation.level": "read_committed"}
+        rounds = 0
+        for member in range(3):
+            consumer, producer = Consumer(config), transactional(f"ctp-{protocol}")
+            consumer.subscribe([source])
+            taken, quiet, deadline = 0, 0, time.time() + 60
+            # the first two members leave in the middle
+            while quiet < 3 and (member == 2 or taken < 80) and time.time() < deadline:
+                messages = [message for message in consumer.consume(20, 1) if not message.error()]
+                if not messages:
+                    quiet += 1 if consumer.assignment() else 0
+                    continue
+                quiet = 0
+                producer.begin_transaction()
+                for message in messages:
+                    producer.produce(sink, message.value(), partition=0)
+                offsets = consumer.position(consumer.assignment())
+                producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 60)
+                rounds += 1
+                if rounds % 3 == 0:
+                    producer.abort_transaction(60)
+                    for committed in consumer.committed(consumer.assignment(), 30):
+                        committed.offset = max(committed.offset, 0)
+                        consumer.seek(committed)
+                else:
+                    producer.commit_transaction(60)
+                    taken += len(messages)
+            consumer.close()
+        expect(sorted(read_all(sink, "read_committed")), list(range(300)))
+
+    return step
 
 
 STEPS = [
@@ -221,7 +358,10 @@ STEPS = [
     ("idempotent", idempotent),
     ("delete-records", delete_records),
     ("too-large-is-refused", too_large_is_refused),
-    ("transactions-are-refused", transactions_are_refused_at_once),
+    ("transactions", transactions),
+    ("transactions-back-to-back", transactions_back_to_back),
+    ("transactions-fenced", transactions_fenced),
 ]
 STEPS += [(f"group-{protocol}", group(protocol)) for protocol in GROUPS]
+STEPS += [(f"transactions-group-{protocol}", transactions_group(protocol)) for protocol in GROUPS]
 run_steps("confluent-kafka", STEPS)

@@ -47,13 +47,13 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /** Steps that users of the Java client take, one after the other; each passes when it returns. */
 public final class ClientTest {
-  private interface Step {
+  interface Step {
     void run() throws Exception;
   }
 
   private final String broker;
-  private final String run = Long.toHexString(new Random().nextLong());
-  private final Admin admin;
+  final String run = Long.toHexString(new Random().nextLong());
+  final Admin admin;
   private int failed;
 
   private ClientTest(String broker) {
@@ -88,14 +88,17 @@ public final class ClientTest {
     if (System.getenv("CLIENT_METRICS") != null) {
       step("pushes-metrics", this::pushesMetrics);
     }
-    for (String protocol : System.getenv().getOrDefault("CLIENT_GROUPS", "").split(" ")) {
-      if (!protocol.isEmpty()) {
-        step("group-" + protocol, () -> group(protocol));
-      }
+    for (String protocol : groupProtocols()) {
+      step("group-" + protocol, () -> group(protocol));
     }
+    new TransactionSteps(this).all();
   }
 
-  private void step(String name, Step step) {
+  static List<String> groupProtocols() {
+    return Arrays.stream(System.getenv().getOrDefault("CLIENT_GROUPS", "").split(" ")).filter(p -> !p.isEmpty()).toList();
+  }
+
+  void step(String name, Step step) {
     try {
       step.run();
       System.out.println("passed java-" + name);
@@ -143,7 +146,7 @@ public final class ClientTest {
     }
   }
 
-  private static void expect(Object actual, Object expected) {
+  static void expect(Object actual, Object expected) {
     if (!expected.equals(actual)) {
       throw new AssertionError("expected " + cut(expected) + ", got " + cut(actual));
     }
@@ -154,19 +157,19 @@ public final class ClientTest {
     return text.length() > 300 ? text.substring(0, 300) + "..." : text;
   }
 
-  private static <T> T get(Future<T> future) throws Exception {
+  static <T> T get(Future<T> future) throws Exception {
     return future.get(60, TimeUnit.SECONDS);
   }
 
-  private static byte[] bytes(String text) {
+  static byte[] bytes(String text) {
     return text == null ? null : text.getBytes(StandardCharsets.UTF_8);
   }
 
-  private static String text(byte[] bytes) {
+  static String text(byte[] bytes) {
     return bytes == null ? null : new String(bytes, StandardCharsets.UTF_8);
   }
 
-  private String newTopic(String name, int partitions, Map<String, String> configs) throws Exception {
+  String newTopic(String name, int partitions, Map<String, String> configs) throws Exception {
     String topic = "java-" + run + "-" + name;
     get(admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs))).all());
     // Kafka answers before each partition is served, and its idempotent producer stumbles over what is not served yet
@@ -186,11 +189,11 @@ public final class ClientTest {
     }
   }
 
-  private String newTopic(String name) throws Exception {
+  String newTopic(String name) throws Exception {
     return newTopic(name, 1, Map.of());
   }
 
-  private KafkaProducer<byte[], byte[]> producer(Map<String, Object> configs) {
+  KafkaProducer<byte[], byte[]> producer(Map<String, Object> configs) {
     Map<String, Object> all = new HashMap<>(configs);
     all.put("bootstrap.servers", broker);
     all.put("delivery.timeout.ms", 60000);
@@ -198,14 +201,14 @@ public final class ClientTest {
     return new KafkaProducer<>(all, new ByteArraySerializer(), new ByteArraySerializer());
   }
 
-  private KafkaConsumer<byte[], byte[]> consumer(Map<String, Object> configs) {
+  KafkaConsumer<byte[], byte[]> consumer(Map<String, Object> configs) {
     Map<String, Object> all = new HashMap<>(configs);
     all.put("bootstrap.servers", broker);
     all.put("enable.auto.commit", false);
     return new KafkaConsumer<>(all, new ByteArrayDeserializer(), new ByteArrayDeserializer());
   }
 
-  private List<RecordMetadata> produce(Collection<ProducerRecord<byte[], byte[]>> records, Map<String, Object> configs)
+  List<RecordMetadata> produce(Collection<ProducerRecord<byte[], byte[]>> records, Map<String, Object> configs)
       throws Exception {
     try (KafkaProducer<byte[], byte[]> producer = producer(configs)) {
       List<Future<RecordMetadata>> futures = records.stream().map(producer::send).toList();
