@@ -15,7 +15,9 @@ use super::{
     buckets::Buckets,
     change::Surroundings,
     keys::{self, Entry, Key, StoredTopic, ValueError},
-    model::{KnownNode, Member, NodeId, NodeState, Partition, TopicRules, TopicState, UncleanElection, Versioned},
+    model::{
+        KnownNode, Member, NodeId, NodeState, Partition, SettingKey, TopicRules, TopicState, UncleanElection, Versioned,
+    },
     store::{Change, KeyValue},
 };
 
@@ -57,15 +59,6 @@ pub struct Image {
     topic_defaults: Arc<BTreeMap<String, String>>,
     /// Partitions that were told before their topic was.
     loose: Arc<BTreeMap<(TopicId, i32), Partition>>,
-}
-
-/// Whose setting, and which.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SettingKey {
-    /// One node's, or the default of all.
-    pub node: Option<NodeId>,
-    /// Kafka's name of it.
-    pub name: String,
 }
 
 /// What a change made different.

@@ -10,8 +10,7 @@ use uuid::Uuid;
 
 use super::{
     change::Requirement,
-    image::SettingKey,
-    model::{Continued, Endpoint, Kept, KnownNode, Member, NodeId, NodeState, PartitionState},
+    model::{Continued, Endpoint, Kept, KnownNode, Member, NodeId, NodeState, PartitionState, SettingKey},
     store::{Compare, KeyValue},
 };
 

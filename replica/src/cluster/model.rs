@@ -158,6 +158,15 @@ pub struct KnownNode {
     pub since: i64,
 }
 
+/// Whose setting, and which.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SettingKey {
+    /// One node's, or the default of all.
+    pub node: Option<NodeId>,
+    /// Kafka's name of it.
+    pub name: String,
+}
+
 /// What a topic's own settings mean for decisions about its partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicRules {
