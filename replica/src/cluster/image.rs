@@ -3,7 +3,10 @@
 //! A copy of an image is cheap, shares what did not change since, and never changes. Changes are applied in any order and
 //! more than once: only what is newer than what is held counts.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use millrace_engine::{
     api::{TopicId, TopicPartition},
@@ -43,6 +46,8 @@ pub struct Image {
     pub known: Arc<BTreeMap<NodeId, KnownNode>>,
     /// Nodes that want to leave: the life that does.
     pub draining: Arc<BTreeMap<NodeId, i64>>,
+    /// Lives of nodes that cannot be reached, by node and who says so.
+    pub reports: Arc<BTreeMap<(NodeId, NodeId), i64>>,
     /// Topics.
     pub topics: Buckets<TopicId, Arc<TopicState>>,
     /// Topics' ids by name.
@@ -57,6 +62,8 @@ pub struct Image {
     started_defaults: Arc<BTreeMap<String, String>>,
     /// Those that topics follow, with the dynamic settings of all nodes over them.
     topic_defaults: Arc<BTreeMap<String, String>>,
+    /// Topics whose partitions are still being written, and when that began.
+    pub forming: Arc<BTreeMap<TopicId, i64>>,
     /// Partitions that were told before their topic was.
     loose: Arc<BTreeMap<(TopicId, i32), Partition>>,
 }
@@ -68,6 +75,8 @@ pub enum Changed {
     Cluster,
     /// A node came, went, began another life, or wants to leave.
     Node(NodeId),
+    /// Who cannot reach a node.
+    Report(NodeId),
     /// A topic was created, or its settings or number of partitions changed.
     Topic(TopicId),
     /// A topic is gone.
@@ -122,6 +131,43 @@ impl Image {
         Ok(changed)
     }
 
+    /// What is different from an image of before.
+    pub fn differences(&self, before: &Self) -> Vec<Changed> {
+        let mut changed = Vec::new();
+        changed.extend((self.cluster_id != before.cluster_id).then_some(Changed::Cluster));
+        changed.extend((self.controller != before.controller).then_some(Changed::Controller));
+        changed.extend((self.settings != before.settings).then_some(Changed::Settings));
+        changed.extend((self.producer_ids != before.producer_ids).then_some(Changed::ProducerIds));
+        let ids: BTreeSet<_> =
+            [&self.known, &before.known].into_iter().flat_map(|known| known.keys().copied()).collect();
+        let ids = ids.into_iter().filter(|id| self.node_parts(*id) != before.node_parts(*id));
+        changed.extend(ids.map(Changed::Node));
+        if self.reports != before.reports {
+            let whom: BTreeSet<_> = self.reports.keys().chain(before.reports.keys()).map(|(whom, _)| *whom).collect();
+            changed.extend(whom.into_iter().map(Changed::Report));
+        }
+        for (id, topic) in before.topics.iter().filter(|(id, _)| self.topics.get(*id).is_none()) {
+            changed.push(Changed::TopicGone(*id, topic.name.clone()));
+        }
+        for (id, topic) in self.topics.iter() {
+            let former = before.topics.get(id);
+            if former.is_none_or(|former| (former.revision, former.rules) != (topic.revision, topic.rules)) {
+                changed.push(Changed::Topic(*id));
+            }
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                if former.and_then(|former| former.partitions.get(index)) != Some(partition) {
+                    let partition = i32::try_from(index).unwrap_or(i32::MAX);
+                    changed.push(Changed::Partition(TopicPartition { topic: *id, partition }));
+                }
+            }
+        }
+        changed
+    }
+
+    fn node_parts(&self, id: NodeId) -> (Option<&Arc<NodeState>>, Option<&KnownNode>, Option<&i64>) {
+        (self.nodes.get(&id), self.known.get(&id), self.draining.get(&id))
+    }
+
     fn put(&mut self, entry: &KeyValue, changed: &mut Vec<Changed>) -> Result<(), ValueError> {
         let Some(decoded) = keys::decode(entry)? else { return Ok(()) };
         changed.push(match decoded {
@@ -157,6 +203,10 @@ impl Image {
                 let state = Versioned { value: state, revision: entry.modified, version: entry.version };
                 return Ok(self.put_partition(topic, index, Arc::new(state), changed));
             }
+            Entry::Report(member, by) => {
+                Arc::make_mut(&mut self.reports).insert((member.node, by), member.epoch);
+                Changed::Report(member.node)
+            }
             Entry::Setting(key, value) => {
                 let value = Versioned { value, revision: entry.modified, version: entry.version };
                 Arc::make_mut(&mut self.settings).insert(key, value);
@@ -169,7 +219,11 @@ impl Image {
 
     fn put_topic(&mut self, id: TopicId, stored: StoredTopic, revision: i64, changed: &mut Vec<Changed>) {
         if stored.forming {
+            Arc::make_mut(&mut self.forming).insert(id, revision);
             return;
+        }
+        if self.forming.contains_key(&id) {
+            Arc::make_mut(&mut self.forming).remove(&id);
         }
         let rules = rules(&self.topic_defaults, &stored.configs);
         let before = self.topics.remove(&id);
@@ -227,6 +281,9 @@ impl Image {
                 changed.push(Changed::Node(id));
             }
             Some(Key::Topic(id)) => {
+                if self.forming.contains_key(&id) {
+                    Arc::make_mut(&mut self.forming).remove(&id);
+                }
                 if let Some(topic) = self.topics.remove(&id) {
                     self.names.remove(topic.name.as_str());
                     changed.push(Changed::TopicGone(id, topic.name.clone()));
@@ -234,6 +291,10 @@ impl Image {
             }
             Some(Key::Partition(topic, index)) if self.loose.contains_key(&(topic, index)) => {
                 Arc::make_mut(&mut self.loose).remove(&(topic, index));
+            }
+            Some(Key::Report(node, by)) => {
+                Arc::make_mut(&mut self.reports).remove(&(node, by));
+                changed.push(Changed::Report(node));
             }
             Some(Key::Setting(setting)) => {
                 Arc::make_mut(&mut self.settings).remove(&setting);
@@ -274,6 +335,11 @@ impl Image {
     pub fn settings_of(&self, node: NodeId) -> BTreeMap<String, String> {
         let concerned = self.settings.iter().filter(|(key, _)| key.node.is_none_or(|whose| whose == node));
         concerned.map(|(key, value)| (key.name.clone(), value.value.clone())).collect()
+    }
+
+    /// Defaults of topics that this node was started with, by topic setting name.
+    pub fn started_defaults(&self) -> &BTreeMap<String, String> {
+        &self.started_defaults
     }
 
     /// What topics without a value of their own follow, by topic setting name: for decisions, the same on all nodes that

@@ -47,6 +47,8 @@ pub enum Key {
     Partition(TopicId, i32),
     /// A dynamic setting.
     Setting(SettingKey),
+    /// A node that another one cannot reach: whom, and who says so.
+    Report(NodeId, NodeId),
 }
 
 impl Key {
@@ -65,6 +67,10 @@ impl Key {
             ("partitions", rest) => {
                 let (topic, partition) = rest.split_once('/')?;
                 Self::Partition(topic.parse().ok()?, partition.parse().ok()?)
+            }
+            ("reports", rest) => {
+                let (whom, by) = rest.split_once('/')?;
+                Self::Report(whom.parse().ok()?, by.parse().ok()?)
             }
             ("settings", rest) => {
                 let (whose, name) = rest.split_once('/')?;
@@ -96,9 +102,9 @@ pub fn topic(id: TopicId) -> String {
     format!("topics/{id}")
 }
 
-/// `names/<name>`
+/// `names/<name>`, with '.' as '_': two topics may not differ in that alone, as Kafka's metrics could not tell them apart.
 pub fn name(name: &str) -> String {
-    format!("names/{name}")
+    format!("names/{}", name.replace('.', "_"))
 }
 
 /// What the keys of all partitions of a topic begin with.
@@ -117,6 +123,16 @@ pub fn setting(key: &SettingKey) -> String {
         None => format!("settings/all/{}", key.name),
         Some(node) => format!("settings/{node}/{}", key.name),
     }
+}
+
+/// What the keys of all reports about a node begin with.
+pub fn reports(whom: NodeId) -> String {
+    format!("reports/{whom}/")
+}
+
+/// `reports/<whom>/<by>`: the life of a node whose process refuses connections; under the lease of who says so.
+pub fn report(whom: NodeId, by: NodeId) -> String {
+    format!("reports/{whom}/{by}")
 }
 
 /// What the store compares for something that must still hold.
@@ -189,6 +205,8 @@ pub enum Entry {
     Partition(TopicId, i32, PartitionState),
     /// A setting's value.
     Setting(SettingKey, String),
+    /// The life of a node that another one cannot reach, and who says so.
+    Report(Member, NodeId),
 }
 
 /// Understands a key and its value; `None` for keys that nobody here knows.
@@ -200,7 +218,10 @@ pub fn decode(entry: &KeyValue) -> Result<Option<Entry>, ValueError> {
         Key::Controller => Entry::Controller(read(at, value)?),
         Key::ProducerIds => Entry::ProducerIds(read(at, value)?),
         Key::Node(id) => Entry::Node(read::<StoredNode>(at, value)?.into_state(id, entry.created)),
-        Key::Known(id) => Entry::Known(id, KnownNode { directory: read_uuid(at, value)?, since: entry.modified }),
+        Key::Known(id) => {
+            let StoredKnown { directory, rack } = read(at, value)?;
+            Entry::Known(id, KnownNode { directory, rack, since: entry.modified })
+        }
         Key::Draining(id) => Entry::Draining(id, read(at, value)?),
         Key::Topic(id) => Entry::Topic(id, read(at, value)?),
         Key::Name(name) => Entry::Name(name, read_uuid(at, value)?),
@@ -208,6 +229,7 @@ pub fn decode(entry: &KeyValue) -> Result<Option<Entry>, ValueError> {
             Entry::Partition(topic, index, read::<StoredPartition>(at, value)?.into_state())
         }
         Key::Setting(setting) => Entry::Setting(setting, read(at, value)?),
+        Key::Report(node, by) => Entry::Report(Member { node, epoch: read(at, value)? }, by),
     }))
 }
 
@@ -219,6 +241,11 @@ pub fn encode_integer(value: i64) -> Vec<u8> {
 /// The bytes of an id: the cluster's, a topic's under its name, a known node's directory.
 pub fn encode_uuid(id: Uuid) -> Vec<u8> {
     write(&id.to_string())
+}
+
+/// The bytes of what is remembered of a node. The revision is not among them.
+pub fn encode_known(known: &KnownNode) -> Vec<u8> {
+    write(&StoredKnown { directory: known.directory, rack: known.rack.clone() })
 }
 
 /// The bytes of a setting.
@@ -283,6 +310,13 @@ mod text {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Uuid, D::Error> {
         String::deserialize(from)?.parse().map_err(Error::custom)
     }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKnown {
+    #[serde(with = "text")]
+    directory: Uuid,
+    rack: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -255,6 +255,9 @@ impl Memory {
     }
 }
 
+/// How often who waits for changes is told that there are none.
+const LOOKS_EVERY: Duration = Duration::from_millis(1);
+
 /// How answers come to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
@@ -339,7 +342,7 @@ impl Store for Client {
     }
 }
 
-/// A watch of a [`Memory`]. Never waits: what has not happened yet is quiet.
+/// A watch of a [`Memory`]. Hardly waits: what has not happened yet is quiet.
 #[derive(Debug)]
 pub struct MemoryWatch {
     client: Client,
@@ -347,10 +350,11 @@ pub struct MemoryWatch {
 }
 
 impl Watch for MemoryWatch {
-    fn next(&mut self, _wait: Duration) -> Result<Watched, StoreError> {
+    fn next(&mut self, wait: Duration) -> Result<Watched, StoreError> {
         let from = self.from;
         let (revision, changes) = self.client.call(|memory| Ok((memory.revision(), memory.changes(from)?)))?;
         if changes.is_empty() {
+            std::thread::sleep(wait.min(LOOKS_EVERY));
             return Ok(Watched::Quiet);
         }
         self.from = revision + 1;

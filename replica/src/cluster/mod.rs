@@ -2,10 +2,13 @@
 //!
 //! Nothing here but `etcd` does I/O. Leases, watches and clocks only start transactions; their compares decide.
 
+mod admin;
 mod buckets;
 pub mod change;
 #[cfg(test)]
 mod conformance;
+pub mod control;
+pub mod core;
 pub mod etcd;
 pub mod image;
 pub mod keys;

@@ -149,12 +149,14 @@ impl NodeState {
     }
 }
 
-/// What is remembered of a node whether or not it lives. Written by the first life of each data directory.
+/// What is remembered of a node whether or not it lives. Written only by a life with another directory or rack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownNode {
     /// Its data directory.
     pub directory: Uuid,
-    /// Revision since which it has that directory. Not part of what is written.
+    /// broker.rack
+    pub rack: Option<String>,
+    /// Revision since which it surely has that directory. Not part of what is written.
     pub since: i64,
 }
 

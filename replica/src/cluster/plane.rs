@@ -8,10 +8,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        mpsc::{SyncSender, TrySendError},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -240,6 +237,8 @@ pub struct JoiningTopic {
     pub partitions: i32,
     /// Its settings.
     pub configs: BTreeMap<String, String>,
+    /// The epoch in which its partitions are led from now on: above all that their logs know.
+    pub leader_epoch: i32,
 }
 
 /// What a node without a cluster brings along when it becomes the first of one.
@@ -310,8 +309,10 @@ pub struct Asked {
 /// Where shards put their questions.
 #[derive(Clone)]
 pub struct ControlPlane {
-    questions: SyncSender<Asked>,
+    put: Arc<Put>,
 }
+
+type Put = dyn Fn(Asked) -> Result<(), (Asked, ControlError)> + Send + Sync;
 
 impl fmt::Debug for ControlPlane {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -320,9 +321,9 @@ impl fmt::Debug for ControlPlane {
 }
 
 impl ControlPlane {
-    /// One whose questions are read from the other end of that channel.
-    pub fn new(questions: SyncSender<Asked>) -> Self {
-        Self { questions }
+    /// One whose questions go there. What cannot be taken comes back, with the reason.
+    pub fn new(put: impl Fn(Asked) -> Result<(), (Asked, ControlError)> + Send + Sync + 'static) -> Self {
+        Self { put: Arc::new(put) }
     }
 
     /// Asks, and hears the answer by awaiting it, on any executor.
@@ -335,10 +336,8 @@ impl ControlPlane {
     /// Asks what has its own way to the answer. One that cannot be put is answered at once.
     pub fn put(&self, question: Question, timeout: Duration) {
         let asked = Asked { question, deadline: Instant::now() + timeout };
-        match self.questions.try_send(asked) {
-            Ok(()) => {}
-            Err(TrySendError::Full(asked)) => asked.question.fail(ControlError::Busy),
-            Err(TrySendError::Disconnected(asked)) => asked.question.fail(ControlError::Stopping),
+        if let Err((asked, error)) = (self.put)(asked) {
+            asked.question.fail(error);
         }
     }
 
@@ -392,6 +391,17 @@ impl ControlPlane {
         timeout: Duration,
     ) -> Answer<Visible<AdminResult<()>>> {
         self.ask(timeout, |reply| Question::AlterSettings(decide, mode, reply))
+    }
+
+    /// Dynamic settings of another node.
+    pub fn alter_settings_of(
+        &self,
+        node: NodeId,
+        decide: DecideSettings,
+        mode: Mode,
+        timeout: Duration,
+    ) -> Answer<Visible<AdminResult<()>>> {
+        self.ask(timeout, |reply| Question::AlterSettingsOf(node, decide, mode, reply))
     }
 
     /// AlterPartitionReassignments: an outcome for each, in order.

@@ -38,7 +38,7 @@ impl World {
             continues,
         };
         self.nodes.insert(node, Arc::new(state));
-        self.known.entry(node).or_insert(KnownNode { directory: Uuid::nil(), since: 1 });
+        self.known.entry(node).or_insert(KnownNode { directory: Uuid::nil(), rack: None, since: 1 });
         self.draining.remove(&node);
     }
 
@@ -210,7 +210,7 @@ fn the_last_known_leader_does_not_lead_with_another_disk() {
     world.stop(1);
     world.change(&mut state, Event::Settle).unwrap();
     world.start(1, 20, None);
-    world.known.insert(1, KnownNode { directory: Uuid::max(), since: 20 });
+    world.known.insert(1, KnownNode { directory: Uuid::max(), rack: None, since: 20 });
     world.change(&mut state, Event::Settle).unwrap();
     assert_eq!((leads(&state), state.last_known_leader), (None, Some(at(1, 10))));
     // a person may still say that an empty log is better than none

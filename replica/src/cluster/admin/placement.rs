@@ -1,0 +1,89 @@
+//! Who gets a new topic's partitions: replicas of one partition in as many racks as there are, leaders spread over nodes.
+//!
+//! As Kafka's `StripedReplicaPlacer`: racks take turns, and within a rack its nodes; nodes that live come before those that
+//! are away, and the first replica always lives.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::{
+    image::Image,
+    model::NodeId,
+    plane::{AdminCode, AdminError},
+};
+
+/// Where the nodes are that may have replicas.
+#[derive(Clone, Debug, Default)]
+struct Rack {
+    alive: Vec<NodeId>,
+    away: Vec<NodeId>,
+}
+
+impl Rack {
+    /// The rack's nodes, those that live first, both beginning at another one with every turn.
+    fn in_turn(&self, turn: usize) -> Vec<NodeId> {
+        let rotated = |nodes: &[NodeId]| {
+            let from = if nodes.is_empty() { 0 } else { turn % nodes.len() };
+            [&nodes[from..], &nodes[..from]].concat()
+        };
+        [rotated(&self.alive), rotated(&self.away)].concat()
+    }
+}
+
+/// Replicas for `count` partitions. `seed` says where turns begin: another one for every topic spreads them.
+pub(crate) fn spread(
+    image: &Image,
+    count: usize,
+    replication_factor: usize,
+    seed: u64,
+) -> Result<Vec<Vec<NodeId>>, AdminError> {
+    let racks = racks(image);
+    let all: usize = racks.values().map(|rack| rack.alive.len() + rack.away.len()).sum();
+    let refuse = |text: String| Err(AdminError::new(AdminCode::InvalidReplicationFactor, text));
+    let times = format!("Unable to replicate the partition {replication_factor} time(s): ");
+    if racks.values().all(|rack| rack.alive.is_empty()) {
+        return refuse(times + "All brokers are currently fenced.");
+    }
+    if replication_factor > all {
+        return refuse(format!(
+            "{times}The target replication factor of {replication_factor} cannot be reached because only {all} \
+             broker(s) are registered."
+        ));
+    }
+    let racks: Vec<_> = racks.into_values().collect();
+    let begin = usize::try_from(seed % 1_000_000_007).unwrap_or(0);
+    Ok((0..count).map(|index| replicas(&racks, begin + index, replication_factor)).collect())
+}
+
+fn racks(image: &Image) -> BTreeMap<Option<String>, Rack> {
+    let mut racks = BTreeMap::<_, Rack>::new();
+    for (id, known) in image.known.iter() {
+        let live = image.nodes.get(id).filter(|node| image.draining.get(id) != Some(&node.epoch));
+        match live {
+            Some(node) => racks.entry(node.rack.clone()).or_default().alive.push(*id),
+            None => racks.entry(known.rack.clone()).or_default().away.push(*id),
+        }
+    }
+    racks
+}
+
+/// One partition's replicas. With every turn another rack begins; with every round of racks, another node of each.
+fn replicas(racks: &[Rack], turn: usize, replication_factor: usize) -> Vec<NodeId> {
+    let round = turn / racks.len() + turn;
+    let mut queues: Vec<_> = racks.iter().map(|rack| rack.in_turn(round)).collect();
+    queues.rotate_left(turn % racks.len());
+    let mut chosen = Vec::with_capacity(replication_factor);
+    let lives = |node: &NodeId| racks.iter().any(|rack| rack.alive.contains(node));
+    // who leads must live; its rack has had its turn then
+    if let Some(at) = queues.iter().position(|queue| queue.first().is_some_and(lives)) {
+        queues.rotate_left(at);
+        chosen.push(queues[0].remove(0));
+        queues.rotate_left(1);
+    }
+    while chosen.len() < replication_factor && queues.iter().any(|queue| !queue.is_empty()) {
+        if !queues[0].is_empty() {
+            chosen.push(queues[0].remove(0));
+        }
+        queues.rotate_left(1);
+    }
+    chosen
+}

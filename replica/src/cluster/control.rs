@@ -1,0 +1,246 @@
+//! The control thread: runs a [`ControlCore`] against a store.
+//!
+//! Five threads, none of which shares anything but letters: the core's own; one each for leases, transactions and reading, as
+//! a call blocks; and one for the watch. Nothing but the core's thread decides.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    core::{ControlCore, Done, Event, Lane, Options, Snapshot, WORK_MAX, Work},
+    etcd::{ConnectError, Etcd, EtcdOptions},
+    plane::{Asked, ControlError, ControlPlane, QUESTIONS_MAX},
+    store::{Change, Store, StoreError, Watch, Watched},
+};
+
+/// Keys of one page: 8,000 take 38 ms.
+const PAGE_KEYS: usize = 5_000;
+/// Letters that are opened before the core's work is handed out.
+const LETTERS_IN_A_TURN: usize = 64;
+/// How long one keeping alive may take: several fit into a lease.
+const LEASE_CALL_MAX: Duration = Duration::from_secs(1);
+/// How long a watch waits before it looks whether it is still wanted.
+const WATCH_LOOKS_EVERY: Duration = Duration::from_secs(1);
+
+enum Letter {
+    Asked(Asked),
+    Done(Done),
+    Watched(u64, Result<Vec<Change>, StoreError>),
+    Stop,
+}
+
+/// A control thread that runs. Dropped, it is stopped; the node's key stays until its lease ends, unless it left before.
+pub struct ControlThread {
+    plane: ControlPlane,
+    letters: SyncSender<Letter>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for ControlThread {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("ControlThread")
+    }
+}
+
+/// Why there is no control thread.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no way to etcd.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// No thread.
+    #[error("no thread for the control plane: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Starts one against an etcd. `on_event` hears everything on the control thread: it must be quick, and may not wait for an
+/// answer of the control plane.
+pub fn start(
+    etcd: &EtcdOptions,
+    options: Options,
+    on_event: impl FnMut(Event) + Send + 'static,
+) -> Result<ControlThread, StartError> {
+    let leases = EtcdOptions { timeout: etcd.timeout.min(LEASE_CALL_MAX), ..etcd.clone() };
+    Ok(start_with([Etcd::new(&leases)?, Etcd::new(etcd)?, Etcd::new(etcd)?], options, on_event)?)
+}
+
+/// Starts one against any store: three ways to it, for leases, transactions and reading.
+pub fn start_with<S: Store + 'static>(
+    stores: [S; 3],
+    options: Options,
+    on_event: impl FnMut(Event) + Send + 'static,
+) -> io::Result<ControlThread> {
+    let (letters, inbox) = sync_channel(QUESTIONS_MAX);
+    let [leases, transactions, reading] = stores;
+    let lanes = [
+        (Lane::Leases, lane("control-leases", leases, letters.clone())?),
+        (Lane::Transactions, lane("control-writes", transactions, letters.clone())?),
+        (Lane::Reading, lane("control-reads", reading, letters.clone())?),
+    ];
+    let thread = thread::Builder::new().name("control".to_owned());
+    let thread = thread.spawn(move || run(options, &inbox, &lanes, on_event))?;
+    let questions = letters.clone();
+    let plane = ControlPlane::new(move |asked| {
+        let asked_back = |letter, error| match letter {
+            Letter::Asked(asked) => Err((asked, error)),
+            Letter::Done(_) | Letter::Watched(..) | Letter::Stop => Ok(()),
+        };
+        match questions.try_send(Letter::Asked(asked)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(letter)) => asked_back(letter, ControlError::Busy),
+            Err(TrySendError::Disconnected(letter)) => asked_back(letter, ControlError::Stopping),
+        }
+    });
+    Ok(ControlThread { plane, letters, thread: Some(thread) })
+}
+
+impl ControlThread {
+    /// Where questions are put.
+    pub fn plane(&self) -> ControlPlane {
+        self.plane.clone()
+    }
+
+    /// Ends it. Questions that wait are answered that the node is stopping.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // one that ended already reads no letters
+        let _ = self.letters.send(Letter::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ControlThread {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn run(
+    options: Options,
+    inbox: &Receiver<Letter>,
+    lanes: &[(Lane, SyncSender<Work>)],
+    mut on_event: impl FnMut(Event),
+) {
+    let mut core = ControlCore::new(options, Instant::now());
+    loop {
+        while let Some(work) = core.next_work() {
+            let lane = lanes.iter().find(|(lane, _)| *lane == work.lane());
+            let (_, lane) = lane.expect("there is a thread for every lane");
+            if lane.send(work).is_err() {
+                return;
+            }
+        }
+        while let Some(event) = core.next_event() {
+            on_event(event);
+        }
+        let mut letter = match inbox.recv_timeout(core.wake_in()) {
+            Ok(letter) => Some(letter),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        for opened in 1..=LETTERS_IN_A_TURN {
+            let now = Instant::now();
+            match letter.take() {
+                Some(Letter::Asked(asked)) => core.handle_asked(asked, now),
+                Some(Letter::Done(done)) => core.handle_done(done, now),
+                Some(Letter::Watched(number, changes)) => core.handle_watched(number, changes, now),
+                Some(Letter::Stop) => return,
+                None => break,
+            }
+            if opened < LETTERS_IN_A_TURN {
+                letter = inbox.try_recv().ok();
+            }
+        }
+        core.handle_tick(Instant::now());
+    }
+}
+
+/// A thread that does what one lane asks for, in order.
+fn lane<S: Store + 'static>(name: &str, mut store: S, letters: SyncSender<Letter>) -> io::Result<SyncSender<Work>> {
+    let (work, todo) = sync_channel(WORK_MAX);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // the watch that is wanted: the one before ends when this is replaced
+        let mut wanted = None;
+        for work in todo {
+            let done = match work {
+                Work::ReadAll => Done::ReadAll(read_all(&mut store)),
+                Work::Watch(number, from) => {
+                    let (stop, stopped) = sync_channel::<()>(0);
+                    wanted = Some(stop);
+                    Done::Watch(number, watch(&mut store, number, from, letters.clone(), stopped))
+                }
+                Work::Grant(ttl) => Done::Granted(store.grant(ttl)),
+                Work::KeepAlive(lease) => {
+                    let sent = Instant::now();
+                    Done::KeptAlive(lease, sent, store.keep_alive(lease))
+                }
+                Work::Revoke(lease) => Done::Revoked(store.revoke(lease)),
+                Work::Transact(ticket, transaction) => Done::Transacted(ticket, store.transact(&transaction)),
+                Work::Compact(revision) => Done::Compacted(store.compact(revision)),
+            };
+            if letters.send(Letter::Done(done)).is_err() {
+                break;
+            }
+        }
+        drop(wanted);
+    })?;
+    Ok(work)
+}
+
+/// Reads all keys at the revision of the first page.
+fn read_all(store: &mut impl Store) -> Result<Snapshot, StoreError> {
+    let identity = store.identity()?;
+    let mut page = store.range("", None, 0, PAGE_KEYS)?;
+    let revision = page.revision;
+    let mut entries = std::mem::take(&mut page.entries);
+    while page.more {
+        let last = entries.last().map(|entry| entry.key.clone());
+        page = store.range("", last.as_deref(), revision, PAGE_KEYS)?;
+        entries.append(&mut page.entries);
+    }
+    Ok(Snapshot { identity, revision, entries })
+}
+
+fn watch<S: Store>(
+    store: &mut S,
+    number: u64,
+    from: i64,
+    letters: SyncSender<Letter>,
+    stopped: Receiver<()>,
+) -> Result<(), StoreError>
+where
+    S::Watch: 'static,
+{
+    let mut watch = store.watch(from)?;
+    let thread = thread::Builder::new().name("control-watch".to_owned());
+    let started = thread.spawn(move || {
+        loop {
+            let next = match watch.next(WATCH_LOOKS_EVERY) {
+                Ok(Watched::Quiet) => Ok(Vec::new()),
+                Ok(Watched::Changes(changes)) => Ok(changes),
+                Err(error) => Err(error),
+            };
+            let ends = next.is_err();
+            let is_news = next.as_ref().map_or(true, |changes| !changes.is_empty());
+            if stopped.try_recv() == Err(TryRecvError::Disconnected) {
+                return;
+            }
+            if is_news && letters.send(Letter::Watched(number, next)).is_err() || ends {
+                return;
+            }
+        }
+    });
+    started.map(drop).map_err(|error| StoreError::Away(format!("no thread for a watch: {error}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The threads, against memory and against a real etcd.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, mpsc},
+};
+
+use uuid::Uuid;
+
+use super::*;
+use crate::cluster::{
+    core::{ClusterIdentity, History, NodeIdentity},
+    etcd::tests::Server,
+    image::Image,
+    memory::{Client, Memory},
+    model::{Member, NodeId},
+    plane::{CreationDefaults, Mode, NewPlacement, NewTopic, Question, Reply, reply},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A control thread and what it tells.
+struct Node {
+    thread: ControlThread,
+    events: Receiver<Event>,
+    image: Image,
+}
+
+fn options(id: NodeId) -> Options {
+    Options {
+        node: NodeIdentity {
+            id,
+            directory: Uuid::from_u128(id as u128),
+            machine: "here".to_owned(),
+            rack: None,
+            endpoints: Vec::new(),
+            peer: String::new(),
+            shards: 1,
+            version: "test".to_owned(),
+            continues: None,
+        },
+        cluster: ClusterIdentity::Any(Uuid::from_u128(77)),
+        remembered: None,
+        topic_defaults: BTreeMap::new(),
+        lease: Duration::from_secs(3),
+        away_after: Duration::from_millis(100),
+        history: History::Others,
+        ids: Box::new(Uuid::new_v4),
+    }
+}
+
+impl Node {
+    fn new(start: impl FnOnce(mpsc::Sender<Event>) -> ControlThread) -> Self {
+        let (sender, events) = mpsc::channel();
+        Self { thread: start(sender), events, image: Image::default() }
+    }
+
+    fn on_etcd(id: NodeId, server: &Server) -> Self {
+        let etcd = EtcdOptions { timeout: Duration::from_secs(2), ..server.options() };
+        Self::new(|events| start(&etcd, options(id), move |event| drop(events.send(event))).unwrap())
+    }
+
+    /// Waits for an event.
+    fn until<T>(&mut self, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let event = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())).expect("an event");
+            if let Event::Image(image, _) | Event::Registered(_, image) = &event {
+                self.image = image.clone();
+            }
+            if let Some(found) = wanted(&event) {
+                return found;
+            }
+        }
+    }
+
+    /// Waits until the image is so.
+    fn until_image(&mut self, wanted: impl Fn(&Image) -> bool) {
+        if !wanted(&self.image) {
+            self.until(|event| match event {
+                Event::Image(image, _) | Event::Registered(_, image) => wanted(image).then_some(()),
+                _ => None,
+            });
+        }
+    }
+
+    fn registered(&mut self) -> Member {
+        self.until(|event| match event {
+            Event::Registered(member, _) => Some(*member),
+            _ => None,
+        })
+    }
+
+    fn ask<T: Send + 'static>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Result<T, ControlError> {
+        let (sender, answers) = mpsc::channel();
+        let reply = Reply::new(move |answer| drop(sender.send(answer)));
+        self.thread.plane().put(question(reply), PATIENCE);
+        answers.recv_timeout(2 * PATIENCE).unwrap()
+    }
+
+    fn create(&self, name: &str, replication_factor: i16) {
+        let placement = NewPlacement::Spread { partitions: 3, replication_factor };
+        let topic = NewTopic { name: name.to_owned(), placement, configs: BTreeMap::new() };
+        let defaults = CreationDefaults { partitions: 1, replication_factor: 1 };
+        let created = self.ask(|reply| Question::CreateTopics(vec![topic], defaults, Mode::Apply, reply));
+        assert!(created.unwrap().outcome[0].is_ok());
+    }
+}
+
+#[test]
+fn a_node_alone_on_memory() {
+    let memory = Arc::new(Mutex::new(Memory::new(1)));
+    let client = Client::new(memory);
+    let stores = [client.clone(), client.clone(), client];
+    let mut node = Node::new(|events| start_with(stores, options(1), move |event| drop(events.send(event))).unwrap());
+    node.registered();
+    node.create("a", 1);
+    node.until_image(|image| image.topic("a").is_some());
+    let plane = node.thread.plane();
+    node.thread.stop();
+    let (reply, _answer) = reply();
+    plane.put(Question::ProducerIds(reply), PATIENCE);
+}
+
+#[test]
+fn three_nodes_on_a_real_etcd() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let mut nodes: Vec<_> = (1..=3).map(|id| Node::on_etcd(id, &server)).collect();
+    for (id, node) in (1..).zip(&mut nodes) {
+        assert_eq!(node.registered().node, id);
+    }
+    nodes[0].until_image(|image| image.nodes.len() == 3 && image.controller.is_some());
+    nodes[0].create("a", 3);
+    for node in &mut nodes {
+        node.until_image(|image| image.topic("a").is_some_and(|topic| topic.partitions.len() == 3));
+    }
+    // one dies; its lease ends, and another leads
+    let dead = nodes.pop().unwrap();
+    drop(dead);
+    nodes[1].until_image(|image| !image.nodes.contains_key(&3));
+    nodes[1].until_image(|image| {
+        image.topic("a").unwrap().partitions.iter().all(|one| {
+            let isr: Vec<_> = one.value.isr.iter().map(|member| member.node).collect();
+            one.value.leader.is_some_and(|leader| leader.node != 3) && !isr.contains(&3)
+        })
+    });
+    // etcd goes away and comes back: the nodes say so, and are members again
+    server.stop();
+    nodes[0].until(|event| matches!(event, Event::Away(..)).then_some(()));
+    server.restart();
+    nodes[0].until(|event| matches!(event, Event::Back).then_some(()));
+    nodes[0].create("b", 2);
+    nodes[1].until_image(|image| image.topic("b").is_some());
+    assert_eq!(nodes[1].ask(Question::Drain), Ok(()));
+    assert_eq!(nodes[1].ask(Question::Leave), Ok(()));
+    nodes[0].until_image(|image| !image.nodes.contains_key(&2));
+}

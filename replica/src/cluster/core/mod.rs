@@ -1,0 +1,543 @@
+//! One node's part of the control plane, without I/O: it keeps an image of the store, is a member, answers questions, and
+//! decides for all while it is controller.
+//!
+//! Whoever runs it calls, in any order, `handle_asked`, `handle_done`, `handle_watched` and `handle_tick`, and after each of
+//! them takes all of `next_work` (what the store is to be asked; each is answered by one `handle_done`) and `next_event`
+//! (what the node is to hear). `wake_in` says when `handle_tick` is due. Work on one [`Lane`] is done in order.
+//!
+//! What always holds: nothing is decided from an image that is older than the node's registration; everything that is written
+//! compares what it was decided from.
+
+mod controller;
+mod jobs;
+mod mirror;
+mod registration;
+mod settings;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+pub use self::settings::{ClusterIdentity, History, Lane, NodeIdentity, Options, Remembered, Snapshot, Work};
+use self::{
+    controller::Controller,
+    jobs::{AnyJob, Job},
+    mirror::{Mirror, Seen},
+    registration::Registration,
+};
+use super::{
+    admin::{configs, join, partitions, topics},
+    image::{Changed, Image},
+    model::Member,
+    plane::{Asked, ControlError, IsrOutcome, JoiningCatalog, Question, Reply, Visible},
+    store::{Change, Outcome, StoreError},
+};
+
+/// How often `handle_tick` is called while something waits, and while nothing does.
+const TICK_BUSY: Duration = Duration::from_millis(20);
+const TICK_IDLE: Duration = Duration::from_millis(200);
+
+/// Transactions under way, from which on no more are begun for questions. [`WORK_MAX`] has room for those of one turn.
+const OUTSTANDING_MAX: usize = 512;
+
+/// Pieces of work on one lane at most.
+pub const WORK_MAX: usize = 1024;
+
+/// Reads of the store in sequence that must be behind what was seen before, until that is believed: old versions of etcd
+/// answer some reads from the past.
+const REGRESSIONS_MAX: u32 = 3;
+
+/// What the store answered to [`Work`].
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// To [`Work::ReadAll`].
+    ReadAll(Result<Snapshot, StoreError>),
+    /// To [`Work::Watch`]: whether it was begun.
+    Watch(u64, Result<(), StoreError>),
+    /// To [`Work::Grant`].
+    Granted(Result<i64, StoreError>),
+    /// To [`Work::KeepAlive`]: of which lease, when it was sent, and the store's revision.
+    KeptAlive(i64, Instant, Result<i64, StoreError>),
+    /// To [`Work::Revoke`].
+    Revoked(Result<(), StoreError>),
+    /// To [`Work::Transact`].
+    Transacted(u64, Result<Outcome, StoreError>),
+    /// To [`Work::Compact`].
+    Compacted(Result<(), StoreError>),
+}
+
+/// What the node hears.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The cluster as it is now, and what changed since the last one.
+    Image(Image, Vec<Changed>),
+    /// This node lives, as that member. Images from here on, the first of which comes with this, may be acted on.
+    Registered(Member, Image),
+    /// The life that was registered is over: nothing that rests on it may be done any more. Another one follows.
+    Lost,
+    /// The lease was kept alive: until then nobody else can have taken this node's life away without asking.
+    Lease(Instant),
+    /// etcd does not answer, since when and why. Everything but elections and changes of topics goes on.
+    Away(Instant, String),
+    /// etcd answers again.
+    Back,
+    /// To be kept durably: another etcd, or one that went back behind this, is refused at the next start.
+    Remember(Remembered),
+    /// The node waits to become a member, and for what.
+    Waiting(String),
+    /// This node cannot be a member. The core does nothing any more.
+    Fatal(String),
+}
+
+/// The core.
+pub struct ControlCore {
+    options: Options,
+    mirror: Mirror,
+    registration: Registration,
+    controller: Controller,
+    jobs: BTreeMap<u64, Box<dyn AnyJob>>,
+    next_job: u64,
+    /// Which job a transaction belongs to.
+    tickets: BTreeMap<u64, Owner>,
+    next_ticket: u64,
+    drains: Vec<(Instant, Reply<()>)>,
+    leaves: Vec<(Instant, Reply<()>)>,
+    away: Option<Away>,
+    work: VecDeque<Work>,
+    events: VecDeque<Event>,
+    regressions: u32,
+    stopped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Registration,
+    Controller,
+    Report,
+    Job(u64),
+}
+
+struct Away {
+    since: Instant,
+    reason: String,
+    told: bool,
+}
+
+impl std::fmt::Debug for ControlCore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ControlCore").field("registration", &self.registration).finish_non_exhaustive()
+    }
+}
+
+impl ControlCore {
+    /// One that begins to read the store.
+    pub fn new(options: Options, now: Instant) -> Self {
+        let mut core = Self {
+            mirror: Mirror::new(Arc::new(options.topic_defaults.clone()), now),
+            registration: Registration::new(now),
+            controller: Controller::new(options.history, now),
+            options,
+            jobs: BTreeMap::new(),
+            next_job: 0,
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            drains: Vec::new(),
+            leaves: Vec::new(),
+            away: None,
+            work: VecDeque::new(),
+            events: VecDeque::new(),
+            regressions: 0,
+            stopped: false,
+        };
+        core.advance(now);
+        core
+    }
+
+    /// This node's present life, if it has one.
+    pub fn member(&self) -> Option<Member> {
+        self.registration.member()
+    }
+
+    /// The cluster as it is known here.
+    pub fn image(&self) -> &Image {
+        self.mirror.image()
+    }
+
+    /// What the store is to be asked next.
+    pub fn next_work(&mut self) -> Option<Work> {
+        self.work.pop_front()
+    }
+
+    /// What the node is to hear next.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// In what time `handle_tick` is due.
+    pub fn wake_in(&self) -> Duration {
+        let is_busy = !self.jobs.is_empty() || self.controller.is_busy() || self.member().is_none();
+        if is_busy { TICK_BUSY } else { TICK_IDLE }
+    }
+
+    /// A question.
+    pub fn handle_asked(&mut self, asked: Asked, now: Instant) {
+        if self.stopped {
+            return asked.question.fail(ControlError::Stopping);
+        }
+        self.begin(asked.question, asked.deadline);
+        self.advance(now);
+    }
+
+    /// What the store answered.
+    pub fn handle_done(&mut self, done: Done, now: Instant) {
+        self.note_health(&done, now);
+        match done {
+            Done::ReadAll(Ok(snapshot)) => self.on_read(snapshot, now),
+            Done::ReadAll(Err(_)) => self.mirror.on_read_failed(now),
+            Done::Watch(number, Err(error)) => self.mirror.on_watch_ended(number, &error, now),
+            Done::Watch(_, Ok(())) | Done::Compacted(_) => {}
+            Done::Granted(lease) => self.registration.on_granted(lease, now),
+            Done::KeptAlive(lease, sent, result) => {
+                if let Some(until) = self.registration.on_kept_alive(lease, sent, &result, &self.options, now) {
+                    self.events.push_back(Event::Lease(until));
+                }
+            }
+            Done::Revoked(result) => self.on_revoked(&result),
+            Done::Transacted(ticket, result) => self.on_transacted(ticket, result, now),
+        }
+        self.advance(now);
+    }
+
+    /// What a watch brought.
+    pub fn handle_watched(&mut self, number: u64, watched: Result<Vec<Change>, StoreError>, now: Instant) {
+        match watched {
+            Err(error) => self.mirror.on_watch_ended(number, &error, now),
+            Ok(changes) => {
+                let seen = self.mirror.on_changes(number, &changes, now);
+                self.take(seen);
+            }
+        }
+        self.advance(now);
+    }
+
+    /// Time went by.
+    pub fn handle_tick(&mut self, now: Instant) {
+        if let Some(away) = &mut self.away
+            && !away.told
+            && now.duration_since(away.since) >= self.options.away_after
+        {
+            away.told = true;
+            self.events.push_back(Event::Away(away.since, away.reason.clone()));
+        }
+        self.advance(now);
+    }
+
+    fn take(&mut self, seen: Seen) {
+        match seen {
+            Seen::Nothing => {}
+            Seen::Changed(changed) => {
+                self.controller.note(&changed);
+                // what is not acted on yet is shown all the same: the node may wait for it
+                self.events.push_back(Event::Image(self.mirror.image().clone(), changed));
+            }
+            Seen::Unreadable(text) => self.fail(text),
+        }
+    }
+
+    /// Does what can be done now.
+    fn advance(&mut self, now: Instant) {
+        if self.stopped {
+            return;
+        }
+        self.mirror.advance(now, &mut self.work);
+        self.register(now);
+        self.expire(now);
+        let Some(me) = self.member() else { return };
+        self.run_jobs(me, now);
+        let tickets = &mut self.next_ticket;
+        for (ticket, transaction) in self.controller.advance(self.mirror.image(), me, &self.registration, now, tickets)
+        {
+            self.tickets.insert(ticket, Owner::Controller);
+            self.work.push_back(Work::Transact(ticket, transaction));
+        }
+        self.work.extend(self.controller.compaction(self.mirror.image(), me, now).map(Work::Compact));
+        self.answer_drains(me);
+    }
+
+    fn register(&mut self, now: Instant) {
+        let image = self.mirror.is_live().then(|| self.mirror.image());
+        let step = self.registration.advance(image, &mut self.options, now);
+        for done in step {
+            match done {
+                registration::Step::Work(work) => self.work.push_back(work),
+                registration::Step::Transact(transaction) => {
+                    let ticket = self.ticket(Owner::Registration);
+                    self.work.push_back(Work::Transact(ticket, transaction));
+                }
+                registration::Step::Registered(member) => {
+                    let image = self.mirror.image().clone();
+                    self.controller.begin_life();
+                    self.events.extend(self.options.remembered.map(Event::Remember));
+                    self.events.push_back(Event::Registered(member, image));
+                }
+                registration::Step::Lost => self.events.push_back(Event::Lost),
+                registration::Step::Waiting(text) => self.events.push_back(Event::Waiting(text)),
+                registration::Step::Fatal(text) => return self.fail(text),
+            }
+        }
+    }
+
+    fn on_read(&mut self, snapshot: Snapshot, now: Instant) {
+        if let Err(text) = self.check_store(&snapshot) {
+            self.regressions += 1;
+            let is_other = self.options.remembered.is_some_and(|before| before.store != snapshot.identity);
+            return match is_other || self.regressions >= REGRESSIONS_MAX {
+                true => self.fail(text),
+                false => self.mirror.on_read_failed(now),
+            };
+        }
+        self.regressions = 0;
+        let remembered = Remembered { store: snapshot.identity, revision: snapshot.revision };
+        self.options.remembered = Some(remembered);
+        let seen = self.mirror.on_read(snapshot, now);
+        self.take(seen);
+        if self.member().is_some() {
+            self.events.push_back(Event::Remember(remembered));
+        }
+    }
+
+    /// The store must be the one of before, and not behind what was seen of it.
+    fn check_store(&self, snapshot: &Snapshot) -> Result<(), String> {
+        let Some(before) = self.options.remembered else { return Ok(()) };
+        if before.store != snapshot.identity {
+            return Err(format!(
+                "this etcd is another one than before (its cluster id is {:x}, it was {:x}): point --etcd at the former, or, if \
+                 that was lost and restored from a backup, run `millrace cluster adopt` on every node",
+                snapshot.identity, before.store
+            ));
+        }
+        if snapshot.revision < before.revision {
+            return Err(format!(
+                "etcd went back in time: it is at revision {}, this node has seen {}. If it was restored from a backup, restore \
+                 it with `etcdutl snapshot restore --bump-revision 1000000000 --mark-compacted`, then run `millrace cluster \
+                 adopt` on every node",
+                snapshot.revision, before.revision
+            ));
+        }
+        Ok(())
+    }
+
+    fn note_health(&mut self, done: &Done, now: Instant) {
+        let error = match done {
+            Done::ReadAll(result) => result.as_ref().err(),
+            Done::Watch(_, result) | Done::Revoked(result) | Done::Compacted(result) => result.as_ref().err(),
+            Done::Granted(result) | Done::KeptAlive(_, _, result) => result.as_ref().err(),
+            Done::Transacted(_, result) => result.as_ref().err(),
+        };
+        match error {
+            Some(StoreError::Away(reason) | StoreError::Refused(reason) | StoreError::Nonsense(reason)) => {
+                let reason = reason.clone();
+                if matches!(done, Done::KeptAlive(..)) {
+                    // the watch may hang on the same member of etcd without noticing
+                    self.mirror.doubt_watch(now);
+                }
+                self.away.get_or_insert(Away { since: now, reason, told: false });
+            }
+            Some(StoreError::Compacted(_) | StoreError::LeaseOver) | None => {
+                if self.away.take().is_some_and(|away| away.told) {
+                    self.events.push_back(Event::Back);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, text: String) {
+        self.stopped = true;
+        self.jobs.values_mut().for_each(|job| job.fail(&ControlError::TimedOut(text.clone())));
+        self.jobs.clear();
+        self.drains.clear();
+        self.leaves.clear();
+        self.events.push_back(Event::Fatal(text));
+    }
+
+    fn ticket(&mut self, owner: Owner) -> u64 {
+        self.next_ticket += 1;
+        self.tickets.insert(self.next_ticket, owner);
+        self.next_ticket
+    }
+
+    fn on_transacted(&mut self, ticket: u64, result: Result<Outcome, StoreError>, now: Instant) {
+        match self.tickets.remove(&ticket) {
+            Some(Owner::Registration) => self.registration.on_transacted(&result, now),
+            Some(Owner::Controller) => self.controller.on_transacted(ticket, &result, now),
+            Some(Owner::Job(job)) => {
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.on_transacted(ticket, &result, now);
+                }
+            }
+            // a report that was not written is made again by who cannot reach the node
+            Some(Owner::Report) | None => {}
+        }
+    }
+
+    fn run_jobs(&mut self, me: Member, now: Instant) {
+        let image = self.mirror.image();
+        let mut finished = Vec::new();
+        for (number, job) in &mut self.jobs {
+            if self.tickets.len() >= OUTSTANDING_MAX {
+                break;
+            }
+            for transaction in job.advance(image, me, now, &mut self.options.ids) {
+                self.next_ticket += 1;
+                job.sent(self.next_ticket);
+                self.tickets.insert(self.next_ticket, Owner::Job(*number));
+                self.work.push_back(Work::Transact(self.next_ticket, transaction));
+            }
+            if job.finish(image.revision) {
+                finished.push(*number);
+            }
+        }
+        finished.iter().for_each(|number| drop(self.jobs.remove(number)));
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let reason = self.reason_to_wait();
+        self.jobs.retain(|_, job| !job.expire(now, &reason));
+        for waiting in [&mut self.drains, &mut self.leaves] {
+            while let Some(at) = waiting.iter().position(|(deadline, _)| *deadline <= now) {
+                waiting.remove(at).1.give(Err(ControlError::TimedOut(reason.clone())));
+            }
+        }
+    }
+
+    /// Why something is not done yet.
+    fn reason_to_wait(&self) -> String {
+        match (&self.away, self.member()) {
+            (Some(away), _) => format!("etcd does not answer: {}", away.reason),
+            (None, None) => "this node is not a member of its cluster yet".to_owned(),
+            (None, Some(_)) => "others changed the same all the time".to_owned(),
+        }
+    }
+
+    fn answer_drains(&mut self, me: Member) {
+        let image = self.mirror.image();
+        let is_told = image.draining.get(&me.node) == Some(&me.epoch);
+        if self.drains.is_empty() || !is_told || !partitions::leads_nothing(image, me.node) {
+            return;
+        }
+        self.drains.drain(..).for_each(|(_, reply)| reply.give(Ok(())));
+    }
+
+    fn on_revoked(&mut self, result: &Result<(), StoreError>) {
+        for (_, reply) in self.leaves.drain(..) {
+            reply.give(match result {
+                Ok(()) | Err(StoreError::LeaseOver) => Ok(()),
+                Err(error) => Err(ControlError::TimedOut(error.to_string())),
+            });
+        }
+    }
+
+    fn begin(&mut self, question: Question, deadline: Instant) {
+        let me = self.options.node.id;
+        let job: Box<dyn AnyJob> = match question {
+            Question::AlterIsr(changes, reply) => {
+                let items = changes.into_iter().map(|change| jobs::item(move |s| partitions::isr_change(&change, s)));
+                let job = Job::merged(items.collect(), deadline, move |outcomes, _| reply.give(outcomes));
+                Box::new(job.expiring(|| IsrOutcome::Unknown))
+            }
+            Question::CreateTopics(topics, defaults, mode, reply) => {
+                let items = topics.into_iter().map(|topic| {
+                    let mut creation = topics::Creation::new(topic, defaults, mode);
+                    jobs::item(move |s| creation.plan(s))
+                });
+                Box::new(Job::visible(items.collect(), deadline, reply))
+            }
+            Question::DeleteTopics(topics, reply) => {
+                let items = topics.into_iter().map(|id| jobs::item(move |s| topics::deletion(id, s)));
+                Box::new(Job::visible(items.collect(), deadline, reply))
+            }
+            Question::CreatePartitions(topics, mode, reply) => {
+                let items = topics.into_iter().map(|more| jobs::item(move |s| topics::growth(&more, mode, s)));
+                Box::new(Job::visible(items.collect(), deadline, reply))
+            }
+            Question::AlterTopic(topic, edit, mode, reply) => {
+                let item = jobs::item(move |s| configs::topic(&topic, &edit, mode, s));
+                Box::new(Job::visible_one(item, deadline, reply))
+            }
+            Question::AlterSettings(mut decide, mode, reply) => {
+                let item = jobs::item(move |s| configs::settings(me, &mut decide, mode, s));
+                Box::new(Job::visible_one(item, deadline, reply))
+            }
+            Question::AlterSettingsOf(node, mut decide, mode, reply) => {
+                let item = jobs::item(move |s| configs::settings(node, &mut decide, mode, s));
+                Box::new(Job::visible_one(item, deadline, reply))
+            }
+            Question::Reassign(asked, reply) => {
+                let items = asked.into_iter().map(|one| jobs::item(move |s| partitions::reassignment(&one, s)));
+                Box::new(Job::visible_merged(items.collect(), deadline, reply))
+            }
+            Question::ElectLeaders(kind, asked, reply) => {
+                let items = asked.into_iter().map(|tp| jobs::item(move |s| partitions::election(kind, tp, s)));
+                Box::new(Job::visible_merged(items.collect(), deadline, reply))
+            }
+            Question::Unregister(node, reply) => {
+                let item = jobs::item(move |s| partitions::unregistration(node, s));
+                Box::new(Job::visible_one(item, deadline, reply))
+            }
+            Question::ProducerIds(reply) => {
+                let item = jobs::item(|s| configs::producer_ids(s));
+                Box::new(Job::one(item, deadline, move |ids, _| reply.give(ids)))
+            }
+            Question::Join(catalog, reply) => joining(catalog, deadline, reply),
+            Question::Drain(reply) => {
+                self.registration.drain();
+                return self.drains.push((deadline, reply));
+            }
+            Question::Leave(reply) => {
+                self.work.extend(self.registration.leave().map(Work::Revoke));
+                return self.leaves.push((deadline, reply));
+            }
+            Question::Unreachable(whom) => return self.report(whom),
+        };
+        self.next_job += 1;
+        self.jobs.insert(self.next_job, job);
+    }
+
+    /// Says that another node cannot be reached, once for each of its lives.
+    fn report(&mut self, whom: Member) {
+        let Some((me, lease)) = self.registration.held() else { return };
+        let image = self.mirror.image();
+        let said = image.reports.get(&(whom.node, me.node)) == Some(&whom.epoch);
+        if said || whom.node == me.node || !image.is_alive(whom) {
+            return;
+        }
+        let transaction = controller::report(whom, me, lease);
+        let ticket = self.ticket(Owner::Report);
+        self.work.push_back(Work::Transact(ticket, transaction));
+    }
+}
+
+fn joining(
+    catalog: JoiningCatalog,
+    deadline: Instant,
+    reply: Reply<Visible<Result<(), super::plane::AdminError>>>,
+) -> Box<dyn AnyJob> {
+    let JoiningCatalog { topics, settings, next_producer_id } = catalog;
+    let mut items = vec![jobs::item(move |s| join::producer_ids(next_producer_id, s))];
+    items.extend(settings.into_iter().map(|(name, value)| jobs::item(move |s| join::setting(&name, &value, s))));
+    items.extend(topics.into_iter().map(|topic| jobs::item(move |s| join::topic(&topic, s))));
+    Box::new(Job::new(items, deadline, move |outcomes: Result<Vec<Result<(), _>>, ControlError>, revision| {
+        let outcome = outcomes.map(|outcomes| outcomes.into_iter().collect::<Result<Vec<()>, _>>().map(drop));
+        reply.give(outcome.map(|outcome| Visible { revision, outcome }));
+    }))
+}
+
+/// Ids from a generator that never gives one twice.
+pub type Ids = Box<dyn FnMut() -> Uuid + Send>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! What a core is made with, and what it asks of the store.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use uuid::Uuid;
+
+use super::Ids;
+use crate::cluster::{
+    model::{Continued, Endpoint, NodeId},
+    store::{KeyValue, LeaseId, Transaction},
+};
+
+/// Who this node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// Its id.
+    pub id: NodeId,
+    /// Of the data directory.
+    pub directory: Uuid,
+    /// Of the machine, and of the directory on it: two processes with the same value here and the same directory's id cannot
+    /// both hold the directory's lock.
+    pub machine: String,
+    /// broker.rack
+    pub rack: Option<String>,
+    /// Where clients find it.
+    pub endpoints: Vec<Endpoint>,
+    /// Where other nodes find it.
+    pub peer: String,
+    /// Shards of its layout.
+    pub shards: u32,
+    /// Its software.
+    pub version: String,
+    /// The life before, if nothing was lost since.
+    pub continues: Option<Continued>,
+}
+
+/// Which cluster a node may be a member of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterIdentity {
+    /// That one alone: its data is that cluster's. It founds it, if nobody did.
+    Fixed(Uuid),
+    /// Any; one with that id is founded if there is none.
+    Any(Uuid),
+}
+
+/// What was seen of the store in former lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Which store.
+    pub store: u64,
+    /// How far it was.
+    pub revision: i64,
+}
+
+/// Whose the store's history is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// The controller compacts it.
+    Ours,
+    /// Somebody else looks after it.
+    Others,
+}
+
+/// What a core is made with.
+pub struct Options {
+    /// Who this node is.
+    pub node: NodeIdentity,
+    /// Which cluster.
+    pub cluster: ClusterIdentity,
+    /// What was seen of the store before.
+    pub remembered: Option<Remembered>,
+    /// Defaults of topics that this node was started with, by topic setting name.
+    pub topic_defaults: BTreeMap<String, String>,
+    /// How long a life lasts without being kept alive.
+    pub lease: Duration,
+    /// How long the store may be away before the node is told.
+    pub away_after: Duration,
+    /// Whose the store's history is.
+    pub history: History,
+    /// Ids that were never used: topics', and one for each life.
+    pub ids: Ids,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Options").field("node", &self.node).field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+/// All keys at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Which store.
+    pub identity: u64,
+    /// The revision.
+    pub revision: i64,
+    /// The keys.
+    pub entries: Vec<KeyValue>,
+}
+
+/// What the store is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// All keys, in pages at the revision of the first page, and the store's identity.
+    ReadAll,
+    /// A watch from that revision on, in place of the one before. What it brings is told with this number.
+    Watch(u64, i64),
+    /// A lease.
+    Grant(Duration),
+    /// A lease to go on.
+    KeepAlive(LeaseId),
+    /// A lease to end.
+    Revoke(LeaseId),
+    /// A transaction, answered with this number.
+    Transact(u64, Transaction),
+    /// History to be forgotten before that revision.
+    Compact(i64),
+}
+
+/// What is done in order, beside the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Leases: nothing may hold them up.
+    Leases,
+    /// Transactions.
+    Transactions,
+    /// Reading all, and beginning to watch.
+    Reading,
+}
+
+impl Work {
+    /// Where it is done.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Grant(_) | Self::KeepAlive(_) | Self::Revoke(_) => Lane::Leases,
+            Self::Transact(..) | Self::Compact(_) => Lane::Transactions,
+            Self::ReadAll | Self::Watch(..) => Lane::Reading,
+        }
+    }
+}
