@@ -115,7 +115,8 @@ impl Node {
         for (id, stored) in &self.catalog.topics {
             let topic = Topic::tolerant(*id, stored.clone(), &Default::default()).map_err(StartError::Options)?;
             let shards = self.catalog.shards as usize;
-            let own = topic.partition_ids().filter(|id| crate::engine::owner(*id, shards) == shard as usize);
+            let own =
+                self.catalog.partitions_here(*id).filter(|id| crate::engine::owner(*id, shards) == shard as usize);
             known.extend(own.map(|id| (id, topic.config.clone())));
         }
         Ok(known)
@@ -133,6 +134,7 @@ impl Node {
             wal_bytes: 0, // no file is made
             reserve_bytes: 0,
             owed: Owed::new(shard as usize + 1, 0),
+            replicated: self.catalog.replicated_here().into(),
         }
     }
 }

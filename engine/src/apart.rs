@@ -58,6 +58,7 @@ impl Apart {
                 wal_bytes: 0, // the least
                 reserve_bytes: 0,
                 owed: Owed::new(partitions as usize, 0),
+                replicated: Rc::default(),
             };
             let known = [(id(at), config.clone())].into();
             let opened = Store::open(io.clone(), options, &known).await;

@@ -21,7 +21,7 @@ pub struct TopicPartition {
     pub partition: i32,
 }
 
-/// The leader epoch of every partition of a node without replicas: leadership never moves.
+/// The leader epoch of a partition that is on one node alone: leadership never moves.
 pub const LEADER_EPOCH: i32 = 0;
 
 /// One partition's part of a produce request.
@@ -210,6 +210,26 @@ pub enum LogError {
     /// The client's leader epoch is older than ours.
     #[error("fenced leader epoch")]
     FencedLeaderEpoch,
+    /// This node does not lead the partition; or, who wants to follow or cut it: it does not follow.
+    #[error("not the leader of the partition, or not its follower")]
+    NotLeader,
+    /// Fewer replicas are in sync than `min.insync.replicas`: nothing was appended.
+    #[error("fewer replicas are in sync than min.insync.replicas")]
+    NotEnoughReplicas,
+    /// The same since the batch was appended: it may not survive this leader.
+    #[error("fewer replicas are in sync than min.insync.replicas since the batch was appended")]
+    NotEnoughReplicasAfterAppend,
+    /// The leader is new and does not know yet how far consumers may have been.
+    #[error("the new leader does not know the high watermark yet")]
+    OffsetNotAvailable,
+    /// What a follower is to append does not begin where its log ends.
+    #[error("the log ends at {expected}, but what follows begins at {found}")]
+    UnexpectedOffset {
+        /// Where the log ends.
+        expected: i64,
+        /// Where what is to be appended begins.
+        found: i64,
+    },
     /// The batch cannot be accepted.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -295,6 +315,12 @@ impl Records {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// One past the last offset, of what lies in memory; none if nothing does.
+    pub(crate) fn end_offset(&self) -> Option<i64> {
+        let last = self.chunks.iter().filter_map(Chunk::as_slice).next_back()?;
+        crate::batch::batches(last).flatten().last().map(|(info, _)| info.last_offset() + 1)
     }
 }
 

@@ -201,12 +201,11 @@ pub(crate) async fn upgrade<I: Io>(io: &I, path: &Path, catalog: &mut Catalog) -
 async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards: u32) -> Result<(), StartError> {
     tracing::info!(from = catalog.shards, to = shards, "the number of shards changed: laying partitions out anew");
     let config = Rc::new(TopicConfig::parse(&options.topic_defaults, &BTreeMap::new()).map_err(StartError::Options)?);
+    let replicated = Rc::new(catalog.replicated_here());
     let mut states: HashMap<usize, Vec<(TopicPartition, PartitionState)>> = HashMap::new();
     let mut run_ends: HashMap<usize, BTreeMap<u64, u64>> = HashMap::new();
     for shard in 0..catalog.shards {
-        let ids = catalog.topics.iter().flat_map(|(topic, stored)| {
-            (0..stored.partitions).map(|partition| TopicPartition { topic: *topic, partition })
-        });
+        let ids = catalog.topics.keys().flat_map(|topic| catalog.partitions_here(*topic));
         let own = ids.filter(|id| owner(*id, catalog.shards as usize) == shard as usize);
         let known: Known = own.map(|id| (id, config.clone())).collect();
         let store_options = StoreOptions {
@@ -220,6 +219,7 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             wal_bytes: options.wal_bytes,
             reserve_bytes: 0,
             owed: Owed::new(shard as usize + 1, options.wal_bytes),
+            replicated: replicated.clone(),
         };
         let opened = Store::open(io.clone(), store_options, &known).await;
         let store = opened.map_err(|error| StartError::of_open(error, catalog))?;

@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::{
     api::{
-        Acks, ActiveProducer, Fetched, FoundOffset, LEADER_EPOCH, LogError, OffsetSpec, ProducePartition, Produced,
-        ReadBound, TopicId, TopicPartition,
+        Acks, ActiveProducer, Fetched, FoundOffset, LogError, OffsetSpec, ProducePartition, Produced, ReadBound,
+        TopicId, TopicPartition,
     },
     batch::AppendOrigin,
     io::{self, direct::DirectIo},
@@ -26,7 +26,7 @@ use crate::{
     partition::waiters::Waiter,
     signal::Outcome,
     stats::ShardStats,
-    store::{Store, Taken, check_epoch},
+    store::{Store, Taken},
 };
 
 pub use crate::metadata::{Topic, Topics};
@@ -84,11 +84,9 @@ impl Engine {
         owner(partition, self.shards())
     }
 
-    /// The epoch in which this node leads a partition; `None`: it does not, or there is no such partition.
+    /// The epoch in which this node leads a partition of this shard; `None`: it does not, or the partition is not here.
     pub fn leader_epoch(&self, partition: TopicPartition) -> Option<i32> {
-        let topics = self.0.topics.borrow();
-        let topic = topics.by_id.get(&partition.topic)?;
-        (0..topic.partitions).contains(&partition.partition).then_some(LEADER_EPOCH)
+        self.0.store.leads(partition)
     }
 
     /// The cluster's id, kept in the data directory.
@@ -145,8 +143,8 @@ impl Engine {
         bound: ReadBound,
         leader_epoch: i32,
     ) -> Result<FoundOffset, LogError> {
-        check_epoch(leader_epoch)?;
         self.call(self.owner(partition), move |engine: Engine| async move {
+            engine.0.store.check_leads(partition, leader_epoch)?;
             engine.0.store.list_offset(partition, spec, bound).await
         })
         .await
@@ -159,23 +157,19 @@ impl Engine {
         current_leader_epoch: i32,
         leader_epoch: i32,
     ) -> Result<(i32, i64), LogError> {
-        check_epoch(current_leader_epoch)?;
-        let (_, high_watermark) = self.bounds(partition).await?;
-        match leader_epoch {
-            LEADER_EPOCH => Ok((LEADER_EPOCH, high_watermark)),
-            _ => Ok((-1, -1)),
-        }
-    }
-
-    async fn bounds(&self, partition: TopicPartition) -> Result<(i64, i64), LogError> {
         let owner = self.owner(partition);
-        self.call(owner, move |engine: Engine| async move { engine.0.store.bounds(partition) }).await
+        let look_up = move |engine: Engine| {
+            std::future::ready(engine.0.store.end_of_epoch_for(partition, current_leader_epoch, leader_epoch))
+        };
+        let found = self.call(owner, look_up).await?;
+        Ok((found.epoch, found.end_offset))
     }
 
     /// Moves the log start up to `before` (-1: to the high watermark); answers the new log start, durable.
     pub async fn delete_records(&self, partition: TopicPartition, before: i64) -> Result<i64, LogError> {
         let owner = self.owner(partition);
         self.call(owner, move |engine: Engine| async move {
+            engine.0.store.check_leads(partition, -1)?;
             let (log_start_offset, high_watermark) = engine.0.store.bounds(partition)?;
             let before = if before == -1 { high_watermark } else { before };
             if before < 0 || before > high_watermark {

@@ -20,6 +20,7 @@ mod mail;
 mod metadata;
 pub mod node;
 mod partition;
+pub mod replica;
 mod signal;
 pub mod stall;
 mod start;

@@ -272,7 +272,7 @@ async fn open(
         // A default that became stricter must not keep a node from starting.
         let topic = Topic::tolerant(*id, stored.clone(), &defaults);
         let topic = Rc::new(topic.map_err(StartError::Options)?);
-        let own = topic.partition_ids().filter(|id| owner(*id, options.shards) == index);
+        let own = booted.catalog.partitions_here(*id).filter(|id| owner(*id, options.shards) == index);
         known.extend(own.map(|id| (id, topic.config.clone())));
         topics.put(topic);
     }
@@ -335,6 +335,7 @@ fn store_options(options: &NodeOptions, index: usize, booted: &Booted, owed: Owe
         wal_bytes: options.wal_bytes,
         reserve_bytes: options.reserve_bytes,
         owed,
+        replicated: booted.catalog.replicated_here().into(),
     }
 }
 

@@ -64,6 +64,11 @@ pub(crate) fn log_error(error: &LogError) -> ResponseError {
         LogError::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
         LogError::UnknownLeaderEpoch => ResponseError::UnknownLeaderEpoch,
         LogError::FencedLeaderEpoch => ResponseError::FencedLeaderEpoch,
+        LogError::NotLeader => ResponseError::NotLeaderOrFollower,
+        LogError::NotEnoughReplicas => ResponseError::NotEnoughReplicas,
+        LogError::NotEnoughReplicasAfterAppend => ResponseError::NotEnoughReplicasAfterAppend,
+        LogError::OffsetNotAvailable => ResponseError::OffsetNotAvailable,
+        LogError::UnexpectedOffset { .. } => ResponseError::UnknownServerError,
         LogError::Batch(error) => batch_error(error),
         LogError::OutOfOrderSequence(_) => ResponseError::OutOfOrderSequenceNumber,
         LogError::InvalidProducerEpoch => ResponseError::InvalidProducerEpoch,
@@ -107,6 +112,11 @@ pub(crate) fn tells_log_start(error: &LogError) -> bool {
         | LogError::TransactionAbortable(_)
         | LogError::InvalidProducerIdMapping
         | LogError::TransactionCoordinatorNotAvailable
+        | LogError::NotLeader
+        | LogError::NotEnoughReplicas
+        | LogError::NotEnoughReplicasAfterAppend
+        | LogError::OffsetNotAvailable
+        | LogError::UnexpectedOffset { .. }
         | LogError::StorageFull
         | LogError::Storage(_)
         | LogError::ShuttingDown => false,

@@ -3,7 +3,7 @@
 //!
 //! The catalog is a journal that shard 0 appends to; every record is durable before its effect is seen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use super::{
 };
 pub(crate) use crate::format::journal::RECORD_BYTES_MAX;
 use crate::{
-    api::TopicId,
+    api::{TopicId, TopicPartition},
     format::journal::{self, Payloads},
 };
 
@@ -22,7 +22,10 @@ use crate::{
 pub const FORMAT_VERSION: u32 = 2;
 
 /// Features that this version knows: names that a catalog may have (FORMAT.md, section 11).
-pub const FEATURES: &[&str] = &[super::transactions::FEATURE];
+pub const FEATURES: &[&str] = &[REPLICATION, super::transactions::FEATURE];
+
+/// The feature of a catalog with partitions on several nodes, or led in an epoch above 0.
+pub const REPLICATION: &str = "replication";
 
 /// A topic as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +133,25 @@ impl Catalog {
                 self.placements.entry(topic).or_default().place(first, &runs, self.node_id);
             }
         }
+    }
+
+    /// The partitions of a topic that are on this node.
+    pub(crate) fn partitions_here(&self, topic: TopicId) -> impl Iterator<Item = TopicPartition> {
+        self.placed_here(topic).map(|(partition, _)| partition)
+    }
+
+    /// Those of all topics that are on other nodes too, or that others led: who leads them is for the cluster to say.
+    pub(crate) fn replicated_here(&self) -> HashSet<TopicPartition> {
+        let all = self.placements.keys().flat_map(|topic| self.placed_here(*topic));
+        all.filter_map(|(partition, is_replicated)| is_replicated.then_some(partition)).collect()
+    }
+
+    fn placed_here(&self, topic: TopicId) -> impl Iterator<Item = (TopicPartition, bool)> {
+        let placement = self.placements.get(&topic);
+        placement.into_iter().flat_map(|placement| placement.on(self.node_id)).filter_map(move |(at, is_replicated)| {
+            let partition = i32::try_from(at).ok()?;
+            Some((TopicPartition { topic, partition }, is_replicated))
+        })
     }
 
     /// Whether partitions of a topic are not on this node alone, in the first epoch.
@@ -244,7 +266,8 @@ impl Reading {
                 "this folder uses the feature{word} '{names}', which this version does not know"
             )));
         }
-        match catalog.placements.keys().find(|topic| catalog.placed_elsewhere(**topic)) {
+        let is_in_use = catalog.features.contains(REPLICATION);
+        match catalog.placements.keys().find(|topic| !is_in_use && catalog.placed_elsewhere(**topic)) {
             Some(topic) => Err(Fault::Damaged(format!(
                 "topic {topic} is placed on other nodes or in another leader epoch, without the feature 'replication'"
             ))),

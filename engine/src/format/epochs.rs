@@ -45,6 +45,23 @@ impl LeaderEpochs {
         self.0.is_empty()
     }
 
+    /// The newest one.
+    pub fn newest(&self) -> Option<&EpochStart> {
+        self.0.last()
+    }
+
+    /// Where an epoch ends in a log that ends at `log_end`: the largest epoch that is not newer than the one asked for, and
+    /// where the next one begins (KIP-279). Of one that is older than all that are known, where the first of them begins.
+    /// `None` for one that is newer than all.
+    pub(crate) fn end_of(&self, epoch: i32, log_end: i64) -> Option<(i32, i64)> {
+        let newer = self.0.partition_point(|start| start.epoch.get() <= epoch);
+        let floor = newer.checked_sub(1).map(|at| self.0[at].epoch.get());
+        match self.0.get(newer) {
+            Some(next) => Some((floor.unwrap_or(epoch), next.start_offset.get())),
+            None => floor.filter(|floor| *floor == epoch).map(|floor| (floor, log_end)),
+        }
+    }
+
     /// An epoch is in use from an offset on; `true` if it is newer than all that were known.
     pub(crate) fn note(&mut self, epoch: i32, start_offset: i64) -> bool {
         let is_new = self.0.last().is_none_or(|last| last.epoch.get() < epoch);
@@ -102,6 +119,16 @@ mod tests {
             of_end.end_at(offset);
             assert_eq!((of_cut.starts().len(), of_end.starts().len()), (cut, end), "at {offset}");
         }
+    }
+
+    #[test]
+    fn an_epoch_ends_where_the_next_one_begins() {
+        let epochs = of(&[(2, 5), (4, 10), (5, 10), (7, 20)]);
+        let asked = [0, 2, 3, 4, 5, 6, 7, 8].map(|epoch| epochs.end_of(epoch, 30));
+        let found = [(0, 5), (2, 10), (2, 10), (4, 10), (5, 20), (5, 20), (7, 30)].map(Some);
+        assert_eq!(asked[..7], found, "and the newest where the log ends");
+        assert_eq!(asked[7], None, "of a newer one nothing is known");
+        assert_eq!(of(&[]).end_of(0, 30), None);
     }
 
     #[test]

@@ -607,7 +607,8 @@ fn apply_transactions(state: &mut PartitionState, transactions: Transactions) {
     }
 }
 
-fn apply_cut(state: &mut PartitionState, cut: Cut) {
+/// The end of the log was cut off.
+pub(crate) fn apply_cut(state: &mut PartitionState, cut: Cut) {
     let end_offset = cut.end_offset;
     state.cuts = cut.cuts;
     if !(state.log_start_offset..=state.end_offset()).contains(&end_offset) {

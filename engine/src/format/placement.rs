@@ -41,6 +41,18 @@ impl Placement {
         self.0.iter().all(|run| run.leader_epoch == 0 && run.replicas == [node_id])
     }
 
+    /// The partitions that are on a node, and whether others have them too or led them.
+    pub(crate) fn on(&self, node_id: i32) -> impl Iterator<Item = (u32, bool)> {
+        let mut at = 0u32;
+        self.0.iter().flat_map(move |run| {
+            let first = at;
+            at = at.saturating_add(run.partitions);
+            let here = run.replicas.contains(&node_id);
+            let is_replicated = run.leader_epoch != 0 || run.replicas != [node_id];
+            (first..at).filter(move |_| here).map(move |partition| (partition, is_replicated))
+        })
+    }
+
     /// Places the partitions from `first` on anew, as far as `runs` go. Those before that have no placement yet are given
     /// that of a node alone.
     pub(super) fn place(&mut self, first: u32, runs: &[PlacedRun], node_id: i32) {

@@ -59,15 +59,11 @@ pub(crate) struct FatPlan {
     pub(crate) written: Rc<Outcome<bool>>,
 }
 
-/// What is in segments but not in the manifest: the shared log is needed until it is.
+/// What is in segments but not in the manifest, and leader epochs that it may not know: the shared log is needed until it
+/// does.
 #[derive(Default)]
 pub(crate) struct Unnoted {
-    /// Base offset of the first segment that changed.
-    first_segment: i64,
-    /// Entries of that segment's index that the manifest has.
-    index_from: usize,
-    /// The same of its aborted transactions.
-    aborted_from: usize,
+    pub(super) changed: Option<Changed>,
     /// Whether transactions began or ended.
     has_transactions: bool,
     producers: Producers,
@@ -76,23 +72,33 @@ pub(crate) struct Unnoted {
     bytes: usize,
 }
 
+/// From where on segments are not as the manifest knows them.
+#[derive(Clone, Copy)]
+pub(super) struct Changed {
+    /// Base offset of the first segment that changed.
+    first_segment: i64,
+    /// Entries of that segment's index that the manifest has.
+    index_from: usize,
+    /// The same of its aborted transactions.
+    aborted_from: usize,
+}
+
 impl Partition {
-    /// The extents to materialise next, oldest first: visible to consumers, and `bytes_max` at most, but at least one.
+    /// The extents to materialise next, oldest first: kept, and `bytes_max` at most, but at least one.
     pub(crate) fn materialisable(&self, bytes_max: usize) -> Vec<Extent> {
-        let high_watermark = self.marks.high_watermark();
+        let kept_end = self.marks.kept();
         let mut bytes = 0;
-        let visible = self.tail.from(self.marks.materialised()).take_while(|e| e.end_offset <= high_watermark);
-        visible
-            .take_while(|e| {
-                let first = bytes == 0;
-                bytes += e.len as usize;
-                first || bytes <= bytes_max
-            })
-            .cloned()
-            .collect()
+        let kept = self.tail.from(self.marks.materialised()).take_while(|e| e.end_offset <= kept_end);
+        kept.take_while(|e| {
+            let first = bytes == 0;
+            bytes += e.len as usize;
+            first || bytes <= bytes_max
+        })
+        .cloned()
+        .collect()
     }
 
-    /// Whether bringing to segments what consumers can see would end one of them.
+    /// Whether bringing to segments what is kept would end one of them.
     pub(crate) fn would_roll(&self, now_ms: i64) -> bool {
         materialise::would_roll(self.segments.active(), &self.materialisable(usize::MAX), &self.config, now_ms)
     }
@@ -189,9 +195,9 @@ impl Partition {
     }
 
     /// A fat run is in its segments, with what lay before it. It was planned when its topic may have asked for less than
-    /// it does now, and there it is on stable storage: so it is seen.
+    /// it does now, and there it is on stable storage: so it is kept.
     pub(crate) fn fat_appended(&mut self, plan: &Plan, now_ms: i64) {
-        self.show(plan.end_offset);
+        self.keep(plan.end_offset);
         self.follow_marks();
         self.appended(plan, now_ms);
     }
@@ -201,18 +207,15 @@ impl Partition {
         let Some(first) = plan.writes.first() else {
             return;
         };
-        let unnoted = self.unnoted.get_or_insert_with(|| Unnoted {
+        let unnoted = self.unnoted.get_or_insert_default();
+        unnoted.changed.get_or_insert(Changed {
             first_segment: first.segment.base_offset,
             index_from: first.index_from,
             aborted_from: first.aborted_from,
-            ..Unnoted::default()
         });
         for extent in &plan.extents {
             unnoted.bytes += extent.len as usize;
-            match unnoted.pins.iter_mut().find(|(file, _)| *file == extent.backing.wal()) {
-                Some((_, count)) => *count += 1,
-                None => unnoted.pins.push((extent.backing.wal(), 1)),
-            }
+            unnoted.pin(extent.backing.wal());
             self.tail.end_live(extent);
         }
         unnoted.has_transactions |= plan.has_transactions;
@@ -228,10 +231,12 @@ impl Partition {
     /// on is noted the next time. Answer with [`Partition::put_back`] if the record could not be made durable.
     pub(crate) fn take_unnoted(&mut self) -> Option<(Unnoted, Advance, Option<Transactions>)> {
         let unnoted = self.unnoted.take()?;
-        let changed = self.segments.begun_from(unnoted.first_segment);
+        let none = Changed { first_segment: i64::MAX, index_from: 0, aborted_from: 0 };
+        let Changed { first_segment, index_from, aborted_from } = unnoted.changed.unwrap_or(none);
+        let changed = self.segments.begun_from(first_segment);
         let active = changed.last().filter(|s| !s.sealed);
         let new_aborted = active.and_then(|active| {
-            let from = if active.base_offset == unnoted.first_segment { unnoted.aborted_from } else { 0 };
+            let from = if active.base_offset == first_segment { aborted_from } else { 0 };
             active.aborted.as_ref().map(|aborted| aborted[from..].to_vec())
         });
         let transactions = unnoted
@@ -239,7 +244,7 @@ impl Partition {
             .then(|| Transactions { aborted: new_aborted.unwrap_or_default(), open: self.checkpointed.open_entries() });
         let active = active.and_then(|s| Some((s.base_offset, s.index.clone()?)));
         let index = active.map(|(base_offset, index)| {
-            let from = if base_offset == unnoted.first_segment { unnoted.index_from } else { 0 };
+            let from = if base_offset == first_segment { index_from } else { 0 };
             index[from..].to_vec()
         });
         let advance = Advance {
@@ -251,6 +256,11 @@ impl Partition {
         };
         self.segments.drop_indexes();
         Some((unnoted, advance, transactions))
+    }
+
+    /// The number of the next cut; none if there were too many.
+    pub(crate) fn next_cut(&self) -> Option<u32> {
+        self.history.next_cut()
     }
 
     /// How often the end of what segments hold was cut off.
@@ -270,6 +280,7 @@ impl Partition {
         if let Some(later) = self.unnoted.take() {
             earlier.has_transactions |= later.has_transactions;
             earlier.producers.absorb(&later.producers);
+            earlier.changed = earlier.changed.or(later.changed);
             earlier.pins.extend(later.pins);
             earlier.bytes += later.bytes;
         }
@@ -298,7 +309,8 @@ impl Partition {
 
     /// Consumers may have seen everything below, and no crash takes any of it.
     fn surely_shown(&self) -> i64 {
-        let now = self.marks.high_watermark().min(self.marks.durable()).max(self.marks.materialised());
+        let stored = self.marks.durable().max(self.marks.materialised());
+        let now = self.marks.high_watermark().min(stored);
         now.max(self.history.shown())
     }
 
@@ -329,10 +341,11 @@ impl Partition {
         self.stable_waiters.wake();
     }
 
-    /// The segments that compaction may rewrite: sealed, the manifest knows, and all in them is decided.
+    /// The segments that compaction may rewrite: sealed, the manifest knows, all in them is decided, and nothing of them can
+    /// be cut off any more.
     pub(crate) fn sealed(&self) -> &[Segment] {
-        let noted = self.unnoted.as_ref().map_or(i64::MAX, |unnoted| unnoted.first_segment);
-        let sealed = self.segments.sealed_before(noted);
+        let changed = self.unnoted.as_ref().and_then(|unnoted| unnoted.changed);
+        let sealed = self.segments.sealed_before(changed.map_or(i64::MAX, |changed| changed.first_segment));
         &sealed[..sealed.partition_point(|segment| segment.end_offset <= self.last_stable)]
     }
 
@@ -344,6 +357,16 @@ impl Partition {
         self.forget_aborted();
         self.old_before = self.old_before.max(end);
         self.clean_offset = replace.clean_offset;
+    }
+}
+
+impl Unnoted {
+    /// Something in that file of the shared log is needed until the manifest knows.
+    pub(super) fn pin(&mut self, file: WalFileId) {
+        match self.pins.iter_mut().find(|(known, _)| *known == file) {
+            Some((_, count)) => *count += 1,
+            None => self.pins.push((file, 1)),
+        }
     }
 }
 

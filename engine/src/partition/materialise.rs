@@ -82,14 +82,17 @@ pub(crate) fn plan(
     let mut remembered = Producers::default();
     let mut has_transactions = false;
     let mut planned = 0;
+    let mut end_offset = extents.first().map_or(0, |first| first.base_offset);
     while planned < extents.len() && writes.len() < SEGMENTS_MAX {
         for (memory, at, info) in batches(&extents[planned]) {
             let may_roll = writes.len() < SEGMENTS_OF_RUN_MAX;
             if may_roll && open.as_ref().is_some_and(|write| rolls(&write.segment, &info, config, now_ms)) {
                 writes.extend(open.take().map(SegmentWrite::sealed));
             }
-            let begin = || SegmentWrite::append_to(Segment::begin(info.base_offset, now_ms));
+            // What a follower was given may have gaps: a segment begins where the one before ended all the same.
+            let begin = || SegmentWrite::append_to(Segment::begin(end_offset, now_ms));
             open.get_or_insert_with(begin).push(&memory, at, &info);
+            end_offset = info.last_offset() + 1;
             if let Some(batch) = logged_producer_batch(&info, &memory.bytes()[at..at + info.size]) {
                 has_transactions |= info.is_transactional();
                 remembered.note(batch, now_ms);
@@ -147,7 +150,7 @@ pub(crate) fn would_roll(active: Option<&Segment>, tail: &[Extent], config: &Top
     tail.iter().flat_map(batches).any(|(_, _, info)| {
         let open = open.get_or_insert_with(|| Segment::begin(info.base_offset, now_ms));
         let rolls = rolls(open, &info, config, now_ms);
-        open.push(&info);
+        open.push_behind_gap(&info);
         rolls
     })
 }
@@ -173,7 +176,7 @@ impl SegmentWrite {
     }
 
     fn push(&mut self, memory: &Rc<dyn Memory>, at: usize, info: &BatchInfo) {
-        self.segment.push(info);
+        self.segment.push_behind_gap(info);
         match self.pieces.last_mut() {
             Some(last) if Rc::ptr_eq(&last.memory, memory) && last.range.end == at => last.range.end += info.size,
             _ => self.pieces.push(Piece { memory: memory.clone(), range: at..at + info.size }),

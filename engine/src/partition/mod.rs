@@ -4,16 +4,19 @@
 //! in the shared log. An extent joins the tail when its group is sealed and becomes visible when the marks pass it; it
 //! stays after it was materialised for as long as its memory is cached.
 //!
-//! What always holds: the order of the marks (`marks`), segments and tail are consecutive, and an offset below the high
-//! watermark is in the tail or in a segment.
+//! What always holds: the order of the marks (`marks`), segments and tail are consecutive but for what compaction took
+//! away, here or at the leader that it came from, and an offset below the end of the tail is in the tail or in a segment.
 
 pub(crate) mod available;
+pub(crate) mod cutting;
 pub(crate) mod keeping;
 pub(crate) mod marks;
 pub(crate) mod materialise;
 mod open;
 pub(crate) mod producers;
 pub(crate) mod read;
+pub(crate) mod replicating;
+pub(crate) mod replication;
 mod retention;
 pub(crate) mod run;
 mod segments;
@@ -30,13 +33,14 @@ use self::{
     keeping::{Appending, Unnoted},
     marks::Marks,
     producers::{Begins, Producers, Sequence},
+    replication::{Confirmation, Replication},
     segments::Segments,
     tail::{Extent, Tail},
     transactions::{Confirming, Transactions},
     waiters::{Waiter, Waiters},
 };
 use crate::{
-    api::{LEADER_EPOCH, LogError, Produced, ReadBound, TopicPartition},
+    api::{Acks, LogError, Produced, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchInfo, TimestampType},
     config::{Durability, TopicConfig},
     format::{
@@ -55,6 +59,7 @@ pub(crate) struct Partition {
     config: Rc<TopicConfig>,
     marks: Marks,
     history: History,
+    replication: Replication,
     /// Compaction has cleaned everything below: the first dirty offset.
     clean_offset: i64,
     segments: Segments,
@@ -83,6 +88,24 @@ pub(crate) struct Partition {
     stable_waiters: Waiters,
 }
 
+/// On what terms a batch is taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Who appends it.
+    pub(crate) origin: AppendOrigin,
+    /// What its answer waits for.
+    pub(crate) acks: Acks,
+    /// How a producer begins of which nothing is known.
+    pub(crate) begins: Begins,
+}
+
+impl Terms {
+    /// Those of batches that nobody's transaction is asked for.
+    pub(crate) fn plain(origin: AppendOrigin, acks: Acks) -> Self {
+        Self { origin, acks, begins: Begins::Anywhere }
+    }
+}
+
 /// A batch's place in the log.
 pub(crate) struct Placed {
     pub(crate) produced: Produced,
@@ -97,6 +120,8 @@ pub(crate) struct Placed {
 /// A batch that is in the log already.
 pub(crate) struct Repeated {
     pub(crate) produced: Produced,
+    /// One past its last offset.
+    pub(crate) end_offset: i64,
     /// How the group ends that it may be in; none if consumers see it.
     pub(crate) group: Option<Rc<GroupOutcome>>,
     /// What it waits for beside that.
@@ -114,7 +139,7 @@ pub(crate) struct Leavings {
 impl Partition {
     /// An empty one.
     pub(crate) fn new(id: TopicPartition, config: Rc<TopicConfig>) -> Self {
-        Self::restore(id, config, PartitionState::default(), History::default())
+        Self::restore(id, config, PartitionState::default(), History::default(), Replication::alone())
     }
 
     /// A partition as the manifest remembers it, with what has happened to its end also in the tail, which follows by
@@ -124,14 +149,17 @@ impl Partition {
         config: Rc<TopicConfig>,
         state: PartitionState,
         history: History,
+        replication: Replication,
     ) -> Self {
-        let end = state.end_offset();
+        let (start, end) = (state.log_start_offset, state.end_offset());
+        let high_watermark = replication.high_watermark(end).max(start);
         let producers = Producers::restore(&state.producers, &state.open);
         let mut partition = Self {
             id,
             config,
-            marks: Marks::of_segments(state.log_start_offset, end),
+            marks: Marks::cut(start, end, high_watermark, end),
             history,
+            replication,
             clean_offset: state.clean_offset,
             segments: Segments::new(state.segments),
             tail: Tail::default(),
@@ -159,7 +187,7 @@ impl Partition {
         producers.iter().for_each(|batch| self.note_batch(*batch, batch.timestamp_ms.get()));
         self.marks.recover(extent.end_offset);
         self.tail.push(extent);
-        self.follow_marks();
+        self.follow_kept();
     }
 
     /// Names it.
@@ -223,25 +251,22 @@ impl Partition {
         self.deleted = true;
         self.waiters.wake();
         self.stable_waiters.wake();
+        self.replication.refuse(&LogError::UnknownPartition);
         let live = self.tail.take_live(self.marks.materialised());
         Leavings { live, pins: self.unnoted.take().map(|unnoted| unnoted.pins).unwrap_or_default() }
     }
 
-    /// The answer to a batch that is in the log already; none if it is new. `begins`: how one begins of whose producer nothing
-    /// is known.
-    pub(crate) fn known(
-        &self,
-        info: &BatchInfo,
-        origin: AppendOrigin,
-        begins: Begins,
-    ) -> Result<Option<Repeated>, LogError> {
-        let checked = self.producers.check(info, self.membership(info, origin), begins)?;
+    /// The answer to a batch that is in the log already; none if it is new, and may be appended.
+    pub(crate) fn known(&self, info: &BatchInfo, terms: Terms) -> Result<Option<Repeated>, LogError> {
+        self.replication.check_produce(terms.acks, self.config.min_insync_replicas)?;
+        let checked = self.producers.check(info, self.membership(info, terms.origin), terms.begins)?;
         let Sequence::Duplicate { base_offset, timestamp_ms } = checked else { return Ok(None) };
         let log_append_time = self.config.timestamp_type == TimestampType::LogAppendTime;
         let produced = self.produced(base_offset, log_append_time.then_some(timestamp_ms));
         let is_visible = base_offset < self.marks.high_watermark();
         let group = if is_visible { None } else { self.last_group.clone() };
-        Ok(Some(Repeated { produced, group, confirming: self.confirming(info) }))
+        let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
+        Ok(Some(Repeated { produced, end_offset, group, confirming: self.confirming(info) }))
     }
 
     /// Gives a new batch its place, at the end.
@@ -265,18 +290,34 @@ impl Partition {
         let base_offset = self.marks.end();
         let end_offset = base_offset + i64::from(info.last_offset_delta) + 1;
         self.marks.assign(end_offset);
-        self.history.note_epoch(LEADER_EPOCH, base_offset);
+        self.history.note_epoch(self.history.era().leader_epoch, base_offset);
         end_offset
+    }
+
+    /// Somebody waits until consumers see everything below an offset; `None`: nobody has to be waited for.
+    pub(crate) fn expect(&mut self, acks: Acks, end_offset: i64) -> Option<Rc<Confirmation>> {
+        let is_seen = end_offset <= self.marks.high_watermark();
+        if acks == Acks::All && !is_seen { self.replication.expect(end_offset) } else { None }
     }
 
     fn produced(&self, base_offset: i64, append_time_ms: Option<i64>) -> Produced {
         Produced { base_offset, append_time_ms: append_time_ms.unwrap_or(-1), log_start_offset: self.marks.log_start() }
     }
 
+    /// Where its run is in the group with that number, if it has one there.
+    pub(crate) fn run_in(&self, number: u64) -> Option<usize> {
+        self.open_run.filter(|(open, _)| *open == number).map(|(_, at)| at)
+    }
+
+    /// How the last group with a batch of it ends.
+    pub(crate) fn last_group(&self) -> Option<&Rc<GroupOutcome>> {
+        self.last_group.as_ref()
+    }
+
     /// A batch goes to that group, which has so many runs: where the partition's own is among them; none if it has none
     /// yet, and then it is the next one.
     pub(crate) fn join_group(&mut self, number: u64, runs: usize, outcome: &Rc<GroupOutcome>) -> Option<usize> {
-        let known = self.open_run.filter(|(open, _)| *open == number).map(|(_, at)| at);
+        let known = self.run_in(number);
         if known.is_none() {
             self.open_run = Some((number, runs));
             self.last_group = Some(outcome.clone());
@@ -301,26 +342,36 @@ impl Partition {
         self.follow_log();
     }
 
-    /// The rule by which the high watermark moves: with one replica, by what the log on this disk has as safely as the
-    /// topic asks. What was seen once stays seen, also if its topic asks for more from then on.
+    /// What the log on this disk has as safely as the topic asks is kept. What was once stays so, also if its topic asks
+    /// for more from then on: with one replica, consumers have seen it.
     fn follow_log(&mut self) {
         let safe = match self.config.durability {
             Durability::Device => self.marks.durable(),
             Durability::Written => self.marks.written(),
         };
-        self.show(safe);
+        self.keep(safe);
         self.follow_marks();
     }
 
-    /// Lets consumers see everything below, and wakes who waits for that.
-    fn show(&mut self, end: i64) {
-        let before = self.marks.high_watermark();
+    /// Everything below is kept.
+    fn keep(&mut self, end: i64) {
+        if end > self.marks.kept() {
+            self.marks.keep(end);
+            self.follow_kept();
+        }
+    }
+
+    /// Lets consumers see what they may now, and wakes who waits for that.
+    fn follow_kept(&mut self) {
+        let (before, end) = (self.marks.high_watermark(), self.replication.high_watermark(self.marks.kept()));
         if end > before {
             self.marks.show(end);
+            self.replication.confirm(end);
             if !self.waiters.is_empty() {
                 self.waiters.grow(self.tail.bytes_between(before, end, usize::MAX).unwrap_or(0));
             }
         }
+        self.follow_marks();
     }
 
     /// Lets the waiter know when consumers can see so many bytes more, or it has lost some or itself.
@@ -376,11 +427,15 @@ impl Partition {
         self.checkpointed.expire(idle_before_ms);
     }
 
-    /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go.
+    /// Where the log should start, by retention.ms and retention.bytes; `None` if nothing is to go. Who follows lets its
+    /// leader decide; what consumers cannot see stays.
     pub(crate) fn expired(&mut self, now_ms: i64) -> Option<i64> {
+        self.replication.check_leading().ok()?;
         let appended_ms = *self.appended_ms.get_or_insert(now_ms);
-        let (segments, tail_bytes) = (self.segments.all(), self.tail.live_bytes() as u64);
-        let start = retention::expired(segments, tail_bytes, appended_ms, &self.config, now_ms);
+        let seen = self.segments.ended_below(self.marks.high_watermark());
+        let unseen_bytes = self.segments.bytes() - seen.iter().map(|segment| segment.size).sum::<u64>();
+        let tail_bytes = unseen_bytes + self.tail.live_bytes() as u64;
+        let start = retention::expired(seen, tail_bytes, appended_ms, &self.config, now_ms);
         start.filter(|start| *start > self.marks.log_start())
     }
 }

@@ -22,6 +22,16 @@ pub(crate) struct Wanted {
     pub(crate) max_bytes: usize,
     /// but of the first batch all, also if it is larger.
     pub(crate) min_one: bool,
+    pub(crate) by: Way,
+}
+
+/// How a reader takes records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// As they lie: also as a range of a file, to be sent by the kernel.
+    AsItLies,
+    /// In memory.
+    ToMemory,
 }
 
 /// Where to read.
@@ -42,10 +52,14 @@ pub(crate) enum Holder {
 }
 
 impl Partition {
-    /// Checks an offset to read from.
+    /// Checks an offset that a consumer wants to read from.
     pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
+        self.check_offset_below(offset, self.marks.high_watermark())
+    }
+
+    fn check_offset_below(&self, offset: i64, end: i64) -> Result<(), LogError> {
         let (log_start_offset, high_watermark) = (self.marks.log_start(), self.marks.high_watermark());
-        match (log_start_offset..=high_watermark).contains(&offset) {
+        match (log_start_offset..=end).contains(&offset) {
             true => Ok(()),
             false => Err(LogError::OffsetOutOfRange { log_start_offset, high_watermark }),
         }
@@ -53,7 +67,8 @@ impl Partition {
 
     /// Finds what a reader wants.
     pub(crate) fn plan_read(&self, wanted: &Wanted) -> Result<ReadPlan, LogError> {
-        self.check_offset(wanted.offset)?;
+        // Followers read beyond what consumers see.
+        self.check_offset_below(wanted.offset, wanted.end.max(self.marks.high_watermark()))?;
         if wanted.offset >= wanted.end {
             return Ok(ReadPlan::Empty);
         }
@@ -61,7 +76,7 @@ impl Partition {
             return Ok(ReadPlan::Memory(chunks));
         }
         let segment = self.segments.from(wanted.offset).first();
-        let segment = segment.expect("an offset below the high watermark is in memory or in a segment");
+        let segment = segment.expect("an offset below the end of the tail is in memory or in a segment");
         Ok(match segment.base_offset < wanted.end {
             true => ReadPlan::Segment(segment.clone()),
             false => ReadPlan::Empty, // compaction left nothing in between

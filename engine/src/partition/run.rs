@@ -43,6 +43,17 @@ pub(crate) fn select(bytes: &[u8], wanted: &Wanted) -> Range<usize> {
     range
 }
 
+/// Where the last batch ends that ends at or before an offset; none if the first one goes beyond.
+pub(crate) fn end_below(bytes: &[u8], offset: i64) -> Option<i64> {
+    let (mut at, mut end) = (0, None);
+    while let Some((_, end_offset, size)) = batch_head(&bytes[at..])
+        && end_offset <= offset
+    {
+        (at, end) = (at + size, Some(end_offset));
+    }
+    end
+}
+
 /// Bytes of the batches that end at or before an offset.
 pub(crate) fn bytes_below(bytes: &[u8], offset: i64) -> usize {
     let mut below = 0;

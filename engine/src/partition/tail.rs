@@ -180,6 +180,23 @@ impl Tail {
         std::mem::take(&mut self.extents).into_iter().filter(|extent| extent.end_offset > materialised).collect()
     }
 
+    /// Takes off what lies at and behind an offset, which is where a batch ends. Answers the extents that are gone, all of
+    /// them live, and the bytes of the one that was cut in two.
+    pub(super) fn cut(&mut self, end: i64) -> (Vec<Extent>, usize) {
+        let mut gone = Vec::new();
+        while let Some(last) = self.extents.pop_back_if(|last| last.base_offset >= end) {
+            self.live_bytes -= last.len as usize;
+            gone.push(last);
+        }
+        let Some(last) = self.extents.back_mut().filter(|last| last.end_offset > end) else { return (gone, 0) };
+        let left = last.bytes_below(end).expect("what is live is in memory");
+        let bytes = last.len as usize - left;
+        last.end_offset = end;
+        last.len = u32::try_from(left).expect("less than before");
+        self.live_bytes -= bytes;
+        (gone, bytes)
+    }
+
     /// What a reader wants, as far as it is in memory. `None` if the batch that it begins with is not.
     pub(super) fn read(&self, wanted: &Wanted) -> Option<Vec<Chunk>> {
         self.base_offset().filter(|base_offset| *base_offset <= wanted.offset)?;

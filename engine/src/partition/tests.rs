@@ -75,7 +75,7 @@ fn who_waits_hears_of_every_batch_wherever_the_high_watermark_was() {
         waiter
     });
     for end in 1..=4 {
-        partition.show(end);
+        partition.keep(end);
         let told = waiters.iter().filter(|waiter| waiter.poll(Waker::noop())).count();
         assert_eq!(told as i64, end);
     }

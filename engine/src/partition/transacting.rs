@@ -10,7 +10,7 @@ use super::{
     transactions::{Admitted, Confirming},
 };
 use crate::{
-    api::LogError,
+    api::{Acks, LogError},
     batch::{AppendOrigin, BatchInfo, EndMarker, Outcome, TimestampType},
     format::{
         manifest::{ProducerBatch, producer_marker},
@@ -139,6 +139,7 @@ impl Partition {
         if self.deleted {
             return Err(LogError::UnknownPartition);
         }
+        self.replication.check_produce(Acks::All, self.config.min_insync_replicas)?;
         self.producers.check_marker(marker)
     }
 

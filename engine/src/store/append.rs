@@ -11,9 +11,9 @@ use crate::{
     batch::{self, AppendOrigin, BatchInfo, Compression, Rules},
     config::{Durability, TopicConfig},
     io::Io,
-    partition::{PartitionCell, Placed, Repeated, producers::Begins, transactions::Confirming},
+    partition::{PartitionCell, Placed, Repeated, Terms, replication::Confirmation, transactions::Confirming},
     signal::Outcome,
-    wal::group::{GroupOutcome, PlacedBatch},
+    wal::group::{BatchStamp, GroupOutcome, PlacedBatch},
 };
 
 /// What became of a batch.
@@ -40,53 +40,40 @@ impl Taken {
 /// What the answer to a batch waits for. `None` in [`Appended`]: for nothing, consumers see it already.
 #[derive(Clone, Debug)]
 pub(crate) struct Wait {
-    /// None: consumers see it already.
+    /// Until the log here has it. Who wants no answer is to hear of errors all the same, as they end its connection. None
+    /// for one that was there before a restart.
     group: Option<Rc<GroupOutcome>>,
-    /// Its transaction's coordinator has it on stable storage; none if that is so.
+    /// Until every replica in sync has it, if there are others and who sent it asks for them.
+    pub(super) confirmation: Option<Rc<Confirmation>>,
+    /// Until its transaction's coordinator has it on stable storage; none if that is so.
     confirming: Option<Confirming>,
-    /// What it is to be as safe as. With one replica all mean the same; with several this is where they part.
-    pub(super) acks: Acks,
 }
 
 impl Wait {
     /// Resolves when the batch is as safe as its topic and who sent it ask.
     pub(crate) async fn wait(self) -> Result<(), LogError> {
-        match self.acks {
-            // The leader's log has it, and with one replica that is every one. Who wants no answer is to hear of errors
-            // all the same, as they end its connection.
-            Acks::None | Acks::Leader | Acks::All => {
-                if let Some(group) = self.group {
-                    group.wait().await?;
-                }
-            }
+        let (confirmation, confirming) = (self.confirmation.clone(), self.confirming.clone());
+        self.logged().await?;
+        if let Some(confirmation) = confirmation {
+            confirmation.wait().await?;
         }
-        match self.confirming {
+        match confirming {
             Some(confirming) => confirming.wait().await,
             None => Ok(()),
         }
     }
 
-    /// Whether there is nothing to wait for any more.
+    /// Resolves when the log here has the batch, or will not have it.
+    pub(super) async fn logged(self) -> Result<(), LogError> {
+        match self.group {
+            Some(group) => group.wait().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the log here has the batch, or will not have it.
     pub(super) fn is_over(&self) -> bool {
         self.group.as_ref().is_none_or(|group| group.get().is_some())
-    }
-}
-
-/// On what terms a batch is taken.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
-    /// Who appends it.
-    pub(crate) origin: AppendOrigin,
-    /// What its answer waits for.
-    pub(crate) acks: Acks,
-    /// How a producer begins of which nothing is known.
-    pub(crate) begins: Begins,
-}
-
-impl Terms {
-    /// Those of batches that nobody's transaction is asked for.
-    pub(crate) fn plain(origin: AppendOrigin, acks: Acks) -> Self {
-        Self { origin, acks, begins: Begins::Anywhere }
     }
 }
 
@@ -111,7 +98,7 @@ impl<I: Io> Store<I> {
     }
 
     fn take(&self, part: ProducePartition, terms: Terms) -> Result<Taken, LogError> {
-        let (cell, info) = self.check_batch(&part, terms.origin)?;
+        let (cell, info) = self.check_batch(&part, terms)?;
         self.take_checked(cell, part.batch, info, terms)
     }
 
@@ -119,12 +106,13 @@ impl<I: Io> Store<I> {
     pub(super) fn check_batch(
         &self,
         part: &ProducePartition,
-        origin: AppendOrigin,
+        terms: Terms,
     ) -> Result<(Rc<PartitionCell>, BatchInfo), LogError> {
         self.check_not_failed()?;
         let cell = self.partition(part.partition)?;
         let config = cell.borrow().config().clone();
-        let info = batch::check(&part.batch, &rules(&config, origin, self.io.now_ms()))?;
+        cell.borrow().replication().check_produce(terms.acks, config.min_insync_replicas)?;
+        let info = batch::check(&part.batch, &rules(&config, terms.origin, self.io.now_ms()))?;
         if info.is_transactional() {
             self.check_transactions_in_use()?;
         }
@@ -171,18 +159,19 @@ impl<I: Io> Store<I> {
         terms: Terms,
     ) -> Result<Option<(Produced, Option<Wait>)>, LogError> {
         self.check_not_failed()?;
-        let partition = cell.borrow();
+        let mut partition = cell.borrow_mut();
         if partition.is_deleted() {
             return Err(LogError::UnknownPartition);
         }
-        let known = match partition.known(info, terms.origin, terms.begins)? {
+        let known = match partition.known(info, terms)? {
             None if self.full.get() => return Err(LogError::StorageFull),
             None => return Ok(None),
             Some(known) => known,
         };
-        let Repeated { produced, group, confirming } = known;
-        let waits = group.is_some() || confirming.is_some();
-        Ok(Some((produced, waits.then_some(Wait { group, confirming, acks: terms.acks }))))
+        let Repeated { produced, end_offset, group, confirming } = known;
+        let confirmation = partition.expect(terms.acks, end_offset);
+        let waits = group.is_some() || confirmation.is_some() || confirming.is_some();
+        Ok(Some((produced, waits.then_some(Wait { group, confirmation, confirming }))))
     }
 
     fn place(
@@ -194,9 +183,10 @@ impl<I: Io> Store<I> {
     ) -> (Produced, Option<Wait>) {
         let placed = cell.borrow_mut().place(info, terms.origin, self.io.now_ms());
         let confirming = placed.confirming.clone();
+        let confirmation = cell.borrow_mut().expect(terms.acks, placed.end_offset);
         let (produced, group) = self.push_placed(cell, bytes, info, placed);
         self.pump.notify();
-        (produced, Some(Wait { group: Some(group), confirming, acks: terms.acks }))
+        (produced, Some(Wait { group: Some(group), confirmation, confirming }))
     }
 
     /// Puts a batch that has its place into the open group. One of a transaction is flushed whatever its topic asks: who
@@ -233,7 +223,8 @@ impl<I: Io> Store<I> {
         self.counters.produced_batches.add(1);
         self.counters.produced_records.add(usize::try_from(info.record_count).unwrap_or(0));
         self.counters.produced_bytes.add(bytes.len());
-        (PlacedBatch { bytes, checked: *info, base_offset: produced.base_offset, append_time_ms }, flush)
+        let stamp = BatchStamp::Here { checked: *info, append_time_ms };
+        (PlacedBatch { bytes, base_offset: produced.base_offset, stamp }, flush)
     }
 }
 

@@ -8,13 +8,13 @@ use std::{collections::HashSet, rc::Rc};
 
 use bytes::Bytes;
 
-use super::{Store, Terms};
+use super::Store;
 use crate::{
     api::{Acks, LogError, ProducePartition, Produced},
     batch::{self, AppendOrigin, BatchError, BatchInfo, EndMarker},
     format::wal::entry_bytes,
     io::Io,
-    partition::PartitionCell,
+    partition::{PartitionCell, Terms},
     transactions::{AtomicPart, AtomicRefused, Marker},
     wal::group::{ATOMIC_BYTES_MAX, GroupOutcome},
 };
@@ -93,11 +93,12 @@ impl<I: Io> Store<I> {
             AtomicPart::Marker(marker) => self.check_marker(&marker),
             AtomicPart::Batch { partition, batch } => {
                 let part = ProducePartition { partition, batch };
-                let (cell, info) = self.check_batch(&part, AppendOrigin::Coordinator)?;
+                let terms = Terms::plain(AppendOrigin::Coordinator, Acks::All);
+                let (cell, info) = self.check_batch(&part, terms)?;
                 if self.recompressor.holds(partition) {
                     return Err(LogError::ConcurrentTransactions("a batch before it is still being recompressed"));
                 }
-                self.known(&cell, &info, Terms::plain(AppendOrigin::Coordinator, Acks::All))?;
+                self.known(&cell, &info, terms)?;
                 Ok(Checked { cell, bytes: part.batch, info, end: None })
             }
         }
@@ -125,7 +126,7 @@ impl<I: Io> Store<I> {
         if checked.is_empty() {
             return (Vec::new(), None);
         }
-        self.groups.borrow_mut().make_room(bytes);
+        self.groups.borrow_mut().make_room(bytes, checked.iter().map(|part| &part.cell));
         let mut group = None;
         let mut produced = Vec::with_capacity(checked.len());
         for Checked { cell, bytes, info, end } in checked {

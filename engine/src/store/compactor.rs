@@ -95,6 +95,8 @@ struct Round {
     due: Due,
     /// What may be rewritten.
     segments: Vec<Segment>,
+    /// How often the partition's end had been cut off.
+    cuts: u32,
 }
 
 impl<I: Io> Store<I> {
@@ -122,6 +124,8 @@ impl<I: Io> Store<I> {
             self.keeper.notify(); // a removal may have waited
             let Err(halt) = result else { continue };
             given_up.insert(id);
+            // What was read may have been written over meanwhile.
+            let halt = if round.cell.borrow().cuts() == round.cuts { halt } else { Halt::Gone };
             match halt {
                 Halt::Gone => tracing::debug!("compaction of {id:?} was given up: it changed"),
                 Halt::NoSpace(reason) => tracing::warn!("compaction of {id:?} has to wait for space: {reason}"),
@@ -167,8 +171,9 @@ impl<I: Io> Store<I> {
         let partition = cell.borrow();
         let (id, config) = (partition.id(), partition.config().clone());
         let segments = partition.sealed()[..due.segments].to_vec();
+        let cuts = partition.cuts();
         drop(partition);
-        Some(Round { id, cell, config, due, segments })
+        Some(Round { id, cell, config, due, segments, cuts })
     }
 
     async fn run_round(&self, round: &Round) -> Result<(), Halt> {
@@ -182,7 +187,7 @@ impl<I: Io> Store<I> {
             after += self.clean(round, &filter, &mut seen, &segments[group]).await?;
         }
         let clean_offset = Some(filter.mapped_end);
-        self.settle_replacement(self.replace(&[], None, (round.id, clean_offset)).await)?;
+        self.settle_replacement(self.replace(&[], None, (round.id, round.cuts, clean_offset)).await)?;
         tracing::debug!(
             topic = %round.id.topic,
             partition = round.id.partition,
@@ -273,7 +278,7 @@ impl<I: Io> Store<I> {
         if segment.is_none() {
             self.discard(round.id, name).await;
         }
-        let fate = self.replace(sources, segment, (round.id, None)).await;
+        let fate = self.replace(sources, segment, (round.id, round.cuts, None)).await;
         if fate == Fate::Dropped {
             self.discard(round.id, name).await;
         }

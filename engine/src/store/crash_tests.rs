@@ -41,6 +41,7 @@ impl StoreOptions {
             wal_bytes,
             reserve_bytes: 0,
             owed: Owed::new(1, wal_bytes),
+            replicated: Rc::default(),
         }
     }
 }

@@ -28,8 +28,24 @@ pub(super) async fn cut<I: Io>(
     Ok(())
 }
 
+/// Where the last batch of a segment ends that ends at or below an offset; none if there is no such batch.
+pub(super) async fn end_below<I: Io>(io: &I, path: &Path, segment: &Segment, offset: i64) -> io::Result<Option<i64>> {
+    let mut end = None;
+    let take = |info: &BatchInfo, _: &[u8]| {
+        let behind = info.last_offset() + 1;
+        end = if behind <= offset { Some(behind) } else { end };
+    };
+    each_header(io, path, segment, offset, take).await?;
+    Ok(end)
+}
+
 /// What the manifest has to be told.
-async fn look<I: Io>(io: &I, dir: &Path, state: &PartitionState, wanted: &SegmentCut) -> Result<Cut, OpenError> {
+pub(super) async fn look<I: Io>(
+    io: &I,
+    dir: &Path,
+    state: &PartitionState,
+    wanted: &SegmentCut,
+) -> Result<Cut, OpenError> {
     let end_offset = wanted.end_offset;
     let mut cut = Cut { end_offset, cuts: wanted.number, ..Cut::default() };
     if end_offset < state.log_start_offset {
@@ -45,8 +61,8 @@ async fn look<I: Io>(io: &I, dir: &Path, state: &PartitionState, wanted: &Segmen
         let mut left = Segment::begin(segment.base_offset, segment.created_ms);
         let mut own = Vec::new();
         let keep = |info: &BatchInfo, batch: &[u8]| {
-            if info.base_offset == left.end_offset && info.last_offset() < end_offset {
-                left.push(info);
+            if info.base_offset >= left.end_offset && info.last_offset() < end_offset {
+                left.push_behind_gap(info);
             }
             own.extend(
                 manifest::logged_producer_batch(info, batch).filter(|batch| missing.contains(&batch.producer_id.get())),

@@ -98,7 +98,7 @@ struct Arrived {
     checksum: u32,
 }
 
-/// Takes batches over that are whole and follow each other, up to an offset.
+/// Takes batches over that are whole and in order, up to an offset: a follower may have been given some with gaps.
 async fn read_on<F: File>(
     file: &F,
     segment: &mut Segment,
@@ -115,7 +115,7 @@ async fn read_on<F: File>(
         let before = segment.size;
         while let Some((info, batch)) = next_whole(rest, segment.end_offset).filter(|_| segment.end_offset < end_offset)
         {
-            segment.push(&info);
+            segment.push_behind_gap(&info);
             if info.base_offset >= arrived.from_offset {
                 arrived.checksum = crc32c::crc32c_append(arrived.checksum, batch);
             }
@@ -152,7 +152,7 @@ fn note_aborted(segment: &mut Segment, known: &Producers, producer_id: i64, ende
 fn next_whole(bytes: &[u8], offset: i64) -> Option<(BatchInfo, &[u8])> {
     let info = BatchInfo::parse(bytes).ok()?;
     let batch = bytes.get(..info.size)?;
-    (info.base_offset == offset && verify_crc(batch)).then_some((info, batch))
+    (info.base_offset >= offset && verify_crc(batch)).then_some((info, batch))
 }
 
 /// Seals the segment if its footer is in place and agrees with what was read.

@@ -8,6 +8,7 @@ use std::{io, rc::Rc};
 
 use super::{Store, wal_files::WalFile};
 use crate::{
+    chunk::Memory,
     format::wal::SegmentPointer,
     io::{File, IO_BYTES_MAX, Io},
     partition::{
@@ -31,6 +32,11 @@ pub(crate) struct FatRun {
 }
 
 impl FatRun {
+    /// Its batches.
+    pub(crate) fn memory(&self) -> Rc<dyn Memory> {
+        self.place.plan.extents.last().expect("it was planned with its own").live_memory()
+    }
+
     /// What the shared log says of it.
     pub(crate) fn pointer(&self) -> SegmentPointer {
         self.place.pointer

@@ -21,13 +21,13 @@ use futures_util::future::{Either, select};
 
 use super::{
     Store,
-    append::{Appended, Taken, Terms},
+    append::{Appended, Taken},
 };
 use crate::{
     api::{Acks, LogError, ProducePartition, TopicPartition},
     batch::{AppendOrigin, BatchInfo},
     io::{Io, Share},
-    partition::{PartitionCell, producers::Begins, transacting::Standing, transactions::Confirming},
+    partition::{PartitionCell, Terms, producers::Begins, transacting::Standing, transactions::Confirming},
     signal::Outcome,
     transactions::{
         ADMISSION_WAIT_MAX, Adds, Admission, LocalFuture, Question, TransactionGate, TransactionalProducer,
@@ -142,7 +142,7 @@ impl<I: Io> Store<I> {
         producer: &TransactionalProducer,
         terms: Terms,
     ) -> Result<Taken, LogError> {
-        let (cell, info) = self.check_batch(&part, terms.origin)?;
+        let (cell, info) = self.check_batch(&part, terms)?;
         let key = (part.partition, info.producer_id);
         let is_behind = self.held.holds(&key);
         if !info.is_transactional() || (!is_behind && cell.borrow().standing(&info) == Standing::Decided) {

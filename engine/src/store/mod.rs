@@ -40,6 +40,7 @@ mod recompressor_tests;
 mod recovery_tests;
 mod removal;
 mod replace;
+mod replicate;
 mod rewrite;
 mod salvage;
 mod segment_files;
@@ -49,6 +50,7 @@ mod standing;
 mod transaction_crash_tests;
 #[cfg(test)]
 mod transaction_tests;
+mod truncate;
 mod turns;
 #[cfg(test)]
 mod upgrade_tests;
@@ -65,9 +67,9 @@ use std::{
     rc::Rc,
 };
 
-pub(crate) use append::{Taken, Terms};
+pub(crate) use append::Taken;
 pub(crate) use open::{Known, OpenError};
-pub(crate) use read::check_epoch;
+pub use replicate::FollowerAppend;
 pub(crate) use space::Owed;
 pub(crate) use watch::Left;
 
@@ -81,6 +83,7 @@ use crate::{
     format::segment::SegmentName,
     io::Io,
     partition::{Leavings, Partition, PartitionCell},
+    replica::LogTap,
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
     wal::{WalFileId, group::Groups},
@@ -109,6 +112,8 @@ pub(crate) struct StoreOptions {
     pub(crate) reserve_bytes: u64,
     /// What all shards of the node will take of it.
     pub(crate) owed: Owed,
+    /// Partitions that are on other nodes too: who leads them is not known at a start.
+    pub(crate) replicated: Rc<HashSet<TopicPartition>>,
 }
 
 /// Files that make up the shared log.
@@ -199,6 +204,8 @@ pub(crate) struct Store<I: Io> {
     /// Whether pump and maker are to end.
     stopped: Cell<bool>,
     watch: Watch,
+    /// Who hears of groups with batches of replicated partitions.
+    tap: RefCell<Option<Rc<dyn LogTap>>>,
 }
 
 impl<I: Io> Store<I> {

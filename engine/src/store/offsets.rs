@@ -22,13 +22,18 @@ impl<I: Io> Store<I> {
         bound: ReadBound,
     ) -> Result<FoundOffset, LogError> {
         let cell = self.partition(id)?;
+        let is_behind = cell.borrow().is_behind_its_epoch();
         let (log_start, end) = (cell.borrow().marks().log_start(), cell.borrow().end_for(bound));
         let at = |offset| FoundOffset { offset, timestamp_ms: -1 };
         match spec {
+            OffsetSpec::Latest if is_behind => Err(LogError::OffsetNotAvailable),
             OffsetSpec::Latest => Ok(at(end)),
             OffsetSpec::Earliest => Ok(at(log_start)),
             OffsetSpec::MaxTimestamp => self.max_timestamp(id, end).await,
-            OffsetSpec::Timestamp(timestamp_ms) => self.by_timestamp(id, timestamp_ms, end).await,
+            OffsetSpec::Timestamp(timestamp_ms) => match self.by_timestamp(id, timestamp_ms, end).await {
+                Ok(NOT_FOUND) if is_behind => Err(LogError::OffsetNotAvailable),
+                found => found,
+            },
         }
     }
 

@@ -34,7 +34,7 @@ use crate::{
         segment::SegmentName,
     },
     io::{BLOCK, Buffer, File, Io, Open, Share, window::Window},
-    partition::{Partition, PartitionCell},
+    partition::{Partition, PartitionCell, replication::Replication},
     signal::Signal,
     stats::Counters,
     wal::{
@@ -99,7 +99,7 @@ impl<I: Io> Store<I> {
             // Every run before this one has ended, also if nothing of it is left now.
             run_ends.entry(options.run - 1).or_insert(0);
         }
-        let partitions = build(known, manifest, &replay);
+        let partitions = build(&options, known, manifest, &replay);
         let journal = begin_manifest(&io, &options, losses, &run_ends, &partitions).await?;
         let next_id = found.iter().map(|file| file.id.0 + 1).max().unwrap_or(1);
         let wal = WalFiles::new(io.clone(), wal_dir, options.wal_file_bytes(), options.wal_file_count(), next_id);
@@ -129,6 +129,7 @@ impl<I: Io> Store<I> {
             standing: Cell::new(false),
             stopped: Cell::new(false),
             watch: Watch::default(),
+            tap: RefCell::default(),
             io,
             options,
         });
@@ -288,12 +289,21 @@ pub(super) async fn replay_log<I: Io>(
     }
 }
 
-fn build(known: &Known, mut manifest: Manifest, replay: &Replay) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
+fn build(
+    options: &StoreOptions,
+    known: &Known,
+    mut manifest: Manifest,
+    replay: &Replay,
+) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
     let mut restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
         let state = manifest.partitions.remove(id).unwrap_or_default();
         let mut history = replay.history(*id).cloned().unwrap_or_else(|| History::restore(&state));
         history.end_at(replay.end_of_tail(*id).unwrap_or(state.end_offset()));
-        let partition = Partition::restore(*id, config.clone(), state, history);
+        let replication = match options.replicated.contains(id) {
+            true => Replication::undecided(history.shown()),
+            false => Replication::alone(),
+        };
+        let partition = Partition::restore(*id, config.clone(), state, history, replication);
         (*id, Rc::new(RefCell::new(partition)))
     };
     known.iter().map(&mut restore).collect()

@@ -15,7 +15,7 @@ use crate::{
     partition::{
         Partition, PartitionCell,
         available::SEGMENTS_READ_MAX,
-        read::{ReadPlan, Wanted},
+        read::{ReadPlan, Wanted, Way},
         run::{batch_head, select},
         waiters::Waiter,
     },
@@ -60,21 +60,37 @@ impl<I: Io> Store<I> {
         max_bytes: usize,
         min_one: bool,
     ) -> Result<Fetched, LogError> {
-        check_epoch(part.leader_epoch)?;
-        let mut wanted = Wanted { offset: part.offset, end, max_bytes: max_bytes.min(part.max_bytes), min_one };
-        let (mut fetched, mut aborted, mut next) = self.read_on(cell, &wanted, part.bound).await?;
+        cell.borrow().check_reader(part.leader_epoch)?;
+        let max_bytes = max_bytes.min(part.max_bytes);
+        let wanted = Wanted { offset: part.offset, end, max_bytes, min_one, by: Way::AsItLies };
+        self.read_all(cell, wanted, part.bound).await
+    }
+
+    /// Reads what a follower lacks, all of it to memory.
+    pub(super) async fn read_to_memory(
+        &self,
+        cell: &Rc<PartitionCell>,
+        part: &FetchPartition,
+        end: i64,
+    ) -> Result<Fetched, LogError> {
+        let wanted = Wanted { offset: part.offset, end, max_bytes: part.max_bytes, min_one: true, by: Way::ToMemory };
+        self.read_all(cell, wanted, ReadBound::HighWatermark).await
+    }
+
+    async fn read_all(&self, cell: &Rc<PartitionCell>, wanted: Wanted, bound: ReadBound) -> Result<Fetched, LogError> {
+        let (mut fetched, mut aborted, mut next) = self.read_on(cell, &wanted, bound).await?;
         for _ in 0..SEGMENTS_READ_MAX {
-            let left = part.max_bytes.min(max_bytes).saturating_sub(fetched.records.len());
+            let left = wanted.max_bytes.saturating_sub(fetched.records.len());
             let Some(offset) = next.filter(|_| left > 0) else { break };
-            wanted = Wanted { offset, end, max_bytes: left, min_one: false };
+            let behind = Wanted { offset, max_bytes: left, min_one: false, ..wanted };
             // An error there is told to who begins there.
-            let Ok((more, more_aborted, then)) = self.read_on(cell, &wanted, part.bound).await else { break };
+            let Ok((more, more_aborted, then)) = self.read_on(cell, &behind, bound).await else { break };
             let mut chunks = std::mem::take(&mut fetched.records.chunks);
             chunks.extend(more.records.chunks);
             aborted.extend(more_aborted);
             (fetched, next) = (Fetched { records: Records { chunks }, ..more }, then);
         }
-        if part.bound == ReadBound::LastStable {
+        if bound == ReadBound::LastStable {
             fetched.aborted = Some(aborted::told(aborted));
         }
         Ok(fetched)
@@ -90,7 +106,8 @@ impl<I: Io> Store<I> {
         let id = part.partition;
         let Ok(cell) = self.partition(id) else { return Ok(None) };
         let end = cell.borrow().end_for(part.bound);
-        let wanted = Wanted { offset: part.offset, end, max_bytes: part.max_bytes, min_one: false };
+        let by = Way::AsItLies;
+        let wanted = Wanted { offset: part.offset, end, max_bytes: part.max_bytes, min_one: false, by };
         let plan = cell.borrow().plan_read(&Wanted { max_bytes: 0, ..wanted });
         let Ok(ReadPlan::Segment(segment)) = plan else { return Ok(None) };
         let open = self.segments.get(id, segment.name(), false).await?;
@@ -178,7 +195,7 @@ impl<I: Io> Store<I> {
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
         let hint = open.start(&index, wanted.offset);
-        if let Some(start) = hint
+        if let Some(start) = hint.filter(|_| wanted.by == Way::AsItLies)
             && let Some((chunk, next)) = self.cached_range(id, &open, segment, &index, start, wanted)?
         {
             return Ok((vec![chunk], Some(next)));
@@ -309,8 +326,9 @@ impl<I: Io> Store<I> {
     /// Whether a fetch would be answered with an error for one of the partitions.
     pub(crate) fn refuses(&self, parts: &[FetchPartition]) -> bool {
         parts.iter().any(|part| {
-            let checked = self.partition(part.partition).and_then(|cell| cell.borrow().check_offset(part.offset));
-            checked.is_err() || check_epoch(part.leader_epoch).is_err()
+            let Ok(cell) = self.partition(part.partition) else { return true };
+            let partition = cell.borrow();
+            partition.check_reader(part.leader_epoch).and_then(|()| partition.check_offset(part.offset)).is_err()
         })
     }
 
@@ -344,15 +362,6 @@ fn end_of(chunks: &[Chunk]) -> Option<i64> {
         (at, end) = (at + size, Some(end_offset));
     }
     end
-}
-
-/// Checks the epoch that a client believes in.
-pub(crate) fn check_epoch(leader_epoch: i32) -> Result<(), LogError> {
-    match leader_epoch {
-        -1 | crate::api::LEADER_EPOCH => Ok(()),
-        newer if newer > crate::api::LEADER_EPOCH => Err(LogError::UnknownLeaderEpoch),
-        _ => Err(LogError::FencedLeaderEpoch),
-    }
 }
 
 /// Bytes of a segment's file that never change. What is appended to an active one begins with the block that its end lies
@@ -423,7 +432,7 @@ mod tests {
     }
 
     fn wanted(max_bytes: usize) -> Wanted {
-        Wanted { offset: 0, end: 10, max_bytes, min_one: false }
+        Wanted { offset: 0, end: 10, max_bytes, min_one: false, by: Way::AsItLies }
     }
 
     #[test]

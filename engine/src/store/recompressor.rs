@@ -141,7 +141,7 @@ impl Made {
             if !wait.is_over() && self.bytes <= MADE_BYTES_MAX {
                 return;
             }
-            let _who_sent_it_is_told = wait.clone().wait().await;
+            let _who_sent_it_is_told = wait.clone().logged().await;
             self.bytes -= bytes;
             self.batches.pop_front();
         }

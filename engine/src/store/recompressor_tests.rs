@@ -16,6 +16,7 @@ use crate::{
         Io,
         sim::{Sim, SimIo, random::Random},
     },
+    replica::Leadership,
 };
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
@@ -120,6 +121,8 @@ fn what_an_answer_waits_for_knows_what_acks_were_asked_for() {
     let sim = Sim::new(1);
     live(&sim, 1, &[], async |store| {
         for at in 0..TYPES.len() {
+            let leadership = Leadership::Replicated { replicas: 2, in_sync: 2 };
+            store.lead(partition(at), 1, leadership).await.unwrap();
             let asked = [(0, Acks::None), (1, Acks::Leader), (2, Acks::All), (2, Acks::Leader)];
             let taken = asked.map(|(sequence, acks)| {
                 let batch = batch(Codec::None, (10, sequence), "value");
@@ -127,7 +130,8 @@ fn what_an_answer_waits_for_knows_what_acks_were_asked_for() {
             });
             for ((sequence, acks), taken) in asked.into_iter().zip(taken) {
                 let (produced, wait) = taken.appended().await.unwrap();
-                assert_eq!((produced.base_offset, wait.unwrap().acks), (i64::from(sequence), acks));
+                let waits_for_others = wait.unwrap().confirmation.is_some();
+                assert_eq!((produced.base_offset, waits_for_others), (i64::from(sequence), acks == Acks::All));
             }
         }
     });

@@ -67,7 +67,7 @@ impl<I: Io> Store<I> {
         });
     }
 
-    async fn await_readers(&self, open: &[Rc<OpenSegment<I>>]) {
+    pub(super) async fn await_readers(&self, open: &[Rc<OpenSegment<I>>]) {
         let mut waited = Duration::ZERO;
         while waited < READERS_WAIT_MAX && open.iter().any(OpenSegment::is_in_use) {
             self.io.sleep(READERS_PAUSE).await;

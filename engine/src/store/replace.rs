@@ -31,6 +31,8 @@ pub(crate) enum Job {
 /// Segments to be replaced.
 pub(crate) struct Replacement {
     pub(crate) id: TopicPartition,
+    /// How often the partition's end had been cut off when they were read: a segment may have the name of one that was.
+    pub(crate) cuts: u32,
     /// Neighbours, as they were read; none if only the clean point moves.
     pub(crate) sources: Vec<SegmentName>,
     /// What takes their place; `None` if nothing was left of them.
@@ -57,12 +59,12 @@ impl<I: Io> Store<I> {
         &self,
         sources: &[Segment],
         segment: Option<Segment>,
-        to: (TopicPartition, Option<i64>),
+        to: (TopicPartition, u32, Option<i64>),
     ) -> Fate {
         let outcome = Rc::<Outcome<Fate>>::default();
-        let (id, clean_offset) = to;
+        let (id, cuts, clean_offset) = to;
         let sources = sources.iter().map(Segment::name).collect();
-        let replacement = Replacement { id, sources, segment, clean_offset, outcome: outcome.clone() };
+        let replacement = Replacement { id, cuts, sources, segment, clean_offset, outcome: outcome.clone() };
         self.keeper.post(Job::Replace(replacement));
         outcome.wait().await
     }
@@ -103,11 +105,12 @@ impl<I: Io> Store<I> {
     }
 
     async fn do_replace(&self, replacement: Replacement) -> io::Result<()> {
-        let Replacement { id, sources, segment, clean_offset, outcome } = replacement;
+        let Replacement { id, cuts, sources, segment, clean_offset, outcome } = replacement;
         let Some(cell) = self.partition(id).ok().filter(|cell| {
             let partition = cell.borrow();
             partition.config().cleanup_policy.compact
                 && partition.segments().holds(&sources)
+                && (partition.cuts(), partition.replication().is_cutting()) == (cuts, false)
                 && self.failed.borrow().is_none()
         }) else {
             outcome.set(Fate::Dropped);

@@ -18,7 +18,7 @@
 //! | maker, cramped | space | `check_space`: upkeep each second until the shard ends, and the end of each round; a full disk can only be asked |
 //! | keeper | work | who brings it: `grown`, `trim`, `materialise`, `post`, `removed`; the pump at each new file and when starved; the maker with a file to be removed |
 //! | keeper, trim or tail passed over | a fat run | `fat_done` of the last one in flight; `fail` if it will never come, and then trims are refused |
-//! | keeper, trim or tail passed over | visibility: its topic wants a flush since it was written | `flush_written`: upkeep each second, as there is something that no flush has covered |
+//! | keeper, trim or tail passed over | safety: its topic wants a flush since it was written | `flush_written`: upkeep each second, as there is something that no flush has covered |
 //! | keeper, disk full | time | its own timer |
 //! | trim, job, pass | the keeper | the keeper: done, or refused when it has failed or ended; a pass ends when nothing can be done for it |
 //! | removal of a partition | the compactor that is busy with it | `compact`, after each partition; it gives up at its next pause |
@@ -44,7 +44,7 @@ impl<I: Io> Store<I> {
     fn stands(&self) -> bool {
         let awaits_flush = |cell: &Rc<PartitionCell>| {
             let marks = *cell.borrow().marks();
-            marks.high_watermark() < marks.written()
+            marks.kept() < marks.written()
         };
         self.starved.get()
             && self.failed.borrow().is_none()
@@ -69,7 +69,7 @@ impl<I: Io> Store<I> {
                 partition.id().partition,
                 partition.appending(),
                 partition.marks().materialised(),
-                partition.marks().high_watermark(),
+                partition.marks().kept(),
                 partition.tail().live_bytes()
             )
         });

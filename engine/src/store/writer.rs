@@ -17,7 +17,7 @@ use crate::{
     io::{Buffer, File, Io, Share},
     partition::tail::{Backing, Extent},
     timing::Timings,
-    wal::group::CommitGroup,
+    wal::group::{CommitGroup, EndEvent, PlacedEvent},
 };
 
 /// How far a group is.
@@ -164,6 +164,8 @@ impl<I: Io> Store<I> {
         let places = group.encode(&pointers, &mut encoder);
         encoder.finish(stamp, self.io.now_ms());
         let buffer = Rc::new(buffer);
+        let memory: Rc<dyn Memory> = buffer.clone();
+        let tapped = self.tapped(&group, &fat, &places, &memory);
         self.counters.wal_groups.add(1);
         self.counters.wal_bytes.add(buffer.bytes().len());
         let position = flight.position;
@@ -186,6 +188,9 @@ impl<I: Io> Store<I> {
         let durable_write = wants_flush && flush.is_empty();
         flight.groups.push_back(Flying { sequence, group, fat: fat.clone(), stage: Stage::Writing, flush });
         drop(flight);
+        if let Some((tap, sealed)) = tapped {
+            tap.sealed(&sealed);
+        }
 
         let store = self.clone();
         self.io.spawn(Share::Serving, async move {
@@ -238,6 +243,12 @@ impl<I: Io> Store<I> {
             }
             run.partition.borrow_mut().push_extent(extent);
             extents.push((run.partition.clone(), run.end_offset));
+        }
+        for PlacedEvent { partition, event, .. } in &group.events {
+            if matches!(event, EndEvent::EpochStart { .. }) && !partition.borrow().is_deleted() {
+                self.wal.borrow_mut().pin(file.id, partition);
+                partition.borrow_mut().pin_epoch(file.id);
+            }
         }
         if !extents.is_empty() {
             self.cache.borrow_mut().insert(backing, buffer_bytes, extents);
@@ -331,6 +342,7 @@ impl<I: Io> Store<I> {
             self.keeper.notify();
         }
         group.outcome.set(Ok(()));
+        self.tell_progress(group.runs.iter().map(|run| &run.partition));
     }
 
     /// Makes everything that was written before this call durable, and the marks say so.
@@ -352,9 +364,10 @@ impl<I: Io> Store<I> {
             self.fail("a flush of the shared log failed", &error);
             return Err(LogError::Storage(error.to_string()));
         }
-        for (partition, written) in written {
-            partition.borrow_mut().on_durable(written);
+        for (partition, written) in &written {
+            partition.borrow_mut().on_durable(*written);
         }
+        self.tell_progress(written.iter().map(|(partition, _)| partition));
         self.keeper.notify(); // what a topic wants flushed that did not before can go to segments now
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Commit groups before they are bytes: which batches go together, and when a group is sealed. Pure.
 //!
-//! A batch joins the open group; batches of one partition stand together in it as one run. The device paces the
+//! A batch joins the open group; batches of one partition stand together in it as one run, which is of one leader epoch.
+//! Behind the runs stands what happened to the ends of logs: a leader epoch began, or an end was cut off. The device paces the
 //! groups: one is sealed as soon as nothing is being written, so a lone record goes at once and a busy shard gets large
 //! groups by itself. A large group need not wait for its predecessor.
 
@@ -8,7 +9,9 @@ use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
-use crate::format::wal::{Era, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes};
+use crate::format::wal::{
+    ENTRY_HEADER_BYTES, Era, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupEncoder, SegmentPointer, entry_bytes,
+};
 use crate::{
     api::{LogError, TopicPartition},
     batch::{self, BATCH_BYTES_MAX, BatchInfo},
@@ -41,10 +44,37 @@ const _: () = assert!(GROUP_HEADER_BYTES + ATOMIC_BYTES_MAX + (1 << 16) < GROUP_
 /// A batch with the place it was given.
 pub(crate) struct PlacedBatch {
     pub(crate) bytes: Bytes,
-    /// What the check said of it: the producer's header may name a wrong largest timestamp.
-    pub(crate) checked: BatchInfo,
     pub(crate) base_offset: i64,
-    pub(crate) append_time_ms: Option<i64>,
+    pub(crate) stamp: BatchStamp,
+}
+
+/// What becomes of a batch's header.
+pub(crate) enum BatchStamp {
+    /// It gets its offset and epoch here.
+    Here {
+        /// What the check said of it: the producer's header may name a wrong largest timestamp.
+        checked: BatchInfo,
+        append_time_ms: Option<i64>,
+    },
+    /// It stays as a leader has sent it: one batch, or some that follow each other.
+    Leaders,
+}
+
+/// Something that happens to the end of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndEvent {
+    /// A leader epoch begins.
+    EpochStart { end_offset: i64 },
+    /// It is cut off.
+    Cut { from: i64, to: i64 },
+}
+
+/// That, for a partition.
+pub(crate) struct PlacedEvent {
+    pub(crate) id: TopicPartition,
+    pub(crate) partition: Rc<PartitionCell>,
+    pub(crate) era: Era,
+    pub(crate) event: EndEvent,
 }
 
 /// Consecutive batches of one partition.
@@ -64,6 +94,8 @@ pub(crate) struct Run {
 pub(crate) struct CommitGroup {
     number: u64,
     pub(crate) runs: Vec<Run>,
+    /// What happens to ends of logs, behind all runs.
+    pub(crate) events: Vec<PlacedEvent>,
     /// Bytes of header, entries and batches.
     pub(crate) bytes: usize,
     /// Whether one of its topics wants it flushed.
@@ -78,7 +110,14 @@ impl CommitGroup {
     }
 
     fn new(number: u64) -> Self {
-        Self { number, runs: Vec::new(), bytes: GROUP_HEADER_BYTES, flush: false, outcome: Rc::default() }
+        Self {
+            number,
+            runs: Vec::new(),
+            events: Vec::new(),
+            bytes: GROUP_HEADER_BYTES,
+            flush: false,
+            outcome: Rc::default(),
+        }
     }
 
     /// Bytes in the log, with padding.
@@ -101,6 +140,12 @@ impl CommitGroup {
             places.push(place);
             run.fill(room);
         }
+        for PlacedEvent { id, era, event, .. } in &self.events {
+            match *event {
+                EndEvent::EpochStart { end_offset } => encoder.epoch_start(*id, end_offset, *era),
+                EndEvent::Cut { from, to } => encoder.cut(*id, (from, to), *era),
+            }
+        }
         places
     }
 
@@ -108,6 +153,7 @@ impl CommitGroup {
     pub(crate) fn encoded_bytes(&self, fat: &[Option<SegmentPointer>]) -> usize {
         let entries = self.runs.iter().zip(fat);
         let bytes = entries.map(|(run, fat)| entry_bytes(fat.is_none().then_some(run.len))).sum::<usize>();
+        let bytes = bytes + self.events.len() * ENTRY_HEADER_BYTES;
         usize::try_from(align_up((GROUP_HEADER_BYTES + bytes) as u64)).expect("groups are bounded")
     }
 }
@@ -118,8 +164,10 @@ impl Run {
         for placed in &self.batches {
             let (own, rest) = room.split_at_mut(placed.bytes.len());
             own.copy_from_slice(&placed.bytes);
-            batch::correct_header(own, &placed.checked);
-            batch::assign(own, placed.base_offset, self.era.leader_epoch, placed.append_time_ms);
+            if let BatchStamp::Here { checked, append_time_ms } = &placed.stamp {
+                batch::correct_header(own, checked);
+                batch::assign(own, placed.base_offset, self.era.leader_epoch, *append_time_ms);
+            }
             room = rest;
         }
     }
@@ -144,19 +192,24 @@ impl Groups {
         end_offset: i64,
         flush: bool,
     ) -> Rc<GroupOutcome> {
-        self.make_room(entry_bytes(Some(placed.bytes.len())));
+        self.make_room(entry_bytes(Some(placed.bytes.len())), std::iter::once(cell));
         self.push_to_open(cell, placed, end_offset, flush)
     }
 
     /// Sees to it that the open group takes so many bytes more, [`ATOMIC_BYTES_MAX`] at most: all that is pushed to it next,
-    /// of that size, counts or is lost together.
-    pub(crate) fn make_room(&mut self, bytes: usize) {
+    /// of that size and those partitions, counts or is lost together.
+    pub(crate) fn make_room<'a>(&mut self, bytes: usize, cells: impl Iterator<Item = &'a Rc<PartitionCell>> + Clone) {
         assert!(bytes <= ATOMIC_BYTES_MAX || bytes <= entry_bytes(Some(BATCH_BYTES_MAX)), "a group holds it");
-        let fits = |group: &CommitGroup| group.runs.is_empty() || group.bytes + bytes <= GROUP_BYTES_TARGET;
-        if !self.waiting.back().is_some_and(fits) {
-            self.waiting.push_back(CommitGroup::new(self.next_number));
-            self.next_number += 1;
-        }
+        // A run is of one era; what comes before it goes before it, by whichever way.
+        let is_of_this_era = |group: &CommitGroup, cell: &PartitionCell| {
+            let partition = cell.borrow();
+            let run = partition.run_in(group.number).and_then(|at| group.runs.get(at));
+            run.is_none_or(|run| run.era == partition.era())
+        };
+        self.open(|group| {
+            let has_room = group.runs.is_empty() || group.bytes + bytes <= GROUP_BYTES_TARGET;
+            has_room && cells.clone().all(|cell| is_of_this_era(group, cell))
+        });
     }
 
     /// Adds a batch to the open group, for which there is room.
@@ -169,7 +222,7 @@ impl Groups {
     ) -> Rc<GroupOutcome> {
         let len = placed.bytes.len();
         let wanted = entry_bytes(Some(len));
-        let group = self.waiting.back_mut().expect("just made");
+        let group = self.waiting.back_mut().expect("room was made there");
         group.flush |= flush;
         let mut partition = cell.borrow_mut();
         match partition.join_group(group.number, group.runs.len(), &group.outcome) {
@@ -194,6 +247,26 @@ impl Groups {
                 group.bytes += wanted;
             }
         }
+        group.outcome.clone()
+    }
+
+    /// The open group, or another one if that does not fit.
+    fn open(&mut self, fits: impl FnOnce(&CommitGroup) -> bool) -> &mut CommitGroup {
+        if !self.waiting.back().is_some_and(fits) {
+            self.waiting.push_back(CommitGroup::new(self.next_number));
+            self.next_number += 1;
+        }
+        self.waiting.back_mut().expect("just made")
+    }
+
+    /// Adds something that happens to the end of a log, behind all its batches that were added before. Durable once its
+    /// group has ended well.
+    pub(crate) fn push_event(&mut self, cell: &Rc<PartitionCell>, era: Era, event: EndEvent) -> Rc<GroupOutcome> {
+        let group = self.open(|group| group.bytes + ENTRY_HEADER_BYTES <= GROUP_BYTES_TARGET);
+        group.flush = true;
+        group.bytes += ENTRY_HEADER_BYTES;
+        let (id, partition) = (cell.borrow().id(), cell.clone());
+        group.events.push(PlacedEvent { id, partition, era, event });
         group.outcome.clone()
     }
 

@@ -16,6 +16,8 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct History {
     epochs: LeaderEpochs,
+    /// That of what is written now.
+    leader_epoch: i32,
     /// Whether the manifest lacks some of them.
     is_unnoted: bool,
     /// Cuts that lie in segments or below.
@@ -33,13 +35,13 @@ impl History {
         if epochs.is_empty() && state.end_offset() > state.log_start_offset {
             epochs.note(LEADER_EPOCH, state.log_start_offset);
         }
-        Self { epochs, is_unnoted: false, cuts: state.cuts, tail_cuts: Vec::new(), shown: state.high_watermark }
+        Self { epochs, cuts: state.cuts, shown: state.high_watermark, ..Self::default() }
     }
 
     /// What is written now.
     pub(crate) fn era(&self) -> Era {
         let cuts = self.tail_cuts.last().map_or(self.cuts, |(number, _)| *number);
-        Era { leader_epoch: LEADER_EPOCH, cuts }
+        Era { leader_epoch: self.leader_epoch, cuts }
     }
 
     /// The number of the next cut, if there can be one.
@@ -60,6 +62,12 @@ impl History {
     /// Consumers saw everything below before the last start.
     pub(crate) fn shown(&self) -> i64 {
         self.shown
+    }
+
+    /// What is written from an offset on is of that epoch. Whether that is another one than before.
+    pub(crate) fn enter_epoch(&mut self, epoch: i32, start_offset: i64) -> bool {
+        self.note_epoch(epoch, start_offset);
+        std::mem::replace(&mut self.leader_epoch, epoch) != epoch
     }
 
     /// Something is in an epoch from an offset on.
@@ -87,7 +95,8 @@ impl History {
     /// The log is empty, and starts at an offset, by the next cut.
     pub(crate) fn begin_anew(&mut self, log_start: i64) {
         let cuts = self.era().cuts + 1;
-        *self = Self { cuts, is_unnoted: true, shown: log_start, ..Self::default() };
+        let leader_epoch = self.leader_epoch;
+        *self = Self { cuts, leader_epoch, is_unnoted: true, shown: log_start, ..Self::default() };
     }
 
     /// A start found that the log ends there.

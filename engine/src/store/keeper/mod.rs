@@ -20,7 +20,7 @@ use std::{
 };
 
 use self::{passes::Pass, rounds::Picked, trims::Trim};
-use super::{Store, replace::Job};
+use super::{Store, replace::Job, truncate::CutSteps};
 use crate::{
     api::TopicPartition,
     format::journal::Journal,
@@ -47,6 +47,7 @@ pub(crate) struct Keeper<I: Io> {
     urgent: Cell<bool>,
     removed: RefCell<Vec<(TopicPartition, Rc<Outcome<()>>)>>,
     trims: RefCell<VecDeque<Trim>>,
+    pub(super) cuts: RefCell<CutSteps>,
     jobs: RefCell<VecDeque<Job>>,
     passes: RefCell<Vec<Pass>>,
     journal: RefCell<Option<Journal<I>>>,
@@ -82,6 +83,7 @@ impl<I: Io> Keeper<I> {
             urgent: Cell::new(false),
             removed: RefCell::default(),
             trims: RefCell::default(),
+            cuts: RefCell::default(),
             jobs: RefCell::default(),
             passes: RefCell::default(),
             journal: RefCell::new(Some(journal)),
@@ -106,6 +108,11 @@ impl<I: Io> Keeper<I> {
     /// Partitions that shall be in the next round.
     pub(super) fn queued(&self) -> usize {
         self.grown.borrow().len()
+    }
+
+    /// Whether it does nothing any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
     }
 
     /// Something stands in the way of the pump.
@@ -208,6 +215,7 @@ impl<I: Io> Store<I> {
             if !worked {
                 if let Some(reason) = &*self.failed.borrow() {
                     self.refuse_trims(reason); // those that could be done are
+                    self.refuse_cuts(reason);
                 }
                 self.keeper.does(Doing::Sleeping);
                 if self.keeper.stopped.get() {
@@ -223,7 +231,7 @@ impl<I: Io> Store<I> {
     pub(super) async fn keep(self: &Rc<Self>) -> io::Result<bool> {
         self.keeper.does(Doing::Tidying);
         self.remove_files().await?;
-        let worked = self.do_trims().await? | self.do_jobs().await?;
+        let worked = self.do_cuts().await? | self.do_trims().await? | self.do_jobs().await?;
         let picked = self.pick();
         if picked.is_empty() {
             return Ok(worked);

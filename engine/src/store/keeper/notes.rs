@@ -22,7 +22,10 @@ struct Taken {
 
 impl<I: Io> Store<I> {
     /// Tells the manifest what it does not know of these partitions; then the shared log is not needed for that.
-    pub(super) async fn note_partitions(&self, cells: impl Iterator<Item = &Rc<PartitionCell>>) -> io::Result<()> {
+    pub(in crate::store) async fn note_partitions(
+        &self,
+        cells: impl Iterator<Item = &Rc<PartitionCell>>,
+    ) -> io::Result<()> {
         let mut payloads = Payloads::default();
         let mut taken = Vec::new();
         for cell in cells {

@@ -35,9 +35,9 @@ impl<I: Io> Keeper<I> {
 }
 
 impl<I: Io> Store<I> {
-    /// Brings everything that consumers can see now to segments, unless there is no space for it.
+    /// Brings everything that is kept now to segments, unless there is no space for it.
     pub(crate) async fn materialise_all(&self) {
-        self.materialise(|partition| partition.marks().materialised() < partition.marks().high_watermark()).await;
+        self.materialise(|partition| partition.marks().materialised() < partition.marks().kept()).await;
     }
 
     /// The same for compacted partitions, where that ends a segment: only those that have ended are compacted.
@@ -45,14 +45,14 @@ impl<I: Io> Store<I> {
         let now_ms = self.io.now_ms();
         self.materialise(|partition| {
             partition.config().cleanup_policy.compact
-                && partition.marks().materialised() < partition.marks().high_watermark()
+                && partition.marks().materialised() < partition.marks().kept()
                 && partition.would_roll(now_ms)
         })
         .await;
     }
 
     async fn materialise(&self, wanted: impl Fn(&Partition) -> bool) {
-        let now = |cell: &Rc<PartitionCell>| (cell.clone(), cell.borrow().marks().high_watermark());
+        let now = |cell: &Rc<PartitionCell>| (cell.clone(), cell.borrow().marks().kept());
         let wanted = |cell: &&Rc<PartitionCell>| wanted(&cell.borrow());
         let waits_for = self.partitions.borrow().values().filter(wanted).map(now).collect();
         let pass = Pass { waits_for, done: Rc::default() };

@@ -47,6 +47,8 @@ impl<I: Io> Store<I> {
             let (log_start, materialised) = (cell.borrow().marks().log_start(), cell.borrow().marks().materialised());
             if trim.before <= log_start {
                 trim.outcome.set(Ok(log_start));
+            } else if cell.borrow().replication().is_cutting() {
+                later.push_back(trim);
             } else if trim.before > materialised {
                 // Segments first: the manifest knows no log start inside the tail.
                 self.keeper.look_at(cell);

@@ -82,17 +82,23 @@ pub(crate) struct AppendFailure {
 }
 
 impl From<&LogError> for AppendFailure {
-    /// A log that fails or stops may have written the batch; in all other cases it was refused before it had an offset.
+    /// A log that fails, stops or is not led here any more may have written the batch; in all other cases it was refused before it had an offset.
     /// But for a batch that is wrong by itself the error is retriable, as in Kafka: the client looks for the coordinator
     /// again.
     fn from(error: &LogError) -> Self {
         let (error, is_doubtful) = match error {
-            LogError::Storage(_) | LogError::ShuttingDown => (ResponseError::NotCoordinator, true),
+            LogError::Storage(_)
+            | LogError::ShuttingDown
+            | LogError::NotLeader
+            | LogError::NotEnoughReplicasAfterAppend => (ResponseError::NotCoordinator, true),
             LogError::Batch(_) => (ResponseError::UnknownServerError, false),
             LogError::UnknownPartition
             | LogError::OffsetOutOfRange { .. }
             | LogError::UnknownLeaderEpoch
             | LogError::FencedLeaderEpoch
+            | LogError::NotEnoughReplicas
+            | LogError::OffsetNotAvailable
+            | LogError::UnexpectedOffset { .. }
             | LogError::OutOfOrderSequence(_)
             | LogError::UnknownProducerId
             | LogError::StorageFull => (ResponseError::CoordinatorNotAvailable, false),

@@ -513,8 +513,8 @@ proptest! {
 }
 
 #[test]
-fn only_a_log_that_fails_or_stops_leaves_a_batch_doubtful() {
-    let doubtful = [LogError::Storage("torn".into()), LogError::ShuttingDown];
+fn only_a_log_that_fails_stops_or_loses_its_leadership_leaves_a_batch_doubtful() {
+    let doubtful = [LogError::Storage("torn".into()), LogError::ShuttingDown, LogError::NotLeader];
     for error in doubtful {
         let failure = AppendFailure { error: ResponseError::NotCoordinator, is_doubtful: true };
         assert_eq!(AppendFailure::from(&error), failure, "{error}");

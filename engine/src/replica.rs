@@ -1,0 +1,242 @@
+//! One partition as it is replicated: what the shard that owns it does as its leader or as a follower of another node.
+//!
+//! Who leads in which epoch, who is in sync and how far consumers may see is decided elsewhere; here it is carried out on the
+//! log, and what must be durable first is. Batches go out by a [`LogTap`] as groups are sealed, and by [`Replica::read`]
+//! to who is behind; they come in by [`Replica::append_as_follower`], as they are.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::{
+    api::{Chunk, LogError, Records, TopicPartition},
+    config::Durability,
+    engine::Engine,
+    io::direct::DirectIo,
+    store::Store,
+};
+
+pub use crate::store::FollowerAppend;
+
+/// Whom a leader has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// Nobody: consumers see what the log here has as safely as its topic asks.
+    Alone,
+    /// Replicas on other nodes: consumers see what [`Replica::advance_high_watermark`] says.
+    Replicated {
+        /// How many replicas there are, this one included.
+        replicas: u32,
+        /// How many of them are in sync, this one included.
+        in_sync: u32,
+    },
+}
+
+impl Leadership {
+    /// Whether as many replicas are in sync as `min.insync.replicas` asks: of fewer replicas, all of them.
+    pub(crate) fn has_enough(self, min_in_sync: i32) -> bool {
+        match self {
+            Self::Alone => true,
+            Self::Replicated { replicas, in_sync } => {
+                let wanted = u32::try_from(min_in_sync).unwrap_or(1);
+                in_sync >= wanted.min(replicas)
+            }
+        }
+    }
+}
+
+/// How far a replica's log is. Offsets are one past the last of what they speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaPosition {
+    /// The first offset of the log.
+    pub log_start: i64,
+    /// What consumers may see.
+    pub high_watermark: i64,
+    /// What was written to the log here.
+    pub written: i64,
+    /// What is on stable storage here.
+    pub durable: i64,
+    /// What the log here has as safely as the topic asks: what a follower confirms and a leader counts for itself.
+    pub kept: i64,
+    /// What is in groups that were sealed: the open group begins here. Who was sent everything below gets the rest from the
+    /// tap.
+    pub sealed: i64,
+    /// The end of the log.
+    pub end: i64,
+    /// The newest leader epoch that is known of the log; -1 for none.
+    pub last_epoch: i32,
+    /// Where that began; 0 if there is none.
+    pub epoch_start: i64,
+}
+
+/// The answer to a look-up of a leader epoch (KIP-279): -1 twice if nothing is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The largest known epoch that is not newer than the one asked for.
+    pub epoch: i32,
+    /// Where the next one begins, or where the log ends.
+    pub end_offset: i64,
+}
+
+/// What becomes of the batches that a cut takes off the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutBytes {
+    /// They are gone.
+    Drop,
+    /// A copy stays in a file beside the log, for people to look at.
+    Keep,
+}
+
+/// What a read for a follower found.
+#[derive(Debug)]
+pub struct CaughtUp {
+    /// Where the follower's log ends before it: batches begin here, or later if compaction left a gap.
+    pub from: i64,
+    /// Where it ends behind them.
+    pub end_offset: i64,
+    /// First offset of the leader's log.
+    pub log_start: i64,
+    /// What consumers may see.
+    pub high_watermark: i64,
+    /// Whole batches, all in memory.
+    pub records: Records,
+}
+
+/// Consecutive batches of a partition in a sealed group.
+#[derive(Clone, Debug)]
+pub struct SealedRun {
+    /// Whose.
+    pub partition: TopicPartition,
+    /// The leader epoch of all of them.
+    pub leader_epoch: i32,
+    /// The first offset.
+    pub base_offset: i64,
+    /// One past the last offset.
+    pub end_offset: i64,
+    /// The batches back to back, in the group's own memory.
+    pub batches: Chunk,
+}
+
+/// What was sealed of partitions that are led here and have replicas on other nodes.
+#[derive(Clone, Debug, Default)]
+pub struct SealedGroup {
+    /// One per partition, in the order in which they lie in the group.
+    pub runs: Vec<SealedRun>,
+}
+
+/// Hears of every group of a shard with batches of replicated partitions. Called in the shard's own turn, before the next
+/// batch is taken; nothing is borrowed meanwhile.
+pub trait LogTap {
+    /// A group was sealed; its write is only beginning.
+    fn sealed(&self, group: &SealedGroup);
+
+    /// A replicated partition's log, led or followed here, is written and durable up to these offsets.
+    fn progressed(&self, partition: TopicPartition, written: i64, durable: i64);
+}
+
+/// A partition of this shard. Clones share it. Not `Send`.
+#[derive(Clone)]
+pub struct Replica {
+    store: Rc<Store<DirectIo>>,
+    id: TopicPartition,
+}
+
+impl Engine {
+    /// A partition of this shard, to be replicated.
+    ///
+    /// # Errors
+    /// If it is not on this shard.
+    pub fn replica(&self, partition: TopicPartition) -> Result<Replica, LogError> {
+        self.0.store.position(partition)?;
+        Ok(Replica { store: self.0.store.clone(), id: partition })
+    }
+
+    /// Lets somebody hear of the groups of this shard from here on, in the place of who did before.
+    pub fn attach_tap(&self, tap: Rc<dyn LogTap>) {
+        self.0.store.attach_tap(tap);
+    }
+}
+
+impl Replica {
+    /// Names it.
+    pub fn id(&self) -> TopicPartition {
+        self.id
+    }
+
+    /// How far its log is.
+    pub fn position(&self) -> Result<ReplicaPosition, LogError> {
+        self.store.position(self.id)
+    }
+
+    /// What its topic asks of a log before it counts as kept.
+    pub fn durability(&self) -> Result<Durability, LogError> {
+        self.store.durability(self.id)
+    }
+
+    /// Where a leader epoch ends here, whatever the role.
+    pub fn end_of_epoch(&self, epoch: i32) -> Result<EpochEnd, LogError> {
+        self.store.end_of_epoch(self.id, epoch)
+    }
+
+    /// Leads it from here on, in that epoch. Where the epoch begins is durable when this returns, also if nothing is ever
+    /// written in it; nothing is appended before. Leading on in the same epoch changes who is waited for and no more.
+    ///
+    /// # Errors
+    /// [`LogError::FencedLeaderEpoch`] if a newer epoch is known, or came meanwhile.
+    pub async fn lead(&self, epoch: i32, leadership: Leadership) -> Result<ReplicaPosition, LogError> {
+        self.store.lead(self.id, epoch, leadership).await
+    }
+
+    /// So many replicas are in sync, this one included.
+    pub fn set_in_sync(&self, count: u32) -> Result<(), LogError> {
+        self.store.set_in_sync(self.id, count)
+    }
+
+    /// Follows another node from here on, in that epoch. Who waits for a batch to be confirmed hears that it is not led
+    /// here any more. Returns when nothing of the partition is on its way to the log.
+    ///
+    /// # Errors
+    /// [`LogError::FencedLeaderEpoch`] if a newer epoch is known, or came meanwhile.
+    pub async fn follow(&self, epoch: i32) -> Result<ReplicaPosition, LogError> {
+        self.store.follow(self.id, epoch).await
+    }
+
+    /// Cuts off the end of a log that is followed, durably; epochs that begin at or behind the cut are forgotten, also if no
+    /// batch is. The new end is the nearest at or below `end` that the log can be cut at: between two batches, and not
+    /// inside a segment that compaction has rewritten.
+    pub async fn truncate_to(&self, end: i64, cut: CutBytes) -> Result<ReplicaPosition, LogError> {
+        self.store.truncate(self.id, end, cut).await
+    }
+
+    /// Takes everything off a log that is followed: it is empty then, and starts at `log_start`.
+    pub async fn begin_anew(&self, log_start: i64) -> Result<ReplicaPosition, LogError> {
+        self.store.begin_anew(self.id, log_start).await
+    }
+
+    /// Moves the log start up to that of the leader, as far as consumers can see the log here. Answers the log start,
+    /// durable.
+    pub async fn trim_to(&self, log_start: i64) -> Result<i64, LogError> {
+        self.store.trim_as_follower(self.id, log_start).await
+    }
+
+    /// Appends what a leader of that epoch sent: whole batches back to back, with the offsets and epochs that it gave them.
+    /// `base_offset` is where the leader says that the follower's log ends.
+    ///
+    /// # Errors
+    /// Nothing was appended then: of another epoch, not at the end, damaged, or the log takes nothing.
+    pub fn append_as_follower(&self, epoch: i32, base_offset: i64, batches: Bytes) -> Result<FollowerAppend, LogError> {
+        self.store.append_as_follower(self.id, epoch, base_offset, &batches)
+    }
+
+    /// The high watermark is that at least; answers how far consumers may see here, which is not beyond what is kept.
+    pub fn advance_high_watermark(&self, high_watermark: i64) -> Result<i64, LogError> {
+        self.store.advance_high_watermark(self.id, high_watermark)
+    }
+
+    /// Reads for a follower: whole batches from the one that holds an offset on, of `max_bytes` or a little less, but one
+    /// at least if there is one. As far as groups were sealed, also what consumers do not see yet. The memory is of the
+    /// shard's budget for reads, until the records are dropped.
+    pub async fn read(&self, from: i64, max_bytes: usize) -> Result<CaughtUp, LogError> {
+        self.store.read_for_follower(self.id, from, max_bytes).await
+    }
+}
