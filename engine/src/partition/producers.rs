@@ -638,5 +638,118 @@ mod tests {
             }
             prop_assert_eq!(rebuilt, log.producers);
         }
+
+        /// Transactions and markers against a look at all that was appended: what is open, who is fenced, which markers
+        /// are taken. What is stored, and what was noted in two parts, say the same.
+        #[test]
+        fn transactions_are_what_the_log_says(
+            steps in proptest::collection::vec((0..3i64, 0..4i16, 0..4u8, 0..2i32, 0..3i16), 0..60),
+            split in 0..60usize,
+        ) {
+            let mut model = Model::default();
+            let (mut producers, mut first, mut second) =
+                (Producers::default(), Producers::default(), Producers::default());
+            for (at, (id, epoch, kind, coordinator_epoch, transaction_version)) in steps.into_iter().enumerate() {
+                let offset = at as i64;
+                let appended = match kind {
+                    0 | 1 => {
+                        let outcome = if kind == 0 { Outcome::Commit } else { Outcome::Abort };
+                        let marker = marker(id, epoch, coordinator_epoch, outcome, transaction_version);
+                        let taken = producers.check_marker(&marker);
+                        prop_assert_eq!(taken.is_ok(), model.takes_marker(&marker), "{:?}: {:?}", marker, taken);
+                        taken.is_ok().then(|| stored_marker(&marker, offset))
+                    }
+                    _ => {
+                        let next = model.next_sequence(id, epoch);
+                        let mut info = batch(id, epoch, next, 1, offset);
+                        info.attributes = if kind == 2 { 0x10 } else { 0 };
+                        let taken = producers.check(&info, Membership::Fits, Begins::AtZero);
+                        prop_assert_eq!(taken.is_ok(), model.takes_batch(&info), "{:?}: {:?}", info, taken);
+                        taken.is_ok().then(|| stored(&info))
+                    }
+                };
+                let Some(appended) = appended else { continue };
+                let ended = producers.note(appended, 50);
+                prop_assert_eq!(ended.map(|ended| ended.first_offset), model.append(appended));
+                let half = if at < split { &mut first } else { &mut second };
+                half.note(appended, 50);
+            }
+            let open: Vec<_> = producers.open().iter().map(|(offset, open)| (open.producer_id, offset)).collect();
+            prop_assert_eq!(open, model.open());
+            let restored = Producers::restore(&producers.batches(), &producers.open_entries());
+            prop_assert_eq!(restored.active(), producers.active());
+            prop_assert_eq!(restored.open_entries(), producers.open_entries());
+            first.absorb(&second);
+            prop_assert_eq!(first.active(), producers.active());
+            prop_assert_eq!(first.batches(), producers.batches());
+            prop_assert_eq!(first.open_entries(), producers.open_entries());
+        }
+    }
+
+    fn marker(id: i64, epoch: i16, coordinator_epoch: i32, outcome: Outcome, transaction_version: i16) -> Marker {
+        let partition = crate::api::TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
+        Marker { partition, producer_id: id, producer_epoch: epoch, coordinator_epoch, outcome, transaction_version }
+    }
+
+    fn stored_marker(marker: &Marker, offset: i64) -> ProducerBatch {
+        let commits = if marker.outcome == Outcome::Commit { COMMITS } else { 0 };
+        ProducerBatch {
+            flags: (TRANSACTIONAL | MARKER | commits).into(),
+            coordinator_epoch: marker.coordinator_epoch.into(),
+            ..stored(&batch(marker.producer_id, marker.producer_epoch, -1, 1, offset))
+        }
+    }
+
+    /// All that was appended, in order.
+    #[derive(Default)]
+    struct Model(Vec<ProducerBatch>);
+
+    impl Model {
+        fn of(&self, id: i64) -> impl DoubleEndedIterator<Item = &ProducerBatch> {
+            self.0.iter().filter(move |batch| batch.producer_id.get() == id)
+        }
+
+        fn epoch(&self, id: i64) -> Option<i16> {
+            self.of(id).map(|batch| batch.producer_epoch.get()).max()
+        }
+
+        /// Where the producer's transaction began, if one is open.
+        fn open_of(&self, id: i64) -> Option<i64> {
+            let behind = self.of(id).rev().take_while(|batch| batch.flags.get() & MARKER == 0);
+            behind.filter(|batch| batch.flags.get() & TRANSACTIONAL != 0).last().map(|batch| batch.base_offset.get())
+        }
+
+        fn open(&self) -> Vec<(i64, i64)> {
+            let mut open: Vec<_> = (0..3).filter_map(|id| Some((id, self.open_of(id)?))).collect();
+            open.sort_unstable_by_key(|(_, offset)| *offset);
+            open
+        }
+
+        fn next_sequence(&self, id: i64, epoch: i16) -> i32 {
+            let own = |batch: &&ProducerBatch| batch.producer_epoch.get() == epoch && batch.flags.get() & MARKER == 0;
+            i32::try_from(self.of(id).filter(own).count()).unwrap()
+        }
+
+        fn takes_batch(&self, info: &BatchInfo) -> bool {
+            let is_outside = !info.is_transactional() && self.open_of(info.producer_id).is_some();
+            self.epoch(info.producer_id).is_none_or(|epoch| info.producer_epoch >= epoch) && !is_outside
+        }
+
+        fn takes_marker(&self, marker: &Marker) -> bool {
+            let Some(epoch) = self.epoch(marker.producer_id) else { return true };
+            let of_coordinators = self.of(marker.producer_id).filter(|batch| batch.flags.get() & MARKER != 0);
+            let coordinator = of_coordinators.last().map_or(-1, |last| last.coordinator_epoch.get());
+            let is_same = marker.producer_epoch == epoch;
+            let may_repeat = marker.transaction_version < 2 || self.open_of(marker.producer_id).is_none();
+            (marker.producer_epoch > epoch || is_same && may_repeat) && marker.coordinator_epoch >= coordinator
+        }
+
+        /// Answers where the transaction began that this ends.
+        fn append(&mut self, batch: ProducerBatch) -> Option<i64> {
+            let is_marker = batch.flags.get() & MARKER != 0;
+            let ended = is_marker.then(|| self.open_of(batch.producer_id.get())).flatten();
+            self.0.push(batch);
+            ended
+        }
     }
 }
