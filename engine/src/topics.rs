@@ -163,6 +163,7 @@ impl Engine {
         .await
     }
 
+    /// The catalog, on the shard that keeps it.
     pub(crate) fn catalog(&self) -> &CatalogFile {
         self.0.catalog.as_ref().expect("shard 0 holds the catalog")
     }
@@ -305,6 +306,7 @@ async fn check_defaults(
     Ok(())
 }
 
+/// The answer of a node that is stopping.
 pub(crate) fn closed() -> TopicError {
     TopicError::Storage("the node is stopping".into())
 }

@@ -14,7 +14,7 @@ use std::{pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 use crate::api::{LogError, Produced, TopicPartition};
-pub use crate::batch::Outcome;
+pub use crate::{api::AbortedTransaction, batch::Outcome};
 
 /// In whose transaction the batches of a produce request are: all of them, as the request has one transactional id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,14 +154,4 @@ pub struct OpenTransaction {
     pub started_ms: i64,
     /// Whether its coordinator is known to have it on stable storage.
     pub confirmed: bool,
-}
-
-/// A transaction that was aborted: records of the producer from the offset on, up to its next marker, are not for who reads
-/// what is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AbortedTransaction {
-    /// Whose.
-    pub producer_id: i64,
-    /// Offset of its first batch.
-    pub first_offset: i64,
 }

@@ -260,7 +260,9 @@ impl Partition {
     pub(crate) fn known(&self, info: &BatchInfo, terms: Terms) -> Result<Option<Repeated>, LogError> {
         self.replication.check_produce(terms.acks, self.config.min_insync_replicas)?;
         let checked = self.producers.check(info, self.membership(info, terms.origin), terms.begins)?;
-        let Sequence::Duplicate { base_offset, timestamp_ms } = checked else { return Ok(None) };
+        let Sequence::Duplicate { base_offset, timestamp_ms } = checked else {
+            return self.check_opens(info).map(|()| None);
+        };
         let log_append_time = self.config.timestamp_type == TimestampType::LogAppendTime;
         let produced = self.produced(base_offset, log_append_time.then_some(timestamp_ms));
         let is_visible = base_offset < self.marks.high_watermark();

@@ -4,6 +4,8 @@
 //! What always holds: the last stable offset lies at a batch's begin, at the log start or at the high watermark, never
 //! above that, and never goes back but with the log's end.
 
+use std::rc::Rc;
+
 use super::{
     Partition, Placed,
     producers::{Begins, Ended, Membership, Sequence},
@@ -19,6 +21,8 @@ use crate::{
     },
     transactions::{self, Marker},
 };
+
+const TOO_MANY_OPEN: &str = "too many are open in this partition";
 
 /// Whether a transactional batch of a client may be looked at now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,18 @@ impl Partition {
         }
     }
 
+    /// Whether a new batch may open a transaction, if it does: what is open must fit a record of the manifest.
+    pub(super) fn check_opens(&self, info: &BatchInfo) -> Result<(), LogError> {
+        if info.is_transactional() && self.is_full_of_open(info.producer_id) {
+            return Err(LogError::ConcurrentTransactions(TOO_MANY_OPEN));
+        }
+        Ok(())
+    }
+
+    fn is_full_of_open(&self, producer_id: i64) -> bool {
+        self.producers.open().len() >= OPEN_MAX && self.producers.open().of(producer_id).is_none()
+    }
+
     /// Whether a new batch would be taken if its transaction were let in.
     pub(crate) fn would_take(&self, info: &BatchInfo, begins: Begins) -> Result<(), LogError> {
         self.producers.check(info, Membership::Fits, begins).map(drop)
@@ -93,8 +109,8 @@ impl Partition {
         if self.producers.is_fenced(producer_id, producer_epoch) {
             return Err(LogError::InvalidProducerEpoch);
         }
-        if self.producers.open().len() >= OPEN_MAX && self.producers.open().of(producer_id).is_none() {
-            return Err(LogError::ConcurrentTransactions("too many are open in this partition"));
+        if self.is_full_of_open(producer_id) {
+            return Err(LogError::ConcurrentTransactions(TOO_MANY_OPEN));
         }
         if confirming.is_none() && self.producers.open_in(producer_id, producer_epoch).is_some() {
             self.producers.confirm(producer_id);
@@ -102,16 +118,23 @@ impl Partition {
         self.transactions.admit(producer_id, Admitted { producer_epoch, confirming })
     }
 
-    /// A transaction's coordinator has it on stable storage, or has failed to: then it is asked again.
-    pub(crate) fn settle_admission(&mut self, producer_id: i64, producer_epoch: i16, result: &Result<(), LogError>) {
-        let is_current = self
-            .transactions
-            .admitted(producer_id)
-            .is_some_and(|admitted| admitted.producer_epoch == producer_epoch && admitted.confirming.is_some());
-        if is_current && result.is_ok() && self.producers.open_in(producer_id, producer_epoch).is_some() {
+    /// A transaction's coordinator has it on stable storage, or has failed to: then it is asked again. Nothing if the
+    /// producer was let in anew meanwhile.
+    pub(crate) fn settle_admission(
+        &mut self,
+        producer_id: i64,
+        confirming: &Confirming,
+        result: &Result<(), LogError>,
+    ) {
+        let Some(admitted) = self.transactions.admitted(producer_id) else { return };
+        if !admitted.confirming.as_ref().is_some_and(|awaited| Rc::ptr_eq(awaited, confirming)) {
+            return;
+        }
+        let producer_epoch = admitted.producer_epoch;
+        if result.is_ok() && self.producers.open_in(producer_id, producer_epoch).is_some() {
             self.producers.confirm(producer_id);
         }
-        self.transactions.settle(producer_id, producer_epoch, result);
+        self.transactions.settle(producer_id, result);
     }
 
     /// What the batches of a producer wait for beside the log.

@@ -63,14 +63,11 @@ impl Transactions {
     }
 
     /// A producer's admission is confirmed, or was not.
-    pub(crate) fn settle(&mut self, producer_id: i64, producer_epoch: i16, result: &Result<(), LogError>) {
-        let Some(admitted) = self.admitted.get_mut(&producer_id) else { return };
-        if admitted.producer_epoch != producer_epoch {
-            return;
-        }
-        match result {
-            Ok(()) => admitted.confirming = None,
-            Err(_) => self.withdraw(producer_id),
+    pub(crate) fn settle(&mut self, producer_id: i64, result: &Result<(), LogError>) {
+        match (result, self.admitted.get_mut(&producer_id)) {
+            (Ok(()), Some(admitted)) => admitted.confirming = None,
+            (Ok(()), None) => {}
+            (Err(_), _) => self.withdraw(producer_id),
         }
     }
 

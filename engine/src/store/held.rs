@@ -229,7 +229,7 @@ impl<I: Io> Store<I> {
         let admitted = answer.and_then(|admission| {
             let confirming = match admission {
                 Admission::Confirmed => None,
-                Admission::Pending(confirmed) => Some(self.await_confirmation(&cell, (key.1, epoch), confirmed)),
+                Admission::Pending(confirmed) => Some(self.await_confirmation(&cell, key.1, confirmed)),
             };
             cell.borrow_mut().admit(key.1, epoch, confirming)
         });
@@ -244,14 +244,14 @@ impl<I: Io> Store<I> {
     fn await_confirmation(
         self: &Rc<Self>,
         cell: &Rc<PartitionCell>,
-        (producer_id, producer_epoch): (i64, i16),
+        producer_id: i64,
         confirmed: LocalFuture<Result<(), LogError>>,
     ) -> Confirming {
         let confirming = Confirming::default();
         let (store, cell, outcome) = (self.clone(), cell.clone(), confirming.clone());
         self.io.spawn(Share::Serving, async move {
             let result = store.within(confirmed, ADMISSION_WAIT_MAX).await;
-            cell.borrow_mut().settle_admission(producer_id, producer_epoch, &result);
+            cell.borrow_mut().settle_admission(producer_id, &outcome, &result);
             outcome.set(result);
         });
         confirming
