@@ -135,7 +135,7 @@ async fn write(
     let mut sequence = 0;
     let count = 1 + world.random.borrow_mut().below(3);
     for _ in 0..count {
-        let fill = "x".repeat(world.random.borrow_mut().below(900));
+        let fill = "x".repeat(bytes(&mut world.random.borrow_mut()));
         let records = 1 + world.random.borrow_mut().below(2);
         let text = vec![format!("{producer}/{epoch}/{fill}"); records].join("|");
         let part = ProducePartition { partition: id(partition), batch: batch(producer, epoch, sequence, true, &text) };
@@ -148,6 +148,11 @@ async fn write(
         sent.entry((producer, epoch)).or_default().acked.insert((partition, produced.base_offset));
     }
     Ok(())
+}
+
+/// Now and then a batch is so large that it goes to its segment beside the shared log.
+fn bytes(random: &mut Random) -> usize {
+    if random.one_in(20) { super::fat::FAT_BYTES } else { random.below(900) }
 }
 
 /// The coordinator's end of a transaction: transaction version 2, so markers have the next epoch.
@@ -407,6 +412,17 @@ fn check_whole(world: &World, logs: &BTreeMap<i32, Vec<Found>>, decided: &BTreeS
     }
 }
 
+/// What is told to be stable must be so after a power cut.
+fn note_stable(stores: &Stores, world: &World) {
+    for partition in 0..PARTITIONS {
+        let Ok(cell) = stores[owner(world, partition)].partition(id(partition)) else { continue };
+        let stable = cell.borrow().end_for(ReadBound::LastStable);
+        let mut seen = world.stable.borrow_mut();
+        let before = seen.entry(partition).or_default();
+        *before = stable.max(*before);
+    }
+}
+
 async fn live(io: SimIo, run: u64, world: Rc<World>, rounds: usize) {
     let stores = open(io, run, &world).await;
     check(&stores, &world).await;
@@ -422,6 +438,7 @@ async fn live(io: SimIo, run: u64, world: Rc<World>, rounds: usize) {
                 1 => drop(store.flush_written().await),
                 _ => crate::io::Io::sleep(&store.io, std::time::Duration::from_millis(1)).await,
             }
+            note_stable(&stores, &world);
         }
     };
     futures_util::future::join3(producing, plainly, disturbing).await;
