@@ -596,7 +596,8 @@ fn apply_advance(state: &mut PartitionState, advance: Advance) {
     state.cuts = state.cuts.max(advance.cuts);
 }
 
-fn apply_transactions(state: &mut PartitionState, transactions: Transactions) {
+/// Applies what is said of transactions.
+pub(crate) fn apply_transactions(state: &mut PartitionState, transactions: Transactions) {
     state.open = transactions.open;
     if let Some(active) = state.segments.last_mut().filter(|segment| !segment.sealed)
         && !transactions.aborted.is_empty()

@@ -4,7 +4,7 @@ use super::{Partition, marks::Marks, producers::Producers, run, segments::Segmen
 use crate::{
     batch::batches,
     format::{
-        manifest::{self, Cut, logged_producer_batch},
+        manifest::{self, Cut, Transactions, logged_producer_batch},
         segment::{Segment, SegmentName},
     },
 };
@@ -79,20 +79,22 @@ impl Partition {
         let high_watermark = self.marks.high_watermark().min(end);
         self.marks = Marks::cut(self.marks.log_start(), materialised, high_watermark, end);
         self.producers = self.checkpointed.clone();
+        self.transactions.cut(materialised);
+        let mut left = Vec::new();
         for extent in self.tail.from(materialised) {
             let memory = extent.live_memory();
-            for (info, bytes) in batches(&memory.bytes()[extent.range()]).flatten() {
-                if let Some(batch) = logged_producer_batch(&info, bytes) {
-                    self.producers.note(batch, info.max_timestamp);
-                }
-            }
+            let batches = batches(&memory.bytes()[extent.range()]).flatten();
+            left.extend(batches.filter_map(|(info, bytes)| logged_producer_batch(&info, bytes)));
+        }
+        for batch in left {
+            self.note_batch(batch, batch.timestamp_ms.get());
         }
         self.after_cut(end);
         CutOff { live, bytes, gone: Vec::new(), shortened: None }
     }
 
     /// Cuts what segments hold. The manifest says so durably, and lacked nothing before.
-    pub(crate) fn cut_segments(&mut self, cut: Cut) -> CutOff {
+    pub(crate) fn cut_segments(&mut self, cut: Cut, transactions: Transactions) -> CutOff {
         assert!(
             self.unnoted.as_ref().is_none_or(|unnoted| unnoted.changed.is_none()),
             "the manifest knows the segments"
@@ -106,6 +108,7 @@ impl Partition {
             false => self.history.cut(cut.end_offset, cut.end_offset),
         }
         manifest::apply_cut(&mut state, cut);
+        manifest::apply_transactions(&mut state, transactions);
         let (start, end) = (state.log_start_offset, state.end_offset());
         let live = self.tail.take_live(self.marks.materialised());
         let high_watermark = self.marks.high_watermark().min(end).max(start);
@@ -114,6 +117,7 @@ impl Partition {
         self.clean_offset = state.clean_offset;
         self.checkpointed = Producers::restore(&state.producers, &state.open);
         self.producers = self.checkpointed.clone();
+        self.transactions.cut(end);
         self.after_cut(end);
         let gone = before.into_iter().filter(|name| !self.segments.holds(&[*name])).collect();
         CutOff { live, bytes: 0, gone, shortened }
@@ -121,7 +125,9 @@ impl Partition {
 
     fn after_cut(&mut self, end: i64) {
         self.replication.cut(end);
-        self.last_stable = self.last_stable.min(end);
+        // What a marker ended that is gone is undecided again.
+        self.last_stable = self.marks.log_start();
+        self.follow_marks();
         (self.open_run, self.last_group) = (None, None);
         self.old_before = self.old_before.min(end);
         self.waiters.wake(); // what they wait for may be gone

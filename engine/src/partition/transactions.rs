@@ -100,6 +100,15 @@ impl Transactions {
         }
     }
 
+    /// The log was cut off at an offset: markers from there on are gone. Who was let in has to be so anew, by whoever
+    /// coordinates then.
+    pub(crate) fn cut(&mut self, end: i64) {
+        self.admitted = HashMap::new();
+        self.ended.retain(|(marker, _)| *marker < end);
+        self.ended_first = self.ended.iter().map(|(_, first_offset)| *first_offset).collect();
+        self.aborted.0.retain(|entry| entry.last_offset.get() < end);
+    }
+
     /// Where the first transaction begins whose marker is not safe.
     pub(crate) fn first_unsafe(&self) -> Option<i64> {
         self.ended_first.first().copied()

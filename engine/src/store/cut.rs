@@ -3,11 +3,11 @@
 
 use std::{collections::HashSet, io, path::Path};
 
-use super::{OpenError, partition_dir};
+use super::{OpenError, partition_dir, reopen};
 use crate::{
     batch::{BATCH_HEADER_BYTES, BatchInfo},
     format::{
-        manifest::{self, Cut, Manifest, PartitionState, ProducerBatch, Record},
+        manifest::{self, Cut, Manifest, PartitionState, ProducerBatch, Record, Transactions},
         segment::Segment,
     },
     io::{Io, Open, window::Window},
@@ -24,7 +24,9 @@ pub(super) async fn cut<I: Io>(
     let id = wanted.partition;
     let state = manifest.partitions.entry(id).or_default();
     let looked = look(io, &partition_dir(data_dir, id), state, wanted).await?;
-    manifest.apply(id, Record::Cut(looked));
+    for record in looked.records() {
+        manifest.apply(id, record);
+    }
     Ok(())
 }
 
@@ -39,18 +41,36 @@ pub(super) async fn end_below<I: Io>(io: &I, path: &Path, segment: &Segment, off
     Ok(end)
 }
 
-/// What the manifest has to be told.
+/// What the manifest has to be told: of the cut, and then of what is open and aborted in what it leaves.
+#[derive(Clone)]
+pub(super) struct Looked {
+    pub(super) cut: Cut,
+    pub(super) transactions: Transactions,
+}
+
+impl Looked {
+    /// The same as records, to be applied in this order.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let transactions = Some(self.transactions.clone()).filter(|known| *known != Transactions::default());
+        let parts = transactions.into_iter().flat_map(manifest::split_transactions).map(Record::Transactions);
+        std::iter::once(Record::Cut(self.cut.clone())).chain(parts).collect()
+    }
+}
+
+/// Finds out what a cut leaves.
 pub(super) async fn look<I: Io>(
     io: &I,
     dir: &Path,
     state: &PartitionState,
     wanted: &SegmentCut,
-) -> Result<Cut, OpenError> {
+) -> Result<Looked, OpenError> {
     let end_offset = wanted.end_offset;
     let mut cut = Cut { end_offset, cuts: wanted.number, ..Cut::default() };
-    if end_offset < state.log_start_offset {
-        return Ok(cut);
+    let mut transactions = Transactions::default();
+    if !(state.log_start_offset..=state.end_offset()).contains(&end_offset) {
+        return Ok(Looked { cut, transactions });
     }
+    transactions.open = reopen::open_at(io, dir, state, end_offset).await.map_err(OpenError::io(dir))?;
     let mut missing = bereft(&state.producers, end_offset);
     for segment in state.segments.iter().rev().filter(|segment| segment.base_offset < end_offset) {
         let is_cut = segment.end_offset > end_offset;
@@ -71,13 +91,16 @@ pub(super) async fn look<I: Io>(
         each_header(io, &path, segment, end_offset, keep).await.map_err(OpenError::io(&path))?;
         if is_cut {
             check_cut(segment, &left, end_offset).map_err(|reason| OpenError::damaged(&path, reason))?;
+            let aborted = reopen::aborted_below(io, &path, segment, end_offset).await;
+            transactions.aborted = aborted.map_err(OpenError::io(&path))?;
+            transactions.aborted.iter().for_each(|entry| left.push_aborted(*entry));
             cut.index = left.index.as_deref().cloned().unwrap_or_default();
             cut.segments.push(left.meta());
         }
         missing.retain(|id| own.iter().all(|batch| batch.producer_id.get() != *id));
         cut.producers.splice(..0, own);
     }
-    Ok(cut)
+    Ok(Looked { cut, transactions })
 }
 
 /// Producers that lose batches and have none left: without any, a batch that was sent twice would not be recognised.
@@ -102,7 +125,7 @@ fn check_cut(segment: &Segment, left: &Segment, end_offset: i64) -> Result<(), S
 }
 
 /// Goes through the headers of a segment's batches that begin before an offset: there may be millions.
-async fn each_header<I: Io>(
+pub(super) async fn each_header<I: Io>(
     io: &I,
     path: &Path,
     segment: &Segment,

@@ -39,6 +39,7 @@ mod recompressor_tests;
 #[cfg(test)]
 mod recovery_tests;
 mod removal;
+mod reopen;
 mod replace;
 mod replicate;
 mod rewrite;

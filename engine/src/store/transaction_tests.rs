@@ -598,3 +598,122 @@ fn a_segment_ends_before_it_has_too_many_aborted_transactions() {
         assert_eq!(store.read(&part(0, ReadBound::LastStable), 400, true).await.unwrap().aborted.unwrap().len(), 1);
     });
 }
+
+/// What is appended by a step.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Write(i64),
+    End(i64, Outcome),
+    Plain,
+}
+
+/// One offset each. Transactions lie across each other; producer 1 has three.
+const STEPS: &[Step] = {
+    use Step::{End, Plain, Write};
+    &[
+        Write(1),
+        Plain,
+        Write(2),
+        End(1, Outcome::Abort),
+        Write(1),
+        Write(3),
+        Plain,
+        End(1, Outcome::Commit),
+        Plain,
+        End(3, Outcome::Abort),
+        Write(1),
+        Plain,
+        End(2, Outcome::Commit),
+        End(1, Outcome::Abort),
+        Plain,
+        Write(2),
+    ]
+};
+
+async fn take_steps(store: &Rc<Store<SimIo>>, materialise: impl Fn(usize) -> bool) {
+    let mut producers = BTreeMap::from([(1, (0, 0)), (2, (0, 0)), (3, (0, 0))]);
+    for (at, step) in STEPS.iter().enumerate() {
+        match step {
+            Step::Plain => drop(append(store, plain("p")).await.unwrap()),
+            Step::Write(producer) => {
+                let (epoch, sequence) = producers[producer];
+                write(store, *producer, epoch, sequence, "k").await;
+                producers.insert(*producer, (epoch, sequence + 1));
+            }
+            Step::End(producer, outcome) => {
+                let (epoch, _) = producers[producer];
+                end(store, marker(*producer, epoch + 1, *outcome)).await.unwrap();
+                producers.insert(*producer, (epoch + 1, 0));
+            }
+        }
+        if materialise(at) {
+            store.materialise_all().await;
+        }
+    }
+}
+
+/// Open transactions and aborted ones (producer, first offset) of the first so many steps.
+fn after_steps(count: usize) -> (Vec<(i64, i64)>, Vec<(i64, i64)>) {
+    let (mut open, mut aborted) = (BTreeMap::new(), Vec::new());
+    for (offset, step) in (0..).zip(&STEPS[..count]) {
+        match step {
+            Step::Plain => {}
+            Step::Write(producer) => drop(open.entry(*producer).or_insert(offset)),
+            Step::End(producer, outcome) => {
+                let first = open.remove(producer).unwrap();
+                aborted.extend((*outcome == Outcome::Abort).then_some((*producer, first)));
+            }
+        }
+    }
+    let mut open: Vec<_> = open.into_iter().collect();
+    open.sort_unstable_by_key(|(_, first)| *first);
+    (open, aborted)
+}
+
+async fn check_after_steps(store: &Rc<Store<SimIo>>, count: usize, what: &str) {
+    let (open, told) = after_steps(count);
+    let found: Vec<_> = store.open_transactions().iter().map(|open| (open.producer_id, open.first_offset)).collect();
+    assert_eq!(found, open, "{what}");
+    let stable = open.first().map_or(count as i64, |(_, first)| *first);
+    let fetched = fetch(store, 0).await;
+    assert_eq!(fetched.last_stable_offset, stable, "{what}");
+    let below: Vec<_> = told.into_iter().filter(|(_, first)| *first < stable).collect();
+    assert_eq!(aborted(&fetched), below, "{what}");
+}
+
+#[test]
+fn a_cut_opens_again_what_markers_had_ended_that_it_takes() {
+    const SETTINGS: &[(&str, &str)] = &[("internal.segment.bytes", "1500")];
+    for count in 0..=STEPS.len() {
+        for (materialised, in_memory) in [(0, true), (7, true), (7, false), (99, true), (99, false)] {
+            let what = format!("{count} steps are left, {materialised} were in segments, {in_memory}");
+            let sim = Sim::new(5);
+            let cut = |io: SimIo| {
+                let what = what.clone();
+                async move {
+                    let store = open(io, 1, SETTINGS).await;
+                    take_steps(&store, |at| at < materialised).await;
+                    if !in_memory {
+                        evict(&store);
+                    }
+                    check_after_steps(&store, STEPS.len(), &what).await;
+                    store.follow(id(0), 1).await.unwrap();
+                    store.truncate(id(0), count as i64, crate::replica::CutBytes::Drop).await.unwrap();
+                    store.advance_high_watermark(id(0), count as i64).unwrap();
+                    check_after_steps(&store, count, &what).await;
+                }
+            };
+            sim.run_until(cut(sim.io())).unwrap();
+            sim.crash();
+            let io = sim.restart();
+            let again = async move {
+                let store = open(io, 2, SETTINGS).await;
+                check_after_steps(&store, count, &format!("{what}, after a restart")).await;
+                store.materialise_all().await;
+                evict(&store);
+                check_after_steps(&store, count, &format!("{what}, after a restart, in segments")).await;
+            };
+            sim.run_until(again).unwrap();
+        }
+    }
+}

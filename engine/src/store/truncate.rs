@@ -13,11 +13,7 @@ use std::{collections::VecDeque, io, path::PathBuf, rc::Rc};
 use super::{Store, cut, removal};
 use crate::{
     api::{FetchPartition, LogError, ReadBound, TopicPartition},
-    format::{
-        journal::Payloads,
-        manifest::{self, Record},
-        wal::Era,
-    },
+    format::{journal::Payloads, manifest, wal::Era},
     io::{Buffer, File, IO_BYTES_MAX, Io, Open, Share, align_up},
     partition::{
         PartitionCell,
@@ -196,22 +192,24 @@ impl<I: Io> Store<I> {
         cell.borrow_mut().begin_keeping();
         let cut = self.note_cut(cell, end_offset, number).await;
         cell.borrow_mut().end_keeping();
-        let cut = cut?;
+        let cut::Looked { cut, transactions } = cut?;
         if cell.borrow().is_deleted() {
             return Ok(CutOff { live: Vec::new(), bytes: 0, gone: Vec::new(), shortened: None });
         }
-        let off = cell.borrow_mut().cut_segments(cut);
+        let off = cell.borrow_mut().cut_segments(cut, transactions);
         Ok(self.release_cut(id, off))
     }
 
-    async fn note_cut(&self, cell: &Rc<PartitionCell>, end_offset: i64, number: u32) -> io::Result<manifest::Cut> {
+    async fn note_cut(&self, cell: &Rc<PartitionCell>, end_offset: i64, number: u32) -> io::Result<cut::Looked> {
         self.note_partitions(std::iter::once(cell)).await?;
         let (id, state) = (cell.borrow().id(), cell.borrow().state());
         let wanted = SegmentCut { partition: id, end_offset, number };
         let dir = super::partition_dir(&self.options.data_dir, id);
         let cut = cut::look(&self.io, &dir, &state, &wanted).await.map_err(io::Error::other)?;
         let mut payloads = Payloads::default();
-        payloads.push(&manifest::encode(id, &Record::Cut(cut.clone())));
+        for record in cut.records() {
+            payloads.push(&manifest::encode(id, &record));
+        }
         self.note(payloads).await?;
         Ok(cut)
     }
