@@ -7,6 +7,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use crate::{
@@ -135,6 +136,7 @@ impl Node {
             reserve_bytes: 0,
             owed: Owed::new(shard as usize + 1, 0),
             replicated: self.catalog.replicated_here().into(),
+            elsewhere: Rc::default(), // nothing is kept of those
         }
     }
 }

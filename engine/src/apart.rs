@@ -59,6 +59,7 @@ impl Apart {
                 reserve_bytes: 0,
                 owed: Owed::new(partitions as usize, 0),
                 replicated: Rc::default(),
+                elsewhere: Rc::default(),
             };
             let known = [(id(at), config.clone())].into();
             let opened = Store::open(io.clone(), options, &known).await;

@@ -220,6 +220,7 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
             reserve_bytes: 0,
             owed: Owed::new(shard as usize + 1, options.wal_bytes),
             replicated: replicated.clone(),
+            elsewhere: elsewhere(catalog, shard, &config),
         };
         let opened = Store::open(io.clone(), store_options, &known).await;
         let store = opened.map_err(|error| StartError::of_open(error, catalog))?;
@@ -242,6 +243,13 @@ async fn lay_out(io: &DirectIo, options: &NodeOptions, catalog: &Catalog, shards
         made.map_err(|error| StartError::io(path.display(), error))?;
     }
     Ok(())
+}
+
+/// The partitions of a shard that are on other nodes only.
+fn elsewhere(catalog: &Catalog, shard: u32, config: &Rc<TopicConfig>) -> Rc<Known> {
+    let all = catalog.topics.keys().flat_map(|topic| catalog.partitions_elsewhere(*topic));
+    let own = all.filter(|id| owner(*id, catalog.shards as usize) == shard as usize);
+    Rc::new(own.map(|id| (id, config.clone())).collect())
 }
 
 /// Removes manifests of other layouts and shared logs of shards that are no more, whether this start or one that was cut

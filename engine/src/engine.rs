@@ -20,6 +20,7 @@ use crate::{
         TopicId, TopicPartition,
     },
     batch::AppendOrigin,
+    format::placement::Placement,
     io::{self, direct::DirectIo},
     mail::Mail,
     metadata::CatalogFile,
@@ -40,6 +41,8 @@ pub(crate) struct EngineState {
     pub(crate) store: Rc<Store<DirectIo>>,
     pub(crate) io: DirectIo,
     pub(crate) topics: RefCell<Rc<Topics>>,
+    /// Where partitions of topics are that are not on this node alone.
+    pub(crate) placements: RefCell<HashMap<TopicId, Rc<Placement>>>,
     /// Defaults of topic settings that the node was started with.
     pub(crate) started_defaults: BTreeMap<String, String>,
     /// Those under the dynamic settings: what topics follow.

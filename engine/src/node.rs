@@ -267,16 +267,22 @@ async fn open(
     };
     let defaults = topic_defaults(options, &booted);
     let mut topics = Topics::default();
-    let mut known = Known::new();
+    let (mut known, mut elsewhere, mut placements) = (Known::new(), Known::new(), HashMap::new());
     for (id, stored) in &booted.catalog.topics {
         // A default that became stricter must not keep a node from starting.
         let topic = Topic::tolerant(*id, stored.clone(), &defaults);
         let topic = Rc::new(topic.map_err(StartError::Options)?);
         let own = booted.catalog.partitions_here(*id).filter(|id| owner(*id, options.shards) == index);
         known.extend(own.map(|id| (id, topic.config.clone())));
+        let others = booted.catalog.partitions_elsewhere(*id).filter(|id| owner(*id, options.shards) == index);
+        elsewhere.extend(others.map(|id| (id, topic.config.clone())));
+        if let Some(placement) = booted.catalog.placements.get(id).filter(|placed| !placed.is_alone(options.node_id)) {
+            placements.insert(*id, Rc::new(placement.clone()));
+        }
         topics.put(topic);
     }
-    let store_options = store_options(options, index, &booted, together.owed.clone());
+    let store_options =
+        StoreOptions { elsewhere: Rc::new(elsewhere), ..store_options(options, index, &booted, together.owed.clone()) };
     let opened = Store::open(io.clone(), store_options, &known).await;
     let store = opened.map_err(|error| StartError::of_open(error, &booted.catalog))?;
     if booted.catalog.features.contains(crate::format::transactions::FEATURE) {
@@ -288,6 +294,7 @@ async fn open(
         store,
         io,
         topics: Rc::new(topics).into(),
+        placements: placements.into(),
         started_defaults: options.topic_defaults.clone(),
         defaults: Rc::new(defaults).into(),
         settings: Rc::new(booted.catalog.settings.clone()).into(),
@@ -336,6 +343,7 @@ fn store_options(options: &NodeOptions, index: usize, booted: &Booted, owed: Owe
         reserve_bytes: options.reserve_bytes,
         owed,
         replicated: booted.catalog.replicated_here().into(),
+        elsewhere: Rc::default(),
     }
 }
 

@@ -1,15 +1,21 @@
 //! Changes to topics and settings. Shard 0 owns the catalog: a change goes there, becomes durable, and is then told to all
 //! shards before its caller hears of it.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    rc::Rc,
+};
 
 use uuid::Uuid;
 
 use crate::{
-    api::{ConfigChange, LogError, NewTopic, TopicError, TopicId},
+    api::{ConfigChange, LogError, NewTopic, TopicError, TopicId, TopicPartition},
     config::{self, Durability, TopicConfig},
     engine::Engine,
-    format::catalog::{Catalog, Record, StoredTopic},
+    format::{
+        catalog::{Catalog, REPLICATION, Record, StoredTopic},
+        placement::Placement,
+    },
     io::{Io, Share},
     metadata::{CatalogFile, Topic},
     store::topics_dir,
@@ -48,6 +54,67 @@ impl Engine {
         })
         .await?;
         Ok(Rc::new(checked))
+    }
+
+    /// Brings a topic to what a cluster says of it, durably, on every shard: its name, settings and number of partitions,
+    /// and on which nodes they are. A partition that comes to this node is empty, and is neither led nor followed before it
+    /// is said; of one that is on other nodes only from now on, nothing stays. Nothing is done for a topic that is as it is
+    /// said to be. The leader epochs of the placement need not follow elections: that of a partition is 0 only if it is on one
+    /// node alone and no cluster decides who leads it.
+    ///
+    /// # Errors
+    /// If another topic has the name, it would have fewer partitions than before or not as many as are placed, or a setting
+    /// is not legal.
+    pub async fn put_topic(&self, id: TopicId, stored: StoredTopic, placement: Placement) -> Result<(), TopicError> {
+        config::check_topic_name(&stored.name).map_err(TopicError::InvalidName)?;
+        self.call(0, move |engine: Engine| async move {
+            let mut opened = engine.catalog().0.write().await.map_err(|_| closed())?;
+            check_reconciled(&opened.state, id, &stored, &placement)?;
+            let defaults = engine.topic_defaults();
+            TopicConfig::parse(&defaults, &stored.overrides).map_err(TopicError::InvalidConfig)?;
+            let records = opened.state.reconciling_records(id, &stored, &placement);
+            if records.is_empty() {
+                return Ok(());
+            }
+            let is_shared = !placement.is_alone(engine.node_id());
+            if is_shared && !opened.state.features.contains(REPLICATION) {
+                opened.append(&[Record::Feature(REPLICATION.to_owned())]).await?;
+            }
+            opened.append(&records).await?;
+            engine.tell_placed(id, stored, placement).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a topic that a cluster does not have any more; one that is not there is fine.
+    pub async fn remove_topic(&self, id: TopicId) -> Result<(), TopicError> {
+        match self.delete_topic(id).await {
+            Err(TopicError::Unknown) => Ok(()),
+            deleted => deleted,
+        }
+    }
+
+    /// Tells all shards where the partitions of a topic are, and what it is.
+    async fn tell_placed(&self, id: TopicId, stored: StoredTopic, placement: Placement) {
+        let told = placement.clone();
+        self.on_all(move |engine: Engine| {
+            engine.0.placements.borrow_mut().insert(id, Rc::new(told));
+            std::future::ready(())
+        })
+        .await;
+        self.tell_topic(id, stored).await;
+        self.on_all(move |engine: Engine| async move {
+            let here: HashSet<i32> =
+                placement.on(engine.node_id()).filter_map(|(at, _)| i32::try_from(at).ok()).collect();
+            let own = engine.0.store.partition_ids().into_iter().filter(|partition| partition.topic == id);
+            for gone in own.filter(|partition| !here.contains(&partition.partition)) {
+                if let Err(error) = engine.0.store.clear(gone).await {
+                    tracing::warn!("{gone:?} is on other nodes now, but what is here of it stays: {error}");
+                }
+            }
+        })
+        .await;
     }
 
     /// Deletes a topic.
@@ -252,8 +319,24 @@ impl Engine {
 
     /// Takes a topic's new state over on this shard.
     pub(crate) fn apply_topic(&self, topic: Rc<Topic>) {
-        for id in topic.partition_ids().filter(|id| self.owner(*id) == self.shard()) {
-            self.0.store.put_partition(id, topic.config.clone());
+        let placement = self.0.placements.borrow().get(&topic.id).cloned();
+        let put = |id: TopicPartition, is_replicated: bool| {
+            if self.owner(id) == self.shard() {
+                match is_replicated {
+                    true => self.0.store.put_replicated_partition(id, topic.config.clone()),
+                    false => self.0.store.put_partition(id, topic.config.clone()),
+                }
+            }
+        };
+        match placement {
+            None => topic.partition_ids().for_each(|id| put(id, false)),
+            Some(placement) => {
+                let ids = topic.partition_ids().collect::<Vec<_>>();
+                let here = placement.on(self.node_id());
+                here.for_each(|(at, is_replicated)| {
+                    ids.get(at as usize).into_iter().for_each(|id| put(*id, is_replicated))
+                });
+            }
         }
         Rc::make_mut(&mut *self.0.topics.borrow_mut()).put(topic);
     }
@@ -261,6 +344,7 @@ impl Engine {
     async fn tell_deleted(&self, id: TopicId) {
         let removals = self.on_all(move |engine: Engine| {
             let topic = Rc::make_mut(&mut *engine.0.topics.borrow_mut()).remove(id);
+            engine.0.placements.borrow_mut().remove(&id);
             let partitions = topic.iter().flat_map(|topic| topic.partition_ids()).collect::<Vec<_>>();
             let removed: Vec<_> = partitions.into_iter().filter_map(|id| engine.0.store.remove_partition(id)).collect();
             // Files go in the background; the answer does not wait for them.
@@ -286,6 +370,26 @@ impl Engine {
             }
         });
     }
+}
+
+/// Checks what a cluster says of a topic.
+fn check_reconciled(
+    state: &Catalog,
+    id: TopicId,
+    stored: &StoredTopic,
+    placement: &Placement,
+) -> Result<(), TopicError> {
+    let named = state.topics.iter().find(|(_, known)| known.name == stored.name);
+    if named.is_some_and(|(known, _)| *known != id) {
+        return Err(TopicError::Exists(stored.name.clone()));
+    }
+    let before = state.topics.get(&id).map_or(1, |known| known.partitions);
+    let placed = i32::try_from(placement.partitions()).unwrap_or(i32::MAX);
+    if stored.partitions != placed || !(before..=PARTITIONS_MAX).contains(&placed) {
+        let text = format!("{} partitions, of which {placed} are placed; it had {before}", stored.partitions);
+        return Err(TopicError::InvalidPartitions(text));
+    }
+    Ok(())
 }
 
 /// Checks that the defaults, and every topic under them, make sense. A topic that made none before is let pass.

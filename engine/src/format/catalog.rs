@@ -107,6 +107,18 @@ pub struct Catalog {
     pub settings: BTreeMap<String, String>,
 }
 
+/// The records that say where a topic's partitions are, each of bounded size.
+fn placement_records(topic: TopicId, placement: &Placement) -> impl Iterator<Item = Record> {
+    /// With more replicas than anybody has, they fit a page.
+    const RUNS_MAX: usize = 4_096;
+    let mut first = 0u32;
+    placement.runs().chunks(RUNS_MAX).map(move |runs| {
+        let record = Record::Placement { topic, first, runs: runs.to_vec() };
+        first = runs.iter().map(|run| run.partitions).fold(first, u32::saturating_add);
+        record
+    })
+}
+
 impl Catalog {
     /// Applies a record.
     pub fn apply(&mut self, record: Record) {
@@ -138,6 +150,14 @@ impl Catalog {
     /// The partitions of a topic that are on this node.
     pub(crate) fn partitions_here(&self, topic: TopicId) -> impl Iterator<Item = TopicPartition> {
         self.placed_here(topic).map(|(partition, _)| partition)
+    }
+
+    /// The partitions of a topic that are on other nodes only.
+    pub(crate) fn partitions_elsewhere(&self, topic: TopicId) -> impl Iterator<Item = TopicPartition> {
+        let here: HashSet<TopicPartition> = self.partitions_here(topic).collect();
+        let count = self.topics.get(&topic).map_or(0, |stored| stored.partitions);
+        let all = (0..count).map(move |partition| TopicPartition { topic, partition });
+        all.filter(move |partition| !here.contains(partition))
     }
 
     /// Those of all topics that are on other nodes too, or that others led: who leads them is for the cluster to say.
@@ -174,15 +194,20 @@ impl Catalog {
 
     /// The records that say where a topic's partitions are, each of bounded size.
     fn placement_records(&self, topic: TopicId) -> impl Iterator<Item = Record> {
-        /// With more replicas than anybody has, they fit a page.
-        const RUNS_MAX: usize = 4_096;
-        let mut first = 0u32;
-        let runs = self.placements.get(&topic).map(Placement::runs).unwrap_or_default();
-        runs.chunks(RUNS_MAX).map(move |runs| {
-            let record = Record::Placement { topic, first, runs: runs.to_vec() };
-            first = runs.iter().map(|run| run.partitions).fold(first, u32::saturating_add);
-            record
-        })
+        self.placements.get(&topic).into_iter().flat_map(move |placement| placement_records(topic, placement))
+    }
+
+    /// The records that bring a topic to what a cluster says of it: none if it is that already. Where its partitions are
+    /// comes first: cut short before the topic, the records mean nothing.
+    pub(crate) fn reconciling_records(&self, id: TopicId, topic: &StoredTopic, placement: &Placement) -> Vec<Record> {
+        let mut records = Vec::new();
+        if self.placements.get(&id) != Some(placement) {
+            records.extend(placement_records(id, placement));
+        }
+        if self.topics.get(&id) != Some(topic) {
+            records.push(Record::Topic(id, topic.clone()));
+        }
+        records
     }
 
     /// The payloads of a journal that leads to this state.

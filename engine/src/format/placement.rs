@@ -26,6 +26,13 @@ impl Placement {
         placement
     }
 
+    /// These runs, one behind the other; neighbours that are alike become one.
+    pub fn of(runs: impl IntoIterator<Item = PlacedRun>) -> Self {
+        let mut placement = Self::default();
+        runs.into_iter().for_each(|run| placement.push(run));
+        placement
+    }
+
     /// In order.
     pub fn runs(&self) -> &[PlacedRun] {
         &self.0
@@ -99,6 +106,17 @@ mod tests {
 
     fn run(partitions: u32, leader_epoch: i32) -> PlacedRun {
         PlacedRun { partitions, leader_epoch, replicas: vec![1, 2] }
+    }
+
+    #[test]
+    fn a_node_knows_which_partitions_it_has_and_which_of_them_others_have_too() {
+        let alone = |node, leader_epoch| PlacedRun { partitions: 1, leader_epoch, replicas: vec![node] };
+        let placement = Placement::of([run(2, 0), run(1, 0), alone(1, 0), alone(2, 0), alone(1, 4)]);
+        assert_eq!(placement.runs().len(), 4, "neighbours that are alike are one run");
+        let on = |node| placement.on(node).collect::<Vec<_>>();
+        assert_eq!(on(1), [(0, true), (1, true), (2, true), (3, false), (5, true)]);
+        assert_eq!(on(2), [(0, true), (1, true), (2, true), (4, false)]);
+        assert_eq!(on(3), []);
     }
 
     proptest! {

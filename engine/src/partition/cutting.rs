@@ -42,7 +42,9 @@ impl Partition {
             match self.segments.cut_by(offset) {
                 None => {
                     let before = self.segments.ended_below(offset).last();
-                    return Landing::At(before.map_or(self.marks.log_start(), |segment| segment.end_offset));
+                    // The log may start inside a segment, or in a gap before the first one.
+                    let start = self.marks.log_start().min(offset);
+                    return Landing::At(before.map_or(start, |segment| segment.end_offset));
                 }
                 // Which offsets a rewritten segment once had is not known any more.
                 Some(rewritten) if rewritten.generation > 0 => offset = rewritten.base_offset,

@@ -138,8 +138,8 @@ pub(crate) struct Leavings {
 
 impl Partition {
     /// An empty one.
-    pub(crate) fn new(id: TopicPartition, config: Rc<TopicConfig>) -> Self {
-        Self::restore(id, config, PartitionState::default(), History::default(), Replication::alone())
+    pub(crate) fn new(id: TopicPartition, config: Rc<TopicConfig>, replication: Replication) -> Self {
+        Self::restore(id, config, PartitionState::default(), History::default(), replication)
     }
 
     /// A partition as the manifest remembers it, with what has happened to its end also in the tail, which follows by

@@ -22,7 +22,7 @@ pub(super) fn config(settings: &[(&str, &str)]) -> Rc<TopicConfig> {
 
 /// An empty partition of a topic with these settings.
 pub(super) fn partition(settings: &[(&str, &str)]) -> Partition {
-    Partition::new(TopicPartition { topic: uuid::Uuid::nil(), partition: 0 }, config(settings))
+    Partition::new(TopicPartition { topic: uuid::Uuid::nil(), partition: 0 }, config(settings), Replication::alone())
 }
 
 /// Appends batches as a group of their own.

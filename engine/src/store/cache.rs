@@ -161,7 +161,12 @@ mod tests {
     use std::{cell::RefCell, collections::BTreeMap};
 
     use super::*;
-    use crate::{api::TopicPartition, config::TopicConfig, partition::Partition, wal::WalFileId};
+    use crate::{
+        api::TopicPartition,
+        config::TopicConfig,
+        partition::{Partition, replication::Replication},
+        wal::WalFileId,
+    };
 
     const MIB: usize = 1 << 20;
     const BUDGET: usize = 100 * MIB;
@@ -176,7 +181,7 @@ mod tests {
         fn new() -> Self {
             let id = TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
             let config = TopicConfig::parse(&BTreeMap::new(), &BTreeMap::new()).expect("defaults are legal");
-            let partition = Rc::new(RefCell::new(Partition::new(id, Rc::new(config))));
+            let partition = Rc::new(RefCell::new(Partition::new(id, Rc::new(config), Replication::alone())));
             Self { cache: Cache::new(BUDGET), partition, groups: Vec::new() }
         }
 

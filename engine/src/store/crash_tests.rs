@@ -42,6 +42,7 @@ impl StoreOptions {
             reserve_bytes: 0,
             owed: Owed::new(1, wal_bytes),
             replicated: Rc::default(),
+            elsewhere: Rc::default(),
         }
     }
 }

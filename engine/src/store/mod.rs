@@ -41,6 +41,8 @@ mod recovery_tests;
 mod removal;
 mod reopen;
 mod replace;
+#[cfg(test)]
+mod replica_tests;
 mod replicate;
 mod rewrite;
 mod salvage;
@@ -83,7 +85,7 @@ use crate::{
     config::TopicConfig,
     format::segment::SegmentName,
     io::Io,
-    partition::{Leavings, Partition, PartitionCell},
+    partition::{Leavings, Partition, PartitionCell, replication::Replication},
     replica::LogTap,
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
@@ -115,6 +117,8 @@ pub(crate) struct StoreOptions {
     pub(crate) owed: Owed,
     /// Partitions that are on other nodes too: who leads them is not known at a start.
     pub(crate) replicated: Rc<HashSet<TopicPartition>>,
+    /// Partitions that are on other nodes only, and may have been here: what is left of them goes.
+    pub(crate) elsewhere: Rc<Known>,
 }
 
 /// Files that make up the shared log.
@@ -217,11 +221,21 @@ impl<I: Io> Store<I> {
 
     /// Adds an empty partition, or gives a known one new settings.
     pub(crate) fn put_partition(&self, id: TopicPartition, config: Rc<TopicConfig>) {
+        self.put(id, config, Replication::alone);
+    }
+
+    /// The same for one that is on other nodes too: a new one is neither led nor followed before somebody says so.
+    pub(crate) fn put_replicated_partition(&self, id: TopicPartition, config: Rc<TopicConfig>) {
+        self.put(id, config, || Replication::undecided(0));
+    }
+
+    fn put(&self, id: TopicPartition, config: Rc<TopicConfig>, replication: impl FnOnce() -> Replication) {
         let mut partitions = self.partitions.borrow_mut();
         match partitions.get(&id) {
             Some(known) => known.borrow_mut().set_config(config),
             None => {
-                partitions.insert(id, Rc::new(RefCell::new(Partition::new(id, config))));
+                let new = Partition::new(id, config, replication());
+                partitions.insert(id, Rc::new(RefCell::new(new)));
             }
         }
     }

@@ -77,6 +77,7 @@ impl<I: Io> Store<I> {
         let (store, _) = Self::recover(io, options, known, Losses::Refused).await?;
         store.check_space();
         store.start_tasks();
+        store.clear_elsewhere();
         Ok(store)
     }
 
@@ -89,6 +90,9 @@ impl<I: Io> Store<I> {
     ) -> Result<(Rc<Self>, Vec<WalFileId>), OpenError> {
         refuse_to_miss_manifest(&io, &options, known).await?;
         let manifest = read_manifest(&io, &options.manifest_path()).await?;
+        // What is left of partitions that were here counts too: its end says what may be appended if they come back.
+        let all: Known = options.elsewhere.iter().chain(known).map(|(id, config)| (*id, config.clone())).collect();
+        let known = if options.elsewhere.is_empty() { known } else { &all };
         let wal_dir = options.wal_dir();
         io.create_dir(&wal_dir).await.map_err(OpenError::io(&wal_dir))?;
         remove_half_made(&io, &wal_dir).await?;
@@ -296,17 +300,21 @@ fn build(
     replay: &Replay,
 ) -> BTreeMap<TopicPartition, Rc<PartitionCell>> {
     let mut restore = |(id, config): (&TopicPartition, &Rc<TopicConfig>)| {
+        let is_elsewhere = options.elsewhere.contains_key(id);
+        if is_elsewhere && !manifest.partitions.contains_key(id) && replay.history(*id).is_none() {
+            return None;
+        }
         let state = manifest.partitions.remove(id).unwrap_or_default();
         let mut history = replay.history(*id).cloned().unwrap_or_else(|| History::restore(&state));
         history.end_at(replay.end_of_tail(*id).unwrap_or(state.end_offset()));
-        let replication = match options.replicated.contains(id) {
+        let replication = match is_elsewhere || options.replicated.contains(id) {
             true => Replication::undecided(history.shown()),
             false => Replication::alone(),
         };
         let partition = Partition::restore(*id, config.clone(), state, history, replication);
-        (*id, Rc::new(RefCell::new(partition)))
+        Some((*id, Rc::new(RefCell::new(partition))))
     };
-    known.iter().map(&mut restore).collect()
+    known.iter().filter_map(&mut restore).collect()
 }
 
 /// Makes this start's manifest: a new one in place of the old one, or the old one with what it did not know, if the disk

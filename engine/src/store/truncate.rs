@@ -78,6 +78,33 @@ impl<I: Io> Store<I> {
         self.position(id)
     }
 
+    /// Leaves nothing of a partition that is on other nodes only from here on: it is empty, and neither led nor followed. How
+    /// often its end was cut off stays known, for when it comes back.
+    pub(crate) async fn clear(self: &Rc<Self>, id: TopicPartition) -> Result<(), LogError> {
+        let cell = self.partition(id)?;
+        let epoch = cell.borrow().replication().epoch().max(0);
+        self.follow(id, epoch).await?;
+        self.begin_anew(id, 0).await?;
+        cell.borrow_mut().enter_epoch(epoch)
+    }
+
+    /// The same for what a start found of them.
+    pub(super) fn clear_elsewhere(self: &Rc<Self>) {
+        let is_here = |id: &TopicPartition| self.partition(*id).is_ok();
+        let left: Vec<TopicPartition> = self.options.elsewhere.keys().copied().filter(is_here).collect();
+        if left.is_empty() {
+            return;
+        }
+        let store = self.clone();
+        self.io.spawn(Share::Background, async move {
+            for id in left {
+                if let Err(error) = store.clear(id).await {
+                    tracing::warn!("what is left of {id:?}, which is on other nodes, stays: {error}");
+                }
+            }
+        });
+    }
+
     async fn run_cut(
         self: &Rc<Self>,
         id: TopicPartition,
@@ -117,8 +144,9 @@ impl<I: Io> Store<I> {
         self.pump.notify();
         said.wait().await?;
         let done = self.ask_keeper(cell, What::Cut { end_offset: to, number }).await?;
+        let id = cell.borrow().id();
         if let Done::Cut(off) = done {
-            self.remove_cut(cell.borrow().id(), &off).await;
+            self.remove_cut(id, &off).await;
         }
         Ok(())
     }

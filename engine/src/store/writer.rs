@@ -15,7 +15,10 @@ use crate::{
     chunk::Memory,
     format::wal::{GroupEncoder, SegmentPointer, Stamp},
     io::{Buffer, File, Io, Share},
-    partition::tail::{Backing, Extent},
+    partition::{
+        PartitionCell,
+        tail::{Backing, Extent},
+    },
     timing::Timings,
     wal::group::{CommitGroup, EndEvent, PlacedEvent},
 };
@@ -355,8 +358,11 @@ impl<I: Io> Store<I> {
             let in_flight = flight.groups.iter().flat_map(|flying| flying.flush.iter());
             flight.unflushed.iter().chain(in_flight).cloned().collect::<Vec<_>>()
         };
-        let written: Vec<_> =
-            self.partitions.borrow().values().map(|p| (p.clone(), p.borrow().marks().written())).collect();
+        let now = |cell: &Rc<PartitionCell>| {
+            let partition = cell.borrow();
+            (cell.clone(), partition.era().cuts, partition.marks().written())
+        };
+        let written: Vec<_> = self.partitions.borrow().values().map(now).collect();
         self.watch.flushing.set(true);
         let flushed = self.flush_all(&files).await;
         self.watch.flushing.set(false);
@@ -364,10 +370,14 @@ impl<I: Io> Store<I> {
             self.fail("a flush of the shared log failed", &error);
             return Err(LogError::Storage(error.to_string()));
         }
-        for (partition, written) in &written {
-            partition.borrow_mut().on_durable(*written);
+        for (partition, cuts, written) in &written {
+            let mut partition = partition.borrow_mut();
+            // Offsets that were cut off meanwhile may be of other batches now.
+            if partition.era().cuts == *cuts {
+                partition.on_durable(*written);
+            }
         }
-        self.tell_progress(written.iter().map(|(partition, _)| partition));
+        self.tell_progress(written.iter().map(|(partition, _, _)| partition));
         self.keeper.notify(); // what a topic wants flushed that did not before can go to segments now
         Ok(())
     }
