@@ -592,7 +592,9 @@ fn apply_advance(state: &mut PartitionState, advance: Advance) {
     }
     let known = state.producers.last().map(|last| last.base_offset.get());
     state.producers.extend(advance.producers.iter().filter(|batch| Some(batch.base_offset.get()) > known));
-    state.high_watermark = state.high_watermark.max(advance.high_watermark);
+    // A cut above what segments held is told of here only: what was seen before it may be gone.
+    let before = if advance.cuts > state.cuts { 0 } else { state.high_watermark };
+    state.high_watermark = before.max(advance.high_watermark);
     state.cuts = state.cuts.max(advance.cuts);
 }
 
