@@ -25,6 +25,7 @@ use crate::{
     boot::{self, Booted},
     config::{self, TopicConfig},
     engine::{Engine, EngineState, owner},
+    format::catalog::REPLICATION,
     io::{Io, Share, direct::DirectIo},
     mail::{Mail, PostOffice},
     metadata::{CatalogFile, Topic, Topics},
@@ -276,7 +277,8 @@ async fn open(
         known.extend(own.map(|id| (id, topic.config.clone())));
         let others = booted.catalog.partitions_elsewhere(*id).filter(|id| owner(*id, options.shards) == index);
         elsewhere.extend(others.map(|id| (id, topic.config.clone())));
-        if let Some(placement) = booted.catalog.placements.get(id).filter(|placed| !placed.is_alone(options.node_id)) {
+        let has_cluster = booted.catalog.features.contains(REPLICATION);
+        if let Some(placement) = booted.catalog.placements.get(id).filter(|_| has_cluster) {
             placements.insert(*id, Rc::new(placement.clone()));
         }
         topics.put(topic);

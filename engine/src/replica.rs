@@ -145,8 +145,11 @@ impl Engine {
     /// A partition of this shard, to be replicated.
     ///
     /// # Errors
-    /// If it is not on this shard.
+    /// [`LogError::UnknownPartition`] if it is not on this shard, or of a topic that no cluster has ([`Engine::put_topic`]).
     pub fn replica(&self, partition: TopicPartition) -> Result<Replica, LogError> {
+        if !self.0.placements.borrow().contains_key(&partition.topic) {
+            return Err(LogError::UnknownPartition);
+        }
         self.0.store.position(partition)?;
         Ok(Replica { store: self.0.store.clone(), id: partition })
     }

@@ -76,8 +76,7 @@ impl Engine {
             if records.is_empty() {
                 return Ok(());
             }
-            let is_shared = !placement.is_alone(engine.node_id());
-            if is_shared && !opened.state.features.contains(REPLICATION) {
+            if !opened.state.features.contains(REPLICATION) {
                 opened.append(&[Record::Feature(REPLICATION.to_owned())]).await?;
             }
             opened.append(&records).await?;

@@ -45,9 +45,10 @@ impl Replication {
         Self { role: Role::Leading(Leadership::Alone), epoch: 0, told: 0, cutting: false, waiting: VecDeque::new() }
     }
 
-    /// Of one that is on other nodes too; consumers saw everything below `shown`.
-    pub(crate) fn undecided(shown: i64) -> Self {
-        Self { role: Role::Undecided, epoch: -1, told: shown, cutting: false, waiting: VecDeque::new() }
+    /// Of one that is on other nodes too; consumers saw everything below `shown`, and its log knows of epochs up to `epoch`,
+    /// which is -1 for none.
+    pub(crate) fn undecided(shown: i64, epoch: i32) -> Self {
+        Self { role: Role::Undecided, epoch, told: shown, cutting: false, waiting: VecDeque::new() }
     }
 
     /// What this node is.
@@ -208,7 +209,7 @@ mod tests {
     use super::*;
 
     fn leading(replicas: u32, in_sync: u32) -> Replication {
-        let mut replication = Replication::undecided(0);
+        let mut replication = Replication::undecided(0, -1);
         replication.enter(3).unwrap();
         replication.lead(Leadership::Replicated { replicas, in_sync });
         replication
@@ -225,9 +226,10 @@ mod tests {
 
     #[test]
     fn who_is_neither_leader_nor_follower_takes_nothing() {
-        let mut undecided = Replication::undecided(40);
+        let mut undecided = Replication::undecided(40, 1);
         assert_eq!(undecided.check_produce(Acks::Leader, 1), Err(LogError::NotLeader));
-        assert_eq!(undecided.check_follower(-1), Err(LogError::NotLeader));
+        assert_eq!(undecided.check_follower(1), Err(LogError::NotLeader));
+        assert_eq!(undecided.enter(0), Err(LogError::FencedLeaderEpoch), "the log has newer ones");
         assert_eq!((undecided.high_watermark(30), undecided.high_watermark(70)), (30, 40), "what was shown stays so");
         undecided.enter(2).unwrap();
         assert_eq!(undecided.check_leading(), Err(LogError::NotLeader));

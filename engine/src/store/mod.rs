@@ -226,7 +226,7 @@ impl<I: Io> Store<I> {
 
     /// The same for one that is on other nodes too: a new one is neither led nor followed before somebody says so.
     pub(crate) fn put_replicated_partition(&self, id: TopicPartition, config: Rc<TopicConfig>) {
-        self.put(id, config, || Replication::undecided(0));
+        self.put(id, config, || Replication::undecided(0, -1));
     }
 
     fn put(&self, id: TopicPartition, config: Rc<TopicConfig>, replication: impl FnOnce() -> Replication) {
@@ -360,6 +360,9 @@ impl<I: Io> Store<I> {
         self.stop_recompressor().await;
         self.drain().await;
         self.failed.borrow_mut().get_or_insert_with(|| "the node is stopping".to_owned());
+        for cell in self.partitions.borrow().values() {
+            cell.borrow_mut().replication_mut().refuse(&LogError::ShuttingDown);
+        }
         self.stop_keeper().await;
         self.stopped.set(true);
         self.pump.notify();

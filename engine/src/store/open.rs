@@ -308,7 +308,10 @@ fn build(
         let mut history = replay.history(*id).cloned().unwrap_or_else(|| History::restore(&state));
         history.end_at(replay.end_of_tail(*id).unwrap_or(state.end_offset()));
         let replication = match is_elsewhere || options.replicated.contains(id) {
-            true => Replication::undecided(history.shown()),
+            true => Replication::undecided(
+                history.shown(),
+                history.epochs().newest().map_or(-1, |newest| newest.epoch.get()),
+            ),
             false => Replication::alone(),
         };
         let partition = Partition::restore(*id, config.clone(), state, history, replication);
