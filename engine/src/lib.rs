@@ -21,6 +21,7 @@ mod metadata;
 pub mod node;
 mod partition;
 pub mod replica;
+mod replica_api;
 mod signal;
 pub mod stall;
 mod start;

@@ -7,7 +7,7 @@ use crate::{
     api::{LogError, ReadBound},
     batch::{BATCH_BYTES_MAX, BatchError, BatchInfo, verify_crc},
     format::manifest::logged_producer_batch,
-    replica::{EpochEnd, Leadership, ReplicaPosition},
+    replica_api::{EpochEnd, Leadership, ReplicaPosition},
     wal::{WalFileId, group::GROUP_BYTES_TARGET},
 };
 

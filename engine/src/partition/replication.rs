@@ -10,7 +10,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use crate::{
     api::{Acks, LogError},
-    replica::Leadership,
+    replica_api::Leadership,
     signal::Outcome,
 };
 

@@ -1,8 +1,8 @@
 //! A start after the end of partitions was cut off, on a disk that loses power: what is there is what a list of records
 //! says that was cut at the same places, and offsets that were given out again have their new records.
 //!
-//! Cuts are written into the shared log between lives, as the log of a start of its own: what writes them in a running
-//! node comes with replication.
+//! Cuts are written into the shared log between lives, as the log of a start of its own, where they would be in nobody's way;
+//! those of a running node are `replica_tests`'.
 use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
 
 use uuid::Uuid;

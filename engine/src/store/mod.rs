@@ -86,7 +86,7 @@ use crate::{
     format::segment::SegmentName,
     io::Io,
     partition::{Leavings, Partition, PartitionCell, replication::Replication},
-    replica::LogTap,
+    replica_api::LogTap,
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
     wal::{WalFileId, group::Groups},

@@ -16,7 +16,7 @@ use crate::{
         Io,
         sim::{Sim, SimIo, random::Random},
     },
-    replica::Leadership,
+    replica_api::Leadership,
 };
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];

@@ -23,7 +23,7 @@ use crate::{
         Io,
         sim::{Sim, SimIo, random::Random},
     },
-    replica::{CutBytes, Leadership, LogTap, SealedGroup},
+    replica_api::{CutBytes, Leadership, LogTap, SealedGroup},
 };
 
 /// A batch as a log has it.

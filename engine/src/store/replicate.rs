@@ -12,7 +12,7 @@ use crate::{
     config::Durability,
     io::Io,
     partition::{PartitionCell, replicating::Piece, replication::Role},
-    replica::{CaughtUp, EpochEnd, Leadership, LogTap, ReplicaPosition, SealedGroup, SealedRun},
+    replica_api::{CaughtUp, EpochEnd, Leadership, LogTap, ReplicaPosition, SealedGroup, SealedRun},
     wal::group::{BatchStamp, CommitGroup, EndEvent, GroupOutcome, PlacedBatch, Run},
 };
 

@@ -19,7 +19,7 @@ use crate::{
         PartitionCell,
         cutting::{CutOff, Landing},
     },
-    replica::{CutBytes, ReplicaPosition},
+    replica_api::{CutBytes, ReplicaPosition},
     signal::Outcome,
     wal::{group::EndEvent, replay::SegmentCut},
 };

@@ -38,7 +38,13 @@ pub const FLOORS: &[Floor] = &[
     Floor { name: "batch", rooms: &["engine/src/batch"] },
     Floor {
         name: "config",
-        rooms: &["engine/src/config", "engine/src/api", "engine/src/transactions", "engine/src/doubt"],
+        rooms: &[
+            "engine/src/config",
+            "engine/src/api",
+            "engine/src/replica_api",
+            "engine/src/transactions",
+            "engine/src/doubt",
+        ],
     },
     Floor { name: "format", rooms: &["engine/src/format"] },
     Floor { name: "wal", rooms: &["engine/src/wal"] },
@@ -51,6 +57,7 @@ pub const FLOORS: &[Floor] = &[
             "engine/src/fetch",
             "engine/src/mail",
             "engine/src/metadata",
+            "engine/src/replica",
             "engine/src/topics",
             "engine/src/transactional",
             "engine/src/vigil",
