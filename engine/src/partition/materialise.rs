@@ -73,7 +73,7 @@ impl Plan {
 pub(crate) fn plan(
     active: Option<&Segment>,
     mut extents: Vec<Extent>,
-    aborted: &Aborted,
+    aborted: Aborted<'_>,
     config: &TopicConfig,
     now_ms: i64,
 ) -> Plan {
@@ -208,7 +208,7 @@ mod tests {
 
     /// First offsets of the segments that a plan writes, and whether they end there.
     fn planned(active: Option<&Segment>, extents: Vec<Extent>) -> Vec<(i64, bool)> {
-        let plan = plan(active, extents, &Aborted::default(), &config(), NOW_MS);
+        let plan = plan(active, extents, Aborted::default(), &config(), NOW_MS);
         plan.writes.iter().map(|write| (write.segment.base_offset, write.segment.sealed)).collect()
     }
 
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(planned(None, vec![run(0, &backfill)]), [(0, false)], "no more than segment.ms behind the first");
         let (old, new) = (run(0, &backfill), run(3, &[month_ago + 7 * DAY_MS + 1, NOW_MS, NOW_MS]));
         assert_eq!(planned(None, vec![old.clone(), new.clone()]), [(0, true), (3, true), (4, false)]);
-        let active = plan(None, vec![old], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
+        let active = plan(None, vec![old], Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
         assert_eq!(
             planned(Some(&active), vec![new]),
             [(0, true), (3, true), (4, false)],
@@ -233,7 +233,7 @@ mod tests {
     fn the_wall_clock_does_not_end_a_segment_of_records_with_timestamps() {
         let begun = |timestamp| {
             let mut segment =
-                plan(None, vec![run(0, &[timestamp])], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
+                plan(None, vec![run(0, &[timestamp])], Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
             segment.created_ms = NOW_MS - 30 * DAY_MS;
             segment
         };
@@ -249,7 +249,7 @@ mod tests {
     fn offsets_of_a_segment_lie_close_together() {
         let active = |base_offset| {
             let active =
-                plan(None, vec![run(0, &[NOW_MS])], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
+                plan(None, vec![run(0, &[NOW_MS])], Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
             Segment { base_offset, ..active }
         };
         let far = -i64::from(i32::MAX);
@@ -261,13 +261,13 @@ mod tests {
     fn a_plan_ends_few_segments_and_leaves_the_rest() {
         let weeks = |from: i64, count: i64| (from..from + count).map(|week| week * 8 * DAY_MS).collect::<Vec<_>>();
         let runs = vec![run(0, &weeks(0, 60)), run(60, &weeks(60, 60)), run(120, &weeks(120, 60))];
-        let first = plan(None, runs.clone(), &Aborted::default(), &config(), NOW_MS);
+        let first = plan(None, runs.clone(), Aborted::default(), &config(), NOW_MS);
         assert_eq!((first.end_offset, first.extents.len(), first.writes.len()), (120, 2, 120));
         let active = first.writes.last().map(|write| &write.segment);
-        let rest = plan(active, runs[2..].to_vec(), &Aborted::default(), &config(), NOW_MS);
+        let rest = plan(active, runs[2..].to_vec(), Aborted::default(), &config(), NOW_MS);
         assert_eq!((rest.end_offset, rest.writes.len()), (180, 61));
         assert!(rest.writes[0].pieces.is_empty() && rest.writes[0].segment.sealed, "it ended with the first plan");
-        let one_run = plan(None, vec![run(0, &weeks(0, 1_000))], &Aborted::default(), &config(), NOW_MS);
+        let one_run = plan(None, vec![run(0, &weeks(0, 1_000))], Aborted::default(), &config(), NOW_MS);
         assert_eq!((one_run.end_offset, one_run.writes.len()), (1_000, SEGMENTS_OF_RUN_MAX + 1));
     }
 
@@ -278,7 +278,7 @@ mod tests {
         assert!(!would(None, run(0, &[month_ago, month_ago])));
         assert!(would(None, run(0, &[month_ago, NOW_MS])));
         let active =
-            plan(None, vec![run(0, &[month_ago])], &Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
+            plan(None, vec![run(0, &[month_ago])], Aborted::default(), &config(), NOW_MS).writes.remove(0).segment;
         assert!(!would(Some(&active), run(1, &[month_ago])));
         assert!(would(Some(&active), run(1, &[month_ago, NOW_MS])));
         let full = Segment { size: config().segment_bytes, ..active };

@@ -2,11 +2,14 @@
 //!
 //! What always holds: a producer has one at most, and no two begin at the same offset.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
-/// See the module. Without transactions it has no memory of its own.
+/// See the module. Without transactions it has no memory of its own, and is small.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OpenTransactions {
+pub(crate) struct OpenTransactions(Option<Box<Known>>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Known {
     by_first_offset: BTreeMap<i64, Open>,
     first_offsets: HashMap<i64, i64>,
 }
@@ -24,49 +27,52 @@ pub(crate) struct Open {
 impl OpenTransactions {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.first_offsets.len()
+        self.0.as_ref().map_or(0, |known| known.first_offsets.len())
     }
 
     /// Where the oldest one begins.
     pub(crate) fn first_offset(&self) -> Option<i64> {
-        self.by_first_offset.first_key_value().map(|(first_offset, _)| *first_offset)
+        self.0.as_ref()?.by_first_offset.first_key_value().map(|(first_offset, _)| *first_offset)
     }
 
     /// A producer's, and where it begins.
     pub(crate) fn of(&self, producer_id: i64) -> Option<(i64, &Open)> {
-        if self.first_offsets.is_empty() {
-            return None;
-        }
-        let first_offset = self.first_offsets.get(&producer_id)?;
-        Some((*first_offset, &self.by_first_offset[first_offset]))
+        let known = self.0.as_ref()?;
+        let first_offset = known.first_offsets.get(&producer_id)?;
+        Some((*first_offset, &known.by_first_offset[first_offset]))
     }
 
     /// All of them by their first offsets.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, &Open)> {
-        self.by_first_offset.iter().map(|(first_offset, open)| (*first_offset, open))
+        let all = self.0.iter().flat_map(|known| &known.by_first_offset);
+        all.map(|(first_offset, open)| (*first_offset, open))
     }
 
     /// A producer's batch is at an offset: it begins a transaction, unless one is open.
     pub(crate) fn begin(&mut self, first_offset: i64, open: Open) {
-        if let std::collections::hash_map::Entry::Vacant(new) = self.first_offsets.entry(open.producer_id) {
+        let known = self.0.get_or_insert_default();
+        if let Entry::Vacant(new) = known.first_offsets.entry(open.producer_id) {
             new.insert(first_offset);
-            self.by_first_offset.insert(first_offset, open);
+            known.by_first_offset.insert(first_offset, open);
         }
     }
 
     /// A producer's ends. Answers where it began.
     pub(crate) fn end(&mut self, producer_id: i64) -> Option<i64> {
-        let first_offset = self.first_offsets.remove(&producer_id)?;
-        self.by_first_offset.remove(&first_offset);
-        if self.first_offsets.is_empty() {
-            *self = Self::default(); // no memory is kept
+        let known = self.0.as_mut()?;
+        let first_offset = known.first_offsets.remove(&producer_id)?;
+        known.by_first_offset.remove(&first_offset);
+        if known.first_offsets.is_empty() {
+            self.0 = None;
         }
         Some(first_offset)
     }
 
     /// A producer's coordinator has it on stable storage.
     pub(crate) fn confirm(&mut self, producer_id: i64) {
-        if let Some(open) = self.first_offsets.get(&producer_id).and_then(|first| self.by_first_offset.get_mut(first)) {
+        let Some(known) = &mut self.0 else { return };
+        let first_offset = known.first_offsets.get(&producer_id);
+        if let Some(open) = first_offset.and_then(|first| known.by_first_offset.get_mut(first)) {
             open.confirmed = true;
         }
     }

@@ -31,40 +31,46 @@ pub(crate) struct Admitted {
     pub(crate) confirming: Option<Confirming>,
 }
 
-/// See the module. Without transactions it has no memory of its own.
+/// See the module. Without transactions it has no memory of its own, and is small.
 #[derive(Default)]
-pub(crate) struct Transactions {
+pub(crate) struct Transactions(Option<Box<Known>>);
+
+#[derive(Default)]
+struct Known {
     /// By producer id. Cleared by its marker.
     admitted: HashMap<i64, Admitted>,
     /// Offsets of markers that are not safe yet, and where their transactions began.
     ended: VecDeque<(i64, i64)>,
     /// The latter once more, in order.
     ended_first: BTreeSet<i64>,
-    aborted: Aborted,
+    /// By their markers.
+    aborted: VecDeque<AbortedEntry>,
 }
 
 /// Transactions that were aborted, by their markers.
-#[derive(Default)]
-pub(crate) struct Aborted(VecDeque<AbortedEntry>);
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Aborted<'t>(Option<&'t VecDeque<AbortedEntry>>);
 
 impl Transactions {
     /// What a producer was admitted to, if it was.
     pub(crate) fn admitted(&self, producer_id: i64) -> Option<&Admitted> {
-        if self.admitted.is_empty() { None } else { self.admitted.get(&producer_id) }
+        self.0.as_ref()?.admitted.get(&producer_id)
     }
 
     /// A producer may write for its transaction.
     pub(crate) fn admit(&mut self, producer_id: i64, admitted: Admitted) -> Result<(), LogError> {
-        if self.admitted.len() >= ADMITTED_MAX && !self.admitted.contains_key(&producer_id) {
+        let known = self.0.get_or_insert_default();
+        if known.admitted.len() >= ADMITTED_MAX && !known.admitted.contains_key(&producer_id) {
             return Err(LogError::ConcurrentTransactions("too many producers may begin one in this partition"));
         }
-        self.admitted.insert(producer_id, admitted);
+        known.admitted.insert(producer_id, admitted);
         Ok(())
     }
 
     /// A producer's admission is confirmed, or was not.
     pub(crate) fn settle(&mut self, producer_id: i64, result: &Result<(), LogError>) {
-        match (result, self.admitted.get_mut(&producer_id)) {
+        let Some(known) = &mut self.0 else { return };
+        match (result, known.admitted.get_mut(&producer_id)) {
             (Ok(()), Some(admitted)) => admitted.confirming = None,
             (Ok(()), None) => {}
             (Err(_), _) => self.withdraw(producer_id),
@@ -73,77 +79,85 @@ impl Transactions {
 
     /// A producer's transaction ends, or cannot be confirmed.
     pub(crate) fn withdraw(&mut self, producer_id: i64) {
-        if self.admitted.is_empty() {
-            return;
-        }
-        self.admitted.remove(&producer_id);
-        if self.admitted.is_empty() {
-            self.admitted = HashMap::new();
+        if let Some(known) = &mut self.0 {
+            known.admitted.remove(&producer_id);
+            self.drop_if_idle();
         }
     }
 
     /// A transaction has ended by a marker that is not safe yet.
     pub(crate) fn ended(&mut self, first_offset: i64, marker_offset: i64) {
-        self.ended.push_back((marker_offset, first_offset));
-        self.ended_first.insert(first_offset);
+        let known = self.0.get_or_insert_default();
+        known.ended.push_back((marker_offset, first_offset));
+        known.ended_first.insert(first_offset);
     }
 
     /// One was aborted.
     pub(crate) fn aborted(&mut self, entry: AbortedEntry) {
-        self.aborted.0.push_back(entry);
+        self.0.get_or_insert_default().aborted.push_back(entry);
     }
 
     /// Markers below are safe.
     pub(crate) fn safe_below(&mut self, offset: i64) {
-        while let Some((_, first_offset)) = self.ended.pop_front_if(|(marker, _)| *marker < offset) {
-            self.ended_first.remove(&first_offset);
+        let Some(known) = &mut self.0 else { return };
+        while let Some((_, first_offset)) = known.ended.pop_front_if(|(marker, _)| *marker < offset) {
+            known.ended_first.remove(&first_offset);
         }
+        self.drop_if_idle();
     }
 
     /// The log was cut off at an offset: markers from there on are gone. Who was let in has to be so anew, by whoever
     /// coordinates then.
     pub(crate) fn cut(&mut self, end: i64) {
-        self.admitted = HashMap::new();
-        self.ended.retain(|(marker, _)| *marker < end);
-        self.ended_first = self.ended.iter().map(|(_, first_offset)| *first_offset).collect();
-        self.aborted.0.retain(|entry| entry.last_offset.get() < end);
+        let Some(known) = &mut self.0 else { return };
+        known.admitted = HashMap::new();
+        known.ended.retain(|(marker, _)| *marker < end);
+        known.ended_first = known.ended.iter().map(|(_, first_offset)| *first_offset).collect();
+        known.aborted.retain(|entry| entry.last_offset.get() < end);
+        self.drop_if_idle();
     }
 
     /// Where the first transaction begins whose marker is not safe.
     pub(crate) fn first_unsafe(&self) -> Option<i64> {
-        self.ended_first.first().copied()
+        self.0.as_ref()?.ended_first.first().copied()
     }
 
     /// Those that were aborted, as far as they are here.
-    pub(crate) fn all_aborted(&self) -> &Aborted {
-        &self.aborted
+    pub(crate) fn all_aborted(&self) -> Aborted<'_> {
+        Aborted(self.0.as_ref().map(|known| &known.aborted))
     }
 
     /// Aborted ones whose marker lies below are not needed here.
     pub(crate) fn forget_below(&mut self, offset: i64) {
-        let aborted = &mut self.aborted.0;
-        while aborted.pop_front_if(|entry| entry.last_offset.get() < offset).is_some() {}
-        if aborted.is_empty() {
-            *aborted = VecDeque::new();
+        let Some(known) = &mut self.0 else { return };
+        while known.aborted.pop_front_if(|entry| entry.last_offset.get() < offset).is_some() {}
+        self.drop_if_idle();
+    }
+
+    fn drop_if_idle(&mut self) {
+        let is_idle = |known: &Known| known.admitted.is_empty() && known.ended.is_empty() && known.aborted.is_empty();
+        if self.0.as_deref().is_some_and(is_idle) {
+            self.0 = None;
         }
     }
 }
 
-impl Aborted {
+impl Aborted<'_> {
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none_or(VecDeque::is_empty)
     }
 
     /// The one whose marker is there.
     pub(crate) fn ended_at(&self, marker_offset: i64) -> Option<AbortedEntry> {
-        let at = self.0.binary_search_by_key(&marker_offset, |entry| entry.last_offset.get()).ok()?;
-        self.0.get(at).copied()
+        let all = self.0?;
+        let at = all.binary_search_by_key(&marker_offset, |entry| entry.last_offset.get()).ok()?;
+        all.get(at).copied()
     }
 
     /// Those with records from `from` up to `end`, by their markers.
     pub(crate) fn between(&self, from: i64, end: i64) -> Vec<AbortedEntry> {
-        let (front, back) = self.0.as_slices();
+        let Some((front, back)) = self.0.map(VecDeque::as_slices) else { return Vec::new() };
         let (mut found, goes_on) = overlapping(front, from, end);
         if goes_on {
             found.extend(overlapping(back, from, end).0);

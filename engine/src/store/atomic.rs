@@ -28,6 +28,9 @@ struct Checked {
     end: Option<EndMarker>,
 }
 
+/// A marker that has its place, and how the group ends that holds it.
+pub(crate) type MarkerTaken = Result<(Produced, Option<Rc<GroupOutcome>>), LogError>;
+
 /// Parts that have their places, and how the group ends that holds them.
 pub(crate) type AtomicTaken = Result<(Vec<Produced>, Option<Rc<GroupOutcome>>), AtomicRefused>;
 
@@ -55,10 +58,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Takes the markers that may be written, all of them in one group.
-    pub(crate) fn append_markers(
-        &self,
-        markers: Vec<Marker>,
-    ) -> Vec<Result<(Produced, Option<Rc<GroupOutcome>>), LogError>> {
+    pub(crate) fn append_markers(&self, markers: Vec<Marker>) -> Vec<MarkerTaken> {
         let mut answers = Vec::with_capacity(markers.len());
         let mut left = markers.into_iter().peekable();
         while left.peek().is_some() {

@@ -652,8 +652,11 @@ async fn take_steps(store: &Rc<Store<SimIo>>, materialise: impl Fn(usize) -> boo
     }
 }
 
-/// Open transactions and aborted ones (producer, first offset) of the first so many steps.
-fn after_steps(count: usize) -> (Vec<(i64, i64)>, Vec<(i64, i64)>) {
+/// Producers and first offsets.
+type Begun = Vec<(i64, i64)>;
+
+/// Open transactions and aborted ones of the first so many steps.
+fn after_steps(count: usize) -> (Begun, Begun) {
     let (mut open, mut aborted) = (BTreeMap::new(), Vec::new());
     for (offset, step) in (0..).zip(&STEPS[..count]) {
         match step {
