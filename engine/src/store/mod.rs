@@ -25,6 +25,7 @@ mod fetch_memory;
 mod footer;
 #[cfg(test)]
 mod full_disk_tests;
+mod headers;
 mod held;
 mod keeper;
 mod load;

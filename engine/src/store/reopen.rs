@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use super::{cut::each_header, footer};
+use super::{footer, headers::each_header};
 use crate::{
     batch::{self, BatchInfo},
     format::{
