@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use crate::batch::AbortedTransaction;
 use crate::batch::BatchError;
 
 /// A topic's id, as Kafka's protocol carries it. Never the nil UUID.
@@ -125,16 +126,6 @@ pub struct Fetched {
     /// Transactions that were aborted and have a batch in the records, in the order of their markers, which for each producer
     /// is that of their first offsets; perhaps some that have none. `None` for who reads what is uncommitted.
     pub aborted: Option<Vec<AbortedTransaction>>,
-}
-
-/// A transaction that was aborted: records of the producer from the offset on, up to its next marker, are not for who reads
-/// what is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AbortedTransaction {
-    /// Whose.
-    pub producer_id: i64,
-    /// Offset of its first batch.
-    pub first_offset: i64,
 }
 
 /// A question for one partition's offsets.

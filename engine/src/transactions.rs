@@ -14,7 +14,7 @@ use std::{pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 use crate::api::{LogError, Produced, TopicPartition};
-pub use crate::{api::AbortedTransaction, batch::Outcome};
+pub use crate::batch::{AbortedTransaction, Outcome};
 
 /// In whose transaction the batches of a produce request are: all of them, as the request has one transactional id.
 #[derive(Clone, Debug, PartialEq, Eq)]

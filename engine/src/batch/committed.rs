@@ -5,8 +5,7 @@ use std::{
     collections::{BinaryHeap, HashSet},
 };
 
-use super::BatchInfo;
-use crate::transactions::AbortedTransaction;
+use super::{AbortedTransaction, BatchInfo};
 
 /// Finds out which batches of one answer count, given the aborted transactions that came with it: from the first offset
 /// of one on, nothing of its producer does, up to that producer's next marker.

@@ -24,6 +24,16 @@ pub struct EndMarker {
     pub coordinator_epoch: i32,
 }
 
+/// A transaction that was aborted: records of the producer from the offset on, up to its next marker, are not for who reads
+/// what is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// Whose.
+    pub producer_id: i64,
+    /// Offset of its first batch.
+    pub first_offset: i64,
+}
+
 /// Size of a marker.
 pub const MARKER_BYTES: usize = 78;
 

@@ -32,7 +32,7 @@ pub use build::BatchBuilder;
 pub use check::{Rules, check};
 pub use codec::{Codec, Compression, DECOMPRESSED_BYTES_MAX, DecompressError, decompress};
 pub use committed::CommittedBatches;
-pub use control::{EndMarker, MARKER_BYTES, Outcome, end_marker, marker};
+pub use control::{AbortedTransaction, EndMarker, MARKER_BYTES, Outcome, end_marker, marker};
 pub use header::{BATCH_HEADER_BYTES, BatchInfo, batches, increment_sequence, verify_crc};
 pub use patch::{assign, correct_header};
 pub use recompress::{Recompress, Recompressed};
