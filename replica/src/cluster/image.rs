@@ -383,3 +383,6 @@ fn rules(defaults: &BTreeMap<String, String>, configs: &BTreeMap<String, String>
 }
 
 const UNCLEAN: &str = "unclean.leader.election.enable";
+
+#[cfg(test)]
+mod tests;

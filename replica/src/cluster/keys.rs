@@ -427,3 +427,6 @@ impl StoredPartition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,9 +121,11 @@ impl Memory {
         if revision != 0 && revision < self.compacted {
             return Err(StoreError::Compacted(self.compacted));
         }
-        let keys = if revision == 0 { self.keys.clone() } else { self.keys_at(revision) };
         let behind = |key: &str| key.starts_with(prefix) && after.is_none_or(|after| key > after);
-        let mut entries: Vec<_> = keys.into_values().filter(|entry| behind(&entry.key)).collect();
+        let mut entries: Vec<_> = match revision {
+            0 => self.keys.values().filter(|entry| behind(&entry.key)).cloned().collect(),
+            _ => self.keys_at(revision).into_values().filter(|entry| behind(&entry.key)).collect(),
+        };
         let more = entries.len() > limit;
         entries.truncate(limit);
         Ok(Page { revision: self.revision, entries, more })

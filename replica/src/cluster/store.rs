@@ -74,6 +74,15 @@ pub enum Operation {
     DeletePrefix(String),
 }
 
+impl Operation {
+    /// The key that is written or deleted, or what those begin with that are.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) | Self::DeletePrefix(key) => key,
+        }
+    }
+}
+
 /// All or nothing: the operations, if every compare holds. No key is written twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
@@ -124,14 +133,15 @@ impl Transaction {
             && self.bytes() <= TRANSACTION_BYTES_MAX
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
         let compared = self.compares.iter().map(|compare| match compare {
             Compare::Value(key, value) => key.len() + value.len(),
             other => other.key().len(),
         });
         let done = self.operations.iter().map(|operation| match operation {
             Operation::Put { key, value, .. } => key.len() + value.len(),
-            Operation::Delete(key) | Operation::DeletePrefix(key) => key.len(),
+            other => other.key().len(),
         });
         compared.chain(done).sum()
     }

@@ -38,7 +38,7 @@ pub(crate) fn topic(joining: &JoiningTopic, setting: &Setting<'_>) -> Plan<Done>
         configs: joining.configs.clone(),
         forming: false,
     };
-    Plan::write(creation(image, joining.id, stored, &partitions), Ok(()))
+    Plan::write(creation(joining.id, stored, &partitions), Ok(()))
 }
 
 /// Writes a dynamic setting down, unless the cluster has a value for it.

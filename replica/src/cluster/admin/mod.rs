@@ -18,7 +18,7 @@ use super::{
     keys,
     model::{Member, PartitionState, TopicState},
     plane::{AdminCode, AdminError},
-    store::{Compare, Operation, Transaction},
+    store::{Compare, TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX, Transaction},
 };
 
 /// In place of a revision: that of the plan's first transaction.
@@ -89,11 +89,21 @@ pub(crate) fn change_partition(
     transaction.put(key, keys::encode_partition(next))
 }
 
-/// Puts one transaction behind another, as one. `None` if both together would be too large, or write the same key.
-pub(crate) fn join_transactions(first: &Transaction, second: &Transaction) -> Option<Transaction> {
-    let mut both = first.clone();
-    second.compares.iter().for_each(|compare| both.require(compare.clone()));
-    both.operations.extend(second.operations.iter().cloned());
-    let puts = both.operations.iter().filter(|operation| matches!(operation, Operation::Put { .. })).count();
-    (both.fits() && puts <= PARTITIONS_PER_TRANSACTION).then_some(both)
+/// Puts a transaction behind another, as one. False, and nothing is done, if both together would be too large, or write the
+/// same key.
+pub(crate) fn absorb(first: &mut Transaction, second: &Transaction) -> bool {
+    let new: Vec<_> = second.compares.iter().filter(|compare| !first.compares.contains(compare)).cloned().collect();
+    let writes = |first: &Transaction, key: &str| first.operations.iter().any(|operation| operation.key() == key);
+    let fits = second.operations.iter().all(|operation| !writes(first, operation.key()))
+        && first.compares.len() + new.len() <= TRANSACTION_OPERATIONS_MAX
+        && first.operations.len() + second.operations.len() <= PARTITIONS_PER_TRANSACTION
+        && first.bytes() + second.bytes() <= TRANSACTION_BYTES_MAX;
+    if fits {
+        first.compares.extend(new);
+        first.operations.extend(second.operations.iter().cloned());
+    }
+    fits
 }
+
+#[cfg(test)]
+mod tests;

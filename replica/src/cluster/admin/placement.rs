@@ -18,15 +18,10 @@ struct Rack {
     away: Vec<NodeId>,
 }
 
-impl Rack {
-    /// The rack's nodes, those that live first, both beginning at another one with every turn.
-    fn in_turn(&self, turn: usize) -> Vec<NodeId> {
-        let rotated = |nodes: &[NodeId]| {
-            let from = if nodes.is_empty() { 0 } else { turn % nodes.len() };
-            [&nodes[from..], &nodes[..from]].concat()
-        };
-        [rotated(&self.alive), rotated(&self.away)].concat()
-    }
+/// The nodes, beginning at another one with every turn.
+fn rotated(nodes: &[NodeId], turn: usize) -> Vec<NodeId> {
+    let from = if nodes.is_empty() { 0 } else { turn % nodes.len() };
+    [&nodes[from..], &nodes[..from]].concat()
 }
 
 /// Replicas for `count` partitions. `seed` says where turns begin: another one for every topic spreads them.
@@ -66,19 +61,22 @@ fn racks(image: &Image) -> BTreeMap<Option<String>, Rack> {
     racks
 }
 
-/// One partition's replicas. With every turn another rack begins; with every round of racks, another node of each.
+/// One partition's replicas. The leader's rack is another one with every turn, and the leader another node of it with every
+/// round; who follows moves on once all of them led, so that no two nodes always go together.
 fn replicas(racks: &[Rack], turn: usize, replication_factor: usize) -> Vec<NodeId> {
-    let round = turn / racks.len() + turn;
-    let mut queues: Vec<_> = racks.iter().map(|rack| rack.in_turn(round)).collect();
-    queues.rotate_left(turn % racks.len());
-    let mut chosen = Vec::with_capacity(replication_factor);
-    let lives = |node: &NodeId| racks.iter().any(|rack| rack.alive.contains(node));
-    // who leads must live; its rack has had its turn then
-    if let Some(at) = queues.iter().position(|queue| queue.first().is_some_and(lives)) {
-        queues.rotate_left(at);
-        chosen.push(queues[0].remove(0));
-        queues.rotate_left(1);
-    }
+    let with_leaders: Vec<_> = (0..racks.len()).filter(|at| !racks[*at].alive.is_empty()).collect();
+    let (first, round) = (with_leaders[turn % with_leaders.len()], turn / with_leaders.len());
+    let shift = round / racks[first].alive.len();
+    let mut own = rotated(&racks[first].alive, round);
+    let mut chosen = vec![own.remove(0)];
+    let queue = |distance: usize| {
+        let rack = &racks[(first + distance) % racks.len()];
+        let alive = rotated(&rack.alive, round + shift);
+        [alive, rotated(&rack.away, round)].concat()
+    };
+    // its own rack has its next turn after all others
+    let mut queues: Vec<_> = (1..racks.len()).map(queue).collect();
+    queues.push([rotated(&own, shift), rotated(&racks[first].away, round)].concat());
     while chosen.len() < replication_factor && queues.iter().any(|queue| !queue.is_empty()) {
         if !queues[0].is_empty() {
             chosen.push(queues[0].remove(0));

@@ -46,21 +46,21 @@ impl Creation {
             Err(error) => return Plan::Answer(Err(error)),
         };
         let created = self.created(id, replicas.len(), replicas.first().map_or(0, Vec::len));
-        if self.mode == Mode::Validate {
-            return Plan::Answer(Ok(CreatedTopic { id: Uuid::nil(), ..created }));
-        }
-        self.tried.push(id);
         let partitions = match new_partitions(setting.image, &replicas, 0) {
             Ok(partitions) => partitions,
             Err(error) => return Plan::Answer(Err(error)),
         };
+        if self.mode == Mode::Validate {
+            return Plan::Answer(Ok(CreatedTopic { id: Uuid::nil(), ..created }));
+        }
+        self.tried.push(id);
         let stored = StoredTopic {
             name: self.topic.name.clone(),
             partitions: count(replicas.len()),
             configs: self.topic.configs.clone(),
             forming: false,
         };
-        Plan::write(creation(setting.image, id, stored, &partitions), Ok(created))
+        Plan::write(creation(id, stored, &partitions), Ok(created))
     }
 
     fn created(&self, id: TopicId, partitions: usize, replicas: usize) -> CreatedTopic {
@@ -173,12 +173,7 @@ fn new_partitions(image: &Image, replicas: &[Vec<NodeId>], first: usize) -> Resu
 
 /// The transactions that create a topic: one if it fits, else one that says that it is forming, its partitions, and one that
 /// says that it is there. Whoever dies in between leaves nothing that anybody sees; the controller takes it away.
-pub(crate) fn creation(
-    image: &Image,
-    id: TopicId,
-    stored: StoredTopic,
-    partitions: &[PartitionState],
-) -> Vec<Transaction> {
+pub(crate) fn creation(id: TopicId, stored: StoredTopic, partitions: &[PartitionState]) -> Vec<Transaction> {
     let name = keys::name(&stored.name);
     let free = || Transaction::new().when(Compare::Created(name.clone(), 0));
     let finish = |transaction: Transaction| {
@@ -186,14 +181,14 @@ pub(crate) fn creation(
     };
     if partitions.len() <= PARTITIONS_PER_TRANSACTION {
         let transaction = finish(free()).when(Compare::Created(keys::topic(id), 0));
-        return vec![with_partitions(image, transaction, id, 0, partitions)];
+        return vec![with_partitions(transaction, id, 0, partitions)];
     }
     let forming = StoredTopic { forming: true, ..stored.clone() };
     let begin = free().when(Compare::Created(keys::topic(id), 0)).put(keys::topic(id), keys::encode_topic(&forming));
     let still = || Compare::Modified(keys::topic(id), FIRST_STEP);
     let chunks = partitions.chunks(PARTITIONS_PER_TRANSACTION).enumerate().map(|(chunk, partitions)| {
         let transaction = Transaction::new().when(still());
-        with_partitions(image, transaction, id, chunk * PARTITIONS_PER_TRANSACTION, partitions)
+        with_partitions(transaction, id, chunk * PARTITIONS_PER_TRANSACTION, partitions)
     });
     let mut steps = vec![begin];
     steps.extend(chunks);
@@ -203,7 +198,6 @@ pub(crate) fn creation(
 
 /// Adds new partitions from `first` on, whose members must live.
 fn with_partitions(
-    _image: &Image,
     mut transaction: Transaction,
     topic: TopicId,
     first: usize,
@@ -282,7 +276,7 @@ fn growth_steps(asked: &MorePartitions, setting: &Setting<'_>) -> Result<Vec<Tra
     let mut steps = Vec::new();
     for (chunk, states) in states.chunks(PARTITIONS_PER_TRANSACTION).enumerate() {
         let first = topic.expected + chunk * PARTITIONS_PER_TRANSACTION;
-        steps.push(with_partitions(image, same(), topic.id, first, states));
+        steps.push(with_partitions(same(), topic.id, first, states));
     }
     let stored =
         StoredTopic { name: topic.name.clone(), partitions: wanted, configs: topic.configs.clone(), forming: false };

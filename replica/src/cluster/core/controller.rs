@@ -12,7 +12,7 @@ use millrace_engine::api::{TopicId, TopicPartition};
 
 use super::{Registration, settings::History};
 use crate::cluster::{
-    admin::{PARTITIONS_PER_TRANSACTION, change_partition, join_transactions},
+    admin::{PARTITIONS_PER_TRANSACTION, absorb, change_partition},
     change::{Event, change},
     image::{Changed, Image},
     keys,
@@ -67,6 +67,14 @@ pub(super) fn report(whom: Member, by: Member, lease: LeaseId) -> Transaction {
     let (key, value) = (keys::report(whom.node, by.node), keys::encode_integer(whom.epoch));
     transaction.operations.push(Operation::Put { key, value, lease });
     transaction
+}
+
+/// Takes that back: whoever could not be reached lives all the same.
+pub(super) fn withdrawal(whom: Member, by: Member) -> Transaction {
+    Transaction::new()
+        .when(Compare::Created(keys::node(by.node), by.epoch))
+        .when(Compare::Exists(keys::report(whom.node, by.node)))
+        .delete(keys::report(whom.node, by.node))
 }
 
 impl Controller {
@@ -292,9 +300,8 @@ impl Round<'_> {
             .when(Compare::Created(keys::CONTROLLER.to_owned(), self.epoch));
         if let Some((partitions, last)) = self.done.last_mut()
             && partitions.len() < self.together
-            && let Some(both) = join_transactions(last, &transaction)
+            && absorb(last, &transaction)
         {
-            *last = both;
             partitions.push(tp);
             return true;
         }

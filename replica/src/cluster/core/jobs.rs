@@ -8,7 +8,7 @@ use std::{
 use uuid::Uuid;
 
 use crate::cluster::{
-    admin::{FIRST_STEP, PARTITIONS_PER_TRANSACTION, Plan, Setting, join_transactions},
+    admin::{FIRST_STEP, PARTITIONS_PER_TRANSACTION, Plan, Setting, absorb},
     image::Image,
     model::Member,
     plane::{AdminError, ControlError, Reply, Visible},
@@ -173,9 +173,8 @@ impl<T: Send + 'static> Job<T> {
             && let (Some(last), Some(others)) = (transactions.last_mut(), self.leaving.last_mut())
             && others.len() < PARTITIONS_PER_TRANSACTION
             && others.iter().all(|other| !self.items[*other].alone)
-            && let Some(both) = join_transactions(last, &step)
+            && absorb(last, &step)
         {
-            *last = both;
             others.push(at);
             return;
         }

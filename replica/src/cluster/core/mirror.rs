@@ -16,6 +16,10 @@ use crate::cluster::{
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// How long after a failure it is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How long a watch may be behind the store before another one is begun, at first and at most: what it is behind of may be
+/// keys of somebody else.
+const BEHIND_MIN: Duration = Duration::from_secs(2);
+const BEHIND_MAX: Duration = Duration::from_secs(16);
 /// Changes that are kept while everything is read anew; with more, that is given up for this time.
 const KEPT_CHANGES_MAX: usize = 200_000;
 
@@ -48,6 +52,9 @@ pub(super) struct Mirror {
     kept: Option<Vec<Change>>,
     watch: Watch,
     watches: u64,
+    /// A revision that the store had then, and that the image has not reached.
+    behind: Option<(i64, Instant)>,
+    behind_max: Duration,
 }
 
 impl Mirror {
@@ -61,6 +68,8 @@ impl Mirror {
             kept: None,
             watch: Watch::From(now),
             watches: 0,
+            behind: None,
+            behind_max: BEHIND_MIN,
         }
     }
 
@@ -137,6 +146,7 @@ impl Mirror {
         if self.reading && self.kept.is_none() {
             self.read_at = now + READ_AGAIN_AFTER;
         }
+        self.behind_max = BEHIND_MIN;
         match self.image.apply(changes) {
             Ok(changed) if changed.is_empty() => Seen::Nothing,
             Ok(changed) => Seen::Changed(changed),
@@ -153,6 +163,21 @@ impl Mirror {
             // what happened in between is lost: only reading all of it tells
             self.read_at = now;
             self.is_read = false;
+        }
+    }
+
+    /// The store told its revision. If the image does not get there, the watch may hang on a dead connection.
+    pub(super) fn note_revision(&mut self, revision: i64, now: Instant) {
+        match self.behind {
+            Some((then, since)) if self.image.revision < then => {
+                if now.duration_since(since) >= self.behind_max {
+                    self.behind = Some((revision, now));
+                    self.behind_max = (2 * self.behind_max).min(BEHIND_MAX);
+                    self.doubt_watch(now);
+                }
+            }
+            _ if revision > self.image.revision => self.behind = Some((revision, now)),
+            _ => self.behind = None,
         }
     }
 

@@ -44,6 +44,9 @@ const TICK_IDLE: Duration = Duration::from_millis(200);
 /// Transactions under way, from which on no more are begun for questions. [`WORK_MAX`] has room for those of one turn.
 const OUTSTANDING_MAX: usize = 512;
 
+/// How long it counts that this node could not reach another.
+const REPORT_LASTS: Duration = Duration::from_secs(10);
+
 /// Pieces of work on one lane at most.
 pub const WORK_MAX: usize = 1024;
 
@@ -104,6 +107,8 @@ pub struct ControlCore {
     /// Which job a transaction belongs to.
     tickets: BTreeMap<u64, Owner>,
     next_ticket: u64,
+    /// Nodes that this one said it cannot reach, and when.
+    reports: BTreeMap<Member, Instant>,
     drains: Vec<(Instant, Reply<()>)>,
     leaves: Vec<(Instant, Reply<()>)>,
     away: Option<Away>,
@@ -145,6 +150,7 @@ impl ControlCore {
             next_job: 0,
             tickets: BTreeMap::new(),
             next_ticket: 0,
+            reports: BTreeMap::new(),
             drains: Vec::new(),
             leaves: Vec::new(),
             away: None,
@@ -188,7 +194,7 @@ impl ControlCore {
         if self.stopped {
             return asked.question.fail(ControlError::Stopping);
         }
-        self.begin(asked.question, asked.deadline);
+        self.begin(asked.question, asked.deadline, now);
         self.advance(now);
     }
 
@@ -202,6 +208,9 @@ impl ControlCore {
             Done::Watch(_, Ok(())) | Done::Compacted(_) => {}
             Done::Granted(lease) => self.registration.on_granted(lease, now),
             Done::KeptAlive(lease, sent, result) => {
+                if let Ok(revision) = result {
+                    self.mirror.note_revision(revision, now);
+                }
                 if let Some(until) = self.registration.on_kept_alive(lease, sent, &result, &self.options, now) {
                     self.events.push_back(Event::Lease(until));
                 }
@@ -265,6 +274,7 @@ impl ControlCore {
             self.work.push_back(Work::Transact(ticket, transaction));
         }
         self.work.extend(self.controller.compaction(self.mirror.image(), me, now).map(Work::Compact));
+        self.withdraw(me, now);
         self.answer_drains(me);
     }
 
@@ -441,7 +451,7 @@ impl ControlCore {
         }
     }
 
-    fn begin(&mut self, question: Question, deadline: Instant) {
+    fn begin(&mut self, question: Question, deadline: Instant, now: Instant) {
         let me = self.options.node.id;
         let job: Box<dyn AnyJob> = match question {
             Question::AlterIsr(changes, reply) => {
@@ -501,23 +511,34 @@ impl ControlCore {
                 self.work.extend(self.registration.leave().map(Work::Revoke));
                 return self.leaves.push((deadline, reply));
             }
-            Question::Unreachable(whom) => return self.report(whom),
+            Question::Unreachable(whom) => return self.report(whom, now),
         };
         self.next_job += 1;
         self.jobs.insert(self.next_job, job);
     }
 
-    /// Says that another node cannot be reached, once for each of its lives.
-    fn report(&mut self, whom: Member) {
+    /// Says that another node cannot be reached, once for each of its lives and for a while.
+    fn report(&mut self, whom: Member, now: Instant) {
         let Some((me, lease)) = self.registration.held() else { return };
-        let image = self.mirror.image();
-        let said = image.reports.get(&(whom.node, me.node)) == Some(&whom.epoch);
-        if said || whom.node == me.node || !image.is_alive(whom) {
+        if whom.node == me.node || !self.mirror.image().is_alive(whom) || self.reports.contains_key(&whom) {
             return;
         }
-        let transaction = controller::report(whom, me, lease);
+        self.reports.insert(whom, now);
         let ticket = self.ticket(Owner::Report);
-        self.work.push_back(Work::Transact(ticket, transaction));
+        self.work.push_back(Work::Transact(ticket, controller::report(whom, me, lease)));
+    }
+
+    /// Takes reports back that nobody agreed with: the next one must not find an old witness.
+    fn withdraw(&mut self, me: Member, now: Instant) {
+        let old = self.reports.iter().filter(|(_, since)| now.duration_since(**since) >= REPORT_LASTS);
+        let old: Vec<_> = old.map(|(whom, _)| *whom).collect();
+        for whom in old {
+            self.reports.remove(&whom);
+            if self.mirror.image().reports.get(&(whom.node, me.node)) == Some(&whom.epoch) {
+                let ticket = self.ticket(Owner::Report);
+                self.work.push_back(Work::Transact(ticket, controller::withdrawal(whom, me)));
+            }
+        }
     }
 }
 

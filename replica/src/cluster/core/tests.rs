@@ -106,9 +106,9 @@ impl Cluster {
         self.nodes[&id].core.image()
     }
 
-    /// Lets that much time go by, in steps of 10 ms.
+    /// Lets that much time go by, in steps of 10 ms, or of 50 if it is much.
     fn run(&mut self, time: Duration) {
-        let step = Duration::from_millis(10);
+        let step = Duration::from_millis(if time > Duration::from_secs(1) { 50 } else { 10 });
         let end = self.now + time;
         while self.now < end {
             self.now += step;
@@ -195,7 +195,7 @@ impl Node {
         self.core.handle_tick(now);
         self.work(now);
         if let Some((number, from)) = self.watch {
-            let changes = self.client.clone().range("cluster", None, 0, 1).and_then(|_| self.changes(from));
+            let changes = self.changes(from);
             if changes.as_ref().is_ok_and(Vec::is_empty) {
                 return;
             }
@@ -376,6 +376,29 @@ fn a_node_that_refuses_connections_is_fenced_at_once_if_two_say_so() {
         assert!(!in_sync(&cluster.partition(2, first(&topic))).contains(&victim), "{victim}");
     }
     assert_eq!(leads(&cluster.partition(2, first(&topic))), Some(2));
+}
+
+#[test]
+fn a_node_that_one_could_not_reach_for_a_while_is_not_fenced_by_a_later_witness() {
+    let mut cluster = Cluster::of(3);
+    let whom = cluster.member(3).unwrap();
+    cluster.put(1, Question::Unreachable(whom));
+    cluster.run(Duration::from_secs(11));
+    assert!(cluster.image(2).reports.is_empty());
+    cluster.put(2, Question::Unreachable(whom));
+    cluster.run(Duration::from_secs(1));
+    assert!(cluster.image(1).is_alive(whom));
+}
+
+#[test]
+fn a_watch_that_hangs_is_replaced() {
+    let mut cluster = Cluster::of(2);
+    // the connection is dead, and nobody says so
+    let hung = cluster.nodes.get_mut(&2).unwrap().watch.take();
+    assert!(hung.is_some());
+    cluster.create("a", assigned(&[1]));
+    cluster.run(Duration::from_secs(5));
+    assert!(cluster.image(2).topic("a").is_some());
 }
 
 #[test]
