@@ -1,5 +1,7 @@
 //! Several cores on one store in virtual time: members come and go, questions are answered, the controller acts.
 
+mod chaos;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -31,6 +33,10 @@ struct Node {
     /// The watch that is wanted, and from which revision on it goes on.
     watch: Option<(u64, i64)>,
     heard: Vec<Event>,
+    /// How long transactions and what the watch brings are on their way.
+    delay: Duration,
+    travelling: VecDeque<(Instant, Work)>,
+    arriving: VecDeque<(Instant, u64, Result<Vec<Change>, StoreError>)>,
 }
 
 struct Cluster {
@@ -91,7 +97,7 @@ impl Cluster {
     fn start_with(&mut self, id: NodeId, options: Options) {
         let core = ControlCore::new(options, self.now);
         let client = Client::new(self.memory.clone());
-        self.nodes.insert(id, Node { core, client, watch: None, heard: Vec::new() });
+        self.nodes.insert(id, Node::new(core, client));
     }
 
     fn kill(&mut self, id: NodeId) {
@@ -191,19 +197,38 @@ fn in_sync(state: &PartitionState) -> Vec<NodeId> {
 }
 
 impl Node {
+    fn new(core: ControlCore, client: Client) -> Self {
+        let (travelling, arriving) = (VecDeque::new(), VecDeque::new());
+        Self { core, client, watch: None, heard: Vec::new(), delay: Duration::ZERO, travelling, arriving }
+    }
+
     fn turn(&mut self, now: Instant) {
         self.core.handle_tick(now);
         self.work(now);
-        if let Some((number, from)) = self.watch {
-            let changes = self.changes(from);
-            if changes.as_ref().is_ok_and(Vec::is_empty) {
-                return;
-            }
-            let next = changes.as_ref().ok().and_then(|changes| changes.last()).map(Change::revision);
-            self.watch = next.map(|revision| (number, revision + 1));
-            self.core.handle_watched(number, changes, now);
+        while self.travelling.front().is_some_and(|(due, _)| *due <= now) {
+            let work = self.travelling.pop_front().map(|(_, work)| work);
+            work.into_iter().for_each(|work| self.execute(work, now));
             self.work(now);
         }
+        self.look(now);
+        while self.arriving.front().is_some_and(|(due, ..)| *due <= now) {
+            if let Some((_, number, changes)) = self.arriving.pop_front() {
+                self.core.handle_watched(number, changes, now);
+                self.work(now);
+            }
+        }
+    }
+
+    /// Takes what the watch has to tell.
+    fn look(&mut self, now: Instant) {
+        let Some((number, from)) = self.watch else { return };
+        let changes = self.changes(from);
+        if changes.as_ref().is_ok_and(Vec::is_empty) {
+            return;
+        }
+        let next = changes.as_ref().ok().and_then(|changes| changes.last()).map(Change::revision);
+        self.watch = next.map(|revision| (number, revision + 1));
+        self.arriving.push_back((now + self.delay, number, changes));
     }
 
     fn changes(&self, from: i64) -> Result<Vec<Change>, StoreError> {
@@ -216,24 +241,33 @@ impl Node {
 
     fn work(&mut self, now: Instant) {
         while let Some(work) = self.core.next_work() {
-            let done = match work {
-                Work::ReadAll => Done::ReadAll(self.read_all()),
-                Work::Watch(number, from) => {
-                    let begun = self.client.watch(from).map(drop);
-                    self.watch = begun.is_ok().then_some((number, from));
-                    Done::Watch(number, begun)
+            match &work {
+                Work::Transact(..) if self.delay > Duration::ZERO => {
+                    self.travelling.push_back((now + self.delay, work));
                 }
-                Work::Grant(ttl) => Done::Granted(self.client.grant(ttl)),
-                Work::KeepAlive(lease) => Done::KeptAlive(lease, now, self.client.keep_alive(lease)),
-                Work::Revoke(lease) => Done::Revoked(self.client.revoke(lease)),
-                Work::Transact(ticket, transaction) => Done::Transacted(ticket, self.client.transact(&transaction)),
-                Work::Compact(revision) => Done::Compacted(self.client.compact(revision)),
-            };
-            self.core.handle_done(done, now);
+                _ => self.execute(work, now),
+            }
         }
         while let Some(event) = self.core.next_event() {
             self.heard.push(event);
         }
+    }
+
+    fn execute(&mut self, work: Work, now: Instant) {
+        let done = match work {
+            Work::ReadAll => Done::ReadAll(self.read_all()),
+            Work::Watch(number, from) => {
+                let begun = self.client.watch(from).map(drop);
+                self.watch = begun.is_ok().then_some((number, from));
+                Done::Watch(number, begun)
+            }
+            Work::Grant(ttl) => Done::Granted(self.client.grant(ttl)),
+            Work::KeepAlive(lease) => Done::KeptAlive(lease, now, self.client.keep_alive(lease)),
+            Work::Revoke(lease) => Done::Revoked(self.client.revoke(lease)),
+            Work::Transact(ticket, transaction) => Done::Transacted(ticket, self.client.transact(&transaction)),
+            Work::Compact(revision) => Done::Compacted(self.client.compact(revision)),
+        };
+        self.core.handle_done(done, now);
     }
 
     fn read_all(&mut self) -> Result<Snapshot, StoreError> {
