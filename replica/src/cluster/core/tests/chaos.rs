@@ -54,7 +54,7 @@ impl Chaos {
     fn step(&mut self) {
         let id = self.random.node();
         let is_up = self.cluster.nodes.contains_key(&id);
-        let what = self.random.below(16);
+        let what = self.random.below(20);
         self.trace.push(format!("{what} of {id}"));
         match what {
             0 | 1 if is_up => {
@@ -75,9 +75,15 @@ impl Chaos {
             }
             14 => self.cluster.memory.lock().unwrap().renew_all_leases(),
             15 => self.compacts = true,
+            16 => self.elect(id),
+            17 | 18 => {
+                // all who lead say something at once, while leaders change
+                (1..=i32::try_from(NODES).unwrap()).for_each(|id| self.propose(id));
+                self.elect(id);
+            }
             _ => {}
         }
-        let pause = self.random.below(1_500);
+        let pause = self.random.below(4) * self.random.below(700);
         self.cluster.run(Duration::from_millis(pause));
     }
 
@@ -128,6 +134,16 @@ impl Chaos {
         let replicas = (self.random.below(3) > 0).then(|| distinct.into_iter().collect());
         let asked = Reassignment { topic, partition: 0, replicas };
         self.put(id, Question::Reassign(vec![asked], Reply::new(|_| {})));
+    }
+
+    fn elect(&mut self, id: NodeId) {
+        let Some(node) = self.cluster.nodes.get(&id) else { return };
+        let topics = node.core.image().topics.values();
+        let partitions = topics.flat_map(|topic| {
+            (0..topic.expected).map(|at| TopicPartition { topic: topic.id, partition: i32::try_from(at).unwrap() })
+        });
+        let partitions = partitions.collect();
+        self.put(id, Question::ElectLeaders(ElectionKind::Preferred, partitions, Reply::new(|_| {})));
     }
 
     fn create(&mut self, id: NodeId) {
