@@ -39,6 +39,7 @@ pub(crate) enum Plan<T> {
 }
 
 impl<T: Send + 'static> Plan<T> {
+    /// Transactions, and an answer that does not depend on their revisions.
     pub(crate) fn write(steps: Vec<Transaction>, answer: T) -> Self {
         Self::Write(steps, Box::new(move |_| answer))
     }
@@ -63,10 +64,12 @@ impl Setting<'_> {
     }
 }
 
+/// Refuses with one of Kafka's errors.
 pub(crate) fn error<T>(code: AdminCode, text: impl Into<String>) -> Result<T, AdminError> {
     Err(AdminError::new(code, text))
 }
 
+/// UNKNOWN_TOPIC_OR_PARTITION, as Kafka says it of a name.
 pub(crate) fn unknown_topic(name: &str) -> AdminError {
     AdminError::new(AdminCode::UnknownTopicOrPartition, format!("Unable to find a topic named {name}."))
 }

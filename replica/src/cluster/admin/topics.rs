@@ -31,10 +31,12 @@ pub(crate) struct Creation {
 }
 
 impl Creation {
+    /// One that nothing was tried of yet.
     pub(crate) fn new(topic: NewTopic, defaults: CreationDefaults, mode: Mode) -> Self {
         Self { topic, defaults, mode, tried: Vec::new() }
     }
 
+    /// What creates it, from the image as it is now.
     pub(crate) fn plan(&mut self, setting: &mut Setting<'_>) -> Plan<Created> {
         let id = (setting.ids)();
         if let Some(known) = setting.image.topic(&self.topic.name).filter(|known| self.tried.contains(&known.id)) {

@@ -11,6 +11,7 @@
 mod controller;
 mod jobs;
 mod mirror;
+mod questions;
 mod registration;
 mod settings;
 
@@ -25,15 +26,15 @@ use uuid::Uuid;
 pub use self::settings::{ClusterIdentity, History, Lane, NodeIdentity, Options, Remembered, Snapshot, Work};
 use self::{
     controller::Controller,
-    jobs::{AnyJob, Job},
+    jobs::AnyJob,
     mirror::{Mirror, Seen},
     registration::Registration,
 };
 use super::{
-    admin::{configs, join, partitions, topics},
+    admin::partitions,
     image::{Changed, Image},
     model::Member,
-    plane::{Asked, ControlError, IsrOutcome, JoiningCatalog, Question, Reply, Visible},
+    plane::{Asked, ControlError, Question, Reply},
     store::{Change, Outcome, StoreError},
 };
 
@@ -452,57 +453,7 @@ impl ControlCore {
     }
 
     fn begin(&mut self, question: Question, deadline: Instant, now: Instant) {
-        let me = self.options.node.id;
-        let job: Box<dyn AnyJob> = match question {
-            Question::AlterIsr(changes, reply) => {
-                let items = changes.into_iter().map(|change| jobs::item(move |s| partitions::isr_change(&change, s)));
-                let job = Job::merged(items.collect(), deadline, move |outcomes, _| reply.give(outcomes));
-                Box::new(job.expiring(|| IsrOutcome::Unknown))
-            }
-            Question::CreateTopics(topics, defaults, mode, reply) => {
-                let items = topics.into_iter().map(|topic| {
-                    let mut creation = topics::Creation::new(topic, defaults, mode);
-                    jobs::item(move |s| creation.plan(s))
-                });
-                Box::new(Job::visible(items.collect(), deadline, reply))
-            }
-            Question::DeleteTopics(topics, reply) => {
-                let items = topics.into_iter().map(|id| jobs::item(move |s| topics::deletion(id, s)));
-                Box::new(Job::visible(items.collect(), deadline, reply))
-            }
-            Question::CreatePartitions(topics, mode, reply) => {
-                let items = topics.into_iter().map(|more| jobs::item(move |s| topics::growth(&more, mode, s)));
-                Box::new(Job::visible(items.collect(), deadline, reply))
-            }
-            Question::AlterTopic(topic, edit, mode, reply) => {
-                let item = jobs::item(move |s| configs::topic(&topic, &edit, mode, s));
-                Box::new(Job::visible_one(item, deadline, reply))
-            }
-            Question::AlterSettings(mut decide, mode, reply) => {
-                let item = jobs::item(move |s| configs::settings(me, &mut decide, mode, s));
-                Box::new(Job::visible_one(item, deadline, reply))
-            }
-            Question::AlterSettingsOf(node, mut decide, mode, reply) => {
-                let item = jobs::item(move |s| configs::settings(node, &mut decide, mode, s));
-                Box::new(Job::visible_one(item, deadline, reply))
-            }
-            Question::Reassign(asked, reply) => {
-                let items = asked.into_iter().map(|one| jobs::item(move |s| partitions::reassignment(&one, s)));
-                Box::new(Job::visible_merged(items.collect(), deadline, reply))
-            }
-            Question::ElectLeaders(kind, asked, reply) => {
-                let items = asked.into_iter().map(|tp| jobs::item(move |s| partitions::election(kind, tp, s)));
-                Box::new(Job::visible_merged(items.collect(), deadline, reply))
-            }
-            Question::Unregister(node, reply) => {
-                let item = jobs::item(move |s| partitions::unregistration(node, s));
-                Box::new(Job::visible_one(item, deadline, reply))
-            }
-            Question::ProducerIds(reply) => {
-                let item = jobs::item(|s| configs::producer_ids(s));
-                Box::new(Job::one(item, deadline, move |ids, _| reply.give(ids)))
-            }
-            Question::Join(catalog, reply) => joining(catalog, deadline, reply),
+        let job = match question {
             Question::Drain(reply) => {
                 self.registration.drain();
                 return self.drains.push((deadline, reply));
@@ -512,6 +463,7 @@ impl ControlCore {
                 return self.leaves.push((deadline, reply));
             }
             Question::Unreachable(whom) => return self.report(whom, now),
+            other => questions::job(other, self.options.node.id, deadline),
         };
         self.next_job += 1;
         self.jobs.insert(self.next_job, job);
@@ -540,21 +492,6 @@ impl ControlCore {
             }
         }
     }
-}
-
-fn joining(
-    catalog: JoiningCatalog,
-    deadline: Instant,
-    reply: Reply<Visible<Result<(), super::plane::AdminError>>>,
-) -> Box<dyn AnyJob> {
-    let JoiningCatalog { topics, settings, next_producer_id } = catalog;
-    let mut items = vec![jobs::item(move |s| join::producer_ids(next_producer_id, s))];
-    items.extend(settings.into_iter().map(|(name, value)| jobs::item(move |s| join::setting(&name, &value, s))));
-    items.extend(topics.into_iter().map(|topic| jobs::item(move |s| join::topic(&topic, s))));
-    Box::new(Job::new(items, deadline, move |outcomes: Result<Vec<Result<(), _>>, ControlError>, revision| {
-        let outcome = outcomes.map(|outcomes| outcomes.into_iter().collect::<Result<Vec<()>, _>>().map(drop));
-        reply.give(outcome.map(|outcome| Visible { revision, outcome }));
-    }))
 }
 
 /// Ids from a generator that never gives one twice.

@@ -18,8 +18,8 @@ use crate::cluster::{
     memory::{Client, Line, Memory},
     model::{NodeId, PartitionState},
     plane::{
-        AdminCode, Answer, ConfigEdit, CreatedTopic, CreationDefaults, ElectionKind, IsrChange, JoiningTopic, Mode,
-        MorePartitions, NewPlacement, NewTopic, Reassignment, reply,
+        AdminCode, Answer, ConfigEdit, CreatedTopic, CreationDefaults, ElectionKind, IsrChange, IsrOutcome,
+        JoiningCatalog, JoiningTopic, Mode, MorePartitions, NewPlacement, NewTopic, Reassignment, reply,
     },
     store::{Store, Transaction},
 };

@@ -40,6 +40,7 @@ impl Server {
         panic!("etcd does not start");
     }
 
+    /// How to speak to it.
     pub(crate) fn options(&self) -> EtcdOptions {
         let secure = self.arguments.iter().any(|argument| argument == "--cert-file");
         EtcdOptions {
@@ -51,11 +52,13 @@ impl Server {
         }
     }
 
+    /// Kills it.
     pub(crate) fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
+    /// Starts it again, with its data.
     pub(crate) fn restart(&mut self) {
         self.stop();
         let binary = std::env::var("MILLRACE_ETCD").unwrap_or_else(|_| "etcd".to_owned());

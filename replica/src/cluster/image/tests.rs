@@ -1,3 +1,5 @@
+//! An image that is watched is the image that is read.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

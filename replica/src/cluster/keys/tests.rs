@@ -1,3 +1,5 @@
+//! Bytes of values: what was written is read, and what is no value is no panic.
+
 use proptest::prelude::*;
 
 use super::*;
