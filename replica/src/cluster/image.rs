@@ -196,12 +196,16 @@ impl Image {
                 Arc::make_mut(&mut self.draining).insert(id, epoch);
                 Changed::Node(id)
             }
-            Entry::Topic(id, stored) => return Ok(self.put_topic(id, stored, entry.modified, changed)),
+            Entry::Topic(id, stored) => {
+                self.put_topic(id, stored, entry.modified, changed);
+                return Ok(());
+            }
             // the topic's own key says all
             Entry::Name(..) => return Ok(()),
             Entry::Partition(topic, index, state) => {
                 let state = Versioned { value: state, revision: entry.modified, version: entry.version };
-                return Ok(self.put_partition(topic, index, Arc::new(state), changed));
+                self.put_partition(topic, index, Arc::new(state), changed);
+                return Ok(());
             }
             Entry::Report(member, by) => {
                 Arc::make_mut(&mut self.reports).insert((member.node, by), member.epoch);

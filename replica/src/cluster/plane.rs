@@ -476,7 +476,9 @@ impl Question {
 }
 
 /// Where one answer goes. Dropped unused, it says that the node is stopping.
-pub struct Reply<T>(Option<Box<dyn FnOnce(Result<T, ControlError>) + Send>>);
+pub struct Reply<T>(Option<Take<T>>);
+
+type Take<T> = Box<dyn FnOnce(Result<T, ControlError>) + Send>;
 
 impl<T> Reply<T> {
     /// One that calls that, on the control thread: it must be quick.

@@ -546,7 +546,7 @@ impl History {
             let holds = match required {
                 Requirement::Eligible(member) => self.world.look().is_eligible(member),
                 Requirement::Ended(member) => {
-                    !self.world.nodes.get(&member.node).is_some_and(|one| one.epoch == member.epoch)
+                    self.world.nodes.get(&member.node).is_none_or(|one| one.epoch != member.epoch)
                 }
             };
             assert!(holds, "{required:?}: {all}");

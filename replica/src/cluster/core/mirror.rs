@@ -20,6 +20,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// keys of somebody else.
 const BEHIND_MIN: Duration = Duration::from_secs(2);
 const BEHIND_MAX: Duration = Duration::from_secs(16);
+/// Watches that end without having brought anything, until everything is read anew: the first answer may be one that is too
+/// large to be read.
+const FRUITLESS_MAX: u32 = 3;
 /// Changes that are kept while everything is read anew; with more, that is given up for this time.
 const KEPT_CHANGES_MAX: usize = 200_000;
 
@@ -52,6 +55,7 @@ pub(super) struct Mirror {
     kept: Option<Vec<Change>>,
     watch: Watch,
     watches: u64,
+    fruitless: u32,
     /// A revision that the store had then, and that the image has not reached.
     behind: Option<(i64, Instant)>,
     behind_max: Duration,
@@ -68,6 +72,7 @@ impl Mirror {
             kept: None,
             watch: Watch::From(now),
             watches: 0,
+            fruitless: 0,
             behind: None,
             behind_max: BEHIND_MIN,
         }
@@ -147,6 +152,7 @@ impl Mirror {
             self.read_at = now + READ_AGAIN_AFTER;
         }
         self.behind_max = BEHIND_MIN;
+        self.fruitless = 0;
         match self.image.apply(changes) {
             Ok(changed) if changed.is_empty() => Seen::Nothing,
             Ok(changed) => Seen::Changed(changed),
@@ -159,7 +165,9 @@ impl Mirror {
             return;
         }
         self.watch = Watch::From(now + RETRY_AFTER);
-        if matches!(error, StoreError::Compacted(_)) {
+        self.fruitless += 1;
+        if matches!(error, StoreError::Compacted(_)) || self.fruitless >= FRUITLESS_MAX {
+            self.fruitless = 0;
             // what happened in between is lost: only reading all of it tells
             self.read_at = now;
             self.is_read = false;
