@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    core::{ControlCore, Done, Event, Lane, Options, Snapshot, WORK_MAX, Work},
+    core::{ControlCore, Done, Event, KEEP_ALIVE_EVERY, Lane, Options, Snapshot, WORK_MAX, Work},
     etcd::{ConnectError, Etcd, EtcdOptions},
     plane::{Asked, ControlError, ControlPlane, QUESTIONS_MAX},
     store::{Change, Store, StoreError, Watch, Watched},
@@ -23,6 +23,9 @@ const PAGE_KEYS: usize = 2_000;
 const LETTERS_IN_A_TURN: usize = 64;
 /// How long one keeping alive may take: several fit into a lease.
 const LEASE_CALL_MAX: Duration = Duration::from_secs(1);
+/// The shortest lease that etcd gives. Keeping alive must fail in time to be tried again (KAFKA-14392).
+const LEASE_MIN: Duration = Duration::from_secs(2);
+const _: () = assert!(LEASE_CALL_MAX.as_millis() + KEEP_ALIVE_EVERY.as_millis() <= LEASE_MIN.as_millis());
 /// How long a watch waits before it looks whether it is still wanted.
 const WATCH_LOOKS_EVERY: Duration = Duration::from_secs(1);
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use crate::cluster::{
     change::{Event, change},
     image::{Changed, Image},
     keys,
-    model::{Member, NodeId, TopicState},
+    model::{Member, NodeId, NodeState, PartitionState, TopicState},
     store::{Compare, LeaseId, Operation, Outcome, StoreError, Transaction},
 };
 
@@ -28,6 +29,13 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 /// How often leaders go back to where they belong (leader.imbalance.check.interval.seconds).
 const PREFERRED_EVERY: Duration = Duration::from_secs(300);
+/// How often it is looked whether topics of coordinators can have more replicas.
+const GROW_EVERY: Duration = Duration::from_secs(30);
+/// Replicas of the topics that coordinators keep their state in, once there are as many nodes: Kafka's default for each of
+/// them. A cluster that began with one node would lose its groups with it.
+const COORDINATOR_REPLICAS: usize = 3;
+/// Those topics.
+const COORDINATOR_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
 /// How often history is forgotten, up to where it was at the time before.
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
 /// How long a topic may be forming: whoever creates it is dead by then.
@@ -52,6 +60,7 @@ pub(super) struct Controller {
     /// As which controller it acts.
     acting: Option<i64>,
     preferred_at: Instant,
+    grow_at: Instant,
     compact_at: Instant,
     /// Where the store was at the time before, which is where history begins next time.
     compact_to: Option<i64>,
@@ -92,6 +101,7 @@ impl Controller {
             together: PARTITIONS_PER_TRANSACTION,
             acting: None,
             preferred_at: now + PREFERRED_EVERY,
+            grow_at: now + GROW_EVERY,
             compact_at: now + COMPACT_EVERY,
             compact_to: None,
             compacted: 0,
@@ -215,6 +225,7 @@ impl Controller {
             self.all = true;
             self.in_flight.clear();
             self.preferred_at = now + PREFERRED_EVERY;
+            self.grow_at = now + GROW_EVERY;
         }
     }
 
@@ -226,10 +237,13 @@ impl Controller {
             self.preferred_at = now + PREFERRED_EVERY;
             self.all = true;
             Event::ElectPreferred
+        } else if self.grow_at <= now {
+            self.grow_at = now + GROW_EVERY;
+            return self.growth(image, epoch);
         } else {
             return Vec::new();
         };
-        let mut round = Round { image, epoch, together: self.together, done: Vec::new(), count: 0 };
+        let mut round = self.begin_round(image, epoch);
         if std::mem::take(&mut self.all) {
             self.dirty.clear();
             for topic in image.topics.values() {
@@ -247,6 +261,24 @@ impl Controller {
                 if !decided {
                     self.dirty.insert(tp);
                     break;
+                }
+            }
+        }
+        round.done
+    }
+
+    fn begin_round<'a>(&self, image: &'a Image, epoch: i64) -> Round<'a> {
+        Round { image, epoch, together: self.together, done: Vec::new(), count: 0 }
+    }
+
+    /// Gives the topics of coordinators more replicas, as nodes come; what does not fit into the round comes with the next.
+    fn growth(&self, image: &Image, epoch: i64) -> Vec<(Vec<TopicPartition>, Transaction)> {
+        let mut round = self.begin_round(image, epoch);
+        for topic in COORDINATOR_TOPICS.iter().filter_map(|name| image.topic(name)) {
+            for (index, held) in topic.partitions.iter().enumerate() {
+                let tp = TopicPartition { topic: topic.id, partition: i32::try_from(index).unwrap_or(i32::MAX) };
+                if let Some(replicas) = more_replicas(image, &held.value, index) {
+                    round.decide(topic, tp, &Event::Reassign(replicas));
                 }
             }
         }
@@ -308,6 +340,26 @@ impl Round<'_> {
         self.done.push((vec![tp], transaction));
         true
     }
+}
+
+/// The replicas that a coordinator's partition has, and more from nodes that stay: other racks first, other nodes for other
+/// partitions. `None` if it has enough, or is moving.
+fn more_replicas(image: &Image, state: &PartitionState, index: usize) -> Option<Vec<NodeId>> {
+    let stays = |node: &&Arc<NodeState>| image.draining.get(&node.id) != Some(&node.epoch);
+    let live: Vec<_> = image.nodes.values().filter(stays).collect();
+    let wanted = live.len().min(COORDINATOR_REPLICAS);
+    if state.is_reassigning() || state.leader.is_none() || state.replicas.len() >= wanted {
+        return None;
+    }
+    let mut replicas = state.replicas.clone();
+    while replicas.len() < wanted {
+        let racks: Vec<_> = replicas.iter().filter_map(|id| image.nodes.get(id)).map(|node| &node.rack).collect();
+        let others = live.iter().enumerate().filter(|(_, node)| !replicas.contains(&node.id));
+        let turn = |at: usize| (at + live.len() - index % live.len()) % live.len();
+        let (_, next) = others.min_by_key(|(at, node)| (racks.contains(&&node.rack), turn(*at)))?;
+        replicas.push(next.id);
+    }
+    Some(replicas)
 }
 
 /// Becomes controller, if there is none; puts down one whose node is dead, or that this node was in a former life.

@@ -23,6 +23,7 @@ use std::{
 
 use uuid::Uuid;
 
+pub use self::registration::KEEP_ALIVE_EVERY;
 pub use self::settings::{ClusterIdentity, History, Lane, NodeIdentity, Options, Remembered, Snapshot, Work};
 use self::{
     controller::Controller,
@@ -116,6 +117,8 @@ pub struct ControlCore {
     work: VecDeque<Work>,
     events: VecDeque<Event>,
     regressions: u32,
+    /// What the node was told that it waits for.
+    waiting: Option<String>,
     stopped: bool,
 }
 
@@ -158,6 +161,7 @@ impl ControlCore {
             work: VecDeque::new(),
             events: VecDeque::new(),
             regressions: 0,
+            waiting: None,
             stopped: false,
         };
         core.advance(now);
@@ -296,9 +300,17 @@ impl ControlCore {
                     self.events.push_back(Event::Registered(member, image));
                 }
                 registration::Step::Lost => self.events.push_back(Event::Lost),
-                registration::Step::Waiting(text) => self.events.push_back(Event::Waiting(text)),
+                registration::Step::Waiting(text) => self.wait(text),
                 registration::Step::Fatal(text) => return self.fail(text),
             }
+        }
+    }
+
+    /// Says what is waited for, once.
+    fn wait(&mut self, text: String) {
+        if self.waiting.as_ref() != Some(&text) {
+            self.waiting = Some(text.clone());
+            self.events.push_back(Event::Waiting(text));
         }
     }
 

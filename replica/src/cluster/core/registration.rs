@@ -13,7 +13,7 @@ use crate::cluster::{
 };
 
 /// How often a lease is kept alive.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(1);
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// How long after a failure it is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How long another process may hold this node's id before this one gives up: its lease would have ended long since.

@@ -596,6 +596,44 @@ fn preferred_leaders_are_elected_when_asked_for_and_now_and_then() {
 }
 
 #[test]
+fn topics_of_coordinators_get_more_replicas_as_nodes_come() {
+    let mut cluster = Cluster::of(1);
+    cluster.create("__consumer_offsets", NewPlacement::Spread { partitions: 4, replication_factor: 1 });
+    cluster.create("ordinary", NewPlacement::Spread { partitions: 4, replication_factor: 1 });
+    (2..=4).for_each(|id| cluster.start(id));
+    cluster.run(Duration::from_secs(32));
+    let image = cluster.image(1);
+    let mut all = std::collections::BTreeSet::new();
+    for held in &image.topic("__consumer_offsets").unwrap().partitions {
+        assert_eq!((held.value.replicas.len(), held.value.adding.len(), leads(&held.value)), (3, 2, Some(1)));
+        all.extend(held.value.replicas.iter().copied());
+    }
+    assert_eq!(all.len(), 4, "all nodes have some");
+    let ordinary = &image.topic("ordinary").unwrap().partitions;
+    assert!(ordinary.iter().all(|held| held.value.replicas == [1]));
+}
+
+#[test]
+fn a_life_surely_lasts_as_long_as_its_lease_from_when_that_was_asked_for() {
+    let mut cluster = Cluster::of(1);
+    cluster.run(Duration::from_secs(2));
+    let until = |cluster: &Cluster| {
+        let leases = cluster.nodes[&1].heard.iter().filter_map(|event| match event {
+            Event::Lease(until) => Some(*until),
+            _ => None,
+        });
+        leases.max().unwrap()
+    };
+    let before = until(&cluster);
+    assert!(before > cluster.now && before <= cluster.now + LEASE);
+    // paused, or cut off: nothing new is heard, and the time goes by
+    cluster.nodes[&1].client.set_line(Line::Cut);
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(until(&cluster), before);
+    assert!(before < cluster.now);
+}
+
+#[test]
 fn settings_of_topics_nodes_and_all_nodes() {
     let mut cluster = Cluster::of(2);
     cluster.create("a", assigned(&[1, 2]));
