@@ -6,6 +6,8 @@
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use millrace_engine::{api::TopicPartition, config::Durability};
