@@ -220,7 +220,7 @@ impl Following {
         self.check(&run)?;
         let end = self.end;
         match &mut self.stage {
-            Stage::Attached(Mode::Live) if run.base == end || self.guards.is_off(Guard::RunsMeet) => {
+            Stage::Attached(Mode::Live) if run.base == end || self.guards.is_off(Guard::RunsFit) => {
                 Ok(self.append(run))
             }
             Stage::Attached(Mode::Joining { at, held, back: false }) => {
@@ -238,7 +238,7 @@ impl Following {
     /// Takes a chunk.
     pub(crate) fn take_chunk(&mut self, run: Run) -> Result<Taken, Mismatch> {
         self.check(&run)?;
-        if run.base != self.end && !self.guards.is_off(Guard::RunsMeet) {
+        if run.base != self.end && !self.guards.is_off(Guard::RunsFit) {
             return Err(Mismatch);
         }
         match &self.stage {
@@ -253,7 +253,7 @@ impl Following {
     }
 
     fn check(&self, run: &Run) -> Result<(), Mismatch> {
-        let is_of_epoch = run.epoch == self.epoch || self.guards.is_off(Guard::EpochOfRuns);
+        let is_of_epoch = run.epoch == self.epoch || self.guards.is_off(Guard::RunsFit);
         if is_of_epoch { Ok(()) } else { Err(Mismatch) }
     }
 
@@ -373,3 +373,6 @@ impl Following {
         matches!(self.stage, Stage::Attached(Mode::CatchingUp | Mode::Joining { .. }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,18 +10,14 @@ pub(crate) enum Guard {
     HeardInEpoch,
     /// The high watermark waits for the larger of the committed ISR and the one that is being asked for.
     MaximalIsr,
-    /// Who confirms must be the life that is in the ISR, not only the node.
-    MemberPairs,
     /// At attach a follower counts with what is as safe as the topic asks, not with all that it has.
     ConfirmedAtAttach,
     /// A change of which nobody knows the outcome may have happened.
     UnknownOutcome,
     /// A follower whose log diverges is cut before anything is appended to it.
     TruncateBeforeAppend,
-    /// Runs of another epoch than the follower's are dropped.
-    EpochOfRuns,
-    /// A run begins where the follower's log ends.
-    RunsMeet,
+    /// A run is taken only if it is of the follower's epoch and attempt, and begins where its log ends.
+    RunsFit,
     /// A follower confirms what is written and flushed as the topic asks, not what it received.
     ConfirmDurable,
     /// The high watermark stands while fewer than min.insync.replicas are in sync (KIP-966).
@@ -30,6 +26,24 @@ pub(crate) enum Guard {
     JoinAtHighWatermark,
     /// A follower that attaches is asked for its last epoch, not only for its end.
     LastEpochAtAttach,
+}
+
+impl Guard {
+    /// Every one.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 11] = [
+        Self::EpochStart,
+        Self::HeardInEpoch,
+        Self::MaximalIsr,
+        Self::ConfirmedAtAttach,
+        Self::UnknownOutcome,
+        Self::TruncateBeforeAppend,
+        Self::RunsFit,
+        Self::ConfirmDurable,
+        Self::InSyncMin,
+        Self::JoinAtHighWatermark,
+        Self::LastEpochAtAttach,
+    ];
 }
 
 /// Which guards hold: all.

@@ -108,15 +108,16 @@ impl Leadership {
 
     /// The key was changed, in the same epoch, by whomever. Older news is no news.
     pub(crate) fn update(&mut self, revision: i64, role: LeaderRole) {
-        if revision <= self.revision {
+        if revision < self.revision {
             self.role.min_isr = role.min_isr;
             self.role.durability = role.durability;
             return;
         }
         self.left.retain(|(member, _)| !role.isr.contains(member));
-        self.revision = revision;
-        self.role = role;
-        self.change = None;
+        if revision > self.revision {
+            self.change = None;
+        }
+        (self.revision, self.role) = (revision, role);
         let replicas = &self.role.replicas;
         self.followers.retain(|follower| replicas.contains(&follower.member.node));
     }
@@ -137,6 +138,8 @@ impl Leadership {
             return if attach.end <= position.end { Verdict::Match } else { gone };
         }
         match looked_up {
+            // all that the two may have in common is before this log's start: nothing shows that it is the same
+            Some((_, end)) if end <= position.log_start => gone,
             Some((epoch, end)) if epoch < attach.last_epoch || end < attach.end => Verdict::Diverge { epoch, end },
             Some(_) => Verdict::Match,
             None => gone,
@@ -167,7 +170,7 @@ impl Leadership {
     }
 
     /// The committed ISR and whatever else may be the ISR by now.
-    fn maximal_isr(&self) -> Vec<Member> {
+    pub(crate) fn maximal_isr(&self) -> Vec<Member> {
         let mut maximal = self.role.isr.clone();
         if let Some(change) = &self.change {
             if self.guards.is_off(Guard::MaximalIsr) {
@@ -181,10 +184,7 @@ impl Leadership {
     /// What a member of an ISR confirmed in this epoch; none if it was not heard, or its life is over.
     fn confirmed(&self, member: Member, nodes: &Nodes) -> Option<i64> {
         let present = nodes.present(member, self.role.durability);
-        let speaks = |follower: &&Follower| match self.guards.is_off(Guard::MemberPairs) {
-            true => follower.member.node == member.node,
-            false => Some(follower.member) == present,
-        };
+        let speaks = |follower: &&Follower| Some(follower.member) == present;
         self.followers.iter().find(speaks).map(|follower| follower.confirmed)
     }
 
@@ -353,3 +353,6 @@ impl Leadership {
         self.change.is_some() || position.end > self.high_watermark || self.has_outsider()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,12 @@
 //! [`frame`] and drawn in CHANNEL.md. Nothing here trusts a lease or a clock: what counts is epochs, lives of nodes, and
 //! what a follower confirmed in the present epoch.
 
+#[cfg(test)]
+mod conversations;
 pub mod event;
 mod follower;
 pub mod frame;
-mod guard;
+pub(crate) mod guard;
 pub mod intent;
 mod leader;
 mod progress;

@@ -12,6 +12,7 @@ use crate::{
         event::{LinkId, Logs},
         follower::{Following, Mismatch, Stage, Taken},
         frame::{Attached, Confirm, Detach, DetachReason, Frame, Live, Marks, Purpose, Run, Switch, Verdict},
+        guard::Guard,
         intent::EngineWork,
         stream::Part as FramePart,
     },
@@ -166,9 +167,10 @@ impl ShardChannel {
     }
 
     fn take_run(&mut self, now_ms: u64, run: Run, way: Way) {
-        let (partition, attachment) = (run.partition, run.attachment);
+        let (partition, attachment, guards) = (run.partition, run.attachment, self.guards);
         let Some(following) = self.following(partition) else { return };
-        if following.attachment != attachment || !following.is_heard() {
+        let is_of_attempt = following.attachment == attachment && following.is_heard();
+        if !is_of_attempt && !guards.is_off(Guard::RunsFit) {
             return;
         }
         let epoch = following.epoch;
@@ -250,7 +252,7 @@ impl ShardChannel {
                 }
             }
             let confirmed = state.inbound.settle(|part| self.is_done(part));
-            let grant = state.inbound.next_grant(window).filter(|_| confirmed.is_some());
+            let grant = confirmed.and_then(|_| state.inbound.next_grant(window));
             self.links.insert(link, state);
             if let Some(sequence) = confirmed.filter(|_| is_live) {
                 self.say(link, Frame::Confirm(Confirm { sequence }));

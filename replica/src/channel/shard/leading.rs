@@ -521,6 +521,7 @@ impl ShardChannel {
             self.notify(now_ms, partition);
         }
         if has_outsider {
+            self.rouse(now_ms, partition);
             self.ask(now_ms, partition, logs);
         }
     }

@@ -104,10 +104,12 @@ impl ShardChannel {
         }
     }
 
-    /// Nobody of this shard follows that shard any more.
-    pub(super) fn retire(&mut self, now_ms: u64, (node, shard): (NodeId, u32)) {
-        for purpose in [Purpose::Live, Purpose::CatchUp] {
-            let dialed = self.dialed.remove(&Peer { node, shard, purpose });
+    /// Closes connections to shards that nobody of this shard follows any more.
+    pub(super) fn retire(&mut self, now_ms: u64) {
+        let is_unneeded = |peer: &&Peer| !self.followed.contains_key(&(peer.node, peer.shard));
+        let unneeded: Vec<Peer> = self.dialed.keys().filter(is_unneeded).copied().collect();
+        for peer in unneeded {
+            let dialed = self.dialed.remove(&peer);
             if let Some(link) = dialed.and_then(|dialed| dialed.link) {
                 self.hang_up(now_ms, link);
             }

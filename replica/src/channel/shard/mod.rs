@@ -121,7 +121,7 @@ impl ShardChannel {
         }
         let partitions: Vec<TopicPartition> = self.hosted.keys().copied().collect();
         for partition in partitions {
-            self.let_go(now_ms, partition);
+            self.let_go(partition);
             if let Some(hosted) = self.hosted.get_mut(&partition) {
                 (hosted.part, hosted.revision, hosted.epoch) = (Part::Waiting, -1, -1);
             }
@@ -153,15 +153,16 @@ impl ShardChannel {
         logs: &dyn Logs,
     ) {
         match (assignment, self.me) {
-            (None, _) => self.unassign(now_ms, partition),
+            (None, _) => self.unassign(partition),
             (Some(assignment), Some(me)) => self.assign(now_ms, partition, assignment, me, logs),
             (Some(_), None) => {}
         }
+        self.retire(now_ms);
         self.flush();
     }
 
-    fn unassign(&mut self, now_ms: u64, partition: TopicPartition) {
-        self.let_go(now_ms, partition);
+    fn unassign(&mut self, partition: TopicPartition) {
+        self.let_go(partition);
         let Some(hosted) = self.hosted.get_mut(&partition) else { return };
         (hosted.part, hosted.revision, hosted.epoch) = (Part::Waiting, -1, -1);
         match hosted.under_way {
@@ -188,7 +189,7 @@ impl ShardChannel {
                 self.rouse(now_ms, partition);
             }
             (Role::Leader(role), _) => {
-                self.let_go(now_ms, partition);
+                self.let_go(partition);
                 let leadership = Leadership::new(now_ms, me, epoch, assignment.revision, role, self.guards);
                 self.set(partition, Part::Leading(Box::new(leadership)));
                 self.drive(now_ms, partition, logs);
@@ -196,7 +197,7 @@ impl ShardChannel {
             (Role::Follower { leader, shard }, Part::Following(following))
                 if (following.epoch, following.leader, following.shard) == (epoch, leader, shard) => {}
             (Role::Follower { leader, shard }, _) => {
-                self.let_go(now_ms, partition);
+                self.let_go(partition);
                 let following = Following::new(partition, epoch, leader, shard, self.guards);
                 self.set(partition, Part::Following(Box::new(following)));
                 self.followed.entry((leader.node, shard)).or_default().insert(partition);
@@ -204,7 +205,7 @@ impl ShardChannel {
                 self.drive(now_ms, partition, logs);
             }
             (Role::Leaderless, _) => {
-                self.let_go(now_ms, partition);
+                self.let_go(partition);
                 self.set(partition, Part::Leaderless);
                 self.drive(now_ms, partition, logs);
             }
@@ -216,7 +217,7 @@ impl ShardChannel {
     }
 
     /// Ends what this shard says and hears about a partition.
-    fn let_go(&mut self, now_ms: u64, partition: TopicPartition) {
+    fn let_go(&mut self, partition: TopicPartition) {
         self.restless.remove(&partition);
         let Some(hosted) = self.hosted.get_mut(&partition) else { return };
         let epoch = hosted.epoch.max(0);
@@ -241,7 +242,6 @@ impl ShardChannel {
                     partitions.remove(&partition);
                     if partitions.is_empty() {
                         self.followed.remove(&peer);
-                        self.retire(now_ms, peer);
                     }
                 }
             }

@@ -64,6 +64,17 @@ impl ShardChannel {
         })
     }
 
+    /// Epoch and maximal ISR of a partition that is led here.
+    #[cfg(test)]
+    pub(crate) fn maximal_isr(&self, partition: TopicPartition) -> Option<(i32, Vec<Member>)> {
+        match &self.hosted.get(&partition)?.part {
+            Part::Leading(leadership) if leadership.start.is_some() => {
+                Some((leadership.epoch, leadership.maximal_isr()))
+            }
+            _ => None,
+        }
+    }
+
     /// Every partition that is followed here.
     pub fn leaders(&self) -> impl Iterator<Item = LeaderStanding> + '_ {
         self.hosted.iter().filter_map(|(partition, hosted)| match &hosted.part {

@@ -1,0 +1,431 @@
+//! Conversations of nodes over the channel as text: what is done, and below `----` all that follows, frame by frame.
+//!
+//! `MILLRACE_BLESS=1` writes what comes out, to be read and judged. Commands:
+//!
+//! * `nodes 1 2@7`: those live, in epoch 1 or the given one; they have registered.
+//! * `log 2 0:5 3:2`: node 2's log has five records of epoch 0 and two of epoch 3, all durable. `note=4` notes epoch 4 at its end,
+//!   `from=3` is its first offset, `hw=3` its high watermark.
+//! * `assign 1,2 epoch=4 leader=1 isr=1,2 min=1`: both nodes hear that; `revision` counts by itself.
+//! * `append 1 3`, `append 1 1 bytes=9000000`: node 1 appends records, and seals them.
+//! * `write 2`: all that node 2 has is written and durable.
+//! * `run`: everything under way arrives. `wait 1000`: so many ms go by, with what is due.
+//! * `isr ok`, `isr unknown`, `isr refused`: what became of the change that was asked for last.
+//! * `break 1 2`: connections between them end. `unreachable 1`: whoever dials node 1 fails, until `reachable 1`.
+//! * `hold` keeps frames under way, `run` lets them go.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write,
+    path::PathBuf,
+};
+
+use bytes::Bytes;
+use millrace_engine::{api::TopicPartition, config::Durability};
+use uuid::Uuid;
+
+use super::{
+    event::{Assignment, Done, IsrOutcome, LeaderRole, LinkId, LiveNode, LogPosition, Logs, Nodes, ReadFailure},
+    event::{ReadRun, Role, SealedRun},
+    frame::{Frame, Purpose, Run, Verdict},
+    intent::{EngineWork, Intent},
+    shard::{ChannelConfig, ShardChannel},
+};
+use crate::cluster::model::{Member, NodeId};
+
+const P: TopicPartition = TopicPartition { topic: Uuid::from_u128(1), partition: 0 };
+
+/// A log without records: only where it stands.
+#[derive(Debug, Default)]
+struct Log {
+    start: i64,
+    epochs: Vec<(i32, i64)>,
+    end: i64,
+    durable: i64,
+    high_watermark: i64,
+    /// Payload of runs by where they begin, as far as it is not small.
+    large: BTreeMap<i64, usize>,
+}
+
+impl Log {
+    fn note(&mut self, epoch: i32) {
+        if self.epochs.last().is_none_or(|last| last.0 < epoch) {
+            self.epochs.push((epoch, self.end));
+        }
+    }
+}
+
+impl Logs for Log {
+    fn position(&self, _: TopicPartition) -> Option<LogPosition> {
+        let last = self.epochs.last();
+        Some(LogPosition {
+            log_start: self.start,
+            high_watermark: self.high_watermark,
+            written: self.durable,
+            durable: self.durable,
+            end: self.end,
+            last_epoch: last.map_or(-1, |last| last.0),
+            epoch_start: last.map_or(self.start, |last| last.1),
+            durability: Durability::Device,
+        })
+    }
+
+    fn end_of_epoch(&self, _: TopicPartition, epoch: i32) -> Option<(i32, i64)> {
+        let first = self.epochs.first()?;
+        if epoch < first.0 {
+            return Some((epoch, first.1));
+        }
+        let at = self.epochs.iter().rposition(|entry| entry.0 <= epoch)?;
+        Some((self.epochs[at].0, self.epochs.get(at + 1).map_or(self.end, |next| next.1)))
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    core: ShardChannel,
+    log: Log,
+}
+
+#[derive(Debug, Default)]
+struct Conversation {
+    now: u64,
+    nodes: BTreeMap<NodeId, Node>,
+    lives: Vec<Member>,
+    /// Both ends of connections, and their purpose.
+    pipes: Vec<[(NodeId, LinkId); 2]>,
+    under_way: VecDeque<(usize, usize, Frame)>,
+    is_held: bool,
+    unreachable: Vec<NodeId>,
+    proposals: Vec<(NodeId, i64)>,
+    revision: i64,
+    out: String,
+}
+
+impl Conversation {
+    fn call(&mut self, id: NodeId, call: impl FnOnce(u64, &mut ShardChannel, &dyn Logs)) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id).expect("a node of the script");
+        call(now, &mut node.core, &node.log);
+        self.obey(id);
+    }
+
+    fn obey(&mut self, id: NodeId) {
+        while let Some(intent) = self.nodes.get_mut(&id).and_then(|node| node.core.next_intent()) {
+            match intent {
+                Intent::Dial { link, node, purpose, .. } => {
+                    let purpose = if purpose == Purpose::Live { "live" } else { "catch-up" };
+                    if self.unreachable.contains(&node) {
+                        self.call(id, |now, core, _| core.on_dialed(now, link, Err(())));
+                        continue;
+                    }
+                    self.line(format!("{id} dials {node} {purpose}"));
+                    let now = self.now;
+                    let far = self.nodes.get_mut(&node).expect("a node of the script").core.handle_accepted(now);
+                    self.pipes.push([(id, link), (node, far)]);
+                    self.call(id, |now, core, _| core.on_dialed(now, link, Ok(())));
+                }
+                Intent::HangUp { link } => {
+                    let pipe = self.pipes.iter().position(|ends| ends.contains(&(id, link))).expect("an open pipe");
+                    self.line(format!("{id} hangs up"));
+                    self.end(pipe, id);
+                }
+                Intent::Send { link, frame } => {
+                    let is_from = |ends: &[(NodeId, LinkId); 2]| ends.iter().position(|end| *end == (id, link));
+                    let found = self.pipes.iter().enumerate().find_map(|(pipe, ends)| Some((pipe, is_from(ends)?)));
+                    if let Some((pipe, end)) = found {
+                        self.under_way.push_back((pipe, 1 - end, frame));
+                    }
+                }
+                Intent::Work { work, .. } => self.work(id, work),
+                Intent::ChangeIsr { revision, proposal, .. } => {
+                    let isr: Vec<String> = proposal.isr.iter().map(|member| member.node.to_string()).collect();
+                    self.line(format!("{id} asks for isr={} at r{revision}", isr.join(",")));
+                    self.proposals.push((id, revision));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, pipe: usize, by: NodeId) {
+        let ends = self.pipes[pipe];
+        self.under_way.retain(|(other, ..)| *other != pipe);
+        // a pipe keeps its place, so that others keep theirs
+        self.pipes[pipe] = [(0, LinkId(0)); 2];
+        for (node, link) in ends.into_iter().filter(|(node, _)| *node != by && *node != 0) {
+            self.call(node, |now, core, _| core.handle_closed(now, link));
+        }
+    }
+
+    fn work(&mut self, id: NodeId, work: EngineWork) {
+        let log = &mut self.nodes.get_mut(&id).expect("a node of the script").log;
+        let (text, done) = match work {
+            EngineWork::Lead { epoch } => {
+                log.note(epoch);
+                (format!("leads in {epoch}"), Some(Done::Changed))
+            }
+            EngineWork::Follow { epoch } => (format!("follows in {epoch}"), Some(Done::Changed)),
+            EngineWork::Truncate { end } => {
+                log.epochs.retain(|entry| entry.1 < end);
+                (log.end, log.durable, log.high_watermark) = (end, end, log.high_watermark.min(end));
+                (format!("truncates to {end}"), Some(Done::Changed))
+            }
+            EngineWork::BeginAnew { log_start } => {
+                *log = Log { start: log_start, end: log_start, durable: log_start, ..Log::default() };
+                log.high_watermark = log_start;
+                (format!("begins anew at {log_start}"), Some(Done::Changed))
+            }
+            EngineWork::Append { attachment, epoch, base, end, batches } => {
+                let fits = base == log.end;
+                if fits {
+                    log.note(epoch);
+                    log.end = end;
+                }
+                let large = if batches.len() > 1_000 { format!(" ({} bytes)", batches.len()) } else { String::new() };
+                (format!("appends [{base},{end}){large}"), (!fits).then_some(Done::AppendFailed { attachment }))
+            }
+            EngineWork::AdvanceHighWatermark { high_watermark } => {
+                log.high_watermark = high_watermark;
+                (format!("high watermark {high_watermark}"), None)
+            }
+            EngineWork::SetInSync { count } => (format!("{count} in sync"), None),
+            EngineWork::Trim { log_start } => {
+                log.start = log_start;
+                (format!("trims to {log_start}"), None)
+            }
+            EngineWork::Read { link, attachment, from, .. } => {
+                let next = log.large.keys().find(|base| **base > from).copied().unwrap_or(log.end).min(log.end);
+                let result = match from < log.start {
+                    true => Err(ReadFailure::Trimmed),
+                    false => Ok(ReadRun { end: next, bytes: payload(log.large.get(&from).copied()) }),
+                };
+                (format!("reads from {from}"), Some(Done::Read { link, attachment, from, result }))
+            }
+        };
+        self.line(format!("{id} {text}"));
+        if let Some(done) = done {
+            self.call(id, |now, core, logs| core.on_done(now, P, done, logs));
+        }
+    }
+
+    fn line(&mut self, text: String) {
+        self.out.push_str(&text);
+        self.out.push('\n');
+    }
+
+    fn run(&mut self) {
+        for _ in 0..10_000 {
+            let Some((pipe, end, frame)) = self.under_way.pop_front() else { return };
+            let ((from, _), (to, link)) = (self.pipes[pipe][1 - end], self.pipes[pipe][end]);
+            if let Some(text) = describe(&frame) {
+                self.line(format!("{from}>{to} {text}"));
+            }
+            self.call(to, |now, core, logs| core.handle_frame(now, link, frame, logs));
+        }
+        panic!("they never end");
+    }
+
+    fn wait(&mut self, time: u64) {
+        let until = self.now + time;
+        loop {
+            let due = self.nodes.iter().filter_map(|(id, node)| Some((node.core.next_wake_ms()?, *id)));
+            let Some((at, id)) = due.min().filter(|(at, _)| *at <= until) else { break };
+            self.now = self.now.max(at);
+            self.call(id, |now, core, logs| core.handle_tick(now, logs));
+            self.run();
+        }
+        self.now = until;
+    }
+
+    fn command(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let id = || words[1].parse::<NodeId>().expect("a node's id");
+        match words[0] {
+            "nodes" => self.set_nodes(&words[1..]),
+            "log" => self.set_log(id(), &words[2..]),
+            "assign" => self.assign(&words[1..]),
+            "append" => {
+                let bytes = words.get(3).and_then(|word| word.strip_prefix("bytes=")).map(|word| word.parse().unwrap());
+                self.append(id(), words[2].parse().unwrap(), bytes);
+            }
+            "write" => {
+                let log = &mut self.nodes.get_mut(&id()).expect("a node of the script").log;
+                log.durable = log.end;
+                self.call(id(), |now, core, logs| core.handle_progressed(now, &[P], logs));
+            }
+            "trim" => self.nodes.get_mut(&id()).expect("a node of the script").log.start = words[2].parse().unwrap(),
+            "unreachable" => self.unreachable.push(id()),
+            "reachable" => self.unreachable.retain(|other| *other != id()),
+            "hold" => self.is_held = true,
+            "run" => self.is_held = false,
+            "wait" => self.wait(words[1].parse().unwrap()),
+            "isr" => {
+                let (id, revision) = self.proposals.pop().expect("something was asked for");
+                self.revision += 1;
+                let outcome = match words[1] {
+                    "ok" => IsrOutcome::Committed { revision: self.revision },
+                    "refused" => IsrOutcome::Refused,
+                    _ => IsrOutcome::Unknown,
+                };
+                self.call(id, |now, core, logs| core.on_isr_changed(now, P, revision, outcome, logs));
+            }
+            "break" => {
+                let pair = [id(), words[2].parse().unwrap()];
+                for pipe in 0..self.pipes.len() {
+                    if self.pipes[pipe].iter().all(|(node, _)| pair.contains(node)) {
+                        self.end(pipe, 0);
+                    }
+                }
+            }
+            other => panic!("no command {other}"),
+        }
+        if !self.is_held {
+            self.run();
+        }
+    }
+
+    fn set_nodes(&mut self, words: &[&str]) {
+        self.lives = words.iter().map(|word| member(word)).collect();
+        let live = |member: &Member| LiveNode { member: *member, continues: None, draining: false, shards: 1 };
+        for member in self.lives.clone() {
+            let config = ChannelConfig { cluster: Uuid::from_u128(9), node: member.node, shard: 0 };
+            let node = || Node { core: ShardChannel::new(config), log: Log::default() };
+            self.nodes.entry(member.node).or_insert_with(node);
+            let nodes = Nodes::new(self.lives.iter().map(live));
+            self.call(member.node, |now, core, logs| {
+                core.handle_registered(now, member);
+                core.handle_nodes(now, nodes, logs);
+            });
+        }
+    }
+
+    fn set_log(&mut self, id: NodeId, words: &[&str]) {
+        let mut log = Log::default();
+        for word in words {
+            if let Some(epoch) = word.strip_prefix("note=") {
+                log.note(epoch.parse().unwrap());
+            } else if let Some(start) = word.strip_prefix("from=") {
+                (log.start, log.end, log.high_watermark) = (start.parse().unwrap(), start.parse().unwrap(), 0);
+            } else if let Some(high_watermark) = word.strip_prefix("hw=") {
+                log.high_watermark = high_watermark.parse().unwrap();
+            } else {
+                let (epoch, records) = word.split_once(':').expect("epoch:records");
+                log.note(epoch.parse().unwrap());
+                log.end += records.parse::<i64>().unwrap();
+            }
+        }
+        log.durable = log.end;
+        self.nodes.get_mut(&id).expect("a node of the script").log = log;
+    }
+
+    fn assign(&mut self, words: &[&str]) {
+        let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let lives = self.lives.clone();
+        let life = |word: &str| match word.contains('@') {
+            true => member(word),
+            false => *lives.iter().find(|life| life.node == word.parse::<NodeId>().unwrap()).expect("it lives"),
+        };
+        let epoch = value("epoch").expect("an epoch").parse().unwrap();
+        let leader = life(value("leader").expect("a leader"));
+        let isr: Vec<Member> = value("isr").expect("an ISR").split(',').map(life).collect();
+        let replicas = value("replicas").unwrap_or("1,2").split(',').map(|word| word.parse().unwrap()).collect();
+        let min_isr = value("min").map_or(1, |word| word.parse().unwrap());
+        let led = LeaderRole { replicas, isr, elr: Vec::new(), min_isr, durability: Durability::Device };
+        self.revision += 1;
+        for id in words[0].split(',').map(|word| word.parse::<NodeId>().unwrap()) {
+            let role = match id == leader.node {
+                true => Role::Leader(led.clone()),
+                false => Role::Follower { leader, shard: 0 },
+            };
+            let assignment = Assignment { revision: self.revision, epoch, role };
+            self.call(id, |now, core, logs| core.handle_assigned(now, P, Some(assignment), logs));
+        }
+    }
+
+    fn append(&mut self, id: NodeId, records: i64, bytes: Option<usize>) {
+        let log = &mut self.nodes.get_mut(&id).expect("a node of the script").log;
+        let (base, epoch) = (log.end, log.epochs.last().expect("it leads").0);
+        log.end += records;
+        log.large.insert(base, bytes.unwrap_or(100));
+        let run = SealedRun { partition: P, epoch, base, end: log.end, bytes: payload(bytes) };
+        self.call(id, |now, core, logs| core.handle_sealed(now, vec![run], logs));
+    }
+}
+
+fn payload(bytes: Option<usize>) -> Bytes {
+    vec![0; bytes.unwrap_or(100)].into()
+}
+
+fn member(word: &str) -> Member {
+    let (node, epoch) = word.split_once('@').unwrap_or((word, "1"));
+    Member { node: node.parse().unwrap(), epoch: epoch.parse().unwrap() }
+}
+
+/// A frame in short; none for those that keep a connection alive.
+fn describe(frame: &Frame) -> Option<String> {
+    let run = |run: &Run| {
+        let large =
+            if run.payload.bytes.len() > 1_000 { format!(" {} bytes", run.payload.bytes.len()) } else { String::new() };
+        format!("[{},{}) epoch={} hw={}{large}", run.base, run.end, run.epoch, run.high_watermark)
+    };
+    let mut text = String::new();
+    match frame {
+        Frame::Ping | Frame::Pong => return None,
+        Frame::Hello(hello) => write!(text, "hello from {}@{}", hello.from.node, hello.from.epoch),
+        Frame::Welcome(_) => write!(text, "welcome"),
+        Frame::Refuse(refusal) => write!(text, "refuse {refusal:?}"),
+        Frame::Attach(list) => list.iter().try_for_each(|it| {
+            write!(text, "attach epoch={} end={} durable={} last={}", it.epoch, it.end, it.durable, it.last_epoch)
+        }),
+        Frame::Attached(list) => list.iter().try_for_each(|it| match it.verdict {
+            Verdict::Match => write!(text, "match"),
+            other => write!(text, "{other:?}"),
+        }),
+        Frame::Live(live) => {
+            let runs: Vec<String> = live.runs.iter().map(run).collect();
+            write!(text, "live #{} {}", live.sequence, runs.join(", "))
+        }
+        Frame::Confirm(confirm) => write!(text, "confirm #{}", confirm.sequence),
+        Frame::Credit(credit) => write!(text, "credit {credit}"),
+        Frame::Chunk(chunk) => write!(text, "chunk {}", run(chunk)),
+        Frame::Positions(list) => list.iter().try_for_each(|it| write!(text, "position durable={}", it.durable)),
+        Frame::Marks(list) => list.iter().try_for_each(|it| {
+            write!(text, "marks epoch={} hw={} start={}", it.epoch, it.high_watermark, it.log_start)
+        }),
+        Frame::GoLive(list) => list.iter().try_for_each(|it| write!(text, "go live at {}", it.at)),
+        Frame::CatchUp(list) => list.iter().try_for_each(|it| write!(text, "catch up at {}", it.at)),
+        Frame::Detach(list) => list.iter().try_for_each(|it| write!(text, "detach epoch={} {:?}", it.epoch, it.reason)),
+    }
+    .expect("text takes all");
+    Some(text)
+}
+
+/// Plays a script, and gives it back with what came out.
+fn play(script: &str) -> String {
+    let mut conversation = Conversation::default();
+    let mut played = String::new();
+    for block in script.split("\n\n") {
+        let commands = block.split("\n----").next().unwrap_or(block).trim_end();
+        for line in commands.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            conversation.command(line);
+        }
+        let out = std::mem::take(&mut conversation.out);
+        writeln!(played, "{commands}\n----\n{out}").expect("text takes all");
+    }
+    played.trim_end().to_owned() + "\n"
+}
+
+#[test]
+fn conversations_go_as_written() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/channel/testdata");
+    let mut scripts: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    scripts.sort();
+    assert!(!scripts.is_empty());
+    for path in scripts {
+        let script = std::fs::read_to_string(&path).unwrap();
+        let played = play(&script);
+        if std::env::var_os("MILLRACE_BLESS").is_some() {
+            std::fs::write(&path, &played).unwrap();
+        } else {
+            assert_eq!(played, script, "{}", path.display());
+        }
+    }
+}
