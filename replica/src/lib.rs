@@ -2,3 +2,5 @@
 
 pub mod channel;
 pub mod cluster;
+#[cfg(test)]
+mod sim;
