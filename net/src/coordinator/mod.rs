@@ -8,7 +8,7 @@
 //! waited for longer than [`START_WAIT`]: who comes before the end hears that the coordinator is loading, as in Kafka.
 //! Before that, too, transactions that nobody would end are aborted.
 
-mod fields;
+pub(crate) mod fields;
 pub(crate) mod group;
 pub(crate) mod runtime;
 pub(crate) mod share;

@@ -29,7 +29,7 @@ pub(crate) use machine::{LogRecord, Machine, Replayed, Verdict};
 pub(crate) use marker::ReplayedMarker;
 pub(crate) use promise::Gate;
 pub(crate) use route::{InternalTopicMaker, TopicMaker};
-pub(crate) use shell::{Kind, Runtime};
+pub(crate) use shell::{Answered, Kind, Runtime};
 #[cfg(test)]
 pub(crate) use test_asker::Inbox;
 pub(crate) use ticket::{Answer, Mark, Reply, Ticket};

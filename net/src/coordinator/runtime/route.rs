@@ -72,6 +72,11 @@ impl<K: Kind> Runtime<K> {
         }
     }
 
+    /// The partition that a key belongs to, if the topic is there.
+    pub(crate) fn place(engine: &Engine, key: &str) -> Option<TopicPartition> {
+        Some(partition_of(&*Self::topic(engine)?, key))
+    }
+
     /// The partition that a key belongs to.
     pub(crate) async fn locate(engine: &Engine, key: &str) -> Result<TopicPartition, ResponseError> {
         let topic = match Self::topic(engine) {

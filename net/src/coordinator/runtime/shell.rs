@@ -60,6 +60,9 @@ pub(crate) trait Kind: Sized + 'static {
     fn run_errand(runtime: &Rc<Runtime<Self>>, partition: TopicPartition, errand: <Self::Machine as Machine>::Errand);
 }
 
+/// The answer of a machine, to come.
+pub(crate) type Answered<R> = Rc<Promise<Result<R, ResponseError>>>;
+
 /// See the module.
 pub(crate) struct Runtime<K: Kind> {
     engine: Engine,
@@ -212,6 +215,20 @@ impl<K: Kind> Runtime<K> {
         drop(slots);
         self.act();
         result
+    }
+
+    /// Lets the machine of a partition handle a request, if it serves, and has what it writes take its place in the log at
+    /// once. Gives what the machine said, and a promise of the answer.
+    pub(crate) fn begin<R: 'static, P>(
+        self: &Rc<Self>,
+        partition: TopicPartition,
+        work: impl FnOnce(&mut K::Machine, i64, Ticket<R>) -> P,
+    ) -> Option<(P, Answered<R>)> {
+        let promise = Promise::new();
+        let ticket = Ticket::of(Rc::clone(&promise));
+        let begun = self.with(partition, |machine, now_ms| work(machine, now_ms, ticket))?;
+        self.flush();
+        Some((begun, promise))
     }
 
     /// Lets the machine of a partition handle a request and waits for its answer.

@@ -23,7 +23,7 @@ use super::{
     budget::Budget,
     metadata::{Ending, Metadata, NO_PRODUCER, PartitionName, Producer},
     record::TransactionRecord,
-    request::{Errand, Marking, Place, ProducerTicket, Request, Surroundings},
+    request::{Errand, Marking, Place, ProducerTicket, Progress, Request, Surroundings},
     settings::{ABORT_INTERVAL_MS, Settings},
 };
 use crate::coordinator::runtime::{self, Effects, WriteId};
@@ -154,15 +154,16 @@ impl Coordinator {
     }
 
     /// Takes a request, or has it wait.
-    pub(super) fn handle(&mut self, now_ms: i64, id: &Rc<str>, request: Request) {
+    pub(super) fn handle(&mut self, now_ms: i64, id: &Rc<str>, request: Request) -> Progress {
         // who comes later does not pass who waits already
         let is_behind = self.entries.get(id).is_some_and(|entry| !entry.waiting.is_empty());
         let step = if is_behind { Step::Held(request) } else { self.try_now(now_ms, id, request) };
         match step {
-            Step::Done => {}
+            Step::Done => return Progress::Begun,
             Step::Held(request) => self.hold(now_ms, id, Waiting { since_ms: now_ms, request }),
             Step::NeedsProducerId(request) => self.await_producer_id(id, Waiting { since_ms: now_ms, request }),
         }
+        Progress::Waits
     }
 
     fn try_now(&mut self, now_ms: i64, id: &Rc<str>, request: Request) -> Step {

@@ -28,7 +28,9 @@ pub(crate) use admin::{Description, Filter, Listed};
 pub(crate) use budget::{Budget, ID_BYTES_MAX};
 pub(crate) use coordinator::Coordinator;
 pub(crate) use metadata::{NO_PRODUCER, PartitionName, Producer};
-pub(crate) use request::{AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Surroundings};
+pub(crate) use request::{
+    AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Progress, Surroundings,
+};
 pub use settings::check_transaction_settings;
 pub(crate) use settings::{Settings, TRANSACTION_SETTING_KEYS};
 pub(crate) use shell::{TransactionKind, Transactions};

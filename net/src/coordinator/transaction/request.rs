@@ -58,6 +58,15 @@ pub(super) enum Request {
     End(EndTransaction, ProducerTicket),
 }
 
+/// How far a request has come when its call returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Its answer waits for nothing but records that are to be written now, or are being written.
+    Begun,
+    /// It waits for something before it.
+    Waits,
+}
+
 /// Where a partition is, as seen from a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {

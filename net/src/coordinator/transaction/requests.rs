@@ -13,7 +13,7 @@ use millrace_engine::transactions::Outcome;
 use super::{
     coordinator::{Coordinator, Step, Then},
     metadata::{EPOCH_BUMP_VERSION, Ending, LAST_EPOCH, Metadata, PartitionName, Producer, is_exhausted},
-    request::{AddPartitions, DoneTicket, EndTransaction, InitProducerId, ProducerTicket, Request},
+    request::{AddPartitions, DoneTicket, EndTransaction, InitProducerId, ProducerTicket, Progress, Request},
     settings::TIMEOUT_MAX_MS,
     state::State,
 };
@@ -42,17 +42,24 @@ impl Coordinator {
         if !(1..=longest_ms).contains(&i64::from(init.timeout_ms)) {
             return self.effects.reply(ticket, Err(ResponseError::InvalidTransactionTimeout));
         }
-        self.handle(now_ms, &Rc::from(id), Request::Init(init, ticket));
+        // whoever asked hears, at once or later
+        let _progress = self.handle(now_ms, &Rc::from(id), Request::Init(init, ticket));
     }
 
     /// Partitions come into the transaction that is ongoing, or begin one.
-    pub(crate) fn handle_add_partitions(&mut self, now_ms: i64, id: &str, add: AddPartitions, ticket: DoneTicket) {
-        self.handle(now_ms, &Rc::from(id), Request::Add(add, ticket));
+    pub(crate) fn handle_add_partitions(
+        &mut self,
+        now_ms: i64,
+        id: &str,
+        add: AddPartitions,
+        ticket: DoneTicket,
+    ) -> Progress {
+        self.handle(now_ms, &Rc::from(id), Request::Add(add, ticket))
     }
 
     /// A transaction ends; answered when all its partitions know, on stable storage.
     pub(crate) fn handle_end(&mut self, now_ms: i64, id: &str, end: EndTransaction, ticket: ProducerTicket) {
-        self.handle(now_ms, &Rc::from(id), Request::End(end, ticket));
+        let _progress = self.handle(now_ms, &Rc::from(id), Request::End(end, ticket));
     }
 
     /// Whether partitions are in a producer's ongoing transaction: one answer for each.

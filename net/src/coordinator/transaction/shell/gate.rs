@@ -1,14 +1,19 @@
 //! Who the owners of partitions ask whether a producer's transaction includes them.
 
+use std::rc::Rc;
+
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::LogError,
     engine::Engine,
-    transactions::{Admission, LocalFuture, Question, TransactionGate},
+    transactions::{Adds, Admission, LocalFuture, Question, TransactionGate},
 };
 
-use super::verify_or_add;
-use crate::coordinator::transaction::Producer;
+use super::{Transactions, verify_or_add};
+use crate::coordinator::{
+    runtime::Answered,
+    transaction::{AddPartitions, Producer, Progress, metadata::EPOCH_BUMP_VERSION},
+};
 
 /// See the module.
 pub(crate) struct Gate {
@@ -23,11 +28,44 @@ impl TransactionGate for Gate {
             let Question { partition, producer_id, producer_epoch, producer } = question;
             let topic = engine.topics().by_id.get(&partition.topic).map(|topic| topic.name.clone());
             let name = (topic.ok_or(LogError::UnknownPartition)?, partition.partition);
-            let asked = Producer { id: producer_id, epoch: producer_epoch };
-            let admitted = verify_or_add(&engine, &producer.transactional_id, asked, vec![name], producer.adds).await;
-            admitted.map(|()| Admission::Confirmed).map_err(refusal)
+            let (id, asked) = (&*producer.transactional_id, Producer { id: producer_id, epoch: producer_epoch });
+            if producer.adds == Adds::Add
+                && let Some((progress, answered)) = add_here(&engine, id, asked, &name)
+            {
+                return match (answered.try_take(), progress) {
+                    (Some(answer), _) => admitted(answer),
+                    // the batch goes into the group that the record is in
+                    (None, Progress::Begun) => Ok(Admission::Pending(Box::pin(async move {
+                        answered.take().await.and_then(|answer| answer).map_err(refusal)
+                    }))),
+                    (None, Progress::Waits) => admitted(answered.take().await),
+                };
+            }
+            admitted(Ok(verify_or_add(&engine, id, asked, vec![name], producer.adds).await))
         })
     }
+}
+
+/// Begins to add a partition, if its coordinator is on this shard and serves.
+fn add_here(
+    engine: &Engine,
+    id: &str,
+    producer: Producer,
+    (topic, index): &(String, i32),
+) -> Option<(Progress, Answered<Result<(), ResponseError>>)> {
+    let coordinated = Transactions::place(engine, id).filter(|partition| engine.owner(*partition) == engine.shard())?;
+    let add = AddPartitions {
+        producer,
+        partitions: [(Rc::from(topic.as_str()), *index)].into(),
+        client_version: EPOCH_BUMP_VERSION,
+    };
+    engine
+        .attached::<Transactions>()?
+        .begin(coordinated, |coordinator, now_ms, ticket| coordinator.handle_add_partitions(now_ms, id, add, ticket))
+}
+
+fn admitted(answer: Result<Result<(), ResponseError>, ResponseError>) -> Result<Admission, LogError> {
+    answer.and_then(|answer| answer).map(|()| Admission::Confirmed).map_err(refusal)
 }
 
 /// What the batch hears.
