@@ -3,6 +3,8 @@
 mod gate;
 mod markers;
 mod reconcile;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, rc::Rc};
 

@@ -42,7 +42,7 @@ pub(crate) struct Reconciler {
 /// Some transactions could not be asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("a coordinator is not loaded: {0}")]
-struct Unknown(kafka_protocol::error::ResponseError);
+pub(super) struct Unknown(kafka_protocol::error::ResponseError);
 
 impl Reconciler {
     /// Attaches it to its engine.
@@ -83,7 +83,7 @@ impl Reconciler {
         }
     }
 
-    async fn look_at_start(&self) -> Result<(), Unknown> {
+    pub(super) async fn look_at_start(&self) -> Result<(), Unknown> {
         let open = self.engine.open_transactions().await;
         let orphans = self.orphans(open).await?;
         self.abort(orphans).await;
@@ -94,6 +94,11 @@ impl Reconciler {
         let now_ms = self.clock.now_ms();
         let mut open = self.engine.open_transactions().await;
         open.retain(|open| now_ms.saturating_sub(open.started_ms) >= YOUNG_MS);
+        self.look_through(open).await
+    }
+
+    /// Aborts what is nobody's, and was so in the look before.
+    pub(super) async fn look_through(&self, open: Vec<OpenTransaction>) -> Result<(), Unknown> {
         let orphans = self.orphans(open).await?;
         let suspects = orphans.iter().map(suspect).take(ABORTED_PER_LOOK).collect();
         let before = self.suspects.replace(suspects);

@@ -1,0 +1,173 @@
+//! Coordinators on a real engine: what only shows where partitions, their owners and restarts are real.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use millrace_engine::{
+    api::{Acks, LogError, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
+    batch::{BatchBuilder, Codec, Record},
+    engine::Engine,
+    transactions::{Adds, Outcome, TransactionalProducer},
+};
+
+use super::{add_partitions, describe, end, init_producer_id};
+use crate::{
+    coordinator::{
+        Coordinators, Settings, group,
+        transaction::{self, EndTransaction, InitProducerId, Producer, State},
+    },
+    feature_levels::FeatureLevels,
+    test_node::on_node,
+};
+
+fn start(engine: &Engine) {
+    let few = |name: &str| (name.to_owned(), "2".to_owned());
+    let given = [few("transaction.state.log.num.partitions"), few("offsets.topic.num.partitions")].into();
+    let settings = Settings {
+        groups: group::Settings::parse(&given).unwrap(),
+        transactions: transaction::Settings::parse(&given).unwrap(),
+        levels: FeatureLevels { transaction_version: 2 },
+    };
+    drop(Coordinators::start(engine, settings));
+}
+
+async fn new_topic(engine: &Engine, name: &str) -> TopicPartition {
+    let new = NewTopic { name: name.to_owned(), partitions: 1, configs: BTreeMap::new() };
+    TopicPartition { topic: engine.create_topic(new, false).await.unwrap().id, partition: 0 }
+}
+
+fn batch(producer: Producer, sequence: i32) -> Bytes {
+    let mut batch = BatchBuilder::new(Codec::None, 0).producer(producer.id, producer.epoch, sequence).transactional();
+    batch.push(&Record {
+        offset: 0,
+        timestamp: 1_700_000_000_000,
+        key: None,
+        value: Some(Bytes::from_static(b"value")),
+        headers: vec![],
+    });
+    batch.finish().into()
+}
+
+async fn produce(
+    engine: &Engine,
+    partition: TopicPartition,
+    (producer, sequence): (Producer, i32),
+    adds: Adds,
+) -> Result<i64, LogError> {
+    let transactional = TransactionalProducer { transactional_id: Arc::from("id"), adds };
+    let parts = vec![ProducePartition { partition, batch: batch(producer, sequence) }];
+    let mut answers = engine.produce_in_transaction(transactional, Acks::All, parts).await;
+    answers.pop().expect("one").map(|produced| produced.base_offset)
+}
+
+async fn last_stable(engine: &Engine, partition: TopicPartition) -> i64 {
+    engine.list_offset(partition, OffsetSpec::Latest, ReadBound::LastStable, -1).await.unwrap().offset
+}
+
+async fn begin(engine: &Engine) -> Producer {
+    init_producer_id(engine, "id", InitProducerId { timeout_ms: 60_000, expected: None }).await.unwrap()
+}
+
+fn commit(producer: Producer, client_version: i16) -> EndTransaction {
+    EndTransaction { producer, outcome: Outcome::Commit, client_version }
+}
+
+/// Without that it would stop readers of committed records for ever.
+#[test]
+fn a_transaction_that_nobody_knows_is_aborted_before_clients_are_served() {
+    on_node(async |engine: Engine, _| {
+        let (known, unknown) = (new_topic(&engine, "known").await, new_topic(&engine, "unknown").await);
+        engine.use_transactions().await.unwrap();
+        let nobody = Producer { id: 77, epoch: 3 };
+        engine.admit(vec![unknown], nobody.id, nobody.epoch).await;
+        assert_eq!(produce(&engine, unknown, (nobody, 0), Adds::Verify).await, Ok(0));
+        assert_eq!(last_stable(&engine, unknown).await, 0);
+        start(&engine);
+        Coordinators::started(&engine).await;
+        assert_eq!(last_stable(&engine, unknown).await, 2, "its batch and the marker");
+        assert!(engine.open_transactions().await.is_empty());
+
+        let producer = begin(&engine).await;
+        assert_eq!(produce(&engine, known, (producer, 0), Adds::Add).await, Ok(0));
+        let reconciler = super::Reconciler::attach(&engine);
+        reconciler.look_at_start().await.unwrap();
+        assert_eq!(engine.open_transactions().await.len(), 1, "its coordinator will end it");
+        assert_eq!(end(&engine, "id", commit(producer, 2)).await.unwrap().epoch, producer.epoch + 1);
+        assert_eq!(last_stable(&engine, known).await, 2);
+    });
+}
+
+/// A transaction may begin between two looks: what nobody knew in only one of them is left alone.
+#[test]
+fn later_only_what_was_nobodys_twice_is_aborted() {
+    on_node(async |engine: Engine, _| {
+        let partition = new_topic(&engine, "topic").await;
+        start(&engine);
+        Coordinators::started(&engine).await;
+        engine.use_transactions().await.unwrap();
+        let nobody = Producer { id: 77, epoch: 3 };
+        engine.admit(vec![partition], nobody.id, nobody.epoch).await;
+        assert_eq!(produce(&engine, partition, (nobody, 0), Adds::Verify).await, Ok(0));
+        let reconciler = super::Reconciler::attach(&engine);
+        let old = |mut open: Vec<millrace_engine::transactions::OpenTransaction>| {
+            open.iter_mut().for_each(|open| open.started_ms = 0);
+            open
+        };
+        let open = old(engine.open_transactions().await);
+        reconciler.look_through(open.clone()).await.unwrap();
+        assert_eq!(engine.open_transactions().await.len(), 1);
+        reconciler.look_through(open).await.unwrap();
+        assert_eq!(engine.open_transactions().await.len(), 0);
+    });
+}
+
+#[test]
+fn batches_of_version_1_wait_for_nothing_once_their_partition_was_added() {
+    on_node(async |engine: Engine, _| {
+        let partition = new_topic(&engine, "topic").await;
+        start(&engine);
+        Coordinators::started(&engine).await;
+        let producer = begin(&engine).await;
+        let refused = produce(&engine, partition, (producer, 0), Adds::Verify).await;
+        assert!(matches!(refused, Err(LogError::TransactionAbortable(_))), "{refused:?}");
+        let names = vec![("topic".to_owned(), 0)];
+        assert_eq!(add_partitions(&engine, "id", producer, names, 0).await, Ok(()));
+        assert_eq!(produce(&engine, partition, (producer, 0), Adds::Verify).await, Ok(0));
+        assert_eq!(last_stable(&engine, partition).await, 0);
+        assert_eq!(end(&engine, "id", commit(producer, 0)).await, Ok(Producer { id: -1, epoch: -1 }));
+        assert_eq!(last_stable(&engine, partition).await, 2);
+        // the epoch is the same, and yet it is in no transaction any more
+        let late = produce(&engine, partition, (producer, 1), Adds::Verify).await;
+        assert!(matches!(late, Err(LogError::TransactionAbortable(_))), "{late:?}");
+    });
+}
+
+#[test]
+fn a_topic_that_is_deleted_does_not_hold_up_the_end() {
+    on_node(async |engine: Engine, _| {
+        let (kept, gone) = (new_topic(&engine, "kept").await, new_topic(&engine, "gone").await);
+        start(&engine);
+        Coordinators::started(&engine).await;
+        let producer = begin(&engine).await;
+        for partition in [kept, gone] {
+            assert_eq!(produce(&engine, partition, (producer, 0), Adds::Add).await, Ok(0));
+        }
+        engine.delete_topic(gone.topic).await.unwrap();
+        assert_eq!(end(&engine, "id", commit(producer, 2)).await.map(|next| next.epoch), Ok(producer.epoch + 1));
+        assert_eq!(last_stable(&engine, kept).await, 2);
+        assert_eq!(describe(&engine, "id").await.unwrap().state, State::CompleteCommit);
+    });
+}
+
+#[test]
+fn ids_that_nobody_has_begun_with_make_no_topic() {
+    on_node(async |engine: Engine, _| {
+        start(&engine);
+        Coordinators::started(&engine).await;
+        let producer = Producer { id: 1, epoch: 0 };
+        assert_eq!(end(&engine, "id", commit(producer, 2)).await, Err(ResponseError::NotCoordinator));
+        assert_eq!(describe(&engine, "id").await, Err(ResponseError::TransactionalIdNotFound));
+        assert!(engine.topics().by_id.is_empty());
+    });
+}
