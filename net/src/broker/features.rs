@@ -3,7 +3,7 @@
 //! transactions.
 
 use crate::{
-    broker::{cluster::Membership, context::Context},
+    broker::context::Context,
     feature_levels::{TRANSACTION_VERSION, TRANSACTION_VERSION_MAX},
 };
 
@@ -39,10 +39,12 @@ static FEATURES: &[Feature] = &[
 
 /// All features of a node, at the levels in force.
 pub(crate) fn in_force(context: &Context) -> Vec<Feature> {
-    let has_replicas = matches!(context.service.membership, Membership::Clustered(_));
+    let has_replicas = context.service.membership.is_clustered();
     let of_node = FEATURES.iter().filter(|feature| has_replicas || feature.name != ELIGIBLE_LEADER_REPLICAS);
     let transaction_version = context.config().levels().transaction_version(context.engine());
     let at_level = |feature: &Feature| match feature.name {
+        // a cluster of several nodes does not serve transactions
+        TRANSACTION_VERSION if has_replicas => Feature { max: 0, ..*feature },
         TRANSACTION_VERSION => Feature { level: transaction_version, ..*feature },
         _ => *feature,
     };

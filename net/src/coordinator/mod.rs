@@ -78,6 +78,7 @@ impl Coordinators {
     pub(crate) fn on_leadership(&self) {
         self.states.reconcile();
         self.groups.reconcile();
+        self.transactions.reconcile();
     }
 
     /// Waits until the coordinators of all shards have loaded what is theirs, or for as long as connections can wait.

@@ -31,6 +31,13 @@ pub enum Membership {
     Clustered(Rc<Cluster>),
 }
 
+impl Membership {
+    /// Whether there are other nodes, or may be.
+    pub(crate) fn is_clustered(&self) -> bool {
+        matches!(self, Self::Clustered(_))
+    }
+}
+
 /// See the module. One per shard.
 pub struct Cluster {
     pub(super) control: ControlPlane,

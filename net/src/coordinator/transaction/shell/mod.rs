@@ -125,7 +125,10 @@ impl Surroundings for Node {
             return Place::Gone;
         };
         let partition = TopicPartition { topic: topic.id, partition: *index };
-        match topic.name != OFFSETS_TOPIC && self.engine.owner(partition) == self.engine.shard() {
+        let is_here = self.engine.owner(partition) == self.engine.shard()
+            && topic.name != OFFSETS_TOPIC
+            && self.engine.leader_epoch(partition).is_some();
+        match is_here {
             true => Place::Here(partition),
             false => Place::Elsewhere(partition),
         }

@@ -1,0 +1,221 @@
+//! What becomes of a transaction when its end is decided, when its time is up, and when a write fails; what is told of it.
+
+use super::*;
+
+#[test]
+fn where_all_partitions_are_here_the_end_is_one_write() {
+    let (mut world, producer) = World::in_state(2, State::Empty);
+    world.add(producer, "here", 2).unwrap();
+    world.add(producer, "here too", 2).unwrap();
+    let records = world.log.len();
+    assert_eq!(world.end(producer, Commit, 2), Ok(epoch(producer, 1)));
+    assert_eq!(world.log.len(), records + 1);
+    assert_eq!(world.marked.len(), 2);
+    let mut restarted = world;
+    restarted.restart();
+    assert_eq!(restarted.state(), State::CompleteCommit);
+    assert_eq!(restarted.sent, []);
+}
+
+#[test]
+fn the_end_is_answered_when_all_markers_are_there() {
+    let (mut world, producer) = World::in_state(2, State::Empty);
+    for topic in ["here", "one", "two"] {
+        world.add(producer, topic, 2).unwrap();
+    }
+    world.is_slow = true;
+    world.ask_end(producer, Commit, 2);
+    assert_eq!(world.sent, [], "not before the decision is durable");
+    world.write();
+    world.settle();
+    assert_eq!(world.marked.len(), 1, "that of this shard goes with the decision");
+    assert_eq!(world.sent[0].markers.len(), 2);
+    assert_eq!(world.describe().unwrap().partitions.len(), 2);
+    world.mark(|(topic, _)| if &**topic == "one" { Ok(()) } else { Err(ResponseError::NotLeaderOrFollower) });
+    assert_eq!(world.describe().unwrap().partitions, [("two".to_owned(), 0)]);
+    assert_eq!(world.told.take(), []);
+    world.advance(100);
+    assert_eq!(world.sent[0].markers.len(), 1);
+    world.mark(|_| Ok(()));
+    assert_eq!(world.only(), Told::Producer(Ok(epoch(producer, 1))));
+}
+
+#[test]
+fn partitions_that_have_seen_a_newer_epoch_or_are_gone_need_no_marker() {
+    for error in [ResponseError::InvalidProducerEpoch, ResponseError::TransactionCoordinatorFenced] {
+        let (mut world, producer) = World::in_state(2, State::PrepareCommit);
+        world.mark(|_| Err(error));
+        assert_eq!(world.only(), Told::Producer(Ok(producer)));
+    }
+    let (mut world, producer) = World::in_state(2, State::PrepareCommit);
+    world.mark(|_| Err(ResponseError::UnknownTopicOrPartition));
+    assert_eq!(world.heard(), []);
+    world.around.gone.borrow_mut().push("elsewhere".to_owned());
+    world.advance(100);
+    assert_eq!(world.only(), Told::Producer(Ok(producer)));
+}
+
+#[test]
+fn what_was_decided_before_a_restart_is_completed_after_it_without_doubled_markers() {
+    for (state, complete) in
+        [(State::PrepareCommit, State::CompleteCommit), (State::PrepareAbort, State::CompleteAbort)]
+    {
+        let (mut world, producer) = World::in_state(2, state);
+        world.sent.clear();
+        world.restart();
+        world.told.take();
+        assert!(world.sent[0].only_where_open);
+        assert_eq!(world.state(), state);
+        // who had its answer before the restart begins the next one, and is held
+        world.ask_add(producer, "x", 2);
+        assert_eq!(world.told.take(), []);
+        world.is_slow = false;
+        assert_eq!(world.only(), Told::Done(Ok(())));
+        assert_eq!(world.end(producer, Abort, 2), Ok(epoch(producer, 1)));
+        let mut states = world
+            .log
+            .iter()
+            .map(|(key, value)| TransactionRecord::decode(key, value.as_deref()).unwrap().metadata.unwrap().state);
+        assert!(states.any(|state| state == complete));
+    }
+}
+
+#[test]
+fn markers_of_another_transaction_change_nothing() {
+    let (mut world, _) = World::in_state(2, State::PrepareCommit);
+    let marking = world.sent[0].clone();
+    let marked: Vec<_> = marking.markers.iter().map(|(name, _)| (name.clone(), Ok(()))).collect();
+    let stale = Marking { start_ms: marking.start_ms - 1, ..marking };
+    world.machine.handle_marked(world.now_ms, &stale, marked);
+    assert_eq!(world.state(), State::PrepareCommit);
+}
+
+#[test]
+fn a_transaction_that_takes_too_long_is_aborted_and_its_producer_fenced() {
+    for version in [0, 2] {
+        let (mut world, producer) = World::in_state(version, State::Ongoing);
+        world.advance(i64::from(TIMEOUT_MS) - 1);
+        assert_eq!(world.state(), State::Ongoing);
+        world.advance(10_001);
+        assert_eq!(world.state(), State::CompleteAbort);
+        assert_eq!(world.marked[0].producer_epoch, producer.epoch + 1);
+        assert_eq!(world.add(producer, "x", version), Err(ProducerFenced));
+        if version == 0 {
+            assert_eq!(world.end(producer, Commit, 0), Err(ProducerFenced));
+        }
+    }
+}
+
+#[test]
+fn the_time_of_a_transaction_goes_on_over_a_restart() {
+    let (mut world, _) = World::in_state(2, State::Ongoing);
+    world.now_ms += i64::from(TIMEOUT_MS);
+    world.restart();
+    world.advance(10_000);
+    assert_eq!(world.state(), State::CompleteAbort);
+}
+
+#[test]
+fn ids_are_forgotten_when_nobody_used_them_for_long_unless_a_transaction_is_ongoing() {
+    const WEEK_MS: i64 = 7 * 24 * 3_600_000;
+    let (mut world, _) = World::in_state(2, State::CompleteCommit);
+    world.advance(WEEK_MS - 1);
+    assert_eq!(world.state(), State::CompleteCommit);
+    world.advance(3_600_001);
+    assert_eq!(world.describe(), Err(ResponseError::TransactionalIdNotFound));
+    assert_eq!(world.budget.bytes(), 0);
+    world.restart();
+    assert_eq!(world.describe(), Err(ResponseError::TransactionalIdNotFound));
+
+    let (mut world, _) = World::in_state(2, State::PrepareCommit);
+    world.advance(2 * WEEK_MS);
+    world.told.take();
+    assert_eq!(world.state(), State::PrepareCommit);
+}
+
+#[test]
+fn ids_beyond_the_budget_are_refused() {
+    let mut world = World::new(2);
+    let long = "x".repeat(super::budget::ID_BYTES_MAX);
+    let ticket = world.told.ticket(|answer| Some(Told::Producer(answer.and_then(|answer| answer))));
+    let init = InitProducerId { timeout_ms: 1, expected: None };
+    world.machine.handle_init_producer_id(world.now_ms, &long, init, ticket);
+    assert_eq!(world.only(), Told::Producer(Err(ResponseError::CoordinatorNotAvailable)));
+}
+
+#[test]
+fn lists_are_filtered() {
+    let (world, producer) = World::in_state(2, State::Ongoing);
+    let listed = |filter: &Filter, later_ms| world.machine.list(filter, world.now_ms + later_ms).len();
+    assert_eq!(listed(&Filter::default(), 0), 1);
+    assert_eq!(listed(&Filter { states: [State::Empty].into(), ..Filter::default() }, 0), 0);
+    assert_eq!(listed(&Filter { producer_ids: [producer.id].into(), ..Filter::default() }, 0), 1);
+    assert_eq!(listed(&Filter { producer_ids: [OTHER].into(), ..Filter::default() }, 0), 0);
+    let longer = Filter { longer_than_ms: Some(10), ..Filter::default() };
+    assert_eq!([listed(&longer, 10), listed(&longer, 11)], [0, 1]);
+    let named = |pattern| Filter { pattern: Some(regex::Regex::new(pattern).unwrap()), ..Filter::default() };
+    assert_eq!([listed(&named("^id$"), 0), listed(&named("^x$"), 0)], [1, 0]);
+}
+
+#[test]
+fn an_open_transaction_is_claimed_by_who_will_end_it() {
+    let open = |producer: Producer, topic| OpenTransaction {
+        partition: at(topic, 0),
+        producer_id: producer.id,
+        producer_epoch: producer.epoch,
+        coordinator_epoch: -1,
+        first_offset: 0,
+        started_ms: 0,
+        confirmed: true,
+    };
+    let (world, producer) = World::in_state(2, State::Ongoing);
+    let asked = [
+        open(producer, "x"),
+        open(producer, "elsewhere"),
+        open(other(producer), "elsewhere"),
+        open(epoch(producer, -1), "elsewhere"),
+    ];
+    assert_eq!(world.machine.claimed(&asked), [1]);
+    let (world, producer) = World::in_state(2, State::PrepareAbort);
+    assert_eq!(world.machine.claimed(&[open(epoch(producer, -1), "elsewhere")]), [0]);
+    let (world, producer) = World::in_state(2, State::CompleteAbort);
+    assert_eq!(world.machine.claimed(&[open(epoch(producer, -1), "elsewhere")]), [0; 0]);
+}
+
+#[test]
+fn records_are_of_the_version_that_the_level_allows() {
+    for (level, version) in [(0, 0), (1, 1), (2, 1)] {
+        let (world, _) = World::in_state(level, State::Ongoing);
+        let versions: Vec<_> = world.log.iter().map(|(_, value)| value.as_ref().unwrap()[1]).collect();
+        assert!(versions.iter().all(|found| *found == version), "{level}: {versions:?}");
+    }
+}
+
+#[test]
+fn a_record_that_is_not_written_takes_the_machine_with_it_and_everybody_hears() {
+    let (mut world, producer) = World::in_state(2, State::Ongoing);
+    world.is_slow = true;
+    world.ask_end(producer, Commit, 2);
+    world.ask_init(None);
+    let writes = world.machine.take_writes();
+    let failed = world.machine.on_persisted(world.now_ms, writes[0].id, Err(ResponseError::CoordinatorNotAvailable));
+    assert_eq!(failed, Verdict::Rebuild);
+    world.machine.close(world.now_ms, ResponseError::NotCoordinator);
+    assert_eq!(
+        world.heard(),
+        [Told::Producer(Err(ResponseError::NotCoordinator)), Told::Producer(Err(ResponseError::NotCoordinator))]
+    );
+    world.is_slow = false;
+    world.restart();
+    assert_eq!(world.state(), State::Ongoing);
+    assert_eq!(world.end(producer, Commit, 2), Ok(epoch(producer, 1)));
+}
+
+#[test]
+fn who_needs_a_producer_id_hears_when_there_is_none() {
+    let mut world = World::new(2);
+    world.is_slow = true;
+    world.ask_init(None);
+    world.machine.handle_producer_id(world.now_ms, Err(ResponseError::CoordinatorNotAvailable));
+    assert_eq!(world.only(), Told::Producer(Err(ResponseError::CoordinatorNotAvailable)));
+}
