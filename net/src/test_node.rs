@@ -7,12 +7,17 @@ use millrace_engine::{
     node::{NodeOptions, Stopper, run},
 };
 
-/// Runs a test's body on a node, which is asked to stop when the body ends, if the body did not.
+/// As [`on_numbered_node`], on node 1.
 pub(crate) fn on_node(body: impl AsyncFn(Engine, Stopper) + Clone + Send + 'static) {
+    on_numbered_node(1, body);
+}
+
+/// Runs a test's body on a node of that id, which is asked to stop when the body ends, if the body did not.
+pub(crate) fn on_numbered_node(node_id: i32, body: impl AsyncFn(Engine, Stopper) + Clone + Send + 'static) {
     let dir = tempfile::tempdir().expect("a directory");
     let options = NodeOptions {
         data_dir: dir.path().to_owned(),
-        node_id: 1,
+        node_id,
         shards: 1,
         pin: false,
         memory_bytes: 64 << 20,

@@ -98,6 +98,8 @@ pub fn api_table() -> Vec<ApiListing> {
 mod authorization;
 #[cfg(test)]
 mod shapes;
+#[cfg(test)]
+mod three_nodes;
 
 #[cfg(test)]
 mod tests {

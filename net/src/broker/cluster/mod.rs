@@ -10,8 +10,6 @@ mod clustered;
 mod control;
 mod membership;
 mod partition;
-#[cfg(test)]
-mod tests;
 
 use std::rc::Rc;
 

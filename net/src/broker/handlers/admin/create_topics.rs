@@ -117,15 +117,15 @@ fn layout(context: &Context, topic: &CreatableTopic) -> Result<Layout, ApiError>
     }
     let replication_factor = match topic.replication_factor {
         -1 => None,
-        1 => Some(1),
         factor if factor < 1 => {
             let reason = "Replication factor must be larger than 0, or -1 to use the default value.";
             return refuse(ResponseError::InvalidReplicationFactor, reason);
         }
-        factor => {
+        factor if factor > 1 && !context.view().has_epochs() => {
             let reason = format!("Replication factor {factor} cannot be reached: a partition has one replica.");
             return refuse(ResponseError::InvalidReplicationFactor, &reason);
         }
+        factor => Some(factor),
     };
     let partitions = match topic.num_partitions {
         -1 => context.config().num_partitions,

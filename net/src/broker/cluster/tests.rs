@@ -1,1 +1,0 @@
-//! What three nodes look like to clients of one of them.
