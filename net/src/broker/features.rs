@@ -23,6 +23,9 @@ pub(crate) struct Feature {
 /// from the first day.
 const ELIGIBLE_LEADER_REPLICAS: &str = "eligible.leader.replicas.version";
 
+/// Share groups (KIP-932).
+const SHARE_VERSION: &str = "share.version";
+
 const fn feature(name: &'static str, min: i16, max: i16, level: i16) -> Feature {
     Feature { name, min, max, level }
 }
@@ -33,18 +36,22 @@ static FEATURES: &[Feature] = &[
     feature("group.version", 0, 1, 1),
     feature("kraft.version", 0, 1, 0),
     feature("metadata.version", 7, 30, 30),
-    feature("share.version", 0, 1, 1),
+    feature(SHARE_VERSION, 0, 1, 1),
     feature(TRANSACTION_VERSION, 0, TRANSACTION_VERSION_MAX, 0),
 ];
 
 /// All features of a node, at the levels in force.
 pub(crate) fn in_force(context: &Context) -> Vec<Feature> {
-    let has_replicas = context.service.membership.is_clustered();
-    let of_node = FEATURES.iter().filter(|feature| has_replicas || feature.name != ELIGIBLE_LEADER_REPLICAS);
+    let is_clustered = context.service.membership.is_clustered();
+    // what a cluster of several nodes does not serve has no level there
+    let is_there = |feature: &&Feature| match feature.name {
+        ELIGIBLE_LEADER_REPLICAS => is_clustered,
+        SHARE_VERSION | TRANSACTION_VERSION => !is_clustered,
+        _ => true,
+    };
+    let of_node = FEATURES.iter().filter(is_there);
     let transaction_version = context.config().levels().transaction_version(context.engine());
     let at_level = |feature: &Feature| match feature.name {
-        // a cluster of several nodes does not serve transactions
-        TRANSACTION_VERSION if has_replicas => Feature { max: 0, ..*feature },
         TRANSACTION_VERSION => Feature { level: transaction_version, ..*feature },
         _ => *feature,
     };

@@ -19,7 +19,7 @@ use crate::{
         shard::BrokerShard,
         telemetry::Telemetry,
     },
-    coordinator::{Coordinators, runtime::InternalTopicMaker},
+    coordinator::{Coordinators, Reach, runtime::InternalTopicMaker},
     wire::{
         listener::{Families, Listener, ListenerIndex},
         poller::Poller,
@@ -72,11 +72,15 @@ pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) ->
     let serving = Serving::new(shard.clone());
     engine.attach(shard.clone());
     engine.attach(serving.clone());
-    if let Membership::Clustered(_) = shard.membership {
-        let topics = InternalTopics { shard: Rc::downgrade(&shard) };
-        engine.attach(Rc::new(InternalTopicMaker(Box::new(topics))));
-    }
-    let coordinators = Coordinators::start(&engine, settings);
+    let reach = match shard.membership {
+        Membership::Alone => Reach::Node,
+        Membership::Clustered(_) => {
+            let topics = InternalTopics { shard: Rc::downgrade(&shard) };
+            engine.attach(Rc::new(InternalTopicMaker(Box::new(topics))));
+            Reach::Cluster
+        }
+    };
+    let coordinators = Coordinators::start(&engine, settings, reach);
     let follower = glommio::spawn_local(follow_leadership(shard.clone(), coordinators.clone()));
     let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone()));
     let pressure = glommio::spawn_local(pressure::run(serving.clone()));

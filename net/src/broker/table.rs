@@ -3,20 +3,32 @@
 use kafka_protocol::messages::ApiKey;
 
 pub(crate) use crate::wire::api::OnDisconnect;
-use crate::{
-    broker::{cluster::Membership, shard::BrokerShard},
-    wire,
-};
+use crate::{broker::shard::BrokerShard, wire};
 
 /// One API that is served.
 pub(crate) type Api = wire::api::Api<BrokerShard>;
 
 /// Whether an API is there. Without a page to show them on, metrics of clients are not taken; without a cluster nobody
-/// can be taken out of it.
+/// can be taken out of it. Transactions and share groups are kept by coordinators that would have to ask other nodes.
 pub(crate) fn is_served(api: &Api, shard: &BrokerShard) -> bool {
+    use ApiKey::*;
     match api.key {
-        ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry => shard.config.metrics.is_some(),
-        ApiKey::UnregisterBroker => matches!(shard.membership, Membership::Clustered(_)),
+        GetTelemetrySubscriptions | PushTelemetry => shard.config.metrics.is_some(),
+        UnregisterBroker => shard.membership.is_clustered(),
+        AddPartitionsToTxn
+        | AddOffsetsToTxn
+        | EndTxn
+        | WriteTxnMarkers
+        | TxnOffsetCommit
+        | DescribeTransactions
+        | ListTransactions
+        | ShareGroupHeartbeat
+        | ShareGroupDescribe
+        | ShareFetch
+        | ShareAcknowledge
+        | DescribeShareGroupOffsets
+        | AlterShareGroupOffsets
+        | DeleteShareGroupOffsets => !shard.membership.is_clustered(),
         _ => true,
     }
 }

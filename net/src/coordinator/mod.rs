@@ -41,6 +41,15 @@ pub(crate) struct Settings {
     pub(crate) levels: FeatureLevels,
 }
 
+/// Where the coordinators are that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// On this node.
+    Node,
+    /// On this node and others.
+    Cluster,
+}
+
 /// The coordinators of one shard.
 pub(crate) struct Coordinators {
     groups: Rc<Groups>,
@@ -52,7 +61,7 @@ pub(crate) struct Coordinators {
 
 impl Coordinators {
     /// Attaches them to the shard's engine and begins to load.
-    pub(crate) fn start(engine: &Engine, settings: Settings) -> Rc<Self> {
+    pub(crate) fn start(engine: &Engine, settings: Settings, reach: Reach) -> Rc<Self> {
         let Settings { groups, transactions, levels } = settings;
         let share = Rc::new(groups.share.clone());
         let states = States::attach(engine, StateKind::new(Rc::clone(&share)));
@@ -66,7 +75,8 @@ impl Coordinators {
             glommio::spawn_local(Rc::clone(&groups).run()),
             glommio::spawn_local(Rc::clone(&transactions).run()),
         ];
-        if engine.shard() == 0 {
+        // it takes what no coordinator of its own node knows for nobody's
+        if engine.shard() == 0 && reach == Reach::Node {
             running.push(glommio::spawn_local(Reconciler::attach(engine).run()));
         }
         let coordinators = Rc::new(Self { groups, states, transactions, running: RefCell::new(running) });
@@ -88,8 +98,8 @@ impl Coordinators {
             coordinators.states.loaded().await;
             coordinators.groups.loaded().await;
             coordinators.transactions.loaded().await;
-            if engine.shard() == 0 {
-                engine.attachment::<Reconciler>().await.started().await;
+            if let Some(reconciler) = engine.attached::<Reconciler>() {
+                reconciler.started().await;
             }
         });
         let (loaded, timeout) = (std::pin::pin!(loaded), std::pin::pin!(glommio::timer::sleep(START_WAIT)));

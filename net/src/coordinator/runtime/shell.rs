@@ -185,6 +185,13 @@ impl<K: Kind> Runtime<K> {
         self.act();
     }
 
+    /// Forgets machines that have something to write in an epoch that is over: the log is another's, or has become another
+    /// one. Nothing comes between this and what is appended after it.
+    fn forget_unled(&self) {
+        let led = |partition| self.engine.leader_epoch(partition);
+        self.slots.borrow_mut().forget_unled(self.clock.now_ms(), led);
+    }
+
     /// Waits until a partition that this shard owns serves.
     async fn ready(self: &Rc<Self>, partition: TopicPartition) -> Result<(), ResponseError> {
         loop {
@@ -307,6 +314,7 @@ impl<K: Kind> Runtime<K> {
 
     fn flush(self: &Rc<Self>) {
         self.is_flush_due.set(false);
+        self.forget_unled();
         let appends = self.slots.borrow_mut().take_appends(self.clock.now_ms());
         if appends.is_empty() {
             return;

@@ -410,6 +410,17 @@ impl<M: Machine> Slots<M> {
         }
     }
 
+    /// Forgets the machines among those with something to write whose epoch is over, by the epoch in which this node leads
+    /// a partition now.
+    pub(crate) fn forget_unled(&mut self, now_ms: i64, led: impl Fn(TopicPartition) -> Option<i32>) {
+        let is_over = |partition: &&TopicPartition| {
+            self.slots.get(*partition).is_some_and(|slot| led(**partition) != Some(slot.leader_epoch))
+        };
+        for partition in self.dirty.iter().filter(is_over).copied().collect::<Vec<_>>() {
+            self.unload(now_ms, partition);
+        }
+    }
+
     /// What is to be appended now.
     pub(crate) fn take_appends(&mut self, now_ms: i64) -> Vec<Append> {
         let mut appends = Vec::with_capacity(self.dirty.len());

@@ -276,7 +276,12 @@ impl World {
                 self.asked.push((asked.partition, None));
                 self.enter(asked);
             }
-            Step::Flush => self.undecided.extend(self.slots.take_appends(self.now_ms)),
+            Step::Flush => {
+                let all = (0..PARTITIONS).map(|partition| self.partition(partition));
+                let led: BTreeMap<_, _> = all.map(|partition| (partition, self.leader_epoch(partition))).collect();
+                self.slots.forget_unled(self.now_ms, |partition| led.get(&partition).copied().flatten());
+                self.undecided.extend(self.slots.take_appends(self.now_ms));
+            }
             Step::Decide(which, fate) => self.decide(which, fate),
             Step::Report(which) => {
                 if let Some((partition, number, result)) = take(&mut self.decided, which) {
@@ -462,6 +467,16 @@ fn a_new_leader_epoch_waits_for_the_writes_of_the_old_one_and_reads_again() {
     world.run(&Step::BeginRead(0));
     world.run(&Step::EndRead(0, true));
     assert_eq!(told(&world, 2), Some(Told::Known(BTreeSet::from([0]))));
+}
+
+#[test]
+fn what_was_decided_in_an_epoch_that_is_over_is_not_written_in_the_next() {
+    let mut world = loaded();
+    for step in [Step::Ask(0, What::AddAhead), Step::NewEpoch(0), Step::Flush] {
+        world.run(&step);
+    }
+    assert!(world.undecided.is_empty());
+    assert_eq!(told(&world, 0), Some(Told::Failed(ResponseError::NotCoordinator)));
 }
 
 #[test]

@@ -100,6 +100,10 @@ async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Resul
         }
         SHARE => {
             context.cluster(Operation::ClusterAction)?;
+            if context.service.membership.is_clustered() {
+                let reason = "a cluster of several nodes does not serve share groups";
+                return Err(ApiError::new(ResponseError::UnsupportedVersion, reason));
+            }
             handlers::share::coordinator_partition(engine, key).await?
         }
         TRANSACTION => {
