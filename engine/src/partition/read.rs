@@ -54,7 +54,16 @@ pub(crate) enum Holder {
 impl Partition {
     /// Checks an offset that a consumer wants to read from.
     pub(crate) fn check_offset(&self, offset: i64) -> Result<(), LogError> {
-        self.check_offset_below(offset, self.marks.high_watermark())
+        self.check_offset_below(offset, self.consumers_end())
+    }
+
+    /// Up to where consumers may stand. Of a replicated partition beyond what they may read here: before its leader
+    /// changed, or from another replica, they may have read more, and wait until this one knows that they could.
+    fn consumers_end(&self) -> i64 {
+        match self.replication.is_replicated() {
+            true => self.marks.end(),
+            false => self.marks.high_watermark(),
+        }
     }
 
     fn check_offset_below(&self, offset: i64, end: i64) -> Result<(), LogError> {
@@ -68,7 +77,7 @@ impl Partition {
     /// Finds what a reader wants.
     pub(crate) fn plan_read(&self, wanted: &Wanted) -> Result<ReadPlan, LogError> {
         // Followers read beyond what consumers see.
-        self.check_offset_below(wanted.offset, wanted.end.max(self.marks.high_watermark()))?;
+        self.check_offset_below(wanted.offset, wanted.end.max(self.consumers_end()))?;
         if wanted.offset >= wanted.end {
             return Ok(ReadPlan::Empty);
         }

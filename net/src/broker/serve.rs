@@ -19,7 +19,7 @@ use crate::{
         shard::BrokerShard,
         telemetry::Telemetry,
     },
-    coordinator::{Coordinators, Reach, runtime::InternalTopicMaker},
+    coordinator::{Coordinators, Reach, Settings, runtime::InternalTopicMaker},
     wire::{
         listener::{Families, Listener, ListenerIndex},
         poller::Poller,
@@ -72,15 +72,7 @@ pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) ->
     let serving = Serving::new(shard.clone());
     engine.attach(shard.clone());
     engine.attach(serving.clone());
-    let reach = match shard.membership {
-        Membership::Alone => Reach::Node,
-        Membership::Clustered(_) => {
-            let topics = InternalTopics { shard: Rc::downgrade(&shard) };
-            engine.attach(Rc::new(InternalTopicMaker(Box::new(topics))));
-            Reach::Cluster
-        }
-    };
-    let coordinators = Coordinators::start(&engine, settings, reach);
+    let coordinators = start_coordinators(&shard, settings);
     let follower = glommio::spawn_local(follow_leadership(shard.clone(), coordinators.clone()));
     let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone()));
     let pressure = glommio::spawn_local(pressure::run(serving.clone()));
@@ -125,6 +117,19 @@ pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) ->
     follower.cancel().await;
     pressure.cancel().await;
     outcome
+}
+
+/// Starts the coordinators; in a cluster with the way to have their topics made there.
+fn start_coordinators(shard: &Rc<BrokerShard>, settings: Settings) -> Rc<Coordinators> {
+    let reach = match shard.membership {
+        Membership::Alone => Reach::Node,
+        Membership::Clustered(_) => {
+            let topics = InternalTopics { shard: Rc::downgrade(shard) };
+            shard.engine.attach(Rc::new(InternalTopicMaker(Box::new(topics))));
+            Reach::Cluster
+        }
+    };
+    Coordinators::start(&shard.engine, settings, reach)
 }
 
 /// Coordinators come and go with the leadership of their partitions.

@@ -13,8 +13,11 @@ mod partition;
 
 use std::rc::Rc;
 
-use kafka_protocol::{messages::BrokerId, protocol::StrBytes};
-use millrace_engine::{api::TopicPartition, engine::Engine};
+use kafka_protocol::{ResponseError, messages::BrokerId, protocol::StrBytes};
+use millrace_engine::{
+    api::{LogError, TopicPartition},
+    engine::Engine,
+};
 use millrace_replica::cluster::image::Image;
 
 use self::clustered::Seen;
@@ -28,6 +31,7 @@ use crate::{
         config::{ListenerConfig, NetConfig},
         settings::replication,
     },
+    errors::log_error,
     kafka_uuid::kafka_uuid,
 };
 
@@ -153,10 +157,11 @@ impl<'a> ClusterView<'a> {
         self.image.as_ref().is_some_and(|image| image.nodes.contains_key(&id.0) || image.known.contains_key(&id.0))
     }
 
-    /// The ids of brokers that are registered and do not serve now.
-    pub(crate) fn fenced_broker_ids(&self) -> Vec<BrokerId> {
+    /// Brokers that are registered and do not serve now, with where they stand: their addresses are not known any more.
+    pub(crate) fn fenced_brokers(&self) -> Vec<(BrokerId, Option<StrBytes>)> {
         let Some(image) = &self.image else { return Vec::new() };
-        image.known.keys().filter(|id| !image.nodes.contains_key(id)).copied().map(BrokerId).collect()
+        let away = image.known.iter().filter(|(id, _)| !image.nodes.contains_key(id));
+        away.map(|(id, node)| (BrokerId(*id), node.rack.clone().map(StrBytes::from_string))).collect()
     }
 
     /// A broker that serves now.
@@ -202,9 +207,13 @@ impl<'a> ClusterView<'a> {
         seen.reading(partition, if is_asked { rack } else { "" })
     }
 
-    /// Whether the cluster knows a partition, wherever it is.
-    pub(crate) fn is_known(&self, partition: TopicPartition) -> bool {
-        self.image.as_ref().is_some_and(|image| image.partition(partition).is_some())
+    /// The code of an error of the log: a partition that is not here, but that the cluster has, has its leader elsewhere.
+    pub(crate) fn log_error(&self, partition: TopicPartition, error: &LogError) -> ResponseError {
+        let is_known = || self.image.as_ref().is_some_and(|image| image.partition(partition).is_some());
+        match error {
+            LogError::UnknownPartition if is_known() => ResponseError::NotLeaderOrFollower,
+            error => log_error(error),
+        }
     }
 
     /// Whether the node is one of several: leaders change, and it matters in which epoch a record was written.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::{ResponseError, protocol::StrBytes};
 use millrace_engine::{
+    api::ConfigChange,
     config::{self, ALL_BROKERS_PREFIX, ConfigType, Refusal, dynamic_value, keys},
     node,
 };
@@ -312,8 +313,10 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
             ..Setting::new(name, kind, levels, None)
         }
     }));
-    all.extend(KEYS.iter().map(|key| of_key(key, context, &changed)));
-    if context.view().has_epochs() {
+    let is_clustered = context.view().has_epochs();
+    let listed = KEYS.iter().filter(|key| !is_clustered || !is_throttle(key.name));
+    all.extend(listed.map(|key| of_key(key, context, &changed)));
+    if is_clustered {
         let shown = REPLICATION_KEYS.iter().filter(|key| key.name != replication::DEFAULT_FACTOR);
         all.extend(shown.filter_map(|key| of_replication(key, file)));
     }
@@ -360,6 +363,18 @@ fn of_key(key: &BrokerKey, context: &Context, changed: &BTreeMap<String, String>
         documentation: StrBytes::from_static_str(key.documentation),
         ..Setting::new(key.name, key.kind, levels.collect(), None)
     }
+}
+
+/// The limit on replication that a change sets, if it sets one.
+pub(crate) fn throttle_set_by(change: &ConfigChange) -> Option<&str> {
+    match change {
+        ConfigChange::Set(name, _) => is_throttle(name).then_some(name),
+        _ => None,
+    }
+}
+
+fn is_throttle(name: &str) -> bool {
+    name.ends_with(".replication.throttled.rate")
 }
 
 /// Checks that a setting of the broker can be changed while the node runs; answers whether it is a list.

@@ -17,8 +17,17 @@ use super::{
 
 /// Bytes of one read; records are taken over in turns of about that size.
 const READ_BYTES: usize = 1 << 20;
+/// Pause before a new leader is asked again how far the log goes.
+const END_RETRY: Duration = Duration::from_millis(10);
 /// Records after which others get their turn.
 const RECORDS_PER_TURN: usize = 500;
+
+impl LoadError {
+    /// Whether the partition is led by somebody else by now, which is nobody's fault.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self, LoadError::Log(LogError::NotLeader | LogError::UnknownPartition))
+    }
+}
 
 /// Why a partition could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +57,7 @@ pub(super) async fn replay<M: Machine>(
     machine: &mut M,
 ) -> Result<(), LoadError> {
     let mut offset = engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await?.offset;
-    let end = engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await?.offset;
+    let end = end(engine, partition).await?;
     while offset < end {
         let fetched = engine.fetch(fetch(partition, offset)).await.pop();
         let fetched = fetched.unwrap_or(Err(LogError::UnknownPartition))?;
@@ -61,6 +70,17 @@ pub(super) async fn replay<M: Machine>(
         offset = next;
     }
     Ok(())
+}
+
+/// The end of the log, once it is known how far the leader before may have come: what that wrote is loaded or was cut
+/// off, and nothing of it appears later.
+async fn end(engine: &Engine, partition: TopicPartition) -> Result<i64, LogError> {
+    loop {
+        match engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await {
+            Err(LogError::OffsetNotAvailable) => glommio::timer::sleep(END_RETRY).await,
+            found => return found.map(|found| found.offset),
+        }
+    }
 }
 
 fn fetch(partition: TopicPartition, offset: i64) -> Fetch {

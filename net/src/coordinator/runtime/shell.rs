@@ -288,8 +288,11 @@ impl<K: Kind> Runtime<K> {
             let mut machine = Box::new(runtime.kind.machine(&runtime.engine, load.partition));
             let loaded = load::replay(&runtime.engine, K::TOPIC, load.partition, &mut *machine).await;
             if let Err(error) = &loaded {
-                let partition = load.partition.partition;
-                tracing::error!(topic = K::TOPIC, partition, %error, "a partition cannot be loaded");
+                let (topic, partition) = (K::TOPIC, load.partition.partition);
+                match error.is_elsewhere() {
+                    true => tracing::debug!(topic, partition, %error, "a partition is not loaded"),
+                    false => tracing::error!(topic, partition, %error, "a partition cannot be loaded"),
+                }
             }
             let mut slots = runtime.slots();
             slots.on_loaded(runtime.clock.now_ms(), load, loaded.map(|()| machine));

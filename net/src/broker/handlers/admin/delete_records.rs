@@ -17,7 +17,6 @@ use crate::{
         context::{Authorization, Context, Found, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT32, INT64, STRING, Shape, array},
@@ -68,6 +67,6 @@ async fn delete(context: &Context, topic: &Found<'_>, wanted: &DeleteRecordsPart
     let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
     match context.engine().delete_records(partition, wanted.offset).await {
         Ok(log_start_offset) => result.with_low_watermark(log_start_offset),
-        Err(error) => result.with_error_code(log_error(&error).code()),
+        Err(error) => result.with_error_code(context.view().log_error(partition, &error).code()),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         context::{Allowed, Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    errors::{ApiError, UNKNOWN_PARTITION, check_topic_name, log_error, not_found},
+    errors::{ApiError, UNKNOWN_PARTITION, check_topic_name, not_found},
     wire::api::{
         Call, call,
         shape::{INT32S, STRING, Shape, array},
@@ -72,7 +72,7 @@ async fn producers(
     }
     let partition = TopicPartition { topic: topic.id, partition: index };
     let producers = context.engine().active_producers(partition).await;
-    producers.map_err(|error| log_error(&error).into())
+    producers.map_err(|error| context.view().log_error(partition, &error).into())
 }
 
 fn state(producer: ActiveProducer) -> ProducerState {

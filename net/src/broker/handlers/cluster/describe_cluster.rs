@@ -57,12 +57,11 @@ async fn handle(context: Context, call: Call<DescribeClusterRequest>) -> Describ
             .with_rack(broker.rack)
     });
     let fenced = match call.body.include_fenced_brokers {
-        true => view.fenced_broker_ids(),
+        true => view.fenced_brokers(),
         false => Vec::new(),
     };
-    // where they were is not known any more
-    let fenced = fenced.into_iter().map(|id| {
-        DescribeClusterBroker::default().with_broker_id(id).with_port(-1).with_rack(None).with_is_fenced(true)
+    let fenced = fenced.into_iter().map(|(id, rack)| {
+        DescribeClusterBroker::default().with_broker_id(id).with_port(-1).with_rack(rack).with_is_fenced(true)
     });
     let operations = match call.body.include_cluster_authorized_operations {
         true => context.cluster_operations(),

@@ -22,7 +22,6 @@ use crate::{
         fetch_session::{BegunFetch, Outcome, PartitionKey, SessionRequest, TopicKey, Wanted},
         table::{Api, OnDisconnect},
     },
-    errors::log_error,
     wire::{
         api::{
             Handling, Reply, Request,
@@ -215,9 +214,10 @@ async fn fetch(context: &Context, limits: &Limits, begun: &BegunFetch) -> Vec<An
         };
         let fetched = answers.next().unwrap_or(Err(LogError::ShuttingDown));
         let fetched = fetched.map_err(|error| match (&error, &wanted.key.topic) {
-            (LogError::UnknownPartition, _) if context.view().is_known(partition) => ResponseError::NotLeaderOrFollower,
-            (LogError::UnknownPartition, TopicKey::Id(_)) => ResponseError::UnknownTopicId,
-            _ => log_error(&error),
+            (LogError::UnknownPartition, TopicKey::Id(_)) if !context.view().has_epochs() => {
+                ResponseError::UnknownTopicId
+            }
+            _ => context.view().log_error(partition, &error),
         });
         Answer { partition: Some(partition), fetched, hints: Hints::default() }
     };

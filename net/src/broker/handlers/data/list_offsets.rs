@@ -17,7 +17,6 @@ use crate::{
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT8, INT32, INT64, STRING, Shape, array},
@@ -114,10 +113,12 @@ async fn answer_partition(
     match context.engine().list_offset(partition_id, spec, asker.bound, partition.current_leader_epoch).await {
         Ok(found) => {
             let response = response.with_timestamp(found.timestamp_ms).with_offset(found.offset);
-            let epoch = if found.offset >= 0 { LEADER_EPOCH } else { -1 };
+            // among several nodes the epoch of a record is not known here: a client that is told none asks for none
+            let is_known = found.offset >= 0 && !context.view().has_epochs();
+            let epoch = if is_known { LEADER_EPOCH } else { -1 };
             if asker.version >= 4 { response.with_leader_epoch(epoch) } else { response }
         }
-        Err(error) => response.with_error_code(log_error(&error).code()),
+        Err(error) => response.with_error_code(context.view().log_error(partition_id, &error).code()),
     }
 }
 

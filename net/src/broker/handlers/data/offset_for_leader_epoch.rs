@@ -16,7 +16,6 @@ use crate::{
         context::{Authorization, Context, Found, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
-    errors::log_error,
     wire::api::{
         Call, call,
         shape::{INT32, STRING, Shape, array},
@@ -60,6 +59,6 @@ async fn answer(context: &Context, topic: &Found<'_>, wanted: &OffsetForLeaderPa
     let engine = context.engine();
     match engine.epoch_end_offset(partition, wanted.current_leader_epoch, wanted.leader_epoch).await {
         Ok((leader_epoch, end_offset)) => result.with_leader_epoch(leader_epoch).with_end_offset(end_offset),
-        Err(error) => result.with_error_code(log_error(&error).code()),
+        Err(error) => result.with_error_code(context.view().log_error(partition, &error).code()),
     }
 }

@@ -254,7 +254,7 @@ fn finish(
                 Some(Err(error)) => {
                     response.log_start_offset = log_starts.get(&partition).copied().unwrap_or(-1);
                     response.record_errors = record_errors(&error);
-                    let told = transaction::named(produce_error(&error, view.is_known(partition)), version);
+                    let told = transaction::named(view.log_error(partition, &error), version);
                     if told == ResponseError::NotLeaderOrFollower
                         && let Some(leader) = view.current_leader(partition)
                     {
@@ -290,14 +290,6 @@ fn finish(
             .with_rack(broker.rack)
     };
     response.with_node_endpoints(leaders.into_values().map(endpoint).collect())
-}
-
-/// The code of an error of the log. A partition that is not here, but that the cluster has, has its leader elsewhere.
-fn produce_error(error: &LogError, is_known: bool) -> ResponseError {
-    match error {
-        LogError::UnknownPartition if is_known => ResponseError::NotLeaderOrFollower,
-        error => log_error(error),
-    }
 }
 
 /// The records that made their batch fail (KIP-467), so that a client does not blame the others. Left out before

@@ -165,17 +165,19 @@ fn settings_change_for_a_topic_a_node_or_all() {
 }
 
 #[test]
-fn what_is_no_setting_is_refused_by_who_decides() {
+fn what_is_no_setting_or_does_nothing_is_refused_by_who_decides() {
     with_three_nodes(&[], async |node: Node| {
-        let told = node
-            .call_with(1, alter(BROKER, "", "no.such.setting", "9"), |question| {
-                let Question::AlterSettings(mut decide, _, reply) = question else { panic!("{question:?}") };
-                let refused = decide(&BTreeMap::new()).expect_err("it is unknown");
-                assert_eq!(refused.code, AdminCode::InvalidConfig);
-                reply.give(Ok(visible(Err(refused))));
-            })
-            .await;
-        assert_eq!(told.responses[0].error_code, 40);
+        for name in ["no.such.setting", "leader.replication.throttled.rate"] {
+            let told = node
+                .call_with(1, alter(BROKER, "", name, "9"), |question| {
+                    let Question::AlterSettings(mut decide, _, reply) = question else { panic!("{question:?}") };
+                    let refused = decide(&BTreeMap::new()).expect_err(name);
+                    assert_eq!(refused.code, AdminCode::InvalidConfig);
+                    reply.give(Ok(visible(Err(refused))));
+                })
+                .await;
+            assert_eq!(told.responses[0].error_code, 40);
+        }
     });
 }
 

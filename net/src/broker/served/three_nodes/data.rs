@@ -1,12 +1,23 @@
 //! How clients are sent to the node that has what they want.
 
+use std::collections::BTreeMap;
+
 use kafka_protocol::messages::{
-    FetchRequest, FetchResponse, TopicName,
+    FetchRequest, FetchResponse, GroupId, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+    TopicName,
     fetch_request::{FetchPartition, FetchTopic},
     fetch_response::PartitionData,
+    list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+    offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+    offset_fetch_request::OffsetFetchRequestGroup,
+    produce_request::{PartitionProduceData, TopicProduceData},
+};
+use millrace_engine::{
+    api::{ConfigChange, NewTopic, TopicPartition},
+    replica::{Leadership, Replica},
 };
 
-use super::fixture::{Node, text, with_three_nodes};
+use super::fixture::{Node, one_batch, text, with_three_nodes};
 
 const RACK_AWARE: (&str, &str) = ("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector");
 
@@ -76,5 +87,116 @@ fn without_a_selector_consumers_stay_with_the_leader() {
     with_three_nodes(&[], async |node: Node| {
         let told = node.call(17, fetch(&node, 1, "c")).await;
         assert_eq!((only(&told).error_code, only(&told).preferred_read_replica.0), (0, -1));
+    });
+}
+
+fn produce(node: &Node, partition: i32, acks: i16) -> ProduceRequest {
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(one_batch()));
+    let topic = TopicProduceData::default().with_topic_id(node.topic).with_partition_data(vec![data]);
+    ProduceRequest::default().with_transactional_id(None).with_acks(acks).with_topic_data(vec![topic])
+}
+
+fn replica(node: &Node, partition: i32) -> Replica {
+    node.engine.replica(TopicPartition { topic: node.topic, partition }).expect("it is here")
+}
+
+#[test]
+fn producers_are_sent_to_the_leader() {
+    with_three_nodes(&[], async |node: Node| {
+        replica(&node, 0).follow(7).await.expect("it follows");
+        let told = node.call(13, produce(&node, 0, -1)).await;
+        let partition = &told.responses[0].partition_responses[0];
+        assert_eq!(partition.error_code, 6);
+        assert_eq!((partition.current_leader.leader_id.0, partition.current_leader.leader_epoch), (1, 7));
+        let endpoints: Vec<_> = told.node_endpoints.iter().map(|at| (at.node_id.0, at.port)).collect();
+        assert_eq!(endpoints, [(1, 9001)]);
+    });
+}
+
+#[test]
+fn leaders_alone_answer_for_offsets_and_epochs() {
+    with_three_nodes(&[], async |node: Node| {
+        let ask = |epoch| {
+            let partition = ListOffsetsPartition::default().with_timestamp(-1).with_current_leader_epoch(epoch);
+            let topic = ListOffsetsTopic::default().with_name(TopicName(text("t"))).with_partitions(vec![partition]);
+            node.call(10, ListOffsetsRequest::default().with_topics(vec![topic]))
+        };
+        replica(&node, 0).follow(7).await.expect("it follows");
+        assert_eq!(ask(-1).await.topics[0].partitions[0].error_code, 6, "NOT_LEADER_OR_FOLLOWER");
+        replica(&node, 0).lead(8, Leadership::Alone).await.expect("it leads");
+        let told = ask(8).await;
+        let partition = &told.topics[0].partitions[0];
+        assert_eq!((partition.error_code, partition.offset, partition.leader_epoch), (0, 0, -1));
+        assert_eq!(ask(7).await.topics[0].partitions[0].error_code, 74, "FENCED_LEADER_EPOCH");
+        assert_eq!(ask(9).await.topics[0].partitions[0].error_code, 75, "UNKNOWN_LEADER_EPOCH");
+    });
+}
+
+#[test]
+fn consumers_that_have_seen_more_than_a_new_leader_knows_of_wait() {
+    with_three_nodes(&[], async |node: Node| {
+        let leadership = Leadership::Replicated { replicas: 3, in_sync: 3 };
+        replica(&node, 1).lead(8, leadership).await.expect("it leads");
+        let told = node.call(13, produce(&node, 1, 1)).await;
+        assert_eq!(told.responses[0].partition_responses[0].error_code, 0);
+        let at = |offset| {
+            let mut request = fetch(&node, 1, "");
+            request.topics[0].partitions[0].fetch_offset = offset;
+            node.call(17, request)
+        };
+        let told = at(1).await;
+        assert_eq!((only(&told).error_code, only(&told).high_watermark), (0, 0));
+        assert_eq!(only(&told).records.as_ref().map_or(0, |records| records.len()), 0);
+        assert_eq!(only(&at(2).await).error_code, 1, "OFFSET_OUT_OF_RANGE");
+        assert_eq!(
+            only(&at(0).await).records.as_ref().map_or(0, |records| records.len()),
+            0,
+            "nobody has confirmed it"
+        );
+    });
+}
+
+#[test]
+fn acks_of_all_need_enough_replicas() {
+    with_three_nodes(&[], async |node: Node| {
+        let change = ConfigChange::Set("min.insync.replicas".to_owned(), "2".to_owned());
+        node.engine.alter_topic(node.topic, vec![change], false).await.expect("a setting");
+        let leadership = Leadership::Replicated { replicas: 3, in_sync: 1 };
+        replica(&node, 1).lead(8, leadership).await.expect("it leads");
+        let told = node.call(13, produce(&node, 1, -1)).await;
+        assert_eq!(told.responses[0].partition_responses[0].error_code, 19, "NOT_ENOUGH_REPLICAS");
+        let told = node.call(13, produce(&node, 1, 1)).await;
+        assert_eq!(told.responses[0].partition_responses[0].error_code, 0);
+    });
+}
+
+#[test]
+fn coordinators_come_and_go_with_the_leadership_of_their_partition() {
+    with_three_nodes(&[], async |node: Node| {
+        let new = NewTopic { name: "__consumer_offsets".to_owned(), partitions: 1, configs: BTreeMap::new() };
+        let topic = node.engine.create_topic(new, false).await.expect("a topic").id;
+        let replica = node.engine.replica(TopicPartition { topic, partition: 0 }).expect("it is here");
+        let commit = || {
+            let partition = OffsetCommitRequestPartition::default().with_committed_offset(5);
+            let topic =
+                OffsetCommitRequestTopic::default().with_name(TopicName(text("t"))).with_partitions(vec![partition]);
+            let request = OffsetCommitRequest::default().with_group_id(GroupId(text("g"))).with_topics(vec![topic]);
+            node.call(8, request.with_generation_id_or_member_epoch(-1))
+        };
+        let fetched = || {
+            let group = OffsetFetchRequestGroup::default().with_group_id(GroupId(text("g"))).with_topics(None);
+            node.call(8, OffsetFetchRequest::default().with_groups(vec![group]))
+        };
+        assert_eq!(commit().await.topics[0].partitions[0].error_code, 0);
+        replica.follow(1).await.expect("it follows");
+        assert_eq!(fetched().await.groups[0].error_code, 16, "NOT_COORDINATOR, even before it is noticed");
+        node.cluster.notice_leadership();
+        assert_eq!(commit().await.topics[0].partitions[0].error_code, 16);
+        replica.lead(2, Leadership::Alone).await.expect("it leads");
+        node.cluster.notice_leadership();
+        let told = fetched().await;
+        assert_eq!(told.groups[0].error_code, 0);
+        assert_eq!(told.groups[0].topics[0].partitions[0].committed_offset, 5, "what was committed is read again");
+        assert_eq!(commit().await.topics[0].partitions[0].error_code, 0);
     });
 }

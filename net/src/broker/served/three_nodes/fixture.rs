@@ -8,22 +8,23 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        mpsc::{Receiver, TryRecvError, sync_channel},
+        mpsc::{Receiver, TryRecvError, TrySendError, sync_channel},
     },
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::{Either, select};
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request as Message, StrBytes};
 use millrace_engine::{
     api::{NewTopic, TopicId},
+    batch::{BatchBuilder, Codec, Record},
     engine::Engine,
 };
 use millrace_replica::cluster::{
     image::{Controller, Image},
     model::{Endpoint, KnownNode, Member, NodeState, PartitionState, TopicRules, TopicState, Versioned},
-    plane::{Asked, ControlPlane, Question, Visible},
+    plane::{Asked, ControlError, ControlPlane, Question, Visible},
 };
 use uuid::Uuid;
 
@@ -53,6 +54,19 @@ pub(super) struct Node {
     pub(super) topic: TopicId,
 }
 
+/// A batch of one record, as a producer sends it.
+pub(super) fn one_batch() -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    builder.push(&Record {
+        offset: 0,
+        timestamp: 1,
+        key: None,
+        value: Some(Bytes::from_static(b"v")),
+        headers: Vec::new(),
+    });
+    builder.finish().into()
+}
+
 /// One member of the cluster.
 pub(super) fn member(node: i32) -> Member {
     Member { node, epoch: 100 + i64::from(node) }
@@ -78,7 +92,11 @@ pub(super) fn with_three_nodes(settings: &[(&str, &str)], body: impl AsyncFn(Nod
         let new = NewTopic { name: "t".to_owned(), partitions: 4, configs: BTreeMap::new() };
         let topic = engine.create_topic(new, false).await.expect("a topic").id;
         let (sender, questions) = sync_channel(16);
-        let cluster = Cluster::new(ControlPlane::new(sender), image(topic));
+        let put = move |asked| match sender.try_send(asked) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(asked) | TrySendError::Disconnected(asked)) => Err((asked, ControlError::Busy)),
+        };
+        let cluster = Cluster::new(ControlPlane::new(put), image(topic));
         let membership = Membership::Clustered(Rc::clone(&cluster));
         let serving = glommio::spawn_local(serve(engine.clone(), config.clone(), membership));
         let service = engine.attachment().await;
@@ -143,7 +161,7 @@ fn image(topic: TopicId) -> Image {
     image.revision = 1000;
     image.cluster_id = Some(Uuid::from_u128(77));
     image.nodes = Arc::new([(1, "a"), (2, "b"), (3, "c")].map(|(id, rack)| (id, node(id, rack))).into());
-    let known = KnownNode { since: 1, directory: Uuid::nil() };
+    let known = KnownNode { directory: Uuid::nil(), rack: Some("d".to_owned()), since: 1 };
     image.known = Arc::new([1, 2, 3, 4].map(|id| (id, known.clone())).into());
     image.controller = Some(Controller { node: 3, epoch: 42 });
     let states = vec![
