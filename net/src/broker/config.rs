@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
-    broker::cluster::Membership,
     coordinator::{Settings, group, transaction},
     feature_levels::{FeatureLevels, TRANSACTION_VERSION_MAX},
     wire::{listener::ListenerIndex, memory, shared::WireConfig},
@@ -102,6 +101,13 @@ impl Default for NetConfig {
 #[error("{0}")]
 pub struct ConfigError(String);
 
+impl ConfigError {
+    /// With the reason.
+    pub(crate) fn new(reason: &str) -> ConfigError {
+        ConfigError(reason.to_owned())
+    }
+}
+
 impl NetConfig {
     /// The limits of the wire.
     pub(crate) fn wire(&self) -> WireConfig {
@@ -168,17 +174,6 @@ impl NetConfig {
             return refuse("a limit of requests or connections must be at least 1".to_string());
         }
         Ok(())
-    }
-
-    /// Checks what cannot be in a cluster of several nodes.
-    pub(crate) fn check_membership(&self, membership: &Membership) -> Result<(), ConfigError> {
-        match (membership, self.advertise) {
-            (Membership::Clustered(_), Advertise::Shard) => {
-                let reason = "in a cluster shards cannot be brokers of their own: other nodes have those ids";
-                Err(ConfigError(reason.to_owned()))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The listener of that index, which came from this configuration.

@@ -52,7 +52,9 @@ pub enum ServeError {
 /// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
 pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) -> Result<(), ServeError> {
     config.check(engine.shards())?;
-    config.check_membership(&membership)?;
+    if let Some(reason) = membership.objection(config.advertise) {
+        return Err(ConfigError::new(reason).into());
+    }
     let settings = config.coordinator_settings()?;
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;

@@ -19,7 +19,7 @@ use millrace_replica::cluster::{
 };
 
 use super::control::CONTROL_TIMEOUT;
-use crate::coordinator::runtime::promise::Bell;
+use crate::{broker::config::Advertise, coordinator::runtime::promise::Bell};
 
 /// Whether a node belongs to a cluster.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,16 @@ impl Membership {
     /// Whether there are other nodes, or may be.
     pub(crate) fn is_clustered(&self) -> bool {
         matches!(self, Self::Clustered(_))
+    }
+
+    /// What cannot be told to clients where there are other nodes, and why.
+    pub(crate) fn objection(&self, advertise: Advertise) -> Option<&'static str> {
+        match (self, advertise) {
+            (Membership::Clustered(_), Advertise::Shard) => {
+                Some("in a cluster shards cannot be brokers of their own: other nodes have those ids")
+            }
+            _ => None,
+        }
     }
 }
 
