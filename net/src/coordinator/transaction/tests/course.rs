@@ -136,7 +136,7 @@ fn ids_are_forgotten_when_nobody_used_them_for_long_unless_a_transaction_is_ongo
 #[test]
 fn ids_beyond_the_budget_are_refused() {
     let mut world = World::new(2);
-    let long = "x".repeat(super::budget::ID_BYTES_MAX);
+    let long = "x".repeat(crate::coordinator::transaction::budget::ID_BYTES_MAX);
     let ticket = world.told.ticket(|answer| Some(Told::Producer(answer.and_then(|answer| answer))));
     let init = InitProducerId { timeout_ms: 1, expected: None };
     world.machine.handle_init_producer_id(world.now_ms, &long, init, ticket);
