@@ -250,9 +250,9 @@ fn transaction_settings(settings: &[Setting], problems: &mut Vec<String>) -> BTr
     given
 }
 
-/// The oldest, unless another was asked for.
+/// The newest, unless another was asked for.
 fn transaction_version(level: Option<i16>, problems: &mut Vec<String>) -> i16 {
-    let level = level.unwrap_or(0);
+    let level = level.unwrap_or(TRANSACTION_VERSION_MAX);
     if !(0..=TRANSACTION_VERSION_MAX).contains(&level) {
         problems.push(format!("--transaction-version {level}: 0 to {TRANSACTION_VERSION_MAX}"));
     }

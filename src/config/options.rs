@@ -130,7 +130,7 @@ pub(crate) struct ServeOptions {
     pub(crate) transaction_setting: Vec<Setting>,
 
     /// Level of the feature transaction.version until kafka-features sets another: 0, 1 or 2, by which clients choose the
-    /// protocol of their transactions [default: 0]
+    /// protocol of their transactions [default: 2]
     #[arg(long, value_name = "LEVEL", help_heading = "Transactions")]
     pub(crate) transaction_version: Option<i16>,
 

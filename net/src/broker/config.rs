@@ -90,7 +90,7 @@ impl Default for NetConfig {
             stop_timeout: Duration::from_secs(5),
             fetch_sessions_max: 1000,
             fetch_max_bytes: 55 * 1024 * 1024,
-            transaction_version: 0,
+            transaction_version: TRANSACTION_VERSION_MAX,
             broker_settings: BTreeMap::new(),
         }
     }
