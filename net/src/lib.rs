@@ -29,5 +29,8 @@ pub use broker::{
     served::{ApiListing, api_table},
     settings::replication::{check_replication_settings, is_replication_setting},
 };
-pub use coordinator::{group::check_group_settings, transaction::check_transaction_settings};
+pub use coordinator::{
+    group::check_group_settings,
+    transaction::{check_transaction_settings, describe_transaction},
+};
 pub use feature_levels::TRANSACTION_VERSION_MAX;

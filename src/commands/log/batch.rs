@@ -1,13 +1,23 @@
 //! Record batches, wherever they lie.
 
-use millrace_engine::batch::{BatchInfo, Record, records, verify_crc};
+use millrace_engine::{
+    batch::{BatchInfo, EndMarker, Record, end_marker, records, verify_crc},
+    transactions,
+};
+use millrace_net::describe_transaction;
 
 use super::report::Report;
 use crate::{failure::Outcome, time};
 
-/// Prints a whole batch; reports a wrong checksum or records that cannot be read. `place` is for messages.
-pub(super) fn dump(info: &BatchInfo, bytes: &[u8], place: &str, report: &mut Report) -> Outcome {
-    report.detail(describe(info))?;
+/// Prints a whole batch; reports a wrong checksum or records that cannot be read. Its topic may be known; `place` is for
+/// messages.
+pub(super) fn dump(
+    info: &BatchInfo,
+    bytes: &[u8],
+    (topic, place): (Option<&str>, &str),
+    report: &mut Report,
+) -> Outcome {
+    report.detail(format!("{}{}", describe(info), describe_marker(info, bytes)))?;
     let (first, last) = (info.base_offset, info.last_offset());
     if !verify_crc(bytes) {
         return report.damage(format!("{place}: checksum of the batch of offsets {first} to {last} is wrong"));
@@ -16,7 +26,7 @@ pub(super) fn dump(info: &BatchInfo, bytes: &[u8], place: &str, report: &mut Rep
         return Ok(());
     }
     match records(bytes) {
-        Ok(records) => records.iter().try_for_each(|record| report.record(describe_record(record))),
+        Ok(records) => records.iter().try_for_each(|record| report.record(describe_record(topic, record))),
         Err(error) => report.damage(format!("{place}: batch of offsets {first} to {last}: {error}")),
     }
 }
@@ -45,7 +55,21 @@ fn describe(info: &BatchInfo) -> String {
     line
 }
 
-fn describe_record(record: &Record) -> String {
+/// How a control batch ends its producer's transaction.
+fn describe_marker(info: &BatchInfo, bytes: &[u8]) -> String {
+    let end = if info.is_control() { end_marker(bytes).ok().flatten() } else { None };
+    let Some(EndMarker { outcome, coordinator_epoch }) = end else { return String::new() };
+    let outcome = match outcome {
+        transactions::Outcome::Commit => "commit",
+        transactions::Outcome::Abort => "abort",
+    };
+    format!(": {outcome}, coordinator epoch {coordinator_epoch}")
+}
+
+fn describe_record(topic: Option<&str>, record: &Record) -> String {
+    if let Some(told) = topic.and_then(|topic| describe_transaction(topic, record)) {
+        return format!("{} {} {told}", record.offset, time::format(record.timestamp));
+    }
     let mut line = format!("{} {} key {}", record.offset, time::format(record.timestamp), text(record.key.as_deref()));
     for (name, value) in &record.headers {
         line.push_str(&format!(" header {}={}", text(Some(name)), text(value.as_deref())));

@@ -9,6 +9,7 @@ use millrace_engine::format::{
     manifest::{self, Advance, Cut, Manifest, PartitionState},
     placement::{PlacedRun, Placement},
     segment::SegmentMeta,
+    transactions::AbortedEntry,
 };
 
 use super::{known::Known, report::Report};
@@ -79,6 +80,14 @@ fn describe_catalog(record: &catalog::Record) -> String {
     }
 }
 
+/// Which transactions were aborted: whose, and from their first offsets to their markers.
+pub(super) fn describe_aborted(aborted: &[AbortedEntry]) -> String {
+    let of = |entry: &AbortedEntry| {
+        format!("of producer {} {}..{}", entry.producer_id, entry.first_offset, entry.last_offset.get() + 1)
+    };
+    listed("; aborted: ", aborted.iter().map(of))
+}
+
 fn describe_run(run: &PlacedRun) -> String {
     let nodes = listed("", &run.replicas);
     format!("{} partitions on nodes {nodes} in leader epoch {}", run.partitions, run.leader_epoch)
@@ -147,7 +156,9 @@ fn describe_manifest(name: &str, record: &manifest::Record) -> String {
             format!("{name}: cut to {end_offset}, {cuts} cuts{news}")
         }
         manifest::Record::Transactions(manifest::Transactions { aborted, open }) => {
-            format!("{name}: transactions, {} aborted ones more, {} open", aborted.len(), open.len())
+            let open = open.iter().map(|open| format!("of producer {} from {}", open.producer_id, open.first_offset));
+            let (aborted, open) = (describe_aborted(aborted), listed("; open: ", open));
+            format!("{name}: transactions{aborted}{open}")
         }
         manifest::Record::Epochs(epochs) => format!("{name}: leader epochs{}", describe_epochs(epochs)),
         manifest::Record::Trim { log_start_offset, first_segment } => {

@@ -70,6 +70,11 @@ impl Known {
         }
     }
 
+    /// The name of a partition's topic, if it was not deleted.
+    pub(super) fn topic(&self, id: TopicPartition) -> Option<&str> {
+        self.catalog.topics.get(&id.topic).map(|topic| &*topic.name)
+    }
+
     /// The partition that a segment file is of by its folders, and the file's name.
     pub(super) fn place(&self, path: &Path) -> Option<(TopicPartition, SegmentName)> {
         let path = fs::canonicalize(path).ok()?;

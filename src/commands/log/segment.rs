@@ -8,11 +8,12 @@ use std::{
 
 use millrace_engine::{
     batch::{BATCH_HEADER_BYTES, BatchInfo, records, verify_crc},
-    format::segment::{Segment, SegmentMeta, decode_footer, footer_bytes, footer_bytes_max},
+    format::segment::{Footer, Segment, decode_footer, footer_bytes, footer_bytes_max},
 };
 
 use super::{
     batch,
+    journal::describe_aborted,
     known::Known,
     report::Report,
     standing::{self, Pointed, Standing},
@@ -30,11 +31,15 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     let standing = standing::of(known, path);
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
-    let mut walk = Walk { input: BufReader::with_capacity(1 << 20, file), path, at: 0, bytes, buffer: Vec::new() };
+    let mut walk = Walk { input: BufReader::with_capacity(1 << 20, file), path, topic: None, at: 0, bytes, buffer: Vec::new() };
     let (whose, tally) = match standing {
-        Standing::Owned(id, segment) => (known.name(id), all_batches(&mut walk, Some(segment.size), report)?),
+        Standing::Owned(id, segment) => {
+            walk.topic = known.topic(id);
+            (known.name(id), all_batches(&mut walk, Some(segment.size), report)?)
+        }
         Standing::Unknown => ("segment".to_owned(), all_batches(&mut walk, None, report)?),
         Standing::Pointed(id, pointed) => {
+            walk.topic = known.topic(id);
             (known.name(id), whole_batches(&mut walk, Some(pointed.base_offset), report)?)
         }
         Standing::LeftBehind(id, _) => (known.name(id), whole_batches(&mut walk, None, report)?),
@@ -62,7 +67,7 @@ fn all_batches(walk: &mut Walk<'_>, size: Option<u64>, report: &mut Report) -> O
             report.damage(format!("offsets go back from {end} to {base} at byte {}", walk.at))?;
         }
         let place = format!("byte {}", walk.at - info.size as u64);
-        batch::dump(&info, &walk.buffer, &place, report)?;
+        batch::dump(&info, &walk.buffer, (walk.topic, &place), report)?;
         tally.add(&info);
     }
     tally.bytes = walk.at;
@@ -81,7 +86,7 @@ fn whole_batches(walk: &mut Walk<'_>, from: Option<i64>, report: &mut Report) ->
         if !follows || !verify_crc(&walk.buffer) || records(&walk.buffer).is_err() {
             break;
         }
-        batch::dump(&info, &walk.buffer, "", report)?;
+        batch::dump(&info, &walk.buffer, (walk.topic, ""), report)?;
         tally.add(&info);
         tally.bytes = walk.at;
     }
@@ -139,7 +144,7 @@ fn check_promise(segment: &Segment, tally: &Tally, walk: &mut Walk<'_>, report: 
         return report.line("active, as the manifest says");
     }
     match walk.footer(segment.footer_position())? {
-        Some((meta, index)) if meta == segment.meta() => report.line(format!("sealed, {index} index entries")),
+        Some(footer) if footer.meta == segment.meta() => report.line(describe_footer(&footer)),
         Some(_) => report.damage("the footer says something else than the manifest"),
         None => report.damage("sealed, as the manifest says, but the footer is damaged"),
     }
@@ -150,8 +155,9 @@ fn check_end(tally: &Tally, walk: &mut Walk<'_>, report: &mut Report) -> Outcome
     if walk.at == walk.bytes {
         return Ok(());
     }
-    if let Some((meta, index)) = walk.footer(walk.at.next_multiple_of(BLOCK))? {
-        report.line(format!("sealed, {index} index entries"))?;
+    if let Some(footer) = walk.footer(walk.at.next_multiple_of(BLOCK))? {
+        report.line(describe_footer(&footer))?;
+        let meta = footer.meta;
         let agrees = meta.size.get() == walk.at && meta.end_offset.get() >= tally.end_offset;
         return match agrees {
             true => Ok(()),
@@ -164,10 +170,16 @@ fn check_end(tally: &Tally, walk: &mut Walk<'_>, report: &mut Report) -> Outcome
     }
 }
 
+fn describe_footer(footer: &Footer) -> String {
+    format!("sealed, {} index entries{}", footer.index.len(), describe_aborted(&footer.aborted))
+}
+
 /// Reads a file batch by batch.
 struct Walk<'a> {
     input: BufReader<File>,
     path: &'a Path,
+    /// Whose batches these are, if that is known.
+    topic: Option<&'a str>,
     /// Where the next batch begins.
     at: u64,
     /// Of the file.
@@ -198,8 +210,8 @@ impl Walk<'_> {
         Ok(Some(info))
     }
 
-    /// The footer at that place and the number of its index entries.
-    fn footer(&mut self, position: u64) -> Outcome<Option<(SegmentMeta, usize)>> {
+    /// The footer at that place.
+    fn footer(&mut self, position: u64) -> Outcome<Option<Footer>> {
         let mut bytes = Vec::new();
         let most = footer_bytes_max(self.at);
         let mut read = |most: usize, bytes: &mut Vec<u8>| {
@@ -213,7 +225,7 @@ impl Walk<'_> {
         if let Some(all) = footer_bytes(&bytes).filter(|all| *all > most) {
             read(all, &mut bytes)?;
         }
-        Ok(decode_footer(&bytes).map(|footer| (footer.meta, footer.index.len())))
+        Ok(decode_footer(&bytes))
     }
 
     /// Whether nothing but zeroes follows the last batch.

@@ -135,7 +135,7 @@ fn dump_entry(bytes: &[u8], position: u64, entry: &Entry, known: &Known, report:
                 }
                 next = info.last_offset() + 1;
                 seen += info.size;
-                batch::dump(&info, bytes, &place, report)?;
+                batch::dump(&info, bytes, (known.topic(entry.partition), &place), report)?;
             }
             Err(error) => report.damage(format!("{place}: {error}"))?,
         }

@@ -11,6 +11,7 @@
 mod admin;
 mod budget;
 mod coordinator;
+mod describe;
 mod machine;
 mod metadata;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) use admin::{Description, Filter, Listed};
 pub(crate) use budget::{Budget, ID_BYTES_MAX};
 pub(crate) use coordinator::Coordinator;
 pub(crate) use metadata::{NO_PRODUCER, PartitionName, Producer};
+pub use describe::describe_transaction;
 pub(crate) use request::{
     AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Progress, Surroundings,
 };
