@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{device, engine, groups, produce, report::Run, restart, sizes, smoke, tail};
+use crate::{device, engine, groups, produce, report::Run, restart, sizes, smoke, tail, transactions};
 
 /// Measures brokers that speak Kafka's protocol, and what they stand on
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Offset commits per second and their latency, verified
     Groups(groups::GroupsArgs),
+    /// Transactions per second and their latency, verified
+    Transactions(transactions::TransactionsArgs),
     /// Time until a killed broker serves again, and whether everything is there
     Restart(restart::RestartArgs),
     /// Flushed sequential writes without any broker
@@ -45,6 +47,7 @@ pub fn run_command(cli: &Cli) -> anyhow::Result<()> {
         Command::Consume(args) => finish(produce::consume(args)?, &args.target.out),
         Command::Tail(args) => finish(tail::tail(args)?, &args.target.out),
         Command::Groups(args) => finish(groups::groups(args)?, &args.target.out),
+        Command::Transactions(args) => finish(transactions::transactions(args)?, args.out()),
         Command::Restart(args) => finish(restart::restart(args)?, &args.out),
         Command::Device(args) => finish(device::device(args)?, &args.out),
         Command::Loopback(args) => finish(device::loopback(args)?, &args.out),

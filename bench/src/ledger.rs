@@ -74,6 +74,11 @@ impl Acknowledged {
         self.streams.entry(stream).or_default().insert(first, first + count);
     }
 
+    /// Whether a record was noted.
+    pub fn contains(&self, stream: StreamId, number: u64) -> bool {
+        self.streams.get(&stream).is_some_and(|ranges| ranges.count_within(number, number + 1) > 0)
+    }
+
     /// Takes over another's notes.
     pub fn merge(&mut self, other: Acknowledged) {
         for (stream, ranges) in other.streams {

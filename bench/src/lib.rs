@@ -24,3 +24,4 @@ pub mod smoke;
 pub mod sys;
 pub mod tail;
 pub mod target;
+pub mod transactions;

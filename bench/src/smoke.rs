@@ -103,6 +103,13 @@ fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&
             "groups",
             format!("groups\t{to}\t2\t--groups\t5\t--connections\t10\t--in-flight\t3\t--threads\t2\t--repeat\t2"),
         ),
+        (
+            "transactions",
+            format!(
+                "transactions\t{to}\t4\t--producers\t5\t--partitions-per-transaction\t2\t--records-per-partition\t3\t\
+                 --abort-share\t0.3\t--threads\t2\t--repeat\t2"
+            ),
+        ),
         ("drain", format!("tail\t{to}\t4\t--rate\t2000\t--records-per-batch\t10\t--backlog-bytes\t200000")),
     ];
     if let Some(binary) = &args.binary {
