@@ -209,7 +209,10 @@ fn verify(args: &TransactionsArgs, run: u64, topic: &str, measured: &Measured) -
     }
     let tally = ledger.verdict(&measured.visible);
     ensure!(tally.is_clean(), "no figures, the broker failed the run: {tally}");
-    ensure!(aborted == 0, "no figures, the broker failed the run: {aborted} records of aborted transactions are visible");
+    ensure!(
+        aborted == 0,
+        "no figures, the broker failed the run: {aborted} records of aborted transactions are visible"
+    );
     let is_told = tally.unacknowledged == 0;
     ensure!(is_told, "no figures, the broker failed the run: {} records are of no transaction", tally.unacknowledged);
     Ok(tally.records)
@@ -225,7 +228,10 @@ fn await_stable(cluster: &mut Cluster, topic: &str, partition: i32) -> anyhow::R
         if ask(OffsetQuestion::LatestCommitted)? == Some(end) {
             return Ok(end);
         }
-        ensure!(began.elapsed() < VISIBLE_TIMEOUT, "{topic}-{partition} has an open transaction after {VISIBLE_TIMEOUT:?}");
+        ensure!(
+            began.elapsed() < VISIBLE_TIMEOUT,
+            "{topic}-{partition} has an open transaction after {VISIBLE_TIMEOUT:?}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -309,7 +309,8 @@ pub(super) fn drive(
         for producer in producers.iter_mut() {
             producer.pipe.flush()?;
             idle &= producer.step.is_none();
-            let is_late = producer.step.is_some() && now_ns.saturating_sub(producer.began_ns) > timeout.as_nanos() as u64;
+            let is_late =
+                producer.step.is_some() && now_ns.saturating_sub(producer.began_ns) > timeout.as_nanos() as u64;
             ensure!(!is_late, "a transaction of {} has not ended within {timeout:?}", producer.id.as_str());
             interests.push(sys::Interest { fd: producer.pipe.fd(), writable: producer.pipe.wants_write() });
         }

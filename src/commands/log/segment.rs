@@ -31,7 +31,8 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     let standing = standing::of(known, path);
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
-    let mut walk = Walk { input: BufReader::with_capacity(1 << 20, file), path, topic: None, at: 0, bytes, buffer: Vec::new() };
+    let mut walk =
+        Walk { input: BufReader::with_capacity(1 << 20, file), path, topic: None, at: 0, bytes, buffer: Vec::new() };
     let (whose, tally) = match standing {
         Standing::Owned(id, segment) => {
             walk.topic = known.topic(id);

@@ -14,19 +14,15 @@ use kafka_protocol::{
 };
 use uuid::Uuid;
 
-use super::{pending_offsets::PendingOffsets, record::OffsetCommit, strings::wire, topics::TopicLookup};
+use super::{
+    pending_offsets::{PendingOffsets, Recorded},
+    record::OffsetCommit,
+    strings::wire,
+    topics::TopicLookup,
+};
 
 /// An OffsetFetch of one group that waits until the commits under way are durable. It is one that requires stable offsets.
 pub(crate) type DeferredFetch = OffsetFetchRequestGroup;
-
-/// An offset, with the place of its record in the log: later records of a partition win, whenever they come into force.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Recorded {
-    /// Offset of the record in the coordinator's partition.
-    pub(crate) record_offset: i64,
-    /// What it says.
-    pub(crate) value: OffsetCommit,
-}
 
 /// Committed offsets by topic name and partition, and those that wait for the end of a transaction. No topic is empty.
 #[derive(Debug, Default)]

@@ -7,7 +7,16 @@ use std::{
     rc::Rc,
 };
 
-use super::offsets::Recorded;
+use super::record::OffsetCommit;
+
+/// An offset, with the place of its record in the log: later records of a partition win, whenever they come into force.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Recorded {
+    /// Offset of the record in the coordinator's partition.
+    pub(crate) record_offset: i64,
+    /// What it says.
+    pub(crate) value: OffsetCommit,
+}
 
 /// The pending offsets of one group, by partition and by the producer whose transaction they belong to.
 #[derive(Debug, Default)]

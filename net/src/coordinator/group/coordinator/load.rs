@@ -4,10 +4,7 @@ use std::rc::Rc;
 
 use super::{Coordinator, Entry, Group};
 use crate::coordinator::group::{
-    classic::ClassicGroup,
-    consumer::ConsumerGroup,
-    offsets::{Offsets, Recorded},
-    record::Record,
+    classic::ClassicGroup, consumer::ConsumerGroup, offsets::Offsets, pending_offsets::Recorded, record::Record,
 };
 
 impl Coordinator {

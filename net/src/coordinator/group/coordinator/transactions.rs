@@ -15,7 +15,7 @@ use kafka_protocol::{
 use super::{Coordinator, Group, offsets::commit_error};
 use crate::coordinator::{
     group::{
-        caller::Caller, effects::Then, error::GroupError, offsets::Recorded, record::Record,
+        caller::Caller, effects::Then, error::GroupError, pending_offsets::Recorded, record::Record,
         transaction_guards::TransactionGuard,
     },
     runtime::Ticket,
