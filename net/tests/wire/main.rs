@@ -18,3 +18,4 @@ mod shards;
 mod shares;
 mod telemetry;
 mod transactions;
+mod txn_offsets;

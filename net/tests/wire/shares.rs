@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::{
     client::{Client, topic_name},
     node::{Node, config},
+    txn_offsets::{Producer, transactional},
 };
 
 const GROUP: &str = "shared";
@@ -51,15 +52,18 @@ fn prepare(client: &mut Client, values: usize) -> Uuid {
     client.create_topic("topic", 1);
     let values: Vec<_> = (0..values).map(|at| format!("value {at}").into_bytes()).collect();
     assert_eq!(client.produce("topic", 0, &values).0, 0);
-    let config = AlterableConfig::default()
-        .with_name(text("share.auto.offset.reset"))
-        .with_config_operation(0)
-        .with_value(Some(text("earliest")));
+    set(client, "share.auto.offset.reset", "earliest");
+    topic_id(client)
+}
+
+/// Sets a setting of the group.
+fn set(client: &mut Client, name: &str, value: &str) {
+    let config =
+        AlterableConfig::default().with_name(text(name)).with_config_operation(0).with_value(Some(text(value)));
     let resource = AlterConfigsResource::default().with_resource_type(32).with_resource_name(text(GROUP));
     let resource = resource.with_configs(vec![config]);
     let altered = client.call(1, &IncrementalAlterConfigsRequest::default().with_resources(vec![resource]));
     assert_eq!(altered.responses[0].error_code, 0);
-    topic_id(client)
 }
 
 fn topic_id(client: &mut Client) -> Uuid {
@@ -238,4 +242,28 @@ fn a_member_waits_for_as_many_bytes_as_it_asked_for() {
     let request = fetch_request("member", topic, 1, long_ms).with_min_bytes(1_000_000);
     let second = fetched(member.call(1, &request));
     assert_eq!(acquired(&second), [(taken + 1, taken + 1, 1)], "one batch fits");
+}
+
+#[test]
+fn a_group_that_reads_committed_records_gets_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), 2, transactional());
+    let mut client = node.client();
+    let topic = prepare(&mut client, 1);
+    set(&mut client, "share.isolation.level", "read_committed");
+    let mut producer = Producer::new(&mut client, "id");
+    for is_committed in [false, true] {
+        producer.write(&mut client, "topic", "of a transaction");
+        producer.end(&mut client, is_committed);
+    }
+    producer.write(&mut client, "topic", "of an open one");
+    assert_eq!(beat(&mut client, "a", 0), 0);
+    let offsets = |found: PartitionData| -> Vec<i64> {
+        acquired(&found).into_iter().flat_map(|(first, last, _)| first..=last).collect()
+    };
+    // 1 is aborted, and 2 and 4 are markers, which clients know to leave out
+    assert_eq!(offsets(fetch(&mut client, "a", topic, 0, 60_000)), [0, 2, 3, 4]);
+    assert_eq!(offsets(fetch(&mut client, "a", topic, 1, 0)), []);
+    producer.end(&mut client, true);
+    assert_eq!(offsets(fetch(&mut client, "a", topic, 2, 60_000)), [5, 6]);
 }

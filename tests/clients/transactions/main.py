@@ -7,6 +7,7 @@ a word. In the end everything is read, and `checker` says what is wrong. Prints 
 """
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -30,6 +31,9 @@ PARTITIONS = 4
 STAGES = 3
 # An open transaction of a worker that was stopped is aborted after ten seconds, and looked for as often.
 PATIENCE = 90
+# A stage that has copied nothing for so long is killed, and another one takes its ids over: librdkafka may wait for ever
+# for a group's coordinator that went away while offsets were sent to it.
+STUCK = 20
 
 
 class Worker(threading.Thread):
@@ -49,6 +53,12 @@ class Worker(threading.Thread):
             if "note" in said:
                 print(f"    {self.name}: {said['note'][:200]}", file=sys.stderr)
 
+    def kill(self):
+        """Ends it without a word."""
+        self.process.kill()
+        self.process.wait()
+        self.join(PATIENCE)
+
     def stop(self):
         """Lets it end what it has begun; what is wrong with how it ends, or None."""
         try:
@@ -60,6 +70,31 @@ class Worker(threading.Thread):
             return f"{self.name} does not end: {error}"
         self.join(PATIENCE)
         return None if status == 0 else f"{self.name} ended with status {status}"
+
+
+class Stage(threading.Thread):
+    """Workers that copy, one after the other: one that gets stuck is killed, as it may be killed at any time."""
+
+    def __init__(self, start):
+        super().__init__(daemon=True)
+        self.begin, self.over, self.killed = start, threading.Event(), 0
+        self.worker, self.heard, self.at = start(), 0, time.monotonic()
+        self.start()
+
+    def run(self):
+        while not self.over.wait(0.5):
+            if len(self.worker.lines) > self.heard:
+                self.heard, self.at = len(self.worker.lines), time.monotonic()
+            elif time.monotonic() - self.at > STUCK:
+                self.worker.kill()
+                self.killed += 1
+                self.worker, self.heard, self.at = self.begin(), 0, time.monotonic()
+
+    def stop(self):
+        """Ends it in the middle of whatever it does: there is nothing left to copy."""
+        self.over.set()
+        self.join(PATIENCE)
+        self.worker.kill()
 
 
 class Reader(threading.Thread):
@@ -214,14 +249,15 @@ class Run:
         writers = [self.worker(make, "write", f"{make}-{i}", self.written, str(PARTITIONS))
                    for i in range(self.arguments.writers) for make in ("librdkafka", "java")]
         makes = ("librdkafka", "java", "librdkafka")
-        chain = [self.worker(make, "transform", f"stage-{i}", self.stages[i], self.stages[i + 1])
+        chain = [Stage(functools.partial(self.worker, make, "transform", f"stage-{i}", *self.stages[i:i + 2]))
                  for i, make in enumerate(makes)]
         feeder = Feeder(self.address, self.stages[0])
         self.disturb()
         wrong = feeder.stop()
         wrong += [ended for worker in writers if (ended := worker.stop())]
         self.await_that("the last stage to have everything", lambda: self.is_copied(feeder))
-        wrong += [ended for worker in chain if (ended := worker.stop())]
+        for stage in chain:
+            stage.stop()
         topics = [self.written, *self.stages]
         self.await_that("everything to be stable", lambda: stable(self.admin, topics))
         time.sleep(1)
@@ -230,7 +266,8 @@ class Run:
         log = read_all(self.address, topics)
         transactions = history(writers)
         counts = {state: sum(t.state == state for t in transactions.values()) for state in ("committed", "aborted", UNKNOWN)}
-        print(f"{counts}, {len(feeder.acknowledged)} copied {STAGES} times, {sum(len(r.seen) for r in readers)} seen")
+        killed = sum(stage.killed for stage in chain)
+        print(f"{counts}, {killed} stages killed, {len(feeder.acknowledged)} copied {STAGES} times, {sum(len(r.seen) for r in readers)} seen")
         if counts[COMMITTED] < 10 or not feeder.acknowledged:
             wrong.append("next to nothing was committed, so that nothing was tested")
         written = {place: records for place, records in log.items() if place[0] == self.written}
