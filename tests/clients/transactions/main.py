@@ -31,8 +31,8 @@ PARTITIONS = 4
 STAGES = 3
 # An open transaction of a worker that was stopped is aborted after ten seconds, and looked for as often.
 PATIENCE = 90
-# A stage that has copied nothing for so long is killed, and another one takes its ids over: librdkafka may wait for ever
-# for a group's coordinator that went away while offsets were sent to it.
+# A stage of librdkafka that has copied nothing for so long is killed, and another one takes its ids over: this client may
+# wait for ever for a group's coordinator that went away while offsets were sent to it. Longer than a member's session.
 STUCK = 20
 
 
@@ -75,17 +75,17 @@ class Worker(threading.Thread):
 class Stage(threading.Thread):
     """Workers that copy, one after the other: one that gets stuck is killed, as it may be killed at any time."""
 
-    def __init__(self, start):
+    def __init__(self, make, begin):
         super().__init__(daemon=True)
-        self.begin, self.over, self.killed = start, threading.Event(), 0
-        self.worker, self.heard, self.at = start(), 0, time.monotonic()
+        self.make, self.begin, self.over, self.killed = make, begin, threading.Event(), 0
+        self.worker, self.heard, self.at = begin(), 0, time.monotonic()
         self.start()
 
     def run(self):
         while not self.over.wait(0.5):
             if len(self.worker.lines) > self.heard:
                 self.heard, self.at = len(self.worker.lines), time.monotonic()
-            elif time.monotonic() - self.at > STUCK:
+            elif self.make == "librdkafka" and time.monotonic() - self.at > STUCK:
                 self.worker.kill()
                 self.killed += 1
                 self.worker, self.heard, self.at = self.begin(), 0, time.monotonic()
@@ -240,6 +240,10 @@ class Run:
             command = [sys.executable, os.path.join(HERE, "worker.py"), kind, self.address, name, seed]
         return Worker(name, [*command, *rest])
 
+    def stage(self, make, place):
+        """A worker that copies from one stage's topic to the next."""
+        return self.worker(make, "transform", f"stage-{place}", *self.stages[place:place + 2])
+
     def run(self):
         """Answers what is wrong, one line each."""
         new = [NewTopic(topic, PARTITIONS, 1) for topic in [self.written, *self.stages]]
@@ -249,8 +253,7 @@ class Run:
         writers = [self.worker(make, "write", f"{make}-{i}", self.written, str(PARTITIONS))
                    for i in range(self.arguments.writers) for make in ("librdkafka", "java")]
         makes = ("librdkafka", "java", "librdkafka")
-        chain = [Stage(functools.partial(self.worker, make, "transform", f"stage-{i}", *self.stages[i:i + 2]))
-                 for i, make in enumerate(makes)]
+        chain = [Stage(make, functools.partial(self.stage, make, i)) for i, make in enumerate(makes)]
         feeder = Feeder(self.address, self.stages[0])
         self.disturb()
         wrong = feeder.stop()

@@ -113,7 +113,9 @@ def transform(broker, name, _seed, source, sink):
     """Every committed value of the source once; which of them it takes when, groups decide."""
     writer = Writer(broker, name)
     consumer = Consumer({"bootstrap.servers": broker, "group.id": f"{name}-group", "auto.offset.reset": "earliest",
-                         "enable.auto.commit": False, "isolation.level": "read_committed", "log_level": 0, **QUICK})
+                         "enable.auto.commit": False, "isolation.level": "read_committed", "log_level": 0,
+                         # the broker's minimum: another worker takes over soon where one was killed
+                         "session.timeout.ms": 6000, **QUICK})
     consumer.subscribe([source])
     taken = 0
     while not is_over():
