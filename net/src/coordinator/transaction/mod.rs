@@ -28,8 +28,8 @@ mod tests;
 pub(crate) use admin::{Description, Filter, Listed};
 pub(crate) use budget::{Budget, ID_BYTES_MAX};
 pub(crate) use coordinator::Coordinator;
-pub(crate) use metadata::{NO_PRODUCER, PartitionName, Producer};
 pub use describe::describe_transaction;
+pub(crate) use metadata::{NO_PRODUCER, PartitionName, Producer};
 pub(crate) use request::{
     AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Progress, Surroundings,
 };
