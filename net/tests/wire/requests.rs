@@ -68,6 +68,7 @@ fn answers_every_sample(target: &str) {
             (api, version),
             (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10)
                 | (ApiKey::ShareAcknowledge, 2)
+                | (ApiKey::TxnOffsetCommit, 6)
                 | (ApiKey::DescribeShareGroupOffsets, 1)
         ) {
             // The library does not know their layout.
