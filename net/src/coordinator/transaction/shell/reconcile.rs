@@ -125,10 +125,13 @@ impl Reconciler {
     }
 
     async fn abort(&self, mut orphans: Vec<OpenTransaction>) {
-        orphans.truncate(ABORTED_PER_LOOK);
         if orphans.is_empty() {
             return;
         }
+        // what was ended between the look and the question was its coordinator's
+        let still_open: BTreeSet<_> = self.engine.open_transactions().await.iter().map(suspect).collect();
+        orphans.retain(|open| still_open.contains(&suspect(open)));
+        orphans.truncate(ABORTED_PER_LOOK);
         let markers: Vec<_> = orphans.iter().map(abort_marker).collect();
         let results = write_markers(&self.engine, markers).await;
         for (open, result) in orphans.iter().zip(results) {
