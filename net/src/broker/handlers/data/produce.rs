@@ -2,10 +2,13 @@
 
 mod transaction;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::future::Either;
+use futures_util::future::{Either, select};
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -75,6 +78,9 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let Request { header, body } = request;
     let request = ProduceRequest::decode(body, header.version).map_err(|reason| Malformed::Body(reason.to_string()))?;
     let acks = Acks::of_wire(request.acks);
+    let waits_for_others = acks == Some(Acks::All) && context.service.membership.is_clustered();
+    let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default());
+    let patience = waits_for_others.then_some(patience);
     let producer = transaction::transactional_producer(&request, header.version).and_then(|producer| {
         let allowed = producer.as_ref().map(|p| context.transactional_id(&p.transactional_id, Operation::Write));
         allowed.transpose().map(|_| producer)
@@ -86,7 +92,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         is_admin: header.client_id.as_deref() == Some(cluster::ADMIN_CLIENT_ID),
         takes_zstd: header.version >= ZSTD_VERSION,
     };
-    let answers: Vec<TopicAnswer> =
+    let mut answers: Vec<TopicAnswer> =
         request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
     let owners = parts.iter().map(|part| context.engine().owner(part.partition));
     context.session_mut().affinity.on_request(owners);
@@ -94,7 +100,10 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let appended = append(context.engine(), producer.ok().flatten(), acks.unwrap_or(Acks::All), parts);
     let context = context.clone();
     Ok(Handling::Later(Box::pin(async move {
-        let appended = appended.await;
+        let appended = in_time(patience, appended).await.unwrap_or_else(|| {
+            time_out(&mut answers);
+            Vec::new()
+        });
         if acks == Some(Acks::None) {
             return silence(&answers, &appended);
         }
@@ -102,6 +111,26 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         let response = finish(header.version, answers, appended, &log_starts, &context.view());
         encode(&header, header.version, &response)
     })))
+}
+
+/// What became of the batches. This node's own disk is always waited for; other replicas for as long as the client says:
+/// `None` after that, and the batches may come to be in all logs all the same.
+async fn in_time<T>(patience: Option<Duration>, appended: impl Future<Output = T>) -> Option<T> {
+    let Some(patience) = patience else { return Some(appended.await) };
+    let (appended, late) = (std::pin::pin!(appended), std::pin::pin!(glommio::timer::sleep(patience)));
+    match select(appended, late).await {
+        Either::Left((appended, _)) => Some(appended),
+        Either::Right(_) => None,
+    }
+}
+
+/// What was not refused has not been answered in time.
+fn time_out(answers: &mut [TopicAnswer]) {
+    for (_, answer) in answers.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        if matches!(answer, PartitionAnswer::Appended(_)) {
+            *answer = PartitionAnswer::Refused(ResponseError::RequestTimedOut.into());
+        }
+    }
 }
 
 /// Appends batches, in the order of calls.
