@@ -14,7 +14,7 @@
 #   process                whole brokers, killed, stopped, filled up, confused
 #   clients                clients in six languages against a broker
 #   groups                 consumer groups in trouble
-#   soak                   short loads by real clients
+#   soak                   short loads by real clients, and their transactions under kill -9
 #   powercut               power cuts under a broker on ext4 and XFS; as root, with FUSE
 #   full [STEP...]         the same, in their long versions for a night
 #   ci                     all that has to pass before a change goes in
