@@ -505,7 +505,7 @@ impl World {
 
     /// Invariants that hold after every event. What can only break when something moved is looked at where it moves.
     fn check(&mut self) {
-        if self.now_ms >= self.checked_ms + 20 {
+        if self.now_ms >= self.checked_ms + 80 {
             self.checked_ms = self.now_ms;
             self.check_logs();
         }
