@@ -33,6 +33,7 @@ Exit status: 0 when it is done, 1 when it cannot be done, 2 when the command lin
 enum Command {
     Serve(serve::ServeCommand),
     Doctor(commands::doctor::DoctorCommand),
+    Cluster(commands::cluster::ClusterCommand),
     Topic(commands::topic::TopicCommand),
     Produce(commands::produce::ProduceCommand),
     Consume(commands::consume::ConsumeCommand),
@@ -64,6 +65,7 @@ impl Cli {
         let result = match self.command {
             Command::Serve(command) => command.run(),
             Command::Doctor(command) => command.run(),
+            Command::Cluster(command) => command.run(),
             Command::Topic(command) => command.run(),
             Command::Produce(command) => command.run(),
             Command::Consume(command) => command.run(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 mod broker;
+pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod consume;
 pub(crate) mod doctor;

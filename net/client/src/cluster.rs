@@ -326,7 +326,11 @@ impl Cluster {
     }
 
     /// Asks for metadata of these topics (`None`: of all, `[]`: only of brokers) and remembers the brokers.
-    fn fetch_metadata(&mut self, names: Option<&[&str]>, create: bool) -> Result<MetadataResponse, ClientError> {
+    pub(crate) fn fetch_metadata(
+        &mut self,
+        names: Option<&[&str]>,
+        create: bool,
+    ) -> Result<MetadataResponse, ClientError> {
         let topic = |name: &&str| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
         let topics: Option<Vec<_>> = names.map(|names| names.iter().map(topic).collect());
         let response = self.any(|version| {

@@ -94,6 +94,7 @@ pub const FLOORS: &[Floor] = &[
             "net/client/src/groups",
             "net/client/src/offsets",
             "net/client/src/produce",
+            "net/client/src/replicas",
             "net/client/src/transactions",
         ],
     },

@@ -1,0 +1,233 @@
+//! `millrace cluster`: how a cluster is and what to do about it, moving partitions off a node, taking a node out.
+
+use std::io::{Write, stdout};
+
+use clap::{Args, Subcommand};
+use millrace_client::{Cluster, Election, Members, Topic};
+
+use self::{plan::plan, report::report};
+use super::broker::BrokerArgs;
+use crate::failure::{Failure, Outcome};
+
+mod plan;
+mod report;
+
+/// Shows a cluster and what is wrong with it, moves partitions off nodes, takes nodes out
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ClusterCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace cluster status
+  millrace cluster drain 3                         before node 3 goes for good
+  millrace cluster remove 3                        once it is gone and has no replicas
+  millrace cluster balance                         preferred leaders lead again
+  millrace cluster spread --replicas 3             partitions with fewer replicas get three
+  millrace cluster promote --topic orders --may-lose-records";
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show nodes, who leads what, which partitions lack replicas, and what to do
+    Status(Status),
+    /// Give other nodes the replicas of a node
+    Drain(Drain),
+    /// Take a node out that is gone for good and has no replicas
+    Remove(Remove),
+    /// Have every partition led by its preferred leader again
+    Balance(Balance),
+    /// Give partitions more replicas, e.g. after the first nodes were joined by others
+    Spread(Spread),
+    /// Have partitions that nobody may lead led by a replica that may lack records
+    Promote(Promote),
+}
+
+#[derive(Args, Debug)]
+struct Status {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Args, Debug)]
+struct Drain {
+    /// The node's id
+    node: i32,
+    /// Only show what would be moved
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Args, Debug)]
+struct Remove {
+    /// The node's id
+    node: i32,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Args, Debug)]
+struct Balance {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Args, Debug)]
+struct Spread {
+    /// How many replicas each partition shall have at least
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    replicas: u16,
+    /// Topic to spread; may be given several times [default: all, those that brokers keep for themselves too]
+    #[arg(long, value_name = "NAME")]
+    topic: Vec<String>,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Args, Debug)]
+struct Promote {
+    /// Topic whose partitions without a leader get one
+    #[arg(long, value_name = "NAME")]
+    topic: String,
+    /// Say that records which were acknowledged may be lost
+    #[arg(long)]
+    may_lose_records: bool,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+impl ClusterCommand {
+    pub(crate) fn run(self) -> Outcome {
+        match self.action {
+            Action::Status(status) => status.run(),
+            Action::Drain(drain) => drain.run(),
+            Action::Remove(remove) => remove.run(),
+            Action::Balance(balance) => balance.run(),
+            Action::Spread(spread) => spread.run(),
+            Action::Promote(promote) => promote.run(),
+        }
+    }
+}
+
+/// What every subcommand looks at first.
+fn look(cluster: &mut Cluster) -> Outcome<(Members, Vec<Topic>)> {
+    let members = cluster.members().map_err(Failure::failed)?;
+    let topics = cluster.all_topics().map_err(Failure::failed)?;
+    Ok((members, topics))
+}
+
+impl Status {
+    fn run(self) -> Outcome {
+        let (members, topics) = look(&mut self.broker.cluster())?;
+        report(&members, &topics, &mut stdout().lock())
+    }
+}
+
+impl Drain {
+    fn run(self) -> Outcome {
+        let mut cluster = self.broker.cluster();
+        let (members, topics) = look(&mut cluster)?;
+        let moves = plan(&members.nodes, &topics, &plan::Goal::Without(self.node)).map_err(Failure::failed)?;
+        carry_out(&mut cluster, moves, self.dry_run)
+    }
+}
+
+impl Spread {
+    fn run(self) -> Outcome {
+        let mut cluster = self.broker.cluster();
+        let (members, mut topics) = look(&mut cluster)?;
+        if let Some(name) = self.topic.iter().find(|name| topics.iter().all(|topic| topic.name != **name)) {
+            return Err(Failure::failed(format!("there is no topic '{name}'")));
+        }
+        topics.retain(|topic| self.topic.is_empty() || self.topic.contains(&topic.name));
+        let goal = plan::Goal::Replicas(usize::from(self.replicas));
+        let moves = plan(&members.nodes, &topics, &goal).map_err(Failure::failed)?;
+        carry_out(&mut cluster, moves, self.dry_run)
+    }
+}
+
+/// Partitions of one request: what a controller decides in one go.
+const MOVES_OF_REQUEST: usize = 100;
+
+fn carry_out(cluster: &mut Cluster, moves: Vec<plan::Move>, dry_run: bool) -> Outcome {
+    let mut out = stdout().lock();
+    for step in &moves {
+        writeln!(out, "{step}")?;
+    }
+    if dry_run {
+        return Ok(());
+    }
+    for some in moves.chunks(MOVES_OF_REQUEST) {
+        let some: Vec<_> = some.iter().map(plan::Move::reassignment).collect();
+        cluster.reassign(&some).map_err(Failure::failed)?;
+    }
+    match moves.len() {
+        0 => writeln!(out, "nothing to do")?,
+        count => {
+            writeln!(out, "{count} partitions get other replicas; 'millrace cluster status' shows when they have them")?
+        }
+    }
+    Ok(())
+}
+
+impl Remove {
+    fn run(self) -> Outcome {
+        let mut cluster = self.broker.cluster();
+        let (members, topics) = look(&mut cluster)?;
+        let node = self.node;
+        if members.nodes.iter().any(|member| member.id == node) {
+            return Err(Failure::failed(format!("node {node} is there: stop it first")));
+        }
+        let has = |topic: &&Topic| topic.partitions.values().any(|partition| partition.replicas.contains(&node));
+        if let Some(topic) = topics.iter().find(has) {
+            let name = &topic.name;
+            return Err(Failure::failed(format!(
+                "node {node} has replicas of '{name}': 'millrace cluster drain {node}' gives them to others"
+            )));
+        }
+        cluster.unregister(node).map_err(Failure::failed)
+    }
+}
+
+impl Balance {
+    fn run(self) -> Outcome {
+        let mut cluster = self.broker.cluster();
+        let (_, topics) = look(&mut cluster)?;
+        for topic in &topics {
+            let strays = topic.partitions.iter().filter(|(_, it)| {
+                it.replicas.first().is_some_and(|first| *first != it.leader && it.in_sync.contains(first))
+            });
+            let strays: Vec<i32> = strays.map(|(index, _)| *index).collect();
+            if !strays.is_empty() {
+                cluster.elect(Election::Preferred, &topic.name, &strays).map_err(Failure::failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Promote {
+    fn run(self) -> Outcome {
+        let mut cluster = self.broker.cluster();
+        let topic = cluster.topic(&self.topic, false).map_err(Failure::failed)?;
+        let orphans = topic.partitions.iter().filter(|(_, it)| it.leader < 0);
+        let orphans: Vec<i32> = orphans.map(|(index, _)| *index).collect();
+        if orphans.is_empty() {
+            return Err(Failure::failed(format!("every partition of '{}' has a leader", self.topic)));
+        }
+        if !self.may_lose_records {
+            return Err(Failure::usage(format!(
+                "partitions {orphans:?} wait for a replica that has all that was acknowledged; with --may-lose-records \
+                 another one leads, and what only the lost ones had is gone"
+            )));
+        }
+        cluster.elect(Election::Unclean, &self.topic, &orphans).map_err(Failure::failed)
+    }
+}

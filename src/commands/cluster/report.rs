@@ -1,0 +1,187 @@
+//! What `millrace cluster status` says: nodes, and what is not as it should be, with what to do about it. Pure but for
+//! writing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+};
+
+use millrace_client::{Members, Partition, Topic};
+
+use crate::{
+    failure::Outcome,
+    output::{Table, joined},
+};
+
+/// Partitions that are named at most, of each kind of trouble.
+const NAMED_MAX: usize = 8;
+
+/// What a node has.
+#[derive(Default)]
+struct Share {
+    leads: usize,
+    replicas: usize,
+    in_sync: usize,
+}
+
+/// Writes it.
+pub(super) fn report(members: &Members, topics: &[Topic], out: &mut impl Write) -> Outcome {
+    let shares = shares(members, topics);
+    let count = members.nodes.len();
+    let id = members.cluster_id.as_deref().unwrap_or("-");
+    let controller = members.controller.map_or("-".to_owned(), |id| id.to_string());
+    writeln!(out, "cluster {id}: {count} nodes, controller {controller}, {} topics", topics.len())?;
+    let mut table = Table::new(&["NODE", "STATE", "ADDRESS", "RACK", "LEADS", "REPLICAS", "IN SYNC"]);
+    for (id, share) in &shares {
+        let node = members.nodes.iter().find(|node| node.id == *id);
+        table.row([
+            id.to_string(),
+            if node.is_some() { "up" } else { "away" }.to_owned(),
+            node.map_or("-".to_owned(), |node| format!("{}:{}", node.host, node.port)),
+            node.and_then(|node| node.rack.clone()).unwrap_or_else(|| "-".to_owned()),
+            share.leads.to_string(),
+            share.replicas.to_string(),
+            share.in_sync.to_string(),
+        ]);
+    }
+    table.write(out)?;
+    let troubles = troubles(members, topics, &shares);
+    for trouble in &troubles {
+        writeln!(out, "{trouble}")?;
+    }
+    if troubles.is_empty() {
+        writeln!(out, "all is well: every partition has a leader, and all replicas are in sync")?;
+    }
+    Ok(())
+}
+
+fn shares(members: &Members, topics: &[Topic]) -> BTreeMap<i32, Share> {
+    let mut shares: BTreeMap<i32, Share> = members.nodes.iter().map(|node| (node.id, Share::default())).collect();
+    for partition in topics.iter().flat_map(|topic| topic.partitions.values()) {
+        for id in &partition.replicas {
+            let share = shares.entry(*id).or_default();
+            share.replicas += 1;
+            share.leads += usize::from(partition.leader == *id);
+            share.in_sync += usize::from(partition.in_sync.contains(id));
+        }
+    }
+    shares
+}
+
+fn troubles(members: &Members, topics: &[Topic], shares: &BTreeMap<i32, Share>) -> Vec<String> {
+    let mut troubles = Vec::new();
+    let is_up = |id: &i32| members.nodes.iter().any(|node| node.id == *id);
+    for id in shares.keys().filter(|id| !is_up(id)) {
+        troubles.push(format!(
+            "node {id} is away: start it; if it will not come back, 'millrace cluster drain {id}' gives its replicas to \
+             others, then 'millrace cluster remove {id}'"
+        ));
+    }
+    let leaderless = named(topics, |partition| partition.leader < 0);
+    if let Some((count, names)) = leaderless {
+        let waiting = waited_for(topics);
+        troubles.push(format!(
+            "{count} partitions have no leader: {names}: start the nodes {waiting}; if they are lost, 'millrace cluster \
+             promote --topic NAME' goes on with less"
+        ));
+    }
+    let lacking = |partition: &Partition| partition.in_sync.len() < partition.replicas.len();
+    if let Some((count, names)) = named(topics, lacking) {
+        troubles.push(format!("{count} partitions are under-replicated: {names}: replicas are away or catching up"));
+    }
+    let is_stray = |partition: &Partition| {
+        let first = partition.replicas.first();
+        partition.leader >= 0 && first.is_some_and(|id| *id != partition.leader && partition.in_sync.contains(id))
+    };
+    if let Some((count, _)) = named(topics, is_stray) {
+        troubles.push(format!(
+            "{count} partitions are led by another node than they prefer: 'millrace cluster balance' changes that"
+        ));
+    }
+    if members.nodes.len() == 2 && shares.len() == 2 {
+        troubles.push("two nodes bear no loss while both have to acknowledge; a third one does".to_owned());
+    }
+    troubles
+}
+
+/// Nodes that have a replica of a partition without a leader and are not there to lead.
+fn waited_for(topics: &[Topic]) -> String {
+    let orphans = topics.iter().flat_map(|topic| topic.partitions.values()).filter(|partition| partition.leader < 0);
+    let ids: BTreeSet<i32> = orphans
+        .flat_map(|partition| if partition.in_sync.is_empty() { &partition.replicas } else { &partition.in_sync })
+        .copied()
+        .collect();
+    joined(&ids.into_iter().collect::<Vec<_>>())
+}
+
+/// How many partitions there are of which that holds, and the names of some.
+fn named(topics: &[Topic], holds: impl Fn(&Partition) -> bool) -> Option<(usize, String)> {
+    let partitions = topics.iter().flat_map(|topic| topic.partitions.iter().map(move |it| (topic, it)));
+    let found: Vec<_> = partitions.filter(|(_, (_, partition))| holds(partition)).collect();
+    let names = found.iter().take(NAMED_MAX).map(|(topic, (index, _))| format!("{}-{index}", topic.name));
+    let mut names = names.collect::<Vec<_>>().join(", ");
+    if found.len() > NAMED_MAX {
+        names.push_str(", ...");
+    }
+    (!found.is_empty()).then_some((found.len(), names))
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_client::Node;
+
+    use super::*;
+
+    fn topic(name: &str, partitions: &[(i32, &[i32], &[i32])]) -> Topic {
+        let partition = |(at, (leader, replicas, in_sync)): (usize, &(i32, &[i32], &[i32]))| {
+            let partition =
+                Partition { leader: *leader, leader_epoch: 1, replicas: replicas.to_vec(), in_sync: in_sync.to_vec() };
+            (i32::try_from(at).unwrap(), partition)
+        };
+        let partitions = partitions.iter().enumerate().map(partition).collect();
+        Topic { name: name.to_owned(), id: uuid::Uuid::nil(), is_internal: false, partitions }
+    }
+
+    fn said(ids: &[i32], topics: &[Topic]) -> String {
+        let node = |id: &i32| Node { id: *id, host: "h".to_owned(), port: 9092, rack: None };
+        let members =
+            Members { cluster_id: Some("c".to_owned()), nodes: ids.iter().map(node).collect(), controller: Some(1) };
+        let mut out = Vec::new();
+        report(&members, topics, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_cluster_without_trouble_is_said_to_be_well() {
+        let text = said(&[1, 2, 3], &[topic("a", &[(1, &[1, 2, 3], &[1, 2, 3])])]);
+        assert!(text.contains("3 nodes") && text.contains("all is well"), "{text}");
+        assert!(text.contains("1     up     h:9092   -     1      1         1"), "{text}");
+    }
+
+    #[test]
+    fn each_trouble_is_said_with_what_to_do() {
+        let a = topic("a", &[(1, &[1, 2, 3], &[1, 2]), (-1, &[3], &[3]), (2, &[1, 2], &[1, 2])]);
+        let text = said(&[1, 2], &[a]);
+        for part in [
+            "node 3 is away: start it",
+            "1 partitions have no leader: a-1: start the nodes 3",
+            "1 partitions are under-replicated: a-0",
+            "1 partitions are led by another node than they prefer",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn two_nodes_are_told_what_a_third_one_is_for() {
+        let text = said(&[1, 2], &[topic("a", &[(1, &[1, 2], &[1, 2])])]);
+        assert!(text.contains("two nodes bear no loss"), "{text}");
+    }
+
+    #[test]
+    fn only_some_of_many_partitions_are_named() {
+        let many: Vec<(i32, &[i32], &[i32])> = vec![(1, &[1, 2, 3], &[1]); 20];
+        let text = said(&[1, 2, 3], &[topic("a", &many)]);
+        assert!(text.contains("20 partitions are under-replicated: a-0, ") && text.contains("a-7, ..."), "{text}");
+    }
+}
