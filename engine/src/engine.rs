@@ -359,7 +359,7 @@ pub(crate) async fn settle(taken: Vec<Taken>) -> Vec<Result<Produced, LogError>>
 }
 
 /// The shard that owns a partition: partitions of a topic take turns.
-pub(crate) fn owner(partition: TopicPartition, shards: usize) -> usize {
+pub fn owner(partition: TopicPartition, shards: usize) -> usize {
     let first = u64::from(crc32c::crc32c(partition.topic.as_bytes()));
     let turn = u64::try_from(partition.partition).unwrap_or_default();
     usize::try_from((first + turn) % shards as u64).expect("less than the number of shards")

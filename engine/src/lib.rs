@@ -22,7 +22,7 @@ pub mod node;
 mod partition;
 pub mod replica;
 mod replica_api;
-mod signal;
+pub mod signal;
 pub mod stall;
 mod start;
 pub mod stats;

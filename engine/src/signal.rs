@@ -9,14 +9,14 @@ use std::{
 
 /// One task sleeps until it is notified; a notification before the sleep is not lost.
 #[derive(Default)]
-pub(crate) struct Signal {
+pub struct Signal {
     set: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Signal {
     /// Wakes the task that waits, or the next one to do so.
-    pub(crate) fn notify(&self) {
+    pub fn notify(&self) {
         self.set.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -24,7 +24,7 @@ impl Signal {
     }
 
     /// Waits for a notification and takes it.
-    pub(crate) async fn wait(&self) {
+    pub async fn wait(&self) {
         poll_fn(|cx| {
             if self.set.take() {
                 return Poll::Ready(());
@@ -37,7 +37,7 @@ impl Signal {
 }
 
 /// A value that is set once and that any number of tasks wait for.
-pub(crate) struct Outcome<T> {
+pub struct Outcome<T> {
     value: RefCell<Option<T>>,
     waiting: RefCell<Waiting>,
 }
@@ -91,7 +91,7 @@ impl<T> Default for Outcome<T> {
 
 impl<T: Clone> Outcome<T> {
     /// Sets the value, once, and wakes everybody.
-    pub(crate) fn set(&self, value: T) {
+    pub fn set(&self, value: T) {
         let before = self.value.replace(Some(value));
         assert!(before.is_none(), "an outcome is set once");
         for waker in self.waiting.take().wakers.into_iter().flatten() {
@@ -100,12 +100,12 @@ impl<T: Clone> Outcome<T> {
     }
 
     /// The value, if it is there.
-    pub(crate) fn get(&self) -> Option<T> {
+    pub fn get(&self) -> Option<T> {
         self.value.borrow().clone()
     }
 
     /// Waits for the value.
-    pub(crate) async fn wait(self: Rc<Self>) -> T {
+    pub async fn wait(self: Rc<Self>) -> T {
         let mut place = None;
         poll_fn(|cx| {
             if let Some(value) = self.get() {

@@ -2,5 +2,6 @@
 
 pub mod channel;
 pub mod cluster;
+pub mod shell;
 #[cfg(test)]
 mod sim;

@@ -45,6 +45,13 @@ impl Stream {
         }
     }
 
+    /// Waits until a connection that was begun has come about.
+    pub async fn connected(&self) -> io::Result<()> {
+        self.registration.clear_writable();
+        self.registration.writable().await.map_err(|_| io::ErrorKind::NotConnected)?;
+        self.socket.take_error()?.map_or(Ok(()), Err)
+    }
+
     /// Waits until a read may find something.
     pub async fn readable(&self) -> Result<(), Closed> {
         self.registration.readable().await

@@ -1,0 +1,97 @@
+//! How replication stands on a shard, for people and for pages of metrics.
+
+use std::collections::BTreeMap;
+
+use super::Shell;
+use crate::cluster::model::NodeId;
+
+/// One shard's part. `Send`: it travels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicationReport {
+    /// Partitions that are led here.
+    pub led: u64,
+    /// Partitions that are followed here.
+    pub followed: u64,
+    /// Those of them that wait for their leader, or for the logs to be found to match.
+    pub detached: u64,
+    /// Led partitions with fewer replicas in sync than they have.
+    pub under_replicated: u64,
+    /// Led partitions with fewer replicas in sync than `min.insync.replicas` asks for.
+    pub under_min_isr: u64,
+    /// Open connections to shards of other nodes.
+    pub links: u64,
+    /// What followers of the partitions that are led here lack, by node.
+    pub followers: BTreeMap<NodeId, FollowerReport>,
+    /// etcd does not answer: nobody is elected meanwhile.
+    pub is_etcd_away: bool,
+    /// Nodes that live, as far as this shard knows.
+    pub nodes: u64,
+    /// This node is controller.
+    pub is_controller: bool,
+}
+
+/// What one node lacks of the partitions that it follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FollowerReport {
+    /// Partitions that it follows.
+    pub partitions: u64,
+    /// Those of them in whose ISR it is: it may be elected there, and nothing that was acknowledged is lost by that.
+    pub in_sync: u64,
+    /// Records that it lacks in all.
+    pub lag_records: u64,
+    /// The longest time for which it has lacked records of one, in ms.
+    pub lag_ms: u64,
+}
+
+impl FollowerReport {
+    /// The same of another shard.
+    pub fn add(&mut self, other: &Self) {
+        self.partitions += other.partitions;
+        self.in_sync += other.in_sync;
+        self.lag_records += other.lag_records;
+        self.lag_ms = self.lag_ms.max(other.lag_ms);
+    }
+}
+
+impl Shell {
+    /// How replication stands on this shard now.
+    pub fn standing(&self) -> ReplicationReport {
+        let core = self.core.borrow();
+        let mut report = ReplicationReport {
+            links: self.links.borrow().len() as u64,
+            is_etcd_away: self.options.feed.is_away(),
+            ..ReplicationReport::default()
+        };
+        for standing in core.followers(self.now_ms(), &self.logs) {
+            report.followers.entry(standing.node).or_default().add(&FollowerReport {
+                partitions: 1,
+                in_sync: u64::from(standing.is_in_sync),
+                lag_records: u64::try_from(standing.lag).unwrap_or(0),
+                lag_ms: standing.lag_ms,
+            });
+        }
+        for standing in core.leaders() {
+            report.followed += 1;
+            report.detached += u64::from(!standing.is_attached);
+        }
+        self.report_led(&mut report);
+        report
+    }
+
+    fn report_led(&self, report: &mut ReplicationReport) {
+        let image = self.image.borrow();
+        let Some(image) = image.as_ref() else { return };
+        report.nodes = image.nodes.len() as u64;
+        report.is_controller = image.controller.is_some_and(|it| it.node == self.engine.node_id());
+        for partition in self.told.borrow().keys() {
+            let Some(state) = image.partition(*partition) else { continue };
+            if state.value.leader != self.me.get() {
+                continue;
+            }
+            report.led += 1;
+            report.under_replicated += u64::from(state.value.isr.len() < state.value.replicas.len());
+            let min_isr = image.topics.get(&partition.topic).map_or(1, |topic| topic.rules.min_isr);
+            report.under_min_isr += u64::from(state.value.isr.len() < min_isr.min(state.value.replicas.len()));
+        }
+    }
+}
