@@ -7,6 +7,8 @@ use millrace_engine::{
     stats::{Budget, ShardStats},
 };
 
+use millrace_replica::shell::{ReplicationReport, Shell};
+
 use super::process::{self, ProcessReading};
 use crate::{
     broker::{
@@ -46,6 +48,8 @@ pub(crate) struct ShardReading {
     pub(crate) transactions: BTreeMap<State, u64>,
     /// What transactional ids take of memory, and may take.
     pub(crate) transactional_ids: Budget,
+    /// In a cluster.
+    pub(crate) replication: Option<ReplicationReport>,
 }
 
 /// The node's numbers.
@@ -78,8 +82,9 @@ pub(crate) async fn read(shard: &Rc<BrokerShard>) -> NodeReading {
 /// A shard whose wire is still starting has counted nothing yet.
 async fn read_shard(engine: &Engine) -> ShardReading {
     let stats = engine.stats().await;
+    let replication = engine.attached::<Shell>().map(|shell| shell.standing());
     let Some(shard) = engine.attached::<BrokerShard>() else {
-        return ShardReading { engine: stats, ..ShardReading::default() };
+        return ShardReading { engine: stats, replication, ..ShardReading::default() };
     };
     let counters = &shard.wire.counters;
     let transactions = engine.attached::<Transactions>();
@@ -104,5 +109,6 @@ async fn read_shard(engine: &Engine) -> ShardReading {
             used: transactions.map_or(0, |transactions| transactions.kind().budget().bytes() as u64),
             limit: ID_BYTES_MAX as u64,
         },
+        replication,
     }
 }

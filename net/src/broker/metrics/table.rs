@@ -1,5 +1,7 @@
 //! Every metric of the broker: name, kind, what it says, where it comes from. To add one is to add a line.
 
+use std::collections::BTreeMap;
+
 use millrace_client::error_code_name;
 use millrace_engine::timing::Durations;
 
@@ -8,6 +10,7 @@ use super::{
     text::{Kind, Page, seconds},
 };
 use crate::{broker::shard::BrokerShard, wire::service::Service};
+use millrace_replica::shell::{FollowerReport, ReplicationReport};
 
 /// One metric.
 pub(crate) struct Metric {
@@ -131,6 +134,63 @@ pub(crate) static TABLE: &[Metric] = &[
     shard_gauge("millrace_transactional_id_limit_bytes", "What it may be: new ids are refused beyond.", |shard| {
         shard.transactional_ids.limit
     }),
+    own("millrace_partitions_led", Kind::Gauge, "Of a cluster: partitions that this node leads.", |node, page| {
+        replication(node, page, |report| report.led);
+    }),
+    own("millrace_partitions_followed", Kind::Gauge, "Of a cluster: partitions that it follows.", |node, page| {
+        replication(node, page, |report| report.followed);
+    }),
+    own(
+        "millrace_partitions_detached",
+        Kind::Gauge,
+        "Those of them that wait for their leader, or for the logs to be found to match.",
+        |node, page| replication(node, page, |report| report.detached),
+    ),
+    own(
+        "millrace_partitions_under_replicated",
+        Kind::Gauge,
+        "Led partitions with fewer replicas in sync than they have.",
+        |node, page| replication(node, page, |report| report.under_replicated),
+    ),
+    own(
+        "millrace_partitions_under_min_isr",
+        Kind::Gauge,
+        "Led partitions that refuse acks=all for lack of replicas in sync.",
+        |node, page| replication(node, page, |report| report.under_min_isr),
+    ),
+    own("millrace_channel_connections", Kind::Gauge, "Connections to shards of other nodes.", |node, page| {
+        replication(node, page, |report| report.links);
+    }),
+    own(
+        "millrace_follower_lag_records",
+        Kind::Gauge,
+        "Records that a node lacks of the partitions that this one leads.",
+        |node, page| followers(node, page, |report| report.lag_records as f64),
+    ),
+    own(
+        "millrace_follower_lag_seconds",
+        Kind::Gauge,
+        "The longest time for which it has lacked records of one of them.",
+        |node, page| followers(node, page, |report| report.lag_ms as f64 / 1000.0),
+    ),
+    own(
+        "millrace_follower_promotable",
+        Kind::Gauge,
+        "1 if it is in sync with all of them: it may lead them, and nothing that was acknowledged is lost by that.",
+        |node, page| followers(node, page, |report| f64::from(u8::from(report.in_sync == report.partitions))),
+    ),
+    own("millrace_cluster_nodes", Kind::Gauge, "Nodes that live, as far as this one knows.", |node, page| {
+        of_cluster(node, page, |report| report.nodes);
+    }),
+    own("millrace_cluster_controller", Kind::Gauge, "1 if this node is controller.", |node, page| {
+        of_cluster(node, page, |report| u64::from(report.is_controller));
+    }),
+    own(
+        "millrace_etcd_away",
+        Kind::Gauge,
+        "1 while etcd does not answer: nobody is elected and no topic is created meanwhile.",
+        |node, page| of_cluster(node, page, |report| u64::from(report.is_etcd_away)),
+    ),
     node("millrace_disk_total_bytes", Kind::Gauge, "Size of the file system with the data.", |node| {
         node.volume.0 as f64
     }),
@@ -196,6 +256,33 @@ fn api_name(place: usize) -> String {
     format!("{:?}", BrokerShard::table()[place].key)
 }
 
+/// One sample for each shard of a node in a cluster.
+fn replication(node: &NodeReading, page: &mut Page, read: fn(&ReplicationReport) -> u64) {
+    for (shard, reading) in node.shards.iter().enumerate() {
+        if let Some(report) = &reading.replication {
+            page.sample(&[("shard", &shard.to_string())], read(report) as f64);
+        }
+    }
+}
+
+/// One sample for each node that follows this one.
+fn followers(node: &NodeReading, page: &mut Page, read: fn(&FollowerReport) -> f64) {
+    let mut by_node: BTreeMap<i32, FollowerReport> = BTreeMap::new();
+    for (id, report) in node.shards.iter().flat_map(|shard| &shard.replication).flat_map(|report| &report.followers) {
+        by_node.entry(*id).or_default().add(report);
+    }
+    for (id, report) in by_node {
+        page.sample(&[("node", &id.to_string())], read(&report));
+    }
+}
+
+/// What all shards of a node in a cluster know alike.
+fn of_cluster(node: &NodeReading, page: &mut Page, read: fn(&ReplicationReport) -> u64) {
+    if let Some(report) = node.shards.first().and_then(|shard| shard.replication.as_ref()) {
+        page.sample(&[], read(report) as f64);
+    }
+}
+
 fn requests(node: &NodeReading, page: &mut Page) {
     let mut sums = vec![0; BrokerShard::table().len()];
     for api in node.shards.iter().flat_map(|shard| &shard.apis) {
@@ -226,7 +313,7 @@ fn quantiles(page: &mut Page, api: &str, durations: &Durations) {
 }
 
 fn errors(node: &NodeReading, page: &mut Page) {
-    let mut sums = std::collections::BTreeMap::new();
+    let mut sums = BTreeMap::new();
     for (key, count) in node.shards.iter().flat_map(|shard| &shard.errors) {
         *sums.entry(*key).or_insert(0) += count;
     }
@@ -258,7 +345,7 @@ fn memory(node: &NodeReading, page: &mut Page, read: fn(&millrace_engine::stats:
 }
 
 fn groups(node: &NodeReading, page: &mut Page) {
-    let mut sums = std::collections::BTreeMap::new();
+    let mut sums = BTreeMap::new();
     for (key, count) in node.shards.iter().flat_map(|shard| &shard.groups) {
         *sums.entry(key).or_insert(0) += count;
     }
@@ -268,7 +355,7 @@ fn groups(node: &NodeReading, page: &mut Page) {
 }
 
 fn transactional_ids(node: &NodeReading, page: &mut Page) {
-    let mut sums = std::collections::BTreeMap::new();
+    let mut sums = BTreeMap::new();
     for (state, count) in node.shards.iter().flat_map(|shard| &shard.transactions) {
         *sums.entry(state).or_insert(0) += count;
     }
