@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 use millrace_tuning::{Severity, examine, limits};
 
+use super::etcd;
 use crate::{
     failure::{Failure, Outcome},
     serve::ConfigArgs,
@@ -12,7 +13,7 @@ use crate::{
 
 /// Checks whether this machine is fit to run a broker
 ///
-/// Looks at the kernel, limits, memory, data folder and addresses with the eyes of 'millrace serve', takes the same
+/// Looks at the kernel, limits, memory, data folder, addresses and, for a cluster, its etcd with the eyes of 'millrace serve', takes the same
 /// options, and says how to fix what is not as it should be. Changes nothing. Exit code 1 when a broker could not start.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorCommand {
@@ -24,7 +25,8 @@ impl DoctorCommand {
     pub(crate) fn run(self) -> Outcome {
         let config = self.config.resolve()?;
         limits::raise();
-        let findings = examine(&config.needs());
+        let mut findings = examine(&config.needs());
+        findings.extend(etcd::examine(&config));
         let mut out = std::io::stdout().lock();
         for finding in &findings {
             writeln!(out, "{finding}")?;

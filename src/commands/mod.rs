@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod consume;
 pub(crate) mod doctor;
+mod etcd;
 pub(crate) mod group;
 pub(crate) mod log;
 pub(crate) mod produce;

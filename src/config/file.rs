@@ -80,6 +80,13 @@ mod tests {
             advertise = "shard"
             metrics = "127.0.0.1:9644"
             node-id = 3
+            cluster = "orders"
+            etcd = ["https://etcd.example:2379"]
+            etcd-members = ["1=a", "2=b:3379"]
+            etcd-ca = "ca.pem"
+            peer-listen = "0.0.0.0:9192"
+            peer-advertise = "broker.example:9192"
+            rack = "north"
             shards = 4
             pin = true
             memory = "1GiB"
@@ -99,10 +106,13 @@ mod tests {
             "segment.bytes" = "1048576"
             [group-setting]
             group.max.size = 10
+            [replication-setting]
+            default.replication.factor = 3
             "#,
         )
         .unwrap();
         assert_eq!(options.listen.map(|l| l.len()), Some(2));
+        assert_eq!(options.etcd_members.map(|members| members.len()), Some(2));
         assert_eq!(options.advertise, Some(Advertise::Shard));
         assert_eq!(options.wal_bytes, Some(ByteSize::mib(256)));
         assert_eq!(options.auto_create_topics, Some(false));

@@ -10,6 +10,7 @@ use self::listener::Said;
 
 pub(crate) use self::{
     address::HostPort,
+    cluster::{ClusterConfig, EtcdConfig, EtcdMember, ManagedEtcd},
     listener::{Listener, places, shard_port, take_in},
     memory::{CONNECTION_BYTES_BESIDE, MemoryPlan},
     options::{Advertise, ServeOptions},
@@ -18,6 +19,7 @@ pub(crate) use self::{
 };
 
 mod address;
+mod cluster;
 pub(crate) mod file;
 mod listener;
 mod memory;
@@ -61,6 +63,8 @@ pub(crate) struct Config {
     /// Level of `transaction.version`, 0 to 2.
     pub(crate) transaction_version: i16,
     pub(crate) retention_check: Duration,
+    /// `None`: the node is alone.
+    pub(crate) cluster: Option<ClusterConfig>,
     pub(crate) producer_id_expiration: Duration,
 }
 
@@ -98,7 +102,15 @@ impl Config {
         // No less than the smallest legal one, so that too little memory is told once and not twice.
         let frame_room = memory.frame_bytes_max(shards);
         let default_frame = ByteSize(FRAME_BYTES_DEFAULT.min(frame_room.0).max(FRAME_BYTES_MIN));
+        let said = Said {
+            listen: options.listen.clone(),
+            tables: options.listener.clone(),
+            advertised: options.advertised_listener.clone().unwrap_or_default(),
+        };
+        let listeners = listener::resolve(said, &mut problems);
+        let cluster = cluster::resolve(&options, &listeners, &mut problems);
         let config = Self {
+            cluster,
             data_dir: options.data.unwrap_or_else(|| PathBuf::from("./millrace-data")),
             node_id: options.node_id.unwrap_or(1),
             shards,
@@ -106,14 +118,7 @@ impl Config {
             memory,
             wal_bytes,
             reserve_bytes: options.reserve_bytes.unwrap_or(ByteSize(wal_bytes.0.saturating_mul(shards as u64))),
-            listeners: listener::resolve(
-                Said {
-                    listen: options.listen,
-                    tables: options.listener,
-                    advertised: options.advertised_listener.unwrap_or_default(),
-                },
-                &mut problems,
-            ),
+            listeners,
             advertise: options.advertise.unwrap_or(Advertise::Node),
             metrics: options.metrics,
             max_connections,
@@ -199,6 +204,11 @@ impl Config {
         let is_taken = |address: &&HostPort| address.port != 0 && places.clone().any(|place| place == **address);
         if let Some(address) = self.metrics.as_ref().filter(is_taken) {
             problems.push(format!("--metrics {address}: clients of the broker are to connect there (--listen)"));
+        }
+        if let Some(address) = self.cluster.as_ref().map(|cluster| &cluster.peer_listen)
+            && (is_taken(&address) || self.metrics.as_ref() == Some(address))
+        {
+            problems.push(format!("--peer-listen {address}: clients of the broker are to connect there"));
         }
         if self.max_connections == 0 || self.max_connections_per_ip == 0 {
             problems.push("--max-connections and --max-connections-per-ip must be at least 1".to_owned());

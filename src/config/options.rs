@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{
     address::HostPort,
+    cluster::{EtcdMember, EtcdPlace},
     listener::{Endpoint, ListenerTable},
     settings::{self, Setting},
     units::{ByteSize, Span},
@@ -67,6 +68,58 @@ pub(crate) struct ServeOptions {
     /// Id of this node as clients see it [default: 1]
     #[arg(long, value_name = "ID", help_heading = "Network", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) node_id: Option<i32>,
+
+    /// Name of the cluster that this node belongs to; without it the node is alone
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) cluster: Option<String>,
+
+    /// Addresses of the cluster's etcd, with commas between; or managed: this node runs one of --etcd-members itself
+    #[arg(long, value_name = "URL|managed", help_heading = "Cluster", value_delimiter = ',')]
+    #[serde(deserialize_with = "settings::some_or_more")]
+    pub(crate) etcd: Option<Vec<EtcdPlace>>,
+
+    /// With --etcd managed: the nodes that run an etcd, three or five of them, the same list on all of them; an etcd's
+    /// port is 2379, other etcds use the one after it
+    #[arg(long, value_name = "ID=HOST[:PORT]", help_heading = "Cluster", value_delimiter = ',')]
+    #[serde(deserialize_with = "settings::some_or_more")]
+    pub(crate) etcd_members: Option<Vec<EtcdMember>>,
+
+    /// Certificate authority of an etcd that is reached by https
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+
+    /// Certificate by which this node proves to etcd who it is
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+
+    /// Private key of --etcd-cert
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) etcd_key: Option<PathBuf>,
+
+    /// User of etcd
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) etcd_user: Option<String>,
+
+    /// File with the password of --etcd-user
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) etcd_password_file: Option<PathBuf>,
+
+    /// Where other nodes of the cluster connect [default: host of the first listener, its port and 100]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Cluster")]
+    pub(crate) peer_listen: Option<HostPort>,
+
+    /// Address that other nodes are told to connect to; needed when it differs from --peer-listen
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Cluster")]
+    pub(crate) peer_advertise: Option<HostPort>,
+
+    /// Where this node stands, e.g. a rack or a zone: copies of a partition are spread over them
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) rack: Option<String>,
+
+    /// Setting of replication by Kafka's name, as in default.replication.factor=3; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Cluster")]
+    #[serde(deserialize_with = "settings::table")]
+    pub(crate) replication_setting: Vec<Setting>,
 
     /// Connections of all clients together; further ones are closed at once [default: 10000]
     #[arg(long, value_name = "COUNT", help_heading = "Network")]
@@ -154,6 +207,7 @@ impl ServeOptions {
         let topic_default = join(self.topic_default, file.topic_default);
         let group_setting = join(self.group_setting, file.group_setting);
         let transaction_setting = join(self.transaction_setting, file.transaction_setting);
+        let replication_setting = join(self.replication_setting, file.replication_setting);
         Self {
             data: self.data.or(file.data),
             wal_bytes: self.wal_bytes.or(file.wal_bytes),
@@ -164,6 +218,18 @@ impl ServeOptions {
             advertise: self.advertise.or(file.advertise),
             metrics: self.metrics.or(file.metrics),
             node_id: self.node_id.or(file.node_id),
+            cluster: self.cluster.or(file.cluster),
+            etcd: self.etcd.or(file.etcd),
+            etcd_members: self.etcd_members.or(file.etcd_members),
+            etcd_ca: self.etcd_ca.or(file.etcd_ca),
+            etcd_cert: self.etcd_cert.or(file.etcd_cert),
+            etcd_key: self.etcd_key.or(file.etcd_key),
+            etcd_user: self.etcd_user.or(file.etcd_user),
+            etcd_password_file: self.etcd_password_file.or(file.etcd_password_file),
+            peer_listen: self.peer_listen.or(file.peer_listen),
+            peer_advertise: self.peer_advertise.or(file.peer_advertise),
+            rack: self.rack.or(file.rack),
+            replication_setting,
             max_connections: self.max_connections.or(file.max_connections),
             max_connections_per_ip: self.max_connections_per_ip.or(file.max_connections_per_ip),
             max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),

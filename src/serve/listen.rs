@@ -9,7 +9,7 @@ use std::{
 use millrace_tuning::network;
 use socket2::{Domain, Socket, Type};
 
-use crate::config::{Advertise, Config, HostPort, Listener, shard_port, take_in};
+use crate::config::{Advertise, ClusterConfig, Config, HostPort, Listener, shard_port, take_in};
 
 /// Where the node listens.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Listening {
     pub(super) listeners: Vec<Place>,
     /// Where metrics are served, if they are.
     pub(super) metrics: Option<SocketAddr>,
+    /// Where other nodes of the cluster connect, if it is in one.
+    pub(super) peer: Option<PeerPlace>,
     /// Keep ports that the kernel chose from being given to others; bound, but not listening.
     _held: Vec<Socket>,
 }
@@ -34,6 +36,15 @@ pub(super) struct Place {
     pub(super) chosen_ports: Vec<u16>,
 }
 
+/// Where the channel between nodes is.
+#[derive(Debug)]
+pub(super) struct PeerPlace {
+    /// At least one, none with port 0.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// What other nodes are told.
+    pub(super) advertised: HostPort,
+}
+
 impl Place {
     /// Ports on which shards listen when they are advertised, and those that clients are told.
     pub(super) fn shard_ports(&self, shards: usize) -> Vec<(u16, u16)> {
@@ -47,7 +58,7 @@ impl Place {
 impl Listening {
     /// Every address that some shard listens on.
     pub(super) fn all(&self, config: &Config) -> Vec<SocketAddr> {
-        let mut all = Vec::new();
+        let mut all: Vec<_> = self.peer.iter().flat_map(|peer| peer.addresses.clone()).collect();
         for place in &self.listeners {
             all.extend(&place.addresses);
             if config.advertise == Advertise::Shard {
@@ -71,7 +82,15 @@ pub(super) fn resolve(config: &Config) -> io::Result<Listening> {
     let metrics = config.metrics.as_ref().map(|wanted| bindable(wanted, &mut held));
     let metrics = metrics.transpose()?.and_then(|addresses| addresses.first().copied());
     check_apart(&listeners)?;
-    Ok(Listening { listeners, metrics, _held: held })
+    let peer = config.cluster.as_ref().map(|cluster| peer_place(cluster, &mut held)).transpose()?;
+    Ok(Listening { listeners, metrics, peer, _held: held })
+}
+
+fn peer_place(cluster: &ClusterConfig, held: &mut Vec<Socket>) -> io::Result<PeerPlace> {
+    let addresses = bindable(&cluster.peer_listen, held)?;
+    let told = cluster.peer_advertised.clone();
+    let advertised = told.unwrap_or_else(|| advertised(&cluster.peer_listen, addresses[0].port()));
+    Ok(PeerPlace { addresses, advertised })
 }
 
 fn place(listener: &Listener, config: &Config, held: &mut Vec<Socket>) -> io::Result<Place> {

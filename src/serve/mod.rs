@@ -27,11 +27,12 @@ use millrace_tuning::{
 
 use self::{
     attend::{Attendant, Duties},
+    cluster::{Exit, Shards},
     listen::Listening,
     notify::Notifier,
     pulse::Pulse,
     stop::Deadline,
-    wire::Ending,
+    wire::{Ending, Halt},
 };
 use crate::{
     config::{self, Config, HostPort, Listener, Machine, ServeOptions, places},
@@ -41,6 +42,7 @@ use crate::{
 
 mod attend;
 mod banner;
+pub(crate) mod cluster;
 pub(crate) mod explain;
 mod listen;
 mod logging;
@@ -170,7 +172,9 @@ impl ServeCommand {
         let ending = Ending::default();
         let deadline =
             Deadline::start(stopper.clone(), ending.clone(), config.stop_timeout).map_err(Failure::failed)?;
-        watch_signals(stopper.clone(), deadline.clone(), notifier.clone()).map_err(Failure::failed)?;
+        let exit = Exit::default();
+        let stop = (stopper.clone(), deadline.clone(), exit.clone());
+        watch_signals(stop, config.stop_timeout, notifier.clone()).map_err(Failure::failed)?;
         pages::refuse_huge();
         limits::raise();
         let listening = listen::resolve(&config);
@@ -178,6 +182,9 @@ impl ServeCommand {
         let _claims = listening.as_ref().ok().map(|listening| claim(listening, &config)).transpose()?;
         refuse_unfit_machine(&config)?;
         let listening = listening.map_err(|error| Failure::failed(format!("cannot listen: {error}")))?;
+        let (prepared, _etcd) = cluster::prepare(&config, &listening)?.unzip();
+        let halt = Halt { ending: ending.clone(), deadline: deadline.clone(), stopper: stopper.clone() };
+        let shards = prepared.map(|prepared| Shards::new(prepared, exit, halt));
         say(banner::starting(&config).trim_end());
         warn_of_idle_settings(&config);
         let watchdog = notify::watchdog_interval();
@@ -189,11 +196,11 @@ impl ServeCommand {
         let node_options = config.node_options();
         let ended = ending.clone();
         let serve = move |engine: Engine| {
-            let (pulse, net_config, ending, deadline) =
-                (pulse.clone(), net_config.clone(), ending.clone(), deadline.clone());
+            let (pulse, net_config, shards) = (pulse.clone(), net_config.clone(), shards.clone());
+            let (ending, deadline) = (ending.clone(), deadline.clone());
             async move {
                 let shard = engine.shard();
-                let work = wire::serve(engine, net_config, ending, deadline);
+                let work = wire::serve(engine, net_config, shards, ending, deadline);
                 match watchdog {
                     Some(patience) => pulse.beat_during(shard, patience / 8, work).await,
                     None => work.await,
@@ -243,10 +250,14 @@ fn refuse_unfit_machine(config: &Config) -> Outcome {
     }
 }
 
-fn watch_signals(stopper: Stopper, deadline: Deadline, notifier: Arc<Notifier>) -> io::Result<()> {
+fn watch_signals(
+    (stopper, deadline, exit): (Stopper, Deadline, Exit),
+    patience: Duration,
+    notifier: Arc<Notifier>,
+) -> io::Result<()> {
     signals::watch(move |signal| {
         deadline.begin();
-        stopper.stop();
+        exit.drain(patience, move || stopper.stop());
         stop::briefly(move || {
             notifier.stopping();
             tracing::info!("{}: stopping; what was acknowledged is safe, a second signal stops at once", signal.name());

@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use millrace_engine::engine::Engine;
+use millrace_engine::{engine::Engine, node::Stopper};
 use millrace_net::{Advertise, ListenerConfig, Membership, NetConfig};
 
 use super::{
+    cluster::Shards,
     listen::{Listening, Place},
     stop::Deadline,
 };
@@ -29,12 +30,46 @@ impl Ending {
     }
 }
 
-/// Serves on one shard until the node stops. A shard that cannot serve takes the node with it.
-pub(super) async fn serve(engine: Engine, config: NetConfig, ending: Ending, deadline: Deadline) {
-    if let Err(error) = millrace_net::serve(engine, config, Membership::Alone).await {
-        ending.put(error.to_string());
+/// Ends a node that cannot go on, from any thread. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Halt {
+    pub(super) ending: Ending,
+    pub(super) deadline: Deadline,
+    pub(super) stopper: Stopper,
+}
+
+impl Halt {
+    /// The first reason is what the node ends with.
+    pub(super) fn halt(&self, reason: String) {
+        self.ending.put(reason);
+        self.deadline.begin();
+        self.stopper.stop();
+    }
+}
+
+/// Serves on one shard until the node stops, as a member of a cluster if it is to be one. A shard that cannot serve takes the
+/// node with it.
+pub(super) async fn serve(
+    engine: Engine,
+    config: NetConfig,
+    shards: Option<Shards>,
+    ending: Ending,
+    deadline: Deadline,
+) {
+    if let Err(reason) = serve_as_member(engine, config, shards).await {
+        ending.put(reason);
         deadline.begin();
     }
+}
+
+async fn serve_as_member(engine: Engine, config: NetConfig, shards: Option<Shards>) -> Result<(), String> {
+    let Some(shards) = shards else {
+        return millrace_net::serve(engine, config, Membership::Alone).await.map_err(|error| error.to_string());
+    };
+    let Some(member) = shards.join(&engine).await else { return Ok(()) };
+    let served = millrace_net::serve(engine, config, member.membership.clone()).await;
+    member.leave().await;
+    served.map_err(|error| error.to_string())
 }
 
 /// The wire's configuration.
@@ -87,5 +122,7 @@ fn broker_settings(config: &Config) -> BTreeMap<String, String> {
         ("producer.id.expiration.ms", config.producer_id_expiration.as_millis().to_string()),
     ];
     let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value));
-    settings.chain(config.group_settings.clone()).chain(config.transaction_settings.clone()).collect()
+    let of_cluster = config.cluster.iter().flat_map(|cluster| cluster.settings.clone());
+    let of_coordinators = config.group_settings.clone().into_iter().chain(config.transaction_settings.clone());
+    settings.chain(of_coordinators).chain(of_cluster).collect()
 }

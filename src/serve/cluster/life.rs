@@ -1,0 +1,239 @@
+//! What a data directory remembers of its node's lives in a cluster: a small file of its own, `member.toml`.
+//!
+//! It says which directory this is and which life was the last, so that the next one may go on with what that one was
+//! promised. It is written whole, beside the old one, and put in its place; without it the node is new to the cluster.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use millrace_replica::cluster::core::Remembered;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Name of the file in the data directory.
+const FILE: &str = "member.toml";
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Life {
+    /// The cluster's name.
+    pub(super) cluster: String,
+    /// This data directory, whatever it is called.
+    #[serde(with = "as_text")]
+    pub(super) directory: Uuid,
+    /// The cluster's id, once it was heard: another etcd may have a cluster of the same name.
+    #[serde(with = "as_text", default = "Uuid::nil")]
+    cluster_id: Uuid,
+    /// The last life's epoch; 0 before the first.
+    pub(super) epoch: i64,
+    /// Which etcd it was, and how far that was: another one, or one below that, has forgotten something.
+    #[serde(default)]
+    pub(super) etcd: Option<SeenEtcd>,
+    /// The boot of the machine in which that was.
+    pub(super) boot: String,
+}
+
+/// What was seen of an etcd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct SeenEtcd {
+    /// Its cluster id, as text: it does not fit TOML's integers.
+    id: String,
+    revision: i64,
+}
+
+/// Whether the machine was restarted since the last life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// Only the process ended: what was written is there.
+    ProcessEnded,
+    /// What was not flushed may be gone.
+    MachineRestarted,
+}
+
+impl Life {
+    /// Reads the file, or makes up a new directory's; that is durable when this returns.
+    pub(super) fn open(data_dir: &Path, cluster: &str) -> io::Result<Life> {
+        fs::create_dir_all(data_dir)?;
+        match fs::read_to_string(data_dir.join(FILE)) {
+            Ok(text) => {
+                let life: Life = toml::from_str(&text).map_err(|error| damaged(data_dir, &error))?;
+                match life.cluster == cluster {
+                    true => Ok(life),
+                    false => Err(io::Error::other(format!(
+                        "{} belongs to cluster '{}', not to '{cluster}': give it that --cluster, or another --data",
+                        data_dir.display(),
+                        life.cluster
+                    ))),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let directory = Uuid::new_v4();
+                let life = Life {
+                    cluster: cluster.to_owned(),
+                    directory,
+                    cluster_id: Uuid::nil(),
+                    epoch: 0,
+                    etcd: None,
+                    boot: boot_id()?,
+                };
+                life.write(data_dir)?;
+                Ok(life)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The life that ended before this process, if there was one.
+    pub(super) fn former(&self) -> io::Result<Option<(i64, Since)>> {
+        let since = if self.boot == boot_id()? { Since::ProcessEnded } else { Since::MachineRestarted };
+        Ok((self.epoch > 0).then_some((self.epoch, since)))
+    }
+
+    /// A new life has begun: durable when this returns, which has to be before anything is done in it.
+    pub(super) fn begin(&mut self, data_dir: &Path, epoch: i64) -> io::Result<()> {
+        self.epoch = epoch;
+        self.boot = boot_id()?;
+        self.write(data_dir)
+    }
+
+    /// The node is a member of the cluster with that id, and of no other from here on.
+    pub(super) fn recognise(&mut self, data_dir: &Path, cluster_id: Uuid) -> io::Result<()> {
+        if self.cluster_id == cluster_id {
+            return Ok(());
+        }
+        self.cluster_id = cluster_id;
+        self.write(data_dir)
+    }
+
+    /// The id of the cluster that the node is a member of, once it was one.
+    pub(super) fn cluster_id(&self) -> Option<Uuid> {
+        (!self.cluster_id.is_nil()).then_some(self.cluster_id)
+    }
+
+    /// etcd was seen to be so far.
+    pub(super) fn remember(&mut self, data_dir: &Path, seen: Remembered) -> io::Result<()> {
+        self.etcd = Some(SeenEtcd { id: seen.store.to_string(), revision: seen.revision });
+        self.write(data_dir)
+    }
+
+    /// What was seen of etcd last.
+    pub(super) fn remembered(&self) -> Option<Remembered> {
+        let seen = self.etcd.as_ref()?;
+        Some(Remembered { store: seen.id.parse().ok()?, revision: seen.revision })
+    }
+
+    fn write(&self, data_dir: &Path) -> io::Result<()> {
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        let new: PathBuf = data_dir.join(format!("{FILE}.new"));
+        let mut file = File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, data_dir.join(FILE))?;
+        File::open(data_dir)?.sync_all()
+    }
+}
+
+/// Whether a data directory was ever in a cluster, and in which.
+pub(crate) fn cluster_of(data_dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(data_dir.join(FILE)).ok()?;
+    toml::from_str::<Life>(&text).ok().map(|life| life.cluster)
+}
+
+/// An id in a file that people may read.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use uuid::Uuid;
+
+    pub(super) fn serialize<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uuid, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+fn damaged(data_dir: &Path, error: &toml::de::Error) -> io::Error {
+    let file = data_dir.join(FILE);
+    io::Error::other(format!(
+        "{} cannot be read ({}); without it the node joins as a new one and fetches what others have: remove it if that \
+         is meant",
+        file.display(),
+        error.message()
+    ))
+}
+
+/// Another one with each start of the machine.
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// The machine and the directory on it: two processes to which this is the same cannot both hold the directory's lock.
+pub(super) fn machine_id(data_dir: &Path) -> io::Result<String> {
+    let read = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    // in a container without one, the boot stands for the machine
+    let machine = read("/etc/machine-id").map_or_else(boot_id, Ok)?;
+    let folder = fs::metadata(data_dir)?;
+    Ok(format!("{machine}/{}/{}", folder.dev(), folder.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_remembered_and_is_of_one_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(cluster_of(folder.path()), None);
+        let mut life = Life::open(folder.path(), "a").unwrap();
+        assert_eq!(life.former().unwrap(), None);
+        life.begin(folder.path(), 7).unwrap();
+        let again = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((again.former().unwrap(), again.directory), (Some((7, Since::ProcessEnded)), life.directory));
+        let error = Life::open(folder.path(), "b").unwrap_err();
+        assert!(error.to_string().contains("belongs to cluster 'a'"), "{error}");
+        assert_eq!(cluster_of(folder.path()).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn what_was_seen_of_etcd_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut life = Life::open(folder.path(), "a").unwrap();
+        assert_eq!(life.remembered(), None);
+        let seen = Remembered { store: u64::MAX, revision: 20 };
+        life.remember(folder.path(), seen).unwrap();
+        life.recognise(folder.path(), Uuid::from_u128(1)).unwrap();
+        let again = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));
+    }
+
+    #[test]
+    fn a_copied_folder_is_another_place() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert_eq!(machine_id(one.path()).unwrap(), machine_id(one.path()).unwrap());
+        assert_ne!(machine_id(one.path()).unwrap(), machine_id(other.path()).unwrap());
+    }
+
+    #[test]
+    fn after_a_restart_of_the_machine_only_what_was_flushed_is_sure() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut life = Life::open(folder.path(), "a").unwrap();
+        life.begin(folder.path(), 3).unwrap();
+        life.boot = "before".to_owned();
+        assert_eq!(life.former().unwrap(), Some((3, Since::MachineRestarted)));
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_new_life() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), "epoch = ").unwrap();
+        let error = Life::open(folder.path(), "a").unwrap_err();
+        assert!(error.to_string().contains("remove it if that is meant"), "{error}");
+    }
+}

@@ -1,0 +1,307 @@
+//! What the shards of a node do to be of a cluster: shard 0 has the control thread and follows images, every shard has a
+//! channel and tells clients what the newest image says.
+
+use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+
+use futures_util::future::{Either, select};
+use millrace_engine::{engine::Engine, signal::Outcome as Awaited};
+use millrace_net::{Cluster, Membership};
+use millrace_replica::{
+    cluster::{
+        control::{self, ControlThread},
+        core::{ClusterIdentity, Event, History, Options},
+        etcd::{EtcdOptions, EtcdTls},
+        image::Image,
+        model::Member,
+        plane::{ControlPlane, JoiningCatalog, JoiningTopic, Question, Visible},
+    },
+    shell::{EtcdState, Hooks, ImageFeed, OwnImage, Shell, ShellOptions, follow_images},
+};
+use uuid::Uuid;
+
+use super::{exit::Exit, life::Life, start::Prepared};
+use crate::{config::EtcdConfig, serve::wire::Halt};
+
+/// How long one call to etcd may take.
+const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long giving up the registration may take: its lease ends anyway.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the topics of a node may take to become those of a cluster.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How fast all shards together read for followers that lag.
+const CATCH_UP_BYTES_PER_SECOND: u64 = 200 << 20;
+/// How long the node counts as a member without a word from it. etcd gives no less than 2 s.
+const LEASE: Duration = Duration::from_secs(3);
+/// How long etcd may be silent before that is said.
+const AWAY_AFTER: Duration = Duration::from_secs(2);
+
+/// What all shards share. Clones share it.
+#[derive(Clone, Debug)]
+pub(in crate::serve) struct Shards {
+    prepared: Arc<Prepared>,
+    exit: Exit,
+    halt: Halt,
+    feed: ImageFeed,
+}
+
+/// What shard 0 tells the others once the node is a member.
+struct Joined {
+    plane: ControlPlane,
+    cluster: Uuid,
+}
+
+/// A shard's part, for as long as it serves.
+pub(in crate::serve) struct ShardMember {
+    shell: Rc<Shell>,
+    pub(in crate::serve) membership: Membership,
+    /// On shard 0.
+    lead: Option<Lead>,
+}
+
+/// What only shard 0 has.
+struct Lead {
+    control: ControlThread,
+    follower: glommio::Task<()>,
+}
+
+impl Shards {
+    /// Those of a node that was prepared.
+    pub(in crate::serve) fn new(prepared: Prepared, exit: Exit, halt: Halt) -> Self {
+        Self { prepared: Arc::new(prepared), exit, halt, feed: ImageFeed::default() }
+    }
+
+    /// Makes a shard a part of the cluster. `None`: the node stops, as it was asked to or as it cannot be a member.
+    pub(in crate::serve) async fn join(&self, engine: &Engine) -> Option<ShardMember> {
+        let stopping = std::pin::pin!(engine.stopping());
+        let joining = std::pin::pin!(self.become_member(engine));
+        match select(joining, stopping).await {
+            Either::Left((Ok(member), _)) => Some(member),
+            Either::Left((Err(reason), _)) => {
+                self.halt.halt(reason);
+                None
+            }
+            Either::Right(_) => None,
+        }
+    }
+
+    async fn become_member(&self, engine: &Engine) -> Result<ShardMember, String> {
+        let first = if engine.shard() == 0 { Some(self.register(engine).await?) } else { None };
+        let joined = engine.attachment::<Joined>().await;
+        let cluster: Rc<RefCell<Option<Rc<Cluster>>>> = Rc::default();
+        let is_told = Rc::<Awaited<()>>::default();
+        let hooks = hooks(&joined.plane, &cluster, &is_told);
+        let options = ShellOptions {
+            cluster: joined.cluster,
+            listen: self.prepared.listen.clone(),
+            catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND / engine.shards() as u64,
+            feed: self.feed.clone(),
+        };
+        let shell = Shell::start(engine, options, joined.plane.clone(), hooks).map_err(|error| error.to_string())?;
+        let lead = first.map(|(control, image)| {
+            self.feed.put_unless_newer(image);
+            let follower = glommio::spawn_local(follow_images(engine.clone(), self.feed.clone()));
+            Lead { control, follower }
+        });
+        is_told.wait().await;
+        let cluster = cluster.borrow().clone().expect("it was told of an image");
+        Ok(ShardMember { shell, membership: Membership::Clustered(cluster), lead })
+    }
+
+    /// Registers the node, and sees that it and the cluster belong together.
+    async fn register(&self, engine: &Engine) -> Result<(ControlThread, OwnImage), String> {
+        let control = self.start_control(engine)?;
+        let image = self.feed.next().await;
+        let cluster = image.image.cluster_id.ok_or("the cluster has no id")?;
+        self.bring_topics_along(engine, &control.plane(), &image.image).await?;
+        self.exit.open(control.plane());
+        let plane = control.plane();
+        let tell = move |engine: Engine| {
+            engine.attach(Rc::new(Joined { plane, cluster }));
+            std::future::ready(())
+        };
+        engine.on_all(tell).await;
+        Ok((control, image))
+    }
+
+    fn start_control(&self, engine: &Engine) -> Result<ControlThread, String> {
+        let life = &self.prepared.life;
+        let options = Options {
+            node: self.prepared.node.clone(),
+            cluster: life.cluster_id().map_or(ClusterIdentity::Any(engine.cluster_id()), ClusterIdentity::Fixed),
+            remembered: life.remembered(),
+            topic_defaults: engine.started_topic_defaults().clone(),
+            lease: LEASE,
+            away_after: AWAY_AFTER,
+            history: match &self.prepared.cluster.etcd.managed {
+                Some(_) => History::Ours,
+                None => History::Others,
+            },
+            ids: Box::new(Uuid::new_v4),
+        };
+        let etcd = etcd_options(&self.prepared.cluster.name, &self.prepared.cluster.etcd)?;
+        let mut listener = Listener {
+            life: life.clone(),
+            data_dir: self.prepared.data_dir.clone(),
+            feed: self.feed.clone(),
+            me: None,
+            halt: self.halt.clone(),
+        };
+        control::start(&etcd, options, move |event| listener.hear(event)).map_err(|error| error.to_string())
+    }
+
+    /// A node that was alone brings its topics into a cluster that has none. Into another one it cannot: they would be taken
+    /// for leftovers there.
+    async fn bring_topics_along(&self, engine: &Engine, plane: &ControlPlane, image: &Image) -> Result<(), String> {
+        let topics = engine.topics();
+        if self.prepared.life.epoch > 0 || topics.by_id.is_empty() {
+            return Ok(());
+        }
+        if image.topics.len() > 0 {
+            return Err(format!(
+                "{} holds topics of a node that was alone, and cluster '{}' has topics of its own: start this node with an \
+                 empty --data, and copy its topics with a client",
+                self.prepared.data_dir.display(),
+                self.prepared.cluster.name
+            ));
+        }
+        let topics = topics.by_id.values().map(|topic| JoiningTopic {
+            id: topic.id,
+            name: topic.name.clone(),
+            partitions: topic.partitions,
+            configs: topic.overrides.clone(),
+            leader_epoch: millrace_engine::api::LEADER_EPOCH + 1,
+        });
+        let catalog = JoiningCatalog {
+            topics: topics.collect(),
+            settings: engine.broker_settings().as_ref().clone(),
+            next_producer_id: next_producer_id(engine).await?,
+        };
+        let count = catalog.topics.len();
+        let joined = plane.ask(JOIN_TIMEOUT, |reply| Question::Join(catalog, reply)).await;
+        match joined {
+            Ok(Visible { outcome: Ok(()), .. }) => {
+                tracing::info!("the {count} topics of this node are those of the cluster now");
+                Ok(())
+            }
+            Ok(Visible { outcome: Err(error), .. }) => {
+                Err(format!("the topics of this node cannot become those of the cluster: {error}"))
+            }
+            Err(error) => Err(format!("the topics of this node cannot become those of the cluster: {error}")),
+        }
+    }
+}
+
+/// The first producer id that this node never gave out.
+async fn next_producer_id(engine: &Engine) -> Result<i64, String> {
+    let last = engine.next_producer_id().await.map_err(|error| error.to_string())?;
+    Ok(last + 1)
+}
+
+fn hooks(plane: &ControlPlane, cluster: &Rc<RefCell<Option<Rc<Cluster>>>>, is_told: &Rc<Awaited<()>>) -> Hooks {
+    let (plane, of_image, of_leadership, is_told) = (plane.clone(), cluster.clone(), cluster.clone(), is_told.clone());
+    Hooks {
+        on_image: Rc::new(move |image| {
+            let known = of_image.borrow().clone();
+            match known {
+                Some(cluster) => cluster.take_image(image.clone()),
+                None => {
+                    of_image.replace(Some(Cluster::new(plane.clone(), image.clone())));
+                    is_told.set(());
+                }
+            }
+        }),
+        on_leadership: Rc::new(move || {
+            if let Some(cluster) = of_leadership.borrow().as_ref() {
+                cluster.notice_leadership();
+            }
+        }),
+    }
+}
+
+/// How a cluster's etcd is asked.
+///
+/// # Errors
+/// If the file with the password cannot be read.
+pub(crate) fn etcd_options(cluster: &str, config: &EtcdConfig) -> Result<EtcdOptions, String> {
+    let user = config.login.as_ref().map(|(user, path)| {
+        let password = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok::<_, String>((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+    });
+    Ok(EtcdOptions {
+        endpoints: config.urls.clone(),
+        cluster: cluster.to_owned(),
+        timeout: ETCD_TIMEOUT,
+        tls: EtcdTls { authority: config.ca.clone(), certificate: config.identity.clone() },
+        user: user.transpose()?,
+    })
+}
+
+/// Hears the control thread, on that thread.
+struct Listener {
+    life: Life,
+    data_dir: PathBuf,
+    feed: ImageFeed,
+    me: Option<Member>,
+    halt: Halt,
+}
+
+impl Listener {
+    fn hear(&mut self, event: Event) {
+        if let Err(reason) = self.act(event) {
+            self.halt.halt(reason);
+        }
+    }
+
+    /// What must not be gone on from is an error. Images are acted on once the node is a member.
+    fn act(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Registered(member, image) => {
+                tracing::info!(epoch = member.epoch, "this node is a member of the cluster");
+                let kept = self.life.begin(&self.data_dir, member.epoch);
+                let id = image.cluster_id.ok_or("the cluster has no id")?;
+                kept.and_then(|()| self.life.recognise(&self.data_dir, id)).map_err(|error| error.to_string())?;
+                self.me = Some(member);
+                self.feed.put(OwnImage { image, me: self.me });
+            }
+            Event::Image(image, _) if self.life.cluster_id().is_some() => {
+                self.feed.put(OwnImage { image, me: self.me })
+            }
+            Event::Image(..) | Event::Lease(_) => {}
+            Event::Lost => {
+                self.me = None;
+                tracing::warn!("the membership in the cluster is over: another one follows");
+            }
+            Event::Away(_, reason) => {
+                self.feed.note_etcd(EtcdState::Away);
+                tracing::warn!(
+                    "etcd is away ({reason}): produce and fetch go on; nobody is elected and no topic is created meanwhile"
+                );
+            }
+            Event::Back => {
+                self.feed.note_etcd(EtcdState::There);
+                tracing::info!("etcd is back");
+            }
+            Event::Remember(seen) => self.life.remember(&self.data_dir, seen).map_err(|error| error.to_string())?,
+            Event::Waiting(reason) => tracing::info!("not a member of the cluster yet: {reason}"),
+            Event::Fatal(reason) => return Err(reason),
+        }
+        Ok(())
+    }
+}
+
+impl ShardMember {
+    /// Ends the shard's part, once it serves no more.
+    pub(in crate::serve) async fn leave(self) {
+        if let Some(lead) = &self.lead {
+            let left = lead.control.plane().ask(LEAVE_TIMEOUT, Question::Leave).await;
+            if let Err(error) = left {
+                tracing::warn!("the registration is not given up, its lease ends by itself: {error}");
+            }
+        }
+        self.shell.stop().await;
+        if let Some(Lead { control, follower }) = self.lead {
+            follower.cancel().await;
+            glommio::executor().spawn_blocking(move || control.stop()).await;
+        }
+    }
+}

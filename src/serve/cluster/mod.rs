@@ -1,0 +1,15 @@
+//! A node as one of a cluster: registered with etcd, its topics those of the cluster, its channel open to other nodes.
+//!
+//! In this order: the data is recovered; the control thread registers the node; the first image says what the cluster is,
+//! and whether this data directory belongs to it; every shard starts its channel; shard 0 brings the engine's topics into
+//! agreement with each image; clients are served. A stop goes the other way: leadership is handed over, requests end, the
+//! channel ends, the registration is given up, an etcd of our own stops last.
+
+mod etcd;
+mod exit;
+mod life;
+mod membership;
+mod start;
+
+pub(super) use self::{exit::Exit, membership::Shards, start::prepare};
+pub(crate) use self::{life::cluster_of, membership::etcd_options};
