@@ -3,6 +3,7 @@
 #
 #   build                  the broker and the load tool, release build
 #   run                    a broker of that build: the ARGUMENTs are those of millrace serve
+#   cluster COMMAND        three nodes and an etcd of that build on this machine (tuning/cluster)
 #   check                  whether everything compiles, tests included
 #   lint                   format, clippy, documentation
 #   tidy                   the rules of the text: sizes, arrows between rooms, dependencies (tests/tidy)
@@ -12,6 +13,7 @@
 #   test                   all tests, as ./test
 #   unit                   unit, property, golden and crash tests, and the rules of the text
 #   process                whole brokers, killed, stopped, filled up, confused
+#   cluster                nodes of a cluster killed, paused, drained
 #   clients                clients in six languages against a broker
 #   groups                 consumer groups in trouble
 #   soak                   short loads by real clients, and their transactions under kill -9
@@ -48,6 +50,11 @@ profile() { # process, seconds
 case $name in
   build) build ;;
   run) build -q; exec "$target/release/millrace" serve "$@" ;;
+  cluster)
+    [ $# -gt 0 ] || exec ./test cluster
+    build -q
+    MILLRACE=$target/release/millrace exec tuning/cluster "$@"
+    ;;
   check) cargo check --workspace --all-targets ;;
   lint)
     cargo fmt --all --check

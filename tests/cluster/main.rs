@@ -1,0 +1,20 @@
+//! Several nodes as one cluster: real processes, a real etcd, and everything that may happen to them.
+//!
+//! Needs Debian's `etcd-server`; without an `etcd` in the PATH each test says that it is skipped. `MILLRACE_BIN` names
+//! another binary than this build's, `MILLRACE_ROUNDS` multiplies the rounds of what relies on chance. Every test ends by
+//! itself, and holds what was acknowledged against what is read back: each record there, once, in order.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod cuts;
+mod drain;
+mod etcd;
+mod etcd_away;
+mod failover;
+mod load;
+mod membership;
+mod network;
+mod node;
+mod pause;
+mod replication;
+mod rig;
+mod rolling;

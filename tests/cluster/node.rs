@@ -1,0 +1,177 @@
+//! A process under test, and a node as one.
+
+use std::{
+    fs::OpenOptions,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use millrace_bench::{server, sys};
+
+/// Longest wait for anything: a test that gets there has found a hang.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Path of the binary under test.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("MILLRACE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_millrace").into(), PathBuf::from)
+}
+
+/// Rounds of a test that relies on chance: more of them in long runs.
+pub(crate) fn rounds(few: u32) -> u32 {
+    let factor = std::env::var("MILLRACE_ROUNDS").ok().map(|text| text.parse::<u32>().unwrap());
+    few * factor.unwrap_or(1)
+}
+
+/// A command and, while it runs, its process; killed when dropped.
+pub(crate) struct Process {
+    command: String,
+    log: PathBuf,
+    child: Option<Child>,
+    is_paused: bool,
+}
+
+impl Process {
+    pub(crate) fn new(command: String, log: PathBuf) -> Process {
+        Process { command, log, child: None, is_paused: false }
+    }
+
+    /// Starts it without waiting for anything.
+    pub(crate) fn start(&mut self) {
+        assert!(self.child.is_none(), "it runs: {}", self.command);
+        let output = || OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("exec {}", self.command)).stdin(Stdio::null());
+        self.child = Some(command.stdout(output()).stderr(output()).spawn().unwrap());
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    fn signal(&self, signal: i32) {
+        let child = self.child.as_ref().unwrap_or_else(|| panic!("does not run: {}", self.command));
+        sys::signal(child.id(), signal).unwrap();
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.is_paused = false;
+        self.child.take().unwrap().wait().unwrap();
+    }
+
+    /// SIGTERM without waiting for the end.
+    pub(crate) fn begin_stop(&mut self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Waits until it ended; answers how.
+    pub(crate) fn await_end(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        let mut child = self.child.take().unwrap();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if begun.elapsed() > PATIENCE {
+                self.child = Some(child);
+                panic!("still runs after {PATIENCE:?}: {}\n{}", self.command, self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn pause(&mut self) {
+        self.signal(libc::SIGSTOP);
+        self.is_paused = true;
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&mut self) {
+        self.signal(libc::SIGCONT);
+        self.is_paused = false;
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
+    }
+
+    /// What it printed, over all its lives.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill(); // it may be gone already
+            let _ = child.wait();
+        }
+    }
+}
+
+/// One node: its folder, its addresses, its life.
+pub(crate) struct Node {
+    pub(crate) id: i32,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    pub(crate) process: Process,
+}
+
+/// Where a process is: its addresses, and what is before its command to bring it there.
+pub(crate) struct Place {
+    pub(crate) wrapper: String,
+    pub(crate) client: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
+
+impl Place {
+    /// On this machine like any process.
+    pub(crate) fn here() -> Place {
+        let (client, peer) = (server::free_address().unwrap(), server::free_address().unwrap());
+        Place { wrapper: String::new(), client, peer }
+    }
+}
+
+/// What all nodes of a cluster are started with.
+pub(crate) struct NodeOptions<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) etcd: String,
+    pub(crate) more: &'a str,
+}
+
+impl Node {
+    /// A node that does not run yet.
+    pub(crate) fn new(id: i32, place: Place, options: &NodeOptions<'_>) -> Node {
+        let Place { wrapper, client: address, peer } = place;
+        let folder = options.folder.join(format!("node-{id}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        // small logs and little memory: three nodes run at once, and small logs wrap around
+        let command = format!(
+            "{wrapper}'{binary}' serve --data '{data}' --listen {address} --node-id {id} --cluster tested --etcd {etcd} \
+             --peer-listen {peer} --wal-bytes 32MiB --memory 64MiB --reserve-bytes 16MiB {more}",
+            binary = binary().display(),
+            data = folder.join("data").display(),
+            etcd = options.etcd,
+            more = options.more,
+        );
+        Node { id, address, process: Process::new(command, folder.join("log")) }
+    }
+
+    /// Waits until it answers clients.
+    pub(crate) fn await_ready(&mut self) {
+        let begun = Instant::now();
+        while !server::answers(self.address, Duration::from_secs(1)) {
+            if let Some(status) = self.process.ended() {
+                panic!("node {} ended by itself: {status}\n{}", self.id, self.process.log());
+            }
+            assert!(begun.elapsed() < PATIENCE, "node {} does not answer\n{}", self.id, self.process.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A cluster under test: an etcd and its nodes, and what a test asks of all of them.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use kafka_protocol::protocol::StrBytes;
+use millrace_bench::{
+    client::{self, FetchLimits, Leaders},
+    ledger::{Acknowledged, Tally},
+    reader,
+};
+use millrace_client::{Cluster, ClusterOptions, ConnectOptions, Topic, TopicSpec};
+use tempfile::TempDir;
+
+use crate::{
+    etcd::{self, Etcd},
+    network::{ETCD, Network},
+    node::{Node, NodeOptions, PATIENCE, Place, binary},
+};
+
+/// How long a client waits for one answer: a node that stands still shall not hold a test up for long.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// An etcd and nodes with the ids from 1 on.
+pub(crate) struct Rig {
+    pub(crate) etcd: Etcd,
+    nodes: Vec<Node>,
+    more: String,
+    /// Outlives the processes in it.
+    network: Option<Network>,
+    folder: TempDir,
+}
+
+impl Rig {
+    /// Starts a cluster and waits until every node knows all of them. `None`: there is no etcd here.
+    pub(crate) fn start(nodes: i32, more: &str) -> Option<Rig> {
+        etcd::is_there().then(|| Rig::start_at(nodes, more, None))
+    }
+
+    /// The same on networks of their own.
+    pub(crate) fn start_in(network: Network, nodes: i32) -> Option<Rig> {
+        etcd::is_there().then(|| Rig::start_at(nodes, "", Some(network)))
+    }
+
+    fn start_at(nodes: i32, more: &str, mut network: Option<Network>) -> Rig {
+        let folder = tempfile::Builder::new().prefix("millrace-cluster-").tempdir().unwrap();
+        let place = network.as_mut().map_or_else(Place::here, |network| network.place(ETCD));
+        let etcd = Etcd::start(folder.path(), place);
+        let mut rig = Rig { etcd, nodes: Vec::new(), more: more.to_owned(), network, folder };
+        for id in 1..=nodes {
+            rig.add(id);
+        }
+        rig.await_all();
+        rig
+    }
+
+    /// Makes one more node and starts it, without waiting for it.
+    pub(crate) fn add(&mut self, id: i32) {
+        self.add_with_shards(id, 1);
+    }
+
+    /// The same, for one with another number of shards.
+    pub(crate) fn add_with_shards(&mut self, id: i32, shards: usize) {
+        let more = format!("{} --shards {shards}", self.more);
+        let options = NodeOptions { folder: self.folder.path(), etcd: self.etcd.url(), more: &more };
+        let network = self.network.as_mut();
+        let place = network.map_or_else(Place::here, |network| network.place(u8::try_from(id).unwrap()));
+        let mut node = Node::new(id, place, &options);
+        node.process.start();
+        self.nodes.push(node);
+    }
+
+    /// A node.
+    pub(crate) fn node(&mut self, id: i32) -> &mut Node {
+        let found = self.nodes.iter_mut().find(|node| node.id == id);
+        found.unwrap_or_else(|| panic!("no node {id}"))
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self, id: i32) {
+        self.node(id).process.kill();
+    }
+
+    /// Starts nodes that were stopped, and waits until they answer.
+    pub(crate) fn restart(&mut self, ids: &[i32]) {
+        for id in ids {
+            self.node(*id).process.start();
+        }
+        for id in ids {
+            self.node(*id).await_ready();
+        }
+    }
+
+    /// SIGTERM; the node must end cleanly.
+    pub(crate) fn stop(&mut self, id: i32) {
+        self.node(id).process.begin_stop();
+        let status = self.node(id).process.await_end();
+        assert!(status.success(), "node {id}: {status}\n{}", self.logs());
+    }
+
+    /// Waits until every node answers and tells clients of all nodes that run.
+    pub(crate) fn await_all(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_running()) {
+            node.await_ready();
+        }
+        let running = self.running();
+        for id in &running {
+            let mut alone = self.client_of(*id);
+            self.until("every node knows all", || alone.broker_ids().is_ok_and(|ids| ids == running));
+        }
+    }
+
+    /// Ids of nodes that run.
+    pub(crate) fn running(&self) -> Vec<i32> {
+        self.nodes.iter().filter(|node| node.process.is_running()).map(|node| node.id).collect()
+    }
+
+    /// Addresses of all nodes.
+    pub(crate) fn brokers(&self) -> Vec<(String, u16)> {
+        self.nodes.iter().map(|node| (node.address.ip().to_string(), node.address.port())).collect()
+    }
+
+    /// A client of the cluster.
+    pub(crate) fn client(&self) -> Cluster {
+        client_of(self.brokers())
+    }
+
+    /// The network of their own that the nodes have.
+    pub(crate) fn network(&self) -> &Network {
+        self.network.as_ref().expect("the cluster was started in one")
+    }
+
+    /// A client that does not begin at that node.
+    pub(crate) fn client_without(&self, id: i32) -> Cluster {
+        let others = self.nodes.iter().filter(|node| node.id != id);
+        client_of(others.map(|node| (node.address.ip().to_string(), node.address.port())).collect())
+    }
+
+    /// A client that begins at one node.
+    pub(crate) fn client_of(&self, id: i32) -> Cluster {
+        let node = self.nodes.iter().find(|node| node.id == id).unwrap();
+        client_of(vec![(node.address.ip().to_string(), node.address.port())])
+    }
+
+    /// Runs `millrace` with these arguments against the cluster; answers what it printed.
+    pub(crate) fn millrace(&self, arguments: &[&str]) -> String {
+        let brokers = self.brokers().iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>().join(",");
+        let output = Command::new(binary()).args(arguments).args(["--broker", &brokers]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {said}\n{}", self.logs());
+        said
+    }
+
+    /// Creates a topic and waits until all its replicas are in sync.
+    pub(crate) fn create_topic(&self, name: &str, partitions: i32, replicas: i16, settings: &[(&str, &str)]) {
+        let own = |&(key, value): &(&str, &str)| (key.to_owned(), value.to_owned());
+        let settings = settings.iter().map(own).collect();
+        let spec =
+            TopicSpec { name: name.to_owned(), partitions: Some(partitions), replicas: Some(replicas), settings };
+        let created = self.client().create_topic(&spec, false);
+        created.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
+        self.await_in_sync(name, usize::try_from(replicas).unwrap());
+    }
+
+    /// A topic as the cluster tells it now.
+    pub(crate) fn topic(&self, name: &str) -> Topic {
+        self.client().topic(name, false).unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
+    /// The leader of a partition, once there is one.
+    pub(crate) fn leader(&self, name: &str, partition: i32) -> i32 {
+        let mut leader = -1;
+        self.until("the partition has a leader", || {
+            leader = self.topic(name).partitions[&partition].leader;
+            leader >= 0
+        });
+        leader
+    }
+
+    /// Waits until every partition of a topic has a leader and that many replicas in sync.
+    pub(crate) fn await_in_sync(&self, name: &str, replicas: usize) {
+        self.until(&format!("{replicas} replicas of {name} are in sync"), || {
+            let topic = self.client().topic(name, false);
+            topic.is_ok_and(|topic| topic.partitions.values().all(|it| it.leader >= 0 && it.in_sync.len() == replicas))
+        });
+    }
+
+    /// Waits for something that is bound to come.
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Reads a whole topic back from its leaders and holds it against what was acknowledged; fails unless all is well.
+    pub(crate) fn verify(&self, topic: &str, run: u64, acknowledged: &Acknowledged) -> Tally {
+        let mut leaders = None;
+        self.until("every partition can be read", || {
+            let connection = self.nodes.iter().find(|node| node.process.is_running()).map(|node| node.address);
+            let connected = client::connect(connection.expect("a node runs"), ANSWER_PATIENCE);
+            leaders = connected.and_then(|mut it| client::await_leaders(&mut it, topic, ANSWER_PATIENCE)).ok();
+            leaders.is_some()
+        });
+        self.verify_from(topic, run, acknowledged, &leaders.unwrap())
+    }
+
+    fn verify_from(&self, topic: &str, run: u64, acknowledged: &Acknowledged, leaders: &Leaders) -> Tally {
+        let back = reader::read_back(topic, leaders, run, 1, FetchLimits::default(), PATIENCE);
+        let back = back.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
+        let tally = back.ledger.verdict(acknowledged);
+        assert!(tally.is_clean(), "{tally}\n{}", self.logs());
+        tally
+    }
+
+    /// What all nodes printed.
+    pub(crate) fn logs(&self) -> String {
+        let logs = self.nodes.iter().map(|node| format!("--- node {}\n{}\n", node.id, node.process.log()));
+        logs.collect()
+    }
+}
+
+fn client_of(brokers: Vec<(String, u16)>) -> Cluster {
+    let connect = ConnectOptions { client_id: StrBytes::from_static_str("cluster-test"), timeout: ANSWER_PATIENCE };
+    Cluster::new(ClusterOptions { brokers, connect })
+}
