@@ -19,7 +19,7 @@ use super::known_error;
 use crate::{
     broker::{
         cluster,
-        context::{Authorization, Context, Operation, ResourceType},
+        context::{AllTopics, Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
     coordinator::transaction::{Producer, shell},
@@ -63,10 +63,12 @@ type Answers = Vec<AddPartitionsToTxnTopicResult>;
 async fn handle(context: Context, call: Call<AddPartitionsToTxnRequest>) -> AddPartitionsToTxnResponse {
     let response = AddPartitionsToTxnResponse::default();
     if call.version() >= BROKERS_VERSION {
-        if let Err(error) = context.cluster(Operation::ClusterAction) {
-            return response.with_error_code(error.code());
-        }
-        let results = call.body.transactions.into_iter().map(|transaction| of_broker(&context, transaction));
+        let all_topics = match context.cluster(Operation::ClusterAction) {
+            Ok(all_topics) => all_topics,
+            Err(error) => return response.with_error_code(error.code()),
+        };
+        let asked = call.body.transactions.into_iter();
+        let results = asked.map(|transaction| of_broker(&context, &all_topics, transaction));
         return response.with_results_by_transaction(join_all(results).await);
     }
     let knows_fenced = call.version() >= FENCED_VERSION;
@@ -109,23 +111,26 @@ fn refusal(context: &Context, topic: &AddPartitionsToTxnTopic) -> Option<(Respon
     }
 }
 
-async fn of_broker(context: &Context, transaction: AddPartitionsToTxnTransaction) -> AddPartitionsToTxnResult {
+async fn of_broker(
+    context: &Context,
+    all_topics: &AllTopics,
+    transaction: AddPartitionsToTxnTransaction,
+) -> AddPartitionsToTxnResult {
     let result = AddPartitionsToTxnResult::default().with_transactional_id(transaction.transactional_id.clone());
     let topics = &transaction.topics;
     let topic_results = match transaction.transactional_id.is_empty() {
         true => all(topics, ResponseError::InvalidRequest.code()),
-        false => ask(context, &transaction).await,
+        false => ask(context, all_topics, &transaction).await,
     };
     result.with_topic_results(topic_results)
 }
 
-async fn ask(context: &Context, transaction: &AddPartitionsToTxnTransaction) -> Answers {
+async fn ask(context: &Context, all_topics: &AllTopics, transaction: &AddPartitionsToTxnTransaction) -> Answers {
     let topics = &transaction.topics;
     let id = transaction.transactional_id.as_str();
     let producer = Producer { id: transaction.producer_id.0, epoch: transaction.producer_epoch };
     let is_there = |topic: &AddPartitionsToTxnTopic, partition: i32| {
-        let topics = context.engine().topics();
-        topics.by_name.get(topic.name.as_str()).is_some_and(|topic| (0..topic.partitions).contains(&partition))
+        all_topics.get(&topic.name).is_ok_and(|topic| (0..topic.partitions).contains(&partition))
     };
     let all_there = topics.iter().all(|topic| topic.partitions.iter().all(|partition| is_there(topic, *partition)));
     if !all_there {

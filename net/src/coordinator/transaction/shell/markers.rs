@@ -9,7 +9,7 @@ use millrace_engine::{engine::Engine, transactions::Marker};
 
 use crate::{
     coordinator::{
-        group::{Groups, OFFSETS_TOPIC},
+        group::Groups,
         transaction::{Marked, Marking},
     },
     errors::log_error,
@@ -34,7 +34,7 @@ pub(super) async fn mark(engine: &Engine, marking: &Marking) -> Marked {
 
 /// Writes markers; one answer each, in their order, when they are on stable storage.
 pub(crate) async fn write_markers(engine: &Engine, markers: Vec<Marker>) -> Vec<Result<(), ResponseError>> {
-    let offsets = engine.topics().by_name.get(OFFSETS_TOPIC).map(|topic| topic.id);
+    let offsets = Groups::topic(engine).map(|topic| topic.id);
     let mut results = vec![Ok(()); markers.len()];
     let is_of_group = |marker: &Marker| Some(marker.partition.topic) == offsets;
     let (of_groups, others): (Vec<_>, Vec<_>) =

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     coordinator::{
-        group::OFFSETS_TOPIC,
+        group::{Groups, OFFSETS_TOPIC},
         runtime::{Kind, Runtime},
     },
     errors::{log_error, topic_error},
@@ -80,7 +80,7 @@ impl Kind for TransactionKind {
             })
             .detach(),
             Errand::Admit(mut partitions, producer) => {
-                let offsets = engine.topics().by_name.get(OFFSETS_TOPIC).map(|topic| topic.id);
+                let offsets = Groups::topic(&engine).map(|topic| topic.id);
                 partitions.retain(|partition| Some(partition.topic) != offsets);
                 // posted when this returns; who is not told in time asks
                 let admitted = engine.admit(partitions, producer.id, producer.epoch);

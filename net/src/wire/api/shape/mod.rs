@@ -62,6 +62,7 @@ pub(crate) const STRING: Field = field(Kind::Text);
 pub(crate) const BYTES: Field = field(Kind::Blob);
 pub(crate) const INT8S: Field = field(Kind::List(&Kind::Fixed(1)));
 pub(crate) const INT32S: Field = field(Kind::List(&Kind::Fixed(4)));
+/// Numbers of 64 bits.
 pub(crate) const INT64S: Field = field(Kind::List(&Kind::Fixed(8)));
 pub(crate) const STRINGS: Field = field(Kind::List(&Kind::Text));
 
