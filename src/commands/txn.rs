@@ -89,6 +89,7 @@ struct Abort {
 }
 
 impl TxnCommand {
+    /// Runs the command.
     pub(crate) fn run(self) -> Outcome {
         match self.action {
             Action::List(list) => list.run(),

@@ -36,6 +36,7 @@ pub(crate) struct Acquired {
 }
 
 impl Acquired {
+    /// How many offsets these are.
     pub(crate) fn len(&self) -> i64 {
         self.last_offset - self.first_offset + 1
     }
