@@ -11,6 +11,7 @@
 //! * `run`: everything under way arrives. `wait 1000`: so many ms go by, with what is due.
 //! * `isr ok`, `isr unknown`, `isr refused`: what became of the change that was asked for last.
 //! * `break 1 2`: connections between them end. `unreachable 1`: whoever dials node 1 fails, until `reachable 1`.
+//! * `full 2`: node 2's disk takes nothing, until `free 2`.
 //! * `hold` keeps frames under way, `run` lets them go.
 
 use std::{
@@ -42,6 +43,7 @@ struct Log {
     end: i64,
     durable: i64,
     high_watermark: i64,
+    is_full: bool,
     /// Payload of runs by where they begin, as far as it is not small.
     large: BTreeMap<i64, usize>,
 }
@@ -174,13 +176,14 @@ impl Conversation {
                 (format!("begins anew at {log_start}"), Some(Done::Changed))
             }
             EngineWork::Append { attachment, epoch, base, end, batches } => {
-                let fits = base == log.end;
+                let fits = base == log.end && !log.is_full;
                 if fits {
                     log.note(epoch);
                     log.end = end;
                 }
                 let large = if batches.len() > 1_000 { format!(" ({} bytes)", batches.len()) } else { String::new() };
-                (format!("appends [{base},{end}){large}"), (!fits).then_some(Done::AppendFailed { attachment }))
+                let does = if fits { "appends" } else { "cannot append" };
+                (format!("{does} [{base},{end}){large}"), (!fits).then_some(Done::AppendFailed { attachment }))
             }
             EngineWork::AdvanceHighWatermark { high_watermark } => {
                 log.high_watermark = high_watermark;
@@ -254,6 +257,8 @@ impl Conversation {
             "trim" => self.nodes.get_mut(&id()).expect("a node of the script").log.start = words[2].parse().unwrap(),
             "unreachable" => self.unreachable.push(id()),
             "reachable" => self.unreachable.retain(|other| *other != id()),
+            "full" => self.nodes.get_mut(&id()).expect("a node of the script").log.is_full = true,
+            "free" => self.nodes.get_mut(&id()).expect("a node of the script").log.is_full = false,
             "hold" => self.is_held = true,
             "run" => self.is_held = false,
             "wait" => self.wait(words[1].parse().unwrap()),
@@ -381,9 +386,9 @@ fn describe(frame: &Frame) -> Option<String> {
         }),
         Frame::Live(live) => {
             let runs: Vec<String> = live.runs.iter().map(run).collect();
-            write!(text, "live #{} {}", live.sequence, runs.join(", "))
+            write!(text, "live {}: {}", live.sequence, runs.join(", "))
         }
-        Frame::Confirm(confirm) => write!(text, "confirm #{}", confirm.sequence),
+        Frame::Confirm(confirm) => write!(text, "confirm {}", confirm.sequence),
         Frame::Credit(credit) => write!(text, "credit {credit}"),
         Frame::Chunk(chunk) => write!(text, "chunk {}", run(chunk)),
         Frame::Positions(list) => list.iter().try_for_each(|it| write!(text, "position durable={}", it.durable)),

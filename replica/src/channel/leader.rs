@@ -153,8 +153,11 @@ impl Leadership {
             Durability::Device => attach.durable,
             Durability::Written => attach.written,
         };
-        self.followers.retain(|follower| follower.member.node != member.node);
-        self.followers.push(Follower::new(now_ms, member, link, attach.attachment, confirmed, flow));
+        let mut follower = Follower::new(now_ms, member, link, attach.attachment, confirmed, flow);
+        if let Some(at) = self.followers.iter().position(|former| former.member.node == member.node) {
+            follower.resume(now_ms, &self.followers.swap_remove(at), self.sealed);
+        }
+        self.followers.push(follower);
     }
 
     /// The follower that attached through a connection, in the attempt that is meant.
@@ -223,7 +226,8 @@ impl Leadership {
         let is_eligible = nodes.live(follower.member.node).is_some_and(|live| {
             live.member == follower.member && !live.draining && self.role.replicas.contains(&live.member.node)
         });
-        let is_live = matches!(follower.flow, Flow::Live { .. }) && follower.link.is_some();
+        let is_broken = follower.link.is_none() || follower.broken_ms.is_some();
+        let is_live = matches!(follower.flow, Flow::Live { .. }) && !is_broken;
         is_eligible && is_live && now_ms.saturating_sub(follower.caught_up_ms) <= LAG_MS_MAX
     }
 
@@ -273,10 +277,12 @@ impl Leadership {
         let follower = self.followers.iter().find(|follower| Some(follower.member) == present);
         match follower {
             None => now_ms.saturating_sub(self.since_ms) < UNHEARD_MS_MAX,
-            Some(follower) if follower.link.is_none() => now_ms.saturating_sub(follower.broken_ms) < BROKEN_MS_MAX,
-            Some(follower) => {
-                follower.confirmed >= position.end || now_ms.saturating_sub(follower.caught_up_ms) <= LAG_MS_MAX
-            }
+            Some(follower) => match follower.broken_ms {
+                Some(broken_ms) => now_ms.saturating_sub(broken_ms) < BROKEN_MS_MAX,
+                None => {
+                    follower.confirmed >= position.end || now_ms.saturating_sub(follower.caught_up_ms) <= LAG_MS_MAX
+                }
+            },
         }
     }
 

@@ -52,19 +52,23 @@ pub(crate) struct Follower {
     pub(crate) caught_up_ms: u64,
     /// The leader's end at a time: once it is confirmed, the follower had caught up by then.
     goal: (i64, u64),
-    /// When the connection broke, in ms.
-    pub(crate) broken_ms: u64,
+    /// Since when, in ms, it has made no headway because its connection broke, or its attempts ended; whether or not it has
+    /// attached again.
+    pub(crate) broken_ms: Option<u64>,
 }
 
 impl Follower {
     /// One that just attached, whose log ends at `end` and matches the leader's.
     pub(crate) fn new(now_ms: u64, member: Member, link: LinkId, attachment: u32, confirmed: i64, flow: Flow) -> Self {
         let goal = (i64::MAX, now_ms);
-        Self { member, link: Some(link), attachment, confirmed, flow, caught_up_ms: now_ms, goal, broken_ms: now_ms }
+        Self { member, link: Some(link), attachment, confirmed, flow, caught_up_ms: now_ms, goal, broken_ms: None }
     }
 
     /// Takes a confirmation; `leader_end` is where the leader's log ends now.
     pub(crate) fn confirm(&mut self, now_ms: u64, offset: i64, leader_end: i64) {
+        if self.link.is_some() && (offset > self.confirmed || offset >= leader_end) {
+            self.broken_ms = None;
+        }
         self.confirmed = self.confirmed.max(offset);
         if self.confirmed >= leader_end {
             self.caught_up_ms = now_ms;
@@ -86,7 +90,19 @@ impl Follower {
     /// Its connection broke.
     pub(crate) fn break_off(&mut self, now_ms: u64) {
         if self.link.take().is_some() {
-            self.broken_ms = now_ms;
+            self.broken_ms.get_or_insert(now_ms);
         }
+    }
+
+    /// Goes on from a former attempt of the same life: attaching again is no headway.
+    pub(crate) fn resume(&mut self, now_ms: u64, former: &Self, leader_end: i64) {
+        if former.member != self.member {
+            return;
+        }
+        self.caught_up_ms = former.caught_up_ms;
+        if self.confirmed <= former.confirmed {
+            self.broken_ms = Some(former.broken_ms.unwrap_or(now_ms));
+        }
+        self.confirm(now_ms, self.confirmed, leader_end);
     }
 }

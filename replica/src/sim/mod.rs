@@ -17,7 +17,7 @@ use world::{Plan, Rule, World};
 use crate::channel::guard::Guard;
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 250;
+const SEEDS: u64 = 200;
 
 fn run(plan: Plan) -> World {
     let mut world = World::new(plan);

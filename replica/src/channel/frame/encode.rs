@@ -61,11 +61,11 @@ impl Writer {
                 self.i32(from.node);
                 self.i64(from.epoch);
                 self.u16(*version);
-                return 2;
+                2
             }
             Frame::Refuse(refusal) => {
                 self.u8(refusal_code(*refusal));
-                return 3;
+                3
             }
             Frame::Attach(items) => self.list(items, 4, Self::attach),
             Frame::Attached(items) => self.list(items, 5, Self::attached),

@@ -361,7 +361,10 @@ impl ShardChannel {
         let is_open = chunks
             .and_then(|link| self.links.get(link))
             .is_some_and(|state| state.state == LinkState::Up && state.outbound.has_credit());
-        while is_open {
+        if !is_open {
+            return;
+        }
+        loop {
             let Some(state) = self.links.get_mut(&live).filter(|state| state.reads < READS_MAX) else { return };
             let Some(partition) = state.backlog.pop_front() else { return };
             let Some(leadership) = self.leading(partition) else { continue };
