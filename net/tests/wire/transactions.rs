@@ -256,8 +256,16 @@ fn a_transaction_that_takes_too_long_is_aborted_and_its_producer_fenced() {
         let node = Node::start(dir.path(), 2, at_level(level_of(protocol)));
         let mut client = node.client();
         client.create_topic("a", 1);
-        let mut producer = Producer::begin_with_timeout(&mut client, "id", protocol, 50);
-        producer.write(&mut client, "a", 0, "late");
+        // where the machine is slow, the time is up before there is anything in it
+        let mut timeout_ms = 50;
+        let mut producer = loop {
+            let mut producer = Producer::begin_with_timeout(&mut client, "id", protocol, timeout_ms);
+            let is_added = protocol == Protocol::New || producer.add(&mut client, 3, "a", 0) == 0;
+            if is_added && producer.produce(&mut client, "a", 0, "late") == 0 {
+                break producer;
+            }
+            timeout_ms *= 2;
+        };
         await_state(&mut client, "id", "CompleteAbort");
         assert_eq!(read(&mut client, "a", 0, true), [""; 0]);
         assert_eq!(producer.produce(&mut client, "a", 0, "later"), INVALID_EPOCH);
