@@ -8,7 +8,7 @@ use crate::api::{Chunk, Records, TopicPartition};
 pub enum Leadership {
     /// Nobody: consumers see what the log here has as safely as its topic asks.
     Alone,
-    /// Replicas on other nodes: consumers see what [`Replica::advance_high_watermark`] says.
+    /// Replicas on other nodes: consumers see what [`crate::replica::Replica::advance_high_watermark`] says.
     Replicated {
         /// How many replicas there are, this one included.
         replicas: u32,

@@ -76,7 +76,7 @@ impl std::fmt::Debug for Admission {
 pub trait TransactionGate {
     /// Answers a question; an error refuses the batch and those behind it. Called in the turn in which the batch arrived,
     /// and never again for the same producer, epoch and partition while an answer is awaited. The batch, and all that its
-    /// producer sends to the partition after it, wait for the answer: [`ADMISSION_WAIT_MAX`](crate::transactions::ADMISSION_WAIT_MAX)
+    /// producer sends to the partition after it, wait for the answer: [`ADMISSION_WAIT_MAX`]
     /// at most, then they are refused with [`LogError::ConcurrentTransactions`].
     fn ask(&self, question: Question) -> LocalFuture<Result<Admission, LogError>>;
 }

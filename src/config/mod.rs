@@ -10,7 +10,8 @@ use self::listener::Said;
 
 pub(crate) use self::{
     address::HostPort,
-    cluster::{ClusterConfig, EtcdConfig, EtcdMember, ManagedEtcd},
+    cluster::{ClusterConfig, EtcdConfig, ManagedEtcd},
+    etcd::EtcdMember,
     listener::{Listener, places, shard_port, take_in},
     memory::{CONNECTION_BYTES_BESIDE, MemoryPlan},
     options::{Advertise, ServeOptions},
@@ -20,6 +21,7 @@ pub(crate) use self::{
 
 mod address;
 mod cluster;
+mod etcd;
 pub(crate) mod file;
 mod listener;
 mod memory;

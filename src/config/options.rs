@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     address::HostPort,
-    cluster::{EtcdMember, EtcdPlace},
+    etcd::{EtcdMember, EtcdPlace},
     listener::{Endpoint, ListenerTable},
     settings::{self, Setting},
     units::{ByteSize, Span},

@@ -33,6 +33,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// One that does not run yet; what it prints goes to `log`.
     pub(crate) fn new(command: String, log: PathBuf) -> Process {
         Process { command, log, child: None, is_paused: false }
     }
@@ -46,6 +47,7 @@ impl Process {
         self.child = Some(command.stdout(output()).stderr(output()).spawn().unwrap());
     }
 
+    /// Whether it was started and not ended by us.
     pub(crate) fn is_running(&self) -> bool {
         self.child.is_some()
     }

@@ -170,7 +170,10 @@ fn read(client: &mut Client, topic: &'static str, partition: i32, is_committed: 
             open.remove(&info.producer_id);
         } else if !is_committed || !info.is_transactional() || !open.contains_key(&info.producer_id) {
             let found = records(bytes).expect("whole records").into_iter();
-            values.extend(found.map(|record| String::from_utf8(record.value.unwrap().to_vec()).unwrap()));
+            values.extend(found.map(|record| {
+                let value = record.value.expect("records here have values");
+                String::from_utf8(value.to_vec()).expect("text")
+            }));
         }
     }
     values

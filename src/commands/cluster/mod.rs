@@ -104,6 +104,7 @@ struct Promote {
 }
 
 impl ClusterCommand {
+    /// Does what was said on the command line.
     pub(crate) fn run(self) -> Outcome {
         match self.action {
             Action::Status(status) => status.run(),

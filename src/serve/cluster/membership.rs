@@ -156,7 +156,7 @@ impl Shards {
         if self.prepared.life.epoch > 0 || topics.by_id.is_empty() {
             return Ok(());
         }
-        if image.topics.len() > 0 {
+        if !image.topics.is_empty() {
             return Err(format!(
                 "{} holds topics of a node that was alone, and cluster '{}' has topics of its own: start this node with an \
                  empty --data, and copy its topics with a client",

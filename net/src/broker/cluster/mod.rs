@@ -72,6 +72,9 @@ pub(crate) struct CurrentLeader {
     pub(crate) broker: Option<Broker>,
 }
 
+/// A listener of a voter: name, host, port.
+pub(crate) type VoterListener = (String, String, u16);
+
 /// Who decides about leaders, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Quorum {
@@ -81,8 +84,8 @@ pub(crate) struct Quorum {
     pub(crate) epoch: i32,
     /// Up to where this node has seen changes of the cluster.
     pub(crate) seen: i64,
-    /// Those that may be controller, with all their listeners: name, host, port.
-    pub(crate) voters: Vec<(BrokerId, Vec<(String, String, u16)>)>,
+    /// Those that may be controller, with all their listeners.
+    pub(crate) voters: Vec<(BrokerId, Vec<VoterListener>)>,
 }
 
 /// What is said of operations when nobody asked.

@@ -288,7 +288,9 @@ fn what_is_hidden_is_archived_and_never_delivered() {
     };
     assert_eq!(write.unwrap().batches, [archived(0, 1), archived(5, 9)]);
     assert_eq!(partition.start_offset(), 2);
-    partition.release("a", &LIMITS).map(|write| partition.on_persisted(1, write.id.unwrap(), true, &LIMITS));
+    if let Some(write) = partition.release("a", &LIMITS) {
+        partition.on_persisted(1, write.id.unwrap(), true, &LIMITS);
+    }
     assert_eq!(acquire(&mut partition, &[(0, 4), (5, 9), (10, 14)]), [(2, 4, 2), (10, 14, 2)]);
 }
 

@@ -164,7 +164,7 @@ fn an_exhausted_epoch_ends_with_another_producer_id() {
             }
             let repeated = world.end(last, outcome, 2);
             assert_eq!(repeated, Ok(next), "KAFKA-18660");
-            assert_eq!(world.end(last, if outcome == Commit { Abort } else { Commit }, 2).is_err(), true);
+            assert!(world.end(last, if outcome == Commit { Abort } else { Commit }, 2).is_err());
             assert_eq!(world.add(next, "x", 2), Ok(()));
         }
     }
@@ -183,7 +183,7 @@ fn an_exhausted_epoch_is_fenced_with_another_producer_id_also_over_a_restart() {
     world.advance(100);
     world.write();
     world.sent.clear();
-    assert_eq!(world.machine.next_deadline_ms().is_some(), true);
+    assert!(world.machine.next_deadline_ms().is_some());
     world.is_slow = false;
     world.restart();
     assert_eq!(world.state(), State::CompleteAbort);
