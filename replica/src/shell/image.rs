@@ -118,6 +118,7 @@ impl Shell {
         let is_news = before != assignment.is_some().then_some(newest);
         if is_news || extent == Extent::All {
             self.tell(|core, now, logs| core.handle_assigned(now, partition, assignment, logs));
+            self.lead_on(partition);
         }
     }
 }
