@@ -38,6 +38,11 @@ impl Process {
         Process { command, log, child: None, is_paused: false }
     }
 
+    /// Replaces the command for the next start.
+    pub(crate) fn set_command(&mut self, command: String) {
+        self.command = command;
+    }
+
     /// Starts it without waiting for anything.
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "it runs: {}", self.command);
@@ -119,10 +124,14 @@ impl Drop for Process {
 
 /// One node: its folder, its addresses, its life.
 pub(crate) struct Node {
+    /// Its id.
     pub(crate) id: i32,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
+    /// Its process.
     pub(crate) process: Process,
+    /// What starts it alone, and what beside that starts it in its cluster.
+    commands: (String, String),
 }
 
 /// Where a process is: its addresses, and what is before its command to bring it there.
@@ -154,15 +163,27 @@ impl Node {
         let folder = options.folder.join(format!("node-{id}"));
         std::fs::create_dir_all(&folder).unwrap();
         // small logs and little memory: three nodes run at once, and small logs wrap around
-        let command = format!(
-            "{wrapper}'{binary}' serve --data '{data}' --listen {address} --node-id {id} --cluster tested --etcd {etcd} \
-             --peer-listen {peer} --wal-bytes 32MiB --memory 64MiB --reserve-bytes 16MiB {more}",
+        let alone = format!(
+            "{wrapper}'{binary}' serve --data '{data}' --listen {address} --node-id {id} --wal-bytes 32MiB --memory 64MiB \
+             --reserve-bytes 16MiB {more}",
             binary = binary().display(),
             data = folder.join("data").display(),
-            etcd = options.etcd,
             more = options.more,
         );
-        Node { id, address, process: Process::new(command, folder.join("log")) }
+        let in_cluster = format!("--cluster tested --etcd {} --peer-listen {peer}", options.etcd);
+        let process = Process::new(format!("{alone} {in_cluster}"), folder.join("log"));
+        Node { id, address, process, commands: (alone, in_cluster) }
+    }
+
+    /// Has it started without its cluster, until [`Node::join`].
+    pub(crate) fn stay_alone(&mut self) {
+        self.process.set_command(self.commands.0.clone());
+    }
+
+    /// Has it started in its cluster from now on.
+    pub(crate) fn join(&mut self) {
+        let (alone, in_cluster) = &self.commands;
+        self.process.set_command(format!("{alone} {in_cluster}"));
     }
 
     /// Waits until it answers clients.

@@ -9,7 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use millrace_bench::{
     client::{self, FetchLimits, Leaders},
     ledger::{Acknowledged, Tally},
-    reader,
+    reader, server,
 };
 use millrace_client::{Cluster, ClusterOptions, ConnectOptions, Topic, TopicSpec};
 use tempfile::TempDir;
@@ -25,7 +25,10 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// An etcd and nodes with the ids from 1 on.
 pub(crate) struct Rig {
-    pub(crate) etcd: Etcd,
+    /// `None`: the nodes run it.
+    etcd: Option<Etcd>,
+    /// What nodes are told of it.
+    etcd_option: String,
     nodes: Vec<Node>,
     more: String,
     /// Outlives the processes in it.
@@ -48,12 +51,44 @@ impl Rig {
         let folder = tempfile::Builder::new().prefix("millrace-cluster-").tempdir().unwrap();
         let place = network.as_mut().map_or_else(Place::here, |network| network.place(ETCD));
         let etcd = Etcd::start(folder.path(), place);
-        let mut rig = Rig { etcd, nodes: Vec::new(), more: more.to_owned(), network, folder };
+        let etcd_option = etcd.url();
+        let mut rig = Rig { etcd: Some(etcd), etcd_option, nodes: Vec::new(), more: more.to_owned(), network, folder };
         for id in 1..=nodes {
             rig.add(id);
         }
         rig.await_all();
         rig
+    }
+
+    /// Three nodes, each of which runs an etcd as its child.
+    pub(crate) fn start_managed() -> Option<Rig> {
+        if !etcd::is_there() {
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("millrace-cluster-").tempdir().unwrap();
+        let members = (1..=3).map(|id| format!("{id}={}", server::free_address().unwrap())).collect::<Vec<_>>();
+        let etcd_option = format!("managed --etcd-members {}", members.join(","));
+        let mut rig = Rig { etcd: None, etcd_option, nodes: Vec::new(), more: String::new(), network: None, folder };
+        (1..=3).for_each(|id| rig.add(id));
+        rig.await_all();
+        Some(rig)
+    }
+
+    /// An etcd, and node 1 that knows nothing of it yet.
+    pub(crate) fn start_alone() -> Option<Rig> {
+        let mut rig = Rig::start(0, "")?;
+        let options = NodeOptions { folder: rig.folder.path(), etcd: rig.etcd_option.clone(), more: "--shards 1" };
+        let mut node = Node::new(1, Place::here(), &options);
+        node.stay_alone();
+        node.process.start();
+        node.await_ready();
+        rig.nodes.push(node);
+        Some(rig)
+    }
+
+    /// The etcd of the test.
+    pub(crate) fn etcd(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("the test has one of its own")
     }
 
     /// Makes one more node and starts it, without waiting for it.
@@ -64,7 +99,7 @@ impl Rig {
     /// The same, for one with another number of shards.
     pub(crate) fn add_with_shards(&mut self, id: i32, shards: usize) {
         let more = format!("{} --shards {shards}", self.more);
-        let options = NodeOptions { folder: self.folder.path(), etcd: self.etcd.url(), more: &more };
+        let options = NodeOptions { folder: self.folder.path(), etcd: self.etcd_option.clone(), more: &more };
         let network = self.network.as_mut();
         let place = network.map_or_else(Place::here, |network| network.place(u8::try_from(id).unwrap()));
         let mut node = Node::new(id, place, &options);

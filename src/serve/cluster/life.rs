@@ -57,7 +57,7 @@ pub(super) enum Since {
 }
 
 impl Life {
-    /// Reads the file, or makes up a new directory's; that is durable when this returns.
+    /// Reads the file, or makes up a new directory's, of which nothing is written before its first life.
     pub(super) fn open(data_dir: &Path, cluster: &str) -> io::Result<Life> {
         fs::create_dir_all(data_dir)?;
         match fs::read_to_string(data_dir.join(FILE)) {
@@ -74,16 +74,14 @@ impl Life {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let directory = Uuid::new_v4();
-                let life = Life {
+                Ok(Life {
                     cluster: cluster.to_owned(),
                     directory,
                     cluster_id: Uuid::nil(),
                     epoch: 0,
                     etcd: None,
                     boot: boot_id()?,
-                };
-                life.write(data_dir)?;
-                Ok(life)
+                })
             }
             Err(error) => Err(error),
         }
@@ -119,7 +117,10 @@ impl Life {
     /// etcd was seen to be so far.
     pub(super) fn remember(&mut self, data_dir: &Path, seen: Remembered) -> io::Result<()> {
         self.etcd = Some(SeenEtcd { id: seen.store.to_string(), revision: seen.revision });
-        self.write(data_dir)
+        match self.epoch {
+            0 => Ok(()), // a directory is of a cluster only once its node was a member
+            _ => self.write(data_dir),
+        }
     }
 
     /// What was seen of etcd last.
@@ -192,7 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(cluster_of(folder.path()), None);
         let mut life = Life::open(folder.path(), "a").unwrap();
-        assert_eq!(life.former().unwrap(), None);
+        assert_eq!((life.former().unwrap(), cluster_of(folder.path())), (None, None), "it may still go alone");
         life.begin(folder.path(), 7).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.former().unwrap(), again.directory), (Some((7, Since::ProcessEnded)), life.directory));
@@ -208,6 +209,8 @@ mod tests {
         assert_eq!(life.remembered(), None);
         let seen = Remembered { store: u64::MAX, revision: 20 };
         life.remember(folder.path(), seen).unwrap();
+        assert_eq!(cluster_of(folder.path()), None, "the node was no member yet");
+        life.begin(folder.path(), 7).unwrap();
         life.recognise(folder.path(), Uuid::from_u128(1)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));

@@ -11,7 +11,6 @@ use millrace_replica::{
         control::{self, ControlThread},
         core::{ClusterIdentity, Event, History, Options},
         etcd::{EtcdOptions, EtcdTls},
-        image::Image,
         model::Member,
         plane::{ControlPlane, JoiningCatalog, JoiningTopic, Question, Visible},
     },
@@ -112,7 +111,7 @@ impl Shards {
         let control = self.start_control(engine)?;
         let image = self.feed.next().await;
         let cluster = image.image.cluster_id.ok_or("the cluster has no id")?;
-        self.bring_topics_along(engine, &control.plane(), &image.image).await?;
+        self.bring_topics_along(engine, &control.plane()).await?;
         self.exit.open(control.plane());
         let plane = control.plane();
         let tell = move |engine: Engine| {
@@ -144,25 +143,18 @@ impl Shards {
             data_dir: self.prepared.data_dir.clone(),
             feed: self.feed.clone(),
             me: None,
+            brings_topics: life.epoch == 0 && !engine.topics().by_id.is_empty(),
             halt: self.halt.clone(),
         };
         control::start(&etcd, options, move |event| listener.hear(event)).map_err(|error| error.to_string())
     }
 
-    /// A node that was alone brings its topics into a cluster that has none. Into another one it cannot: they would be taken
+    /// A node that was alone brings its topics into a cluster that has none. Into another one it was refused: they would be taken
     /// for leftovers there.
-    async fn bring_topics_along(&self, engine: &Engine, plane: &ControlPlane, image: &Image) -> Result<(), String> {
+    async fn bring_topics_along(&self, engine: &Engine, plane: &ControlPlane) -> Result<(), String> {
         let topics = engine.topics();
         if self.prepared.life.epoch > 0 || topics.by_id.is_empty() {
             return Ok(());
-        }
-        if !image.topics.is_empty() {
-            return Err(format!(
-                "{} holds topics of a node that was alone, and cluster '{}' has topics of its own: start this node with an \
-                 empty --data, and copy its topics with a client",
-                self.prepared.data_dir.display(),
-                self.prepared.cluster.name
-            ));
         }
         let topics = topics.by_id.values().map(|topic| JoiningTopic {
             id: topic.id,
@@ -242,10 +234,21 @@ struct Listener {
     data_dir: PathBuf,
     feed: ImageFeed,
     me: Option<Member>,
+    /// The node was alone until now and has topics.
+    brings_topics: bool,
     halt: Halt,
 }
 
 impl Listener {
+    fn has_other_topics(&self) -> String {
+        format!(
+            "{} holds topics of a node that was alone, and cluster '{}' has topics of its own: start this node with an empty \
+             --data, and copy its topics with a client",
+            self.data_dir.display(),
+            self.life.cluster
+        )
+    }
+
     fn hear(&mut self, event: Event) {
         if let Err(reason) = self.act(event) {
             self.halt.halt(reason);
@@ -257,6 +260,9 @@ impl Listener {
         match event {
             Event::Registered(member, image) => {
                 tracing::info!(epoch = member.epoch, "this node is a member of the cluster");
+                if std::mem::take(&mut self.brings_topics) && !image.topics.is_empty() {
+                    return Err(self.has_other_topics());
+                }
                 let kept = self.life.begin(&self.data_dir, member.epoch);
                 let id = image.cluster_id.ok_or("the cluster has no id")?;
                 kept.and_then(|()| self.life.recognise(&self.data_dir, id)).map_err(|error| error.to_string())?;

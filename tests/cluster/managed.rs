@@ -1,0 +1,23 @@
+//! `--etcd managed`: the nodes bring the etcd that they need.
+
+use crate::{load::Load, rig::Rig};
+
+#[test]
+fn three_nodes_that_run_their_own_etcd_outlive_one_of_them() {
+    let Some(mut rig) = Rig::start_managed() else { return };
+    rig.create_topic("orders", 3, 3, &[("min.insync.replicas", "2")]);
+    let load = Load::start(&rig, "orders", 3, 2);
+    load.await_more(&rig, 20);
+    for id in 1..=3 {
+        rig.kill(id);
+        load.await_more(&rig, 20);
+        rig.restart(&[id]);
+        rig.await_in_sync("orders", 3);
+    }
+    let produced = load.finish();
+    println!("longest gap of a producer: {:?}", produced.longest_gap);
+    rig.verify("orders", produced.run, &produced.acknowledged);
+    rig.stop(2);
+    rig.restart(&[2]);
+    rig.await_in_sync("orders", 3);
+}
