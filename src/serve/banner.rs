@@ -17,6 +17,14 @@ pub(super) fn starting(config: &Config) -> String {
     line(&mut text, "data", &data_dir.display().to_string());
     let pinned = if config.pin { "each on a CPU of its own" } else { "not bound to CPUs" };
     line(&mut text, "node", &format!("id {}, {} shards, {pinned}", config.node_id, config.shards));
+    if let Some(cluster) = &config.cluster {
+        let etcd = match &cluster.etcd.managed {
+            Some(managed) => format!("etcd as a child, one of {}", managed.members.len()),
+            None => format!("etcd at {}", cluster.etcd.urls.join(", ")),
+        };
+        let rack = cluster.rack.as_ref().map(|rack| format!(", rack {rack}")).unwrap_or_default();
+        line(&mut text, "cluster", &format!("{}{rack}, {etcd}", cluster.name));
+    }
     line(&mut text, "memory", &config.memory.to_string());
     let (beside, each) = (MemoryPlan::beside(config.shards), CONNECTION_BYTES_BESIDE);
     line(&mut text, "", &format!("at most {beside} beside it, and {each} for each connection"));
@@ -56,6 +64,10 @@ pub(super) fn ready(config: &Config, listening: &Listening) -> String {
             };
             line(&mut text, "", &format!("each shard is a broker of its own, on the ports {own}{told}"));
         }
+    }
+    if let Some(peer) = &listening.peer {
+        let addresses = joined(&peer.addresses).replace(',', ", ");
+        line(&mut text, "other nodes", &format!("{addresses}, told to them as {}", peer.advertised));
     }
     let told = &listening.listeners[0].advertised;
     if let Some(address) = listening.metrics {
