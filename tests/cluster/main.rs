@@ -10,6 +10,7 @@ mod drain;
 mod etcd;
 mod etcd_away;
 mod failover;
+mod groups;
 mod growing;
 mod load;
 mod managed;
