@@ -18,7 +18,7 @@ use crate::{
 /// Between two questions whether anybody is there, in ms.
 const BEAT_MS: u64 = 1_000;
 /// A connection on which nothing was heard for so long is broken, in ms.
-const SILENCE_MS_MAX: u64 = 5_000;
+const SILENCE_MS_MAX: u64 = 3_500;
 /// A catch-up connection that nobody needed for so long is closed, in ms.
 const UNUSED_MS_MAX: u64 = 10_000;
 /// First pause before a connection is tried again, in ms; each further one is twice as long.
