@@ -526,7 +526,9 @@ fn what_consumers_do_not_see_is_read_for_followers_only() {
         let bound = ReadBound::HighWatermark;
         let part = |offset| FetchPartition { partition: id, offset, max_bytes: 9_000, leader_epoch: 1, bound };
         assert!(store.read(&part(0), 9_000, true).await.unwrap().records.is_empty());
-        let beyond = store.read(&part(1), 9_000, true).await;
+        let unseen = store.read(&part(1), 9_000, true).await;
+        assert!(unseen.unwrap().records.is_empty(), "a consumer that saw more of another leader waits");
+        let beyond = store.read(&part(4), 9_000, true).await;
         assert!(matches!(beyond, Err(LogError::OffsetOutOfRange { .. })));
         let caught = store.read_for_follower(id, 1, 9_000).await.unwrap();
         assert_eq!((caught.end_offset, caught.high_watermark), (3, 0));

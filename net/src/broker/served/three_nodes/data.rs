@@ -1,7 +1,5 @@
 //! How clients are sent to the node that has what they want.
 
-use std::collections::BTreeMap;
-
 use kafka_protocol::messages::{
     FetchRequest, FetchResponse, GroupId, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
     TopicName,
@@ -13,11 +11,11 @@ use kafka_protocol::messages::{
     produce_request::{PartitionProduceData, TopicProduceData},
 };
 use millrace_engine::{
-    api::{ConfigChange, NewTopic, TopicPartition},
+    api::{ConfigChange, TopicPartition},
     replica::{Leadership, Replica},
 };
 
-use super::fixture::{Node, one_batch, text, with_three_nodes};
+use super::fixture::{Node, one_batch, place, text, with_three_nodes};
 
 const RACK_AWARE: (&str, &str) = ("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector");
 
@@ -58,6 +56,7 @@ fn old_clients_do_not_read_from_followers() {
             request.topics[0].topic_id = uuid::Uuid::nil();
             request
         };
+        replica(&node, 0).follow(7).await.expect("it follows");
         let told = node.call(10, named(fetch(&node, 0, ""))).await;
         assert_eq!(only(&told).error_code, 6);
         let told = node.call(11, named(fetch(&node, 0, ""))).await;
@@ -68,10 +67,11 @@ fn old_clients_do_not_read_from_followers() {
 #[test]
 fn consumers_are_sent_to_the_replica_in_their_rack() {
     with_three_nodes(&[RACK_AWARE], async |node: Node| {
-        for (rack, replica) in [("c", 3), ("a", 1), ("b", -1), ("z", -1), ("", -1)] {
+        replica(&node, 1).lead(7, Leadership::Alone).await.expect("it leads");
+        for (rack, nearest) in [("c", 3), ("a", 1), ("b", -1), ("z", -1), ("", -1)] {
             let told = node.call(17, fetch(&node, 1, rack)).await;
             let partition = only(&told);
-            assert_eq!((partition.error_code, partition.preferred_read_replica.0), (0, replica), "{rack}");
+            assert_eq!((partition.error_code, partition.preferred_read_replica.0), (0, nearest), "{rack}");
             assert_eq!((partition.high_watermark, partition.log_start_offset), (0, 0));
         }
         // what nobody has is asked of the leader
@@ -85,6 +85,7 @@ fn consumers_are_sent_to_the_replica_in_their_rack() {
 #[test]
 fn without_a_selector_consumers_stay_with_the_leader() {
     with_three_nodes(&[], async |node: Node| {
+        replica(&node, 1).lead(7, Leadership::Alone).await.expect("it leads");
         let told = node.call(17, fetch(&node, 1, "c")).await;
         assert_eq!((only(&told).error_code, only(&told).preferred_read_replica.0), (0, -1));
     });
@@ -173,8 +174,8 @@ fn acks_of_all_need_enough_replicas() {
 #[test]
 fn coordinators_come_and_go_with_the_leadership_of_their_partition() {
     with_three_nodes(&[], async |node: Node| {
-        let new = NewTopic { name: "__consumer_offsets".to_owned(), partitions: 1, configs: BTreeMap::new() };
-        let topic = node.engine.create_topic(new, false).await.expect("a topic").id;
+        let topic = uuid::Uuid::from_u128(6);
+        place(&node.engine, topic, "__consumer_offsets", &[&[2, 1, 3]]).await;
         let replica = node.engine.replica(TopicPartition { topic, partition: 0 }).expect("it is here");
         let commit = || {
             let partition = OffsetCommitRequestPartition::default().with_committed_offset(5);
@@ -187,12 +188,14 @@ fn coordinators_come_and_go_with_the_leadership_of_their_partition() {
             let group = OffsetFetchRequestGroup::default().with_group_id(GroupId(text("g"))).with_topics(None);
             node.call(8, OffsetFetchRequest::default().with_groups(vec![group]))
         };
+        replica.lead(1, Leadership::Alone).await.expect("it leads");
+        node.cluster.notice_leadership();
         assert_eq!(commit().await.topics[0].partitions[0].error_code, 0);
-        replica.follow(1).await.expect("it follows");
+        replica.follow(2).await.expect("it follows");
         assert_eq!(fetched().await.groups[0].error_code, 16, "NOT_COORDINATOR, even before it is noticed");
         node.cluster.notice_leadership();
         assert_eq!(commit().await.topics[0].partitions[0].error_code, 16);
-        replica.lead(2, Leadership::Alone).await.expect("it leads");
+        replica.lead(3, Leadership::Alone).await.expect("it leads");
         node.cluster.notice_leadership();
         let told = fetched().await;
         assert_eq!(told.groups[0].error_code, 0);

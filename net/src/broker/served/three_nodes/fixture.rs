@@ -17,9 +17,13 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::{Either, select};
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request as Message, StrBytes};
 use millrace_engine::{
-    api::{NewTopic, TopicId},
+    api::TopicId,
     batch::{BatchBuilder, Codec, Record},
     engine::Engine,
+    format::{
+        catalog::StoredTopic,
+        placement::{PlacedRun, Placement},
+    },
 };
 use millrace_replica::cluster::{
     image::{Controller, Image},
@@ -81,6 +85,14 @@ pub(super) fn visible<T>(outcome: T) -> Visible<T> {
     Visible { revision: 0, outcome }
 }
 
+/// Has the node know a topic of the cluster, whose partitions are on these nodes.
+pub(super) async fn place(engine: &Engine, id: TopicId, name: &str, replicas: &[&[i32]]) {
+    let partitions = i32::try_from(replicas.len()).expect("a few");
+    let stored = StoredTopic { name: name.to_owned(), partitions, overrides: BTreeMap::new() };
+    let run = |nodes: &&[i32]| PlacedRun { partitions: 1, leader_epoch: 1, replicas: nodes.to_vec() };
+    engine.put_topic(id, stored, Placement::of(replicas.iter().map(run))).await.expect("a topic");
+}
+
 /// Runs a conversation with the node.
 pub(super) fn with_three_nodes(settings: &[(&str, &str)], body: impl AsyncFn(Node) + Clone + Send + 'static) {
     let mut config = NetConfig::default();
@@ -89,8 +101,8 @@ pub(super) fn with_three_nodes(settings: &[(&str, &str)], body: impl AsyncFn(Nod
     let all = few.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     config.broker_settings.extend(all);
     on_numbered_node(2, async move |engine: Engine, stop| {
-        let new = NewTopic { name: "t".to_owned(), partitions: 4, configs: BTreeMap::new() };
-        let topic = engine.create_topic(new, false).await.expect("a topic").id;
+        let topic = Uuid::from_u128(5);
+        place(&engine, topic, "t", &[&[1, 2, 4], &[2, 3, 1], &[4, 1], &[1, 3]]).await;
         let (sender, questions) = sync_channel(16);
         let put = move |asked| match sender.try_send(asked) {
             Ok(()) => Ok(()),
