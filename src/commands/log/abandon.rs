@@ -13,7 +13,7 @@ use millrace_engine::{abandon::abandon, doubt::Doubts};
 use crate::{
     failure::{Failure, Outcome},
     output::say,
-    serve::explain,
+    serve::{cluster::forget_lives, explain},
 };
 
 /// Goes on without records that a damaged write-ahead log does not give back
@@ -47,7 +47,9 @@ impl Abandon {
         let (sender, answers) = std::sync::mpsc::channel();
         let folder = data.clone();
         let confirm = move |doubts: &[Doubts]| {
-            let agreed = agree(doubts, &folder, yes_lose.as_deref());
+            // before anything is given up: the node must not go on as one that has what it was promised to have
+            let forget = |()| forget_lives(&folder).map_err(|error| Failure::failed(error.to_string()));
+            let agreed = agree(doubts, &folder, yes_lose.as_deref()).and_then(forget);
             let yes = agreed.is_ok();
             drop(sender.send(agreed));
             yes

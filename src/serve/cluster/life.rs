@@ -146,6 +146,18 @@ pub(crate) fn cluster_of(data_dir: &Path) -> Option<String> {
     toml::from_str::<Life>(&text).ok().map(|life| life.cluster)
 }
 
+/// Records of a data directory were given up: its node is in the cluster as before, but it is another directory, which was
+/// promised nothing. So it is neither in sync nor eligible until it has caught up. Durable when this returns.
+///
+/// # Errors
+/// If what is there cannot be read or written. A directory that was never in a cluster stays as it is.
+pub(crate) fn forget_lives(data_dir: &Path) -> io::Result<()> {
+    let Some(cluster) = cluster_of(data_dir) else { return Ok(()) };
+    let mut life = Life::open(data_dir, &cluster)?;
+    (life.directory, life.epoch) = (Uuid::new_v4(), 0);
+    life.write(data_dir)
+}
+
 /// An id in a file that people may read.
 mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
@@ -214,6 +226,20 @@ mod tests {
         life.recognise(folder.path(), Uuid::from_u128(1)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));
+    }
+
+    #[test]
+    fn a_directory_that_lost_records_is_another_one_of_the_same_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        forget_lives(folder.path()).unwrap();
+        assert_eq!(cluster_of(folder.path()), None);
+        let mut life = Life::open(folder.path(), "a").unwrap();
+        life.begin(folder.path(), 7).unwrap();
+        life.recognise(folder.path(), Uuid::from_u128(1)).unwrap();
+        forget_lives(folder.path()).unwrap();
+        let again = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((again.former().unwrap(), again.cluster_id()), (None, life.cluster_id()));
+        assert_ne!(again.directory, life.directory);
     }
 
     #[test]

@@ -12,4 +12,7 @@ mod membership;
 mod start;
 
 pub(super) use self::{exit::Exit, membership::Shards, start::prepare};
-pub(crate) use self::{life::cluster_of, membership::etcd_options};
+pub(crate) use self::{
+    life::{cluster_of, forget_lives},
+    membership::etcd_options,
+};
