@@ -50,8 +50,8 @@ fn kind(name: &str) -> ConfigType {
 fn documentation(name: &str) -> &'static str {
     match name {
         "share.isolation.level" => {
-            "Whether members get records of transactions that are not committed. There are no transactions, so both \
-             values mean the same."
+            "read_uncommitted gives members all records; read_committed only those of transactions that were committed, \
+             and none behind the first open one."
         }
         "share.auto.offset.reset" => "Where a share partition begins: latest, earliest or by_duration:PnDTnHnMn.nS.",
         "share.renew.acknowledge.enable" => "Whether members may extend their locks on records.",
