@@ -54,8 +54,8 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         "auto.leader.rebalance.enable",
         ConfigType::Boolean,
         Some("true"),
-        Legal::OneOf(&["true", "false"]),
-        "Whether preferred leaders are made leaders again by themselves.",
+        Legal::OneOf(&["true"]),
+        "Preferred leaders are made leaders again by themselves. It cannot be changed.",
     ),
     key("broker.rack", ConfigType::String, None, Legal::Text, "Where the node stands."),
     key(DEFAULT_FACTOR, ConfigType::Int, Some("1"), FACTOR, "Replicas of a topic that says no number."),
@@ -63,8 +63,8 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         "leader.imbalance.check.interval.seconds",
         ConfigType::Long,
         Some("300"),
-        Legal::Between(1, i64::MAX / 1000),
-        "How often it is looked for leaders that are not the preferred ones.",
+        Legal::OneOf(&["300"]),
+        "How often it is looked for leaders that are not the preferred ones. It cannot be changed.",
     ),
     key(
         "offsets.topic.replication.factor",
@@ -77,8 +77,8 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         "replica.lag.time.max.ms",
         ConfigType::Long,
         Some("30000"),
-        Legal::Between(1, i64::MAX),
-        "How long a follower may be behind its leader and count as in sync.",
+        Legal::OneOf(&["30000"]),
+        "How long a follower may be behind its leader and count as in sync. It cannot be changed.",
     ),
     key(
         SELECTOR,
@@ -166,13 +166,14 @@ mod tests {
             check_replication_settings(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
         };
         assert_eq!(check("broker.rack", "a"), Ok(()));
+        assert_eq!(check("replica.lag.time.max.ms", "30000"), Ok(()), "it is what it is");
         assert_eq!(check(SELECTOR, RACK_AWARE), Ok(()));
         for (name, value) in [
             (SELECTOR, "com.example.Other"),
             (DEFAULT_FACTOR, "0"),
             (DEFAULT_FACTOR, "three"),
-            ("replica.lag.time.max.ms", "-1"),
-            ("auto.leader.rebalance.enable", "yes"),
+            ("replica.lag.time.max.ms", "10000"),
+            ("auto.leader.rebalance.enable", "false"),
             ("no.such.setting", "1"),
         ] {
             assert!(check(name, value).is_err_and(|reason| reason.contains(name)), "{name}={value}");

@@ -172,7 +172,7 @@ fn what_only_one_node_serves_is_refused_so_that_clients_give_up() {
 
 #[test]
 fn settings_of_replication_are_shown_as_they_are() {
-    let settings = [("default.replication.factor", "3"), ("replica.lag.time.max.ms", "5000")];
+    let settings = [("default.replication.factor", "3"), ("replica.lag.time.max.ms", "30000")];
     with_three_nodes(&settings, async |node: Node| {
         let shown = async |broker: &str| {
             let resource = DescribeConfigsResource::default().with_resource_type(BROKER);
@@ -183,7 +183,7 @@ fn settings_of_replication_are_shown_as_they_are() {
         let told = shown("2").await;
         for (name, value, source) in [
             ("default.replication.factor", "3", 4),
-            ("replica.lag.time.max.ms", "5000", 4),
+            ("replica.lag.time.max.ms", "30000", 4),
             ("offsets.topic.replication.factor", "3", 5),
             ("auto.leader.rebalance.enable", "true", 5),
         ] {
