@@ -15,7 +15,6 @@ use crate::{
     transactions::{
         AtomicAppended, AtomicPart, AtomicRefused, Marker, OpenTransaction, TransactionGate, TransactionalProducer,
     },
-    wal::group::GroupOutcome,
 };
 
 impl Engine {
@@ -87,6 +86,11 @@ impl Engine {
     /// Writes a coordinator's records and markers all at once: consumers see all of it or nothing, and so does a start
     /// after a crash. All parts are of one shard, this or another; they are on stable storage when the future resolves,
     /// whatever their topics ask, as long as one of them is a marker or of a transaction.
+    ///
+    /// Of partitions with replicas it resolves once every replica in sync has all parts. All or nothing is promised for this
+    /// node only: each partition goes its own way to its followers, which may have one part and not the other, and another
+    /// node may come to lead one of them meanwhile. So what must be whole on other nodes must not rest on a group: a
+    /// decision is written first, and what follows from it when every replica in sync has that.
     pub fn append_atomically(&self, parts: Vec<AtomicPart>) -> impl Future<Output = AtomicAppended> + 'static {
         let shard = parts.first().map_or(self.shard(), |part| self.owner(part.partition()));
         if let Some(part) = parts.iter().position(|part| self.owner(part.partition()) != shard) {
@@ -96,15 +100,18 @@ impl Engine {
         Either::Right(self.call(shard, move |engine: Engine| {
             let taken = engine.0.store.append_atomically(parts);
             async move {
-                let (produced, group) = taken?;
-                let ended = wait_for(group).await;
-                ended.map(|()| produced).map_err(|error| AtomicRefused { part: 0, error })
+                let mut produced = Vec::new();
+                for (part, (place, wait)) in taken?.into_iter().enumerate() {
+                    wait.wait().await.map_err(|error| AtomicRefused { part, error })?;
+                    produced.push(place);
+                }
+                Ok(produced)
             }
         }))
     }
 
     /// Writes markers, those of each shard all at once. Each is checked by itself; one that cannot be written holds up no
-    /// other. They are on stable storage when the future resolves. One answer per marker, in order.
+    /// other. They are on stable storage when the future resolves, at every replica in sync. One answer per marker, in order.
     pub fn write_markers(
         &self,
         markers: Vec<Marker>,
@@ -116,7 +123,7 @@ impl Engine {
                     let mut answers = Vec::with_capacity(taken.len());
                     for taken in taken {
                         answers.push(match taken {
-                            Ok((produced, group)) => wait_for(group).await.map(|()| produced),
+                            Ok((produced, wait)) => wait.wait().await.map(|()| produced),
                             Err(error) => Err(error),
                         });
                     }
@@ -181,11 +188,4 @@ fn in_order<T>(
         }
         answers
     })
-}
-
-async fn wait_for(group: Option<Rc<GroupOutcome>>) -> Result<(), LogError> {
-    match group {
-        Some(group) => group.wait().await,
-        None => Ok(()),
-    }
 }

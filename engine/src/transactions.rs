@@ -124,11 +124,13 @@ impl AtomicPart {
     }
 }
 
-/// Why parts that were to be written all at once were not: none of them was.
+/// Why parts that were to be written all at once were not: none of them was. Or they were, but this node ceased to lead one of
+/// the partitions, or too few replicas are in sync, or the log failed ([`LogError::NotLeader`],
+/// [`LogError::NotEnoughReplicasAfterAppend`], [`LogError::Storage`]): then nobody here knows what becomes of them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("part {part}: {error}")]
 pub struct AtomicRefused {
-    /// The first one that cannot be written.
+    /// The first one that cannot be written, or is in doubt.
     pub part: usize,
     /// Why.
     pub error: LogError,

@@ -198,7 +198,6 @@ impl Partition {
     /// it does now, and there it is on stable storage: so it is kept.
     pub(crate) fn fat_appended(&mut self, plan: &Plan, now_ms: i64) {
         self.keep(plan.end_offset);
-        self.follow_marks();
         self.appended(plan, now_ms);
     }
 

@@ -352,14 +352,16 @@ impl Partition {
             Durability::Written => self.marks.written(),
         };
         self.keep(safe);
-        self.follow_marks();
     }
 
-    /// Everything below is kept.
+    /// Everything below is kept; other marks may have moved as well.
     fn keep(&mut self, end: i64) {
-        if end > self.marks.kept() {
-            self.marks.keep(end);
-            self.follow_kept();
+        match end > self.marks.kept() {
+            true => {
+                self.marks.keep(end);
+                self.follow_kept();
+            }
+            false => self.follow_marks(),
         }
     }
 

@@ -68,6 +68,12 @@ impl OpenTransactions {
         Some(first_offset)
     }
 
+    /// Whether coordinators have them on stable storage is not known any more.
+    pub(crate) fn doubt_all(&mut self) {
+        let all = self.0.iter_mut().flat_map(|known| known.by_first_offset.values_mut());
+        all.for_each(|open| open.confirmed = false);
+    }
+
     /// A producer's coordinator has it on stable storage.
     pub(crate) fn confirm(&mut self, producer_id: i64) {
         let Some(known) = &mut self.0 else { return };

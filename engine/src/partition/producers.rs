@@ -327,6 +327,11 @@ impl Producers {
         self.open.confirm(producer_id);
     }
 
+    /// Whether coordinators have the open transactions on stable storage is not known any more.
+    pub(crate) fn doubt_all(&mut self) {
+        self.open.doubt_all();
+    }
+
     /// Whether an epoch is older than one that was seen.
     pub(crate) fn is_fenced(&self, producer_id: i64, producer_epoch: i16) -> bool {
         self.by_id.get(&producer_id).is_some_and(|known| producer_epoch < known.epoch)

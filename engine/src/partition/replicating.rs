@@ -18,6 +18,8 @@ pub(crate) struct Piece {
     /// One past the last offset.
     pub(crate) end_offset: i64,
     pub(crate) leader_epoch: i32,
+    /// Whether a part of it is of a transaction, or ends one.
+    pub(crate) is_transactional: bool,
     pub(crate) bytes: Bytes,
 }
 
@@ -83,10 +85,15 @@ impl Partition {
         self.replication.is_replicated() && self.marks.high_watermark() < start
     }
 
-    /// Is neither led nor followed from here on, in that epoch.
+    /// Is neither led nor followed from here on, in that epoch. Coordinators have to be asked anew about every transaction, also
+    /// by who leads it next.
     pub(crate) fn enter_epoch(&mut self, epoch: i32) -> Result<(), LogError> {
         self.replication.tell(self.marks.high_watermark());
-        self.replication.enter(epoch)
+        self.replication.enter(epoch)?;
+        // Whom a coordinator let in it let in at this leader: the next one does not know.
+        self.transactions.withdraw_all();
+        self.producers.doubt_all();
+        Ok(())
     }
 
     /// Where the current epoch begins, if that was not known before.
@@ -162,12 +169,14 @@ fn pieces(mut base_offset: i64, epochs: std::ops::RangeInclusive<i32>, bytes: &B
         match pieces.last_mut() {
             Some(last) if last.leader_epoch == oldest && last.bytes.len() + info.size <= GROUP_BYTES_TARGET => {
                 last.end_offset = end_offset;
+                last.is_transactional |= info.is_transactional();
                 last.bytes = bytes.slice(at - info.size - last.bytes.len()..at);
             }
             _ => pieces.push(Piece {
                 base_offset,
                 end_offset,
                 leader_epoch: oldest,
+                is_transactional: info.is_transactional(),
                 bytes: bytes.slice(at - info.size..at),
             }),
         }

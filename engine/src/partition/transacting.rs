@@ -49,8 +49,12 @@ impl Partition {
     }
 
     /// Whether a client's transactional batch can be decided on without its coordinator. Only a transaction that is known to
-    /// be on stable storage there goes on without being asked for: else nobody might ever end it.
+    /// be on stable storage there goes on without being asked for: else nobody might ever end it. Where nobody leads it is
+    /// refused whatever anybody says.
     pub(crate) fn standing(&self, info: &BatchInfo) -> Standing {
+        if self.replication.check_leading().is_err() {
+            return Standing::Decided;
+        }
         let (id, epoch) = (info.producer_id, info.producer_epoch);
         if self.producers.is_fenced(id, epoch) {
             return Standing::Decided;
@@ -98,7 +102,8 @@ impl Partition {
         }
     }
 
-    /// A producer may write for its transaction; what it writes is acknowledged once `confirming` says so too. One that is
+    /// A producer may write for its transaction, for as long as it is led here; what it writes is acknowledged once
+    /// `confirming` says so too. One that is
     /// open already is known to be on stable storage if there is nothing to wait for.
     pub(crate) fn admit(
         &mut self,
@@ -106,6 +111,7 @@ impl Partition {
         producer_epoch: i16,
         confirming: Option<Confirming>,
     ) -> Result<(), LogError> {
+        self.replication.check_leading()?;
         if self.producers.is_fenced(producer_id, producer_epoch) {
             return Err(LogError::InvalidProducerEpoch);
         }

@@ -85,6 +85,14 @@ impl Transactions {
         }
     }
 
+    /// Nobody is let in any more.
+    pub(crate) fn withdraw_all(&mut self) {
+        if let Some(known) = &mut self.0 {
+            known.admitted = HashMap::new();
+            self.drop_if_idle();
+        }
+    }
+
     /// A transaction has ended by a marker that is not safe yet.
     pub(crate) fn ended(&mut self, first_offset: i64, marker_offset: i64) {
         let known = self.0.get_or_insert_default();

@@ -50,6 +50,11 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
+    /// For what waits for no coordinator.
+    pub(super) fn of(group: Rc<GroupOutcome>, confirmation: Option<Rc<Confirmation>>) -> Self {
+        Self { group: Some(group), confirmation, confirming: None }
+    }
+
     /// Resolves when the batch is as safe as its topic and who sent it ask.
     pub(crate) async fn wait(self) -> Result<(), LogError> {
         let (confirmation, confirming) = (self.confirmation.clone(), self.confirming.clone());

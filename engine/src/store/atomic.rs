@@ -3,12 +3,17 @@
 //! All parts lie in one commit group, which has one checksum and so counts whole or not at all; consumers see all of it in
 //! one turn. Everything is checked before the first part has its place, so a part that cannot be written leaves nothing of
 //! the others.
+//!
+//! All of that is said of this node. Of partitions with replicas a part is answered once every replica in sync has it, and each
+//! partition goes its own way there: a follower may have one part and not the other, and two of the partitions may be led by
+//! different nodes next, with logs of different length. So a decision and what follows from it may share a group only where
+//! no other node has any of the partitions.
 
 use std::{collections::HashSet, rc::Rc};
 
 use bytes::Bytes;
 
-use super::Store;
+use super::{Store, append::Wait};
 use crate::{
     api::{Acks, LogError, ProducePartition, Produced},
     batch::{self, AppendOrigin, BatchError, BatchInfo, EndMarker},
@@ -16,7 +21,7 @@ use crate::{
     io::Io,
     partition::{PartitionCell, Terms},
     transactions::{AtomicPart, AtomicRefused, Marker},
-    wal::group::{ATOMIC_BYTES_MAX, GroupOutcome},
+    wal::group::ATOMIC_BYTES_MAX,
 };
 
 /// A part that may be written.
@@ -28,15 +33,12 @@ struct Checked {
     end: Option<EndMarker>,
 }
 
-/// A marker that has its place, and how the group ends that holds it.
-pub(crate) type MarkerTaken = Result<(Produced, Option<Rc<GroupOutcome>>), LogError>;
-
-/// Parts that have their places, and how the group ends that holds them.
-pub(crate) type AtomicTaken = Result<(Vec<Produced>, Option<Rc<GroupOutcome>>), AtomicRefused>;
+/// A part that has its place, and what its answer waits for.
+pub(crate) type PartTaken = (Produced, Wait);
 
 impl<I: Io> Store<I> {
     /// Takes all parts or none.
-    pub(crate) fn append_atomically(&self, parts: Vec<AtomicPart>) -> AtomicTaken {
+    pub(crate) fn append_atomically(&self, parts: Vec<AtomicPart>) -> Result<Vec<PartTaken>, AtomicRefused> {
         let mut markers = HashSet::new();
         let mut bytes = 0;
         let mut checked = Vec::with_capacity(parts.len());
@@ -58,7 +60,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Takes the markers that may be written, all of them in one group.
-    pub(crate) fn append_markers(&self, markers: Vec<Marker>) -> Vec<MarkerTaken> {
+    pub(crate) fn append_markers(&self, markers: Vec<Marker>) -> Vec<Result<PartTaken, LogError>> {
         let mut answers = Vec::with_capacity(markers.len());
         let mut left = markers.into_iter().peekable();
         while left.peek().is_some() {
@@ -80,9 +82,8 @@ impl<I: Io> Store<I> {
                     Err(error) => answers.push(Err(error)),
                 }
             }
-            let (produced, group) = self.push_checked(checked, bytes);
-            for (at, produced) in places.into_iter().zip(produced) {
-                answers[at] = Ok((produced, group.clone()));
+            for (at, taken) in places.into_iter().zip(self.push_checked(checked, bytes)) {
+                answers[at] = Ok(taken);
             }
         }
         answers
@@ -121,28 +122,27 @@ impl<I: Io> Store<I> {
         Ok(Checked { cell, bytes: bytes.into(), info, end: Some(end) })
     }
 
-    /// Gives parts their places in one group, which has room for all.
-    fn push_checked(&self, checked: Vec<Checked>, bytes: usize) -> (Vec<Produced>, Option<Rc<GroupOutcome>>) {
+    /// Gives parts their places in one group, which has room for all. Each waits for the replicas of its own partition.
+    fn push_checked(&self, checked: Vec<Checked>, bytes: usize) -> Vec<PartTaken> {
         if checked.is_empty() {
-            return (Vec::new(), None);
+            return Vec::new();
         }
         self.groups.borrow_mut().make_room(bytes, checked.iter().map(|part| &part.cell));
-        let mut group = None;
-        let mut produced = Vec::with_capacity(checked.len());
+        let mut taken = Vec::with_capacity(checked.len());
         for Checked { cell, bytes, info, end } in checked {
             let now_ms = self.io.now_ms();
             let placed = match end {
                 Some(end) => cell.borrow_mut().place_marker(&info, end, now_ms),
                 None => cell.borrow_mut().place(&info, AppendOrigin::Coordinator, now_ms),
             };
-            let (place, outcome) = self.push_to_open(&cell, bytes, &info, placed);
-            produced.push(place);
-            group = Some(outcome);
+            let confirmation = cell.borrow_mut().expect(Acks::All, placed.end_offset);
+            let (produced, group) = self.push_to_open(&cell, bytes, &info, placed);
+            taken.push((produced, Wait::of(group, confirmation)));
             if end.is_some() {
                 self.held.outdate(cell.borrow().id(), info.producer_id);
             }
         }
         self.pump.notify();
-        (produced, group)
+        taken
     }
 }

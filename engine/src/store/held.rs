@@ -2,7 +2,8 @@
 //! sends to the same partition after it, so that these do not pass it; others go on.
 //!
 //! An answer counts for what was asked: if a marker of the producer was appended to the partition meanwhile, the
-//! transaction that the coordinator spoke of may be over, and it is asked again. Otherwise a batch that was let in before
+//! transaction that the coordinator spoke of may be over, and it is asked again; so it is if the partition was led by
+//! another node meanwhile, which may have appended a marker. Otherwise a batch that was let in before
 //! an abort could be appended behind it, and nobody would ever end what it begins (KAFKA-14884).
 //!
 //! What waits lies in its request's memory, which has a budget of its own. After [`ADMISSION_WAIT_MAX`] it is refused.
@@ -46,11 +47,12 @@ pub(super) struct Held {
     queues: RefCell<HashMap<Key, Queue>>,
 }
 
-/// What waits for one partition of one producer; never empty but while it is worked through.
+/// What waits for one partition of one producer; empty only while it is worked through, or an answer is awaited that nobody wants
+/// any more.
 #[derive(Default)]
 struct Queue {
     batches: VecDeque<HeldBatch>,
-    /// A marker was appended since the coordinator was asked.
+    /// A marker was appended, or leadership ended, since the coordinator was asked.
     is_outdated: bool,
 }
 
@@ -76,6 +78,17 @@ impl Held {
         if let Some(queue) = self.queues.borrow_mut().get_mut(&(id, producer_id)) {
             queue.is_outdated = true;
         }
+    }
+
+    /// A partition is not led here any more: nobody's batch for it comes in, whatever a coordinator answers. What comes after
+    /// that asks anew.
+    pub(super) fn refuse_for(&self, id: TopicPartition) {
+        let mut refused = Vec::new();
+        for (_, queue) in self.queues.borrow_mut().iter_mut().filter(|((held, _), _)| *held == id) {
+            queue.is_outdated = true;
+            refused.extend(queue.batches.drain(..));
+        }
+        refused.into_iter().for_each(|held| held.outcome.set(Err(LogError::NotLeader)));
     }
 
     fn holds(&self, key: &Key) -> bool {

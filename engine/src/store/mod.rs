@@ -45,6 +45,8 @@ mod replace;
 #[cfg(test)]
 mod replica_tests;
 mod replicate;
+#[cfg(test)]
+mod replicated_transaction_tests;
 mod rewrite;
 mod salvage;
 mod segment_files;

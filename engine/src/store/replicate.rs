@@ -92,7 +92,7 @@ impl<I: Io> Store<I> {
 
     /// Makes durable where an epoch begins, unless that is known. Nothing is appended meanwhile.
     async fn begin_epoch(&self, cell: &Rc<PartitionCell>, epoch: i32) -> Result<(), LogError> {
-        cell.borrow_mut().enter_epoch(epoch)?;
+        self.enter_epoch(cell, epoch)?;
         self.check_not_failed()?;
         let begun = cell.borrow_mut().begin_epoch();
         let Some(end_offset) = begun else { return Ok(()) };
@@ -100,6 +100,13 @@ impl<I: Io> Store<I> {
         let durable = self.groups.borrow_mut().push_event(cell, era, EndEvent::EpochStart { end_offset });
         self.pump.notify();
         durable.wait().await
+    }
+
+    /// A partition is neither led nor followed from here on. What waits for a coordinator does so in vain.
+    pub(super) fn enter_epoch(&self, cell: &PartitionCell, epoch: i32) -> Result<(), LogError> {
+        cell.borrow_mut().enter_epoch(epoch)?;
+        self.held.refuse_for(cell.borrow().id());
+        Ok(())
     }
 
     /// So many replicas are in sync.
@@ -118,7 +125,7 @@ impl<I: Io> Store<I> {
             partition.replication().role() == Role::Following && partition.replication().epoch() == epoch
         };
         if !follows_already {
-            cell.borrow_mut().enter_epoch(epoch)?;
+            self.enter_epoch(&cell, epoch)?;
         }
         self.await_groups(&cell).await?;
         check_still(&cell, epoch)?;
@@ -178,7 +185,8 @@ impl<I: Io> Store<I> {
     fn place_piece(&self, cell: &Rc<PartitionCell>, piece: Piece) -> Rc<GroupOutcome> {
         let mut partition = cell.borrow_mut();
         partition.place_piece(&piece, self.io.now_ms());
-        let flush = partition.config().durability == Durability::Device;
+        // As at its leader, what is of a transaction is flushed whatever the topic asks.
+        let flush = partition.config().durability == Durability::Device || piece.is_transactional;
         drop(partition);
         let Piece { base_offset, end_offset, bytes, .. } = piece;
         let placed = PlacedBatch { bytes, base_offset, stamp: BatchStamp::Leaders };

@@ -175,21 +175,24 @@ async fn end(
     let decision = AtomicPart::Batch { partition: STATE, batch: decision };
     if world.shards == 1 {
         let markers = partitions.iter().map(|partition| AtomicPart::Marker(marker(partition)));
-        let (_, group) =
-            stores[0].append_atomically([decision].into_iter().chain(markers).collect()).map_err(|e| e.error)?;
-        return group.expect("there are parts").wait().await;
+        return append_atomically(&stores[0], [decision].into_iter().chain(markers).collect()).await;
     }
-    let (_, group) = stores[0].append_atomically(vec![decision]).map_err(|e| e.error)?;
-    group.expect("there is a part").wait().await?;
+    append_atomically(&stores[0], vec![decision]).await?;
     let writing = stores.iter().enumerate().map(|(shard, store)| async move {
         let own = partitions.iter().filter(|partition| owner(world, **partition) == shard).map(marker);
         for taken in store.append_markers(own.collect()) {
-            let (_, group) = taken?;
-            group.expect("there is a marker").wait().await?;
+            taken?.1.wait().await?;
         }
         Ok(())
     });
     join_all(writing.collect::<Vec<_>>()).await.into_iter().collect()
+}
+
+async fn append_atomically(store: &Rc<Store<SimIo>>, parts: Vec<AtomicPart>) -> Result<(), LogError> {
+    for (_, wait) in store.append_atomically(parts).map_err(|refused| refused.error)? {
+        wait.wait().await?;
+    }
+    Ok(())
 }
 
 /// Records of no transaction, of producers that have none.
@@ -373,7 +376,7 @@ async fn reconcile(stores: &Stores, world: &World) {
             transaction_version: 2,
         });
         for taken in store.append_markers(markers.collect()) {
-            taken.unwrap().1.expect("there is a marker").wait().await.unwrap();
+            taken.unwrap().1.wait().await.unwrap();
         }
     }
     for producer in 0..PRODUCERS {

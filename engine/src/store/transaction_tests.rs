@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-fn id(partition: i32) -> TopicPartition {
+pub(super) fn id(partition: i32) -> TopicPartition {
     TopicPartition { topic: Uuid::from_u128(5), partition }
 }
 
@@ -39,7 +39,7 @@ fn known(settings: &[(&str, &str)]) -> Known {
     (0..3).map(|partition| (id(partition), config.clone())).collect()
 }
 
-async fn open(io: SimIo, run: u64, settings: &[(&str, &str)]) -> Rc<Store<SimIo>> {
+pub(super) async fn open(io: SimIo, run: u64, settings: &[(&str, &str)]) -> Rc<Store<SimIo>> {
     let options = StoreOptions::of_test(run);
     io.create_dir(&options.data_dir).await.unwrap();
     let store = Store::open(io, options, &known(settings)).await.unwrap();
@@ -47,7 +47,7 @@ async fn open(io: SimIo, run: u64, settings: &[(&str, &str)]) -> Rc<Store<SimIo>
     store
 }
 
-fn in_store<F: Future<Output = ()> + 'static>(
+pub(super) fn in_store<F: Future<Output = ()> + 'static>(
     settings: &'static [(&str, &str)],
     test: impl FnOnce(Rc<Store<SimIo>>) -> F + 'static,
 ) {
@@ -56,21 +56,21 @@ fn in_store<F: Future<Output = ()> + 'static>(
     sim.run_until(async move { test(open(io, 1, settings).await).await }).unwrap();
 }
 
-fn batch(producer: i64, epoch: i16, sequence: i32, key: &str) -> ProducePartition {
+pub(super) fn batch(producer: i64, epoch: i16, sequence: i32, key: &str) -> ProducePartition {
     let mut builder = BatchBuilder::new(Codec::None, 0).producer(producer, epoch, sequence).transactional();
     let (key, value) = (Some(Bytes::from(key.to_owned())), Some(Bytes::from(vec![b'v'; 300])));
     builder.push(&Record { offset: 0, timestamp: 1, key, value, headers: vec![] });
     ProducePartition { partition: id(0), batch: builder.finish().into() }
 }
 
-fn plain(key: &str) -> ProducePartition {
+pub(super) fn plain(key: &str) -> ProducePartition {
     let mut builder = BatchBuilder::new(Codec::None, 0);
     let (key, value) = (Some(Bytes::from(key.to_owned())), Some(Bytes::from(vec![b'v'; 300])));
     builder.push(&Record { offset: 0, timestamp: 1, key, value, headers: vec![] });
     ProducePartition { partition: id(0), batch: builder.finish().into() }
 }
 
-async fn done(taken: Taken) -> Result<Produced, LogError> {
+pub(super) async fn done(taken: Taken) -> Result<Produced, LogError> {
     let (produced, wait) = taken.appended().await?;
     match wait {
         Some(wait) => wait.wait().await.map(|()| produced),
@@ -78,7 +78,7 @@ async fn done(taken: Taken) -> Result<Produced, LogError> {
     }
 }
 
-async fn append(store: &Rc<Store<SimIo>>, part: ProducePartition) -> Result<i64, LogError> {
+pub(super) async fn append(store: &Rc<Store<SimIo>>, part: ProducePartition) -> Result<i64, LogError> {
     done(store.append(part, AppendOrigin::Client, Acks::All)).await.map(|produced| produced.base_offset)
 }
 
@@ -88,7 +88,7 @@ async fn write(store: &Rc<Store<SimIo>>, producer: i64, epoch: i16, sequence: i3
     append(store, batch(producer, epoch, sequence, key)).await.unwrap()
 }
 
-fn marker(producer: i64, epoch: i16, outcome: Outcome) -> Marker {
+pub(super) fn marker(producer: i64, epoch: i16, outcome: Outcome) -> Marker {
     Marker {
         partition: id(0),
         producer_id: producer,
@@ -99,9 +99,9 @@ fn marker(producer: i64, epoch: i16, outcome: Outcome) -> Marker {
     }
 }
 
-async fn end(store: &Rc<Store<SimIo>>, marker: Marker) -> Result<i64, LogError> {
-    let (produced, group) = store.append_markers(vec![marker]).remove(0)?;
-    group.expect("it is in a group").wait().await?;
+pub(super) async fn end(store: &Rc<Store<SimIo>>, marker: Marker) -> Result<i64, LogError> {
+    let (produced, wait) = store.append_markers(vec![marker]).remove(0)?;
+    wait.wait().await?;
     Ok(produced.base_offset)
 }
 
@@ -109,11 +109,11 @@ fn part(offset: i64, bound: ReadBound) -> FetchPartition {
     FetchPartition { partition: id(0), offset, max_bytes: 1 << 20, leader_epoch: -1, bound }
 }
 
-async fn fetch(store: &Rc<Store<SimIo>>, offset: i64) -> Fetched {
+pub(super) async fn fetch(store: &Rc<Store<SimIo>>, offset: i64) -> Fetched {
     store.read(&part(offset, ReadBound::LastStable), 1 << 20, true).await.unwrap()
 }
 
-fn offsets(fetched: &Fetched) -> Vec<i64> {
+pub(super) fn offsets(fetched: &Fetched) -> Vec<i64> {
     let of = |chunk: &crate::chunk::Chunk| {
         let infos = batches(chunk.as_slice().unwrap()).map(|one| one.unwrap().0.base_offset);
         infos.collect::<Vec<_>>()
@@ -121,7 +121,7 @@ fn offsets(fetched: &Fetched) -> Vec<i64> {
     fetched.records.chunks.iter().flat_map(of).collect()
 }
 
-fn aborted(fetched: &Fetched) -> Vec<(i64, i64)> {
+pub(super) fn aborted(fetched: &Fetched) -> Vec<(i64, i64)> {
     let of = |one: &AbortedTransaction| (one.producer_id, one.first_offset);
     fetched.aborted.as_ref().expect("it is told").iter().map(of).collect()
 }
@@ -292,9 +292,11 @@ fn what_is_written_at_once_is_written_whole_or_not_at_all() {
         assert_eq!(store.append_atomically(twice).err().unwrap().part, 1);
         let groups = store.stats().wal_groups;
         let parts = vec![decision(), AtomicPart::Marker(marker(7, 1, Outcome::Commit)), decision()];
-        let (produced, group) = store.append_atomically(parts).unwrap();
-        assert_eq!(produced.iter().map(|one| one.base_offset).collect::<Vec<_>>(), [0, 1, 1]);
-        group.unwrap().wait().await.unwrap();
+        let taken = store.append_atomically(parts).unwrap();
+        assert_eq!(taken.iter().map(|(produced, _)| produced.base_offset).collect::<Vec<_>>(), [0, 1, 1]);
+        for (_, wait) in taken {
+            wait.wait().await.unwrap();
+        }
         assert_eq!(store.stats().wal_groups, groups + 1);
         assert_eq!(fetch(&store, 0).await.last_stable_offset, 2);
     });
@@ -324,8 +326,8 @@ impl<T: 'static> Given<T> {
 
 /// A coordinator whose answers are given by the test.
 #[derive(Default)]
-struct Gate {
-    asked: RefCell<Vec<Question>>,
+pub(super) struct Gate {
+    pub(super) asked: RefCell<Vec<Question>>,
     answers: RefCell<VecDeque<Given<Result<Admission, LogError>>>>,
     /// Says yes at once.
     answers_at_once: Cell<bool>,
@@ -345,13 +347,13 @@ impl TransactionGate for Gate {
 }
 
 impl Gate {
-    fn set(store: &Rc<Store<SimIo>>) -> Rc<Self> {
+    pub(super) fn set(store: &Rc<Store<SimIo>>) -> Rc<Self> {
         let gate = Rc::<Self>::default();
         store.set_transaction_gate(gate.clone());
         gate
     }
 
-    fn answer(&self, answer: Result<Admission, LogError>) {
+    pub(super) fn answer(&self, answer: Result<Admission, LogError>) {
         self.answers.borrow_mut().pop_front().expect("somebody asked").give(answer);
     }
 }
@@ -360,7 +362,11 @@ fn of_id(adds: Adds) -> TransactionalProducer {
     TransactionalProducer { transactional_id: "t".into(), adds }
 }
 
-fn send(store: &Rc<Store<SimIo>>, part: ProducePartition, adds: Adds) -> impl Future<Output = Result<i64, LogError>> {
+pub(super) fn send(
+    store: &Rc<Store<SimIo>>,
+    part: ProducePartition,
+    adds: Adds,
+) -> impl Future<Output = Result<i64, LogError>> {
     let taken = store.append_in_transaction(part, &of_id(adds), Acks::All);
     async move { done(taken).await.map(|produced| produced.base_offset) }
 }
@@ -585,7 +591,7 @@ fn a_segment_ends_before_it_has_too_many_aborted_transactions() {
             }
             let markers = (round * 1_000..(round + 1) * 1_000).map(|producer| marker(producer, 1, Outcome::Abort));
             for taken in store.append_markers(markers.collect()) {
-                taken.unwrap().1.unwrap().wait().await.unwrap();
+                taken.unwrap().1.wait().await.unwrap();
             }
         }
         store.materialise_all().await;

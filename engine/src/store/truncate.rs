@@ -85,7 +85,7 @@ impl<I: Io> Store<I> {
         let epoch = cell.borrow().replication().epoch().max(0);
         self.follow(id, epoch).await?;
         self.begin_anew(id, 0).await?;
-        cell.borrow_mut().enter_epoch(epoch)
+        self.enter_epoch(&cell, epoch)
     }
 
     /// The same for what a start found of them.
