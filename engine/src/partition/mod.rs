@@ -45,6 +45,7 @@ use crate::{
     config::{Durability, TopicConfig},
     format::{
         manifest::{PartitionState, ProducerBatch, producer_batch},
+        transactions::MARKER,
         wal::Era,
     },
     wal::{WalFileId, group::GroupOutcome, history::History},
@@ -153,6 +154,7 @@ impl Partition {
     ) -> Self {
         let (start, end) = (state.log_start_offset, state.end_offset());
         let high_watermark = replication.high_watermark(end).max(start);
+        let unsure_below = last_marker(&state.producers).filter(|marker| *marker >= high_watermark);
         let producers = Producers::restore(&state.producers, &state.open);
         let mut partition = Self {
             id,
@@ -178,6 +180,10 @@ impl Partition {
             waiters: Waiters::default(),
             stable_waiters: Waiters::default(),
         };
+        // A consumer that reads what is committed must not see what a marker ended that may be cut off.
+        if let Some(marker) = unsure_below {
+            partition.transactions.unsure_below(marker + 1);
+        }
         partition.follow_marks();
         partition
     }
@@ -442,4 +448,10 @@ impl Partition {
         let start = retention::expired(seen, tail_bytes, appended_ms, &self.config, now_ms);
         start.filter(|start| *start > self.marks.log_start())
     }
+}
+
+/// Offset of the last marker of a transaction among what is known of producers.
+fn last_marker(batches: &[ProducerBatch]) -> Option<i64> {
+    let markers = batches.iter().filter(|batch| batch.flags.get() & MARKER != 0);
+    markers.map(|batch| batch.base_offset.get()).max()
 }

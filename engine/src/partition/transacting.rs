@@ -220,6 +220,11 @@ impl Partition {
         }
     }
 
+    /// Whether it is not known up to where the log is stable: a start found markers that consumers may not see yet.
+    pub(crate) fn is_unsure_what_is_stable(&self) -> bool {
+        self.transactions.is_unsure()
+    }
+
     fn first_undecided(&self) -> Option<i64> {
         let (open, ended) = (self.producers.open().first_offset(), self.transactions.first_unsafe());
         open.into_iter().chain(ended).min()

@@ -43,6 +43,8 @@ struct Known {
     ended: VecDeque<(i64, i64)>,
     /// The latter once more, in order.
     ended_first: BTreeSet<i64>,
+    /// A start found markers below this in segments that may not be safe: where their transactions began is not known. 0 for none.
+    unsure_below: i64,
     /// By their markers.
     aborted: VecDeque<AbortedEntry>,
 }
@@ -100,6 +102,16 @@ impl Transactions {
         known.ended_first.insert(first_offset);
     }
 
+    /// Some have ended by markers below an offset, and where they began is not known.
+    pub(crate) fn unsure_below(&mut self, offset: i64) {
+        self.0.get_or_insert_default().unsure_below = offset;
+    }
+
+    /// Whether there are such.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.0.as_ref().is_some_and(|known| known.unsure_below > 0)
+    }
+
     /// One was aborted.
     pub(crate) fn aborted(&mut self, entry: AbortedEntry) {
         self.0.get_or_insert_default().aborted.push_back(entry);
@@ -108,6 +120,9 @@ impl Transactions {
     /// Markers below are safe.
     pub(crate) fn safe_below(&mut self, offset: i64) {
         let Some(known) = &mut self.0 else { return };
+        if known.unsure_below <= offset {
+            known.unsure_below = 0;
+        }
         while let Some((_, first_offset)) = known.ended.pop_front_if(|(marker, _)| *marker < offset) {
             known.ended_first.remove(&first_offset);
         }
@@ -119,15 +134,17 @@ impl Transactions {
     pub(crate) fn cut(&mut self, end: i64) {
         let Some(known) = &mut self.0 else { return };
         known.admitted = HashMap::new();
+        known.unsure_below = known.unsure_below.min(end);
         known.ended.retain(|(marker, _)| *marker < end);
         known.ended_first = known.ended.iter().map(|(_, first_offset)| *first_offset).collect();
         known.aborted.retain(|entry| entry.last_offset.get() < end);
         self.drop_if_idle();
     }
 
-    /// Where the first transaction begins whose marker is not safe.
+    /// Where the first transaction begins whose marker is not safe; anywhere if that is not known.
     pub(crate) fn first_unsafe(&self) -> Option<i64> {
-        self.0.as_ref()?.ended_first.first().copied()
+        let known = self.0.as_ref()?;
+        if known.unsure_below > 0 { Some(0) } else { known.ended_first.first().copied() }
     }
 
     /// Those that were aborted, as far as they are here.
@@ -143,7 +160,10 @@ impl Transactions {
     }
 
     fn drop_if_idle(&mut self) {
-        let is_idle = |known: &Known| known.admitted.is_empty() && known.ended.is_empty() && known.aborted.is_empty();
+        let is_idle = |known: &Known| {
+            let has_none = known.admitted.is_empty() && known.ended.is_empty() && known.aborted.is_empty();
+            has_none && known.unsure_below == 0
+        };
         if self.0.as_deref().is_some_and(is_idle) {
             self.0 = None;
         }

@@ -22,7 +22,8 @@ impl<I: Io> Store<I> {
         bound: ReadBound,
     ) -> Result<FoundOffset, LogError> {
         let cell = self.partition(id)?;
-        let is_behind = cell.borrow().is_behind_its_epoch();
+        let is_unsure = bound == ReadBound::LastStable && cell.borrow().is_unsure_what_is_stable();
+        let is_behind = cell.borrow().is_behind_its_epoch() || is_unsure;
         let (log_start, end) = (cell.borrow().marks().log_start(), cell.borrow().end_for(bound));
         let at = |offset| FoundOffset { offset, timestamp_ms: -1 };
         match spec {

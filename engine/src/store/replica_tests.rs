@@ -1,10 +1,11 @@
 //! Partitions that are led and followed in turn, cut off, begun anew and trimmed, on a disk that loses power at any write or
 //! flush: what is there afterwards is what a list of batches says that has had the same done to it, up to the last thing
-//! that was answered or a little more, and never anything else.
+//! that was answered or a little more, and never anything else. What is known of producers and of transactions is what a naive
+//! look at those batches says, whoever led when they came.
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     rc::Rc,
 };
@@ -16,7 +17,9 @@ use uuid::Uuid;
 use super::{Known, Store, StoreOptions, crash_tests::seeds};
 use crate::{
     api::{Acks, FetchPartition, LogError, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
-    batch::{AppendOrigin, BatchBuilder, Codec, Record, assign, batches, records},
+    batch::{
+        self, AppendOrigin, BatchBuilder, Codec, EndMarker, Outcome, Record, assign, batches, end_marker, records,
+    },
     config::TopicConfig,
     format::epochs::LeaderEpochs,
     io::{
@@ -24,6 +27,7 @@ use crate::{
         sim::{Sim, SimIo, random::Random},
     },
     replica_api::{CutBytes, Leadership, LogTap, SealedGroup},
+    transactions::Marker,
 };
 
 /// A batch as a log has it.
@@ -33,9 +37,22 @@ struct Kept {
     end: i64,
     epoch: i32,
     producer: i64,
+    producer_epoch: i16,
     sequence: i32,
+    part: Part,
     value: Vec<u8>,
 }
+
+/// What a batch is to a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Of,
+    Ends(Outcome),
+    Outside,
+}
+
+/// Producers that write in transactions have smaller ids.
+const OUTSIDE: i64 = 1_000_000;
 
 /// A log as a list of batches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,9 +92,36 @@ impl Log {
         self.batches.push(batch);
     }
 
-    /// The last sequence of every producer that has a batch here.
+    /// The last sequence of every producer that has a batch here, and a marker has none.
     fn sequences(&self) -> HashMap<i64, i32> {
         self.batches.iter().map(|batch| (batch.producer, batch.sequence)).collect()
+    }
+
+    /// The epoch of a producer of transactions, its next sequence, and whether it has one open.
+    fn standing(&self, producer: i64) -> (i16, i32, bool) {
+        match self.batches.iter().rev().find(|batch| batch.producer == producer) {
+            None => (0, 0, false),
+            Some(last) => (last.producer_epoch, last.sequence + 1, last.part == Part::Of),
+        }
+    }
+
+    /// Transactions by their first offset here: whose, the marker that ended it, if one did, and how.
+    fn transactions(&self) -> BTreeMap<i64, (i64, Option<(i64, Outcome)>)> {
+        let (mut all, mut open) = (BTreeMap::new(), HashMap::new());
+        for Kept { base, producer, part, .. } in &self.batches {
+            match part {
+                Part::Outside => {}
+                Part::Of => {
+                    let first = *open.entry(*producer).or_insert(*base);
+                    all.entry(first).or_insert((*producer, None));
+                }
+                Part::Ends(outcome) => {
+                    let first = open.remove(producer);
+                    all.extend(first.map(|first| (first, (*producer, Some((*base, *outcome))))));
+                }
+            }
+        }
+        all
     }
 }
 
@@ -138,9 +182,13 @@ impl World {
     /// The next batch of some producer: as the log will have it, and as its producer sends it.
     fn next_batch(&mut self, random: &mut Random, epoch: i32, gap: i64) -> (Kept, Vec<u8>) {
         self.sent += 1;
-        let known: Vec<(i64, i32)> = self.log().sequences().into_iter().collect();
+        if random.one_in(2) {
+            return self.next_of_transaction(random, epoch, gap);
+        }
+        let sequences = self.log().sequences().into_iter();
+        let known: Vec<(i64, i32)> = sequences.filter(|(producer, _)| *producer >= OUTSIDE).collect();
         let again = known.get(random.below(8)).copied();
-        let (producer, sequence) = again.map_or((i64::from(self.sent), 0), |(id, last)| (id, last + 1));
+        let (producer, sequence) = again.map_or((OUTSIDE + i64::from(self.sent), 0), |(id, last)| (id, last + 1));
         let mut value = format!("{}/", self.sent).into_bytes();
         let size = if random.one_in(4) { random.below(300_000) } else { random.below(3_000) };
         value.resize(value.len() + size, b'a' + u8::try_from(self.sent % 26).unwrap());
@@ -148,8 +196,36 @@ impl World {
         let record = Record { offset: 0, timestamp: 5, key: None, value: Some(value.clone().into()), headers: vec![] };
         builder.push(&record);
         let base = self.log().end + gap;
-        (Kept { base, end: base + 1, epoch, producer, sequence, value }, builder.finish())
+        let part = Part::Outside;
+        (Kept { base, end: base + 1, epoch, producer, producer_epoch: 0, sequence, part, value }, builder.finish())
     }
+
+    /// A batch of a transaction, or its end: the next epoch begins with that (KIP-890).
+    fn next_of_transaction(&mut self, random: &mut Random, epoch: i32, gap: i64) -> (Kept, Vec<u8>) {
+        let last = self.log().batches.iter().rev().filter(|batch| batch.producer < OUTSIDE);
+        let known: Vec<i64> = last.map(|batch| batch.producer).take(8).collect();
+        let producer = known.get(random.below(10)).copied().unwrap_or(i64::from(self.sent));
+        let (producer_epoch, sequence, is_open) = self.log().standing(producer);
+        let base = self.log().end + gap;
+        let kept =
+            Kept { base, end: base + 1, epoch, producer, producer_epoch, sequence, part: Part::Of, value: vec![] };
+        if is_open && random.one_in(2) {
+            let outcome = if random.one_in(2) { Outcome::Commit } else { Outcome::Abort };
+            let bytes = batch::marker(producer, producer_epoch + 1, EndMarker { outcome, coordinator_epoch: epoch }, 5);
+            let (value, part) = (value(&bytes), Part::Ends(outcome));
+            return (Kept { producer_epoch: producer_epoch + 1, sequence: -1, part, value, ..kept }, bytes);
+        }
+        let mut builder =
+            BatchBuilder::new(Codec::None, 0).producer(producer, producer_epoch, sequence).transactional();
+        let value = vec![b't'; random.below(2_000)];
+        let record = Record { offset: 0, timestamp: 5, key: None, value: Some(value.clone().into()), headers: vec![] };
+        builder.push(&record);
+        (Kept { value, ..kept }, builder.finish())
+    }
+}
+
+fn value(batch: &[u8]) -> Vec<u8> {
+    records(batch).unwrap().remove(0).value.unwrap().to_vec()
 }
 
 /// The log as the store has it.
@@ -166,14 +242,19 @@ async fn found(store: &Rc<Store<SimIo>>, id: TopicPartition) -> Log {
         offset = fetched.records.end_offset().unwrap_or_else(|| panic!("nothing at {offset} of {position:?}"));
         for chunk in &fetched.records.chunks {
             for (info, batch) in batches(chunk.as_slice().unwrap()).map(Result::unwrap) {
-                let record = records(batch).unwrap().remove(0);
                 log.batches.push(Kept {
                     base: info.base_offset,
                     end: info.last_offset() + 1,
                     epoch: info.leader_epoch,
                     producer: info.producer_id,
+                    producer_epoch: info.producer_epoch,
                     sequence: info.base_sequence,
-                    value: record.value.unwrap().to_vec(),
+                    part: match info.is_control() {
+                        true => Part::Ends(end_marker(batch).unwrap().unwrap().outcome),
+                        false if info.is_transactional() => Part::Of,
+                        false => Part::Outside,
+                    },
+                    value: value(batch),
                 });
             }
         }
@@ -219,12 +300,59 @@ async fn check(store: &Rc<Store<SimIo>>, world: &RefCell<World>) {
     for (producer, sequence) in found.sequences() {
         assert_eq!(known.get(&producer), Some(&sequence), "{id:?}: producer {producer}");
     }
+    check_transactions(store, id, &found).await;
     let position = store.position(id).unwrap();
     assert!(
         position.high_watermark <= world.high_watermark.max(position.log_start),
         "{id:?}: {position:?}, but no more than {} was told",
         world.high_watermark
     );
+}
+
+/// Compares what the store says of transactions with a naive look at the log. What began before the log starts is not seen there.
+async fn check_transactions(store: &Rc<Store<SimIo>>, id: TopicPartition, log: &Log) {
+    let all = log.transactions();
+    let open = store.open_transactions().into_iter().filter(|open| open.partition == id);
+    let open: BTreeSet<_> = open.map(|open| (open.first_offset, open.producer_id)).collect();
+    let naive = all.iter().filter(|(_, (_, end))| end.is_none()).map(|(first, (producer, _))| (*first, *producer));
+    assert_known(log.start, &open, &naive.collect());
+
+    let position = store.position(id).unwrap();
+    let stable = store.partition(id).unwrap().borrow().end_for(ReadBound::LastStable);
+    let safe = position.high_watermark.min(position.durable);
+    let is_undecided = |end: &Option<(i64, Outcome)>| end.is_none_or(|(marker, _)| marker >= safe);
+    let undecided = all.iter().find(|(_, (_, end))| is_undecided(end)).map_or(i64::MAX, |(first, _)| *first);
+    let expected = undecided.min(position.high_watermark).max(log.start);
+    let is_unsafe = |batch: &Kept| matches!(batch.part, Part::Ends(_)) && batch.base >= safe;
+    let began_before = open.iter().any(|(first, _)| *first < log.start) || log.batches.iter().any(is_unsafe);
+    let is_unsure = store.partition(id).unwrap().borrow().is_unsure_what_is_stable();
+    assert!(!is_unsure || safe < position.end, "all markers are safe: {position:?}");
+    let is_at_start = stable == log.start && (is_unsure || began_before);
+    assert!(is_at_start || stable == expected, "{stable} of {position:?}, not {expected}");
+
+    let part = FetchPartition {
+        partition: id,
+        offset: log.start,
+        max_bytes: 8 << 20,
+        leader_epoch: -1,
+        bound: ReadBound::LastStable,
+    };
+    // who neither leads nor follows answers nobody
+    let Ok(fetched) = store.read(&part, 8 << 20, true).await else { return };
+    let told = fetched.aborted.unwrap().into_iter().map(|one| (one.first_offset, one.producer_id)).collect();
+    let read = fetched.records.end_offset().unwrap_or(log.start);
+    let aborted = all.iter().filter_map(|(first, (producer, end))| {
+        let (marker, outcome) = (*end)?;
+        (outcome == Outcome::Abort && marker < safe && *first < read).then_some((*first, *producer))
+    });
+    assert_known(log.start, &told, &aborted.collect());
+}
+
+fn assert_known(start: i64, told: &BTreeSet<(i64, i64)>, naive: &BTreeSet<(i64, i64)>) {
+    let began_before: BTreeSet<i64> = told.iter().filter(|(first, _)| *first < start).map(|(_, id)| *id).collect();
+    let told: BTreeSet<_> = told.iter().filter(|(first, _)| *first >= start).copied().collect();
+    let not_told = naive.difference(&told).filter(|(_, id)| !began_before.contains(id));
+    assert_eq!((told.difference(naive).next(), not_told.collect::<Vec<_>>()), (None, vec![]), "{told:?}, {naive:?}");
 }
 
 /// Follows in a new epoch.
@@ -248,18 +376,44 @@ async fn lead(store: &Rc<Store<SimIo>>, world: &RefCell<World>, random: &RefCell
     for _ in 0..count {
         let (kept, batch) = world.borrow_mut().next_batch(&mut random.borrow_mut(), epoch, 0);
         world.borrow_mut().will(|log| log.push(kept.clone()));
-        let part = ProducePartition { partition: id, batch: batch.into() };
-        let (produced, wait) = store.append(part, AppendOrigin::Client, Acks::Leader).appended().await?;
-        assert_eq!(produced.base_offset, kept.base);
+        let (base, wait) = take(store, id, kept, batch).await?;
+        assert_eq!(base, world.borrow().log().end - 1);
         waits.extend(wait);
     }
     for wait in waits {
-        wait.wait().await?;
+        wait.logged().await?; // no follower ever has it
     }
     if !world.borrow().written_only {
         world.borrow_mut().did();
     }
     Ok(())
+}
+
+/// Takes a batch as a leader does.
+async fn take(
+    store: &Rc<Store<SimIo>>,
+    id: TopicPartition,
+    kept: Kept,
+    batch: Vec<u8>,
+) -> Result<(i64, Option<super::append::Wait>), LogError> {
+    if let Part::Ends(outcome) = kept.part {
+        let marker = Marker {
+            partition: id,
+            producer_id: kept.producer,
+            producer_epoch: kept.producer_epoch,
+            coordinator_epoch: kept.epoch,
+            outcome,
+            transaction_version: 2,
+        };
+        let (produced, wait) = store.append_markers(vec![marker]).remove(0)?;
+        return Ok((produced.base_offset, Some(wait)));
+    }
+    if kept.part == Part::Of {
+        store.let_in(id, kept.producer, kept.producer_epoch)?;
+    }
+    let part = ProducePartition { partition: id, batch: batch.into() };
+    let (produced, wait) = store.append(part, AppendOrigin::Client, Acks::Leader).appended().await?;
+    Ok((produced.base_offset, wait))
 }
 
 /// Appends what a leader sent, now and then of several epochs or with a gap.
@@ -384,6 +538,7 @@ async fn live(io: SimIo, run: u64, worlds: Rc<Vec<RefCell<World>>>, random: Rc<R
     let replicated = Rc::new(known.keys().copied().collect());
     let options = StoreOptions { replicated, ..StoreOptions::of_test(run) };
     let store = Store::open(io, options, &known).await.unwrap_or_else(|error| panic!("{error}"));
+    store.use_transactions();
     for world in worlds.iter() {
         settle(&store, world).await;
     }
