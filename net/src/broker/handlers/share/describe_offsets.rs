@@ -24,7 +24,7 @@ use crate::{
         group::Groups,
         share::{
             shell::states,
-            state::{ShareKey, Summary, UNDECIDED},
+            state::{ReadSummary, ShareKey, Summary, UNDECIDED},
         },
     },
     errors::log_error,
@@ -118,8 +118,10 @@ async fn describe_partition(engine: &Engine, group: &str, topic: &Found<'_>, ind
         Ok(_) | Err(ResponseError::UnknownTopicOrPartition) => return described,
         Err(error) => return DescribedPartition { error: Some(*error), ..described },
     };
-    let Ok(summary) = states::summary(engine, &ShareKey::new(group, topic, index)).await else { return described };
-    let Summary { start_offset, delivery_complete_count, leader_epoch } = summary;
+    // who only describes fences nobody, whatever the epoch
+    let asked = ReadSummary { leader_epoch: -1 };
+    let Ok(summary) = states::ask(engine, &ShareKey::new(group, topic, index), asked).await else { return described };
+    let Summary { start_offset, delivery_complete_count, leader_epoch, .. } = summary;
     (described.start_offset, described.leader_epoch) = (start_offset, leader_epoch);
     if start_offset != UNDECIDED && delivery_complete_count != -1 {
         let partition = TopicPartition { topic, partition: index };

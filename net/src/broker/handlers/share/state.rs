@@ -11,7 +11,7 @@ use crate::coordinator::{
     group::{error::Refusal, share::StateWork},
     share::{
         shell::{drop_on, states},
-        state::ShareKey,
+        state::{Delete, Initialize, ShareKey},
     },
 };
 
@@ -28,7 +28,8 @@ pub(super) async fn make(
     for some in work.partitions.chunks(CONCURRENT_MAX) {
         let making = some.iter().map(|(topic, index, start_offset)| async move {
             let key = ShareKey::new(group, *topic, *index);
-            let made = states::initialize(engine, &key, work.state_epoch, *start_offset).await;
+            let anew = Initialize { state_epoch: work.state_epoch, start_offset: *start_offset };
+            let made = states::ask(engine, &key, anew).await;
             drop_on(engine, group.to_owned(), TopicPartition { topic: *topic, partition: *index }).await;
             made.err().map(|error| ((*topic, *index), error))
         });
@@ -52,7 +53,7 @@ pub(super) async fn delete(engine: &Engine, group: &str, work: &StateWork) -> Ve
     let mut failed = Vec::new();
     for some in work.partitions.chunks(CONCURRENT_MAX) {
         let deleting = some.iter().map(|(topic, index, _)| async move {
-            let deleted = states::delete(engine, &ShareKey::new(group, *topic, *index)).await;
+            let deleted = states::ask(engine, &ShareKey::new(group, *topic, *index), Delete).await;
             drop_on(engine, group.to_owned(), TopicPartition { topic: *topic, partition: *index }).await;
             deleted.err().map(|error| (*topic, error))
         });

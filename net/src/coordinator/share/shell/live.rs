@@ -20,7 +20,7 @@ use crate::{
         share::{
             partition::{AcknowledgeError, Acknowledgement, Limits, SharePartition, Write},
             settings::OffsetReset,
-            state::{ShareKey, UNDECIDED},
+            state::{Epochs, RawBatch, Read, ShareKey, UNDECIDED},
         },
     },
     errors::log_error,
@@ -32,8 +32,8 @@ pub(super) struct Live {
     gate: Rc<Gate<Result<(), ResponseError>>>,
     /// `None` while it is loaded.
     pub(super) core: RefCell<Option<SharePartition>>,
-    /// Epoch of the state that it was loaded from.
-    state_epoch: Cell<i32>,
+    /// Epochs in which it was loaded: of the state, and of the leadership here.
+    epochs: Cell<Epochs>,
     /// When it stands in the shard's heap of timers next.
     queued_ms: Cell<i64>,
     /// Whether a fetch reads the log for it now.
@@ -127,6 +127,17 @@ pub(crate) async fn release_on(
         .await;
 }
 
+/// What a consumer hears of an error of the state, as of Kafka: who was fenced is no leader of it any more.
+fn of_state(error: ResponseError) -> ResponseError {
+    use ResponseError::*;
+    match error {
+        FencedStateEpoch | FencedLeaderEpoch => NotLeaderOrFollower,
+        NotCoordinator | CoordinatorLoadInProgress => CoordinatorNotAvailable,
+        CoordinatorNotAvailable | UnknownTopicOrPartition => error,
+        _ => UnknownServerError,
+    }
+}
+
 /// Forgets a share partition whose state was set anew or deleted.
 pub(crate) async fn drop_on(engine: &Engine, group: String, partition: TopicPartition) {
     engine
@@ -150,7 +161,7 @@ impl Shares {
             key: key.clone(),
             gate: Gate::new(),
             core: RefCell::new(None),
-            state_epoch: Cell::new(0),
+            epochs: Cell::new(Epochs { state: 0, leader: 0 }),
             queued_ms: Cell::new(i64::MAX),
             is_reading: Cell::new(false),
             is_contended: Cell::new(false),
@@ -173,19 +184,22 @@ impl Shares {
     async fn load_live(self: &Rc<Self>, live: &Live) -> Result<(), ResponseError> {
         let key = &live.key;
         let partition = TopicPartition { topic: key.topic, partition: key.partition };
-        let state = states::read(&self.engine, key).await?;
+        let leader_epoch = self.engine.leader_epoch(partition).ok_or(ResponseError::NotLeaderOrFollower)?;
+        let state = states::ask(&self.engine, key, Read { leader_epoch }).await.map_err(of_state)?;
         let start_offset = match state.start_offset {
             UNDECIDED => self.reset_offset(&key.group, partition).await?,
             start_offset => start_offset,
         };
         let earliest = self.engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await;
         let earliest = earliest.map_err(|error| log_error(&error))?.offset;
-        let mut core = SharePartition::restore(start_offset, &state.batches).map_err(|reason| {
+        let batches = RawBatch::checked(state.batches).map_err(|error| error.to_string());
+        let restored = batches.and_then(|batches| SharePartition::restore(start_offset, &batches));
+        let mut core = restored.map_err(|reason| {
             tracing::error!(group = %key.group, topic = %key.topic, partition = key.partition, reason, "bad share state");
             ResponseError::UnknownServerError
         })?;
         core.handle_log_start(earliest);
-        live.state_epoch.set(state.state_epoch);
+        live.epochs.set(Epochs { state: state.state_epoch, leader: leader_epoch });
         live.core.replace(Some(core));
         Ok(())
     }
@@ -266,7 +280,7 @@ impl Shares {
         let (shares, live, kept) = (Rc::clone(self), Rc::clone(live), Rc::clone(&promise));
         glommio::spawn_local(async move {
             let id = write.id;
-            let result = states::write(&shares.engine, &live.key, live.state_epoch.get(), write).await;
+            let result = states::write(&shares.engine, &live.key, live.epochs.get(), &write).await.map_err(of_state);
             if let (Some(id), Some(core)) = (id, live.core.borrow_mut().as_mut()) {
                 core.on_persisted(shares.clock.now_ms(), id, result.is_ok(), &limits);
             }

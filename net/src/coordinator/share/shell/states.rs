@@ -9,11 +9,14 @@ use millrace_engine::{
 };
 
 use crate::coordinator::{
-    runtime::{Kind, Runtime},
+    runtime::{Kind, Runtime, Ticket},
     share::{
         partition::Write,
         settings::Settings,
-        state::{Change, Prune, ShareKey, Snapshot, StateCoordinator, Store, Summary},
+        state::{
+            Delete, Epochs, Initialize, Part, Prune, RawBatch, Read, ReadSummary, ShareKey, StateCoordinator,
+            StoreError, UNDECIDED, WriteState,
+        },
     },
 };
 
@@ -69,59 +72,95 @@ impl Kind for StateKind {
     }
 }
 
-/// Lets the store of a share partition do something, on whatever shard it is; returns when that is durable.
-async fn ask<R: Send + 'static>(
-    engine: &Engine,
-    key: &ShareKey,
-    work: impl FnOnce(&mut Store, &ShareKey, i64) -> Change<R> + Send + 'static,
-) -> Result<R, ResponseError> {
-    let (group, topic, index) = (key.group.to_string(), key.topic, key.partition);
-    let coordinator_key = key.coordinator_key();
-    let asked = States::ask_for(engine, &coordinator_key, move |coordinator, now_ms, ticket| {
-        let key = ShareKey::new(&group, topic, index);
-        coordinator.change(ticket, |store| work(store, &key, now_ms));
-    });
-    asked.await?
+/// What a coordinator does for something that is asked of a share partition.
+pub(crate) trait Work: Part {
+    /// Does it; the ticket is answered when what came of it is durable.
+    fn run(self, coordinator: &mut StateCoordinator, now_ms: i64, key: &ShareKey, ticket: Answers<Self>);
 }
 
-/// Sets the state of a share partition anew.
-pub(crate) async fn initialize(
-    engine: &Engine,
-    key: &ShareKey,
-    state_epoch: i32,
-    start_offset: i64,
-) -> Result<(), ResponseError> {
-    let work = move |store: &mut Store, key: &ShareKey, now_ms| {
-        Ok(((), Some(store.initialize(now_ms, key, state_epoch, start_offset)?)))
+type Answers<P> = Ticket<Result<<P as Part>::Answer, ResponseError>>;
+
+impl Work for Initialize {
+    fn run(self, coordinator: &mut StateCoordinator, now_ms: i64, key: &ShareKey, ticket: Answers<Self>) {
+        let Initialize { state_epoch, start_offset } = self;
+        coordinator.change_known(ticket, key, |store| {
+            legal(state_epoch >= 0 && start_offset >= UNDECIDED)?;
+            Ok(((), Some(store.initialize(now_ms, key, state_epoch, start_offset)?)))
+        });
+    }
+}
+
+impl Work for Read {
+    fn run(self, coordinator: &mut StateCoordinator, now_ms: i64, key: &ShareKey, ticket: Answers<Self>) {
+        let Read { leader_epoch } = self;
+        coordinator.change_known(ticket, key, |store| {
+            legal(leader_epoch >= 0)?;
+            let (state, record) = store.read(now_ms, key, leader_epoch)?;
+            Ok((state.into(), record))
+        });
+    }
+}
+
+impl Work for WriteState {
+    fn run(self, coordinator: &mut StateCoordinator, now_ms: i64, key: &ShareKey, ticket: Answers<Self>) {
+        let epochs = Epochs { state: self.state_epoch, leader: self.leader_epoch };
+        coordinator.change_known(ticket, key, |store| {
+            legal(epochs.state >= 0 && epochs.leader >= 0)?;
+            let write = Write {
+                id: None,
+                start_offset: self.start_offset,
+                delivery_complete_count: self.delivery_complete_count,
+                batches: RawBatch::checked(self.batches)?,
+            };
+            Ok(((), Some(store.write(now_ms, key, epochs, &write)?)))
+        });
+    }
+}
+
+impl Work for Delete {
+    fn run(self, coordinator: &mut StateCoordinator, _: i64, key: &ShareKey, ticket: Answers<Self>) {
+        // of a partition that is gone, too
+        coordinator.change(ticket, |store| Ok(((), store.delete(key))));
+    }
+}
+
+impl Work for ReadSummary {
+    fn run(self, coordinator: &mut StateCoordinator, _: i64, key: &ShareKey, ticket: Answers<Self>) {
+        coordinator.change_known(ticket, key, |store| Ok((store.summary(key), None)));
+    }
+}
+
+fn legal(is_legal: bool) -> Result<(), StoreError> {
+    if is_legal { Ok(()) } else { Err(StoreError::Senseless) }
+}
+
+/// Asks the coordinator of a share partition, if that is on this node.
+pub(crate) async fn ask_here<P: Work>(engine: &Engine, key: &ShareKey, part: P) -> Result<P::Answer, ResponseError> {
+    let partition = States::place(engine, &key.coordinator_key()).ok_or(ResponseError::NotCoordinator)?;
+    let (group, topic, index) = (key.group.to_string(), key.topic, key.partition);
+    let work = move |coordinator: &mut StateCoordinator, now_ms, ticket| {
+        part.run(coordinator, now_ms, &ShareKey::new(&group, topic, index), ticket);
     };
-    ask(engine, key, work).await
+    let asked = move |engine| async move { States::here(&engine).await.ask(partition, work).await };
+    engine.on_shard(engine.owner(partition), asked).await?
+}
+
+/// Asks the coordinator of a share partition, wherever it is.
+pub(crate) async fn ask<P: Work>(engine: &Engine, key: &ShareKey, part: P) -> Result<P::Answer, ResponseError> {
+    States::locate(engine, &key.coordinator_key()).await?;
+    ask_here(engine, key, part).await
 }
 
 /// Writes changes of a share partition.
-pub(super) async fn write(
-    engine: &Engine,
-    key: &ShareKey,
-    state_epoch: i32,
-    write: Write,
-) -> Result<(), ResponseError> {
-    let work =
-        move |store: &mut Store, key: &ShareKey, now_ms| Ok(((), Some(store.write(now_ms, key, state_epoch, &write)?)));
-    ask(engine, key, work).await
-}
-
-/// Reads the state of a share partition.
-pub(super) async fn read(engine: &Engine, key: &ShareKey) -> Result<Snapshot, ResponseError> {
-    ask(engine, key, |store, key, _| Ok((store.read(key)?.clone(), None))).await
-}
-
-/// Reads the state of a share partition in brief.
-pub(crate) async fn summary(engine: &Engine, key: &ShareKey) -> Result<Summary, ResponseError> {
-    ask(engine, key, |store, key, _| Ok((store.summary(key), None))).await
-}
-
-/// Deletes the state of a share partition, if there is any.
-pub(crate) async fn delete(engine: &Engine, key: &ShareKey) -> Result<(), ResponseError> {
-    ask(engine, key, |store, key, _| Ok(((), store.delete(key)))).await
+pub(super) async fn write(engine: &Engine, key: &ShareKey, epochs: Epochs, write: &Write) -> Result<(), ResponseError> {
+    let part = WriteState {
+        state_epoch: epochs.state,
+        leader_epoch: epochs.leader,
+        start_offset: write.start_offset,
+        delivery_complete_count: write.delivery_complete_count,
+        batches: write.batches.iter().map(RawBatch::from).collect(),
+    };
+    ask(engine, key, part).await
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use kafka_protocol::ResponseError;
 use millrace_engine::engine::Topics;
 
-use super::{StateRecord, Store, StoreError, store::Noted};
+use super::{ShareKey, StateRecord, Store, StoreError, store::Noted};
 use crate::coordinator::{
     fields::RecordError,
     runtime::{Effects, LogRecord, Machine, Replayed, Reply, Then, Ticket, Verdict, Write, WriteId},
@@ -78,6 +78,18 @@ impl StateCoordinator {
             Ok((result, None)) => self.effects.reply_when_settled(ticket, Ok(result)),
             Err(error) => self.effects.reply_when_settled(ticket, Err(error.code())),
         }
+    }
+
+    /// As [`StateCoordinator::change`], if the partition is known here: a leader of it may have heard of it before.
+    pub(crate) fn change_known<R: 'static>(
+        &mut self,
+        ticket: Ticket<Result<R, ResponseError>>,
+        key: &ShareKey,
+        work: impl FnOnce(&mut Store) -> Change<R>,
+    ) {
+        let topic = self.topics.by_id.get(&key.topic);
+        let is_known = topic.is_some_and(|topic| (0..topic.partitions).contains(&key.partition));
+        self.change(ticket, |store| if is_known { work(store) } else { Err(StoreError::UnknownPartition) });
     }
 
     fn write(&mut self, records: Vec<StateRecord>) {

@@ -5,10 +5,14 @@
 
 mod batches;
 mod coordinator;
+mod message;
+mod parts;
 mod record;
 mod store;
 
 pub(crate) use batches::{DeliveryState, StateBatch, merge};
 pub(crate) use coordinator::{Change, Prune, StateCoordinator};
+pub(crate) use message::{Part, Refused, StateRequest, StateResponse};
+pub(crate) use parts::{Delete, Initialize, RawBatch, Read, ReadState, ReadSummary, WriteState};
 pub(crate) use record::{ShareKey, Snapshot, StateRecord, Update};
-pub(crate) use store::{Store, StoreError, Summary, UNDECIDED};
+pub(crate) use store::{Epochs, Store, StoreError, Summary, UNDECIDED};

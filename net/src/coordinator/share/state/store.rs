@@ -4,7 +4,7 @@
 //! the calls. Should an append fail, the store is to be dropped and loaded anew. Before it serves, `load` is called for
 //! every record of the log in order.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{cmp::Ordering, collections::BTreeMap, rc::Rc};
 
 use kafka_protocol::ResponseError;
 use millrace_engine::api::LEADER_EPOCH;
@@ -24,28 +24,50 @@ pub(crate) enum StoreError {
     Uninitialized,
     /// The state was set anew since the caller read it.
     #[error("the state of the share partition was set anew")]
-    Fenced,
+    FencedState,
+    /// A leader of the partition in a later epoch has read the state.
+    #[error("the partition is led in a later epoch")]
+    FencedLeader,
+    /// Epochs, offsets or states that cannot be.
+    #[error("the request makes no sense")]
+    Senseless,
+    /// There is no such partition, as far as is known here.
+    #[error("the partition is not known")]
+    UnknownPartition,
 }
 
 impl StoreError {
-    /// What a consumer hears, as of Kafka.
+    /// What the broker hears that asks.
     pub(crate) fn code(self) -> ResponseError {
         match self {
-            StoreError::Uninitialized => ResponseError::UnknownServerError,
-            StoreError::Fenced => ResponseError::NotLeaderOrFollower,
+            StoreError::Uninitialized | StoreError::Senseless => ResponseError::InvalidRequest,
+            StoreError::FencedState => ResponseError::FencedStateEpoch,
+            StoreError::FencedLeader => ResponseError::FencedLeaderEpoch,
+            StoreError::UnknownPartition => ResponseError::UnknownTopicOrPartition,
         }
     }
 }
 
 /// A share partition's state in brief.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
+    /// Epoch of the state, 0 if there is none.
+    pub(crate) state_epoch: i32,
     /// First offset that is not done, or [`UNDECIDED`].
     pub(crate) start_offset: i64,
     /// Offsets from there on that are done; -1: not known.
     pub(crate) delivery_complete_count: i32,
     /// Epoch of the partition's leader.
     pub(crate) leader_epoch: i32,
+}
+
+/// The epochs by which writes of former leaders, and of former lives of the state, are told from those that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Epochs {
+    /// Of the state, as it was read.
+    pub(crate) state: i32,
+    /// In which the writer leads the partition.
+    pub(crate) leader: i32,
 }
 
 /// A share partition's state and where it stands in the log.
@@ -134,13 +156,14 @@ impl Store {
         start_offset: i64,
     ) -> Result<StateRecord, StoreError> {
         let before = self.entries.get(key);
-        if before.is_some_and(|before| state_epoch != -1 && before.state.state_epoch > state_epoch) {
-            return Err(StoreError::Fenced);
+        if before.is_some_and(|before| before.state.state_epoch > state_epoch) {
+            return Err(StoreError::FencedState);
         }
         let state = Snapshot {
             snapshot_epoch: before.map_or(0, |before| before.state.snapshot_epoch + 1),
             state_epoch,
-            leader_epoch: LEADER_EPOCH,
+            // who was fenced by it stays fenced
+            leader_epoch: before.map_or(LEADER_EPOCH, |before| before.state.leader_epoch),
             start_offset,
             delivery_complete_count: if start_offset == UNDECIDED { -1 } else { 0 },
             create_timestamp_ms: now_ms,
@@ -152,41 +175,64 @@ impl Store {
         Ok(StateRecord::Snapshot(key.clone(), Some(state)))
     }
 
-    /// Takes changes of a share partition over.
+    /// Takes changes of a share partition over, from its leader in an epoch. Where they are older than what is there, in
+    /// where the share partition begins, they do not take it back.
     pub(crate) fn write(
         &mut self,
         now_ms: i64,
         key: &ShareKey,
-        state_epoch: i32,
+        epochs: Epochs,
         write: &Write,
     ) -> Result<StateRecord, StoreError> {
         let entry = self.entries.get_mut(key).ok_or(StoreError::Uninitialized)?;
-        if entry.state.state_epoch > state_epoch {
-            return Err(StoreError::Fenced);
+        if entry.state.leader_epoch > epochs.leader {
+            return Err(StoreError::FencedLeader);
+        }
+        if entry.state.state_epoch > epochs.state {
+            return Err(StoreError::FencedState);
+        }
+        let start_offset = entry.state.start_offset.max(write.start_offset);
+        let update = Update {
+            snapshot_epoch: entry.state.snapshot_epoch,
+            leader_epoch: epochs.leader,
+            start_offset,
+            delivery_complete_count: entry.delivery_complete_count(write),
+            batches: merge(&[], &write.batches, start_offset),
+        };
+        Ok(entry.update(now_ms, key, self.updates_per_snapshot, update))
+    }
+
+    /// A share partition's state, for its leader in an epoch: leaders of earlier epochs write nothing from now on. The
+    /// record says so, if it was not said before.
+    pub(crate) fn read(
+        &mut self,
+        now_ms: i64,
+        key: &ShareKey,
+        leader_epoch: i32,
+    ) -> Result<(Snapshot, Option<StateRecord>), StoreError> {
+        let entry = self.entries.get_mut(key).ok_or(StoreError::Uninitialized)?;
+        if entry.state.leader_epoch > leader_epoch {
+            return Err(StoreError::FencedLeader);
+        }
+        if entry.state.leader_epoch == leader_epoch {
+            return Ok((entry.state.clone(), None));
         }
         let update = Update {
             snapshot_epoch: entry.state.snapshot_epoch,
-            leader_epoch: LEADER_EPOCH,
-            start_offset: write.start_offset,
-            delivery_complete_count: write.delivery_complete_count,
-            batches: merge(&[], &write.batches, write.start_offset),
+            leader_epoch,
+            start_offset: entry.state.start_offset,
+            delivery_complete_count: entry.state.delivery_complete_count,
+            batches: Vec::new(),
         };
-        entry.apply(&update);
-        if entry.updates > self.updates_per_snapshot {
-            return Ok(entry.snapshot(now_ms, key));
-        }
-        Ok(StateRecord::Update(key.clone(), update))
-    }
-
-    /// A share partition's state.
-    pub(crate) fn read(&self, key: &ShareKey) -> Result<&Snapshot, StoreError> {
-        self.entries.get(key).map(|entry| &entry.state).ok_or(StoreError::Uninitialized)
+        let record = entry.update(now_ms, key, self.updates_per_snapshot, update);
+        Ok((entry.state.clone(), Some(record)))
     }
 
     /// A share partition's state in brief; what is not initialized is undecided.
     pub(crate) fn summary(&self, key: &ShareKey) -> Summary {
         let state = self.entries.get(key).map(|entry| &entry.state);
         Summary {
+            state_epoch: state.map_or(0, |state| state.state_epoch),
             start_offset: state.map_or(UNDECIDED, |state| state.start_offset),
             delivery_complete_count: state.map_or(-1, |state| state.delivery_complete_count),
             leader_epoch: state.map_or(LEADER_EPOCH, |state| state.leader_epoch),
@@ -224,8 +270,28 @@ impl Store {
 }
 
 impl Entry {
+    /// What is known to be done once a write counts: what is older than the start that is known tells nothing, and of two
+    /// writes of the same start the one that knows more is the later one.
+    fn delivery_complete_count(&self, write: &Write) -> i32 {
+        match write.start_offset.cmp(&self.state.start_offset) {
+            Ordering::Less => self.state.delivery_complete_count,
+            Ordering::Equal => self.state.delivery_complete_count.max(write.delivery_complete_count),
+            Ordering::Greater => write.delivery_complete_count,
+        }
+    }
+
+    /// Takes an update over; answers the record that says so.
+    fn update(&mut self, now_ms: i64, key: &ShareKey, updates_per_snapshot: u32, update: Update) -> StateRecord {
+        self.apply(&update);
+        if self.updates > updates_per_snapshot {
+            return self.snapshot(now_ms, key);
+        }
+        StateRecord::Update(key.clone(), update)
+    }
+
     fn apply(&mut self, update: &Update) {
         let state = &mut self.state;
+        state.leader_epoch = state.leader_epoch.max(update.leader_epoch);
         if update.start_offset != UNDECIDED {
             state.start_offset = state.start_offset.max(update.start_offset);
         }
@@ -259,6 +325,8 @@ mod tests {
     use super::*;
     use crate::coordinator::share::state::{DeliveryState, StateBatch};
 
+    const EPOCHS: Epochs = Epochs { state: 3, leader: 0 };
+
     fn key(partition: i32) -> ShareKey {
         ShareKey::new("g", Uuid::from_u128(1), partition)
     }
@@ -280,35 +348,76 @@ mod tests {
         store
     }
 
+    fn state(store: &Store, partition: i32) -> Option<&Snapshot> {
+        store.entries.get(&key(partition)).map(|entry| &entry.state)
+    }
+
     #[test]
     fn what_is_loaded_is_what_was() {
         let mut store = Store::new(2);
         let mut records =
             vec![store.initialize(5, &key(0), 3, UNDECIDED).unwrap(), store.initialize(5, &key(1), 3, 40).unwrap()];
         for offset in 0..7 {
-            records.push(store.write(10 + offset, &key(0), 3, &write(offset, offset, offset + 1)).unwrap());
+            records.push(store.write(10 + offset, &key(0), EPOCHS, &write(offset, offset, offset + 1)).unwrap());
             let loaded = reloaded(&records);
             for partition in 0..2 {
-                assert_eq!(loaded.read(&key(partition)), store.read(&key(partition)));
+                assert_eq!(state(&loaded, partition), state(&store, partition));
             }
         }
         let snapshots = |record: &&StateRecord| matches!(record, StateRecord::Snapshot(..));
         assert_eq!(records.iter().filter(snapshots).count(), 4, "two to begin with, then one for every third write");
         records.extend(store.delete(&key(0)));
-        assert_eq!(reloaded(&records).read(&key(0)), Err(StoreError::Uninitialized));
+        assert_eq!(state(&reloaded(&records), 0), None);
         assert_eq!(store.summary(&key(0)).start_offset, UNDECIDED);
     }
 
     #[test]
-    fn writes_of_an_older_epoch_are_fenced() {
+    fn writes_of_an_older_state_are_fenced() {
         let mut store = Store::new(2);
-        assert_eq!(store.write(0, &key(0), 3, &write(0, 0, 0)), Err(StoreError::Uninitialized));
+        assert_eq!(store.write(0, &key(0), EPOCHS, &write(0, 0, 0)), Err(StoreError::Uninitialized));
         store.initialize(0, &key(0), 3, 0).unwrap();
-        store.write(0, &key(0), 3, &write(0, 0, 0)).unwrap();
+        store.write(0, &key(0), EPOCHS, &write(0, 0, 0)).unwrap();
         store.initialize(0, &key(0), 4, 7).unwrap();
-        assert_eq!(store.write(0, &key(0), 3, &write(0, 1, 1)), Err(StoreError::Fenced));
-        assert_eq!(store.initialize(0, &key(0), 2, 0), Err(StoreError::Fenced));
-        assert_eq!(store.read(&key(0)).unwrap().start_offset, 7);
+        assert_eq!(store.write(0, &key(0), EPOCHS, &write(0, 1, 1)), Err(StoreError::FencedState));
+        assert_eq!(store.initialize(0, &key(0), 2, 0), Err(StoreError::FencedState));
+        assert_eq!(state(&store, 0).unwrap().start_offset, 7);
+    }
+
+    #[test]
+    fn who_leads_later_fences_who_led_before_also_after_a_load() {
+        let mut store = Store::new(2);
+        let mut records = vec![store.initialize(0, &key(0), 3, 0).unwrap()];
+        assert_eq!(store.read(0, &key(1), 5), Err(StoreError::Uninitialized));
+        records.push(store.write(0, &key(0), Epochs { state: 3, leader: 4 }, &write(0, 0, 0)).unwrap());
+        let (read, record) = store.read(0, &key(0), 5).unwrap();
+        assert_eq!((read.start_offset, read.leader_epoch, read.batches.len()), (0, 5, 1));
+        records.extend(record);
+        assert_eq!(records.len(), 3);
+        assert_eq!(store.read(0, &key(0), 5).unwrap().1, None, "it is known already");
+        let mut stores = [reloaded(&records), store];
+        for store in &mut stores {
+            assert_eq!(store.read(0, &key(0), 4), Err(StoreError::FencedLeader));
+            let former = Epochs { state: 3, leader: 4 };
+            assert_eq!(store.write(0, &key(0), former, &write(0, 1, 1)), Err(StoreError::FencedLeader));
+            assert_eq!(store.summary(&key(0)).leader_epoch, 5);
+            store.initialize(0, &key(0), 4, 0).unwrap();
+            assert_eq!(store.read(0, &key(0), 4), Err(StoreError::FencedLeader));
+        }
+        assert_eq!(state(&stores[0], 0), state(&stores[1], 0));
+    }
+
+    #[test]
+    fn what_comes_late_does_not_take_the_start_back() {
+        let mut store = Store::new(2);
+        store.initialize(0, &key(0), 3, 0).unwrap();
+        let done = |start, count| Write { delivery_complete_count: count, ..write(start, start + 1, start + 1) };
+        let told =
+            |store: &Store| (store.summary(&key(0)).start_offset, store.summary(&key(0)).delivery_complete_count);
+        for (late, expected) in [(done(4, 2), (4, 2)), (done(4, 1), (4, 2)), (done(2, 9), (4, 2)), (done(6, 1), (6, 1))]
+        {
+            store.write(0, &key(0), EPOCHS, &late).unwrap();
+            assert_eq!(told(&store), expected);
+        }
     }
 
     #[test]
@@ -324,7 +433,7 @@ mod tests {
             note(&mut store, record);
         }
         for at in 0..9 {
-            let record = store.write(1000, &key(0), 0, &write(0, at, at)).unwrap();
+            let record = store.write(1000, &key(0), Epochs { state: 0, leader: 0 }, &write(0, at, at)).unwrap();
             note(&mut store, record);
         }
         assert_eq!(store.needed_from(), 1, "partition 1 was not written since");

@@ -8,7 +8,7 @@ use millrace_engine::{
     engine::Engine,
 };
 
-use super::{StateKind, States, Store};
+use super::{Initialize, Read, StateKind, States, Work};
 use crate::{
     coordinator::share::{settings::Settings, state::ShareKey},
     test_node::on_node,
@@ -22,8 +22,9 @@ async fn new_partition(engine: &Engine, name: &str) -> TopicPartition {
 }
 
 async fn start_offset(states: &Rc<States>, partition: TopicPartition, key: &ShareKey) -> Result<i64, ResponseError> {
-    let read = |store: &mut Store| Ok((store.read(key)?.start_offset, None));
-    states.ask(partition, |coordinator, _, ticket| coordinator.change(ticket, read)).await?
+    let read = Read { leader_epoch: 0 };
+    let state = states.ask(partition, |coordinator, now_ms, ticket| read.run(coordinator, now_ms, key, ticket)).await?;
+    state.map(|state| state.start_offset)
 }
 
 /// Both partitions have the same index, as those of a topic that is deleted and made again while it is read; what the old
@@ -37,13 +38,13 @@ fn state_of_a_topics_former_life_is_not_served_by_the_next_one() {
         let key = ShareKey::new("group", kept, 0);
         let before = States::attach(&engine, StateKind::new(Rc::clone(&settings)));
         let initialized = before.ask(old, |coordinator, now_ms, ticket| {
-            coordinator.change(ticket, |store| Ok(((), Some(store.initialize(now_ms, &key, 3, 40)?))));
+            Initialize { state_epoch: 3, start_offset: 40 }.run(coordinator, now_ms, &key, ticket);
         });
         initialized.await.unwrap().unwrap();
 
         let states = States::attach(&engine, StateKind::new(settings));
         let (of_old, of_new) =
             futures_util::future::join(start_offset(&states, old, &key), start_offset(&states, new, &key)).await;
-        assert_eq!((of_old, of_new), (Ok(40), Err(ResponseError::UnknownServerError)));
+        assert_eq!((of_old, of_new), (Ok(40), Err(ResponseError::InvalidRequest)));
     });
 }
