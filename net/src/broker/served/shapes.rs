@@ -22,6 +22,7 @@ fn is_known_to_library(api: &Api, version: i16) -> bool {
         (api.key, version),
         (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10)
             | (ApiKey::TxnOffsetCommit, 6)
+            | (ApiKey::WriteShareGroupState, 1)
             | (ApiKey::ShareFetch | ApiKey::ShareAcknowledge | ApiKey::WriteTxnMarkers, 2)
     )
 }

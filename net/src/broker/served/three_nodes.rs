@@ -4,4 +4,5 @@
 mod changes;
 mod data;
 mod fixture;
+mod share_state;
 mod state;

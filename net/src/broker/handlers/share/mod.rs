@@ -11,6 +11,7 @@ mod session;
 pub(crate) mod share_acknowledge;
 pub(crate) mod share_fetch;
 mod state;
+pub(crate) mod state_apis;
 
 pub(crate) use session::end_sessions;
 pub(crate) use state::delete_group_state;
