@@ -54,6 +54,7 @@ pub(crate) enum Reach {
 pub(crate) struct Coordinators {
     groups: Rc<Groups>,
     states: Rc<States>,
+    shares: Rc<Shares>,
     transactions: Rc<Transactions>,
     /// What runs until the node is asked to stop.
     running: RefCell<Vec<Task<()>>>,
@@ -71,7 +72,7 @@ impl Coordinators {
         engine.set_transaction_gate(Rc::new(Gate { engine: engine.clone() }));
         let mut running = vec![
             glommio::spawn_local(Rc::clone(&states).run()),
-            glommio::spawn_local(shares.run()),
+            glommio::spawn_local(Rc::clone(&shares).run()),
             glommio::spawn_local(Rc::clone(&groups).run()),
             glommio::spawn_local(Rc::clone(&transactions).run()),
         ];
@@ -79,7 +80,7 @@ impl Coordinators {
         if engine.shard() == 0 && reach == Reach::Node {
             running.push(glommio::spawn_local(Reconciler::attach(engine).run()));
         }
-        let coordinators = Rc::new(Self { groups, states, transactions, running: RefCell::new(running) });
+        let coordinators = Rc::new(Self { groups, states, shares, transactions, running: RefCell::new(running) });
         engine.attach(Rc::clone(&coordinators));
         coordinators
     }
@@ -87,6 +88,7 @@ impl Coordinators {
     /// Partitions have begun or ceased to be led here.
     pub(crate) fn on_leadership(&self) {
         self.states.reconcile();
+        self.shares.on_leadership();
         self.groups.reconcile();
         self.transactions.reconcile();
     }

@@ -8,6 +8,7 @@ mod administration;
 mod alone;
 mod clustered;
 mod control;
+mod leaders;
 mod membership;
 mod partition;
 
@@ -24,6 +25,7 @@ use self::clustered::Seen;
 pub use self::membership::{Cluster, Membership};
 pub(crate) use self::{
     administration::{Administration, CreatedTopic, Election, InternalTopics, Layout, TopicPlan, Whose},
+    leaders::NamedLeaders,
     partition::{Moving, PartitionView},
 };
 use crate::{

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
+        cluster::NamedLeaders,
         context::{Authorization, Context, Operation, ResourceType, TopicRef, TopicsSeen},
         fetch_session::{BegunFetch, Outcome, PartitionKey, SessionRequest, TopicKey, Wanted},
         table::{Api, OnDisconnect},
@@ -249,7 +250,7 @@ fn respond(context: &Context, limits: &Limits, begun: BegunFetch, answers: Vec<A
     let outcomes: Vec<_> = answers.iter().map(outcome).collect();
     let told = context.service.fetch_sessions.borrow_mut().finish(&begun, &outcomes);
     let mut topics: Vec<TopicResponse> = Vec::new();
-    let mut leaders = elsewhere::Leaders::new(context.view());
+    let mut leaders = NamedLeaders::new(context.view());
     let session_id = begun.session_id;
     for ((wanted, mut answer), is_told) in begun.wanted.into_iter().zip(answers).zip(told) {
         if !is_told {
@@ -259,14 +260,14 @@ fn respond(context: &Context, limits: &Limits, begun: BegunFetch, answers: Vec<A
             TopicKey::Name(name) => (name, Uuid::nil()),
             TopicKey::Id(id) => (StrBytes::new(), id),
         };
-        answer.hints.current_leader = leaders.current(&answer);
+        answer.hints.current_leader = elsewhere::current_leader(&mut leaders, &answer);
         let partition = partition_response(wanted.key.index, limits.bound, answer);
         match topics.last_mut() {
             Some(last) if last.name == name && last.id == id => last.partitions.push(partition),
             _ => topics.push(TopicResponse { name, id, partitions: vec![partition] }),
         }
     }
-    FetchResponse { error_code: 0, session_id, topics, node_endpoints: leaders.into_endpoints() }
+    FetchResponse { error_code: 0, session_id, topics, node_endpoints: elsewhere::endpoints(leaders) }
 }
 
 fn outcome(answer: &Answer) -> Outcome {

@@ -2,10 +2,7 @@
 
 mod transaction;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -28,7 +25,7 @@ use millrace_engine::{
 
 use crate::{
     broker::{
-        cluster::{self, Broker, ClusterView},
+        cluster::{self, Broker, ClusterView, NamedLeaders},
         context::{Authorization, Context, Found, Operation, ResourceType, TopicRef, TopicsSeen},
         table::{Api, OnDisconnect},
     },
@@ -108,7 +105,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
             return silence(&answers, &appended);
         }
         let log_starts = log_starts(context.engine(), &answers, &appended).await;
-        let response = finish(header.version, answers, appended, &log_starts, &context.view());
+        let response = finish(header.version, answers, appended, &log_starts, context.view());
         encode(&header, header.version, &response)
     })))
 }
@@ -270,10 +267,10 @@ fn finish(
     answers: Vec<TopicAnswer>,
     appended: Vec<Result<Produced, LogError>>,
     log_starts: &HashMap<TopicPartition, i64>,
-    view: &ClusterView<'_>,
+    view: ClusterView<'_>,
 ) -> ProduceResponse {
     let mut appended = appended.into_iter();
-    let mut leaders = BTreeMap::new();
+    let mut leaders = NamedLeaders::new(view.clone());
     let mut partition = |(index, answer): (i32, PartitionAnswer)| {
         let mut response = PartitionProduceResponse::default().with_index(index);
         let outcome = match answer {
@@ -284,10 +281,7 @@ fn finish(
                     response.log_start_offset = log_starts.get(&partition).copied().unwrap_or(-1);
                     response.record_errors = record_errors(&error);
                     let told = transaction::named(view.log_error(partition, &error), version);
-                    if told == ResponseError::NotLeaderOrFollower
-                        && let Some(leader) = view.current_leader(partition)
-                    {
-                        leaders.extend(leader.broker.map(|broker| (broker.id, broker)));
+                    if let Some(leader) = leaders.name(partition, told) {
                         response.current_leader =
                             LeaderIdAndEpoch::default().with_leader_id(leader.id).with_leader_epoch(leader.epoch);
                     }
@@ -318,7 +312,7 @@ fn finish(
             .with_port(broker.port)
             .with_rack(broker.rack)
     };
-    response.with_node_endpoints(leaders.into_values().map(endpoint).collect())
+    response.with_node_endpoints(leaders.into_brokers().map(endpoint).collect())
 }
 
 /// The records that made their batch fail (KIP-467), so that a client does not blame the others. Left out before

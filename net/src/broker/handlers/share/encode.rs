@@ -7,6 +7,7 @@ use millrace_engine::api::{Chunk, Records};
 use uuid::Uuid;
 
 use crate::{
+    broker::cluster::{Broker, CurrentLeader},
     coordinator::{
         group::record::Writer,
         share::{partition::Acquired, shell::AcknowledgeFailure},
@@ -28,6 +29,8 @@ pub(super) struct FetchedPartition {
     pub(super) index: i32,
     pub(super) error: Option<ResponseError>,
     pub(super) acknowledge: Option<AcknowledgeFailure>,
+    /// Who leads the partition, for who was sent away.
+    pub(super) leader: Option<CurrentLeader>,
     pub(super) records: Records,
     pub(super) acquired: Vec<Acquired>,
 }
@@ -37,6 +40,8 @@ pub(super) struct FetchedPartition {
 pub(super) struct AcknowledgedPartition {
     pub(super) index: i32,
     pub(super) failure: Option<AcknowledgeFailure>,
+    /// Who leads the partition, for who was sent away.
+    pub(super) leader: Option<CurrentLeader>,
 }
 
 /// One partition of DescribeShareGroupOffsets.
@@ -107,11 +112,22 @@ fn finish(writer: Writer, parts: Vec<(usize, Records)>, errors: Vec<i16>) -> Opt
     Some(Response::new(pieces, errors))
 }
 
-/// No leader is told: leadership never moves.
-fn no_leader(writer: &mut Writer) {
-    writer.i32(0);
-    writer.i32(0);
+/// Zeros where there is nothing to tell, as Kafka writes them.
+fn current_leader(writer: &mut Writer, leader: Option<&CurrentLeader>) {
+    writer.i32(leader.map_or(0, |leader| leader.id.0));
+    writer.i32(leader.map_or(0, |leader| leader.epoch));
     writer.tags(&[]);
+}
+
+/// Where the leaders are that were named.
+fn node_endpoints(writer: &mut Writer, leaders: &[Broker]) {
+    writer.vec(leaders, |writer, broker| {
+        writer.i32(broker.id.0);
+        writer.string(&broker.host);
+        writer.i32(broker.port);
+        writer.nullable_string(broker.rack.as_deref());
+        writer.tags(&[]);
+    });
 }
 
 /// A ShareFetch response. `None`: it exceeds what a length can say.
@@ -119,7 +135,7 @@ pub(super) fn fetched(
     correlation_id: i32,
     error: Option<&TopError>,
     lock_ms: i64,
-    topics: Vec<(Uuid, Vec<FetchedPartition>)>,
+    (topics, leaders): (Vec<(Uuid, Vec<FetchedPartition>)>, &[Broker]),
 ) -> Option<Response> {
     let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
     let failures = partitions.flat_map(|one| [one.error, one.acknowledge.as_ref().map(|failure| failure.error)]);
@@ -137,7 +153,7 @@ pub(super) fn fetched(
             writer.i16(code(partition.error));
             writer.nullable_string(None); // the code says it
             acknowledgement(&mut writer, partition.acknowledge.as_ref());
-            no_leader(&mut writer);
+            current_leader(&mut writer, partition.leader.as_ref());
             writer.count(partition.records.len());
             parts.push((writer.out.len(), partition.records));
             writer.vec(&partition.acquired, |writer, acquired| {
@@ -150,8 +166,7 @@ pub(super) fn fetched(
         }
         writer.tags(&[]);
     }
-    // node endpoints
-    writer.count(0);
+    node_endpoints(&mut writer, leaders);
     writer.tags(&[]);
     finish(writer, parts, errors)
 }
@@ -167,7 +182,7 @@ pub(super) fn acknowledged(
     version: i16,
     error: Option<&TopError>,
     lock_ms: i64,
-    topics: &[(Uuid, Vec<AcknowledgedPartition>)],
+    (topics, leaders): (&[(Uuid, Vec<AcknowledgedPartition>)], &[Broker]),
 ) -> Option<Response> {
     let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
     let failures = partitions.map(|one| one.failure.as_ref().map(|failure| failure.error));
@@ -182,12 +197,12 @@ pub(super) fn acknowledged(
         writer.vec(partitions, |writer, partition| {
             writer.i32(partition.index);
             acknowledgement(writer, partition.failure.as_ref());
-            no_leader(writer);
+            current_leader(writer, partition.leader.as_ref());
             writer.tags(&[]);
         });
         writer.tags(&[]);
     });
-    writer.count(0);
+    node_endpoints(&mut writer, leaders);
     writer.tags(&[]);
     finish(writer, Vec::new(), errors)
 }
@@ -229,8 +244,8 @@ pub(super) fn described(correlation_id: i32, version: i16, groups: &[DescribedGr
 #[cfg(test)]
 mod tests {
     use kafka_protocol::{
-        messages::{DescribeShareGroupOffsetsResponse, ShareAcknowledgeResponse, ShareFetchResponse},
-        protocol::Decodable,
+        messages::{BrokerId, DescribeShareGroupOffsetsResponse, ShareAcknowledgeResponse, ShareFetchResponse},
+        protocol::{Decodable, StrBytes},
     };
 
     use super::*;
@@ -248,6 +263,15 @@ mod tests {
         message
     }
 
+    fn broker() -> Broker {
+        let (host, rack) = (StrBytes::from_static_str("host"), Some(StrBytes::from_static_str("r")));
+        Broker { id: BrokerId(4), host, port: 77, rack }
+    }
+
+    fn leader() -> CurrentLeader {
+        CurrentLeader { id: BrokerId(4), epoch: 9, broker: Some(broker()) }
+    }
+
     #[test]
     fn fetched_records_stand_where_they_belong() {
         let topic = Uuid::from_u128(3);
@@ -261,10 +285,11 @@ mod tests {
             index: 9,
             error: Some(ResponseError::UnknownTopicId),
             acknowledge: Some(ResponseError::InvalidRecordState.into()),
+            leader: Some(leader()),
             ..FetchedPartition::default()
         };
         let topics = vec![(topic, vec![partition(0, b"first"), partition(1, b"second"), failed])];
-        let response: ShareFetchResponse = read(fetched(42, None, 30_000, topics), 1);
+        let response: ShareFetchResponse = read(fetched(42, None, 30_000, (topics, &[broker()])), 1);
         assert_eq!(response.acquisition_lock_timeout_ms, 30_000);
         let partitions = &response.responses[0].partitions;
         assert_eq!(partitions[0].records, Some(Bytes::from_static(b"first")));
@@ -272,16 +297,22 @@ mod tests {
         assert_eq!(partitions[1].acquired_records[0].delivery_count, 3);
         assert_eq!(partitions[2].error_code, ResponseError::UnknownTopicId.code());
         assert_eq!(partitions[2].acknowledge_error_code, ResponseError::InvalidRecordState.code());
+        let told = &partitions[2].current_leader;
+        assert_eq!((told.leader_id, told.leader_epoch), (4.into(), 9));
+        let at = &response.node_endpoints[0];
+        assert_eq!((at.node_id, at.host.as_str(), at.port, at.rack.as_deref()), (4.into(), "host", 77, Some("r")));
         let error = (ResponseError::InvalidRequest, Some("why".to_owned()));
-        let response: ShareFetchResponse = read(fetched(42, Some(&error), 0, Vec::new()), 1);
+        let response: ShareFetchResponse = read(fetched(42, Some(&error), 0, (Vec::new(), &[])), 1);
         assert_eq!(response.error_message.as_deref(), Some("why"));
     }
 
     #[test]
     fn other_responses_are_those_of_the_message_library() {
         let failure = Some(ResponseError::InvalidRecordState.into());
-        let topics = [(Uuid::from_u128(3), vec![AcknowledgedPartition { index: 4, failure }])];
-        let response: ShareAcknowledgeResponse = read(acknowledged(42, 1, None, 0, &topics), 1);
+        let topics = [(Uuid::from_u128(3), vec![AcknowledgedPartition { index: 4, failure, leader: Some(leader()) }])];
+        let response: ShareAcknowledgeResponse = read(acknowledged(42, 1, None, 0, (&topics, &[broker()])), 1);
+        assert_eq!(response.responses[0].partitions[0].current_leader.leader_id, 4);
+        assert_eq!(response.node_endpoints[0].port, 77);
         assert_eq!(response.responses[0].partitions[0].error_code, ResponseError::InvalidRecordState.code());
         let partition = DescribedPartition { index: 1, start_offset: 5, leader_epoch: 0, lag: 8, error: None };
         let topic = DescribedTopic { name: "t".to_owned(), id: Uuid::from_u128(3), partitions: vec![partition] };

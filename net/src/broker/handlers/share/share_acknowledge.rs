@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     broker::{
+        cluster::NamedLeaders,
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -61,12 +62,14 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         let group = request.group.clone().unwrap_or_default();
         let lock_ms = here(context.engine()).await.group_settings(&group).limits.lock_ms;
         let outcome = acknowledge(&context, request).await;
+        let mut leaders = NamedLeaders::new(context.view());
         let (error, topics) = match outcome {
-            Ok(acknowledged) => (None, by_topic(acknowledged)),
+            Ok(acknowledged) => (None, by_topic(acknowledged, &mut leaders)),
             Err(error) => (Some(error), Vec::new()),
         };
-        let response = encode::acknowledged(header.correlation_id, header.version, error.as_ref(), lock_ms, &topics);
-        super::reply(response)
+        let brokers: Vec<_> = leaders.into_brokers().collect();
+        let told = (topics.as_slice(), brokers.as_slice());
+        super::reply(encode::acknowledged(header.correlation_id, header.version, error.as_ref(), lock_ms, told))
     })))
 }
 
@@ -135,10 +138,14 @@ pub(super) async fn acknowledge_parts(
     answers
 }
 
-fn by_topic(acknowledged: Vec<Acknowledged>) -> Vec<(Uuid, Vec<AcknowledgedPartition>)> {
+fn by_topic(
+    acknowledged: Vec<Acknowledged>,
+    leaders: &mut NamedLeaders<'_>,
+) -> Vec<(Uuid, Vec<AcknowledgedPartition>)> {
     let mut topics: BTreeMap<Uuid, Vec<AcknowledgedPartition>> = BTreeMap::new();
     for (partition, failure) in acknowledged {
-        let acknowledged = AcknowledgedPartition { index: partition.partition, failure };
+        let leader = failure.as_ref().and_then(|failure| leaders.name(partition, failure.error));
+        let acknowledged = AcknowledgedPartition { index: partition.partition, failure, leader };
         topics.entry(partition.topic).or_default().push(acknowledged);
     }
     topics.into_iter().collect()

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     broker::{
+        cluster::{Broker, NamedLeaders},
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -79,15 +80,29 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
                 Either::Right(_) => return Reply::Stopping,
             }
         };
-        let (error, topics) = match outcome {
+        let (error, mut topics) = match outcome {
             Ok(topics) => (None, topics),
             Err(error) => (Some(error), Vec::new()),
         };
+        let leaders = name_leaders(&context, &mut topics);
         let partitions = topics.iter().flat_map(|(_, partitions)| partitions);
         let record_bytes = partitions.map(|partition| partition.records.len()).sum();
         context.service.fetched_bytes.add(record_bytes);
-        super::reply(encode::fetched(header.correlation_id, error.as_ref(), lock_ms, topics))
+        super::reply(encode::fetched(header.correlation_id, error.as_ref(), lock_ms, (topics, &leaders)))
     })))
+}
+
+/// Names the leaders of partitions that are led elsewhere; answers where those are.
+fn name_leaders(context: &Context, topics: &mut Topics) -> Vec<Broker> {
+    let mut leaders = NamedLeaders::new(context.view());
+    for (topic, partitions) in topics {
+        for told in partitions {
+            let partition = TopicPartition { topic: *topic, partition: told.index };
+            let failures = [told.error, told.acknowledge.as_ref().map(|failure| failure.error)];
+            told.leader = failures.into_iter().flatten().find_map(|error| leaders.name(partition, error));
+        }
+    }
+    leaders.into_brokers().collect()
 }
 
 type Topics = Vec<(Uuid, Vec<FetchedPartition>)>;

@@ -3,7 +3,6 @@
 //! A share partition whose state is kept on another node is answered with NOT_COORDINATOR; nothing is passed on.
 
 use futures_util::future::join_all;
-use kafka_protocol::ResponseError;
 
 use crate::{
     broker::{
@@ -12,9 +11,7 @@ use crate::{
     },
     coordinator::share::{
         shell::states::{Work, ask_here},
-        state::{
-            Delete, Initialize, Part, Read, ReadSummary, Refused, ShareKey, StateRequest, StateResponse, WriteState,
-        },
+        state::{Delete, Initialize, Read, ReadSummary, Refused, ShareKey, StateRequest, StateResponse, WriteState},
     },
     wire::api::{Call, call, shape::Shape},
 };

@@ -39,6 +39,8 @@ use crate::{
 pub(crate) const PARTITION_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a batch's header.
 const HEADER_BYTES: usize = 61;
+/// How long a fetch waits for a share partition that is being loaded before it looks at others without it.
+const LOAD_WAIT: Duration = Duration::from_millis(200);
 
 /// What a member wants of the share partitions of one shard.
 #[derive(Debug, Clone)]
@@ -162,23 +164,29 @@ impl Drop for Reading {
 }
 
 impl Shares {
-    async fn lives(self: &Rc<Self>, want: &FetchHere) -> Vec<Result<Rc<Live>, ResponseError>> {
-        let mut lives = Vec::with_capacity(want.partitions.len());
-        for partition in &want.partitions {
+    /// The share partitions that are wanted. `None`: it is being loaded, or cannot be now, as when its state has no
+    /// coordinator; as in Kafka that is no error, but there is nothing to give out yet.
+    async fn lives(self: &Rc<Self>, want: &FetchHere, wait: Duration) -> Vec<Result<Option<Rc<Live>>, ResponseError>> {
+        let lives = want.partitions.iter().map(|partition| async {
             let key = ShareKey::new(&want.group, partition.topic, partition.partition);
-            lives.push(self.live(&key).await);
-        }
-        lives
+            let (live, timeout) = (std::pin::pin!(self.live(&key)), std::pin::pin!(glommio::timer::sleep(wait)));
+            match select(live, timeout).await {
+                Either::Left((Ok(live), _)) => Ok(Some(live)),
+                Either::Left((Err(ResponseError::CoordinatorNotAvailable), _)) | Either::Right(_) => Ok(None),
+                Either::Left((Err(error), _)) => Err(error),
+            }
+        });
+        join_all(lives).await
     }
 
     async fn fetch(self: &Rc<Self>, want: &FetchHere) -> Vec<Answer> {
         let GroupSettings { limits, bound, .. } = self.group_settings(&want.group);
-        let lives = self.lives(want).await;
+        let lives = self.lives(want, LOAD_WAIT).await;
         let mut reading = Vec::new();
         let mut parts = Vec::new();
         let share = want.partition_bytes_max();
         for (at, live) in lives.iter().enumerate() {
-            let Ok(live) = live else { continue };
+            let Ok(Some(live)) = live else { continue };
             live.members.borrow_mut().insert(Rc::from(want.member.as_str()));
             let offset = live
                 .core
@@ -230,6 +238,9 @@ impl Shares {
         let nothing = || Found { records: Records::default(), acquired: Vec::new() };
         let mut borrowed = live.core.borrow_mut();
         let Some(core) = borrowed.as_mut() else { return Ok(nothing()) };
+        if self.engine.leader_epoch(live.key.place()) != Some(live.leader_epoch) {
+            return Err(ResponseError::NotLeaderOrFollower);
+        }
         let fetched = match fetched {
             Ok(fetched) => fetched,
             Err(LogError::OffsetOutOfRange { log_start_offset, .. }) => {
@@ -256,7 +267,7 @@ impl Shares {
         drop(borrowed);
         if let Some(write) = archived {
             // nobody waits for it, and whoever reads there again finds the same
-            drop(self.persist(live, write, limits));
+            drop(self.persist(live, write));
         }
         let (Some(first), Some(last)) = (acquired.first(), acquired.last()) else { return Ok(nothing()) };
         let holds =
@@ -277,7 +288,17 @@ impl Shares {
         let GroupSettings { limits, bound, .. } = self.group_settings(&want.group);
         let began = Instant::now();
         let mut parts = Vec::new();
-        for live in self.lives(want).await.into_iter().flatten() {
+        let lives = self.lives(want, Duration::ZERO).await;
+        for (partition, live) in want.partitions.iter().zip(lives) {
+            let Ok(live) = live else { continue };
+            let Some(live) = live else {
+                // it tells when it is loaded, or could not be
+                let key = ShareKey::new(&want.group, partition.topic, partition.partition);
+                if let Some(loading) = self.partitions.borrow().get(&key) {
+                    loading.watchers.add(&notice);
+                }
+                continue;
+            };
             live.watchers.add(&notice);
             if live.is_reading.get() {
                 live.is_contended.set(true);
@@ -298,7 +319,7 @@ impl Shares {
         let log = std::pin::pin!(async {
             if !parts.is_empty() {
                 let bytes_min = want.bytes_min.max(1);
-                self.engine.wait_for_bytes(&parts, bytes_min, max_wait).await;
+                self.engine.wait_for_bytes(&parts, bytes_min, max_wait.saturating_sub(began.elapsed())).await;
                 if self.engine.available(&parts).is_some_and(|bytes| bytes >= bytes_min) {
                     return;
                 }

@@ -5,20 +5,21 @@ use std::{
     cmp::Reverse,
     collections::BTreeSet,
     rc::Rc,
+    time::Duration,
 };
 
 use kafka_protocol::ResponseError;
 use millrace_engine::{
-    api::{OffsetSpec, ReadBound, TopicPartition},
+    api::{LogError, OffsetSpec, ReadBound, TopicPartition},
     engine::Engine,
 };
 
-use super::{Shares, here, notice::Watchers, states};
+use super::{Shares, here, notice::Watchers, states, writes::Writes};
 use crate::{
     coordinator::{
-        runtime::promise::{Gate, Promise},
+        runtime::promise::{Gate, Promise, next_turn},
         share::{
-            partition::{AcknowledgeError, Acknowledgement, Limits, SharePartition, Write},
+            partition::{AcknowledgeError, Acknowledgement, SharePartition, Write},
             settings::OffsetReset,
             state::{Epochs, RawBatch, Read, ShareKey, UNDECIDED},
         },
@@ -32,8 +33,10 @@ pub(super) struct Live {
     gate: Rc<Gate<Result<(), ResponseError>>>,
     /// `None` while it is loaded.
     pub(super) core: RefCell<Option<SharePartition>>,
-    /// Epochs in which it was loaded: of the state, and of the leadership here.
-    epochs: Cell<Epochs>,
+    /// In which this node leads the partition: in another one it is another share partition.
+    pub(super) leader_epoch: i32,
+    /// Epoch of the state that it was loaded from.
+    state_epoch: Cell<i32>,
     /// When it stands in the shard's heap of timers next.
     queued_ms: Cell<i64>,
     /// Whether a fetch reads the log for it now.
@@ -44,7 +47,12 @@ pub(super) struct Live {
     pub(super) watchers: Watchers,
     /// Members with a session that read it.
     pub(super) members: RefCell<BTreeSet<Rc<str>>>,
+    /// Changes that are to become durable.
+    writes: RefCell<Writes>,
 }
+
+/// Pause before a new leader is asked again how far its log goes.
+const END_RETRY: Duration = Duration::from_millis(10);
 
 /// Kept when a write is durable, or failed.
 pub(super) type Durable = Rc<Promise<Result<(), ResponseError>>>;
@@ -150,23 +158,32 @@ pub(crate) async fn drop_on(engine: &Engine, group: String, partition: TopicPart
 impl Shares {
     /// A share partition, loaded when it is first needed.
     pub(super) async fn live(self: &Rc<Self>, key: &ShareKey) -> Result<Rc<Live>, ResponseError> {
-        let known = self.partitions.borrow().get(key).cloned();
-        let live = known.unwrap_or_else(|| self.begin_live(key));
+        let leader_epoch = self.engine.leader_epoch(key.place()).ok_or(ResponseError::NotLeaderOrFollower)?;
+        let known = self.partitions.borrow().get(key).filter(|live| live.leader_epoch == leader_epoch).cloned();
+        let live = match known {
+            Some(live) => live,
+            None => {
+                self.forget(key);
+                self.begin_live(key, leader_epoch)
+            }
+        };
         live.gate.pass().await?;
         Ok(live)
     }
 
-    fn begin_live(self: &Rc<Self>, key: &ShareKey) -> Rc<Live> {
+    fn begin_live(self: &Rc<Self>, key: &ShareKey, leader_epoch: i32) -> Rc<Live> {
         let live = Rc::new(Live {
             key: key.clone(),
             gate: Gate::new(),
             core: RefCell::new(None),
-            epochs: Cell::new(Epochs { state: 0, leader: 0 }),
+            leader_epoch,
+            state_epoch: Cell::new(0),
             queued_ms: Cell::new(i64::MAX),
             is_reading: Cell::new(false),
             is_contended: Cell::new(false),
             watchers: Watchers::default(),
             members: RefCell::default(),
+            writes: RefCell::default(),
         });
         self.partitions.borrow_mut().insert(key.clone(), Rc::clone(&live));
         let (shares, loading) = (Rc::clone(self), Rc::clone(&live));
@@ -176,6 +193,7 @@ impl Shares {
                 shares.forget_if(&loading);
             }
             loading.gate.open(loaded);
+            loading.watchers.notify();
         })
         .detach();
         live
@@ -183,15 +201,13 @@ impl Shares {
 
     async fn load_live(self: &Rc<Self>, live: &Live) -> Result<(), ResponseError> {
         let key = &live.key;
-        let partition = TopicPartition { topic: key.topic, partition: key.partition };
-        let leader_epoch = self.engine.leader_epoch(partition).ok_or(ResponseError::NotLeaderOrFollower)?;
+        let (partition, leader_epoch) = (key.place(), live.leader_epoch);
         let state = states::ask(&self.engine, key, Read { leader_epoch }).await.map_err(of_state)?;
         let start_offset = match state.start_offset {
             UNDECIDED => self.reset_offset(&key.group, partition).await?,
             start_offset => start_offset,
         };
-        let earliest = self.engine.list_offset(partition, OffsetSpec::Earliest, ReadBound::HighWatermark, -1).await;
-        let earliest = earliest.map_err(|error| log_error(&error))?.offset;
+        let earliest = self.find(partition, OffsetSpec::Earliest).await?;
         let batches = RawBatch::checked(state.batches).map_err(|error| error.to_string());
         let restored = batches.and_then(|batches| SharePartition::restore(start_offset, &batches));
         let mut core = restored.map_err(|reason| {
@@ -199,7 +215,10 @@ impl Shares {
             ResponseError::UnknownServerError
         })?;
         core.handle_log_start(earliest);
-        live.epochs.set(Epochs { state: state.state_epoch, leader: leader_epoch });
+        live.state_epoch.set(state.state_epoch);
+        if self.engine.leader_epoch(partition) != Some(leader_epoch) {
+            return Err(ResponseError::NotLeaderOrFollower);
+        }
         live.core.replace(Some(core));
         Ok(())
     }
@@ -211,12 +230,19 @@ impl Shares {
             OffsetReset::Latest => OffsetSpec::Latest,
             OffsetReset::Ago(ms) => OffsetSpec::Timestamp(self.clock.now_ms().saturating_sub(ms)),
         };
-        let mut found = self.engine.list_offset(partition, spec, ReadBound::HighWatermark, -1).await;
-        if matches!(&found, Ok(found) if found.offset < 0) {
-            // no record is as young as that
-            found = self.engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await;
+        let found = self.find(partition, spec).await?;
+        // no record is as young as that
+        if found < 0 { self.find(partition, OffsetSpec::Latest).await } else { Ok(found) }
+    }
+
+    /// Finds an offset, once it is known how far the leader before may have come.
+    async fn find(&self, partition: TopicPartition, spec: OffsetSpec) -> Result<i64, ResponseError> {
+        loop {
+            match self.engine.list_offset(partition, spec, ReadBound::HighWatermark, -1).await {
+                Err(LogError::OffsetNotAvailable) => glommio::timer::sleep(END_RETRY).await,
+                found => return found.map(|found| found.offset).map_err(|error| log_error(&error)),
+            }
         }
-        found.map(|found| found.offset).map_err(|error| log_error(&error))
     }
 
     /// Forgets a share partition: it is loaded anew when it is needed again.
@@ -240,7 +266,8 @@ impl Shares {
         member: &str,
         acknowledgements: &[Acknowledgement],
     ) -> Result<Option<Durable>, AcknowledgeFailure> {
-        let live = self.partitions.borrow().get(key).cloned();
+        let leader_epoch = self.engine.leader_epoch(key.place()).ok_or(ResponseError::NotLeaderOrFollower)?;
+        let live = self.partitions.borrow().get(key).filter(|live| live.leader_epoch == leader_epoch).cloned();
         let live = live.ok_or(AcknowledgeFailure::from(ResponseError::UnknownTopicOrPartition))?;
         let limits = self.group_settings(&key.group).limits;
         let write = {
@@ -249,7 +276,7 @@ impl Shares {
             core.acknowledge(self.clock.now_ms(), member, acknowledgements, &limits)?
         };
         self.schedule(&live);
-        Ok(write.map(|write| self.persist(&live, write, limits)))
+        Ok(write.map(|write| self.persist(&live, write)))
     }
 
     fn release(self: &Rc<Self>, key: &ShareKey, member: &str) -> Option<Durable> {
@@ -258,7 +285,7 @@ impl Shares {
         live.members.borrow_mut().remove(member);
         let write = live.core.borrow_mut().as_mut()?.release(member, &limits);
         match write {
-            Some(write) => Some(self.persist(&live, write, limits)),
+            Some(write) => Some(self.persist(&live, write)),
             None => {
                 self.forget_if_unused(&live);
                 None
@@ -275,25 +302,38 @@ impl Shares {
     }
 
     /// Makes a write durable and tells the share partition, whoever waits for it.
-    pub(super) fn persist(self: &Rc<Self>, live: &Rc<Live>, write: Write, limits: Limits) -> Durable {
+    pub(super) fn persist(self: &Rc<Self>, live: &Rc<Live>, write: Write) -> Durable {
         let promise = Promise::new();
-        let (shares, live, kept) = (Rc::clone(self), Rc::clone(live), Rc::clone(&promise));
-        glommio::spawn_local(async move {
-            let id = write.id;
-            let result = states::write(&shares.engine, &live.key, live.epochs.get(), &write).await.map_err(of_state);
-            if let (Some(id), Some(core)) = (id, live.core.borrow_mut().as_mut()) {
-                core.on_persisted(shares.clock.now_ms(), id, result.is_ok(), &limits);
+        if live.writes.borrow_mut().push(write, Rc::clone(&promise)) {
+            glommio::spawn_local(Rc::clone(self).write_all(Rc::clone(live))).detach();
+        }
+        promise
+    }
+
+    /// Writes what there is to write of a share partition, until there is nothing.
+    async fn write_all(self: Rc<Self>, live: Rc<Live>) {
+        let epochs = Epochs { state: live.state_epoch.get(), leader: live.leader_epoch };
+        // what others that are runnable now decide goes with it
+        next_turn().await;
+        loop {
+            let next = live.writes.borrow_mut().next();
+            let Some((write, told)) = next else { break };
+            let result = states::write(&self.engine, &live.key, epochs, &write).await.map_err(of_state);
+            let limits = self.group_settings(&live.key.group).limits;
+            let now_ms = self.clock.now_ms();
+            if let Some(core) = live.core.borrow_mut().as_mut() {
+                for id in told.iter().filter_map(|(id, _)| *id) {
+                    core.on_persisted(now_ms, id, result.is_ok(), &limits);
+                }
             }
             live.watchers.notify();
-            match result {
+            if let Err(ResponseError::NotLeaderOrFollower | ResponseError::UnknownServerError) = result {
                 // its state is another one now, or none
-                Err(ResponseError::NotLeaderOrFollower | ResponseError::UnknownServerError) => shares.forget_if(&live),
-                Ok(()) | Err(_) => shares.forget_if_unused(&live),
+                self.forget_if(&live);
             }
-            kept.keep(result);
-        })
-        .detach();
-        promise
+            told.into_iter().for_each(|(_, durable)| durable.keep(result));
+        }
+        self.forget_if_unused(&live);
     }
 
     /// Ends the locks of a share partition that are over.
@@ -310,7 +350,7 @@ impl Shares {
         if let Some(write) = write {
             live.watchers.notify();
             // they are free already; what becomes of the write is told by a warning
-            drop(self.persist(live, write, limits));
+            drop(self.persist(live, write));
         }
         self.schedule(live);
     }

@@ -8,6 +8,7 @@ mod fetch;
 mod live;
 mod notice;
 pub(crate) mod states;
+mod writes;
 
 use std::{
     cell::{Cell, RefCell},
@@ -81,6 +82,14 @@ impl Shares {
         });
         engine.attach(Rc::clone(&shares));
         shares
+    }
+
+    /// Partitions have begun or ceased to be led here: what was given out in an epoch that is over is with nobody any more.
+    /// Who leads now has it, as far as it is kept.
+    pub(crate) fn on_leadership(&self) {
+        let is_over = |live: &&Rc<Live>| self.engine.leader_epoch(live.key.place()) != Some(live.leader_epoch);
+        let over: Vec<_> = self.partitions.borrow().values().filter(is_over).map(|live| live.key.clone()).collect();
+        over.iter().for_each(|key| self.forget(key));
     }
 
     /// Keeps time until the node stops.

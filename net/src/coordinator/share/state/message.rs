@@ -2,7 +2,7 @@
 //! its topics, and of each partition there what is asked, or answered. The message library does not know their newest
 //! fields (KIP-1226).
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use kafka_protocol::{
     ResponseError,
     messages::ApiKey,

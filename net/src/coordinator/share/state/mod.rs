@@ -11,8 +11,10 @@ mod record;
 mod store;
 
 pub(crate) use batches::{DeliveryState, StateBatch, merge};
-pub(crate) use coordinator::{Change, Prune, StateCoordinator};
+pub(crate) use coordinator::{Prune, StateCoordinator};
 pub(crate) use message::{Part, Refused, StateRequest, StateResponse};
-pub(crate) use parts::{Delete, Initialize, RawBatch, Read, ReadState, ReadSummary, WriteState};
+#[cfg(test)]
+pub(crate) use parts::ReadState;
+pub(crate) use parts::{Delete, Initialize, RawBatch, Read, ReadSummary, WriteState};
 pub(crate) use record::{ShareKey, Snapshot, StateRecord, Update};
 pub(crate) use store::{Epochs, Store, StoreError, Summary, UNDECIDED};

@@ -7,7 +7,7 @@
 use std::{cmp::Ordering, collections::BTreeMap, rc::Rc};
 
 use kafka_protocol::ResponseError;
-use millrace_engine::api::LEADER_EPOCH;
+use millrace_engine::api::{LEADER_EPOCH, TopicPartition};
 use uuid::Uuid;
 
 use super::{ShareKey, Snapshot, StateRecord, Update, merge};
@@ -312,6 +312,11 @@ impl ShareKey {
     /// The text whose hash says to which partition of the topic it belongs.
     pub(crate) fn coordinator_key(&self) -> String {
         format!("{}:{}:{}", self.group, crate::kafka_uuid::kafka_uuid(self.topic), self.partition)
+    }
+
+    /// The partition.
+    pub(crate) fn place(&self) -> TopicPartition {
+        TopicPartition { topic: self.topic, partition: self.partition }
     }
 
     /// A share partition.

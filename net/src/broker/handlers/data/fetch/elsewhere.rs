@@ -1,15 +1,13 @@
 //! What a fetch is told that should not be answered with records from here: of another leader, of a replica that is
 //! nearer, of records that the client has and the leader has not.
 
-use std::collections::BTreeMap;
-
 use kafka_protocol::ResponseError;
 use millrace_engine::api::{Fetched, OffsetSpec, ReadBound, Records, TopicPartition};
 
 use super::{Answer, Limits};
 use crate::{
     broker::{
-        cluster::{Broker, ClusterView, Reading},
+        cluster::{Broker, NamedLeaders, Reading},
         context::Context,
         fetch_session::Wanted,
     },
@@ -80,34 +78,15 @@ async fn diverging(context: &Context, wanted: &Wanted, partition: TopicPartition
     Some(Answer { partition: Some(partition), fetched: Ok(fetched), hints })
 }
 
-/// The leaders that a response names, with their addresses (KIP-951).
-pub(super) struct Leaders<'a> {
-    view: ClusterView<'a>,
-    found: BTreeMap<i32, Broker>,
+/// Id and epoch of the leader, for a client that was sent away because it believes in another.
+pub(super) fn current_leader(leaders: &mut NamedLeaders<'_>, answer: &Answer) -> Option<(i32, i32)> {
+    let leader = leaders.name(answer.partition?, *answer.fetched.as_ref().err()?)?;
+    Some((leader.id.0, leader.epoch))
 }
 
-impl<'a> Leaders<'a> {
-    /// None yet.
-    pub(super) fn new(view: ClusterView<'a>) -> Leaders<'a> {
-        Leaders { view, found: BTreeMap::new() }
-    }
-
-    /// Id and epoch of the leader, for a client that was sent away because it believes in another.
-    pub(super) fn current(&mut self, answer: &Answer) -> Option<(i32, i32)> {
-        let is_sent_away =
-            matches!(answer.fetched, Err(ResponseError::NotLeaderOrFollower | ResponseError::FencedLeaderEpoch));
-        let leader =
-            answer.partition.filter(|_| is_sent_away).and_then(|partition| self.view.current_leader(partition))?;
-        if let Some(broker) = leader.broker {
-            self.found.insert(leader.id.0, broker);
-        }
-        Some((leader.id.0, leader.epoch))
-    }
-
-    /// Where those are.
-    pub(super) fn into_endpoints(self) -> Vec<NodeEndpoint> {
-        let endpoint =
-            |broker: Broker| NodeEndpoint { id: broker.id.0, host: broker.host, port: broker.port, rack: broker.rack };
-        self.found.into_values().map(endpoint).collect()
-    }
+/// Where the leaders are that were named.
+pub(super) fn endpoints(leaders: NamedLeaders<'_>) -> Vec<NodeEndpoint> {
+    let endpoint =
+        |broker: Broker| NodeEndpoint { id: broker.id.0, host: broker.host, port: broker.port, rack: broker.rack };
+    leaders.into_brokers().map(endpoint).collect()
 }
