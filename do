@@ -24,6 +24,7 @@
 #   crash SEED [TESTS]     the crash tests of one seed, or those whose names have TESTS in them
 #   fuzz [INPUTS]          the decoders, with that many inputs each (100000)
 #   suite ARGUMENT...      other people's test suites (tests/compatibility/run)
+#   programs ARGUMENT...   Kafka's own programs, exactly once, while brokers are ended (tests/programs/run)
 #   bless                  writes the console output of README.md, and figures of tests/tidy/ratchet.txt that fell
 #   fixture                writes a data directory of today's format version; only when that has changed
 #
@@ -71,6 +72,7 @@ case $name in
   crash) MILLRACE_CRASH_FIRST=${1:?SEED} MILLRACE_CRASH_SEEDS=1 cargo test -p millrace-engine --lib -- "${2:-store::}" ;;
   fuzz) MILLRACE_FUZZ_ITERATIONS=${1:-100000} cargo test -p millrace-engine -p millrace-net --test fuzz_smoke ;;
   suite) tests/compatibility/run "$@" ;;
+  programs) tests/programs/run "$@" ;;
   bless)
     MILLRACE_BLESS=1 cargo test -q -p millrace --test readme
     MILLRACE_BLESS=1 cargo test -q -p millrace-tidy

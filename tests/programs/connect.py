@@ -1,0 +1,84 @@
+"""Connect with exactly.once.source.support=enabled: FileStreamSource copies the lines of a file, while brokers and the
+worker are ended without a word. In the end each line is in the topic once, in its order."""
+
+import json
+import os
+import random
+import time
+import urllib.error
+import urllib.request
+
+import rig
+
+NAME = "connect"
+LINES = 4_000
+
+
+def worker_properties(folder, address, copies, rest):
+    """The worker's file."""
+    path = os.path.join(folder, "worker.properties")
+    converters = "".join(f"{kind}.converter=org.apache.kafka.connect.storage.StringConverter\n" for kind in ("key", "value"))
+    topics = "".join(f"{name}.storage.topic=connect-{name}\n{name}.storage.replication.factor={copies}\n"
+                     for name in ("offset", "config", "status"))
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(f"bootstrap.servers={address}\ngroup.id=connect\nexactly.once.source.support=enabled\n{converters}{topics}"
+                  f"offset.storage.partitions=4\nlisteners=http://127.0.0.1:{rest}\noffset.flush.interval.ms=1000\n"
+                  "scheduled.rebalance.max.delay.ms=1000\nsession.timeout.ms=10000\nheartbeat.interval.ms=2000\n")
+    return path
+
+
+def put(rest, name, config):
+    """Makes a connector; whether the worker took it."""
+    request = urllib.request.Request(f"http://127.0.0.1:{rest}/connectors/{name}/config", json.dumps(config).encode(),
+                                     {"Content-Type": "application/json"}, method="PUT")
+    try:
+        urllib.request.urlopen(request, timeout=30).close()
+    except (OSError, urllib.error.URLError):
+        return False
+    return True
+
+
+def values(address, topic):
+    """What is committed."""
+    return [value for _, value in rig.read(address, topic)]
+
+
+def run(brokers, programs, arguments):
+    """One run with both kinds of ends."""
+    chance, copies, rest = random.Random(arguments.seed), len(brokers.nodes), rig.port()
+    programs.create("lines", 1, copies)
+    path = worker_properties(programs.folder, brokers.address, copies, rest)
+    source = os.path.join(programs.folder, "source.txt")
+    open(source, "w", encoding="utf-8").close()
+
+    def begin():
+        return programs.begin("tool", "connect-distributed", path, heap="384m", log="worker")
+
+    worker = begin()
+    config = {"connector.class": "org.apache.kafka.connect.file.FileStreamSourceConnector", "file": source, "topic": "lines",
+              "tasks.max": "1", "transaction.boundary": "poll", "exactly.once.support": "requested"}
+    rig.wait_for("the worker to take a connector", lambda: put(rest, "source", config))
+    written = 0
+
+    def write(lines):
+        nonlocal written
+        with open(source, "a", encoding="utf-8") as out:
+            out.writelines(f"line {n}\n" for n in range(written, written + lines))
+        written += lines
+
+    for bounce in range(2 * arguments.bounces):
+        for _ in range(20):
+            write(LINES // arguments.bounces // 40)
+            time.sleep(0.1 + 0.3 * chance.random())
+        if bounce % 2 == 0:
+            brokers.bounce(chance.choice(brokers.nodes), True)
+        else:
+            worker.kill()
+            worker.wait()
+            worker = begin()
+    rig.wait_for("every line to arrive", lambda: len(values(brokers.address, "lines")) >= written, 2 * rig.PATIENCE, 3)
+    time.sleep(3)
+    worker.kill()
+    found, expected = values(brokers.address, "lines"), [f"line {n}" for n in range(written)]
+    place = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
+    yield NAME, [] if found == expected else [f"{len(found)} lines of {written}; from place {place}: {found[place:place + 3]}"]

@@ -1,0 +1,204 @@
+"""Brokers that programs run against, and Kafka's own programs: millrace or Apache Kafka, one node or three."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "clients", "soak"))
+
+from broker import Broker, die_with_parent, free_port  # noqa: E402
+
+PATIENCE = 180
+
+
+class One:
+    """A millrace that is alone."""
+
+    nodes = [1]
+
+    def __init__(self, binary, folder, options=()):
+        self.broker = Broker(binary, os.path.join(folder, "millrace"), ["--num-partitions", "4", *options])
+        self.address = self.broker.address
+
+    def start(self, _node=None):
+        """Starts it."""
+        self.broker.start()
+
+    def bounce(self, _node, hard):
+        """Ends it, without a word or cleanly, and starts it again."""
+        wrong = self.broker.kill() if hard else self.broker.stop()
+        if wrong:
+            raise RuntimeError(wrong)
+        self.broker.start()
+
+    def end(self):
+        """Ends it for good."""
+        self.broker.kill()
+
+
+class Commanded:
+    """Nodes that a script starts and ends."""
+
+    def __init__(self, nodes, address, kill, stop, start, environment=None):
+        self.nodes, self.address = nodes, address
+        self.commands = {"kill": kill, "stop": stop, "start": start}
+        self.environment = os.environ | (environment or {})
+
+    def do(self, what, *node):
+        """Has the script do something to all nodes, or to one."""
+        subprocess.run([*self.commands[what], *map(str, node)], env=self.environment, check=True, timeout=PATIENCE,
+                       stdout=subprocess.DEVNULL)
+
+    def start(self, *node):
+        """Starts all nodes, or one."""
+        self.do("start", *node)
+
+    def of(self, node):
+        """A node's address."""
+        return self.address.split(",")[node - 1]
+
+    def kill(self, node):
+        """Ends a node without a word."""
+        self.do("kill", node)
+
+    def pid(self, node):
+        """A node's process."""
+        with open(self.pids.format(node), encoding="utf-8") as file:
+            return int(file.read())
+
+    def bounce(self, node, hard):
+        """Ends a node, without a word or cleanly, and starts it again."""
+        self.do("kill" if hard else "stop", node)
+        self.do("start", node)
+
+    def end(self):
+        """Ends them for good."""
+        self.do("clean")
+
+
+class Three(Commanded):
+    """A millrace cluster, by tuning/cluster."""
+
+    name = "millrace"
+
+    def __init__(self, binary, folder, ports="24"):
+        script = os.path.join(HERE, "..", "..", "tuning", "cluster")
+        environment = {"MILLRACE": binary, "CLUSTER_DIR": os.path.join(folder, "cluster"), "CLUSTER_PORTS": ports}
+        address = ",".join(f"127.0.0.1:{ports}{500 + node}" for node in (1, 2, 3))
+        super().__init__([1, 2, 3], address, *([script, what] for what in ("kill", "stop", "start")), environment)
+        self.commands["clean"], self.pids = [script, "clean"], os.path.join(folder, "cluster", "node-{}.pid")
+
+
+class Kafka(Commanded):
+    """Apache Kafka, one node or three, by the script that runs it."""
+
+    name = "Kafka"
+
+    def __init__(self, peers, folder, nodes, port=23092):
+        script, where = os.path.join(peers, "kafka", "kafka"), ["--dir", os.path.join(folder, "kafka"), "--port", str(port)]
+        of = where if nodes == 1 else [*where, "--nodes", str(nodes), "--node"]
+        address = ",".join(f"127.0.0.1:{port + 10 * i}" for i in range(nodes))
+        super().__init__(list(range(1, nodes + 1)), address, *([script, what, *of] for what in ("kill", "stop", "start")))
+        self.commands["clean"], self.pids = [script, "kill", *where], os.path.join(folder, "kafka", "{}", "pid")
+        self.start_all = [script, "start", *where, "--nodes", str(nodes)]
+        self.single = nodes == 1
+
+    def do(self, what, *node):
+        """As it is, but that one node has no number and all are started by a command of their own."""
+        if what == "start" and not node:
+            subprocess.run(self.start_all, check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
+        elif what == "clean" or not self.single:
+            super().do(what, *node)
+        else:
+            super().do(what)
+
+
+def broker_of(arguments, folder):
+    """What the command line asks for, started."""
+    if arguments.kafka:
+        made = Kafka(arguments.peers, folder, arguments.nodes)
+    elif arguments.nodes == 3:
+        made = Three(arguments.binary, folder)
+    else:
+        made = One(arguments.binary, folder, arguments.option)
+    made.start()
+    return made
+
+
+class Programs:
+    """Kafka's own programs against the broker."""
+
+    def __init__(self, peers, address, folder):
+        self.script, self.address, self.folder = os.path.join(peers, "kafka", "kafka"), address, folder
+
+    def run(self, kind, name, *arguments, heap="128m", text=None, check=True):
+        """Runs a tool or a class to its end; what it says."""
+        done = subprocess.run([self.script, kind, name, *arguments], env=os.environ | {"HEAP": heap}, input=text, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=2 * PATIENCE, check=False)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{name} {' '.join(arguments)}: {done.stdout[-2000:]}")
+        return done.stdout
+
+    def begin(self, kind, name, *arguments, heap="256m", log=None):
+        """Starts one in the background; it ends with us."""
+        path = os.path.join(self.folder, f"{log or name}.log")
+        with open(path, "ab") as out:
+            return subprocess.Popen([self.script, kind, name, *arguments], env=os.environ | {"HEAP": heap}, stdout=out,
+                                    stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+
+    @staticmethod
+    def pause(seconds):
+        """Lets them go on."""
+        time.sleep(seconds)
+
+    def create(self, topic, partitions, replicas, *settings):
+        """Makes a topic."""
+        options = [word for setting in settings for word in ("--config", setting)]
+        self.run("tool", "kafka-topics", "--bootstrap-server", self.address, "--create", "--topic", topic,
+                 "--partitions", str(partitions), "--replication-factor", str(replicas), *options)
+
+
+def write(address, topic, lines, partition):
+    """Writes lines to a partition, once each, with acks=all."""
+    subprocess.run(["kcat", "-b", address, "-P", "-t", topic, "-p", str(partition), "-X", "enable.idempotence=true"],
+                   input="\n".join(lines) + "\n", text=True, check=True, timeout=PATIENCE)
+
+
+def read(address, topic, isolation="read_committed", form="%p\t%s\n"):
+    """What a topic holds up to its ends, in the order of its partitions: lists of the fields of `form`."""
+    done = subprocess.run(["kcat", "-b", address, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", form,
+                           "-X", f"isolation.level={isolation}"], text=True, stdout=subprocess.PIPE, check=True, timeout=PATIENCE)
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def wait_for(what, holds, seconds=PATIENCE, every=0.5):
+    """Waits until something is so; an error when it is not within the time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {seconds} s for {what}")
+        time.sleep(every)
+
+
+def wipe(folder):
+    """Removes a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def serves(port):
+    """Whether somebody takes connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def port():
+    """A free port."""
+    with free_port() as held:
+        return held.getsockname()[1]
