@@ -24,10 +24,13 @@ def properties(folder, here, there, exactly_once):
              "session.timeout.ms=10000", "heartbeat.interval.ms=2000", "scheduled.rebalance.max.delay.ms=1000",
              "offset.flush.interval.ms=1000"]
     for source, target in (("here", "there"), ("there", "here")):
-        lines += [f"{source}->{target}.enabled=true", f"{source}->{target}.topics=from-{source}.*",
-                  f"{source}->{target}.groups=group-{source}.*", f"{source}->{target}.replication.factor={copies[target]}"]
-        lines += [f"{source}.{name}.replication.factor={copies[source]}" for name in (
-            "offset.storage", "status.storage", "config.storage", "checkpoints.topic", "heartbeats.topic", "offset-syncs.topic")]
+        way = f"{source}->{target}"
+        lines += [f"{way}.enabled=true", f"{way}.topics=from-{source}.*", f"{way}.groups=group-{source}.*",
+                  f"{way}.replication.factor={copies[target]}",
+                  f"{way}.heartbeats.topic.replication.factor={copies[target]}",
+                  f"{way}.checkpoints.topic.replication.factor={copies[target]}",
+                  f"{way}.offset-syncs.topic.replication.factor={copies[source]}"]
+        lines += [f"{source}.{name}.storage.replication.factor={copies[source]}" for name in ("offset", "status", "config")]
         lines += [f"{source}.exactly.once.source.support=enabled"] * exactly_once
     lines += ["dedicated.mode.enable.internal.rest=true", f"listeners=http://127.0.0.1:{rig.port()}"] * exactly_once
     path = os.path.join(folder, "mirror.properties")
