@@ -125,10 +125,9 @@ impl Cluster {
                     Either::Right(_) => return Err(ControlError::Busy),
                 }
             }
-            let block = self.control.producer_ids(CONTROL_TIMEOUT).await;
-            self.producer_ids.is_asking.set(false);
-            self.producer_ids.waiting.take().into_iter().for_each(Waker::wake);
-            let block = block?;
+            // also when the client leaves meanwhile, and this is not gone on with
+            let _asking = Asking(&self.producer_ids);
+            let block = self.control.producer_ids(CONTROL_TIMEOUT).await?;
             self.producer_ids.refill(block.first, block.count);
         }
     }
@@ -141,6 +140,16 @@ struct ProducerIdBlock {
     end: Cell<i64>,
     is_asking: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
+}
+
+/// Somebody asks for a block; dropped, others may.
+struct Asking<'a>(&'a ProducerIdBlock);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.is_asking.set(false);
+        self.0.waiting.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 impl ProducerIdBlock {
@@ -167,5 +176,37 @@ impl ProducerIdBlock {
             Poll::Pending
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::FutureExt;
+    use millrace_replica::cluster::plane::{ProducerIds, Question};
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_leaves_while_it_waits_for_an_id_holds_up_nobody() {
+        glommio::LocalExecutor::default().run(async {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let questions = asked.clone();
+            let control = ControlPlane::new(move |asked| {
+                questions.lock().unwrap().push(asked.question);
+                Ok(())
+            });
+            let cluster = Cluster::new(control, Image::new(Arc::default()));
+            assert!(cluster.next_producer_id().now_or_never().is_none(), "nobody answered yet");
+            let mut next = Box::pin(cluster.next_producer_id());
+            assert!((&mut next).now_or_never().is_none());
+            let question = asked.lock().unwrap().pop();
+            let Some(Question::ProducerIds(reply)) = question else { panic!("{question:?}") };
+            assert_eq!(asked.lock().unwrap().len(), 1, "the second one asks for itself");
+            reply.give(Ok(ProducerIds { first: 7, count: 2 }));
+            assert_eq!(next.await, Ok(7));
+            assert_eq!(cluster.next_producer_id().await, Ok(8));
+        });
     }
 }
