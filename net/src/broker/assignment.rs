@@ -7,7 +7,7 @@ use crate::{broker::cluster::ClusterView, errors::ApiError};
 /// What replicas there may be.
 #[derive(Debug)]
 pub(crate) struct Possible {
-    /// Brokers that can have one.
+    /// Brokers that can have one: all that are registered. One that is away keeps those that it has.
     pub(crate) brokers: Vec<BrokerId>,
     /// Of one partition at most.
     pub(crate) replicas_max: usize,
@@ -16,7 +16,11 @@ pub(crate) struct Possible {
 impl Possible {
     /// In a cluster.
     pub(crate) fn of(view: &ClusterView<'_>) -> Possible {
-        Possible { brokers: view.broker_ids(), replicas_max: view.replicas_max() }
+        let mut brokers = view.broker_ids();
+        let away = view.fenced_brokers();
+        let replicas_max = view.replicas_max() + away.len();
+        brokers.extend(away.into_iter().map(|(id, _)| id));
+        Possible { brokers, replicas_max }
     }
 }
 

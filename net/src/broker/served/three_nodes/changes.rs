@@ -188,20 +188,22 @@ fn partitions_move_and_stop_moving() {
             let replicas = replicas.map(|all| all.iter().copied().map(BrokerId).collect());
             ReassignablePartition::default().with_partition_index(index).with_replicas(replicas)
         };
-        let partitions = vec![to(0, Some(&[3, 2])), to(1, Some(&[2, 8])), to(3, None), to(9, None)];
+        // node 4 is away, and keeps what it has
+        let away = to(2, Some(&[4, 1, 2]));
+        let partitions = vec![to(0, Some(&[3, 2])), to(1, Some(&[2, 8])), away, to(3, None), to(9, None)];
         let topic = ReassignableTopic::default().with_name(TopicName(text("t"))).with_partitions(partitions);
         let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
         let told = node
             .call_with(0, request, |question| {
                 let Question::Reassign(moves, reply) = question else { panic!("{question:?}") };
                 let wanted = |partition, replicas| Reassignment { topic: "t".to_owned(), partition, replicas };
-                assert_eq!(moves, [wanted(0, Some(vec![3, 2])), wanted(3, None)]);
+                assert_eq!(moves, [wanted(0, Some(vec![3, 2])), wanted(2, Some(vec![4, 1, 2])), wanted(3, None)]);
                 let refused = AdminError::new(AdminCode::NoReassignmentInProgress, "none");
-                reply.give(Ok(visible(vec![Ok(()), Err(refused)])));
+                reply.give(Ok(visible(vec![Ok(()), Ok(()), Err(refused)])));
             })
             .await;
         let codes: Vec<_> = told.responses[0].partitions.iter().map(|p| (p.partition_index, p.error_code)).collect();
-        assert_eq!(codes, [(0, 0), (1, 39), (3, 85), (9, 3)]);
+        assert_eq!(codes, [(0, 0), (1, 39), (2, 0), (3, 85), (9, 3)]);
     });
 }
 
