@@ -103,6 +103,11 @@ impl Gateway {
                 Ok(answer) => return decode(&answer),
                 Err(CallError::Said(error)) => match error.into_error() {
                     StoreError::Away(text) if repeat == Repeat::Always => failure = Some(StoreError::Away(text)),
+                    StoreError::Away(text) => {
+                        // it answers, but reaches no majority or cannot write: others may
+                        self.turn();
+                        return Err(StoreError::Away(text));
+                    }
                     other => return Err(other),
                 },
                 Err(CallError::Unsent(text)) => failure = Some(StoreError::Away(text)),

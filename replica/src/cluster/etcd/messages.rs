@@ -307,3 +307,33 @@ pub(super) struct StatusResponse {
     #[serde(default, rename = "dbSize", deserialize_with = "number")]
     pub(super) db_size: i64,
 }
+
+#[derive(Deserialize)]
+pub(super) struct MemberListResponse {
+    #[serde(default)]
+    pub(super) members: Vec<ListedMember>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListedMember {
+    #[serde(rename = "ID", deserialize_with = "number")]
+    pub(super) id: u64,
+    #[serde(default)]
+    pub(super) name: String,
+    #[serde(default, rename = "peerURLs")]
+    pub(super) peer_urls: Vec<String>,
+    #[serde(default, rename = "clientURLs")]
+    pub(super) client_urls: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct MemberRemoveRequest {
+    #[serde(rename = "ID")]
+    pub(super) id: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct MemberAddRequest<'a> {
+    #[serde(rename = "peerURLs")]
+    pub(super) peer_urls: [&'a str; 1],
+}

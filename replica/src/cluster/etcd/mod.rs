@@ -5,12 +5,13 @@
 //! anything else was done is unknown, and the caller is told so.
 
 mod gateway;
+mod members;
 mod messages;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
-pub use self::{gateway::ConnectError, watch::EtcdWatch};
+pub use self::{gateway::ConnectError, members::EtcdMember, watch::EtcdWatch};
 use self::{
     gateway::{Gateway, Repeat},
     messages::{
@@ -161,6 +162,8 @@ impl Store for Etcd {
     }
 
     fn watch(&mut self, from: i64) -> Result<EtcdWatch, StoreError> {
+        // a member without a majority would take the watch and bring nothing: the question turns to one that has it
+        self.range("", None, 0, 1)?;
         let request = messages::WatchRequest {
             create_request: messages::WatchCreateRequest {
                 key: self.full(""),

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::*;
-use crate::cluster::{conformance, store::Watch};
+use crate::cluster::{
+    conformance,
+    store::{Change, Watch, Watched},
+};
 
 /// An etcd of our own, ended when dropped.
 pub(crate) struct Server {
@@ -105,6 +108,62 @@ fn etcd_does_what_a_store_must() {
     conformance::check(&mut etcd, &mut thread::sleep);
     assert!(etcd.identity().unwrap() != 0);
     assert!(etcd.server_version().unwrap().starts_with("3."));
+}
+
+/// An etcd that is there and has no leader: it takes watches, and refuses all else. Answers its address; it ends with the test.
+fn without_leader() -> String {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = |stream: std::net::TcpStream| -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream);
+        let (mut first, mut length) = (String::new(), 0);
+        reader.read_line(&mut first)?;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        reader.read_exact(&mut vec![0; length])?;
+        let refusal = r#"{"code":14,"message":"etcdserver: no leader"}"#;
+        let created = "{\"result\":{\"header\":{},\"created\":true}}\n";
+        let (status, body) = if first.contains("/v3/watch") { ("200 OK", created) } else { ("503 No", refusal) };
+        write!(reader.get_mut(), "HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{body}")?;
+        if status == "200 OK" {
+            thread::sleep(Duration::from_secs(60)); // and nothing more comes
+        }
+        Ok(())
+    };
+    thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(thread::spawn(move || answer(stream)))));
+    address
+}
+
+#[test]
+fn a_member_without_a_leader_is_left_for_one_that_has_it() {
+    let Some(server) = Server::start(&[]) else { return };
+    let own = server.options();
+    let endpoints = [vec![without_leader()], own.endpoints.clone()].concat();
+    let mut etcd = Etcd::new(&EtcdOptions { endpoints: endpoints.clone(), ..own.clone() }).unwrap();
+    let put = |key: &str| Transaction::new().put(key.to_owned(), vec![1]);
+    let refused = etcd.transact(&put("a")).unwrap_err();
+    assert!(refused.is_unknown(), "whether it was done, nobody knows: {refused}");
+    etcd.transact(&put("b")).expect("the next one goes to the other");
+    let mut etcd = Etcd::new(&EtcdOptions { endpoints, ..own }).unwrap();
+    let mut watch = etcd.watch(2).unwrap();
+    let begun = Instant::now();
+    let mut seen = Vec::new();
+    while seen.is_empty() && begun.elapsed() < Duration::from_secs(20) {
+        if let Watched::Changes(changes) = watch.next(Duration::from_secs(1)).unwrap() {
+            seen = changes;
+        }
+    }
+    assert_eq!(seen.iter().map(Change::key).collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]

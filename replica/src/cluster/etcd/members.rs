@@ -1,0 +1,47 @@
+//! Who etcd itself consists of: asked and changed only by who runs one of its members.
+
+use super::{
+    Etcd,
+    gateway::Repeat,
+    messages::{Empty, Header, Keyed, MemberAddRequest, MemberListResponse, MemberRemoveRequest},
+};
+use crate::cluster::store::StoreError;
+
+/// A member of etcd, as the others know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdMember {
+    /// Its id, another one each time that it is added.
+    pub id: u64,
+    /// Empty if it was added and never ran.
+    pub name: String,
+    /// Where other members reach it.
+    pub peer_urls: Vec<String>,
+    /// Whether it ever ran: it said then where clients reach it.
+    pub has_run: bool,
+}
+
+impl Etcd {
+    /// All members, from one that answers.
+    pub fn members(&mut self) -> Result<Vec<EtcdMember>, StoreError> {
+        let answer: MemberListResponse = self.gateway.call("/v3/cluster/member/list", &Empty {}, Repeat::Always)?;
+        let members = answer.members.into_iter().map(|member| EtcdMember {
+            id: member.id,
+            name: member.name,
+            peer_urls: member.peer_urls,
+            has_run: !member.client_urls.is_empty(),
+        });
+        Ok(members.collect())
+    }
+
+    /// Takes a member out. A majority of all, with that one, has to agree.
+    pub fn remove_member(&mut self, id: u64) -> Result<(), StoreError> {
+        let request = MemberRemoveRequest { id: id.to_string() };
+        self.gateway.call::<Keyed<Header>>("/v3/cluster/member/remove", &request, Repeat::Unsent).map(drop)
+    }
+
+    /// Adds one, which then has to be started.
+    pub fn add_member(&mut self, peer_url: &str) -> Result<(), StoreError> {
+        let request = MemberAddRequest { peer_urls: [peer_url] };
+        self.gateway.call::<Keyed<Header>>("/v3/cluster/member/add", &request, Repeat::Unsent).map(drop)
+    }
+}
