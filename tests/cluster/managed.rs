@@ -21,3 +21,28 @@ fn three_nodes_that_run_their_own_etcd_outlive_one_of_them() {
     rig.restart(&[2]);
     rig.await_in_sync("orders", 3);
 }
+
+#[test]
+fn a_node_whose_etcd_lost_its_folder_joins_the_others_again() {
+    let Some(mut rig) = Rig::start_managed() else { return };
+    rig.create_topic("orders", 1, 3, &[("min.insync.replicas", "2")]);
+    rig.kill(2);
+    rig.node(2).lose("etcd");
+    rig.restart(&[2]);
+    rig.await_in_sync("orders", 3);
+    assert!(rig.node(2).process.log().contains("it is replaced by a new one"), "{}", rig.logs());
+    // it counts: without one of the others it is one of the majority
+    rig.kill(1);
+    rig.until("topics are created with the new member's vote", || {
+        let spec = millrace_client::TopicSpec {
+            name: "later".to_owned(),
+            partitions: Some(1),
+            replicas: Some(2),
+            settings: Vec::new(),
+        };
+        match rig.client_without(1).create_topic(&spec, false) {
+            Ok(()) => true,
+            Err(error) => error.code() == Some(36),
+        }
+    });
+}

@@ -132,6 +132,7 @@ pub(crate) struct Node {
     pub(crate) process: Process,
     /// What starts it alone, and what beside that starts it in its cluster.
     commands: (String, String),
+    data: PathBuf,
 }
 
 /// Where a process is: its addresses, and what is before its command to bring it there.
@@ -162,17 +163,18 @@ impl Node {
         let Place { wrapper, client: address, peer } = place;
         let folder = options.folder.join(format!("node-{id}"));
         std::fs::create_dir_all(&folder).unwrap();
+        let data = folder.join("data");
         // small logs and little memory: three nodes run at once, and small logs wrap around
         let alone = format!(
             "{wrapper}'{binary}' serve --data '{data}' --listen {address} --node-id {id} --wal-bytes 32MiB --memory 64MiB \
              --reserve-bytes 16MiB {more}",
             binary = binary().display(),
-            data = folder.join("data").display(),
+            data = data.display(),
             more = options.more,
         );
         let in_cluster = format!("--cluster tested --etcd {} --peer-listen {peer}", options.etcd);
         let process = Process::new(format!("{alone} {in_cluster}"), folder.join("log"));
-        Node { id, address, process, commands: (alone, in_cluster) }
+        Node { id, address, process, commands: (alone, in_cluster), data }
     }
 
     /// Has it started without its cluster, until [`Node::join`].
@@ -184,6 +186,21 @@ impl Node {
     pub(crate) fn join(&mut self) {
         let (alone, in_cluster) = &self.commands;
         self.process.set_command(format!("{alone} {in_cluster}"));
+    }
+
+    /// Whether its data directory has that written down of its lives in the cluster.
+    pub(crate) fn remembers(&self, what: &str) -> bool {
+        std::fs::read_to_string(self.data.join("member.toml")).is_ok_and(|text| text.contains(what))
+    }
+
+    /// Takes a folder out of its data directory, as a disk that died would.
+    pub(crate) fn lose(&self, folder: &str) {
+        let begun = Instant::now();
+        // who still writes there is about to end
+        while let Err(error) = std::fs::remove_dir_all(self.data.join(folder)) {
+            assert!(begun.elapsed() < PATIENCE, "{folder}: {error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits until it answers clients.

@@ -15,10 +15,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::config::{EtcdMember, ManagedEtcd};
+use super::rejoin::{self, Begin};
+use crate::config::{EtcdMember, HostPort, ManagedEtcd};
 
 /// Pause before a child that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses: they grow while it ends at once.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// One that ran for so long did not end at once.
+const LIFE_MIN: Duration = Duration::from_secs(20);
+/// Ends in a row, of every so many of which it is said what to do.
+const ENDS_TOLD: u32 = 5;
 /// How often the child is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it may take to stop before it is killed.
@@ -36,6 +43,8 @@ pub(super) struct EtcdOptions {
     pub(super) managed: ManagedEtcd,
     /// Where it listens for clients and for other members.
     pub(super) listen: (SocketAddr, SocketAddr),
+    /// The node was in the cluster before: its etcd had data.
+    pub(super) was_there: bool,
 }
 
 /// The running child; stopped when dropped.
@@ -71,28 +80,48 @@ fn supervise(options: &EtcdOptions, stopped: &mpsc::Receiver<()>, started: &mpsc
     // A dropped sender ends the wait at once.
     let goes_on = |pause| matches!(stopped.recv_timeout(pause), Err(mpsc::RecvTimeoutError::Timeout));
     let mut child = match spawn(options) {
-        Ok(child) => child,
+        Ok(child) => Some(child),
         Err(error) => return drop(started.send(Err(error))),
     };
     let _ = started.send(Ok(())); // whoever started this waits for it
-    loop {
-        while goes_on(LOOK_INTERVAL) {
-            if let Ok(Some(status)) = child.try_wait() {
-                tracing::error!(target: "etcd", "ended ({status}); it is started again");
-                if !goes_on(RESTART_PAUSE) {
-                    return;
+    let (mut pause, mut began, mut ends) = (LOOK_INTERVAL, Instant::now(), 0u32);
+    while goes_on(pause) {
+        pause = LOOK_INTERVAL;
+        match &mut child {
+            Some(running) => {
+                if let Ok(Some(status)) = running.try_wait() {
+                    // its number may be another process's from here on
+                    child = None;
+                    ends = if began.elapsed() < LIFE_MIN { ends + 1 } else { 1 };
+                    pause = (RESTART_PAUSE * ends).min(RESTART_PAUSE_MAX);
+                    tracing::error!(target: "etcd", "ended ({status}); it is started again in {} s", pause.as_secs());
+                    if ends % ENDS_TOLD == 0 {
+                        tracing::error!(target: "etcd", "{}", hint(options, ends));
+                    }
                 }
-                break;
             }
-        }
-        if !goes_on(Duration::ZERO) {
-            return stop(child);
-        }
-        match spawn(options) {
-            Ok(again) => child = again,
-            Err(error) => tracing::error!(target: "etcd", "cannot be started again: {error}"),
+            None => match spawn(options) {
+                Ok(again) => (child, began) = (Some(again), Instant::now()),
+                Err(error) => {
+                    tracing::error!(target: "etcd", "cannot be started again: {error}");
+                    pause = RESTART_PAUSE;
+                }
+            },
         }
     }
+    if let Some(child) = child {
+        stop(child);
+    }
+}
+
+/// What to do about one that ends again and again.
+fn hint(options: &EtcdOptions, ends: u32) -> String {
+    format!(
+        "ended {ends} times in a row: its own words are above. The cluster goes on while a majority of its etcds runs, and this \
+         node asks the others. If its disk is full, make room; if {folder} is damaged, stop this node, move that folder away and \
+         start again: a new member takes its place",
+        folder = options.data.display()
+    )
 }
 
 fn stop(mut child: Child) {
@@ -113,7 +142,11 @@ fn stop(mut child: Child) {
 
 fn spawn(options: &EtcdOptions) -> io::Result<Child> {
     let mut command = Command::new(&options.program);
-    command.args(arguments(options)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(arguments(options, rejoin::begin(options)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     // Variables named ETCD_* would be options of its own.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ETCD_")) {
         command.env_remove(name);
@@ -152,23 +185,30 @@ fn level(line: &str) -> &str {
     rest.and_then(|rest| rest.split_once('"')).map_or("", |(level, _)| level)
 }
 
+/// What other members call it.
+pub(super) fn member_name(member: &EtcdMember) -> String {
+    format!("node-{}", member.node_id)
+}
+
+/// An address as etcd writes it.
+pub(super) fn url(address: &HostPort) -> String {
+    format!("http://{address}")
+}
+
 /// Options of a Debian etcd, of 3.4 and later.
-fn arguments(options: &EtcdOptions) -> Vec<String> {
-    let name = |member: &EtcdMember| format!("node-{}", member.node_id);
-    let url = |address: &dyn std::fmt::Display| format!("http://{address}");
+fn arguments(options: &EtcdOptions, begin: Begin) -> Vec<String> {
     let members = options.managed.members.iter();
-    let cluster = members.map(|member| format!("{}={}", name(member), url(&member.peer()))).collect::<Vec<_>>();
+    let cluster = members.map(|member| format!("{}={}", member_name(member), url(&member.peer()))).collect::<Vec<_>>();
     let pairs = [
-        ("name", name(&options.own)),
+        ("name", member_name(&options.own)),
         ("data-dir", options.data.display().to_string()),
-        ("listen-client-urls", url(&options.listen.0)),
+        ("listen-client-urls", format!("http://{}", options.listen.0)),
         ("advertise-client-urls", url(&options.own.client())),
-        ("listen-peer-urls", url(&options.listen.1)),
+        ("listen-peer-urls", format!("http://{}", options.listen.1)),
         ("initial-advertise-peer-urls", url(&options.own.peer())),
         ("initial-cluster", cluster.join(",")),
         ("initial-cluster-token", options.token.clone()),
-        // a member that has data ignores it
-        ("initial-cluster-state", "new".to_owned()),
+        ("initial-cluster-state", begin.as_option().to_owned()),
         ("heartbeat-interval", "100".to_owned()),
         ("election-timeout", "1000".to_owned()),
         // without these its history grows until it refuses every write
@@ -206,18 +246,20 @@ mod tests {
             own: members[1].clone(),
             managed: ManagedEtcd { members },
             listen: ("10.0.0.2:3379".parse().unwrap(), "10.0.0.2:3380".parse().unwrap()),
+            was_there: false,
         }
     }
 
     #[test]
     fn every_member_gets_the_same_list_and_its_own_addresses() {
-        let arguments = arguments(&options("etcd"));
+        let arguments = arguments(&options("etcd"), Begin::New);
         for wanted in [
             "--name=node-2",
             "--listen-client-urls=http://10.0.0.2:3379",
             "--initial-advertise-peer-urls=http://b:3380",
             "--initial-cluster=node-1=http://a:2380,node-2=http://b:3380,node-3=http://c:2380",
             "--auto-compaction-retention=5m",
+            "--initial-cluster-state=new",
         ] {
             assert!(arguments.iter().any(|argument| argument == wanted), "{wanted}: {arguments:?}");
         }

@@ -7,12 +7,17 @@
 
 mod etcd;
 mod exit;
+mod join;
+mod leave;
 mod life;
 mod membership;
+mod rejoin;
 mod start;
 
 pub(super) use self::{exit::Exit, membership::Shards, start::prepare};
 pub(crate) use self::{
+    join::join,
+    leave::{Leaving, leave},
     life::{cluster_of, forget_lives},
     membership::etcd_options,
 };

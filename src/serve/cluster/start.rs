@@ -17,7 +17,7 @@ use crate::{
     config::{ClusterConfig, Config, HostPort, ManagedEtcd},
     failure::{Failure, Outcome},
     output::reason,
-    serve::listen::Listening,
+    serve::listen::{Listening, PeerPlace},
 };
 
 /// Name of an etcd's program, looked up in the PATH.
@@ -45,12 +45,21 @@ pub(in crate::serve) fn prepare(
     let Some(cluster) = config.cluster.clone() else { return refuse_members_alone(config).map(|()| None) };
     let Some(peer) = &listening.peer else { return Ok(None) };
     let life = Life::open(&config.data_dir, &cluster.name).map_err(|error| Failure::failed(reason(&error)))?;
-    let supervisor = match &cluster.etcd.managed {
-        Some(managed) => Some(supervise(config, &cluster, managed)?),
-        None => None,
-    };
+    let supervisor = supervise_for(config, &life)?;
+    let node = identity(config, &cluster, listening, (peer, &life))?;
+    let listen = peer.addresses.clone();
+    Ok(Some((Prepared { cluster, data_dir: config.data_dir.clone(), node, life, listen }, supervisor)))
+}
+
+/// What is registered of a node.
+pub(super) fn identity(
+    config: &Config,
+    cluster: &ClusterConfig,
+    listening: &Listening,
+    (peer, life): (&PeerPlace, &Life),
+) -> Outcome<NodeIdentity> {
     let former = life.former().map_err(Failure::failed)?;
-    let node = NodeIdentity {
+    Ok(NodeIdentity {
         id: config.node_id,
         directory: life.directory,
         machine: machine_id(&config.data_dir).map_err(Failure::failed)?,
@@ -66,9 +75,7 @@ pub(in crate::serve) fn prepare(
                 Since::MachineRestarted => Kept::Flushed,
             },
         }),
-    };
-    let listen = peer.addresses.clone();
-    Ok(Some((Prepared { cluster, data_dir: config.data_dir.clone(), node, life, listen }, supervisor)))
+    })
 }
 
 /// A data directory of a cluster's node has replicas that others know of: alone it would give their offsets out again.
@@ -87,7 +94,13 @@ fn endpoint(place: &super::super::listen::Place) -> Endpoint {
     Endpoint { listener: place.name.clone(), host, port }
 }
 
-fn supervise(config: &Config, cluster: &ClusterConfig, managed: &ManagedEtcd) -> Outcome<Supervisor> {
+/// Runs the etcd that is this node's to run, if there is one, for a command.
+pub(super) fn supervise_for(config: &Config, life: &Life) -> Outcome<Option<Supervisor>> {
+    let Some(cluster) = &config.cluster else { return Ok(None) };
+    cluster.etcd.managed.as_ref().map(|managed| supervise(config, cluster, managed, life)).transpose()
+}
+
+fn supervise(config: &Config, cluster: &ClusterConfig, managed: &ManagedEtcd, life: &Life) -> Outcome<Supervisor> {
     let own = managed.members.iter().find(|member| member.node_id == config.node_id);
     let own = own.cloned().expect("the configuration was checked");
     let bind = |address: HostPort| -> io::Result<SocketAddr> {
@@ -105,6 +118,7 @@ fn supervise(config: &Config, cluster: &ClusterConfig, managed: &ManagedEtcd) ->
         own,
         managed: managed.clone(),
         listen,
+        was_there: life.epoch > 0,
     };
     let program = options.program.clone();
     Supervisor::start(options).map_err(|error| Failure::failed(etcd::explain(&program, &error)))

@@ -1,0 +1,114 @@
+//! Whether a managed etcd begins anew or joins what is there: a node that lost its folder, or a new machine in the place of
+//! a dead one, must not come back as the member that it was, as it has forgotten what that one agreed to. It is taken out of
+//! the list of members then, and put in as a new one.
+
+use std::time::Duration;
+
+use millrace_replica::cluster::etcd::{Etcd, EtcdMember, EtcdOptions as Asking, EtcdTls};
+
+use super::etcd::{EtcdOptions, member_name, url};
+
+/// How long one question to the others may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// etcd's option `initial-cluster-state`; a member that has data ignores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// With all others.
+    New,
+    /// As one more of those that are there.
+    Existing,
+}
+
+impl Begin {
+    pub(super) fn as_option(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Existing => "existing",
+        }
+    }
+}
+
+/// What has to be done before it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Start(Begin),
+    /// The member is taken out: its data are lost.
+    Remove(u64),
+    /// A member is added at this node's address.
+    Add,
+}
+
+/// Looks whether this node's member has to be put in anew, and does so. Where nobody answers, a node that is new to the
+/// cluster begins with all others; one that was in it waits for them, by an etcd that ends at once.
+pub(super) fn begin(options: &EtcdOptions) -> Begin {
+    let unanswered = if options.was_there { Begin::Existing } else { Begin::New };
+    let others = options.managed.members.iter().filter(|member| member.node_id != options.own.node_id);
+    let endpoints: Vec<String> = others.map(|member| url(&member.client())).collect();
+    if options.data.join("member").exists() || endpoints.is_empty() {
+        return Begin::New;
+    }
+    let asking =
+        Asking { endpoints, cluster: options.token.clone(), timeout: PATIENCE, tls: EtcdTls::default(), user: None };
+    let Ok(mut etcd) = Etcd::new(&asking) else { return unanswered };
+    let peer = url(&options.own.peer());
+    // each step changes what the next one finds
+    for _ in 0..3 {
+        let Ok(members) = etcd.members() else { return unanswered };
+        let (done, otherwise) = match step(&members, &member_name(&options.own), &peer) {
+            Step::Start(begin) => return begin,
+            Step::Remove(id) => {
+                tracing::warn!(
+                    target: "etcd",
+                    "this node's member {id:x} has data, but not in {}: it is replaced by a new one",
+                    options.data.display()
+                );
+                // etcd itself refuses to begin anew as a member that the others know
+                (etcd.remove_member(id), Begin::New)
+            }
+            Step::Add => (etcd.add_member(&peer), Begin::Existing),
+        };
+        if let Err(error) = done {
+            tracing::error!(target: "etcd", "this node's member cannot be replaced yet: {error}");
+            return otherwise;
+        }
+    }
+    Begin::Existing
+}
+
+/// Of a member without data.
+fn step(members: &[EtcdMember], name: &str, peer: &str) -> Step {
+    let is_own = |member: &&EtcdMember| member.name == name || member.peer_urls.iter().any(|url| url == peer);
+    match members.iter().find(is_own) {
+        None => Step::Add,
+        Some(own) if own.has_run => Step::Remove(own.id),
+        // all of a first start are named from the beginning
+        Some(own) if !own.name.is_empty() => Step::Start(Begin::New),
+        Some(_) => Step::Start(Begin::Existing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, has_run: bool) -> EtcdMember {
+        EtcdMember { id: 7, name: name.to_owned(), peer_urls: vec!["http://b:2380".to_owned()], has_run }
+    }
+
+    #[test]
+    fn only_a_member_that_ran_and_lost_its_data_is_replaced() {
+        let step = |member: Option<EtcdMember>| {
+            let other = EtcdMember { peer_urls: vec!["http://a:2380".to_owned()], ..member_named("node-1") };
+            let members: Vec<_> = member.into_iter().chain([other]).collect();
+            super::step(&members, "node-2", "http://b:2380")
+        };
+        fn member_named(name: &str) -> EtcdMember {
+            member(name, true)
+        }
+        assert_eq!(step(Some(member("node-2", false))), Step::Start(Begin::New), "the first start of all");
+        assert_eq!(step(Some(member("node-2", true))), Step::Remove(7));
+        assert_eq!(step(None), Step::Add);
+        assert_eq!(step(Some(member("", false))), Step::Start(Begin::Existing), "added, and never started");
+    }
+}
