@@ -1,5 +1,5 @@
 //! Nodes with networks of their own, which can be cut: namespaces on a bridge. Needs root and `ip`; what is cut between
-//! some of them only also `iptables`.
+//! some of them only also `nft`.
 
 use std::{net::SocketAddr, process::Command};
 
@@ -39,7 +39,7 @@ impl Network {
             places: Vec::new(),
         };
         let Network { name, prefix, .. } = &network;
-        let made = run("iptables -L -n > /dev/null").and_then(|()| {
+        let made = run("nft list ruleset > /dev/null").and_then(|()| {
             run(&format!(
                 "ip link add {name} type bridge && ip addr add {prefix}.{OWN}/24 dev {name} && ip link set {name} up"
             ))
@@ -85,12 +85,17 @@ impl Network {
     /// What `from` sends does not come to `to`; the other way it does.
     pub(crate) fn deafen(&self, to: u8, from: u8) {
         let (space, prefix) = (self.namespace(to), &self.prefix);
-        run(&format!("ip netns exec {space} iptables -A INPUT -s {prefix}.{from} -j DROP")).unwrap();
+        let nft = format!("ip netns exec {space} nft");
+        run(&format!(
+            "{nft} add table ip ears && {nft} add chain ip ears input '{{ type filter hook input priority 0; }}' && \
+             {nft} add rule ip ears input ip saddr {prefix}.{from} drop"
+        ))
+        .unwrap();
     }
 
     /// That place hears everybody again.
     pub(crate) fn hear(&self, place: u8) {
-        run(&format!("ip netns exec {} iptables -F INPUT", self.namespace(place))).unwrap();
+        run(&format!("ip netns exec {} nft delete table ip ears", self.namespace(place))).unwrap();
     }
 }
 
