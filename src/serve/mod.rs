@@ -123,7 +123,8 @@ impl Config {
     pub(crate) fn needs(&self) -> Needs {
         let places = self.listeners.iter().flat_map(|listener| places(listener, self.advertise, self.shards));
         let pair = |address: HostPort| (address.host, address.port);
-        let listen = places.chain(self.metrics.clone()).map(pair).collect();
+        let peer = self.cluster.iter().map(|cluster| cluster.peer_listen.clone());
+        let listen = places.chain(self.metrics.clone()).chain(peer).map(pair).collect();
         let told = |listener: &Listener| {
             let first = &listener.addresses[0];
             listener.advertised.clone().unwrap_or_else(|| listen::advertised(first, first.port))
