@@ -1,6 +1,7 @@
 //! The log engine: record batches, marks, the shared write-ahead log, segments, indexes, cache, recovery, retention.
 
 pub mod abandon;
+pub mod alone;
 #[cfg(feature = "measuring")]
 pub mod apart;
 pub mod api;

@@ -96,12 +96,7 @@ impl Engine {
 
     /// Tells all shards where the partitions of a topic are, and what it is.
     async fn tell_placed(&self, id: TopicId, stored: StoredTopic, placement: Placement) {
-        let told = placement.clone();
-        self.on_all(move |engine: Engine| {
-            engine.0.placements.borrow_mut().insert(id, Rc::new(told));
-            std::future::ready(())
-        })
-        .await;
+        self.tell_placement(id, placement.clone()).await;
         self.tell_topic(id, stored).await;
         self.on_all(move |engine: Engine| async move {
             let here: HashSet<i32> =
@@ -112,6 +107,14 @@ impl Engine {
                     tracing::warn!("{gone:?} is on other nodes now, but what is here of it stays: {error}");
                 }
             }
+        })
+        .await;
+    }
+
+    async fn tell_placement(&self, id: TopicId, placement: Placement) {
+        self.on_all(move |engine: Engine| {
+            engine.0.placements.borrow_mut().insert(id, Rc::new(placement));
+            std::future::ready(())
         })
         .await;
     }
@@ -255,7 +258,14 @@ impl Engine {
             opened.append(&records).await?;
             // The lock is held until every shard knows, so that all shards see changes in one order.
             match stored {
-                Some(stored) => engine.tell_topic(id, stored).await,
+                Some(stored) => {
+                    // one that a cluster had before has grown here
+                    let placement = opened.state.placements.get(&id).cloned();
+                    if let Some(placement) = placement.filter(|_| engine.0.placements.borrow().contains_key(&id)) {
+                        engine.tell_placement(id, placement).await;
+                    }
+                    engine.tell_topic(id, stored).await;
+                }
                 None => engine.tell_deleted(id).await,
             }
             Ok(())

@@ -64,6 +64,7 @@ pub(super) async fn serve(
 
 async fn serve_as_member(engine: Engine, config: NetConfig, shards: Option<Shards>) -> Result<(), String> {
     let Some(shards) = shards else {
+        engine.lead_alone().await.map_err(|error| format!("this node cannot be alone: {error}"))?;
         return millrace_net::serve(engine, config, Membership::Alone).await.map_err(|error| error.to_string());
     };
     let Some(member) = shards.join(&engine).await else { return Ok(()) };

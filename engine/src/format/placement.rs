@@ -26,6 +26,12 @@ impl Placement {
         placement
     }
 
+    /// Partitions on one node alone, each led in one of these epochs.
+    pub fn led_alone(node_id: i32, leader_epochs: impl IntoIterator<Item = i32>) -> Self {
+        let run = |leader_epoch| PlacedRun { partitions: 1, leader_epoch, replicas: vec![node_id] };
+        Self::of(leader_epochs.into_iter().map(run))
+    }
+
     /// These runs, one behind the other; neighbours that are alike become one.
     pub fn of(runs: impl IntoIterator<Item = PlacedRun>) -> Self {
         let mut placement = Self::default();
@@ -46,6 +52,26 @@ impl Placement {
     /// Whether all partitions are on that node alone, in the first epoch.
     pub fn is_alone(&self, node_id: i32) -> bool {
         self.0.iter().all(|run| run.leader_epoch == 0 && run.replicas == [node_id])
+    }
+
+    /// The epoch of a partition's leader; the first one of a partition that has no placement.
+    pub fn leader_epoch(&self, partition: u32) -> i32 {
+        let mut end = 0u32;
+        let run = self.0.iter().find(|run| {
+            end = end.saturating_add(run.partitions);
+            partition < end
+        });
+        run.map_or(0, |run| run.leader_epoch)
+    }
+
+    /// The partitions that a cluster led before, and in which epoch.
+    pub(crate) fn led_before(&self) -> impl Iterator<Item = (u32, i32)> {
+        let mut at = 0u32;
+        self.0.iter().flat_map(move |run| {
+            let first = at;
+            at = at.saturating_add(run.partitions);
+            (first..at).map(|partition| (partition, run.leader_epoch)).filter(|(_, epoch)| *epoch != 0)
+        })
     }
 
     /// The partitions that are on a node, and whether others have them too or led them.
@@ -117,6 +143,8 @@ mod tests {
         assert_eq!(on(1), [(0, true), (1, true), (2, true), (3, false), (5, true)]);
         assert_eq!(on(2), [(0, true), (1, true), (2, true), (4, false)]);
         assert_eq!(on(3), []);
+        assert_eq!((0..7).map(|at| placement.leader_epoch(at)).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 4, 0]);
+        assert_eq!(placement.led_before().collect::<Vec<_>>(), [(5, 4)]);
     }
 
     proptest! {

@@ -190,7 +190,10 @@ impl<'a> ClusterView<'a> {
     /// The state of a partition.
     pub(crate) fn partition(&self, partition: TopicPartition) -> PartitionView {
         match self.seen() {
-            None => PartitionView::single(alone::leader(self.engine, self.config, partition)),
+            None => {
+                let leader = alone::leader(self.engine, self.config, partition);
+                PartitionView::single(leader, self.engine.placed_epoch(partition))
+            }
             Some(seen) => seen.partition(partition),
         }
     }

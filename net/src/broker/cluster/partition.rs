@@ -24,10 +24,10 @@ pub(crate) struct PartitionView {
 
 impl PartitionView {
     /// A partition with one replica, which leads it for ever.
-    pub(super) fn single(leader: BrokerId) -> PartitionView {
+    pub(super) fn single(leader: BrokerId, leader_epoch: i32) -> PartitionView {
         PartitionView {
             leader: Ok(leader),
-            leader_epoch: LEADER_EPOCH,
+            leader_epoch,
             replicas: vec![leader],
             isr: vec![leader],
             eligible: Vec::new(),
