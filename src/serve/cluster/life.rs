@@ -36,6 +36,10 @@ pub(super) struct Life {
     pub(super) etcd: Option<SeenEtcd>,
     /// The boot of the machine in which that was.
     pub(super) boot: String,
+    /// The node was alone and has topics that are not all written down in its cluster yet: until they are, what the
+    /// cluster says of topics must not be acted on here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    joining: bool,
 }
 
 /// What was seen of an etcd.
@@ -45,6 +49,17 @@ pub(super) struct SeenEtcd {
     /// Its cluster id, as text: it does not fit TOML's integers.
     id: String,
     revision: i64,
+}
+
+/// Where the topics stand that a data directory held before it was in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topics {
+    /// There were none, or all are the cluster's.
+    OfCluster,
+    /// None is the cluster's yet, which must have no others.
+    ToJoin,
+    /// Some may be the cluster's already: a former process began it.
+    HalfJoined,
 }
 
 /// Whether the machine was restarted since the last life.
@@ -81,6 +96,7 @@ impl Life {
                     epoch: 0,
                     etcd: None,
                     boot: boot_id()?,
+                    joining: false,
                 })
             }
             Err(error) => Err(error),
@@ -93,20 +109,35 @@ impl Life {
         Ok((self.epoch > 0).then_some((self.epoch, since)))
     }
 
-    /// A new life has begun: durable when this returns, which has to be before anything is done in it.
-    pub(super) fn begin(&mut self, data_dir: &Path, epoch: i64) -> io::Result<()> {
-        self.epoch = epoch;
+    /// A new life has begun in the cluster with that id, of which the node is a member from here on, and of no other.
+    /// Durable when this returns, which has to be before anything is done in it.
+    pub(super) fn begin(&mut self, data_dir: &Path, epoch: i64, cluster_id: Uuid) -> io::Result<()> {
+        (self.epoch, self.cluster_id) = (epoch, cluster_id);
         self.boot = boot_id()?;
         self.write(data_dir)
     }
 
-    /// The node is a member of the cluster with that id, and of no other from here on.
-    pub(super) fn recognise(&mut self, data_dir: &Path, cluster_id: Uuid) -> io::Result<()> {
-        if self.cluster_id == cluster_id {
-            return Ok(());
+    /// Whether the topics of the directory, if it has any, are still to become those of the cluster.
+    pub(super) fn topics(&self, has_topics: bool) -> Topics {
+        match self.joining {
+            true => Topics::HalfJoined,
+            // a directory that gave records up is new too, but of a cluster that has its topics
+            false if has_topics && self.epoch == 0 && self.cluster_id.is_nil() => Topics::ToJoin,
+            false => Topics::OfCluster,
         }
-        self.cluster_id = cluster_id;
-        self.write(data_dir)
+    }
+
+    /// The node's own topics are about to be written down in the cluster: with the next life that is durable.
+    pub(super) fn begin_joining(&mut self) {
+        self.joining = true;
+    }
+
+    /// All topics of the node are those of the cluster.
+    pub(super) fn end_joining(&mut self, data_dir: &Path) -> io::Result<()> {
+        match std::mem::take(&mut self.joining) {
+            true => self.write(data_dir),
+            false => Ok(()),
+        }
     }
 
     /// The id of the cluster that the node is a member of, once it was one.
@@ -158,6 +189,12 @@ pub(crate) fn forget_lives(data_dir: &Path) -> io::Result<()> {
     life.write(data_dir)
 }
 
+/// The directory is of no cluster any more. Durable when this returns.
+pub(super) fn end(data_dir: &Path) -> io::Result<()> {
+    fs::remove_file(data_dir.join(FILE))?;
+    File::open(data_dir)?.sync_all()
+}
+
 /// An id in a file that people may read.
 mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
@@ -206,7 +243,7 @@ mod tests {
         assert_eq!(cluster_of(folder.path()), None);
         let mut life = Life::open(folder.path(), "a").unwrap();
         assert_eq!((life.former().unwrap(), cluster_of(folder.path())), (None, None), "it may still go alone");
-        life.begin(folder.path(), 7).unwrap();
+        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.former().unwrap(), again.directory), (Some((7, Since::ProcessEnded)), life.directory));
         let error = Life::open(folder.path(), "b").unwrap_err();
@@ -222,8 +259,7 @@ mod tests {
         let seen = Remembered { store: u64::MAX, revision: 20 };
         life.remember(folder.path(), seen).unwrap();
         assert_eq!(cluster_of(folder.path()), None, "the node was no member yet");
-        life.begin(folder.path(), 7).unwrap();
-        life.recognise(folder.path(), Uuid::from_u128(1)).unwrap();
+        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));
     }
@@ -234,12 +270,26 @@ mod tests {
         forget_lives(folder.path()).unwrap();
         assert_eq!(cluster_of(folder.path()), None);
         let mut life = Life::open(folder.path(), "a").unwrap();
-        life.begin(folder.path(), 7).unwrap();
-        life.recognise(folder.path(), Uuid::from_u128(1)).unwrap();
+        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
         forget_lives(folder.path()).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.former().unwrap(), again.cluster_id()), (None, life.cluster_id()));
         assert_ne!(again.directory, life.directory);
+        assert_eq!(again.topics(true), Topics::OfCluster, "it brings nothing along");
+    }
+
+    #[test]
+    fn a_node_that_brings_topics_remembers_until_all_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut life = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((life.topics(false), life.topics(true)), (Topics::OfCluster, Topics::ToJoin));
+        life.begin_joining();
+        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
+        let mut again = Life::open(folder.path(), "a").unwrap();
+        assert_eq!(again.topics(true), Topics::HalfJoined);
+        again.begin(folder.path(), 9, Uuid::from_u128(1)).unwrap();
+        again.end_joining(folder.path()).unwrap();
+        assert_eq!(Life::open(folder.path(), "a").unwrap().topics(true), Topics::OfCluster);
     }
 
     #[test]
@@ -253,7 +303,7 @@ mod tests {
     fn after_a_restart_of_the_machine_only_what_was_flushed_is_sure() {
         let folder = tempfile::tempdir().unwrap();
         let mut life = Life::open(folder.path(), "a").unwrap();
-        life.begin(folder.path(), 3).unwrap();
+        life.begin(folder.path(), 3, Uuid::from_u128(1)).unwrap();
         life.boot = "before".to_owned();
         assert_eq!(life.former().unwrap(), Some((3, Since::MachineRestarted)));
     }

@@ -1,7 +1,14 @@
 //! What the shards of a node do to be of a cluster: shard 0 has the control thread and follows images, every shard has a
 //! channel and tells clients what the newest image says.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use futures_util::future::{Either, select};
 use millrace_engine::{engine::Engine, signal::Outcome as Awaited};
@@ -9,7 +16,7 @@ use millrace_net::{Cluster, Membership};
 use millrace_replica::{
     cluster::{
         control::{self, ControlThread},
-        core::{ClusterIdentity, Event, History, Options},
+        core::{ClusterIdentity, Event, History, NodeIdentity, Options},
         etcd::{EtcdOptions, EtcdTls},
         model::Member,
         plane::{ControlPlane, JoiningCatalog, JoiningTopic, Question, Visible},
@@ -18,15 +25,22 @@ use millrace_replica::{
 };
 use uuid::Uuid;
 
-use super::{exit::Exit, life::Life, start::Prepared};
-use crate::{config::EtcdConfig, serve::wire::Halt};
+use super::{
+    exit::Exit,
+    life::{Life, Topics},
+    start::Prepared,
+};
+use crate::{
+    config::{ClusterConfig, EtcdConfig},
+    serve::wire::Halt,
+};
 
 /// How long one call to etcd may take.
 const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long giving up the registration may take: its lease ends anyway.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the topics of a node may take to become those of a cluster.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How fast all shards together read for followers that lag.
 const CATCH_UP_BYTES_PER_SECOND: u64 = 200 << 20;
 /// How long the node counts as a member without a word from it. etcd gives no less than 2 s.
@@ -41,6 +55,16 @@ pub(in crate::serve) struct Shards {
     exit: Exit,
     halt: Halt,
     feed: ImageFeed,
+}
+
+/// The life of the data directory: shared by the control thread, which begins lives, and shard 0, which brings topics along.
+#[derive(Clone)]
+struct SharedLife(Arc<Mutex<Life>>);
+
+impl SharedLife {
+    fn lock(&self) -> MutexGuard<'_, Life> {
+        self.0.lock().expect("no panic while locked")
+    }
 }
 
 /// What shard 0 tells the others once the node is a member.
@@ -108,10 +132,15 @@ impl Shards {
 
     /// Registers the node, and sees that it and the cluster belong together.
     async fn register(&self, engine: &Engine) -> Result<(ControlThread, OwnImage), String> {
-        let control = self.start_control(engine)?;
-        let image = self.feed.next().await;
+        let life = SharedLife(Arc::new(Mutex::new(self.prepared.life.clone())));
+        let control = self.start_control(engine, &life)?;
+        let mut image = self.feed.next().await;
         let cluster = image.image.cluster_id.ok_or("the cluster has no id")?;
-        self.bring_topics_along(engine, &control.plane()).await?;
+        let revision = self.bring_topics_along(engine, &control.plane(), &life).await?;
+        // what an older image lacks would be taken for deleted, and go with its records
+        while image.image.revision < revision {
+            image = self.feed.next().await;
+        }
         self.exit.open(control.plane());
         let plane = control.plane();
         let tell = move |engine: Engine| {
@@ -122,46 +151,42 @@ impl Shards {
         Ok((control, image))
     }
 
-    fn start_control(&self, engine: &Engine) -> Result<ControlThread, String> {
+    fn start_control(&self, engine: &Engine, shared: &SharedLife) -> Result<ControlThread, String> {
         let life = &self.prepared.life;
-        let options = Options {
-            node: self.prepared.node.clone(),
-            cluster: life.cluster_id().map_or(ClusterIdentity::Any(engine.cluster_id()), ClusterIdentity::Fixed),
-            remembered: life.remembered(),
-            topic_defaults: engine.started_topic_defaults().clone(),
-            lease: LEASE,
-            away_after: AWAY_AFTER,
-            history: match &self.prepared.cluster.etcd.managed {
-                Some(_) => History::Ours,
-                None => History::Others,
-            },
-            ids: Box::new(Uuid::new_v4),
-        };
+        let defaults = engine.started_topic_defaults().clone();
+        let cluster = &self.prepared.cluster;
+        let options = control_options(self.prepared.node.clone(), (life, cluster), engine.cluster_id(), defaults);
         let etcd = etcd_options(&self.prepared.cluster.name, &self.prepared.cluster.etcd)?;
         let mut listener = Listener {
-            life: life.clone(),
+            life: shared.clone(),
             data_dir: self.prepared.data_dir.clone(),
             feed: self.feed.clone(),
             me: None,
-            brings_topics: life.epoch == 0 && !engine.topics().by_id.is_empty(),
+            topics: life.topics(!engine.topics().by_id.is_empty()),
             halt: self.halt.clone(),
         };
         control::start(&etcd, options, move |event| listener.hear(event)).map_err(|error| error.to_string())
     }
 
-    /// A node that was alone brings its topics into a cluster that has none. Into another one it was refused: they would be taken
-    /// for leftovers there.
-    async fn bring_topics_along(&self, engine: &Engine, plane: &ControlPlane) -> Result<(), String> {
+    /// A node that was alone brings its topics into a cluster that has none, also if an earlier process of it did not come to
+    /// the end of that. Into another cluster it was refused: they would be taken for leftovers there. Answers the revision
+    /// from which on images show them all.
+    async fn bring_topics_along(
+        &self,
+        engine: &Engine,
+        plane: &ControlPlane,
+        life: &SharedLife,
+    ) -> Result<i64, String> {
         let topics = engine.topics();
-        if self.prepared.life.epoch > 0 || topics.by_id.is_empty() {
-            return Ok(());
+        if life.lock().topics(false) == Topics::OfCluster {
+            return Ok(0);
         }
         let topics = topics.by_id.values().map(|topic| JoiningTopic {
             id: topic.id,
             name: topic.name.clone(),
             partitions: topic.partitions,
             configs: topic.overrides.clone(),
-            leader_epoch: millrace_engine::api::LEADER_EPOCH + 1,
+            leader_epoch: topic.partition_ids().map(|it| engine.placed_epoch(it)).max().unwrap_or(0) + 1,
         });
         let catalog = JoiningCatalog {
             topics: topics.collect(),
@@ -170,16 +195,12 @@ impl Shards {
         };
         let count = catalog.topics.len();
         let joined = plane.ask(JOIN_TIMEOUT, |reply| Question::Join(catalog, reply)).await;
-        match joined {
-            Ok(Visible { outcome: Ok(()), .. }) => {
-                tracing::info!("the {count} topics of this node are those of the cluster now");
-                Ok(())
-            }
-            Ok(Visible { outcome: Err(error), .. }) => {
-                Err(format!("the topics of this node cannot become those of the cluster: {error}"))
-            }
-            Err(error) => Err(format!("the topics of this node cannot become those of the cluster: {error}")),
-        }
+        let refused = |reason: String| format!("the topics of this node cannot become those of the cluster: {reason}");
+        let Visible { outcome, revision } = joined.map_err(|error| refused(error.to_string()))?;
+        outcome.map_err(|error| refused(error.to_string()))?;
+        life.lock().end_joining(&self.prepared.data_dir).map_err(|error| error.to_string())?;
+        tracing::info!("the {count} topics of this node are those of the cluster now");
+        Ok(revision)
     }
 }
 
@@ -187,6 +208,28 @@ impl Shards {
 async fn next_producer_id(engine: &Engine) -> Result<i64, String> {
     let last = engine.next_producer_id().await.map_err(|error| error.to_string())?;
     Ok(last + 1)
+}
+
+/// What the control thread of a node is made with. `own_id` is that of the cluster which the node founds, if there is none.
+pub(super) fn control_options(
+    node: NodeIdentity,
+    (life, cluster): (&Life, &ClusterConfig),
+    own_id: Uuid,
+    topic_defaults: BTreeMap<String, String>,
+) -> Options {
+    Options {
+        node,
+        cluster: life.cluster_id().map_or(ClusterIdentity::Any(own_id), ClusterIdentity::Fixed),
+        remembered: life.remembered(),
+        topic_defaults,
+        lease: LEASE,
+        away_after: AWAY_AFTER,
+        history: match &cluster.etcd.managed {
+            Some(_) => History::Ours,
+            None => History::Others,
+        },
+        ids: Box::new(Uuid::new_v4),
+    }
 }
 
 fn hooks(plane: &ControlPlane, cluster: &Rc<RefCell<Option<Rc<Cluster>>>>, is_told: &Rc<Awaited<()>>) -> Hooks {
@@ -230,12 +273,12 @@ pub(crate) fn etcd_options(cluster: &str, config: &EtcdConfig) -> Result<EtcdOpt
 
 /// Hears the control thread, on that thread.
 struct Listener {
-    life: Life,
+    life: SharedLife,
     data_dir: PathBuf,
     feed: ImageFeed,
     me: Option<Member>,
-    /// The node was alone until now and has topics.
-    brings_topics: bool,
+    /// Of a node that was alone until now.
+    topics: Topics,
     halt: Halt,
 }
 
@@ -245,7 +288,7 @@ impl Listener {
             "{} holds topics of a node that was alone, and cluster '{}' has topics of its own: start this node with an empty \
              --data, and copy its topics with a client",
             self.data_dir.display(),
-            self.life.cluster
+            self.life.lock().cluster
         )
     }
 
@@ -260,16 +303,21 @@ impl Listener {
         match event {
             Event::Registered(member, image) => {
                 tracing::info!(epoch = member.epoch, "this node is a member of the cluster");
-                if std::mem::take(&mut self.brings_topics) && !image.topics.is_empty() {
+                let topics = std::mem::replace(&mut self.topics, Topics::OfCluster);
+                if topics == Topics::ToJoin && !image.topics.is_empty() {
                     return Err(self.has_other_topics());
                 }
-                let kept = self.life.begin(&self.data_dir, member.epoch);
                 let id = image.cluster_id.ok_or("the cluster has no id")?;
-                kept.and_then(|()| self.life.recognise(&self.data_dir, id)).map_err(|error| error.to_string())?;
+                let mut life = self.life.lock();
+                if topics == Topics::ToJoin {
+                    life.begin_joining();
+                }
+                life.begin(&self.data_dir, member.epoch, id).map_err(|error| error.to_string())?;
+                drop(life);
                 self.me = Some(member);
                 self.feed.put(OwnImage { image, me: self.me });
             }
-            Event::Image(image, _) if self.life.cluster_id().is_some() => {
+            Event::Image(image, _) if self.life.lock().cluster_id().is_some() => {
                 self.feed.put(OwnImage { image, me: self.me })
             }
             Event::Image(..) | Event::Lease(_) => {}
@@ -287,7 +335,9 @@ impl Listener {
                 self.feed.note_etcd(EtcdState::There);
                 tracing::info!("etcd is back");
             }
-            Event::Remember(seen) => self.life.remember(&self.data_dir, seen).map_err(|error| error.to_string())?,
+            Event::Remember(seen) => {
+                self.life.lock().remember(&self.data_dir, seen).map_err(|error| error.to_string())?
+            }
             Event::Waiting(reason) => tracing::info!("not a member of the cluster yet: {reason}"),
             Event::Fatal(reason) => return Err(reason),
         }

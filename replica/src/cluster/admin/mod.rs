@@ -43,6 +43,15 @@ impl<T: Send + 'static> Plan<T> {
     pub(crate) fn write(steps: Vec<Transaction>, answer: T) -> Self {
         Self::Write(steps, Box::new(move |_| answer))
     }
+
+    /// The same with another answer made of its own.
+    pub(crate) fn map<U>(self, make: impl FnOnce(T) -> U + Send + 'static) -> Plan<U> {
+        match self {
+            Self::Answer(answer) => Plan::Answer(make(answer)),
+            Self::Later => Plan::Later,
+            Self::Write(steps, answer) => Plan::Write(steps, Box::new(move |revision| make(answer(revision)))),
+        }
+    }
 }
 
 /// What a plan is made from besides the image.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::jobs::{AnyJob, Job, item};
 use crate::cluster::{
-    admin::{configs, join, partitions, topics},
+    admin::{Plan, Setting, configs, join, partitions, topics},
     model::NodeId,
     plane::{AdminError, ControlError, IsrOutcome, JoiningCatalog, Question, Reply, Visible},
 };
@@ -74,11 +74,20 @@ fn joining(
     reply: Reply<Visible<Result<(), AdminError>>>,
 ) -> Box<dyn AnyJob> {
     let JoiningCatalog { topics, settings, next_producer_id } = catalog;
-    let mut items = vec![item(move |s| join::producer_ids(next_producer_id, s))];
-    items.extend(settings.into_iter().map(|(name, value)| item(move |s| join::setting(&name, &value, s))));
-    items.extend(topics.into_iter().map(|topic| item(move |s| join::topic(&topic, s))));
-    Box::new(Job::new(items, deadline, move |outcomes: Result<Vec<Result<(), _>>, ControlError>, revision| {
-        let outcome = outcomes.map(|outcomes| outcomes.into_iter().collect::<Result<Vec<()>, _>>().map(drop));
-        reply.give(outcome.map(|outcome| Visible { revision, outcome }));
+    let mut items = vec![item(move |s| seen(join::producer_ids(next_producer_id, s), s))];
+    items.extend(settings.into_iter().map(|(name, value)| item(move |s| seen(join::setting(&name, &value, s), s))));
+    items.extend(topics.into_iter().map(|topic| item(move |s| seen(join::topic(&topic, s), s))));
+    Box::new(Job::new(items, deadline, move |outcomes: Result<Vec<Result<i64, _>>, ControlError>, written| {
+        reply.give(outcomes.map(|outcomes| {
+            let seen = outcomes.into_iter().collect::<Result<Vec<i64>, _>>();
+            let revision = seen.iter().flatten().copied().fold(written, i64::max);
+            Visible { revision, outcome: seen.map(drop) }
+        }));
     }))
+}
+
+/// With the revision of what it was planned from: what was found there already, older images may lack.
+fn seen(plan: Plan<Result<(), AdminError>>, setting: &Setting<'_>) -> Plan<Result<i64, AdminError>> {
+    let revision = setting.image.revision;
+    plan.map(move |done| done.map(|()| revision))
 }
