@@ -4,8 +4,12 @@
 //! a call blocks; and one for the watch. Nothing but the core's thread decides.
 
 use std::{
+    collections::BTreeMap,
     io,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -13,6 +17,7 @@ use std::{
 use super::{
     core::{ControlCore, Done, Event, KEEP_ALIVE_EVERY, Lane, Options, Snapshot, WORK_MAX, Work},
     etcd::{ConnectError, Etcd, EtcdOptions},
+    image::Image,
     plane::{Asked, ControlError, ControlPlane, QUESTIONS_MAX},
     store::{Change, Store, StoreError, Watch, Watched},
 };
@@ -197,6 +202,16 @@ fn lane<S: Store + 'static>(name: &str, mut store: S, letters: SyncSender<Letter
         drop(wanted);
     })?;
     Ok(work)
+}
+
+/// Reads the cluster as it is now, once: for commands. With it, which store it is. `defaults` are those of topics.
+///
+/// # Errors
+/// If the store does not answer, or holds what this version does not understand.
+pub fn read_image(store: &mut impl Store, defaults: BTreeMap<String, String>) -> Result<(u64, Image), StoreError> {
+    let Snapshot { identity, revision, entries } = read_all(store)?;
+    let image = Image::read(Arc::new(defaults), revision, &entries);
+    Ok((identity, image.map_err(|error| StoreError::Nonsense(error.to_string()))?))
 }
 
 /// Reads all keys at the revision of the first page.

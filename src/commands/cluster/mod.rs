@@ -9,6 +9,7 @@ use self::{plan::plan, report::report};
 use super::broker::BrokerArgs;
 use crate::failure::{Failure, Outcome};
 
+mod offline;
 mod plan;
 mod report;
 
@@ -27,7 +28,12 @@ Examples:
   millrace cluster remove 3                        once it is gone and has no replicas
   millrace cluster balance                         preferred leaders lead again
   millrace cluster spread --replicas 3             partitions with fewer replicas get three
-  millrace cluster promote --topic orders --may-lose-records";
+  millrace cluster promote --topic orders --may-lose-records
+
+From one node to three, and back:
+  millrace cluster join --config node.toml --dry-run
+  millrace cluster gather 1                        all partitions to node 1; then stop the others and node 1
+  millrace cluster leave --config node.toml        node 1 goes on alone";
 
 #[derive(Debug, Subcommand)]
 enum Action {
@@ -43,6 +49,10 @@ enum Action {
     Spread(Spread),
     /// Have partitions that nobody may lead led by a replica that may lack records
     Promote(Promote),
+    /// Give all replicas to one node, which then has all that the cluster has
+    Gather(Gather),
+    Join(offline::Join),
+    Leave(offline::Leave),
 }
 
 #[derive(Args, Debug)]
@@ -92,6 +102,17 @@ struct Spread {
 }
 
 #[derive(Args, Debug)]
+struct Gather {
+    /// The node's id
+    node: i32,
+    /// Only show what would be moved
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Args, Debug)]
 struct Promote {
     /// Topic whose partitions without a leader get one
     #[arg(long, value_name = "NAME")]
@@ -113,6 +134,9 @@ impl ClusterCommand {
             Action::Balance(balance) => balance.run(),
             Action::Spread(spread) => spread.run(),
             Action::Promote(promote) => promote.run(),
+            Action::Gather(gather) => gather.run(),
+            Action::Join(join) => join.run(),
+            Action::Leave(leave) => leave.run(),
         }
     }
 }
@@ -136,6 +160,15 @@ impl Drain {
         let mut cluster = self.broker.cluster();
         let (members, topics) = look(&mut cluster)?;
         let moves = plan(&members.nodes, &topics, &plan::Goal::Without(self.node)).map_err(Failure::failed)?;
+        carry_out(&mut cluster, moves, self.dry_run)
+    }
+}
+
+impl Gather {
+    fn run(self) -> Outcome {
+        let mut cluster = self.broker.cluster();
+        let (members, topics) = look(&mut cluster)?;
+        let moves = plan(&members.nodes, &topics, &plan::Goal::Only(self.node)).map_err(Failure::failed)?;
         carry_out(&mut cluster, moves, self.dry_run)
     }
 }

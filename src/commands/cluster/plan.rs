@@ -19,6 +19,8 @@ pub(super) enum Goal {
     Without(i32),
     /// Each partition has at least so many.
     Replicas(usize),
+    /// That node has all replicas.
+    Only(i32),
 }
 
 /// One partition's other replicas.
@@ -54,13 +56,22 @@ pub(super) fn plan(nodes: &[Node], topics: &[Topic], goal: &Goal) -> Result<Vec<
     }
     let racks: BTreeMap<i32, &str> = nodes.iter().filter_map(|node| Some((node.id, node.rack.as_deref()?))).collect();
     let mut moves = Vec::new();
+    if let Goal::Only(id) = goal
+        && !loads.contains_key(id)
+    {
+        return Err(format!("node {id} does not run"));
+    }
     for topic in topics {
         for (partition, state) in &topic.partitions {
             let wanted = match goal {
                 Goal::Without(_) => state.replicas.len(),
                 Goal::Replicas(count) => state.replicas.len().max(*count),
+                Goal::Only(_) => 1,
             };
             let mut to: Vec<Option<i32>> = state.replicas.iter().map(|id| Some(*id)).collect();
+            if let Goal::Only(id) = goal {
+                to = vec![Some(*id)];
+            }
             to.iter_mut()
                 .filter(|id| matches!((&id, goal), (Some(id), Goal::Without(gone)) if id == gone))
                 .for_each(|id| *id = None);
@@ -146,6 +157,13 @@ mod tests {
     fn racks_without_a_replica_come_first() {
         let racks = [Some("a"), Some("a"), Some("b")];
         assert_eq!(planned(&racks, &[&[1], &[3], &[3]], Goal::Replicas(2)).unwrap()[0], "t-0: 1 -> 1,3");
+    }
+
+    #[test]
+    fn all_come_to_one_node_that_runs() {
+        let moves = planned(&[None; 2], &[&[1, 2], &[2, 9], &[1]], Goal::Only(1)).unwrap();
+        assert_eq!(moves, ["t-0: 1,2 -> 1", "t-1: 2,9 -> 1"]);
+        assert!(planned(&[None; 2], &[&[1, 2]], Goal::Only(9)).unwrap_err().contains("does not run"));
     }
 
     #[test]
