@@ -2,7 +2,7 @@
 //! a dead one, must not come back as the member that it was, as it has forgotten what that one agreed to. It is taken out of
 //! the list of members then, and put in as a new one.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use millrace_replica::cluster::etcd::{Etcd, EtcdMember, EtcdOptions as Asking, EtcdTls};
 
@@ -45,7 +45,7 @@ pub(super) fn begin(options: &EtcdOptions) -> Begin {
     let unanswered = if options.was_there { Begin::Existing } else { Begin::New };
     let others = options.managed.members.iter().filter(|member| member.node_id != options.own.node_id);
     let endpoints: Vec<String> = others.map(|member| url(&member.client())).collect();
-    if options.data.join("member").exists() || endpoints.is_empty() {
+    if has_data(&options.data) || endpoints.is_empty() {
         return Begin::New;
     }
     let asking =
@@ -76,6 +76,12 @@ pub(super) fn begin(options: &EtcdOptions) -> Begin {
     Begin::Existing
 }
 
+/// Whether a member is there: one that could not begin leaves folders, but no log.
+fn has_data(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder.join("member").join("wal")).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|end| end == "wal"))
+}
+
 /// Of a member without data.
 fn step(members: &[EtcdMember], name: &str, peer: &str) -> Step {
     let is_own = |member: &&EtcdMember| member.name == name || member.peer_urls.iter().any(|url| url == peer);
@@ -98,10 +104,11 @@ mod tests {
 
     #[test]
     fn only_a_member_that_ran_and_lost_its_data_is_replaced() {
+        let step_of = step;
         let step = |member: Option<EtcdMember>| {
             let other = EtcdMember { peer_urls: vec!["http://a:2380".to_owned()], ..member_named("node-1") };
             let members: Vec<_> = member.into_iter().chain([other]).collect();
-            super::step(&members, "node-2", "http://b:2380")
+            step_of(&members, "node-2", "http://b:2380")
         };
         fn member_named(name: &str) -> EtcdMember {
             member(name, true)
