@@ -31,6 +31,9 @@ fn a_node_whose_etcd_lost_its_folder_joins_the_others_again() {
     rig.restart(&[2]);
     rig.await_in_sync("orders", 3);
     assert!(rig.node(2).process.log().contains("it is replaced by a new one"), "{}", rig.logs());
+    // until it is put in, a majority is both of the others
+    let wal = rig.node(2).path("etcd/member/wal");
+    rig.until("the new member runs", || std::fs::read_dir(&wal).is_ok_and(|mut files| files.next().is_some()));
     // it counts: without one of the others it is one of the majority
     rig.kill(1);
     rig.until("topics are created with the new member's vote", || {
