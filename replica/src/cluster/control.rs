@@ -18,6 +18,7 @@ use super::{
     core::{ControlCore, Done, Event, KEEP_ALIVE_EVERY, Lane, Options, Snapshot, WORK_MAX, Work},
     etcd::{ConnectError, Etcd, EtcdOptions},
     image::Image,
+    kept::file::Contents,
     plane::{Asked, ControlError, ControlPlane, QUESTIONS_MAX},
     store::{Change, Store, StoreError, Watch, Watched},
 };
@@ -212,6 +213,15 @@ pub fn read_image(store: &mut impl Store, defaults: BTreeMap<String, String>) ->
     let Snapshot { identity, revision, entries } = read_all(store)?;
     let image = Image::read(Arc::new(defaults), revision, &entries);
     Ok((identity, image.map_err(|error| StoreError::Nonsense(error.to_string()))?))
+}
+
+/// Reads all that the store holds, at one revision.
+///
+/// # Errors
+/// If the store does not answer.
+pub fn read_contents(store: &mut impl Store) -> Result<Contents, StoreError> {
+    let Snapshot { identity, revision, entries } = read_all(store)?;
+    Ok(Contents { identity, revision, entries })
 }
 
 /// Reads all keys at the revision of the first page.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::kept::file::Contents;
 use super::store::{
     Change, Compare, KeyValue, LeaseId, Operation, Outcome, Page, Store, StoreError, TRANSACTION_OPERATIONS_MAX,
     Transaction, Watch, Watched,
@@ -50,6 +51,28 @@ impl Memory {
             next_lease: 1,
             now: Duration::ZERO,
         }
+    }
+
+    /// One with these keys, as they stood at a revision; leases last for that long from now on.
+    pub fn restore(identity: u64, revision: i64, entries: Vec<KeyValue>, ttl: Duration) -> Self {
+        let ids: Vec<LeaseId> = entries.iter().map(|entry| entry.lease).filter(|lease| *lease != 0).collect();
+        let keys: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        Self {
+            identity,
+            revision,
+            compacted: revision,
+            base: keys.clone(),
+            keys,
+            history: VecDeque::new(),
+            next_lease: ids.iter().max().map_or(1, |last| last + 1),
+            leases: ids.into_iter().map(|id| (id, Lease { ttl, ends: ttl })).collect(),
+            now: Duration::ZERO,
+        }
+    }
+
+    /// All of it, but for leases and history.
+    pub fn contents(&self) -> Contents {
+        Contents { identity: self.identity, revision: self.revision, entries: self.keys.values().cloned().collect() }
     }
 
     /// The revision of the last write.

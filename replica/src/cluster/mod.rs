@@ -11,6 +11,7 @@ pub mod control;
 pub mod core;
 pub mod etcd;
 pub mod image;
+pub mod kept;
 pub mod keys;
 pub mod memory;
 pub mod model;

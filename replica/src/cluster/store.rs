@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Operations of one transaction at most, and compares at most: what etcd takes unless told otherwise.
 pub const TRANSACTION_OPERATIONS_MAX: usize = 128;
 
@@ -15,7 +17,7 @@ pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
 pub type LeaseId = i64;
 
 /// A key and its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyValue {
     /// The key, without the cluster's prefix.
     pub key: String,
@@ -32,7 +34,7 @@ pub struct KeyValue {
 }
 
 /// What must hold for a transaction to be done. A key that is not there has 0 for both revisions and no value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compare {
     /// The key was created by that revision; 0: it is not there.
     Created(String, i64),
@@ -57,7 +59,7 @@ impl Compare {
 }
 
 /// What a transaction does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Writes a key, bound to a lease if it is not 0.
     Put {
@@ -84,7 +86,7 @@ impl Operation {
 }
 
 /// All or nothing: the operations, if every compare holds. No key is written twice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transaction {
     /// What must hold.
     pub compares: Vec<Compare>,
@@ -148,7 +150,7 @@ impl Transaction {
 }
 
 /// What came of a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It was done, and is that revision. What did not write has the store's.
     Done(i64),
@@ -157,7 +159,7 @@ pub enum Outcome {
 }
 
 /// Some keys, as they stood at one revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// The store's revision when it answered.
     pub revision: i64,
@@ -168,7 +170,7 @@ pub struct Page {
 }
 
 /// One change that a watch tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A key was written.
     Put(KeyValue),
@@ -200,7 +202,7 @@ impl Change {
 }
 
 /// What a watch brings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Watched {
     /// Changes, all those of each revision together, in order of revisions. None: the watch is there.
     Changes(Vec<Change>),
@@ -209,7 +211,7 @@ pub enum Watched {
 }
 
 /// Why the store did not do what it was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum StoreError {
     /// No answer, or not from all that it takes. What was asked may have been done, or be done yet.
     #[error("etcd does not answer: {0}")]
