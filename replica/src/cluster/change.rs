@@ -25,6 +25,8 @@ pub struct Surroundings<'a> {
     pub known: &'a BTreeMap<NodeId, KnownNode>,
     /// What the topic's settings ask for.
     pub rules: TopicRules,
+    /// The node that leads whatever it has a replica of, and stays leader while it is away: only a person changes that.
+    pub fixed_leader: Option<NodeId>,
 }
 
 /// What became of a membership.
@@ -59,6 +61,16 @@ impl Surroundings<'_> {
     /// Whether a member's present life may join an ISR or lead: it lives and does not want to leave.
     pub fn is_eligible(&self, member: Member) -> bool {
         self.life(member) == Life::GoesOn(member) && !self.is_draining(member)
+    }
+
+    /// Whether a node may lead one of these replicas.
+    fn may_lead(&self, node: NodeId, replicas: &[NodeId]) -> bool {
+        self.fixed_leader.is_none_or(|fixed| fixed == node || !replicas.contains(&fixed))
+    }
+
+    /// Whether the only one that may lead is away: it stays leader then.
+    fn waits_for_leader(&self, replicas: &[NodeId]) -> bool {
+        self.fixed_leader.is_some_and(|fixed| replicas.contains(&fixed) && !self.nodes.contains_key(&fixed))
     }
 
     fn is_draining(&self, member: Member) -> bool {
@@ -159,6 +171,7 @@ pub fn change(
 ) -> Result<PartitionState, Refusal> {
     let mut decision = Decision { before: state, next: state.clone(), surroundings, left: Vec::new() };
     match event {
+        Event::Settle if surroundings.waits_for_leader(&state.replicas) => {}
         Event::Settle => {
             decision.settle();
             decision.finish(Election::Any);
@@ -400,7 +413,8 @@ impl Decision<'_> {
             return self.lead(member);
         }
         let unclean = self.surroundings.rules.unclean == UncleanElection::WhenNeeded || election == Election::Unclean;
-        let anybody = || self.next.replicas.iter().find_map(|node| self.surroundings.eligible(*node));
+        let may_lead = |node: &&NodeId| self.surroundings.may_lead(**node, &self.next.replicas);
+        let anybody = || self.next.replicas.iter().filter(may_lead).find_map(|node| self.surroundings.eligible(*node));
         match self.returned_leader().or_else(|| anybody().filter(|_| unclean)) {
             Some(member) => {
                 self.left.clear();
@@ -417,7 +431,8 @@ impl Decision<'_> {
     fn candidate(&self, node: NodeId) -> Option<Member> {
         let pool = if self.next.isr.is_empty() { &self.next.elr } else { &self.next.isr };
         let member = pool.iter().copied().find(|member| member.node == node)?;
-        self.surroundings.eligible_life(member)
+        let may_lead = self.surroundings.may_lead(node, &self.next.replicas);
+        self.surroundings.eligible_life(member).filter(|_| may_lead)
     }
 
     /// Makes one leader that [`Decision::candidate`] named.

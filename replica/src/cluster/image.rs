@@ -54,6 +54,8 @@ pub struct Image {
     pub names: Buckets<String, TopicId>,
     /// Who is controller, if anybody.
     pub controller: Option<Controller>,
+    /// The node that leads all that it has, where one of two keeps the store: nobody but a person changes that.
+    pub fixed_leader: Option<NodeId>,
     /// Dynamic settings of brokers, as [`config::dynamic_value`] reads them but for all nodes: by [`SettingKey`].
     pub settings: Arc<BTreeMap<SettingKey, Versioned<String>>>,
     /// The first producer id that was surely never given out, and the revision that said so.
@@ -135,7 +137,10 @@ impl Image {
     pub fn differences(&self, before: &Self) -> Vec<Changed> {
         let mut changed = Vec::new();
         changed.extend((self.cluster_id != before.cluster_id).then_some(Changed::Cluster));
-        changed.extend((self.controller != before.controller).then_some(Changed::Controller));
+        changed.extend(
+            ((self.controller, self.fixed_leader) != (before.controller, before.fixed_leader))
+                .then_some(Changed::Controller),
+        );
         changed.extend((self.settings != before.settings).then_some(Changed::Settings));
         changed.extend((self.producer_ids != before.producer_ids).then_some(Changed::ProducerIds));
         let ids: BTreeSet<_> =
@@ -206,6 +211,10 @@ impl Image {
                 let state = Versioned { value: state, revision: entry.modified, version: entry.version };
                 self.put_partition(topic, index, Arc::new(state), changed);
                 return Ok(());
+            }
+            Entry::Mirror(mirror) => {
+                self.fixed_leader = Some(mirror.leader);
+                Changed::Controller
             }
             Entry::Report(member, by) => {
                 Arc::make_mut(&mut self.reports).insert((member.node, by), member.epoch);
@@ -306,7 +315,7 @@ impl Image {
                 changed.push(Changed::Settings);
             }
             // these are never taken away, or go with a topic
-            Some(Key::Cluster | Key::ProducerIds | Key::Name(_) | Key::Partition(..)) | None => {}
+            Some(Key::Cluster | Key::ProducerIds | Key::Mirror | Key::Name(_) | Key::Partition(..)) | None => {}
         }
     }
 
@@ -322,7 +331,13 @@ impl Image {
 
     /// What decisions about a topic's partitions look at.
     pub fn surroundings(&self, topic: &TopicState) -> Surroundings<'_> {
-        Surroundings { nodes: &self.nodes, draining: &self.draining, known: &self.known, rules: topic.rules }
+        Surroundings {
+            nodes: &self.nodes,
+            draining: &self.draining,
+            known: &self.known,
+            rules: topic.rules,
+            fixed_leader: self.fixed_leader,
+        }
     }
 
     /// The node that leads a partition, if it lives.

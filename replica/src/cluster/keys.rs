@@ -21,6 +21,8 @@ const VALUE_VERSION: u32 = 1;
 pub const CLUSTER: &str = "cluster";
 /// The controller's key.
 pub const CONTROLLER: &str = "controller";
+/// Which of two nodes keeps the store, where one of them does.
+pub const MIRROR: &str = "mirror";
 /// The key of producer ids.
 pub const PRODUCER_IDS: &str = "producer-ids";
 
@@ -33,6 +35,8 @@ pub enum Key {
     Controller,
     /// How far producer ids were given out.
     ProducerIds,
+    /// Which of two nodes keeps the store.
+    Mirror,
     /// A node that lives.
     Node(NodeId),
     /// A node that was ever there.
@@ -59,6 +63,7 @@ impl Key {
             (CLUSTER, "") => Self::Cluster,
             (CONTROLLER, "") => Self::Controller,
             (PRODUCER_IDS, "") => Self::ProducerIds,
+            (MIRROR, "") => Self::Mirror,
             ("nodes", id) => Self::Node(id.parse().ok()?),
             ("known", id) => Self::Known(id.parse().ok()?),
             ("draining", id) => Self::Draining(id.parse().ok()?),
@@ -182,6 +187,18 @@ pub struct StoredTopic {
     pub forming: bool,
 }
 
+/// Which of two nodes keeps the store and leads, until a person says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredMirror {
+    /// That node.
+    pub leader: NodeId,
+    /// How often it was another one before.
+    pub term: u64,
+    /// What a person said had been done to the one before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fenced: String,
+}
+
 /// A key's value, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -191,6 +208,8 @@ pub enum Entry {
     Controller(NodeId),
     /// The first producer id that was never given out.
     ProducerIds(i64),
+    /// Which of two nodes keeps the store.
+    Mirror(StoredMirror),
     /// A node that lives; its epoch is the key's.
     Node(NodeState),
     /// A node that was ever there.
@@ -217,6 +236,7 @@ pub fn decode(entry: &KeyValue) -> Result<Option<Entry>, ValueError> {
         Key::Cluster => Entry::Cluster(read_uuid(at, value)?),
         Key::Controller => Entry::Controller(read(at, value)?),
         Key::ProducerIds => Entry::ProducerIds(read(at, value)?),
+        Key::Mirror => Entry::Mirror(read(at, value)?),
         Key::Node(id) => Entry::Node(read::<StoredNode>(at, value)?.into_state(id, entry.created)),
         Key::Known(id) => {
             let StoredKnown { directory, rack } = read(at, value)?;
@@ -246,6 +266,11 @@ pub fn encode_uuid(id: Uuid) -> Vec<u8> {
 /// The bytes of what is remembered of a node. The revision is not among them.
 pub fn encode_known(known: &KnownNode) -> Vec<u8> {
     write(&StoredKnown { directory: known.directory, rack: known.rack.clone() })
+}
+
+/// The bytes of who keeps the store.
+pub fn encode_mirror(mirror: &StoredMirror) -> Vec<u8> {
+    write(mirror)
 }
 
 /// The bytes of a setting.

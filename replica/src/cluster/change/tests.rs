@@ -13,6 +13,7 @@ struct World {
     draining: BTreeMap<NodeId, i64>,
     known: BTreeMap<NodeId, KnownNode>,
     rules: TopicRules,
+    fixed_leader: Option<NodeId>,
 }
 
 impl World {
@@ -48,7 +49,13 @@ impl World {
     }
 
     fn look(&self) -> Surroundings<'_> {
-        Surroundings { nodes: &self.nodes, draining: &self.draining, known: &self.known, rules: self.rules }
+        Surroundings {
+            nodes: &self.nodes,
+            draining: &self.draining,
+            known: &self.known,
+            rules: self.rules,
+            fixed_leader: self.fixed_leader,
+        }
     }
 
     fn change(&self, state: &mut PartitionState, event: Event) -> Result<(), Refusal> {
@@ -80,6 +87,25 @@ fn proposal(state: &PartitionState, isr: &[Member]) -> Event {
 
 fn leads(state: &PartitionState) -> Option<NodeId> {
     state.leader.map(|leader| leader.node)
+}
+
+#[test]
+fn a_leader_that_only_a_person_changes_stays_while_it_is_away() {
+    let mut world = World { fixed_leader: Some(1), ..World::of(2, 1) };
+    let members = [1, 2].map(|node| Member { node, epoch: 10 });
+    let mut state = PartitionState::new(&[members[1], members[0]]);
+    world.change(&mut state, Event::Settle).unwrap();
+    assert_eq!((state.leader, state.leader_epoch), (Some(members[0]), 1), "whoever is preferred");
+    let before = state.clone();
+    world.stop(1);
+    world.change(&mut state, Event::Settle).unwrap();
+    assert_eq!(state, before, "nobody else leads, and it stays in sync");
+    world.change(&mut state, Event::ElectPreferred).unwrap_err();
+    world.start(1, 12, Some(Continued { epoch: 10, kept: Kept::Written }));
+    world.stop(2);
+    world.change(&mut state, Event::Settle).unwrap();
+    let again = Member { node: 1, epoch: 12 };
+    assert_eq!((state.leader, state.isr), (Some(again), vec![again]), "it goes on without its follower");
 }
 
 #[test]
