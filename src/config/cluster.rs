@@ -32,6 +32,8 @@ pub(crate) struct EtcdConfig {
     pub(crate) urls: Vec<String>,
     /// Whom to run as a child, if this node is to.
     pub(crate) managed: Option<ManagedEtcd>,
+    /// The two nodes of which one keeps what an etcd would, if there is none.
+    pub(crate) mirror: Option<Mirror>,
     pub(crate) ca: Option<PathBuf>,
     /// Certificate and key; both or none.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
@@ -45,6 +47,39 @@ pub(crate) struct ManagedEtcd {
     /// All of them, this node's among them.
     pub(crate) members: Vec<EtcdMember>,
 }
+
+/// Two nodes without an etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mirror {
+    /// Where this node is reached by the other, and where that one is.
+    pub(crate) own: EtcdMember,
+    pub(crate) other: EtcdMember,
+    /// Who leads when nobody ever did.
+    pub(crate) first: i32,
+    pub(crate) without_follower: WithoutFollower,
+}
+
+/// What the leader of two nodes does while it has no follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WithoutFollower {
+    /// It acknowledges what it alone has.
+    Continue,
+    /// It refuses what wants to be acknowledged by all.
+    Stop,
+}
+
+impl Mirror {
+    /// min.insync.replicas of topics that say nothing.
+    pub(crate) fn min_in_sync(&self) -> &'static str {
+        match self.without_follower {
+            WithoutFollower::Continue => "1",
+            WithoutFollower::Stop => "2",
+        }
+    }
+}
+
+/// Kafka's style of name for that.
+const WITHOUT_FOLLOWER: &str = "mirror.without.follower";
 
 /// How far the channel's port is from that of the first listener, when nothing is said.
 const PEER_PORT_DISTANCE: u16 = 100;
@@ -76,7 +111,8 @@ pub(super) fn resolve(
                 .to_owned(),
         );
     }
-    let etcd = etcd(options, problems);
+    let mut settings = settings(options, problems);
+    let etcd = etcd(options, &mut settings, problems);
     let first = listeners.first().and_then(|listener| listener.addresses.first());
     let peer_listen = options.peer_listen.clone().or_else(|| beside(first?, problems))?;
     check_advertised(options.peer_advertise.as_ref(), problems);
@@ -86,7 +122,7 @@ pub(super) fn resolve(
         peer_listen,
         peer_advertised: options.peer_advertise.clone(),
         rack: options.rack.clone(),
-        settings: settings(options, problems),
+        settings,
     })
 }
 
@@ -152,18 +188,23 @@ fn check_advertised(advertised: Option<&HostPort>, problems: &mut Vec<String>) {
     }
 }
 
-fn etcd(options: &ServeOptions, problems: &mut Vec<String>) -> EtcdConfig {
+fn etcd(options: &ServeOptions, settings: &mut BTreeMap<String, String>, problems: &mut Vec<String>) -> EtcdConfig {
     let places = options.etcd.as_deref().unwrap_or_default();
     let is_managed = places.contains(&EtcdPlace::Managed);
+    let is_mirror = places.contains(&EtcdPlace::Mirror);
     if places.is_empty() {
         problems.push("--cluster needs --etcd: where the cluster's etcd is, or managed".to_owned());
     }
-    if is_managed && places.len() > 1 {
-        problems.push("--etcd: either addresses or managed".to_owned());
+    if (is_managed || is_mirror) && places.len() > 1 {
+        problems.push("--etcd: either addresses or managed or mirror".to_owned());
+    }
+    let mirror = is_mirror.then(|| mirror(options, settings, problems)).flatten();
+    if !is_mirror && settings.contains_key(WITHOUT_FOLLOWER) {
+        problems.push(format!("--replication-setting {WITHOUT_FOLLOWER} needs --etcd mirror"));
     }
     let managed = is_managed.then(|| managed(options, problems)).flatten();
-    if !is_managed && options.etcd_members.is_some() {
-        problems.push("--etcd-members needs --etcd managed".to_owned());
+    if !is_managed && !is_mirror && options.etcd_members.is_some() {
+        problems.push("--etcd-members needs --etcd managed or mirror".to_owned());
     }
     let urls = match &managed {
         Some(managed) => managed_urls(managed, options.node_id),
@@ -171,14 +212,15 @@ fn etcd(options: &ServeOptions, problems: &mut Vec<String>) -> EtcdConfig {
             .iter()
             .filter_map(|place| match place {
                 EtcdPlace::Url(url) => Some(url.clone()),
-                EtcdPlace::Managed => None,
+                EtcdPlace::Managed | EtcdPlace::Mirror => None,
             })
             .collect(),
     };
-    check_security(options, &urls, is_managed, problems);
+    check_security(options, &urls, is_managed || is_mirror, problems);
     EtcdConfig {
         urls,
         managed,
+        mirror,
         ca: options.etcd_ca.clone(),
         identity: options.etcd_cert.clone().zip(options.etcd_key.clone()),
         login: options.etcd_user.clone().zip(options.etcd_password_file.clone()),
@@ -221,6 +263,43 @@ fn managed(options: &ServeOptions, problems: &mut Vec<String>) -> Option<Managed
     Some(ManagedEtcd { members })
 }
 
+/// The two nodes, and what their topics are given for it.
+fn mirror(
+    options: &ServeOptions,
+    settings: &mut BTreeMap<String, String>,
+    problems: &mut Vec<String>,
+) -> Option<Mirror> {
+    let members = options.etcd_members.clone().unwrap_or_default();
+    let [first, second] = members.as_slice() else {
+        problems.push(
+            "--etcd mirror needs --etcd-members, the two nodes and where they find each other, as in 1=10.0.0.1,2=10.0.0.2"
+                .to_owned(),
+        );
+        return None;
+    };
+    let without_follower = match settings.get(WITHOUT_FOLLOWER).map(String::as_str) {
+        Some("continue") => WithoutFollower::Continue,
+        Some("stop") => WithoutFollower::Stop,
+        _ => {
+            problems.push(format!(
+                "--etcd mirror needs --replication-setting {WITHOUT_FOLLOWER}=stop, which loses nothing and takes nothing from \
+                 acks=all producers while one node is away, or =continue, which goes on and may lose what came meanwhile"
+            ));
+            return None;
+        }
+    };
+    settings.entry("default.replication.factor".to_owned()).or_insert_with(|| "2".to_owned());
+    let (own, other) = match options.node_id {
+        Some(id) if id == first.node_id && id != second.node_id => (first, second),
+        Some(id) if id == second.node_id && id != first.node_id => (second, first),
+        _ => {
+            problems.push("--etcd mirror: --node-id has to be one of the two in --etcd-members".to_owned());
+            return None;
+        }
+    };
+    Some(Mirror { own: own.clone(), other: other.clone(), first: first.node_id, without_follower })
+}
+
 fn check_security(options: &ServeOptions, urls: &[String], is_managed: bool, problems: &mut Vec<String>) {
     let has_tls = [&options.etcd_ca, &options.etcd_cert, &options.etcd_key].iter().any(|path| path.is_some());
     if options.etcd_cert.is_some() != options.etcd_key.is_some() {
@@ -230,7 +309,8 @@ fn check_security(options: &ServeOptions, urls: &[String], is_managed: bool, pro
         problems.push("--etcd-user and --etcd-password-file go together".to_owned());
     }
     if is_managed && (has_tls || options.etcd_user.is_some()) {
-        problems.push("--etcd managed speaks plain HTTP without users: run an etcd of your own for more".to_owned());
+        problems
+            .push("--etcd managed and mirror have neither TLS nor users: run an etcd of your own for more".to_owned());
     } else if has_tls && urls.iter().any(|url| url.starts_with("http://")) {
         problems.push("--etcd-ca, --etcd-cert and --etcd-key are for https:// addresses of --etcd".to_owned());
     }
@@ -296,7 +376,7 @@ mod tests {
             (ServeOptions { etcd_members: members("1=a,2=b"), ..managed() }, "3 bear the loss of one"),
             (ServeOptions { etcd_members: members("1=a,2=b,2=c"), ..managed() }, "node 2 is given twice"),
             (ServeOptions { etcd_members: members("1=a,3=b,4=c"), ..managed() }, "give it --etcd http://a:2379,"),
-            (ServeOptions { etcd_members: members("2=a"), ..options() }, "needs --etcd managed"),
+            (ServeOptions { etcd_members: members("2=a"), ..options() }, "needs --etcd managed or mirror"),
             (ServeOptions { etcd_cert: path(), ..options() }, "go together"),
             (ServeOptions { etcd_user: Some("u".to_owned()), ..options() }, "go together"),
             (ServeOptions { etcd_ca: path(), ..options() }, "are for https://"),
@@ -304,6 +384,37 @@ mod tests {
             let found = resolved(options).unwrap_err();
             assert!(found[0].contains(reason), "{reason}: {found:?}");
         }
+    }
+
+    #[test]
+    fn two_nodes_without_an_etcd_say_what_one_does_alone() {
+        let members = |text: &str| Some(text.split(',').map(|text| text.parse().unwrap()).collect());
+        let mirror = |members, setting: &str| ServeOptions {
+            etcd: Some(vec![EtcdPlace::Mirror]),
+            etcd_members: members,
+            replication_setting: setting
+                .split(',')
+                .filter(|text| !text.is_empty())
+                .map(|t| t.parse().unwrap())
+                .collect(),
+            ..options()
+        };
+        let stop = "mirror.without.follower=stop";
+        let cluster = resolved(mirror(members("1=a,2=b"), stop)).unwrap();
+        let found = cluster.etcd.mirror.unwrap();
+        assert_eq!((found.own.node_id, found.other.node_id, found.first, found.min_in_sync()), (2, 1, 1, "2"));
+        assert_eq!(cluster.settings["default.replication.factor"], "2");
+        for (options, reason) in [
+            (mirror(members("1=a,2=b"), ""), "stop, which loses nothing"),
+            (mirror(members("1=a,2=b,3=c"), stop), "the two nodes"),
+            (mirror(members("1=a,3=b"), stop), "one of the two"),
+            (mirror(None, stop), "the two nodes"),
+        ] {
+            let found = resolved(options).unwrap_err();
+            assert!(found[0].contains(reason), "{reason}: {found:?}");
+        }
+        let elsewhere = ServeOptions { replication_setting: vec![stop.parse().unwrap()], ..options() };
+        assert!(resolved(elsewhere).unwrap_err()[0].contains("needs --etcd mirror"));
     }
 
     #[test]

@@ -58,6 +58,8 @@ impl<'de> Deserialize<'de> for EtcdMember {
 pub(crate) enum EtcdPlace {
     Url(String),
     Managed,
+    /// None: one of two nodes keeps what it would keep.
+    Mirror,
 }
 
 impl FromStr for EtcdPlace {
@@ -68,10 +70,13 @@ impl FromStr for EtcdPlace {
         if text.eq_ignore_ascii_case("managed") {
             return Ok(Self::Managed);
         }
+        if text.eq_ignore_ascii_case("mirror") {
+            return Ok(Self::Mirror);
+        }
         let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let address = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         let address =
-            address.ok_or_else(|| format!("'{text}': write http://HOST:PORT, https://HOST:PORT or managed"))?;
+            address.ok_or_else(|| format!("'{text}': write http://HOST:PORT, https://HOST:PORT, managed or mirror"))?;
         address.parse::<HostPort>()?;
         Ok(Self::Url(text))
     }

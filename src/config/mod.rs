@@ -10,7 +10,7 @@ use self::listener::Said;
 
 pub(crate) use self::{
     address::HostPort,
-    cluster::{ClusterConfig, EtcdConfig, ManagedEtcd},
+    cluster::{ClusterConfig, EtcdConfig, ManagedEtcd, Mirror, WithoutFollower},
     etcd::EtcdMember,
     listener::{Listener, places, shard_port, take_in},
     memory::{CONNECTION_BYTES_BESIDE, MemoryPlan},
@@ -111,6 +111,16 @@ impl Config {
         };
         let listeners = listener::resolve(said, &mut problems);
         let cluster = cluster::resolve(&options, &listeners, &mut problems);
+        let mut topic_defaults = topic_defaults(&options.topic_default, &mut problems);
+        if let Some(mirror) = cluster.as_ref().and_then(|cluster| cluster.etcd.mirror.as_ref()) {
+            let wanted = mirror.min_in_sync();
+            if topic_defaults.insert("min.insync.replicas".to_owned(), wanted.to_owned()).is_some_and(|is| is != wanted)
+            {
+                problems.push(format!(
+                    "--topic-default min.insync.replicas: leave it out, mirror.without.follower makes it {wanted}"
+                ));
+            }
+        }
         let config = Self {
             cluster,
             data_dir: options.data.unwrap_or_else(|| PathBuf::from("./millrace-data")),
@@ -130,7 +140,7 @@ impl Config {
             connections_max_idle: options.connections_max_idle.map_or(Duration::from_secs(600), |s| s.0),
             num_partitions: options.num_partitions.unwrap_or(1),
             auto_create_topics: options.auto_create_topics.unwrap_or(true),
-            topic_defaults: topic_defaults(&options.topic_default, &mut problems),
+            topic_defaults,
             group_settings: group_settings(&options.group_setting, &mut problems),
             transaction_settings: transaction_settings(&options.transaction_setting, &mut problems),
             transaction_version: transaction_version(options.transaction_version, &mut problems),

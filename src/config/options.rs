@@ -73,13 +73,14 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
     pub(crate) cluster: Option<String>,
 
-    /// Addresses of the cluster's etcd, with commas between; or managed: this node runs one of --etcd-members itself
-    #[arg(long, value_name = "URL|managed", help_heading = "Cluster", value_delimiter = ',')]
+    /// Addresses of the cluster's etcd, with commas between; or managed: this node runs one of --etcd-members itself; or
+    /// mirror: two nodes without an etcd, one of which leads until a person says otherwise
+    #[arg(long, value_name = "URL|managed|mirror", help_heading = "Cluster", value_delimiter = ',')]
     #[serde(deserialize_with = "settings::some_or_more")]
     pub(crate) etcd: Option<Vec<EtcdPlace>>,
 
     /// With --etcd managed: the nodes that run an etcd, three or five of them, the same list on all of them; an etcd's
-    /// port is 2379, other etcds use the one after it
+    /// port is 2379, other etcds use the one after it. With --etcd mirror: the two nodes, the one that begins as leader first
     #[arg(long, value_name = "ID=HOST[:PORT]", help_heading = "Cluster", value_delimiter = ',')]
     #[serde(deserialize_with = "settings::some_or_more")]
     pub(crate) etcd_members: Option<Vec<EtcdMember>>,

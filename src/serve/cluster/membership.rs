@@ -28,6 +28,7 @@ use uuid::Uuid;
 use super::{
     exit::Exit,
     life::{Life, Topics},
+    mirror::Mirroring,
     start::Prepared,
 };
 use crate::{
@@ -141,7 +142,10 @@ impl Shards {
         while image.image.revision < revision {
             image = self.feed.next().await;
         }
-        self.exit.open(control.plane());
+        // one that nobody takes over from hands nothing over
+        if !self.prepared.mirroring.as_ref().is_some_and(Mirroring::leads) {
+            self.exit.open(control.plane());
+        }
         let plane = control.plane();
         let tell = move |engine: Engine| {
             engine.attach(Rc::new(Joined { plane, cluster }));
@@ -156,7 +160,6 @@ impl Shards {
         let defaults = engine.started_topic_defaults().clone();
         let cluster = &self.prepared.cluster;
         let options = control_options(self.prepared.node.clone(), (life, cluster), engine.cluster_id(), defaults);
-        let etcd = etcd_options(&self.prepared.cluster.name, &self.prepared.cluster.etcd)?;
         let mut listener = Listener {
             life: shared.clone(),
             data_dir: self.prepared.data_dir.clone(),
@@ -165,7 +168,14 @@ impl Shards {
             topics: life.topics(!engine.topics().by_id.is_empty()),
             halt: self.halt.clone(),
         };
-        control::start(&etcd, options, move |event| listener.hear(event)).map_err(|error| error.to_string())
+        let hear = move |event| listener.hear(event);
+        if let Some(mirroring) = &self.prepared.mirroring {
+            mirroring.watch_other(self.halt.clone()).map_err(|error| error.to_string())?;
+            let ways = [(); 3].map(|()| mirroring.store.way());
+            return control::start_with(ways, options, hear).map_err(|error| error.to_string());
+        }
+        let etcd = etcd_options(&cluster.name, &cluster.etcd)?;
+        control::start(&etcd, options, hear).map_err(|error| error.to_string())
     }
 
     /// A node that was alone brings its topics into a cluster that has none, also if an earlier process of it did not come to
@@ -224,9 +234,9 @@ pub(super) fn control_options(
         topic_defaults,
         lease: LEASE,
         away_after: AWAY_AFTER,
-        history: match &cluster.etcd.managed {
-            Some(_) => History::Ours,
-            None => History::Others,
+        history: match cluster.etcd.managed.is_some() || cluster.etcd.mirror.is_some() {
+            true => History::Ours,
+            false => History::Others,
         },
         ids: Box::new(Uuid::new_v4),
     }

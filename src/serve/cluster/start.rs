@@ -10,8 +10,10 @@ use millrace_replica::cluster::{
 use millrace_tuning::network;
 
 use super::{
+    cut_off,
     etcd::{self, EtcdOptions, Supervisor},
     life::{Life, Since, machine_id},
+    mirror::{self, Mirroring},
 };
 use crate::{
     config::{ClusterConfig, Config, HostPort, ManagedEtcd},
@@ -35,6 +37,8 @@ pub(in crate::serve) struct Prepared {
     pub(super) life: Life,
     /// Where other nodes connect.
     pub(super) listen: Vec<SocketAddr>,
+    /// Of two nodes without an etcd.
+    pub(super) mirroring: Option<Mirroring>,
 }
 
 /// Prepares a node for the cluster that its configuration names, if it does. The supervisor has to live as long as the node.
@@ -48,7 +52,10 @@ pub(in crate::serve) fn prepare(
     let supervisor = supervise_for(config, &life)?;
     let node = identity(config, &cluster, listening, (peer, &life))?;
     let listen = peer.addresses.clone();
-    Ok(Some((Prepared { cluster, data_dir: config.data_dir.clone(), node, life, listen }, supervisor)))
+    let mirror = cluster.etcd.mirror.as_ref();
+    let mirroring = mirror.map(|mirror| mirror::begin(&config.data_dir, &cluster.name, mirror)).transpose()?;
+    cut_off::bound(&config.data_dir);
+    Ok(Some((Prepared { cluster, data_dir: config.data_dir.clone(), node, life, listen, mirroring }, supervisor)))
 }
 
 /// What is registered of a node.

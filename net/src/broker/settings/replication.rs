@@ -67,6 +67,13 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         "How often it is looked for leaders that are not the preferred ones. It cannot be changed.",
     ),
     key(
+        "mirror.without.follower",
+        ConfigType::String,
+        None,
+        Legal::OneOf(&["continue", "stop"]),
+        "What the leader of two nodes without an etcd does while the other is away.",
+    ),
+    key(
         "offsets.topic.replication.factor",
         ConfigType::Int,
         Some("3"),
