@@ -10,6 +10,7 @@ mod etcd;
 pub(crate) mod group;
 pub(crate) mod log;
 pub(crate) mod produce;
+pub(crate) mod promote;
 mod record_format;
 pub(crate) mod topic;
 pub(crate) mod txn;

@@ -51,6 +51,11 @@ pub(crate) fn join(config: &Config, dry_run: bool, out: &mut impl Write) -> Outc
             _ => format!("{} is of a node of cluster '{}' already", config.data_dir.display(), cluster.name),
         }));
     }
+    if cluster.etcd.mirror.is_some() {
+        return Err(Failure::usage(
+            "of two nodes without an etcd the first brings its topics along when 'serve' starts it",
+        ));
+    }
     let _supervisor = supervise_for(config, &life)?;
     let image = await_image(config, cluster)?;
     let problems = problems(&image, &catalog, (config, &life, topics));

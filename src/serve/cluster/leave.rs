@@ -53,7 +53,7 @@ pub(crate) fn leave(config: &Config, how: Leaving, out: &mut impl Write) -> Outc
     let mut etcd = None;
     // an etcd of our own has to run meanwhile
     let mut _supervisor = None;
-    let inheritance = if how.etcd_is_gone {
+    let inheritance = if how.etcd_is_gone || cluster.etcd.mirror.is_some() {
         of_catalog(&catalog, config)?
     } else {
         _supervisor = supervise_for(config, &life)?;
@@ -82,6 +82,11 @@ pub(crate) fn leave(config: &Config, how: Leaving, out: &mut impl Write) -> Outc
     inherited.map_err(|error| Failure::failed(explain::start_error(&error)))?;
     life::end(&config.data_dir).map_err(Failure::failed)?;
     writeln!(out, "{} is of no cluster any more: start it without --cluster", config.data_dir.display())?;
+    if cluster.etcd.mirror.is_some() {
+        // what this node kept of the two is of no use any more, and must not be found by the next
+        std::fs::remove_dir_all(config.data_dir.join("mirror")).map_err(Failure::failed)?;
+        return Ok(());
+    }
     match etcd {
         None => writeln!(out, "if that etcd comes back, take its keys below /millrace/{}/ out", cluster.name)?,
         Some((mut store, image)) => match dissolve(&mut store, &image) {

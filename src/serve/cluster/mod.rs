@@ -5,12 +5,15 @@
 //! agreement with each image; clients are served. A stop goes the other way: leadership is handed over, requests end, the
 //! channel ends, the registration is given up, an etcd of our own stops last.
 
+mod cut_off;
 mod etcd;
 mod exit;
 mod join;
 mod leave;
 mod life;
 mod membership;
+mod mirror;
+mod promote;
 mod rejoin;
 mod start;
 
@@ -20,4 +23,5 @@ pub(crate) use self::{
     leave::{Leaving, leave},
     life::{cluster_of, forget_lives},
     membership::etcd_options,
+    promote::promote,
 };
