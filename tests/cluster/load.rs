@@ -75,6 +75,11 @@ impl Load {
         });
     }
 
+    /// Batches that were acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Relaxed)
+    }
+
     /// Has the producers finish what is in flight.
     pub(crate) fn finish(self) -> Produced {
         self.stop.store(true, Relaxed);

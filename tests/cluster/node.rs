@@ -193,6 +193,21 @@ impl Node {
         std::fs::read_to_string(self.data.join("member.toml")).is_ok_and(|text| text.contains(what))
     }
 
+    /// Runs another command than `serve` with the node's options, while it does not run. Whether it went well, and what it
+    /// said.
+    pub(crate) fn offline(&self, command: &str) -> (bool, String) {
+        let (alone, in_cluster) = &self.commands;
+        let line = format!("{alone} {in_cluster}").replacen(" serve ", &format!(" {command} "), 1);
+        let output = Command::new("sh").arg("-c").arg(line).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), said)
+    }
+
+    /// A path in its data directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.data.join(name)
+    }
+
     /// Takes a folder out of its data directory, as a disk that died would.
     pub(crate) fn lose(&self, folder: &str) {
         let begun = Instant::now();

@@ -74,6 +74,20 @@ impl Rig {
         Some(rig)
     }
 
+    /// Two nodes without an etcd, of which node 1 leads; what it does alone is `continue` or `stop`.
+    pub(crate) fn start_mirror(without_follower: &str) -> Rig {
+        let folder = tempfile::Builder::new().prefix("millrace-cluster-").tempdir().unwrap();
+        let members = (1..=2).map(|id| format!("{id}={}", server::free_address().unwrap())).collect::<Vec<_>>();
+        let etcd_option = format!(
+            "mirror --etcd-members {} --replication-setting mirror.without.follower={without_follower}",
+            members.join(",")
+        );
+        let mut rig = Rig { etcd: None, etcd_option, nodes: Vec::new(), more: String::new(), network: None, folder };
+        (1..=2).for_each(|id| rig.add(id));
+        rig.await_all();
+        rig
+    }
+
     /// An etcd, and node 1 that knows nothing of it yet.
     pub(crate) fn start_alone() -> Option<Rig> {
         let mut rig = Rig::start(0, "")?;
