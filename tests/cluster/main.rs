@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod cuts;
+mod disks;
 mod drain;
 mod etcd;
 mod etcd_away;

@@ -49,3 +49,29 @@ fn a_node_whose_etcd_lost_its_folder_joins_the_others_again() {
         }
     });
 }
+
+#[test]
+fn etcds_that_are_killed_one_after_the_other_are_started_again() {
+    let Some(mut rig) = Rig::start_managed() else { return };
+    rig.create_topic("orders", 3, 3, &[("min.insync.replicas", "2")]);
+    let load = Load::start(&rig, "orders", 3, 2);
+    load.await_more(&rig, 20);
+    // one of them was the leader of the etcds
+    for id in 1..=3 {
+        rig.node(id).process.kill_child("etcd");
+        load.await_more(&rig, 20);
+        let spec = millrace_client::TopicSpec {
+            name: format!("after-{id}"),
+            partitions: Some(1),
+            replicas: Some(3),
+            settings: Vec::new(),
+        };
+        rig.until("topics are created", || match rig.client().create_topic(&spec, false) {
+            Ok(()) => true,
+            Err(error) => error.code() == Some(36),
+        });
+        rig.await_in_sync("orders", 3);
+    }
+    let produced = load.finish();
+    rig.verify("orders", produced.run, &produced.acknowledged);
+}

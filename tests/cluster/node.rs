@@ -69,6 +69,18 @@ impl Process {
         self.child.take().unwrap().wait().unwrap();
     }
 
+    /// kill -9 of a process that it started, by the name of that.
+    pub(crate) fn kill_child(&self, name: &str) {
+        let id = self.child.as_ref().unwrap_or_else(|| panic!("does not run: {}", self.command)).id();
+        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().flatten();
+        let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let children: Vec<u32> =
+            children.collect::<String>().split_whitespace().map(|it| it.parse().unwrap()).collect();
+        let is_it = |id: &&u32| std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|it| it.trim() == name);
+        let child = children.iter().find(is_it).unwrap_or_else(|| panic!("no {name} among {children:?}"));
+        sys::signal(*child, libc::SIGKILL).unwrap();
+    }
+
     /// SIGTERM without waiting for the end.
     pub(crate) fn begin_stop(&mut self) {
         self.signal(libc::SIGTERM);

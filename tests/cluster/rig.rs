@@ -121,6 +121,13 @@ impl Rig {
         self.nodes.push(node);
     }
 
+    /// Where a node that was not made yet will have its folder.
+    pub(crate) fn folder_of(&self, id: i32) -> std::path::PathBuf {
+        let folder = self.folder.path().join(format!("node-{id}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     /// A node.
     pub(crate) fn node(&mut self, id: i32) -> &mut Node {
         let found = self.nodes.iter_mut().find(|node| node.id == id);

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::rejoin::{self, Begin};
+use super::{
+    etcd_options::{EtcdOptions, member_name, url},
+    rejoin::{self, Begin},
+};
 use crate::config::{EtcdMember, HostPort, ManagedEtcd};
 
 /// Pause before a child that ended is started again.
@@ -30,22 +33,6 @@ const ENDS_TOLD: u32 = 5;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long it may take to stop before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a child is started with.
-#[derive(Clone, Debug)]
-pub(super) struct EtcdOptions {
-    pub(super) program: PathBuf,
-    /// Its own folder.
-    pub(super) data: PathBuf,
-    /// The cluster's name: etcds of different ones refuse each other.
-    pub(super) token: String,
-    pub(super) own: EtcdMember,
-    pub(super) managed: ManagedEtcd,
-    /// Where it listens for clients and for other members.
-    pub(super) listen: (SocketAddr, SocketAddr),
-    /// The node was in the cluster before: its etcd had data.
-    pub(super) was_there: bool,
-}
 
 /// The running child; stopped when dropped.
 #[derive(Debug)]
@@ -183,16 +170,6 @@ fn pass_on(said: ChildStderr) {
 fn level(line: &str) -> &str {
     let rest = line.split_once("\"level\":\"").map(|(_, rest)| rest);
     rest.and_then(|rest| rest.split_once('"')).map_or("", |(level, _)| level)
-}
-
-/// What other members call it.
-pub(super) fn member_name(member: &EtcdMember) -> String {
-    format!("node-{}", member.node_id)
-}
-
-/// An address as etcd writes it.
-pub(super) fn url(address: &HostPort) -> String {
-    format!("http://{address}")
 }
 
 /// Options of a Debian etcd, of 3.4 and later.

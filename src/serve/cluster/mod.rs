@@ -7,6 +7,7 @@
 
 mod cut_off;
 mod etcd;
+mod etcd_options;
 mod exit;
 mod join;
 mod leave;

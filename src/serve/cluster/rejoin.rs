@@ -6,7 +6,7 @@ use std::{fs, path::Path, time::Duration};
 
 use millrace_replica::cluster::etcd::{Etcd, EtcdMember, EtcdOptions as Asking, EtcdTls};
 
-use super::etcd::{EtcdOptions, member_name, url};
+use super::etcd_options::{EtcdOptions, member_name, url};
 
 /// How long one question to the others may take.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -11,7 +11,8 @@ use millrace_tuning::network;
 
 use super::{
     cut_off,
-    etcd::{self, EtcdOptions, Supervisor},
+    etcd::{self, Supervisor},
+    etcd_options::EtcdOptions,
     life::{Life, Since, machine_id},
     mirror::{self, Mirroring},
 };

@@ -65,7 +65,14 @@ pub const FLOORS: &[Floor] = &[
     },
     Floor {
         name: "node",
-        rooms: &["engine/src/node", "engine/src/boot", "engine/src/abandon", "engine/src/apart", "engine/src/start"],
+        rooms: &[
+            "engine/src/node",
+            "engine/src/boot",
+            "engine/src/abandon",
+            "engine/src/alone",
+            "engine/src/apart",
+            "engine/src/start",
+        ],
     },
     Floor { name: "engine top", rooms: &["engine/src/lib", "engine/src/fuzz"] },
     Floor {
