@@ -27,6 +27,7 @@ pub(crate) struct PromoteCommand {
 }
 
 impl PromoteCommand {
+    /// Does what was said on the command line.
     pub(crate) fn run(self) -> Outcome {
         promote(&self.config.resolve()?, &self.fenced, self.dry_run, &mut stdout().lock())
     }

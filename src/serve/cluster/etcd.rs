@@ -6,9 +6,8 @@
 
 use std::{
     io::{self, BufRead, BufReader},
-    net::SocketAddr,
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, ChildStderr, Command, Stdio},
     sync::mpsc,
     thread::{self, JoinHandle},
@@ -19,7 +18,6 @@ use super::{
     etcd_options::{EtcdOptions, member_name, url},
     rejoin::{self, Begin},
 };
-use crate::config::{EtcdMember, HostPort, ManagedEtcd};
 
 /// Pause before a child that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -213,6 +211,7 @@ pub(super) fn explain(program: &Path, error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{EtcdMember, ManagedEtcd};
 
     fn options(program: &str) -> EtcdOptions {
         let members: Vec<EtcdMember> = "1=a,2=b:3379,3=c".split(',').map(|text| text.parse().unwrap()).collect();
