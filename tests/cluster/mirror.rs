@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{load::Load, node::binary, rig::Rig};
+use crate::{load::Load, network::Network, node::binary, rig::Rig};
 
 #[test]
 fn a_follower_is_promoted_by_a_person_and_has_all_that_was_acknowledged() {
@@ -73,4 +73,29 @@ fn what_only_a_former_leader_had_is_kept_beside_its_log() {
     let dumped = Command::new(binary()).args(["log", "dump"]).arg(&file).output().unwrap();
     let said = String::from_utf8_lossy(&dumped.stdout);
     assert!(dumped.status.success() && said.contains("batch"), "{said}{}", String::from_utf8_lossy(&dumped.stderr));
+}
+
+#[test]
+fn a_leader_that_was_cut_off_ends_when_it_hears_of_its_successor() {
+    let Some(network) = Network::make() else { return };
+    let mut rig = Rig::start_mirror_in(network, "continue");
+    rig.create_topic("orders", 1, 2, &[]);
+    let load = Load::start(&rig, "orders", 1, 1);
+    load.await_more(&rig, 20);
+    rig.network().cut(1);
+    rig.kill(2);
+    let (promoted, said) = rig.node(2).offline("promote --fenced 'its cable is cut'");
+    assert!(promoted, "{said}");
+    rig.restart(&[2]);
+    // what the former leader took alone is nobody's but its own: none was acknowledged over the cut cable
+    load.await_more(&rig, 20);
+    rig.network().mend(1);
+    let status = rig.node(1).process.await_end();
+    let log = rig.node(1).process.log();
+    assert!(!status.success() && log.contains("node 2 leads since it was promoted"), "{status} {log}");
+    rig.restart(&[1]);
+    rig.await_in_sync("orders", 2);
+    load.await_more(&rig, 20);
+    let produced = load.finish();
+    rig.verify("orders", produced.run, &produced.acknowledged);
 }

@@ -68,8 +68,13 @@ impl Network {
         ))
         .unwrap();
         self.places.push(place);
-        let at = |port: u16| -> SocketAddr { format!("{prefix}.{place}:{port}").parse().unwrap() };
+        let at = |port: u16| self.address(place, port);
         Place { wrapper: format!("ip netns exec {space} "), client: at(9092), peer: at(9192) }
+    }
+
+    /// An address of a place.
+    pub(crate) fn address(&self, place: u8, port: u16) -> SocketAddr {
+        format!("{}.{place}:{port}", self.prefix).parse().unwrap()
     }
 
     /// Nothing comes to that place, nothing leaves it.

@@ -1,6 +1,7 @@
 //! A cluster under test: an etcd and its nodes, and what a test asks of all of them.
 
 use std::{
+    net::SocketAddr,
     process::Command,
     time::{Duration, Instant},
 };
@@ -76,13 +77,23 @@ impl Rig {
 
     /// Two nodes without an etcd, of which node 1 leads; what it does alone is `continue` or `stop`.
     pub(crate) fn start_mirror(without_follower: &str) -> Rig {
+        let members = [(); 2].map(|()| server::free_address().unwrap());
+        Rig::start_mirror_at(without_follower, members, None)
+    }
+
+    /// The same on networks of their own.
+    pub(crate) fn start_mirror_in(network: Network, without_follower: &str) -> Rig {
+        let members = [1, 2].map(|place| network.address(place, 2379));
+        Rig::start_mirror_at(without_follower, members, Some(network))
+    }
+
+    fn start_mirror_at(without_follower: &str, members: [SocketAddr; 2], network: Option<Network>) -> Rig {
         let folder = tempfile::Builder::new().prefix("millrace-cluster-").tempdir().unwrap();
-        let members = (1..=2).map(|id| format!("{id}={}", server::free_address().unwrap())).collect::<Vec<_>>();
         let etcd_option = format!(
-            "mirror --etcd-members {} --replication-setting mirror.without.follower={without_follower}",
-            members.join(",")
+            "mirror --etcd-members 1={},2={} --replication-setting mirror.without.follower={without_follower}",
+            members[0], members[1]
         );
-        let mut rig = Rig { etcd: None, etcd_option, nodes: Vec::new(), more: String::new(), network: None, folder };
+        let mut rig = Rig { etcd: None, etcd_option, nodes: Vec::new(), more: String::new(), network, folder };
         (1..=2).for_each(|id| rig.add(id));
         rig.await_all();
         rig
