@@ -31,6 +31,7 @@
 #   smoke                  every benchmark at toy size
 #   bench ARGUMENT...      a benchmark; without ARGUMENT their list
 #   against-kafka ...      beside Apache Kafka, in turn (bench/against-kafka)
+#   bench-cluster ...      what three nodes cost, and what is seen when one goes (bench/cluster)
 #   profile PID [SECONDS]  where a process of the release build spends its time, with perf (10)
 #
 # Needs bash and cargo, and for some what their first lines say. `just` would be one more thing to install for no more.
@@ -85,6 +86,7 @@ case $name in
     "$target/release/millrace-bench" "$@"
     ;;
   against-kafka) build -q; bench/against-kafka "$@" ;;
+  bench-cluster) build -q; bench/cluster "$@" ;;
   profile) profile "${1:?PID}" "${2:-}" ;;
   *) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; [ "$name" = list ] || exit 2 ;;
 esac

@@ -1,0 +1,445 @@
+"""What three nodes cost and what is seen when one goes: millrace as a cluster, alone, and Apache Kafka with three nodes.
+
+    bench/cluster MEASUREMENT... [--peers DIR] [--binary PATH] [--bench PATH] [--seconds N] [--repeat N] [--out DIR]
+
+MEASUREMENT is one or more of
+
+    light       a lone record of 1 KiB with acks=all, replicated three times and not at all, in turn      (2 min)
+    throughput  100 partitions with acks=all: three replicas here, on Kafka with flush.messages=1 and with its defaults,
+                in turn; needs --peers                                                                    (6 min)
+    leader      gap that an acks=all producer sees when its leader is killed; with --peers on Kafka too    (5 min each)
+    pause       the same when the leader's process stands still (as a machine that is cut off)            (5 min)
+    follower    the same when a follower is killed                                                        (5 min)
+    drain       SIGTERM to a node that leads --leaders partitions, and the gap of the partitions it led   (3 min)
+    elections   kill of a node that leads --elections partitions, until all have another leader           (4 min)
+    catch-up    a follower that was away for --backlog-mb comes back: its rate, and producers' p99         (4 min)
+    idle        --idle partitions with three replicas and no clients: CPU of each node, memory            (5 min)
+
+All nodes are on this machine and say so in the result: nothing here crosses a network. Nodes and their etcd are started by
+tuning/cluster in a folder of their own and removed at the end. Gaps are those of a librdkafka producer with one record in
+flight; rates and latencies are those of millrace-bench. Prints a Markdown table and writes a JSON file with every repetition.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests", "programs"))
+sys.dont_write_bytecode = True
+
+import rig  # noqa: E402
+
+NODES = (1, 2, 3)
+
+
+def arguments():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measurement", nargs="+", choices=list(MEASUREMENTS))
+    parser.add_argument("--peers", help="folder with kafka/kafka, to measure a real Kafka beside")
+    parser.add_argument("--binary", default=os.path.join(ROOT, "target/release/millrace"))
+    parser.add_argument("--bench", default=os.path.join(ROOT, "target/release/millrace-bench"))
+    parser.add_argument("--seconds", type=float, default=5, help="length of one run of a load")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--leaders", type=int, default=1000)
+    parser.add_argument("--elections", type=int, default=10_000)
+    parser.add_argument("--backlog-mb", type=int, default=1000)
+    parser.add_argument("--idle", type=int, default=10_000)
+    parser.add_argument("--out", help="folder for the JSON file; nothing is written without")
+    return parser.parse_args()
+
+
+class Tools:
+    """Clients: millrace's commands, millrace-bench, and librdkafka."""
+
+    def __init__(self, args):
+        self.args = args
+        from confluent_kafka import Producer
+        from confluent_kafka.admin import AdminClient
+        self.producer, self.admin = Producer, AdminClient
+
+    def topic(self, address, name, partitions, replicas, *settings, leader=None):
+        """Makes a topic; with a leader, all partitions have that node first."""
+        from confluent_kafka.admin import NewTopic
+        config = dict(setting.split("=", 1) for setting in settings)
+        if leader:
+            rest = [node for node in NODES if node != leader]
+            assignment = [[leader, *(rest if p % 2 else reversed(rest))] for p in range(partitions)]
+            new = NewTopic(name, partitions, replica_assignment=assignment, config=config)
+        else:
+            new = NewTopic(name, partitions, replication_factor=replicas, config=config)
+        admin = self.admin({"bootstrap.servers": address, "log_level": 0})
+        for future in admin.create_topics([new], request_timeout=120, operation_timeout=100).values():
+            future.result(130)
+        end = time.monotonic() + 60
+        while any(set(p.isrs) != set(p.replicas) or p.leader < 0 for p in self.partitions(admin, name)):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{name} does not come into sync")
+            time.sleep(0.2)
+        return admin
+
+    @staticmethod
+    def partitions(admin, name):
+        """What a topic's partitions are now, as any node says."""
+        return list(admin.list_topics(name, timeout=30).topics[name].partitions.values())
+
+    def load(self, address, topic, partitions, *options):
+        """One run of millrace-bench produce; its figures by name."""
+        with tempfile.TemporaryDirectory() as out:
+            done = subprocess.run([self.args.bench, "produce", "--brokers", address.split(",")[0], "--topic", topic,
+                                   "--partitions", str(partitions), "--duration", str(self.args.seconds), "--warmup", "1",
+                                   "--out", out, *options],
+                                  text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+            files = os.listdir(out)
+            if done.returncode != 0 or not files:
+                raise RuntimeError(f"millrace-bench: {done.stdout[-1500:]}")
+            with open(os.path.join(out, files[0]), encoding="utf-8") as file:
+                return json.load(file)
+
+
+class Gap(threading.Thread):
+    """A producer with one record in flight, to one partition after the other; knows the longest time without an answer."""
+
+    def __init__(self, tools, address, topic, partitions):
+        super().__init__(daemon=True)
+        self.topic, self.partitions, self.over = topic, partitions, threading.Event()
+        self.longest, self.last, self.written, self.failed = 0.0, None, 0, 0
+        self.producer = tools.producer({
+            "bootstrap.servers": address, "acks": "all", "enable.idempotence": True, "linger.ms": 0, "log_level": 0,
+            "retry.backoff.ms": 20, "retry.backoff.max.ms": 100, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100,
+            "topic.metadata.refresh.fast.interval.ms": 50, "socket.timeout.ms": 3000, "request.timeout.ms": 3000})
+        self.start()
+
+    def run(self):
+        while not self.over.is_set():
+            self.producer.produce(self.topic, b"x" * 100, partition=self.written % self.partitions, on_delivery=self.delivered)
+            self.producer.flush(60)
+
+    def delivered(self, error, _message):
+        """An answer came."""
+        now = time.monotonic()
+        if error:
+            self.failed += 1
+        if self.last is not None:
+            self.longest = max(self.longest, now - self.last)
+        self.last, self.written = now, self.written + 1
+
+    def reset(self):
+        """Only what comes from now on counts."""
+        self.longest = 0.0
+
+    def stop(self):
+        self.over.set()
+        self.join(120)
+
+
+def spread(values, unit):
+    """Median, least and largest."""
+    values = [round(value, 3) for value in values]
+    return f"{statistics.median(values):.3g} {unit} ({min(values):.3g}-{max(values):.3g}, {len(values)} times)"
+
+
+class Bench:
+    """One run of this program: who is measured, and what came out."""
+
+    def __init__(self, args, folder):
+        self.args, self.folder, self.tools, self.rows = args, folder, Tools(args), []
+        self.log, self.topics = [], 0
+
+    def both(self):
+        """The cluster, and Kafka where it is asked for."""
+        return [three(self)] + ([rig.Kafka(self.args.peers, self.folder, 3, 25092)] if self.args.peers else [])
+
+    def fresh(self):
+        """A topic's name that was not used yet."""
+        self.topics += 1
+        return f"bench-{self.topics}"
+
+    def say(self, what, goal, values, unit):
+        """One row of the table."""
+        self.rows.append({"what": what, "goal": goal, "values": values, "unit": unit})
+        print(f"| {what} | {goal} | {spread(values, unit)} |", flush=True)
+
+    def in_turn(self, sides, options):
+        """Loads of (name, address, topic, partitions) in turn; figures by name. The first round warms up."""
+        found = {name: [] for name, *_ in sides}
+        for repetition in range(self.args.repeat + 1):
+            for name, address, topic, partitions in sides:
+                run = self.tools.load(address, topic, partitions, *options)
+                if repetition > 0:
+                    found[name].append({key: value["median"] for key, value in run["figures"].items()})
+                    self.log.append(run | {"side": name})
+        return found
+
+    def tell(self, found, goals, columns):
+        """Rows of loads that ran in turn."""
+        for name, runs in found.items():
+            for column, unit in columns:
+                self.say(f"{name}: {column}", goals, [run[column] for run in runs], unit)
+
+
+def three(bench):
+    """A cluster that was not started yet."""
+    return rig.Three(bench.args.binary, bench.folder, "25")
+
+
+def light(bench):
+    """A lone record, in a cluster and alone."""
+    cluster = three(bench)
+    one = rig.One(bench.args.binary, bench.folder, ["--shards", "1", "--memory", "128MiB", "--wal-bytes", "64MiB"])
+    try:
+        cluster.start()
+        one.start()
+        bench.tools.topic(cluster.address, "light", 1, 3, "min.insync.replicas=2", leader=1)
+        bench.tools.topic(one.address, "light", 1, 1)
+        sides = [("three replicas", cluster.address, "light", 1), ("one replica", one.address, "light", 1)]
+        found = bench.in_turn(sides, ["--records-per-batch", "1", "--in-flight", "1"])
+        columns = [("produce latency p50 ms", "ms"), ("produce latency p99 ms", "ms"), ("produce records/s", "/s")]
+        bench.tell(found, "p50 2x, p99 3x of one replica", columns)
+    finally:
+        cluster.end()
+        one.end()
+
+
+def throughput(bench):
+    """100 partitions, all replicated, beside Kafka's."""
+    if not bench.args.peers:
+        sys.exit("throughput needs --peers")
+    cluster, kafka = bench.both()
+    try:
+        cluster.start()
+        kafka.start()
+        sides = [("millrace", cluster, ()), ("Kafka, flush.messages=1", kafka, ("flush.messages=1",)),
+                 ("Kafka, its defaults", kafka, ())]
+        for number, (_, side, settings) in enumerate(sides):
+            bench.tools.topic(side.address, f"wide-{number}", 100, 3, "min.insync.replicas=2", *settings)
+        named = [(name, side.address, f"wide-{number}", 100) for number, (name, side, _) in enumerate(sides)]
+        found = bench.in_turn(named, ["--connections", "4", "--records-per-batch", "16"])
+        columns = [("produce MB/s", "MB/s"), ("produce latency p99 ms", "ms")]
+        bench.tell(found, "5x and p99 1/5 of the flushing one, 1x of the other", columns)
+    finally:
+        cluster.end()
+        kafka.end()
+
+
+def gaps(bench, goal, what, disturb, mend):
+    """Gaps of a producer over one partition while something happens to node 1 or 2, on each side."""
+    for side in bench.both():
+        try:
+            side.start()
+            values, failed = [], 0
+            for _ in range(bench.args.repeat):
+                topic = bench.fresh()
+                admin = bench.tools.topic(side.address, topic, 1, 3, "min.insync.replicas=2", leader=1)
+                gap = Gap(bench.tools, side.address, topic, 1)
+                time.sleep(3)
+                gap.reset()
+                disturb(side)
+                time.sleep(10 if side.name == "millrace" else 40)
+                gap.stop()
+                values.append(gap.longest)
+                failed += gap.failed
+                mend(side)
+                end = time.monotonic() + 120
+                while any(len(p.isrs) < 3 for p in bench.tools.partitions(admin, topic)) and time.monotonic() < end:
+                    time.sleep(0.5)
+            bench.say(f"{side.name}: {what}" + (f", {failed} records failed" if failed else ""), goal, values, "s")
+        finally:
+            side.end()
+
+
+def leader(bench):
+    """The leader's process is killed."""
+    gaps(bench, "1 s", "gap when the leader is killed", lambda side: side.kill(1), lambda side: side.start(1))
+
+
+def pause(bench):
+    """The leader's process stands still, and goes on after the gap."""
+    gaps(bench, "5 s", "gap when the leader stands still", lambda side: os.kill(side.pid(1), signal.SIGSTOP),
+         lambda side: os.kill(side.pid(1), signal.SIGCONT))
+
+
+def follower(bench):
+    """A follower's process is killed."""
+    gaps(bench, "1.5 s", "gap when a follower is killed", lambda side: side.kill(2), lambda side: side.start(2))
+
+
+def moved(bench, admin, topics, node):
+    """How many partitions of the topics are led by another node than that."""
+    return sum(p.leader not in (node, -1) for topic in topics for p in bench.tools.partitions(admin, topic))
+
+
+def led_by_one(bench, cluster, count):
+    """Topics of 500 partitions that node 1 leads, and somebody to ask about them who is not node 1."""
+    topics = []
+    for first in range(0, count, 500):
+        topics.append(bench.fresh())
+        bench.tools.topic(cluster.address, topics[-1], min(500, count - first), 3, leader=1)
+    return topics, bench.tools.admin({"bootstrap.servers": cluster.of(2), "log_level": 0})
+
+
+def drain(bench):
+    """SIGTERM to a node that leads many partitions."""
+    times, longest, ended = [], [], []
+    for _ in range(bench.args.repeat):
+        cluster = three(bench)
+        try:
+            cluster.start()
+            topics, admin = led_by_one(bench, cluster, bench.args.leaders)
+            gap = Gap(bench.tools, cluster.address, topics[0], min(500, bench.args.leaders))
+            time.sleep(3)
+            gap.reset()
+            pid, began = cluster.pid(1), time.monotonic()
+            os.kill(pid, signal.SIGTERM)
+            while moved(bench, admin, topics, 1) < bench.args.leaders and time.monotonic() < began + 60:
+                time.sleep(0.02)
+            times.append(time.monotonic() - began)
+            while running(pid) and time.monotonic() < began + 60:
+                time.sleep(0.02)
+            ended.append(time.monotonic() - began)
+            time.sleep(2)
+            gap.stop()
+            longest.append(gap.longest)
+        finally:
+            cluster.end()
+    bench.say(f"drain of {bench.args.leaders} leaders", "2 s", times, "s")
+    bench.say("... until the process has ended", "", ended, "s")
+    bench.say("... longest gap of a producer meanwhile", "0.1 s", longest, "s")
+
+
+def running(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def elections(bench):
+    """Kill of a node that leads many partitions."""
+    whole, between = [], []
+    for _ in range(bench.args.repeat):
+        cluster = three(bench)
+        try:
+            cluster.start()
+            topics, admin = led_by_one(bench, cluster, bench.args.elections)
+            began, first = time.monotonic(), None
+            cluster.kill(1)
+            while (count := moved(bench, admin, topics, 1)) < bench.args.elections and time.monotonic() < began + 120:
+                first = first or (time.monotonic() if count else None)
+                time.sleep(0.01)
+            end = time.monotonic()
+            whole.append(end - began)
+            between.append(end - (first or end))
+        finally:
+            cluster.end()
+    bench.say(f"{bench.args.elections} elections after a kill, from the kill on", "", whole, "s")
+    bench.say("... from the first one seen to the last", "1 s", between, "s")
+
+
+def catch_up(bench):
+    """A follower comes back to a backlog."""
+    rates, before, meanwhile = [], [], []
+    lone = ["--records-per-batch", "1", "--in-flight", "1", "--rate", "200"]
+    for _ in range(bench.args.repeat):
+        cluster = three(bench)
+        try:
+            cluster.start()
+            admin = bench.tools.topic(cluster.address, "backlog", 4, 3, leader=1)
+            bench.tools.topic(cluster.address, "lone", 1, 2, leader=1)
+            before.append(bench.tools.load(cluster.address, "lone", 1, *lone)["figures"]["produce latency p99 ms"]["median"])
+            cluster.kill(3)
+            written = 0.0
+            while written < bench.args.backlog_mb:
+                run = bench.tools.load(cluster.address, "backlog", 4, "--records-per-batch", "64", "--connections", "4")
+                written += run["figures"]["produce MB/s"]["median"] * (bench.args.seconds + 1)
+            began, seen = time.monotonic(), []
+            watcher = threading.Thread(target=lambda: seen.append(
+                bench.tools.load(cluster.address, "lone", 1, *lone)["figures"]["produce latency p99 ms"]["median"]))
+            cluster.start(3)
+            watcher.start()
+            while any(len(p.isrs) < 3 for p in bench.tools.partitions(admin, "backlog")) and time.monotonic() < began + 300:
+                time.sleep(0.1)
+            rates.append(written / (time.monotonic() - began))
+            watcher.join()
+            meanwhile += seen
+        finally:
+            cluster.end()
+    bench.say(f"catch-up of {bench.args.backlog_mb} MB and more, its start included", "70 % of disk or loopback", rates, "MB/s")
+    bench.say("... a lone producer's p99 before", "", before, "ms")
+    bench.say("... and meanwhile", "1.5x", meanwhile, "ms")
+
+
+def usage(pid):
+    """CPU seconds and resident bytes of a process."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def idle(bench):
+    """Many partitions that nobody uses."""
+    for side in bench.both():
+        try:
+            side.start()
+            empty = [usage(side.pid(node))[1] for node in NODES]
+            for _ in range(0, bench.args.idle, 500):
+                bench.tools.topic(side.address, bench.fresh(), 500, 3)
+            time.sleep(30)
+            then = [usage(side.pid(node)) for node in NODES]
+            time.sleep(60)
+            now = [usage(side.pid(node)) for node in NODES]
+            cores = [100 * (b[0] - a[0]) / 60 for a, b in zip(then, now)]
+            memory = [(b[1] - a) / bench.args.idle / 1024 for a, b in zip(empty, now)]
+            bench.say(f"{side.name}: {bench.args.idle} idle partitions, CPU of each node", "1 % of a core", cores, "%")
+            bench.say("... memory of an idle partition on each node", "told", memory, "KiB")
+        finally:
+            side.end()
+
+
+MEASUREMENTS = {"light": light, "throughput": throughput, "leader": leader, "pause": pause, "follower": follower, "drain": drain,
+                "elections": elections, "catch-up": catch_up, "idle": idle}
+
+
+def commit():
+    """The working copy's, with a plus when it has changes."""
+    git = ["git", "-C", ROOT]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], text=True, stdout=subprocess.PIPE, check=False).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain"], text=True, stdout=subprocess.PIPE, check=False).stdout
+    return head + ("+" if changed else "")
+
+
+def main():
+    """Runs what is asked for; the table goes out row by row."""
+    args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nodes of a cluster outlive us otherwise
+    folder = tempfile.mkdtemp(prefix="bench-cluster-")
+    bench, began = Bench(args, folder), datetime.datetime.now()
+    print("All nodes on one machine, over loopback.\n\n| what | goal | measured |\n|---|---|---|")
+    try:
+        for name in args.measurement:
+            MEASUREMENTS[name](bench)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if args.out:
+        path = os.path.join(args.out, f"{began:%Y-%m-%d}-cluster-{'-'.join(args.measurement)}.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"kind": "cluster", "when": began.isoformat(timespec="seconds"), "commit": commit(), "nodes": "one machine",
+                       "kernel": platform.release(), "cpus": os.cpu_count(), "repeat": args.repeat, "seconds": args.seconds,
+                       "rows": bench.rows, "loads": bench.log}, file, indent=1)
+        print(f"\n{path}")
+
+
+main()
