@@ -1,16 +1,22 @@
 //! Requests that a shard may send to other brokers, and the shapes of their answers.
 
+mod markers;
+mod transactions;
+
 use bytes::Bytes;
 use kafka_protocol::{
     messages::{ApiVersionsRequest, MetadataRequest},
     protocol::Request,
 };
 
+pub use self::markers::{TransactionMarkers, WriteMarkersRequest, WriteMarkersResponse};
 use crate::wire::api::shape::{BOOL, INT16, INT32, INT32S, INT64, STRING, Shape, UUID, array, check};
 
 /// A request whose answer has a known shape: its counts are checked against its bytes before it is decoded. To send a
 /// further one is to write down its answer's shape here.
 pub trait Ask: Request {
+    /// The oldest version that will do.
+    const VERSION_MIN: i16 = 0;
     /// The newest version whose answer is known.
     const VERSION_MAX: i16;
 
@@ -74,14 +80,17 @@ const METADATA_TOPIC: Shape = &[
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use kafka_protocol::protocol::{Decodable, Encodable};
+    use kafka_protocol::{
+        messages::{AddPartitionsToTxnRequest, ListTransactionsRequest},
+        protocol::{Decodable, Encodable},
+    };
 
     use super::*;
     use crate::wire::api::shape::sample::{Random, Text, sample};
 
     fn answers_are_of_the_shape<R: Ask>(shape: Shape) {
         let mut random = Random::new(7);
-        for version in R::VERSIONS.min..=R::VERSION_MAX {
+        for version in R::VERSIONS.min.max(R::VERSION_MIN)..=R::VERSION_MAX {
             for _ in 0..60 {
                 let flexible = R::header_version(version) >= 2;
                 let body = Bytes::from(sample(shape, version, flexible, Text::Ascii, &mut random));
@@ -102,6 +111,9 @@ mod tests {
     fn shapes_of_answers_are_those_of_the_message_library() {
         answers_are_of_the_shape::<ApiVersionsRequest>(API_VERSIONS);
         answers_are_of_the_shape::<MetadataRequest>(METADATA);
+        answers_are_of_the_shape::<WriteMarkersRequest>(markers::MARKERS);
+        answers_are_of_the_shape::<AddPartitionsToTxnRequest>(transactions::ADD_PARTITIONS);
+        answers_are_of_the_shape::<ListTransactionsRequest>(transactions::LIST_TRANSACTIONS);
     }
 
     #[test]

@@ -18,10 +18,12 @@
 //! Another broker may be broken or none at all, and the message library allocates by the counts that it reads: only
 //! answers whose shape is known here are decoded ([`Ask`]).
 //!
-//! This is the seam for what brokers tell each other (transaction markers, coordinators, health). One node has nobody to
-//! ask yet, so that only tests use it.
+//! In a cluster every shard has [`OtherBrokers`]: it knows who leads a partition and where that node is, and keeps the
+//! connections. A node that is alone has nobody to ask, and has none.
 
 mod ask;
+mod cluster_map;
+mod other_brokers;
 mod remote_broker;
 
 use std::{io, net::SocketAddr, rc::Rc, time::Duration};
@@ -30,7 +32,12 @@ use glommio::Task;
 use kafka_protocol::protocol::StrBytes;
 use millrace_client::{ExchangeLimits, ProtocolError};
 
-pub use self::{ask::Ask, remote_broker::RemoteBroker};
+pub use self::{
+    ask::{Ask, TransactionMarkers, WriteMarkersRequest, WriteMarkersResponse},
+    cluster_map::{ClusterMap, Leader, Led, NodeAddress},
+    other_brokers::{AskError, OtherBrokers, Purpose},
+    remote_broker::RemoteBroker,
+};
 use crate::wire::{poller::Poller, stream::Stream};
 
 /// What one connection may hold, and how long it may take.
@@ -67,6 +74,13 @@ pub enum CallError {
     /// The other broker does not tell what it serves, but this error code.
     #[error("its versions are not told: {}", millrace_client::error_code_name(*.0))]
     Refused(i16),
+}
+
+impl CallError {
+    /// Whether a call that ended so was certainly not carried out.
+    fn is_before_sending(&self) -> bool {
+        matches!(self, CallError::Full | CallError::Unsupported(_) | CallError::Encode(_))
+    }
 }
 
 impl From<io::Error> for CallError {

@@ -98,7 +98,7 @@ impl RemoteBroker {
 
     /// Sends a request, which `build` makes for the newest version that both sides know, and waits for its answer.
     pub async fn call<R: Ask>(&self, build: impl FnOnce(i16) -> R) -> Result<R::Response, CallError> {
-        let version = self.versions.common_up_to::<R>(R::VERSION_MAX);
+        let version = self.versions.common_up_to::<R>(R::VERSION_MAX).filter(|version| *version >= R::VERSION_MIN);
         let version = version.ok_or_else(|| CallError::Unsupported(api_name(R::KEY)))?;
         let place = self.connection.start(version, &build(version))?;
         let answer = self.connection.in_time(pin!(place.outcome())).await?;
@@ -110,6 +110,11 @@ impl RemoteBroker {
     /// Number of calls without an answer.
     pub fn in_flight(&self) -> usize {
         self.connection.exchange.borrow().in_flight()
+    }
+
+    /// Ends the connection, and with it every open call.
+    pub fn close(&self) {
+        self.connection.fail(closed());
     }
 
     /// Why the connection ended, if it has.

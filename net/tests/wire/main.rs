@@ -11,6 +11,7 @@ mod metrics;
 mod moves;
 mod node;
 mod odd;
+mod other_brokers;
 mod remote_brokers;
 mod requests;
 mod settings;
