@@ -28,10 +28,13 @@ pub(crate) struct FeatureLevels {
 impl FeatureLevels {
     /// The level of `transaction.version` that is finalized.
     pub(crate) fn transaction_version(self, engine: &Engine) -> i16 {
-        let kept = engine.broker_settings();
-        let level = kept.get(&KEPT_FEATURES.name(TRANSACTION_VERSION, LEVEL)).and_then(|level| level.parse().ok());
-        level.unwrap_or(self.transaction_version)
+        finalized_transaction_version(&engine.broker_settings()).unwrap_or(self.transaction_version)
     }
+}
+
+/// The level of `transaction.version` among settings that are kept, if somebody has set it.
+pub(crate) fn finalized_transaction_version(kept: &BTreeMap<String, String>) -> Option<i16> {
+    kept.get(&KEPT_FEATURES.name(TRANSACTION_VERSION, LEVEL))?.parse().ok()
 }
 
 /// How often levels were changed.
@@ -65,7 +68,7 @@ mod tests {
                 kept.insert(name, value);
             }
         }
-        assert_eq!(epoch_among(&kept), 3);
+        assert_eq!((epoch_among(&kept), finalized_transaction_version(&kept)), (3, Some(2)));
         assert_eq!(kept["features/transaction.version/level"], "2");
     }
 }

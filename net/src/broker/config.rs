@@ -103,8 +103,8 @@ pub struct ConfigError(String);
 
 impl ConfigError {
     /// With the reason.
-    pub(crate) fn new(reason: &str) -> ConfigError {
-        ConfigError(reason.to_owned())
+    pub(crate) fn new(reason: String) -> ConfigError {
+        ConfigError(reason)
     }
 }
 
@@ -150,6 +150,11 @@ impl NetConfig {
                 return refuse(format!("two listeners have the name {}", listener.name));
             }
         }
+        if let Some(name) = self.broker_settings.get(INTER_BROKER_LISTENER)
+            && self.listeners.iter().all(|listener| listener.name != *name)
+        {
+            return refuse(format!("{INTER_BROKER_LISTENER} is {name}: no listener has that name"));
+        }
         if !(0..=TRANSACTION_VERSION_MAX).contains(&self.transaction_version) {
             let level = self.transaction_version;
             return refuse(format!("transaction.version is {level}: 0 to {TRANSACTION_VERSION_MAX}"));
@@ -174,6 +179,14 @@ impl NetConfig {
             return refuse("a limit of requests or connections must be at least 1".to_string());
         }
         Ok(())
+    }
+
+    /// The listener through which other brokers of a cluster ask this one, and this one asks them: the first unless
+    /// `inter.broker.listener.name` says another.
+    pub(crate) fn inter_broker_listener(&self) -> &ListenerConfig {
+        let named = self.broker_settings.get(INTER_BROKER_LISTENER);
+        let named = named.and_then(|name| self.listeners.iter().find(|listener| listener.name == *name));
+        named.unwrap_or(&self.listeners[0])
     }
 
     /// The listener of that index, which came from this configuration.
@@ -240,6 +253,9 @@ impl ListenerConfig {
 /// The protocol of every listener, and the name of one that was given none.
 pub(crate) const PLAINTEXT: &str = "PLAINTEXT";
 
+/// Kafka's name of the setting that says by which listener brokers ask each other.
+pub(crate) const INTER_BROKER_LISTENER: &str = "inter.broker.listener.name";
+
 /// The port of a shard, when shards have those that follow the node's.
 fn following(port: u16, shard: usize) -> Option<u16> {
     port.checked_add(1)?.checked_add(u16::try_from(shard).ok()?)
@@ -301,5 +317,16 @@ mod tests {
             let said = refused(listeners).unwrap_err();
             assert!(said.contains(reason), "{reason}: {said}");
         }
+    }
+
+    #[test]
+    fn brokers_ask_each_other_through_the_listener_that_is_named_or_the_first() {
+        let other = ListenerConfig { name: "OTHER".to_string(), ..listener(9192, 9192) };
+        let mut config = NetConfig { listeners: vec![listener(9092, 9092), other], ..NetConfig::default() };
+        assert_eq!(config.inter_broker_listener().name, "PLAINTEXT");
+        config.broker_settings.insert(INTER_BROKER_LISTENER.to_owned(), "OTHER".to_owned());
+        assert_eq!((config.inter_broker_listener().name.as_str(), config.check(1)), ("OTHER", Ok(())));
+        config.broker_settings.insert(INTER_BROKER_LISTENER.to_owned(), "NONE".to_owned());
+        assert!(config.check(1).is_err_and(|error| error.to_string().contains("no listener has that name")));
     }
 }

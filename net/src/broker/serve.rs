@@ -1,25 +1,27 @@
 //! How a shard's part of the broker is served: its listeners, its timer, its clean stop.
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
 use glommio::timer::sleep;
-use millrace_engine::{engine::Engine, stats::Counter};
+use millrace_engine::{api::TopicError, engine::Engine, stats::Counter};
 use uuid::Uuid;
 
 use crate::{
     broker::{
-        cluster::{InternalTopics, Membership},
+        cluster::{Administration, Cluster, ClusterView, CoordinatorControl, Membership, SeenNodes, Whose},
         config::{Advertise, ConfigError, NetConfig},
         fetch_session::FetchSessions,
         metrics::{self, RequestStalls},
         shard::BrokerShard,
         telemetry::Telemetry,
     },
-    coordinator::{Coordinators, Reach, Settings, runtime::InternalTopicMaker},
+    client::OtherBrokers,
+    coordinator::{Coordinators, Settings, runtime::AttachedControl},
+    feature_levels::{finalize_transaction_version, finalized_transaction_version},
     wire::{
         listener::{Families, Listener, ListenerIndex},
         poller::Poller,
@@ -44,6 +46,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The catalog cannot say that there may be transactions.
+    #[error("the catalog cannot be written: {0}")]
+    Catalog(TopicError),
     /// The shard's epoll descriptor failed.
     #[error("the poller failed: {0}")]
     Poller(io::Error),
@@ -52,10 +57,14 @@ pub enum ServeError {
 /// Serves Kafka's protocol on this shard until the node is asked to stop, then lets requests in flight finish.
 pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) -> Result<(), ServeError> {
     config.check(engine.shards())?;
-    if let Some(reason) = membership.objection(config.advertise) {
+    if let Some(reason) = membership.objection(&config) {
         return Err(ConfigError::new(reason).into());
     }
     let settings = config.coordinator_settings()?;
+    if membership.is_clustered() && engine.shard() == 0 {
+        // leaders and followers take what other nodes' coordinators have let in
+        engine.use_transactions().await.map_err(ServeError::Catalog)?;
+    }
     let poller = Poller::new().map_err(ServeError::Poller)?;
     let listeners = listen(&engine, &config, &poller)?;
     let metrics_listener = listen_for_metrics(&engine, &config, &poller)?;
@@ -74,9 +83,15 @@ pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) ->
     let serving = Serving::new(shard.clone());
     engine.attach(shard.clone());
     engine.attach(serving.clone());
+    let others = attach_other_brokers(&shard)?;
+    if let Membership::Clustered(cluster) = &shard.membership
+        && engine.shard() == 0
+    {
+        glommio::spawn_local(settle_until_stopped(shard.clone(), cluster.clone())).detach();
+    }
     let coordinators = start_coordinators(&shard, settings);
     let follower = glommio::spawn_local(follow_leadership(shard.clone(), coordinators.clone()));
-    let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone()));
+    let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone(), others));
     let pressure = glommio::spawn_local(pressure::run(serving.clone()));
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
     let started = started(&engine);
@@ -121,17 +136,50 @@ pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) ->
     outcome
 }
 
+async fn settle_until_stopped(shard: Rc<BrokerShard>, cluster: Rc<Cluster>) {
+    let engine = shard.engine.clone();
+    let (settled, stopping) = (std::pin::pin!(settle_levels(shard, cluster)), std::pin::pin!(engine.stopping()));
+    futures_util::future::select(settled, stopping).await;
+}
+
+/// The first node of a cluster says at which level its transactions are; all others follow that, whatever they were started
+/// with, until somebody changes it.
+async fn settle_levels(shard: Rc<BrokerShard>, cluster: Rc<Cluster>) {
+    /// Pause before it is tried again.
+    const PAUSE: Duration = Duration::from_secs(1);
+    let level = shard.config.transaction_version;
+    let is_settled = || finalized_transaction_version(&cluster.image().settings_of(shard.engine.node_id())).is_some();
+    while !is_settled() {
+        let view = ClusterView::new((&shard.engine, &shard.config), &shard.membership, &shard.config.listeners[0]);
+        let decide = move |kept: &BTreeMap<String, String>| match finalized_transaction_version(kept) {
+            Some(_) => Ok(Vec::new()),
+            None => Ok(finalize_transaction_version(kept, level)),
+        };
+        let settled = Administration::new(view, &shard.membership).change_settings(Whose::Here, false, decide).await;
+        if let Err(error) = settled {
+            tracing::warn!(error = %error.error, "the level of transaction.version is not settled yet");
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// In a cluster, the way to other brokers.
+fn attach_other_brokers(shard: &BrokerShard) -> Result<Option<Rc<OtherBrokers>>, ServeError> {
+    let Membership::Clustered(cluster) = &shard.membership else { return Ok(None) };
+    let listener = shard.config.inter_broker_listener().name.clone();
+    let map = SeenNodes { cluster: Rc::clone(cluster), here: shard.engine.node_id(), listener };
+    let others = Rc::new(OtherBrokers::new(Box::new(map)).map_err(ServeError::Poller)?);
+    shard.engine.attach(Rc::clone(&others));
+    Ok(Some(others))
+}
+
 /// Starts the coordinators; in a cluster with the way to have their topics made there.
 fn start_coordinators(shard: &Rc<BrokerShard>, settings: Settings) -> Rc<Coordinators> {
-    let reach = match shard.membership {
-        Membership::Alone => Reach::Node,
-        Membership::Clustered(_) => {
-            let topics = InternalTopics { shard: Rc::downgrade(shard) };
-            shard.engine.attach(Rc::new(InternalTopicMaker(Box::new(topics))));
-            Reach::Cluster
-        }
-    };
-    Coordinators::start(&shard.engine, settings, reach)
+    if shard.membership.is_clustered() {
+        let control = CoordinatorControl { shard: Rc::downgrade(shard) };
+        shard.engine.attach(Rc::new(AttachedControl(Box::new(control))));
+    }
+    Coordinators::start(&shard.engine, settings)
 }
 
 /// Coordinators come and go with the leadership of their partitions.
@@ -201,11 +249,14 @@ fn listen_for_metrics(
     address.map(bind).transpose()
 }
 
-async fn run_timer(shard: Rc<BrokerShard>, serving: Rc<Serving<BrokerShard>>) {
+async fn run_timer(shard: Rc<BrokerShard>, serving: Rc<Serving<BrokerShard>>, others: Option<Rc<OtherBrokers>>) {
     loop {
         sleep(TICK).await;
         look_for_stalls(&shard);
         serving.on_tick().await;
+        if let Some(others) = &others {
+            others.sweep();
+        }
         shard.fetch_sessions.borrow_mut().on_tick();
         if let Some(telemetry) = shard.engine.attached::<Telemetry>() {
             telemetry.on_tick();

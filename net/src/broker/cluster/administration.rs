@@ -12,7 +12,7 @@ use millrace_replica::cluster::plane::{CreationDefaults, Mode};
 use super::{ClusterView, Membership, control::control_error};
 use crate::{
     broker::{settings::replication, shard::BrokerShard},
-    coordinator::runtime::TopicMaker,
+    coordinator::runtime::ClusterControl,
     errors::{ApiError, log_error},
 };
 
@@ -56,9 +56,11 @@ impl TopicPlan {
     pub(crate) fn internal(topic: NewTopic, view: &ClusterView<'_>) -> TopicPlan {
         let possible = i16::try_from(view.replicas_max()).unwrap_or(i16::MAX);
         let wanted = replication::internal_factor(&view.config.broker_settings, &topic.name);
-        let replication_factor = Some(wanted.min(possible));
-        let layout = Layout::Automatic { partitions: topic.partitions, replication_factor };
-        TopicPlan { name: topic.name, layout, configs: topic.configs }
+        let factor = wanted.min(possible);
+        let layout = Layout::Automatic { partitions: topic.partitions, replication_factor: Some(factor) };
+        let min_isr = replication::internal_min_isr(&view.config.broker_settings, &topic.name, factor);
+        let min_isr = min_isr.map(|count| ("min.insync.replicas".to_owned(), count.to_string()));
+        TopicPlan { name: topic.name, layout, configs: topic.configs.into_iter().chain(min_isr).collect() }
     }
 }
 
@@ -233,14 +235,14 @@ fn mode(validate_only: bool) -> Mode {
     if validate_only { Mode::Validate } else { Mode::Apply }
 }
 
-/// Makes the topics that coordinators of a node in a cluster keep their state in.
-pub(crate) struct InternalTopics {
+/// What coordinators of a node in a cluster ask of its control plane.
+pub(crate) struct CoordinatorControl {
     /// Of the shard that asks.
     pub(crate) shard: Weak<BrokerShard>,
 }
 
-impl TopicMaker for InternalTopics {
-    fn make(&self, topic: NewTopic) -> LocalBoxFuture<'_, Result<(), ResponseError>> {
+impl ClusterControl for CoordinatorControl {
+    fn make_topic(&self, topic: NewTopic) -> LocalBoxFuture<'_, Result<(), ResponseError>> {
         Box::pin(async move {
             let shard = self.shard.upgrade().ok_or(ResponseError::CoordinatorNotAvailable)?;
             let listener = &shard.config.listeners[0];
@@ -257,6 +259,16 @@ impl TopicMaker for InternalTopics {
                     Err(ResponseError::CoordinatorNotAvailable)
                 }
             }
+        })
+    }
+
+    fn next_producer_id(&self) -> LocalBoxFuture<'_, Result<i64, ResponseError>> {
+        Box::pin(async move {
+            let shard = self.shard.upgrade().ok_or(ResponseError::CoordinatorNotAvailable)?;
+            let view = ClusterView::new((&shard.engine, &shard.config), &shard.membership, &shard.config.listeners[0]);
+            let id = Administration::new(view, &shard.membership).next_producer_id().await;
+            // clients try that again
+            id.map_err(|_| ResponseError::CoordinatorNotAvailable)
         })
     }
 }

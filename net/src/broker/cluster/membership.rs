@@ -8,6 +8,7 @@ use std::{
     fmt,
     future::poll_fn,
     rc::Rc,
+    sync::Arc,
     task::{Poll, Waker},
     time::Duration,
 };
@@ -15,11 +16,16 @@ use std::{
 use futures_util::future::{Either, select};
 use millrace_replica::cluster::{
     image::Image,
+    model::NodeState,
     plane::{ControlError, ControlPlane},
 };
 
 use super::control::CONTROL_TIMEOUT;
-use crate::{broker::config::Advertise, coordinator::runtime::promise::Bell};
+use crate::{
+    broker::config::{Advertise, NetConfig},
+    coordinator::runtime::promise::Bell,
+    feature_levels::{TRANSACTION_VERSION_MAX, finalized_transaction_version},
+};
 
 /// Whether a node belongs to a cluster.
 #[derive(Clone, Debug, Default)]
@@ -37,14 +43,30 @@ impl Membership {
         matches!(self, Self::Clustered(_))
     }
 
-    /// What cannot be told to clients where there are other nodes, and why.
-    pub(crate) fn objection(&self, advertise: Advertise) -> Option<&'static str> {
-        match (self, advertise) {
-            (Membership::Clustered(_), Advertise::Shard) => {
-                Some("in a cluster shards cannot be brokers of their own: other nodes have those ids")
-            }
-            _ => None,
+    /// What does not go together with other nodes, and why.
+    pub(crate) fn objection(&self, config: &NetConfig) -> Option<String> {
+        let Membership::Clustered(cluster) = self else { return None };
+        if config.advertise == Advertise::Shard {
+            let reason = "in a cluster shards cannot be brokers of their own: other nodes have those ids";
+            return Some(reason.to_owned());
         }
+        let image = cluster.image();
+        let level = image.nodes.keys().next().and_then(|id| finalized_transaction_version(&image.settings_of(*id)));
+        if let Some(level) = level.filter(|level| *level > TRANSACTION_VERSION_MAX) {
+            return Some(format!(
+                "the cluster's transaction.version is {level}, and this version knows up to {TRANSACTION_VERSION_MAX}"
+            ));
+        }
+        let listener = &config.inter_broker_listener().name;
+        let lacks = |node: &&Arc<NodeState>| node.endpoints.iter().all(|endpoint| endpoint.listener != *listener);
+        let lacking: Vec<_> = image.nodes.values().filter(lacks).map(|node| node.id.to_string()).collect();
+        (!lacking.is_empty()).then(|| {
+            format!(
+                "brokers ask each other through listener {listener}, which node {} does not have: give all nodes a \
+                 listener of one name and say it as inter.broker.listener.name",
+                lacking.join(", ")
+            )
+        })
     }
 }
 

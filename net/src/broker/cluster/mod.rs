@@ -9,6 +9,7 @@ mod alone;
 mod clustered;
 mod control;
 mod leaders;
+mod map;
 mod membership;
 mod partition;
 
@@ -24,8 +25,9 @@ use millrace_replica::cluster::image::Image;
 use self::clustered::Seen;
 pub use self::membership::{Cluster, Membership};
 pub(crate) use self::{
-    administration::{Administration, CreatedTopic, Election, InternalTopics, Layout, TopicPlan, Whose},
+    administration::{Administration, CoordinatorControl, CreatedTopic, Election, Layout, TopicPlan, Whose},
     leaders::NamedLeaders,
+    map::SeenNodes,
     partition::{Moving, PartitionView},
 };
 use crate::{

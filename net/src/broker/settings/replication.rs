@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use millrace_engine::config::ConfigType;
 
+use crate::{broker::config::INTER_BROKER_LISTENER, coordinator::transaction::shell::TRANSACTION_TOPIC};
+
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct ReplicationKey {
@@ -46,6 +48,8 @@ const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelect
 const SELECTOR: &str = "replica.selector.class";
 /// Name of the number of replicas of a topic that says none.
 pub(crate) const DEFAULT_FACTOR: &str = "default.replication.factor";
+const TRANSACTION_FACTOR: &str = "transaction.state.log.replication.factor";
+const TRANSACTION_MIN_ISR: &str = "transaction.state.log.min.isr";
 const FACTOR: Legal = Legal::Between(1, i16::MAX as i64);
 
 /// All of them, by name.
@@ -59,6 +63,14 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
     ),
     key("broker.rack", ConfigType::String, None, Legal::Text, "Where the node stands."),
     key(DEFAULT_FACTOR, ConfigType::Int, Some("1"), FACTOR, "Replicas of a topic that says no number."),
+    key(
+        INTER_BROKER_LISTENER,
+        ConfigType::String,
+        None,
+        Legal::Text,
+        "The listener through which brokers ask each other: the first one, if this is not set. All nodes have one of that \
+         name.",
+    ),
     key(
         "leader.imbalance.check.interval.seconds",
         ConfigType::Long,
@@ -100,6 +112,20 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         Some("3"),
         FACTOR,
         "Replicas of the topic of share groups' state, as far as there are brokers when it is made.",
+    ),
+    key(
+        TRANSACTION_MIN_ISR,
+        ConfigType::Int,
+        Some("2"),
+        FACTOR,
+        "Replicas that must have a record of that topic, as far as there are so many. Counts only when it is made.",
+    ),
+    key(
+        TRANSACTION_FACTOR,
+        ConfigType::Int,
+        Some("3"),
+        FACTOR,
+        "Replicas of the topic of transactions, as far as there are brokers when it is made.",
     ),
 ];
 
@@ -145,10 +171,15 @@ pub(crate) fn default_factor(settings: &BTreeMap<String, String>) -> i16 {
 pub(crate) fn internal_factor(settings: &BTreeMap<String, String>, topic: &str) -> i16 {
     let name = match topic {
         "__share_group_state" => "share.coordinator.state.topic.replication.factor",
-        "__transaction_state" => "transaction.state.log.replication.factor",
+        TRANSACTION_TOPIC => TRANSACTION_FACTOR,
         _ => "offsets.topic.replication.factor",
     };
     factor(settings, name, 3)
+}
+
+/// `min.insync.replicas` that an internal topic of so many replicas should have, if it shall not be the default.
+pub(crate) fn internal_min_isr(settings: &BTreeMap<String, String>, topic: &str, replicas: i16) -> Option<i16> {
+    (topic == TRANSACTION_TOPIC).then(|| factor(settings, TRANSACTION_MIN_ISR, 2).min(replicas))
 }
 
 fn factor(settings: &BTreeMap<String, String>, name: &str, default: i16) -> i16 {
@@ -194,5 +225,16 @@ mod tests {
         settings.insert("offsets.topic.replication.factor".to_owned(), "2".to_owned());
         assert_eq!(internal_factor(&settings, "__consumer_offsets"), 2);
         assert_eq!(internal_factor(&settings, "__share_group_state"), 3);
+        assert_eq!(internal_factor(&settings, TRANSACTION_TOPIC), 3);
+    }
+
+    #[test]
+    fn records_of_transactions_are_on_two_nodes_if_there_are_two() {
+        let mut settings = BTreeMap::new();
+        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 3), Some(2));
+        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 1), Some(1));
+        assert_eq!(internal_min_isr(&settings, "__consumer_offsets", 3), None);
+        settings.insert(TRANSACTION_MIN_ISR.to_owned(), "3".to_owned());
+        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 3), Some(3));
     }
 }

@@ -28,7 +28,7 @@ pub(crate) use load::contiguous;
 pub(crate) use machine::{LogRecord, Machine, Replayed, Verdict};
 pub(crate) use marker::ReplayedMarker;
 pub(crate) use promise::Gate;
-pub(crate) use route::{InternalTopicMaker, TopicMaker};
+pub(crate) use route::{AttachedControl, ClusterControl, next_producer_id};
 pub(crate) use shell::{Answered, Kind, Runtime};
 #[cfg(test)]
 pub(crate) use test_asker::Inbox;

@@ -13,15 +13,26 @@ use super::{
     shell::{Kind, Runtime},
     ticket::Ticket,
 };
+use crate::errors::log_error;
 
-/// Makes internal topics where that is not the engine's own business: on a node that belongs to a cluster.
-pub(crate) trait TopicMaker {
-    /// Makes one, unless it is there; this shard's engine knows it when that is done.
-    fn make(&self, topic: NewTopic) -> LocalBoxFuture<'_, Result<(), ResponseError>>;
+/// What coordinators ask of the control plane of a cluster: what is the engine's own business on a node that is alone.
+pub(crate) trait ClusterControl {
+    /// Makes an internal topic, unless it is there; this shard's engine knows it when that is done.
+    fn make_topic(&self, topic: NewTopic) -> LocalBoxFuture<'_, Result<(), ResponseError>>;
+    /// A producer id that was never given out before.
+    fn next_producer_id(&self) -> LocalBoxFuture<'_, Result<i64, ResponseError>>;
 }
 
-/// Attached to the engine of every shard of such a node.
-pub(crate) struct InternalTopicMaker(pub(crate) Box<dyn TopicMaker>);
+/// Attached to the engine of every shard of a node in a cluster.
+pub(crate) struct AttachedControl(pub(crate) Box<dyn ClusterControl>);
+
+/// A producer id that was never given out before.
+pub(crate) async fn next_producer_id(engine: &Engine) -> Result<i64, ResponseError> {
+    match engine.attached::<AttachedControl>() {
+        Some(control) => control.0.next_producer_id().await,
+        None => engine.next_producer_id().await.map_err(|error| log_error(&error)),
+    }
+}
 
 /// How long a shard may take to show what it has before others go on without it.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,8 +68,8 @@ impl<K: Kind> Runtime<K> {
 
     async fn make_topic(engine: &Engine) -> Result<Rc<Topic>, ResponseError> {
         let new = Self::here(engine).await.kind().new_topic();
-        if let Some(maker) = engine.attached::<InternalTopicMaker>() {
-            maker.0.make(new).await?;
+        if let Some(control) = engine.attached::<AttachedControl>() {
+            control.0.make_topic(new).await?;
             return Self::topic(engine).ok_or(ResponseError::CoordinatorNotAvailable);
         }
         match engine.create_topic(new, false).await {

@@ -27,7 +27,7 @@ use millrace_engine::{
 };
 use millrace_replica::cluster::{
     image::{Controller, Image},
-    model::{Endpoint, KnownNode, Member, NodeState, PartitionState, TopicRules, TopicState, Versioned},
+    model::{Endpoint, KnownNode, Member, NodeState, PartitionState, SettingKey, TopicRules, TopicState, Versioned},
     plane::{Asked, ControlError, ControlPlane, Question, Visible},
 };
 use uuid::Uuid;
@@ -176,6 +176,8 @@ fn image(topic: TopicId) -> Image {
     let known = KnownNode { directory: Uuid::nil(), rack: Some("d".to_owned()), since: 1 };
     image.known = Arc::new([1, 2, 3, 4].map(|id| (id, known.clone())).into());
     image.controller = Some(Controller { node: 3, epoch: 42 });
+    let level = SettingKey { node: None, name: "features/transaction.version/level".to_owned() };
+    image.settings = Arc::new([(level, Versioned { value: "2".to_owned(), revision: 5, version: 1 })].into());
     let states = vec![
         // led elsewhere, one replica eligible
         PartitionState { elr: vec![member(2)], ..led(1, &[1, 2, 4], &[1]) },
