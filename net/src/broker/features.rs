@@ -46,7 +46,7 @@ pub(crate) fn in_force(context: &Context) -> Vec<Feature> {
     // what a cluster of several nodes does not serve has no level there
     let is_there = |feature: &&Feature| match feature.name {
         ELIGIBLE_LEADER_REPLICAS => is_clustered,
-        SHARE_VERSION | TRANSACTION_VERSION => !is_clustered,
+        SHARE_VERSION => !is_clustered,
         _ => true,
     };
     let of_node = FEATURES.iter().filter(is_there);

@@ -9,20 +9,13 @@ use crate::{broker::shard::BrokerShard, wire};
 pub(crate) type Api = wire::api::Api<BrokerShard>;
 
 /// Whether an API is there. Without a page to show them on, metrics of clients are not taken; without a cluster nobody
-/// can be taken out of it. Transactions and share groups are kept by coordinators that would have to ask other nodes.
+/// can be taken out of it. Share groups are kept by coordinators that would have to ask other nodes.
 pub(crate) fn is_served(api: &Api, shard: &BrokerShard) -> bool {
     use ApiKey::*;
     match api.key {
         GetTelemetrySubscriptions | PushTelemetry => shard.config.metrics.is_some(),
         UnregisterBroker => shard.membership.is_clustered(),
-        AddPartitionsToTxn
-        | AddOffsetsToTxn
-        | EndTxn
-        | WriteTxnMarkers
-        | TxnOffsetCommit
-        | DescribeTransactions
-        | ListTransactions
-        | ShareGroupHeartbeat
+        ShareGroupHeartbeat
         | ShareGroupDescribe
         | ShareFetch
         | ShareAcknowledge

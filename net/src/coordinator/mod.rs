@@ -23,10 +23,10 @@ use millrace_engine::engine::Engine;
 use share::{Shares, StateKind, States};
 use transaction::{
     TransactionKind, Transactions,
-    shell::{Gate, Reconciler},
+    shell::{Gate, MarkerSender, Reconciler},
 };
 
-use crate::feature_levels::FeatureLevels;
+use crate::{client::OtherBrokers, feature_levels::FeatureLevels};
 
 /// How long connections wait for coordinators that load.
 const START_WAIT: Duration = Duration::from_secs(5);
@@ -41,15 +41,6 @@ pub(crate) struct Settings {
     pub(crate) levels: FeatureLevels,
 }
 
-/// Where the coordinators are that there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// On this node.
-    Node,
-    /// On this node and others.
-    Cluster,
-}
-
 /// The coordinators of one shard.
 pub(crate) struct Coordinators {
     groups: Rc<Groups>,
@@ -62,12 +53,15 @@ pub(crate) struct Coordinators {
 
 impl Coordinators {
     /// Attaches them to the shard's engine and begins to load.
-    pub(crate) fn start(engine: &Engine, settings: Settings, reach: Reach) -> Rc<Self> {
+    pub(crate) fn start(engine: &Engine, settings: Settings) -> Rc<Self> {
         let Settings { groups, transactions, levels } = settings;
         let share = Rc::new(groups.share.clone());
         let states = States::attach(engine, StateKind::new(Rc::clone(&share)));
         let shares = Shares::attach(engine, share);
         let groups = Groups::attach(engine, GroupKind::new(Rc::new(groups)));
+        if let Some(others) = engine.attached::<OtherBrokers>() {
+            MarkerSender::attach(engine, others);
+        }
         let transactions = Transactions::attach(engine, TransactionKind::new(Rc::new(transactions), levels));
         engine.set_transaction_gate(Rc::new(Gate { engine: engine.clone() }));
         let mut running = vec![
@@ -76,8 +70,7 @@ impl Coordinators {
             glommio::spawn_local(Rc::clone(&groups).run()),
             glommio::spawn_local(Rc::clone(&transactions).run()),
         ];
-        // it takes what no coordinator of its own node knows for nobody's
-        if engine.shard() == 0 && reach == Reach::Node {
+        if engine.shard() == 0 {
             running.push(glommio::spawn_local(Reconciler::attach(engine).run()));
         }
         let coordinators = Rc::new(Self { groups, states, shares, transactions, running: RefCell::new(running) });

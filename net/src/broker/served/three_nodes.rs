@@ -6,3 +6,4 @@ mod data;
 mod fixture;
 mod share_state;
 mod state;
+mod transactions;

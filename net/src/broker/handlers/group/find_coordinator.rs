@@ -55,7 +55,7 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
     if call.version() >= KEYS_VERSION {
         let keys = call.body.coordinator_keys.iter();
         let found = keys.map(|key| async {
-            let found = find(&context, call.version(), key_type, key).await;
+            let found = find(&context, key_type, key).await;
             let broker = found.as_ref().ok();
             Coordinator::default()
                 .with_key(key.clone())
@@ -67,7 +67,7 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
         });
         return FindCoordinatorResponse::default().with_coordinators(futures_util::future::join_all(found).await);
     }
-    match find(&context, call.version(), key_type, &call.body.key).await {
+    match find(&context, key_type, &call.body.key).await {
         Ok(broker) => {
             FindCoordinatorResponse::default().with_node_id(broker.id).with_host(broker.host).with_port(broker.port)
         }
@@ -79,19 +79,7 @@ async fn handle(context: Context, call: Call<FindCoordinatorRequest>) -> FindCoo
     }
 }
 
-/// What a client is told that wants transactions of a cluster: markers do not travel to other nodes yet. An error that it
-/// gives up on at once, where it would try others again until its time is up. Java, franz-go and others that ask for many
-/// keys give up on UNSUPPORTED_VERSION; librdkafka, which asks for one, does so only when it is not authorized, and then
-/// shows the message.
-fn no_transactions(version: i16) -> ApiError {
-    let error = match version >= KEYS_VERSION {
-        true => ResponseError::UnsupportedVersion,
-        false => ResponseError::TransactionalIdAuthorizationFailed,
-    };
-    ApiError::new(error, "a cluster of several nodes does not serve transactions")
-}
-
-async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Result<Broker, ApiError> {
+async fn find(context: &Context, key_type: i8, key: &str) -> Result<Broker, ApiError> {
     let engine = context.engine();
     let partition = match key_type {
         GROUP => {
@@ -108,9 +96,6 @@ async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Resul
         }
         TRANSACTION => {
             let id = context.transactional_id(key, Operation::Describe)?;
-            if context.service.membership.is_clustered() {
-                return Err(no_transactions(version));
-            }
             if id.is_empty() {
                 return Err(ResponseError::InvalidRequest.into());
             }
@@ -121,20 +106,4 @@ async fn find(context: &Context, version: i16, key_type: i8, key: &str) -> Resul
     let view = context.view();
     let leader = view.partition(partition).leader.ok();
     leader.and_then(|leader| view.broker(leader)).ok_or_else(|| ResponseError::CoordinatorNotAvailable.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_of_transactions_give_up_at_once() {
-        for (version, error) in
-            [(2, ResponseError::TransactionalIdAuthorizationFailed), (4, ResponseError::UnsupportedVersion)]
-        {
-            let told = no_transactions(version);
-            assert!(told.error == error && !told.error.is_retriable(), "{version}");
-            assert!(told.message.unwrap().contains("does not serve transactions"));
-        }
-    }
 }

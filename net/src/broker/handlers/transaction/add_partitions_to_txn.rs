@@ -1,9 +1,9 @@
 //! AddPartitionsToTxn: partitions come into a transaction. From version 4 on brokers ask for several producers at once, also
 //! only whether partitions are in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -125,6 +125,18 @@ async fn of_broker(
     result.with_topic_results(topic_results)
 }
 
+/// How long a broker's question waits for the end of the transaction before: others of that broker wait behind it. It asks
+/// again.
+const HOLD_MAX: Duration = Duration::from_millis(200);
+
+/// What is answered in time; nothing that was begun is taken back.
+async fn in_time<T>(answer: impl Future<Output = Result<T, ResponseError>>) -> Result<T, ResponseError> {
+    match select(std::pin::pin!(answer), std::pin::pin!(glommio::timer::sleep(HOLD_MAX))).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => Err(ResponseError::ConcurrentTransactions),
+    }
+}
+
 async fn ask(context: &Context, all_topics: &AllTopics, transaction: &AddPartitionsToTxnTransaction) -> Answers {
     let topics = &transaction.topics;
     let id = transaction.transactional_id.as_str();
@@ -140,11 +152,11 @@ async fn ask(context: &Context, all_topics: &AllTopics, transaction: &AddPartiti
         });
     }
     if !transaction.verify_only {
-        let added =
-            shell::add_partitions(context.engine(), id, producer, names(topics), BROKERS_TRANSACTION_VERSION).await;
+        let added = shell::add_partitions(context.engine(), id, producer, names(topics), BROKERS_TRANSACTION_VERSION);
+        let added = in_time(added).await;
         return all(topics, added.err().map_or(0, |error| error.code()));
     }
-    match shell::verify(context.engine(), id, producer, names(topics)).await {
+    match in_time(shell::verify(context.engine(), id, producer, names(topics))).await {
         Err(error) => all(topics, error.code()),
         Ok(verified) => {
             let mut verified = verified.into_iter();

@@ -59,10 +59,6 @@ async fn init(context: &Context, request: &InitProducerIdRequest) -> Result<Prod
         return Ok(Producer { id, epoch: 0 });
     };
     let id = context.transactional_id(id, Operation::Write)?;
-    if context.service.membership.is_clustered() {
-        // fatal to the client: markers do not travel to other nodes yet
-        return Err(ResponseError::UnsupportedVersion);
-    }
     let expected = Producer { id: request.producer_id.0, epoch: request.producer_epoch };
     let init = InitProducerId {
         timeout_ms: request.transaction_timeout_ms,

@@ -97,50 +97,49 @@ fn decode(body: &[u8]) -> Result<Vec<Versioned>, RecordError> {
     Ok(markers)
 }
 
-async fn handle(context: Context, markers: Vec<Versioned>) -> WriteTxnMarkersResponse {
+async fn handle(context: Context, asked: Vec<Versioned>) -> WriteTxnMarkersResponse {
     let allowed = context.cluster(Operation::Alter).or_else(|_| context.cluster(Operation::ClusterAction));
-    let mut results = Vec::with_capacity(markers.len());
-    // a producer's markers keep their order
-    for (marker, transaction_version) in markers {
-        results.push(match &allowed {
-            Ok(topics) => write(&context, topics, marker, transaction_version).await,
-            Err(error) => answer(&marker, |_, _| error.code()),
-        });
-    }
-    WriteTxnMarkersResponse::default().with_markers(results)
+    let topics = match allowed {
+        Ok(topics) => topics,
+        Err(error) => {
+            let refused = asked.iter().map(|(marker, _)| answer(marker, |_, _| error.code()));
+            return WriteTxnMarkersResponse::default().with_markers(refused.collect());
+        }
+    };
+    // begun in the order in which they are asked for: a producer's markers keep it
+    let markers: Vec<Marker> = asked.iter().flat_map(|(marker, version)| known(&topics, marker, *version)).collect();
+    let mut written = shell::write_markers_in_time(context.engine(), markers).await.into_iter();
+    let results = asked.iter().map(|(marker, _)| {
+        answer(marker, |topic, partition| match find(&topics, topic, partition).and_then(|_| written.next()) {
+            Some(Ok(())) => 0,
+            Some(Err(error)) => error.code(),
+            None => ResponseError::UnknownTopicOrPartition.code(),
+        })
+    });
+    WriteTxnMarkersResponse::default().with_markers(results.collect())
 }
 
-async fn write(
-    context: &Context,
-    topics: &AllTopics,
-    asked: WritableTxnMarker,
-    transaction_version: i16,
-) -> WritableTxnMarkerResult {
-    let mut markers = Vec::new();
-    // where each partition's marker is among those; none: there is no such partition
-    let mut places = Vec::new();
-    for topic in &asked.topics {
-        let found = topics.get(&topic.name);
-        for &partition in &topic.partition_indexes {
-            let known = found.as_ref().ok().filter(|found| (0..found.partitions).contains(&partition));
-            places.push(known.map(|_| markers.len()));
-            markers.extend(known.map(|found| Marker {
-                partition: TopicPartition { topic: found.id, partition },
-                producer_id: asked.producer_id.0,
-                producer_epoch: asked.producer_epoch,
-                coordinator_epoch: asked.coordinator_epoch,
-                outcome: if asked.transaction_result { Outcome::Commit } else { Outcome::Abort },
-                transaction_version,
-            }));
-        }
-    }
-    let written = shell::write_markers(context.engine(), markers).await;
-    let mut places = places.into_iter();
-    answer(&asked, |_, _| match places.next().flatten().and_then(|place| written.get(place)) {
-        Some(Ok(())) => 0,
-        Some(Err(error)) => error.code(),
-        None => ResponseError::UnknownTopicOrPartition.code(),
-    })
+/// The partition of that name, if it is there.
+fn find(topics: &AllTopics, topic: &str, partition: i32) -> Option<TopicPartition> {
+    let found = topics.get(topic).ok().filter(|found| (0..found.partitions).contains(&partition))?;
+    Some(TopicPartition { topic: found.id, partition })
+}
+
+/// The markers that are asked for, of partitions that are there.
+fn known(topics: &AllTopics, asked: &WritableTxnMarker, transaction_version: i16) -> Vec<Marker> {
+    let names = asked.topics.iter().flat_map(|topic| {
+        let partitions = topic.partition_indexes.iter();
+        partitions.map(|partition| find(topics, &topic.name, *partition))
+    });
+    let marker = |partition| Marker {
+        partition,
+        producer_id: asked.producer_id.0,
+        producer_epoch: asked.producer_epoch,
+        coordinator_epoch: asked.coordinator_epoch,
+        outcome: if asked.transaction_result { Outcome::Commit } else { Outcome::Abort },
+        transaction_version,
+    };
+    names.flatten().map(marker).collect()
 }
 
 fn answer(asked: &WritableTxnMarker, mut code: impl FnMut(&str, i32) -> i16) -> WritableTxnMarkerResult {

@@ -10,9 +10,12 @@ use millrace_engine::{
 };
 
 use super::{Transactions, verify_or_add};
-use crate::coordinator::{
-    runtime::Answered,
-    transaction::{AddPartitions, Producer, Progress, metadata::EPOCH_BUMP_VERSION},
+use crate::{
+    client::OtherBrokers,
+    coordinator::{
+        runtime::Answered,
+        transaction::{AddPartitions, Producer, Progress, metadata::EPOCH_BUMP_VERSION},
+    },
 };
 
 /// See the module.
@@ -29,7 +32,9 @@ impl TransactionGate for Gate {
             let topic = engine.topics().by_id.get(&partition.topic).map(|topic| topic.name.clone());
             let name = (topic.ok_or(LogError::UnknownPartition)?, partition.partition);
             let (id, asked) = (&*producer.transactional_id, Producer { id: producer_id, epoch: producer_epoch });
+            // replicas of the record and of the batch confirm for themselves: in a cluster the record comes first
             if producer.adds == Adds::Add
+                && engine.attached::<OtherBrokers>().is_none()
                 && let Some((progress, answered)) = add_here(&engine, id, asked, &name)
             {
                 return match (answered.try_take(), progress) {

@@ -1,13 +1,15 @@
 //! Brings markers to the partitions that they are for, wherever these are. One of a partition that a group coordinator
 //! keeps its state in goes through that, which is to know of it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{engine::Engine, transactions::Marker};
 
+use super::MarkerSender;
 use crate::{
+    client::{Leader, OtherBrokers},
     coordinator::{
         group::Groups,
         transaction::{Marked, Marking},
@@ -15,8 +17,37 @@ use crate::{
     errors::log_error,
 };
 
+/// How long a marker may take that waits for replicas; the coordinator has it written again then.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Writes the markers of a transaction; one answer each.
 pub(super) async fn mark(engine: &Engine, marking: &Marking) -> Marked {
+    match (engine.attached::<OtherBrokers>(), engine.attached::<MarkerSender>()) {
+        (Some(others), Some(sender)) => mark_in_cluster(engine, &others, &sender, marking).await,
+        _ => mark_here(engine, marking).await,
+    }
+}
+
+/// Each goes to the leader of its partition. One that has its marker already may get it again: that its leader has it says
+/// nothing of the replicas, of which the next leader is one.
+async fn mark_in_cluster(
+    engine: &Engine,
+    others: &OtherBrokers,
+    sender: &std::rc::Rc<MarkerSender>,
+    marking: &Marking,
+) -> Marked {
+    let marked = marking.markers.iter().map(|(name, marker)| async move {
+        let result = match others.leader(marker.partition) {
+            Leader::Here => write_in_time(engine, *marker).await,
+            Leader::Node(node) => sender.send(node, name.clone(), *marker).await,
+            Leader::Nobody => Err(ResponseError::LeaderNotAvailable),
+        };
+        (name.clone(), result)
+    });
+    join_all(marked).await
+}
+
+async fn mark_here(engine: &Engine, marking: &Marking) -> Marked {
     let (names, mut markers): (Vec<_>, Vec<_>) = marking.markers.iter().cloned().unzip();
     let mut results = vec![Ok(()); markers.len()];
     let mut places: Vec<usize> = (0..markers.len()).collect();
@@ -30,6 +61,20 @@ pub(super) async fn mark(engine: &Engine, marking: &Marking) -> Marked {
         results[place] = result;
     }
     names.into_iter().zip(results).collect()
+}
+
+/// Writes markers that others decided on; one answer each, in their order: of each when it is on stable storage and its
+/// replicas have it, or that it took too long.
+pub(crate) async fn write_markers_in_time(engine: &Engine, markers: Vec<Marker>) -> Vec<Result<(), ResponseError>> {
+    join_all(markers.into_iter().map(|marker| write_in_time(engine, marker))).await
+}
+
+async fn write_in_time(engine: &Engine, marker: Marker) -> Result<(), ResponseError> {
+    let written = std::pin::pin!(write_markers(engine, vec![marker]));
+    match select(written, std::pin::pin!(glommio::timer::sleep(WRITE_PATIENCE))).await {
+        Either::Left((written, _)) => written.into_iter().next().unwrap_or(Err(ResponseError::UnknownServerError)),
+        Either::Right(_) => Err(ResponseError::RequestTimedOut),
+    }
 }
 
 /// Writes markers; one answer each, in their order, when they are on stable storage.

@@ -1,12 +1,19 @@
 //! Transaction coordinators as the runtime runs them, and the ways to them from any shard.
 
+mod elsewhere;
 mod gate;
+mod marker_sender;
 mod markers;
 mod reconcile;
+mod reconcile_cluster;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::BTreeMap,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
@@ -15,7 +22,12 @@ use millrace_engine::{
     transactions::Adds,
 };
 
-pub(crate) use self::{gate::Gate, markers::write_markers, reconcile::Reconciler};
+pub(crate) use self::{
+    gate::Gate,
+    marker_sender::MarkerSender,
+    markers::{write_markers, write_markers_in_time},
+    reconcile::Reconciler,
+};
 use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Listed,
     PartitionName, Place, Producer, Settings, State, Surroundings,
@@ -23,11 +35,12 @@ use super::{
     settings::{TOPIC_PARTITIONS, TOPIC_SEGMENT_BYTES},
 };
 use crate::{
+    client::{Leader, OtherBrokers},
     coordinator::{
         group::{Groups, OFFSETS_TOPIC},
-        runtime::{Kind, Runtime},
+        runtime::{Kind, Runtime, next_producer_id},
     },
-    errors::{log_error, topic_error},
+    errors::topic_error,
     feature_levels::FeatureLevels,
 };
 
@@ -65,7 +78,8 @@ impl Kind for TransactionKind {
     }
 
     fn machine(&self, engine: &Engine, partition: TopicPartition) -> Coordinator {
-        let node = Node { engine: engine.clone(), levels: self.levels };
+        let is_alone = engine.attached::<OtherBrokers>().is_none();
+        let node = Node { engine: engine.clone(), levels: self.levels, is_alone };
         let epoch = engine.leader_epoch(partition).unwrap_or_default();
         Coordinator::new(Rc::clone(&self.settings), Rc::new(node), Rc::clone(&self.budget), epoch)
     }
@@ -74,7 +88,7 @@ impl Kind for TransactionKind {
         let (transactions, engine) = (Rc::clone(transactions), transactions.engine().clone());
         match errand {
             Errand::ProducerId => glommio::spawn_local(async move {
-                let id = engine.next_producer_id().await.map_err(|error| coordinator_error(log_error(&error)));
+                let id = next_producer_id(&engine).await.map_err(coordinator_error);
                 // a machine that is gone needs none
                 transactions.with(partition, |machine, now_ms| machine.handle_producer_id(now_ms, id));
             })
@@ -116,6 +130,8 @@ pub(crate) fn new_transaction_topic(settings: &Settings) -> NewTopic {
 struct Node {
     engine: Engine,
     levels: FeatureLevels,
+    /// Whether there are no other nodes.
+    is_alone: bool,
 }
 
 impl Surroundings for Node {
@@ -125,7 +141,9 @@ impl Surroundings for Node {
             return Place::Gone;
         };
         let partition = TopicPartition { topic: topic.id, partition: *index };
-        let is_here = self.engine.owner(partition) == self.engine.shard()
+        // replicated, a group of one shard's log is no longer whole: each partition's replicas confirm for themselves
+        let is_here = self.is_alone
+            && self.engine.owner(partition) == self.engine.shard()
             && topic.name != OFFSETS_TOPIC
             && self.engine.leader_epoch(partition).is_some();
         match is_here {
@@ -205,8 +223,53 @@ pub(crate) async fn verify(
 }
 
 /// Asks for partitions to be in a producer's transaction: those that are not come in, or refuse all with
-/// TRANSACTION_ABORTABLE.
+/// TRANSACTION_ABORTABLE. The coordinator may be on another node, and is asked again while it changes, or while the
+/// transaction before is ending.
 pub(crate) async fn verify_or_add(
+    engine: &Engine,
+    id: &str,
+    producer: Producer,
+    partitions: Vec<(String, i32)>,
+    adds: Adds,
+) -> Result<(), ResponseError> {
+    let Some(others) = engine.attached::<OtherBrokers>() else {
+        return verify_or_add_here(engine, id, producer, partitions, adds).await;
+    };
+    let began = Instant::now();
+    let mut pause = ASK_PAUSE_MIN;
+    loop {
+        let coordinator = Transactions::place(engine, id).map_or(Leader::Nobody, |place| others.leader(place));
+        let answer = match coordinator {
+            Leader::Here => verify_or_add_here(engine, id, producer, partitions.clone(), adds).await,
+            Leader::Node(node) => elsewhere::verify_or_add(&others, node, (id, producer), &partitions, adds).await,
+            Leader::Nobody => Err(ResponseError::CoordinatorNotAvailable),
+        };
+        let patience = answer.err().map_or(Duration::ZERO, patience);
+        if began.elapsed() >= patience {
+            return answer;
+        }
+        glommio::timer::sleep(pause).await;
+        pause = (pause * 2).min(ASK_PAUSE_MAX);
+    }
+}
+
+/// Pauses between questions to a coordinator that cannot answer yet.
+const ASK_PAUSE_MIN: Duration = Duration::from_millis(10);
+const ASK_PAUSE_MAX: Duration = Duration::from_millis(160);
+
+/// How long it is asked again after an error; not at all after one that says no.
+fn patience(error: ResponseError) -> Duration {
+    match error {
+        ResponseError::ConcurrentTransactions => Duration::from_secs(10),
+        ResponseError::NotCoordinator
+        | ResponseError::CoordinatorNotAvailable
+        | ResponseError::CoordinatorLoadInProgress
+        | ResponseError::UnknownTopicOrPartition => Duration::from_secs(5),
+        _ => Duration::ZERO,
+    }
+}
+
+async fn verify_or_add_here(
     engine: &Engine,
     id: &str,
     producer: Producer,
@@ -252,7 +315,38 @@ pub(crate) async fn list(
     filter: Filter,
     now_ms: i64,
 ) -> (Vec<Listed>, Option<ResponseError>) {
-    Transactions::read_all(engine, shards, move |coordinator| coordinator.list(&filter, now_ms)).await
+    let expected = expected(engine);
+    let is_led_before = is_led(engine, &expected).await;
+    let (listed, error) =
+        Transactions::read_all(engine, shards, move |coordinator| coordinator.list(&filter, now_ms)).await;
+    let is_led = is_led_before && is_led(engine, &expected).await;
+    // one that this node is about to coordinate, or has just ceased to
+    (listed, error.or((!is_led).then_some(ResponseError::CoordinatorLoadInProgress)))
+}
+
+/// The partitions that this node coordinates as the cluster's image says, with the epochs in which it leads them: what is
+/// told of all is told of these. Alone it coordinates what it has.
+fn expected(engine: &Engine) -> BTreeMap<TopicPartition, i32> {
+    let (Some(others), Some(topic)) = (engine.attached::<OtherBrokers>(), Transactions::topic(engine)) else {
+        return BTreeMap::new();
+    };
+    let all = (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition });
+    let here = all.filter(|partition| others.leader(*partition) == Leader::Here);
+    here.filter_map(|partition| Some((partition, others.led(partition)?.epoch))).collect()
+}
+
+/// Whether this node itself knows that it leads partitions in these epochs.
+async fn is_led(engine: &Engine, expected: &BTreeMap<TopicPartition, i32>) -> bool {
+    if expected.is_empty() {
+        return true;
+    }
+    let expected = expected.clone();
+    let looked = engine.on_all(move |engine: Engine| {
+        let own = expected.iter().filter(|(partition, _)| engine.owner(**partition) == engine.shard());
+        let mut epochs = own.map(|(partition, epoch)| engine.leader_epoch(*partition) == Some(*epoch));
+        std::future::ready(epochs.all(|is_led| is_led))
+    });
+    looked.await.into_iter().all(|is_led| is_led)
 }
 
 impl Transactions {

@@ -15,8 +15,11 @@ use millrace_engine::{
     transactions::{Marker, OpenTransaction, Outcome},
 };
 
-use super::{Transactions, write_markers};
-use crate::coordinator::runtime::{Clock, Gate, InternalTopicMaker};
+use super::{Transactions, reconcile_cluster::orphans_of_cluster, write_markers};
+use crate::{
+    client::OtherBrokers,
+    coordinator::runtime::{Clock, Gate},
+};
 
 /// Pause between two looks.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -42,7 +45,7 @@ pub(crate) struct Reconciler {
 /// Some transactions could not be asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("a coordinator is not loaded: {0}")]
-pub(super) struct Unknown(kafka_protocol::error::ResponseError);
+pub(super) struct Unknown(pub(super) kafka_protocol::error::ResponseError);
 
 impl Reconciler {
     /// Attaches it to its engine.
@@ -70,7 +73,13 @@ impl Reconciler {
     }
 
     async fn look_on(&self) {
-        while let Err(error) = self.look_at_start().await {
+        // in a cluster, coordinators on other nodes need not be there when this one starts
+        if self.engine.attached::<OtherBrokers>().is_some() {
+            self.started.open(());
+        }
+        while self.started.result().is_none()
+            && let Err(error) = self.look_at_start().await
+        {
             tracing::warn!(%error, "open transactions cannot be looked through");
             glommio::timer::sleep(RETRY).await;
         }
@@ -108,9 +117,11 @@ impl Reconciler {
 
     /// Those that no coordinator will end.
     async fn orphans(&self, open: Vec<OpenTransaction>) -> Result<Vec<OpenTransaction>, Unknown> {
-        // on a node of a cluster another one may have the coordinator
-        if open.is_empty() || self.engine.attached::<InternalTopicMaker>().is_some() {
-            return Ok(Vec::new());
+        if open.is_empty() {
+            return Ok(open);
+        }
+        if let Some(others) = self.engine.attached::<OtherBrokers>() {
+            return orphans_of_cluster(&self.engine, &others, open).await;
         }
         let asked = open.clone();
         let shards = (0..self.engine.shards()).collect();

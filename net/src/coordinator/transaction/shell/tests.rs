@@ -14,7 +14,7 @@ use millrace_engine::{
 use super::{add_partitions, describe, end, init_producer_id};
 use crate::{
     coordinator::{
-        Coordinators, Reach, Settings, group,
+        Coordinators, Settings, group,
         transaction::{self, EndTransaction, InitProducerId, Producer, State},
     },
     feature_levels::FeatureLevels,
@@ -29,7 +29,7 @@ fn start(engine: &Engine) {
         transactions: transaction::Settings::parse(&given).unwrap(),
         levels: FeatureLevels { transaction_version: 2 },
     };
-    drop(Coordinators::start(engine, settings, Reach::Node));
+    drop(Coordinators::start(engine, settings));
 }
 
 async fn new_topic(engine: &Engine, name: &str) -> TopicPartition {
