@@ -14,7 +14,12 @@ use millrace_engine::{
     engine::Engine,
 };
 
-use super::{Shares, here, notice::Watchers, states, writes::Writes};
+use super::{
+    Shares, here,
+    notice::Watchers,
+    states,
+    writes::{Durable, Writes},
+};
 use crate::{
     coordinator::{
         runtime::promise::{Gate, Promise, next_turn},
@@ -53,9 +58,6 @@ pub(super) struct Live {
 
 /// Pause before a new leader is asked again how far its log goes.
 const END_RETRY: Duration = Duration::from_millis(10);
-
-/// Kept when a write is durable, or failed.
-pub(super) type Durable = Rc<Promise<Result<(), ResponseError>>>;
 
 /// Why acknowledgements were not taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,20 @@
 //! Changes of one share partition on their way to its state: in the order in which they were decided, one write at a time.
 //! What is decided meanwhile goes together behind it, so that none overtakes another, however often one is tried again.
 
-use super::live::Durable;
-use crate::coordinator::share::{
-    partition::{Write, WriteId},
-    state::merge,
+use std::rc::Rc;
+
+use kafka_protocol::ResponseError;
+
+use crate::coordinator::{
+    runtime::promise::Promise,
+    share::{
+        partition::{Write, WriteId},
+        state::merge,
+    },
 };
+
+/// Kept when a write is durable, or failed.
+pub(super) type Durable = Rc<Promise<Result<(), ResponseError>>>;
 
 /// Whom a write is to be told of when it is done.
 pub(super) type Told = Vec<(Option<WriteId>, Durable)>;
@@ -51,10 +60,7 @@ fn add(before: &mut Write, later: Write) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::{
-        runtime::promise::Promise,
-        share::state::{DeliveryState, StateBatch},
-    };
+    use crate::coordinator::share::state::{DeliveryState, StateBatch};
 
     fn write(start_offset: i64, first_offset: i64, last_offset: i64, delivery_count: i16) -> Write {
         let state = if delivery_count == 1 { DeliveryState::Available } else { DeliveryState::Acknowledged };

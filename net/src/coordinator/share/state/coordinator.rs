@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
 use millrace_engine::engine::Topics;
+use uuid::Uuid;
 
 use super::{ShareKey, StateRecord, Store, StoreError, store::Noted};
 use crate::coordinator::{
@@ -87,8 +88,7 @@ impl StateCoordinator {
         key: &ShareKey,
         work: impl FnOnce(&mut Store) -> Change<R>,
     ) {
-        let topic = self.topics.by_id.get(&key.topic);
-        let is_known = topic.is_some_and(|topic| (0..topic.partitions).contains(&key.partition));
+        let is_known = (0..partitions(&self.topics, key.topic)).contains(&key.partition);
         self.change(ticket, |store| if is_known { work(store) } else { Err(StoreError::UnknownPartition) });
     }
 
@@ -102,9 +102,14 @@ impl StateCoordinator {
     fn forget_deleted_topics(&mut self) {
         self.deletions_done = self.topics.deletions;
         let topics = Rc::clone(&self.topics);
-        let records = self.store.delete_topics(|id| !topics.by_id.contains_key(&id));
+        let records = self.store.delete_topics(|id| partitions(&topics, id) == 0);
         self.write(records);
     }
+}
+
+/// How many partitions a topic has; none: it is not there.
+fn partitions(topics: &Topics, id: Uuid) -> i32 {
+    topics.by_id.get(&id).map_or(0, |topic| topic.partitions)
 }
 
 impl Machine for StateCoordinator {
