@@ -148,6 +148,8 @@ pub struct FoundOffset {
     pub offset: i64,
     /// The record's timestamp, or -1 for latest and earliest.
     pub timestamp_ms: i64,
+    /// The leader epoch of what is there; at the end of the log the present one; -1 when there is none.
+    pub leader_epoch: i32,
 }
 
 /// A topic to create.

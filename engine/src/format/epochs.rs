@@ -62,6 +62,12 @@ impl LeaderEpochs {
         }
     }
 
+    /// The epoch of what is at an offset; none of what lies before all that are known.
+    pub(crate) fn of_offset(&self, offset: i64) -> Option<i32> {
+        let begun = self.0.partition_point(|start| start.start_offset.get() <= offset);
+        begun.checked_sub(1).map(|at| self.0[at].epoch.get())
+    }
+
     /// An epoch is in use from an offset on; `true` if it is newer than all that were known.
     pub(crate) fn note(&mut self, epoch: i32, start_offset: i64) -> bool {
         let is_new = self.0.last().is_none_or(|last| last.epoch.get() < epoch);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Partition, replication::Replication};
 use crate::{
-    api::{LogError, ReadBound},
+    api::{LEADER_EPOCH, LogError, ReadBound},
     batch::{BATCH_BYTES_MAX, BatchError, BatchInfo, verify_crc},
     format::manifest::logged_producer_batch,
     replica_api::{EpochEnd, Leadership, ReplicaPosition},
@@ -50,6 +50,16 @@ impl Partition {
         }
     }
 
+    /// About how many bytes of batches are at or behind an offset, without what is in the open group: of a segment or a run that
+    /// it lies in, as many as its share of the offsets.
+    pub(crate) fn bytes_from(&self, offset: i64) -> u64 {
+        let segments = self.segments.from(offset);
+        let segments = segments.iter().map(|segment| (segment.base_offset, segment.end_offset, segment.size));
+        let tail = self.tail.from(self.marks.materialised());
+        let tail = tail.map(|extent| (extent.base_offset, extent.end_offset, u64::from(extent.len)));
+        segments.chain(tail).map(|(base, end, bytes)| share(bytes, (end - offset).min(end - base), end - base)).sum()
+    }
+
     /// Groups that were sealed hold everything below.
     pub(crate) fn sealed_end(&self) -> i64 {
         let tail = self.tail.extents().next_back().map_or(0, |last| last.end_offset);
@@ -61,6 +71,12 @@ impl Partition {
         let found = self.history.epochs().end_of(epoch, self.marks.end());
         let (epoch, end_offset) = found.unwrap_or((-1, -1));
         EpochEnd { epoch, end_offset }
+    }
+
+    /// The leader epoch of what is at an offset; -1 if that is not known.
+    pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
+        let unknown = if self.replication.is_replicated() { -1 } else { LEADER_EPOCH };
+        self.history.epochs().of_offset(offset).unwrap_or(unknown)
     }
 
     /// Checks who wants to read, and believes in that epoch.
@@ -150,6 +166,12 @@ impl Partition {
             self.note_batch(batch, now_ms);
         }
     }
+}
+
+/// So many of `bytes` as `part` is of `whole`.
+fn share(bytes: u64, part: i64, whole: i64) -> u64 {
+    let (part, whole) = (u128::try_from(part).unwrap_or(0), u128::try_from(whole).unwrap_or(0).max(1));
+    u64::try_from(u128::from(bytes) * part.min(whole) / whole).unwrap_or(bytes)
 }
 
 /// Takes batches apart, where their epoch changes and where a group would grow too large. They must be whole, in order and
@@ -257,6 +279,17 @@ mod tests {
     }
 
     #[test]
+    fn bytes_behind_an_offset_are_those_of_segments_and_runs() {
+        let mut partition = tests::partition(&[]);
+        for base in [0, 10] {
+            tests::push(&mut partition, &[sent(base, 10, 0)]);
+        }
+        let all = partition.bytes();
+        assert_eq!([-5, 0, 10, 20, 30].map(|offset| partition.bytes_from(offset)), [all, all, all / 2, 0, 0]);
+        assert_eq!(partition.bytes_from(15), all / 4);
+    }
+
+    #[test]
     fn damaged_and_cut_off_batches_are_refused_whole() {
         let mut partition = follower(1);
         let mut damaged = sent(2, 1, 1);
@@ -280,6 +313,7 @@ mod tests {
         assert_eq!(partition.end_of_epoch(4), EpochEnd { epoch: 2, end_offset: 3 });
         assert_eq!(partition.end_of_epoch(5), EpochEnd { epoch: 5, end_offset: 3 });
         assert_eq!(partition.end_of_epoch(6), EpochEnd { epoch: -1, end_offset: -1 });
+        assert_eq!([-1, 0, 2, 3, 9].map(|offset| partition.epoch_at(offset)), [-1, 2, 2, 5, 5]);
         assert!(partition.is_behind_its_epoch(), "consumers may have seen all of it");
         partition.lead(Leadership::Replicated { replicas: 2, in_sync: 2 });
         partition.on_durable(3);

@@ -124,7 +124,7 @@ impl Log {
         let below = || self.below(0, end).flat_map(|sent| (sent.base_offset..).zip(sent.timestamps.iter().copied()));
         let found = |found: Option<(i64, i64)>| {
             let (offset, timestamp_ms) = found.unwrap_or((-1, -1));
-            FoundOffset { offset, timestamp_ms }
+            FoundOffset { offset, timestamp_ms, leader_epoch: -1 }
         };
         let asked = START_MS + random.below(1_050) as i64;
         let first = below().find(|(_, timestamp)| *timestamp >= asked);

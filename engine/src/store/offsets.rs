@@ -11,7 +11,7 @@ use crate::{
     partition::read::Holder,
 };
 
-const NOT_FOUND: FoundOffset = FoundOffset { offset: -1, timestamp_ms: -1 };
+const NOT_FOUND: FoundOffset = FoundOffset { offset: -1, timestamp_ms: -1, leader_epoch: -1 };
 
 impl<I: Io> Store<I> {
     /// Answers a question for an offset.
@@ -25,8 +25,8 @@ impl<I: Io> Store<I> {
         let is_unsure = bound == ReadBound::LastStable && cell.borrow().is_unsure_what_is_stable();
         let is_behind = cell.borrow().is_behind_its_epoch() || is_unsure;
         let (log_start, end) = (cell.borrow().marks().log_start(), cell.borrow().end_for(bound));
-        let at = |offset| FoundOffset { offset, timestamp_ms: -1 };
-        match spec {
+        let at = |offset| FoundOffset { offset, ..NOT_FOUND };
+        let found = match spec {
             OffsetSpec::Latest if is_behind => Err(LogError::OffsetNotAvailable),
             OffsetSpec::Latest => Ok(at(end)),
             OffsetSpec::Earliest => Ok(at(log_start)),
@@ -35,7 +35,13 @@ impl<I: Io> Store<I> {
                 Ok(NOT_FOUND) if is_behind => Err(LogError::OffsetNotAvailable),
                 found => found,
             },
-        }
+        }?;
+        let leader_epoch = match spec {
+            OffsetSpec::Latest => cell.borrow().replication().epoch(),
+            _ if found == NOT_FOUND => -1,
+            _ => cell.borrow().epoch_at(found.offset),
+        };
+        Ok(FoundOffset { leader_epoch, ..found })
     }
 
     pub(super) async fn by_timestamp(
@@ -223,7 +229,7 @@ impl Look {
             if info.max_timestamp >= self.timestamp_ms && info.last_offset() >= self.from {
                 let batch = &bytes[at..at + info.size];
                 if let Some((offset, timestamp_ms)) = batch::find_timestamp(batch, self.timestamp_ms, self.from)? {
-                    return Ok(Walked::Done(Some(FoundOffset { offset, timestamp_ms })));
+                    return Ok(Walked::Done(Some(FoundOffset { offset, timestamp_ms, ..NOT_FOUND })));
                 }
             }
             at += info.size;

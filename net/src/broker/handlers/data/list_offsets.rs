@@ -10,7 +10,7 @@ use kafka_protocol::{
         list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
     },
 };
-use millrace_engine::api::{LEADER_EPOCH, OffsetSpec, ReadBound, TopicPartition};
+use millrace_engine::api::{OffsetSpec, ReadBound, TopicPartition};
 
 use crate::{
     broker::{
@@ -113,10 +113,7 @@ async fn answer_partition(
     match context.engine().list_offset(partition_id, spec, asker.bound, partition.current_leader_epoch).await {
         Ok(found) => {
             let response = response.with_timestamp(found.timestamp_ms).with_offset(found.offset);
-            // among several nodes the epoch of a record is not known here: a client that is told none asks for none
-            let is_known = found.offset >= 0 && !context.view().has_epochs();
-            let epoch = if is_known { LEADER_EPOCH } else { -1 };
-            if asker.version >= 4 { response.with_leader_epoch(epoch) } else { response }
+            if asker.version >= 4 { response.with_leader_epoch(found.leader_epoch) } else { response }
         }
         Err(error) => response.with_error_code(context.view().log_error(partition_id, &error).code()),
     }
