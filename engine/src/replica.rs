@@ -38,6 +38,12 @@ impl Engine {
         Ok(Replica { store: self.0.store.clone(), id: partition })
     }
 
+    /// From here on nothing is taken or read as leader of partitions with replicas while that does not hold: it is answered
+    /// with [`LogError::NotLeader`]. Roles and what is under way stay as they are.
+    pub fn attach_lease(&self, lease: Rc<dyn LeaderLease>) {
+        self.0.store.attach_lease(lease);
+    }
+
     /// Lets somebody hear of the groups of this shard from here on, in the place of who did before.
     pub fn attach_tap(&self, tap: Rc<dyn LogTap>) {
         self.0.store.attach_tap(tap);
@@ -53,6 +59,11 @@ impl Replica {
     /// How far its log is.
     pub fn position(&self) -> Result<ReplicaPosition, LogError> {
         self.store.position(self.id)
+    }
+
+    /// About how many bytes of batches are at or behind an offset.
+    pub fn bytes_from(&self, offset: i64) -> Result<u64, LogError> {
+        self.store.bytes_from(self.id, offset)
     }
 
     /// What its topic asks of a log before it counts as kept.

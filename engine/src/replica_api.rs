@@ -109,6 +109,13 @@ pub struct SealedGroup {
     pub runs: Vec<SealedRun>,
 }
 
+/// Whether this node may act as a leader of what has replicas, as far as its own clock tells. Asked whenever a batch is taken or
+/// read as leader: a process that was stopped may have been replaced without having heard of it.
+pub trait LeaderLease {
+    /// Whether it may.
+    fn holds(&self) -> bool;
+}
+
 /// Hears of every group of a shard with batches of replicated partitions. Called in the shard's own turn, before the next
 /// batch is taken; nothing is borrowed meanwhile.
 pub trait LogTap {

@@ -168,6 +168,7 @@ impl<I: Io> Store<I> {
         if partition.is_deleted() {
             return Err(LogError::UnknownPartition);
         }
+        self.check_lease(&partition)?;
         let known = match partition.known(info, terms)? {
             None if self.full.get() => return Err(LogError::StorageFull),
             None => return Ok(None),

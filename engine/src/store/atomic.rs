@@ -113,6 +113,7 @@ impl<I: Io> Store<I> {
             return Err(LogError::InvalidTxnState("a marker of no producer"));
         }
         cell.borrow().check_marker(marker)?;
+        self.check_lease(&cell.borrow())?;
         if self.full.get() {
             return Err(LogError::StorageFull);
         }

@@ -89,7 +89,7 @@ use crate::{
     format::segment::SegmentName,
     io::Io,
     partition::{Leavings, Partition, PartitionCell, replication::Replication},
-    replica_api::LogTap,
+    replica_api::{LeaderLease, LogTap},
     signal::{Outcome, Signal},
     stats::{Budget, Counters, ShardStats},
     wal::{WalFileId, group::Groups},
@@ -214,6 +214,8 @@ pub(crate) struct Store<I: Io> {
     watch: Watch,
     /// Who hears of groups with batches of replicated partitions.
     tap: RefCell<Option<Rc<dyn LogTap>>>,
+    /// Whether replicated partitions may be led now.
+    lease: RefCell<Option<Rc<dyn LeaderLease>>>,
 }
 
 impl<I: Io> Store<I> {

@@ -134,6 +134,7 @@ impl<I: Io> Store<I> {
             stopped: Cell::new(false),
             watch: Watch::default(),
             tap: RefCell::default(),
+            lease: RefCell::default(),
             io,
             options,
         });

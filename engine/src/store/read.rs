@@ -61,6 +61,7 @@ impl<I: Io> Store<I> {
         min_one: bool,
     ) -> Result<Fetched, LogError> {
         cell.borrow().check_reader(part.leader_epoch)?;
+        self.check_lease(&cell.borrow())?;
         let max_bytes = max_bytes.min(part.max_bytes);
         let wanted = Wanted { offset: part.offset, end, max_bytes, min_one, by: Way::AsItLies };
         self.read_all(cell, wanted, part.bound).await
@@ -328,7 +329,8 @@ impl<I: Io> Store<I> {
         parts.iter().any(|part| {
             let Ok(cell) = self.partition(part.partition) else { return true };
             let partition = cell.borrow();
-            partition.check_reader(part.leader_epoch).and_then(|()| partition.check_offset(part.offset)).is_err()
+            let checked = partition.check_reader(part.leader_epoch).and_then(|()| self.check_lease(&partition));
+            checked.and_then(|()| partition.check_offset(part.offset)).is_err()
         })
     }
 

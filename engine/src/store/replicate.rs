@@ -11,8 +11,8 @@ use crate::{
     chunk::Memory,
     config::Durability,
     io::Io,
-    partition::{PartitionCell, replicating::Piece, replication::Role},
-    replica_api::{CaughtUp, EpochEnd, Leadership, LogTap, ReplicaPosition, SealedGroup, SealedRun},
+    partition::{Partition, PartitionCell, replicating::Piece, replication::Role},
+    replica_api::{CaughtUp, EpochEnd, LeaderLease, Leadership, LogTap, ReplicaPosition, SealedGroup, SealedRun},
     wal::group::{BatchStamp, CommitGroup, EndEvent, GroupOutcome, PlacedBatch, Run},
 };
 
@@ -35,6 +35,11 @@ impl<I: Io> Store<I> {
     /// How far a partition is.
     pub(crate) fn position(&self, id: TopicPartition) -> Result<ReplicaPosition, LogError> {
         Ok(self.partition(id)?.borrow().position())
+    }
+
+    /// About how many bytes of batches are at or behind an offset.
+    pub(crate) fn bytes_from(&self, id: TopicPartition, offset: i64) -> Result<u64, LogError> {
+        Ok(self.partition(id)?.borrow().bytes_from(offset))
     }
 
     /// What its topic asks of a log.
@@ -65,7 +70,10 @@ impl<I: Io> Store<I> {
 
     /// Checks that a partition is led here, for who believes in that epoch.
     pub(crate) fn check_leads(&self, id: TopicPartition, leader_epoch: i32) -> Result<(), LogError> {
-        self.partition(id)?.borrow().check_asker(leader_epoch)
+        let cell = self.partition(id)?;
+        let partition = cell.borrow();
+        partition.check_asker(leader_epoch)?;
+        self.check_lease(&partition)
     }
 
     /// Leads a partition. See [`crate::replica::Replica::lead`].
@@ -221,6 +229,21 @@ impl<I: Io> Store<I> {
             high_watermark: fetched.high_watermark,
             records: fetched.records,
         })
+    }
+
+    /// Whether partitions with replicas may be led is asked there.
+    pub(crate) fn attach_lease(&self, lease: Rc<dyn LeaderLease>) {
+        self.lease.replace(Some(lease));
+    }
+
+    /// Checks that who leads a partition here may still do so.
+    pub(super) fn check_lease(&self, partition: &Partition) -> Result<(), LogError> {
+        let replication = partition.replication();
+        let needs = replication.is_replicated() && replication.leads().is_some();
+        match needs && self.lease.borrow().as_ref().is_some_and(|lease| !lease.holds()) {
+            true => Err(LogError::NotLeader),
+            false => Ok(()),
+        }
     }
 
     /// Lets somebody hear of groups.

@@ -12,7 +12,8 @@
 //! * `isr ok`, `isr unknown`, `isr refused`: what became of the change that was asked for last.
 //! * `break 1 2`: connections between them end. `unreachable 1`: whoever dials node 1 fails, until `reachable 1`.
 //! * `full 2`: node 2's disk takes nothing, until `free 2`.
-//! * `hold` keeps frames under way, `run` lets them go.
+//! * `hold` keeps frames under way, `run` lets them go. `part 2`: a part of a frame came to node 2, on each of its connections.
+//! * `lost 1`: node 1's life is over, and it has no other yet.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -233,7 +234,9 @@ impl Conversation {
             let Some((at, id)) = due.min().filter(|(at, _)| *at <= until) else { break };
             self.now = self.now.max(at);
             self.call(id, |now, core, logs| core.handle_tick(now, logs));
-            self.run();
+            if !self.is_held {
+                self.run();
+            }
         }
         self.now = until;
     }
@@ -261,6 +264,13 @@ impl Conversation {
             "free" => self.nodes.get_mut(&id()).expect("a node of the script").log.is_full = false,
             "hold" => self.is_held = true,
             "run" => self.is_held = false,
+            "part" => {
+                let ends = self.pipes.iter().flatten().filter(|(node, _)| *node == id()).copied();
+                for (node, link) in ends.collect::<Vec<_>>() {
+                    self.call(node, |now, core, _| core.handle_heard(now, link));
+                }
+            }
+            "lost" => self.call(id(), |now, core, logs| core.handle_lost(now, logs)),
             "wait" => self.wait(words[1].parse().unwrap()),
             "isr" => {
                 let (id, revision) = self.proposals.pop().expect("something was asked for");

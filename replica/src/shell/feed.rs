@@ -1,11 +1,16 @@
-//! What the control thread leaves for a shard: the newest image. The only thing that they share.
+//! What the control thread leaves for shards: the newest image, and how long the node's life may be trusted to last. The only
+//! things that they share.
 //!
 //! An image that was not taken before the next one came is never seen: every image says all.
 
 use std::{
     future::poll_fn,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     task::{Poll, Waker},
+    time::Instant,
 };
 
 use crate::cluster::{image::Image, model::Member};
@@ -29,8 +34,31 @@ pub struct OwnImage {
 }
 
 /// Between one thread that puts and one task that takes. Clones share it.
-#[derive(Clone, Default)]
-pub struct ImageFeed(Arc<Mutex<Feed>>);
+#[derive(Clone)]
+pub struct ImageFeed {
+    feed: Arc<Mutex<Feed>>,
+    life: Arc<Life>,
+}
+
+/// How long the node's present life lasts. Written by one thread.
+struct Life {
+    /// What time is counted from.
+    began: Instant,
+    /// In ms, 0 between two lives; [`NOT_SAID`] as long as nobody said so.
+    until_ms: AtomicU64,
+    /// Which life that is. Changes between two lives.
+    epoch: AtomicI64,
+}
+
+/// A node without leases leads as it is told.
+const NOT_SAID: u64 = u64::MAX;
+
+impl Default for ImageFeed {
+    fn default() -> Self {
+        let life = Life { began: Instant::now(), until_ms: AtomicU64::new(NOT_SAID), epoch: AtomicI64::new(0) };
+        Self { feed: Arc::default(), life: Arc::new(life) }
+    }
+}
 
 #[derive(Default)]
 struct Feed {
@@ -50,7 +78,7 @@ impl ImageFeed {
     /// Puts a newer image in place of the one that waits.
     pub fn put(&self, image: OwnImage) {
         let waker = {
-            let mut feed = self.0.lock().expect("no panic while locked");
+            let mut feed = self.feed.lock().expect("no panic while locked");
             feed.newest = Some(image);
             feed.waker.take()
         };
@@ -59,26 +87,48 @@ impl ImageFeed {
         }
     }
 
+    /// Says until when the node's present life may be trusted to last; what was said before counts no more.
+    pub fn trust_until(&self, me: Member, until: Instant) {
+        if self.life.epoch.load(Ordering::Relaxed) != me.epoch {
+            self.end_life();
+            self.life.epoch.store(me.epoch, Ordering::Release);
+        }
+        let until = until.saturating_duration_since(self.life.began).as_millis();
+        self.life.until_ms.store(u64::try_from(until).unwrap_or(NOT_SAID), Ordering::Release);
+    }
+
+    /// The life is over: it is trusted no more.
+    pub fn end_life(&self) {
+        self.life.until_ms.store(0, Ordering::Release);
+    }
+
+    /// Whether a life of this node is trusted to last, by its clock.
+    pub(super) fn trusts(&self, me: Option<Member>) -> bool {
+        let until_ms = self.life.until_ms.load(Ordering::Acquire);
+        let is_present = || me.is_some_and(|me| me.epoch == self.life.epoch.load(Ordering::Acquire));
+        until_ms == NOT_SAID || (is_present() && self.life.began.elapsed().as_millis() < u128::from(until_ms))
+    }
+
     /// Says whether etcd answers.
     pub fn note_etcd(&self, etcd: EtcdState) {
-        self.0.lock().expect("no panic while locked").is_away = etcd == EtcdState::Away;
+        self.feed.lock().expect("no panic while locked").is_away = etcd == EtcdState::Away;
     }
 
     /// Whether etcd does not answer.
     pub fn is_away(&self) -> bool {
-        self.0.lock().expect("no panic while locked").is_away
+        self.feed.lock().expect("no panic while locked").is_away
     }
 
     /// Puts an image back that could not be made use of, unless a newer one came meanwhile.
     pub fn put_unless_newer(&self, image: OwnImage) {
-        let mut feed = self.0.lock().expect("no panic while locked");
+        let mut feed = self.feed.lock().expect("no panic while locked");
         feed.newest.get_or_insert(image);
     }
 
     /// Waits for the next image and takes it.
     pub async fn next(&self) -> OwnImage {
         poll_fn(|cx| {
-            let mut feed = self.0.lock().expect("no panic while locked");
+            let mut feed = self.feed.lock().expect("no panic while locked");
             match feed.newest.take() {
                 Some(image) => Poll::Ready(image),
                 None => {
@@ -88,5 +138,29 @@ impl ImageFeed {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_life_is_trusted_until_it_is_over_by_the_clock_or_by_word() {
+        let feed = ImageFeed::default();
+        let [first, second] = [4, 9].map(|epoch| Member { node: 1, epoch });
+        let later = || Instant::now() + Duration::from_secs(600);
+        assert!(feed.trusts(None), "nobody spoke of leases");
+        feed.trust_until(first, later());
+        assert!(feed.clone().trusts(Some(first)) && !feed.trusts(None));
+        feed.end_life();
+        assert!(!feed.clone().trusts(Some(first)));
+        feed.trust_until(second, later());
+        assert!(feed.trusts(Some(second)));
+        assert!(!feed.trusts(Some(first)), "who has not heard of the next life does not go on with the former");
+        feed.trust_until(second, Instant::now());
+        assert!(!feed.trusts(Some(second)), "the process slept");
     }
 }

@@ -44,9 +44,13 @@ impl Shell {
         let nodes = nodes(&image);
         let before = self.image.replace(Some(image.clone()));
         (self.hooks.on_image)(&image);
-        // Without a life of its own the node acts on what it knew: nobody can change an ISR that it is in but by fencing it.
+        let former = self.me.replace(me);
+        if former.is_some() && former != me {
+            self.tell(|core, now, logs| core.handle_lost(now, logs));
+        }
+        // Between two lives it follows whom it followed: images of now may rest on what it does in its next one.
         let Some(me) = me else { return };
-        if self.me.replace(Some(me)) != Some(me) {
+        if former != Some(me) {
             self.told.borrow_mut().clear();
             self.seen.borrow_mut().clear();
             self.tell(|core, now, _| core.handle_registered(now, me));

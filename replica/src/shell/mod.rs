@@ -57,7 +57,7 @@ use self::{
     link::Link,
     proposals::Proposals,
     tasks::Tasks,
-    work::{EngineLogs, Tap},
+    work::{EngineLogs, Lease, Tap},
 };
 use crate::{
     channel::{
@@ -88,7 +88,7 @@ pub struct ShellOptions {
     pub listen: Vec<SocketAddr>,
     /// How fast this shard reads for followers that lag.
     pub catch_up_bytes_per_second: u64,
-    /// Where the control thread says how etcd is.
+    /// Where the control thread says how etcd is, and how long this node's life lasts.
     pub feed: ImageFeed,
 }
 
@@ -205,6 +205,7 @@ impl Shell {
             listeners: RefCell::new(listeners),
         });
         engine.attach_tap(Rc::new(Tap(shell.clone())));
+        engine.attach_lease(Rc::new(Lease(shell.clone())));
         engine.attach(shell.clone());
         shell.start_tasks();
         Ok(shell)
@@ -224,6 +225,11 @@ impl Shell {
                 tracing::error!(%error, "the channel's poller failed: this shard replicates nothing any more");
             }
         });
+    }
+
+    /// Whether this node's life, as this shard knows it, may still be trusted.
+    fn is_trusted(&self) -> bool {
+        self.options.feed.trusts(self.me.get())
     }
 
     /// Ends all connections and tasks. What the engine was asked for is done before this returns.

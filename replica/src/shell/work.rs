@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use millrace_engine::{
     api::{Chunk, LogError, Records, TopicPartition},
     engine::Engine,
-    replica::{CutBytes, Leadership, LogTap, Replica, SealedGroup},
+    replica::{CutBytes, LeaderLease, Leadership, LogTap, Replica, SealedGroup},
 };
 
 use super::Shell;
@@ -58,6 +58,15 @@ impl LogTap for Tap {
 
     fn progressed(&self, partition: TopicPartition, _written: i64, _durable: i64) {
         self.0.tell(|core, now, logs| core.handle_progressed(now, &[partition], logs));
+    }
+}
+
+/// Lets the engine lead for as long as the node's life is trusted to last.
+pub(super) struct Lease(pub(super) Rc<Shell>);
+
+impl LeaderLease for Lease {
+    fn holds(&self) -> bool {
+        self.0.is_trusted()
     }
 }
 

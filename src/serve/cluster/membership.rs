@@ -18,6 +18,7 @@ use millrace_replica::{
         control::{self, ControlThread},
         core::{ClusterIdentity, Event, History, NodeIdentity, Options},
         etcd::{EtcdOptions, EtcdTls},
+        image::Image,
         model::Member,
         plane::{ControlPlane, JoiningCatalog, JoiningTopic, Question, Visible},
     },
@@ -165,6 +166,7 @@ impl Shards {
             data_dir: self.prepared.data_dir.clone(),
             feed: self.feed.clone(),
             me: None,
+            image: None,
             topics: life.topics(!engine.topics().by_id.is_empty()),
             halt: self.halt.clone(),
         };
@@ -287,6 +289,8 @@ struct Listener {
     data_dir: PathBuf,
     feed: ImageFeed,
     me: Option<Member>,
+    /// The newest.
+    image: Option<Image>,
     /// Of a node that was alone until now.
     topics: Topics,
     halt: Halt,
@@ -300,6 +304,11 @@ impl Listener {
             self.data_dir.display(),
             self.life.lock().cluster
         )
+    }
+
+    fn put(&mut self, image: Image) {
+        self.image = Some(image.clone());
+        self.feed.put(OwnImage { image, me: self.me });
     }
 
     fn hear(&mut self, event: Event) {
@@ -325,14 +334,20 @@ impl Listener {
                 life.begin(&self.data_dir, member.epoch, id).map_err(|error| error.to_string())?;
                 drop(life);
                 self.me = Some(member);
-                self.feed.put(OwnImage { image, me: self.me });
+                self.put(image);
             }
-            Event::Image(image, _) if self.life.lock().cluster_id().is_some() => {
-                self.feed.put(OwnImage { image, me: self.me })
+            Event::Image(image, _) if self.life.lock().cluster_id().is_some() => self.put(image),
+            Event::Image(..) => {}
+            Event::Lease(until) => {
+                if let Some(me) = self.me {
+                    self.feed.trust_until(me, until);
+                }
             }
-            Event::Image(..) | Event::Lease(_) => {}
             Event::Lost => {
                 self.me = None;
+                self.feed.end_life();
+                // shards hear it now, not with the next thing that changes in the cluster
+                self.image.take().into_iter().for_each(|image| self.put(image));
                 tracing::warn!("the membership in the cluster is over: another one follows");
             }
             Event::Away(_, reason) => {

@@ -45,7 +45,7 @@ pub struct ChannelConfig {
 
 /// The channel of one shard. One task owns it and calls, in any order,
 ///
-/// * `handle_*` with what happened: [`registered`](Self::handle_registered) first, then [`nodes`](Self::handle_nodes) and
+/// * `handle_*` with what happened: [`registered`](Self::handle_registered) first, [`lost`](Self::handle_lost) when that life ends, [`nodes`](Self::handle_nodes) and
 ///   [`assigned`](Self::handle_assigned) whenever the image changes (nodes before assignments), connections and frames, the
 ///   engine's news, and [`tick`](Self::handle_tick) at the time that [`next_wake_ms`](Self::next_wake_ms) names;
 /// * after each of these [`next_intent`](Self::next_intent) until there is none, doing each at once and in order;
@@ -125,6 +125,22 @@ impl ShardChannel {
             if let Some(hosted) = self.hosted.get_mut(&partition) {
                 (hosted.part, hosted.revision, hosted.epoch) = (Part::Waiting, -1, -1);
             }
+        }
+        self.flush();
+    }
+
+    /// The node's life is over, and it has no other yet: whoever is elected meanwhile, this node leads nothing before it hears in its
+    /// next life that it does. What it follows it follows on.
+    pub fn handle_lost(&mut self, now_ms: u64, logs: &dyn Logs) {
+        if self.me.take().is_none() {
+            return;
+        }
+        let leads = |hosted: &Hosted| matches!(hosted.part, Part::Leading(_));
+        let led: Vec<_> = self.hosted.iter().filter(|(_, hosted)| leads(hosted)).map(|(id, _)| *id).collect();
+        for partition in led {
+            self.let_go(partition);
+            self.set(partition, Part::Leaderless);
+            self.drive(now_ms, partition, logs);
         }
         self.flush();
     }

@@ -84,7 +84,8 @@ pub enum Event {
     Registered(Member, Image),
     /// The life that was registered is over: nothing that rests on it may be done any more. Another one follows.
     Lost,
-    /// The lease was kept alive: until then nobody else can have taken this node's life away without asking.
+    /// This node's life may be trusted to last until then: it was kept alive, or etcd does not answer and the node was awake all
+    /// the while. Who wakes up later than that does not lead before it has heard more.
     Lease(Instant),
     /// etcd does not answer, since when and why. Everything but elections and changes of topics goes on.
     Away(Instant, String),
@@ -211,7 +212,7 @@ impl ControlCore {
             Done::ReadAll(Err(_)) => self.mirror.on_read_failed(now),
             Done::Watch(number, Err(error)) => self.mirror.on_watch_ended(number, &error, now),
             Done::Watch(_, Ok(())) | Done::Compacted(_) => {}
-            Done::Granted(lease) => self.registration.on_granted(lease, now),
+            Done::Granted(lease) => self.registration.on_granted(lease, &self.options, now),
             Done::KeptAlive(lease, sent, result) => {
                 if let Ok(revision) = result {
                     self.mirror.note_revision(revision, now);
@@ -293,11 +294,12 @@ impl ControlCore {
                     let ticket = self.ticket(Owner::Registration);
                     self.work.push_back(Work::Transact(ticket, transaction));
                 }
-                registration::Step::Registered(member) => {
+                registration::Step::Registered(member, until) => {
                     let image = self.mirror.image().clone();
                     self.controller.begin_life();
                     self.events.extend(self.options.remembered.map(Event::Remember));
                     self.events.push_back(Event::Registered(member, image));
+                    self.events.push_back(Event::Lease(until));
                 }
                 registration::Step::Lost => self.events.push_back(Event::Lost),
                 registration::Step::Waiting(text) => self.wait(text),

@@ -24,7 +24,8 @@ const HELD_BY_OTHER_MAX: Duration = Duration::from_secs(15);
 pub(super) enum Step {
     Work(Work),
     Transact(Transaction),
-    Registered(Member),
+    /// And until when that may be trusted to last.
+    Registered(Member, Instant),
     Lost,
     Waiting(String),
     Fatal(String),
@@ -34,8 +35,8 @@ pub(super) enum Step {
 enum State {
     /// No lease, and when to ask for one.
     Away(Instant),
-    /// A lease was asked for.
-    Granting,
+    /// A lease was asked for, and when.
+    Granting(Instant),
     /// Under a lease.
     Held(Held),
     /// Left for good.
@@ -48,6 +49,8 @@ struct Held {
     /// Of this life alone.
     incarnation: Uuid,
     member: Option<Member>,
+    /// Nobody can have taken the life away before by the clock of this node, or nobody can tell and it was awake all the while.
+    trusted_until: Instant,
     keep_alive_at: Instant,
     keeping_alive: bool,
     /// A transaction is under way.
@@ -71,7 +74,7 @@ impl Registration {
     pub(super) fn member(&self) -> Option<Member> {
         match &self.state {
             State::Held(held) => held.member,
-            State::Away(_) | State::Granting | State::Left => None,
+            State::Away(_) | State::Granting(_) | State::Left => None,
         }
     }
 
@@ -79,7 +82,7 @@ impl Registration {
     pub(super) fn held(&self) -> Option<(Member, LeaseId)> {
         match &self.state {
             State::Held(held) => Some((held.member?, held.lease)),
-            State::Away(_) | State::Granting | State::Left => None,
+            State::Away(_) | State::Granting(_) | State::Left => None,
         }
     }
 
@@ -92,20 +95,19 @@ impl Registration {
     pub(super) fn leave(&mut self) -> Option<LeaseId> {
         match std::mem::replace(&mut self.state, State::Left) {
             State::Held(held) => Some(held.lease),
-            State::Away(_) | State::Granting | State::Left => Some(0),
+            State::Away(_) | State::Granting(_) | State::Left => Some(0),
         }
     }
 
-    pub(super) fn on_granted(&mut self, lease: Result<LeaseId, StoreError>, now: Instant) {
-        if !matches!(self.state, State::Granting) {
-            return;
-        }
+    pub(super) fn on_granted(&mut self, lease: Result<LeaseId, StoreError>, options: &Options, now: Instant) {
+        let State::Granting(asked) = self.state else { return };
         self.state = match lease {
             Err(_) => State::Away(now + RETRY_AFTER),
             Ok(lease) => State::Held(Held {
                 lease,
                 incarnation: Uuid::nil(),
                 member: None,
+                trusted_until: asked + options.lease,
                 keep_alive_at: now + KEEP_ALIVE_EVERY,
                 keeping_alive: false,
                 writing: false,
@@ -114,7 +116,8 @@ impl Registration {
         };
     }
 
-    /// Until when the life surely lasts, if it was kept alive.
+    /// Until when the life may be trusted to last, if the answer says so. An etcd that does not answer elects nobody either: who
+    /// is awake goes on. Who slept for longer than its lease does not know what happened meanwhile, and has to be told.
     pub(super) fn on_kept_alive(
         &mut self,
         lease: LeaseId,
@@ -131,7 +134,8 @@ impl Registration {
         match result {
             Ok(_) => {
                 held.keep_alive_at = sent + KEEP_ALIVE_EVERY;
-                held.member.map(|_| sent + options.lease)
+                held.trusted_until = held.trusted_until.max(sent + options.lease);
+                held.member.map(|_| held.trusted_until)
             }
             Err(StoreError::LeaseOver) => {
                 // the image will show it too; a new life need not wait for that
@@ -140,7 +144,11 @@ impl Registration {
             }
             Err(_) => {
                 held.keep_alive_at = now + RETRY_AFTER;
-                None
+                let was_awake = now < held.trusted_until;
+                was_awake.then(|| {
+                    held.trusted_until = now + options.lease;
+                    held.member.map(|_| held.trusted_until)
+                })?
             }
         }
     }
@@ -159,9 +167,9 @@ impl Registration {
     pub(super) fn advance(&mut self, image: Option<&Image>, options: &mut Options, now: Instant) -> Vec<Step> {
         let mut steps = Vec::new();
         match &mut self.state {
-            State::Left | State::Granting => return steps,
+            State::Left | State::Granting(_) => return steps,
             State::Away(at) if *at <= now && image.is_some() => {
-                self.state = State::Granting;
+                self.state = State::Granting(now);
                 return vec![Step::Work(Work::Grant(options.lease))];
             }
             State::Away(_) => return steps,
@@ -207,7 +215,7 @@ impl Registration {
         if let Some(node) = node.filter(|node| node.incarnation == held.incarnation) {
             held.member = Some(node.member());
             self.held_by_other_since = None;
-            return steps.push(Step::Registered(node.member()));
+            return steps.push(Step::Registered(node.member(), held.trusted_until));
         }
         if !held.can_write(now) {
             return;
