@@ -124,37 +124,38 @@ impl Link {
         }
     }
 
-    /// Waits for the next frame. A dropped wait loses what it had read: only the reader of the connection waits.
-    pub(super) async fn receive(&self, inbox: &mut Inbox) -> Result<Frame, LinkError> {
+    /// Waits for the next frame. `heard` is called whenever a part of one came and more is to come. A dropped wait loses what it
+    /// had read: only the reader of the connection waits.
+    pub(super) async fn receive(&self, inbox: &mut Inbox, heard: impl Fn()) -> Result<Frame, LinkError> {
         let header = self.header(inbox, AHEAD_BYTES_MAX).await?;
-        Ok(decode(header, self.body(inbox, header.body_bytes()).await?)?)
+        Ok(decode(header, self.body(inbox, header.body_bytes(), heard).await?)?)
     }
 
     /// The first frame of somebody who is not known yet. Nothing behind it is read: another shard may go on there.
     pub(super) async fn receive_first(&self, inbox: &mut Inbox) -> Result<Frame, LinkError> {
         let header = self.header(inbox, 0).await?;
         match header.body_bytes() {
-            length @ ..=STRANGER_BYTES_MAX => Ok(decode(header, self.body(inbox, length).await?)?),
+            length @ ..=STRANGER_BYTES_MAX => Ok(decode(header, self.body(inbox, length, || ()).await?)?),
             length => Err(LinkError::TooLongForAStranger(length)),
         }
     }
 
     async fn header(&self, inbox: &mut Inbox, ahead: usize) -> Result<FrameHeader, LinkError> {
-        self.fill(inbox, FRAME_HEADER_BYTES, ahead).await?;
+        self.fill(inbox, FRAME_HEADER_BYTES, ahead, || ()).await?;
         let (header, _) = inbox.0.split_first_chunk().expect("it was filled that far");
         let header = FrameHeader::parse(header)?;
         inbox.0.advance(FRAME_HEADER_BYTES);
         Ok(header)
     }
 
-    async fn body(&self, inbox: &mut Inbox, length: usize) -> Result<Bytes, LinkError> {
-        self.fill(inbox, length, 0).await?;
+    async fn body(&self, inbox: &mut Inbox, length: usize, heard: impl Fn()) -> Result<Bytes, LinkError> {
+        self.fill(inbox, length, 0, heard).await?;
         Ok(inbox.0.split_to(length).freeze())
     }
 
     /// Reads until that many bytes are there, and what comes with them, up to `ahead`: frames that are kept while they are
     /// written shall keep no others alive.
-    async fn fill(&self, inbox: &mut Inbox, length: usize, ahead: usize) -> Result<(), LinkError> {
+    async fn fill(&self, inbox: &mut Inbox, length: usize, ahead: usize, heard: impl Fn()) -> Result<(), LinkError> {
         while inbox.0.len() < length {
             let wanted = (length - inbox.0.len()).max(ahead);
             inbox.0.reserve(wanted);
@@ -163,7 +164,12 @@ impl Link {
             }
             match self.stream.receive(&mut inbox.0, wanted.min(READ_BYTES_MAX))? {
                 Some(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Some(_) => glommio::yield_if_needed().await,
+                Some(_) => {
+                    if inbox.0.len() < length {
+                        heard();
+                    }
+                    glommio::yield_if_needed().await;
+                }
                 None => {}
             }
         }

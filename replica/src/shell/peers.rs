@@ -148,8 +148,10 @@ fn serve(shell: &Rc<Shell>, id: LinkId, link: Rc<Link>) {
     let shell = shell.clone();
     shell.tasks.clone().spawn(async move {
         let mut inbox = Inbox::default();
+        // A long frame may take a while to come: who sends one is there.
+        let heard = || shell.tell(|core, now, _| core.handle_heard(now, id));
         let error = loop {
-            match link.receive(&mut inbox).await {
+            match link.receive(&mut inbox, heard).await {
                 Ok(frame) => shell.tell(|core, now, logs| core.handle_frame(now, id, frame, logs)),
                 Err(error) => break error,
             }
