@@ -208,6 +208,11 @@ impl Following {
         matches!(self.stage, Stage::Attached(_))
     }
 
+    /// Records below the leader's high watermark, as far as that was heard, that are not here.
+    pub(crate) fn lag(&self) -> i64 {
+        (self.heard_high_watermark - self.end).max(0)
+    }
+
     /// How long to wait before the next attempt, in ms.
     pub(crate) fn next_pause_ms(&mut self) -> u64 {
         let pause = RETRY_MS << self.retries.min(8);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use millrace_engine::api::TopicPartition;
+
 use super::Shell;
-use crate::cluster::model::NodeId;
+use crate::{channel::shard::FollowerStanding, cluster::model::NodeId};
 
 /// One shard's part. `Send`: it travels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct FollowerReport {
     pub in_sync: u64,
     /// Records that it lacks in all.
     pub lag_records: u64,
+    /// About how many bytes they have.
+    pub lag_bytes: u64,
     /// The longest time for which it has lacked records of one, in ms.
     pub lag_ms: u64,
 }
@@ -49,6 +53,7 @@ impl FollowerReport {
         self.partitions += other.partitions;
         self.in_sync += other.in_sync;
         self.lag_records += other.lag_records;
+        self.lag_bytes += other.lag_bytes;
         self.lag_ms = self.lag_ms.max(other.lag_ms);
     }
 }
@@ -67,6 +72,7 @@ impl Shell {
                 partitions: 1,
                 in_sync: u64::from(standing.is_in_sync),
                 lag_records: u64::try_from(standing.lag).unwrap_or(0),
+                lag_bytes: self.bytes_from(&standing),
                 lag_ms: standing.lag_ms,
             });
         }
@@ -76,6 +82,19 @@ impl Shell {
         }
         self.report_led(&mut report);
         report
+    }
+
+    fn bytes_from(&self, standing: &FollowerStanding) -> u64 {
+        if standing.lag == 0 {
+            return 0;
+        }
+        let replica = self.engine.replica(standing.partition);
+        replica.and_then(|replica| replica.bytes_from(standing.confirmed)).unwrap_or(0)
+    }
+
+    /// What this shard lacks of the partitions that it follows, as far as it has heard of their leaders.
+    pub fn lags(&self) -> Vec<(TopicPartition, i64)> {
+        self.core.borrow().leaders().map(|standing| (standing.partition, standing.lag)).collect()
     }
 
     fn report_led(&self, report: &mut ReplicationReport) {

@@ -167,6 +167,9 @@ pub(crate) static TABLE: &[Metric] = &[
         "Records that a node lacks of the partitions that this one leads.",
         |node, page| followers(node, page, |report| report.lag_records as f64),
     ),
+    own("millrace_follower_lag_bytes", Kind::Gauge, "About how many bytes those records have.", |node, page| {
+        followers(node, page, |report| report.lag_bytes as f64)
+    }),
     own(
         "millrace_follower_lag_seconds",
         Kind::Gauge,

@@ -19,6 +19,8 @@ pub struct FollowerStanding {
     pub is_attached: bool,
     /// It is in the committed ISR.
     pub is_in_sync: bool,
+    /// Up to where it has the log as safely as the topic asks.
+    pub confirmed: i64,
     /// Records that the leader has and it did not confirm.
     pub lag: i64,
     /// Since when it lacks records, in ms; 0 if it lacks none.
@@ -34,6 +36,8 @@ pub struct LeaderStanding {
     pub leader: NodeId,
     /// The logs were found to match, and records come.
     pub is_attached: bool,
+    /// Records that consumers may see at the leader, as far as this node has heard, and that it does not have.
+    pub lag: i64,
 }
 
 impl ShardChannel {
@@ -57,6 +61,7 @@ impl ShardChannel {
                     node: follower.member.node,
                     is_attached: follower.link.is_some(),
                     is_in_sync: leadership.is_in_isr(follower.member, &self.nodes),
+                    confirmed: follower.confirmed,
                     lag,
                     lag_ms: if lag == 0 { 0 } else { now_ms.saturating_sub(follower.caught_up_ms) },
                 }
@@ -82,6 +87,7 @@ impl ShardChannel {
                 partition: *partition,
                 leader: following.leader.node,
                 is_attached: following.is_attached(),
+                lag: following.lag(),
             }),
             _ => None,
         })

@@ -1,6 +1,6 @@
 //! DescribeLogDirs: how much the partitions take, and how much room there is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
@@ -10,6 +10,8 @@ use kafka_protocol::{
     },
     protocol::{Decodable, StrBytes},
 };
+use millrace_engine::{api::TopicPartition, engine::Engine};
+use millrace_replica::shell::Shell;
 
 use crate::{
     broker::{
@@ -66,6 +68,7 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
         found.map(|topic| topic.id).collect()
     });
     let view = context.view();
+    let lags = lags(context.engine()).await;
     let mut by_topic: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for (partition, bytes) in context.engine().partition_sizes(ids).await {
         if !view.is_replica_here(partition) {
@@ -77,8 +80,10 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
         let key = (topic.name.as_str(), partition.partition);
         if wanted.as_ref().is_none_or(|wanted| wanted.contains(&key)) {
             let size = i64::try_from(bytes).unwrap_or(i64::MAX);
-            let described =
-                DescribeLogDirsPartition::default().with_partition_index(partition.partition).with_partition_size(size);
+            let described = DescribeLogDirsPartition::default()
+                .with_partition_index(partition.partition)
+                .with_partition_size(size)
+                .with_offset_lag(lags.get(&partition).copied().unwrap_or(0));
             by_topic.entry(topic.name.clone()).or_default().push(described);
         }
     }
@@ -94,6 +99,15 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
         .with_total_bytes(i64::try_from(total).unwrap_or(i64::MAX))
         .with_usable_bytes(i64::try_from(usable).unwrap_or(i64::MAX));
     DescribeLogDirsResponse::default().with_results(vec![result])
+}
+
+/// Records that partitions lack which this node follows, as far as it has heard of their leaders.
+async fn lags(engine: &Engine) -> HashMap<TopicPartition, i64> {
+    let of_shards = engine.on_all(|engine: Engine| {
+        let lags = engine.attached::<Shell>().map(|shell| shell.lags());
+        std::future::ready(lags.unwrap_or_default())
+    });
+    of_shards.await.into_iter().flatten().collect()
 }
 
 /// Version 5 has one field more, whether the directory is cordoned (KIP-1066): the last of a result.
