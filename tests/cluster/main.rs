@@ -21,6 +21,8 @@ mod mirror;
 mod network;
 mod node;
 mod pause;
+mod producer;
 mod replication;
 mod rig;
 mod rolling;
+mod transactions;
