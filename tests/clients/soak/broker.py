@@ -56,6 +56,10 @@ class Broker:
             self.process.kill()
             self.process.wait()
 
+    def end(self):
+        """Ends it, whatever it does."""
+        self.kill()
+
     def stop(self):
         """SIGTERM; what is wrong with how it ends, or None."""
         self.process.terminate()

@@ -1,9 +1,10 @@
-"""Transactions while the broker is killed: run --binary PATH | --broker HOST:PORT [--seconds N] [--kills N] [--seed N].
+"""Transactions while the broker is killed: run --binary PATH [--cluster] | --broker HOST:PORT [--seconds N] [--kills N]
+[--seed N].
 
 Writers of two makes, librdkafka (which adds partitions by asking) and Java (which adds them by producing), commit and abort
 transactions over the partitions of one topic; three stages copy what another producer writes, each exactly once, with the
 offsets of its group in the transaction. Readers of committed records watch. The broker is killed meanwhile, without
-a word. In the end everything is read, and `checker` says what is wrong. Prints "passed transactions" or "FAILED transactions".
+a word; of a cluster of three, one node at a time, or it stands still for longer than its lease. In the end everything is read, and `checker` says what is wrong. Prints "passed transactions" or "FAILED transactions".
 """
 
 import argparse
@@ -26,6 +27,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "soak")]
 
 from broker import Broker, die_with_parent  # noqa: E402
 from checker import COMMITTED, UNKNOWN, Seen, Transaction, check  # noqa: E402
+from cluster import NODES, Cluster  # noqa: E402
 
 PARTITIONS = 4
 STAGES = 3
@@ -246,7 +248,8 @@ class Run:
 
     def run(self):
         """Answers what is wrong, one line each."""
-        new = [NewTopic(topic, PARTITIONS, 1) for topic in [self.written, *self.stages]]
+        replicas, settings = (NODES, {"min.insync.replicas": "2"}) if self.arguments.cluster else (1, {})
+        new = [NewTopic(topic, PARTITIONS, replicas, config=settings) for topic in [self.written, *self.stages]]
         for future in self.admin.create_topics(new).values():
             future.result(PATIENCE)
         readers = [Reader(f"reader-{i}", self.address, [self.written]) for i in range(2)]
@@ -311,6 +314,7 @@ def parse():
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--binary", help="a broker, started and killed on an empty folder")
     which.add_argument("--broker", help="one that runs, of whatever make, and is left alone")
+    parser.add_argument("--cluster", action="store_true", help="three nodes with replicas on all of them")
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--writers", type=int, default=1, help="of each make")
@@ -326,8 +330,12 @@ def main():
     folder, broker, wrong = tempfile.mkdtemp(), None, []
     try:
         if arguments.binary:
-            options = ["--shards", "2", "--memory", "256MiB", "--wal-bytes", "64MiB", *arguments.option]
-            broker = Broker(arguments.binary, os.path.join(folder, "broker"), options)
+            options = ["--memory", "256MiB", "--wal-bytes", "64MiB", *arguments.option]
+            place = os.path.join(folder, "broker")
+            if arguments.cluster:
+                broker = Cluster(arguments.binary, place, ["--shards", "1", *options], random.Random(seed))
+            else:
+                broker = Broker(arguments.binary, place, ["--shards", "2", *options])
             broker.start()
         wrong = Run(arguments, random.Random(seed), broker, broker.address if broker else arguments.broker).run()
         if broker:
@@ -339,7 +347,7 @@ def main():
         wrong += [f"the broker's last words:\n{broker.last_words()}"] if broker else []
     finally:
         if broker:
-            broker.kill()
+            broker.end()
         shutil.rmtree(folder, ignore_errors=True)
     for line in wrong[:40]:
         print(f"    {line}".replace("\n", "\n    "), flush=True)
