@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
-use crate::{load::Load, rig::Rig};
+use bytes::Bytes;
+use millrace_client::{Cluster, requests};
+use millrace_engine::batch::{BatchBuilder, Codec, Record};
+
+use crate::{
+    load::Load,
+    network::{ETCD, Network},
+    rig::Rig,
+};
 
 #[test]
 fn a_paused_leader_is_replaced_and_takes_nothing_back() {
@@ -39,4 +47,36 @@ fn a_paused_follower_leaves_the_replicas_in_sync_and_comes_back() {
     rig.await_in_sync("orders", 3);
     let produced = load.finish();
     rig.verify("orders", produced.run, &produced.acknowledged);
+}
+
+/// It went on acknowledging what its successor does not have, for as long as it did not hear of that.
+#[test]
+fn a_leader_that_slept_for_longer_than_its_lease_takes_nothing_before_it_has_asked() {
+    let Some(network) = Network::make() else { return };
+    let Some(mut rig) = Rig::start_in(network, 3) else { return };
+    rig.create_topic("orders", 1, 3, &[]);
+    let leader = rig.leader("orders", 0);
+    let place = u8::try_from(leader).unwrap();
+    let mut client = rig.client_of(leader);
+    assert_eq!(produce(&mut client, leader), 0);
+    rig.network().deafen(place, ETCD);
+    rig.node(leader).process.pause();
+    rig.until("somebody else leads", || {
+        let topic = rig.client_without(leader).topic("orders", false);
+        topic.is_ok_and(|topic| topic.partitions[&0].leader >= 0 && topic.partitions[&0].leader != leader)
+    });
+    rig.node(leader).process.resume();
+    assert_eq!(produce(&mut client, leader), 6, "NOT_LEADER_OR_FOLLOWER");
+    rig.network().hear(place);
+    rig.await_in_sync("orders", 3);
+}
+
+/// What a node says to a record that its disk alone is to have.
+fn produce(client: &mut Cluster, node: i32) -> i16 {
+    let mut batch = BatchBuilder::new(Codec::None, 0);
+    let value = Some(Bytes::from_static(b"value"));
+    batch.push(&Record { offset: 0, timestamp: 1, key: None, value, headers: vec![] });
+    let batch = Bytes::from(batch.finish());
+    let answer = client.broker(node, |_| requests::produce("orders", 0, 1, Duration::from_secs(5), batch.clone()));
+    answer.unwrap().responses[0].partition_responses[0].error_code
 }
