@@ -58,7 +58,7 @@ fn a_leader_that_slept_for_longer_than_its_lease_takes_nothing_before_it_has_ask
     let leader = rig.leader("orders", 0);
     let place = u8::try_from(leader).unwrap();
     let mut client = rig.client_of(leader);
-    assert_eq!(produce(&mut client, leader), 0);
+    rig.until("it takes records", || produce(&mut client, leader) == 0);
     rig.network().deafen(place, ETCD);
     rig.node(leader).process.pause();
     rig.until("somebody else leads", || {
