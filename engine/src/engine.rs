@@ -219,6 +219,12 @@ impl Engine {
         self.call(owner, move |engine: Engine| async move { engine.0.store.active_producers(partition) }).await
     }
 
+    /// Has a function called on this shard before each commit group is sealed: what it appends goes into that group. Not for
+    /// what has to be in the order of other calls.
+    pub fn on_seal(&self, call: Rc<dyn Fn()>) {
+        self.0.store.on_seal(call);
+    }
+
     /// Runs `work` on another shard (or this one) with that shard's handle and brings its result back. Calls to one
     /// shard made in the same turn travel together.
     pub async fn on_shard<F, R>(&self, shard: usize, work: impl FnOnce(Engine) -> F + Send + 'static) -> R
@@ -242,6 +248,53 @@ impl Engine {
         if shard == self.shard() {
             return Either::Left(work(self.clone()));
         }
+        let origin = self.shard();
+        let (id, answer) = self.await_reply();
+        self.0.mail.post(
+            shard,
+            Box::new(move |engine: &Engine| {
+                let running = work(engine.clone());
+                engine.reply_later(origin, id, running);
+            }),
+        );
+        Either::Right(answer)
+    }
+
+    /// As [`Engine::on_shard`] for work that says at once how it has begun and later how it has ended. The letter is posted
+    /// before this returns, and the first answer is on its way before the other shard opens another letter: what that posts
+    /// to this one afterwards cannot pass it.
+    pub fn begin_on_shard<A, F, R, W>(
+        &self,
+        shard: usize,
+        work: W,
+    ) -> (impl Future<Output = A> + use<A, F, R, W>, impl Future<Output = R> + use<A, F, R, W>)
+    where
+        W: FnOnce(&Engine) -> (A, F) + Send + 'static,
+        A: Send + 'static,
+        F: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        if shard == self.shard() {
+            let (begun, running) = work(self);
+            return (Either::Left(std::future::ready(begun)), Either::Left(running));
+        }
+        let origin = self.shard();
+        let (begun_id, begun) = self.await_reply();
+        let (id, answer) = self.await_reply();
+        self.0.mail.post(
+            shard,
+            Box::new(move |engine: &Engine| {
+                let (begun, running) = work(engine);
+                let begun: Box<dyn Any + Send> = Box::new(begun);
+                engine.0.mail.post(origin, Box::new(move |home: &Engine| home.reply(begun_id, begun)));
+                engine.reply_later(origin, id, running);
+            }),
+        );
+        (Either::Right(begun), Either::Right(answer))
+    }
+
+    /// A number by which another shard answers, and the answer to come.
+    fn await_reply<R: Send + 'static>(&self) -> (u64, impl Future<Output = R> + use<R>) {
         let outcome = Rc::<Outcome<Rc<Cell<Option<R>>>>>::default();
         let id = self.next_id();
         let resolve = outcome.clone();
@@ -250,20 +303,17 @@ impl Engine {
             resolve.set(Rc::new(Cell::new(Some(*value))));
         });
         self.0.replies.borrow_mut().insert(id, reply);
-        let origin = self.shard();
-        self.0.mail.post(
-            shard,
-            Box::new(move |engine: &Engine| {
-                let running = work(engine.clone());
-                let engine = engine.clone();
-                glommio::spawn_local(async move {
-                    let result: Box<dyn Any + Send> = Box::new(running.await);
-                    engine.0.mail.post(origin, Box::new(move |home: &Engine| home.reply(id, result)));
-                })
-                .detach();
-            }),
-        );
-        Either::Right(outcome.wait().map(|cell| cell.take().expect("a call has one caller")))
+        (id, outcome.wait().map(|cell| cell.take().expect("a call has one caller")))
+    }
+
+    /// Answers another shard when the work is done.
+    fn reply_later<R: Send + 'static>(&self, origin: usize, id: u64, running: impl Future<Output = R> + 'static) {
+        let engine = self.clone();
+        glommio::spawn_local(async move {
+            let result: Box<dyn Any + Send> = Box::new(running.await);
+            engine.0.mail.post(origin, Box::new(move |home: &Engine| home.reply(id, result)));
+        })
+        .detach();
     }
 
     /// A number that this shard has not used yet.

@@ -24,6 +24,8 @@ mod partition;
 pub mod replica;
 mod replica_api;
 pub mod signal;
+#[cfg(feature = "sim")]
+pub mod simulated;
 pub mod stall;
 mod start;
 pub mod stats;

@@ -85,7 +85,7 @@ impl Engine {
 
     /// Writes a coordinator's records and markers all at once: consumers see all of it or nothing, and so does a start
     /// after a crash. All parts are of one shard, this or another; they are on stable storage when the future resolves,
-    /// whatever their topics ask, as long as one of them is a marker or of a transaction.
+    /// whatever their topics ask.
     ///
     /// Of partitions with replicas it resolves once every replica in sync has all parts. All or nothing is promised for this
     /// node only: each partition goes its own way to its followers, which may have one part and not the other, and another
@@ -133,6 +133,20 @@ impl Engine {
             async move { (places, answers.await) }
         });
         in_order(pending.collect())
+    }
+
+    /// Whether markers are the last ones of their producers in their partitions: on stable storage, or on their way there.
+    /// One answer per marker, in order.
+    pub async fn have_markers(&self, markers: Vec<Marker>) -> Vec<bool> {
+        let pending = self.by_owner(markers, |marker| marker.partition).into_iter().map(|(shard, (places, own))| {
+            let answers = self.call(shard, move |engine: Engine| {
+                let store = &engine.0.store;
+                std::future::ready(own.iter().map(|marker| Ok(store.has_marker(marker))).collect::<Vec<_>>())
+            });
+            async move { (places, answers.await) }
+        });
+        let answers = in_order(pending.collect()).await;
+        answers.into_iter().map(|answer| answer.unwrap_or(false)).collect()
     }
 
     /// Transactions that are open, in all partitions of the node: each has to be of a coordinator that knows it.

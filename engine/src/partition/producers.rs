@@ -169,6 +169,16 @@ impl Producers {
         }
     }
 
+    /// Whether a marker is the last one of its producer.
+    pub(crate) fn has_marker(&self, marker: &Marker) -> bool {
+        let Some(known) = self.by_id.get(&marker.producer_id) else { return false };
+        let is_same = |last: &LastMarker| {
+            let outcome = if last.flags & COMMITS != 0 { Outcome::Commit } else { Outcome::Abort };
+            last.epoch == marker.producer_epoch && outcome == marker.outcome
+        };
+        known.marker.as_deref().is_some_and(is_same)
+    }
+
     /// Takes note of a batch that is in the log, in the order of offsets. `append_ms` is the wall clock of its append,
     /// or where that is not known any more, its timestamp. Answers the transaction that it ended.
     pub(crate) fn note(&mut self, batch: ProducerBatch, append_ms: i64) -> Option<Ended> {

@@ -172,6 +172,11 @@ impl Partition {
         self.producers.check_marker(marker)
     }
 
+    /// Whether a marker is the last one of its producer here, on stable storage or on its way there.
+    pub(crate) fn has_marker(&self, marker: &Marker) -> bool {
+        self.producers.has_marker(marker)
+    }
+
     /// Gives a marker its place, at the end.
     pub(crate) fn place_marker(&mut self, info: &BatchInfo, end: EndMarker, now_ms: i64) -> Placed {
         let base_offset = self.marks.end();

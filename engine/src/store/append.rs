@@ -205,11 +205,12 @@ impl<I: Io> Store<I> {
         placed: Placed,
     ) -> (Produced, Rc<GroupOutcome>) {
         let (produced, end_offset) = (placed.produced, placed.end_offset);
-        let (batch, flush) = self.to_push(cell, bytes, info, placed);
+        let flush = cell.borrow().config().durability == Durability::Device || info.is_transactional();
+        let batch = self.to_push(bytes, info, placed);
         (produced, self.groups.borrow_mut().push(cell, batch, end_offset, flush))
     }
 
-    /// The same where room was made in the open group for more than this batch.
+    /// Puts a batch into the open group, where room was made for more than this one; the group is flushed.
     pub(super) fn push_to_open(
         &self,
         cell: &Rc<PartitionCell>,
@@ -218,19 +219,17 @@ impl<I: Io> Store<I> {
         placed: Placed,
     ) -> (Produced, Rc<GroupOutcome>) {
         let (produced, end_offset) = (placed.produced, placed.end_offset);
-        let (batch, flush) = self.to_push(cell, bytes, info, placed);
-        (produced, self.groups.borrow_mut().push_to_open(cell, batch, end_offset, flush))
+        let batch = self.to_push(bytes, info, placed);
+        (produced, self.groups.borrow_mut().push_to_open(cell, batch, end_offset, true))
     }
 
-    /// A batch for a group, and whether that has to be flushed.
-    fn to_push(&self, cell: &Rc<PartitionCell>, bytes: Bytes, info: &BatchInfo, placed: Placed) -> (PlacedBatch, bool) {
+    fn to_push(&self, bytes: Bytes, info: &BatchInfo, placed: Placed) -> PlacedBatch {
         let Placed { produced, append_time_ms, .. } = placed;
-        let flush = cell.borrow().config().durability == Durability::Device || info.is_transactional();
         self.counters.produced_batches.add(1);
         self.counters.produced_records.add(usize::try_from(info.record_count).unwrap_or(0));
         self.counters.produced_bytes.add(bytes.len());
         let stamp = BatchStamp::Here { checked: *info, append_time_ms };
-        (PlacedBatch { bytes, base_offset: produced.base_offset, stamp }, flush)
+        PlacedBatch { bytes, base_offset: produced.base_offset, stamp }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Writing several batches all at once: a coordinator's records and the markers of the transactions that they decide on.
 //!
 //! All parts lie in one commit group, which has one checksum and so counts whole or not at all; consumers see all of it in
-//! one turn. Everything is checked before the first part has its place, so a part that cannot be written leaves nothing of
+//! one turn. The group is flushed, whatever the topics ask: what decides on transactions is not to be lost where what it
+//! decides on is not. Everything is checked before the first part has its place, so a part that cannot be written leaves nothing of
 //! the others.
 //!
 //! All of that is said of this node. Of partitions with replicas a part is answered once every replica in sync has it, and each

@@ -31,7 +31,7 @@ use crate::{
     partition::{PartitionCell, Terms, producers::Begins, transacting::Standing, transactions::Confirming},
     signal::Outcome,
     transactions::{
-        ADMISSION_WAIT_MAX, Adds, Admission, LocalFuture, Question, TransactionGate, TransactionalProducer,
+        ADMISSION_WAIT_MAX, Adds, Admission, LocalFuture, Marker, Question, TransactionGate, TransactionalProducer,
     },
 };
 
@@ -307,6 +307,11 @@ impl<I: Io> Store<I> {
             true => Ok(()),
             false => Err(LogError::InvalidTxnState("transactions are not in use on this node")),
         }
+    }
+
+    /// Whether a marker is the last one of its producer in its partition.
+    pub(crate) fn has_marker(&self, marker: &Marker) -> bool {
+        self.partition(marker.partition).is_ok_and(|cell| cell.borrow().has_marker(marker))
     }
 
     /// Transactions that are open in partitions of this shard.

@@ -191,6 +191,8 @@ pub(crate) struct Store<I: Io> {
     transactions_in_use: Cell<bool>,
     pub(crate) fetch_memory: Rc<FetchMemory>,
     pump: Signal,
+    /// Called before a group is sealed: who has something for it that may still come.
+    before_seal: RefCell<Vec<Rc<dyn Fn()>>>,
     maker: Signal,
     /// Set once the maker touches no file any more.
     maker_ended: Rc<Outcome<()>>,

@@ -121,6 +121,7 @@ impl<I: Io> Store<I> {
             transactions_in_use: Cell::new(false),
             fetch_memory: FetchMemory::new(options.fetch_bytes),
             pump: Signal::default(),
+            before_seal: RefCell::default(),
             maker: Signal::default(),
             maker_ended: Rc::default(),
             counters: Counters::default(),

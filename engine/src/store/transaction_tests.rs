@@ -302,6 +302,20 @@ fn what_is_written_at_once_is_written_whole_or_not_at_all() {
     });
 }
 
+/// What decides on a transaction could be lost with the power where its topic asks for no flush, and markers on other shards
+/// not.
+#[test]
+fn what_is_written_at_once_is_flushed_whatever_the_topics_ask() {
+    in_store(&[("flush.messages", "1000")], |store| async move {
+        let parts = vec![AtomicPart::Batch { partition: id(1), batch: plain("decision").batch }];
+        let (_, wait) = store.append_atomically(parts).unwrap().remove(0);
+        wait.wait().await.unwrap();
+        assert!(!store.has_unflushed());
+        append(&store, plain("other")).await.unwrap();
+        assert!(store.has_unflushed(), "the topic asks for none");
+    });
+}
+
 /// What a future waits for until the test gives it.
 struct Given<T>(Rc<(Cell<Option<T>>, Signal)>);
 

@@ -106,10 +106,28 @@ impl<I: Io> Store<I> {
             if self.stopped.get() {
                 return;
             }
-            while let Some((group, file)) = self.next_group() {
+            // what others that can run now append goes along
+            self.io.yield_now().await;
+            while self.may_seal() {
+                self.call_before_seal();
+                let Some((group, file)) = self.next_group() else { break };
                 self.start(group, file);
             }
         }
+    }
+
+    /// Has a function called before each group is sealed; what it appends is in that group, if there is room.
+    pub(crate) fn on_seal(&self, call: Rc<dyn Fn()>) {
+        self.before_seal.borrow_mut().push(call);
+    }
+
+    fn call_before_seal(&self) {
+        let calls = self.before_seal.borrow().clone();
+        calls.iter().for_each(|call| call());
+    }
+
+    fn may_seal(&self) -> bool {
+        self.groups.borrow().may_go(self.flight.borrow().groups.len())
     }
 
     /// The next group that may go, with the file it goes to. Without room in memory or in the log it has to wait for

@@ -272,10 +272,14 @@ impl Groups {
 
     /// The next group to write, if it may go while `in_flight` others are being written.
     pub(crate) fn next(&mut self, in_flight: usize) -> Option<CommitGroup> {
-        let first = self.waiting.front()?;
+        self.may_go(in_flight).then(|| self.waiting.pop_front().expect("what may go is there"))
+    }
+
+    /// Whether there is a group to write that may go while `in_flight` others are being written.
+    pub(crate) fn may_go(&self, in_flight: usize) -> bool {
+        let Some(first) = self.waiting.front() else { return false };
         let large = first.bytes >= PIPELINED_BYTES || self.waiting.len() > 1;
-        let may_go = in_flight == 0 || (large && in_flight < IN_FLIGHT_MAX);
-        may_go.then(|| self.waiting.pop_front().expect("looked at above"))
+        in_flight == 0 || (large && in_flight < IN_FLIGHT_MAX)
     }
 
     /// Size of the next group in the log, whether or not it may go.
