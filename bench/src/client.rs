@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use kafka_protocol::{
     messages::{
-        CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest, MetadataRequest,
-        ProduceRequest, ProduceResponse,
+        CreateTopicsRequest, DeleteTopicsRequest, DescribeLogDirsRequest, FetchRequest, FetchResponse,
+        FindCoordinatorRequest, InitProducerIdRequest, MetadataRequest, ProduceRequest, ProduceResponse,
         create_topics_request::{CreatableTopic, CreatableTopicConfig},
         metadata_request::MetadataRequestTopic,
     },
@@ -238,6 +238,8 @@ pub struct FetchLimits {
     pub max_bytes: i32,
     /// Bytes of one partition.
     pub partition_max_bytes: i32,
+    /// Only what is committed.
+    pub committed: bool,
 }
 
 impl Default for FetchLimits {
@@ -248,6 +250,7 @@ impl Default for FetchLimits {
             max_wait: Duration::from_millis(500),
             max_bytes: 50 << 20,
             partition_max_bytes: 1 << 20,
+            committed: false,
         }
     }
 }
@@ -274,6 +277,7 @@ pub fn fetch_request(topic: &str, positions: impl Iterator<Item = (i32, i64)>, l
         .with_max_wait_ms(milliseconds(limits.max_wait))
         .with_min_bytes(limits.min_bytes)
         .with_max_bytes(limits.max_bytes)
+        .with_isolation_level(i8::from(limits.committed))
         .with_topics(vec![fetch_topic(topic, positions, limits.partition_max_bytes)])
 }
 
@@ -295,6 +299,35 @@ pub fn fetch(
             records: partition.records.unwrap_or_default(),
         })
         .collect())
+}
+
+/// What a coordinator is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    /// A consumer group.
+    Group = 0,
+    /// A transactional id.
+    Transaction = 1,
+}
+
+/// Address of the coordinator of a group or of a transactional id.
+pub fn find_coordinator(connection: &mut Connection, key: &str, kind: KeyType) -> Result<SocketAddr, ClientError> {
+    let name = StrBytes::from_string(key.to_owned());
+    let response = connection.call(2, &FindCoordinatorRequest::default().with_key(name).with_key_type(kind as i8))?;
+    check(|| format!("coordinator of {key}"), response.error_code)?;
+    resolve(&format!("{}:{}", response.host.as_str(), response.port))
+}
+
+/// Bytes of all partitions that a broker has, internal ones too.
+pub fn log_bytes(connection: &mut Connection) -> Result<u64, ClientError> {
+    let response = connection.call(1, &DescribeLogDirsRequest::default().with_topics(None))?;
+    let mut bytes = 0;
+    for folder in response.results {
+        check(|| "log directories".to_owned(), folder.error_code)?;
+        let partitions = folder.topics.iter().flat_map(|topic| &topic.partitions);
+        bytes += partitions.map(|partition| partition.partition_size.unsigned_abs()).sum::<u64>();
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

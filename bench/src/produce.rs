@@ -55,6 +55,9 @@ pub struct ConsumeArgs {
     /// Bytes of one partition in a fetch at most
     #[arg(long, default_value_t = 1 << 20)]
     partition_bytes: i32,
+    /// Read only what is committed
+    #[arg(long)]
+    committed: bool,
 }
 
 /// Runs `produce`.
@@ -105,6 +108,7 @@ pub fn consume(args: &ConsumeArgs) -> anyhow::Result<Run> {
     let limits = FetchLimits {
         max_bytes: args.fetch_bytes,
         partition_max_bytes: args.partition_bytes,
+        committed: args.committed,
         ..FetchLimits::default()
     };
     let leaders = client::leaders(&mut args.target.connect()?, &args.topic)?;

@@ -110,6 +110,10 @@ fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&
                  --abort-share\t0.3\t--threads\t2\t--repeat\t2"
             ),
         ),
+        (
+            "transactions-with-offsets",
+            format!("transactions\t{to}\t2\t--producers\t3\t--group-offsets\t--abort-share\t0.3"),
+        ),
         ("drain", format!("tail\t{to}\t4\t--rate\t2000\t--records-per-batch\t10\t--backlog-bytes\t200000")),
     ];
     if let Some(binary) = &args.binary {

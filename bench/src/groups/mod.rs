@@ -13,10 +13,7 @@ use clap::Args;
 use committer::{COMMIT_VERSION, Committer, Duty, Measured};
 use hdrhistogram::Histogram;
 use kafka_protocol::{
-    messages::{
-        DeleteGroupsRequest, FindCoordinatorRequest, GroupId, OffsetFetchRequest,
-        offset_fetch_request::OffsetFetchRequestTopic,
-    },
+    messages::{DeleteGroupsRequest, GroupId, OffsetFetchRequest, offset_fetch_request::OffsetFetchRequestTopic},
     protocol::StrBytes,
 };
 use millrace_client::requests::topic_name;
@@ -24,10 +21,9 @@ use serde::Serialize;
 
 use crate::{
     client::{self, ClientError, Connection},
-    clock::Clock,
-    load::{Window, WindowEdge},
+    load::crew::Crew,
     report::{self, Figures, Run},
-    target::{self, Meters, Target},
+    target::{self, Target},
 };
 
 /// `groups`: throughput and latency of offset commits, verified by OffsetFetch.
@@ -151,7 +147,7 @@ fn coordinators(
         client::until_ready(timeout, || {
             let address = match coordinators.get(&duty.group) {
                 Some(known) => *known,
-                None => find_coordinator(connection, &duty.group)?,
+                None => client::find_coordinator(connection, &duty.group, client::KeyType::Group)?,
             };
             let to = connections.to(address, timeout)?;
             duty.check(&to.call(COMMIT_VERSION, &duty.commit(FIRST_OFFSET))?)?;
@@ -160,13 +156,6 @@ fn coordinators(
         })?;
     }
     Ok(coordinators)
-}
-
-fn find_coordinator(connection: &mut Connection, group: &str) -> Result<SocketAddr, ClientError> {
-    let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned())).with_key_type(0);
-    let response = connection.call(2, &request)?;
-    client::check(|| format!("coordinator of {group}"), response.error_code)?;
-    client::resolve(&format!("{}:{}", response.host.as_str(), response.port))
 }
 
 fn commit(
@@ -181,28 +170,18 @@ fn commit(
         Committer::connect(duty, address, FIRST_OFFSET)
     };
     let mut committers = args.duties(run, topic).into_iter().map(connect).collect::<anyhow::Result<Vec<_>>>()?;
-    let clock = Clock::start();
-    let (warmup, duration) = (Duration::from_secs_f64(args.warmup), Duration::from_secs_f64(args.duration));
-    let start_ns = clock.now_ns() + warmup.as_nanos() as u64;
-    let window = Window { start_ns, end_ns: start_ns + duration.as_nanos() as u64 };
-    let mut meters = Meters::default();
-    let share = committers.len().div_ceil(args.threads as usize);
     let (in_flight, timeout) = (args.in_flight, args.target.timeout());
-    let measured: Vec<anyhow::Result<Measured>> = std::thread::scope(|scope| {
-        let drive = |part| scope.spawn(move || committer::drive(part, in_flight, clock, window, timeout));
-        let handles: Vec<_> = committers.chunks_mut(share).map(drive).collect();
-        clock.sleep_until(window.start_ns);
-        meters.read(args.target.server_pid, WindowEdge::Start);
-        clock.sleep_until(window.end_ns);
-        meters.read(args.target.server_pid, WindowEdge::End);
-        handles.into_iter().map(|handle| handle.join().expect("a load thread panicked")).collect()
-    });
+    let (warmup, duration, server_pid) = (args.warmup, args.duration, args.target.server_pid);
+    let (parts, meters) = Crew { threads: args.threads, warmup, duration, server_pid }.drive(
+        &mut committers,
+        |part, clock, window| committer::drive(part, in_flight, clock, window, timeout),
+        |_| Ok(()),
+    )?;
     let mut latency_us = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3)?;
     let mut commits = 0;
-    for measured in measured {
-        let measured = measured?;
-        commits += measured.commits;
-        latency_us.add(&measured.latency_us)?;
+    for Measured { commits: own, latency_us: own_us } in parts {
+        commits += own;
+        latency_us.add(&own_us)?;
     }
     let verified = verify(args, &committers, coordinators)?;
     let mut figures = Figures::new();

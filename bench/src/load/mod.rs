@@ -4,6 +4,7 @@
 //! broker that stalls pays for every batch that had to wait. Batches still unsent or unanswered when the drain time is
 //! over are counted, never dropped silently.
 
+pub(crate) mod crew;
 mod link;
 pub(crate) mod pipe;
 mod run;

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::ensure;
 use clap::Args;
 use kafka_protocol::{
-    messages::{FindCoordinatorRequest, InitProducerIdRequest, TransactionalId},
+    messages::{GroupId, InitProducerIdRequest, OffsetFetchRequest, TransactionalId},
     protocol::StrBytes,
 };
 use millrace_client::{Cluster, ClusterOptions, ConnectOptions, FetchFrom, IsolationLevel, OffsetQuestion};
@@ -17,12 +17,11 @@ use serde::Serialize;
 
 use crate::{
     client::{self, CLIENT_ID, ClientError, Connection},
-    clock::Clock,
     ledger::Ledger,
-    load::{Window, WindowEdge},
+    load::crew::Crew,
     payload,
     report::{self, Figures, Run},
-    target::{self, Meters, Target},
+    target::{self, Target},
 };
 
 /// `transactions`: throughput and latency of transactions, verified by a reader of committed records.
@@ -49,6 +48,12 @@ pub struct TransactionsArgs {
     /// Share of transactions that are aborted
     #[arg(long, default_value_t = 0.0)]
     abort_share: f64,
+    /// Each transaction commits an offset too, of a group that each producer has of its own
+    #[arg(long)]
+    group_offsets: bool,
+    /// Keep the topic
+    #[arg(long)]
+    keep_topic: bool,
     /// Threads that drive the producers
     #[arg(long, default_value_t = 1)]
     threads: u32,
@@ -102,11 +107,22 @@ pub fn transactions(args: &TransactionsArgs) -> anyhow::Result<Run> {
             let (address, producer) = init(&mut connection, &id, args.target.timeout())?;
             let is_one = leaders.by_partition.iter().all(|leader| *leader == address);
             ensure!(is_one, "the load is for one broker that coordinates all ids and leads all partitions");
-            let duty = duty(args, run, &topic);
+            let mut duty = duty(args, run, &topic);
+            if args.group_offsets {
+                let group = id.as_str().to_owned();
+                let found = client::until_ready(args.target.timeout(), || {
+                    client::find_coordinator(&mut connection, &group, client::KeyType::Group)
+                })?;
+                ensure!(found == address, "the load is for one broker that coordinates all groups too");
+                duty.group = Some(group);
+            }
             producers.push(TransactionalProducer::connect(index, id, producer, duty, address)?);
         }
         repetitions.push(measure(args, (run, &topic), &mut producers, &mut report)?);
-        client::delete_topic(&mut args.target.connect()?, &topic)?;
+        match args.keep_topic {
+            true => println!("topic {topic} run {run}"),
+            false => client::delete_topic(&mut args.target.connect()?, &topic)?,
+        }
     }
     report.add_repetitions(&repetitions);
     Ok(report)
@@ -120,6 +136,7 @@ fn duty(args: &TransactionsArgs, run: u64, topic: &str) -> Duty {
         records_per_partition: args.records_per_partition,
         record_size: args.record_size,
         aborted_per_mille: (args.abort_share * 1000.0).round() as u32,
+        group: None,
         run,
     }
 }
@@ -131,10 +148,7 @@ fn init(
     timeout: Duration,
 ) -> Result<(SocketAddr, (i64, i16)), ClientError> {
     client::until_ready(timeout, || {
-        let key = StrBytes::from_string(id.as_str().to_owned());
-        let found = connection.call(2, &FindCoordinatorRequest::default().with_key(key).with_key_type(1))?;
-        client::check(|| format!("coordinator of {}", id.as_str()), found.error_code)?;
-        let address = client::resolve(&format!("{}:{}", found.host.as_str(), found.port))?;
+        let address = client::find_coordinator(connection, id.as_str(), client::KeyType::Transaction)?;
         let request = InitProducerIdRequest::default()
             .with_transactional_id(Some(id.clone()))
             .with_transaction_timeout_ms(TRANSACTION_TIMEOUT_MS);
@@ -150,27 +164,24 @@ fn measure(
     producers: &mut [TransactionalProducer],
     report: &mut Run,
 ) -> anyhow::Result<Figures> {
-    let clock = Clock::start();
-    let (warmup, duration) = (Duration::from_secs_f64(args.warmup), Duration::from_secs_f64(args.duration));
-    let start_ns = clock.now_ns() + warmup.as_nanos() as u64;
-    let window = Window { start_ns, end_ns: start_ns + duration.as_nanos() as u64 };
-    let mut meters = Meters::default();
-    let share = producers.len().div_ceil(args.threads as usize);
+    let mut log = args.target.connect()?;
+    let mut log_bytes = Vec::new();
     let timeout = args.target.timeout();
-    let parts: Vec<anyhow::Result<Measured>> = std::thread::scope(|scope| {
-        let run = |part| scope.spawn(move || drive(part, clock, window, timeout));
-        let handles: Vec<_> = producers.chunks_mut(share).map(run).collect();
-        clock.sleep_until(window.start_ns);
-        meters.read(args.target.server_pid, WindowEdge::Start);
-        clock.sleep_until(window.end_ns);
-        meters.read(args.target.server_pid, WindowEdge::End);
-        handles.into_iter().map(|handle| handle.join().expect("a load thread panicked")).collect()
-    });
+    let (warmup, duration, server_pid) = (args.warmup, args.duration, args.target.server_pid);
+    let (parts, meters) = Crew { threads: args.threads, warmup, duration, server_pid }.drive(
+        producers,
+        |part, clock, window| drive(part, clock, window, timeout),
+        |_| {
+            log_bytes.push(client::log_bytes(&mut log)?);
+            Ok(())
+        },
+    )?;
     let mut measured = Measured::new()?;
     for part in parts {
-        measured.merge(part?)?;
+        measured.merge(part)?;
     }
     let verified = verify(args, run, topic, &measured)?;
+    verify_offsets(args, producers)?;
     let mut figures = Figures::new();
     let ended = measured.committed + measured.aborted;
     let records = f64::from(args.partitions_per_transaction) * f64::from(args.records_per_partition);
@@ -184,6 +195,9 @@ fn measure(
     report.add_histogram("transaction latency us", &measured.transaction_us)?;
     report.add_histogram("end latency us", &measured.end_us)?;
     let bytes = ended as f64 * records * args.record_size as f64;
+    // of all partitions, without what frames them in files; compaction and retention make it less
+    let grown = log_bytes.last().zip(log_bytes.first()).map_or(0, |(after, before)| after.saturating_sub(*before));
+    figures.insert("log bytes per transaction".into(), grown as f64 / ended as f64);
     report.remarks.extend(meters.add_to(&mut figures, bytes, args.duration, args.threads));
     Ok(figures)
 }
@@ -216,6 +230,23 @@ fn verify(args: &TransactionsArgs, run: u64, topic: &str, measured: &Measured) -
     let is_told = tally.unacknowledged == 0;
     ensure!(is_told, "no figures, the broker failed the run: {} records are of no transaction", tally.unacknowledged);
     Ok(tally.records)
+}
+
+/// The offset of each producer's group must be that of its last committed transaction.
+fn verify_offsets(args: &TransactionsArgs, producers: &[TransactionalProducer]) -> anyhow::Result<()> {
+    let mut connection = args.target.connect()?;
+    for (group, expected) in producers.iter().filter_map(TransactionalProducer::group_offset) {
+        let request = OffsetFetchRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_topics(None);
+        let response = connection.call(5, &request)?;
+        client::check(|| format!("offsets of {group}"), response.error_code)?;
+        let found: Vec<_> = response.topics.iter().flat_map(|topic| &topic.partitions).collect();
+        let found: Vec<_> = found.iter().map(|partition| partition.committed_offset).collect();
+        let expected: Vec<_> = expected.into_iter().collect();
+        ensure!(found == expected, "no figures, the broker failed the run: {group} has {found:?}, not {expected:?}");
+    }
+    Ok(())
 }
 
 /// Waits until nothing is open in a partition; answers its end. Kafka answers the end of a transaction before its markers

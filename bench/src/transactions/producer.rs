@@ -10,8 +10,9 @@ use hdrhistogram::Histogram;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        EndTxnRequest, ProduceRequest, ProducerId, TransactionalId,
+        EndTxnRequest, GroupId, ProduceRequest, ProducerId, TransactionalId, TxnOffsetCommitRequest,
         produce_request::{PartitionProduceData, TopicProduceData},
+        txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic},
     },
     protocol::StrBytes,
 };
@@ -29,6 +30,8 @@ use crate::{
 
 /// The last version that names topics.
 const PRODUCE_VERSION: i16 = 12;
+/// The first version that adds the group's partition to the transaction.
+const OFFSET_VERSION: i16 = 5;
 /// The first version in which each transaction has an epoch of its own.
 const END_VERSION: i16 = 5;
 
@@ -43,6 +46,8 @@ pub(super) struct Duty {
     pub record_size: usize,
     /// Transactions out of a thousand that are aborted.
     pub aborted_per_mille: u32,
+    /// The group whose offset is committed with each transaction.
+    pub group: Option<String>,
     pub run: u64,
 }
 
@@ -51,6 +56,8 @@ pub(super) struct Duty {
 enum Step {
     /// The records; kept for a broker that says it is not ready for them.
     Producing(Bytes),
+    /// The offset of the group.
+    Offset,
     /// The end, asked for at that time.
     Ending { since_ns: u64 },
 }
@@ -67,6 +74,9 @@ pub(super) struct TransactionalProducer {
     step: Option<Step>,
     began_ns: u64,
     is_committed: bool,
+    /// The offset that was committed last, if one was, and the one that is under way.
+    offset: Option<i64>,
+    next_offset: i64,
     /// Records of the transaction under way: partition, first number and count.
     written: Vec<(u32, u64, u64)>,
     /// Numbers of the records of each partition, over all transactions.
@@ -138,6 +148,8 @@ impl TransactionalProducer {
             step: None,
             began_ns: 0,
             is_committed: true,
+            offset: None,
+            next_offset: 0,
             written: Vec::new(),
             next_number: BTreeMap::new(),
             next_partition: duty.partitions.start,
@@ -215,6 +227,34 @@ impl TransactionalProducer {
         self.pipe.flush()
     }
 
+    /// The group, and the offset that it is to have.
+    pub(super) fn group_offset(&self) -> Option<(&str, Option<i64>)> {
+        Some((self.duty.group.as_deref()?, self.offset))
+    }
+
+    fn commit_offset(&mut self, group: String) -> anyhow::Result<()> {
+        self.next_offset += 1;
+        let partition = TxnOffsetCommitRequestPartition::default()
+            .with_committed_offset(self.next_offset)
+            .with_committed_metadata(Some(StrBytes::default()));
+        let topic = TxnOffsetCommitRequestTopic::default()
+            .with_name(topic_name(&self.duty.topic))
+            .with_partitions(vec![partition]);
+        let request = TxnOffsetCommitRequest::default()
+            .with_transactional_id(self.id.clone())
+            .with_group_id(GroupId(StrBytes::from_string(group)))
+            .with_producer_id(ProducerId(self.producer.0))
+            .with_producer_epoch(self.producer.1)
+            .with_generation_id(-1)
+            .with_topics(vec![topic]);
+        let correlation_id = self.in_flight.next_id();
+        let frame = frame::encode_request(&CLIENT_ID, correlation_id, OFFSET_VERSION, &request)?;
+        self.in_flight.sent(correlation_id, ());
+        self.pipe.next_out().extend_from_slice(&frame);
+        self.step = Some(Step::Offset);
+        self.pipe.flush()
+    }
+
     fn send(&mut self, step: Step) -> anyhow::Result<()> {
         if let Step::Producing(frame) = &step {
             self.pipe.next_out().extend_from_slice(frame);
@@ -235,6 +275,13 @@ impl TransactionalProducer {
             let now_ns = clock.now_ns();
             match self.step.take() {
                 Some(Step::Producing(frame)) => self.produced(frame, answer, now_ns, measured)?,
+                Some(Step::Offset) => {
+                    let response = frame::decode_answer::<TxnOffsetCommitRequest>(answer, OFFSET_VERSION)?;
+                    for partition in response.topics.iter().flat_map(|topic| &topic.partitions) {
+                        client::check(|| format!("offset of {}", self.id.as_str()), partition.error_code)?;
+                    }
+                    self.end(now_ns)?;
+                }
                 Some(Step::Ending { since_ns }) => {
                     self.ended(answer, (since_ns, now_ns), window, measured)?;
                     if now_ns < window.end_ns {
@@ -261,7 +308,10 @@ impl TransactionalProducer {
         for answer in answers {
             client::check(|| format!("produce to partition {}", answer.index), answer.error_code)?;
         }
-        self.end(now_ns)
+        match self.duty.group.clone() {
+            Some(group) => self.commit_offset(group),
+            None => self.end(now_ns),
+        }
     }
 
     fn ended(
@@ -275,6 +325,9 @@ impl TransactionalProducer {
         client::check(|| format!("end of a transaction of {}", self.id.as_str()), response.error_code)?;
         ensure!(response.producer_id.0 >= 0, "the broker gives transactions no epochs of their own");
         self.producer = (response.producer_id.0, response.producer_epoch);
+        if self.is_committed && self.duty.group.is_some() {
+            self.offset = Some(self.next_offset);
+        }
         let records = if self.is_committed { &mut measured.visible } else { &mut measured.hidden };
         for (partition, first, count) in &self.written {
             records.insert((self.index, *partition), *first, *count);
