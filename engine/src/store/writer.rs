@@ -106,8 +106,6 @@ impl<I: Io> Store<I> {
             if self.stopped.get() {
                 return;
             }
-            // what others that can run now append goes along
-            self.io.yield_now().await;
             while self.may_seal() {
                 self.call_before_seal();
                 let Some((group, file)) = self.next_group() else { break };

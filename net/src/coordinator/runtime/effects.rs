@@ -103,6 +103,17 @@ impl<R, T: Then> Effects<R, T> {
         }
     }
 
+    /// The records of a write that was not taken yet.
+    pub(crate) fn untaken(&mut self, write: WriteId) -> Option<&mut Vec<R>> {
+        let at = self.writes.binary_search_by_key(&write, |known| known.id).ok()?;
+        Some(&mut self.writes[at].records)
+    }
+
+    /// Whether a write is not done yet.
+    pub(crate) fn is_pending(&self, write: Option<WriteId>) -> bool {
+        self.pending.front().zip(write).is_some_and(|(oldest, write)| oldest.id <= write)
+    }
+
     /// What is to happen once the write is done that was begun last.
     pub(crate) fn last_mut(&mut self) -> Option<&mut T> {
         self.pending.back_mut().map(|pending| &mut pending.then)

@@ -9,32 +9,32 @@ use futures_util::{
 };
 use millrace_engine::{
     api::{LogError, ProducePartition, TopicPartition},
-    engine::Engine,
-    transactions::{AtomicPart, AtomicRefused},
+    transactions::{AtomicAppended, AtomicPart, AtomicRefused},
 };
 
 use super::slots::Append;
 
 /// Whose an append is: a partition, and the number that the slots know it by.
-pub(super) type Key = (TopicPartition, u64);
+pub(crate) type Key = (TopicPartition, u64);
 /// What became of it: the offset of its first record, or of the marker of its partition.
-pub(super) type Written = (Key, Result<i64, LogError>);
+pub(crate) type Written = (Key, Result<i64, LogError>);
 
 /// Appends that are given to the log by one call.
-pub(super) enum Run {
+pub(crate) enum Run {
     /// Each batch by itself.
     Plain { keys: Vec<Key>, parts: Vec<ProducePartition> },
     /// All or nothing.
     Atomic { key: Key, parts: Vec<AtomicPart> },
 }
 
-/// The calls that append everything in the order in which it was taken.
-pub(super) fn runs(appends: Vec<Append>) -> Vec<Run> {
+/// The calls that append everything in the order in which it was taken; what goes with nothing else is flushed as its topic
+/// asks, or always.
+pub(crate) fn runs(appends: Vec<Append>, always_flushed: bool) -> Vec<Run> {
     let mut runs = Vec::new();
     for Append { partition, batch, markers, number } in appends {
         let key = (partition, number);
         match batch {
-            Some(batch) if markers.is_empty() => push_plain(&mut runs, key, batch),
+            Some(batch) if markers.is_empty() && !always_flushed => push_plain(&mut runs, key, batch),
             batch => {
                 let batch = batch.map(|batch| AtomicPart::Batch { partition, batch });
                 let parts = batch.into_iter().chain(markers.into_iter().map(AtomicPart::Marker)).collect();
@@ -59,12 +59,15 @@ fn push_plain(runs: &mut Vec<Run>, key: Key, batch: Bytes) {
 /// Appends parts of this shard all at once; the place of the first is taken when this returns. A marker that its partition
 /// refuses for good is left out, as its transaction is no longer what is open there: one odd producer must not keep the
 /// transactions of others from their end.
-pub(super) fn append_atomically(
-    engine: &Engine,
+pub(crate) fn append_atomically<F>(
+    append: impl Fn(Vec<AtomicPart>) -> F,
     mut parts: Vec<AtomicPart>,
-) -> impl Future<Output = Result<i64, LogError>> + 'static {
+) -> impl Future<Output = Result<i64, LogError>> + 'static
+where
+    F: Future<Output = AtomicAppended> + 'static,
+{
     loop {
-        let mut appended = Box::pin(engine.append_atomically(parts.clone()));
+        let mut appended = Box::pin(append(parts.clone()));
         // places are taken when it is first asked
         let offset = match (&mut appended).now_or_never() {
             None => return Either::Left(appended.map(first_offset)),
@@ -79,7 +82,7 @@ pub(super) fn append_atomically(
     }
 }
 
-fn first_offset(answer: millrace_engine::transactions::AtomicAppended) -> Result<i64, LogError> {
+fn first_offset(answer: AtomicAppended) -> Result<i64, LogError> {
     match answer {
         Ok(produced) => produced.first().map(|produced| produced.base_offset).ok_or(LogError::UnknownPartition),
         Err(AtomicRefused { error, .. }) => Err(error),

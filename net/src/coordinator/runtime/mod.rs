@@ -29,7 +29,12 @@ pub(crate) use machine::{LogRecord, Machine, Replayed, Verdict};
 pub(crate) use marker::ReplayedMarker;
 pub(crate) use promise::Gate;
 pub(crate) use route::{AttachedControl, ClusterControl, next_producer_id};
-pub(crate) use shell::{Answered, Kind, Runtime};
-#[cfg(test)]
-pub(crate) use test_asker::Inbox;
+pub(crate) use shell::{Kind, Runtime};
 pub(crate) use ticket::{Answer, Mark, Reply, Ticket};
+#[cfg(test)]
+pub(crate) use {
+    flush::{Key, Run, append_atomically, runs},
+    promise::Promise,
+    slots::{Actions, AppendFailure, Entrance, Load, Slots},
+    test_asker::Inbox,
+};

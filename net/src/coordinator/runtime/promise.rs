@@ -27,11 +27,6 @@ impl<T> Promise<T> {
         }
     }
 
-    /// Takes the value, if it was given.
-    pub(crate) fn try_take(&self) -> Option<T> {
-        self.value.take()
-    }
-
     /// Waits for the value and takes it.
     pub(crate) async fn take(&self) -> T {
         poll_fn(|context| match self.value.take() {

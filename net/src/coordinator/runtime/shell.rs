@@ -51,6 +51,8 @@ pub(crate) trait Kind: Sized + 'static {
     type Machine: Machine;
     /// The topic in whose partitions it is kept.
     const TOPIC: &'static str;
+    /// What it writes is on stable storage when it hears of it, whatever the topic asks.
+    const ALWAYS_FLUSHED: bool = false;
 
     /// The topic as it is made when it is first needed.
     fn new_topic(&self) -> NewTopic;
@@ -89,6 +91,13 @@ impl<K: Kind> Runtime<K> {
             bell: Bell::default(),
         });
         engine.attach(Rc::clone(&runtime));
+        // what is in the same group costs no write of its own
+        let flushed = Rc::downgrade(&runtime);
+        engine.on_seal(Rc::new(move || {
+            if let Some(runtime) = flushed.upgrade().filter(|runtime| runtime.is_flush_due.get()) {
+                runtime.flush();
+            }
+        }));
         runtime.reconcile();
         runtime
     }
@@ -224,8 +233,8 @@ impl<K: Kind> Runtime<K> {
         result
     }
 
-    /// Lets the machine of a partition handle a request, if it serves, and has what it writes take its place in the log at
-    /// once. Gives what the machine said, and a promise of the answer.
+    /// Lets the machine of a partition handle a request, if it serves. Gives what the machine said, and a promise of the
+    /// answer. What it writes goes into the next group that this shard seals.
     pub(crate) fn begin<R: 'static, P>(
         self: &Rc<Self>,
         partition: TopicPartition,
@@ -234,7 +243,6 @@ impl<K: Kind> Runtime<K> {
         let promise = Promise::new();
         let ticket = Ticket::of(Rc::clone(&promise));
         let begun = self.with(partition, |machine, now_ms| work(machine, now_ms, ticket))?;
-        self.flush();
         Some((begun, promise))
     }
 
@@ -322,7 +330,7 @@ impl<K: Kind> Runtime<K> {
         if appends.is_empty() {
             return;
         }
-        let under_way: Vec<_> = runs(appends).into_iter().map(|run| self.begin_run(run)).collect();
+        let under_way: Vec<_> = runs(appends, K::ALWAYS_FLUSHED).into_iter().map(|run| self.begin_run(run)).collect();
         let runtime = Rc::clone(self);
         glommio::spawn_local(async move {
             let mut under_way: FuturesUnordered<_> = under_way.into_iter().collect();
@@ -346,7 +354,7 @@ impl<K: Kind> Runtime<K> {
                 written.boxed_local()
             }
             Run::Atomic { key, parts } => {
-                let appended = append_atomically(&self.engine, parts);
+                let appended = append_atomically(|parts| self.engine.append_atomically(parts), parts);
                 async move { vec![(key, appended.await)] }.boxed_local()
             }
         }

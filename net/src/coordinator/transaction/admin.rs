@@ -123,7 +123,7 @@ impl Coordinator {
         open.iter().enumerate().filter(|(_, open)| is_claimed(open)).map(|(place, _)| place).collect()
     }
 
-    fn placed(&self, name: &PartitionName) -> Option<TopicPartition> {
+    pub(super) fn placed(&self, name: &PartitionName) -> Option<TopicPartition> {
         match self.surroundings.place(name) {
             Place::Gone => None,
             Place::Here(partition) | Place::Elsewhere(partition) => Some(partition),

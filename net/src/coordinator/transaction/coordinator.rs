@@ -10,6 +10,11 @@
 //! - Who asks meanwhile is held, in the order of asking, for [`HOLD_MAX_MS`]; then it is told CONCURRENT_TRANSACTIONS, which
 //!   clients try again. Kafka says so at once.
 //! - Where all partitions are on this shard, decision, markers and completion are one write: all of it or nothing.
+//! - Elsewhere, markers follow the decision; but where a commit can be told by them (see [`Surroundings::may_ask_for_markers`])
+//!   they are written beside it, and any one of them on stable storage means that it is decided. So a coordinator that finds
+//!   an ongoing transaction when it is loaded asks its partitions for them before it does anything with it.
+//! - That a transaction is over everywhere is written when nothing else was for [`COMPLETION_DELAY_MS`]: the record of the
+//!   id's next transaction says it too, and without either a restart finds the decision and nothing open.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -21,9 +26,9 @@ use millrace_engine::transactions::Marker;
 
 use super::{
     budget::Budget,
-    metadata::{Ending, Metadata, NO_PRODUCER, PartitionName, Producer},
+    metadata::{Ending, Metadata, PartitionName, Producer},
     record::TransactionRecord,
-    request::{Errand, Marking, Place, ProducerTicket, Progress, Request, Surroundings},
+    request::{Errand, ProducerTicket, Progress, Request, Surroundings},
     settings::{ABORT_INTERVAL_MS, Settings},
 };
 use crate::coordinator::runtime::{self, Effects, WriteId};
@@ -34,6 +39,8 @@ pub(crate) const HOLD_MAX_MS: i64 = 10_000;
 pub(super) const WAITING_MAX: usize = 256;
 /// Pause before markers are sent again to partitions that did not take them.
 pub(super) const MARKER_RETRY_MS: i64 = 100;
+/// How long the record that a transaction is over everywhere waits for another one of the id to say so.
+pub(super) const COMPLETION_DELAY_MS: i64 = 100;
 /// Pause before a transaction whose time is up is looked at again, when no producer id was at hand.
 const PRODUCER_ID_RETRY_MS: i64 = 100;
 
@@ -70,8 +77,17 @@ pub(super) enum Stage {
     Group,
     /// The decision is under way, with the markers of these partitions.
     Prepare(Vec<PartitionName>),
+    /// The decision is under way, with the markers of these partitions, and those of all others beside it.
+    Together {
+        /// Those whose markers go with the decision.
+        here: Vec<PartitionName>,
+        /// The others are not answered yet.
+        are_sent: bool,
+    },
     /// Markers are under way.
     Markers,
+    /// Partitions are asked whether a former life has committed it.
+    Asking,
     /// Markers are to be sent again.
     Retry,
 }
@@ -80,6 +96,8 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct UnderWay {
     pub(super) stage: Stage,
+    /// Whether partitions may have their markers already: these get none again.
+    pub(super) only_where_open: bool,
     /// Who asked for it, what it hears, and since when it waits.
     pub(super) client: Option<(ProducerTicket, Producer, i64)>,
 }
@@ -90,6 +108,8 @@ pub(super) struct Entry {
     pub(super) metadata: Metadata,
     /// Its last record.
     pub(super) last_write: Option<WriteId>,
+    /// Since when the state is known to no record.
+    pub(super) unwritten_since_ms: Option<i64>,
     pub(super) under_way: Option<UnderWay>,
     /// Who waits for the end that is under way.
     pub(super) waiting: VecDeque<Waiting>,
@@ -101,6 +121,8 @@ pub(super) struct Entry {
 pub(super) enum Step {
     /// It is answered, or will be.
     Done,
+    /// The same, with an error.
+    Refused,
     /// It has to wait for the end that is under way.
     Held(Request),
     /// It has to wait for a producer id.
@@ -113,7 +135,7 @@ pub(crate) struct Coordinator {
     pub(super) surroundings: Rc<dyn Surroundings>,
     pub(super) budget: Rc<Budget>,
     /// Which markers carry: partitions refuse those of an older coordinator.
-    epoch: i32,
+    pub(super) epoch: i32,
     pub(super) entries: HashMap<Rc<str>, Entry>,
     pub(super) effects: Effects<TransactionRecord, Then>,
     pub(super) errands: Vec<Errand>,
@@ -160,6 +182,7 @@ impl Coordinator {
         let step = if is_behind { Step::Held(request) } else { self.try_now(now_ms, id, request) };
         match step {
             Step::Done => return Progress::Begun,
+            Step::Refused => {}
             Step::Held(request) => self.hold(now_ms, id, Waiting { since_ms: now_ms, request }),
             Step::NeedsProducerId(request) => self.await_producer_id(id, Waiting { since_ms: now_ms, request }),
         }
@@ -172,10 +195,7 @@ impl Coordinator {
         }
         match request {
             Request::Init(init, ticket) => self.init(now_ms, id, init, ticket),
-            Request::Add(add, ticket) => {
-                self.add(now_ms, id, add, ticket);
-                Step::Done
-            }
+            Request::Add(add, ticket) => self.add(now_ms, id, add, ticket),
             Request::End(end, ticket) => self.end(now_ms, id, end, ticket),
         }
     }
@@ -215,7 +235,7 @@ impl Coordinator {
         }
         if let Some((id, Waiting { since_ms, request })) = self.awaiting.pop_front() {
             match self.try_now(now_ms, &id, request) {
-                Step::Done => {}
+                Step::Done | Step::Refused => {}
                 Step::Held(request) => self.hold(now_ms, &id, Waiting { since_ms, request }),
                 Step::NeedsProducerId(request) => self.await_producer_id(&id, Waiting { since_ms, request }),
             }
@@ -228,7 +248,7 @@ impl Coordinator {
             self.entries.get_mut(id).and_then(|entry| entry.waiting.pop_front())
         {
             match self.try_now(now_ms, id, request) {
-                Step::Done => {}
+                Step::Done | Step::Refused => {}
                 Step::NeedsProducerId(request) => self.await_producer_id(id, Waiting { since_ms, request }),
                 Step::Held(request) => {
                     if let Some(entry) = self.entries.get_mut(id) {
@@ -250,11 +270,25 @@ impl Coordinator {
 
     /// Takes a step: the state is another one from now on, and its record is written, with the markers.
     pub(super) fn step(&mut self, id: &Rc<str>, next: Metadata, markers: Vec<Marker>, then: Then) -> WriteId {
-        let version = i16::from(self.surroundings.transaction_version() >= 1);
-        let record = TransactionRecord { id: Rc::clone(id), metadata: Some(next.clone()), version };
+        let record = self.record(id, &next);
         let write = self.effects.write_with_markers(vec![record], markers, then);
-        self.put(id, next).last_write = Some(write);
+        let entry = self.put(id, next);
+        (entry.last_write, entry.unwritten_since_ms) = (Some(write), None);
         write
+    }
+
+    fn record(&self, id: &Rc<str>, metadata: &Metadata) -> TransactionRecord {
+        let version = i16::from(self.surroundings.transaction_version() >= 1);
+        TransactionRecord { id: Rc::clone(id), metadata: Some(metadata.clone()), version }
+    }
+
+    /// Takes a step beyond one that nobody has begun to write: one record tells of both. `None`: it is being written.
+    pub(super) fn step_further(&mut self, id: &Rc<str>, next: &Metadata) -> Option<WriteId> {
+        let write = self.entries.get(id)?.last_write?;
+        let record = self.record(id, next);
+        *self.effects.untaken(write)? = vec![record];
+        self.put(id, next.clone());
+        Some(write)
     }
 
     /// Sets the state of an id.
@@ -266,124 +300,13 @@ impl Coordinator {
         let entry = self.entries.entry(Rc::clone(id)).or_insert_with(|| Entry {
             metadata: metadata.clone(),
             last_write: None,
+            unwritten_since_ms: None,
             under_way: None,
             waiting: VecDeque::new(),
             timer_ms: None,
         });
         entry.metadata = metadata;
         entry
-    }
-
-    /// Begins the end of a transaction; gives the ticket back if it needs a producer id first.
-    pub(super) fn begin_end(
-        &mut self,
-        now_ms: i64,
-        id: &Rc<str>,
-        ending: Ending,
-        client: Option<ProducerTicket>,
-    ) -> Result<(), Option<ProducerTicket>> {
-        let Some(entry) = self.entries.get(id) else { return Ok(()) };
-        let next_producer_id = match entry.metadata.needs_producer_id(ending) {
-            true => match self.spare_producer_ids.pop() {
-                Some(next) => Some(next),
-                None => return Err(client),
-            },
-            false => None,
-        };
-        let prepared = entry.metadata.prepare(ending, next_producer_id, now_ms);
-        let complete = prepared.complete(now_ms);
-        let answer = if prepared.client_version >= 2 { complete.producer() } else { NO_PRODUCER };
-        let (mut here, mut markers, mut is_elsewhere) = (Vec::new(), Vec::new(), false);
-        for name in &prepared.partitions {
-            match self.surroundings.place(name) {
-                Place::Gone => here.push(name.clone()),
-                Place::Here(partition) => {
-                    here.push(name.clone());
-                    markers.extend(self.marker(&prepared, partition));
-                }
-                Place::Elsewhere(_) => is_elsewhere = true,
-            }
-        }
-        if is_elsewhere {
-            self.step(id, prepared, markers, Then::Prepared(Rc::clone(id)));
-            let client = client.map(|ticket| (ticket, answer, now_ms));
-            self.set_under_way(id, UnderWay { stage: Stage::Prepare(here), client });
-            self.look_at(id, now_ms.saturating_add(HOLD_MAX_MS));
-        } else {
-            let write = self.step(id, complete, markers, Then::Ended(Rc::clone(id)));
-            self.set_under_way(id, UnderWay { stage: Stage::Group, client: None });
-            if let Some(ticket) = client {
-                self.effects.reply_after(Some(write), ticket, Ok(answer));
-            }
-        }
-        Ok(())
-    }
-
-    fn set_under_way(&mut self, id: &Rc<str>, under_way: UnderWay) {
-        if let Some(entry) = self.entries.get_mut(id) {
-            entry.under_way = Some(under_way);
-        }
-    }
-
-    /// The marker of a transaction whose end is decided.
-    fn marker(&self, prepared: &Metadata, partition: millrace_engine::api::TopicPartition) -> Option<Marker> {
-        Some(Marker {
-            partition,
-            producer_id: prepared.producer_id,
-            producer_epoch: prepared.epoch,
-            coordinator_epoch: self.epoch,
-            outcome: prepared.outcome()?,
-            transaction_version: prepared.client_version,
-        })
-    }
-
-    /// Sends markers to all partitions that are not known to have theirs; those of deleted topics need none.
-    pub(super) fn mark(&mut self, now_ms: i64, id: &Rc<str>, only_where_open: bool) {
-        let Some(entry) = self.entries.get(id) else { return };
-        let prepared = &entry.metadata;
-        let (mut markers, mut gone) = (Vec::new(), Vec::new());
-        for name in &prepared.partitions {
-            match self.surroundings.place(name) {
-                Place::Gone => gone.push(name.clone()),
-                Place::Here(partition) | Place::Elsewhere(partition) => {
-                    markers.extend(self.marker(prepared, partition).map(|marker| (name.clone(), marker)));
-                }
-            }
-        }
-        let (producer, start_ms) = (prepared.producer(), prepared.start_ms);
-        self.note_marked(id, &gone);
-        if markers.is_empty() {
-            return self.complete(now_ms, id);
-        }
-        if let Some(under_way) = self.entries.get_mut(id).and_then(|entry| entry.under_way.as_mut()) {
-            under_way.stage = Stage::Markers;
-        }
-        self.errands.push(Errand::Mark(Marking { id: Rc::clone(id), producer, start_ms, markers, only_where_open }));
-    }
-
-    /// Partitions need no marker any more.
-    pub(super) fn note_marked(&mut self, id: &Rc<str>, marked: &[PartitionName]) {
-        if marked.is_empty() {
-            return;
-        }
-        let Some(entry) = self.entries.get(id) else { return };
-        let mut metadata = entry.metadata.clone();
-        marked.iter().for_each(|name| {
-            metadata.partitions.remove(name);
-        });
-        self.put(id, metadata);
-    }
-
-    /// Every partition knows of the end, on stable storage.
-    pub(super) fn complete(&mut self, now_ms: i64, id: &Rc<str>) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        let client = entry.under_way.take().and_then(|under_way| under_way.client);
-        let complete = entry.metadata.complete(now_ms);
-        self.step(id, complete, Vec::new(), Then::Stands);
-        if let Some((ticket, answer, _)) = client {
-            self.effects.reply(ticket, Ok(answer));
-        }
-        self.go_on(now_ms, id);
     }
 
     /// The id is looked at then, at the latest.
@@ -429,11 +352,12 @@ impl Coordinator {
             self.effects.reply(ticket, Err(ResponseError::ConcurrentTransactions));
         }
         if is_retry {
-            self.mark(now_ms, id, false);
+            self.mark(now_ms, id);
         }
         if is_late {
             self.time_out(now_ms, id);
         }
+        self.write_completion(now_ms, id);
         self.look_again(now_ms, id);
     }
 
@@ -445,7 +369,7 @@ impl Coordinator {
     }
 
     /// Sees to it that what is due next for an id is done in time.
-    fn look_again(&mut self, now_ms: i64, id: &Rc<str>) {
+    pub(super) fn look_again(&mut self, now_ms: i64, id: &Rc<str>) {
         let Some(entry) = self.entries.get(id) else { return };
         let waiting_ms = entry.waiting.front().map(|waiting| waiting.since_ms.saturating_add(HOLD_MAX_MS));
         let client = entry.under_way.as_ref().and_then(|under_way| under_way.client.as_ref());
@@ -455,7 +379,8 @@ impl Coordinator {
         let abort_ms = deadline_ms.map(|deadline_ms| self.abort_ms(deadline_ms));
         let abort_ms =
             abort_ms.map(|abort_ms| if abort_ms <= now_ms { now_ms + PRODUCER_ID_RETRY_MS } else { abort_ms });
-        if let Some(next_ms) = [waiting_ms, client_ms, abort_ms].into_iter().flatten().min() {
+        let unwritten_ms = entry.unwritten_since_ms.map(|since_ms| since_ms.saturating_add(COMPLETION_DELAY_MS));
+        if let Some(next_ms) = [waiting_ms, client_ms, abort_ms, unwritten_ms].into_iter().flatten().min() {
             self.look_at(id, next_ms);
         }
     }

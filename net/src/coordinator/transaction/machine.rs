@@ -6,9 +6,9 @@ use kafka_protocol::error::ResponseError;
 use millrace_engine::engine::Topics;
 
 use super::{
-    coordinator::{Coordinator, MARKER_RETRY_MS, Stage, Then, UnderWay},
+    coordinator::{Coordinator, Then},
     record::TransactionRecord,
-    request::{Errand, Marked, Marking, Place},
+    request::{Errand, Place},
     settings::REMOVE_INTERVAL_MS,
     state::State,
 };
@@ -18,32 +18,6 @@ use crate::coordinator::{
 };
 
 impl Coordinator {
-    /// What became of markers. Partitions that can take none any more need none; others are tried again.
-    pub(crate) fn handle_marked(&mut self, now_ms: i64, marking: &Marking, marked: Marked) {
-        let Some(entry) = self.entries.get(&marking.id) else { return };
-        let is_current = entry.metadata.producer() == marking.producer
-            && entry.metadata.start_ms == marking.start_ms
-            && entry.under_way.as_ref().is_some_and(|under_way| under_way.stage == Stage::Markers);
-        if !is_current {
-            return;
-        }
-        let is_done = |result: &Result<(), ResponseError>| match result {
-            Ok(()) => true,
-            Err(error) => is_final(*error),
-        };
-        let done: Vec<_> = marked.into_iter().filter(|(_, result)| is_done(result)).map(|(name, _)| name).collect();
-        let id = Rc::clone(&marking.id);
-        self.note_marked(&id, &done);
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.metadata.partitions.is_empty() {
-            return self.complete(now_ms, &id);
-        }
-        if let Some(under_way) = &mut entry.under_way {
-            under_way.stage = Stage::Retry;
-        }
-        self.look_at(&id, now_ms.saturating_add(MARKER_RETRY_MS));
-    }
-
     /// Owners are told what the transactions that are ongoing include.
     fn admit_again(&mut self) {
         for entry in self.entries.values().filter(|entry| entry.metadata.state == State::Ongoing) {
@@ -54,29 +28,6 @@ impl Coordinator {
             self.errands.push(Errand::Admit(placed.collect(), entry.metadata.producer()));
         }
     }
-
-    /// Every transaction whose end was decided goes on from there.
-    fn end_again(&mut self, now_ms: i64) {
-        let is_prepared = |id: &&Rc<str>| self.entries[*id].metadata.state.is_prepared();
-        let prepared: Vec<_> = self.entries.keys().filter(is_prepared).cloned().collect();
-        for id in prepared {
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.under_way = Some(UnderWay { stage: Stage::Markers, client: None });
-            }
-            self.mark(now_ms, &id, true);
-        }
-    }
-}
-
-/// Whether a partition will take no marker of this transaction, however often it comes: it has seen a newer epoch.
-fn is_final(error: ResponseError) -> bool {
-    matches!(
-        error,
-        ResponseError::InvalidProducerEpoch
-            | ResponseError::TransactionCoordinatorFenced
-            | ResponseError::UnsupportedForMessageFormat
-            | ResponseError::UnsupportedVersion
-    )
 }
 
 impl Machine for Coordinator {
@@ -100,6 +51,7 @@ impl Machine for Coordinator {
         self.next_removal_ms = now_ms.saturating_add(self.settings.get(REMOVE_INTERVAL_MS));
         self.admit_again();
         self.end_again(now_ms);
+        self.ask_for_markers();
         let deadlines =
             self.entries.iter().filter_map(|(id, entry)| Some((Rc::clone(id), entry.metadata.deadline_ms()?)));
         for (id, deadline_ms) in deadlines.collect::<Vec<_>>() {
@@ -146,13 +98,7 @@ impl Machine for Coordinator {
                 }
                 self.go_on(now_ms, &id);
             }
-            Then::Prepared(id) => {
-                let stage = self.entries.get(&id).and_then(|entry| entry.under_way.as_ref()).map(|end| &end.stage);
-                if let Some(Stage::Prepare(marked)) = stage.cloned() {
-                    self.note_marked(&id, &marked);
-                    self.mark(now_ms, &id, false);
-                }
-            }
+            Then::Prepared(id) => self.on_prepared(now_ms, &id),
         }
         Verdict::Stands
     }

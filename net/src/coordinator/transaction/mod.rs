@@ -12,6 +12,7 @@ mod admin;
 mod budget;
 mod coordinator;
 mod describe;
+mod ending;
 mod machine;
 mod metadata;
 #[cfg(test)]

@@ -21,16 +21,21 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    AddPartitions, Coordinator, EndTransaction, Errand, InitProducerId, Marking, PartitionName, Place, Producer,
-    Settings, Surroundings, coordinator::HOLD_MAX_MS,
+    AddPartitions, Coordinator, EndTransaction, Errand, InitProducerId, Marked, Marking, PartitionName, Place,
+    Producer, Settings, Surroundings, coordinator::HOLD_MAX_MS,
 };
 use crate::coordinator::runtime::{Inbox, LogRecord, Machine, Replayed, Reply, Verdict, Write};
 
 const ID: &str = "id";
 const TOPICS: [&str; 3] = ["here", "elsewhere", "farther"];
+const EVERY: u8 = u8::MAX;
 const TIMEOUT_MS: i32 = 1_000;
 
-struct Around(i16);
+struct Around {
+    version: i16,
+    /// Partitions can be asked for markers.
+    answers: bool,
+}
 
 impl Surroundings for Around {
     fn place(&self, (topic, index): &PartitionName) -> Place {
@@ -40,7 +45,11 @@ impl Surroundings for Around {
     }
 
     fn transaction_version(&self) -> i16 {
-        self.0
+        self.version
+    }
+
+    fn may_ask_for_markers(&self) -> bool {
+        self.answers
     }
 }
 
@@ -51,10 +60,12 @@ enum Step {
     End(usize, bool),
     /// The oldest write is durable, or is refused.
     Write(bool),
-    Mark(bool),
+    /// The oldest markers that were sent are answered; of these partitions they were taken.
+    Mark(u8),
     ProducerId(bool),
     Advance(i64),
-    Restart,
+    /// The node ends and starts anew; of the markers on their way those of these partitions were taken.
+    Restart(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -63,10 +74,10 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0usize..3, 0..TOPICS.len()).prop_map(|(who, topic)| Step::Add(who, topic)),
         5 => (0usize..3, any::<bool>()).prop_map(|(who, commits)| Step::End(who, commits)),
         10 => proptest::bool::weighted(0.97).prop_map(Step::Write),
-        8 => proptest::bool::weighted(0.8).prop_map(Step::Mark),
+        8 => prop_oneof![4 => Just(EVERY), 1 => any::<u8>()].prop_map(Step::Mark),
         5 => proptest::bool::weighted(0.9).prop_map(Step::ProducerId),
         3 => (0i64..1_500).prop_map(Step::Advance),
-        1 => Just(Step::Restart),
+        1 => any::<u8>().prop_map(Step::Restart),
     ]
 }
 
@@ -84,6 +95,8 @@ struct Partition {
     open: Option<Producer>,
     /// How those ended that were open here, by the producer as it was then and how often it has begun.
     ended: Vec<(Producer, Outcome)>,
+    /// The last marker: whose, in which epoch, and what it said.
+    last: Option<(i64, i16, Outcome)>,
 }
 
 struct World {
@@ -94,6 +107,7 @@ struct World {
     log: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     writes: Vec<Write<super::record::TransactionRecord>>,
     sent: Vec<Marking>,
+    asked_for: Vec<Vec<(Rc<str>, Vec<Marker>)>>,
     ids_asked: usize,
     next_producer_id: Rc<Cell<i64>>,
     told: Inbox<Told>,
@@ -109,8 +123,8 @@ struct World {
 }
 
 impl World {
-    fn new(version: i16) -> Self {
-        let around = Rc::new(Around(version));
+    fn new(version: i16, answers: bool) -> Self {
+        let around = Rc::new(Around { version, answers });
         let machine = Self::machine(&around);
         let mut world = Self {
             version,
@@ -120,6 +134,7 @@ impl World {
             log: Vec::new(),
             writes: Vec::new(),
             sent: Vec::new(),
+            asked_for: Vec::new(),
             ids_asked: 0,
             next_producer_id: Rc::default(),
             told: Inbox::new(),
@@ -138,12 +153,16 @@ impl World {
         Coordinator::new(Rc::new(Settings::default()), Rc::clone(around) as _, Rc::default(), 0)
     }
 
-    fn restart(&mut self) {
+    /// Of the markers on their way some are taken, whoever has sent them.
+    fn restart(&mut self, taken: u8) {
+        for marking in std::mem::take(&mut self.sent) {
+            self.take_markers(&marking, taken);
+        }
         self.machine.close(self.now_ms, ResponseError::NotCoordinator);
         self.machine.take_replies().into_iter().for_each(Reply::send);
         self.machine = Self::machine(&self.around);
         self.writes.clear();
-        self.sent.clear();
+        self.asked_for.clear();
         self.ids_asked = 0;
         for (offset, (key, value)) in self.log.iter().enumerate() {
             let record = Replayed { offset: offset as i64, producer: None, key, value: value.as_deref() };
@@ -184,7 +203,7 @@ impl World {
                 self.machine.handle_end(self.now_ms, ID, end, ticket);
             }
             Step::Write(is_taken) => self.write(is_taken),
-            Step::Mark(is_taken) => self.mark(is_taken),
+            Step::Mark(taken) => self.mark(taken),
             Step::ProducerId(is_there) => {
                 if self.ids_asked > 0 {
                     self.ids_asked -= 1;
@@ -199,7 +218,7 @@ impl World {
                 self.machine.handle_timeouts(self.now_ms);
                 self.machine.handle_tick(self.now_ms);
             }
-            Step::Restart => self.restart(),
+            Step::Restart(taken) => self.restart(taken),
         }
         self.settle();
     }
@@ -218,7 +237,7 @@ impl World {
         if !is_taken {
             let verdict = self.machine.on_persisted(self.now_ms, write.id, Err(ResponseError::CoordinatorNotAvailable));
             assert_eq!(verdict, Verdict::Rebuild);
-            return self.restart();
+            return self.restart(if self.now_ms % 2 == 0 { EVERY } else { 0b101 });
         }
         let offset = self.log.len() as i64;
         self.log.extend(write.records.iter().map(|record| (record.key(), record.value())));
@@ -226,12 +245,22 @@ impl World {
         assert_eq!(self.machine.on_persisted(self.now_ms, write.id, Ok(offset)), Verdict::Stands);
     }
 
-    fn mark(&mut self, is_taken: bool) {
+    fn mark(&mut self, taken: u8) {
+        if let Some(asked) = self.asked_for.pop() {
+            let found = asked.into_iter().map(|(id, markers)| (id, markers.iter().any(|marker| self.has(marker))));
+            return self.machine.handle_markers_found(self.now_ms, found.collect());
+        }
         if self.sent.is_empty() {
             return;
         }
         let marking = self.sent.remove(0);
+        let marked = self.take_markers(&marking, taken);
+        self.machine.handle_marked(self.now_ms, &marking, marked);
+    }
+
+    fn take_markers(&self, marking: &Marking, taken: u8) -> Marked {
         let marked = marking.markers.iter().map(|(name, marker)| {
+            let is_taken = taken & (1 << index(marker)) != 0;
             let is_open = self.partitions.borrow().get(&index(marker)).is_some_and(|known| known.open.is_some());
             if is_taken && (is_open || !marking.only_where_open) {
                 self.take_marker(marker);
@@ -239,13 +268,18 @@ impl World {
             let answer = if is_taken { Ok(()) } else { Err(ResponseError::NotLeaderOrFollower) };
             (name.clone(), answer)
         });
-        let marked = marked.collect();
-        self.machine.handle_marked(self.now_ms, &marking, marked);
+        marked.collect()
+    }
+
+    fn has(&self, marker: &Marker) -> bool {
+        let last = self.partitions.borrow().get(&index(marker)).and_then(|known| known.last);
+        last == Some((marker.producer_id, marker.producer_epoch, marker.outcome))
     }
 
     fn take_marker(&self, marker: &Marker) {
         let mut partitions = self.partitions.borrow_mut();
         let partition = partitions.entry(index(marker)).or_default();
+        partition.last = Some((marker.producer_id, marker.producer_epoch, marker.outcome));
         if let Some(open) = partition.open.filter(|open| open.id == marker.producer_id) {
             assert!(marker.producer_epoch >= open.epoch, "{marker:?} {open:?}");
             partition.open = None;
@@ -261,6 +295,7 @@ impl World {
                 Errand::ProducerId => self.ids_asked += 1,
                 Errand::Admit(..) => {}
                 Errand::Mark(marking) => self.sent.push(marking),
+                Errand::AskForMarkers(asked) => self.asked_for.push(asked),
             }
         }
         for told in self.told.take() {
@@ -298,7 +333,7 @@ impl World {
 
     fn come_to_rest(&mut self) {
         for _ in 0..200 {
-            for step in [Step::ProducerId(true), Step::Write(true), Step::Mark(true), Step::Advance(HOLD_MAX_MS)] {
+            for step in [Step::ProducerId(true), Step::Write(true), Step::Mark(EVERY), Step::Advance(HOLD_MAX_MS)] {
                 self.run(&step);
             }
         }
@@ -309,12 +344,23 @@ impl World {
         }
         for (producer, outcome, topics) in &self.claims {
             for topic in topics {
-                let partitions = self.partitions.borrow();
-                let ended: Vec<_> = partitions[topic].ended.iter().filter(|(who, _)| who == producer).collect();
-                let wrong = ended.iter().any(|(_, how)| how != outcome);
+                let ended = self.ends(*producer, *topic);
+                let wrong = ended.iter().any(|how| how != outcome);
                 assert!(!wrong, "{producer:?} was told {outcome:?}, and partition {topic} has {ended:?}");
             }
         }
+        for ((id, epoch), topics) in self.written.iter().filter(|_| self.version >= 2) {
+            let producer = Producer { id: *id, epoch: *epoch };
+            let ended: Vec<_> = topics.iter().flat_map(|topic| self.ends(producer, *topic)).collect();
+            assert!(ended.iter().all(|how| *how == ended[0]), "{producer:?} is torn: {ended:?}");
+        }
+    }
+
+    /// How the transactions of a producer in one epoch ended in a partition.
+    fn ends(&self, producer: Producer, topic: usize) -> Vec<Outcome> {
+        let partitions = self.partitions.borrow();
+        let ended = partitions.get(&topic).into_iter().flat_map(|known| &known.ended);
+        ended.filter(|(who, _)| *who == producer).map(|(_, how)| *how).collect()
     }
 }
 
@@ -324,15 +370,15 @@ fn index(marker: &Marker) -> usize {
 
 proptest! {
     #[test]
-    fn ends_are_as_they_were_told(steps in proptest::collection::vec(step(), 1..120)) {
-        let mut world = World::new(2);
+    fn ends_are_as_they_were_told(answers in any::<bool>(), steps in proptest::collection::vec(step(), 1..120)) {
+        let mut world = World::new(2, answers);
         steps.iter().for_each(|step| world.run(step));
         world.come_to_rest();
     }
 
     #[test]
     fn nothing_stays_open_by_version_0(steps in proptest::collection::vec(step(), 1..120)) {
-        let mut world = World::new(0);
+        let mut world = World::new(0, true);
         steps.iter().for_each(|step| world.run(step));
         world.come_to_rest();
     }

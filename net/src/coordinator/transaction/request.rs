@@ -61,9 +61,9 @@ pub(super) enum Request {
 /// How far a request has come when its call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Its answer waits for nothing but records that are to be written now, or are being written.
+    /// It is done once records are written that are to be written now, or are being written.
     Begun,
-    /// It waits for something before it.
+    /// It waits for something before it, or is refused.
     Waits,
 }
 
@@ -84,6 +84,9 @@ pub(crate) trait Surroundings {
     fn place(&self, partition: &PartitionName) -> Place;
     /// The `transaction.version` that is finalized.
     fn transaction_version(&self) -> i16;
+    /// Whether all partitions can be asked for the last marker that they have of a producer, on stable storage or about to
+    /// be: then one that says commit may decide on a transaction.
+    fn may_ask_for_markers(&self) -> bool;
 }
 
 /// Markers to be written to partitions that are not here.
@@ -113,4 +116,7 @@ pub(crate) enum Errand {
     Admit(Vec<TopicPartition>, Producer),
     /// Markers: [`Coordinator::handle_marked`](super::Coordinator::handle_marked).
     Mark(Marking),
+    /// By transactional id: whether a partition has one of these markers, when all markers that were sent have their
+    /// answers: [`Coordinator::handle_markers_found`](super::Coordinator::handle_markers_found).
+    AskForMarkers(Vec<(Rc<str>, Vec<Marker>)>),
 }

@@ -149,15 +149,17 @@ impl Coordinator {
         Step::Done
     }
 
-    pub(super) fn add(&mut self, now_ms: i64, id: &Rc<str>, add: AddPartitions, ticket: DoneTicket) {
+    pub(super) fn add(&mut self, now_ms: i64, id: &Rc<str>, add: AddPartitions, ticket: DoneTicket) -> Step {
         let AddPartitions { producer, partitions, client_version } = add;
         let Some(entry) = self.entries.get(id) else {
-            return self.effects.reply(ticket, Err(ResponseError::InvalidProducerIdMapping));
+            self.effects.reply(ticket, Err(ResponseError::InvalidProducerIdMapping));
+            return Step::Refused;
         };
         let metadata = &entry.metadata;
         let last_write = entry.last_write;
         if let Err(error) = check_producer(metadata, producer) {
-            return self.effects.reply_after(last_write, ticket, Err(error));
+            self.effects.reply_after(last_write, ticket, Err(error));
+            return Step::Refused;
         }
         let is_ongoing = metadata.state == State::Ongoing;
         let new: BTreeSet<_> = match is_ongoing {
@@ -165,20 +167,24 @@ impl Coordinator {
             false => partitions,
         };
         if is_ongoing && new.is_empty() {
-            return self.effects.reply_after(last_write, ticket, Ok(()));
+            self.effects.reply_after(last_write, ticket, Ok(()));
+            return Step::Done;
         }
         let next = metadata.add(new.clone(), client_version, now_ms);
         let deadline_ms = next.deadline_ms();
-        let then = match client_version >= EPOCH_BUMP_VERSION {
-            // by version 2 the owner of a partition asks, and knows
-            true => Then::Stands,
-            false => Then::Admit(new, producer),
+        let write = match client_version >= EPOCH_BUMP_VERSION {
+            // by version 2 the owner of a partition asks, and knows; those of one request ask one after the other
+            true => {
+                let further = is_ongoing.then(|| self.step_further(id, &next)).flatten();
+                further.unwrap_or_else(|| self.step(id, next, Vec::new(), Then::Stands))
+            }
+            false => self.step(id, next, Vec::new(), Then::Admit(new, producer)),
         };
-        let write = self.step(id, next, Vec::new(), then);
         self.effects.reply_after(Some(write), ticket, Ok(()));
         if let Some(deadline_ms) = deadline_ms {
             self.look_at(id, self.abort_ms(deadline_ms));
         }
+        Step::Done
     }
 
     pub(super) fn end(&mut self, now_ms: i64, id: &Rc<str>, end: EndTransaction, ticket: ProducerTicket) -> Step {

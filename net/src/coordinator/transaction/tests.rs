@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Marking,
-    PartitionName, Place, Producer, Settings, State, Surroundings,
+    PartitionName, Place, Producer, Progress, Settings, State, Surroundings,
     coordinator::HOLD_MAX_MS,
     metadata::{LAST_EPOCH, Metadata, NO_PRODUCER},
     record::TransactionRecord,
@@ -32,6 +32,8 @@ const NO_ERROR: Result<Producer, ResponseError> = Ok(NO_PRODUCER);
 #[derive(Default)]
 struct Around {
     version: std::cell::Cell<i16>,
+    /// Partitions can be asked for markers.
+    answers: std::cell::Cell<bool>,
     gone: RefCell<Vec<String>>,
 }
 
@@ -52,6 +54,10 @@ impl Surroundings for Around {
 
     fn transaction_version(&self) -> i16 {
         self.version.get()
+    }
+
+    fn may_ask_for_markers(&self) -> bool {
+        self.answers.get()
     }
 }
 
@@ -75,6 +81,7 @@ struct World {
     /// Writes, markers and producer ids wait for the test while this is set.
     is_slow: bool,
     sent: Vec<Marking>,
+    asked_for: Vec<Vec<(Rc<str>, Vec<Marker>)>>,
     admitted: Vec<(Vec<TopicPartition>, Producer)>,
     ids_asked: usize,
     next_producer_id: i64,
@@ -96,6 +103,7 @@ impl World {
             marked: Vec::new(),
             is_slow: false,
             sent: Vec::new(),
+            asked_for: Vec::new(),
             admitted: Vec::new(),
             ids_asked: 0,
             next_producer_id: 100,
@@ -131,6 +139,7 @@ impl World {
                     Errand::ProducerId => self.ids_asked += 1,
                     Errand::Admit(partitions, producer) => self.admitted.push((partitions, producer)),
                     Errand::Mark(marking) => self.sent.push(marking),
+                    Errand::AskForMarkers(asked) => self.asked_for.push(asked),
                 }
             }
             if !self.is_slow {
@@ -146,7 +155,12 @@ impl World {
     fn work(&mut self) -> bool {
         let has_written = self.write();
         let has_marked = self.mark(|_| Ok(()));
-        let is_asked = self.ids_asked > 0;
+        let is_asked = self.ids_asked > 0 || !self.asked_for.is_empty();
+        for asked in std::mem::take(&mut self.asked_for) {
+            let has_one = |markers: &[Marker]| markers.iter().any(|marker| self.marked.contains(marker));
+            let found = asked.into_iter().map(|(id, markers)| (id, has_one(&markers))).collect();
+            self.machine.handle_markers_found(self.now_ms, found);
+        }
         for _ in 0..std::mem::take(&mut self.ids_asked) {
             self.next_producer_id += 1;
             self.machine.handle_producer_id(self.now_ms, Ok(self.next_producer_id));
@@ -171,7 +185,7 @@ impl World {
         for marking in &sent {
             let marked = marking.markers.iter().map(|(name, marker)| {
                 let answer = answer(name);
-                if answer.is_ok() {
+                if answer.is_ok() && !(marking.only_where_open && self.marked.contains(marker)) {
                     self.marked.push(*marker);
                 }
                 (name.clone(), answer)

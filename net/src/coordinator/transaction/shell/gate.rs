@@ -1,7 +1,8 @@
 //! Who the owners of partitions ask whether a producer's transaction includes them.
 
-use std::rc::Rc;
+use std::{future::Future, rc::Rc};
 
+use futures_util::FutureExt;
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::LogError,
@@ -12,10 +13,7 @@ use millrace_engine::{
 use super::{Transactions, verify_or_add};
 use crate::{
     client::OtherBrokers,
-    coordinator::{
-        runtime::Answered,
-        transaction::{AddPartitions, Producer, Progress, metadata::EPOCH_BUMP_VERSION},
-    },
+    coordinator::transaction::{AddPartitions, Producer, Progress, metadata::EPOCH_BUMP_VERSION},
 };
 
 /// See the module.
@@ -35,42 +33,59 @@ impl TransactionGate for Gate {
             // replicas of the record and of the batch confirm for themselves: in a cluster the record comes first
             if producer.adds == Adds::Add
                 && engine.attached::<OtherBrokers>().is_none()
-                && let Some((progress, answered)) = add_here(&engine, id, asked, &name)
+                && let Some((begun, answered)) = begin_to_add(&engine, id, asked, &name)
+                && let Some(progress) = begun.await
             {
-                return match (answered.try_take(), progress) {
+                let mut answered = Box::pin(answered);
+                return match ((&mut answered).now_or_never(), progress) {
                     (Some(answer), _) => admitted(answer),
-                    // the batch goes into the group that the record is in
-                    (None, Progress::Begun) => Ok(Admission::Pending(Box::pin(async move {
-                        answered.take().await.and_then(|answer| answer).map_err(refusal)
-                    }))),
-                    (None, Progress::Waits) => admitted(answered.take().await),
+                    // the batch is written beside the record, on this shard in the group that has it
+                    (None, Progress::Begun) => {
+                        Ok(Admission::Pending(Box::pin(answered.map(|answer| answer.map_err(refusal)))))
+                    }
+                    (None, Progress::Waits) => admitted(answered.await),
                 };
             }
-            admitted(Ok(verify_or_add(&engine, id, asked, vec![name], producer.adds).await))
+            admitted(verify_or_add(&engine, id, asked, vec![name], producer.adds).await)
         })
     }
 }
 
-/// Begins to add a partition, if its coordinator is on this shard and serves.
-fn add_here(
+/// Begins to add a partition where its coordinator is, if the topic of those is there. Says first how far that has come, if
+/// the coordinator serves: then its record has its place in a log. What it has to say to this shard later comes after that.
+#[expect(clippy::type_complexity, reason = "two futures of one call")]
+fn begin_to_add(
     engine: &Engine,
     id: &str,
     producer: Producer,
     (topic, index): &(String, i32),
-) -> Option<(Progress, Answered<Result<(), ResponseError>>)> {
-    let coordinated = Transactions::place(engine, id).filter(|partition| engine.owner(*partition) == engine.shard())?;
-    let add = AddPartitions {
-        producer,
-        partitions: [(Rc::from(topic.as_str()), *index)].into(),
-        client_version: EPOCH_BUMP_VERSION,
-    };
-    engine
-        .attached::<Transactions>()?
-        .begin(coordinated, |coordinator, now_ms, ticket| coordinator.handle_add_partitions(now_ms, id, add, ticket))
+) -> Option<(impl Future<Output = Option<Progress>> + use<>, impl Future<Output = Result<(), ResponseError>> + use<>)> {
+    let coordinated = Transactions::place(engine, id)?;
+    let (id, topic, index) = (id.to_owned(), topic.clone(), *index);
+    Some(engine.begin_on_shard(engine.owner(coordinated), move |engine| {
+        let add = AddPartitions {
+            producer,
+            partitions: [(Rc::from(topic), index)].into(),
+            client_version: EPOCH_BUMP_VERSION,
+        };
+        let begun = engine.attached::<Transactions>().and_then(|transactions| {
+            transactions.begin(coordinated, |coordinator, now_ms, ticket| {
+                coordinator.handle_add_partitions(now_ms, &id, add, ticket)
+            })
+        });
+        let (progress, answered) = begun.unzip();
+        let answer = async move {
+            match answered {
+                Some(answered) => answered.take().await.and_then(|answer| answer),
+                None => Err(ResponseError::CoordinatorLoadInProgress),
+            }
+        };
+        (progress, answer)
+    }))
 }
 
-fn admitted(answer: Result<Result<(), ResponseError>, ResponseError>) -> Result<Admission, LogError> {
-    answer.and_then(|answer| answer).map(|()| Admission::Confirmed).map_err(refusal)
+fn admitted(answer: Result<(), ResponseError>) -> Result<Admission, LogError> {
+    answer.map(|()| Admission::Confirmed).map_err(refusal)
 }
 
 /// What the batch hears.

@@ -1,7 +1,7 @@
 //! Brings markers to the partitions that they are for, wherever these are. One of a partition that a group coordinator
 //! keeps its state in goes through that, which is to know of it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use futures_util::future::{Either, join_all, select};
 use kafka_protocol::error::ResponseError;
@@ -12,6 +12,7 @@ use crate::{
     client::{Leader, OtherBrokers},
     coordinator::{
         group::Groups,
+        runtime::Gate,
         transaction::{Marked, Marking},
     },
     errors::log_error,
@@ -19,6 +20,38 @@ use crate::{
 
 /// How long a marker may take that waits for replicas; the coordinator has it written again then.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Markers that were sent and are not answered, of all coordinators of a shard.
+#[derive(Default)]
+pub(super) struct Sent(RefCell<Vec<Rc<Gate<()>>>>);
+
+impl Sent {
+    /// Some are sent; the gate is to be opened when they are answered.
+    pub(super) fn begin(&self) -> Rc<Gate<()>> {
+        let gate = Gate::new();
+        let mut sent = self.0.borrow_mut();
+        sent.retain(|known: &Rc<Gate<()>>| known.result().is_none());
+        sent.push(Rc::clone(&gate));
+        gate
+    }
+
+    /// The gates of those that were sent up to now.
+    pub(super) fn under_way(&self) -> Vec<Rc<Gate<()>>> {
+        self.0.borrow().clone()
+    }
+}
+
+/// By transactional id: whether one of these markers is in its partition.
+pub(super) async fn find(engine: &Engine, asked: Vec<(Rc<str>, Vec<Marker>)>) -> Vec<(Rc<str>, bool)> {
+    let markers = asked.iter().flat_map(|(_, markers)| markers.iter().copied()).collect();
+    let mut found = engine.have_markers(markers).await.into_iter();
+    let of_id = |(id, markers): (Rc<str>, Vec<Marker>)| {
+        // all of them are taken, found or not
+        let found = found.by_ref().take(markers.len()).filter(|is_there| *is_there).count();
+        (id, found > 0)
+    };
+    asked.into_iter().map(of_id).collect()
+}
 
 /// Writes the markers of a transaction; one answer each.
 pub(super) async fn mark(engine: &Engine, marking: &Marking) -> Marked {
@@ -33,7 +66,7 @@ pub(super) async fn mark(engine: &Engine, marking: &Marking) -> Marked {
 async fn mark_in_cluster(
     engine: &Engine,
     others: &OtherBrokers,
-    sender: &std::rc::Rc<MarkerSender>,
+    sender: &Rc<MarkerSender>,
     marking: &Marking,
 ) -> Marked {
     let marked = marking.markers.iter().map(|(name, marker)| async move {

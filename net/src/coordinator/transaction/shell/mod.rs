@@ -22,6 +22,9 @@ use millrace_engine::{
     transactions::Adds,
 };
 
+use self::markers::Sent;
+#[cfg(test)]
+pub(crate) use self::reconcile::abort_marker;
 pub(crate) use self::{
     gate::Gate,
     marker_sender::MarkerSender,
@@ -52,6 +55,7 @@ pub(crate) struct TransactionKind {
     settings: Rc<Settings>,
     budget: Rc<Budget>,
     levels: FeatureLevels,
+    sent: Sent,
 }
 
 /// The coordinators of transactions of one shard.
@@ -60,7 +64,7 @@ pub(crate) type Transactions = Runtime<TransactionKind>;
 impl TransactionKind {
     /// With a node's settings, and the levels of features that it was started with.
     pub(crate) fn new(settings: Rc<Settings>, levels: FeatureLevels) -> Self {
-        Self { settings, budget: Rc::default(), levels }
+        Self { settings, budget: Rc::default(), levels, sent: Sent::default() }
     }
 
     /// What the ids of the shard take.
@@ -72,6 +76,8 @@ impl TransactionKind {
 impl Kind for TransactionKind {
     type Machine = Coordinator;
     const TOPIC: &'static str = TRANSACTION_TOPIC;
+    // markers are: else they could outlive the decision that they tell of
+    const ALWAYS_FLUSHED: bool = true;
 
     fn new_topic(&self) -> NewTopic {
         new_transaction_topic(&self.settings)
@@ -103,11 +109,27 @@ impl Kind for TransactionKind {
                 })
                 .detach()
             }
-            Errand::Mark(marking) => glommio::spawn_local(async move {
-                let marked = markers::mark(&engine, &marking).await;
-                transactions.with(partition, |machine, now_ms| machine.handle_marked(now_ms, &marking, marked));
-            })
-            .detach(),
+            Errand::Mark(marking) => {
+                let marked = transactions.kind().sent.begin();
+                glommio::spawn_local(async move {
+                    let results = markers::mark(&engine, &marking).await;
+                    marked.open(());
+                    transactions.with(partition, |machine, now_ms| machine.handle_marked(now_ms, &marking, results));
+                })
+                .detach()
+            }
+            Errand::AskForMarkers(asked) => {
+                let before = transactions.kind().sent.under_way();
+                glommio::spawn_local(async move {
+                    // a machine that is gone has sent some of them: they are to have their places first
+                    for marked in before {
+                        marked.pass().await;
+                    }
+                    let found = markers::find(&engine, asked).await;
+                    transactions.with(partition, |machine, now_ms| machine.handle_markers_found(now_ms, found));
+                })
+                .detach()
+            }
         };
     }
 }
@@ -154,6 +176,11 @@ impl Surroundings for Node {
 
     fn transaction_version(&self) -> i16 {
         self.levels.transaction_version(&self.engine)
+    }
+
+    fn may_ask_for_markers(&self) -> bool {
+        // other nodes may be away when it matters
+        self.is_alone
     }
 }
 

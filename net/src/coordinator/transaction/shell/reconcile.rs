@@ -160,7 +160,7 @@ fn suspect(open: &OpenTransaction) -> Suspect {
 }
 
 /// By version 0, as its epoch does not go up.
-fn abort_marker(open: &OpenTransaction) -> Marker {
+pub(crate) fn abort_marker(open: &OpenTransaction) -> Marker {
     Marker {
         partition: open.partition,
         producer_id: open.producer_id,

@@ -98,3 +98,37 @@ fn verification_while_an_end_is_under_way_is_to_be_tried_again() {
         assert_eq!(world.verify(producer, &["elsewhere"]), Err(ConcurrentTransactions), "{state:?}");
     }
 }
+
+/// The partitions of one request came as so many records.
+#[test]
+fn partitions_that_come_before_the_record_is_written_share_it() {
+    let (mut world, producer) = World::in_state(2, State::Empty);
+    world.is_slow = true;
+    ["one", "two", "three"].iter().for_each(|topic| world.ask_add(producer, topic, 2));
+    let records = world.log.len();
+    world.write();
+    assert_eq!(world.log.len(), records + 1);
+    assert_eq!(world.heard().len(), 3);
+    assert_eq!(world.describe().unwrap().partitions.len(), 3);
+    // what is being written is not touched any more
+    world.ask_add(producer, "four", 2);
+    let taken = world.machine.take_writes();
+    world.ask_add(producer, "five", 2);
+    assert_eq!((taken.len(), world.machine.take_writes().len()), (1, 1));
+}
+
+/// A batch was appended beside the record that its coordinator was thought to write, and the coordinator had refused it.
+#[test]
+fn what_is_refused_has_not_begun_even_if_that_is_told_later() {
+    let (mut world, producer) = World::in_state(2, State::Empty);
+    world.is_slow = true;
+    world.ask_add(producer, "one", 2);
+    let mut progress = |producer| {
+        let ticket = world.told.ticket(|answer| Some(Told::Done(answer.and_then(|answer| answer))));
+        let add = AddPartitions { producer, partitions: [(Rc::from("two"), 0)].into(), client_version: 2 };
+        world.machine.handle_add_partitions(world.now_ms, ID, add, ticket)
+    };
+    assert_eq!(progress(epoch(producer, -1)), Progress::Waits);
+    assert_eq!(progress(producer), Progress::Begun);
+    assert_eq!(world.told.take(), [], "not before the record is there that says so");
+}
