@@ -17,6 +17,8 @@ mod machine;
 mod metadata;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod power;
 mod record;
 mod request;
 mod requests;
