@@ -50,7 +50,7 @@ use uuid::Uuid;
 pub use self::{
     feed::{EtcdState, ImageFeed, OwnImage},
     reconcile::{ReconcileError, follow_images},
-    report::{FollowerReport, ReplicationReport},
+    report::{FollowerReport, Promotion, ReplicationReport},
 };
 use self::{
     limiter::Limiter,

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use millrace_engine::api::TopicPartition;
 
 use super::Shell;
-use crate::{channel::shard::FollowerStanding, cluster::model::NodeId};
+use crate::{
+    channel::shard::FollowerStanding,
+    cluster::{image::Image, model::NodeId},
+};
 
 /// One shard's part. `Send`: it travels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,31 @@ pub struct ReplicationReport {
     pub nodes: u64,
     /// This node is controller.
     pub is_controller: bool,
+    /// Of the follower of two nodes without an etcd: whether it could lead.
+    pub promotion: Option<Promotion>,
+}
+
+/// What a follower would lack if it were promoted, as far as it has heard: partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promotion {
+    /// With a replica here that is not in sync.
+    pub behind: u64,
+    /// Without a replica here.
+    pub elsewhere: u64,
+}
+
+impl Promotion {
+    /// Of a node in an image; none if it leads itself, or if others decide who does.
+    fn of(image: &Image, node: NodeId) -> Option<Self> {
+        image.fixed_leader.filter(|leader| *leader != node)?;
+        let mut promotion = Self::default();
+        for partition in image.topics.values().flat_map(|topic| &topic.partitions) {
+            let is_here = partition.value.replicas.contains(&node);
+            promotion.elsewhere += u64::from(!is_here);
+            promotion.behind += u64::from(is_here && partition.value.in_sync(node).is_none());
+        }
+        Some(promotion)
+    }
 }
 
 /// What one node lacks of the partitions that it follows.
@@ -101,6 +129,7 @@ impl Shell {
         let image = self.image.borrow();
         let Some(image) = image.as_ref() else { return };
         report.nodes = image.nodes.len() as u64;
+        report.promotion = Promotion::of(image, self.engine.node_id());
         report.is_controller = image.controller.is_some_and(|it| it.node == self.engine.node_id());
         for partition in self.told.borrow().keys() {
             let Some(state) = image.partition(*partition) else { continue };
@@ -112,5 +141,39 @@ impl Shell {
             let min_isr = image.topics.get(&partition.topic).map_or(1, |topic| topic.rules.min_isr);
             report.under_min_isr += u64::from(state.value.isr.len() < min_isr.min(state.value.replicas.len()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::cluster::{
+        keys::{self, StoredMirror, StoredTopic},
+        model::{Member, PartitionState},
+        store::KeyValue,
+    };
+
+    #[test]
+    fn a_follower_knows_whether_it_could_lead() {
+        let topic = Uuid::from_u128(1);
+        let [one, two] = [1, 2].map(|node| Member { node, epoch: 5 });
+        let both = PartitionState::new(&[one, two]);
+        let states = [PartitionState { isr: vec![one], ..both.clone() }, both, PartitionState::new(&[one])];
+        let stored = StoredTopic { name: "t".to_owned(), partitions: 3, configs: BTreeMap::new(), forming: false };
+        let mirror = StoredMirror { leader: 1, term: 1, fenced: String::new() };
+        let mut values = vec![
+            (keys::MIRROR.to_owned(), keys::encode_mirror(&mirror)),
+            (keys::topic(topic), keys::encode_topic(&stored)),
+        ];
+        values.extend((0..).zip(&states).map(|(at, it)| (keys::partition(topic, at), keys::encode_partition(it))));
+        let entry = |(key, value)| KeyValue { key, value, created: 3, modified: 3, version: 1, lease: 0 };
+        let entries: Vec<_> = values.into_iter().map(entry).collect();
+        let image = Image::read(Arc::default(), 9, &entries).unwrap();
+        assert_eq!(Promotion::of(&image, 2), Some(Promotion { behind: 1, elsewhere: 1 }));
+        assert_eq!(Promotion::of(&image, 1), None, "it leads");
     }
 }

@@ -10,7 +10,7 @@ use super::{
     text::{Kind, Page, seconds},
 };
 use crate::{broker::shard::BrokerShard, wire::service::Service};
-use millrace_replica::shell::{FollowerReport, ReplicationReport};
+use millrace_replica::shell::{FollowerReport, Promotion, ReplicationReport};
 
 /// One metric.
 pub(crate) struct Metric {
@@ -194,6 +194,12 @@ pub(crate) static TABLE: &[Metric] = &[
         "1 while etcd does not answer: nobody is elected and no topic is created meanwhile.",
         |node, page| of_cluster(node, page, |report| u64::from(report.is_etcd_away)),
     ),
+    own(
+        "millrace_promotable",
+        Kind::Gauge,
+        "Of the follower of two nodes without an etcd: 1 if it was in sync with all when it heard of the leader last, by reason.",
+        promotable,
+    ),
     node("millrace_disk_total_bytes", Kind::Gauge, "Size of the file system with the data.", |node| {
         node.volume.0 as f64
     }),
@@ -284,6 +290,18 @@ fn of_cluster(node: &NodeReading, page: &mut Page, read: fn(&ReplicationReport) 
     if let Some(report) = node.shards.first().and_then(|shard| shard.replication.as_ref()) {
         page.sample(&[], read(report) as f64);
     }
+}
+
+/// Whether a person may make this node the leader, and nothing that was acknowledged is lost by that.
+fn promotable(node: &NodeReading, page: &mut Page) {
+    let report = node.shards.first().and_then(|shard| shard.replication.as_ref());
+    let Some(promotion) = report.and_then(|report| report.promotion) else { return };
+    let (reason, value) = match promotion {
+        Promotion { behind: 0, elsewhere: 0 } => ("in sync", 1.0),
+        Promotion { behind: 0, .. } => ("partitions without a replica here", 0.0),
+        Promotion { .. } => ("not in sync", 0.0),
+    };
+    page.sample(&[("reason", reason)], value);
 }
 
 fn requests(node: &NodeReading, page: &mut Page) {

@@ -30,6 +30,9 @@ const LINE_BYTES_MAX: u64 = 256 << 20;
 const CONNECTIONS_MAX: usize = 64;
 /// How long who is connected may say nothing before the connection is closed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long a connection may be idle and is asked on again: well before the other end closes it.
+const KEPT_MAX: Duration = Duration::from_secs(20);
+const _: () = assert!(KEPT_MAX.as_secs() * 2 < IDLE_MAX.as_secs());
 /// How often a watch says that there is nothing.
 const QUIET_EVERY: Duration = Duration::from_secs(1);
 /// How long a watch may say nothing before its connection is taken for dead.
@@ -165,7 +168,8 @@ pub struct FarStore {
     address: String,
     cluster: String,
     timeout: Duration,
-    line: Option<BufReader<TcpStream>>,
+    /// And when it was used last.
+    line: Option<(BufReader<TcpStream>, Instant)>,
 }
 
 impl FarStore {
@@ -204,13 +208,13 @@ impl FarStore {
     /// Asks, on the connection that is there or a new one. What fails may have been done.
     fn ask<T: DeserializeOwned>(&mut self, question: &Question) -> Result<T, StoreError> {
         let mut line = match self.line.take() {
-            Some(line) => line,
-            None => self.connect()?.0,
+            Some((line, used)) if used.elapsed() < KEPT_MAX => line,
+            _ => self.connect()?.0,
         };
         let away = |error: io::Error| StoreError::Away(format!("{}: {error}", self.address));
         send(line.get_mut(), question).map_err(away)?;
         let answer: Answer<T> = receive(&mut line).map_err(away)?;
-        self.line = Some(line);
+        self.line = Some((line, Instant::now()));
         answer
     }
 }
@@ -230,7 +234,7 @@ impl Store for FarStore {
     fn watch(&mut self, from: i64) -> Result<FarWatch, StoreError> {
         let mut line = Self::new(self.address.clone(), self.cluster.clone(), self.timeout);
         line.ask::<()>(&Question::Watch(from))?;
-        let mut line = line.line.expect("it was asked");
+        let (mut line, _) = line.line.expect("it was asked");
         let prepared = line.get_mut().set_read_timeout(Some(SILENCE_MAX));
         prepared.map_err(|error| StoreError::Away(error.to_string()))?;
         Ok(FarWatch(line))
