@@ -25,4 +25,6 @@ mod producer;
 mod replication;
 mod rig;
 mod rolling;
+mod share_members;
+mod shares;
 mod transactions;

@@ -43,12 +43,8 @@ static FEATURES: &[Feature] = &[
 /// All features of a node, at the levels in force.
 pub(crate) fn in_force(context: &Context) -> Vec<Feature> {
     let is_clustered = context.service.membership.is_clustered();
-    // what a cluster of several nodes does not serve has no level there
-    let is_there = |feature: &&Feature| match feature.name {
-        ELIGIBLE_LEADER_REPLICAS => is_clustered,
-        SHARE_VERSION => !is_clustered,
-        _ => true,
-    };
+    // a node that is alone has no replicas
+    let is_there = |feature: &&Feature| feature.name != ELIGIBLE_LEADER_REPLICAS || is_clustered;
     let of_node = FEATURES.iter().filter(is_there);
     let transaction_version = context.config().levels().transaction_version(context.engine());
     let at_level = |feature: &Feature| match feature.name {

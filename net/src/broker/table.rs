@@ -9,19 +9,12 @@ use crate::{broker::shard::BrokerShard, wire};
 pub(crate) type Api = wire::api::Api<BrokerShard>;
 
 /// Whether an API is there. Without a page to show them on, metrics of clients are not taken; without a cluster nobody
-/// can be taken out of it. Share groups are kept by coordinators that would have to ask other nodes.
+/// can be taken out of it.
 pub(crate) fn is_served(api: &Api, shard: &BrokerShard) -> bool {
     use ApiKey::*;
     match api.key {
         GetTelemetrySubscriptions | PushTelemetry => shard.config.metrics.is_some(),
         UnregisterBroker => shard.membership.is_clustered(),
-        ShareGroupHeartbeat
-        | ShareGroupDescribe
-        | ShareFetch
-        | ShareAcknowledge
-        | DescribeShareGroupOffsets
-        | AlterShareGroupOffsets
-        | DeleteShareGroupOffsets => !shard.membership.is_clustered(),
         _ => true,
     }
 }

@@ -1,6 +1,7 @@
 //! Requests that a shard may send to other brokers, and the shapes of their answers.
 
 mod markers;
+mod offsets;
 mod transactions;
 
 use bytes::Bytes;
@@ -81,7 +82,7 @@ const METADATA_TOPIC: Shape = &[
 mod tests {
     use bytes::BytesMut;
     use kafka_protocol::{
-        messages::{AddPartitionsToTxnRequest, ListTransactionsRequest},
+        messages::{AddPartitionsToTxnRequest, ListOffsetsRequest, ListTransactionsRequest},
         protocol::{Decodable, Encodable},
     };
 
@@ -111,6 +112,7 @@ mod tests {
     fn shapes_of_answers_are_those_of_the_message_library() {
         answers_are_of_the_shape::<ApiVersionsRequest>(API_VERSIONS);
         answers_are_of_the_shape::<MetadataRequest>(METADATA);
+        answers_are_of_the_shape::<ListOffsetsRequest>(offsets::OFFSETS);
         answers_are_of_the_shape::<WriteMarkersRequest>(markers::MARKERS);
         answers_are_of_the_shape::<AddPartitionsToTxnRequest>(transactions::ADD_PARTITIONS);
         answers_are_of_the_shape::<ListTransactionsRequest>(transactions::LIST_TRANSACTIONS);

@@ -4,6 +4,7 @@
 mod changes;
 mod data;
 mod fixture;
+mod share;
 mod share_state;
 mod state;
 mod transactions;

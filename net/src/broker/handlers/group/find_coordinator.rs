@@ -88,10 +88,6 @@ async fn find(context: &Context, key_type: i8, key: &str) -> Result<Broker, ApiE
         }
         SHARE => {
             context.cluster(Operation::ClusterAction)?;
-            if context.service.membership.is_clustered() {
-                let reason = "a cluster of several nodes does not serve share groups";
-                return Err(ApiError::new(ResponseError::UnsupportedVersion, reason));
-            }
             handlers::share::coordinator_partition(engine, key).await?
         }
         TRANSACTION => {

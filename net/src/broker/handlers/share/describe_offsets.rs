@@ -1,5 +1,8 @@
 //! DescribeShareGroupOffsets: where share groups stand, and how much is before them.
 
+use std::{rc::Rc, time::Duration};
+
+use futures_util::future::{Either, select};
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -8,9 +11,10 @@ use kafka_protocol::{
     },
     protocol::Decodable,
 };
+use millrace_client::requests;
 use millrace_engine::{
     api::{OffsetSpec, ReadBound, TopicPartition},
-    engine::Engine,
+    engine::{Engine, Topic},
 };
 use uuid::Uuid;
 
@@ -20,6 +24,7 @@ use crate::{
         context::{Authorization, Context, Found, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
+    client::{Leader, OtherBrokers, Purpose},
     coordinator::{
         group::Groups,
         share::{
@@ -36,6 +41,11 @@ use crate::{
         frame::Malformed,
     },
 };
+
+/// How long the leader of a partition may take to say where that ends.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// What ListOffsets calls the end.
+const LATEST: i64 = -1;
 
 const SHAPE: Shape = &[array(&[STRING, array(&[STRING, INT32S])])];
 
@@ -103,7 +113,7 @@ async fn describe_topics(
     }
     let mut described = Vec::with_capacity(wanted.len());
     for (name, found, indexes) in wanted {
-        let describing = indexes.into_iter().map(|index| describe_partition(engine, id, &found, index));
+        let describing = indexes.into_iter().map(|index| describe_partition(context, id, &found, index));
         let partitions = futures_util::future::join_all(describing).await;
         described.push(DescribedTopic { name, id: found.map_or(Uuid::nil(), |topic| topic.id), partitions });
     }
@@ -111,24 +121,54 @@ async fn describe_topics(
 }
 
 /// A partition that is not there, or of which nothing is kept, is described as undecided: that is no error.
-async fn describe_partition(engine: &Engine, group: &str, topic: &Found<'_>, index: i32) -> DescribedPartition {
+async fn describe_partition(context: &Context, group: &str, topic: &Found<'_>, index: i32) -> DescribedPartition {
     let mut described = DescribedPartition { index, start_offset: UNDECIDED, leader_epoch: 0, lag: -1, error: None };
     let topic = match topic {
-        Ok(topic) if (0..topic.partitions).contains(&index) => topic.id,
+        Ok(topic) if (0..topic.partitions).contains(&index) => topic,
         Ok(_) | Err(ResponseError::UnknownTopicOrPartition) => return described,
         Err(error) => return DescribedPartition { error: Some(*error), ..described },
     };
     // who only describes fences nobody, whatever the epoch
     let asked = ReadSummary { leader_epoch: -1 };
-    let Ok(summary) = states::ask(engine, &ShareKey::new(group, topic, index), asked).await else { return described };
+    let Ok(summary) = states::ask(context.engine(), &ShareKey::new(group, topic.id, index), asked).await else {
+        return described;
+    };
     let Summary { start_offset, delivery_complete_count, leader_epoch, .. } = summary;
     (described.start_offset, described.leader_epoch) = (start_offset, leader_epoch);
     if start_offset != UNDECIDED && delivery_complete_count != -1 {
-        let partition = TopicPartition { topic, partition: index };
-        match engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await {
-            Ok(end) => described.lag = end.offset - start_offset - i64::from(delivery_complete_count),
-            Err(error) => described.error = Some(log_error(&error)),
+        match end_offset(context.engine(), topic, index).await {
+            Ok(end) => described.lag = end - start_offset - i64::from(delivery_complete_count),
+            Err(error) => described.error = Some(error),
         }
     }
     described
+}
+
+/// Where a partition ends, as its leader says.
+async fn end_offset(engine: &Engine, topic: &Topic, index: i32) -> Result<i64, ResponseError> {
+    let partition = TopicPartition { topic: topic.id, partition: index };
+    let others = engine.attached::<OtherBrokers>();
+    let Some((others, leader)) = others.map(|others| (Rc::clone(&others), others.leader(partition))) else {
+        return here(engine, partition).await;
+    };
+    match leader {
+        Leader::Here => here(engine, partition).await,
+        Leader::Nobody => Err(ResponseError::LeaderNotAvailable),
+        Leader::Node(node) => {
+            let request = requests::list_offsets(&topic.name, &[index], LATEST);
+            let asked = std::pin::pin!(others.ask(node, Purpose::ShareState, |_| request));
+            let response = match select(asked, std::pin::pin!(glommio::timer::sleep(LEADER_TIMEOUT))).await {
+                Either::Left((response, _)) => response.map_err(|_| ResponseError::LeaderNotAvailable)?,
+                Either::Right(_) => return Err(ResponseError::RequestTimedOut),
+            };
+            let mut told = response.topics.into_iter().flat_map(|topic| topic.partitions);
+            let told = told.next().ok_or(ResponseError::UnknownServerError)?;
+            ResponseError::try_from_code(told.error_code).map_or(Ok(told.offset), Err)
+        }
+    }
+}
+
+async fn here(engine: &Engine, partition: TopicPartition) -> Result<i64, ResponseError> {
+    let found = engine.list_offset(partition, OffsetSpec::Latest, ReadBound::HighWatermark, -1).await;
+    found.map(|found| found.offset).map_err(|error| log_error(&error))
 }

@@ -154,19 +154,6 @@ fn only_a_cluster_has_eligible_replicas_and_brokers_to_unregister() {
 }
 
 #[test]
-fn what_only_one_node_serves_is_refused_so_that_clients_give_up() {
-    with_three_nodes(&[], async |node: Node| {
-        let request = ApiVersionsRequest::default().with_client_software_name(text("a"));
-        let told = node.call(4, request.with_client_software_version(text("1"))).await;
-        for key in [76, 78] {
-            assert!(told.api_keys.iter().all(|api| api.api_key != key), "{key}");
-        }
-        let features = told.supported_features.iter().map(|found| found.name.to_string()).collect::<Vec<_>>();
-        assert!(!features.iter().any(|name| name == "share.version"), "{features:?}");
-    });
-}
-
-#[test]
 fn settings_of_replication_are_shown_as_they_are() {
     let settings = [("default.replication.factor", "3"), ("replica.lag.time.max.ms", "30000")];
     with_three_nodes(&settings, async |node: Node| {

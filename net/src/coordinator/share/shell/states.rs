@@ -1,24 +1,44 @@
-//! The ways to the state of share partitions, on whatever shard it is kept.
+//! The ways to the state of share partitions, on whatever node and shard it is kept.
+//!
+//! While its coordinator moves, or cannot be reached, who asks tries again for a while: everything that is asked can be
+//! carried out twice, and what a former leader asks late is refused by its epoch.
 
-use std::rc::Rc;
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::{Either, select};
 use kafka_protocol::ResponseError;
 use millrace_engine::{
     api::{NewTopic, TopicPartition},
     engine::Engine,
 };
 
-use crate::coordinator::{
-    runtime::{Kind, Runtime, Ticket},
-    share::{
-        partition::Write,
-        settings::Settings,
-        state::{
-            Delete, Epochs, Initialize, Part, Prune, RawBatch, Read, ReadSummary, ShareKey, StateCoordinator,
-            StoreError, UNDECIDED, WriteState,
+use crate::{
+    client::{Leader, OtherBrokers, Purpose},
+    coordinator::{
+        runtime::{Kind, Runtime, Ticket},
+        share::{
+            partition::Write,
+            settings::Settings,
+            state::{
+                Delete, Epochs, Initialize, Part, Prune, RawBatch, Read, ReadSummary, ShareKey, StateCoordinator,
+                StateRequest, StoreError, UNDECIDED, WriteState,
+            },
         },
     },
 };
+
+/// How long it is tried again.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one node is waited for, before it is looked whether another one is to be asked by now.
+const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first pause before it is tried again; each is twice as long as the one before.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A node that does not know a partition may not have heard of it yet; this often it is asked again.
+const UNKNOWN_MAX: u32 = 5;
 
 /// Name of the topic that keeps the state.
 pub(crate) const STATE_TOPIC: &str = "__share_group_state";
@@ -146,9 +166,61 @@ pub(crate) async fn ask_here<P: Work>(engine: &Engine, key: &ShareKey, part: P) 
 }
 
 /// Asks the coordinator of a share partition, wherever it is.
-pub(crate) async fn ask<P: Work>(engine: &Engine, key: &ShareKey, part: P) -> Result<P::Answer, ResponseError> {
-    States::locate(engine, &key.coordinator_key()).await?;
-    ask_here(engine, key, part).await
+pub(crate) async fn ask<P: Work + Clone>(engine: &Engine, key: &ShareKey, part: P) -> Result<P::Answer, ResponseError> {
+    use ResponseError::*;
+    let deadline = Instant::now() + ASK_TIMEOUT;
+    let (mut pause, mut unknown) = (PAUSE_MIN, 0);
+    loop {
+        let error = match ask_once(engine, key, part.clone()).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let passes = match error {
+            NotCoordinator | CoordinatorNotAvailable | CoordinatorLoadInProgress => true,
+            UnknownTopicOrPartition => {
+                unknown += 1;
+                unknown <= UNKNOWN_MAX
+            }
+            _ => false,
+        };
+        if !passes || Instant::now() + pause >= deadline {
+            return Err(error);
+        }
+        glommio::timer::sleep(pause).await;
+        pause = (2 * pause).min(PAUSE_MAX);
+    }
+}
+
+async fn ask_once<P: Work>(engine: &Engine, key: &ShareKey, part: P) -> Result<P::Answer, ResponseError> {
+    let partition = States::locate(engine, &key.coordinator_key()).await?;
+    let Some(others) = engine.attached::<OtherBrokers>() else { return ask_here(engine, key, part).await };
+    match others.leader(partition) {
+        Leader::Here => ask_here(engine, key, part).await,
+        Leader::Node(node) => ask_node(&others, node, key, part).await,
+        Leader::Nobody => Err(ResponseError::CoordinatorNotAvailable),
+    }
+}
+
+async fn ask_node<P: Work>(
+    others: &OtherBrokers,
+    node: i32,
+    key: &ShareKey,
+    part: P,
+) -> Result<P::Answer, ResponseError> {
+    let topics = vec![(key.topic, vec![(key.partition, part)])];
+    let request = StateRequest { group: key.group.to_string(), topics };
+    let asked = std::pin::pin!(others.ask(node, Purpose::ShareState, |_| request));
+    let response = match select(asked, std::pin::pin!(glommio::timer::sleep(NODE_TIMEOUT))).await {
+        Either::Left((Ok(response), _)) => response,
+        Either::Left((Err(error), _)) => {
+            tracing::debug!(node, %error, "share state cannot be asked for");
+            return Err(ResponseError::CoordinatorNotAvailable);
+        }
+        Either::Right(_) => return Err(ResponseError::CoordinatorNotAvailable),
+    };
+    let mut partitions = response.topics.into_iter().flat_map(|(_, partitions)| partitions);
+    let (_, answer) = partitions.next().ok_or(ResponseError::UnknownServerError)?;
+    answer.map_err(|refused| refused.error)
 }
 
 /// Writes changes of a share partition.
