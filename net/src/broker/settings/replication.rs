@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use millrace_engine::config::ConfigType;
 
-use crate::{broker::config::INTER_BROKER_LISTENER, coordinator::transaction::shell::TRANSACTION_TOPIC};
+use crate::{
+    broker::config::INTER_BROKER_LISTENER,
+    coordinator::{share::shell::states::STATE_TOPIC, transaction::shell::TRANSACTION_TOPIC},
+};
 
 /// One of them.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelect
 const SELECTOR: &str = "replica.selector.class";
 /// Name of the number of replicas of a topic that says none.
 pub(crate) const DEFAULT_FACTOR: &str = "default.replication.factor";
+const SHARE_FACTOR: &str = "share.coordinator.state.topic.replication.factor";
+const SHARE_MIN_ISR: &str = "share.coordinator.state.topic.min.isr";
 const TRANSACTION_FACTOR: &str = "transaction.state.log.replication.factor";
 const TRANSACTION_MIN_ISR: &str = "transaction.state.log.min.isr";
 const FACTOR: Legal = Legal::Between(1, i16::MAX as i64);
@@ -107,7 +112,15 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         "Which replica consumers are told to read from: the one in their rack, or, if this is not set, the leader.",
     ),
     key(
-        "share.coordinator.state.topic.replication.factor",
+        SHARE_MIN_ISR,
+        ConfigType::Int,
+        Some("2"),
+        FACTOR,
+        "Replicas that must have a record of share groups' state, as far as there are so many. Counts only when the topic is \
+         made.",
+    ),
+    key(
+        SHARE_FACTOR,
         ConfigType::Int,
         Some("3"),
         FACTOR,
@@ -170,7 +183,7 @@ pub(crate) fn default_factor(settings: &BTreeMap<String, String>) -> i16 {
 /// Replicas that an internal topic should have.
 pub(crate) fn internal_factor(settings: &BTreeMap<String, String>, topic: &str) -> i16 {
     let name = match topic {
-        "__share_group_state" => "share.coordinator.state.topic.replication.factor",
+        STATE_TOPIC => SHARE_FACTOR,
         TRANSACTION_TOPIC => TRANSACTION_FACTOR,
         _ => "offsets.topic.replication.factor",
     };
@@ -179,7 +192,12 @@ pub(crate) fn internal_factor(settings: &BTreeMap<String, String>, topic: &str) 
 
 /// `min.insync.replicas` that an internal topic of so many replicas should have, if it shall not be the default.
 pub(crate) fn internal_min_isr(settings: &BTreeMap<String, String>, topic: &str, replicas: i16) -> Option<i16> {
-    (topic == TRANSACTION_TOPIC).then(|| factor(settings, TRANSACTION_MIN_ISR, 2).min(replicas))
+    let name = match topic {
+        STATE_TOPIC => SHARE_MIN_ISR,
+        TRANSACTION_TOPIC => TRANSACTION_MIN_ISR,
+        _ => return None,
+    };
+    Some(factor(settings, name, 2).min(replicas))
 }
 
 fn factor(settings: &BTreeMap<String, String>, name: &str, default: i16) -> i16 {
@@ -233,6 +251,7 @@ mod tests {
         let mut settings = BTreeMap::new();
         assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 3), Some(2));
         assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 1), Some(1));
+        assert_eq!(internal_min_isr(&settings, STATE_TOPIC, 3), Some(2));
         assert_eq!(internal_min_isr(&settings, "__consumer_offsets", 3), None);
         settings.insert(TRANSACTION_MIN_ISR.to_owned(), "3".to_owned());
         assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 3), Some(3));
