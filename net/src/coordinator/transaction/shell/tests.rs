@@ -1,5 +1,7 @@
 //! Coordinators on a real engine: what only shows where partitions, their owners and restarts are real.
 
+mod cluster;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
