@@ -48,6 +48,8 @@ type Place = (i32, i64);
 struct Ledger {
     /// Those that were accepted, as was answered.
     accepted: BTreeMap<Place, ()>,
+    /// Those of which it is not known whether they were accepted: the answer was lost.
+    unknown: BTreeMap<Place, ()>,
     /// How often those were delivered that were given back, as was answered.
     released: BTreeMap<Place, i16>,
     /// What must not be.
@@ -105,8 +107,10 @@ impl Members {
         Members { ledger, stop, running, records, all }
     }
 
+    /// Those that were accepted, or may have been.
     fn accepted(&self) -> usize {
-        self.ledger.lock().unwrap().accepted.len()
+        let ledger = self.ledger.lock().unwrap();
+        ledger.accepted.len() + ledger.unknown.keys().filter(|place| !ledger.accepted.contains_key(place)).count()
     }
 
     /// Waits until that many were accepted.
@@ -306,7 +310,14 @@ impl Member {
             .with_member_id(Some(text(&self.id)))
             .with_share_session_epoch(epoch)
             .with_topics(vec![AcknowledgeTopic::default().with_topic_id(topic).with_partitions(partitions)]);
-        let told = self.cluster.broker(node, |_| request)?;
+        let told = self.cluster.broker(node, |_| request);
+        if told.is_err() {
+            let accepted =
+                sent.iter().flat_map(|(index, all)| all.iter().map(|(offset, kind, _)| ((*index, *offset), kind)));
+            let accepted = accepted.filter(|(_, kind)| **kind == ACCEPT).map(|(place, _)| (place, ()));
+            self.ledger.lock().unwrap().unknown.extend(accepted);
+        }
+        let told = told?;
         ClientError::check("acknowledgement", told.error_code, told.error_message.as_deref())?;
         self.sessions.insert(node, (epoch + 1, held));
         let mut ledger = self.ledger.lock().unwrap();
