@@ -279,8 +279,7 @@ impl Life {
                     }
                     life.letter().await;
                     let has_one = |markers: &[Marker]| markers.iter().any(|marker| life.shards.has_marker(marker));
-                    let may_find = life.world.without != Without::Questions;
-                    let found = asked.into_iter().map(|(id, markers)| (id, may_find && has_one(&markers))).collect();
+                    let found = asked.into_iter().map(|(id, markers)| (id, has_one(&markers))).collect();
                     life.letter().await;
                     life.with(partition, |machine, now_ms| machine.handle_markers_found(now_ms, found));
                 });
