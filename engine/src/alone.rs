@@ -112,13 +112,10 @@ pub fn hold(data_dir: &Path) -> Result<Hold, StartError> {
 ///
 /// # Errors
 /// Those of [`look`], and what `decide` refuses with; nothing was changed then.
-pub fn inherit<E: From<StartError>>(
+pub fn inherit<E: From<StartError> + 'static>(
     data_dir: &Path,
     decide: impl FnOnce(&Catalog) -> Result<Inheritance, E> + 'static,
-) -> Result<(), E>
-where
-    E: 'static,
-{
+) -> Result<(), E> {
     with_catalog(data_dir, |catalog| {
         let inheritance = decide(catalog)?;
         let next = alone(catalog, inheritance);

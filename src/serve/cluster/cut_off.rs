@@ -30,7 +30,7 @@ fn remove(folder: &Path, now: SystemTime, bytes_max: u64) -> io::Result<usize> {
         copies.push((at, entry.path(), bytes_of(&entry.path())?));
     }
     // the newest first
-    copies.sort_by(|a, b| b.0.cmp(&a.0));
+    copies.sort_by_key(|copy| std::cmp::Reverse(copy.0));
     let (mut bytes, mut removed) = (0, 0);
     for (at, path, size) in copies {
         bytes += size;

@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(partitions[2].error_code, ResponseError::UnknownTopicId.code());
         assert_eq!(partitions[2].acknowledge_error_code, ResponseError::InvalidRecordState.code());
         let told = &partitions[2].current_leader;
-        assert_eq!((told.leader_id, told.leader_epoch), (4.into(), 9));
+        assert_eq!((told.leader_id, told.leader_epoch), (4, 9));
         let at = &response.node_endpoints[0];
         assert_eq!((at.node_id, at.host.as_str(), at.port, at.rack.as_deref()), (4.into(), "host", 77, Some("r")));
         let error = (ResponseError::InvalidRequest, Some("why".to_owned()));

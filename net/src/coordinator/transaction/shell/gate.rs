@@ -53,7 +53,6 @@ impl TransactionGate for Gate {
 
 /// Begins to add a partition where its coordinator is, if the topic of those is there. Says first how far that has come, if
 /// the coordinator serves: then its record has its place in a log. What it has to say to this shard later comes after that.
-#[expect(clippy::type_complexity, reason = "two futures of one call")]
 fn begin_to_add(
     engine: &Engine,
     id: &str,
