@@ -6,7 +6,7 @@ use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
-use glommio::timer::sleep;
+use glommio::{Task, timer::sleep};
 use millrace_engine::{api::TopicError, engine::Engine, stats::Counter};
 use uuid::Uuid;
 
@@ -94,18 +94,8 @@ pub async fn serve(engine: Engine, config: NetConfig, membership: Membership) ->
     let timer = glommio::spawn_local(run_timer(shard.clone(), serving.clone(), others));
     let pressure = glommio::spawn_local(pressure::run(serving.clone()));
     let metrics = metrics_listener.map(|listener| metrics::serve(shard.clone(), listener));
-    let started = started(&engine);
-    let acceptors: Vec<_> = listeners
-        .iter()
-        .map(|(index, listener)| {
-            let (started, serving, index, listener) = (started.clone(), serving.clone(), *index, listener.clone());
-            glommio::spawn_local(async move {
-                started.await;
-                serve::accept_connections(serving, index, listener).await;
-            })
-        })
-        .chain(metrics.map(glommio::spawn_local))
-        .collect();
+    let acceptors: Vec<_> =
+        accept(&engine, &serving, &listeners).into_iter().chain(metrics.map(glommio::spawn_local)).collect();
     let poller = std::pin::pin!(poller.run());
     let stopping = std::pin::pin!(engine.stopping());
     let outcome = match futures_util::future::select(stopping, poller).await {
@@ -189,6 +179,23 @@ async fn follow_leadership(shard: Rc<BrokerShard>, coordinators: Rc<Coordinators
         cluster.leadership_noticed().await;
         coordinators.on_leadership();
     }
+}
+
+/// Accepts connections on every listener, once all coordinators have had time to load.
+fn accept(
+    engine: &Engine,
+    serving: &Rc<Serving<BrokerShard>>,
+    listeners: &[(ListenerIndex, Rc<Listener>)],
+) -> Vec<Task<()>> {
+    let started = started(engine);
+    let accepting = listeners.iter().map(|(index, listener)| {
+        let (started, serving, index, listener) = (started.clone(), serving.clone(), *index, listener.clone());
+        glommio::spawn_local(async move {
+            started.await;
+            serve::accept_connections(serving, index, listener).await;
+        })
+    });
+    accepting.collect()
 }
 
 /// All shards are asked once, however many listeners wait for the answer.

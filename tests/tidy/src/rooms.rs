@@ -58,6 +58,7 @@ pub const FLOORS: &[Floor] = &[
             "engine/src/mail",
             "engine/src/metadata",
             "engine/src/replica",
+            "engine/src/simulated",
             "engine/src/topics",
             "engine/src/transactional",
             "engine/src/vigil",

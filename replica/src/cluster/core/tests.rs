@@ -1,5 +1,6 @@
 //! Several cores on one store in virtual time: members come and go, questions are answered, the controller acts.
 
+mod behind;
 mod chaos;
 
 use std::{
@@ -726,50 +727,6 @@ fn a_node_with_data_founds_a_cluster_with_its_topics_as_they_are() {
     assert!(
         matches!(cluster.nodes[&2].heard.last(), Some(Event::Fatal(text)) if text.contains("belongs to the cluster"))
     );
-}
-
-#[test]
-fn an_etcd_that_went_back_in_time_is_refused_with_the_way_out() {
-    let mut cluster = Cluster::of(1);
-    let revision = cluster.image(1).revision;
-    for remembered in [Remembered { store: 7, revision: revision + 100 }, Remembered { store: 8, revision }] {
-        let mut options = cluster.options(1);
-        options.remembered = Some(remembered);
-        cluster.kill(1);
-        cluster.start_with(1, options);
-        cluster.run(Duration::from_secs(3));
-        let heard = &cluster.nodes[&1].heard;
-        assert!(
-            matches!(heard.last(), Some(Event::Fatal(text)) if text.contains("millrace cluster adopt")),
-            "{heard:?}"
-        );
-    }
-}
-
-#[test]
-fn a_watch_that_was_compacted_away_reads_all_anew() {
-    let mut cluster = Cluster::of(2);
-    cluster.nodes[&2].client.set_line(Line::Cut);
-    cluster.run(Duration::from_millis(500));
-    cluster.create("a", assigned(&[1]));
-    let revision = cluster.image(1).revision;
-    cluster.memory.lock().unwrap().compact(revision).unwrap();
-    cluster.nodes[&2].client.set_line(Line::Open);
-    cluster.run(Duration::from_secs(2));
-    assert_eq!(cluster.image(2).topics, cluster.image(1).topics);
-    assert!(cluster.image(2).topic("a").is_some());
-}
-
-#[test]
-fn a_change_that_a_watch_lost_is_found_by_the_next_read() {
-    let mut cluster = Cluster::of(2);
-    // the events go by while the watch of node 2 is told to be further on
-    let topic = cluster.create("a", assigned(&[1]));
-    let node = cluster.nodes.get_mut(&2).unwrap();
-    node.core.mirror.forget_for_test(topic.id);
-    assert!(node.core.image().topic("a").is_none());
-    cluster.run(Duration::from_secs(31));
-    assert!(cluster.image(2).topic("a").is_some());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod reconcile;
 mod reconcile_cluster;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 use std::{
     collections::BTreeMap,

@@ -15,7 +15,7 @@ use millrace_engine::{
     transactions::{Marker, OpenTransaction, Outcome},
 };
 
-use super::{Transactions, reconcile_cluster::orphans_of_cluster, write_markers};
+use super::{Transactions, reconcile_cluster::orphans_of_cluster, unknown::Unknown, write_markers};
 use crate::{
     client::OtherBrokers,
     coordinator::runtime::{Clock, Gate},
@@ -41,11 +41,6 @@ pub(crate) struct Reconciler {
     started: Rc<Gate<()>>,
     suspects: RefCell<BTreeSet<Suspect>>,
 }
-
-/// Some transactions could not be asked for.
-#[derive(Debug, thiserror::Error)]
-#[error("a coordinator is not loaded: {0}")]
-pub(super) struct Unknown(pub(super) kafka_protocol::error::ResponseError);
 
 impl Reconciler {
     /// Attaches it to its engine.

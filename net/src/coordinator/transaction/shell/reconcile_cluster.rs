@@ -17,7 +17,7 @@ use kafka_protocol::{
 };
 use millrace_engine::{api::TopicPartition, engine::Engine, transactions::OpenTransaction};
 
-use super::{TRANSACTION_TOPIC, Transactions, list, reconcile::Unknown};
+use super::{TRANSACTION_TOPIC, Transactions, list, unknown::Unknown};
 use crate::{
     client::{AskError, Leader, Led, OtherBrokers, Purpose},
     coordinator::transaction::{Filter, State},

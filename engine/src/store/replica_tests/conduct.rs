@@ -1,0 +1,205 @@
+//! What a replicated partition answers, to whom, and when: one question a test.
+
+use super::*;
+
+/// A store with one replicated partition, for the length of a body.
+fn with_store(settings: &[(&str, &str)], body: impl AsyncFnOnce(Rc<Store<SimIo>>, TopicPartition)) {
+    let (sim, world) = (Sim::new(3), World::new(0, settings));
+    sim.run_until(async {
+        sim.io().create_dir(Path::new("/d")).await.unwrap();
+        let known = Known::from([(world.id, world.config.clone())]);
+        let options = StoreOptions { replicated: Rc::new([world.id].into()), ..StoreOptions::of_test(1) };
+        let store = Store::open(sim.io(), options, &known).await.unwrap_or_else(|error| panic!("{error}"));
+        body(store, world.id).await;
+    })
+    .unwrap();
+}
+
+fn one(producer: i64, sequence: i32) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None, 0).producer(producer, 0, sequence);
+    let value = Some(Bytes::from_static(b"value"));
+    builder.push(&Record { offset: 0, timestamp: 5, key: None, value, headers: vec![] });
+    builder.finish().into()
+}
+
+type Answer = (i64, Option<crate::store::append::Wait>);
+
+async fn produce(store: &Store<SimIo>, id: TopicPartition, sequence: i32, acks: Acks) -> Result<Answer, LogError> {
+    let part = ProducePartition { partition: id, batch: one(7, sequence) };
+    let (produced, wait) = store.append(part, AppendOrigin::Client, acks).appended().await?;
+    Ok((produced.base_offset, wait))
+}
+
+const THREE: Leadership = Leadership::Replicated { replicas: 3, in_sync: 3 };
+
+#[test]
+fn who_wants_all_replicas_waits_for_the_high_watermark_and_who_wants_the_leader_does_not() {
+    with_store(&[("min.insync.replicas", "2")], async |store, id| {
+        assert_eq!(
+            produce(&store, id, 0, Acks::All).await.err(),
+            Some(LogError::NotLeader),
+            "nobody has said who leads"
+        );
+        store.lead(id, 1, THREE).await.unwrap();
+        let (_, leader) = produce(&store, id, 0, Acks::Leader).await.unwrap();
+        leader.unwrap().wait().await.unwrap();
+        let mut all = Vec::new();
+        for sequence in 1..4 {
+            all.push(produce(&store, id, sequence, Acks::All).await.unwrap().1.unwrap());
+        }
+        let again = produce(&store, id, 1, Acks::All).await.unwrap().1.unwrap();
+        store.await_groups(&store.partition(id).unwrap()).await.unwrap();
+        assert_eq!(store.bounds(id).unwrap().1, 0, "consumers see nothing yet");
+        assert_eq!(store.advance_high_watermark(id, 2), Ok(2));
+        assert_eq!(all.remove(0).wait().await, Ok(()));
+        assert_eq!(again.wait().await, Ok(()), "one that comes again waits for as much");
+        store.set_in_sync(id, 1).unwrap();
+        assert_eq!(all.remove(0).wait().await, Err(LogError::NotEnoughReplicasAfterAppend));
+        assert_eq!(produce(&store, id, 4, Acks::All).await.err(), Some(LogError::NotEnoughReplicas));
+        store.set_in_sync(id, 3).unwrap();
+        let (_, lost) = produce(&store, id, 4, Acks::All).await.unwrap();
+        store.follow(id, 2).await.unwrap();
+        assert_eq!(lost.unwrap().wait().await, Err(LogError::NotLeader));
+        assert_eq!(produce(&store, id, 5, Acks::Leader).await.err(), Some(LogError::NotLeader));
+    });
+}
+
+#[test]
+fn what_consumers_do_not_see_is_read_for_followers_only() {
+    with_store(&[], async |store, id| {
+        store.lead(id, 1, THREE).await.unwrap();
+        for sequence in 0..3 {
+            produce(&store, id, sequence, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        }
+        store.materialise_all().await;
+        let bound = ReadBound::HighWatermark;
+        let part = |offset| FetchPartition { partition: id, offset, max_bytes: 9_000, leader_epoch: 1, bound };
+        assert!(store.read(&part(0), 9_000, true).await.unwrap().records.is_empty());
+        let unseen = store.read(&part(1), 9_000, true).await;
+        assert!(unseen.unwrap().records.is_empty(), "a consumer that saw more of another leader waits");
+        let beyond = store.read(&part(4), 9_000, true).await;
+        assert!(matches!(beyond, Err(LogError::OffsetOutOfRange { .. })));
+        let caught = store.read_for_follower(id, 1, 9_000).await.unwrap();
+        assert_eq!((caught.end_offset, caught.high_watermark), (3, 0));
+        store.advance_high_watermark(id, 2).unwrap();
+        assert_eq!(store.read(&part(0), 9_000, true).await.unwrap().records.end_offset(), Some(2));
+        let stale = FetchPartition { leader_epoch: 0, ..part(0) };
+        assert_eq!(store.read(&stale, 9_000, true).await.err(), Some(LogError::FencedLeaderEpoch));
+    });
+}
+
+#[test]
+fn a_new_leader_does_not_tell_the_end_before_it_knows_what_consumers_may_have_seen() {
+    with_store(&[], async |store, id| {
+        store.lead(id, 1, THREE).await.unwrap();
+        produce(&store, id, 0, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        store.lead(id, 2, THREE).await.unwrap();
+        let latest = async || store.list_offset(id, OffsetSpec::Latest, ReadBound::HighWatermark).await;
+        assert_eq!(latest().await.err(), Some(LogError::OffsetNotAvailable));
+        store.advance_high_watermark(id, 1).unwrap();
+        assert_eq!(latest().await.unwrap().offset, 1);
+    });
+}
+
+#[test]
+fn offsets_are_told_with_the_leader_epoch_of_what_is_there() {
+    with_store(&[], async |store, id| {
+        for (epoch, sequence) in [(1, 0), (4, 1)] {
+            store.lead(id, epoch, THREE).await.unwrap();
+            produce(&store, id, sequence, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        }
+        store.lead(id, 6, THREE).await.unwrap();
+        store.advance_high_watermark(id, 2).unwrap();
+        let found = async |spec| {
+            let found = store.list_offset(id, spec, ReadBound::HighWatermark).await.unwrap();
+            (found.offset, found.leader_epoch)
+        };
+        assert_eq!(found(OffsetSpec::Earliest).await, (0, 1));
+        assert_eq!(found(OffsetSpec::Timestamp(5)).await, (0, 1));
+        assert_eq!(found(OffsetSpec::Latest).await, (2, 6), "where the next record comes");
+        assert_eq!(found(OffsetSpec::Timestamp(6)).await, (-1, -1));
+        store.follow(id, 7).await.unwrap();
+        store.trim_as_follower(id, 1).await.unwrap();
+        assert_eq!(found(OffsetSpec::Earliest).await, (1, 4));
+    });
+}
+
+/// A process that was stopped for longer than its lease went on as leader for as long as it had not heard of the next one.
+#[test]
+fn who_may_not_lead_any_more_takes_and_tells_nothing_as_leader() {
+    struct Lease(std::cell::Cell<bool>);
+    impl LeaderLease for Lease {
+        fn holds(&self) -> bool {
+            self.0.get()
+        }
+    }
+    with_store(&[], async |store, id| {
+        let lease = Rc::new(Lease(true.into()));
+        store.attach_lease(lease.clone());
+        store.lead(id, 1, THREE).await.unwrap();
+        produce(&store, id, 0, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        let bound = ReadBound::HighWatermark;
+        let part = FetchPartition { partition: id, offset: 0, max_bytes: 9_000, leader_epoch: 1, bound };
+        lease.0.set(false);
+        assert_eq!(produce(&store, id, 1, Acks::Leader).await.err(), Some(LogError::NotLeader));
+        assert_eq!(produce(&store, id, 0, Acks::Leader).await.err(), Some(LogError::NotLeader), "a repetition too");
+        assert_eq!(store.read(&part, 9_000, true).await.err(), Some(LogError::NotLeader));
+        assert_eq!(store.check_leads(id, 1), Err(LogError::NotLeader));
+        assert!(store.refuses(&[part]), "who waits hears it");
+        lease.0.set(true);
+        assert!(produce(&store, id, 1, Acks::Leader).await.is_ok(), "it was not replaced");
+        lease.0.set(false);
+        store.follow(id, 2).await.unwrap();
+        assert!(store.read(&FetchPartition { leader_epoch: 2, ..part }, 9_000, true).await.is_ok(), "as a follower");
+    });
+}
+
+#[test]
+fn the_tap_hears_of_a_group_before_it_is_written_and_of_progress_behind_it() {
+    #[derive(Default)]
+    struct Heard(RefCell<Vec<String>>);
+    impl LogTap for Heard {
+        fn sealed(&self, group: &SealedGroup) {
+            for run in &group.runs {
+                let (of, bytes) = (run.leader_epoch, run.batches.as_slice().unwrap());
+                let epochs: Vec<_> = batches(bytes).map(|batch| batch.unwrap().0.leader_epoch).collect();
+                self.0.borrow_mut().push(format!("{}..{} of {of}: {epochs:?}", run.base_offset, run.end_offset));
+            }
+        }
+
+        fn progressed(&self, _: TopicPartition, written: i64, durable: i64) {
+            self.0.borrow_mut().push(format!("{written} {durable}"));
+        }
+    }
+    with_store(&[], async |store, id| {
+        let heard = Rc::<Heard>::default();
+        store.attach_tap(heard.clone());
+        store.lead(id, 4, THREE).await.unwrap();
+        produce(&store, id, 0, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        store.follow(id, 5).await.unwrap();
+        let mut sent = one(7, 1).to_vec();
+        assign(&mut sent, 1, 5, None);
+        store.append_as_follower(id, 5, 1, &sent.into()).unwrap().kept().await.unwrap();
+        assert_eq!(*heard.0.borrow(), ["0..1 of 4: [4]", "1 1", "2 2"], "what is followed is not passed on");
+    });
+}
+
+/// Where the log starts inside a batch, a cut can only land before it.
+#[test]
+fn a_cut_inside_the_batch_that_the_log_starts_in_leaves_nothing() {
+    with_store(&[], async |store, id| {
+        store.follow(id, 1).await.unwrap();
+        let mut sent = BatchBuilder::new(Codec::None, 0);
+        for offset in 0..4 {
+            sent.push(&Record { offset, timestamp: 5, key: None, value: Some("v".into()), headers: vec![] });
+        }
+        let mut sent = sent.finish();
+        assign(&mut sent, 0, 1, None);
+        store.append_as_follower(id, 1, 0, &sent.into()).unwrap().kept().await.unwrap();
+        store.trim_as_follower(id, 2).await.unwrap();
+        let position = store.truncate(id, 3, CutBytes::Drop).await.unwrap();
+        assert_eq!((position.log_start, position.end, position.last_epoch), (0, 0, -1));
+        store.clear(id).await.unwrap();
+        assert_eq!(store.lead(id, 1, THREE).await.unwrap().end, 0);
+    });
+}
