@@ -1,7 +1,11 @@
 //! After a crash: the shared log says that a partition's end was cut off, below what its segments hold, and the manifest
 //! does not know. Finds out what is left; changes no file. What lies behind the cut is written over by what comes next.
 
-use std::{collections::HashSet, io, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::Path,
+};
 
 use super::{OpenError, headers::each_header, partition_dir, reopen};
 use crate::{
@@ -85,7 +89,8 @@ pub(super) async fn look<I: Io>(
                 left.push_behind_gap(info);
             }
             own.extend(
-                manifest::logged_producer_batch(info, batch).filter(|batch| missing.contains(&batch.producer_id.get())),
+                manifest::logged_producer_batch(info, batch)
+                    .filter(|batch| missing.contains_key(&batch.producer_id.get())),
             );
         };
         each_header(io, &path, segment, end_offset, keep).await.map_err(OpenError::io(&path))?;
@@ -97,20 +102,26 @@ pub(super) async fn look<I: Io>(
             cut.index = left.index.as_deref().cloned().unwrap_or_default();
             cut.segments.push(left.meta());
         }
-        missing.retain(|id| own.iter().all(|batch| batch.producer_id.get() != *id));
+        missing.retain(|id, newest_kept| {
+            let is_known_from_here = newest_kept.is_some_and(|kept| kept >= segment.base_offset);
+            !is_known_from_here && own.iter().all(|batch| batch.producer_id.get() != *id)
+        });
         cut.producers.splice(..0, own);
     }
     Ok(Looked { cut, transactions })
 }
 
-/// Producers that lose batches and have none left: without any, a batch that was sent twice would not be recognised.
-fn bereft(producers: &[ProducerBatch], end_offset: i64) -> HashSet<i64> {
-    let ids = |is_wanted: fn(i64, i64) -> bool| {
-        let own = producers.iter().filter(move |batch| is_wanted(batch.base_offset.get(), end_offset));
-        own.map(|batch| batch.producer_id.get()).collect::<HashSet<_>>()
+/// Producers that lose batches, each with the base offset of the newest that is known of those it keeps. What a round left out
+/// of the manifest, as a newer epoch had superseded it, may lie between the two: without it, a batch that was sent twice would
+/// not be recognised.
+fn bereft(producers: &[ProducerBatch], end_offset: i64) -> HashMap<i64, Option<i64>> {
+    let is_lost = |batch: &&ProducerBatch| batch.base_offset.get() >= end_offset;
+    let newest_kept = |id: i64| {
+        let kept = producers.iter().filter(|batch| batch.producer_id.get() == id && !is_lost(batch));
+        kept.map(|batch| batch.base_offset.get()).max()
     };
-    let kept = ids(|offset, end| offset < end);
-    ids(|offset, end| offset >= end).into_iter().filter(|id| !kept.contains(id)).collect()
+    let lost: HashSet<i64> = producers.iter().filter(is_lost).map(|batch| batch.producer_id.get()).collect();
+    lost.into_iter().map(|id| (id, newest_kept(id))).collect()
 }
 
 /// Whether what is left of a segment, active again, is what the cut leaves of it.

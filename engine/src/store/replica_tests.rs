@@ -585,7 +585,7 @@ fn lives(seed: u64, count: u64, rounds: usize) {
 
 #[test]
 fn a_log_is_what_was_done_to_it_whenever_the_power_fails() {
-    for seed in seeds(10) {
+    for seed in seeds(12) {
         println!("seed {seed}");
         lives(seed, 10, 40);
     }

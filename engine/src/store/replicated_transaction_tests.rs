@@ -213,6 +213,31 @@ fn a_follower_knows_of_transactions_what_its_leader_does_also_after_a_cut() {
     });
 }
 
+/// A round notes of a producer what is left of it in the end: a batch whose epoch a marker has ended is not in the manifest.
+#[test]
+fn a_batch_before_a_marker_that_is_cut_off_is_known_again() {
+    in_store(&[], |store| async move {
+        lead(&store, 1).await;
+        write(&store, 7, 0).await;
+        store.materialise_all().await;
+        let second = append(&store, batch(7, 0, 1, "b"));
+        let confirmed = async {
+            log(&store).await;
+            store.advance_high_watermark(id(0), 2).unwrap();
+        };
+        futures_util::future::join(second, confirmed).await.0.unwrap();
+        let mut ended = Box::pin(end(&store, marker(7, 1, Outcome::Commit)));
+        assert!((&mut ended).now_or_never().is_none());
+        log(&store).await;
+        store.materialise_all().await;
+        store.follow(id(0), 2).await.unwrap();
+        store.truncate(id(0), 2, crate::replica_api::CutBytes::Drop).await.unwrap();
+        let known = store.active_producers(id(0)).unwrap();
+        let known: Vec<_> = known.iter().map(|one| (one.producer_id, one.producer_epoch, one.last_sequence)).collect();
+        assert_eq!(known, [(7, 0, 1)], "else the second batch would be taken twice");
+    });
+}
+
 /// A coordinator decides on what every replica has: a power cut may not take a part of it from one of them.
 #[test]
 fn a_follower_flushes_what_is_of_a_transaction_whatever_its_topic_asks() {
