@@ -1,4 +1,4 @@
-//! A store that one of two nodes keeps itself, in place of etcd, and that the other reaches through it ([`line`]): it behaves as
+//! A store that one of two nodes keeps itself, in place of etcd, and that the other reaches through it ([`mod@line`]): it behaves as
 //! etcd does, is one file, and is there exactly as long as the node that keeps it.
 
 pub mod file;

@@ -127,7 +127,7 @@ fn leaders_alone_answer_for_offsets_and_epochs() {
         replica(&node, 0).lead(8, Leadership::Alone).await.expect("it leads");
         let told = ask(8).await;
         let partition = &told.topics[0].partitions[0];
-        assert_eq!((partition.error_code, partition.offset, partition.leader_epoch), (0, 0, -1));
+        assert_eq!((partition.error_code, partition.offset, partition.leader_epoch), (0, 0, 8));
         assert_eq!(ask(7).await.topics[0].partitions[0].error_code, 74, "FENCED_LEADER_EPOCH");
         assert_eq!(ask(9).await.topics[0].partitions[0].error_code, 75, "UNKNOWN_LEADER_EPOCH");
     });
