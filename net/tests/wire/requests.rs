@@ -69,7 +69,7 @@ fn answers_every_sample(target: &str) {
             (ApiKey::OffsetCommit | ApiKey::OffsetFetch, 10)
                 | (ApiKey::ShareAcknowledge, 2)
                 | (ApiKey::TxnOffsetCommit, 6)
-                | (ApiKey::DescribeShareGroupOffsets, 1)
+                | (ApiKey::DescribeShareGroupOffsets | ApiKey::ReadShareGroupStateSummary, 1)
         ) {
             // The library does not know their layout.
             continue;
