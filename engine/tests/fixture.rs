@@ -141,7 +141,7 @@ fn format_of(dir: &Path) -> u32 {
 }
 
 #[test]
-#[ignore = "writes the fixture"]
+#[ignore = "no test: writes the fixture anew, run by hand when the format changes"]
 fn write_the_fixture() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     with_node(options(dir.path()), |engine| async move {

@@ -315,6 +315,10 @@ impl Client {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().expect("no panic while locked")
     }
+}
+
+impl OverMemory for Client {
+    type Seen = MemoryWatch;
 
     fn call<T>(&self, call: impl FnOnce(&mut Memory) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let line = *self.line.lock().expect("no panic while locked");
@@ -328,10 +332,29 @@ impl Client {
             }
         }
     }
+
+    fn seen_from(&self, from: i64) -> MemoryWatch {
+        MemoryWatch { client: self.clone(), from }
+    }
 }
 
-impl Store for Client {
-    type Watch = MemoryWatch;
+/// A store that is a [`Memory`] behind something: the way there may fail, and what is done may have to be kept.
+pub trait OverMemory: Send {
+    /// What a watch is held by.
+    type Seen: Watch;
+
+    /// Has the memory do something.
+    ///
+    /// # Errors
+    /// Those of the memory, and of the way there.
+    fn call<T>(&self, body: impl FnOnce(&mut Memory) -> Result<T, StoreError>) -> Result<T, StoreError>;
+
+    /// A watch of all that changes from a revision on.
+    fn seen_from(&self, from: i64) -> Self::Seen;
+}
+
+impl<S: OverMemory> Store for S {
+    type Watch = S::Seen;
 
     fn transact(&mut self, transaction: &Transaction) -> Result<Outcome, StoreError> {
         self.call(|memory| memory.transact(transaction))
@@ -341,9 +364,9 @@ impl Store for Client {
         self.call(|memory| memory.range(prefix, after, revision, limit))
     }
 
-    fn watch(&mut self, from: i64) -> Result<MemoryWatch, StoreError> {
+    fn watch(&mut self, from: i64) -> Result<S::Seen, StoreError> {
         self.call(|_| Ok(()))?;
-        Ok(MemoryWatch { client: self.clone(), from })
+        Ok(self.seen_from(from))
     }
 
     fn grant(&mut self, ttl: Duration) -> Result<LeaseId, StoreError> {

@@ -13,8 +13,8 @@ use std::{
 
 use self::file::{Contents, StoreFile};
 use super::{
-    memory::Memory,
-    store::{LeaseId, Outcome, Page, Store, StoreError, Transaction, Watch, Watched},
+    memory::{Memory, OverMemory},
+    store::{StoreError, Watch, Watched},
 };
 
 /// How much time passes at most between two looks at the clock: while this process stands still, nobody can keep a lease
@@ -59,6 +59,10 @@ impl KeptStore {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no panic while locked")
     }
+}
+
+impl OverMemory for KeptStore {
+    type Seen = KeptWatch;
 
     /// Does something; what it changed is durable before anybody hears of it.
     fn call<T>(&self, body: impl FnOnce(&mut Memory) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -87,42 +91,9 @@ impl KeptStore {
         }
         answer
     }
-}
 
-impl Store for KeptStore {
-    type Watch = KeptWatch;
-
-    fn transact(&mut self, transaction: &Transaction) -> Result<Outcome, StoreError> {
-        self.call(|memory| memory.transact(transaction))
-    }
-
-    fn range(&mut self, prefix: &str, after: Option<&str>, revision: i64, limit: usize) -> Result<Page, StoreError> {
-        self.call(|memory| memory.range(prefix, after, revision, limit))
-    }
-
-    fn watch(&mut self, from: i64) -> Result<KeptWatch, StoreError> {
-        self.call(|_| Ok(()))?;
-        Ok(KeptWatch { store: self.clone(), from })
-    }
-
-    fn grant(&mut self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.call(|memory| Ok(memory.grant(ttl)))
-    }
-
-    fn keep_alive(&mut self, lease: LeaseId) -> Result<i64, StoreError> {
-        self.call(|memory| memory.keep_alive(lease))
-    }
-
-    fn revoke(&mut self, lease: LeaseId) -> Result<(), StoreError> {
-        self.call(|memory| memory.revoke(lease))
-    }
-
-    fn compact(&mut self, revision: i64) -> Result<(), StoreError> {
-        self.call(|memory| memory.compact(revision))
-    }
-
-    fn identity(&mut self) -> Result<u64, StoreError> {
-        self.call(|memory| Ok(memory.identity()))
+    fn seen_from(&self, from: i64) -> KeptWatch {
+        KeptWatch { store: self.clone(), from }
     }
 }
 
