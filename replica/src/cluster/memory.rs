@@ -1,4 +1,5 @@
-//! A store in memory that behaves as etcd does: for tests, and for simulations of many nodes in virtual time.
+//! A store in memory that behaves as etcd does: what a kept store is made of ([`super::kept`]), and for tests and simulations
+//! of many nodes in virtual time.
 //!
 //! All nodes of a simulation share one [`Memory`]. It reads no clock: leases end when [`Memory::advance`] says that the time
 //! has come. A [`Client`] is one node's way to it, and can be cut off or made to lose answers.

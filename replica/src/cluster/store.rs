@@ -1,7 +1,7 @@
 //! What the control plane asks of its store, in etcd's terms: revisions, transactions with compares, leases, a watch.
 //!
-//! Two things keep them: `etcd` itself, and [`super::memory`] with the same semantics for tests. Callers name keys without
-//! the cluster's prefix.
+//! `etcd` itself keeps them, one of two nodes ([`super::kept`]), or [`super::memory`] with the same semantics, on which that
+//! rests. Callers name keys without the cluster's prefix.
 
 use std::time::Duration;
 

@@ -26,6 +26,8 @@ use crate::cluster::{
 const VERSION: u32 = 1;
 /// Bytes of a line at most.
 const LINE_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of the first line, which may be a stranger's.
+const HELLO_BYTES_MAX: u64 = 4 << 10;
 /// Connections at most: two nodes need a handful.
 const CONNECTIONS_MAX: usize = 64;
 /// How long who is connected may say nothing before the connection is closed.
@@ -111,7 +113,7 @@ fn converse(
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(SILENCE_MAX))?;
     let mut reader = BufReader::new(stream);
-    let hello: Hello = receive(&mut reader)?;
+    let hello: Hello = receive_up_to(&mut reader, HELLO_BYTES_MAX)?;
     if hello.version != VERSION || hello.cluster != cluster {
         let text = format!("this is cluster '{cluster}', version {VERSION}");
         return send(reader.get_mut(), &Answer::<Standing>::Err(StoreError::Refused(text)));
@@ -154,8 +156,12 @@ fn send<T: Serialize>(stream: &mut TcpStream, what: &T) -> io::Result<()> {
 }
 
 fn receive<T: DeserializeOwned>(reader: &mut BufReader<TcpStream>) -> io::Result<T> {
+    receive_up_to(reader, LINE_BYTES_MAX)
+}
+
+fn receive_up_to<T: DeserializeOwned>(reader: &mut BufReader<TcpStream>, bytes_max: u64) -> io::Result<T> {
     let mut line = Vec::new();
-    reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    reader.by_ref().take(bytes_max).read_until(b'\n', &mut line)?;
     if line.last() != Some(&b'\n') {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

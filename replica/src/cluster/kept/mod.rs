@@ -129,7 +129,10 @@ impl Watch for KeptWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::conformance;
+    use crate::cluster::{
+        conformance,
+        store::{Outcome, Store, Transaction},
+    };
 
     fn empty() -> Contents {
         Contents { identity: 7, revision: 1, entries: Vec::new() }
