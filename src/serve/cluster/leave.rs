@@ -80,11 +80,16 @@ pub(crate) fn leave(config: &Config, how: Leaving, out: &mut impl Write) -> Outc
     }
     let inherited = alone::inherit(&config.data_dir, move |_| Ok::<_, StartError>(inheritance));
     inherited.map_err(|error| Failure::failed(explain::start_error(&error)))?;
+    if cluster.etcd.mirror.is_some() {
+        // what this node kept of the two must not be found by the next; while it still is of the cluster, this can be repeated
+        match std::fs::remove_dir_all(config.data_dir.join("mirror")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Failure::failed(error)),
+            _ => {}
+        }
+    }
     life::end(&config.data_dir).map_err(Failure::failed)?;
     writeln!(out, "{} is of no cluster any more: start it without --cluster", config.data_dir.display())?;
     if cluster.etcd.mirror.is_some() {
-        // what this node kept of the two is of no use any more, and must not be found by the next
-        std::fs::remove_dir_all(config.data_dir.join("mirror")).map_err(Failure::failed)?;
         return Ok(());
     }
     match etcd {

@@ -75,19 +75,14 @@ impl Life {
     /// Reads the file, or makes up a new directory's, of which nothing is written before its first life.
     pub(super) fn open(data_dir: &Path, cluster: &str) -> io::Result<Life> {
         fs::create_dir_all(data_dir)?;
-        match fs::read_to_string(data_dir.join(FILE)) {
-            Ok(text) => {
-                let life: Life = toml::from_str(&text).map_err(|error| damaged(data_dir, &error))?;
-                match life.cluster == cluster {
-                    true => Ok(life),
-                    false => Err(io::Error::other(format!(
-                        "{} belongs to cluster '{}', not to '{cluster}': give it that --cluster, or another --data",
-                        data_dir.display(),
-                        life.cluster
-                    ))),
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match read(data_dir)? {
+            Some(life) if life.cluster == cluster => Ok(life),
+            Some(life) => Err(io::Error::other(format!(
+                "{} belongs to cluster '{}', not to '{cluster}': give it that --cluster, or another --data",
+                data_dir.display(),
+                life.cluster
+            ))),
+            None => {
                 let directory = Uuid::new_v4();
                 Ok(Life {
                     cluster: cluster.to_owned(),
@@ -99,7 +94,6 @@ impl Life {
                     joining: false,
                 })
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -171,10 +165,21 @@ impl Life {
     }
 }
 
+/// What a data directory says, if it was ever in a cluster.
+fn read(data_dir: &Path) -> io::Result<Option<Life>> {
+    match fs::read_to_string(data_dir.join(FILE)) {
+        Ok(text) => toml::from_str(&text).map(Some).map_err(|error| damaged(data_dir, &error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether a data directory was ever in a cluster, and in which.
-pub(crate) fn cluster_of(data_dir: &Path) -> Option<String> {
-    let text = fs::read_to_string(data_dir.join(FILE)).ok()?;
-    toml::from_str::<Life>(&text).ok().map(|life| life.cluster)
+///
+/// # Errors
+/// If what it says of that cannot be read: then nobody may take it for one that was in none.
+pub(crate) fn cluster_of(data_dir: &Path) -> io::Result<Option<String>> {
+    Ok(read(data_dir)?.map(|life| life.cluster))
 }
 
 /// Records of a data directory were given up: its node is in the cluster as before, but it is another directory, which was
@@ -183,7 +188,7 @@ pub(crate) fn cluster_of(data_dir: &Path) -> Option<String> {
 /// # Errors
 /// If what is there cannot be read or written. A directory that was never in a cluster stays as it is.
 pub(crate) fn forget_lives(data_dir: &Path) -> io::Result<()> {
-    let Some(cluster) = cluster_of(data_dir) else { return Ok(()) };
+    let Some(cluster) = cluster_of(data_dir)? else { return Ok(()) };
     let mut life = Life::open(data_dir, &cluster)?;
     (life.directory, life.epoch) = (Uuid::new_v4(), 0);
     life.write(data_dir)
@@ -240,15 +245,15 @@ mod tests {
     #[test]
     fn a_life_is_remembered_and_is_of_one_cluster() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(cluster_of(folder.path()), None);
+        assert_eq!(cluster_of(folder.path()).unwrap(), None);
         let mut life = Life::open(folder.path(), "a").unwrap();
-        assert_eq!((life.former().unwrap(), cluster_of(folder.path())), (None, None), "it may still go alone");
+        assert_eq!((life.former().unwrap(), cluster_of(folder.path()).unwrap()), (None, None), "it may still go alone");
         life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.former().unwrap(), again.directory), (Some((7, Since::ProcessEnded)), life.directory));
         let error = Life::open(folder.path(), "b").unwrap_err();
         assert!(error.to_string().contains("belongs to cluster 'a'"), "{error}");
-        assert_eq!(cluster_of(folder.path()).as_deref(), Some("a"));
+        assert_eq!(cluster_of(folder.path()).unwrap().as_deref(), Some("a"));
     }
 
     #[test]
@@ -258,7 +263,7 @@ mod tests {
         assert_eq!(life.remembered(), None);
         let seen = Remembered { store: u64::MAX, revision: 20 };
         life.remember(folder.path(), seen).unwrap();
-        assert_eq!(cluster_of(folder.path()), None, "the node was no member yet");
+        assert_eq!(cluster_of(folder.path()).unwrap(), None, "the node was no member yet");
         life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));
@@ -268,7 +273,7 @@ mod tests {
     fn a_directory_that_lost_records_is_another_one_of_the_same_cluster() {
         let folder = tempfile::tempdir().unwrap();
         forget_lives(folder.path()).unwrap();
-        assert_eq!(cluster_of(folder.path()), None);
+        assert_eq!(cluster_of(folder.path()).unwrap(), None);
         let mut life = Life::open(folder.path(), "a").unwrap();
         life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
         forget_lives(folder.path()).unwrap();
@@ -314,5 +319,13 @@ mod tests {
         fs::write(folder.path().join(FILE), "epoch = ").unwrap();
         let error = Life::open(folder.path(), "a").unwrap_err();
         assert!(error.to_string().contains("remove it if that is meant"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_say_what_it_is_of_is_not_taken_for_one_of_no_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), "cluster = 'a'\nof_a_later_version = 1\n").unwrap();
+        assert!(cluster_of(folder.path()).is_err());
+        assert!(forget_lives(folder.path()).is_err());
     }
 }

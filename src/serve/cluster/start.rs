@@ -88,7 +88,7 @@ pub(super) fn identity(
 
 /// A data directory of a cluster's node has replicas that others know of: alone it would give their offsets out again.
 fn refuse_members_alone(config: &Config) -> Outcome {
-    match super::cluster_of(&config.data_dir) {
+    match super::cluster_of(&config.data_dir).map_err(Failure::failed)? {
         Some(name) => Err(Failure::failed(format!(
             "{} belongs to a node of cluster '{name}': start it with --cluster {name} and its --etcd",
             config.data_dir.display()
