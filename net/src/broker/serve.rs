@@ -146,10 +146,9 @@ async fn settle_levels(shard: Rc<BrokerShard>, cluster: Rc<Cluster>) {
             None => Ok(finalize_transaction_version(kept, level)),
         };
         let settled = Administration::new(view, &shard.membership).change_settings(Whose::Here, false, decide).await;
-        if let Err(error) = settled {
-            tracing::warn!(error = %error.error, "the level of transaction.version is not settled yet");
-            sleep(PAUSE).await;
-        }
+        let Err(error) = settled else { return };
+        tracing::warn!(error = %error.error, "the level of transaction.version is not settled yet");
+        sleep(PAUSE).await;
     }
 }
 

@@ -130,8 +130,10 @@ async fn describe_partition(context: &Context, group: &str, topic: &Found<'_>, i
     };
     // who only describes fences nobody, whatever the epoch
     let asked = ReadSummary { leader_epoch: -1 };
-    let Ok(summary) = states::ask(context.engine(), &ShareKey::new(group, topic.id, index), asked).await else {
-        return described;
+    let summary = match states::ask(context.engine(), &ShareKey::new(group, topic.id, index), asked).await {
+        Ok(summary) => summary,
+        Err(ResponseError::UnknownTopicOrPartition) => return described,
+        Err(error) => return DescribedPartition { error: Some(error), ..described },
     };
     let Summary { start_offset, delivery_complete_count, leader_epoch, .. } = summary;
     (described.start_offset, described.leader_epoch) = (start_offset, leader_epoch);

@@ -317,10 +317,15 @@ impl Shares {
         let epochs = Epochs { state: live.state_epoch.get(), leader: live.leader_epoch };
         // what others that are runnable now decide goes with it
         next_turn().await;
+        let mut lost = None;
         loop {
             let next = live.writes.borrow_mut().next();
             let Some((write, told)) = next else { break };
-            let result = states::write(&self.engine, &live.key, epochs, &write).await.map_err(of_state);
+            let result = match lost {
+                // whoever knows of it next goes on from what is kept, in the same epochs: nothing comes behind its back
+                Some(error) => Err(error),
+                None => states::write(&self.engine, &live.key, epochs, &write).await.map_err(of_state),
+            };
             let limits = self.group_settings(&live.key.group).limits;
             let now_ms = self.clock.now_ms();
             if let Some(core) = live.core.borrow_mut().as_mut() {
@@ -329,8 +334,9 @@ impl Shares {
                 }
             }
             live.watchers.notify();
-            if let Err(ResponseError::NotLeaderOrFollower | ResponseError::UnknownServerError) = result {
+            if let Err(error @ (ResponseError::NotLeaderOrFollower | ResponseError::UnknownServerError)) = result {
                 // its state is another one now, or none
+                lost = Some(error);
                 self.forget_if(&live);
             }
             told.into_iter().for_each(|(_, durable)| durable.keep(result));

@@ -30,7 +30,12 @@ impl Sent {
     pub(super) fn begin(&self) -> Rc<Gate<()>> {
         let gate = Gate::new();
         let mut sent = self.0.borrow_mut();
-        sent.retain(|known: &Rc<Gate<()>>| known.result().is_none());
+        // looked through only when it would grow
+        if sent.len() == sent.capacity() {
+            sent.retain(|known: &Rc<Gate<()>>| known.result().is_none());
+            let under_way = sent.len();
+            sent.reserve(under_way.max(16));
+        }
         sent.push(Rc::clone(&gate));
         gate
     }
@@ -111,7 +116,7 @@ async fn write_in_time(engine: &Engine, marker: Marker) -> Result<(), ResponseEr
 }
 
 /// Writes markers; one answer each, in their order, when they are on stable storage.
-pub(crate) async fn write_markers(engine: &Engine, markers: Vec<Marker>) -> Vec<Result<(), ResponseError>> {
+async fn write_markers(engine: &Engine, markers: Vec<Marker>) -> Vec<Result<(), ResponseError>> {
     let offsets = Groups::topic(engine).map(|topic| topic.id);
     let mut results = vec![Ok(()); markers.len()];
     let is_of_group = |marker: &Marker| Some(marker.partition.topic) == offsets;

@@ -26,12 +26,7 @@ use millrace_engine::{
 use self::markers::Sent;
 #[cfg(test)]
 pub(crate) use self::reconcile::abort_marker;
-pub(crate) use self::{
-    gate::Gate,
-    marker_sender::MarkerSender,
-    markers::{write_markers, write_markers_in_time},
-    reconcile::Reconciler,
-};
+pub(crate) use self::{gate::Gate, marker_sender::MarkerSender, markers::write_markers_in_time, reconcile::Reconciler};
 use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Listed,
     PartitionName, Place, Producer, Settings, State, Surroundings,

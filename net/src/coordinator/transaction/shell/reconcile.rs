@@ -15,7 +15,7 @@ use millrace_engine::{
     transactions::{Marker, OpenTransaction, Outcome},
 };
 
-use super::{Transactions, reconcile_cluster::orphans_of_cluster, unknown::Unknown, write_markers};
+use super::{Transactions, reconcile_cluster::orphans_of_cluster, unknown::Unknown, write_markers_in_time};
 use crate::{
     client::OtherBrokers,
     coordinator::runtime::{Clock, Gate},
@@ -139,7 +139,8 @@ impl Reconciler {
         orphans.retain(|open| still_open.contains(&suspect(open)));
         orphans.truncate(ABORTED_PER_LOOK);
         let markers: Vec<_> = orphans.iter().map(abort_marker).collect();
-        let results = write_markers(&self.engine, markers).await;
+        // one that its replicas do not take stays a suspect, and holds up no other
+        let results = write_markers_in_time(&self.engine, markers).await;
         for (open, result) in orphans.iter().zip(results) {
             let (partition, producer) = (open.partition, open.producer_id);
             match result {

@@ -37,6 +37,10 @@ pub(super) async fn orphans_of_cluster(
 ) -> Result<Vec<OpenTransaction>, Unknown> {
     // those of replicas are their leaders' business
     open.retain(|open| others.leader(open.partition) == Leader::Here);
+    // a question about no producer would be one about all
+    if open.is_empty() {
+        return Ok(open);
+    }
     let coordinators = coordinators(engine, others)?;
     let producers: BTreeSet<i64> = open.iter().map(|open| open.producer_id).collect();
     let nodes: BTreeSet<i32> = coordinators.values().map(|led| led.node).collect();
