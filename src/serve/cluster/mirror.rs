@@ -8,7 +8,10 @@ use std::{
     io,
     net::{TcpListener, ToSocketAddrs},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -53,6 +56,9 @@ pub(super) enum MirrorStore {
 pub(super) struct Place {
     address: String,
     cluster: String,
+    /// Whether this node keeps a copy of that store, and it is no older than the line to it. Before, it may be no member: it
+    /// would be counted on, and could not be promoted.
+    has_copy: Arc<AtomicBool>,
 }
 
 impl Place {
@@ -84,7 +90,8 @@ pub(super) struct Mirroring {
 pub(super) fn begin(data_dir: &Path, cluster: &str, mirror: &Mirror) -> Outcome<Mirroring> {
     let path = store_path(data_dir);
     let kept = StoreFile::read(&path).map_err(Failure::failed)?;
-    let other = Place { address: mirror.other.client().to_string(), cluster: cluster.to_owned() };
+    let address = mirror.other.client().to_string();
+    let other = Place { address, cluster: cluster.to_owned(), has_copy: Arc::default() };
     let (me, them) = (mirror.own.node_id, mirror.other.node_id);
     let said = kept.as_ref().map(|kept| mirror_of(kept).ok_or("the store does not say who leads")).transpose();
     let said = said.map_err(Failure::failed)?;
@@ -241,6 +248,7 @@ fn keep_copy(path: &Path, from: &Place, known: &Mutex<Standing>) {
         if let Err(reason) = copy(path, from, known) {
             tracing::debug!("the copy of the leader's store waits: {reason}");
         }
+        from.has_copy.store(false, Ordering::Release);
         thread::sleep(PAUSE);
     }
 }
@@ -263,6 +271,7 @@ fn copy(path: &Path, from: &Place, known: &Mutex<Standing>) -> Result<(), String
         (known.term, known.leader) = (mirror.term, mirror.leader);
     }
     let mut watch = far.watch(contents.revision + 1).map_err(|error| error.to_string())?;
+    from.has_copy.store(true, Ordering::Release);
     let mut contents = contents;
     loop {
         match watch.next(PAUSE).map_err(|error| error.to_string())? {
@@ -280,7 +289,7 @@ fn copy(path: &Path, from: &Place, known: &Mutex<Standing>) -> Result<(), String
 #[derive(Debug)]
 pub(super) enum Way {
     Own(KeptStore),
-    Far(FarStore),
+    Far(FarStore, Arc<AtomicBool>),
 }
 
 /// A watch of either.
@@ -294,7 +303,7 @@ impl MirrorStore {
     pub(super) fn way(&self) -> Way {
         match self {
             Self::Own(store) => Way::Own(store.clone()),
-            Self::Far(place) => Way::Far(place.open()),
+            Self::Far(place) => Way::Far(place.open(), place.has_copy.clone()),
         }
     }
 }
@@ -313,7 +322,7 @@ macro_rules! ask {
     ($way:expr, $store:ident => $question:expr) => {
         match $way {
             Way::Own($store) => $question,
-            Way::Far($store) => $question,
+            Way::Far($store, _) => $question,
         }
     };
 }
@@ -322,7 +331,12 @@ impl Store for Way {
     type Watch = EitherWatch;
 
     fn transact(&mut self, transaction: &Transaction) -> Result<Written, StoreError> {
-        ask!(self, store => store.transact(transaction))
+        match self {
+            Self::Far(_, has_copy) if !has_copy.load(Ordering::Acquire) => {
+                Err(StoreError::Away("this node has no copy of the leader's store yet".to_owned()))
+            }
+            way => ask!(way, store => store.transact(transaction)),
+        }
     }
 
     fn range(&mut self, prefix: &str, after: Option<&str>, revision: i64, limit: usize) -> Result<Page, StoreError> {
@@ -332,7 +346,7 @@ impl Store for Way {
     fn watch(&mut self, from: i64) -> Result<EitherWatch, StoreError> {
         match self {
             Self::Own(store) => store.watch(from).map(EitherWatch::Own),
-            Self::Far(store) => store.watch(from).map(EitherWatch::Far),
+            Self::Far(store, _) => store.watch(from).map(EitherWatch::Far),
         }
     }
 
