@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How long the other node may take to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Pause before the other node is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 

@@ -17,7 +17,7 @@ use millrace_replica::cluster::{
 
 use super::{
     life::Life,
-    mirror::{PATIENCE, mirror_of, store_path},
+    mirror::{mirror_of, store_path},
 };
 use crate::{
     config::{Config, Mirror},
@@ -28,6 +28,8 @@ use crate::{
 
 /// How far the store's revision jumps: beyond all that the former leader can have written meanwhile.
 const REVISIONS_SKIPPED: i64 = 1_000_000;
+/// How long the former leader may take to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// Partitions that are listed.
 const LISTED_MAX: usize = 200;
 
@@ -42,6 +44,11 @@ pub(crate) fn promote(config: &Config, fenced: &str, dry_run: bool, out: &mut im
     if fenced.trim().is_empty() {
         return Err(Failure::usage("--fenced: say what was done so that the former leader takes nothing any more"));
     }
+    // this shows that the node does not run, so that the copy read after it is the last
+    let life = Life::open(&config.data_dir, &cluster.name).map_err(Failure::failed)?;
+    let as_failure = |error| Failure::failed(explain::start_error(&error));
+    let catalog = alone::look(&config.data_dir).map_err(as_failure)?;
+    let positions = alone::positions(&config.data_dir, config.wal_bytes.0).map_err(as_failure)?;
     let path = store_path(&config.data_dir);
     let kept = StoreFile::read(&path).map_err(Failure::failed)?;
     let kept =
@@ -51,10 +58,6 @@ pub(crate) fn promote(config: &Config, fenced: &str, dry_run: bool, out: &mut im
         return Err(Failure::failed("this node is the leader already"));
     }
     refuse_if_it_answers(&kept, mirror, &before)?;
-    let life = Life::open(&config.data_dir, &cluster.name).map_err(Failure::failed)?;
-    let as_failure = |error| Failure::failed(explain::start_error(&error));
-    let catalog = alone::look(&config.data_dir).map_err(as_failure)?;
-    let positions = alone::positions(&config.data_dir, config.wal_bytes.0).map_err(as_failure)?;
     let me = Member { node: config.node_id, epoch: life.epoch };
     let promotion = Promotion { me, fenced: fenced.trim().to_owned() };
     let (next, partitions) = promotion.apply(kept).map_err(Failure::failed)?;
@@ -104,7 +107,7 @@ fn refuse_if_it_answers(kept: &Contents, mirror: &Mirror, before: &StoredMirror)
 
 fn answers(address: &str) -> bool {
     let found = address.to_socket_addrs().into_iter().flatten();
-    found.into_iter().any(|address| TcpStream::connect_timeout(&address, PATIENCE.min(Duration::from_secs(1))).is_ok())
+    found.into_iter().any(|address| TcpStream::connect_timeout(&address, ANSWER_PATIENCE).is_ok())
 }
 
 /// What becomes of a partition.
