@@ -42,6 +42,4 @@ pub trait ClusterMap {
     fn led(&self, partition: TopicPartition) -> Option<Led>;
     /// Where a node takes requests of other brokers; `None`: it does not live, or has no listener for them.
     fn address(&self, node: i32) -> Option<NodeAddress>;
-    /// All nodes that live, this one among them.
-    fn nodes(&self) -> Vec<i32>;
 }

@@ -140,11 +140,6 @@ impl OtherBrokers {
         self.map.led(partition)
     }
 
-    /// All nodes that live, this one among them.
-    pub fn nodes(&self) -> Vec<i32> {
-        self.map.nodes()
-    }
-
     /// Asks a node, in the newest version that both know: `build` makes the request.
     ///
     /// # Errors

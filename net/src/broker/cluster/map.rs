@@ -33,8 +33,4 @@ impl ClusterMap for SeenNodes {
         let endpoint = state.endpoints.iter().find(|endpoint| endpoint.listener == self.listener)?;
         Some(NodeAddress { life: state.epoch, host: endpoint.host.clone(), port: endpoint.port })
     }
-
-    fn nodes(&self) -> Vec<i32> {
-        self.cluster.image().nodes.keys().copied().collect()
-    }
 }

@@ -354,8 +354,8 @@ fn expected(engine: &Engine) -> BTreeMap<TopicPartition, i32> {
         return BTreeMap::new();
     };
     let all = (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition });
-    let here = all.filter(|partition| others.leader(*partition) == Leader::Here);
-    here.filter_map(|partition| Some((partition, others.led(partition)?.epoch))).collect()
+    let led = all.filter_map(|partition| Some((partition, others.led(partition)?)));
+    led.filter(|(_, led)| led.node == engine.node_id()).map(|(partition, led)| (partition, led.epoch)).collect()
 }
 
 /// Whether this node itself knows that it leads partitions in these epochs.
