@@ -251,9 +251,8 @@ def gaps(bench, goal, what, disturb, mend):
                 values.append(gap.longest)
                 failed += gap.failed
                 mend(side)
-                end = time.monotonic() + 120
-                while any(len(p.isrs) < 3 for p in bench.tools.partitions(admin, topic)) and time.monotonic() < end:
-                    time.sleep(0.5)
+                rig.wait_for("all replicas to be in sync",
+                             lambda: all(len(p.isrs) == 3 for p in bench.tools.partitions(admin, topic)), 120)
             bench.say(f"{side.name}: {what}" + (f", {failed} records failed" if failed else ""), goal, values, "s")
         finally:
             side.end()
@@ -302,11 +301,9 @@ def drain(bench):
             gap.reset()
             pid, began = cluster.pid(1), time.monotonic()
             os.kill(pid, signal.SIGTERM)
-            while moved(bench, admin, topics, 1) < bench.args.leaders and time.monotonic() < began + 60:
-                time.sleep(0.02)
+            rig.wait_for("the leaders to move", lambda: moved(bench, admin, topics, 1) >= bench.args.leaders, 60, 0.02)
             times.append(time.monotonic() - began)
-            while running(pid) and time.monotonic() < began + 60:
-                time.sleep(0.02)
+            rig.wait_for("the process to end", lambda: not running(pid), 60, 0.02)
             ended.append(time.monotonic() - began)
             time.sleep(2)
             gap.stop()
@@ -318,11 +315,16 @@ def drain(bench):
     bench.say("... longest gap of a producer meanwhile", "0.1 s", longest, "s")
 
 
+def stat(pid):
+    """Fields of a process from its state on, as proc(5) lists them."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rpartition(")")[2].split()
+
+
 def running(pid):
     """Whether a process is there and no zombie."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return stat(pid)[0] != "Z"
     except OSError:
         return False
 
@@ -340,6 +342,8 @@ def elections(bench):
             while (count := moved(bench, admin, topics, 1)) < bench.args.elections and time.monotonic() < began + 120:
                 first = first or (time.monotonic() if count else None)
                 time.sleep(0.01)
+            if count < bench.args.elections:
+                raise RuntimeError(f"{count} of {bench.args.elections} partitions have another leader after 120 s")
             end = time.monotonic()
             whole.append(end - began)
             between.append(end - (first or end))
@@ -370,8 +374,8 @@ def catch_up(bench):
                 bench.tools.load(cluster.address, "lone", 1, *lone)["figures"]["produce latency p99 ms"]["median"]))
             cluster.start(3)
             watcher.start()
-            while any(len(p.isrs) < 3 for p in bench.tools.partitions(admin, "backlog")) and time.monotonic() < began + 300:
-                time.sleep(0.1)
+            rig.wait_for("the follower to catch up",
+                         lambda: all(len(p.isrs) == 3 for p in bench.tools.partitions(admin, "backlog")), 300, 0.1)
             rates.append(written / (time.monotonic() - began))
             watcher.join()
             meanwhile += seen
@@ -384,8 +388,7 @@ def catch_up(bench):
 
 def usage(pid):
     """CPU seconds and resident bytes of a process."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-        fields = file.read().rpartition(")")[2].split()
+    fields = stat(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
