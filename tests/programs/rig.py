@@ -1,11 +1,15 @@
 """Brokers that programs run against, and Kafka's own programs: millrace or Apache Kafka, one node or three."""
 
+import base64
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "clients", "soak"))
@@ -13,6 +17,8 @@ sys.path.insert(0, os.path.join(HERE, "..", "clients", "soak"))
 from broker import Broker, die_with_parent, free_port  # noqa: E402
 
 PATIENCE = 180
+# Consumers that say so read from the replica in their rack; node N is in rack-N.
+SELECTOR = "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector"
 
 
 class One:
@@ -70,10 +76,21 @@ class Commanded:
         with open(self.pids.format(node), encoding="utf-8") as file:
             return int(file.read())
 
+    def stop(self, node, hard):
+        """Ends a node, without a word or cleanly."""
+        self.do("kill" if hard else "stop", node)
+
     def bounce(self, node, hard):
         """Ends a node, without a word or cleanly, and starts it again."""
-        self.do("kill" if hard else "stop", node)
-        self.do("start", node)
+        self.stop(node, hard)
+        self.start(node)
+
+    def pause(self, node, seconds):
+        """Has a node stand still for a while."""
+        pid = self.pid(node)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
 
     def end(self):
         """Ends them for good."""
@@ -85,9 +102,10 @@ class Three(Commanded):
 
     name = "millrace"
 
-    def __init__(self, binary, folder, ports="24"):
+    def __init__(self, binary, folder, ports):
         script = os.path.join(HERE, "..", "..", "tuning", "cluster")
-        environment = {"MILLRACE": binary, "CLUSTER_DIR": os.path.join(folder, "cluster"), "CLUSTER_PORTS": ports}
+        environment = {"MILLRACE": binary, "CLUSTER_DIR": os.path.join(folder, "cluster"), "CLUSTER_PORTS": ports,
+                       "CLUSTER_OPTIONS": f"--rack rack-@ --replication-setting {SELECTOR}"}
         address = ",".join(f"127.0.0.1:{ports}{500 + node}" for node in (1, 2, 3))
         super().__init__([1, 2, 3], address, *([script, what] for what in ("kill", "stop", "start")), environment)
         self.commands["clean"], self.pids = [script, "clean"], os.path.join(folder, "cluster", "node-{}.pid")
@@ -98,31 +116,42 @@ class Kafka(Commanded):
 
     name = "Kafka"
 
-    def __init__(self, peers, folder, nodes, port=23092):
-        script, where = os.path.join(peers, "kafka", "kafka"), ["--dir", os.path.join(folder, "kafka"), "--port", str(port)]
+    def __init__(self, peers, folder, nodes, port):
+        script, self.folder = os.path.join(peers, "kafka", "kafka"), os.path.join(folder, "kafka")
+        where = ["--dir", self.folder, "--port", str(port)]
         of = where if nodes == 1 else [*where, "--nodes", str(nodes), "--node"]
         address = ",".join(f"127.0.0.1:{port + 10 * i}" for i in range(nodes))
         super().__init__(list(range(1, nodes + 1)), address, *([script, what, *of] for what in ("kill", "stop", "start")))
-        self.commands["clean"], self.pids = [script, "kill", *where], os.path.join(folder, "kafka", "{}", "pid")
-        self.start_all = [script, "start", *where, "--nodes", str(nodes)]
+        self.commands["clean"], self.pids = [script, "kill", *where], os.path.join(self.folder, "{}", "pid")
         self.single = nodes == 1
 
     def do(self, what, *node):
-        """As it is, but that one node has no number and all are started by a command of their own."""
-        if what == "start" and not node:
-            subprocess.run(self.start_all, check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
-        elif what == "clean" or not self.single:
-            super().do(what, *node)
-        else:
-            super().do(what)
+        """As it is, but that one of one has no number."""
+        super().do(what, *(() if self.single or what == "clean" else node))
+
+    def start(self, *node):
+        """Starts all nodes, or one: each has its rack, and none serves before there is a majority."""
+        if self.single:
+            self.do("start")
+            return
+        os.makedirs(self.folder, exist_ok=True)
+        cluster = os.path.join(self.folder, "cluster-id")
+        if not os.path.exists(cluster):
+            with open(cluster, "w", encoding="utf-8") as file:
+                file.write("A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22])
+        commands = [[*self.commands["start"], str(one), "--set", SELECTOR, "--set", f"broker.rack=rack-{one}"]
+                    for one in node or self.nodes]
+        started = [subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL) for command in commands]
+        if any([one.wait(PATIENCE) for one in started]):
+            raise RuntimeError(f"Kafka does not start; see {self.folder}")
 
 
 def broker_of(arguments, folder):
     """What the command line asks for, started."""
     if arguments.kafka:
-        made = Kafka(arguments.peers, folder, arguments.nodes)
+        made = Kafka(arguments.peers, folder, arguments.nodes, int(f"{arguments.ports}092"))
     elif arguments.nodes == 3:
-        made = Three(arguments.binary, folder)
+        made = Three(arguments.binary, folder, arguments.ports)
     else:
         made = One(arguments.binary, folder, arguments.option)
     made.start()
@@ -143,12 +172,12 @@ class Programs:
             raise RuntimeError(f"{name} {' '.join(arguments)}: {done.stdout[-2000:]}")
         return done.stdout
 
-    def begin(self, kind, name, *arguments, heap="256m", log=None):
+    def begin(self, kind, name, *arguments, heap="256m", log=None, environment=None):
         """Starts one in the background; it ends with us."""
         path = os.path.join(self.folder, f"{log or name}.log")
         with open(path, "ab") as out:
-            return subprocess.Popen([self.script, kind, name, *arguments], env=os.environ | {"HEAP": heap}, stdout=out,
-                                    stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+            return subprocess.Popen([self.script, kind, name, *arguments], env=os.environ | {"HEAP": heap} | (environment or {}),
+                                    stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
 
     @staticmethod
     def pause(seconds):
@@ -173,6 +202,15 @@ def read(address, topic, isolation="read_committed", form="%p\t%s\n"):
     done = subprocess.run(["kcat", "-b", address, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", form,
                            "-X", f"isolation.level={isolation}"], text=True, stdout=subprocess.PIPE, check=True, timeout=PATIENCE)
     return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def partitions(address, topic):
+    """A topic's partitions as the cluster has them now: what each says of its leader, replicas and those in sync."""
+    done = subprocess.run(["kcat", "-b", address, "-L", "-J", "-t", topic], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False)
+    found = json.loads(done.stdout)["topics"][0]["partitions"] if done.returncode == 0 else []
+    return {one["partition"]: {"leader": one["leader"], "replicas": [r["id"] for r in one["replicas"]],
+                               "in sync": sorted(r["id"] for r in one["isrs"])} for one in found}
 
 
 def wait_for(what, holds, seconds=PATIENCE, every=0.5):
