@@ -1,7 +1,11 @@
 //! Waiting for sockets with nanosecond timeouts, and the few other system calls that std does not offer.
-#![expect(unsafe_code, reason = "libc calls: ppoll, prctl, sched_setaffinity, getrusage, kill, sysconf")]
+#![expect(unsafe_code, reason = "libc calls: ppoll, epoll, prctl, sched_setaffinity, getrusage, kill, sysconf")]
 
-use std::{io, os::fd::RawFd, time::Duration};
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    time::Duration,
+};
 
 /// A socket to wait for.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +42,65 @@ pub fn wait(
     }
     ready.extend(buffer.iter().enumerate().filter(|(_, fd)| fd.revents != 0).map(|(index, _)| index));
     Ok(())
+}
+
+/// Sockets that are waited for again and again: what a wait costs grows with those that are ready, not with their number.
+#[derive(Debug)]
+pub struct Watch {
+    epoll: OwnedFd,
+    known: Vec<Interest>,
+}
+
+impl Watch {
+    /// Watches nothing yet.
+    pub fn new() -> io::Result<Watch> {
+        // SAFETY: the call takes no pointer.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just created and nobody else knows it.
+        Ok(Watch { epoll: unsafe { OwnedFd::from_raw_fd(fd) }, known: Vec::new() })
+    }
+
+    /// Adds the next socket, or says what is wanted of a known one from now on.
+    pub fn set(&mut self, index: usize, interest: Interest) -> io::Result<()> {
+        let operation = match self.known.get(index) {
+            Some(known) if known.writable == interest.writable => return Ok(()),
+            Some(_) => libc::EPOLL_CTL_MOD,
+            None => libc::EPOLL_CTL_ADD,
+        };
+        let events = libc::EPOLLIN | if interest.writable { libc::EPOLLOUT } else { 0 };
+        let mut event = libc::epoll_event { events: events as u32, u64: index as u64 };
+        // SAFETY: `event` lives across the call; the kernel copies it.
+        if unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, interest.fd, &mut event) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match self.known.get_mut(index) {
+            Some(known) => *known = interest,
+            None => self.known.push(interest),
+        }
+        Ok(())
+    }
+
+    /// Waits until one of the sockets is ready (readable always counts) or the timeout, in whole milliseconds, is over;
+    /// answers which ones are, some of them at least.
+    pub fn wait(&self, timeout: Duration, ready: &mut Vec<usize>) -> io::Result<()> {
+        const EVENTS_MAX: usize = 256;
+        ready.clear();
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
+        let timeout_ms = timeout.as_millis() as libc::c_int;
+        // SAFETY: `events` has room for as many events as the call is told.
+        let n = unsafe {
+            libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_MAX as libc::c_int, timeout_ms)
+        };
+        if n < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+        }
+        ready.extend(events[..n as usize].iter().map(|event| event.u64 as usize));
+        Ok(())
+    }
 }
 
 /// Makes this thread's timers exact: Linux rounds them to 50 us otherwise.

@@ -11,7 +11,8 @@ use anyhow::{Context, bail};
 use bytes::{Bytes, BytesMut};
 use millrace_client::{Socket, frame};
 
-const READ_BYTES: usize = 64 << 10;
+/// Bytes of one read: zeroed before, so no more than some dozens of answers need.
+const READ_BYTES: usize = 8 << 10;
 
 /// What is sent here has small answers.
 const ANSWER_BYTES_MAX: usize = (16 << 20) - 1;

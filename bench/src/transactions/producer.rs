@@ -35,6 +35,9 @@ const OFFSET_VERSION: i16 = 5;
 /// The first version in which each transaction has an epoch of its own.
 const END_VERSION: i16 = 5;
 
+/// How often it is looked for transactions that take too long.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// What a producer writes.
 #[derive(Debug, Clone)]
 pub(super) struct Duty {
@@ -227,6 +230,10 @@ impl TransactionalProducer {
         self.pipe.flush()
     }
 
+    fn interest(&self) -> sys::Interest {
+        sys::Interest { fd: self.pipe.fd(), writable: self.pipe.wants_write() }
+    }
+
     /// The group, and the offset that it is to have.
     pub(super) fn group_offset(&self) -> Option<(&str, Option<i64>)> {
         Some((self.duty.group.as_deref()?, self.offset))
@@ -351,28 +358,32 @@ pub(super) fn drive(
 ) -> anyhow::Result<Measured> {
     sys::exact_timers();
     let mut measured = Measured::new()?;
-    let (mut interests, mut ready, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
-    for producer in producers.iter_mut() {
+    let (mut watch, mut ready) = (sys::Watch::new()?, Vec::new());
+    for (index, producer) in producers.iter_mut().enumerate() {
         producer.begin(clock.now_ns())?;
+        watch.set(index, producer.interest())?;
     }
+    let mut next_look_ns = 0;
     loop {
         let now_ns = clock.now_ns();
-        interests.clear();
-        let mut idle = true;
-        for producer in producers.iter_mut() {
-            producer.pipe.flush()?;
-            idle &= producer.step.is_none();
-            let is_late =
-                producer.step.is_some() && now_ns.saturating_sub(producer.began_ns) > timeout.as_nanos() as u64;
-            ensure!(!is_late, "a transaction of {} has not ended within {timeout:?}", producer.id.as_str());
-            interests.push(sys::Interest { fd: producer.pipe.fd(), writable: producer.pipe.wants_write() });
+        if now_ns >= next_look_ns || now_ns >= window.end_ns {
+            next_look_ns = now_ns + LOOK_EVERY.as_nanos() as u64;
+            if producers.iter().all(|producer| producer.step.is_none()) {
+                return Ok(measured);
+            }
+            let is_late = |producer: &&TransactionalProducer| {
+                producer.step.is_some() && now_ns.saturating_sub(producer.began_ns) > timeout.as_nanos() as u64
+            };
+            if let Some(late) = producers.iter().find(is_late) {
+                bail!("a transaction of {} has not ended within {timeout:?}", late.id.as_str());
+            }
         }
-        if idle {
-            return Ok(measured);
-        }
-        sys::wait(&interests, Duration::from_millis(100), &mut ready, &mut buffer)?;
+        watch.wait(LOOK_EVERY, &mut ready)?;
         for &index in &ready {
-            producers[index].receive(clock, window, &mut measured)?;
+            let producer = &mut producers[index];
+            producer.pipe.flush()?;
+            producer.receive(clock, window, &mut measured)?;
+            watch.set(index, producer.interest())?;
         }
     }
 }
