@@ -26,12 +26,14 @@ use crate::{
     },
     coordinator::{
         group::{
-            Groups, OFFSETS_TOPIC,
             coordinator::commit_error,
             record::{Reader, RecordError},
             strings::wire,
         },
-        transaction::{Producer, shell::verify_or_add},
+        transaction::{
+            Producer,
+            shell::{OffsetsOfTransaction, commit_offsets},
+        },
     },
     wire::{
         api::{
@@ -152,8 +154,6 @@ async fn handle(context: &Context, header: &RequestHeader, mut commit: TxnCommit
     response
 }
 
-/// Asks the transaction's coordinator, then the group's. What the first says is of use only as long as the transaction has
-/// not ended.
 async fn ask(
     context: &Context,
     header: &RequestHeader,
@@ -161,43 +161,17 @@ async fn ask(
     group: &Allowed<String>,
     commit: TxnCommit,
 ) -> Result<OffsetCommitResponse, ResponseError> {
-    let engine = context.engine();
-    let (caller, producer) = (caller(context, header), commit.producer);
     if group.is_empty() {
         return Err(ResponseError::InvalidGroupId);
     }
-    let unique = caller.fresh_id.clone();
-    let partition = Groups::locate(engine, group).await?.partition;
-    let guard = Groups::ask_for(engine, group, move |coordinator, _, ticket| {
-        coordinator.handle_guard(producer.id, unique, ticket);
-    });
-    let guard = guard.await??;
-    let adds = if header.version >= ADDING_VERSION { Adds::Add } else { Adds::Verify };
-    let offsets = vec![(OFFSETS_TOPIC.to_owned(), partition)];
-    if let Err(error) = verify_or_add(engine, id, producer, offsets, adds).await {
-        let given = Groups::ask_for(engine, group, move |coordinator, _, ticket| {
-            coordinator.handle_guard_given_back(&guard, ticket);
-        });
-        // one that is left behind is forgotten with the next transaction of its producer, or with the coordinator
-        let _: Result<Result<(), ResponseError>, ResponseError> = given.await;
-        return Err(of_transaction(error));
-    }
-    let answer = Groups::ask_for(engine, group, move |coordinator, now_ms, ticket| {
-        let producer = (producer.id, producer.epoch);
-        coordinator.handle_txn_offset_commit(now_ms, &caller, (producer, &guard), &commit.offsets, ticket);
-    });
-    answer.await
-}
-
-/// What the client hears when the transaction's coordinator cannot be asked: it is the group's that it asked itself, so it
-/// is to try again there, and not to look for another one.
-fn of_transaction(error: ResponseError) -> ResponseError {
-    match error {
-        ResponseError::NotCoordinator | ResponseError::CoordinatorNotAvailable => {
-            ResponseError::CoordinatorLoadInProgress
-        }
-        error => error,
-    }
+    let commit = OffsetsOfTransaction {
+        id: id.to_string(),
+        producer: commit.producer,
+        adds: if header.version >= ADDING_VERSION { Adds::Add } else { Adds::Verify },
+        caller: caller(context, header),
+        offsets: commit.offsets,
+    };
+    commit_offsets(context.engine(), group, commit).await
 }
 
 /// An error as clients of a version expect it.

@@ -29,26 +29,43 @@ impl TransactionGate for Gate {
             let Question { partition, producer_id, producer_epoch, producer } = question;
             let topic = engine.topics().by_id.get(&partition.topic).map(|topic| topic.name.clone());
             let name = (topic.ok_or(LogError::UnknownPartition)?, partition.partition);
-            let (id, asked) = (&*producer.transactional_id, Producer { id: producer_id, epoch: producer_epoch });
-            // replicas of the record and of the batch confirm for themselves: in a cluster the record comes first
-            if producer.adds == Adds::Add
-                && engine.attached::<OtherBrokers>().is_none()
-                && let Some((begun, answered)) = begin_to_add(&engine, id, asked, &name)
-                && let Some(progress) = begun.await
-            {
-                let mut answered = Box::pin(answered);
-                return match ((&mut answered).now_or_never(), progress) {
-                    (Some(answer), _) => admitted(answer),
-                    // the batch is written beside the record, on this shard in the group that has it
-                    (None, Progress::Begun) => {
-                        Ok(Admission::Pending(Box::pin(answered.map(|answer| answer.map_err(refusal)))))
-                    }
-                    (None, Progress::Waits) => admitted(answered.await),
-                };
+            let asked = Producer { id: producer_id, epoch: producer_epoch };
+            match let_in(&engine, &producer.transactional_id, asked, name, producer.adds).await {
+                Ok(None) => Ok(Admission::Confirmed),
+                Ok(Some(confirmed)) => {
+                    Ok(Admission::Pending(Box::pin(confirmed.map(|answer| answer.map_err(refusal)))))
+                }
+                Err(error) => Err(refusal(error)),
             }
-            admitted(verify_or_add(&engine, id, asked, vec![name], producer.adds).await)
         })
     }
+}
+
+/// Asks the coordinator for a partition to be in a producer's transaction. The record that says so is on stable storage when
+/// this resolves, or, on a node that is alone, has its place in a log, and is there when what it gives resolves: what is
+/// written for the transaction meanwhile must not be acknowledged before.
+pub(super) async fn let_in(
+    engine: &Engine,
+    id: &str,
+    producer: Producer,
+    name: (String, i32),
+    adds: Adds,
+) -> Result<Option<LocalFuture<Result<(), ResponseError>>>, ResponseError> {
+    // replicas of the record and of what is written confirm for themselves: in a cluster the record comes first
+    if adds == Adds::Add
+        && engine.attached::<OtherBrokers>().is_none()
+        && let Some((begun, answered)) = begin_to_add(engine, id, producer, &name)
+        && let Some(progress) = begun.await
+    {
+        let mut answered = Box::pin(answered);
+        return match ((&mut answered).now_or_never(), progress) {
+            (Some(answer), _) => answer.map(|()| None),
+            // what is written goes beside the record, on its shard into the group that has it
+            (None, Progress::Begun) => Ok(Some(answered)),
+            (None, Progress::Waits) => answered.await.map(|()| None),
+        };
+    }
+    verify_or_add(engine, id, producer, vec![name], adds).await.map(|()| None)
 }
 
 /// Begins to add a partition where its coordinator is, if the topic of those is there. Says first how far that has come, if
@@ -81,10 +98,6 @@ fn begin_to_add(
         };
         (progress, answer)
     }))
-}
-
-fn admitted(answer: Result<(), ResponseError>) -> Result<Admission, LogError> {
-    answer.map(|()| Admission::Confirmed).map_err(refusal)
 }
 
 /// What the batch hears.

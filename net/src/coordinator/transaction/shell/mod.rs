@@ -4,6 +4,7 @@ mod elsewhere;
 mod gate;
 mod marker_sender;
 mod markers;
+mod offsets;
 mod reconcile;
 mod reconcile_cluster;
 #[cfg(test)]
@@ -26,7 +27,13 @@ use millrace_engine::{
 use self::markers::Sent;
 #[cfg(test)]
 pub(crate) use self::reconcile::abort_marker;
-pub(crate) use self::{gate::Gate, marker_sender::MarkerSender, markers::write_markers_in_time, reconcile::Reconciler};
+pub(crate) use self::{
+    gate::Gate,
+    marker_sender::MarkerSender,
+    markers::write_markers_in_time,
+    offsets::{OffsetsOfTransaction, commit_offsets},
+    reconcile::Reconciler,
+};
 use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Listed,
     PartitionName, Place, Producer, Settings, State, Surroundings,

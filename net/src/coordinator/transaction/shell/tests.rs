@@ -5,7 +5,14 @@ mod cluster;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        GroupId, OffsetCommitRequest, TopicName,
+        offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+    },
+    protocol::StrBytes,
+};
 use millrace_engine::{
     api::{Acks, LogError, NewTopic, OffsetSpec, ProducePartition, ReadBound, TopicPartition},
     batch::{BatchBuilder, Codec, Record},
@@ -13,10 +20,11 @@ use millrace_engine::{
     transactions::{Adds, Outcome, TransactionalProducer},
 };
 
-use super::{add_partitions, describe, end, init_producer_id};
+use super::{OffsetsOfTransaction, add_partitions, commit_offsets, describe, end, init_producer_id};
 use crate::{
     coordinator::{
-        Coordinators, Settings, group,
+        Coordinators, Settings,
+        group::{self, caller::Caller},
         transaction::{self, EndTransaction, InitProducerId, Producer, State},
     },
     feature_levels::FeatureLevels,
@@ -142,6 +150,48 @@ fn batches_of_version_1_wait_for_nothing_once_their_partition_was_added() {
         // the epoch is the same, and yet it is in no transaction any more
         let late = produce(&engine, partition, (producer, 1), Adds::Verify).await;
         assert!(matches!(late, Err(LogError::TransactionAbortable(_))), "{late:?}");
+    });
+}
+
+/// Codes of the answer for the only partition of the topic.
+async fn commit_offset(engine: &Engine, producer: Producer, request: &str) -> Vec<i16> {
+    let partition = OffsetCommitRequestPartition::default().with_committed_offset(7);
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str("topic")))
+        .with_partitions(vec![partition]);
+    let commit = OffsetsOfTransaction {
+        id: "id".to_owned(),
+        producer,
+        adds: Adds::Add,
+        caller: Caller { fresh_id: request.to_owned(), ..Caller::default() },
+        offsets: OffsetCommitRequest::default()
+            .with_group_id(GroupId(StrBytes::from_static_str("group")))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic]),
+    };
+    let answer = commit_offsets(engine, "group", commit).await.unwrap();
+    answer.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code).collect()
+}
+
+/// The group's partition came into the transaction by one write, and only then the offsets were written.
+#[test]
+fn offsets_share_a_write_with_the_record_that_lets_them_in() {
+    on_node(async |engine: Engine, _| {
+        let partition = new_topic(&engine, "topic").await;
+        start(&engine);
+        Coordinators::started(&engine).await;
+        let mut producer = begin(&engine).await;
+        for transaction in ["first", "second"] {
+            let produced = produce(&engine, partition, (producer, 0), Adds::Add).await;
+            assert!(produced.is_ok(), "{produced:?}");
+            let before = engine.stats().await.wal_groups;
+            assert_eq!(commit_offset(&engine, producer, transaction).await, [0]);
+            assert_eq!(engine.stats().await.wal_groups - before, 1, "in the {transaction} transaction");
+            let open = engine.open_transactions().await;
+            assert!(open.len() == 2 && describe(&engine, "id").await.unwrap().partitions.len() == 2, "{open:?}");
+            producer = end(&engine, "id", commit(producer, 2)).await.unwrap();
+            assert!(engine.open_transactions().await.is_empty());
+        }
     });
 }
 
