@@ -51,10 +51,7 @@ def run(brokers, programs, arguments):
     source = os.path.join(programs.folder, "source.txt")
     open(source, "w", encoding="utf-8").close()
 
-    def begin():
-        return programs.begin("tool", "connect-distributed", path, heap="384m", log="worker")
-
-    worker = begin()
+    worker = programs.keep("tool", "connect-distributed", path, heap="384m", log="worker")
     config = {"connector.class": "org.apache.kafka.connect.file.FileStreamSourceConnector", "file": source, "topic": "lines",
               "tasks.max": "1", "transaction.boundary": "poll", "exactly.once.support": "requested"}
     rig.wait_for("the worker to take a connector", lambda: put(rest, "source", config))
@@ -66,19 +63,15 @@ def run(brokers, programs, arguments):
             out.writelines(f"line {n}\n" for n in range(written, written + lines))
         written += lines
 
-    for bounce in range(2 * arguments.bounces):
+    def go_on():
         for _ in range(20):
             write(LINES // arguments.bounces // 40)
             time.sleep(0.1 + 0.3 * chance.random())
-        if bounce % 2 == 0:
-            brokers.bounce(chance.choice(brokers.nodes), True)
-        else:
-            worker.kill()
-            worker.wait()
-            worker = begin()
+
+    rig.bounce_in_turn(brokers, worker, chance, 2 * arguments.bounces, go_on)
     rig.wait_for("every line to arrive", lambda: len(values(brokers.address, "lines")) >= written, 2 * rig.PATIENCE, 3)
     time.sleep(3)
-    worker.kill()
+    worker.end()
     found, expected = values(brokers.address, "lines"), [f"line {n}" for n in range(written)]
     place = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
     yield NAME, [] if found == expected else [f"{len(found)} lines of {written}; from place {place}: {found[place:place + 3]}"]

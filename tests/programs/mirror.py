@@ -101,26 +101,16 @@ def run(brokers, programs, arguments):
     kafka = rig.Kafka(arguments.peers, os.path.join(programs.folder, "there"), 1, rig.port())
     os.makedirs(os.path.join(programs.folder, "there"), exist_ok=True)
     kafka.start()
-    sides = [("here", brokers.address, kafka.address), ("there", kafka.address, brokers.address)]
+    sides, maker = [("here", brokers.address, kafka.address), ("there", kafka.address, brokers.address)], None
     try:
         for name, source, _ in sides:
             copies = len(brokers.nodes) if name == "here" else 1
             rig.Programs(arguments.peers, source, programs.folder).create(f"from-{name}", PARTITIONS, copies)
             fill(source, f"from-{name}", 0, RECORDS // 2, chance)
         path = properties(programs.folder, brokers, kafka, exactly_once)
-
-        def begin():
-            return programs.begin("tool", "connect-mirror-maker", path, heap="512m", log="mirror")
-
-        maker = begin()
-        for bounce in range(arguments.bounces if exactly_once else 0):
-            time.sleep(15 + 10 * chance.random())
-            if bounce % 2 == 0:
-                brokers.bounce(chance.choice(brokers.nodes), True)
-            else:
-                maker.kill()
-                maker.wait()
-                maker = begin()
+        maker = programs.keep("tool", "connect-mirror-maker", path, heap="512m", log="mirror")
+        rig.bounce_in_turn(brokers, maker, chance, arguments.bounces if exactly_once else 0,
+                           lambda: time.sleep(15 + 10 * chance.random()))
         for name, source, _ in sides:
             fill(source, f"from-{name}", RECORDS // 2, RECORDS // 2, chance)
             consume(programs, source, f"from-{name}", f"group-{name}", PARTITIONS * RECORDS)
@@ -136,6 +126,7 @@ def run(brokers, programs, arguments):
             topic, group = f"from-{name}", f"group-{name}"
             yield f"{NAME}-from-{name}", [*compare(source, target, topic, name),
                                           *translated(programs, source, target, topic, name, group)]
-        maker.kill()
     finally:
+        if maker:
+            maker.end()
         kafka.end()

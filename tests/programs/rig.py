@@ -179,6 +179,10 @@ class Programs:
             return subprocess.Popen([self.script, kind, name, *arguments], env=os.environ | {"HEAP": heap} | (environment or {}),
                                     stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
 
+    def keep(self, kind, name, *arguments, heap="256m", log=None):
+        """The same, over all its lives."""
+        return Kept(lambda: self.begin(kind, name, *arguments, heap=heap, log=log))
+
     @staticmethod
     def pause(seconds):
         """Lets them go on."""
@@ -189,6 +193,33 @@ class Programs:
         options = [word for setting in settings for word in ("--config", setting)]
         self.run("tool", "kafka-topics", "--bootstrap-server", self.address, "--create", "--topic", topic,
                  "--partitions", str(partitions), "--replication-factor", str(replicas), *options)
+
+
+class Kept:
+    """A program in the background that is ended and begun again."""
+
+    def __init__(self, begin):
+        self.begin, self.process = begin, begin()
+
+    def bounce(self):
+        """Ends it without a word, and begins another one."""
+        self.end()
+        self.process = self.begin()
+
+    def end(self):
+        """Ends it without a word."""
+        self.process.kill()
+        self.process.wait()
+
+
+def bounce_in_turn(brokers, program, chance, times, meanwhile):
+    """Ends a broker and a program without a word, in turn; each goes on at once, for as long as `meanwhile` takes."""
+    for bounce in range(times):
+        meanwhile()
+        if bounce % 2 == 0:
+            brokers.bounce(chance.choice(brokers.nodes), True)
+        else:
+            program.bounce()
 
 
 def write(address, topic, lines, partition):
