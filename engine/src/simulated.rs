@@ -13,17 +13,16 @@ use bytes::Bytes;
 
 use crate::{
     api::{Acks, FetchPartition, LogError, ProducePartition, Produced, ReadBound, TopicPartition},
-    batch::{BatchInfo, batches},
+    batch::{AppendOrigin, BatchInfo, batches},
     config::TopicConfig,
     engine::owner,
     io::{
         Io, Share,
         sim::{Sim, SimIo},
     },
-    store::{Known, Owed, Store, StoreOptions},
+    store::{Known, Owed, Store, StoreOptions, Taken, all_ended, each_ended},
     transactions::{
-        AbortedTransaction, AtomicAppended, AtomicPart, AtomicRefused, Marker, OpenTransaction, TransactionGate,
-        TransactionalProducer,
+        AbortedTransaction, AtomicAppended, AtomicPart, Marker, OpenTransaction, TransactionGate, TransactionalProducer,
     },
 };
 
@@ -155,26 +154,20 @@ impl Shards {
         part: ProducePartition,
         producer: &TransactionalProducer,
     ) -> Result<Produced, LogError> {
-        let taken = self.store(part.partition).append_in_transaction(part, producer, Acks::All);
-        let (produced, wait) = taken.appended().await?;
-        match wait {
-            Some(wait) => wait.wait().await.map(|()| produced),
-            None => Ok(produced),
-        }
+        safe(self.store(part.partition).append_in_transaction(part, producer, Acks::All)).await
     }
 
     /// As [`Engine::append_atomically`](crate::engine::Engine::append_atomically), on the shard of the first part: places
     /// are taken when this returns.
     pub fn append_atomically(&self, parts: Vec<AtomicPart>) -> impl Future<Output = AtomicAppended> + 'static {
         let taken = parts.first().map(|part| self.store(part.partition()).append_atomically(parts.clone()));
-        async move {
-            let mut produced = Vec::new();
-            for (part, (place, wait)) in taken.transpose()?.unwrap_or_default().into_iter().enumerate() {
-                wait.wait().await.map_err(|error| AtomicRefused { part, error })?;
-                produced.push(place);
-            }
-            Ok(produced)
-        }
+        all_ended(taken.unwrap_or_else(|| Ok(Vec::new())))
+    }
+
+    /// A coordinator of this shard's partitions appends one batch; its place is taken when this returns.
+    pub fn append(&self, part: ProducePartition) -> impl Future<Output = Result<Produced, LogError>> + 'static {
+        let taken = self.store(part.partition).append(part, AppendOrigin::Coordinator, Acks::All);
+        async move { safe(taken).await }
     }
 
     /// Writes the markers of one shard; places are taken when this returns. One answer each.
@@ -182,18 +175,8 @@ impl Shards {
         &self,
         shard: usize,
         markers: Vec<Marker>,
-    ) -> impl Future<Output = Vec<Result<(), LogError>>> + 'static {
-        let taken = self.stores[shard].append_markers(markers);
-        async move {
-            let mut answers = Vec::with_capacity(taken.len());
-            for taken in taken {
-                answers.push(match taken {
-                    Ok((_, wait)) => wait.wait().await,
-                    Err(error) => Err(error),
-                });
-            }
-            answers
-        }
+    ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
+        each_ended(self.stores[shard].append_markers(markers))
     }
 
     /// A coordinator lets a producer write, as [`Engine::admit`](crate::engine::Engine::admit).
@@ -249,5 +232,14 @@ impl Shards {
                 return stable;
             }
         }
+    }
+}
+
+/// Resolves when a batch is as safe as it has to be.
+async fn safe(taken: Taken) -> Result<Produced, LogError> {
+    let (produced, wait) = taken.appended().await?;
+    match wait {
+        Some(wait) => wait.wait().await.map(|()| produced),
+        None => Ok(produced),
     }
 }

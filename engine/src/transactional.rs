@@ -11,7 +11,7 @@ use crate::{
     api::{Acks, LogError, ProducePartition, Produced, TopicError, TopicPartition},
     engine::{Engine, settle},
     format::{catalog::Record, transactions::FEATURE},
-    store::Taken,
+    store::{Taken, all_ended, each_ended},
     transactions::{
         AtomicAppended, AtomicPart, AtomicRefused, Marker, OpenTransaction, TransactionGate, TransactionalProducer,
     },
@@ -97,17 +97,7 @@ impl Engine {
             let error = LogError::InvalidTxnState("parts of several shards cannot be written at once");
             return Either::Left(std::future::ready(Err(AtomicRefused { part, error })));
         }
-        Either::Right(self.call(shard, move |engine: Engine| {
-            let taken = engine.0.store.append_atomically(parts);
-            async move {
-                let mut produced = Vec::new();
-                for (part, (place, wait)) in taken?.into_iter().enumerate() {
-                    wait.wait().await.map_err(|error| AtomicRefused { part, error })?;
-                    produced.push(place);
-                }
-                Ok(produced)
-            }
-        }))
+        Either::Right(self.call(shard, move |engine: Engine| all_ended(engine.0.store.append_atomically(parts))))
     }
 
     /// Writes markers, those of each shard all at once. Each is checked by itself; one that cannot be written holds up no
@@ -117,19 +107,7 @@ impl Engine {
         markers: Vec<Marker>,
     ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
         let pending = self.by_owner(markers, |marker| marker.partition).into_iter().map(|(shard, (places, own))| {
-            let answers = self.call(shard, move |engine: Engine| {
-                let taken = engine.0.store.append_markers(own);
-                async move {
-                    let mut answers = Vec::with_capacity(taken.len());
-                    for taken in taken {
-                        answers.push(match taken {
-                            Ok((produced, wait)) => wait.wait().await.map(|()| produced),
-                            Err(error) => Err(error),
-                        });
-                    }
-                    answers
-                }
-            });
+            let answers = self.call(shard, move |engine: Engine| each_ended(engine.0.store.append_markers(own)));
             async move { (places, answers.await) }
         });
         in_order(pending.collect())

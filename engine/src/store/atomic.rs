@@ -21,7 +21,7 @@ use crate::{
     format::wal::entry_bytes,
     io::Io,
     partition::{PartitionCell, Terms},
-    transactions::{AtomicPart, AtomicRefused, Marker},
+    transactions::{AtomicAppended, AtomicPart, AtomicRefused, Marker},
     wal::group::ATOMIC_BYTES_MAX,
 };
 
@@ -36,6 +36,29 @@ struct Checked {
 
 /// A part that has its place, and what its answer waits for.
 pub(crate) type PartTaken = (Produced, Wait);
+
+/// Resolves when all parts of a group are as safe as they have to be.
+pub(crate) async fn all_ended(taken: Result<Vec<PartTaken>, AtomicRefused>) -> AtomicAppended {
+    let taken = taken?;
+    let mut produced = Vec::with_capacity(taken.len());
+    for (part, (place, wait)) in taken.into_iter().enumerate() {
+        wait.wait().await.map_err(|error| AtomicRefused { part, error })?;
+        produced.push(place);
+    }
+    Ok(produced)
+}
+
+/// Resolves when each part is as safe as it has to be, or is known not to become so. One answer each.
+pub(crate) async fn each_ended(taken: Vec<Result<PartTaken, LogError>>) -> Vec<Result<Produced, LogError>> {
+    let mut answers = Vec::with_capacity(taken.len());
+    for taken in taken {
+        answers.push(match taken {
+            Ok((produced, wait)) => wait.wait().await.map(|()| produced),
+            Err(error) => Err(error),
+        });
+    }
+    answers
+}
 
 impl<I: Io> Store<I> {
     /// Takes all parts or none.

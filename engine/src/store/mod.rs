@@ -74,6 +74,7 @@ use std::{
 };
 
 pub(crate) use append::Taken;
+pub(crate) use atomic::{all_ended, each_ended};
 pub(crate) use open::{Known, OpenError};
 pub use replicate::FollowerAppend;
 pub(crate) use space::Owed;

@@ -120,8 +120,16 @@ impl<I: Io> Store<I> {
     }
 
     fn call_before_seal(&self) {
-        let calls = self.before_seal.borrow().clone();
-        calls.iter().for_each(|call| call());
+        // one at a time: a call may have another one added
+        let mut next = 0;
+        while let Some(call) = self.nth_before_seal(next) {
+            call();
+            next += 1;
+        }
+    }
+
+    fn nth_before_seal(&self, n: usize) -> Option<Rc<dyn Fn()>> {
+        self.before_seal.borrow().get(n).map(Rc::clone)
     }
 
     fn may_seal(&self) -> bool {

@@ -316,7 +316,7 @@ impl Life {
     }
 
     async fn write_marker(&self, marker: Marker) -> Result<(), LogError> {
-        self.shards.write_markers(self.shards.owner(marker.partition), vec![marker]).await.remove(0)
+        self.shards.write_markers(self.shards.owner(marker.partition), vec![marker]).await.remove(0).map(|_| ())
     }
 
     /// A client: transactions one after the other, until one is left open.
