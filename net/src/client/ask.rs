@@ -25,7 +25,8 @@ pub trait Ask: Request {
     fn check_answer(version: i16, body: &Bytes) -> Result<(), String>;
 }
 
-fn check_shape<R: Request>(shape: Shape, version: i16, body: &Bytes) -> Result<(), String> {
+/// Whether an answer, behind its header, has the shape that its request's version has.
+pub(crate) fn check_shape<R: Request>(shape: Shape, version: i16, body: &Bytes) -> Result<(), String> {
     let flexible = R::header_version(version) >= 2;
     match check(shape, version, flexible, body).map_err(|error| error.to_string())? {
         0 => Ok(()),

@@ -32,6 +32,7 @@ use glommio::Task;
 use kafka_protocol::protocol::StrBytes;
 use millrace_client::{ExchangeLimits, ProtocolError};
 
+pub(crate) use self::ask::check_shape;
 pub use self::{
     ask::{Ask, TransactionMarkers, WriteMarkersRequest, WriteMarkersResponse},
     cluster_map::{ClusterMap, Leader, Led, NodeAddress},

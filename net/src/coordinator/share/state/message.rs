@@ -14,7 +14,7 @@ use kafka_protocol::{
 use uuid::Uuid;
 
 use crate::{
-    client::Ask,
+    client::{Ask, check_shape},
     coordinator::fields::{Reader, RecordError, Writer},
     wire::api::{ErrorCodes, shape},
 };
@@ -184,7 +184,7 @@ impl<P: Part> Ask for StateRequest<P> {
     const VERSION_MAX: i16 = P::VERSION_MAX;
 
     fn check_answer(version: i16, body: &Bytes) -> Result<(), String> {
-        shape::check(P::Answer::SHAPE, version, true, body).map(|_| ()).map_err(|error| error.to_string())
+        check_shape::<Self>(P::Answer::SHAPE, version, body)
     }
 }
 
