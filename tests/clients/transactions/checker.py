@@ -20,6 +20,8 @@ class Transaction:
     state: str = UNKNOWN
     # when its commit began, by the clock that readers have; None: it never did
     committing_at: float | None = None
+    # when the writer heard how it ended
+    ended_at: float | None = None
 
 
 @dataclasses.dataclass

@@ -1,10 +1,12 @@
-"""Transactions while the broker is killed: run --binary PATH [--cluster] | --broker HOST:PORT [--seconds N] [--kills N]
-[--seed N].
+"""Transactions while brokers and clients are killed and stand still: run --binary PATH [--cluster] | --broker HOST:PORT
+[--seconds N] [--kills N] [--pauses N] [--seed N].
 
-Writers of two makes, librdkafka (which adds partitions by asking) and Java (which adds them by producing), commit and abort
-transactions over the partitions of one topic; three stages copy what another producer writes, each exactly once, with the
-offsets of its group in the transaction. Readers of committed records watch. The broker is killed meanwhile, without
-a word; of a cluster of three, one node at a time, or it stands still for longer than its lease. In the end everything is read, and `checker` says what is wrong. Prints "passed transactions" or "FAILED transactions".
+Writers of three makes, librdkafka (which adds partitions by asking), Java and franz-go (which add them by producing), commit
+and abort transactions over the partitions of one topic; another one moves money between accounts (`bank`), which is counted
+meanwhile; three stages, one of each make, copy what another producer writes, each exactly once, with the offsets of its group
+in the transaction. Readers of committed records watch. The broker is killed meanwhile, without a word, or stands still
+(SIGSTOP); of a cluster of three, one node at a time. So do clients, for longer than their transactions may take. In the end
+everything is read, and `checker` says what is wrong. Prints "passed transactions" or "FAILED transactions".
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "soak")]
 
+from bank import Audit, check_bank  # noqa: E402
 from broker import Broker, die_with_parent  # noqa: E402
 from checker import COMMITTED, UNKNOWN, Seen, Transaction, check  # noqa: E402
 from cluster import NODES, Cluster  # noqa: E402
@@ -36,6 +40,12 @@ PATIENCE = 90
 # A stage of librdkafka that has copied nothing for so long is killed, and another one takes its ids over: this client may
 # wait for ever for a group's coordinator that went away while offsets were sent to it. Longer than a member's session.
 STUCK = 20
+# Longer than a transaction may take, and than a member of a group may be silent.
+STANDSTILL = 13
+# A broker stands still for so long at most: some requests time out, and some do not.
+BROKER_STANDSTILL = 7
+# Pause between two counts of all money.
+AUDIT_EVERY = 5
 
 
 class Worker(threading.Thread):
@@ -60,6 +70,12 @@ class Worker(threading.Thread):
         self.process.kill()
         self.process.wait()
         self.join(PATIENCE)
+
+    def stand_still(self, seconds):
+        """Stops it where it is, and lets it go on later."""
+        self.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self):
         """Lets it end what it has begun; what is wrong with how it ends, or None."""
@@ -87,7 +103,7 @@ class Stage(threading.Thread):
         while not self.over.wait(0.5):
             if len(self.worker.lines) > self.heard:
                 self.heard, self.at = len(self.worker.lines), time.monotonic()
-            elif self.make == "librdkafka" and time.monotonic() - self.at > STUCK:
+            elif self.make == "librdkafka" and time.monotonic() - self.at > STUCK + STANDSTILL:
                 self.worker.kill()
                 self.killed += 1
                 self.worker, self.heard, self.at = self.begin(), 0, time.monotonic()
@@ -121,6 +137,28 @@ class Reader(threading.Thread):
         """Ends it."""
         self.over.set()
         self.join(PATIENCE)
+
+
+class Auditor(threading.Thread):
+    """Counts all money now and then."""
+
+    def __init__(self, broker, topic):
+        super().__init__(daemon=True)
+        self.broker, self.topic, self.audits, self.over = broker, topic, [], threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.over.wait(AUDIT_EVERY):
+            at = time.monotonic()
+            try:
+                self.audits.append(Audit(at, read_all(self.broker, [self.topic])))
+            except RuntimeError as error:
+                print(f"    an audit: {error}", file=sys.stderr)
+
+    def stop(self):
+        """Ends it."""
+        self.over.set()
+        self.join(2 * PATIENCE)
 
 
 class Feeder(threading.Thread):
@@ -203,7 +241,7 @@ def history(workers):
             elif said.get("state") == "committing":
                 transactions[number].committing_at = said["at"]
             elif number is not None:
-                transactions[number].state = said["state"]
+                transactions[number].state, transactions[number].ended_at = said["state"], said["at"]
     return transactions
 
 
@@ -229,14 +267,16 @@ class Run:
         self.arguments, self.chance, self.broker, self.address = arguments, chance, broker, address
         self.admin = AdminClient({"bootstrap.servers": address, "reconnect.backoff.max.ms": 500, "log_level": 0})
         self.prefix = f"transactions-{chance.getrandbits(32):08x}"
-        self.written = f"{self.prefix}-written"
+        self.written, self.bank = f"{self.prefix}-written", f"{self.prefix}-bank"
         self.stages = [f"{self.prefix}-stage-{i}" for i in range(STAGES + 1)]
 
     def worker(self, make, kind, name, *rest):
         """A client's process, of a make."""
         name = f"{self.prefix}-{name}"
         seed = str(self.chance.getrandbits(31))
-        if make == "java":
+        if make == "franz-go":
+            command = [os.path.join(HERE, "..", "go", "worker", "run"), kind, self.address, name, seed]
+        elif make == "java":
             command = [os.path.join(HERE, "..", "java", "run"), self.address, "TransactionWorker", kind, name, seed]
         else:
             command = [sys.executable, os.path.join(HERE, "worker.py"), kind, self.address, name, seed]
@@ -249,48 +289,72 @@ class Run:
     def run(self):
         """Answers what is wrong, one line each."""
         replicas, settings = (NODES, {"min.insync.replicas": "2"}) if self.arguments.cluster else (1, {})
-        new = [NewTopic(topic, PARTITIONS, replicas, config=settings) for topic in [self.written, *self.stages]]
+        topics = [self.written, self.bank, *self.stages]
+        new = [NewTopic(topic, PARTITIONS, replicas, config=settings) for topic in topics]
         for future in self.admin.create_topics(new).values():
             future.result(PATIENCE)
         readers = [Reader(f"reader-{i}", self.address, [self.written]) for i in range(2)]
         writers = [self.worker(make, "write", f"{make}-{i}", self.written, str(PARTITIONS))
-                   for i in range(self.arguments.writers) for make in ("librdkafka", "java")]
-        makes = ("librdkafka", "java", "librdkafka")
+                   for i in range(self.arguments.writers) for make in ("librdkafka", "java", "franz-go")]
+        banker = self.worker("librdkafka", "transfer", "banker", self.bank, str(PARTITIONS))
+        auditor = Auditor(self.address, self.bank)
+        makes = ("librdkafka", "java", "franz-go")
         chain = [Stage(make, functools.partial(self.stage, make, i)) for i, make in enumerate(makes)]
         feeder = Feeder(self.address, self.stages[0])
-        self.disturb()
+        self.disturb(lambda: [*writers, banker, *(stage.worker for stage in chain)])
         wrong = feeder.stop()
-        wrong += [ended for worker in writers if (ended := worker.stop())]
+        wrong += [ended for worker in [*writers, banker] if (ended := worker.stop())]
         self.await_that("the last stage to have everything", lambda: self.is_copied(feeder))
         for stage in chain:
             stage.stop()
-        topics = [self.written, *self.stages]
         self.await_that("everything to be stable", lambda: stable(self.admin, topics))
         time.sleep(1)
-        for reader in readers:
-            reader.stop()
+        for watcher in [*readers, auditor]:
+            watcher.stop()
         log = read_all(self.address, topics)
-        transactions = history(writers)
+        transactions, transfers = history(writers), history([banker])
         counts = {state: sum(t.state == state for t in transactions.values()) for state in ("committed", "aborted", UNKNOWN)}
+        moved = sum(t.state == COMMITTED for t in transfers.values())
         killed = sum(stage.killed for stage in chain)
-        print(f"{counts}, {killed} stages killed, {len(feeder.acknowledged)} copied {STAGES} times, {sum(len(r.seen) for r in readers)} seen")
-        if counts[COMMITTED] < 10 or not feeder.acknowledged:
-            wrong.append("next to nothing was committed, so that nothing was tested")
+        print(f"{counts}, {killed} stages killed, {len(feeder.acknowledged)} copied {STAGES} times, "
+              f"{sum(len(r.seen) for r in readers)} seen, {moved} transfers counted {len(auditor.audits)} times")
+        for worker in writers:
+            if sum(t.state == COMMITTED for t in history([worker]).values()) < 3:
+                wrong.append(f"{worker.name} has committed next to nothing, so that nothing was tested")
+        if moved < 3 or not auditor.audits or not feeder.acknowledged:
+            wrong.append("next to nothing was moved, counted or copied, so that nothing was tested")
         written = {place: records for place, records in log.items() if place[0] == self.written}
         wrong += check(transactions, written, [seen for reader in readers for seen in reader.seen])
+        money = {place: records for place, records in log.items() if place[0] == self.bank}
+        wrong += check(transfers, money) + check_bank(transfers, money, auditor.audits)
         return wrong + check_chain(feeder.acknowledged, log, self.stages[1:])
 
-    def disturb(self):
-        """Kills the broker now and then, for as long as asked."""
-        end = time.monotonic() + self.arguments.seconds
-        kills = sorted(self.chance.uniform(0.1, 0.95) * self.arguments.seconds for _ in range(self.arguments.kills))
-        began = time.monotonic()
-        for at in kills if self.broker else []:
+    def disturb(self, clients):
+        """Now and then the broker is killed or stands still, or one of the clients stands still, for as long as asked."""
+        began, seconds = time.monotonic(), self.arguments.seconds
+        kills = self.arguments.kills if self.broker else 0
+        whats = [self.kill] * kills + [lambda: self.stop_client(clients())] * self.arguments.pauses
+        for at, what in sorted(((self.chance.uniform(0.1, 0.95) * seconds, what) for what in whats), key=lambda it: it[0]):
             time.sleep(max(0, began + at - time.monotonic()))
-            self.broker.kill()
-            time.sleep(self.chance.random())
-            self.broker.start()
-        time.sleep(max(0, end - time.monotonic()))
+            what()
+        time.sleep(max(0, began + seconds - time.monotonic()))
+
+    def kill(self):
+        """Ends the broker, or has it stand still; of a cluster, one node."""
+        if not self.arguments.cluster and self.chance.random() < 0.3:
+            self.broker.process.send_signal(signal.SIGSTOP)
+            time.sleep(self.chance.uniform(0.2, BROKER_STANDSTILL))
+            self.broker.process.send_signal(signal.SIGCONT)
+            return
+        self.broker.kill()
+        time.sleep(self.chance.random())
+        self.broker.start()
+
+    def stop_client(self, workers):
+        """One of the clients stands still, while others and the broker go on."""
+        seconds = STANDSTILL if self.chance.random() < 0.5 else self.chance.uniform(0.1, 3)
+        worker = self.chance.choice(workers)
+        threading.Thread(target=worker.stand_still, args=[seconds], daemon=True).start()
 
     def is_copied(self, feeder):
         """Whether the last stage's topic has as much as was fed."""
@@ -315,8 +379,9 @@ def parse():
     which.add_argument("--binary", help="a broker, started and killed on an empty folder")
     which.add_argument("--broker", help="one that runs, of whatever make, and is left alone")
     parser.add_argument("--cluster", action="store_true", help="three nodes with replicas on all of them")
-    parser.add_argument("--seconds", type=float, default=40)
-    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--kills", type=int, default=7, help="of the broker, or standstills of it")
+    parser.add_argument("--pauses", type=int, default=5, help="standstills of clients")
     parser.add_argument("--writers", type=int, default=1, help="of each make")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--option", action="append", default=[], help="one more word for the broker's command line")

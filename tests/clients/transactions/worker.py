@@ -5,6 +5,7 @@ standard input does: what it has begun by then it ends. Millrace's `TransactionW
 
     write BROKER NAME SEED TOPIC PARTITIONS         transactions with a few values each, some of which are aborted
     transform BROKER NAME SEED SOURCE SINK          copies what is committed in SOURCE to the same partition of SINK
+    transfer BROKER NAME SEED TOPIC PARTITIONS      moves money between accounts, as `bank` says; this client only
 """
 
 import json
@@ -13,7 +14,8 @@ import select
 import sys
 import time
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from bank import ACCOUNTS, balances
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 PATIENCE = 60
 # A broker that was killed is back within a second: nobody should wait for long to find that out.
@@ -109,6 +111,65 @@ def write(broker, name, seed, topic, partitions):
         say(transaction=f"{name}-{number}", state=writer.end(commit))
 
 
+def transfer(broker, name, seed, topic, partitions):
+    """Values are NAME-TRANSACTION-PLACE:ACCOUNT:AMOUNT. Nobody else moves this money, so that what is there is known; but
+    for a transfer of which nobody knows how it ended: then all that is committed is read."""
+    chance, writer, number, partitions = random.Random(int(seed)), Writer(broker, name), 0, int(partitions)
+    have = balances([])
+    while not is_over():
+        number += 1
+        source = chance.choice([account for account in have if have[account] > 0])
+        target = chance.choice([account for account in range(ACCOUNTS) if account != source])
+        # often all of it: then a transfer that counts and should not is soon a debt
+        amount = have[source] if chance.random() < 0.5 else chance.randint(1, have[source])
+        legs = [(source, -amount), (target, amount)]
+        writes = [[topic, account % partitions, f"{name}-{number}-{i}:{account}:{change}"]
+                  for i, (account, change) in enumerate(legs)]
+        commit = chance.random() < 0.75
+        writer.begin()
+        say(transaction=f"{name}-{number}", writes=writes)
+        try:
+            for (account, _), (_, partition, value) in zip(legs, writes):
+                writer.producer.produce(topic, value, key=str(account), partition=partition)
+                writer.producer.poll(0)
+            if not commit:
+                writer.producer.flush(10)
+        except KafkaException as error:
+            say(note=f"produce: {error}")
+            commit = False
+        if commit:
+            say(transaction=f"{name}-{number}", state="committing")
+        state = writer.end(commit)
+        say(transaction=f"{name}-{number}", state=state)
+        if state == "unknown":
+            # a new producer begins when the transaction of the former one is over
+            writer.begin()
+            writer.end(False)
+            have = balances(read_committed(broker, topic, partitions))
+        elif state == "committed":
+            for account, change in legs:
+                have[account] += change
+
+
+def read_committed(broker, topic, partitions):
+    """All values, up to the ends."""
+    while True:
+        consumer = Consumer({"bootstrap.servers": broker, "group.id": "unused", "enable.auto.commit": False, "log_level": 0,
+                             "isolation.level": "read_committed", "enable.partition.eof": True, **QUICK})
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
+        values, left, deadline = [], set(range(partitions)), time.monotonic() + PATIENCE
+        while left and time.monotonic() < deadline:
+            for message in consumer.consume(1000, 1):
+                if message.error() and message.error().code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                elif not message.error():
+                    values.append(message.value().decode())
+        consumer.close()
+        if not left:
+            return values
+        say(note="what is committed cannot be read")
+
+
 def transform(broker, name, _seed, source, sink):
     """Every committed value of the source once; which of them it takes when, groups decide."""
     writer = Writer(broker, name)
@@ -156,4 +217,4 @@ def rewind(consumer):
 
 
 if __name__ == "__main__":
-    {"write": write, "transform": transform}[sys.argv[1]](*sys.argv[2:])
+    {"write": write, "transform": transform, "transfer": transfer}[sys.argv[1]](*sys.argv[2:])
