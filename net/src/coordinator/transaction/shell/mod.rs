@@ -113,8 +113,15 @@ impl Kind for TransactionKind {
                 .detach()
             }
             Errand::Mark(marking) => {
-                let marked = transactions.kind().sent.begin();
+                let sent = &transactions.kind().sent;
+                // a partition in which nothing is open has its marker, but perhaps not on stable storage: one that a
+                // machine has sent which is gone is on its way
+                let before = if marking.only_where_open { sent.under_way() } else { Vec::new() };
+                let marked = sent.begin();
                 glommio::spawn_local(async move {
+                    for earlier in before {
+                        earlier.pass().await;
+                    }
                     let results = markers::mark(&engine, &marking).await;
                     marked.open(());
                     transactions.with(partition, |machine, now_ms| machine.handle_marked(now_ms, &marking, results));
