@@ -13,6 +13,7 @@
 //! * `break 1 2`: connections between them end. `unreachable 1`: whoever dials node 1 fails, until `reachable 1`.
 //! * `full 2`: node 2's disk takes nothing, until `free 2`.
 //! * `hold` keeps frames under way, `run` lets them go. `part 2`: a part of a frame came to node 2, on each of its connections.
+//! * `doubts 2 1`: whether node 2 takes node 1's process for gone.
 //! * `lost 1`: node 1's life is over, and it has no other yet.
 
 use std::{
@@ -269,6 +270,11 @@ impl Conversation {
                 for (node, link) in ends.collect::<Vec<_>>() {
                     self.call(node, |now, core, _| core.handle_heard(now, link));
                 }
+            }
+            "doubts" => {
+                let (now, of) = (self.now, words[2].parse().unwrap());
+                let says = if self.nodes[&id()].core.doubts(now, of) { "doubts" } else { "believes in" };
+                self.line(format!("{} {says} {of}", id()));
             }
             "lost" => self.call(id(), |now, core, logs| core.handle_lost(now, logs)),
             "wait" => self.wait(words[1].parse().unwrap()),

@@ -67,7 +67,7 @@ use crate::{
     },
     cluster::{
         image::Image,
-        model::{Member, TopicState},
+        model::{Member, NodeId, TopicState},
         plane::{ControlPlane, IsrChange},
     },
 };
@@ -258,6 +258,11 @@ impl Shell {
         while self.tasks.count() > 1 {
             sleep(ENDING_PAUSE).await;
         }
+    }
+
+    /// Whether the process of a node is likely to be gone, though it is not fenced yet.
+    pub fn doubts(&self, node: NodeId) -> bool {
+        self.core.borrow().doubts(self.now_ms(), node)
     }
 
     fn is_ending(&self) -> bool {

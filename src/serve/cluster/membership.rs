@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::{Either, select};
 use millrace_engine::{engine::Engine, signal::Outcome as Awaited};
-use millrace_net::{Cluster, Membership};
+use millrace_net::{Cluster, Doubts, Membership};
 use millrace_replica::{
     cluster::{
         control::{self, ControlThread},
@@ -114,7 +114,7 @@ impl Shards {
         let joined = engine.attachment::<Joined>().await;
         let cluster: Rc<RefCell<Option<Rc<Cluster>>>> = Rc::default();
         let is_told = Rc::<Awaited<()>>::default();
-        let hooks = hooks(&joined.plane, &cluster, &is_told);
+        let hooks = hooks(engine, &joined.plane, &cluster, &is_told);
         let options = ShellOptions {
             cluster: joined.cluster,
             listen: self.prepared.listen.clone(),
@@ -244,7 +244,14 @@ pub(super) fn control_options(
     }
 }
 
-fn hooks(plane: &ControlPlane, cluster: &Rc<RefCell<Option<Rc<Cluster>>>>, is_told: &Rc<Awaited<()>>) -> Hooks {
+fn hooks(
+    engine: &Engine,
+    plane: &ControlPlane,
+    cluster: &Rc<RefCell<Option<Rc<Cluster>>>>,
+    is_told: &Rc<Awaited<()>>,
+) -> Hooks {
+    let engine = engine.clone();
+    let doubts: Doubts = Rc::new(move |node| engine.attached::<Shell>().is_some_and(|shell| shell.doubts(node)));
     let (plane, of_image, of_leadership, is_told) = (plane.clone(), cluster.clone(), cluster.clone(), is_told.clone());
     Hooks {
         on_image: Rc::new(move |image| {
@@ -252,7 +259,7 @@ fn hooks(plane: &ControlPlane, cluster: &Rc<RefCell<Option<Rc<Cluster>>>>, is_to
             match known {
                 Some(cluster) => cluster.take_image(image.clone()),
                 None => {
-                    of_image.replace(Some(Cluster::new(plane.clone(), image.clone())));
+                    of_image.replace(Some(Cluster::new(plane.clone(), image.clone(), doubts.clone())));
                     is_told.set(());
                 }
             }

@@ -7,7 +7,7 @@ use millrace_replica::cluster::{
     model::{Member, NodeId, NodeState, PartitionState},
 };
 
-use super::{Broker, CurrentLeader, Moving, PartitionView, Quorum, Reading};
+use super::{Broker, Cluster, CurrentLeader, Moving, PartitionView, Quorum, Reading};
 
 /// An image as seen through a listener of a node.
 #[derive(Clone, Copy)]
@@ -17,6 +17,8 @@ pub(super) struct Seen<'a> {
     pub(super) listener: &'a str,
     /// The node that looks.
     pub(super) node: NodeId,
+    /// Knows what no image shows yet.
+    pub(super) cluster: &'a Cluster,
 }
 
 impl Seen<'_> {
@@ -87,16 +89,22 @@ impl Seen<'_> {
         }
     }
 
+    /// A node whose process is likely to be gone leads nothing: a client that hears so asks again soon, while one that is sent
+    /// back there waits for whatever its clocks say (librdkafka: for a second).
     fn leader(self, state: &PartitionState) -> Result<BrokerId, ResponseError> {
         let leader = state.leader.ok_or(ResponseError::LeaderNotAvailable)?;
+        if self.cluster.doubts(leader.node) {
+            return Err(ResponseError::LeaderNotAvailable);
+        }
         let node = self.image.nodes.get(&leader.node).ok_or(ResponseError::LeaderNotAvailable)?;
         self.broker_of(node).map(|broker| broker.id).ok_or(ResponseError::ListenerNotFound)
     }
 
-    /// Who leads a partition, as the image says.
+    /// Who leads a partition, as the image says; nobody, if that one's process is likely to be gone.
     pub(super) fn current_leader(self, partition: TopicPartition) -> Option<CurrentLeader> {
         let state = &self.image.partition(partition)?.value;
-        let id = BrokerId(state.leader.map_or(-1, |leader| leader.node));
+        let leader = state.leader.map(|leader| leader.node).filter(|node| !self.cluster.doubts(*node));
+        let id = BrokerId(leader.unwrap_or(-1));
         Some(CurrentLeader { id, epoch: state.leader_epoch, broker: self.broker(id) })
     }
 

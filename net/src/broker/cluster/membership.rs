@@ -16,7 +16,7 @@ use std::{
 use futures_util::future::{Either, select};
 use millrace_replica::cluster::{
     image::Image,
-    model::NodeState,
+    model::{NodeId, NodeState},
     plane::{ControlError, ControlPlane},
 };
 
@@ -70,10 +70,14 @@ impl Membership {
     }
 }
 
+/// Whether the process of a node is likely to be gone, though it is not fenced yet.
+pub type Doubts = Rc<dyn Fn(NodeId) -> bool>;
+
 /// See the module. One per shard.
 pub struct Cluster {
     pub(super) control: ControlPlane,
     image: RefCell<Rc<Image>>,
+    doubts: Doubts,
     /// Who waits for a newer image.
     waiting: RefCell<Vec<Waker>>,
     /// Rung when partitions began or ceased to be led here.
@@ -89,10 +93,11 @@ impl fmt::Debug for Cluster {
 
 impl Cluster {
     /// A shard's part of a cluster. Its engine agrees with the image.
-    pub fn new(control: ControlPlane, image: Image) -> Rc<Cluster> {
+    pub fn new(control: ControlPlane, image: Image, doubts: Doubts) -> Rc<Cluster> {
         Rc::new(Cluster {
             control,
             image: RefCell::new(Rc::new(image)),
+            doubts,
             waiting: RefCell::default(),
             leadership: Bell::default(),
             producer_ids: ProducerIdBlock::default(),
@@ -119,6 +124,11 @@ impl Cluster {
     /// The newest image.
     pub(crate) fn image(&self) -> Rc<Image> {
         Rc::clone(&self.image.borrow())
+    }
+
+    /// Whether the process of a node is likely to be gone, though it is not fenced yet.
+    pub(super) fn doubts(&self, node: NodeId) -> bool {
+        (self.doubts)(node)
     }
 
     /// Waits until an image shows something, but not for longer than that.
@@ -219,7 +229,7 @@ mod tests {
                 questions.lock().unwrap().push(asked.question);
                 Ok(())
             });
-            let cluster = Cluster::new(control, Image::new(Arc::default()));
+            let cluster = Cluster::new(control, Image::new(Arc::default()), Rc::new(|_| false));
             assert!(cluster.next_producer_id().now_or_never().is_none(), "nobody answered yet");
             let mut next = Box::pin(cluster.next_producer_id());
             assert!((&mut next).now_or_never().is_none());

@@ -23,7 +23,7 @@ use millrace_engine::{
 use millrace_replica::cluster::image::Image;
 
 use self::clustered::Seen;
-pub use self::membership::{Cluster, Membership};
+pub use self::membership::{Cluster, Doubts, Membership};
 pub(crate) use self::{
     administration::{Administration, CoordinatorControl, CreatedTopic, Election, Layout, TopicPlan, Whose},
     leaders::NamedLeaders,
@@ -111,25 +111,26 @@ pub(crate) struct ClusterView<'a> {
     listener: &'a ListenerConfig,
     /// Of a node that belongs to a cluster.
     image: Option<Rc<Image>>,
+    cluster: Option<&'a Cluster>,
 }
 
 impl<'a> ClusterView<'a> {
     /// The cluster of now, with the addresses that are for those who come through a listener.
     pub(crate) fn new(
         (engine, config): (&'a Engine, &'a NetConfig),
-        membership: &Membership,
+        membership: &'a Membership,
         listener: &'a ListenerConfig,
     ) -> ClusterView<'a> {
-        let image = match membership {
+        let cluster = match membership {
             Membership::Alone => None,
-            Membership::Clustered(cluster) => Some(cluster.image()),
+            Membership::Clustered(cluster) => Some(&**cluster),
         };
-        ClusterView { engine, config, listener, image }
+        ClusterView { engine, config, listener, image: cluster.map(Cluster::image), cluster }
     }
 
     fn seen(&self) -> Option<Seen<'_>> {
-        let image = self.image.as_deref()?;
-        Some(Seen { image, listener: &self.listener.name, node: self.engine.node_id() })
+        let (image, cluster) = (self.image.as_deref()?, self.cluster?);
+        Some(Seen { image, listener: &self.listener.name, node: self.engine.node_id(), cluster })
     }
 
     /// The cluster's id as Kafka writes it.

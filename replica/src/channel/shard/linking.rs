@@ -125,6 +125,12 @@ impl ShardChannel {
 
     /// A connection ended, or its bytes were no frames.
     pub fn handle_closed(&mut self, now_ms: u64, link: LinkId) {
+        if let Some(Link { peer: Some(peer), member: Some(member), is_dialed: true, .. }) = self.links.get(&link)
+            && peer.purpose == Purpose::Live
+            && let Some(dialed) = self.dialed.get_mut(peer)
+        {
+            dialed.lost = Some((*member, now_ms));
+        }
         self.lose(now_ms, link);
         self.flush();
     }
@@ -291,7 +297,7 @@ impl ShardChannel {
         (state.member, state.state) = (Some(welcome.from), LinkState::Up);
         let grant = state.inbound.next_grant(window);
         if let Some(dialed) = self.dialed.get_mut(&peer) {
-            dialed.failures = 0;
+            (dialed.failures, dialed.lost) = (0, None);
         }
         if let Some(grant) = grant {
             self.say(link, Frame::Credit(grant));

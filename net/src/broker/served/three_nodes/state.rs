@@ -53,6 +53,20 @@ fn metadata_names_nodes_leaders_and_who_is_away() {
     });
 }
 
+/// Asked in the moment in which a leader's process ended, a node named it as before: librdkafka went back there and asked
+/// again after a second.
+#[test]
+fn a_leader_whose_process_is_gone_is_named_no_more() {
+    with_three_nodes(&[], async |node: Node| {
+        node.doubted.set(Some(3));
+        let wanted = MetadataRequestTopic::default().with_name(Some(TopicName(text("t"))));
+        let told = node.call(12, MetadataRequest::default().with_topics(Some(vec![wanted]))).await;
+        let leaders: Vec<_> = told.topics[0].partitions.iter().map(|p| (p.error_code, p.leader_id.0)).collect();
+        assert_eq!(leaders, [(0, 1), (0, 2), (5, -1), (5, -1)], "LEADER_NOT_AVAILABLE");
+        assert_eq!(told.brokers.len(), 3, "it is not fenced");
+    });
+}
+
 #[test]
 fn partitions_are_described_with_eligible_replicas() {
     with_three_nodes(&[], async |node: Node| {
