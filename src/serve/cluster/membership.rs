@@ -173,7 +173,7 @@ impl Shards {
         let hear = move |event| listener.hear(event);
         if let Some(mirroring) = &self.prepared.mirroring {
             mirroring.watch_other(self.halt.clone()).map_err(|error| error.to_string())?;
-            let ways = [(); 3].map(|()| mirroring.store.way());
+            let ways = [(); 3].map(|()| mirroring.store.clone());
             return control::start_with(ways, options, hear).map_err(|error| error.to_string());
         }
         let etcd = etcd_options(&cluster.name, &cluster.etcd)?;

@@ -44,27 +44,20 @@ pub(super) fn store_path(data_dir: &Path) -> PathBuf {
     data_dir.join("mirror").join("store")
 }
 
-/// The way to the store: this node's own, or the other's.
+/// A way to the store: this node's own, or the other's. A clone is a way of its own.
 #[derive(Clone, Debug)]
 pub(super) enum MirrorStore {
     Own(KeptStore),
-    Far(Place),
+    Far(Copied),
 }
 
-/// Where the other node is.
+/// The other node's store, and what this node has of it.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
-    address: String,
-    cluster: String,
+pub(super) struct Copied {
+    store: FarStore,
     /// Whether this node keeps a copy of that store, and it is no older than the line to it. Before, it may be no member: it
-    /// would be counted on, and could not be promoted.
+    /// would be counted on, and could not be promoted. All ways share it.
     has_copy: Arc<AtomicBool>,
-}
-
-impl Place {
-    fn open(&self) -> FarStore {
-        FarStore::new(self.address.clone(), self.cluster.clone(), PATIENCE)
-    }
 }
 
 /// What a node is to be.
@@ -83,7 +76,7 @@ enum Role {
 pub(super) struct Mirroring {
     pub(super) store: MirrorStore,
     own: Standing,
-    other: Place,
+    other: FarStore,
 }
 
 /// Finds out what this node is, and answers the other from here on.
@@ -91,11 +84,11 @@ pub(super) fn begin(data_dir: &Path, cluster: &str, mirror: &Mirror) -> Outcome<
     let path = store_path(data_dir);
     let kept = StoreFile::read(&path).map_err(Failure::failed)?;
     let address = mirror.other.client().to_string();
-    let other = Place { address, cluster: cluster.to_owned(), has_copy: Arc::default() };
+    let other = FarStore::new(address, cluster.to_owned(), PATIENCE);
     let (me, them) = (mirror.own.node_id, mirror.other.node_id);
     let said = kept.as_ref().map(|kept| mirror_of(kept).ok_or("the store does not say who leads")).transpose();
     let said = said.map_err(Failure::failed)?;
-    let heard = match other.open().standing() {
+    let heard = match other.standing() {
         Ok(standing) => Some(standing),
         Err(error @ StoreError::Refused(_)) => return Err(Failure::failed(error)),
         Err(error) => {
@@ -118,24 +111,23 @@ pub(super) fn begin(data_dir: &Path, cluster: &str, mirror: &Mirror) -> Outcome<
             let contents = kept.unwrap_or_else(|| founding(me));
             MirrorStore::Own(KeptStore::open(&path, contents).map_err(Failure::failed)?)
         }
-        Role::Follow => MirrorStore::Far(other.clone()),
+        Role::Follow => MirrorStore::Far(Copied { store: other.clone(), has_copy: Arc::default() }),
     };
-    let own = match &store {
-        MirrorStore::Own(own) => Some(own.clone()),
-        MirrorStore::Far(_) => None,
+    let (own, far) = match store.clone() {
+        MirrorStore::Own(own) => (Some(own), None),
+        MirrorStore::Far(far) => (None, Some(far)),
     };
     let known = Arc::new(Mutex::new(standing));
     let told = known.clone();
     line::answer(listener, cluster.to_owned(), move || *told.lock().expect("no panic while locked"), own)
         .map_err(Failure::failed)?;
-    match role {
-        Role::Follow => {
+    match far {
+        Some(from) => {
             tracing::info!("node {them} leads, this one keeps a copy: 'millrace promote' makes it the leader");
-            let from = other.clone();
             let copy = move || keep_copy(&path, &from, &known);
             thread::Builder::new().name("mirror-copy".to_owned()).spawn(copy).map_err(Failure::failed)?;
         }
-        Role::Found | Role::Lead => {
+        None => {
             tracing::info!("this node leads; {}", promise(mirror.without_follower, them));
             if heard.is_none() {
                 tracing::warn!(
@@ -163,7 +155,7 @@ impl Mirroring {
         let look = move || {
             loop {
                 thread::sleep(PAUSE);
-                if let Ok(standing) = other.open().standing()
+                if let Ok(standing) = other.standing()
                     && standing.term > own.term
                 {
                     let text = format!(
@@ -243,7 +235,7 @@ fn listen(mirror: &Mirror) -> io::Result<TcpListener> {
 }
 
 /// Keeps a copy of the leader's store, for ever.
-fn keep_copy(path: &Path, from: &Place, known: &Mutex<Standing>) {
+fn keep_copy(path: &Path, from: &Copied, known: &Mutex<Standing>) {
     loop {
         if let Err(reason) = copy(path, from, known) {
             tracing::debug!("the copy of the leader's store waits: {reason}");
@@ -253,8 +245,8 @@ fn keep_copy(path: &Path, from: &Place, known: &Mutex<Standing>) {
     }
 }
 
-fn copy(path: &Path, from: &Place, known: &Mutex<Standing>) -> Result<(), String> {
-    let mut far = from.open();
+fn copy(path: &Path, from: &Copied, known: &Mutex<Standing>) -> Result<(), String> {
+    let mut far = from.store.clone();
     let contents = read_contents(&mut far).map_err(|error| error.to_string())?;
     let mirror = mirror_of(&contents).ok_or("the leader's store does not say who leads")?;
     let before = StoreFile::read(path).map_err(|error| error.to_string())?;
@@ -285,27 +277,10 @@ fn copy(path: &Path, from: &Place, known: &Mutex<Standing>) -> Result<(), String
     }
 }
 
-/// One lane's way, made of the place that all share.
-#[derive(Debug)]
-pub(super) enum Way {
-    Own(KeptStore),
-    Far(FarStore, Arc<AtomicBool>),
-}
-
 /// A watch of either.
 pub(super) enum EitherWatch {
     Own(KeptWatch),
     Far(FarWatch),
-}
-
-impl MirrorStore {
-    /// A way of its own to the store.
-    pub(super) fn way(&self) -> Way {
-        match self {
-            Self::Own(store) => Way::Own(store.clone()),
-            Self::Far(place) => Way::Far(place.open(), place.has_copy.clone()),
-        }
-    }
 }
 
 impl Watch for EitherWatch {
@@ -321,18 +296,18 @@ impl Watch for EitherWatch {
 macro_rules! ask {
     ($way:expr, $store:ident => $question:expr) => {
         match $way {
-            Way::Own($store) => $question,
-            Way::Far($store, _) => $question,
+            MirrorStore::Own($store) => $question,
+            MirrorStore::Far(Copied { store: $store, .. }) => $question,
         }
     };
 }
 
-impl Store for Way {
+impl Store for MirrorStore {
     type Watch = EitherWatch;
 
     fn transact(&mut self, transaction: &Transaction) -> Result<Written, StoreError> {
         match self {
-            Self::Far(_, has_copy) if !has_copy.load(Ordering::Acquire) => {
+            Self::Far(Copied { has_copy, .. }) if !has_copy.load(Ordering::Acquire) => {
                 Err(StoreError::Away("this node has no copy of the leader's store yet".to_owned()))
             }
             way => ask!(way, store => store.transact(transaction)),
@@ -346,7 +321,7 @@ impl Store for Way {
     fn watch(&mut self, from: i64) -> Result<EitherWatch, StoreError> {
         match self {
             Self::Own(store) => store.watch(from).map(EitherWatch::Own),
-            Self::Far(store, _) => store.watch(from).map(EitherWatch::Far),
+            Self::Far(Copied { store, .. }) => store.watch(from).map(EitherWatch::Far),
         }
     }
 

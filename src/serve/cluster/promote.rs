@@ -60,7 +60,7 @@ pub(crate) fn promote(config: &Config, fenced: &str, dry_run: bool, out: &mut im
     refuse_if_it_answers(&kept, mirror, &before)?;
     let me = Member { node: config.node_id, epoch: life.epoch };
     let promotion = Promotion { me, fenced: fenced.trim().to_owned() };
-    let (next, partitions) = promotion.apply(kept).map_err(Failure::failed)?;
+    let (next, partitions) = promotion.apply(&before, kept).map_err(Failure::failed)?;
     describe(&partitions, (&catalog, &positions), out)?;
     let heard = std::fs::metadata(&path).and_then(|data| data.modified()).ok();
     let ago = heard.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
@@ -127,8 +127,7 @@ struct Promotion {
 
 impl Promotion {
     /// The store in its next term, and what becomes of each partition.
-    fn apply(&self, mut kept: Contents) -> Result<(Contents, Vec<Promoted>), String> {
-        let before = mirror_of(&kept).ok_or("the copy does not say who leads")?;
+    fn apply(&self, before: &StoredMirror, mut kept: Contents) -> Result<(Contents, Vec<Promoted>), String> {
         let revision = kept.revision + REVISIONS_SKIPPED;
         let (mut changes, mut partitions) = (Vec::new(), Vec::new());
         for entry in &kept.entries {
@@ -239,7 +238,7 @@ mod tests {
         entries.sort_by(|a, b| a.key.cmp(&b.key));
         let kept = Contents { identity: 3, revision: 20, entries };
         let promotion = Promotion { me: two, fenced: "power off".to_owned() };
-        let (next, partitions) = promotion.apply(kept.clone()).unwrap();
+        let (next, partitions) = promotion.apply(&mirror, kept.clone()).unwrap();
         assert_eq!((next.identity, next.revision), (3, 20 + REVISIONS_SKIPPED));
         assert_eq!(mirror_of(&next), Some(StoredMirror { leader: 2, term: 4, fenced: "power off".to_owned() }));
         let state = |at| {

@@ -178,6 +178,13 @@ pub struct FarStore {
     line: Option<(BufReader<TcpStream>, Instant)>,
 }
 
+/// Another way to the same node, with a connection of its own.
+impl Clone for FarStore {
+    fn clone(&self) -> Self {
+        Self::new(self.address.clone(), self.cluster.clone(), self.timeout)
+    }
+}
+
 impl FarStore {
     /// One that connects when it is first asked. `address` is a host and a port.
     pub fn new(address: String, cluster: String, timeout: Duration) -> Self {
@@ -238,7 +245,7 @@ impl Store for FarStore {
     }
 
     fn watch(&mut self, from: i64) -> Result<FarWatch, StoreError> {
-        let mut line = Self::new(self.address.clone(), self.cluster.clone(), self.timeout);
+        let mut line = self.clone();
         line.ask::<()>(&Question::Watch(from))?;
         let (mut line, _) = line.line.expect("it was asked");
         let prepared = line.get_mut().set_read_timeout(Some(SILENCE_MAX));
