@@ -54,9 +54,12 @@ impl Memory {
         }
     }
 
-    /// One with these keys, as they stood at a revision; leases last for that long from now on.
-    pub fn restore(identity: u64, revision: i64, entries: Vec<KeyValue>, ttl: Duration) -> Self {
-        let ids: Vec<LeaseId> = entries.iter().map(|entry| entry.lease).filter(|lease| *lease != 0).collect();
+    /// One with these keys, as they stood at a revision; leases last for that long from now on. Those that no key was bound to
+    /// are forgotten, but whoever was given one may still name it: new ones are counted from `first_lease` on, which none of a
+    /// former life may have reached.
+    pub fn restore(Contents { identity, revision, entries }: Contents, ttl: Duration, first_lease: LeaseId) -> Self {
+        let ids = entries.iter().map(|entry| entry.lease).filter(|lease| *lease != 0);
+        let leases = ids.map(|id| (id, Lease { ttl, ends: ttl })).collect();
         let keys: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         Self {
             identity,
@@ -65,8 +68,8 @@ impl Memory {
             base: keys.clone(),
             keys,
             history: VecDeque::new(),
-            next_lease: ids.iter().max().map_or(1, |last| last + 1),
-            leases: ids.into_iter().map(|id| (id, Lease { ttl, ends: ttl })).collect(),
+            leases,
+            next_lease: first_lease,
             now: Duration::ZERO,
         }
     }

@@ -11,10 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use uuid::Uuid;
+
 use self::file::{Contents, StoreFile};
 use super::{
     memory::{Memory, OverMemory},
-    store::{StoreError, Watch, Watched},
+    store::{LeaseId, StoreError, Watch, Watched},
 };
 
 /// How much time passes at most between two looks at the clock: while this process stands still, nobody can keep a lease
@@ -22,6 +24,8 @@ use super::{
 const TIME_STEP_MAX: Duration = Duration::from_secs(1);
 /// How long leases last that were there when the store was opened.
 const LEASE: Duration = Duration::from_secs(3);
+/// Bits of a lease's id that are left for counting on.
+const LEASE_ROOM_BITS: u32 = 2;
 
 /// The store. Clones share it.
 #[derive(Clone, Debug)]
@@ -50,8 +54,7 @@ impl KeptStore {
     /// If the file cannot be written.
     pub fn open(path: &Path, contents: Contents) -> io::Result<Self> {
         let file = StoreFile::create(path, &contents)?;
-        let Contents { identity, revision, entries } = contents;
-        let memory = Memory::restore(identity, revision, entries, LEASE);
+        let memory = Memory::restore(contents, LEASE, first_lease());
         let state = State { memory, file, failed: None, looked: Instant::now() };
         Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() })))
     }
@@ -59,6 +62,12 @@ impl KeptStore {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no panic while locked")
     }
+}
+
+/// Where a life of the store counts its leases from: by chance, so that it meets no other's.
+fn first_lease() -> LeaseId {
+    let (chance, _) = Uuid::new_v4().as_u64_pair();
+    i64::try_from(chance >> LEASE_ROOM_BITS).expect("it is shorter by some bits") + 1
 }
 
 impl OverMemory for KeptStore {
@@ -170,5 +179,17 @@ mod tests {
         assert_eq!((again.identity().unwrap(), before.revision), (7, revision));
         again.keep_alive(lease).expect("leases go on");
         assert_ne!(again.grant(Duration::from_secs(3)).unwrap(), lease);
+    }
+
+    /// A lease that no key was bound to yet was given out again after a restart: two nodes would have shared it, and the key
+    /// of one of them gone with the other's life.
+    #[test]
+    fn a_lease_is_given_out_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || KeptStore::open(&folder.path().join("store"), empty()).unwrap();
+        let before = open().grant(Duration::from_secs(3)).unwrap();
+        let mut again = open();
+        assert_ne!(again.grant(Duration::from_secs(3)).unwrap(), before);
+        assert_eq!(again.keep_alive(before), Err(StoreError::LeaseOver), "it is forgotten");
     }
 }
