@@ -1,7 +1,13 @@
 //! A node that is alone, with partitions that a cluster had before: it leads them itself, in the epoch that follows those of
 //! the cluster, which their placement in the catalog says. And how a node's catalog becomes that of one that is alone.
 
-use std::{collections::BTreeMap, fs::File, io, path::Path, rc::Rc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use uuid::Uuid;
 
@@ -92,7 +98,7 @@ pub struct Inheritance {
 /// # Errors
 /// If a node runs on the folder, or it cannot be read.
 pub fn look(data_dir: &Path) -> Result<Catalog, StartError> {
-    with_catalog(data_dir, |catalog| Ok::<_, StartError>((catalog.clone(), None))).map(|(catalog, _)| catalog)
+    with_catalog(data_dir, async |_, catalog| Ok(catalog))
 }
 
 /// Nobody else works on a folder for as long as this lives.
@@ -116,12 +122,11 @@ pub fn inherit<E: From<StartError> + 'static>(
     data_dir: &Path,
     decide: impl FnOnce(&Catalog) -> Result<Inheritance, E> + 'static,
 ) -> Result<(), E> {
-    with_catalog(data_dir, |catalog| {
-        let inheritance = decide(catalog)?;
-        let next = alone(catalog, inheritance);
-        Ok(((), Some(next)))
+    with_catalog(data_dir, async move |files, mut catalog| {
+        let next = alone(&catalog, decide(&catalog)?);
+        files.upgrade(&mut catalog).await?;
+        Ok(files.write(&next).await?)
     })
-    .map(drop)
 }
 
 /// How far the logs of a node that does not run are, by partition. Opening them is a start of its own, which brings what they
@@ -130,21 +135,15 @@ pub fn inherit<E: From<StartError> + 'static>(
 /// # Errors
 /// If a node runs on the folder, or its logs cannot be read.
 pub fn positions(data_dir: &Path, wal_bytes: u64) -> Result<BTreeMap<TopicPartition, ReplicaPosition>, StartError> {
-    let mut catalog = look(data_dir)?;
-    let _lock = boot::lock(data_dir)?;
-    let data_dir = data_dir.to_owned();
-    executor("positions", None)?.run(async move {
-        let probe = boot::lock_path(&data_dir);
-        let io = DirectIo::new(&probe).await.map_err(|error| StartError::io(probe.display(), error))?;
-        let path = data_dir.join("catalog");
-        upgrade(&io, &path, &mut catalog).await?;
+    let folder = data_dir.to_owned();
+    with_catalog(data_dir, async move |files, mut catalog| {
+        files.upgrade(&mut catalog).await?;
         catalog.run += 1;
-        let counted = Journal::create(io.clone(), path.clone(), &catalog.payloads()).await;
-        drop(counted.map_err(|error| StartError::io(path.display(), error))?);
+        files.write(&catalog).await?;
         let mut positions = BTreeMap::new();
         for shard in 0..catalog.shards {
-            let (known, options) = (known(&catalog, shard)?, options(&data_dir, &catalog, shard, wal_bytes));
-            let opened = Store::open(io.clone(), options, &known).await;
+            let (known, options) = (known(&catalog, shard)?, options(&folder, &catalog, shard, wal_bytes));
+            let opened = Store::open(files.io.clone(), options, &known).await;
             let store = opened.map_err(|error| StartError::of_open(error, &catalog))?;
             if catalog.features.contains(TRANSACTIONS) {
                 store.use_transactions();
@@ -183,12 +182,28 @@ fn options(data_dir: &Path, catalog: &Catalog, shard: u32, wal_bytes: u64) -> St
     }
 }
 
-type Looked<T> = (T, Option<Catalog>);
+/// Where the catalog is, of a node that does not run.
+struct Files {
+    io: DirectIo,
+    path: PathBuf,
+}
 
+impl Files {
+    async fn upgrade(&self, catalog: &mut Catalog) -> Result<(), StartError> {
+        upgrade(&self.io, &self.path, catalog).await
+    }
+
+    async fn write(&self, catalog: &Catalog) -> Result<(), StartError> {
+        let written = Journal::create(self.io.clone(), self.path.clone(), &catalog.payloads()).await;
+        written.map(drop).map_err(|error| StartError::io(self.path.display(), error))
+    }
+}
+
+/// Does something with the catalog of a node that does not run, nor begins to before that is over.
 fn with_catalog<T: 'static, E: From<StartError> + 'static>(
     data_dir: &Path,
-    body: impl FnOnce(&Catalog) -> Result<Looked<T>, E> + 'static,
-) -> Result<Looked<T>, E> {
+    body: impl AsyncFnOnce(Files, Catalog) -> Result<T, E> + 'static,
+) -> Result<T, E> {
     let path = data_dir.join("catalog");
     if !path.is_file() {
         let reason = "there is no catalog: this is no data folder".to_owned();
@@ -200,14 +215,8 @@ fn with_catalog<T: 'static, E: From<StartError> + 'static>(
     executor("catalog", None)?.run(async move {
         let io = DirectIo::new(&probe).await.map_err(|error| StartError::io(probe.display(), error))?;
         let missing = || StartError::io(path.display(), io::ErrorKind::NotFound.into());
-        let mut catalog = read_catalog(&io, &path).await?.ok_or_else(missing)?;
-        let (answer, next) = body(&catalog)?;
-        if let Some(next) = &next {
-            upgrade(&io, &path, &mut catalog).await?;
-            let written = Journal::create(io.clone(), path.clone(), &next.payloads()).await;
-            drop(written.map_err(|error| StartError::io(path.display(), error))?);
-        }
-        Ok((answer, next))
+        let catalog = read_catalog(&io, &path).await?.ok_or_else(missing)?;
+        body(Files { io, path }, catalog).await
     })
 }
 
