@@ -40,6 +40,8 @@ pub enum Purpose {
     Inspection,
     /// State of share groups.
     ShareState,
+    /// How far logs reach, for those who describe groups.
+    Offsets,
 }
 
 /// Why a request has no answer.

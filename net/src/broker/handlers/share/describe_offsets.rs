@@ -158,7 +158,7 @@ async fn end_offset(engine: &Engine, topic: &Topic, index: i32) -> Result<i64, R
         Leader::Nobody => Err(ResponseError::LeaderNotAvailable),
         Leader::Node(node) => {
             let request = requests::list_offsets(&topic.name, &[index], LATEST);
-            let asked = std::pin::pin!(others.ask(node, Purpose::ShareState, |_| request));
+            let asked = std::pin::pin!(others.ask(node, Purpose::Offsets, |_| request));
             let response = match select(asked, std::pin::pin!(glommio::timer::sleep(LEADER_TIMEOUT))).await {
                 Either::Left((response, _)) => response.map_err(|_| ResponseError::LeaderNotAvailable)?,
                 Either::Right(_) => return Err(ResponseError::RequestTimedOut),
