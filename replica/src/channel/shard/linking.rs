@@ -191,15 +191,15 @@ impl ShardChannel {
 
     /// Whether a connection is for chunks and nobody waits for any.
     fn is_unneeded(&self, link: LinkId) -> bool {
-        let Some(peer) = self.links.get(&link).filter(|state| state.is_dialed).and_then(|state| state.peer) else {
-            return false;
-        };
+        let peer = self.links.get(&link).filter(|state| state.is_dialed).and_then(|state| state.peer);
+        // a live one is needed as long as anything is followed: who looks at each of thousands every second is not idle
+        let Some(peer) = peer.filter(|peer| peer.purpose == Purpose::CatchUp) else { return false };
         let followed = self.followed.get(&(peer.node, peer.shard));
         let lags = followed.into_iter().flatten().any(|partition| {
             let part = self.hosted.get(partition).map(|hosted| &hosted.part);
             matches!(part, Some(Part::Following(following)) if following.is_catching_up())
         });
-        peer.purpose == Purpose::CatchUp && !lags
+        !lags
     }
 
     /// Takes a frame. What has no place on its connection ends that.
