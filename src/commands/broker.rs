@@ -30,8 +30,13 @@ pub(crate) struct BrokerArgs {
 impl BrokerArgs {
     /// The cluster that these options mean. Connects to nobody yet.
     pub(crate) fn cluster(&self) -> Cluster {
+        self.cluster_within(self.timeout.0)
+    }
+
+    /// The same, for questions that are not waited for longer than that.
+    pub(crate) fn cluster_within(&self, most: Duration) -> Cluster {
         let brokers = self.broker.iter().cloned().map(Into::into).collect();
-        Cluster::new(ClusterOptions { brokers, connect: connect_options(self.timeout.0) })
+        Cluster::new(ClusterOptions { brokers, connect: connect_options(self.timeout.0.min(most)) })
     }
 }
 

@@ -49,6 +49,27 @@ fn a_paused_follower_leaves_the_replicas_in_sync_and_comes_back() {
     rig.verify("orders", produced.run, &produced.acknowledged);
 }
 
+#[test]
+fn the_status_says_what_a_follower_that_stands_still_lacks() {
+    let Some(mut rig) = Rig::start(3, "") else { return };
+    rig.create_topic("orders", 1, 3, &[("min.insync.replicas", "2")]);
+    let follower = (1..=3).find(|id| *id != rig.leader("orders", 0)).unwrap();
+    let row = |rig: &Rig| {
+        let said = rig.millrace(&["cluster", "status"]);
+        said.lines().find(|line| line.starts_with(&follower.to_string())).unwrap_or_default().to_owned()
+    };
+    rig.until("nothing is lacked", || row(&rig).ends_with("nothing"));
+    let load = Load::start(&rig, "orders", 1, 2);
+    rig.node(follower).process.pause();
+    load.await_more(&rig, 50);
+    rig.until("the status says what it lacks", || row(&rig).contains(" records, "));
+    rig.node(follower).process.resume();
+    let produced = load.finish();
+    rig.await_in_sync("orders", 3);
+    rig.until("nothing is lacked any more", || row(&rig).ends_with("nothing"));
+    rig.verify("orders", produced.run, &produced.acknowledged);
+}
+
 /// It went on acknowledging what its successor does not have, for as long as it did not hear of that.
 #[test]
 fn a_leader_that_slept_for_longer_than_its_lease_takes_nothing_before_it_has_asked() {

@@ -1,9 +1,13 @@
 //! `millrace cluster`: how a cluster is and what to do about it, moving partitions off a node, taking a node out.
 
-use std::io::{Write, stdout};
+use std::{
+    collections::BTreeMap,
+    io::{Write, stdout},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
-use millrace_client::{Cluster, Election, Members, Topic};
+use millrace_client::{Cluster, Election, FollowerLag, Members, Topic};
 
 use self::{plan::plan, report::report};
 use super::broker::BrokerArgs;
@@ -148,10 +152,35 @@ fn look(cluster: &mut Cluster) -> Outcome<(Members, Vec<Topic>)> {
     Ok((members, topics))
 }
 
+/// How long one node may take to say what its followers lack: one that stands still is not there to say.
+const LAG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What each node lacks as a follower, as those say that can be asked.
+fn lags(cluster: &mut Cluster, members: &Members) -> BTreeMap<i32, FollowerLag> {
+    let mut lags: BTreeMap<i32, FollowerLag> = BTreeMap::new();
+    for leader in &members.nodes {
+        // whoever does not answer or does not know is no reason to say nothing of the others
+        for lag in cluster.follower_lags(leader.id).ok().flatten().into_iter().flatten() {
+            let sum = lags.entry(lag.node).or_default();
+            *sum = FollowerLag {
+                node: lag.node,
+                partitions: sum.partitions + lag.partitions,
+                in_sync: sum.in_sync + lag.in_sync,
+                records: sum.records + lag.records,
+                bytes: sum.bytes + lag.bytes,
+                ms: sum.ms.max(lag.ms),
+            };
+        }
+    }
+    lags
+}
+
 impl Status {
     fn run(self) -> Outcome {
-        let (members, topics) = look(&mut self.broker.cluster())?;
-        report(&members, &topics, &mut stdout().lock())
+        let mut cluster = self.broker.cluster();
+        let (members, topics) = look(&mut cluster)?;
+        let lags = lags(&mut self.broker.cluster_within(LAG_PATIENCE), &members);
+        report(&members, &topics, &lags, &mut stdout().lock())
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     io::Write,
 };
 
-use millrace_client::{Members, Partition, Topic};
+use millrace_client::{FollowerLag, Members, Partition, Topic};
 
 use crate::{
     failure::Outcome,
@@ -15,6 +15,9 @@ use crate::{
 
 /// Partitions that are named at most, of each kind of trouble.
 const NAMED_MAX: usize = 8;
+/// How long a node that is up may lack records until that is said to be trouble, in ms: a flush that takes long is none, and
+/// after that time a leader may take it out of the ISR.
+const LAG_MS_TROUBLE: u64 = 1_000;
 
 /// What a node has.
 #[derive(Default)]
@@ -25,13 +28,18 @@ struct Share {
 }
 
 /// Writes it.
-pub(super) fn report(members: &Members, topics: &[Topic], out: &mut impl Write) -> Outcome {
+pub(super) fn report(
+    members: &Members,
+    topics: &[Topic],
+    lags: &BTreeMap<i32, FollowerLag>,
+    out: &mut impl Write,
+) -> Outcome {
     let shares = shares(members, topics);
     let count = members.nodes.len();
     let id = members.cluster_id.as_deref().unwrap_or("-");
     let controller = members.controller.map_or("-".to_owned(), |id| id.to_string());
     writeln!(out, "cluster {id}: {count} nodes, controller {controller}, {} topics", topics.len())?;
-    let mut table = Table::new(&["NODE", "STATE", "ADDRESS", "RACK", "LEADS", "REPLICAS", "IN SYNC"]);
+    let mut table = Table::new(&["NODE", "STATE", "ADDRESS", "RACK", "LEADS", "REPLICAS", "IN SYNC", "LACKS"]);
     for (id, share) in &shares {
         let node = members.nodes.iter().find(|node| node.id == *id);
         table.row([
@@ -42,10 +50,11 @@ pub(super) fn report(members: &Members, topics: &[Topic], out: &mut impl Write) 
             share.leads.to_string(),
             share.replicas.to_string(),
             share.in_sync.to_string(),
+            lags.get(id).map_or("-".to_owned(), lacks),
         ]);
     }
     table.write(out)?;
-    let troubles = troubles(members, topics, &shares);
+    let troubles = troubles(members, topics, &shares, lags);
     for trouble in &troubles {
         writeln!(out, "{trouble}")?;
     }
@@ -71,13 +80,49 @@ fn shares(members: &Members, topics: &[Topic]) -> BTreeMap<i32, Share> {
     shares
 }
 
-fn troubles(members: &Members, topics: &[Topic], shares: &BTreeMap<i32, Share>) -> Vec<String> {
+/// What a follower lacks, in short.
+fn lacks(lag: &FollowerLag) -> String {
+    match lag.records {
+        0 => "nothing".to_owned(),
+        records => format!("{records} records, {}, for {}", size(lag.bytes), duration(lag.ms)),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        ..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1_000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
+fn duration(ms: u64) -> String {
+    if ms < 10_000 { format!("{ms} ms") } else { format!("{} s", ms / 1_000) }
+}
+
+fn troubles(
+    members: &Members,
+    topics: &[Topic],
+    shares: &BTreeMap<i32, Share>,
+    lags: &BTreeMap<i32, FollowerLag>,
+) -> Vec<String> {
     let mut troubles = Vec::new();
     let is_up = |id: &i32| members.nodes.iter().any(|node| node.id == *id);
     for id in shares.keys().filter(|id| !is_up(id)) {
         troubles.push(format!(
             "node {id} is away: start it; if it will not come back, 'millrace cluster drain {id}' gives its replicas to \
              others, then 'millrace cluster remove {id}'"
+        ));
+    }
+    for lag in lags.values().filter(|lag| is_up(&lag.node) && lag.ms >= LAG_MS_TROUBLE) {
+        let FollowerLag { node, partitions, in_sync, .. } = lag;
+        troubles.push(format!(
+            "node {node} has lacked records for {} ({} of them, {}) and is in sync in {in_sync} of {partitions} partitions that it \
+             follows: it catches up while this falls; otherwise its process stands still, or its disk or the network does \
+             not keep up: see its log and, there, 'millrace doctor'",
+            duration(lag.ms),
+            lag.records,
+            size(lag.bytes),
         ));
     }
     let leaderless = named(topics, |partition| partition.leader < 0);
@@ -143,11 +188,16 @@ mod tests {
     }
 
     fn said(ids: &[i32], topics: &[Topic]) -> String {
+        said_with_lags(ids, topics, &[])
+    }
+
+    fn said_with_lags(ids: &[i32], topics: &[Topic], lags: &[FollowerLag]) -> String {
         let node = |id: &i32| Node { id: *id, host: "h".to_owned(), port: 9092, rack: None };
         let members =
             Members { cluster_id: Some("c".to_owned()), nodes: ids.iter().map(node).collect(), controller: Some(1) };
         let mut out = Vec::new();
-        report(&members, topics, &mut out).unwrap();
+        let lags = lags.iter().map(|lag| (lag.node, *lag)).collect();
+        report(&members, topics, &lags, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -155,7 +205,7 @@ mod tests {
     fn a_cluster_without_trouble_is_said_to_be_well() {
         let text = said(&[1, 2, 3], &[topic("a", &[(1, &[1, 2, 3], &[1, 2, 3])])]);
         assert!(text.contains("3 nodes") && text.contains("all is well"), "{text}");
-        assert!(text.contains("1     up     h:9092   -     1      1         1"), "{text}");
+        assert!(text.contains("1     up     h:9092   -     1      1         1        -"), "{text}");
     }
 
     #[test]
@@ -170,6 +220,21 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn what_a_follower_lacks_is_said_and_is_trouble_if_it_lasts() {
+        let lag = |node, records, ms| FollowerLag { node, partitions: 1, in_sync: 0, records, bytes: 20_000_000, ms };
+        let a = [topic("a", &[(1, &[1, 2, 3], &[1, 2, 3])])];
+        let text = said_with_lags(&[1, 2, 3], &a, &[lag(2, 0, 0), lag(3, 7, 12)]);
+        assert!(text.contains("1        nothing") && text.contains("7 records, 20 MB, for 12 ms"), "{text}");
+        assert!(text.contains("all is well"), "{text}");
+        let text = said_with_lags(&[1, 2, 3], &a, &[lag(3, 7, 42_000)]);
+        assert!(
+            text.contains("node 3 has lacked records for 42 s (7 of them, 20 MB) and is in sync in 0 of 1"),
+            "{text}"
+        );
+        assert!(!text.contains("all is well"), "{text}");
     }
 
     #[test]

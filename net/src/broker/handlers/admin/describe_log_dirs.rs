@@ -10,8 +10,12 @@ use kafka_protocol::{
     },
     protocol::{Decodable, StrBytes},
 };
+use millrace_client::{FOLLOWER_LAGS_TAG, FollowerLag};
 use millrace_engine::{api::TopicPartition, engine::Engine};
-use millrace_replica::shell::Shell;
+use millrace_replica::{
+    cluster::model::NodeId,
+    shell::{FollowerReport, Shell},
+};
 
 use crate::{
     broker::{
@@ -41,6 +45,8 @@ pub(crate) static API: Api = Api {
     handle: begin,
 };
 
+/// The first version with tagged fields.
+const VERSION_FLEXIBLE: i16 = 2;
 /// The newest version whose layout the message library knows.
 const VERSION_KNOWN: i16 = 4;
 
@@ -50,10 +56,10 @@ fn begin(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let request =
         DescribeLogDirsRequest::decode(&mut body, version).map_err(|error| Malformed::Body(error.to_string()))?;
     let context = context.clone();
-    Ok(Handling::Later(Box::pin(async move { encode(&header, &answer(&context, request).await) })))
+    Ok(Handling::Later(Box::pin(async move { encode(&header, &answer(&context, header.version, request).await) })))
 }
 
-async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+async fn answer(context: &Context, version: i16, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
     let topics = match context.cluster(Operation::Describe) {
         Ok(topics) => topics,
         Err(error) => return DescribeLogDirsResponse::default().with_error_code(error.code()),
@@ -98,7 +104,36 @@ async fn answer(context: &Context, request: DescribeLogDirsRequest) -> DescribeL
         .with_topics(by_topic.collect())
         .with_total_bytes(i64::try_from(total).unwrap_or(i64::MAX))
         .with_usable_bytes(i64::try_from(usable).unwrap_or(i64::MAX));
-    DescribeLogDirsResponse::default().with_results(vec![result])
+    let response = DescribeLogDirsResponse::default().with_results(vec![result]);
+    // one that is not known to the library is put together from the end
+    let takes_tags = (VERSION_FLEXIBLE..=VERSION_KNOWN).contains(&version);
+    match takes_tags && wanted.is_some_and(|wanted| wanted.is_empty()) {
+        true => response.with_unknown_tagged_fields(follower_lags(context.engine()).await),
+        false => response,
+    }
+}
+
+/// What followers lack of the partitions that this node leads, for `millrace cluster status`.
+async fn follower_lags(engine: &Engine) -> BTreeMap<i32, Bytes> {
+    let of_shards = engine.on_all(|engine: Engine| {
+        let report = engine.attached::<Shell>().map(|shell| shell.standing().followers);
+        std::future::ready(report.unwrap_or_default())
+    });
+    let mut followers: BTreeMap<NodeId, FollowerReport> = BTreeMap::new();
+    for (node, report) in of_shards.await.into_iter().flatten() {
+        followers.entry(node).or_default().add(&report);
+    }
+    let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    let lag = |(node, report): (NodeId, FollowerReport)| FollowerLag {
+        node,
+        partitions: count(report.partitions),
+        in_sync: count(report.in_sync),
+        records: report.lag_records,
+        bytes: report.lag_bytes,
+        ms: report.lag_ms,
+    };
+    let lags: Vec<_> = followers.into_iter().map(lag).collect();
+    BTreeMap::from([(FOLLOWER_LAGS_TAG, FollowerLag::encode(&lags))])
 }
 
 /// Records that partitions lack which this node follows, as far as it has heard of their leaders.

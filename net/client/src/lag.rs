@@ -1,0 +1,83 @@
+//! What followers lack, as nodes say it of the partitions that they lead. Kafka has no question for it: millrace answers it in a
+//! tagged field of DescribeLogDirs, which other clients pass over, and only to whoever asks for the folders of no topic.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::DescribeLogDirsRequest;
+
+use crate::{cluster::Cluster, error::ClientError};
+
+/// The field's tag, far above those that Kafka gives out one by one.
+pub const FOLLOWER_LAGS_TAG: i32 = 0x4d52;
+
+/// What one follower lacks of the partitions that one node leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FollowerLag {
+    /// The follower.
+    pub node: i32,
+    /// Partitions that it follows.
+    pub partitions: u32,
+    /// Those of them in whose ISR it is.
+    pub in_sync: u32,
+    /// Records that it lacks in all.
+    pub records: u64,
+    /// About how many bytes they have.
+    pub bytes: u64,
+    /// The longest time for which it has lacked records of one, in ms.
+    pub ms: u64,
+}
+
+impl FollowerLag {
+    const BYTES: usize = 36;
+
+    /// The field's value: one after the other.
+    pub fn encode(lags: &[Self]) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(lags.len() * Self::BYTES);
+        for lag in lags {
+            bytes.put_i32(lag.node);
+            bytes.put_u32(lag.partitions);
+            bytes.put_u32(lag.in_sync);
+            bytes.put_u64(lag.records);
+            bytes.put_u64(lag.bytes);
+            bytes.put_u64(lag.ms);
+        }
+        bytes.freeze()
+    }
+
+    fn decode(mut bytes: &[u8]) -> Vec<Self> {
+        let mut lags = Vec::new();
+        while bytes.len() >= Self::BYTES {
+            lags.push(Self {
+                node: bytes.get_i32(),
+                partitions: bytes.get_u32(),
+                in_sync: bytes.get_u32(),
+                records: bytes.get_u64(),
+                bytes: bytes.get_u64(),
+                ms: bytes.get_u64(),
+            });
+        }
+        lags
+    }
+}
+
+impl Cluster {
+    /// What followers lack of the partitions that a node leads; `None` if it does not say: it is older, or no millrace.
+    pub fn follower_lags(&mut self, leader: i32) -> Result<Option<Vec<FollowerLag>>, ClientError> {
+        let request = |_| DescribeLogDirsRequest::default().with_topics(Some(Vec::new()));
+        let response = self.broker(leader, request)?;
+        ClientError::check(format!("node {leader}"), response.error_code, None)?;
+        Ok(response.unknown_tagged_fields.get(&FOLLOWER_LAGS_TAG).map(|bytes| FollowerLag::decode(bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_heard() {
+        let lag = FollowerLag { node: 3, partitions: 10, in_sync: 9, records: 7, bytes: 1 << 40, ms: 250 };
+        let lags = [lag, FollowerLag { node: 2, ..FollowerLag::default() }];
+        assert_eq!(FollowerLag::decode(&FollowerLag::encode(&lags)), lags);
+        assert_eq!(FollowerLag::encode(&lags).len(), 2 * FollowerLag::BYTES);
+    }
+}
