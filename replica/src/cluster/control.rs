@@ -1,13 +1,13 @@
 //! The control thread: runs a [`ControlCore`] against a store.
 //!
-//! Five threads, none of which shares anything but letters: the core's own; one each for leases, transactions and reading, as
-//! a call blocks; and one for the watch. Nothing but the core's thread decides.
+//! Its threads share nothing but letters: the core's own; one each for leases, transactions and reading, as a call blocks, and
+//! some for transactions that need no order; and one for the watch. Nothing but the core's thread decides.
 
 use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc,
+        Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
     thread,
@@ -34,6 +34,10 @@ const LEASE_MIN: Duration = Duration::from_secs(2);
 const _: () = assert!(LEASE_CALL_MAX.as_millis() + KEEP_ALIVE_EVERY.as_millis() <= LEASE_MIN.as_millis());
 /// How long a watch waits before it looks whether it is still wanted.
 const WATCH_LOOKS_EVERY: Duration = Duration::from_secs(1);
+
+/// Transactions that are under way at once, of those that need no order: while etcd reads one and writes another, it waits for
+/// neither. It gains nothing by more.
+const ASIDE: usize = 3;
 
 enum Letter {
     Asked(Asked),
@@ -74,21 +78,44 @@ pub fn start(
     on_event: impl FnMut(Event) + Send + 'static,
 ) -> Result<ControlThread, StartError> {
     let leases = EtcdOptions { timeout: etcd.timeout.min(LEASE_CALL_MAX), ..etcd.clone() };
-    Ok(start_with([Etcd::new(&leases)?, Etcd::new(etcd)?, Etcd::new(etcd)?], options, on_event)?)
+    let ways = Ways {
+        leases: Etcd::new(&leases)?,
+        transactions: Etcd::new(etcd)?,
+        reading: Etcd::new(etcd)?,
+        aside: (0..ASIDE).map(|_| Etcd::new(etcd)).collect::<Result<_, _>>()?,
+    };
+    Ok(start_with(ways, options, on_event)?)
 }
 
-/// Starts one against any store: three ways to it, for leases, transactions and reading.
+/// Ways to a store, one for each thread that asks it.
+#[derive(Debug)]
+pub struct Ways<S> {
+    leases: S,
+    transactions: S,
+    reading: S,
+    aside: Vec<S>,
+}
+
+impl<S: Clone> Ways<S> {
+    /// Those of a store whose clones are ways of their own.
+    pub fn of(store: &S) -> Self {
+        let way = || store.clone();
+        Self { leases: way(), transactions: way(), reading: way(), aside: vec![store.clone(); ASIDE] }
+    }
+}
+
+/// Starts one against any store.
 pub fn start_with<S: Store + 'static>(
-    stores: [S; 3],
+    ways: Ways<S>,
     options: Options,
     on_event: impl FnMut(Event) + Send + 'static,
 ) -> io::Result<ControlThread> {
     let (letters, inbox) = sync_channel(QUESTIONS_MAX);
-    let [leases, transactions, reading] = stores;
     let lanes = [
-        (Lane::Leases, lane("control-leases", leases, letters.clone())?),
-        (Lane::Transactions, lane("control-writes", transactions, letters.clone())?),
-        (Lane::Reading, lane("control-reads", reading, letters.clone())?),
+        (Lane::Leases, lane("control-leases", vec![ways.leases], &letters)?),
+        (Lane::Transactions, lane("control-writes", vec![ways.transactions], &letters)?),
+        (Lane::Aside, lane("control-aside", ways.aside, &letters)?),
+        (Lane::Reading, lane("control-reads", vec![ways.reading], &letters)?),
     ];
     let thread = thread::Builder::new().name("control".to_owned());
     let thread = thread.spawn(move || run(options, &inbox, &lanes, on_event))?;
@@ -173,36 +200,56 @@ fn run(
     }
 }
 
-/// A thread that does what one lane asks for, in order.
-fn lane<S: Store + 'static>(name: &str, mut store: S, letters: SyncSender<Letter>) -> io::Result<SyncSender<Work>> {
+/// Threads that do what one lane asks for, each by a way of its own: in order, if there is one.
+fn lane<S: Store + 'static>(name: &str, stores: Vec<S>, letters: &SyncSender<Letter>) -> io::Result<SyncSender<Work>> {
     let (work, todo) = sync_channel(WORK_MAX);
-    thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // the watch that is wanted: the one before ends when this is replaced
-        let mut wanted = None;
-        for work in todo {
-            let done = match work {
-                Work::ReadAll => Done::ReadAll(read_all(&mut store)),
-                Work::Watch(number, from) => {
-                    let (stop, stopped) = sync_channel::<()>(0);
-                    wanted = Some(stop);
-                    Done::Watch(number, watch(&mut store, number, from, letters.clone(), stopped))
+    let todo = Arc::new(Mutex::new(todo));
+    for mut store in stores {
+        let (todo, letters) = (todo.clone(), letters.clone());
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // the watch that is wanted: the one before ends when this is replaced
+            let mut wanted = None;
+            // whoever waits for the next piece holds the lock: the others wait for that
+            let next = || todo.lock().expect("no panic while locked").recv();
+            while let Ok(work) = next() {
+                let done = carry_out(work, &mut store, &letters, &mut wanted);
+                if letters.send(Letter::Done(done)).is_err() {
+                    break;
                 }
-                Work::Grant(ttl) => Done::Granted(store.grant(ttl)),
-                Work::KeepAlive(lease) => {
-                    let sent = Instant::now();
-                    Done::KeptAlive(lease, sent, store.keep_alive(lease))
-                }
-                Work::Revoke(lease) => Done::Revoked(store.revoke(lease)),
-                Work::Transact(ticket, transaction) => Done::Transacted(ticket, store.transact(&transaction)),
-                Work::Compact(revision) => Done::Compacted(store.compact(revision)),
-            };
-            if letters.send(Letter::Done(done)).is_err() {
-                break;
             }
-        }
-        drop(wanted);
-    })?;
+            drop(wanted);
+        })?;
+    }
     Ok(work)
+}
+
+fn carry_out<S: Store>(
+    work: Work,
+    store: &mut S,
+    letters: &SyncSender<Letter>,
+    wanted: &mut Option<SyncSender<()>>,
+) -> Done
+where
+    S::Watch: 'static,
+{
+    match work {
+        Work::ReadAll => Done::ReadAll(read_all(store)),
+        Work::Watch(number, from) => {
+            let (stop, stopped) = sync_channel::<()>(0);
+            *wanted = Some(stop);
+            Done::Watch(number, watch(store, number, from, letters.clone(), stopped))
+        }
+        Work::Grant(ttl) => Done::Granted(store.grant(ttl)),
+        Work::KeepAlive(lease) => {
+            let sent = Instant::now();
+            Done::KeptAlive(lease, sent, store.keep_alive(lease))
+        }
+        Work::Revoke(lease) => Done::Revoked(store.revoke(lease)),
+        Work::Transact(ticket, transaction) | Work::TransactAside(ticket, transaction) => {
+            Done::Transacted(ticket, store.transact(&transaction))
+        }
+        Work::Compact(revision) => Done::Compacted(store.compact(revision)),
+    }
 }
 
 /// Reads the cluster as it is now, once: for commands. With it, which store it is. `defaults` are those of topics.

@@ -173,8 +173,8 @@ impl Shards {
         let hear = move |event| listener.hear(event);
         if let Some(mirroring) = &self.prepared.mirroring {
             mirroring.watch_other(self.halt.clone()).map_err(|error| error.to_string())?;
-            let ways = [(); 3].map(|()| mirroring.store.clone());
-            return control::start_with(ways, options, hear).map_err(|error| error.to_string());
+            return control::start_with(control::Ways::of(&mirroring.store), options, hear)
+                .map_err(|error| error.to_string());
         }
         let etcd = etcd_options(&cluster.name, &cluster.etcd)?;
         control::start(&etcd, options, hear).map_err(|error| error.to_string())

@@ -110,9 +110,8 @@ impl Node {
 #[test]
 fn a_node_alone_on_memory() {
     let memory = Arc::new(Mutex::new(Memory::new(1)));
-    let client = Client::new(memory);
-    let stores = [client.clone(), client.clone(), client];
-    let mut node = Node::new(|events| start_with(stores, options(1), move |event| drop(events.send(event))).unwrap());
+    let ways = Ways::of(&Client::new(memory));
+    let mut node = Node::new(|events| start_with(ways, options(1), move |event| drop(events.send(event))).unwrap());
     node.registered();
     node.create("a", 1);
     node.until_image(|image| image.topic("a").is_some());

@@ -21,8 +21,8 @@ use crate::cluster::{
     store::{Compare, LeaseId, Operation, Outcome, StoreError, Transaction},
 };
 
-/// Partitions that are decided in one round at most; the others wait for the next.
-const ROUND_MAX: usize = 20 * PARTITIONS_PER_TRANSACTION;
+/// Partitions that are decided in one round at most; the others wait for the next, which begins when the image shows this one.
+const ROUND_MAX: usize = 100 * PARTITIONS_PER_TRANSACTION;
 /// How long after a refusal, if no other image came.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long an image may take to show what was written.

@@ -277,7 +277,8 @@ impl ControlCore {
         for (ticket, transaction) in self.controller.advance(self.mirror.image(), me, &self.registration, now, tickets)
         {
             self.tickets.insert(ticket, Owner::Controller);
-            self.work.push_back(Work::Transact(ticket, transaction));
+            // they are about different partitions, and compares say whether one came too late
+            self.work.push_back(Work::TransactAside(ticket, transaction));
         }
         self.work.extend(self.controller.compaction(self.mirror.image(), me, now).map(Work::Compact));
         self.withdraw(me, now);

@@ -113,17 +113,21 @@ pub enum Work {
     Revoke(LeaseId),
     /// A transaction, answered with this number.
     Transact(u64, Transaction),
+    /// The same, in no order with others: beside them, and several at once.
+    TransactAside(u64, Transaction),
     /// History to be forgotten before that revision.
     Compact(i64),
 }
 
-/// What is done in order, beside the others.
+/// What is done in order, beside the others; but for [`Lane::Aside`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// Leases: nothing may hold them up.
     Leases,
     /// Transactions.
     Transactions,
+    /// Transactions that wait for no others.
+    Aside,
     /// Reading all, and beginning to watch.
     Reading,
 }
@@ -134,6 +138,7 @@ impl Work {
         match self {
             Self::Grant(_) | Self::KeepAlive(_) | Self::Revoke(_) => Lane::Leases,
             Self::Transact(..) | Self::Compact(_) => Lane::Transactions,
+            Self::TransactAside(..) => Lane::Aside,
             Self::ReadAll | Self::Watch(..) => Lane::Reading,
         }
     }

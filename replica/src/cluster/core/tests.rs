@@ -243,7 +243,7 @@ impl Node {
     fn work(&mut self, now: Instant) {
         while let Some(work) = self.core.next_work() {
             match &work {
-                Work::Transact(..) if self.delay > Duration::ZERO => {
+                Work::Transact(..) | Work::TransactAside(..) if self.delay > Duration::ZERO => {
                     self.travelling.push_back((now + self.delay, work));
                 }
                 _ => self.execute(work, now),
@@ -265,7 +265,9 @@ impl Node {
             Work::Grant(ttl) => Done::Granted(self.client.grant(ttl)),
             Work::KeepAlive(lease) => Done::KeptAlive(lease, now, self.client.keep_alive(lease)),
             Work::Revoke(lease) => Done::Revoked(self.client.revoke(lease)),
-            Work::Transact(ticket, transaction) => Done::Transacted(ticket, self.client.transact(&transaction)),
+            Work::Transact(ticket, transaction) | Work::TransactAside(ticket, transaction) => {
+                Done::Transacted(ticket, self.client.transact(&transaction))
+            }
             Work::Compact(revision) => Done::Compacted(self.client.compact(revision)),
         };
         self.core.handle_done(done, now);

@@ -140,7 +140,9 @@ pub(super) struct TxnRequest {
 #[derive(Serialize)]
 pub(super) struct Compare {
     pub(super) key: String,
-    pub(super) result: &'static str,
+    /// `None`: `EQUAL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) result: Option<&'static str>,
     pub(super) target: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) create_revision: Option<String>,
@@ -161,7 +163,8 @@ pub(super) enum RequestOp {
 pub(super) struct PutRequest {
     pub(super) key: String,
     pub(super) value: String,
-    pub(super) lease: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lease: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -94,11 +94,11 @@ impl Etcd {
     fn compare(&self, compare: &Compare) -> messages::Compare {
         let key = self.full(compare.key());
         let (result, target) = match compare {
-            Compare::Created(..) => ("EQUAL", "CREATE"),
-            Compare::NotCreated(..) => ("NOT_EQUAL", "CREATE"),
-            Compare::Exists(_) => ("GREATER", "CREATE"),
-            Compare::Modified(..) => ("EQUAL", "MOD"),
-            Compare::Value(..) => ("EQUAL", "VALUE"),
+            Compare::Created(..) => (None, "CREATE"),
+            Compare::NotCreated(..) => (Some("NOT_EQUAL"), "CREATE"),
+            Compare::Exists(_) => (Some("GREATER"), "CREATE"),
+            Compare::Modified(..) => (None, "MOD"),
+            Compare::Value(..) => (None, "VALUE"),
         };
         let (create_revision, mod_revision, value) = match compare {
             Compare::Created(_, revision) | Compare::NotCreated(_, revision) => (Some(*revision), None, None),
@@ -120,7 +120,8 @@ impl Etcd {
     fn operation(&self, operation: &Operation) -> RequestOp {
         match operation {
             Operation::Put { key, value, lease } => {
-                let put = PutRequest { key: self.full(key), value: bytes(value), lease: lease.to_string() };
+                let lease = (*lease != 0).then(|| lease.to_string());
+                let put = PutRequest { key: self.full(key), value: bytes(value), lease };
                 RequestOp::Put { request_put: put }
             }
             Operation::Delete(key) => {
