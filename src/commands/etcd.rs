@@ -64,6 +64,7 @@ fn member(cluster: &ClusterConfig, options: &EtcdOptions, endpoint: &str) -> Vec
     };
     let mut findings = vec![judge(endpoint, &version)];
     findings.extend(etcd.database_bytes().ok().and_then(|bytes| judge_size(endpoint, bytes)));
+    findings.extend(etcd.is_full().is_ok_and(|is_full| is_full).then(|| full(endpoint)));
     findings
 }
 
@@ -99,6 +100,16 @@ fn judge_size(endpoint: &str, bytes: i64) -> Option<Finding> {
             "start it with --auto-compaction-mode periodic --auto-compaction-retention 5m, then 'etcdctl defrag'",
         )
     })
+}
+
+/// It raised the alarm NOSPACE.
+fn full(endpoint: &str) -> Finding {
+    Finding::error(
+        CHECK,
+        format!("{endpoint} takes no writes: its space is used up"),
+        "nobody is elected and no topic is created; produce and fetch go on where there are leaders",
+        "'etcdctl compact' up to its revision, 'etcdctl defrag', 'etcdctl alarm disarm'",
+    )
 }
 
 /// Whether there is a program to run.

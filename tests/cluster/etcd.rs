@@ -7,12 +7,18 @@ use crate::node::{PATIENCE, Place, Process};
 /// A running etcd; killed when dropped.
 pub(crate) struct Etcd {
     process: Process,
+    command: String,
     address: SocketAddr,
+}
+
+/// The etcd to test with: another one than that of the PATH, if it is named. Nodes that run their own take that of the PATH.
+fn program() -> String {
+    std::env::var("MILLRACE_ETCD").unwrap_or_else(|_| "etcd".to_owned())
 }
 
 /// Whether there is an etcd to test with; says that it is not, once per test.
 pub(crate) fn is_there() -> bool {
-    let is_there = Command::new("etcd").arg("--version").output().is_ok_and(|output| output.status.success());
+    let is_there = Command::new(program()).arg("--version").output().is_ok_and(|output| output.status.success());
     if !is_there {
         println!("skipped: no etcd here to make a cluster with (apt-get install etcd-server)");
     }
@@ -24,13 +30,15 @@ impl Etcd {
     pub(crate) fn start(folder: &Path, place: Place) -> Etcd {
         let Place { wrapper, client: address, peer } = place;
         let command = format!(
-            "{wrapper}etcd --name one --data-dir '{data}' --listen-client-urls http://{address} \
+            "{wrapper}'{program}' --name one --data-dir '{data}' --listen-client-urls http://{address} \
              --advertise-client-urls http://{address} --listen-peer-urls http://{peer} \
              --initial-advertise-peer-urls http://{peer} --initial-cluster one=http://{peer} \
              --logger zap --log-outputs stderr --log-level warn",
+            program = program(),
             data = folder.join("etcd").display()
         );
-        let mut etcd = Etcd { process: Process::new(command, folder.join("etcd.log")), address };
+        let process = Process::new(command.clone(), folder.join("etcd.log"));
+        let mut etcd = Etcd { process, command, address };
         etcd.restart();
         etcd
     }
@@ -43,6 +51,12 @@ impl Etcd {
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// Starts it on what it had, with more options.
+    pub(crate) fn restart_with(&mut self, more: &str) {
+        self.process.set_command(format!("{} {more}", self.command));
+        self.restart();
     }
 
     /// Starts it on what it had.

@@ -222,6 +222,12 @@ pub enum StoreError {
     /// It answered, and said no. Nothing was done.
     #[error("etcd refuses: {0}")]
     Refused(String),
+    /// Its space is used up: it takes no writes until somebody makes room. Nothing was done.
+    #[error(
+        "etcd takes no writes, its space is used up ({0}): 'etcdctl compact' up to its revision, 'etcdctl defrag', 'etcdctl \
+         alarm disarm', and start it with --auto-compaction-retention 5m"
+    )]
+    Full(String),
     /// The lease is over or never was.
     #[error("the lease is over")]
     LeaseOver,

@@ -21,6 +21,7 @@ use millrace_replica::{
         image::Image,
         model::Member,
         plane::{ControlPlane, JoiningCatalog, JoiningTopic, Question, Visible},
+        store::StoreError,
     },
     shell::{EtcdState, Hooks, ImageFeed, OwnImage, Shell, ShellOptions, follow_images},
 };
@@ -361,6 +362,13 @@ impl Listener {
                 self.feed.note_etcd(EtcdState::Away);
                 tracing::warn!(
                     "etcd is away ({reason}): produce and fetch go on; nobody is elected and no topic is created meanwhile"
+                );
+            }
+            Event::Full(reason) => {
+                self.feed.note_etcd(EtcdState::Away);
+                tracing::error!(
+                    "{}. Produce and fetch go on; nobody is elected and no topic is created meanwhile",
+                    StoreError::Full(reason)
                 );
             }
             Event::Back => {

@@ -9,6 +9,7 @@
 //! compares what it was decided from.
 
 mod controller;
+mod health;
 mod jobs;
 mod mirror;
 mod questions;
@@ -27,6 +28,7 @@ pub use self::registration::KEEP_ALIVE_EVERY;
 pub use self::settings::{ClusterIdentity, History, Lane, NodeIdentity, Options, Remembered, Snapshot, Work};
 use self::{
     controller::Controller,
+    health::Health,
     jobs::AnyJob,
     mirror::{Mirror, Seen},
     registration::Registration,
@@ -89,7 +91,9 @@ pub enum Event {
     Lease(Instant),
     /// etcd does not answer, since when and why. Everything but elections and changes of topics goes on.
     Away(Instant, String),
-    /// etcd answers again.
+    /// etcd answers and takes no writes, as its space is used up. Nothing changes by itself.
+    Full(String),
+    /// etcd answers again, or takes writes again.
     Back,
     /// To be kept durably: another etcd, or one that went back behind this, is refused at the next start.
     Remember(Remembered),
@@ -114,7 +118,7 @@ pub struct ControlCore {
     reports: BTreeMap<Member, Instant>,
     drains: Vec<(Instant, Reply<()>)>,
     leaves: Vec<(Instant, Reply<()>)>,
-    away: Option<Away>,
+    health: Health,
     work: VecDeque<Work>,
     events: VecDeque<Event>,
     regressions: u32,
@@ -128,13 +132,8 @@ enum Owner {
     Registration,
     Controller,
     Report,
+    Probe,
     Job(u64),
-}
-
-struct Away {
-    since: Instant,
-    reason: String,
-    told: bool,
 }
 
 impl std::fmt::Debug for ControlCore {
@@ -158,7 +157,7 @@ impl ControlCore {
             reports: BTreeMap::new(),
             drains: Vec::new(),
             leaves: Vec::new(),
-            away: None,
+            health: Health::default(),
             work: VecDeque::new(),
             events: VecDeque::new(),
             regressions: 0,
@@ -241,12 +240,10 @@ impl ControlCore {
 
     /// Time went by.
     pub fn handle_tick(&mut self, now: Instant) {
-        if let Some(away) = &mut self.away
-            && !away.told
-            && now.duration_since(away.since) >= self.options.away_after
-        {
-            away.told = true;
-            self.events.push_back(Event::Away(away.since, away.reason.clone()));
+        self.events.extend(self.health.telling(self.options.away_after, now));
+        if let Some(probe) = self.health.probe(now) {
+            let ticket = self.ticket(Owner::Probe);
+            self.work.push_back(Work::TransactAside(ticket, probe));
         }
         self.advance(now);
     }
@@ -358,26 +355,12 @@ impl ControlCore {
     }
 
     fn note_health(&mut self, done: &Done, now: Instant) {
-        let error = match done {
-            Done::ReadAll(result) => result.as_ref().err(),
-            Done::Watch(_, result) | Done::Revoked(result) | Done::Compacted(result) => result.as_ref().err(),
-            Done::Granted(result) | Done::KeptAlive(_, _, result) => result.as_ref().err(),
-            Done::Transacted(_, result) => result.as_ref().err(),
-        };
-        match error {
-            Some(StoreError::Away(reason) | StoreError::Refused(reason) | StoreError::Nonsense(reason)) => {
-                let reason = reason.clone();
-                if matches!(done, Done::KeptAlive(..)) {
-                    // the watch may hang on the same member of etcd without noticing
-                    self.mirror.doubt_watch(now);
-                }
-                self.away.get_or_insert(Away { since: now, reason, told: false });
-            }
-            Some(StoreError::Compacted(_) | StoreError::LeaseOver) | None => {
-                if self.away.take().is_some_and(|away| away.told) {
-                    self.events.push_back(Event::Back);
-                }
-            }
+        if self.health.note(done, now) {
+            self.events.push_back(Event::Back);
+        }
+        if matches!(done, Done::KeptAlive(_, _, Err(error)) if *error != StoreError::LeaseOver) {
+            // the watch may hang on the same member of etcd without noticing
+            self.mirror.doubt_watch(now);
         }
     }
 
@@ -406,7 +389,7 @@ impl ControlCore {
                 }
             }
             // a report that was not written is made again by who cannot reach the node
-            Some(Owner::Report) | None => {}
+            Some(Owner::Report | Owner::Probe) | None => {}
         }
     }
 
@@ -442,8 +425,8 @@ impl ControlCore {
 
     /// Why something is not done yet.
     fn reason_to_wait(&self) -> String {
-        match (&self.away, self.member()) {
-            (Some(away), _) => format!("etcd does not answer: {}", away.reason),
+        match (self.health.reason(), self.member()) {
+            (Some(reason), _) => reason,
             (None, None) => "this node is not a member of its cluster yet".to_owned(),
             (None, Some(_)) => "others changed the same all the time".to_owned(),
         }

@@ -86,6 +86,7 @@ pub(super) struct Failure {
 mod grpc {
     pub(super) const DEADLINE_EXCEEDED: i32 = 4;
     pub(super) const NOT_FOUND: i32 = 5;
+    pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
     pub(super) const OUT_OF_RANGE: i32 = 11;
     pub(super) const INTERNAL: i32 = 13;
     pub(super) const UNAVAILABLE: i32 = 14;
@@ -112,6 +113,7 @@ impl Failure {
         let text = self.text().to_owned();
         match self.code() {
             grpc::OUT_OF_RANGE if text.contains("compacted") => StoreError::Compacted(0),
+            grpc::RESOURCE_EXHAUSTED if text.contains("space exceeded") => StoreError::Full(text),
             grpc::NOT_FOUND if text.contains("lease not found") => StoreError::LeaseOver,
             grpc::DEADLINE_EXCEEDED | grpc::UNAVAILABLE | grpc::INTERNAL => StoreError::Away(text),
             vague if grpc::VAGUE.contains(&vague) => StoreError::Away(text),
@@ -309,6 +311,9 @@ pub(super) struct StatusResponse {
     pub(super) version: String,
     #[serde(default, rename = "dbSize", deserialize_with = "number")]
     pub(super) db_size: i64,
+    /// Alarms, as text.
+    #[serde(default)]
+    pub(super) errors: Vec<String>,
 }
 
 #[derive(Deserialize)]

@@ -70,6 +70,11 @@ impl Etcd {
         Ok(self.status()?.db_size)
     }
 
+    /// Whether its space is used up, so that it takes no writes, as the member that answers first says.
+    pub fn is_full(&mut self) -> Result<bool, StoreError> {
+        Ok(self.status()?.errors.iter().any(|alarm| alarm.contains("NOSPACE")))
+    }
+
     fn status(&mut self) -> Result<messages::StatusResponse, StoreError> {
         self.gateway.call("/v3/maintenance/status", &Empty {}, Repeat::Always)
     }
