@@ -2,6 +2,7 @@
 //!
 //! Pure: frames, news and `now` go in, intents come out. Partitions on which nothing happens cost nothing: no timer, no frame.
 
+mod feeding;
 mod following;
 mod leading;
 mod link;

@@ -1,0 +1,166 @@
+//! What a shard does as a leader for followers that lag: it reads chunks of its logs and sends them, on a connection of their own.
+
+use bytes::Bytes;
+use millrace_engine::api::TopicPartition;
+
+use super::{
+    ShardChannel,
+    link::{LinkState, Peer},
+};
+use crate::channel::{
+    event::{LinkId, Logs, ReadFailure, ReadRun},
+    frame::{Detach, DetachReason, Frame, Payload, Purpose, Run},
+    intent::EngineWork,
+    progress::Flow,
+};
+
+/// Bytes of one chunk.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Chunks that are read for one follower's shard at a time.
+const READS_MAX: usize = 4;
+
+impl ShardChannel {
+    /// Has partitions read again that wait for credits or for news.
+    pub(super) fn rouse_backlog(&mut self, link: LinkId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            let resting = std::mem::take(&mut state.resting);
+            state.backlog.extend(resting);
+        }
+    }
+
+    /// Reads chunks for the partitions of a live connection that lag, in turns.
+    pub(super) fn read_for(&mut self, live: LinkId) {
+        let Some(peer) = self.links.get(&live).filter(|state| state.is_to_follower()).and_then(|state| state.peer)
+        else {
+            return;
+        };
+        let chunks = self.accepted.get(&Peer { purpose: Purpose::CatchUp, ..peer });
+        let is_open = chunks
+            .and_then(|link| self.links.get(link))
+            .is_some_and(|state| state.state == LinkState::Up && state.outbound.has_credit());
+        if !is_open {
+            return;
+        }
+        loop {
+            let Some(state) = self.links.get_mut(&live).filter(|state| state.reads < READS_MAX) else { return };
+            let Some(partition) = state.backlog.pop_front() else { return };
+            let Some(leadership) = self.leading(partition) else { continue };
+            let Some(follower) = leadership.followers.iter_mut().find(|follower| follower.link == Some(live)) else {
+                continue;
+            };
+            let Flow::CatchUp { next, is_reading: false } = follower.flow else { continue };
+            follower.flow = Flow::CatchUp { next, is_reading: true };
+            let (link, attachment, from) = (live, follower.attachment, next);
+            self.work(partition, EngineWork::Read { link, attachment, from, bytes_max: CHUNK_BYTES });
+            if let Some(state) = self.links.get_mut(&live) {
+                state.reads += 1;
+            }
+        }
+    }
+
+    /// A read for a follower that lags has ended.
+    #[expect(clippy::too_many_arguments, reason = "what a read says of itself")]
+    pub(super) fn read_ended(
+        &mut self,
+        now_ms: u64,
+        partition: TopicPartition,
+        live: LinkId,
+        attachment: u32,
+        from: i64,
+        result: Result<ReadRun, ReadFailure>,
+        logs: &dyn Logs,
+    ) {
+        if let Some(state) = self.links.get_mut(&live) {
+            state.reads = state.reads.saturating_sub(1);
+        }
+        let log_start = logs.position(partition).map_or(0, |position| position.log_start);
+        let follower = self.leading(partition).and_then(|leadership| leadership.follower(live, attachment));
+        if let Some(follower) = follower
+            && follower.flow == (Flow::CatchUp { next: from, is_reading: true })
+        {
+            follower.flow = Flow::CatchUp { next: from, is_reading: false };
+            match result {
+                Ok(run) => self.send_chunk(now_ms, partition, live, attachment, from, run, log_start),
+                Err(failure) => self.give_up(now_ms, partition, live, attachment, failure),
+            }
+        }
+        self.read_for(live);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a chunk is made of")]
+    fn send_chunk(
+        &mut self,
+        now_ms: u64,
+        partition: TopicPartition,
+        live: LinkId,
+        attachment: u32,
+        base: i64,
+        read: ReadRun,
+        log_start: i64,
+    ) {
+        let ReadRun { end, bytes } = read;
+        let peer = self.links.get(&live).and_then(|state| state.peer);
+        let chunks = peer.and_then(|peer| self.accepted.get(&Peer { purpose: Purpose::CatchUp, ..peer }).copied());
+        let mut next = base;
+        if let Some(chunks) = chunks.filter(|_| end > base) {
+            self.say_chunk(now_ms, chunks, partition, attachment, base, end, log_start, bytes);
+            next = end;
+        }
+        let Some(leadership) = self.leading(partition) else { return };
+        let is_complete = next >= leadership.sealed;
+        if let Some(follower) = leadership.follower(live, attachment) {
+            follower.flow = Flow::CatchUp { next, is_reading: false };
+        }
+        if is_complete && self.go_live(live, partition, attachment, next) {
+            return;
+        }
+        let Some(state) = self.links.get_mut(&live) else { return };
+        match is_complete || next == base {
+            true => {
+                state.resting.insert(partition);
+            }
+            false => state.backlog.push_back(partition),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a chunk is made of")]
+    fn say_chunk(
+        &mut self,
+        now_ms: u64,
+        link: LinkId,
+        partition: TopicPartition,
+        attachment: u32,
+        base: i64,
+        end: i64,
+        log_start: i64,
+        bytes: Bytes,
+    ) {
+        let Some(leadership) = self.leading(partition) else { return };
+        let (epoch, high_watermark) = (leadership.epoch, leadership.high_watermark);
+        let durability = leadership.role.durability;
+        let payload = Payload::new(bytes);
+        let bytes = payload.bytes.len() as u64;
+        let run = Run { partition, attachment, epoch, base, end, high_watermark, log_start, durability, payload };
+        if let Some(state) = self.links.get_mut(&link) {
+            state.outbound.note_chunk(bytes);
+            state.payload_ms = now_ms;
+        }
+        self.say(link, Frame::Chunk(run));
+    }
+
+    /// Lets a follower go that cannot be fed; it will attach again, and hear where to begin.
+    fn give_up(&mut self, now_ms: u64, partition: TopicPartition, live: LinkId, attachment: u32, failure: ReadFailure) {
+        let reason = match failure {
+            ReadFailure::Trimmed => DetachReason::Trimmed,
+            ReadFailure::Failed => DetachReason::Failed,
+        };
+        let Some(leadership) = self.leading(partition) else { return };
+        let epoch = leadership.epoch;
+        if let Some(follower) = leadership.follower(live, attachment) {
+            follower.break_off(now_ms);
+        }
+        self.forget_follower(live, partition);
+        self.say(live, Frame::Detach(vec![Detach { partition, attachment, epoch, reason }]));
+        self.rouse(now_ms, partition);
+    }
+}
