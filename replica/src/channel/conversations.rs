@@ -31,7 +31,7 @@ use super::{
     event::{ReadRun, Role, SealedRun},
     frame::{Frame, Purpose, Run, Verdict},
     intent::{EngineWork, Intent},
-    shard::{ChannelConfig, ShardChannel},
+    shard::{ChannelConfig, LAG_MS_MAX, ShardChannel},
 };
 use crate::cluster::model::{Member, NodeId};
 
@@ -307,7 +307,8 @@ impl Conversation {
         self.lives = words.iter().map(|word| member(word)).collect();
         let live = |member: &Member| LiveNode { member: *member, continues: None, draining: false, shards: 1 };
         for member in self.lives.clone() {
-            let config = ChannelConfig { cluster: Uuid::from_u128(9), node: member.node, shard: 0 };
+            let config =
+                ChannelConfig { cluster: Uuid::from_u128(9), node: member.node, shard: 0, lag_ms_max: LAG_MS_MAX };
             let node = || Node { core: ShardChannel::new(config), log: Log::default() };
             self.nodes.entry(member.node).or_insert_with(node);
             let nodes = Nodes::new(self.lives.iter().map(live));

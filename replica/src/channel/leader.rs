@@ -14,8 +14,8 @@ use super::{
 };
 use crate::cluster::model::Member;
 
-/// A follower that has not caught up for so long is out of sync: replica.lag.time.max.ms.
-pub(crate) const LAG_MS_MAX: u64 = 30_000;
+/// A follower that has not caught up for so long is out of sync, if nothing else is said: replica.lag.time.max.ms.
+pub const LAG_MS_MAX: u64 = 30_000;
 /// Patience with a follower whose connection broke while records wait for it.
 pub(crate) const BROKEN_MS_MAX: u64 = 1_000;
 /// Patience with a follower that has not attached in this epoch while records wait for it: it may hear of the epoch later.
@@ -60,6 +60,8 @@ pub(crate) struct Leadership {
     pub(crate) role: LeaderRole,
     /// Since when, in ms.
     since_ms: u64,
+    /// A follower that has not caught up for so long is out of sync.
+    lag_ms_max: u64,
     /// Where the epoch begins; none before it is noted durably.
     pub(crate) start: Option<i64>,
     /// Rises.
@@ -87,6 +89,7 @@ impl Leadership {
             revision,
             role,
             since_ms: now_ms,
+            lag_ms_max: LAG_MS_MAX,
             start: None,
             high_watermark: 0,
             sealed: 0,
@@ -97,6 +100,11 @@ impl Leadership {
             early: Vec::new(),
             guards,
         }
+    }
+
+    /// With another patience for those that lag.
+    pub(crate) fn with_lag(self, lag_ms_max: u64) -> Self {
+        Self { lag_ms_max, ..self }
     }
 
     /// The epoch is noted durably.
@@ -228,7 +236,7 @@ impl Leadership {
         });
         let is_broken = follower.link.is_none() || follower.broken_ms.is_some();
         let is_live = matches!(follower.flow, Flow::Live { .. }) && !is_broken;
-        is_eligible && is_live && now_ms.saturating_sub(follower.caught_up_ms) <= LAG_MS_MAX
+        is_eligible && is_live && now_ms.saturating_sub(follower.caught_up_ms) <= self.lag_ms_max
     }
 
     fn in_sync_min(&self) -> usize {
@@ -280,7 +288,8 @@ impl Leadership {
             Some(follower) => match follower.broken_ms {
                 Some(broken_ms) => now_ms.saturating_sub(broken_ms) < BROKEN_MS_MAX,
                 None => {
-                    follower.confirmed >= position.end || now_ms.saturating_sub(follower.caught_up_ms) <= LAG_MS_MAX
+                    let lags_ms = now_ms.saturating_sub(follower.caught_up_ms);
+                    follower.confirmed >= position.end || lags_ms <= self.lag_ms_max
                 }
             },
         }

@@ -88,6 +88,8 @@ pub struct ShellOptions {
     pub listen: Vec<SocketAddr>,
     /// How fast this shard reads for followers that lag.
     pub catch_up_bytes_per_second: u64,
+    /// How long a follower may be behind and count as in sync: replica.lag.time.max.ms.
+    pub lag_ms_max: u64,
     /// Where the control thread says how etcd is, and how long this node's life lasts.
     pub feed: ImageFeed,
 }
@@ -176,7 +178,8 @@ impl Shell {
             listeners.push(Rc::new(bound.map_err(|source| ShellError::Listen { address: *address, source })?));
         }
         let shard = u32::try_from(engine.shard()).expect("a node has few shards");
-        let config = ChannelConfig { cluster: options.cluster, node: engine.node_id(), shard };
+        let config =
+            ChannelConfig { cluster: options.cluster, node: engine.node_id(), shard, lag_ms_max: options.lag_ms_max };
         let shares = Shares::Static(CATCH_UP_SHARES);
         let limiter = Limiter::new(options.catch_up_bytes_per_second);
         let shell = Rc::new(Shell {

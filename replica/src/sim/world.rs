@@ -18,7 +18,7 @@ use crate::{
         event::{Assignment, Done, IsrOutcome, LinkId, LogPosition, Logs},
         guard::{Guard, Guards},
         intent::EngineWork,
-        shard::{ChannelConfig, ShardChannel},
+        shard::{ChannelConfig, LAG_MS_MAX, ShardChannel},
     },
     cluster::{
         keys::{self, StoredTopic},
@@ -237,7 +237,7 @@ impl World {
 
     fn new_core(&self, id: NodeId) -> ShardChannel {
         let guards = self.plan.without.map_or_else(Guards::default, Guards::without);
-        ShardChannel::guarded(ChannelConfig { cluster: CLUSTER, node: id, shard: 0 }, guards)
+        ShardChannel::guarded(ChannelConfig { cluster: CLUSTER, node: id, shard: 0, lag_ms_max: LAG_MS_MAX }, guards)
     }
 
     fn create_topic(&mut self, topic: Uuid) {

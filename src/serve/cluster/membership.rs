@@ -31,6 +31,7 @@ use super::{
     exit::Exit,
     life::{Life, Topics},
     mirror::Mirroring,
+    replication_settings,
     start::Prepared,
 };
 use crate::{
@@ -120,6 +121,7 @@ impl Shards {
             cluster: joined.cluster,
             listen: self.prepared.listen.clone(),
             catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND / engine.shards() as u64,
+            lag_ms_max: replication_settings::lag_ms_max(&self.prepared.cluster.settings),
             feed: self.feed.clone(),
         };
         let shell = Shell::start(engine, options, joined.plane.clone(), hooks).map_err(|error| error.to_string())?;
@@ -241,6 +243,7 @@ pub(super) fn control_options(
             true => History::Ours,
             false => History::Others,
         },
+        rebalance: replication_settings::rebalance(&cluster.settings),
         ids: Box::new(Uuid::new_v4),
     }
 }

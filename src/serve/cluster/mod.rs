@@ -16,6 +16,7 @@ mod membership;
 mod mirror;
 mod promote;
 mod rejoin;
+mod replication_settings;
 mod start;
 
 pub(super) use self::{exit::Exit, membership::Shards, start::prepare};

@@ -187,6 +187,15 @@ fn follower_with_all_is_in_sync_whatever_the_time() {
     assert_eq!(leadership.next_change(late + LAG_MS_MAX + 1, position(9), &nodes()), Some(vec![ME]));
 }
 
+#[test]
+fn lag_time_is_what_the_setting_says() {
+    let mut leadership = leadership(&[ME, SECOND], 1).with_lag(5_000);
+    take_up(&mut leadership, SECOND, 4, 4);
+    leadership.followers[0].note_growth(1_000, 4);
+    assert_eq!(leadership.next_change(6_000, position(9), &nodes()), None);
+    assert_eq!(leadership.next_change(6_001, position(9), &nodes()), Some(vec![ME]));
+}
+
 /// A trimmed log cannot show that what was before its start is the same: nothing of the follower's is kept.
 #[test]
 fn follower_with_only_older_epochs_than_the_trimmed_log_begins_anew() {

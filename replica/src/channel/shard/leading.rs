@@ -13,8 +13,8 @@ use crate::{
     channel::{
         event::{IsrOutcome, LinkId, Logs, SealedRun},
         frame::{
-            Attach, Attached, Confirm, Detach, DetachReason, Frame, ITEMS_MAX, Live, Marks, PAYLOAD_BYTES_MAX, Payload,
-            Position, Purpose, Run, Switch, Verdict,
+            Attach, Attached, Confirm, Detach, Frame, ITEMS_MAX, Live, Marks, PAYLOAD_BYTES_MAX, Payload, Position,
+            Purpose, Run, Switch, Verdict,
         },
         intent::{EngineWork, Intent},
         leader::Leadership,

@@ -20,6 +20,7 @@ use self::{
     link::{Dialed, Link, Peer},
     state::{Acting, Alarm, Change, Hosted, Part, SWEEP_MS},
 };
+pub use super::leader::LAG_MS_MAX;
 use super::{
     event::{Assignment, Done, LinkId, Logs, Nodes, Role},
     follower::Following,
@@ -42,6 +43,8 @@ pub struct ChannelConfig {
     pub node: NodeId,
     /// The shard.
     pub shard: u32,
+    /// replica.lag.time.max.ms
+    pub lag_ms_max: u64,
 }
 
 /// The channel of one shard. One task owns it and calls, in any order,
@@ -208,6 +211,7 @@ impl ShardChannel {
             (Role::Leader(role), _) => {
                 self.let_go(partition);
                 let leadership = Leadership::new(now_ms, me, epoch, assignment.revision, role, self.guards);
+                let leadership = leadership.with_lag(self.config.lag_ms_max);
                 self.set(partition, Part::Leading(Box::new(leadership)));
                 self.drive(now_ms, partition, logs);
             }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::cluster::{
-    core::{ClusterIdentity, History, NodeIdentity},
+    core::{ClusterIdentity, History, NodeIdentity, Rebalance},
     etcd::tests::Server,
     image::Image,
     memory::{Client, Memory},
@@ -45,6 +45,7 @@ fn options(id: NodeId) -> Options {
         lease: Duration::from_secs(3),
         away_after: Duration::from_millis(100),
         history: History::Others,
+        rebalance: Rebalance::default(),
         ids: Box::new(Uuid::new_v4),
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use millrace_engine::api::{TopicId, TopicPartition};
 
-use super::{Registration, settings::History};
+use super::{
+    Registration,
+    settings::{History, Rebalance},
+};
 use crate::cluster::{
     admin::{PARTITIONS_PER_TRANSACTION, absorb, change_partition},
     change::{Event, change},
@@ -27,8 +30,6 @@ const ROUND_MAX: usize = 100 * PARTITIONS_PER_TRANSACTION;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long an image may take to show what was written.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
-/// How often leaders go back to where they belong (leader.imbalance.check.interval.seconds).
-const PREFERRED_EVERY: Duration = Duration::from_secs(300);
 /// How often it is looked whether topics of coordinators can have more replicas.
 const GROW_EVERY: Duration = Duration::from_secs(30);
 /// Replicas of the topics that coordinators keep their state in, once there are as many nodes: Kafka's default for each of
@@ -44,6 +45,7 @@ const FORMING_MAX: Duration = Duration::from_secs(60);
 /// The duties.
 pub(super) struct Controller {
     history: History,
+    rebalance: Rebalance,
     dirty: BTreeSet<TopicPartition>,
     /// All partitions are to be looked at.
     all: bool,
@@ -59,7 +61,8 @@ pub(super) struct Controller {
     together: usize,
     /// As which controller it acts.
     acting: Option<i64>,
-    preferred_at: Instant,
+    /// When it is looked for leaders that are not where they belong; none for never.
+    preferred_at: Option<Instant>,
     grow_at: Instant,
     compact_at: Instant,
     /// Where the store was at the time before, which is where history begins next time.
@@ -87,9 +90,10 @@ pub(super) fn withdrawal(whom: Member, by: Member) -> Transaction {
 }
 
 impl Controller {
-    pub(super) fn new(history: History, now: Instant) -> Self {
+    pub(super) fn new(history: History, rebalance: Rebalance, now: Instant) -> Self {
         Self {
             history,
+            rebalance,
             dirty: BTreeSet::new(),
             all: false,
             in_flight: BTreeMap::new(),
@@ -100,7 +104,7 @@ impl Controller {
             round_at: now,
             together: PARTITIONS_PER_TRANSACTION,
             acting: None,
-            preferred_at: now + PREFERRED_EVERY,
+            preferred_at: rebalance.every.map(|every| now + every),
             grow_at: now + GROW_EVERY,
             compact_at: now + COMPACT_EVERY,
             compact_to: None,
@@ -224,7 +228,7 @@ impl Controller {
             self.acting = acting;
             self.all = true;
             self.in_flight.clear();
-            self.preferred_at = now + PREFERRED_EVERY;
+            self.preferred_at = self.rebalance.every.map(|every| now + every);
             self.grow_at = now + GROW_EVERY;
         }
     }
@@ -233,8 +237,8 @@ impl Controller {
     fn round(&mut self, image: &Image, epoch: i64, now: Instant) -> Vec<(Vec<TopicPartition>, Transaction)> {
         let event = if self.has_more() {
             Event::Settle
-        } else if self.preferred_at <= now {
-            self.preferred_at = now + PREFERRED_EVERY;
+        } else if self.preferred_at.is_some_and(|at| at <= now) {
+            self.preferred_at = self.rebalance.every.map(|every| now + every);
             self.all = true;
             Event::ElectPreferred
         } else if self.grow_at <= now {
@@ -243,14 +247,20 @@ impl Controller {
         } else {
             return Vec::new();
         };
+        let imbalanced = (event == Event::ElectPreferred).then(|| imbalanced(image, self.rebalance.percent_max));
+        let is_meant = |partition: &PartitionState| {
+            let belongs =
+                |nodes: &BTreeSet<NodeId>| partition.replicas.first().is_some_and(|first| nodes.contains(first));
+            imbalanced.as_ref().is_none_or(belongs)
+        };
         let mut round = self.begin_round(image, epoch);
         if std::mem::take(&mut self.all) {
             self.dirty.clear();
             for topic in image.topics.values() {
-                for index in 0..topic.partitions.len() {
+                for (index, held) in topic.partitions.iter().enumerate() {
                     let partition = i32::try_from(index).unwrap_or(i32::MAX);
                     let tp = TopicPartition { topic: topic.id, partition };
-                    if !round.decide(topic, tp, &event) {
+                    if is_meant(&held.value) && !round.decide(topic, tp, &event) {
                         self.dirty.insert(tp);
                     }
                 }
@@ -340,6 +350,19 @@ impl Round<'_> {
         self.done.push((vec![tp], transaction));
         true
     }
+}
+
+/// Nodes of whose partitions more than so many in a hundred are led by others.
+fn imbalanced(image: &Image, percent_max: u32) -> BTreeSet<NodeId> {
+    let mut counts: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
+    for partition in image.topics.values().flat_map(|topic| &topic.partitions) {
+        let Some(preferred) = partition.value.replicas.first() else { continue };
+        let (all, elsewhere) = counts.entry(*preferred).or_default();
+        *all += 1;
+        *elsewhere += u64::from(partition.value.leader.is_some_and(|leader| leader.node != *preferred));
+    }
+    let is_imbalanced = |(all, elsewhere): &(u64, u64)| elsewhere * 100 > all * u64::from(percent_max);
+    counts.into_iter().filter(|(_, counts)| is_imbalanced(counts)).map(|(node, _)| node).collect()
 }
 
 /// The replicas that a coordinator's partition has, and more from nodes that stay: other racks first, other nodes for other

@@ -25,7 +25,9 @@ use std::{
 use uuid::Uuid;
 
 pub use self::registration::KEEP_ALIVE_EVERY;
-pub use self::settings::{ClusterIdentity, History, Lane, NodeIdentity, Options, Remembered, Snapshot, Work};
+pub use self::settings::{
+    ClusterIdentity, History, Lane, NodeIdentity, Options, Rebalance, Remembered, Snapshot, Work,
+};
 use self::{
     controller::Controller,
     health::Health,
@@ -148,7 +150,7 @@ impl ControlCore {
         let mut core = Self {
             mirror: Mirror::new(Arc::new(options.topic_defaults.clone()), now),
             registration: Registration::new(now),
-            controller: Controller::new(options.history, now),
+            controller: Controller::new(options.history, options.rebalance, now),
             options,
             jobs: BTreeMap::new(),
             next_job: 0,

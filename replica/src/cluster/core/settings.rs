@@ -61,6 +61,22 @@ pub enum History {
     Others,
 }
 
+/// How leaders go back to where they belong by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebalance {
+    /// How often it is looked for some: leader.imbalance.check.interval.seconds. None: auto.leader.rebalance.enable is false.
+    pub every: Option<Duration>,
+    /// Of the partitions that belong to a node, so many in a hundred may be led by others: leader.imbalance.per.broker.percentage.
+    pub percent_max: u32,
+}
+
+impl Default for Rebalance {
+    /// Kafka's, whose controllers have known no such share since ZooKeeper left.
+    fn default() -> Self {
+        Self { every: Some(Duration::from_secs(300)), percent_max: 0 }
+    }
+}
+
 /// What a core is made with.
 pub struct Options {
     /// Who this node is.
@@ -77,6 +93,8 @@ pub struct Options {
     pub away_after: Duration,
     /// Whose the store's history is.
     pub history: History,
+    /// What a controller does about leaders that are not where they belong.
+    pub rebalance: Rebalance,
     /// Ids that were never used: topics', and one for each life.
     pub ids: Ids,
 }

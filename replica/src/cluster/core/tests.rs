@@ -82,6 +82,7 @@ impl Cluster {
             lease: LEASE,
             away_after: Duration::from_secs(1),
             history: History::Others,
+            rebalance: Rebalance::default(),
             ids: Box::new(move || {
                 let mut next = ids.lock().unwrap();
                 *next += 1;
@@ -596,6 +597,35 @@ fn preferred_leaders_are_elected_when_asked_for_and_now_and_then() {
     cluster.alter_isr(tp, &[1, 2]);
     cluster.run(Duration::from_secs(301));
     assert_eq!(leads(&cluster.partition(1, tp)), Some(2));
+}
+
+#[test]
+fn leaders_go_back_when_the_settings_say_so() {
+    let soon = Some(Duration::from_secs(10));
+    for (every, percent_max, leader) in [(soon, 0, 2), (soon, 49, 2), (soon, 50, 1), (None, 0, 1)] {
+        let mut cluster = Cluster::new();
+        for id in [1, 2] {
+            let options = Options { rebalance: Rebalance { every, percent_max }, ..cluster.options(id) };
+            cluster.start_with(id, options);
+            cluster.run(Duration::from_secs(1)); // the first one is controller
+        }
+        let placement = NewPlacement::Assigned(vec![(0, vec![2, 1]), (1, vec![1, 2]), (2, vec![2, 1])]);
+        let topic = cluster.create("a", placement);
+        cluster.kill(2);
+        cluster.run(LEASE + Duration::from_secs(1));
+        let options = Options { rebalance: Rebalance { every, percent_max }, ..cluster.options(2) };
+        cluster.start_with(2, options);
+        cluster.run(Duration::from_secs(1));
+        let [moved, other] = [0, 2].map(|partition| TopicPartition { topic: topic.id, partition });
+        for tp in [moved, other] {
+            cluster.alter_isr(tp, &[1, 2]);
+        }
+        let elect = |reply| Question::ElectLeaders(ElectionKind::Preferred, vec![moved], reply);
+        assert_eq!(cluster.ask(1, elect).outcome, [Ok(())]);
+        assert_eq!([moved, other].map(|tp| leads(&cluster.partition(1, tp))), [Some(2), Some(1)]);
+        cluster.run(Duration::from_secs(12));
+        assert_eq!(leads(&cluster.partition(1, other)), Some(leader), "{every:?}, {percent_max} %");
+    }
 }
 
 #[test]
