@@ -12,7 +12,8 @@ MEASUREMENT is one or more of
     follower    the same when a follower is killed                                                        (5 min)
     drain       SIGTERM to a node that leads --leaders partitions, and the gap of the partitions it led   (3 min)
     elections   kill of a node that leads --elections partitions, until all have another leader           (4 min)
-    catch-up    a follower that was away for --backlog-mb comes back: its rate, and producers' p99         (4 min)
+    catch-up    a follower that was away for --backlog-mb comes back: its rate, alone and beside a producer, whose p99, and
+                the disk's rate                                                                           (2 min each)
     idle        --idle partitions with three replicas and no clients: CPU of each node, memory            (5 min)
 
 All nodes are on this machine and say so in the result: nothing here crosses a network. Nodes and their etcd are started by
@@ -366,36 +367,79 @@ def elections(bench):
     bench.say("... from the first one seen to the last", "1 s", between, "s")
 
 
+def held(admin, topic):
+    """Records that a topic's partitions hold in all."""
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+    asked = {TopicPartition(topic, p.id): OffsetSpec.latest() for p in Tools.partitions(admin, topic)}
+    return sum(future.result(30).offset for future in admin.list_offsets(asked).values())
+
+
+def fall_behind(bench, cluster, admin):
+    """Node 3 is away while the backlog is written; how many MB it lacks then, records alone."""
+    before = held(admin, "backlog")
+    cluster.kill(3)
+    lacks = 0.0
+    while lacks < bench.args.backlog_mb:
+        bench.tools.load(cluster.address, "backlog", 4, "--records-per-batch", "64", "--connections", "4")
+        lacks = (held(admin, "backlog") - before) * 1024 / 1e6
+    return lacks
+
+
+def come_back(bench, cluster, admin, lacks, beside=None):
+    """Starts node 3 and waits until it lacks nothing; MB/s, with a load beside if one is given."""
+    began = time.monotonic()
+    cluster.start(3)
+    thread = threading.Thread(target=beside) if beside else None
+    if thread:
+        thread.start()
+    rig.wait_for("the follower to catch up",
+                 lambda: all(len(p.isrs) == 3 for p in bench.tools.partitions(admin, "backlog")), 300, 0.1)
+    rate = lacks / (time.monotonic() - began)
+    if thread:
+        thread.join()
+    return rate
+
+
+def disk_rate(folder):
+    """MB/s of the disk: pieces of 1 MiB, each written and flushed before the next."""
+    path = os.path.join(folder, "disk")
+    began = time.monotonic()
+    subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=400", "oflag=direct,dsync"], check=True,
+                   stderr=subprocess.DEVNULL)
+    rate = 400 * 1.048576 / (time.monotonic() - began)
+    os.remove(path)
+    return rate
+
+
 def catch_up(bench):
-    """A follower comes back to a backlog."""
-    rates, before, meanwhile = [], [], []
+    """A follower comes back to a backlog: with a lone producer beside, then with nobody."""
+    rates, alone, disk, before, meanwhile = [], [], [], [], []
     lone = ["--records-per-batch", "1", "--in-flight", "1", "--rate", "200"]
     for _ in range(bench.args.repeat):
         cluster = three(bench)
         try:
             cluster.start()
             admin = bench.tools.topic(cluster.address, "backlog", 4, 3, leader=1)
-            bench.tools.topic(cluster.address, "lone", 1, 2, leader=1)
-            before.append(bench.tools.load(cluster.address, "lone", 1, *lone)["figures"]["produce latency p99 ms"]["median"])
-            cluster.kill(3)
-            written = 0.0
-            while written < bench.args.backlog_mb:
-                run = bench.tools.load(cluster.address, "backlog", 4, "--records-per-batch", "64", "--connections", "4")
-                written += run["figures"]["produce MB/s"]["median"] * (bench.args.seconds + 1)
-            began, seen = time.monotonic(), []
-            watcher = threading.Thread(target=lambda: seen.append(
-                bench.tools.load(cluster.address, "lone", 1, *lone)["figures"]["produce latency p99 ms"]["median"]))
-            cluster.start(3)
-            watcher.start()
-            rig.wait_for("the follower to catch up",
-                         lambda: all(len(p.isrs) == 3 for p in bench.tools.partitions(admin, "backlog")), 300, 0.1)
-            rates.append(written / (time.monotonic() - began))
-            watcher.join()
-            meanwhile += seen
+            bench.tools.topic(cluster.address, "lone", 1, 3, leader=1)
+
+            def produce(into, address=cluster.address):
+                run = bench.tools.load(address, "lone", 1, *lone)
+                into.append(run["figures"]["produce latency p99 ms"]["median"])
+
+            produce(before)
+            lacks = fall_behind(bench, cluster, admin)
+            rates.append(come_back(bench, cluster, admin, lacks, lambda: produce(meanwhile)))
+            lacks = fall_behind(bench, cluster, admin)
+            alone.append(come_back(bench, cluster, admin, lacks))
         finally:
             cluster.end()
-    bench.say(f"catch-up of {bench.args.backlog_mb} MB and more, its start included", "70 % of disk or loopback", rates, "MB/s")
-    bench.say("... a lone producer's p99 before", "", before, "ms")
+        disk.append(disk_rate(bench.folder))
+    bench.say(f"catch-up of {bench.args.backlog_mb} MB and more, nobody else, its start included", "70 % of disk or loopback",
+              alone, "MB/s")
+    bench.say("... the disk, 1 MiB written and flushed after the other", "", disk, "MB/s")
+    bench.say("... catch-up with a lone producer beside", "", rates, "MB/s")
+    bench.say("... its p99 before", "", before, "ms")
     bench.say("... and meanwhile", "1.5x", meanwhile, "ms")
 
 
