@@ -1,9 +1,11 @@
 """Connect with exactly.once.source.support=enabled: FileStreamSource copies the lines of a file, while brokers and the
-worker are ended without a word. In the end each line is in the topic once, in its order."""
+worker are ended without a word. In the end each line is in the topic once, in its order; and FileStreamSink, which promises
+less, has written each of them to another file, in order but for what it wrote again."""
 
 import json
 import os
 import random
+import re
 import time
 import urllib.error
 import urllib.request
@@ -43,6 +45,17 @@ def values(address, topic):
     return [value for _, value in rig.read(address, topic)]
 
 
+def wrong_sink(path, written):
+    """What is wrong with the file of the sink: it goes back to what it wrote before, and never over a line."""
+    if not os.path.exists(path):
+        return ["the sink has written nothing"]
+    with open(path, encoding="utf-8") as file:
+        numbers = [int(number) for number in re.findall(r"line (\d+)\n", file.read())]  # a kill may cut a line short
+    over = next((place for place, (a, b) in enumerate(zip([-1, *numbers], numbers)) if b > a + 1), None)
+    wrong = [] if over is None else [f"the sink went over lines at place {over}: {numbers[max(0, over - 1):over + 2]}"]
+    return wrong if set(numbers) == set(range(written)) else [*wrong, f"the sink has {len(set(numbers))} lines of {written}"]
+
+
 def run(brokers, programs, arguments):
     """One run with both kinds of ends."""
     chance, copies, rest = random.Random(arguments.seed), len(brokers.nodes), rig.port()
@@ -55,6 +68,10 @@ def run(brokers, programs, arguments):
     config = {"connector.class": "org.apache.kafka.connect.file.FileStreamSourceConnector", "file": source, "topic": "lines",
               "tasks.max": "1", "transaction.boundary": "poll", "exactly.once.support": "requested"}
     rig.wait_for("the worker to take a connector", lambda: put(rest, "source", config))
+    sink = os.path.join(programs.folder, "sink.txt")
+    config = {"connector.class": "org.apache.kafka.connect.file.FileStreamSinkConnector", "file": sink, "topics": "lines",
+              "tasks.max": "1", "consumer.override.isolation.level": "read_committed"}
+    rig.wait_for("the worker to take another", lambda: put(rest, "sink", config))
     written = 0
 
     def write(lines):
@@ -70,8 +87,10 @@ def run(brokers, programs, arguments):
 
     rig.bounce_in_turn(brokers, worker, chance, 2 * arguments.bounces, go_on)
     rig.wait_for("every line to arrive", lambda: len(values(brokers.address, "lines")) >= written, 2 * rig.PATIENCE, 3)
+    rig.wait_for("every line to be written", lambda: not wrong_sink(sink, written), every=3)
     time.sleep(3)
     worker.end()
     found, expected = values(brokers.address, "lines"), [f"line {n}" for n in range(written)]
     place = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
-    yield NAME, [] if found == expected else [f"{len(found)} lines of {written}; from place {place}: {found[place:place + 3]}"]
+    wrong = [] if found == expected else [f"{len(found)} lines of {written}; from place {place}: {found[place:place + 3]}"]
+    yield NAME, wrong + wrong_sink(sink, written)
