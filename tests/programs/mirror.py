@@ -1,6 +1,6 @@
 """MirrorMaker 2 between the brokers and an Apache Kafka, both ways, with checkpoints and offsets of groups: records are
-compared byte by byte, and a group goes on at the other side where it was. On one node with exactly-once sources, and then
-the brokers and MirrorMaker are ended without a word meanwhile."""
+compared byte by byte, and a group goes on at the other side where it was. Its sources are exactly-once, and the brokers and
+MirrorMaker are ended without a word meanwhile."""
 
 import os
 import random
@@ -14,7 +14,7 @@ PARTITIONS, RECORDS = 3, 3_000
 EVERY = 2
 
 
-def properties(folder, here, there, exactly_once):
+def properties(folder, here, there):
     """MirrorMaker's file, for the cluster `here` and the Kafka `there`."""
     copies = {"here": len(here.nodes), "there": 1}
     lines = ["clusters=here,there", f"here.bootstrap.servers={here.address}", f"there.bootstrap.servers={there.address}",
@@ -31,8 +31,8 @@ def properties(folder, here, there, exactly_once):
                   f"{way}.checkpoints.topic.replication.factor={copies[target]}",
                   f"{way}.offset-syncs.topic.replication.factor={copies[source]}"]
         lines += [f"{source}.{name}.storage.replication.factor={copies[source]}" for name in ("offset", "status", "config")]
-        lines += [f"{source}.exactly.once.source.support=enabled"] * exactly_once
-    lines += ["dedicated.mode.enable.internal.rest=true", f"listeners=http://127.0.0.1:{rig.port()}"] * exactly_once
+        lines.append(f"{source}.exactly.once.source.support=enabled")
+    lines += ["dedicated.mode.enable.internal.rest=true", f"listeners=http://127.0.0.1:{rig.port()}"]
     path = os.path.join(folder, "mirror.properties")
     with open(path, "w", encoding="utf-8") as out:
         out.write("\n".join(lines) + "\n")
@@ -97,7 +97,7 @@ def translated(programs, source, target, topic, alias, group):
 
 def run(brokers, programs, arguments):
     """Both ways at once."""
-    chance, exactly_once = random.Random(arguments.seed), len(brokers.nodes) == 1
+    chance = random.Random(arguments.seed)
     kafka = rig.Kafka(arguments.peers, os.path.join(programs.folder, "there"), 1, rig.port())
     os.makedirs(os.path.join(programs.folder, "there"), exist_ok=True)
     kafka.start()
@@ -107,10 +107,9 @@ def run(brokers, programs, arguments):
             copies = len(brokers.nodes) if name == "here" else 1
             rig.Programs(arguments.peers, source, programs.folder).create(f"from-{name}", PARTITIONS, copies)
             fill(source, f"from-{name}", 0, RECORDS // 2, chance)
-        path = properties(programs.folder, brokers, kafka, exactly_once)
+        path = properties(programs.folder, brokers, kafka)
         maker = programs.keep("tool", "connect-mirror-maker", path, heap="512m", log="mirror")
-        rig.bounce_in_turn(brokers, maker, chance, arguments.bounces if exactly_once else 0,
-                           lambda: time.sleep(15 + 10 * chance.random()))
+        rig.bounce_in_turn(brokers, maker, chance, arguments.bounces, lambda: time.sleep(15 + 10 * chance.random()))
         for name, source, _ in sides:
             fill(source, f"from-{name}", RECORDS // 2, RECORDS // 2, chance)
             consume(programs, source, f"from-{name}", f"group-{name}", PARTITIONS * RECORDS)
