@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{Partition, replication::Replication};
+use super::{
+    Partition,
+    replication::{Replication, Role},
+};
 use crate::{
     api::{LEADER_EPOCH, LogError, ReadBound},
     batch::{BATCH_BYTES_MAX, BatchError, BatchInfo, verify_crc},
@@ -83,7 +86,7 @@ impl Partition {
     pub(crate) fn check_reader(&self, leader_epoch: i32) -> Result<(), LogError> {
         self.replication.check_epoch(leader_epoch)?;
         match self.replication.role() {
-            super::replication::Role::Undecided => Err(LogError::NotLeader),
+            Role::Undecided | Role::Clearing => Err(LogError::NotLeader),
             _ => Ok(()),
         }
     }

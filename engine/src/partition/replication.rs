@@ -24,6 +24,8 @@ pub(crate) enum Role {
     Undecided,
     Leading(Leadership),
     Following,
+    /// It is on other nodes only, and what is left of it here is being removed: nobody may read that.
+    Clearing,
 }
 
 /// See the module.
@@ -98,7 +100,7 @@ impl Replication {
                 Err(LogError::NotEnoughReplicas)
             }
             Role::Leading(_) => Ok(()),
-            Role::Undecided | Role::Following => Err(LogError::NotLeader),
+            Role::Undecided | Role::Following | Role::Clearing => Err(LogError::NotLeader),
         }
     }
 
@@ -132,6 +134,11 @@ impl Replication {
         self.role = Role::Following;
     }
 
+    /// What is here of it is being removed, in the current epoch.
+    pub(crate) fn clear(&mut self) {
+        self.role = Role::Clearing;
+    }
+
     /// So many replicas are in sync now. If they are too few, who waits hears that: what it sent is in the log, but may not
     /// survive this leader.
     pub(crate) fn set_in_sync(&mut self, count: u32, min_in_sync: i32) -> Result<(), LogError> {
@@ -148,7 +155,7 @@ impl Replication {
     /// The end of the log is about to be cut off, or that is over.
     pub(crate) fn begin_cut(&mut self) -> Result<(), LogError> {
         match self.role {
-            Role::Following if !std::mem::replace(&mut self.cutting, true) => Ok(()),
+            Role::Following | Role::Clearing if !std::mem::replace(&mut self.cutting, true) => Ok(()),
             _ => Err(LogError::NotLeader),
         }
     }

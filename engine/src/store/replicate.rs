@@ -298,7 +298,7 @@ impl<I: Io> Store<I> {
 }
 
 /// Whether the epoch that was entered is still the current one.
-fn check_still(cell: &PartitionCell, epoch: i32) -> Result<(), LogError> {
+pub(super) fn check_still(cell: &PartitionCell, epoch: i32) -> Result<(), LogError> {
     let partition = cell.borrow();
     if partition.is_deleted() {
         return Err(LogError::UnknownPartition);

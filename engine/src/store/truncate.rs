@@ -10,7 +10,7 @@
 
 use std::{collections::VecDeque, io, path::PathBuf, rc::Rc};
 
-use super::{Store, cut, removal};
+use super::{Store, cut, removal, replicate::check_still};
 use crate::{
     api::{FetchPartition, LogError, ReadBound, TopicPartition},
     format::{journal::Payloads, manifest, wal::Era},
@@ -79,11 +79,15 @@ impl<I: Io> Store<I> {
     }
 
     /// Leaves nothing of a partition that is on other nodes only from here on: it is empty, and neither led nor followed. How
-    /// often its end was cut off stays known, for when it comes back.
+    /// often its end was cut off stays known, for when it comes back. Whoever still takes this node for its leader is sent away
+    /// from the first moment on: told that an offset is out of range, a consumer would begin at the start of the log again.
     pub(crate) async fn clear(self: &Rc<Self>, id: TopicPartition) -> Result<(), LogError> {
         let cell = self.partition(id)?;
         let epoch = cell.borrow().replication().epoch().max(0);
-        self.follow(id, epoch).await?;
+        self.enter_epoch(&cell, epoch)?;
+        self.await_groups(&cell).await?;
+        check_still(&cell, epoch)?;
+        cell.borrow_mut().replication_mut().clear();
         self.begin_anew(id, 0).await?;
         self.enter_epoch(&cell, epoch)
     }

@@ -1,6 +1,9 @@
 //! What a replicated partition answers, to whom, and when: one question a test.
 
+use std::{cell::Cell, time::Duration};
+
 use super::*;
+use crate::io::Share;
 
 /// A store with one replicated partition, for the length of a body.
 fn with_store(settings: &[(&str, &str)], body: impl AsyncFnOnce(Rc<Store<SimIo>>, TopicPartition)) {
@@ -127,7 +130,7 @@ fn offsets_are_told_with_the_leader_epoch_of_what_is_there() {
 /// A process that was stopped for longer than its lease went on as leader for as long as it had not heard of the next one.
 #[test]
 fn who_may_not_lead_any_more_takes_and_tells_nothing_as_leader() {
-    struct Lease(std::cell::Cell<bool>);
+    struct Lease(Cell<bool>);
     impl LeaderLease for Lease {
         fn holds(&self) -> bool {
             self.0.get()
@@ -201,5 +204,37 @@ fn a_cut_inside_the_batch_that_the_log_starts_in_leaves_nothing() {
         assert_eq!((position.log_start, position.end, position.last_epoch), (0, 0, -1));
         store.clear(id).await.unwrap();
         assert_eq!(store.lead(id, 1, THREE).await.unwrap().end, 0);
+    });
+}
+
+/// A partition moved to other nodes while a consumer read from here: in the moments in which what was here was removed, the
+/// consumer heard that its offset was out of range, and began at the start of the log again.
+#[test]
+fn nobody_is_told_that_an_offset_is_out_of_range_while_a_partition_is_cleared() {
+    with_store(&[], async |store, id| {
+        store.lead(id, 0, THREE).await.unwrap();
+        for sequence in 0..3 {
+            let wait = produce(&store, id, sequence, Acks::Leader).await.unwrap().1.unwrap();
+            wait.wait().await.unwrap();
+        }
+        store.advance_high_watermark(id, 3).unwrap();
+        store.materialise_all().await; // so that there are files to be removed, which takes time
+        let bound = ReadBound::HighWatermark;
+        let part = FetchPartition { partition: id, offset: 3, max_bytes: 1000, leader_epoch: 0, bound };
+        assert!(store.read(&part, 1000, true).await.is_ok());
+        let cleared = Rc::new(Cell::new(false));
+        let (clearing, is_done) = (store.clone(), cleared.clone());
+        store.io.spawn(Share::Serving, async move {
+            clearing.clear(id).await.unwrap();
+            is_done.set(true);
+        });
+        let mut told = Vec::new();
+        while !cleared.get() {
+            told.push(store.read(&part, 1000, true).await.err());
+            store.io.sleep(Duration::from_micros(1)).await;
+        }
+        assert!(told.len() > 2, "it took some time: {told:?}");
+        told.retain(|error| error.is_some());
+        assert!(told.iter().all(|error| *error == Some(LogError::NotLeader)), "{told:?}");
     });
 }
