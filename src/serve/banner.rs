@@ -6,7 +6,7 @@ use millrace_engine::config::{Durability, TopicConfig};
 
 use super::listen::Listening;
 use crate::{
-    config::{Advertise, CONNECTION_BYTES_BESIDE, Config, MemoryPlan},
+    config::{Advertise, CONNECTION_BYTES_BESIDE, Config, EtcdConfig, MemoryPlan},
     output::joined,
 };
 
@@ -18,9 +18,10 @@ pub(super) fn starting(config: &Config) -> String {
     let pinned = if config.pin { "each on a CPU of its own" } else { "not bound to CPUs" };
     line(&mut text, "node", &format!("id {}, {} shards, {pinned}", config.node_id, config.shards));
     if let Some(cluster) = &config.cluster {
-        let etcd = match &cluster.etcd.managed {
-            Some(managed) => format!("etcd as a child, one of {}", managed.members.len()),
-            None => format!("etcd at {}", cluster.etcd.urls.join(", ")),
+        let etcd = match &cluster.etcd {
+            EtcdConfig { managed: Some(managed), .. } => format!("etcd as a child, one of {}", managed.members.len()),
+            EtcdConfig { mirror: Some(_), .. } => "two nodes without an etcd".to_owned(),
+            EtcdConfig { urls, .. } => format!("etcd at {}", urls.join(", ")),
         };
         let rack = cluster.rack.as_ref().map(|rack| format!(", rack {rack}")).unwrap_or_default();
         line(&mut text, "cluster", &format!("{}{rack}, {etcd}", cluster.name));
