@@ -1,7 +1,8 @@
 //! Which partitions get which other replicas, so that a node has none, or all have enough. Pure.
 //!
 //! New replicas go to nodes that have the fewest, of racks that the partition is not on yet where there are such. What
-//! stays keeps its place, so that the preferred leader changes only where it has to.
+//! stays keeps its place, so that the preferred leader changes only where it has to; but where partitions get more replicas,
+//! nodes that are preferred by fewer partitions become preferred leaders: the first node of a cluster led everything else.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,6 +56,7 @@ pub(super) fn plan(nodes: &[Node], topics: &[Topic], goal: &Goal) -> Result<Vec<
         }
     }
     let racks: BTreeMap<i32, &str> = nodes.iter().filter_map(|node| Some((node.id, node.rack.as_deref()?))).collect();
+    let mut leads = preferred(topics);
     let mut moves = Vec::new();
     if let Goal::Only(id) = goal
         && !loads.contains_key(id)
@@ -76,15 +78,41 @@ pub(super) fn plan(nodes: &[Node], topics: &[Topic], goal: &Goal) -> Result<Vec<
                 .filter(|id| matches!((&id, goal), (Some(id), Goal::Without(gone)) if id == gone))
                 .for_each(|id| *id = None);
             to.resize(wanted, None);
-            let to = fill(to, &mut loads, &racks, goal)
+            let mut to = fill(to, &mut loads, &racks, goal)
                 .ok_or_else(|| format!("{}-{partition} cannot have {wanted} replicas: too few nodes", topic.name))?;
             if to != state.replicas {
+                if matches!(goal, Goal::Replicas(_)) {
+                    prefer(&mut to, &mut leads);
+                }
                 let from = state.replicas.clone();
                 moves.push(Move { topic: topic.name.clone(), partition: *partition, from, to });
             }
         }
     }
     Ok(moves)
+}
+
+/// How many partitions prefer each node as their leader.
+fn preferred(topics: &[Topic]) -> BTreeMap<i32, usize> {
+    let mut leads = BTreeMap::new();
+    for first in
+        topics.iter().flat_map(|topic| topic.partitions.values()).filter_map(|partition| partition.replicas.first())
+    {
+        *leads.entry(*first).or_default() += 1;
+    }
+    leads
+}
+
+/// Puts the node in front that fewer partitions prefer, if that brings them nearer to each other.
+fn prefer(replicas: &mut [i32], leads: &mut BTreeMap<i32, usize>) {
+    let count = |id: &i32| leads.get(id).copied().unwrap_or(0);
+    let Some(fewest) = (0..replicas.len()).min_by_key(|at| count(&replicas[*at])) else { return };
+    let (first, other) = (replicas[0], replicas[fewest]);
+    if count(&other) + 1 < count(&first) {
+        replicas[..=fewest].rotate_right(1);
+        *leads.entry(first).or_default() -= 1;
+        *leads.entry(other).or_default() += 1;
+    }
 }
 
 /// Gives every empty place a node.
@@ -164,6 +192,15 @@ mod tests {
         let moves = planned(&[None; 2], &[&[1, 2], &[2, 9], &[1]], Goal::Only(1)).unwrap();
         assert_eq!(moves, ["t-0: 1,2 -> 1", "t-1: 2,9 -> 1"]);
         assert!(planned(&[None; 2], &[&[1, 2]], Goal::Only(9)).unwrap_err().contains("does not run"));
+    }
+
+    #[test]
+    fn partitions_that_get_more_replicas_prefer_all_nodes_alike() {
+        // All partitions of a node that was alone preferred it, so that it led everything for good.
+        let moves = planned(&[None; 3], &[&[1], &[1], &[1], &[1, 2]], Goal::Replicas(3)).unwrap();
+        assert_eq!(moves, ["t-0: 1 -> 3,1,2", "t-1: 1 -> 2,1,3", "t-2: 1 -> 1,3,2", "t-3: 1,2 -> 1,2,3"]);
+        let moves = planned(&[None; 3], &[&[1, 2], &[1, 2], &[3]], Goal::Replicas(2)).unwrap();
+        assert_eq!(moves, ["t-2: 3 -> 3,1"], "what has enough prefers whom it preferred");
     }
 
     #[test]
