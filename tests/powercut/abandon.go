@@ -57,10 +57,10 @@ func (x *run) abandon() {
 
 // One disk that forgets; whether a start was refused, and whether all was as it must be.
 func (x *run) forget(attempt int) (refused, ok bool) {
-	x.world = newWorld(x.report, x.broker.address, []*topic{
+	x.world = newWorld(x.report, []*topic{
 		newTopic("calm", 6, durable, nil),
 		newTopic("bulky", 4, durable, map[string]string{"max.message.bytes": "8388608"}),
-	})
+	}, 1, x.broker.address)
 	name := fmt.Sprintf("forgets-%d", attempt)
 	x.broker.start(name, forgetShards)
 	if err := x.broker.ready(never); err != nil {

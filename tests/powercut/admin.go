@@ -58,7 +58,7 @@ func (e *expectations) set(name string, l life) {
 
 // Topics come and go, offsets are committed, a setting changes, records are deleted, until "stop".
 func (w *world) administrate(stop chan struct{}, seed int64) *sync.WaitGroup {
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.address), kgo.RequiredAcks(kgo.AllISRAcks()),
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addresses...), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DisableIdempotentWrite(), kgo.UnknownTopicRetries(3),
 		kgo.RetryTimeout(adminPatience), kgo.RecordDeliveryTimeout(adminPatience))
 	must(err)
@@ -96,7 +96,7 @@ func (w *world) shortLived(client *kgo.Client, admin *kadm.Client, seed int64) f
 		serial++
 		name := fmt.Sprintf("short-lived-%d-%d", seed, serial)
 		w.admin.set(name, asked)
-		made, err := admin.CreateTopic(ctx, shortLivedPartitions, 1, nil, name)
+		made, err := admin.CreateTopic(ctx, shortLivedPartitions, w.replicas, nil, name)
 		if err != nil || made.Err != nil {
 			return
 		}
@@ -226,7 +226,7 @@ func (w *world) verifyShortLived(name string) {
 	for number := range int32(shortLivedPartitions) {
 		at[number] = kgo.NewOffset().At(0)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.address), kgo.FetchMaxWait(50*time.Millisecond),
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addresses...), kgo.FetchMaxWait(50*time.Millisecond),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{name: at}))
 	must(err)
 	defer client.Close()

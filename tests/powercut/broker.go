@@ -22,16 +22,22 @@ const brokerPatience = 2 * time.Minute
 // A broker's process over all its lives.
 type broker struct {
 	binary, address, data, logs string
-	log                         string // of this life
+	memory                      string
+	more                        []string // arguments
+	log                         string   // of this life
 	process                     *exec.Cmd
 	done                        chan error
 }
 
-func newBroker(binary string, r *rig) *broker {
+func freeAddress() string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	defer listener.Close()
-	return &broker{binary: binary, address: listener.Addr().String(), data: r.data(), logs: r.path("logs")}
+	return listener.Addr().String()
+}
+
+func newBroker(binary string, r *rig) *broker {
+	return &broker{binary: binary, address: freeAddress(), data: r.data(), logs: r.path("logs"), memory: "512MiB"}
 }
 
 // Starts it; "name" is that of its log.
@@ -39,9 +45,10 @@ func (b *broker) start(name string, shards int) {
 	b.log = filepath.Join(b.logs, name)
 	log, err := os.Create(b.log)
 	must(err)
-	process := exec.Command(b.binary, "serve", "--data", b.data, "--listen", b.address, "--shards", fmt.Sprint(shards),
-		"--memory", "512MiB", "--wal-bytes", "64MiB", "--retention-check", "1s", "--auto-create-topics=false",
-		"--group-setting", "group.initial.rebalance.delay.ms=0")
+	arguments := append([]string{"serve", "--data", b.data, "--listen", b.address, "--shards", fmt.Sprint(shards),
+		"--memory", b.memory, "--wal-bytes", "64MiB", "--retention-check", "1s", "--auto-create-topics=false",
+		"--group-setting", "group.initial.rebalance.delay.ms=0"}, b.more...)
+	process := exec.Command(b.binary, arguments...)
 	process.Stdout, process.Stderr = log, log
 	must(process.Start())
 	done := make(chan error, 1)

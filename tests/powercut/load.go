@@ -18,7 +18,8 @@ const clientPatience = time.Minute
 // All that is written over the cuts of one file system, and what is known of it.
 type world struct {
 	*report
-	address   string
+	addresses []string
+	replicas  int16
 	topics    []*topic
 	survivors []*loader
 	admin     *expectations
@@ -30,8 +31,8 @@ type world struct {
 	cutAt     time.Time
 }
 
-func newWorld(report *report, address string, topics []*topic) *world {
-	return &world{report: report, address: address, topics: topics, ids: map[int64]string{}, admin: newExpectations()}
+func newWorld(report *report, topics []*topic, replicas int16, addresses ...string) *world {
+	return &world{report: report, addresses: addresses, replicas: replicas, topics: topics, ids: map[int64]string{}, admin: newExpectations()}
 }
 
 func allTopics() []*topic {
@@ -59,7 +60,7 @@ func (w *world) topic(name string) *topic {
 }
 
 func (w *world) create() {
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.address))
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addresses...))
 	must(err)
 	defer client.Close()
 	admin := kadm.NewClient(client)
@@ -70,7 +71,11 @@ func (w *world) create() {
 		for key, value := range t.settings {
 			settings[key] = &value
 		}
-		made, err := admin.CreateTopic(ctx, int32(len(t.partitions)), 1, settings, t.name)
+		if w.replicas > 1 { // who acknowledges is never alone with it
+			enough := fmt.Sprint(w.replicas - 1)
+			settings["min.insync.replicas"] = &enough
+		}
+		made, err := admin.CreateTopic(ctx, int32(len(t.partitions)), w.replicas, settings, t.name)
 		must(err)
 		must(made.Err)
 	}
@@ -104,7 +109,7 @@ type loader struct {
 
 func (w *world) load(s shape, seed int64) *loader {
 	l := &loader{world: w, shape: s, next: map[*partition]uint64{}, stop: make(chan struct{}), sender: w.senders.Add(1)}
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.address), kgo.RequiredAcks(kgo.AllISRAcks()),
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addresses...), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerLinger(s.linger), kgo.ProducerBatchMaxBytes(s.batchBytes), kgo.MaxBufferedRecords(4*s.burst),
 		kgo.MaxBufferedBytes(32<<20), kgo.UnknownTopicRetries(-1), kgo.RecordRetries(1<<30),
@@ -218,7 +223,7 @@ func (w *world) tail(stop chan struct{}) *sync.WaitGroup {
 			}
 		}
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.address), kgo.ConsumePartitions(at), kgo.FetchMaxWait(100*time.Millisecond))
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addresses...), kgo.ConsumePartitions(at), kgo.FetchMaxWait(100*time.Millisecond))
 	must(err)
 	var ended sync.WaitGroup
 	ended.Add(1)

@@ -1,7 +1,7 @@
 // A broker whose disk loses its power again and again, on a real file system.
 //
 //	powercut --binary PATH --disk PATH --folder EMPTY [--fs ext4|xfs] [--cuts N] [--chain N] [--shards 0..4] [--recut SHARE]
-//	         [--fail SHARE] [--written] [--abandon] [--mount-options LIST] [--seed N]
+//	         [--fail SHARE] [--written] [--abandon] [--cluster] [--mount-options LIST] [--seed N]
 //
 // PATH of --disk is the program in disk/. On each file system it writes, cuts the power at a random write or flush, starts
 // the broker again, in a share of the starts cuts that too, and verifies; at the chain's end comes a clean stop. Checked is
@@ -12,6 +12,9 @@
 //
 // --abandon instead lets the disk fail one flush and forget what it covered: the broker then has all that it acknowledged,
 // or refuses to start and goes on after "log abandon", without the records that it named and no others.
+//
+// --cluster has three nodes, each on a disk of its own, and topics with a replica on each: the power goes from one, two or all
+// of them at the same moment, and everything above has to hold whoever leads then.
 //
 // Wants a mount namespace of its own, as "run" makes it. When what happens comes is chance, so a seed gives the same kind
 // of cuts, not the same bytes. Prints "passed NAME" or "FAILED NAME"; what happens meanwhile goes to standard error.
@@ -69,6 +72,7 @@ func main() {
 	flag.Float64Var(&o.fail, "fail", 0.15, "share of the cuts after which the disk fails instead of hanging")
 	flag.BoolVar(&o.written, "written", false, "write only to topics with flush.messages above 1")
 	abandon := flag.Bool("abandon", false, "a disk that forgets, and log abandon")
+	nodes := flag.Bool("cluster", false, "three nodes, each with a disk of its own")
 	seed := flag.Int64("seed", time.Now().UnixNano(), "of what is done when")
 	flag.Parse()
 	if *binary == "" || r.program == "" || r.folder == "" || flag.NArg() > 0 || (r.fileSystem != "ext4" && r.fileSystem != "xfs") {
@@ -79,6 +83,8 @@ func main() {
 	name := fmt.Sprintf("powercut-%s-%d", r.fileSystem, o.shards)
 	what := x.chains
 	switch {
+	case *nodes:
+		name, what = "powercut-cluster-"+r.fileSystem, x.clusters
 	case *abandon:
 		name, what = "powercut-abandon-"+r.fileSystem, x.abandon
 	case o.written:
@@ -124,7 +130,7 @@ func (x *run) chains() {
 // Cuts of one file system; false when nothing can be done with it any more.
 func (x *run) oneChain(cuts int) bool {
 	topics := allTopics()
-	x.world = newWorld(x.report, x.broker.address, topics)
+	x.world = newWorld(x.report, topics, 1, x.broker.address)
 	for at := range cuts {
 		x.rig.do("delay %d", []int{500, 3000, 8000, 30000, 60000}[x.random.Intn(5)])
 		name := fmt.Sprintf("cut-%03d", x.total.cuts)
@@ -247,17 +253,22 @@ func (x *run) shapes(name string, isFirst bool) (crashing, surviving []shape) {
 	return crashing, surviving
 }
 
-// Writes, and cuts the power; says what the cut did.
-func (x *run) loadAndCut(name string, isFirst bool) string {
-	stop := make(chan struct{})
+// Starts all producers, and gives those that end with the power.
+func (x *run) startLoad(name string, isFirst bool) (loaders []*loader) {
 	crashing, surviving := x.shapes(name, isFirst)
-	var loaders []*loader
 	for _, s := range crashing {
 		loaders = append(loaders, x.world.load(s, x.random.Int63()))
 	}
 	for _, s := range surviving {
 		x.world.survivors = append(x.world.survivors, x.world.load(s, x.random.Int63()))
 	}
+	return loaders
+}
+
+// Writes, and cuts the power; says what the cut did.
+func (x *run) loadAndCut(name string, isFirst bool) string {
+	stop := make(chan struct{})
+	loaders := x.startLoad(name, isFirst)
 	ends := []*sync.WaitGroup{x.world.tail(stop)}
 	if !x.written {
 		ends = append(ends, x.world.administrate(stop, x.random.Int63()))

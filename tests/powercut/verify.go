@@ -24,7 +24,7 @@ type verified struct {
 
 // Reads everything back and compares it with what is known.
 func (w *world) verify() (v verified) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.address))
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addresses...))
 	must(err)
 	defer client.Close()
 	admin := kadm.NewClient(client)
@@ -111,7 +111,7 @@ func (w *world) readBack(ctx context.Context, t *topic, readings []*reading, v *
 	if left == 0 {
 		return
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.address), kgo.FetchMaxWait(50*time.Millisecond), kgo.FetchMaxBytes(16<<20),
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.addresses...), kgo.FetchMaxWait(50*time.Millisecond), kgo.FetchMaxBytes(16<<20),
 		kgo.FetchMaxPartitionBytes(9<<20), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.name: at}),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	must(err)
