@@ -18,7 +18,7 @@ const (
 	// until every replica of every partition is in sync again, and counts as stuck otherwise
 	syncPatience = 2 * time.Minute
 	// of each node's disk
-	nodeDiskMiB = 1536
+	nodeDiskMiB = 4096
 )
 
 // Three nodes, each on a disk of its own, and an etcd whose disk never fails. A cut takes one, two or all of the disks at

@@ -107,7 +107,11 @@ impl Shell {
         match work {
             EngineWork::Append { attachment, epoch, base, end: _, batches } => {
                 if let Err(error) = replica.append_as_follower(epoch, base, batches) {
-                    tracing::warn!(?partition, %error, "a leader's batches are not appended");
+                    match error {
+                        // told once, by whoever looks after the disk; each partition comes here each second
+                        LogError::StorageFull => tracing::debug!(?partition, "no room for a leader's batches"),
+                        _ => tracing::warn!(?partition, %error, "a leader's batches are not appended"),
+                    }
                     self.report(partition, Done::AppendFailed { attachment });
                 }
             }
