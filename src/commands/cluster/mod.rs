@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Write, stdout},
+    net::{TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
@@ -180,8 +181,19 @@ impl Status {
         let mut cluster = self.broker.cluster();
         let (members, topics) = look(&mut cluster)?;
         let lags = lags(&mut self.broker.cluster_within(LAG_PATIENCE), &members);
-        report(&members, &topics, &lags, &mut stdout().lock())
+        report(&members, &topics, &lags, &silent(&members), &mut stdout().lock())
     }
+}
+
+/// How long a node may take to take a connection before it counts as silent.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Nodes that nobody can connect to from here.
+fn silent(members: &Members) -> Vec<i32> {
+    let answers = |host: &str, port: u16| {
+        (host, port).to_socket_addrs().ok()?.find_map(|address| TcpStream::connect_timeout(&address, SILENCE).ok())
+    };
+    members.nodes.iter().filter(|node| answers(&node.host, node.port).is_none()).map(|node| node.id).collect()
 }
 
 impl Drain {

@@ -28,23 +28,31 @@ struct Share {
 }
 
 /// Writes it.
+///
+/// `silent` nodes count as up for the cluster and take no connections from here.
 pub(super) fn report(
     members: &Members,
     topics: &[Topic],
     lags: &BTreeMap<i32, FollowerLag>,
+    silent: &[i32],
     out: &mut impl Write,
 ) -> Outcome {
     let shares = shares(members, topics);
     let count = members.nodes.len();
     let id = members.cluster_id.as_deref().unwrap_or("-");
     let controller = members.controller.map_or("-".to_owned(), |id| id.to_string());
-    writeln!(out, "cluster {id}: {count} nodes, controller {controller}, {} topics", topics.len())?;
+    writeln!(
+        out,
+        "cluster {id}: {}, controller {controller}, {}",
+        counted(count, "node"),
+        counted(topics.len(), "topic")
+    )?;
     let mut table = Table::new(&["NODE", "STATE", "ADDRESS", "RACK", "LEADS", "REPLICAS", "IN SYNC", "LACKS"]);
     for (id, share) in &shares {
         let node = members.nodes.iter().find(|node| node.id == *id);
         table.row([
             id.to_string(),
-            if node.is_some() { "up" } else { "away" }.to_owned(),
+            state(node.is_some(), silent.contains(id)).to_owned(),
             node.map_or("-".to_owned(), |node| format!("{}:{}", node.host, node.port)),
             node.and_then(|node| node.rack.clone()).unwrap_or_else(|| "-".to_owned()),
             share.leads.to_string(),
@@ -54,7 +62,8 @@ pub(super) fn report(
         ]);
     }
     table.write(out)?;
-    let troubles = troubles(members, topics, &shares, lags);
+    let mut troubles: Vec<String> = silent.iter().filter_map(|id| silence(members, *id)).collect();
+    troubles.extend(self::troubles(members, topics, &shares, lags));
     for trouble in &troubles {
         writeln!(out, "{trouble}")?;
     }
@@ -65,6 +74,30 @@ pub(super) fn report(
         writeln!(out, "note: two nodes bear no loss while both have to acknowledge; a third one does")?;
     }
     Ok(())
+}
+
+fn state(is_member: bool, is_silent: bool) -> &'static str {
+    match (is_member, is_silent) {
+        (false, _) => "away",
+        (true, true) => "silent",
+        (true, false) => "up",
+    }
+}
+
+/// What is to be said of a node that is silent. Who was asked may not know better: the follower of two nodes without an etcd
+/// hears of nobody's end when its leader is lost.
+fn silence(members: &Members, id: i32) -> Option<String> {
+    let node = members.nodes.iter().find(|node| node.id == id)?;
+    Some(format!(
+        "node {id} counts as up, and nobody answers at {}:{}: it has just ended, or is not reached from here; of two nodes without \
+         an etcd, 'millrace promote' has the follower lead",
+        node.host, node.port
+    ))
+}
+
+/// A number and its noun.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn shares(members: &Members, topics: &[Topic]) -> BTreeMap<i32, Share> {
@@ -129,13 +162,15 @@ fn troubles(
     if let Some((count, names)) = leaderless {
         let waiting = waited_for(topics);
         troubles.push(format!(
-            "{count} partitions have no leader: {names}: start the nodes {waiting}; if they are lost, 'millrace cluster \
-             promote --topic NAME' goes on with less"
+            "{} without a leader: {names}: start the nodes {waiting}; if they are lost, 'millrace cluster \
+             promote --topic NAME' goes on with less",
+            counted(count, "partition")
         ));
     }
     let lacking = |partition: &Partition| partition.in_sync.len() < partition.replicas.len();
     if let Some((count, names)) = named(topics, lacking) {
-        troubles.push(format!("{count} partitions are under-replicated: {names}: replicas are away or catching up"));
+        let partitions = counted(count, "partition");
+        troubles.push(format!("{partitions} under-replicated: {names}: replicas are away or catching up"));
     }
     let is_stray = |partition: &Partition| {
         let first = partition.replicas.first();
@@ -143,7 +178,8 @@ fn troubles(
     };
     if let Some((count, _)) = named(topics, is_stray) {
         troubles.push(format!(
-            "{count} partitions are led by another node than they prefer: 'millrace cluster balance' changes that"
+            "{} led by another node than preferred: 'millrace cluster balance' changes that",
+            counted(count, "partition")
         ));
     }
     troubles
@@ -188,16 +224,16 @@ mod tests {
     }
 
     fn said(ids: &[i32], topics: &[Topic]) -> String {
-        said_with_lags(ids, topics, &[])
+        said_with(ids, topics, &[], &[])
     }
 
-    fn said_with_lags(ids: &[i32], topics: &[Topic], lags: &[FollowerLag]) -> String {
+    fn said_with(ids: &[i32], topics: &[Topic], lags: &[FollowerLag], silent: &[i32]) -> String {
         let node = |id: &i32| Node { id: *id, host: "h".to_owned(), port: 9092, rack: None };
         let members =
             Members { cluster_id: Some("c".to_owned()), nodes: ids.iter().map(node).collect(), controller: Some(1) };
         let mut out = Vec::new();
         let lags = lags.iter().map(|lag| (lag.node, *lag)).collect();
-        report(&members, topics, &lags, &mut out).unwrap();
+        report(&members, topics, &lags, silent, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -214,9 +250,9 @@ mod tests {
         let text = said(&[1, 2], &[a]);
         for part in [
             "node 3 is away: start it",
-            "1 partitions have no leader: a-1: start the nodes 3",
-            "1 partitions are under-replicated: a-0",
-            "1 partitions are led by another node than they prefer",
+            "1 partition without a leader: a-1: start the nodes 3",
+            "1 partition under-replicated: a-0",
+            "1 partition led by another node than preferred",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -226,15 +262,26 @@ mod tests {
     fn what_a_follower_lacks_is_said_and_is_trouble_if_it_lasts() {
         let lag = |node, records, ms| FollowerLag { node, partitions: 1, in_sync: 0, records, bytes: 20_000_000, ms };
         let a = [topic("a", &[(1, &[1, 2, 3], &[1, 2, 3])])];
-        let text = said_with_lags(&[1, 2, 3], &a, &[lag(2, 0, 0), lag(3, 7, 12)]);
+        let text = said_with(&[1, 2, 3], &a, &[lag(2, 0, 0), lag(3, 7, 12)], &[]);
         assert!(text.contains("1        nothing") && text.contains("7 records, 20 MB, for 12 ms"), "{text}");
         assert!(text.contains("all is well"), "{text}");
-        let text = said_with_lags(&[1, 2, 3], &a, &[lag(3, 7, 42_000)]);
+        let text = said_with(&[1, 2, 3], &a, &[lag(3, 7, 42_000)], &[]);
         assert!(
             text.contains("node 3 has lacked records for 42 s (7 of them, 20 MB) and is in sync in 0 of 1"),
             "{text}"
         );
         assert!(!text.contains("all is well"), "{text}");
+    }
+
+    #[test]
+    fn a_node_that_counts_as_up_and_does_not_answer_is_no_good_news() {
+        // The follower of two nodes without an etcd was asked after its leader had been killed: it said that all was well.
+        let text = said_with(&[1, 2], &[topic("a", &[(1, &[1, 2], &[1, 2])])], &[], &[1]);
+        assert!(text.contains("1     silent  h:9092") && text.contains("2     up      h:9092"), "{text}");
+        assert!(
+            text.contains("node 1 counts as up, and nobody answers at h:9092") && !text.contains("all is well"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -247,6 +294,6 @@ mod tests {
     fn only_some_of_many_partitions_are_named() {
         let many: Vec<(i32, &[i32], &[i32])> = vec![(1, &[1, 2, 3], &[1]); 20];
         let text = said(&[1, 2, 3], &[topic("a", &many)]);
-        assert!(text.contains("20 partitions are under-replicated: a-0, ") && text.contains("a-7, ..."), "{text}");
+        assert!(text.contains("20 partitions under-replicated: a-0, ") && text.contains("a-7, ..."), "{text}");
     }
 }
