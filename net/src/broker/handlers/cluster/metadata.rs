@@ -1,6 +1,9 @@
 //! Metadata: brokers, topics and their leaders; creates unknown topics where that is wanted.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use kafka_protocol::{
     ResponseError,
@@ -48,7 +51,16 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
+/// How long a question about leaders waits in a cluster for what may be on its way beside it. When a leader's process ends, its
+/// clients ask in the same moment in which this node's connection to it ends: whoever is told the dead leader once more asks
+/// again when its own clocks say so (librdkafka: within a second).
+const HEED: Duration = Duration::from_millis(5);
+
 async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataResponse {
+    let is_about_topics = call.body.topics.as_ref().is_none_or(|topics| !topics.is_empty());
+    if is_about_topics && context.view().has_epochs() {
+        glommio::timer::sleep(HEED).await;
+    }
     let mut topics = wanted_topics(&context, &call).await;
     if call.body.include_topic_authorized_operations {
         for topic in &mut topics {
