@@ -100,6 +100,7 @@ pub const FLOORS: &[Floor] = &[
             "net/client/src/cluster",
             "net/client/src/fetch",
             "net/client/src/groups",
+            "net/client/src/lag",
             "net/client/src/offsets",
             "net/client/src/produce",
             "net/client/src/replicas",
