@@ -22,13 +22,14 @@ use std::{
 };
 
 use kafka_protocol::error::ResponseError;
-use millrace_engine::transactions::Marker;
+use millrace_engine::transactions::{Marker, Outcome};
 
 use super::{
     budget::Budget,
     metadata::{Ending, Metadata, PartitionName, Producer},
     record::TransactionRecord,
-    request::{Errand, ProducerTicket, Progress, Request, Surroundings},
+    request::{Errand, ProducerTicket, Progress, Questioner, Request, Surroundings},
+    rule::{Rule, Rules},
     settings::{ABORT_INTERVAL_MS, Settings},
 };
 use crate::coordinator::runtime::{self, Effects, WriteId};
@@ -136,6 +137,9 @@ pub(crate) struct Coordinator {
     pub(super) budget: Rc<Budget>,
     /// Which markers carry: partitions refuse those of an older coordinator.
     pub(super) epoch: i32,
+    pub(super) rules: Rules,
+    /// As it is known to whom it asks.
+    pub(super) questioner: Questioner,
     pub(super) entries: HashMap<Rc<str>, Entry>,
     pub(super) effects: Effects<TransactionRecord, Then>,
     pub(super) errands: Vec<Errand>,
@@ -163,6 +167,8 @@ impl Coordinator {
             surroundings,
             budget,
             epoch,
+            rules: Rules::default(),
+            questioner: Questioner::default(),
             entries: HashMap::new(),
             effects: Effects::default(),
             errands: Vec::new(),
@@ -173,6 +179,13 @@ impl Coordinator {
             loaded_ms: 0,
             next_removal_ms: 0,
         }
+    }
+
+    /// The same with a rule taken out.
+    #[cfg(test)]
+    pub(super) fn without(mut self, rule: Rule) -> Self {
+        self.rules = Rules::without(rule);
+        self
     }
 
     /// Takes a request, or has it wait.
@@ -190,7 +203,8 @@ impl Coordinator {
     }
 
     fn try_now(&mut self, now_ms: i64, id: &Rc<str>, request: Request) -> Step {
-        if self.entries.get(id).is_some_and(|entry| entry.under_way.is_some()) {
+        let is_ending = self.entries.get(id).is_some_and(|entry| entry.under_way.is_some());
+        if is_ending && !self.rules.is_off(Rule::Held) {
             return Step::Held(request);
         }
         match request {
@@ -362,7 +376,10 @@ impl Coordinator {
     }
 
     fn time_out(&mut self, now_ms: i64, id: &Rc<str>) {
-        let ending = Ending::Fence(self.surroundings.transaction_version());
+        let ending = match self.rules.is_off(Rule::TimeoutFences) {
+            true => Ending::Client(Outcome::Abort, 0),
+            false => Ending::Fence(self.surroundings.transaction_version()),
+        };
         if self.begin_end(now_ms, id, ending, None).is_err() {
             self.ask_for_producer_ids(self.awaiting.len() + 1);
         }

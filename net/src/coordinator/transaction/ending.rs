@@ -12,7 +12,8 @@ use millrace_engine::{
 use super::{
     coordinator::{COMPLETION_DELAY_MS, Coordinator, Entry, HOLD_MAX_MS, MARKER_RETRY_MS, Stage, Then, UnderWay},
     metadata::{EPOCH_BUMP_VERSION, Ending, Metadata, NO_PRODUCER, PartitionName, is_exhausted},
-    request::{Errand, Marked, Marking, Place, ProducerTicket},
+    request::{Errand, Marked, Marking, Place, ProducerTicket, Questioner},
+    rule::Rule,
     state::State,
 };
 
@@ -71,11 +72,12 @@ impl Coordinator {
     /// stable storage, so that a coordinator that finds it ongoing asks all of its partitions, and their epoch must be of
     /// this transaction alone.
     fn may_commit_together(&self, id: &Rc<str>, ending: Ending) -> bool {
-        let is_known =
-            |entry: &Entry| !self.effects.is_pending(entry.last_write) && !is_exhausted(entry.metadata.epoch);
-        matches!(ending, Ending::Client(Outcome::Commit, version) if version >= EPOCH_BUMP_VERSION)
-            && self.surroundings.may_ask_for_markers()
-            && self.entries.get(id).is_some_and(is_known)
+        let is_known = |entry: &Entry| {
+            let is_durable = !self.effects.is_pending(entry.last_write) || self.rules.is_off(Rule::AddsFirst);
+            is_durable && (!is_exhausted(entry.metadata.epoch) || self.rules.is_off(Rule::OwnEpoch))
+        };
+        let is_commit = matches!(ending, Ending::Client(Outcome::Commit, version) if version >= EPOCH_BUMP_VERSION);
+        is_commit && self.surroundings.may_ask_for_markers() && self.entries.get(id).is_some_and(is_known)
     }
 
     fn places(&self, prepared: &Metadata) -> Places {
@@ -176,6 +178,9 @@ impl Coordinator {
 
     /// The decision is on stable storage.
     pub(super) fn on_prepared(&mut self, now_ms: i64, id: &Rc<str>) {
+        if self.rules.is_off(Rule::AnsweredWhenMarked) {
+            self.answer_end(id);
+        }
         let stage = self.entries.get(id).and_then(|entry| entry.under_way.as_ref()).map(|end| end.stage.clone());
         match stage {
             Some(Stage::Prepare(here)) => {
@@ -216,15 +221,21 @@ impl Coordinator {
 
     /// Every partition knows of the end, on stable storage.
     fn complete(&mut self, now_ms: i64, id: &Rc<str>) {
+        self.answer_end(id);
         let Some(entry) = self.entries.get_mut(id) else { return };
-        let client = entry.under_way.take().and_then(|under_way| under_way.client);
+        entry.under_way = None;
         let complete = entry.metadata.complete(now_ms);
         self.put(id, complete).unwritten_since_ms = Some(now_ms);
         self.look_at(id, now_ms.saturating_add(COMPLETION_DELAY_MS));
-        if let Some((ticket, answer, _)) = client {
+        self.go_on(now_ms, id);
+    }
+
+    /// Who asked for the end hears of it, unless it was told that it takes too long.
+    fn answer_end(&mut self, id: &Rc<str>) {
+        let under_way = self.entries.get_mut(id).and_then(|entry| entry.under_way.as_mut());
+        if let Some((ticket, answer, _)) = under_way.and_then(|under_way| under_way.client.take()) {
             self.effects.reply(ticket, Ok(answer));
         }
-        self.go_on(now_ms, id);
     }
 
     /// Writes that a transaction is over everywhere, if that is due and no other record of the id has said so.
@@ -248,7 +259,7 @@ impl Coordinator {
 
     /// Has partitions asked of transactions that are ongoing here and may be committed there.
     pub(super) fn ask_for_markers(&mut self) {
-        if !self.surroundings.may_ask_for_markers() {
+        if !self.surroundings.may_ask_for_markers() || self.rules.is_off(Rule::MarkersDecide) {
             return;
         }
         let mut asked = Vec::new();
@@ -265,12 +276,15 @@ impl Coordinator {
             self.set_under_way(id, UnderWay { stage: Stage::Asking, only_where_open: true, client: None });
         }
         if !asked.is_empty() {
-            self.errands.push(Errand::AskForMarkers(asked));
+            self.errands.push(Errand::AskForMarkers(self.questioner.clone(), asked));
         }
     }
 
     /// Partitions were asked: which of those transactions have a marker in one of them.
-    pub(crate) fn handle_markers_found(&mut self, now_ms: i64, found: Vec<(Rc<str>, bool)>) {
+    pub(crate) fn handle_markers_found(&mut self, now_ms: i64, by: &Questioner, found: Vec<(Rc<str>, bool)>) {
+        if *by != self.questioner && !self.rules.is_off(Rule::OwnQuestions) {
+            return;
+        }
         for (id, is_committed) in found {
             let stage = self.entries.get(&id).and_then(|entry| entry.under_way.as_ref()).map(|end| &end.stage);
             if stage != Some(&Stage::Asking) {

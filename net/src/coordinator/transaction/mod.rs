@@ -22,6 +22,7 @@ mod power;
 mod record;
 mod request;
 mod requests;
+mod rule;
 mod settings;
 pub(crate) mod shell;
 mod state;

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     AddPartitions, Coordinator, EndTransaction, Errand, InitProducerId, Marked, Marking, PartitionName, Place,
-    Producer, Settings, Surroundings, coordinator::HOLD_MAX_MS,
+    Producer, Settings, Surroundings, coordinator::HOLD_MAX_MS, request::Questioner,
 };
 use crate::coordinator::runtime::{Inbox, LogRecord, Machine, Replayed, Reply, Verdict, Write};
 
@@ -107,7 +107,7 @@ struct World {
     log: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     writes: Vec<Write<super::record::TransactionRecord>>,
     sent: Vec<Marking>,
-    asked_for: Vec<Vec<(Rc<str>, Vec<Marker>)>>,
+    asked_for: Vec<(Questioner, Vec<(Rc<str>, Vec<Marker>)>)>,
     ids_asked: usize,
     next_producer_id: Rc<Cell<i64>>,
     told: Inbox<Told>,
@@ -246,9 +246,9 @@ impl World {
     }
 
     fn mark(&mut self, taken: u8) {
-        if let Some(asked) = self.asked_for.pop() {
+        if let Some((by, asked)) = self.asked_for.pop() {
             let found = asked.into_iter().map(|(id, markers)| (id, markers.iter().any(|marker| self.has(marker))));
-            return self.machine.handle_markers_found(self.now_ms, found.collect());
+            return self.machine.handle_markers_found(self.now_ms, &by, found.collect());
         }
         if self.sent.is_empty() {
             return;
@@ -295,7 +295,7 @@ impl World {
                 Errand::ProducerId => self.ids_asked += 1,
                 Errand::Admit(..) => {}
                 Errand::Mark(marking) => self.sent.push(marking),
-                Errand::AskForMarkers(asked) => self.asked_for.push(asked),
+                Errand::AskForMarkers(by, asked) => self.asked_for.push((by, asked)),
             }
         }
         for told in self.told.take() {

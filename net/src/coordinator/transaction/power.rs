@@ -1,17 +1,26 @@
-//! Coordinators and the engine's stores together on a disk that loses power, on one shard and on three: whatever is under way
-//! when it fails,
+//! Coordinators of transactions and of groups and the engine's stores together on a disk that loses power, on one shard and
+//! on three: whatever is under way when it fails,
 //!
-//! - a transaction counts in all partitions that it wrote to or in none;
-//! - what was answered as committed counts, all of it; what was answered as aborted, or whose end nobody asked for, never
-//!   does, not even for a moment;
+//! - a transaction counts in all partitions that it wrote to or in none, and offsets that it committed for a group count if,
+//!   and only if, it does;
+//! - what was answered as committed counts, all of it, from then on; what was answered as aborted, or whose end nobody asked
+//!   for, never does, not even for a moment;
+//! - what took too long is aborted, and who comes back to it is refused;
 //! - what readers of committed records have seen they see again, and what is stable stays so;
 //! - once coordinators are loaded, nothing is open that none of them will end.
 //!
-//! The machines are those of production, kept by the runtime's slots; letters take their time, and what they carry out is
-//! what the shell does ([`life`]). A model that finds nothing proves little: with a rule taken out it finds what that rule is
-//! for.
+//! The machines are those of production, kept by the runtime's slots; letters and turns take their time, coordinators are
+//! loaded anew while markers are on their way, and what they carry out is what the shell does ([`life`], [`shelf`]). Clients
+//! outlive the node or not, stand still, come back too late, or end what they have not finished ([`client`]).
+//!
+//! A model that finds nothing proves little: with each rule taken out it has to find what that rule is for. Power that fails
+//! at any moment hardly ever fails at the one that matters, so it also fails soon after markers were sent.
 
+mod checks;
+mod client;
+mod gate;
 mod life;
+mod shelf;
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,22 +34,23 @@ use std::{
 use futures_util::future::{join, join_all};
 use millrace_engine::{
     api::TopicPartition,
-    batch::{BatchInfo, end_marker},
     simulated::{Machine, Stable},
     transactions::Outcome,
 };
 use uuid::Uuid;
 
-use self::life::Life;
-use super::Producer;
+use self::{checks::check, life::Life};
+use super::{Producer, rule::Rule};
 
-/// Transactional ids.
+/// Transactional ids, each with a group of its own.
 const IDS: usize = 4;
 /// Partitions that are written to.
 const DATA: i32 = 5;
-/// Partitions that coordinators keep their state in.
+/// Partitions that coordinators of transactions, and those of groups, keep their state in.
 const STATES: i32 = 2;
 const DATA_TOPIC: &str = "data";
+/// What groups have read.
+const INPUT_TOPIC: &str = "input";
 
 fn data(index: i32) -> TopicPartition {
     TopicPartition { topic: Uuid::from_u128(7), partition: index }
@@ -50,24 +60,114 @@ fn state(index: i32) -> TopicPartition {
     TopicPartition { topic: Uuid::from_u128(8), partition: index }
 }
 
+fn offsets(index: i32) -> TopicPartition {
+    TopicPartition { topic: Uuid::from_u128(9), partition: index }
+}
+
+fn is_of_groups(partition: TopicPartition) -> bool {
+    partition.topic == offsets(0).topic
+}
+
 /// The state partition of an id.
 fn coordinated(id: usize) -> TopicPartition {
     state(i32::try_from(id).expect("a few ids") % STATES)
 }
 
-fn all_partitions() -> Vec<TopicPartition> {
-    (0..DATA).map(data).chain((0..STATES).map(state)).collect()
+/// The partition that keeps the group of an id.
+fn group_of(id: usize) -> TopicPartition {
+    offsets(i32::try_from(id / 2).expect("a few ids") % STATES)
 }
 
-/// A rule that is taken out.
+/// Partitions that transactions end in.
+fn ended_partitions() -> impl Iterator<Item = TopicPartition> {
+    (0..DATA).map(data).chain((0..STATES).map(offsets))
+}
+
+fn all_partitions() -> Vec<TopicPartition> {
+    ended_partitions().chain((0..STATES).map(state)).collect()
+}
+
+/// What is taken out: a rule of the coordinator, or one of what the shell does around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Without {
     Nothing,
+    Rule(Rule),
     /// Markers count once they are on stable storage.
     DurableMarkers,
     /// What is nobody's is aborted at the start.
     Reconciliation,
+    /// One marker of a commit is enough.
+    OneMarkerDecides,
+    /// Markers that a machine sent which is gone have their places before partitions are asked.
+    SentMarkers,
+    /// Markers that a machine sent which is gone are on stable storage before a partition counts in which nothing is open.
+    MarkersOnTheirWay,
+    /// What is of one shard is one group.
+    OneGroup,
+    /// A batch is acknowledged after the record that lets its partition in.
+    RecordBeforeAnswer,
+    /// A group's coordinator that is loaded hears of markers.
+    MarkersReplayed,
+    /// Markers for a group's partition go through its coordinator.
+    MarkersThroughGroups,
 }
+
+/// Those whose loss is found within a few seeds.
+const FOUND: [Without; 6] = [
+    Without::Rule(Rule::MarkersDecide),
+    Without::Rule(Rule::AnsweredWhenMarked),
+    Without::Rule(Rule::EpochOfEnd),
+    Without::Rule(Rule::TimeoutFences),
+    Without::DurableMarkers,
+    Without::OneGroup,
+];
+
+/// Those that take hundreds of seeds, or of which it is not known yet.
+const RARE: [Without; 11] = [
+    Without::Rule(Rule::AddsFirst),
+    Without::Rule(Rule::OwnEpoch),
+    Without::Rule(Rule::Held),
+    Without::Rule(Rule::OwnQuestions),
+    Without::Reconciliation,
+    Without::OneMarkerDecides,
+    Without::SentMarkers,
+    Without::MarkersOnTheirWay,
+    Without::RecordBeforeAnswer,
+    Without::MarkersReplayed,
+    Without::MarkersThroughGroups,
+];
+
+/// When the power fails, beside what a life is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// At no other moment.
+    Nowhere,
+    /// Soon after markers were sent; and coordinators are loaded anew then.
+    AtMarkers,
+}
+
+/// What clients and the node are prone to, each one time in so many.
+#[derive(Debug, Clone, Copy)]
+struct Mood {
+    /// A transaction writes to a partition.
+    writes: u64,
+    /// A client ends what it has not waited for.
+    hastes: u64,
+    /// A client stands still within a transaction, or before its end, and another one takes its place then.
+    stands: u64,
+    /// The power fails soon after markers were sent, or their coordinator is loaded anew.
+    goes_wrong: u64,
+    /// A shard has much to do before its coordinators' next records are written.
+    tarries: u64,
+}
+
+/// By seed: what hardly ever comes about in one mood is common in another.
+const MOODS: [Mood; 4] = [
+    Mood { writes: 2, hastes: 8, stands: 8, goes_wrong: 8, tarries: 3 },
+    Mood { writes: 4, hastes: 2, stands: 20, goes_wrong: 3, tarries: 1 },
+    Mood { writes: 2, hastes: 20, stands: 3, goes_wrong: 4, tarries: 1 },
+    Mood { writes: 2, hastes: 20, stands: 12, goes_wrong: 3, tarries: 2 },
+];
 
 /// Numbers by chance, the same for the same seed.
 struct Chance(Cell<u64>);
@@ -96,8 +196,19 @@ type Key = (i64, i16);
 /// A transaction as its client knows it.
 #[derive(Debug, Clone, Default)]
 struct Sent {
+    /// Batches and offsets that were sent, and how many of these were acknowledged.
+    begun: usize,
+    answered: usize,
     /// Batches that were acknowledged: partition and offset.
-    acked: BTreeSet<(i32, i64)>,
+    acked: BTreeSet<(TopicPartition, i64)>,
+    /// Offsets of its group that were.
+    offsets: BTreeSet<i64>,
+    /// Partitions in which something was.
+    partitions: BTreeSet<TopicPartition>,
+    /// The next sequence, by partition.
+    sequences: BTreeMap<i32, i32>,
+    /// Its client has ended it with something on its way: that may be lost.
+    is_hasty: bool,
     /// How it was asked to end, and whether that was answered.
     asked: Option<Outcome>,
     is_answered: bool,
@@ -108,7 +219,12 @@ struct World {
     chance: Chance,
     shards: usize,
     without: Without,
+    mood: Mood,
+    aim: Cell<Aim>,
     next_producer_id: Cell<i64>,
+    next_offset: Cell<i64>,
+    /// The producers that clients go on with, by id.
+    clients: Vec<Cell<Option<Producer>>>,
     sent: RefCell<BTreeMap<Key, Sent>>,
     /// Transactions that a reader of committed records has seen.
     seen: RefCell<BTreeSet<Key>>,
@@ -117,20 +233,24 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, shards: usize, without: Without) -> Rc<Self> {
+    fn new(seed: u64, shards: usize, without: Without, aim: Aim) -> Rc<Self> {
         Rc::new(Self {
             chance: Chance(Cell::new(seed)),
             shards,
             without,
+            mood: MOODS[(seed % MOODS.len() as u64) as usize],
+            aim: Cell::new(aim),
             next_producer_id: Cell::new(100),
+            next_offset: Cell::new(1),
+            clients: (0..IDS).map(|_| Cell::default()).collect(),
             sent: RefCell::default(),
             seen: RefCell::default(),
             stable: RefCell::default(),
         })
     }
 
-    fn with_sent(&self, producer: Producer, change: impl FnOnce(&mut Sent)) {
-        change(self.sent.borrow_mut().entry((producer.id, producer.epoch)).or_default());
+    fn with_sent<R>(&self, producer: Producer, change: impl FnOnce(&mut Sent) -> R) -> R {
+        change(self.sent.borrow_mut().entry((producer.id, producer.epoch)).or_default())
     }
 
     /// What a reader of committed records is given now.
@@ -139,99 +259,8 @@ impl World {
         let before = ends.entry(partition).or_default();
         assert!(stable.end >= *before, "partition {partition} was stable up to {before}, now {}", stable.end);
         *before = stable.end;
-        self.seen.borrow_mut().extend(committed_of(stable));
+        self.seen.borrow_mut().extend(checks::committed_of(stable));
     }
-}
-
-/// What a client makes of what it is given.
-fn committed_of(stable: &Stable) -> BTreeSet<Key> {
-    let mut aborted = stable.aborted.clone();
-    aborted.sort_by_key(|one| one.first_offset);
-    let mut aborted = aborted.into_iter().peekable();
-    let (mut skipped, mut committed) = (BTreeSet::new(), BTreeSet::new());
-    for (info, bytes) in &stable.batches {
-        while let Some(begun) = aborted.next_if(|one| one.first_offset <= info.last_offset()) {
-            skipped.insert(begun.producer_id);
-        }
-        match end_of(info, bytes) {
-            Some(Outcome::Abort) => {
-                skipped.remove(&info.producer_id);
-            }
-            None if !skipped.contains(&info.producer_id) => {
-                committed.insert((info.producer_id, info.producer_epoch));
-            }
-            Some(Outcome::Commit) | None => {}
-        }
-    }
-    committed
-}
-
-fn end_of(info: &BatchInfo, bytes: &[u8]) -> Option<Outcome> {
-    end_marker(bytes).expect("the log is whole").filter(|_| info.is_control()).map(|end| end.outcome)
-}
-
-/// What the logs say of each transaction: how it ended in which partition (`None`: it has not), and where its batches are.
-#[derive(Default)]
-struct Logged {
-    ends: BTreeMap<Key, BTreeMap<i32, Option<Outcome>>>,
-    offsets: BTreeMap<Key, BTreeSet<(i32, i64)>>,
-}
-
-async fn look_at_logs(life: &Life) -> Logged {
-    let mut logged = Logged::default();
-    for partition in 0..DATA {
-        let mut open: BTreeMap<i64, Key> = BTreeMap::new();
-        for (info, bytes) in life.shards.all_batches(data(partition)).await {
-            let key = (info.producer_id, info.producer_epoch);
-            match end_of(&info, &bytes) {
-                Some(outcome) => {
-                    if let Some(key) = open.remove(&info.producer_id) {
-                        logged.ends.entry(key).or_default().insert(partition, Some(outcome));
-                    }
-                }
-                None => {
-                    open.insert(info.producer_id, key);
-                    logged.ends.entry(key).or_default().insert(partition, None);
-                    logged.offsets.entry(key).or_default().insert((partition, info.base_offset));
-                }
-            }
-        }
-    }
-    logged
-}
-
-/// Compares what the logs say with what clients were told, when coordinators have loaded and nothing is under way.
-async fn check(life: &Life) {
-    let world = &life.world;
-    for partition in 0..DATA {
-        let stable = life.shards.stable(data(partition)).await;
-        world.note_seen(partition, &stable);
-    }
-    let logged = look_at_logs(life).await;
-    for (key, ends) in &logged.ends {
-        let outcomes: BTreeSet<_> = ends.values().map(|end| end.map(|outcome| outcome == Outcome::Commit)).collect();
-        // what was lost of its adds is aborted before what is open ends
-        let is_committed = outcomes.contains(&Some(true));
-        assert!(!is_committed || outcomes.len() == 1, "{key:?} is torn: {ends:?}");
-        let sent = world.sent.borrow().get(key).cloned().unwrap_or_default();
-        let is_told = sent.asked.filter(|_| sent.is_answered);
-        match is_told {
-            Some(Outcome::Commit) => assert!(is_committed, "{key:?} was answered as committed: {ends:?}"),
-            Some(Outcome::Abort) => assert!(!is_committed, "{key:?} was answered as aborted: {ends:?}"),
-            None if sent.asked != Some(Outcome::Commit) => assert!(!is_committed, "nobody has committed {key:?}"),
-            None => {}
-        }
-        assert!(is_committed || !world.seen.borrow().contains(key), "{key:?} was seen and does not count: {ends:?}");
-        if is_committed {
-            let missing: Vec<_> = sent.acked.difference(&logged.offsets[key]).collect();
-            assert!(missing.is_empty(), "{key:?} has lost {missing:?}");
-        }
-    }
-    for (key, sent) in &*world.sent.borrow() {
-        let is_committed = sent.is_answered && sent.asked == Some(Outcome::Commit) && !sent.acked.is_empty();
-        assert!(!is_committed || logged.ends.contains_key(key), "{key:?} was answered as committed and is lost");
-    }
-    life.check_owned();
 }
 
 /// One life: what the last one left is checked, then clients go on until the power fails or they are done.
@@ -251,16 +280,20 @@ async fn live(machine: Rc<Machine>, number: u64, world: Rc<World>, rounds: usize
     };
     join(clients, readers).await;
     life.come_to_rest().await;
+    life.reconcile().await;
     check(&life).await;
 }
 
 /// Some lives on one disk, each but the last cut off at an operation by chance. Answers how many transactions were committed
 /// for sure.
 fn live_on(seed: u64, shards: usize, lives: u64, rounds: usize, without: Without) -> usize {
-    let (machine, world) = (Rc::new(Machine::new(seed)), World::new(seed ^ 0xbeef, shards, without));
+    let machine = Rc::new(Machine::new(seed));
+    let world = World::new(seed ^ 0xbeef, shards, without, Aim::AtMarkers);
     for number in 1..=lives {
         if number < lives {
             machine.lose_power_after(5 + world.chance.below(25 * rounds as u64));
+        } else {
+            world.aim.set(Aim::Nowhere);
         }
         machine.run(live(Rc::clone(&machine), number, Rc::clone(&world), rounds));
         machine.restart();
@@ -294,7 +327,8 @@ fn the_power_fails_at_every_operation_of_a_few_transactions() {
     let step = std::env::var("MILLRACE_CRASH_SEEDS").map_or(9, |_| 1);
     for shards in [1, 3] {
         for crash_at in (1..600).step_by(step) {
-            let (machine, world) = (Rc::new(Machine::new(crash_at)), World::new(11, shards, Without::Nothing));
+            let machine = Rc::new(Machine::new(crash_at));
+            let world = World::new(11, shards, Without::Nothing, Aim::Nowhere);
             machine.lose_power_after(crash_at);
             let is_over = machine.run(live(Rc::clone(&machine), 1, Rc::clone(&world), 3)).is_some();
             machine.restart();
@@ -306,10 +340,25 @@ fn the_power_fails_at_every_operation_of_a_few_transactions() {
     }
 }
 
+/// Rule by rule. How far it has to look is printed: a rule that is found late is hardly tested.
+fn miss_each(all: &[Without], seeds_max: u64) {
+    let mut missed = Vec::new();
+    for without in all.iter().copied() {
+        let is_found = |seed: &u64| catch_unwind(AssertUnwindSafe(|| live_on(*seed, 3, 6, 6, without))).is_err();
+        let found = (0..seeds_max).find(is_found);
+        println!("{without:?} is missed with seed {found:?}");
+        missed.extend(found.is_none().then_some(without));
+    }
+    assert!(missed.is_empty(), "within {seeds_max} seeds nobody misses {missed:?}");
+}
+
 #[test]
 fn with_a_rule_taken_out_something_is_found() {
-    for without in [Without::DurableMarkers, Without::Reconciliation] {
-        let is_found = |seed| catch_unwind(AssertUnwindSafe(|| live_on(seed, 3, 6, 6, without))).is_err();
-        assert!((0..60).any(is_found), "{without:?}");
-    }
+    miss_each(&FOUND, 60);
+}
+
+#[test]
+#[ignore = "takes many minutes, and not all are known to be found"]
+fn with_a_rule_taken_out_something_is_found_in_the_end() {
+    miss_each(&RARE, seeds(1_000).end);
 }

@@ -104,6 +104,19 @@ pub(crate) struct Marking {
     pub(crate) only_where_open: bool,
 }
 
+/// Who asks: an answer to a coordinator that is gone was given before the one after it was loaded, and says nothing of what
+/// the former has sent since.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Questioner(Rc<()>);
+
+impl PartialEq for Questioner {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Questioner {}
+
 /// What became of a marker, by partition.
 pub(crate) type Marked = Vec<(PartitionName, Result<(), ResponseError>)>;
 
@@ -118,5 +131,5 @@ pub(crate) enum Errand {
     Mark(Marking),
     /// By transactional id: whether a partition has one of these markers, when all markers that were sent have their
     /// answers: [`Coordinator::handle_markers_found`](super::Coordinator::handle_markers_found).
-    AskForMarkers(Vec<(Rc<str>, Vec<Marker>)>),
+    AskForMarkers(Questioner, Vec<(Rc<str>, Vec<Marker>)>),
 }

@@ -14,6 +14,7 @@ use super::{
     coordinator::{Coordinator, Step, Then},
     metadata::{EPOCH_BUMP_VERSION, Ending, LAST_EPOCH, Metadata, PartitionName, Producer, is_exhausted},
     request::{AddPartitions, DoneTicket, EndTransaction, InitProducerId, ProducerTicket, Progress, Request},
+    rule::Rule,
     settings::TIMEOUT_MAX_MS,
     state::State,
 };
@@ -191,6 +192,10 @@ impl Coordinator {
         let Some(entry) = self.entries.get(id) else {
             self.effects.reply(ticket, Err(ResponseError::InvalidProducerIdMapping));
             return Step::Done;
+        };
+        let end = match self.rules.is_off(Rule::EpochOfEnd) {
+            true => EndTransaction { producer: entry.metadata.producer(), ..end },
+            false => end,
         };
         let answer = match verdict(&entry.metadata, end) {
             Verdict::Begin => {

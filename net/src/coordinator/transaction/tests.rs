@@ -21,6 +21,7 @@ use super::{
     coordinator::HOLD_MAX_MS,
     metadata::{LAST_EPOCH, Metadata, NO_PRODUCER},
     record::TransactionRecord,
+    request::Questioner,
 };
 use crate::coordinator::runtime::{Inbox, LogRecord, Machine, Replayed, Reply, Verdict};
 
@@ -81,7 +82,7 @@ struct World {
     /// Writes, markers and producer ids wait for the test while this is set.
     is_slow: bool,
     sent: Vec<Marking>,
-    asked_for: Vec<Vec<(Rc<str>, Vec<Marker>)>>,
+    asked_for: Vec<(Questioner, Vec<(Rc<str>, Vec<Marker>)>)>,
     admitted: Vec<(Vec<TopicPartition>, Producer)>,
     ids_asked: usize,
     next_producer_id: i64,
@@ -139,7 +140,7 @@ impl World {
                     Errand::ProducerId => self.ids_asked += 1,
                     Errand::Admit(partitions, producer) => self.admitted.push((partitions, producer)),
                     Errand::Mark(marking) => self.sent.push(marking),
-                    Errand::AskForMarkers(asked) => self.asked_for.push(asked),
+                    Errand::AskForMarkers(by, asked) => self.asked_for.push((by, asked)),
                 }
             }
             if !self.is_slow {
@@ -156,10 +157,10 @@ impl World {
         let has_written = self.write();
         let has_marked = self.mark(|_| Ok(()));
         let is_asked = self.ids_asked > 0 || !self.asked_for.is_empty();
-        for asked in std::mem::take(&mut self.asked_for) {
+        for (by, asked) in std::mem::take(&mut self.asked_for) {
             let has_one = |markers: &[Marker]| markers.iter().any(|marker| self.marked.contains(marker));
             let found = asked.into_iter().map(|(id, markers)| (id, has_one(&markers))).collect();
-            self.machine.handle_markers_found(self.now_ms, found);
+            self.machine.handle_markers_found(self.now_ms, &by, found);
         }
         for _ in 0..std::mem::take(&mut self.ids_asked) {
             self.next_producer_id += 1;

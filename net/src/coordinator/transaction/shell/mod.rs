@@ -128,7 +128,7 @@ impl Kind for TransactionKind {
                 })
                 .detach()
             }
-            Errand::AskForMarkers(asked) => {
+            Errand::AskForMarkers(by, asked) => {
                 let before = transactions.kind().sent.under_way();
                 glommio::spawn_local(async move {
                     // a machine that is gone has sent some of them: they are to have their places first
@@ -136,7 +136,7 @@ impl Kind for TransactionKind {
                         marked.pass().await;
                     }
                     let found = markers::find(&engine, asked).await;
-                    transactions.with(partition, |machine, now_ms| machine.handle_markers_found(now_ms, found));
+                    transactions.with(partition, |machine, now_ms| machine.handle_markers_found(now_ms, &by, found));
                 })
                 .detach()
             }
