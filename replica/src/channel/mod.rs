@@ -12,6 +12,7 @@ pub mod frame;
 pub(crate) mod guard;
 pub mod intent;
 mod leader;
+mod pace;
 mod progress;
 pub mod shard;
 pub mod stream;

@@ -14,7 +14,6 @@
 
 mod feed;
 mod image;
-mod limiter;
 mod link;
 mod peers;
 mod proposals;
@@ -53,7 +52,6 @@ pub use self::{
     report::{FollowerReport, Promotion, ReplicationReport},
 };
 use self::{
-    limiter::Limiter,
     link::Link,
     proposals::Proposals,
     tasks::Tasks,
@@ -86,8 +84,6 @@ pub struct ShellOptions {
     pub cluster: Uuid,
     /// Where other nodes connect; the same for all shards.
     pub listen: Vec<SocketAddr>,
-    /// How fast this shard reads for followers that lag.
-    pub catch_up_bytes_per_second: u64,
     /// How long a follower may be behind and count as in sync: replica.lag.time.max.ms.
     pub lag_ms_max: u64,
     /// Where the control thread says how etcd is, and how long this node's life lasts.
@@ -125,7 +121,6 @@ pub struct Shell {
     proposals: Proposals,
     tasks: Tasks,
     background: TaskQueueHandle,
-    limiter: RefCell<Limiter>,
     /// What the core wants is being done: what is told meanwhile waits for its turn.
     is_driving: Cell<bool>,
     /// The core may want to be woken earlier than before.
@@ -181,7 +176,6 @@ impl Shell {
         let config =
             ChannelConfig { cluster: options.cluster, node: engine.node_id(), shard, lag_ms_max: options.lag_ms_max };
         let shares = Shares::Static(CATCH_UP_SHARES);
-        let limiter = Limiter::new(options.catch_up_bytes_per_second);
         let shell = Rc::new(Shell {
             engine: engine.clone(),
             options,
@@ -199,7 +193,6 @@ impl Shell {
             proposals: Proposals::default(),
             tasks: Tasks::default(),
             background: glommio::executor().create_task_queue(shares, Latency::NotImportant, "catch-up"),
-            limiter: RefCell::new(limiter),
             is_driving: Cell::new(false),
             timer: Signal::default(),
             armed_ms: Cell::default(),

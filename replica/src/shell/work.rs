@@ -207,7 +207,7 @@ impl Shell {
         }
     }
 
-    /// A read for a follower that lags: in the background's share, and not faster than a bulk copy may go.
+    /// A read for a follower that lags: in the background's share. How much is read when is the core's to say.
     fn read(self: &Rc<Self>, replica: Replica, work: EngineWork) {
         let EngineWork::Read { link, attachment, from, bytes_max } = work else { return };
         let shell = self.clone();
@@ -223,10 +223,6 @@ impl Shell {
             };
             let bytes = result.as_ref().map_or(0, |run| run.bytes.len());
             tracing::debug!(partition = ?replica.id(), from, bytes, "read for a follower that lags");
-            let wait = shell.limiter.borrow_mut().take(bytes, shell.now());
-            if !wait.is_zero() {
-                glommio::timer::sleep(wait).await;
-            }
             shell.report(replica.id(), Done::Read { link, attachment, from, result });
         });
     }

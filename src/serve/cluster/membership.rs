@@ -45,8 +45,6 @@ const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the topics of a node may take to become those of a cluster.
 pub(super) const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How fast all shards together read for followers that lag.
-const CATCH_UP_BYTES_PER_SECOND: u64 = 200 << 20;
 /// How long the node counts as a member without a word from it. etcd gives no less than 2 s.
 const LEASE: Duration = Duration::from_secs(3);
 /// How long etcd may be silent before that is said.
@@ -120,7 +118,6 @@ impl Shards {
         let options = ShellOptions {
             cluster: joined.cluster,
             listen: self.prepared.listen.clone(),
-            catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND / engine.shards() as u64,
             lag_ms_max: replication_settings::lag_ms_max(&self.prepared.cluster.settings),
             feed: self.feed.clone(),
         };

@@ -5,7 +5,8 @@ use millrace_engine::api::TopicPartition;
 
 use super::{
     ShardChannel,
-    link::{LinkState, Peer},
+    link::{Copy, Link, LinkState, Peer},
+    state::Alarm,
 };
 use crate::channel::{
     event::{LinkId, Logs, ReadFailure, ReadRun},
@@ -13,11 +14,6 @@ use crate::channel::{
     intent::EngineWork,
     progress::Flow,
 };
-
-/// Bytes of one chunk.
-const CHUNK_BYTES: usize = 1 << 20;
-/// Chunks that are read for one follower's shard at a time.
-const READS_MAX: usize = 4;
 
 impl ShardChannel {
     /// Has partitions read again that wait for credits or for news.
@@ -28,8 +24,18 @@ impl ShardChannel {
         }
     }
 
+    /// Feeds all followers that lag, beginning with the one whose turn it is.
+    pub(super) fn feed(&mut self, now_ms: u64) {
+        let lags = |(id, state): (&LinkId, &Link)| (!state.backlog.is_empty()).then_some(*id);
+        let lagging: Vec<LinkId> = self.links.iter().filter_map(lags).collect();
+        let turn = lagging.iter().position(|link| *link > self.fed).unwrap_or(0);
+        for at in 0..lagging.len() {
+            self.read_for(now_ms, lagging[(turn + at) % lagging.len()]);
+        }
+    }
+
     /// Reads chunks for the partitions of a live connection that lag, in turns.
-    pub(super) fn read_for(&mut self, live: LinkId) {
+    pub(super) fn read_for(&mut self, now_ms: u64, live: LinkId) {
         let Some(peer) = self.links.get(&live).filter(|state| state.is_to_follower()).and_then(|state| state.peer)
         else {
             return;
@@ -41,8 +47,16 @@ impl ShardChannel {
         if !is_open {
             return;
         }
+        let of_others: u64 = self.links.iter().filter(|(id, _)| **id != live).map(|(_, it)| it.copying_bytes()).sum();
         loop {
-            let Some(state) = self.links.get_mut(&live).filter(|state| state.reads < READS_MAX) else { return };
+            let Some(state) = self.links.get_mut(&live).filter(|state| !state.backlog.is_empty()) else { return };
+            let own = state.copying_bytes();
+            let Some(bytes_max) = self.pace.next_piece(now_ms, own, own + of_others) else {
+                if let Some(wake_ms) = self.pace.wake_ms(now_ms) {
+                    self.alarms.insert((wake_ms, Alarm::Feed));
+                }
+                return;
+            };
             let Some(partition) = state.backlog.pop_front() else { return };
             let Some(leadership) = self.leading(partition) else { continue };
             let Some(follower) = leadership.followers.iter_mut().find(|follower| follower.link == Some(live)) else {
@@ -51,7 +65,9 @@ impl ShardChannel {
             let Flow::CatchUp { next, is_reading: false } = follower.flow else { continue };
             follower.flow = Flow::CatchUp { next, is_reading: true };
             let (link, attachment, from) = (live, follower.attachment, next);
-            self.work(partition, EngineWork::Read { link, attachment, from, bytes_max: CHUNK_BYTES });
+            self.work(partition, EngineWork::Read { link, attachment, from, bytes_max });
+            self.pace.begin(now_ms, bytes_max);
+            self.fed = live;
             if let Some(state) = self.links.get_mut(&live) {
                 state.reads += 1;
             }
@@ -84,7 +100,18 @@ impl ShardChannel {
                 Err(failure) => self.give_up(now_ms, partition, live, attachment, failure),
             }
         }
-        self.read_for(live);
+        self.end_pieces(now_ms, live);
+    }
+
+    /// Whatever was on its way to a follower may have arrived: others' turn, or the next piece's.
+    pub(super) fn end_pieces(&mut self, now_ms: u64, live: LinkId) {
+        match self.links.values().any(|state| state.copying_bytes() > 0) {
+            true => self.read_for(now_ms, live),
+            false => {
+                self.pace.end(now_ms);
+                self.feed(now_ms);
+            }
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a chunk is made of")]
@@ -103,7 +130,11 @@ impl ShardChannel {
         let chunks = peer.and_then(|peer| self.accepted.get(&Peer { purpose: Purpose::CatchUp, ..peer }).copied());
         let mut next = base;
         if let Some(chunks) = chunks.filter(|_| end > base) {
+            let length = bytes.len() as u64;
             self.say_chunk(now_ms, chunks, partition, attachment, base, end, log_start, bytes);
+            if let Some(state) = self.links.get_mut(&live) {
+                state.copies.push(Copy { partition, attachment, end, bytes: length });
+            }
             next = end;
         }
         let Some(leadership) = self.leading(partition) else { return };

@@ -14,6 +14,7 @@ use crate::{
         frame::{Attached, Confirm, Detach, DetachReason, Frame, Live, Marks, Purpose, Run, Switch, Verdict},
         guard::Guard,
         intent::EngineWork,
+        pace::PIECE_BYTES_MAX,
         stream::Part as FramePart,
     },
     cluster::model::NodeId,
@@ -158,6 +159,7 @@ impl ShardChannel {
 
     fn take_live(&mut self, now_ms: u64, link: LinkId, live: Live) -> Option<()> {
         let bytes = live.runs.iter().map(|run| run.payload.bytes.len() as u64).sum();
+        self.pace.note_live(now_ms, bytes);
         let parts = live.runs.iter().map(part).collect();
         let is_next = self.links.get_mut(&link)?.inbound.receive(live.sequence, bytes, parts);
         for run in live.runs {
@@ -239,8 +241,9 @@ impl ShardChannel {
     }
 
     /// Confirms what is safe by now, tells marks, and grants what was used.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self, now_ms: u64) {
         let window = self.window();
+        let of_chunks = if self.pace.is_busy(now_ms) { PIECE_BYTES_MAX as u64 } else { window };
         let dialed: Vec<LinkId> = self.dialed.values().filter_map(|dialed| dialed.link).collect();
         for link in dialed {
             let Some(mut state) = self.links.remove(&link) else { continue };
@@ -252,6 +255,7 @@ impl ShardChannel {
                 }
             }
             let confirmed = state.inbound.settle(|part| self.is_done(part));
+            let window = if is_live { window } else { of_chunks };
             let grant = confirmed.and_then(|_| state.inbound.next_grant(window));
             self.links.insert(link, state);
             if let Some(sequence) = confirmed.filter(|_| is_live) {

@@ -68,7 +68,7 @@ impl ShardChannel {
                 for attach in list {
                     self.answer(now_ms, link, attach, logs);
                 }
-                self.read_for(link);
+                self.read_for(now_ms, link);
             }
             Frame::Confirm(Confirm { sequence }) => {
                 let parts = self.links.get_mut(&link)?.outbound.confirm(sequence)?;
@@ -79,7 +79,7 @@ impl ShardChannel {
                 self.links.get_mut(&link)?.outbound.grant(credit_bytes);
                 let live = self.live_of(link)?;
                 self.rouse_backlog(live);
-                self.read_for(live);
+                self.read_for(now_ms, live);
             }
             _ => return None,
         }
@@ -162,6 +162,7 @@ impl ShardChannel {
             state.notices.remove(&partition);
             state.resting.remove(&partition);
             state.backlog.retain(|other| *other != partition);
+            state.copies.retain(|copy| copy.partition != partition);
         }
     }
 
@@ -174,6 +175,7 @@ impl ShardChannel {
             leadership.early.retain(|(other, _)| *other != link);
             self.rouse(now_ms, *partition);
         }
+        self.feed(now_ms);
     }
 
     /// A follower lets a partition go.
@@ -183,12 +185,14 @@ impl ShardChannel {
         let Some(follower) = leadership.follower(link, detach.attachment) else { return };
         follower.break_off(now_ms);
         self.forget_follower(link, partition);
+        self.end_pieces(now_ms, link);
         self.advance(now_ms, partition, logs);
         self.rouse(now_ms, partition);
     }
 
     /// A commit group was sealed: its runs, in order. Goes to whoever follows live before the group is written here.
     pub fn handle_sealed(&mut self, now_ms: u64, runs: Vec<SealedRun>, logs: &dyn Logs) {
+        self.pace.note_live(now_ms, runs.iter().map(|run| run.bytes.len() as u64).sum());
         let mut frames: BTreeMap<LinkId, Vec<Run>> = BTreeMap::new();
         for run in runs {
             let log_start = logs.position(run.partition).map_or(0, |position| position.log_start);
@@ -256,7 +260,7 @@ impl ShardChannel {
         }
         for link in lagging {
             self.rouse_backlog(link);
-            self.read_for(link);
+            self.read_for(now_ms, link);
         }
     }
 
@@ -343,11 +347,14 @@ impl ShardChannel {
             let Some(position) = logs.position(part.partition) else { continue };
             let Some(leadership) = self.leading(part.partition) else { continue };
             leadership.confirm(now_ms, link, part.attachment, part.end, position.end);
+            if let Some(state) = self.links.get_mut(&link) {
+                state.end_copies(part.partition, part.attachment, part.end);
+            }
             self.resume(link, part.partition, part.attachment);
             self.advance(now_ms, part.partition, logs);
         }
         self.rouse_backlog(link);
-        self.read_for(link);
+        self.read_for(now_ms, link);
     }
 
     fn take_positions(&mut self, now_ms: u64, link: LinkId, list: &[Position], logs: &dyn Logs) {
@@ -356,10 +363,13 @@ impl ShardChannel {
             let Some(leadership) = self.leading(told.partition) else { continue };
             let offset = leadership.confirmed_of(told);
             leadership.confirm(now_ms, link, told.attachment, offset, position.end);
+            if let Some(state) = self.links.get_mut(&link) {
+                state.end_copies(told.partition, told.attachment, offset);
+            }
             self.resume(link, told.partition, told.attachment);
             self.advance(now_ms, told.partition, logs);
         }
-        self.read_for(link);
+        self.end_pieces(now_ms, link);
     }
 
     /// Moves the high watermark and the ISR as far as what is known allows.

@@ -8,6 +8,7 @@ use crate::{
     channel::{
         event::LinkId,
         frame::{Frame, ITEMS_MAX, Purpose},
+        pace::PIECE_BYTES_MAX,
         stream::{Inbound, Outbound},
     },
     cluster::model::{Member, NodeId},
@@ -45,6 +46,17 @@ pub(super) enum LinkState {
     Up,
 }
 
+/// A chunk on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copy {
+    pub(super) partition: TopicPartition,
+    /// Of which attempt.
+    pub(super) attachment: u32,
+    /// Where the follower's log ends with it.
+    pub(super) end: i64,
+    pub(super) bytes: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -72,6 +84,8 @@ pub(super) struct Link {
     pub(super) resting: BTreeSet<TopicPartition>,
     /// Of an accepted live one: reads under way.
     pub(super) reads: usize,
+    /// Of an accepted live one: chunks that were sent for its partitions and are not confirmed.
+    pub(super) copies: Vec<Copy>,
     /// Of a dialed live one: partitions whose marks the leader may have to hear.
     pub(super) reports: BTreeSet<TopicPartition>,
     frames: Vec<Frame>,
@@ -95,6 +109,7 @@ impl Link {
             backlog: VecDeque::new(),
             resting: BTreeSet::new(),
             reads: 0,
+            copies: Vec::new(),
             reports: BTreeSet::new(),
             frames: Vec::new(),
         }
@@ -103,6 +118,18 @@ impl Link {
     /// Whether it is one on which a leader speaks to a follower as groups are sealed.
     pub(super) fn is_to_follower(&self) -> bool {
         !self.is_dialed && self.peer.is_some_and(|peer| peer.purpose == Purpose::Live)
+    }
+
+    /// Bytes that are being read for followers that lag, or are on their way to them.
+    pub(super) fn copying_bytes(&self) -> u64 {
+        self.reads as u64 * PIECE_BYTES_MAX as u64 + self.copies.iter().map(|copy| copy.bytes).sum::<u64>()
+    }
+
+    /// A follower has the log up to there.
+    pub(super) fn end_copies(&mut self, partition: TopicPartition, attachment: u32, confirmed: i64) {
+        let is_there =
+            |copy: &Copy| copy.partition == partition && (copy.attachment != attachment || copy.end <= confirmed);
+        self.copies.retain(|copy| !is_there(copy));
     }
 
     /// Puts a frame behind the others, into the last one if both are lists of one kind and fit.

@@ -214,7 +214,7 @@ impl ShardChannel {
                 self.hang_up(now_ms, link);
             }
         }
-        self.settle();
+        self.settle(now_ms);
         self.flush();
     }
 
@@ -264,7 +264,7 @@ impl ShardChannel {
         if peer.purpose == Purpose::CatchUp
             && let Some(live) = self.accepted.get(&Peer { purpose: Purpose::Live, ..peer }).copied()
         {
-            self.read_for(live);
+            self.read_for(now_ms, live);
         }
         Some(())
     }

@@ -28,6 +28,7 @@ use super::{
     guard::Guards,
     intent::{EngineWork, Intent},
     leader::Leadership,
+    pace::Pace,
 };
 use crate::cluster::model::{Member, NodeId};
 
@@ -82,6 +83,10 @@ pub struct ShardChannel {
     intents: VecDeque<Intent>,
     last_link: u64,
     last_attachment: u32,
+    /// How fast followers that lag are fed.
+    pace: Pace,
+    /// Whose turn to be fed was last.
+    fed: LinkId,
 }
 
 impl ShardChannel {
@@ -109,6 +114,8 @@ impl ShardChannel {
             intents: VecDeque::new(),
             last_link: 0,
             last_attachment: 0,
+            pace: Pace::default(),
+            fed: LinkId(0),
         }
     }
 
@@ -345,7 +352,7 @@ impl ShardChannel {
                 _ => {}
             }
         }
-        self.settle();
+        self.settle(now_ms);
         self.flush();
     }
 
@@ -361,6 +368,7 @@ impl ShardChannel {
                 Alarm::Dial(peer) => self.dial(now_ms, peer),
                 Alarm::Drive(partition) => self.drive(now_ms, partition, logs),
                 Alarm::Attach(partition) => self.rested(partition, logs),
+                Alarm::Feed => self.feed(now_ms),
             }
         }
         self.flush();

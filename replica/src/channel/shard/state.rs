@@ -94,6 +94,8 @@ pub(super) enum Alarm {
     Dial(Peer),
     /// A transition is tried again.
     Drive(TopicPartition),
+    /// Followers that lag are read for, after a pause.
+    Feed,
     /// A follower attaches again.
     Attach(TopicPartition),
 }
