@@ -122,6 +122,6 @@ pub trait LogTap {
     /// A group was sealed; its write is only beginning.
     fn sealed(&self, group: &SealedGroup);
 
-    /// A replicated partition's log, led or followed here, is written and durable up to these offsets.
+    /// A replicated partition's log, led or followed here, is written and durable up to these offsets; or it lost its beginning.
     fn progressed(&self, partition: TopicPartition, written: i64, durable: i64);
 }

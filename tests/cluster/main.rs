@@ -28,4 +28,5 @@ mod rig;
 mod rolling;
 mod share_members;
 mod shares;
+mod throttle;
 mod transactions;

@@ -18,7 +18,6 @@ pub(super) fn find(name: &str) -> Option<&'static ConfigKey> {
 const HOUR_MS: i64 = 3_600_000;
 const MINUTE_MS: i64 = 60_000;
 
-const NO_REPLICAS: &str = "a partition has one replica, so nothing is replicated and nothing is throttled";
 const NO_TIERS: &str = "there is no tiered storage: all of a log is local";
 
 const fn synonym(name: &'static str, factor: i64) -> Synonym {
@@ -127,8 +126,7 @@ static KEYS: &[ConfigKey] = &[
         &[],
         (ConfigType::List, "", Valid::ThrottledReplicas),
         "Replicas whose catching up is throttled on the follower's side, as partition:broker, or * for all.",
-    )
-    .without_effect(NO_REPLICAS),
+    ),
     ConfigKey::new(
         "index.interval.bytes",
         &[synonym("log.index.interval.bytes", 1)],
@@ -143,8 +141,7 @@ static KEYS: &[ConfigKey] = &[
         &[],
         (ConfigType::List, "", Valid::ThrottledReplicas),
         "Replicas whose catching up is throttled on the leader's side, as partition:broker, or * for all.",
-    )
-    .without_effect(NO_REPLICAS),
+    ),
     ConfigKey::new(
         "local.retention.bytes",
         &[synonym("log.local.retention.bytes", 1)],

@@ -14,6 +14,9 @@
 //! * `full 2`: node 2's disk takes nothing, until `free 2`.
 //! * `hold` keeps frames under way, `run` lets them go. `part 2`: a part of a frame came to node 2, on each of its connections.
 //! * `doubts 2 1`: whether node 2 takes node 1's process for gone.
+//! * `old`: from here on all greetings are as a node of version 1 says them, and no frame may be of a later one.
+//! * `limit 1 leading=100000`, `limit 2 following=100000`: bytes per second for replicas that are not in sync.
+//! * `trim 1 3`: node 1's log begins at 3. It tells when it is asked to `write`.
 //! * `lost 1`: node 1's life is over, and it has no other yet.
 
 use std::{
@@ -29,8 +32,9 @@ use uuid::Uuid;
 use super::{
     event::{Assignment, Done, IsrOutcome, LeaderRole, LinkId, LiveNode, LogPosition, Logs, Nodes, ReadFailure},
     event::{ReadRun, Role, SealedRun},
-    frame::{Frame, Purpose, Run, Verdict},
+    frame::{Frame, Purpose, Run, Verdict, encode},
     intent::{EngineWork, Intent},
+    quota::{Limited, LimitedReplicas, ReplicationLimits},
     shard::{ChannelConfig, LAG_MS_MAX, ShardChannel},
 };
 use crate::cluster::model::{Member, NodeId};
@@ -98,6 +102,7 @@ struct Conversation {
     pipes: Vec<[(NodeId, LinkId); 2]>,
     under_way: VecDeque<(usize, usize, Frame)>,
     is_held: bool,
+    is_old: bool,
     unreachable: Vec<NodeId>,
     proposals: Vec<(NodeId, i64)>,
     revision: i64,
@@ -140,6 +145,11 @@ impl Conversation {
                     }
                 }
                 Intent::Work { work, .. } => self.work(id, work),
+                Intent::LogStartsMoved { partition } => {
+                    let node = &self.nodes[&id];
+                    let low = node.core.low_watermark(partition, &node.log).expect("who hears of it leads");
+                    self.line(format!("{id} knows of low watermark {low}"));
+                }
                 Intent::ChangeIsr { revision, proposal, .. } => {
                     let isr: Vec<String> = proposal.isr.iter().map(|member| member.node.to_string()).collect();
                     self.line(format!("{id} asks for isr={} at r{revision}", isr.join(",")));
@@ -218,7 +228,13 @@ impl Conversation {
 
     fn run(&mut self) {
         for _ in 0..10_000 {
-            let Some((pipe, end, frame)) = self.under_way.pop_front() else { return };
+            let Some((pipe, end, mut frame)) = self.under_way.pop_front() else { return };
+            if self.is_old {
+                if let Frame::Hello(hello) = &mut frame {
+                    hello.version_max = 1;
+                }
+                assert_eq!(encode(&frame).head[10], 1, "{frame:?} has a version that the other does not know");
+            }
             let ((from, _), (to, link)) = (self.pipes[pipe][1 - end], self.pipes[pipe][end]);
             if let Some(text) = describe(&frame) {
                 self.line(format!("{from}>{to} {text}"));
@@ -264,6 +280,8 @@ impl Conversation {
             "full" => self.nodes.get_mut(&id()).expect("a node of the script").log.is_full = true,
             "free" => self.nodes.get_mut(&id()).expect("a node of the script").log.is_full = false,
             "hold" => self.is_held = true,
+            "old" => self.is_old = true,
+            "limit" => self.limit(id(), words[2]),
             "run" => self.is_held = false,
             "part" => {
                 let ends = self.pipes.iter().flatten().filter(|(node, _)| *node == id()).copied();
@@ -301,6 +319,18 @@ impl Conversation {
         if !self.is_held {
             self.run();
         }
+    }
+
+    fn limit(&mut self, id: NodeId, word: &str) {
+        let (side, rate) = word.split_once('=').expect("a side and a rate");
+        let rate = Some(rate.parse().unwrap());
+        let mut limits = ReplicationLimits::default();
+        *(if side == "leading" { &mut limits.leading } else { &mut limits.following }) = rate;
+        let all = LimitedReplicas { leading: Limited::All, following: Limited::All };
+        self.call(id, |now, core, _| {
+            core.handle_limits(now, limits);
+            core.handle_limited(now, P.topic, all);
+        });
     }
 
     fn set_nodes(&mut self, words: &[&str]) {
@@ -414,6 +444,8 @@ fn describe(frame: &Frame) -> Option<String> {
         }),
         Frame::GoLive(list) => list.iter().try_for_each(|it| write!(text, "go live at {}", it.at)),
         Frame::CatchUp(list) => list.iter().try_for_each(|it| write!(text, "catch up at {}", it.at)),
+        Frame::LogStarts(list) => list.iter().try_for_each(|it| write!(text, "log start {}", it.log_start)),
+        Frame::Hold(list) => list.iter().try_for_each(|it| write!(text, "chunks: {:?}", it.chunks)),
         Frame::Detach(list) => list.iter().try_for_each(|it| write!(text, "detach epoch={} {:?}", it.epoch, it.reason)),
     }
     .expect("text takes all");

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::{
     event::LogPosition,
-    frame::{Attach, Marks, Position, Run, Verdict},
+    frame::{Attach, LogStart, Marks, Position, Run, Verdict},
     guard::{Guard, Guards},
 };
 use crate::cluster::model::Member;
@@ -94,6 +94,8 @@ pub(crate) struct Following {
     heard_high_watermark: i64,
     high_watermark: i64,
     log_start: i64,
+    /// Where the log begins in the engine, and what the leader believes of that: 0 before it hears of it.
+    kept_from: (i64, i64),
     retries: u32,
     guards: Guards,
 }
@@ -127,6 +129,7 @@ impl Following {
             heard_high_watermark: 0,
             high_watermark: 0,
             log_start: 0,
+            kept_from: (0, 0),
             retries: 0,
             guards,
         }
@@ -143,6 +146,7 @@ impl Following {
         self.high_watermark = position.high_watermark;
         self.heard_high_watermark = 0;
         self.log_start = position.log_start;
+        self.kept_from = (position.log_start, 0);
         Attach {
             partition: self.partition,
             attachment,
@@ -347,6 +351,17 @@ impl Following {
             self.retries = 0;
         }
         (self.written, self.durable) = (position.written, position.durable);
+        self.kept_from.0 = position.log_start;
+    }
+
+    /// Where the log begins, if the leader has to hear of it.
+    pub(crate) fn next_log_start(&mut self) -> Option<LogStart> {
+        let (log_start, told) = self.kept_from;
+        if !self.is_attached() || log_start <= told {
+            return None;
+        }
+        self.kept_from.1 = log_start;
+        Some(LogStart { partition: self.partition, attachment: self.attachment, log_start })
     }
 
     /// Whether the log is so far as safe as a run asks.

@@ -55,6 +55,12 @@ pub enum Intent {
         /// The leader, its epoch, and the ISR that it wants.
         proposal: IsrProposal,
     },
+    /// Whoever waits for replicas to let go of the beginning of a partition that is led here may look again at where they
+    /// begin. Not reported.
+    LogStartsMoved {
+        /// The partition.
+        partition: TopicPartition,
+    },
 }
 
 /// Work for the engine. The first four are transitions: durable before they are reported by `on_done`, one at a time per

@@ -7,7 +7,7 @@
 use millrace_engine::config::Durability;
 
 use super::{
-    event::{IsrOutcome, LeaderRole, LinkId, LogPosition, Nodes},
+    event::{IsrOutcome, LeaderRole, LinkId, LiveNode, LogPosition, Nodes},
     frame::{Attach, Position, Verdict},
     guard::{Guard, Guards},
     progress::{Flow, Follower},
@@ -66,6 +66,8 @@ pub(crate) struct Leadership {
     pub(crate) start: Option<i64>,
     /// Rises.
     pub(crate) high_watermark: i64,
+    /// Where the log begins, as far as followers are told.
+    pub(crate) log_start: i64,
     /// Where the last commit group ends that followers were told of.
     pub(crate) sealed: i64,
     /// Who attached in this epoch, one life per node.
@@ -92,6 +94,7 @@ impl Leadership {
             lag_ms_max: LAG_MS_MAX,
             start: None,
             high_watermark: 0,
+            log_start: 0,
             sealed: 0,
             followers: Vec::new(),
             change: None,
@@ -111,6 +114,7 @@ impl Leadership {
     pub(crate) fn begin(&mut self, position: LogPosition) {
         self.start = Some(position.epoch_start);
         self.high_watermark = position.high_watermark;
+        self.log_start = position.log_start;
         self.sealed = position.end;
     }
 
@@ -178,6 +182,16 @@ impl Leadership {
         if let Some(follower) = self.follower(link, attachment) {
             follower.confirm(now_ms, offset.min(leader_end), leader_end);
         }
+    }
+
+    /// Up to where all replicas whose nodes live have let go of the log; -1 if one of them is not there, or does not tell.
+    pub(crate) fn low_watermark(&self, position: LogPosition, nodes: &Nodes) -> i64 {
+        let others = self.role.replicas.iter().filter(|node| **node != self.me.node);
+        let of = |live: &LiveNode| {
+            let follower = self.followers.iter().find(|it| it.member == live.member && it.link.is_some());
+            follower.and_then(|follower| follower.log_start).unwrap_or(-1)
+        };
+        others.filter_map(|node| nodes.live(*node)).map(of).fold(position.log_start, i64::min)
     }
 
     /// The committed ISR and whatever else may be the ISR by now.

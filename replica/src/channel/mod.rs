@@ -14,5 +14,6 @@ pub mod intent;
 mod leader;
 mod pace;
 mod progress;
+pub mod quota;
 pub mod shard;
 pub mod stream;

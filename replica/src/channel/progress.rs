@@ -1,7 +1,7 @@
 //! What a leader knows of one follower of one partition. It begins when the follower attaches, in one epoch of the leader, and
 //! says nothing about any other.
 
-use super::event::LinkId;
+use super::{event::LinkId, frame::Chunks};
 use crate::cluster::model::Member;
 
 /// How a follower gets what it lacks.
@@ -48,6 +48,10 @@ pub(crate) struct Follower {
     pub(crate) confirmed: i64,
     /// How it gets more.
     pub(crate) flow: Flow,
+    /// Where its log begins, if it speaks of that.
+    pub(crate) log_start: Option<i64>,
+    /// Whether it wants chunks.
+    pub(crate) chunks: Chunks,
     /// Last time, in ms, at which it had all that the leader had.
     pub(crate) caught_up_ms: u64,
     /// The leader's end at a time: once it is confirmed, the follower had caught up by then.
@@ -61,7 +65,18 @@ impl Follower {
     /// One that just attached, whose log ends at `end` and matches the leader's.
     pub(crate) fn new(now_ms: u64, member: Member, link: LinkId, attachment: u32, confirmed: i64, flow: Flow) -> Self {
         let goal = (i64::MAX, now_ms);
-        Self { member, link: Some(link), attachment, confirmed, flow, caught_up_ms: now_ms, goal, broken_ms: None }
+        Self {
+            member,
+            link: Some(link),
+            attachment,
+            confirmed,
+            flow,
+            log_start: None,
+            chunks: Chunks::Come,
+            caught_up_ms: now_ms,
+            goal,
+            broken_ms: None,
+        }
     }
 
     /// Takes a confirmation; `leader_end` is where the leader's log ends now.

@@ -4,18 +4,28 @@ use std::{rc::Rc, sync::Arc};
 
 use millrace_engine::{
     api::{TopicId, TopicPartition},
+    config::dynamic_value,
     engine::owner,
 };
 
 use super::{OwnImage, Shell};
 use crate::{
-    channel::event::{Assignment, LiveNode, Nodes},
+    channel::{
+        event::{Assignment, LiveNode, Nodes},
+        quota::{Limited, LimitedReplicas, ReplicationLimits},
+    },
     cluster::{
         image::Image,
         model::{Member, TopicState},
     },
 };
 
+/// Settings of a node: bytes per second for replicas that are not in sync.
+const LEADER_RATE: &str = "leader.replication.throttled.rate";
+const FOLLOWER_RATE: &str = "follower.replication.throttled.rate";
+/// Settings of a topic: which replicas these limits are for.
+const LEADER_REPLICAS: &str = "leader.replication.throttled.replicas";
+const FOLLOWER_REPLICAS: &str = "follower.replication.throttled.replicas";
 /// Partitions looked at in one turn of the shard.
 const PARTITIONS_OF_TURN: usize = 1024;
 
@@ -59,8 +69,35 @@ impl Shell {
         let are_other_nodes =
             before.is_none_or(|before| before.nodes != image.nodes || before.draining != image.draining);
         let extent = if are_other_nodes { Extent::All } else { Extent::WhatChanged };
+        self.take_limits();
         self.tell(|core, now, logs| core.handle_nodes(now, nodes.clone(), logs));
         self.assign(&image, me, &nodes, extent).await;
+        // replicas may have gone, or another node leads
+        self.deletions.look_again();
+    }
+
+    /// Limits on replication that are in force on this node: each shard has its part of them.
+    fn take_limits(self: &Rc<Self>) {
+        let settings = self.engine.broker_settings();
+        let shards = self.engine.shards() as u64;
+        let rate = |name| {
+            let value = dynamic_value(&settings, name)?.trim().parse::<u64>().ok()?;
+            (value < i64::MAX as u64).then(|| (value / shards).max(1))
+        };
+        let limits = ReplicationLimits { leading: rate(LEADER_RATE), following: rate(FOLLOWER_RATE) };
+        if self.limits.replace(limits) != limits {
+            self.tell(|core, now, _| core.handle_limits(now, limits));
+        }
+    }
+
+    /// Which replicas of a topic they are for.
+    fn limit(self: &Rc<Self>, topic: &TopicState) {
+        let of = |name: &str| {
+            let value = topic.configs.get(name);
+            value.map_or(Limited::None, |value| Limited::parse(value, self.engine.node_id()))
+        };
+        let replicas = LimitedReplicas { leading: of(LEADER_REPLICAS), following: of(FOLLOWER_REPLICAS) };
+        self.tell(|core, now, _| core.handle_limited(now, topic.id, replicas));
     }
 
     async fn assign(self: &Rc<Self>, image: &Image, me: Member, nodes: &Nodes, extent: Extent) {
@@ -71,9 +108,12 @@ impl Shell {
         }
         let mut looked_at = 0;
         for topic in image.topics.values() {
-            let is_known = self.seen.borrow().get(&topic.id).is_some_and(|known| Arc::ptr_eq(known, topic));
-            if is_known && extent == Extent::WhatChanged {
+            let known = self.seen.borrow().get(&topic.id).cloned();
+            if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, topic)) && extent == Extent::WhatChanged {
                 continue;
+            }
+            if known.is_none_or(|known| known.configs != topic.configs) {
+                self.limit(topic);
             }
             for index in 0..topic.partitions.len() {
                 let partition = TopicPartition { topic: topic.id, partition: i32::try_from(index).unwrap_or(i32::MAX) };
@@ -92,6 +132,7 @@ impl Shell {
     /// A topic is no more.
     fn let_go(self: &Rc<Self>, topic: TopicId) {
         self.seen.borrow_mut().remove(&topic);
+        self.tell(|core, now, _| core.handle_limited(now, topic, LimitedReplicas::default()));
         let partitions: Vec<_> = self.told.borrow().keys().filter(|it| it.topic == topic).copied().collect();
         for partition in partitions {
             self.told.borrow_mut().remove(&partition);

@@ -12,6 +12,7 @@
 //! | proposals: one batch of changes of ISRs at a time to the control thread | with the shell |
 //! | each transition, trim and read of the engine | by itself |
 
+mod deletions;
 mod feed;
 mod image;
 mod link;
@@ -46,21 +47,24 @@ use millrace_sockets::{
 };
 use uuid::Uuid;
 
-pub use self::{
-    feed::{EtcdState, ImageFeed, OwnImage},
-    reconcile::{ReconcileError, follow_images},
-    report::{FollowerReport, Promotion, ReplicationReport},
-};
 use self::{
+    deletions::Deletions,
     link::Link,
     proposals::Proposals,
     tasks::Tasks,
     work::{EngineLogs, Lease, Tap},
 };
+pub use self::{
+    deletions::StillKept,
+    feed::{EtcdState, ImageFeed, OwnImage},
+    reconcile::{ReconcileError, follow_images},
+    report::{FollowerReport, Promotion, ReplicationReport},
+};
 use crate::{
     channel::{
         event::{LinkId, Logs},
         intent::Intent,
+        quota::ReplicationLimits,
         shard::{ChannelConfig, ShardChannel},
     },
     cluster::{
@@ -119,8 +123,11 @@ pub struct Shell {
     poller: Rc<Poller>,
     links: RefCell<HashMap<LinkId, Rc<Link>>>,
     proposals: Proposals,
+    deletions: Deletions,
     tasks: Tasks,
     background: TaskQueueHandle,
+    /// Limits that the core was told of last.
+    limits: Cell<ReplicationLimits>,
     /// What the core wants is being done: what is told meanwhile waits for its turn.
     is_driving: Cell<bool>,
     /// The core may want to be woken earlier than before.
@@ -191,8 +198,10 @@ impl Shell {
             poller: poller.clone(),
             links: RefCell::default(),
             proposals: Proposals::default(),
+            deletions: Deletions::default(),
             tasks: Tasks::default(),
             background: glommio::executor().create_task_queue(shares, Latency::NotImportant, "catch-up"),
+            limits: Cell::default(),
             is_driving: Cell::new(false),
             timer: Signal::default(),
             armed_ms: Cell::default(),
@@ -237,6 +246,7 @@ impl Shell {
         links.iter().for_each(|link| link.hang_up());
         self.proposals.end();
         self.ending.set(());
+        self.deletions.look_again();
         self.timer.notify();
         // the poller's task ends last: connections need it to end
         let begun = Instant::now();
@@ -313,6 +323,7 @@ impl Shell {
                 }
             }
             Intent::Work { partition, work } => self.work(partition, work),
+            Intent::LogStartsMoved { .. } => self.deletions.look_again(),
             Intent::ChangeIsr { partition, revision, proposal } => {
                 self.proposals.put(IsrChange { partition, revision, proposal });
             }

@@ -63,6 +63,7 @@ impl<I: Io> Store<I> {
                     self.keeper.trims.borrow_mut().extend(later);
                     return Err(error);
                 }
+                self.tell_progress(std::iter::once(&cell));
                 trim.outcome.set(Ok(trim.before));
                 worked = true;
             }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::{ResponseError, protocol::StrBytes};
 use millrace_engine::{
-    api::ConfigChange,
     config::{self, ALL_BROKERS_PREFIX, ConfigType, Refusal, dynamic_value, keys},
     node,
 };
@@ -39,9 +38,10 @@ struct BrokerKey {
     dynamic_least: Option<i64>,
 }
 
-/// A limit that tools set for a reassignment and remove after it.
+/// A limit that tools set for a reassignment and remove after it. A node that is alone has nothing to limit.
 const fn throttle(name: &'static str) -> BrokerKey {
-    let text = "A limit on replication, of which there is none: a partition has one replica.";
+    let text = "Bytes per second at most for replicas that are not in sync, of the topics that name them. Each shard has its \
+                part of it.";
     dynamic(1, or("9223372036854775807", key(name, ConfigType::Long, text, |_| i64::MAX.to_string())))
 }
 
@@ -273,14 +273,14 @@ const OF_NO_USE: &[(&[&str], &str)] = &[
         "there is one thread per shard, and no pool of threads",
     ),
     (&["log.cleaner.dedupe.", "log.cleaner.io."], "compaction has a part of the node's memory, and yields to serving"),
-    (&["follower.", "num.replica.fetchers"], "a partition has one replica"),
+    (&["follower.", "num.replica.fetchers"], "nodes have one connection for copies to each other"),
     (&["remote."], "there is no tiered storage"),
     (&["ssl.", "sasl.", "principal.builder.class"], "there is neither TLS nor authentication"),
     (&["transaction.two.phase.commit.enable"], "two-phase commit is not served"),
     (&["group.streams."], "streams groups are not served"),
     (&["group.coordinator.", "share.coordinator.cached."], "records of groups go through no buffer of their own"),
     (&["max.connection.creation.rate", "max.connections.per.ip.overrides"], "this limit does not exist"),
-    (&["cordoned.log.dirs"], "there is one data directory"),
+    (&["cordoned.log.dirs", "replica.alter.log.dirs."], "there is one data directory"),
     (&["config.providers", "metric.reporters"], "there are no plug-ins"),
 ];
 
@@ -313,10 +313,8 @@ pub(crate) fn describe(context: &Context) -> Vec<Setting> {
             ..Setting::new(name, kind, levels, None)
         }
     }));
-    let is_clustered = context.view().has_epochs();
-    let listed = KEYS.iter().filter(|key| !is_clustered || !is_throttle(key.name));
-    all.extend(listed.map(|key| of_key(key, context, &changed)));
-    if is_clustered {
+    all.extend(KEYS.iter().map(|key| of_key(key, context, &changed)));
+    if context.view().has_epochs() {
         let shown = REPLICATION_KEYS.iter().filter(|key| key.name != replication::DEFAULT_FACTOR);
         all.extend(shown.filter_map(|key| of_replication(key, file)));
     }
@@ -363,18 +361,6 @@ fn of_key(key: &BrokerKey, context: &Context, changed: &BTreeMap<String, String>
         documentation: StrBytes::from_static_str(key.documentation),
         ..Setting::new(key.name, key.kind, levels.collect(), None)
     }
-}
-
-/// The limit on replication that a change sets, if it sets one.
-pub(crate) fn throttle_set_by(change: &ConfigChange) -> Option<&str> {
-    match change {
-        ConfigChange::Set(name, _) => is_throttle(name).then_some(name),
-        _ => None,
-    }
-}
-
-fn is_throttle(name: &str) -> bool {
-    name.ends_with(".replication.throttled.rate")
 }
 
 /// Checks that a setting of the broker can be changed while the node runs; answers whether it is a list.

@@ -273,16 +273,11 @@ async fn alter_broker(
     validate_only: bool,
 ) -> Result<(), ApiError> {
     let config = context.config().clone();
-    let is_clustered = context.view().has_epochs();
     let decide = move |kept: &BTreeMap<String, String>| {
         // Only this node's own are kept under a name without a slash.
         let set = kept.iter().filter_map(|(name, value)| Some((name.strip_prefix(level)?, value)));
         let set = set.filter(|(name, _)| !is_kept(name)).map(|(name, value)| (name.to_owned(), value.clone()));
         let changes = changes(&set.collect(), alteration.clone());
-        if let Some(name) = changes.iter().filter(|_| is_clustered).find_map(broker::throttle_set_by) {
-            let reason = format!("{name} would change nothing: nodes catch up at a pace of their own");
-            return Err(ApiError::new(ResponseError::InvalidConfig, reason));
-        }
         changes.iter().try_for_each(|change| check_broker_change(change, &config))?;
         Ok(changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}"))).collect())
     };

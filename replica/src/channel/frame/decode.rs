@@ -5,9 +5,9 @@ use millrace_engine::{api::TopicPartition, config::Durability};
 use uuid::Uuid;
 
 use super::{
-    Attach, Attached, Confirm, Detach, DetachReason, FRAME_HEADER_BYTES, Frame, HEAD_BYTES_MAX, Hello, ITEMS_MAX, Live,
-    Marks, PAYLOAD_BYTES_MAX, Payload, Position, Purpose, Refusal, Run, Switch, VERSION_MAX, VERSION_MIN, Verdict,
-    Welcome,
+    Attach, Attached, Chunks, Confirm, Detach, DetachReason, FRAME_HEADER_BYTES, Frame, HEAD_BYTES_MAX, Hello, Hold,
+    ITEMS_MAX, Live, LogStart, Marks, PAYLOAD_BYTES_MAX, Payload, Position, Purpose, Refusal, Run, Switch, VERSION_MAX,
+    VERSION_MIN, Verdict, Welcome, version_of,
 };
 use crate::cluster::model::Member;
 
@@ -70,6 +70,9 @@ impl FrameHeader {
         if reserved != 0 {
             return Err(FrameError::Field("reserved"));
         }
+        if version != version_of(kind) {
+            return Err(FrameError::Kind(kind));
+        }
         Ok(Self { kind, crc, own_crc: crc32c::crc32c(&bytes[..16]), head_bytes, payload_bytes })
     }
 
@@ -117,8 +120,25 @@ fn frame(kind: u16, reader: &mut Reader<'_>, payload: &mut Bytes) -> Result<Fram
         14 => Frame::Detach(reader.list(29, detach)?),
         15 => Frame::Ping,
         16 => Frame::Pong,
+        17 => Frame::LogStarts(reader.list(32, log_start)?),
+        18 => Frame::Hold(reader.list(25, hold)?),
         _ => return Err(FrameError::Kind(kind)),
     })
+}
+
+fn log_start(reader: &mut Reader<'_>) -> Result<LogStart, FrameError> {
+    let (partition, attachment) = reader.place()?;
+    Ok(LogStart { partition, attachment, log_start: reader.offset()? })
+}
+
+fn hold(reader: &mut Reader<'_>) -> Result<Hold, FrameError> {
+    let (partition, attachment) = reader.place()?;
+    let chunks = match reader.u8()? {
+        0 => Chunks::Come,
+        1 => Chunks::Wait,
+        _ => return Err(FrameError::Field("chunks")),
+    };
+    Ok(Hold { partition, attachment, chunks })
 }
 
 fn hello(reader: &mut Reader<'_>) -> Result<Hello, FrameError> {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use millrace_engine::{api::TopicPartition, config::Durability};
 
 use super::{
-    Attach, Attached, Detach, DetachReason, FRAME_HEADER_BYTES, Frame, HEAD_BYTES_MAX, Hello, ITEMS_MAX, Marks,
-    PAYLOAD_BYTES_MAX, Position, Purpose, Refusal, Run, Switch, VERSION_MAX, Verdict, Welcome,
+    Attach, Attached, Chunks, Detach, DetachReason, FRAME_HEADER_BYTES, Frame, HEAD_BYTES_MAX, Hello, Hold, ITEMS_MAX,
+    LogStart, Marks, PAYLOAD_BYTES_MAX, Position, Purpose, Refusal, Run, Switch, Verdict, Welcome, version_of,
 };
 
 /// A frame to be sent: its head, then its payload, all of it in order.
@@ -32,7 +32,7 @@ pub fn encode(frame: &Frame) -> EncodedFrame {
     head[0..4].copy_from_slice(&length(head_bytes).to_le_bytes());
     head[4..8].copy_from_slice(&length(payload_bytes).to_le_bytes());
     head[8..10].copy_from_slice(&kind.to_le_bytes());
-    head[10..12].copy_from_slice(&VERSION_MAX.to_le_bytes());
+    head[10..12].copy_from_slice(&version_of(kind).to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..16]), &head[FRAME_HEADER_BYTES..]);
     head[16..20].copy_from_slice(&crc.to_le_bytes());
     EncodedFrame { head: head.into(), payload }
@@ -92,6 +92,8 @@ impl Writer {
             Frame::Detach(items) => self.list(items, 14, Self::detach),
             Frame::Ping => 15,
             Frame::Pong => 16,
+            Frame::LogStarts(items) => self.list(items, 17, Self::log_start),
+            Frame::Hold(items) => self.list(items, 18, Self::hold),
         }
     }
 
@@ -183,6 +185,19 @@ impl Writer {
             DetachReason::Mismatch => 1,
             DetachReason::Failed => 2,
             DetachReason::Trimmed => 3,
+        });
+    }
+
+    fn log_start(&mut self, told: &LogStart) {
+        self.place(told.partition, told.attachment);
+        self.i64(told.log_start);
+    }
+
+    fn hold(&mut self, hold: &Hold) {
+        self.place(hold.partition, hold.attachment);
+        self.u8(match hold.chunks {
+            Chunks::Come => 0,
+            Chunks::Wait => 1,
         });
     }
 

@@ -22,7 +22,9 @@ use crate::cluster::model::{Member, NodeId};
 /// Oldest version of the frames that is understood.
 pub const VERSION_MIN: u16 = 1;
 /// Newest version of the frames that is understood.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
+/// The version that tells log starts of followers, and has chunks held.
+pub const VERSION_LOG_STARTS: u16 = 2;
 /// Bytes before the head of a frame: what it is, how long, and the checksum.
 pub const FRAME_HEADER_BYTES: usize = 20;
 /// Head of a frame at most: everything but the payload.
@@ -242,6 +244,37 @@ pub struct Switch {
     pub at: i64,
 }
 
+/// A follower's log begins there by now, durably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogStart {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Of which attempt.
+    pub attachment: u32,
+    /// First offset of the follower's log.
+    pub log_start: i64,
+}
+
+/// Whether a follower wants chunks of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Of which attempt.
+    pub attachment: u32,
+    /// What it wants.
+    pub chunks: Chunks,
+}
+
+/// What a follower wants of chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunks {
+    /// They come, as after each attempt's begin.
+    Come,
+    /// None is read before it says otherwise: the follower is over its limit. What is under way may come.
+    Wait,
+}
+
 /// A partition is not followed any more on this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detach {
@@ -303,6 +336,10 @@ pub enum Frame {
     Ping,
     /// The answer to a [`Frame::Ping`].
     Pong,
+    /// Follower to leader, live; since version 2.
+    LogStarts(Vec<LogStart>),
+    /// Follower to leader, live; since version 2.
+    Hold(Vec<Hold>),
 }
 
 impl Frame {
@@ -314,4 +351,9 @@ impl Frame {
             _ => 0,
         }
     }
+}
+
+/// The version that a kind of frame came with: each frame says it of itself, so that what both versions have is the same in both.
+fn version_of(kind: u16) -> u16 {
+    if kind <= 16 { VERSION_MIN } else { VERSION_LOG_STARTS }
 }

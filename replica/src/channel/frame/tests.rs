@@ -41,7 +41,7 @@ fn drawn(head: &[&[u8]], payload: &[u8], kind: u16) -> Vec<u8> {
     bytes.extend_from_slice(&(head.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&kind.to_le_bytes());
-    bytes.extend_from_slice(&[1, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[if kind < 17 { 1 } else { 2 }, 0, 0, 0, 0, 0]);
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), &head);
     bytes.extend_from_slice(&crc.to_le_bytes());
     [bytes, head, payload.to_vec()].concat()
@@ -91,6 +91,17 @@ fn golden_verdicts() {
 }
 
 #[test]
+fn golden_second_version() {
+    let log_start = LogStart { partition: partition(3), attachment: 4, log_start: 0x0506 };
+    let fields: &[u8] = b"\x06\x05\0\0\0\0\0\0";
+    assert_eq!(bytes(&Frame::LogStarts(vec![log_start])), drawn(&[&[1, 0, 0, 0], PLACE, fields], b"", 17));
+    for (chunks, code) in [(Chunks::Come, 0), (Chunks::Wait, 1)] {
+        let hold = Hold { partition: partition(3), attachment: 4, chunks };
+        assert_eq!(bytes(&Frame::Hold(vec![hold])), drawn(&[&[1, 0, 0, 0], PLACE, &[code]], b"", 18));
+    }
+}
+
+#[test]
 fn golden_live() {
     let frame = Frame::Live(Live { sequence: 9, runs: vec![run(b"batches")] });
     let numbers: Vec<u8> = [6_i64, 8, 7, 1].into_iter().flat_map(i64::to_le_bytes).collect();
@@ -106,6 +117,8 @@ fn golden_kinds() {
     let detach = Detach { partition: partition(3), attachment: 4, epoch: 5, reason: DetachReason::Trimmed };
     let position = Position { partition: partition(3), attachment: 4, written: 2, durable: 1 };
     let marks = Marks { partition: partition(3), attachment: 4, epoch: 5, high_watermark: 2, log_start: 1 };
+    let log_start = LogStart { partition: partition(3), attachment: 4, log_start: 5 };
+    let hold = Hold { partition: partition(3), attachment: 4, chunks: Chunks::Wait };
     let frames = [
         (Frame::Welcome(Welcome { from: Member { node: 1, epoch: 2 }, version: 1 }), 2, 14),
         (Frame::Refuse(Refusal::OtherLife), 3, 1),
@@ -119,10 +132,13 @@ fn golden_kinds() {
         (Frame::Detach(vec![detach]), 14, 33),
         (Frame::Ping, 15, 0),
         (Frame::Pong, 16, 0),
+        (Frame::LogStarts(vec![log_start]), 17, 36),
+        (Frame::Hold(vec![hold]), 18, 29),
     ];
     for (frame, kind, head) in frames {
         let bytes = bytes(&frame);
-        assert_eq!((bytes[8], bytes[0], bytes[9..].starts_with(&[0, 1, 0])), (kind, head, true), "{frame:?}");
+        let version = if kind < 17 { 1 } else { 2 };
+        assert_eq!((bytes[8], bytes[0], bytes[9..].starts_with(&[0, version, 0])), (kind, head, true), "{frame:?}");
         assert_eq!(read(&bytes), Ok(frame));
     }
 }
@@ -146,8 +162,13 @@ fn what_is_declared_is_not_believed() {
     assert_eq!(read(&many), Err(FrameError::Length));
 
     let mut newer = bytes(&Frame::Ping);
+    newer[10] = 3;
+    assert_eq!(read(&newer), Err(FrameError::Version(3)));
     newer[10] = 2;
-    assert_eq!(read(&newer), Err(FrameError::Version(2)));
+    assert_eq!(read(&newer), Err(FrameError::Kind(15)), "what both versions have is of the first");
+    let mut older = bytes(&Frame::LogStarts(Vec::new()));
+    older[10] = 1;
+    assert_eq!(read(&older), Err(FrameError::Kind(17)), "the first version has no such frame");
 
     let mut strange = bytes(&Frame::Ping);
     strange[8] = 99;

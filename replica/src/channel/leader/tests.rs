@@ -196,6 +196,24 @@ fn lag_time_is_what_the_setting_says() {
     assert_eq!(leadership.next_change(6_001, position(9), &nodes()), Some(vec![ME]));
 }
 
+#[test]
+fn low_watermark_waits_for_replicas_whose_nodes_live() {
+    let trimmed = LogPosition { log_start: 6, ..position(9) };
+    let mut leadership = leadership(&[ME, SECOND], 1);
+    let two = Nodes::new([live(ME), live(SECOND)]);
+    assert_eq!(leadership.low_watermark(trimmed, &two), -1, "nobody heard of it");
+    take_up(&mut leadership, SECOND, 9, 9);
+    assert_eq!(leadership.low_watermark(trimmed, &two), -1, "it does not speak of that");
+    leadership.followers[0].log_start = Some(4);
+    assert_eq!(leadership.low_watermark(trimmed, &two), 4);
+    leadership.followers[0].log_start = Some(7);
+    assert_eq!(leadership.low_watermark(trimmed, &two), 6);
+    assert_eq!(leadership.low_watermark(trimmed, &nodes()), -1, "the third has not attached");
+    leadership.followers[0].break_off(0);
+    assert_eq!(leadership.low_watermark(trimmed, &two), -1, "its connection is lost");
+    assert_eq!(leadership.low_watermark(trimmed, &Nodes::new([live(ME)])), 6, "it is gone");
+}
+
 /// A trimmed log cannot show that what was before its start is the same: nothing of the follower's is kept.
 #[test]
 fn follower_with_only_older_epochs_than_the_trimmed_log_begins_anew() {

@@ -12,7 +12,7 @@ use crate::channel::{
     event::{LinkId, Logs, ReadFailure, ReadRun},
     frame::{Detach, DetachReason, Frame, Payload, Purpose, Run},
     intent::EngineWork,
-    progress::Flow,
+    progress::{Flow, Follower},
 };
 
 impl ShardChannel {
@@ -26,6 +26,7 @@ impl ShardChannel {
 
     /// Feeds all followers that lag, beginning with the one whose turn it is.
     pub(super) fn feed(&mut self, now_ms: u64) {
+        self.release_limited(now_ms);
         let lags = |(id, state): (&LinkId, &Link)| (!state.backlog.is_empty()).then_some(*id);
         let lagging: Vec<LinkId> = self.links.iter().filter_map(lags).collect();
         let turn = lagging.iter().position(|link| *link > self.fed).unwrap_or(0);
@@ -58,10 +59,8 @@ impl ShardChannel {
                 return;
             };
             let Some(partition) = state.backlog.pop_front() else { return };
-            let Some(leadership) = self.leading(partition) else { continue };
-            let Some(follower) = leadership.followers.iter_mut().find(|follower| follower.link == Some(live)) else {
-                continue;
-            };
+            let Some(bytes_max) = self.within_limits(now_ms, live, partition, bytes_max) else { continue };
+            let Some(follower) = self.fed_through(live, partition) else { continue };
             let Flow::CatchUp { next, is_reading: false } = follower.flow else { continue };
             follower.flow = Flow::CatchUp { next, is_reading: true };
             let (link, attachment, from) = (live, follower.attachment, next);
@@ -72,6 +71,11 @@ impl ShardChannel {
                 state.reads += 1;
             }
         }
+    }
+
+    /// The follower of a partition that is served through a connection.
+    pub(super) fn fed_through(&mut self, live: LinkId, partition: TopicPartition) -> Option<&mut Follower> {
+        self.leading(partition)?.followers.iter_mut().find(|follower| follower.link == Some(live))
     }
 
     /// A read for a follower that lags has ended.
@@ -131,6 +135,7 @@ impl ShardChannel {
         let mut next = base;
         if let Some(chunks) = chunks.filter(|_| end > base) {
             let length = bytes.len() as u64;
+            self.charge_leader(now_ms, live, partition, length);
             self.say_chunk(now_ms, chunks, partition, attachment, base, end, log_start, bytes);
             if let Some(state) = self.links.get_mut(&live) {
                 state.copies.push(Copy { partition, attachment, end, bytes: length });

@@ -11,7 +11,10 @@ use crate::{
     channel::{
         event::{LinkId, Logs},
         follower::{Following, Mismatch, Stage, Taken},
-        frame::{Attached, Confirm, Detach, DetachReason, Frame, Live, Marks, Purpose, Run, Switch, Verdict},
+        frame::{
+            Attached, Confirm, Detach, DetachReason, Frame, Live, Marks, Purpose, Run, Switch, VERSION_LOG_STARTS,
+            Verdict,
+        },
         guard::Guard,
         intent::EngineWork,
         pace::PIECE_BYTES_MAX,
@@ -59,6 +62,7 @@ impl ShardChannel {
         let (Some(link), Some(position)) = (self.live_link(peer), logs.position(partition)) else { return };
         let Some(following) = self.following(partition) else { return };
         let attach = following.attach(attachment, position);
+        self.held.remove(&partition);
         self.last_attachment = attachment;
         self.say(link, Frame::Attach(vec![attach]));
     }
@@ -128,7 +132,9 @@ impl ShardChannel {
             (Purpose::CatchUp, Frame::Chunk(run)) => {
                 let bytes = run.payload.bytes.len() as u64;
                 self.links.get_mut(&link)?.inbound.receive_chunk(bytes, part(&run));
+                let partition = run.partition;
                 self.take_run(now_ms, run, Way::Chunk);
+                self.charge(now_ms, partition, bytes);
             }
             (Purpose::Live, Frame::Marks(list)) => self.take_marks(&list),
             (Purpose::Live, Frame::GoLive(list)) => self.switch(now_ms, &list, Way::Live),
@@ -154,6 +160,7 @@ impl ShardChannel {
                 Stage::Resting => self.rest(now_ms, partition),
                 _ => self.drive(now_ms, partition, logs),
             }
+            self.report(partition);
         }
     }
 
@@ -234,6 +241,12 @@ impl ShardChannel {
         let Some(position) = logs.position(partition) else { return };
         let Some(following) = self.following(partition) else { return };
         following.progress(position);
+        self.report(partition);
+    }
+
+    /// Has the leader hear where a log stands, as far as it does not know.
+    fn report(&mut self, partition: TopicPartition) {
+        let Some(following) = self.following(partition) else { return };
         let peer = (following.leader.node, following.shard);
         if let Some(state) = self.live_link(peer).and_then(|link| self.links.get_mut(&link)) {
             state.reports.insert(partition);
@@ -251,6 +264,12 @@ impl ShardChannel {
             for partition in std::mem::take(&mut state.reports) {
                 if let Some(report) = self.following(partition).and_then(Following::next_report) {
                     state.say(Frame::Positions(vec![report]));
+                    self.unsent.insert(link);
+                }
+                if state.version >= VERSION_LOG_STARTS
+                    && let Some(report) = self.following(partition).and_then(Following::next_log_start)
+                {
+                    state.say(Frame::LogStarts(vec![report]));
                     self.unsent.insert(link);
                 }
             }

@@ -13,8 +13,8 @@ use crate::{
     channel::{
         event::{IsrOutcome, LinkId, Logs, SealedRun},
         frame::{
-            Attach, Attached, Confirm, Detach, Frame, ITEMS_MAX, Live, Marks, PAYLOAD_BYTES_MAX, Payload, Position,
-            Purpose, Run, Switch, Verdict,
+            Attach, Attached, Confirm, Detach, Frame, ITEMS_MAX, Live, LogStart, Marks, PAYLOAD_BYTES_MAX, Payload,
+            Position, Purpose, Run, Switch, VERSION_LOG_STARTS, Verdict,
         },
         intent::{EngineWork, Intent},
         leader::Leadership,
@@ -75,6 +75,8 @@ impl ShardChannel {
                 self.confirmed(now_ms, link, &parts, logs);
             }
             Frame::Positions(list) => self.take_positions(now_ms, link, &list, logs),
+            Frame::LogStarts(list) if self.speaks_of_log_starts(link) => self.take_log_starts(link, &list),
+            Frame::Hold(list) if self.speaks_of_log_starts(link) => self.hold(now_ms, link, &list),
             Frame::Credit(credit_bytes) => {
                 self.links.get_mut(&link)?.outbound.grant(credit_bytes);
                 let live = self.live_of(link)?;
@@ -123,7 +125,7 @@ impl ShardChannel {
     /// Takes up a follower whose log matches.
     fn take_up(&mut self, now_ms: u64, link: LinkId, member: Member, attach: &Attach) {
         let partition = attach.partition;
-        let has_credit = self.may_send(link);
+        let (has_credit, speaks) = (self.may_send(link), self.speaks_of_log_starts(link));
         let Some(leadership) = self.leading(partition) else { return };
         let former = leadership.followers.iter().find(|follower| follower.member.node == member.node);
         let former = former.and_then(|follower| follower.link);
@@ -132,6 +134,9 @@ impl ShardChannel {
             false => Flow::CatchUp { next: attach.end, is_reading: false },
         };
         leadership.take_up(now_ms, member, link, attach, flow);
+        if speaks && let Some(follower) = leadership.follower(link, attach.attachment) {
+            follower.log_start = Some(0); // it says where its log begins if that is elsewhere
+        }
         if let Some(former) = former {
             self.forget_follower(former, partition);
         }
@@ -162,6 +167,7 @@ impl ShardChannel {
             state.notices.remove(&partition);
             state.resting.remove(&partition);
             state.backlog.retain(|other| *other != partition);
+            state.limited.remove(&partition);
             state.copies.retain(|copy| copy.partition != partition);
         }
     }
@@ -336,6 +342,7 @@ impl ShardChannel {
         follower.flow = Flow::Live { next: at };
         if let Some(state) = self.links.get_mut(&link) {
             state.resting.remove(&partition);
+            state.limited.remove(&partition);
             state.backlog.retain(|other| *other != partition);
         }
         self.say(link, Frame::GoLive(vec![Switch { partition, attachment, at }]));
@@ -370,6 +377,28 @@ impl ShardChannel {
             self.advance(now_ms, told.partition, logs);
         }
         self.end_pieces(now_ms, link);
+    }
+
+    fn speaks_of_log_starts(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(|state| state.is_to_follower() && state.version >= VERSION_LOG_STARTS)
+    }
+
+    fn take_log_starts(&mut self, link: LinkId, list: &[LogStart]) {
+        for told in list {
+            let partition = told.partition;
+            let Some(leadership) = self.leading(partition) else { continue };
+            let Some(follower) = leadership.follower(link, told.attachment) else { continue };
+            follower.log_start = follower.log_start.max(Some(told.log_start));
+            self.intents.push_back(Intent::LogStartsMoved { partition });
+        }
+    }
+
+    /// A led log may have lost its beginning: followers are to do the same.
+    pub(super) fn tell_log_start(&mut self, now_ms: u64, partition: TopicPartition, logs: &dyn Logs) {
+        let Some(position) = logs.position(partition) else { return };
+        let Some(leadership) = self.leading(partition).filter(|it| it.log_start < position.log_start) else { return };
+        leadership.log_start = position.log_start;
+        self.notify(now_ms, partition);
     }
 
     /// Moves the high watermark and the ISR as far as what is known allows.

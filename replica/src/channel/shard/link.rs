@@ -7,7 +7,7 @@ use millrace_engine::api::TopicPartition;
 use crate::{
     channel::{
         event::LinkId,
-        frame::{Frame, ITEMS_MAX, Purpose},
+        frame::{Frame, ITEMS_MAX, Purpose, VERSION_MIN},
         pace::PIECE_BYTES_MAX,
         stream::{Inbound, Outbound},
     },
@@ -66,6 +66,8 @@ pub(super) struct Link {
     pub(super) member: Option<Member>,
     pub(super) is_dialed: bool,
     pub(super) state: LinkState,
+    /// Of the frames that both ends use.
+    pub(super) version: u16,
     /// When anything was heard last, in ms.
     pub(super) heard_ms: u64,
     /// When payload was received last, in ms.
@@ -82,6 +84,8 @@ pub(super) struct Link {
     pub(super) backlog: VecDeque<TopicPartition>,
     /// Of an accepted live one: partitions of which all is sent but that cannot go live yet.
     pub(super) resting: BTreeSet<TopicPartition>,
+    /// Of an accepted live one: partitions that lag and that a limit keeps back, here or at the follower.
+    pub(super) limited: BTreeSet<TopicPartition>,
     /// Of an accepted live one: reads under way.
     pub(super) reads: usize,
     /// Of an accepted live one: chunks that were sent for its partitions and are not confirmed.
@@ -100,6 +104,7 @@ impl Link {
             member: None,
             is_dialed,
             state: if is_dialed { LinkState::Dialing } else { LinkState::Greeting },
+            version: VERSION_MIN,
             heard_ms: now_ms,
             payload_ms: now_ms,
             outbound: Outbound::default(),
@@ -108,6 +113,7 @@ impl Link {
             notices: BTreeSet::new(),
             backlog: VecDeque::new(),
             resting: BTreeSet::new(),
+            limited: BTreeSet::new(),
             reads: 0,
             copies: Vec::new(),
             reports: BTreeSet::new(),
@@ -143,6 +149,8 @@ impl Link {
             (Frame::GoLive(list), Frame::GoLive(more)) if fit(list, &more) => list.extend(more),
             (Frame::CatchUp(list), Frame::CatchUp(more)) if fit(list, &more) => list.extend(more),
             (Frame::Detach(list), Frame::Detach(more)) if fit(list, &more) => list.extend(more),
+            (Frame::LogStarts(list), Frame::LogStarts(more)) if fit(list, &more) => list.extend(more),
+            (Frame::Hold(list), Frame::Hold(more)) if fit(list, &more) => list.extend(more),
             (_, frame) => self.frames.push(frame),
         }
     }

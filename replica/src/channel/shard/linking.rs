@@ -259,8 +259,10 @@ impl ShardChannel {
             self.accepted.insert(peer, link);
         }
         let state = self.links.get_mut(&link)?;
+        let version = VERSION_MAX.min(hello.version_max);
         (state.peer, state.member, state.state) = (Some(peer), Some(hello.from), LinkState::Up);
-        self.say(link, Frame::Welcome(Welcome { from: me, version: VERSION_MAX.min(hello.version_max) }));
+        state.version = version;
+        self.say(link, Frame::Welcome(Welcome { from: me, version }));
         if peer.purpose == Purpose::CatchUp
             && let Some(live) = self.accepted.get(&Peer { purpose: Purpose::Live, ..peer }).copied()
         {
@@ -294,7 +296,7 @@ impl ShardChannel {
         if welcome.from.node != peer.node || !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
             return None;
         }
-        (state.member, state.state) = (Some(welcome.from), LinkState::Up);
+        (state.member, state.state, state.version) = (Some(welcome.from), LinkState::Up, welcome.version);
         let grant = state.inbound.next_grant(window);
         if let Some(dialed) = self.dialed.get_mut(&peer) {
             (dialed.failures, dialed.lost) = (0, None);

@@ -5,6 +5,7 @@
 mod feeding;
 mod following;
 mod leading;
+mod limiting;
 mod link;
 mod linking;
 mod standing;
@@ -29,6 +30,7 @@ use super::{
     intent::{EngineWork, Intent},
     leader::Leadership,
     pace::Pace,
+    quota::Limits,
 };
 use crate::cluster::model::{Member, NodeId};
 
@@ -87,6 +89,9 @@ pub struct ShardChannel {
     pace: Pace,
     /// Whose turn to be fed was last.
     fed: LinkId,
+    limits: Limits,
+    /// Partitions that are followed and of which no chunks are wanted before the limit is paid for.
+    held: BTreeSet<TopicPartition>,
 }
 
 impl ShardChannel {
@@ -116,6 +121,8 @@ impl ShardChannel {
             last_attachment: 0,
             pace: Pace::default(),
             fed: LinkId(0),
+            limits: Limits::default(),
+            held: BTreeSet::new(),
         }
     }
 
@@ -347,7 +354,10 @@ impl ShardChannel {
     pub fn handle_progressed(&mut self, now_ms: u64, partitions: &[TopicPartition], logs: &dyn Logs) {
         for partition in partitions {
             match self.hosted.get(partition).map(|hosted| &hosted.part) {
-                Some(Part::Leading(_)) => self.advance(now_ms, *partition, logs),
+                Some(Part::Leading(_)) => {
+                    self.advance(now_ms, *partition, logs);
+                    self.tell_log_start(now_ms, *partition, logs);
+                }
                 Some(Part::Following(_)) => self.progressed(*partition, logs),
                 _ => {}
             }
@@ -369,6 +379,7 @@ impl ShardChannel {
                 Alarm::Drive(partition) => self.drive(now_ms, partition, logs),
                 Alarm::Attach(partition) => self.rested(partition, logs),
                 Alarm::Feed => self.feed(now_ms),
+                Alarm::LetCome => self.let_come(now_ms),
             }
         }
         self.flush();

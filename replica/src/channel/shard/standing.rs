@@ -82,6 +82,16 @@ impl ShardChannel {
         })
     }
 
+    /// Up to where all replicas of a partition whose nodes live have let go of it; none if it is not led here.
+    pub fn low_watermark(&self, partition: TopicPartition, logs: &dyn Logs) -> Option<i64> {
+        match &self.hosted.get(&partition)?.part {
+            Part::Leading(leadership) if leadership.start.is_some() => {
+                Some(leadership.low_watermark(logs.position(partition)?, &self.nodes))
+            }
+            _ => None,
+        }
+    }
+
     /// Epoch and maximal ISR of a partition that is led here.
     #[cfg(test)]
     pub(crate) fn maximal_isr(&self, partition: TopicPartition) -> Option<(i32, Vec<Member>)> {

@@ -96,6 +96,8 @@ pub(super) enum Alarm {
     Drive(TopicPartition),
     /// Followers that lag are read for, after a pause.
     Feed,
+    /// The limit on what is followed is paid for.
+    LetCome,
     /// A follower attaches again.
     Attach(TopicPartition),
 }

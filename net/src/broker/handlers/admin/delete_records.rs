@@ -1,4 +1,6 @@
-//! DeleteRecords: moves the start of logs.
+//! DeleteRecords: moves the start of logs, and answers when all replicas whose nodes live have moved theirs.
+
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use kafka_protocol::{
@@ -9,7 +11,8 @@ use kafka_protocol::{
         delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult},
     },
 };
-use millrace_engine::api::TopicPartition;
+use millrace_engine::{api::TopicPartition, engine::Engine};
+use millrace_replica::shell::{Shell, StillKept};
 
 use crate::{
     broker::{
@@ -39,17 +42,23 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<DeleteRecordsRequest>) -> DeleteRecordsResponse {
     let topics = context.topics();
+    let patience = Duration::from_millis(u64::try_from(call.body.timeout_ms).unwrap_or(0));
     let mut results = Vec::with_capacity(call.body.topics.len());
     for topic in call.body.topics {
         let found = topics.get(&topic.name, Operation::Delete);
-        let partitions = topic.partitions.iter().map(|partition| delete(&context, &found, partition));
+        let partitions = topic.partitions.iter().map(|partition| delete(&context, &found, partition, patience));
         let partitions = join_all(partitions).await;
         results.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
     }
     DeleteRecordsResponse::default().with_topics(results)
 }
 
-async fn delete(context: &Context, topic: &Found<'_>, wanted: &DeleteRecordsPartition) -> DeleteRecordsPartitionResult {
+async fn delete(
+    context: &Context,
+    topic: &Found<'_>,
+    wanted: &DeleteRecordsPartition,
+    patience: Duration,
+) -> DeleteRecordsPartitionResult {
     let result =
         DeleteRecordsPartitionResult::default().with_partition_index(wanted.partition_index).with_low_watermark(-1);
     let topic = match topic {
@@ -66,7 +75,33 @@ async fn delete(context: &Context, topic: &Found<'_>, wanted: &DeleteRecordsPart
     }
     let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
     match context.engine().delete_records(partition, wanted.offset).await {
-        Ok(log_start_offset) => result.with_low_watermark(log_start_offset),
+        Ok(log_start_offset) => match let_go_by_all(context, partition, log_start_offset, patience).await {
+            Ok(low_watermark) => result.with_low_watermark(low_watermark),
+            Err(StillKept::InTime(low_watermark)) => {
+                result.with_error_code(ResponseError::RequestTimedOut.code()).with_low_watermark(low_watermark)
+            }
+            Err(StillKept::NotLeader) => result.with_error_code(ResponseError::NotLeaderOrFollower.code()),
+        },
         Err(error) => result.with_error_code(context.view().log_error(partition, &error).code()),
     }
+}
+
+/// Waits for the other replicas, if a partition can have some. The low watermark of all.
+async fn let_go_by_all(
+    context: &Context,
+    partition: TopicPartition,
+    before: i64,
+    patience: Duration,
+) -> Result<i64, StillKept> {
+    if !context.view().has_epochs() {
+        return Ok(before);
+    }
+    let engine = context.engine();
+    let wait = move |engine: Engine| async move {
+        match engine.attached::<Shell>() {
+            Some(shell) => shell.let_go_by_all(partition, before, patience).await,
+            None => Ok(before),
+        }
+    };
+    engine.on_shard(engine.owner(partition), wait).await
 }

@@ -167,7 +167,7 @@ fn settings_change_for_a_topic_a_node_or_all() {
 #[test]
 fn what_is_no_setting_or_does_nothing_is_refused_by_who_decides() {
     with_three_nodes(&[], async |node: Node| {
-        for name in ["no.such.setting", "leader.replication.throttled.rate"] {
+        for name in ["no.such.setting", "replica.alter.log.dirs.io.max.bytes.per.second"] {
             let told = node
                 .call_with(1, alter(BROKER, "", name, "9"), |question| {
                     let Question::AlterSettings(mut decide, _, reply) = question else { panic!("{question:?}") };
