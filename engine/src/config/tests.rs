@@ -204,7 +204,7 @@ fn what_cannot_be_honoured_is_refused_with_the_reason() {
 }
 
 #[test]
-fn what_has_no_effect_is_accepted() {
+fn what_has_no_effect_on_a_node_alone_is_accepted() {
     parse(&[
         ("flush.ms", "1000"),
         ("index.interval.bytes", "1"),
