@@ -11,6 +11,8 @@ pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of pieces on their way when nobody waits: the disks of both ends have something to do, and who comes then does not
 /// find much before it.
 pub(crate) const UNDER_WAY_BYTES_MAX: u64 = 4 << 20;
+/// Others wait no longer for a piece: who does not get on with it must not keep them from theirs.
+const PIECE_MS_MAX: u64 = 1_000;
 /// The longest pause after a piece.
 const PAUSE_MS_MAX: u64 = 100;
 
@@ -46,7 +48,9 @@ impl Pace {
         if !self.is_busy(now_ms) || is_earned {
             return (under_way_bytes < UNDER_WAY_BYTES_MAX).then_some(PIECE_BYTES_MAX);
         }
-        (of_all_bytes == 0 && self.free_ms <= now_ms).then_some(PIECE_BYTES)
+        let is_stuck = self.began_ms.is_some_and(|began| began + PIECE_MS_MAX <= now_ms);
+        let is_alone = of_all_bytes == 0 || (under_way_bytes == 0 && is_stuck);
+        (is_alone && self.free_ms <= now_ms).then_some(PIECE_BYTES)
     }
 
     /// A piece of so many bytes at most begins.
@@ -64,7 +68,9 @@ impl Pace {
 
     /// When a piece may begin that waits for nothing but time; none if it need not.
     pub(crate) fn wake_ms(&self, now_ms: u64) -> Option<u64> {
-        (self.is_busy(now_ms) && self.free_ms > now_ms).then_some(self.free_ms)
+        let patience_ms = self.began_ms.map_or(0, |began| began + PIECE_MS_MAX);
+        let wake_ms = if self.free_ms > now_ms { self.free_ms } else { patience_ms };
+        (self.is_busy(now_ms) && wake_ms > now_ms).then_some(wake_ms)
     }
 }
 
@@ -100,6 +106,17 @@ mod tests {
         pace.end(110);
         assert_eq!((pace.next_piece(113, 0, 0), pace.wake_ms(113)), (None, Some(114)));
         assert_eq!((pace.next_piece(114, 0, 0), pace.wake_ms(114)), (Some(PIECE_BYTES), None));
+    }
+
+    #[test]
+    fn who_does_not_get_on_keeps_others_from_nothing() {
+        let mut pace = Pace::default();
+        pace.note_live(100, 100);
+        pace.begin(100, PIECE_BYTES);
+        assert_eq!((pace.next_piece(600, 0, PIECE), pace.wake_ms(600)), (None, Some(1_100)));
+        pace.note_live(1_100, 100);
+        assert_eq!(pace.next_piece(1_100, 0, PIECE), Some(PIECE_BYTES), "of another follower");
+        assert_eq!(pace.next_piece(1_100, PIECE, PIECE), None, "it itself waits");
     }
 
     #[test]
