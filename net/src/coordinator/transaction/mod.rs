@@ -35,7 +35,7 @@ pub(crate) use coordinator::Coordinator;
 pub use describe::describe_transaction;
 pub(crate) use metadata::{NO_PRODUCER, PartitionName, Producer};
 pub(crate) use request::{
-    AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Progress, Surroundings,
+    AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Progress, Questions, Surroundings,
 };
 pub use settings::check_transaction_settings;
 pub(crate) use settings::{Settings, TRANSACTION_SETTING_KEYS};

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     AddPartitions, Coordinator, EndTransaction, Errand, InitProducerId, Marked, Marking, PartitionName, Place,
-    Producer, Settings, Surroundings, coordinator::HOLD_MAX_MS, request::Questioner,
+    Producer, Questions, Settings, Surroundings, coordinator::HOLD_MAX_MS, request::Questioner,
 };
 use crate::coordinator::runtime::{Inbox, LogRecord, Machine, Replayed, Reply, Verdict, Write};
 
@@ -107,7 +107,7 @@ struct World {
     log: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     writes: Vec<Write<super::record::TransactionRecord>>,
     sent: Vec<Marking>,
-    asked_for: Vec<(Questioner, Vec<(Rc<str>, Vec<Marker>)>)>,
+    asked_for: Vec<(Questioner, Questions)>,
     ids_asked: usize,
     next_producer_id: Rc<Cell<i64>>,
     told: Inbox<Told>,

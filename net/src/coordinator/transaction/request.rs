@@ -120,6 +120,9 @@ impl Eq for Questioner {}
 /// What became of a marker, by partition.
 pub(crate) type Marked = Vec<(PartitionName, Result<(), ResponseError>)>;
 
+/// Markers that are looked for, by transactional id.
+pub(crate) type Questions = Vec<(Rc<str>, Vec<Marker>)>;
+
 /// What a coordinator wants done that takes more than it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Errand {
@@ -131,5 +134,5 @@ pub(crate) enum Errand {
     Mark(Marking),
     /// By transactional id: whether a partition has one of these markers, when all markers that were sent have their
     /// answers: [`Coordinator::handle_markers_found`](super::Coordinator::handle_markers_found).
-    AskForMarkers(Questioner, Vec<(Rc<str>, Vec<Marker>)>),
+    AskForMarkers(Questioner, Questions),
 }

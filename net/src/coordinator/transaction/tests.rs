@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Marking,
-    PartitionName, Place, Producer, Progress, Settings, State, Surroundings,
+    PartitionName, Place, Producer, Progress, Questions, Settings, State, Surroundings,
     coordinator::HOLD_MAX_MS,
     metadata::{LAST_EPOCH, Metadata, NO_PRODUCER},
     record::TransactionRecord,
@@ -82,7 +82,7 @@ struct World {
     /// Writes, markers and producer ids wait for the test while this is set.
     is_slow: bool,
     sent: Vec<Marking>,
-    asked_for: Vec<(Questioner, Vec<(Rc<str>, Vec<Marker>)>)>,
+    asked_for: Vec<(Questioner, Questions)>,
     admitted: Vec<(Vec<TopicPartition>, Producer)>,
     ids_asked: usize,
     next_producer_id: i64,

@@ -37,7 +37,8 @@ use crate::coordinator::{
         Ticket, append_atomically, runs,
     },
     transaction::{
-        Coordinator, Errand, Marked, Marking, PartitionName, Place, Settings, Surroundings, request::Questioner,
+        Coordinator, Errand, Marked, Marking, PartitionName, Place, Questions, Settings, Surroundings,
+        request::Questioner,
     },
 };
 
@@ -350,7 +351,7 @@ impl Life {
     async fn find_markers(
         self: &Rc<Self>,
         partition: TopicPartition,
-        (by, asked): (Questioner, Vec<(Rc<str>, Vec<Marker>)>),
+        (by, asked): (Questioner, Questions),
         before: Vec<Rc<Gate<()>>>,
     ) {
         if self.world.without != Without::SentMarkers {

@@ -13,7 +13,7 @@ use crate::{
     coordinator::{
         group::Groups,
         runtime::Gate,
-        transaction::{Marked, Marking},
+        transaction::{Marked, Marking, Questions},
     },
     errors::log_error,
 };
@@ -47,7 +47,7 @@ impl Sent {
 }
 
 /// By transactional id: whether one of these markers is in its partition.
-pub(super) async fn find(engine: &Engine, asked: Vec<(Rc<str>, Vec<Marker>)>) -> Vec<(Rc<str>, bool)> {
+pub(super) async fn find(engine: &Engine, asked: Questions) -> Vec<(Rc<str>, bool)> {
     let markers = asked.iter().flat_map(|(_, markers)| markers.iter().copied()).collect();
     let mut found = engine.have_markers(markers).await.into_iter();
     let of_id = |(id, markers): (Rc<str>, Vec<Marker>)| {
