@@ -113,23 +113,23 @@ enum Without {
 }
 
 /// Those whose loss is found within a few seeds.
-const FOUND: [Without; 6] = [
+const FOUND: [Without; 8] = [
     Without::Rule(Rule::MarkersDecide),
     Without::Rule(Rule::AnsweredWhenMarked),
     Without::Rule(Rule::EpochOfEnd),
     Without::Rule(Rule::TimeoutFences),
     Without::DurableMarkers,
     Without::OneGroup,
+    Without::Reconciliation,
+    Without::OneMarkerDecides,
 ];
 
 /// Those that take hundreds of seeds, or of which it is not known yet.
-const RARE: [Without; 11] = [
+const RARE: [Without; 9] = [
     Without::Rule(Rule::AddsFirst),
     Without::Rule(Rule::OwnEpoch),
     Without::Rule(Rule::Held),
     Without::Rule(Rule::OwnQuestions),
-    Without::Reconciliation,
-    Without::OneMarkerDecides,
     Without::SentMarkers,
     Without::MarkersOnTheirWay,
     Without::RecordBeforeAnswer,
