@@ -140,6 +140,14 @@ impl Producers {
                 "the producer has a transaction open, which the batch is not part of",
             ));
         }
+        // an end is everywhere before the next transaction begins: what is open still is of one that nobody knows, whose record
+        // was lost after its batch had come here, and the next one's end must not be taken for its own
+        let is_of_next = known.is_some_and(|known| info.producer_epoch > known.epoch);
+        if info.is_transactional() && is_of_next && self.open.of(info.producer_id).is_some() {
+            return Err(LogError::ConcurrentTransactions(
+                "one before it is open here that its coordinator does not know",
+            ));
+        }
         if info.base_sequence < 0 {
             return Ok(Sequence::New); // a coordinator writes it, in its own order
         }

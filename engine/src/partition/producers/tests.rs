@@ -154,6 +154,26 @@ fn active_producers_tell_their_last_batch() {
     assert_eq!(log.producers.active(), [of(4, 0, 5, 1_003), of(9, 1, 4, 1_004)]);
 }
 
+/// A batch was written beside the record that let its partition in, and that record was lost with a full disk: no coordinator
+/// knew of the transaction here, so that no marker came, and the commit of the producer's next one committed the batch too.
+#[test]
+fn the_end_of_the_next_transaction_is_not_taken_for_that_of_one_that_nobody_knows() {
+    let mut producers = Producers::default();
+    let of_epoch = |producers: &mut Producers, epoch, offset| {
+        let mut info = batch(1, epoch, 0, 1, offset);
+        info.attributes = 0x10;
+        let taken = producers.check(&info, Membership::Fits, Begins::AtZero);
+        if taken.is_ok() {
+            producers.note(stored(&info), 50);
+        }
+        taken
+    };
+    assert_eq!(of_epoch(&mut producers, 0, 0), Ok(Sequence::New));
+    assert!(matches!(of_epoch(&mut producers, 1, 1), Err(LogError::ConcurrentTransactions(_))));
+    producers.note(stored_marker(&marker(1, 0, 0, Outcome::Abort, 1), 1), 50);
+    assert_eq!(of_epoch(&mut producers, 1, 2), Ok(Sequence::New), "it is aborted by now");
+}
+
 proptest! {
     /// Whatever is sent, a log with all its batches remembered for ever agrees wherever five are enough, and what
     /// is stored rebuilds the same state.
@@ -271,8 +291,10 @@ impl Model {
     }
 
     fn takes_batch(&self, info: &BatchInfo) -> bool {
-        let is_outside = !info.is_transactional() && self.open_of(info.producer_id).is_some();
-        self.epoch(info.producer_id).is_none_or(|epoch| info.producer_epoch >= epoch) && !is_outside
+        let (is_open, epoch) = (self.open_of(info.producer_id).is_some(), self.epoch(info.producer_id));
+        let is_of_next = epoch.is_some_and(|epoch| info.producer_epoch > epoch);
+        let fits = if info.is_transactional() { !is_of_next } else { false };
+        epoch.is_none_or(|epoch| info.producer_epoch >= epoch) && (!is_open || fits)
     }
 
     fn takes_marker(&self, marker: &Marker) -> bool {

@@ -63,7 +63,11 @@ async fn look_at_logs(life: &Life) -> Logged {
                     }
                 }
                 None => {
-                    open.insert(info.producer_id, key);
+                    let former = open.insert(info.producer_id, key);
+                    assert!(
+                        former.is_none_or(|former| former == key),
+                        "{key:?} in {partition:?} behind {former:?} that is open"
+                    );
                     let before = logged.ends.entry(key).or_default().insert(partition, None);
                     assert!(!matches!(before, Some(Some(_))), "{key:?} goes on in {partition:?} behind its end");
                     logged.batches.entry(key).or_default().insert((partition, info.base_offset));
