@@ -88,8 +88,9 @@ impl<I: Io> Store<I> {
         self.await_groups(&cell).await?;
         check_still(&cell, epoch)?;
         cell.borrow_mut().replication_mut().clear();
-        self.begin_anew(id, 0).await?;
-        self.enter_epoch(&cell, epoch)
+        let begun = self.begin_anew(id, 0).await;
+        self.enter_epoch(&cell, epoch)?;
+        begun.map(drop)
     }
 
     /// The same for what a start found of them.
