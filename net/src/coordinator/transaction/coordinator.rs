@@ -203,8 +203,7 @@ impl Coordinator {
     }
 
     fn try_now(&mut self, now_ms: i64, id: &Rc<str>, request: Request) -> Step {
-        let is_ending = self.entries.get(id).is_some_and(|entry| entry.under_way.is_some());
-        if is_ending && !self.rules.is_off(Rule::Held) {
+        if self.entries.get(id).is_some_and(|entry| entry.under_way.is_some()) {
             return Step::Held(request);
         }
         match request {

@@ -74,7 +74,7 @@ impl Coordinator {
     fn may_commit_together(&self, id: &Rc<str>, ending: Ending) -> bool {
         let is_known = |entry: &Entry| {
             let is_durable = !self.effects.is_pending(entry.last_write) || self.rules.is_off(Rule::AddsFirst);
-            is_durable && (!is_exhausted(entry.metadata.epoch) || self.rules.is_off(Rule::OwnEpoch))
+            is_durable && !is_exhausted(entry.metadata.epoch)
         };
         let is_commit = matches!(ending, Ending::Client(Outcome::Commit, version) if version >= EPOCH_BUMP_VERSION);
         is_commit && self.surroundings.may_ask_for_markers() && self.entries.get(id).is_some_and(is_known)
@@ -129,7 +129,15 @@ impl Coordinator {
         only_where_open: bool,
     ) {
         let (producer, start_ms) = (prepared.producer(), prepared.start_ms);
-        self.errands.push(Errand::Mark(Marking { id: Rc::clone(id), producer, start_ms, markers, only_where_open }));
+        let by = self.questioner.clone();
+        self.errands.push(Errand::Mark(Marking {
+            id: Rc::clone(id),
+            producer,
+            start_ms,
+            markers,
+            only_where_open,
+            by,
+        }));
     }
 
     /// Sends markers to all partitions that are not known to have theirs; those of deleted topics need none.
@@ -282,7 +290,7 @@ impl Coordinator {
 
     /// Partitions were asked: which of those transactions have a marker in one of them.
     pub(crate) fn handle_markers_found(&mut self, now_ms: i64, by: &Questioner, found: Vec<(Rc<str>, bool)>) {
-        if *by != self.questioner && !self.rules.is_off(Rule::OwnQuestions) {
+        if *by != self.questioner {
             return;
         }
         for (id, is_committed) in found {

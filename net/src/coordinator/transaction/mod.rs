@@ -23,6 +23,7 @@ mod record;
 mod request;
 mod requests;
 mod rule;
+mod sent;
 mod settings;
 pub(crate) mod shell;
 mod state;
@@ -35,7 +36,8 @@ pub(crate) use coordinator::Coordinator;
 pub use describe::describe_transaction;
 pub(crate) use metadata::{NO_PRODUCER, PartitionName, Producer};
 pub(crate) use request::{
-    AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Progress, Questions, Surroundings,
+    AddPartitions, EndTransaction, Errand, InitProducerId, Marked, Marking, Place, Progress, Questioner, Questions,
+    Surroundings,
 };
 pub use settings::check_transaction_settings;
 pub(crate) use settings::{Settings, TRANSACTION_SETTING_KEYS};

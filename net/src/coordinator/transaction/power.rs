@@ -98,8 +98,6 @@ enum Without {
     Reconciliation,
     /// One marker of a commit is enough.
     OneMarkerDecides,
-    /// Markers that a machine sent which is gone have their places before partitions are asked.
-    SentMarkers,
     /// Markers that a machine sent which is gone are on stable storage before a partition counts in which nothing is open.
     MarkersOnTheirWay,
     /// What is of one shard is one group.
@@ -112,30 +110,28 @@ enum Without {
     MarkersThroughGroups,
 }
 
-/// Those whose loss is found within a few seeds.
-const FOUND: [Without; 8] = [
-    Without::Rule(Rule::MarkersDecide),
-    Without::Rule(Rule::AnsweredWhenMarked),
-    Without::Rule(Rule::EpochOfEnd),
-    Without::Rule(Rule::TimeoutFences),
-    Without::DurableMarkers,
-    Without::OneGroup,
-    Without::Reconciliation,
-    Without::OneMarkerDecides,
+/// Each with a seed that found its loss when this was written. Not among them, as no seed of a thousand found them: that an
+/// exhausted epoch is never committed together, that answers to a machine's questions are its own, that markers have their
+/// places before partitions are asked, and that an id takes no step before all markers are there, which partitions see to as
+/// well.
+const RULES: [(Without, u64); 13] = [
+    (Without::Rule(Rule::MarkersDecide), 4),
+    (Without::Rule(Rule::AddsFirst), 94),
+    (Without::Rule(Rule::AnsweredWhenMarked), 0),
+    (Without::Rule(Rule::EpochOfEnd), 19),
+    (Without::Rule(Rule::TimeoutFences), 0),
+    (Without::DurableMarkers, 0),
+    (Without::Reconciliation, 4),
+    (Without::OneMarkerDecides, 4),
+    (Without::MarkersOnTheirWay, 298),
+    (Without::OneGroup, 0),
+    (Without::RecordBeforeAnswer, 642),
+    (Without::MarkersReplayed, 4),
+    (Without::MarkersThroughGroups, 0),
 ];
 
-/// Those that take hundreds of seeds, or of which it is not known yet.
-const RARE: [Without; 9] = [
-    Without::Rule(Rule::AddsFirst),
-    Without::Rule(Rule::OwnEpoch),
-    Without::Rule(Rule::Held),
-    Without::Rule(Rule::OwnQuestions),
-    Without::SentMarkers,
-    Without::MarkersOnTheirWay,
-    Without::RecordBeforeAnswer,
-    Without::MarkersReplayed,
-    Without::MarkersThroughGroups,
-];
+/// Seeds that are tried after that one.
+const SEEDS_WITHOUT: u64 = 100;
 
 /// When the power fails, beside what a life is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,25 +336,15 @@ fn the_power_fails_at_every_operation_of_a_few_transactions() {
     }
 }
 
-/// Rule by rule. How far it has to look is printed: a rule that is found late is hardly tested.
-fn miss_each(all: &[Without], seeds_max: u64) {
+/// Rule by rule. Which seed found it is printed: a rule that is found late is hardly tested.
+#[test]
+fn with_a_rule_taken_out_something_is_found() {
     let mut missed = Vec::new();
-    for without in all.iter().copied() {
+    for (without, known) in RULES {
         let is_found = |seed: &u64| catch_unwind(AssertUnwindSafe(|| live_on(*seed, 3, 6, 6, without))).is_err();
-        let found = (0..seeds_max).find(is_found);
+        let found = std::iter::once(known).chain(seeds(SEEDS_WITHOUT)).find(is_found);
         println!("{without:?} is missed with seed {found:?}");
         missed.extend(found.is_none().then_some(without));
     }
-    assert!(missed.is_empty(), "within {seeds_max} seeds nobody misses {missed:?}");
-}
-
-#[test]
-fn with_a_rule_taken_out_something_is_found() {
-    miss_each(&FOUND, 60);
-}
-
-#[test]
-#[ignore = "takes many minutes, and not all are known to be found"]
-fn with_a_rule_taken_out_something_is_found_in_the_end() {
-    miss_each(&RARE, seeds(1_000).end);
+    assert!(missed.is_empty(), "nobody misses {missed:?}");
 }

@@ -102,6 +102,8 @@ pub(crate) struct Marking {
     pub(crate) markers: Vec<(PartitionName, Marker)>,
     /// Whether partitions may have theirs already, as a life of the node ended in between: these get none again.
     pub(crate) only_where_open: bool,
+    /// Who has them written.
+    pub(crate) by: Questioner,
 }
 
 /// Who asks: an answer to a coordinator that is gone was given before the one after it was loaded, and says nothing of what
@@ -132,7 +134,7 @@ pub(crate) enum Errand {
     Admit(Vec<TopicPartition>, Producer),
     /// Markers: [`Coordinator::handle_marked`](super::Coordinator::handle_marked).
     Mark(Marking),
-    /// By transactional id: whether a partition has one of these markers, when all markers that were sent have their
-    /// answers: [`Coordinator::handle_markers_found`](super::Coordinator::handle_markers_found).
+    /// By transactional id: whether a partition has one of these markers, when all markers that machines have sent which
+    /// are gone have their answers: [`Coordinator::handle_markers_found`](super::Coordinator::handle_markers_found).
     AskForMarkers(Questioner, Questions),
 }

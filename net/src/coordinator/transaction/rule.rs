@@ -9,14 +9,8 @@ pub(crate) enum Rule {
     MarkersDecide,
     /// Markers go beside the decision only when all that the transaction includes is on stable storage.
     AddsFirst,
-    /// Markers go beside the decision only if their epoch is of this transaction alone, and known before.
-    OwnEpoch,
-    /// An id takes no other step until every partition has its marker.
-    Held,
     /// Who asks for an end is answered when every partition has its marker.
     AnsweredWhenMarked,
-    /// What a coordinator before was answered of markers says nothing to the one after it.
-    OwnQuestions,
     /// Only who has the epoch of now ends a transaction.
     EpochOfEnd,
     /// A transaction that took too long has its producer fenced.

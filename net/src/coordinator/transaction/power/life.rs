@@ -1,7 +1,7 @@
 //! One life of the model's node: what is open and nobody's at its start, the time that goes by, and what goes wrong soon after
 //! markers were sent.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
@@ -18,11 +18,12 @@ use super::{
 use crate::{
     coordinator::{
         group::coordinator::Coordinator as Groups,
-        runtime::{Gate, LogRecord, Promise, Ticket},
+        runtime::{LogRecord, Promise, Ticket},
         transaction::{
             Coordinator,
             metadata::{LAST_EPOCH, Metadata},
             record::TransactionRecord,
+            sent::Sent,
             shell::abort_marker,
         },
     },
@@ -49,7 +50,7 @@ pub(super) struct Life {
     pub(super) transactions: Shelf<Coordinator>,
     pub(super) groups: Shelf<Groups>,
     /// Markers that were sent.
-    pub(super) sent: RefCell<Vec<Rc<Gate<()>>>>,
+    pub(super) sent: Sent,
 }
 
 impl Life {
@@ -59,7 +60,7 @@ impl Life {
             machine: Rc::clone(machine),
             transactions: Shelf::new(world.shards, Rc::default()),
             groups: Shelf::new(world.shards, super::shelf::topics()),
-            sent: RefCell::default(),
+            sent: Sent::default(),
             shards,
             world,
         });

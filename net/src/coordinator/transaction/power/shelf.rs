@@ -325,10 +325,9 @@ impl Life {
                 }
             }),
             Errand::Mark(marking) => {
-                let answered = Gate::new();
                 let waits = marking.only_where_open && self.world.without != Without::MarkersOnTheirWay;
-                let before = if waits { self.sent.borrow().clone() } else { Vec::new() };
-                self.sent.borrow_mut().push(Rc::clone(&answered));
+                let before = if waits { self.sent.of_gone(partition, &marking.by) } else { Vec::new() };
+                let answered = self.sent.begin(partition, &marking.by);
                 self.shards.spawn(async move {
                     for earlier in before {
                         earlier.pass().await;
@@ -342,7 +341,7 @@ impl Life {
                 self.go_wrong(partition);
             }
             Errand::AskForMarkers(by, asked) => {
-                let before = self.sent.borrow().clone();
+                let before = self.sent.of_gone(partition, &by);
                 self.shards.spawn(async move { life.find_markers(partition, (by, asked), before).await });
             }
         }
@@ -354,10 +353,8 @@ impl Life {
         (by, asked): (Questioner, Questions),
         before: Vec<Rc<Gate<()>>>,
     ) {
-        if self.world.without != Without::SentMarkers {
-            for answered in before {
-                answered.pass().await;
-            }
+        for answered in before {
+            answered.pass().await;
         }
         self.letter().await;
         let has_enough = |markers: &[Marker]| {

@@ -1,7 +1,7 @@
 //! Brings markers to the partitions that they are for, wherever these are. One of a partition that a group coordinator
 //! keeps its state in goes through that, which is to know of it.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
 use futures_util::future::{Either, join_all, select};
 use kafka_protocol::error::ResponseError;
@@ -12,7 +12,6 @@ use crate::{
     client::{Leader, OtherBrokers},
     coordinator::{
         group::Groups,
-        runtime::Gate,
         transaction::{Marked, Marking, Questions},
     },
     errors::log_error,
@@ -20,31 +19,6 @@ use crate::{
 
 /// How long a marker may take that waits for replicas; the coordinator has it written again then.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Markers that were sent and are not answered, of all coordinators of a shard.
-#[derive(Default)]
-pub(super) struct Sent(RefCell<Vec<Rc<Gate<()>>>>);
-
-impl Sent {
-    /// Some are sent; the gate is to be opened when they are answered.
-    pub(super) fn begin(&self) -> Rc<Gate<()>> {
-        let gate = Gate::new();
-        let mut sent = self.0.borrow_mut();
-        // looked through only when it would grow
-        if sent.len() == sent.capacity() {
-            sent.retain(|known: &Rc<Gate<()>>| known.result().is_none());
-            let under_way = sent.len();
-            sent.reserve(under_way.max(16));
-        }
-        sent.push(Rc::clone(&gate));
-        gate
-    }
-
-    /// The gates of those that were sent up to now.
-    pub(super) fn under_way(&self) -> Vec<Rc<Gate<()>>> {
-        self.0.borrow().clone()
-    }
-}
 
 /// By transactional id: whether one of these markers is in its partition.
 pub(super) async fn find(engine: &Engine, asked: Questions) -> Vec<(Rc<str>, bool)> {

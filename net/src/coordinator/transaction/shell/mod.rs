@@ -24,7 +24,6 @@ use millrace_engine::{
     transactions::Adds,
 };
 
-use self::markers::Sent;
 #[cfg(test)]
 pub(crate) use self::reconcile::abort_marker;
 pub(crate) use self::{
@@ -38,6 +37,7 @@ use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Listed,
     PartitionName, Place, Producer, Settings, State, Surroundings,
     metadata::EPOCH_BUMP_VERSION,
+    sent::Sent,
     settings::{TOPIC_PARTITIONS, TOPIC_SEGMENT_BYTES},
 };
 use crate::{
@@ -116,8 +116,8 @@ impl Kind for TransactionKind {
                 let sent = &transactions.kind().sent;
                 // a partition in which nothing is open has its marker, but perhaps not on stable storage: one that a
                 // machine has sent which is gone is on its way
-                let before = if marking.only_where_open { sent.under_way() } else { Vec::new() };
-                let marked = sent.begin();
+                let before = if marking.only_where_open { sent.of_gone(partition, &marking.by) } else { Vec::new() };
+                let marked = sent.begin(partition, &marking.by);
                 glommio::spawn_local(async move {
                     for earlier in before {
                         earlier.pass().await;
@@ -129,7 +129,7 @@ impl Kind for TransactionKind {
                 .detach()
             }
             Errand::AskForMarkers(by, asked) => {
-                let before = transactions.kind().sent.under_way();
+                let before = transactions.kind().sent.of_gone(partition, &by);
                 glommio::spawn_local(async move {
                     // a machine that is gone has sent some of them: they are to have their places first
                     for marked in before {
