@@ -1,6 +1,6 @@
 //! DeleteRecords: moves the start of logs, and answers when all replicas whose nodes live have moved theirs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use kafka_protocol::{
@@ -42,22 +42,22 @@ pub(crate) static API: Api = Api {
 
 async fn handle(context: Context, call: Call<DeleteRecordsRequest>) -> DeleteRecordsResponse {
     let topics = context.topics();
-    let patience = Duration::from_millis(u64::try_from(call.body.timeout_ms).unwrap_or(0));
-    let mut results = Vec::with_capacity(call.body.topics.len());
-    for topic in call.body.topics {
+    let until = Instant::now() + Duration::from_millis(u64::try_from(call.body.timeout_ms).unwrap_or(0));
+    // all at once: who waits for one follower waits for it once
+    let results = join_all(call.body.topics.into_iter().map(async |topic| {
         let found = topics.get(&topic.name, Operation::Delete);
-        let partitions = topic.partitions.iter().map(|partition| delete(&context, &found, partition, patience));
+        let partitions = topic.partitions.iter().map(|partition| delete(&context, &found, partition, until));
         let partitions = join_all(partitions).await;
-        results.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
-    }
-    DeleteRecordsResponse::default().with_topics(results)
+        DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions)
+    }));
+    DeleteRecordsResponse::default().with_topics(results.await)
 }
 
 async fn delete(
     context: &Context,
     topic: &Found<'_>,
     wanted: &DeleteRecordsPartition,
-    patience: Duration,
+    until: Instant,
 ) -> DeleteRecordsPartitionResult {
     let result =
         DeleteRecordsPartitionResult::default().with_partition_index(wanted.partition_index).with_low_watermark(-1);
@@ -75,7 +75,7 @@ async fn delete(
     }
     let partition = TopicPartition { topic: topic.id, partition: wanted.partition_index };
     match context.engine().delete_records(partition, wanted.offset).await {
-        Ok(log_start_offset) => match let_go_by_all(context, partition, log_start_offset, patience).await {
+        Ok(log_start_offset) => match let_go_by_all(context, partition, log_start_offset, until).await {
             Ok(low_watermark) => result.with_low_watermark(low_watermark),
             Err(StillKept::InTime(low_watermark)) => {
                 result.with_error_code(ResponseError::RequestTimedOut.code()).with_low_watermark(low_watermark)
@@ -91,7 +91,7 @@ async fn let_go_by_all(
     context: &Context,
     partition: TopicPartition,
     before: i64,
-    patience: Duration,
+    until: Instant,
 ) -> Result<i64, StillKept> {
     if !context.view().has_epochs() {
         return Ok(before);
@@ -99,7 +99,10 @@ async fn let_go_by_all(
     let engine = context.engine();
     let wait = move |engine: Engine| async move {
         match engine.attached::<Shell>() {
-            Some(shell) => shell.let_go_by_all(partition, before, patience).await,
+            Some(shell) => {
+                let patience = until.saturating_duration_since(Instant::now());
+                shell.let_go_by_all(partition, before, patience).await
+            }
             None => Ok(before),
         }
     };
