@@ -36,7 +36,12 @@ impl BrokerArgs {
     /// The same, for questions that are not waited for longer than that.
     pub(crate) fn cluster_within(&self, most: Duration) -> Cluster {
         let brokers = self.broker.iter().cloned().map(Into::into).collect();
-        Cluster::new(ClusterOptions { brokers, connect: connect_options(self.timeout.0.min(most)) })
+        Cluster::new(ClusterOptions { brokers, connect: connect_options(self.patience(most)) })
+    }
+
+    /// How long to wait for something that need not be waited for longer than that.
+    pub(crate) fn patience(&self, most: Duration) -> Duration {
+        self.timeout.0.min(most)
     }
 }
 

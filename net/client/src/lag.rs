@@ -29,6 +29,19 @@ pub struct FollowerLag {
 impl FollowerLag {
     const BYTES: usize = 36;
 
+    /// Of partitions that two nodes lead.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            node: other.node,
+            partitions: self.partitions.saturating_add(other.partitions),
+            in_sync: self.in_sync.saturating_add(other.in_sync),
+            records: self.records.saturating_add(other.records),
+            bytes: self.bytes.saturating_add(other.bytes),
+            ms: self.ms.max(other.ms),
+        }
+    }
+
     /// The field's value: one after the other.
     pub fn encode(lags: &[Self]) -> Bytes {
         let mut bytes = BytesMut::with_capacity(lags.len() * Self::BYTES);

@@ -157,20 +157,13 @@ fn look(cluster: &mut Cluster) -> Outcome<(Members, Vec<Topic>)> {
 const LAG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What each node lacks as a follower, as those say that can be asked.
-fn lags(cluster: &mut Cluster, members: &Members) -> BTreeMap<i32, FollowerLag> {
+fn lags(cluster: &mut Cluster, members: &Members, silent: &[i32]) -> BTreeMap<i32, FollowerLag> {
     let mut lags: BTreeMap<i32, FollowerLag> = BTreeMap::new();
-    for leader in &members.nodes {
+    for leader in members.nodes.iter().filter(|node| !silent.contains(&node.id)) {
         // whoever does not answer or does not know is no reason to say nothing of the others
         for lag in cluster.follower_lags(leader.id).ok().flatten().into_iter().flatten() {
             let sum = lags.entry(lag.node).or_default();
-            *sum = FollowerLag {
-                node: lag.node,
-                partitions: sum.partitions + lag.partitions,
-                in_sync: sum.in_sync + lag.in_sync,
-                records: sum.records + lag.records,
-                bytes: sum.bytes + lag.bytes,
-                ms: sum.ms.max(lag.ms),
-            };
+            *sum = sum.and(lag);
         }
     }
     lags
@@ -180,8 +173,9 @@ impl Status {
     fn run(self) -> Outcome {
         let mut cluster = self.broker.cluster();
         let (members, topics) = look(&mut cluster)?;
-        let lags = lags(&mut self.broker.cluster_within(LAG_PATIENCE), &members);
-        report(&members, &topics, &lags, &silent(&members), &mut stdout().lock())
+        let silent = silent(&members, self.broker.patience(SILENCE));
+        let lags = lags(&mut self.broker.cluster_within(LAG_PATIENCE), &members, &silent);
+        report(&members, &topics, &lags, &silent, &mut stdout().lock())
     }
 }
 
@@ -189,9 +183,9 @@ impl Status {
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Nodes that nobody can connect to from here.
-fn silent(members: &Members) -> Vec<i32> {
+fn silent(members: &Members, patience: Duration) -> Vec<i32> {
     let answers = |host: &str, port: u16| {
-        (host, port).to_socket_addrs().ok()?.find_map(|address| TcpStream::connect_timeout(&address, SILENCE).ok())
+        (host, port).to_socket_addrs().ok()?.find_map(|address| TcpStream::connect_timeout(&address, patience).ok())
     };
     members.nodes.iter().filter(|node| answers(&node.host, node.port).is_none()).map(|node| node.id).collect()
 }

@@ -16,7 +16,7 @@ use crate::{
 /// Partitions that are named at most, of each kind of trouble.
 const NAMED_MAX: usize = 8;
 /// How long a node that is up may lack records until that is said to be trouble, in ms: a flush that takes long is none, and
-/// after that time a leader may take it out of the ISR.
+/// after that time a leader takes it out of the ISR if its connection broke.
 const LAG_MS_TROUBLE: u64 = 1_000;
 
 /// What a node has.

@@ -74,9 +74,14 @@ async fn answer(context: &Context, version: i16, request: DescribeLogDirsRequest
         found.map(|topic| topic.id).collect()
     });
     let view = context.view();
-    let lags = lags(context.engine()).await;
+    // who wants none is told of none, and no shard is asked
+    let is_about_none = wanted.as_ref().is_some_and(HashSet::is_empty);
+    let (lags, sizes) = match is_about_none {
+        true => Default::default(),
+        false => (lags(context.engine()).await, context.engine().partition_sizes(ids).await),
+    };
     let mut by_topic: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
-    for (partition, bytes) in context.engine().partition_sizes(ids).await {
+    for (partition, bytes) in sizes {
         if !view.is_replica_here(partition) {
             continue;
         }
@@ -107,7 +112,7 @@ async fn answer(context: &Context, version: i16, request: DescribeLogDirsRequest
     let response = DescribeLogDirsResponse::default().with_results(vec![result]);
     // one that is not known to the library is put together from the end
     let takes_tags = (VERSION_FLEXIBLE..=VERSION_KNOWN).contains(&version);
-    match takes_tags && wanted.is_some_and(|wanted| wanted.is_empty()) {
+    match takes_tags && is_about_none {
         true => response.with_unknown_tagged_fields(follower_lags(context.engine()).await),
         false => response,
     }
