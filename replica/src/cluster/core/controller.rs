@@ -24,8 +24,9 @@ use crate::cluster::{
     store::{Compare, LeaseId, Operation, Outcome, StoreError, Transaction},
 };
 
-/// Partitions that are decided in one round at most; the others wait for the next, which begins when the image shows this one.
-const ROUND_MAX: usize = 100 * PARTITIONS_PER_TRANSACTION;
+/// Transactions of one round at most, whatever partitions they have; what is left waits for the next, which begins when the image
+/// shows this one.
+pub(super) const ROUND_MAX: usize = 100;
 /// How long after a refusal, if no other image came.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long an image may take to show what was written.
@@ -160,7 +161,10 @@ impl Controller {
                 }
             }
             Ok(Outcome::Refused(_)) | Err(_) => {
-                self.together = (partitions.len() / 2).max(1);
+                // a store that is away or full refuses none for what is in it
+                if result.is_ok() {
+                    self.together = (partitions.len() / 2).max(1);
+                }
                 self.dirty.extend(partitions);
                 self.round_at = now + RETRY_AFTER;
             }
@@ -278,7 +282,7 @@ impl Controller {
     }
 
     fn begin_round<'a>(&self, image: &'a Image, epoch: i64) -> Round<'a> {
-        Round { image, epoch, together: self.together, done: Vec::new(), count: 0 }
+        Round { image, epoch, together: self.together, done: Vec::new() }
     }
 
     /// Gives the topics of coordinators more replicas, as nodes come; what does not fit into the round comes with the next.
@@ -320,7 +324,6 @@ struct Round<'a> {
     epoch: i64,
     together: usize,
     done: Vec<(Vec<TopicPartition>, Transaction)>,
-    count: usize,
 }
 
 impl Round<'_> {
@@ -334,10 +337,6 @@ impl Round<'_> {
         if next == held.value {
             return true;
         }
-        if self.count >= ROUND_MAX {
-            return false;
-        }
-        self.count += 1;
         let transaction = change_partition(self.image, topic, tp, &next)
             .when(Compare::Created(keys::CONTROLLER.to_owned(), self.epoch));
         if let Some((partitions, last)) = self.done.last_mut()
@@ -347,8 +346,11 @@ impl Round<'_> {
             partitions.push(tp);
             return true;
         }
-        self.done.push((vec![tp], transaction));
-        true
+        let has_room = self.done.len() < ROUND_MAX;
+        if has_room {
+            self.done.push((vec![tp], transaction));
+        }
+        has_room
     }
 }
 

@@ -19,8 +19,12 @@ struct Trouble {
     since: Instant,
     reason: String,
     kind: Kind,
+    /// The node heard of it, or of another one that became this one.
     told: bool,
+    was_told: bool,
     probe_at: Instant,
+    /// The last probe's ticket.
+    probe: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,17 @@ enum Kind {
     Away,
     /// It takes no writes: that it answers all else shows nothing.
     Full,
+}
+
+impl Trouble {
+    /// Whether an answer without an error shows that it is over. A store without space still takes what only deletes.
+    fn is_ended_by(&self, done: &Done) -> bool {
+        match (self.kind, done) {
+            (Kind::Away, _) | (Kind::Full, Done::Granted(_)) => true,
+            (Kind::Full, Done::Transacted(ticket, _)) => self.probe == Some(*ticket),
+            (Kind::Full, _) => false,
+        }
+    }
 }
 
 impl Health {
@@ -40,9 +55,8 @@ impl Health {
                 self.begin(Kind::Away, reason, now);
             }
             Some(StoreError::Compacted(_) | StoreError::LeaseOver) | None => {
-                let writes = matches!(done, Done::Transacted(..) | Done::Granted(_));
-                let is_over = self.0.as_ref().is_some_and(|trouble| writes || trouble.kind == Kind::Away);
-                return is_over && self.0.take().is_some_and(|trouble| trouble.told);
+                let is_over = self.0.as_ref().is_some_and(|trouble| trouble.is_ended_by(done));
+                return is_over && self.0.take().is_some_and(|trouble| trouble.told || trouble.was_told);
             }
         }
         false
@@ -51,8 +65,16 @@ impl Health {
     fn begin(&mut self, kind: Kind, reason: &str, now: Instant) {
         let is_new = self.0.as_ref().is_none_or(|trouble| kind == Kind::Full && trouble.kind == Kind::Away);
         if is_new {
-            let probe_at = now + PROBE_EVERY;
-            self.0 = Some(Trouble { since: now, reason: reason.to_owned(), kind, told: false, probe_at });
+            let was_told = self.0.as_ref().is_some_and(|former| former.told || former.was_told);
+            self.0 = Some(Trouble {
+                since: now,
+                reason: reason.to_owned(),
+                kind,
+                told: false,
+                was_told,
+                probe_at: now + PROBE_EVERY,
+                probe: None,
+            });
         }
     }
 
@@ -70,8 +92,16 @@ impl Health {
     pub(super) fn probe(&mut self, now: Instant) -> Option<Transaction> {
         let trouble = self.0.as_mut().filter(|it| it.kind == Kind::Full && it.probe_at <= now)?;
         trouble.probe_at = now + PROBE_EVERY;
-        let never = Compare::Created(keys::CLUSTER.to_owned(), 0);
-        Some(Transaction::new().when(never).put(keys::CLUSTER.to_owned(), Vec::new()))
+        // both cannot be: whoever founds a cluster meanwhile does so himself
+        let (there, never) = (Compare::Exists(keys::CLUSTER.to_owned()), Compare::Created(keys::CLUSTER.to_owned(), 0));
+        Some(Transaction::new().when(there).when(never).put(keys::CLUSTER.to_owned(), Vec::new()))
+    }
+
+    /// The probe is on its way.
+    pub(super) fn sent(&mut self, ticket: u64) {
+        if let Some(trouble) = &mut self.0 {
+            trouble.probe = Some(ticket);
+        }
     }
 
     /// Why something is not done.
@@ -113,10 +143,23 @@ mod tests {
         assert!(health.reason().unwrap().contains("alarm disarm"), "what to do is said");
         assert!(health.probe(at(4)).is_none());
         let probe = health.probe(at(5)).unwrap();
-        assert_eq!((probe.compares.len(), probe.operations.len()), (1, 1));
+        assert_eq!((probe.compares.len(), probe.operations.len()), (2, 1));
+        health.sent(7);
         assert!(health.probe(at(6)).is_none());
-        assert!(health.note(&transacted(Ok(Outcome::Refused(5))), at(6)), "it would have written");
+        assert!(!health.note(&transacted(Ok(Outcome::Done(5))), at(6)), "that only deleted");
+        assert!(health.note(&Done::Transacted(7, Ok(Outcome::Refused(5))), at(6)), "it would have written");
         assert!(health.reason().is_none());
+    }
+
+    /// The node heard that the store was away, and never that it was back.
+    #[test]
+    fn what_was_told_of_is_told_to_be_over_whatever_it_became() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        let failed = |error| Done::Transacted(1, Err(error));
+        health.note(&failed(StoreError::Away("gone".to_owned())), now);
+        assert!(health.telling(Duration::ZERO, now).is_some());
+        health.note(&failed(StoreError::Full("no space".to_owned())), now);
+        assert!(health.note(&Done::Granted(Ok(1)), now));
     }
 
     #[test]

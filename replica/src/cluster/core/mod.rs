@@ -56,6 +56,9 @@ const REPORT_LASTS: Duration = Duration::from_secs(10);
 /// Pieces of work on one lane at most.
 pub const WORK_MAX: usize = 1024;
 
+// or the core would wait for a lane whose answers wait for the core
+const _: () = assert!(OUTSTANDING_MAX + controller::ROUND_MAX < WORK_MAX);
+
 /// Reads of the store in sequence that must be behind what was seen before, until that is believed: old versions of etcd
 /// answer some reads from the past.
 const REGRESSIONS_MAX: u32 = 3;
@@ -245,6 +248,7 @@ impl ControlCore {
         self.events.extend(self.health.telling(self.options.away_after, now));
         if let Some(probe) = self.health.probe(now) {
             let ticket = self.ticket(Owner::Probe);
+            self.health.sent(ticket);
             self.work.push_back(Work::TransactAside(ticket, probe));
         }
         self.advance(now);
