@@ -49,7 +49,8 @@ impl Pace {
             return (under_way_bytes < UNDER_WAY_BYTES_MAX).then_some(PIECE_BYTES_MAX);
         }
         let is_stuck = self.began_ms.is_some_and(|began| began + PIECE_MS_MAX <= now_ms);
-        let is_alone = of_all_bytes == 0 || (under_way_bytes == 0 && is_stuck);
+        // many small ones are as good as one
+        let is_alone = of_all_bytes < PIECE_BYTES as u64 / 2 || (under_way_bytes == 0 && is_stuck);
         (is_alone && self.free_ms <= now_ms).then_some(PIECE_BYTES)
     }
 
@@ -100,6 +101,7 @@ mod tests {
         let mut pace = Pace::default();
         pace.note_live(100, 100);
         assert_eq!(pace.next_piece(100, 0, PIECE), None, "one for all followers");
+        assert_eq!(pace.next_piece(100, 0, 1_000), Some(PIECE_BYTES), "small ones do not count as one");
         assert_eq!(pace.next_piece(100, 0, 0), Some(PIECE_BYTES));
         pace.begin(100, PIECE_BYTES);
         pace.end(107);

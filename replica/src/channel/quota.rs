@@ -122,6 +122,11 @@ impl Limits {
         former.as_ref() != self.topics.get(&topic)
     }
 
+    /// No topic is limited, before that is said anew.
+    pub(crate) fn forget_topics(&mut self) {
+        self.topics.clear();
+    }
+
     /// Whether the limit of leaders is for that partition.
     pub(crate) fn limits_leader(&self, partition: TopicPartition) -> bool {
         self.topics.get(&partition.topic).is_some_and(|it| it.leading.has(partition.partition))

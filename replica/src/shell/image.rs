@@ -57,6 +57,7 @@ impl Shell {
         let former = self.me.replace(me);
         if former.is_some() && former != me {
             self.tell(|core, now, logs| core.handle_lost(now, logs));
+            self.deletions.look_again();
         }
         // Between two lives it follows whom it followed: images of now may rest on what it does in its next one.
         let Some(me) = me else { return };
@@ -109,10 +110,11 @@ impl Shell {
         let mut looked_at = 0;
         for topic in image.topics.values() {
             let known = self.seen.borrow().get(&topic.id).cloned();
-            if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, topic)) && extent == Extent::WhatChanged {
+            let is_known = known.as_ref().is_some_and(|known| Arc::ptr_eq(known, topic));
+            if is_known && extent == Extent::WhatChanged {
                 continue;
             }
-            if known.is_none_or(|known| known.configs != topic.configs) {
+            if !is_known && known.is_none_or(|known| known.configs != topic.configs) {
                 self.limit(topic);
             }
             for index in 0..topic.partitions.len() {

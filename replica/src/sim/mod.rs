@@ -62,7 +62,7 @@ fn nothing_acknowledged_is_lost() {
 const SEEDS_WITHOUT: u64 = 400;
 
 /// Seeds that are tried first, because they found something when this was written.
-const SEEDS_FIRST: [u64; 11] = [0, 1, 7, 14, 42, 44, 114, 228, 959, 1506, 2492];
+const SEEDS_FIRST: [u64; 10] = [0, 1, 7, 14, 42, 44, 114, 228, 959, 1116];
 
 fn find(plan: impl Fn(u64) -> Plan) -> Option<(u64, String)> {
     let seeds = SEEDS_FIRST.into_iter().chain(0..SEEDS_WITHOUT);

@@ -168,7 +168,12 @@ impl ShardChannel {
             state.resting.remove(&partition);
             state.backlog.retain(|other| *other != partition);
             state.limited.remove(&partition);
+            let copies = state.copies.len();
             state.copies.retain(|copy| copy.partition != partition);
+            if state.copies.len() < copies {
+                // others may have waited for these, and nobody tells of their end
+                self.alarms.insert((0, Alarm::Feed));
+            }
         }
     }
 
@@ -350,18 +355,22 @@ impl ShardChannel {
     }
 
     fn confirmed(&mut self, now_ms: u64, link: LinkId, parts: &[FramePart], logs: &dyn Logs) {
+        let mut ended = false;
         for part in parts {
             let Some(position) = logs.position(part.partition) else { continue };
             let Some(leadership) = self.leading(part.partition) else { continue };
             leadership.confirm(now_ms, link, part.attachment, part.end, position.end);
             if let Some(state) = self.links.get_mut(&link) {
-                state.end_copies(part.partition, part.attachment, part.end);
+                ended |= state.end_copies(part.partition, part.attachment, part.end);
             }
             self.resume(link, part.partition, part.attachment);
             self.advance(now_ms, part.partition, logs);
         }
         self.rouse_backlog(link);
-        self.read_for(now_ms, link);
+        match ended {
+            true => self.end_pieces(now_ms, link),
+            false => self.read_for(now_ms, link),
+        }
     }
 
     fn take_positions(&mut self, now_ms: u64, link: LinkId, list: &[Position], logs: &dyn Logs) {
@@ -393,15 +402,7 @@ impl ShardChannel {
         }
     }
 
-    /// A led log may have lost its beginning: followers are to do the same.
-    pub(super) fn tell_log_start(&mut self, now_ms: u64, partition: TopicPartition, logs: &dyn Logs) {
-        let Some(position) = logs.position(partition) else { return };
-        let Some(leadership) = self.leading(partition).filter(|it| it.log_start < position.log_start) else { return };
-        leadership.log_start = position.log_start;
-        self.notify(now_ms, partition);
-    }
-
-    /// Moves the high watermark and the ISR as far as what is known allows.
+    /// Moves the high watermark and the ISR as far as what is known allows, and tells of a beginning that the log has lost.
     pub(super) fn advance(&mut self, now_ms: u64, partition: TopicPartition, logs: &dyn Logs) {
         let Some(position) = logs.position(partition) else { return };
         let Some(Part::Leading(leadership)) = self.hosted.get_mut(&partition).map(|hosted| &mut hosted.part) else {
@@ -409,8 +410,12 @@ impl ShardChannel {
         };
         let risen = leadership.advance(now_ms, position, &self.nodes);
         let has_outsider = leadership.has_outsider();
+        let is_trimmed = leadership.log_start < position.log_start;
+        leadership.log_start = leadership.log_start.max(position.log_start);
         if let Some(high_watermark) = risen {
             self.work(partition, EngineWork::AdvanceHighWatermark { high_watermark });
+        }
+        if risen.is_some() || is_trimmed {
             self.notify(now_ms, partition);
         }
         if has_outsider {

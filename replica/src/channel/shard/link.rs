@@ -131,11 +131,13 @@ impl Link {
         self.reads as u64 * PIECE_BYTES_MAX as u64 + self.copies.iter().map(|copy| copy.bytes).sum::<u64>()
     }
 
-    /// A follower has the log up to there.
-    pub(super) fn end_copies(&mut self, partition: TopicPartition, attachment: u32, confirmed: i64) {
+    /// A follower has the log up to there. Whether copies were on their way that have arrived.
+    pub(super) fn end_copies(&mut self, partition: TopicPartition, attachment: u32, confirmed: i64) -> bool {
         let is_there =
             |copy: &Copy| copy.partition == partition && (copy.attachment != attachment || copy.end <= confirmed);
+        let before = self.copies.len();
         self.copies.retain(|copy| !is_there(copy));
+        self.copies.len() < before
     }
 
     /// Puts a frame behind the others, into the last one if both are lists of one kind and fit.

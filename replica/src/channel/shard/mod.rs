@@ -133,6 +133,7 @@ impl ShardChannel {
             return;
         }
         self.me = Some(me);
+        self.limits.forget_topics();
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in links {
             self.hang_up(now_ms, link);
@@ -354,10 +355,7 @@ impl ShardChannel {
     pub fn handle_progressed(&mut self, now_ms: u64, partitions: &[TopicPartition], logs: &dyn Logs) {
         for partition in partitions {
             match self.hosted.get(partition).map(|hosted| &hosted.part) {
-                Some(Part::Leading(_)) => {
-                    self.advance(now_ms, *partition, logs);
-                    self.tell_log_start(now_ms, *partition, logs);
-                }
+                Some(Part::Leading(_)) => self.advance(now_ms, *partition, logs),
                 Some(Part::Following(_)) => self.progressed(*partition, logs),
                 _ => {}
             }
