@@ -148,6 +148,15 @@ def random_bank(chance):
     return transactions, log
 
 
+def audit(at, log):
+    """One of somebody who was given that log."""
+    made = Audit(at)
+    for place, records in log.items():
+        for record in records:
+            made.take(*place, *record)
+    return made
+
+
 class BankTest(unittest.TestCase):
     """Money that is made, lost or owed is found."""
 
@@ -158,7 +167,7 @@ class BankTest(unittest.TestCase):
             at = 30.2
             early = {place: [r for r in records if int(r[1].split("-")[0]) <= 30] for place, records in log.items()}
             early[P] = [r for r in early[P] if not r[1].startswith("30-")]
-            self.assertEqual(check_bank(transactions, log, [Audit(at, early)]), [])
+            self.assertEqual(check_bank(transactions, log, [audit(at, early)]), [])
 
     def test_half_a_transfer(self):
         for seed in range(50):
@@ -168,7 +177,21 @@ class BankTest(unittest.TestCase):
             halves = copy.deepcopy(log)
             halves[place].pop(chance.randrange(len(halves[place])))
             self.assertIn("money", check_bank(transactions, halves)[0])
-            self.assertIn("money", check_bank(transactions, log, [Audit(1000.0, halves)])[0])
+            self.assertIn("money", check_bank(transactions, log, [audit(1000.0, halves)])[0])
+
+    def test_an_audit_that_ends_before_what_is_settled(self):
+        for seed in range(50):
+            transactions, log = random_bank(random.Random(seed))
+            early = {place: list(records) for place, records in log.items()}
+            last = max(log, key=lambda place: int(log[place][-1][1].split("-")[0]))
+            early[last].pop()
+            self.assertIn("money", check_bank(transactions, log, [audit(1000.0, early)])[0])
+
+    def test_an_audit_that_counted_what_is_not_there_in_the_end(self):
+        transactions, log = random_bank(random.Random(1))
+        more = {place: list(records) for place, records in log.items()}
+        more[P].insert(0, (-1, "aborted-0:0:5"))
+        self.assertIn("counted", check_bank(transactions, log, [audit(1000.0, more)])[0])
 
     def test_a_transfer_of_what_was_not_there(self):
         writes = [("t", 0, "0-0:0:-101"), ("t", 1, "0-1:1:101")]

@@ -15,7 +15,8 @@ import sys
 import time
 
 from bank import ACCOUNTS, balances
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer
+from reading import read_all
 
 PATIENCE = 60
 # A broker that was killed is back within a second: nobody should wait for long to find that out.
@@ -30,10 +31,6 @@ def say(**fields):
 def is_over():
     """Whether the worker shall end."""
     return bool(select.select([sys.stdin], [], [], 0)[0])
-
-
-class Ended(Exception):
-    """The producer cannot go on: another one takes its id over, and what was open is aborted by that."""
 
 
 class Writer:
@@ -56,6 +53,24 @@ class Writer:
                 continue
             self.producer = producer
         self.producer.begin_transaction()
+
+    def run(self, name, writes, commit):
+        """One transaction with these writes of (topic, partition, value), committed if that is wanted and they can be sent; how
+        it ended, which is not said yet."""
+        self.begin()
+        say(transaction=name, writes=writes)
+        try:
+            for topic, partition, value in writes:
+                self.producer.produce(topic, value, partition=partition)
+                self.producer.poll(0)
+            if not commit:
+                self.producer.flush(10)
+        except KafkaException as error:
+            say(note=f"produce: {error}")
+            commit = False
+        if commit:
+            say(transaction=name, state="committing")
+        return self.end(commit)
 
     def end(self, commit):
         """Answers how the transaction ended."""
@@ -94,21 +109,8 @@ def write(broker, name, seed, topic, partitions):
     while not is_over():
         number += 1
         writes = [[topic, chance.randrange(int(partitions)), f"{name}-{number}-{i}"] for i in range(chance.randint(1, 6))]
-        commit = chance.random() < 0.75
-        writer.begin()
-        say(transaction=f"{name}-{number}", writes=writes)
-        try:
-            for _, partition, value in writes:
-                writer.producer.produce(topic, value, partition=partition)
-                writer.producer.poll(0)
-            if not commit:
-                writer.producer.flush(10)
-        except KafkaException as error:
-            say(note=f"produce: {error}")
-            commit = False
-        if commit:
-            say(transaction=f"{name}-{number}", state="committing")
-        say(transaction=f"{name}-{number}", state=writer.end(commit))
+        state = writer.run(f"{name}-{number}", writes, chance.random() < 0.75)
+        say(transaction=f"{name}-{number}", state=state)
 
 
 def transfer(broker, name, seed, topic, partitions):
@@ -125,26 +127,13 @@ def transfer(broker, name, seed, topic, partitions):
         legs = [(source, -amount), (target, amount)]
         writes = [[topic, account % partitions, f"{name}-{number}-{i}:{account}:{change}"]
                   for i, (account, change) in enumerate(legs)]
-        commit = chance.random() < 0.75
-        writer.begin()
-        say(transaction=f"{name}-{number}", writes=writes)
-        try:
-            for (account, _), (_, partition, value) in zip(legs, writes):
-                writer.producer.produce(topic, value, key=str(account), partition=partition)
-                writer.producer.poll(0)
-            if not commit:
-                writer.producer.flush(10)
-        except KafkaException as error:
-            say(note=f"produce: {error}")
-            commit = False
-        if commit:
-            say(transaction=f"{name}-{number}", state="committing")
-        state = writer.end(commit)
-        say(transaction=f"{name}-{number}", state=state)
+        state = writer.run(f"{name}-{number}", writes, chance.random() < 0.75)
         if state == "unknown":
-            # a new producer begins when the transaction of the former one is over
+            # a new producer begins when the transaction of the former one is over: only then is this transfer settled
             writer.begin()
             writer.end(False)
+        say(transaction=f"{name}-{number}", state=state)
+        if state == "unknown":
             have = balances(read_committed(broker, topic, partitions))
         elif state == "committed":
             for account, change in legs:
@@ -152,22 +141,13 @@ def transfer(broker, name, seed, topic, partitions):
 
 
 def read_committed(broker, topic, partitions):
-    """All values, up to the ends."""
+    """All values, up to the ends, however long that takes."""
     while True:
-        consumer = Consumer({"bootstrap.servers": broker, "group.id": "unused", "enable.auto.commit": False, "log_level": 0,
-                             "isolation.level": "read_committed", "enable.partition.eof": True, **QUICK})
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
-        values, left, deadline = [], set(range(partitions)), time.monotonic() + PATIENCE
-        while left and time.monotonic() < deadline:
-            for message in consumer.consume(1000, 1):
-                if message.error() and message.error().code() == KafkaError._PARTITION_EOF:
-                    left.discard(message.partition())
-                elif not message.error():
-                    values.append(message.value().decode())
-        consumer.close()
-        if not left:
-            return values
-        say(note="what is committed cannot be read")
+        try:
+            log = read_all(broker, [topic], partitions, PATIENCE)
+            return [value for records in log.values() for _, value in records]
+        except RuntimeError as error:
+            say(note=str(error))
 
 
 def transform(broker, name, _seed, source, sink):

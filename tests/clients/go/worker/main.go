@@ -143,6 +143,8 @@ func transform(broker, name, source, sink string) error {
 	for !over.Load() {
 		session, err := kgo.NewGroupTransactSession(append(options(broker, name),
 			kgo.ConsumerGroup(name+"-group"), kgo.ConsumeTopics(source), kgo.RequireStableFetchOffsets(),
+			// the broker's minimum: a member that stands still is one no more before it goes on
+			kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(2*time.Second),
 			kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 		if err != nil {
 			return err

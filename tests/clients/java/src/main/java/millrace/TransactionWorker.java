@@ -149,6 +149,7 @@ public final class TransactionWorker {
 
   private void transform(String source, String sink) throws Exception {
     Map<String, Object> config = config();
+    // for how long a member of such a group may be silent, its broker says
     config.putAll(Map.of("group.id", name + "-group", "auto.offset.reset", "earliest", "enable.auto.commit", false,
         "isolation.level", "read_committed", "max.poll.records", 50, "group.protocol", "consumer"));
     long taken = 0;
