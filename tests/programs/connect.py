@@ -45,6 +45,13 @@ def values(address, topic):
     return [value for _, value in rig.read(address, topic)]
 
 
+def wrong_topic(found, written):
+    """What is wrong with the lines in the topic, given how many were written."""
+    expected = [f"line {n}" for n in range(written)]
+    place = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
+    return [] if found == expected else [f"{len(found)} lines of {written}; from place {place}: {found[place:place + 3]}"]
+
+
 def wrong_sink(path, written):
     """What is wrong with the file of the sink: it goes back to what it wrote before, and never over a line."""
     if not os.path.exists(path):
@@ -65,10 +72,19 @@ def run(brokers, programs, arguments):
     open(source, "w", encoding="utf-8").close()
 
     worker = programs.keep("tool", "connect-distributed", path, heap="384m", log="worker")
+    try:
+        wrong = copied(brokers, worker, rest, source, arguments.bounces, chance)
+    finally:
+        worker.end()
+    yield NAME, wrong
+
+
+def copied(brokers, worker, rest, source, bounces, chance):
+    """Has a source and a sink copy lines while brokers and the worker are ended; what is wrong, one line each."""
     config = {"connector.class": "org.apache.kafka.connect.file.FileStreamSourceConnector", "file": source, "topic": "lines",
               "tasks.max": "1", "transaction.boundary": "poll", "exactly.once.support": "requested"}
     rig.wait_for("the worker to take a connector", lambda: put(rest, "source", config))
-    sink = os.path.join(programs.folder, "sink.txt")
+    sink = os.path.join(os.path.dirname(source), "sink.txt")
     config = {"connector.class": "org.apache.kafka.connect.file.FileStreamSinkConnector", "file": sink, "topics": "lines",
               "tasks.max": "1", "consumer.override.isolation.level": "read_committed"}
     rig.wait_for("the worker to take another", lambda: put(rest, "sink", config))
@@ -82,15 +98,15 @@ def run(brokers, programs, arguments):
 
     def go_on():
         for _ in range(20):
-            write(LINES // arguments.bounces // 40)
+            write(LINES // bounces // 40)
             time.sleep(0.1 + 0.3 * chance.random())
 
-    rig.bounce_in_turn(brokers, worker, chance, 2 * arguments.bounces, go_on)
-    rig.wait_for("every line to arrive", lambda: len(values(brokers.address, "lines")) >= written, 2 * rig.PATIENCE, 3)
-    rig.wait_for("every line to be written", lambda: not wrong_sink(sink, written), every=3)
+    rig.bounce_in_turn(brokers, worker, chance, 2 * bounces, go_on)
+    try:
+        rig.wait_for("every line to arrive", lambda: len(values(brokers.address, "lines")) >= written, 2 * rig.PATIENCE, 3)
+        rig.wait_for("every line to be written", lambda: not wrong_sink(sink, written), every=3)
+    except RuntimeError:
+        pass  # what is missing is said below
     time.sleep(3)
-    worker.end()
-    found, expected = values(brokers.address, "lines"), [f"line {n}" for n in range(written)]
-    place = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
-    wrong = [] if found == expected else [f"{len(found)} lines of {written}; from place {place}: {found[place:place + 3]}"]
-    yield NAME, wrong + wrong_sink(sink, written)
+    worker.end()  # else it may still add to what is looked at
+    return wrong_topic(values(brokers.address, "lines"), written) + wrong_sink(sink, written)

@@ -47,7 +47,7 @@ class Run:
 
     def leader(self):
         """Who leads partition 0."""
-        return self.partitions().get(0, {}).get("leader", -1)
+        return rig.leader(self.brokers.address, self.topic, 0)
 
     def controller(self):
         """Who is controller."""
@@ -77,7 +77,7 @@ class Run:
 
     def shutdown(self, role, hard):
         """A node ends, and is not there for the rest of the load."""
-        node = role()
+        node = rig.who(role)
         self.brokers.stop(node, hard)
         self.await_moved(role, node)
         time.sleep(5)
@@ -86,7 +86,7 @@ class Run:
     def bounce(self, role, hard):
         """Whoever has the role is bounced, several times."""
         for _ in range(self.bounces):
-            node = role()
+            node = rig.who(role)
             self.brokers.stop(node, hard)
             if hard:  # as Kafka's test: not back before another one has the role
                 self.await_moved(role, node)
@@ -139,7 +139,7 @@ def replica_failure(run):
 def leader_pause(run):
     """round_trip_fault_test: the leader stands still for longer than anybody waits for it, and goes on."""
     run.create(settings=SETTINGS)
-    return run.under_load(lambda: [run.brokers.pause(run.leader(), 15) for _ in range(2)])
+    return run.under_load(lambda: [run.brokers.pause(rig.who(run.leader), 15) for _ in range(2)])
 
 
 def reassign(bounces, from_start):
@@ -234,5 +234,11 @@ def run(brokers, programs, arguments):
     if len(brokers.nodes) != 3:
         raise RuntimeError("replication is for --nodes 3")
     for word, go in scenarios():
-        if not arguments.only or arguments.only in word:
-            yield f"{NAME}-{word}", go(Run(brokers, programs, word, arguments))
+        if arguments.only and arguments.only not in word:
+            continue
+        try:
+            wrong = go(Run(brokers, programs, word, arguments))
+        except Exception as error:  # whatever a program or a client says is wrong, and the others still have their turn
+            wrong = [f"{type(error).__name__}: {error}"]
+            brokers.start_again()
+        yield f"{NAME}-{word}", wrong

@@ -47,10 +47,10 @@ class One:
 
 
 class Commanded:
-    """Nodes that a script starts and ends."""
+    """Nodes that a script starts and ends; knows which of them it has ended."""
 
     def __init__(self, nodes, address, kill, stop, start, environment=None):
-        self.nodes, self.address = nodes, address
+        self.nodes, self.address, self.away = nodes, address, set()
         self.commands = {"kill": kill, "stop": stop, "start": start}
         self.environment = os.environ | (environment or {})
 
@@ -62,6 +62,12 @@ class Commanded:
     def start(self, *node):
         """Starts all nodes, or one."""
         self.do("start", *node)
+        self.away -= set(node or self.nodes)
+
+    def start_again(self):
+        """Starts whatever was ended and not started since."""
+        if self.away:
+            self.start(*sorted(self.away))
 
     def of(self, node):
         """A node's address."""
@@ -69,7 +75,7 @@ class Commanded:
 
     def kill(self, node):
         """Ends a node without a word."""
-        self.do("kill", node)
+        self.stop(node, True)
 
     def pid(self, node):
         """A node's process."""
@@ -78,6 +84,7 @@ class Commanded:
 
     def stop(self, node, hard):
         """Ends a node, without a word or cleanly."""
+        self.away.add(node)
         self.do("kill" if hard else "stop", node)
 
     def bounce(self, node, hard):
@@ -89,8 +96,10 @@ class Commanded:
         """Has a node stand still for a while."""
         pid = self.pid(node)
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGCONT)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def end(self):
         """Ends them for good."""
@@ -102,10 +111,10 @@ class Three(Commanded):
 
     name = "millrace"
 
-    def __init__(self, binary, folder, ports):
+    def __init__(self, binary, folder, ports, options=()):
         script = os.path.join(HERE, "..", "..", "tuning", "cluster")
         environment = {"MILLRACE": binary, "CLUSTER_DIR": os.path.join(folder, "cluster"), "CLUSTER_PORTS": ports,
-                       "CLUSTER_OPTIONS": f"--rack rack-@ --replication-setting {SELECTOR}"}
+                       "CLUSTER_OPTIONS": " ".join(["--rack rack-@ --replication-setting", SELECTOR, *options])}
         address = ",".join(f"127.0.0.1:{ports}{500 + node}" for node in (1, 2, 3))
         super().__init__([1, 2, 3], address, *([script, what] for what in ("kill", "stop", "start")), environment)
         self.commands["clean"], self.pids = [script, "clean"], os.path.join(folder, "cluster", "node-{}.pid")
@@ -132,7 +141,7 @@ class Kafka(Commanded):
     def start(self, *node):
         """Starts all nodes, or one: each has its rack, and none serves before there is a majority."""
         if self.single:
-            self.do("start")
+            super().start()
             return
         os.makedirs(self.folder, exist_ok=True)
         cluster = os.path.join(self.folder, "cluster-id")
@@ -144,6 +153,7 @@ class Kafka(Commanded):
         started = [subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL) for command in commands]
         if any([one.wait(PATIENCE) for one in started]):
             raise RuntimeError(f"Kafka does not start; see {self.folder}")
+        self.away -= set(node or self.nodes)
 
 
 def broker_of(arguments, folder):
@@ -151,7 +161,7 @@ def broker_of(arguments, folder):
     if arguments.kafka:
         made = Kafka(arguments.peers, folder, arguments.nodes, int(f"{arguments.ports}092"))
     elif arguments.nodes == 3:
-        made = Three(arguments.binary, folder, arguments.ports)
+        made = Three(arguments.binary, folder, arguments.ports, arguments.option)
     else:
         made = One(arguments.binary, folder, arguments.option)
     made.start()
@@ -242,6 +252,18 @@ def partitions(address, topic):
     found = json.loads(done.stdout)["topics"][0]["partitions"] if done.returncode == 0 else []
     return {one["partition"]: {"leader": one["leader"], "replicas": [r["id"] for r in one["replicas"]],
                                "in sync": sorted(r["id"] for r in one["isrs"])} for one in found}
+
+
+def leader(address, topic, partition):
+    """The node that leads a partition, -1 when there is none or nobody says."""
+    return partitions(address, topic).get(partition, {}).get("leader", -1)
+
+
+def who(role):
+    """Whoever has a role now: waits while nobody has it, as in an election."""
+    found = []
+    wait_for("somebody in the role", lambda: found.append(role()) or found[-1] > 0)
+    return found[-1]
 
 
 def wait_for(what, holds, seconds=PATIENCE, every=0.5):

@@ -179,20 +179,24 @@ def wrong_log(log, said):
 
 
 def wrong_reads(log, said, cut):
-    """What is wrong with what the consumer was shown: after an assignment it may begin again further back, but not further on;
-    between two, offsets follow each other. Where a log was `cut`, it may also go back, as far as it has to."""
+    """What is wrong with what the consumer was shown: after an assignment it may begin again further back, but not before what it
+    was told is committed, nor further on; between two, offsets follow each other. Where a log was `cut`, it may also go back, as
+    far as it has to."""
     wrong, expected, assigned = [], {partition: rows[0][0] for partition, rows in log.items()}, set()
     there = {(partition, offset): value for partition, rows in log.items() for offset, value in rows}
-    shown = {}
+    shown, committed = {}, {}
     for line in said:
         if line["name"] == "partitions_assigned":
             assigned |= {one["partition"] for one in line["partitions"]}
+        if line["name"] == "offsets_committed" and line["success"]:
+            committed |= {one["partition"]: one["offset"] for one in line["offsets"]}
         if line["name"] != "record_data":
             continue
         partition, offset = line["partition"], line["offset"]
-        back_is_fine = partition in assigned or cut
-        if offset > expected.get(partition, 0) or (offset < expected.get(partition, 0) and not back_is_fine):
-            wrong.append(f"the consumer was shown {partition} {offset} for {expected.get(partition, 0)}")
+        last = expected.get(partition, 0)
+        first = 0 if cut else committed.get(partition, 0) if partition in assigned else last
+        if not first <= offset <= last:
+            wrong.append(f"the consumer was shown {partition} {offset}, not one of {first} to {last}")
         expected[partition] = offset + 1
         assigned.discard(partition)
         shown[(partition, offset)] = line["value"]

@@ -45,6 +45,14 @@ class Verifiable(unittest.TestCase):
         self.assertEqual(verifiable.wrong_reads(log, [*shown, shown[0], *shown[1:]], False), [], "back after an assignment")
         self.assertTrue(verifiable.wrong_reads(log, [shown[0], *shown[3:]], False), "a gap")
         self.assertTrue(verifiable.wrong_reads(log, shown[:-1], False), "the end is missing")
+        committed = {"name": "offsets_committed", "success": True, "offsets": [{"partition": 0, "offset": 2}]}
+        back = [*shown, committed, shown[0], shown[5]]
+        self.assertEqual(verifiable.wrong_reads(log, back, False), [], "back to what is committed")
+        back = [*shown, committed, shown[0], *shown[1:]]
+        self.assertTrue(verifiable.wrong_reads(log, back, False), "what was committed is lost")
+        self.assertEqual(verifiable.wrong_reads(log, back, True), [], "back where the log was cut")
+        back = [*shown, committed | {"success": False}, shown[0], *shown[1:]]
+        self.assertEqual(verifiable.wrong_reads(log, back, False), [], "back, as nothing was committed")
         other = [*shown[:-1], shown[-1] | {"value": "9"}]
         self.assertTrue(verifiable.wrong_reads(log, other, False), "another record")
 
@@ -53,11 +61,20 @@ class Verifiable(unittest.TestCase):
         log, shown = verifiable.by_partition(rows), shown[1:]
         accepted = {"name": "offsets_acknowledged", "success": True,
                     "partitions": [{"partition": 0, "offsets": [0]}, {"partition": 1, "offsets": [0]}]}
-        self.assertEqual(share.judge(log, [[*shown, accepted], []]), [])
-        self.assertEqual(share.judge(log, [[*shown], [*shown, accepted]]), [], "given to another one as well")
-        self.assertTrue(share.judge(log, [[*shown, accepted, shown[0]], []]), "shown again")
-        self.assertTrue(share.judge(log, [[*shown, accepted | {"success": False}], []]), "never accepted")
-        self.assertTrue(share.judge(log, [[shown[0], accepted], []]), "never shown")
+        def judge(*members, starts=None):
+            return share.judge(log, members, starts or {0: 0, 1: 0})
+        self.assertEqual(judge([*shown, accepted], []), [])
+        self.assertEqual(judge(shown, [*shown, accepted]), [], "given to another one as well")
+        self.assertTrue(judge([*shown, accepted], [shown[0], accepted]), "accepted by another one as well")
+        self.assertTrue(judge([*shown, accepted, accepted], []), "accepted twice")
+        self.assertTrue(judge([*shown, accepted, shown[0]], []), "shown again")
+        self.assertTrue(judge([shown[0], accepted], []), "never shown")
+
+        # a broker was killed after it had taken an acceptance, and before it could answer: nobody is shown the records again
+        unknown = [*shown, accepted | {"success": False}]
+        self.assertEqual(judge(unknown, [], starts={0: 1, 1: 1}), [], "it stands")
+        self.assertTrue(judge(unknown, [], starts={0: 1, 1: 0}), "it does not, and nobody accepted it since")
+        self.assertTrue(judge(shown, [], starts={0: 1, 1: 1}), "never accepted, and passed over")
 
 
 if __name__ == "__main__":
