@@ -16,8 +16,8 @@
 #   cluster                nodes of a cluster killed, paused, drained
 #   clients                clients in six languages against a broker
 #   groups                 consumer groups in trouble
-#   soak                   short loads by real clients, and their transactions under kill -9
-#   powercut               power cuts under a broker on ext4 and XFS; as root, with FUSE
+#   soak                   short loads by real clients; transactions while brokers, nodes and clients are killed and stopped
+#   powercut               power cuts under a broker and under nodes of a cluster on ext4 and XFS; as root, with FUSE
 #   full [STEP...]         the same, in their long versions for a night
 #   ci                     all that has to pass before a change goes in
 #
@@ -86,7 +86,7 @@ case $name in
     "$target/release/millrace-bench" "$@"
     ;;
   against-kafka) build -q; bench/against-kafka "$@" ;;
-  bench-cluster) build -q; bench/cluster "$@" ;;
+  bench-cluster) build -q; bench/cluster --commit "$(git describe --always --exclude '*' --dirty=+)" "$@" ;;
   profile) profile "${1:?PID}" "${2:-}" ;;
   *) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; [ "$name" = list ] || exit 2 ;;
 esac
