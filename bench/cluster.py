@@ -22,7 +22,9 @@ flight; rates and latencies are those of millrace-bench. Prints a Markdown table
 """
 
 import argparse
+import concurrent.futures
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -57,6 +59,7 @@ def arguments():
     parser.add_argument("--elections", type=int, default=10_000)
     parser.add_argument("--backlog-mb", type=int, default=1000)
     parser.add_argument("--idle", type=int, default=10_000)
+    parser.add_argument("--commit", help="what the binary was built from, for the file; ./do bench-cluster tells its own")
     parser.add_argument("--out", help="folder for the JSON file; nothing is written without")
     return parser.parse_args()
 
@@ -281,19 +284,22 @@ def moved(bench, admin, topics, node):
 
 
 def await_moved(bench, admin, topics, node):
-    """Waits until all partitions are led by another node than that; when the first one was. Asks about a topic until all of it
-    has moved, then about the next: who asks about all the time and again takes the cores that the nodes need."""
+    """Waits until all partitions are led by another node than that; when the first one was seen to be. Asks about one topic at a
+    time, as who asks about all of them again and again takes the cores that the nodes need: about each in turn until one has a
+    partition that has moved, and from then on about one until all of it has, before the next."""
     first, left, end = None, list(topics), time.monotonic() + 120
     while left:
-        leaders = [p.leader for p in bench.tools.partitions(admin, left[0])]
-        if all(leader not in (node, -1) for leader in leaders):
-            left.pop(0)
-        elif time.monotonic() > end:
-            raise RuntimeError(f"{len(left)} of {len(topics)} topics have not moved after 120 s")
-        else:
-            time.sleep(0.01)
-        if first is None and moved(bench, admin, topics, node):
+        are_moved = [p.leader not in (node, -1) for p in bench.tools.partitions(admin, left[0])]
+        if first is None and any(are_moved):
             first = time.monotonic()
+        if all(are_moved):
+            left.pop(0)
+            continue
+        if time.monotonic() > end:
+            raise RuntimeError(f"{len(left)} of {len(topics)} topics have not moved after 120 s")
+        if first is None:
+            left.append(left.pop(0))
+        time.sleep(0.01)
     return first
 
 
@@ -388,16 +394,15 @@ def fall_behind(bench, cluster, admin):
 
 def come_back(bench, cluster, admin, lacks, beside=None):
     """Starts node 3 and waits until it lacks nothing; MB/s, with a load beside if one is given."""
-    began = time.monotonic()
-    cluster.start(3)
-    thread = threading.Thread(target=beside) if beside else None
-    if thread:
-        thread.start()
-    rig.wait_for("the follower to catch up",
-                 lambda: all(len(p.isrs) == 3 for p in bench.tools.partitions(admin, "backlog")), 300, 0.1)
-    rate = lacks / (time.monotonic() - began)
-    if thread:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        cluster.start(3)
+        load = pool.submit(beside) if beside else None
+        rig.wait_for("the follower to catch up",
+                     lambda: all(len(p.isrs) == 3 for p in bench.tools.partitions(admin, "backlog")), 300, 0.1)
+        rate = lacks / (time.monotonic() - began)
+        if load:
+            load.result()
     return rate
 
 
@@ -414,7 +419,7 @@ def disk_rate(folder):
 
 def catch_up(bench):
     """A follower comes back to a backlog: with a lone producer beside, then with nobody."""
-    rates, alone, disk, before, meanwhile = [], [], [], [], []
+    rates, alone, lacked, disk, before, meanwhile = [], [], [], [], [], []
     lone = ["--records-per-batch", "1", "--in-flight", "1", "--rate", "200"]
     for _ in range(bench.args.repeat):
         cluster = three(bench)
@@ -428,15 +433,17 @@ def catch_up(bench):
                 into.append(run["figures"]["produce latency p99 ms"]["median"])
 
             produce(before)
-            lacks = fall_behind(bench, cluster, admin)
-            rates.append(come_back(bench, cluster, admin, lacks, lambda: produce(meanwhile)))
+            with_producer = fall_behind(bench, cluster, admin)
+            rates.append(come_back(bench, cluster, admin, with_producer, lambda: produce(meanwhile)))
             lacks = fall_behind(bench, cluster, admin)
             alone.append(come_back(bench, cluster, admin, lacks))
+            lacked += [with_producer, lacks]
         finally:
             cluster.end()
         disk.append(disk_rate(bench.folder))
     bench.say(f"catch-up of {bench.args.backlog_mb} MB and more, nobody else, its start included", "70 % of disk or loopback",
               alone, "MB/s")
+    bench.say("... what it lacked, beside a producer and alone in turn", "", lacked, "MB")
     bench.say("... the disk, 1 MiB written and flushed after the other", "", disk, "MB/s")
     bench.say("... catch-up with a lone producer beside", "", rates, "MB/s")
     bench.say("... its p99 before", "", before, "ms")
@@ -473,8 +480,15 @@ MEASUREMENTS = {"light": light, "throughput": throughput, "leader": leader, "pau
                 "elections": elections, "catch-up": catch_up, "idle": idle}
 
 
-def commit():
-    """The working copy's, with a plus when it has changes."""
+def measured(args):
+    """Which build was measured: only who built it knows the commit, as the checkout may have gone on since."""
+    version = subprocess.run([args.binary, "--version"], text=True, stdout=subprocess.PIPE, check=True).stdout.strip()
+    with open(args.binary, "rb") as file:
+        return {"commit": args.commit, "version": version, "sha256": hashlib.sha256(file.read()).hexdigest()}
+
+
+def checkout():
+    """The working copy's commit, with a plus when it has changes: the one of this program."""
     git = ["git", "-C", ROOT]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], text=True, stdout=subprocess.PIPE, check=False).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain"], text=True, stdout=subprocess.PIPE, check=False).stdout
@@ -486,7 +500,7 @@ def main():
     args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nodes of a cluster outlive us otherwise
     folder = tempfile.mkdtemp(prefix="bench-cluster-")
-    bench, began = Bench(args, folder), datetime.datetime.now()
+    bench, binary, began = Bench(args, folder), measured(args), datetime.datetime.now()
     print("All nodes on one machine, over loopback.\n\n| what | goal | measured |\n|---|---|---|")
     try:
         for name in args.measurement:
@@ -496,9 +510,9 @@ def main():
     if args.out:
         path = os.path.join(args.out, f"{began:%Y-%m-%d}-cluster-{'-'.join(args.measurement)}.json")
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"kind": "cluster", "when": began.isoformat(timespec="seconds"), "commit": commit(), "nodes": "one machine",
-                       "kernel": platform.release(), "cpus": os.cpu_count(), "repeat": args.repeat, "seconds": args.seconds,
-                       "rows": bench.rows, "loads": bench.log}, file, indent=1)
+            json.dump({"kind": "cluster", "when": began.isoformat(timespec="seconds"), "binary": binary, "checkout": checkout(),
+                       "nodes": "one machine", "kernel": platform.release(), "cpus": os.cpu_count(), "repeat": args.repeat,
+                       "seconds": args.seconds, "rows": bench.rows, "loads": bench.log}, file, indent=1)
         print(f"\n{path}")
 
 
