@@ -148,12 +148,19 @@ class Kafka(Commanded):
         if not os.path.exists(cluster):
             with open(cluster, "w", encoding="utf-8") as file:
                 file.write("A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22])
-        commands = [[*self.commands["start"], str(one), "--set", SELECTOR, "--set", f"broker.rack=rack-{one}"]
-                    for one in node or self.nodes]
-        started = [subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL) for command in commands]
+        started = [self.begin(one) for one in node or self.nodes]
         if any([one.wait(PATIENCE) for one in started]):
             raise RuntimeError(f"Kafka does not start; see {self.folder}")
         self.away -= set(node or self.nodes)
+
+    def begin(self, node):
+        """Begins to start a node. Waits for its data's folder: before it makes that, the script writes the file with the cluster's
+        id anew, and another one that reads it at that moment finds it empty."""
+        command = [*self.commands["start"], str(node), "--set", SELECTOR, "--set", f"broker.rack=rack-{node}"]
+        begun = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL)
+        made = os.path.join(self.folder, str(node), "data", "meta.properties")
+        wait_for(f"node {node} to be formatted", lambda: os.path.exists(made) or begun.poll() is not None, every=0.1)
+        return begun
 
 
 def broker_of(arguments, folder):
@@ -164,7 +171,11 @@ def broker_of(arguments, folder):
         made = Three(arguments.binary, folder, arguments.ports, arguments.option)
     else:
         made = One(arguments.binary, folder, arguments.option)
-    made.start()
+    try:
+        made.start()
+    except BaseException:  # some of its nodes may run
+        made.end()
+        raise
     return made
 
 
