@@ -23,7 +23,7 @@ mod test_node;
 mod wire;
 
 pub use broker::{
-    cluster::{Cluster, Doubts, Membership},
+    cluster::{Cluster, Membership},
     config::{Advertise, ConfigError, ListenerConfig, NetConfig, request_bytes_max},
     serve::{ServeError, serve},
     served::{ApiListing, api_table},

@@ -30,6 +30,7 @@ use millrace_engine::{api::TopicPartition, config::Durability};
 use uuid::Uuid;
 
 use super::{
+    doubts::Doubts,
     event::{Assignment, Done, IsrOutcome, LeaderRole, LinkId, LiveNode, LogPosition, Logs, Nodes, ReadFailure},
     event::{ReadRun, Role, SealedRun},
     frame::{Frame, Purpose, Run, Verdict, encode},
@@ -91,6 +92,7 @@ impl Logs for Log {
 struct Node {
     core: ShardChannel,
     log: Log,
+    doubts: Doubts,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +151,10 @@ impl Conversation {
                     let node = &self.nodes[&id];
                     let low = node.core.low_watermark(partition, &node.log).expect("who hears of it leads");
                     self.line(format!("{id} knows of low watermark {low}"));
+                }
+                Intent::Heed { member, sign } => {
+                    let now = self.now;
+                    self.nodes.get_mut(&id).expect("a node of the script").doubts.note(now, member, sign);
                 }
                 Intent::ChangeIsr { revision, proposal, .. } => {
                     let isr: Vec<String> = proposal.isr.iter().map(|member| member.node.to_string()).collect();
@@ -291,7 +297,10 @@ impl Conversation {
             }
             "doubts" => {
                 let (now, of) = (self.now, words[2].parse().unwrap());
-                let says = if self.nodes[&id()].core.doubts(now, of) { "doubts" } else { "believes in" };
+                let lives = self.lives.clone();
+                let doubts = &mut self.nodes.get_mut(&id()).expect("a node of the script").doubts;
+                doubts.forget(now, |member| lives.contains(&member));
+                let says = if doubts.nodes().contains(&of) { "doubts" } else { "believes in" };
                 self.line(format!("{} {says} {of}", id()));
             }
             "lost" => self.call(id(), |now, core, logs| core.handle_lost(now, logs)),
@@ -339,7 +348,7 @@ impl Conversation {
         for member in self.lives.clone() {
             let config =
                 ChannelConfig { cluster: Uuid::from_u128(9), node: member.node, shard: 0, lag_ms_max: LAG_MS_MAX };
-            let node = || Node { core: ShardChannel::new(config), log: Log::default() };
+            let node = || Node { core: ShardChannel::new(config), log: Log::default(), doubts: Doubts::default() };
             self.nodes.entry(member.node).or_insert_with(node);
             let nodes = Nodes::new(self.lives.iter().map(live));
             self.call(member.node, |now, core, logs| {

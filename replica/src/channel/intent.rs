@@ -5,10 +5,14 @@ use bytes::Bytes;
 use millrace_engine::api::TopicPartition;
 
 use super::{
+    doubts::Sign,
     event::LinkId,
     frame::{Frame, Purpose},
 };
-use crate::cluster::{change::IsrProposal, model::NodeId};
+use crate::cluster::{
+    change::IsrProposal,
+    model::{Member, NodeId},
+};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +64,14 @@ pub enum Intent {
     LogStartsMoved {
         /// The partition.
         partition: TopicPartition,
+    },
+    /// There is a sign that the process of another node is gone, or that it is not: all shards are to hear of it. Not
+    /// reported.
+    Heed {
+        /// Whose process.
+        member: Member,
+        /// What was seen.
+        sign: Sign,
     },
 }
 

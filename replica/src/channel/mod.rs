@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod conversations;
+pub mod doubts;
 pub mod event;
 mod follower;
 pub mod frame;

@@ -53,6 +53,7 @@ impl Shell {
     pub async fn take_image(self: &Rc<Self>, OwnImage { image, me }: OwnImage) {
         let nodes = nodes(&image);
         let before = self.image.replace(Some(image.clone()));
+        self.forget_doubts();
         (self.hooks.on_image)(&image);
         let former = self.me.replace(me);
         if former.is_some() && former != me {

@@ -13,6 +13,7 @@
 //! | each transition, trim and read of the engine | by itself |
 
 mod deletions;
+mod doubts;
 mod feed;
 mod image;
 mod link;
@@ -25,7 +26,7 @@ mod work;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -62,6 +63,7 @@ pub use self::{
 };
 use crate::{
     channel::{
+        doubts::Doubts,
         event::{LinkId, Logs},
         intent::Intent,
         quota::ReplicationLimits,
@@ -101,6 +103,8 @@ pub struct Hooks {
     pub on_image: Rc<dyn Fn(&Image)>,
     /// When the engine began or ended to lead or follow a partition.
     pub on_leadership: Rc<dyn Fn()>,
+    /// When others are doubted than before: the nodes whose processes are likely to be gone, though they are not fenced yet.
+    pub on_doubts: Rc<dyn Fn(BTreeSet<NodeId>)>,
 }
 
 /// See the module.
@@ -124,6 +128,8 @@ pub struct Shell {
     links: RefCell<HashMap<LinkId, Rc<Link>>>,
     proposals: Proposals,
     deletions: Deletions,
+    /// What all shards of this node saw of others.
+    doubts: RefCell<Doubts>,
     tasks: Tasks,
     background: TaskQueueHandle,
     /// Limits that the core was told of last.
@@ -199,6 +205,7 @@ impl Shell {
             links: RefCell::default(),
             proposals: Proposals::default(),
             deletions: Deletions::default(),
+            doubts: RefCell::default(),
             tasks: Tasks::default(),
             background: glommio::executor().create_task_queue(shares, Latency::NotImportant, "catch-up"),
             limits: Cell::default(),
@@ -266,11 +273,6 @@ impl Shell {
         }
     }
 
-    /// Whether the process of a node is likely to be gone, though it is not fenced yet.
-    pub fn doubts(&self, node: NodeId) -> bool {
-        self.core.borrow().doubts(self.now_ms(), node)
-    }
-
     fn is_ending(&self) -> bool {
         self.ending.get().is_some()
     }
@@ -324,6 +326,7 @@ impl Shell {
             }
             Intent::Work { partition, work } => self.work(partition, work),
             Intent::LogStartsMoved { .. } => self.deletions.look_again(),
+            Intent::Heed { member, sign } => self.heed(member, sign),
             Intent::ChangeIsr { partition, revision, proposal } => {
                 self.proposals.put(IsrChange { partition, revision, proposal });
             }

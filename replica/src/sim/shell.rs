@@ -33,7 +33,7 @@ impl World {
                 Intent::HangUp { link } => self.hang_up(id, process, link),
                 Intent::Send { link, frame } => self.send(id, process, link, &frame),
                 Intent::Work { partition, work } => self.work(id, process, partition, work),
-                Intent::LogStartsMoved { .. } => {}
+                Intent::LogStartsMoved { .. } | Intent::Heed { .. } => {}
                 Intent::ChangeIsr { partition, revision, proposal } => {
                     self.propose(id, process, partition, revision, proposal);
                 }

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::{Either, select};
 use millrace_engine::{engine::Engine, signal::Outcome as Awaited};
-use millrace_net::{Cluster, Doubts, Membership};
+use millrace_net::{Cluster, Membership};
 use millrace_replica::{
     cluster::{
         control::{self, ControlThread},
@@ -114,7 +114,7 @@ impl Shards {
         let joined = engine.attachment::<Joined>().await;
         let cluster: Rc<RefCell<Option<Rc<Cluster>>>> = Rc::default();
         let is_told = Rc::<Awaited<()>>::default();
-        let hooks = hooks(engine, &joined.plane, &cluster, &is_told);
+        let hooks = hooks(&joined.plane, &cluster, &is_told);
         let options = ShellOptions {
             cluster: joined.cluster,
             listen: self.prepared.listen.clone(),
@@ -245,22 +245,16 @@ pub(super) fn control_options(
     }
 }
 
-fn hooks(
-    engine: &Engine,
-    plane: &ControlPlane,
-    cluster: &Rc<RefCell<Option<Rc<Cluster>>>>,
-    is_told: &Rc<Awaited<()>>,
-) -> Hooks {
-    let engine = engine.clone();
-    let doubts: Doubts = Rc::new(move |node| engine.attached::<Shell>().is_some_and(|shell| shell.doubts(node)));
-    let (plane, of_image, of_leadership, is_told) = (plane.clone(), cluster.clone(), cluster.clone(), is_told.clone());
+fn hooks(plane: &ControlPlane, cluster: &Rc<RefCell<Option<Rc<Cluster>>>>, is_told: &Rc<Awaited<()>>) -> Hooks {
+    let (plane, of_image, is_told) = (plane.clone(), cluster.clone(), is_told.clone());
+    let (of_leadership, of_doubts) = (cluster.clone(), cluster.clone());
     Hooks {
         on_image: Rc::new(move |image| {
             let known = of_image.borrow().clone();
             match known {
                 Some(cluster) => cluster.take_image(image.clone()),
                 None => {
-                    of_image.replace(Some(Cluster::new(plane.clone(), image.clone(), doubts.clone())));
+                    of_image.replace(Some(Cluster::new(plane.clone(), image.clone())));
                     is_told.set(());
                 }
             }
@@ -268,6 +262,12 @@ fn hooks(
         on_leadership: Rc::new(move || {
             if let Some(cluster) = of_leadership.borrow().as_ref() {
                 cluster.notice_leadership();
+            }
+        }),
+        on_doubts: Rc::new(move |nodes| {
+            // nobody is doubted before an image says who there is
+            if let Some(cluster) = of_doubts.borrow().as_ref() {
+                cluster.take_doubts(nodes);
             }
         }),
     }

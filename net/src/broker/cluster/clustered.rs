@@ -1,5 +1,7 @@
 //! A node among others: what an image says, as clients of one listener see it.
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::{ResponseError, messages::BrokerId, protocol::StrBytes};
 use millrace_engine::api::TopicPartition;
 use millrace_replica::cluster::{
@@ -7,7 +9,7 @@ use millrace_replica::cluster::{
     model::{Member, NodeId, NodeState, PartitionState},
 };
 
-use super::{Broker, Cluster, CurrentLeader, Moving, PartitionView, Quorum, Reading};
+use super::{Broker, CurrentLeader, Moving, PartitionView, Quorum, Reading};
 
 /// An image as seen through a listener of a node.
 #[derive(Clone, Copy)]
@@ -17,8 +19,8 @@ pub(super) struct Seen<'a> {
     pub(super) listener: &'a str,
     /// The node that looks.
     pub(super) node: NodeId,
-    /// Knows what no image shows yet.
-    pub(super) cluster: &'a Cluster,
+    /// Nodes whose processes are likely to be gone, which no image shows yet.
+    pub(super) doubted: &'a BTreeSet<NodeId>,
 }
 
 impl Seen<'_> {
@@ -93,7 +95,7 @@ impl Seen<'_> {
     /// back there waits for whatever its clocks say (librdkafka: for a second).
     fn leader(self, state: &PartitionState) -> Result<BrokerId, ResponseError> {
         let leader = state.leader.ok_or(ResponseError::LeaderNotAvailable)?;
-        if self.cluster.doubts(leader.node) {
+        if self.doubted.contains(&leader.node) {
             return Err(ResponseError::LeaderNotAvailable);
         }
         let node = self.image.nodes.get(&leader.node).ok_or(ResponseError::LeaderNotAvailable)?;
@@ -103,7 +105,7 @@ impl Seen<'_> {
     /// Who leads a partition, as the image says; nobody, if that one's process is likely to be gone.
     pub(super) fn current_leader(self, partition: TopicPartition) -> Option<CurrentLeader> {
         let state = &self.image.partition(partition)?.value;
-        let leader = state.leader.map(|leader| leader.node).filter(|node| !self.cluster.doubts(*node));
+        let leader = state.leader.map(|leader| leader.node).filter(|node| !self.doubted.contains(node));
         let id = BrokerId(leader.unwrap_or(-1));
         Some(CurrentLeader { id, epoch: state.leader_epoch, broker: self.broker(id) })
     }

@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     fmt,
     future::poll_fn,
     rc::Rc,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
+use millrace_engine::signal::Outcome;
 use millrace_replica::cluster::{
     image::Image,
     model::{NodeId, NodeState},
@@ -70,16 +72,14 @@ impl Membership {
     }
 }
 
-/// Whether the process of a node is likely to be gone, though it is not fenced yet.
-pub type Doubts = Rc<dyn Fn(NodeId) -> bool>;
-
 /// See the module. One per shard.
 pub struct Cluster {
     pub(super) control: ControlPlane,
     image: RefCell<Rc<Image>>,
-    doubts: Doubts,
-    /// Who waits for a newer image.
-    waiting: RefCell<Vec<Waker>>,
+    /// Nodes whose processes are likely to be gone, though they are not fenced yet.
+    doubted: RefCell<Rc<BTreeSet<NodeId>>>,
+    /// Set when there is a newer image, or others are doubted.
+    news: RefCell<Rc<Outcome<()>>>,
     /// Rung when partitions began or ceased to be led here.
     leadership: Bell,
     producer_ids: ProducerIdBlock,
@@ -93,12 +93,12 @@ impl fmt::Debug for Cluster {
 
 impl Cluster {
     /// A shard's part of a cluster. Its engine agrees with the image.
-    pub fn new(control: ControlPlane, image: Image, doubts: Doubts) -> Rc<Cluster> {
+    pub fn new(control: ControlPlane, image: Image) -> Rc<Cluster> {
         Rc::new(Cluster {
             control,
             image: RefCell::new(Rc::new(image)),
-            doubts,
-            waiting: RefCell::default(),
+            doubted: RefCell::default(),
+            news: RefCell::default(),
             leadership: Bell::default(),
             producer_ids: ProducerIdBlock::default(),
         })
@@ -107,7 +107,13 @@ impl Cluster {
     /// Takes a newer image over, with which the shard's engine agrees already.
     pub fn take_image(&self, image: Image) {
         self.image.replace(Rc::new(image));
-        self.waiting.take().into_iter().for_each(Waker::wake);
+        self.news.take().set(());
+    }
+
+    /// Other nodes than before are doubted: these.
+    pub fn take_doubts(&self, nodes: BTreeSet<NodeId>) {
+        self.doubted.replace(Rc::new(nodes));
+        self.news.take().set(());
     }
 
     /// Partitions have begun or ceased to be led on this shard: the engine says of each whether it is. Cheap, however
@@ -126,20 +132,23 @@ impl Cluster {
         Rc::clone(&self.image.borrow())
     }
 
-    /// Whether the process of a node is likely to be gone, though it is not fenced yet.
-    pub(super) fn doubts(&self, node: NodeId) -> bool {
-        (self.doubts)(node)
+    /// Nodes whose processes are likely to be gone, though they are not fenced yet.
+    pub(super) fn doubted(&self) -> Rc<BTreeSet<NodeId>> {
+        Rc::clone(&self.doubted.borrow())
+    }
+
+    /// Waits until there is a newer image, or others are doubted, than when this was called.
+    pub(super) fn news(&self) -> impl Future<Output = ()> + use<> {
+        Rc::clone(&self.news.borrow()).wait()
     }
 
     /// Waits until an image shows something, but not for longer than that.
     pub(super) async fn until(&self, most: Duration, mut shows: impl FnMut(&Image) -> bool) {
-        let shown = poll_fn(|context| {
-            if shows(&self.image.borrow()) {
-                return Poll::Ready(());
+        let shown = async {
+            while !shows(&self.image()) {
+                self.news().await;
             }
-            self.waiting.borrow_mut().push(context.waker().clone());
-            Poll::Pending
-        });
+        };
         select(std::pin::pin!(shown), std::pin::pin!(glommio::timer::sleep(most))).await;
     }
 
@@ -229,7 +238,7 @@ mod tests {
                 questions.lock().unwrap().push(asked.question);
                 Ok(())
             });
-            let cluster = Cluster::new(control, Image::new(Arc::default()), Rc::new(|_| false));
+            let cluster = Cluster::new(control, Image::new(Arc::default()));
             assert!(cluster.next_producer_id().now_or_never().is_none(), "nobody answered yet");
             let mut next = Box::pin(cluster.next_producer_id());
             assert!((&mut next).now_or_never().is_none());

@@ -13,17 +13,18 @@ mod map;
 mod membership;
 mod partition;
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
+use futures_util::future::select;
 use kafka_protocol::{ResponseError, messages::BrokerId, protocol::StrBytes};
 use millrace_engine::{
     api::{LogError, TopicPartition},
     engine::Engine,
 };
-use millrace_replica::cluster::image::Image;
+use millrace_replica::cluster::{image::Image, model::NodeId};
 
 use self::clustered::Seen;
-pub use self::membership::{Cluster, Doubts, Membership};
+pub use self::membership::{Cluster, Membership};
 pub(crate) use self::{
     administration::{Administration, CoordinatorControl, CreatedTopic, Election, Layout, TopicPlan, Whose},
     leaders::NamedLeaders,
@@ -111,6 +112,8 @@ pub(crate) struct ClusterView<'a> {
     listener: &'a ListenerConfig,
     /// Of a node that belongs to a cluster.
     image: Option<Rc<Image>>,
+    /// Nodes that are likely to be gone, of such a node as well.
+    doubted: Option<Rc<BTreeSet<NodeId>>>,
     cluster: Option<&'a Cluster>,
 }
 
@@ -125,12 +128,27 @@ impl<'a> ClusterView<'a> {
             Membership::Alone => None,
             Membership::Clustered(cluster) => Some(&**cluster),
         };
-        ClusterView { engine, config, listener, image: cluster.map(Cluster::image), cluster }
+        let (image, doubted) = (cluster.map(Cluster::image), cluster.map(Cluster::doubted));
+        ClusterView { engine, config, listener, image, doubted, cluster }
     }
 
     fn seen(&self) -> Option<Seen<'_>> {
-        let (image, cluster) = (self.image.as_deref()?, self.cluster?);
-        Some(Seen { image, listener: &self.listener.name, node: self.engine.node_id(), cluster })
+        let (image, doubted) = (self.image.as_deref()?, self.doubted.as_deref()?);
+        Some(Seen { image, listener: &self.listener.name, node: self.engine.node_id(), doubted })
+    }
+
+    /// Waits until there is something newer to see than this view, but not for longer than that. Whether there is.
+    pub(crate) async fn is_outdated_within(&self, most: Duration) -> bool {
+        let Some(cluster) = self.cluster else { return false };
+        let is_outdated = || {
+            let image = self.image.as_ref().is_some_and(|image| Rc::ptr_eq(image, &cluster.image()));
+            let doubted = self.doubted.as_ref().is_some_and(|doubted| Rc::ptr_eq(doubted, &cluster.doubted()));
+            !image || !doubted
+        };
+        if !is_outdated() {
+            select(std::pin::pin!(cluster.news()), std::pin::pin!(glommio::timer::sleep(most))).await;
+        }
+        is_outdated()
     }
 
     /// The cluster's id as Kafka writes it.

@@ -31,8 +31,6 @@ pub(super) struct Dialed {
     pub(super) failures: u32,
     /// An alarm will try again.
     pub(super) is_resting: bool,
-    /// Whose it was and when, in ms, if the other end closed the last one that worked.
-    pub(super) lost: Option<(Member, u64)>,
 }
 
 /// How far a connection is.

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     channel::{
+        doubts::Sign,
         event::{LinkId, Logs},
         frame::{Detach, Frame, Hello, Purpose, Refusal, VERSION_MAX, VERSION_MIN, Welcome},
         intent::Intent,
@@ -125,14 +126,18 @@ impl ShardChannel {
 
     /// A connection ended, or its bytes were no frames.
     pub fn handle_closed(&mut self, now_ms: u64, link: LinkId) {
-        if let Some(Link { peer: Some(peer), member: Some(member), is_dialed: true, .. }) = self.links.get(&link)
-            && peer.purpose == Purpose::Live
-            && let Some(dialed) = self.dialed.get_mut(peer)
-        {
-            dialed.lost = Some((*member, now_ms));
-        }
+        self.miss(link);
         self.lose(now_ms, link);
         self.flush();
+    }
+
+    /// The process at the other end of a connection that this shard opened may be gone.
+    fn miss(&mut self, link: LinkId) {
+        if let Some(Link { peer: Some(peer), member: Some(member), is_dialed: true, .. }) = self.links.get(&link)
+            && peer.purpose == Purpose::Live
+        {
+            self.intents.push_back(Intent::Heed { member: *member, sign: Sign::Gone });
+        }
     }
 
     /// Something of a frame that is not complete was received: somebody is there.
@@ -180,10 +185,14 @@ impl ShardChannel {
         let Some(state) = self.links.get(&link) else { return };
         let unused = now_ms.saturating_sub(state.payload_ms) >= UNUSED_MS_MAX;
         let is_silent = now_ms.saturating_sub(state.heard_ms) >= SILENCE_MS_MAX;
+        let is_asked = state.is_dialed && state.state == LinkState::Up;
+        if is_silent {
+            self.miss(link);
+        }
         if is_silent || (unused && self.is_unneeded(link)) {
             return self.hang_up(now_ms, link);
         }
-        if state.is_dialed && state.state == LinkState::Up {
+        if is_asked {
             self.say(link, Frame::Ping);
         }
         self.alarms.insert((now_ms + BEAT_MS, Alarm::Beat(link)));
@@ -299,8 +308,9 @@ impl ShardChannel {
         (state.member, state.state, state.version) = (Some(welcome.from), LinkState::Up, welcome.version);
         let grant = state.inbound.next_grant(window);
         if let Some(dialed) = self.dialed.get_mut(&peer) {
-            (dialed.failures, dialed.lost) = (0, None);
+            dialed.failures = 0;
         }
+        self.intents.push_back(Intent::Heed { member: welcome.from, sign: Sign::There });
         if let Some(grant) = grant {
             self.say(link, Frame::Credit(grant));
         }

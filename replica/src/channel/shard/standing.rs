@@ -8,10 +8,6 @@ use crate::{
     cluster::model::{Member, NodeId},
 };
 
-/// How long nothing is heard of a leader's process that closed its connection until it is believed to lead on after all, in
-/// ms: without it the node would be fenced by then, as its lease is 3 s.
-const DOUBT_MS_MAX: u64 = 5_000;
-
 /// A follower, as its leader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowerStanding {
@@ -48,15 +44,6 @@ impl ShardChannel {
     /// This node's present life; none before it has registered.
     pub fn member(&self) -> Option<Member> {
         self.me
-    }
-
-    /// Whether the process of a node is likely to be gone, though it is not fenced yet: what it leads has no leader soon. It
-    /// closed a connection that worked, as a process that ends does, and has not taken another since. No proof.
-    pub fn doubts(&self, now_ms: u64, node: NodeId) -> bool {
-        let is_recent = |at: u64| now_ms.saturating_sub(at) < DOUBT_MS_MAX;
-        let life = self.nodes.live(node).map(|live| live.member);
-        let mut dialed = self.dialed.iter().filter(|(peer, _)| peer.node == node);
-        dialed.any(|(_, dialed)| dialed.lost.is_some_and(|(member, at)| life == Some(member) && is_recent(at)))
     }
 
     /// Every follower that was heard in the present epoch of a partition that is led here.

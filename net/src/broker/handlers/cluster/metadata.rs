@@ -18,7 +18,7 @@ use millrace_engine::engine::Topic;
 
 use crate::{
     broker::{
-        cluster::{self, Layout, TopicPlan},
+        cluster::{self, ClusterView, Layout, TopicPlan},
         context::{Authorization, Context, Operation, ResourceType},
         table::{Api, OnDisconnect},
     },
@@ -51,17 +51,17 @@ pub(crate) static API: Api = Api {
     handle: |context, request| call(context, request, handle),
 };
 
-/// How long a question about leaders waits in a cluster for what may be on its way beside it. When a leader's process ends, its
-/// clients ask in the same moment in which this node's connection to it ends: whoever is told the dead leader once more asks
-/// again when its own clocks say so (librdkafka: within a second).
+/// How long an answer that names another node as a leader waits for news of it. When a leader's process ends, its clients ask in
+/// the same moment in which this node's connection to it ends: whoever is told the dead leader once more asks again when its
+/// own clocks say so (librdkafka: within a second).
 const HEED: Duration = Duration::from_millis(5);
 
 async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataResponse {
-    let is_about_topics = call.body.topics.as_ref().is_none_or(|topics| !topics.is_empty());
-    if is_about_topics && context.view().has_epochs() {
-        glommio::timer::sleep(HEED).await;
-    }
+    let seen = context.view();
     let mut topics = wanted_topics(&context, &call).await;
+    if names_others(&seen, &topics) && seen.is_outdated_within(HEED).await {
+        topics = wanted_topics(&context, &call).await;
+    }
     if call.body.include_topic_authorized_operations {
         for topic in &mut topics {
             let name = topic.name.as_ref().map_or("", |name| name.as_str());
@@ -86,6 +86,12 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
         .with_controller_id(view.controller())
         .with_topics(topics)
         .with_cluster_authorized_operations(operations)
+}
+
+/// Whether a node is named as leader from which this one hears by connections only.
+fn names_others(view: &ClusterView<'_>, topics: &[MetadataResponseTopic]) -> bool {
+    let mut leaders = topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.leader_id);
+    view.has_epochs() && leaders.any(|leader| leader.0 >= 0 && !view.is_here(leader))
 }
 
 async fn wanted_topics(context: &Context, call: &Call<MetadataRequest>) -> Vec<MetadataResponseTopic> {

@@ -44,7 +44,7 @@ fn a_fetch_for_another_node_names_the_leader_and_where_it_is() {
         assert_eq!((only(&told).error_code, told.node_endpoints.len()), (6, 0), "older clients ask for metadata");
         let told = node.call(17, fetch(&node, 2, "")).await;
         assert_eq!((only(&told).error_code, only(&told).current_leader.leader_id.0), (6, -1), "nobody leads");
-        node.doubted.set(Some(3));
+        node.cluster.take_doubts([3].into());
         let told = node.call(17, fetch(&node, 3, "")).await;
         assert_eq!((only(&told).error_code, only(&told).current_leader.leader_id.0), (6, -1), "its process is gone");
     });

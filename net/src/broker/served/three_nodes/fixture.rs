@@ -3,7 +3,6 @@
 //! Nodes 1 to 3 live, in the racks a, b and c; node 4 was there once. Node 3 is the controller.
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
     rc::Rc,
@@ -54,8 +53,6 @@ pub(super) struct Node {
     service: Rc<BrokerShard>,
     questions: Receiver<Asked>,
     pub(super) cluster: Rc<Cluster>,
-    /// The node whose process this one takes for gone.
-    pub(super) doubted: Rc<Cell<Option<i32>>>,
     pub(super) engine: Engine,
     /// The topic "t" of four partitions.
     pub(super) topic: TopicId,
@@ -111,14 +108,11 @@ pub(super) fn with_three_nodes(settings: &[(&str, &str)], body: impl AsyncFn(Nod
             Ok(()) => Ok(()),
             Err(TrySendError::Full(asked) | TrySendError::Disconnected(asked)) => Err((asked, ControlError::Busy)),
         };
-        let doubted = Rc::new(Cell::new(None));
-        let doubts = doubted.clone();
-        let doubts = Rc::new(move |node| doubts.get() == Some(node));
-        let cluster = Cluster::new(ControlPlane::new(put), image(topic), doubts);
+        let cluster = Cluster::new(ControlPlane::new(put), image(topic));
         let membership = Membership::Clustered(Rc::clone(&cluster));
         let serving = glommio::spawn_local(serve(engine.clone(), config.clone(), membership));
         let service = engine.attachment().await;
-        body(Node { service, questions, cluster, doubted, engine, topic }).await;
+        body(Node { service, questions, cluster, engine, topic }).await;
         stop.stop();
         serving.await.expect("it is served");
     });

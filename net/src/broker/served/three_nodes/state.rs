@@ -1,5 +1,6 @@
 //! What a node says of its cluster.
 
+use futures_util::FutureExt;
 use kafka_protocol::messages::{
     ApiVersionsRequest, BrokerId, DescribeClusterRequest, DescribeConfigsRequest, DescribeQuorumRequest,
     DescribeTopicPartitionsRequest, FindCoordinatorRequest, ListConfigResourcesRequest,
@@ -11,8 +12,9 @@ use kafka_protocol::messages::{
     metadata_request::MetadataRequestTopic,
 };
 use millrace_engine::api::NewTopic;
+use uuid::Uuid;
 
-use super::fixture::{Node, led, put_topic, text, with_three_nodes};
+use super::fixture::{Node, led, place, put_topic, text, with_three_nodes};
 use crate::broker::settings::resource::BROKER;
 
 fn ids(brokers: &[BrokerId]) -> Vec<i32> {
@@ -58,12 +60,37 @@ fn metadata_names_nodes_leaders_and_who_is_away() {
 #[test]
 fn a_leader_whose_process_is_gone_is_named_no_more() {
     with_three_nodes(&[], async |node: Node| {
-        node.doubted.set(Some(3));
+        node.cluster.take_doubts([3].into());
         let wanted = MetadataRequestTopic::default().with_name(Some(TopicName(text("t"))));
         let told = node.call(12, MetadataRequest::default().with_topics(Some(vec![wanted]))).await;
         let leaders: Vec<_> = told.topics[0].partitions.iter().map(|p| (p.error_code, p.leader_id.0)).collect();
         assert_eq!(leaders, [(0, 1), (0, 2), (5, -1), (5, -1)], "LEADER_NOT_AVAILABLE");
         assert_eq!(told.brokers.len(), 3, "it is not fenced");
+    });
+}
+
+/// It waited for 5 ms whatever it was asked, and whatever came meanwhile. Then the answer was the one of before.
+#[test]
+fn metadata_waits_for_news_only_where_it_names_others_as_leaders() {
+    with_three_nodes(&[], async |node: Node| {
+        let ask = |name: &str| {
+            let wanted = MetadataRequestTopic::default().with_name(Some(TopicName(text(name))));
+            node.call(12, MetadataRequest::default().with_topics(Some(vec![wanted])))
+        };
+        let mine = Uuid::from_u128(6);
+        place(&node.engine, mine, "mine", &[&[2, 3]]).await;
+        let mut image = (*node.cluster.image()).clone();
+        put_topic(&mut image, mine, "mine", vec![led(2, &[2, 3], &[2, 3])]);
+        node.cluster.take_image(image);
+        let told = ask("mine").now_or_never().expect("nobody else leads it");
+        assert_eq!(told.topics[0].partitions[0].leader_id.0, 2);
+
+        let mut asked = Box::pin(ask("t"));
+        assert!((&mut asked).now_or_never().is_none(), "node 3 leads one, and may be gone");
+        node.cluster.take_doubts([3].into());
+        let told = asked.now_or_never().expect("there is news");
+        let leaders: Vec<_> = told.topics[0].partitions.iter().map(|p| (p.error_code, p.leader_id.0)).collect();
+        assert_eq!(leaders, [(0, 1), (0, 2), (5, -1), (5, -1)], "LEADER_NOT_AVAILABLE");
     });
 }
 
