@@ -7,6 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_engine::api::{TopicId, TopicPartition};
 
+/// Settings of a node: bytes per second for replicas that are not in sync.
+const LEADER_RATE: &str = "leader.replication.throttled.rate";
+const FOLLOWER_RATE: &str = "follower.replication.throttled.rate";
+/// Settings of a topic: which replicas these limits are for.
+const LEADER_REPLICAS: &str = "leader.replication.throttled.replicas";
+const FOLLOWER_REPLICAS: &str = "follower.replication.throttled.replicas";
 /// Saved up at most, in ms.
 const BURST_MS: u64 = 1_000;
 /// What one chunk has at least, as far as there is so much.
@@ -27,6 +33,11 @@ impl Quota {
         if self.bytes_per_second != bytes_per_second {
             *self = Self { bytes_per_second: bytes_per_second.map(|rate| rate.max(1)), paid_us: 0 };
         }
+    }
+
+    /// Whether there is a limit.
+    pub(crate) fn is_set(&self) -> bool {
+        self.bytes_per_second.is_some()
     }
 
     /// Takes bytes.
@@ -95,6 +106,14 @@ pub struct LimitedReplicas {
     pub following: Limited,
 }
 
+impl LimitedReplicas {
+    /// What a topic's settings say of a node.
+    pub fn parse(settings: &BTreeMap<String, String>, node: i32) -> Self {
+        let of = |name| settings.get(name).map_or(Limited::None, |value| Limited::parse(value, node));
+        Self { leading: of(LEADER_REPLICAS), following: of(FOLLOWER_REPLICAS) }
+    }
+}
+
 /// Limits of one shard, in bytes per second; none where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplicationLimits {
@@ -102,6 +121,18 @@ pub struct ReplicationLimits {
     pub leading: Option<u64>,
     /// `follower.replication.throttled.rate`
     pub following: Option<u64>,
+}
+
+impl ReplicationLimits {
+    /// One shard's part of what a node's settings say, of which `value` looks one up. As in Kafka the largest number is no limit; what
+    /// is none, or none at all, does not limit either.
+    pub fn parse(value: impl Fn(&str) -> Option<String>, shards: u64) -> Self {
+        let rate = |name| {
+            let rate = value(name)?.trim().parse::<u64>().ok()?;
+            (rate < i64::MAX as u64).then(|| (rate / shards).max(1))
+        };
+        Self { leading: rate(LEADER_RATE), following: rate(FOLLOWER_RATE) }
+    }
 }
 
 /// What of a shard is limited, and how far each limit is used up.
@@ -175,6 +206,24 @@ mod tests {
         assert_eq!(quota.chunk_bytes(1 << 20), 50_000);
         quota.set(Some(1));
         assert_eq!(quota.chunk_bytes(1 << 20), CHUNK_BYTES_MIN);
+    }
+
+    #[test]
+    fn a_shard_has_its_part_of_a_nodes_limits() {
+        let parse = |leading: &str, following: &str| {
+            let settings = BTreeMap::from([(LEADER_RATE, leading.to_owned()), (FOLLOWER_RATE, following.to_owned())]);
+            let limits = ReplicationLimits::parse(|name| settings.get(name).cloned(), 4);
+            (limits.leading, limits.following)
+        };
+        assert_eq!(parse(" 4000 ", "2"), (Some(1_000), Some(1)), "none is kept back for ever");
+        assert_eq!(parse("9223372036854775807", "many"), (None, None));
+        assert_eq!(ReplicationLimits::parse(|_| None, 4), ReplicationLimits::default());
+        let topic = BTreeMap::from([
+            (LEADER_REPLICAS.to_owned(), "0:1".to_owned()),
+            (FOLLOWER_REPLICAS.to_owned(), "*".to_owned()),
+        ]);
+        let limited = LimitedReplicas::parse(&topic, 1);
+        assert_eq!((limited.leading, limited.following), (Limited::Some([0].into()), Limited::All));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{OwnImage, Shell};
 use crate::{
     channel::{
         event::{Assignment, LiveNode, Nodes},
-        quota::{Limited, LimitedReplicas, ReplicationLimits},
+        quota::{LimitedReplicas, ReplicationLimits},
     },
     cluster::{
         image::Image,
@@ -20,12 +20,6 @@ use crate::{
     },
 };
 
-/// Settings of a node: bytes per second for replicas that are not in sync.
-const LEADER_RATE: &str = "leader.replication.throttled.rate";
-const FOLLOWER_RATE: &str = "follower.replication.throttled.rate";
-/// Settings of a topic: which replicas these limits are for.
-const LEADER_REPLICAS: &str = "leader.replication.throttled.replicas";
-const FOLLOWER_REPLICAS: &str = "follower.replication.throttled.replicas";
 /// Partitions looked at in one turn of the shard.
 const PARTITIONS_OF_TURN: usize = 1024;
 
@@ -81,12 +75,8 @@ impl Shell {
     /// Limits on replication that are in force on this node: each shard has its part of them.
     fn take_limits(self: &Rc<Self>) {
         let settings = self.engine.broker_settings();
-        let shards = self.engine.shards() as u64;
-        let rate = |name| {
-            let value = dynamic_value(&settings, name)?.trim().parse::<u64>().ok()?;
-            (value < i64::MAX as u64).then(|| (value / shards).max(1))
-        };
-        let limits = ReplicationLimits { leading: rate(LEADER_RATE), following: rate(FOLLOWER_RATE) };
+        let of = |name: &str| dynamic_value(&settings, name).map(|value| value.to_owned());
+        let limits = ReplicationLimits::parse(of, self.engine.shards() as u64);
         if self.limits.replace(limits) != limits {
             self.tell(|core, now, _| core.handle_limits(now, limits));
         }
@@ -94,11 +84,7 @@ impl Shell {
 
     /// Which replicas of a topic they are for.
     fn limit(self: &Rc<Self>, topic: &TopicState) {
-        let of = |name: &str| {
-            let value = topic.configs.get(name);
-            value.map_or(Limited::None, |value| Limited::parse(value, self.engine.node_id()))
-        };
-        let replicas = LimitedReplicas { leading: of(LEADER_REPLICAS), following: of(FOLLOWER_REPLICAS) };
+        let replicas = LimitedReplicas::parse(&topic.configs, self.engine.node_id());
         self.tell(|core, now, _| core.handle_limited(now, topic.id, replicas));
     }
 
