@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod conversations;
+mod copies;
 pub mod doubts;
 pub mod event;
 mod follower;
@@ -18,3 +19,4 @@ mod progress;
 pub mod quota;
 pub mod shard;
 pub mod stream;
+mod turns;

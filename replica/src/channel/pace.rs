@@ -11,8 +11,6 @@ pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of pieces on their way when nobody waits: the disks of both ends have something to do, and who comes then does not
 /// find much before it.
 pub(crate) const UNDER_WAY_BYTES_MAX: u64 = 4 << 20;
-/// Others wait no longer for a piece: who does not get on with it must not keep them from theirs.
-const PIECE_MS_MAX: u64 = 1_000;
 /// The longest pause after a piece.
 const PAUSE_MS_MAX: u64 = 100;
 
@@ -42,16 +40,18 @@ impl Pace {
         self.live_ms.is_some_and(|live| now_ms.saturating_sub(live) < BUSY_MS)
     }
 
-    /// Bytes of the piece that may begin now; none if it is to wait. So many are on their way to one follower, and to all.
+    /// Bytes of the piece that may begin now; none if it is to wait. So many are on their way to one follower, and so many that
+    /// others wait for are on their way to all.
     pub(crate) fn next_piece(&self, now_ms: u64, under_way_bytes: u64, of_all_bytes: u64) -> Option<usize> {
         let is_earned = self.earned_bytes >= PIECE_BYTES_MAX as u64;
         if !self.is_busy(now_ms) || is_earned {
             return (under_way_bytes < UNDER_WAY_BYTES_MAX).then_some(PIECE_BYTES_MAX);
         }
-        let is_stuck = self.began_ms.is_some_and(|began| began + PIECE_MS_MAX <= now_ms);
         // many small ones are as good as one
-        let is_alone = of_all_bytes < PIECE_BYTES as u64 / 2 || (under_way_bytes == 0 && is_stuck);
-        (is_alone && self.free_ms <= now_ms).then_some(PIECE_BYTES)
+        let is_alone = of_all_bytes < PIECE_BYTES as u64 / 2;
+        // one that nobody waits for any more keeps no others of its follower; several of them are a disk that is slow
+        let has_room = under_way_bytes < PIECE_BYTES_MAX as u64;
+        (is_alone && has_room && self.free_ms <= now_ms).then_some(PIECE_BYTES)
     }
 
     /// A piece of so many bytes at most begins.
@@ -60,18 +60,21 @@ impl Pace {
         self.earned_bytes = self.earned_bytes.saturating_sub(bytes as u64);
     }
 
-    /// All pieces are where they belong.
+    /// A piece turned out to be smaller by so much.
+    pub(crate) fn refund(&mut self, bytes: u64) {
+        self.earned_bytes = (self.earned_bytes + bytes).min(UNDER_WAY_BYTES_MAX);
+    }
+
+    /// All pieces that others wait for are where they belong.
     pub(crate) fn end(&mut self, now_ms: u64) {
         if let Some(began_ms) = self.began_ms.take() {
             self.free_ms = now_ms + now_ms.saturating_sub(began_ms).clamp(1, PAUSE_MS_MAX);
         }
     }
 
-    /// When a piece may begin that waits for nothing but time; none if it need not.
+    /// When a piece may begin that waits for nothing but a pause; none if it does not.
     pub(crate) fn wake_ms(&self, now_ms: u64) -> Option<u64> {
-        let patience_ms = self.began_ms.map_or(0, |began| began + PIECE_MS_MAX);
-        let wake_ms = if self.free_ms > now_ms { self.free_ms } else { patience_ms };
-        (self.is_busy(now_ms) && wake_ms > now_ms).then_some(wake_ms)
+        (self.is_busy(now_ms) && self.free_ms > now_ms).then_some(self.free_ms)
     }
 }
 
@@ -115,10 +118,21 @@ mod tests {
         let mut pace = Pace::default();
         pace.note_live(100, 100);
         pace.begin(100, PIECE_BYTES);
-        assert_eq!((pace.next_piece(600, 0, PIECE), pace.wake_ms(600)), (None, Some(1_100)));
-        pace.note_live(1_100, 100);
-        assert_eq!(pace.next_piece(1_100, 0, PIECE), Some(PIECE_BYTES), "of another follower");
-        assert_eq!(pace.next_piece(1_100, PIECE, PIECE), None, "it itself waits");
+        assert_eq!(pace.next_piece(100, PIECE, PIECE), None);
+        assert_eq!(pace.next_piece(100, PIECE, 0), Some(PIECE_BYTES), "one of its pieces does not get on");
+        assert_eq!(pace.next_piece(100, 2 * PIECE, 0), None, "nothing gets on there");
+    }
+
+    #[test]
+    fn a_piece_costs_what_it_had() {
+        let mut pace = Pace::default();
+        pace.note_live(0, 700_000);
+        assert_eq!(pace.next_piece(0, 0, PIECE), Some(PIECE_BYTES_MAX));
+        pace.begin(0, PIECE_BYTES_MAX);
+        assert_eq!(pace.next_piece(0, 0, PIECE), None, "it is spent");
+        pace.refund(PIECE_BYTES_MAX as u64 - 100);
+        pace.note_live(0, 100);
+        assert_eq!(pace.next_piece(0, 0, PIECE), Some(PIECE_BYTES_MAX));
     }
 
     #[test]

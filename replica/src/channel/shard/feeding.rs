@@ -5,7 +5,7 @@ use millrace_engine::api::TopicPartition;
 
 use super::{
     ShardChannel,
-    link::{Copy, Link, LinkState, Peer},
+    link::{Link, LinkState, Peer},
     state::Alarm,
 };
 use crate::channel::{
@@ -20,12 +20,15 @@ impl ShardChannel {
     pub(super) fn rouse_backlog(&mut self, link: LinkId) {
         if let Some(state) = self.links.get_mut(&link) {
             let resting = std::mem::take(&mut state.resting);
-            state.backlog.extend(resting);
+            resting.into_iter().for_each(|partition| state.backlog.push(partition));
         }
     }
 
     /// Feeds all followers that lag, beginning with the one whose turn it is.
     pub(super) fn feed(&mut self, now_ms: u64) {
+        if self.young_bytes(now_ms) == 0 {
+            self.pace.end(now_ms);
+        }
         self.release_limited(now_ms);
         let lags = |(id, state): (&LinkId, &Link)| (!state.backlog.is_empty()).then_some(*id);
         let lagging: Vec<LinkId> = self.links.iter().filter_map(lags).collect();
@@ -37,10 +40,8 @@ impl ShardChannel {
 
     /// Reads chunks for the partitions of a live connection that lag, in turns.
     pub(super) fn read_for(&mut self, now_ms: u64, live: LinkId) {
-        let Some(peer) = self.links.get(&live).filter(|state| state.is_to_follower()).and_then(|state| state.peer)
-        else {
-            return;
-        };
+        let lags = |state: &&Link| state.is_to_follower() && !state.backlog.is_empty();
+        let Some(peer) = self.links.get(&live).filter(lags).and_then(|state| state.peer) else { return };
         let chunks = self.accepted.get(&Peer { purpose: Purpose::CatchUp, ..peer });
         let is_open = chunks
             .and_then(|link| self.links.get(link))
@@ -48,17 +49,14 @@ impl ShardChannel {
         if !is_open {
             return;
         }
-        let of_others: u64 = self.links.iter().filter(|(id, _)| **id != live).map(|(_, it)| it.copying_bytes()).sum();
+        let young_before = self.young_bytes(now_ms);
+        let mut begun = 0;
         loop {
             let Some(state) = self.links.get_mut(&live).filter(|state| !state.backlog.is_empty()) else { return };
-            let own = state.copying_bytes();
-            let Some(bytes_max) = self.pace.next_piece(now_ms, own, own + of_others) else {
-                if let Some(wake_ms) = self.pace.wake_ms(now_ms) {
-                    self.alarms.insert((wake_ms, Alarm::Feed));
-                }
-                return;
+            let Some(bytes_max) = self.pace.next_piece(now_ms, state.copies.bytes(), young_before + begun) else {
+                return self.feed_later(now_ms);
             };
-            let Some(partition) = state.backlog.pop_front() else { return };
+            let Some(partition) = state.backlog.pop() else { return };
             let Some(bytes_max) = self.within_limits(now_ms, live, partition, bytes_max) else { continue };
             let Some(follower) = self.fed_through(live, partition) else { continue };
             let Flow::CatchUp { next, is_reading: false } = follower.flow else { continue };
@@ -67,10 +65,26 @@ impl ShardChannel {
             self.work(partition, EngineWork::Read { link, attachment, from, bytes_max });
             self.pace.begin(now_ms, bytes_max);
             self.fed = live;
+            begun += bytes_max as u64;
             if let Some(state) = self.links.get_mut(&live) {
-                state.reads += 1;
+                state.copies.begin_read(now_ms, attachment, bytes_max);
             }
         }
+    }
+
+    /// Has [`Alarm::Feed`] look again when a pause is over, or nobody waits any more for something that is on its way.
+    fn feed_later(&mut self, now_ms: u64) {
+        let is_busy = self.pace.is_busy(now_ms);
+        let old_ms = || self.links.values().filter_map(|state| state.copies.next_old_ms()).min();
+        let wake_ms = self.pace.wake_ms(now_ms).or_else(|| old_ms().filter(|_| is_busy));
+        if let Some(wake_ms) = wake_ms {
+            self.alarms.insert((wake_ms, Alarm::Feed));
+        }
+    }
+
+    /// Bytes on their way to all followers that others wait for.
+    fn young_bytes(&mut self, now_ms: u64) -> u64 {
+        self.links.values_mut().map(|state| state.copies.young_bytes(now_ms)).sum()
     }
 
     /// The follower of a partition that is served through a connection.
@@ -90,9 +104,9 @@ impl ShardChannel {
         result: Result<ReadRun, ReadFailure>,
         logs: &dyn Logs,
     ) {
-        if let Some(state) = self.links.get_mut(&live) {
-            state.reads = state.reads.saturating_sub(1);
-        }
+        let asked = self.links.get_mut(&live).and_then(|state| state.copies.end_read(attachment));
+        let found = result.as_ref().map_or(0, |run| run.bytes.len() as u64);
+        self.pace.refund(asked.unwrap_or(0).saturating_sub(found));
         let log_start = logs.position(partition).map_or(0, |position| position.log_start);
         let follower = self.leading(partition).and_then(|leadership| leadership.follower(live, attachment));
         if let Some(follower) = follower
@@ -109,12 +123,9 @@ impl ShardChannel {
 
     /// Whatever was on its way to a follower may have arrived: others' turn, or the next piece's.
     pub(super) fn end_pieces(&mut self, now_ms: u64, live: LinkId) {
-        match self.links.values().any(|state| state.copying_bytes() > 0) {
+        match self.young_bytes(now_ms) > 0 {
             true => self.read_for(now_ms, live),
-            false => {
-                self.pace.end(now_ms);
-                self.feed(now_ms);
-            }
+            false => self.feed(now_ms),
         }
     }
 
@@ -138,7 +149,7 @@ impl ShardChannel {
             self.charge_leader(now_ms, live, partition, length);
             self.say_chunk(now_ms, chunks, partition, attachment, base, end, log_start, bytes);
             if let Some(state) = self.links.get_mut(&live) {
-                state.copies.push(Copy { partition, attachment, end, bytes: length });
+                state.copies.send(now_ms, partition, attachment, end, length);
             }
             next = end;
         }
@@ -155,7 +166,7 @@ impl ShardChannel {
             true => {
                 state.resting.insert(partition);
             }
-            false => state.backlog.push_back(partition),
+            false => state.backlog.push(partition),
         }
     }
 

@@ -17,7 +17,6 @@ use crate::{
         },
         guard::Guard,
         intent::EngineWork,
-        pace::PIECE_BYTES_MAX,
         stream::Part as FramePart,
     },
     cluster::model::NodeId,
@@ -62,7 +61,8 @@ impl ShardChannel {
         let (Some(link), Some(position)) = (self.live_link(peer), logs.position(partition)) else { return };
         let Some(following) = self.following(partition) else { return };
         let attach = following.attach(attachment, position);
-        self.held.remove(&partition);
+        self.held.remove(partition);
+        self.coming.remove(&partition);
         self.last_attachment = attachment;
         self.say(link, Frame::Attach(vec![attach]));
     }
@@ -230,7 +230,10 @@ impl ShardChannel {
             };
             match (result, way) {
                 (Err(Mismatch), _) => self.detach(now_ms, partition, DetachReason::Mismatch),
-                (Ok(()), Way::Chunk) => self.dial_unless_resting(now_ms, peer),
+                (Ok(()), Way::Chunk) => {
+                    self.dial_unless_resting(now_ms, peer);
+                    self.line_up(now_ms, partition);
+                }
                 (Ok(()), Way::Live) => {}
             }
         }
@@ -255,12 +258,11 @@ impl ShardChannel {
 
     /// Confirms what is safe by now, tells marks, and grants what was used.
     pub(super) fn settle(&mut self, now_ms: u64) {
-        let window = self.window();
-        let of_chunks = if self.pace.is_busy(now_ms) { PIECE_BYTES_MAX as u64 } else { window };
         let dialed: Vec<LinkId> = self.dialed.values().filter_map(|dialed| dialed.link).collect();
         for link in dialed {
             let Some(mut state) = self.links.remove(&link) else { continue };
-            let is_live = state.peer.is_some_and(|peer| peer.purpose == Purpose::Live);
+            let purpose = state.peer.map_or(Purpose::Live, |peer| peer.purpose);
+            let window = self.window(now_ms, purpose);
             for partition in std::mem::take(&mut state.reports) {
                 if let Some(report) = self.following(partition).and_then(Following::next_report) {
                     state.say(Frame::Positions(vec![report]));
@@ -274,10 +276,9 @@ impl ShardChannel {
                 }
             }
             let confirmed = state.inbound.settle(|part| self.is_done(part));
-            let window = if is_live { window } else { of_chunks };
             let grant = confirmed.and_then(|_| state.inbound.next_grant(window));
             self.links.insert(link, state);
-            if let Some(sequence) = confirmed.filter(|_| is_live) {
+            if let Some(sequence) = confirmed.filter(|_| purpose == Purpose::Live) {
                 self.say(link, Frame::Confirm(Confirm { sequence }));
             }
             if let Some(grant) = grant {

@@ -143,7 +143,7 @@ impl ShardChannel {
         let Some(state) = self.links.get_mut(&link) else { return };
         state.attached.insert(partition);
         if let Flow::CatchUp { .. } = flow {
-            state.backlog.push_back(partition);
+            state.backlog.push(partition);
         }
         self.notify(now_ms, partition);
     }
@@ -165,12 +165,8 @@ impl ShardChannel {
         if let Some(state) = self.links.get_mut(&link) {
             state.attached.remove(&partition);
             state.notices.remove(&partition);
-            state.resting.remove(&partition);
-            state.backlog.retain(|other| *other != partition);
-            state.limited.remove(&partition);
-            let copies = state.copies.len();
-            state.copies.retain(|copy| copy.partition != partition);
-            if state.copies.len() < copies {
+            state.leave_backlog(partition);
+            if state.copies.forget(partition) {
                 // others may have waited for these, and nobody tells of their end
                 self.alarms.insert((0, Alarm::Feed));
             }
@@ -329,7 +325,7 @@ impl ShardChannel {
         if follower.confirmed >= next {
             follower.flow = Flow::CatchUp { next, is_reading: false };
             if let Some(state) = self.links.get_mut(&link) {
-                state.backlog.push_back(partition);
+                state.backlog.push(partition);
             }
         }
     }
@@ -346,9 +342,7 @@ impl ShardChannel {
         };
         follower.flow = Flow::Live { next: at };
         if let Some(state) = self.links.get_mut(&link) {
-            state.resting.remove(&partition);
-            state.limited.remove(&partition);
-            state.backlog.retain(|other| *other != partition);
+            state.leave_backlog(partition);
         }
         self.say(link, Frame::GoLive(vec![Switch { partition, attachment, at }]));
         true
@@ -361,7 +355,7 @@ impl ShardChannel {
             let Some(leadership) = self.leading(part.partition) else { continue };
             leadership.confirm(now_ms, link, part.attachment, part.end, position.end);
             if let Some(state) = self.links.get_mut(&link) {
-                ended |= state.end_copies(part.partition, part.attachment, part.end);
+                ended |= state.copies.confirm(part.partition, part.attachment, part.end);
             }
             self.resume(link, part.partition, part.attachment);
             self.advance(now_ms, part.partition, logs);
@@ -380,7 +374,7 @@ impl ShardChannel {
             let offset = leadership.confirmed_of(told);
             leadership.confirm(now_ms, link, told.attachment, offset, position.end);
             if let Some(state) = self.links.get_mut(&link) {
-                state.end_copies(told.partition, told.attachment, offset);
+                state.copies.confirm(told.partition, told.attachment, offset);
             }
             self.resume(link, told.partition, told.attachment);
             self.advance(now_ms, told.partition, logs);
@@ -454,6 +448,7 @@ impl ShardChannel {
                 hosted.revision = hosted.revision.max(revision);
             }
             self.work(partition, EngineWork::SetInSync { count });
+            self.release_members(now_ms, partition);
         }
         self.advance(now_ms, partition, logs);
         self.rouse(now_ms, partition);

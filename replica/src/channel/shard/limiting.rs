@@ -12,23 +12,38 @@ use crate::channel::{
     quota::{LimitedReplicas, ReplicationLimits},
 };
 
+/// The next partition gets its turn, in ms, though nothing came of the one before.
+const TURN_MS_MAX: u64 = 100;
+
 impl ShardChannel {
     /// The limits of this shard are these from now on.
     pub fn handle_limits(&mut self, now_ms: u64, limits: ReplicationLimits) {
         self.limits.leading.set(limits.leading);
         self.limits.following.set(limits.following);
-        self.let_come(now_ms);
-        self.feed(now_ms);
-        self.flush();
+        self.limit_anew(now_ms);
     }
 
     /// Those replicas of a topic are limited from now on.
     pub fn handle_limited(&mut self, now_ms: u64, topic: TopicId, replicas: LimitedReplicas) {
         if self.limits.set_topic(topic, replicas) {
-            self.let_come(now_ms);
-            self.feed(now_ms);
-            self.flush();
+            self.limit_anew(now_ms);
         }
+    }
+
+    /// Other partitions are limited, or by another rate: all that is kept back is looked at again.
+    fn limit_anew(&mut self, now_ms: u64) {
+        for partition in self.held.take().collect::<Vec<_>>() {
+            match self.is_limited_here(partition) {
+                true => self.held.push(partition),
+                false => self.say_hold(partition, Chunks::Come),
+            }
+        }
+        self.let_come(now_ms);
+        for link in std::mem::take(&mut self.limiting) {
+            self.release_all(link);
+        }
+        self.feed(now_ms);
+        self.flush();
     }
 
     /// Whether this shard's limit is for the follower of a partition: it is named, and not in sync.
@@ -55,8 +70,14 @@ impl ShardChannel {
         if let Some(wake_ms) = wake_ms {
             self.alarms.insert((wake_ms, Alarm::Feed));
         }
-        if is_held || wake_ms.is_some() {
-            self.links.get_mut(&live)?.limited.insert(partition);
+        let state = self.links.get_mut(&live)?;
+        if is_held {
+            state.held.insert(partition);
+            return None;
+        }
+        if wake_ms.is_some() {
+            state.limited.insert(partition);
+            self.limiting.insert(live);
             return None;
         }
         Some(if is_limited { self.limits.leading.chunk_bytes(bytes_max) } else { bytes_max })
@@ -69,21 +90,38 @@ impl ShardChannel {
         }
     }
 
-    /// Has partitions read for again that the limit of this shard does not keep back any more.
+    /// Has partitions read for again once the limit of this shard is paid for.
     pub(super) fn release_limited(&mut self, now_ms: u64) {
-        let links: Vec<LinkId> =
-            self.links.iter().filter(|(_, state)| !state.limited.is_empty()).map(|(id, _)| *id).collect();
-        for link in links {
-            let limited = self.links.get_mut(&link).map(|state| std::mem::take(&mut state.limited)).unwrap_or_default();
-            for partition in limited {
-                let is_held = self.fed_through(link, partition).is_some_and(|follower| follower.chunks == Chunks::Wait);
-                let is_over = self.limits.leading.wake_ms(now_ms).is_some() && self.limits_copy(link, partition);
-                let Some(state) = self.links.get_mut(&link) else { break };
-                match is_held || is_over {
-                    true => drop(state.limited.insert(partition)),
-                    false => state.backlog.push_back(partition),
-                }
+        if self.limiting.is_empty() || self.limits.leading.wake_ms(now_ms).is_some() {
+            return;
+        }
+        for link in std::mem::take(&mut self.limiting) {
+            self.release_all(link);
+        }
+    }
+
+    fn release_all(&mut self, link: LinkId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            let limited = std::mem::take(&mut state.limited);
+            limited.into_iter().for_each(|partition| state.backlog.push(partition));
+        }
+    }
+
+    /// The ISR of a partition is another: the limit is for its members no more.
+    pub(super) fn release_members(&mut self, now_ms: u64, partition: TopicPartition) {
+        if self.limiting.is_empty() {
+            return;
+        }
+        let mut is_any = false;
+        for link in self.limiting.clone() {
+            let Some(state) = self.links.get_mut(&link) else { continue };
+            if state.limited.remove(&partition) {
+                state.backlog.push(partition);
+                is_any = true;
             }
+        }
+        if is_any {
+            self.alarms.insert((now_ms, Alarm::Feed));
         }
     }
 
@@ -91,36 +129,73 @@ impl ShardChannel {
     pub(super) fn hold(&mut self, now_ms: u64, live: LinkId, list: &[Hold]) {
         for hold in list {
             let follower = self.leading(hold.partition).and_then(|it| it.follower(live, hold.attachment));
-            if let Some(follower) = follower {
-                follower.chunks = hold.chunks;
+            let Some(follower) = follower else { continue };
+            follower.chunks = hold.chunks;
+            if let Some(state) = self.links.get_mut(&live)
+                && hold.chunks == Chunks::Come
+                && state.held.remove(&hold.partition)
+            {
+                state.backlog.push(hold.partition);
             }
         }
         self.feed(now_ms);
     }
 
-    /// A chunk came: it counts if it is of a partition that is limited here, whose leader waits if that was too much.
+    fn is_limited_here(&self, partition: TopicPartition) -> bool {
+        self.limits.following.is_set() && self.limits.limits_follower(partition)
+    }
+
+    /// Chunks of a partition are to come: at once, unless the limit is used up or others wait for it.
+    pub(super) fn line_up(&mut self, now_ms: u64, partition: TopicPartition) {
+        if !self.is_limited_here(partition) {
+            return;
+        }
+        if self.limits.following.wake_ms(now_ms).is_none() && self.held.is_empty() {
+            self.coming.insert(partition);
+            return;
+        }
+        self.coming.remove(&partition);
+        self.held.push(partition);
+        self.say_hold(partition, Chunks::Wait);
+    }
+
+    /// A chunk came: it counts if it is of a partition that is limited here. While that was too much, all leaders wait.
     pub(super) fn charge(&mut self, now_ms: u64, partition: TopicPartition, bytes: u64) {
-        if !self.limits.limits_follower(partition) {
+        if !self.is_limited_here(partition) {
             return;
         }
         self.limits.following.take(now_ms, bytes);
-        if let Some(wake_ms) = self.limits.following.wake_ms(now_ms) {
-            self.alarms.insert((wake_ms, Alarm::LetCome));
-            if self.held.insert(partition) {
+        let Some(wake_ms) = self.limits.following.wake_ms(now_ms) else { return self.let_come(now_ms) };
+        self.alarms.insert((wake_ms, Alarm::LetCome));
+        self.coming.remove(&partition);
+        let others = std::mem::take(&mut self.coming);
+        for partition in others.into_iter().chain([partition]) {
+            // what came all the same was on its way
+            if !self.held.has(partition) {
+                self.held.push(partition);
                 self.say_hold(partition, Chunks::Wait);
             }
         }
     }
 
-    /// Has chunks come again of partitions that are not over their limit any more.
+    /// Has chunks of the next partition come that waits, if the limit is paid for; its chunk, or a while, brings the one after it.
     pub(super) fn let_come(&mut self, now_ms: u64) {
-        let is_over = self.limits.following.wake_ms(now_ms).is_some();
-        let held = std::mem::take(&mut self.held);
-        for partition in held {
-            match is_over && self.limits.limits_follower(partition) {
-                true => drop(self.held.insert(partition)),
-                false => self.say_hold(partition, Chunks::Come),
+        if let Some(wake_ms) = self.limits.following.wake_ms(now_ms) {
+            if !self.held.is_empty() {
+                self.alarms.insert((wake_ms, Alarm::LetCome));
             }
+            return;
+        }
+        while let Some(partition) = self.held.pop() {
+            self.say_hold(partition, Chunks::Come);
+            // one that lags no more, or has another attempt, brings nothing
+            if self.following(partition).is_some_and(|following| following.is_catching_up()) {
+                self.coming.insert(partition);
+                break;
+            }
+        }
+        if !self.held.is_empty() {
+            self.alarms.insert((now_ms + TURN_MS_MAX, Alarm::LetCome));
         }
     }
 

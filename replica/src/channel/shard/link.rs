@@ -1,15 +1,16 @@
 //! One connection of a shard.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use millrace_engine::api::TopicPartition;
 
 use crate::{
     channel::{
+        copies::Copies,
         event::LinkId,
         frame::{Frame, ITEMS_MAX, Purpose, VERSION_MIN},
-        pace::PIECE_BYTES_MAX,
         stream::{Inbound, Outbound},
+        turns::Turns,
     },
     cluster::model::{Member, NodeId},
 };
@@ -44,17 +45,6 @@ pub(super) enum LinkState {
     Up,
 }
 
-/// A chunk on its way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Copy {
-    pub(super) partition: TopicPartition,
-    /// Of which attempt.
-    pub(super) attachment: u32,
-    /// Where the follower's log ends with it.
-    pub(super) end: i64,
-    pub(super) bytes: u64,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -79,15 +69,15 @@ pub(super) struct Link {
     /// Of an accepted live one: partitions whose marks the follower has not heard.
     pub(super) notices: BTreeSet<TopicPartition>,
     /// Of an accepted live one: partitions that lag, each to be read for next in its turn.
-    pub(super) backlog: VecDeque<TopicPartition>,
+    pub(super) backlog: Turns,
     /// Of an accepted live one: partitions of which all is sent but that cannot go live yet.
     pub(super) resting: BTreeSet<TopicPartition>,
-    /// Of an accepted live one: partitions that lag and that a limit keeps back, here or at the follower.
+    /// Of an accepted live one: partitions that lag and that this shard's limit keeps back.
     pub(super) limited: BTreeSet<TopicPartition>,
-    /// Of an accepted live one: reads under way.
-    pub(super) reads: usize,
-    /// Of an accepted live one: chunks that were sent for its partitions and are not confirmed.
-    pub(super) copies: Vec<Copy>,
+    /// Of an accepted live one: partitions that lag and whose follower wants no chunks now.
+    pub(super) held: BTreeSet<TopicPartition>,
+    /// Of an accepted live one: chunks that are being read for its partitions, or were sent and are not confirmed.
+    pub(super) copies: Copies,
     /// Of a dialed live one: partitions whose marks the leader may have to hear.
     pub(super) reports: BTreeSet<TopicPartition>,
     frames: Vec<Frame>,
@@ -109,11 +99,11 @@ impl Link {
             inbound: Inbound::default(),
             attached: BTreeSet::new(),
             notices: BTreeSet::new(),
-            backlog: VecDeque::new(),
+            backlog: Turns::default(),
             resting: BTreeSet::new(),
             limited: BTreeSet::new(),
-            reads: 0,
-            copies: Vec::new(),
+            held: BTreeSet::new(),
+            copies: Copies::default(),
             reports: BTreeSet::new(),
             frames: Vec::new(),
         }
@@ -124,18 +114,12 @@ impl Link {
         !self.is_dialed && self.peer.is_some_and(|peer| peer.purpose == Purpose::Live)
     }
 
-    /// Bytes that are being read for followers that lag, or are on their way to them.
-    pub(super) fn copying_bytes(&self) -> u64 {
-        self.reads as u64 * PIECE_BYTES_MAX as u64 + self.copies.iter().map(|copy| copy.bytes).sum::<u64>()
-    }
-
-    /// A follower has the log up to there. Whether copies were on their way that have arrived.
-    pub(super) fn end_copies(&mut self, partition: TopicPartition, attachment: u32, confirmed: i64) -> bool {
-        let is_there =
-            |copy: &Copy| copy.partition == partition && (copy.attachment != attachment || copy.end <= confirmed);
-        let before = self.copies.len();
-        self.copies.retain(|copy| !is_there(copy));
-        self.copies.len() < before
+    /// A partition is not read for any more.
+    pub(super) fn leave_backlog(&mut self, partition: TopicPartition) {
+        self.resting.remove(&partition);
+        self.limited.remove(&partition);
+        self.held.remove(&partition);
+        self.backlog.remove(partition);
     }
 
     /// Puts a frame behind the others, into the last one if both are lists of one kind and fit.

@@ -11,6 +11,7 @@ use crate::{
         event::{LinkId, Logs},
         frame::{Detach, Frame, Hello, Purpose, Refusal, VERSION_MAX, VERSION_MIN, Welcome},
         intent::Intent,
+        pace::PIECE_BYTES_MAX,
         stream::{SHARD_WINDOW_BYTES, WINDOW_BYTES, WINDOW_BYTES_MIN},
     },
     cluster::model::{Member, NodeId},
@@ -232,7 +233,7 @@ impl ShardChannel {
         let state = self.links.get(&link)?;
         match (state.state, state.is_dialed, frame) {
             (LinkState::Greeting, false, Frame::Hello(hello)) => return self.greet(now_ms, link, hello),
-            (LinkState::Greeting, true, Frame::Welcome(welcome)) => return self.welcomed(link, welcome, logs),
+            (LinkState::Greeting, true, Frame::Welcome(welcome)) => return self.welcomed(now_ms, link, welcome, logs),
             (LinkState::Up, _, Frame::Ping) => self.say(link, Frame::Pong),
             (LinkState::Up, _, Frame::Pong) => {}
             (LinkState::Up, _, Frame::Detach(list)) => self.detached(now_ms, link, &list, logs),
@@ -298,10 +299,10 @@ impl ShardChannel {
     }
 
     /// Takes the first frame of a leader.
-    fn welcomed(&mut self, link: LinkId, welcome: Welcome, logs: &dyn Logs) -> Option<()> {
-        let window = self.window();
+    fn welcomed(&mut self, now_ms: u64, link: LinkId, welcome: Welcome, logs: &dyn Logs) -> Option<()> {
+        let peer = self.links.get(&link)?.peer?;
+        let window = self.window(now_ms, peer.purpose);
         let state = self.links.get_mut(&link)?;
-        let peer = state.peer?;
         if welcome.from.node != peer.node || !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
             return None;
         }
@@ -320,8 +321,11 @@ impl ShardChannel {
         Some(())
     }
 
-    /// Payload that one leader may have under way to this shard: its share of what all may.
-    pub(super) fn window(&self) -> u64 {
+    /// Payload that one leader may have under way to this shard: its share of what all may, and of chunks less while others write.
+    pub(super) fn window(&self, now_ms: u64, purpose: Purpose) -> u64 {
+        if purpose == Purpose::CatchUp && self.pace.is_busy(now_ms) {
+            return PIECE_BYTES_MAX as u64;
+        }
         let links = self.dialed.len().max(1) as u64;
         (SHARD_WINDOW_BYTES / links).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES)
     }

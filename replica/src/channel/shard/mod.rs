@@ -31,6 +31,7 @@ use super::{
     leader::Leadership,
     pace::Pace,
     quota::Limits,
+    turns::Turns,
 };
 use crate::cluster::model::{Member, NodeId};
 
@@ -90,8 +91,12 @@ pub struct ShardChannel {
     /// Whose turn to be fed was last.
     fed: LinkId,
     limits: Limits,
-    /// Partitions that are followed and of which no chunks are wanted before the limit is paid for.
-    held: BTreeSet<TopicPartition>,
+    /// Connections with partitions that the limit of leaders keeps back.
+    limiting: BTreeSet<LinkId>,
+    /// Limited partitions that are followed and of which chunks may come.
+    coming: BTreeSet<TopicPartition>,
+    /// Limited partitions that are followed and of which no chunks are wanted before the limit is paid for, and it is their turn.
+    held: Turns,
 }
 
 impl ShardChannel {
@@ -122,7 +127,9 @@ impl ShardChannel {
             pace: Pace::default(),
             fed: LinkId(0),
             limits: Limits::default(),
-            held: BTreeSet::new(),
+            limiting: BTreeSet::new(),
+            coming: BTreeSet::new(),
+            held: Turns::default(),
         }
     }
 
@@ -220,6 +227,7 @@ impl ShardChannel {
                 leadership.update(assignment.revision, role);
                 let count = leadership.role.isr.len();
                 self.work(partition, EngineWork::SetInSync { count });
+                self.release_members(now_ms, partition);
                 self.advance(now_ms, partition, logs);
                 self.rouse(now_ms, partition);
             }
