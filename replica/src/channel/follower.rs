@@ -356,8 +356,9 @@ impl Following {
 
     /// Where the log begins, if the leader has to hear of it.
     pub(crate) fn next_log_start(&mut self) -> Option<LogStart> {
-        let (log_start, told) = self.kept_from;
-        if !self.is_attached() || log_start <= told {
+        let (kept, told) = self.kept_from;
+        let log_start = if self.guards.is_off(Guard::LogStartDurable) { self.log_start } else { kept };
+        if !self.is_attached() || log_start <= told || self.guards.is_off(Guard::LogStartTold) {
             return None;
         }
         self.kept_from.1 = log_start;

@@ -1,5 +1,6 @@
-//! The guards of the protocol: each is a place where leaving something out loses or splits acknowledged records. Tests switch one
-//! off at a time and must see the simulator find it; nothing else can.
+//! The guards of the protocol: each is a place where leaving something out loses or splits acknowledged records, breaks a limit, or
+//! says that records are deleted that are not. Tests switch one off at a time and must see the simulator find it; nothing
+//! else can.
 
 /// One guard, named by what it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,12 +27,26 @@ pub(crate) enum Guard {
     JoinAtHighWatermark,
     /// A follower that attaches is asked for its last epoch, not only for its end.
     LastEpochAtAttach,
+    /// A leader sends followers that are not in sync no more than its limit allows.
+    LeaderLimit,
+    /// A follower that is over its limit says that no more is to come.
+    FollowerLimit,
+    /// A leader reads nothing for a follower that said so.
+    HoldHeeded,
+    /// A follower whose limit is paid for has more come.
+    HoldEnds,
+    /// A follower tells where its log begins once that is durable, not when its leader says so.
+    LogStartDurable,
+    /// A follower tells whenever its log begins later than its leader knows.
+    LogStartTold,
+    /// A replica whose node lives and that is not heard may have everything that a deletion is about.
+    LowWatermarkOfAll,
 }
 
 impl Guard {
     /// Every one.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::EpochStart,
         Self::HeardInEpoch,
         Self::MaximalIsr,
@@ -43,6 +58,13 @@ impl Guard {
         Self::InSyncMin,
         Self::JoinAtHighWatermark,
         Self::LastEpochAtAttach,
+        Self::LeaderLimit,
+        Self::FollowerLimit,
+        Self::HoldHeeded,
+        Self::HoldEnds,
+        Self::LogStartDurable,
+        Self::LogStartTold,
+        Self::LowWatermarkOfAll,
     ];
 }
 

@@ -187,9 +187,10 @@ impl Leadership {
     /// Up to where all replicas whose nodes live have let go of the log; -1 if one of them is not there, or does not tell.
     pub(crate) fn low_watermark(&self, position: LogPosition, nodes: &Nodes) -> i64 {
         let others = self.role.replicas.iter().filter(|node| **node != self.me.node);
+        let unknown = if self.guards.is_off(Guard::LowWatermarkOfAll) { position.log_start } else { -1 };
         let of = |live: &LiveNode| {
             let follower = self.followers.iter().find(|it| it.member == live.member && it.link.is_some());
-            follower.and_then(|follower| follower.log_start).unwrap_or(-1)
+            follower.and_then(|follower| follower.log_start).unwrap_or(unknown)
         };
         others.filter_map(|node| nodes.live(*node)).map(of).fold(position.log_start, i64::min)
     }

@@ -88,7 +88,8 @@ impl Limited {
         if partitions.is_empty() { Self::None } else { Self::Some(partitions) }
     }
 
-    fn has(&self, partition: i32) -> bool {
+    /// Whether a partition is among them.
+    pub(crate) fn has(&self, partition: i32) -> bool {
         match self {
             Self::None => false,
             Self::All => true,

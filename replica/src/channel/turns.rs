@@ -42,6 +42,7 @@ impl Turns {
         self.turns.contains_key(&partition)
     }
 
+    /// Whether none waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }

@@ -36,7 +36,7 @@ impl World {
         let (one, other) = (self.random.pick(&ids), self.random.pick(&ids));
         let partition = self.random.pick(&self.partitions);
         let length = self.random.between(20, 400) * self.random.between(1, 12);
-        match self.random.below(16) {
+        match self.random.below(19) {
             0..=2 => self.crash_for(one, length, false),
             3 if self.durability == Durability::Device || self.plan.breaks == Some(Rule::MemberPairs) => {
                 self.crash_for(one, length, true);
@@ -67,10 +67,15 @@ impl World {
                 self.at(length, Event::OpenLine(one));
             }
             11 => self.nodes.get_mut(&one).expect("a node").clock_ahead_ms += length,
-            12 => self.trim(one, partition),
+            12 => self.delete_records(one, partition),
             13 => self.ask(one, partition),
             14 => self.memory.renew_all_leases(),
             15 => self.nodes.get_mut(&one).expect("a node").full_until_ms = self.now_ms + length.min(300),
+            16 => self.limit(one, partition),
+            17 => {
+                let leader = self.state(partition).leader;
+                self.delete_records(leader.map_or(one, |leader| leader.node), partition);
+            }
             _ => {}
         }
     }
@@ -78,16 +83,6 @@ impl World {
     fn crash_for(&mut self, id: NodeId, length: u64, is_power_cut: bool) {
         self.crash(id, is_power_cut);
         self.at(length, Event::Restart(id));
-    }
-
-    /// A leader lets go of the beginning of a log.
-    fn trim(&mut self, id: NodeId, partition: TopicPartition) {
-        let node = self.nodes.get_mut(&id).expect("a node");
-        if let Some(log) = node.logs.get_mut(&partition)
-            && matches!(log.acting, Acting::Leads(_))
-        {
-            log.trim(log.high_watermark - 3);
-        }
     }
 
     /// Somebody wants other replicas, another leader, or a node to leave.
@@ -125,6 +120,7 @@ impl World {
                 self.start(id);
             }
         }
+        self.raise_limits();
     }
 
     /// Waits until every log is the same, every replica is in sync, and every record that waited is acknowledged.
@@ -135,6 +131,7 @@ impl World {
         while self.now_ms < until_ms && self.violation.is_none() {
             self.run_until(self.now_ms + 500);
             let found = self.partitions.clone().into_iter().find_map(|partition| self.unrest(partition));
+            let found = found.or_else(|| self.find_deletion());
             match found {
                 Some(found) => reason = found,
                 None if is_asked => return self.check_logs(),

@@ -4,8 +4,10 @@
 //! `MILLRACE_SIM_SEEDS=10000` runs more seeds, `MILLRACE_SIM_SEED=7` one of them and tells what happens.
 
 mod control;
+mod deleting;
 mod faults;
 mod ghost;
+mod limiting;
 mod log;
 mod network;
 mod random;

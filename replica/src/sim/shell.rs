@@ -32,8 +32,14 @@ impl World {
                 }
                 Intent::HangUp { link } => self.hang_up(id, process, link),
                 Intent::Send { link, frame } => self.send(id, process, link, &frame),
-                Intent::Work { partition, work } => self.work(id, process, partition, work),
-                Intent::LogStartsMoved { .. } | Intent::Heed { .. } => {}
+                Intent::Work { partition, work } => {
+                    if let EngineWork::Read { link, attachment, .. } = work {
+                        self.check_read(id, process, link, attachment);
+                    }
+                    self.work(id, process, partition, work);
+                }
+                Intent::LogStartsMoved { .. } => self.look_at_deletions(id),
+                Intent::Heed { .. } => {}
                 Intent::ChangeIsr { partition, revision, proposal } => {
                     self.propose(id, process, partition, revision, proposal);
                 }
@@ -68,6 +74,8 @@ impl World {
         let mut bytes = encoded.head.to_vec();
         encoded.payload.iter().for_each(|part| bytes.extend_from_slice(part));
         if let Some((connection, end)) = self.network.find(id, process, link) {
+            let to = self.network.connections[&connection].ends[1 - end].node;
+            self.note_sent(id, process, to, frame);
             self.put(connection, 1 - end, Arrival::Frame(bytes.into()));
         }
     }
@@ -108,7 +116,14 @@ impl World {
         };
         match arrival {
             Arrival::Frame(bytes) => match read(bytes) {
-                Ok(frame) => self.call(to.node, |now, core, logs| core.handle_frame(now, link, frame, logs)),
+                Ok(frame) => {
+                    let chunk = if let Frame::Chunk(run) = &frame { Some(run.clone()) } else { None };
+                    self.note_heard(to.node, to.process, link, &frame);
+                    self.call(to.node, |now, core, logs| core.handle_frame(now, link, frame, logs));
+                    if let Some(run) = chunk {
+                        self.check_held(to.node, to.process, &run);
+                    }
+                }
                 Err(error) => self.violate(format!("a frame cannot be read: {error}")),
             },
             Arrival::Closed => {
@@ -173,7 +188,7 @@ impl World {
             }
             EngineWork::AdvanceHighWatermark { high_watermark } => self.show(id, partition, high_watermark),
             EngineWork::SetInSync { count } => log.in_sync = count,
-            EngineWork::Trim { log_start } => log.trim(log_start),
+            EngineWork::Trim { log_start } => self.plan_trim(id, partition, log_start),
         }
     }
 

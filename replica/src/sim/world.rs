@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::{
     control::{self, Control, Line},
+    deleting::Deletions,
     ghost::{Ghost, Violation, match_logs},
+    limiting::{self, Limiting},
     log::{Acting, ModelLog, Record},
     network::Network,
     random::Random,
@@ -103,6 +105,13 @@ pub(super) enum Event {
         revision: i64,
         outcome: IsrOutcome,
     },
+    /// A log loses its beginning.
+    Trim {
+        node: NodeId,
+        process: u64,
+        partition: TopicPartition,
+        log_start: i64,
+    },
     Produce,
     Fault,
     Restart(NodeId),
@@ -128,6 +137,9 @@ pub(super) struct Node {
     pub(super) full_until_ms: u64,
     pub(super) is_sealing: bool,
     pub(super) wake_ms: Option<u64>,
+    /// Nodes that live, as its channel was told last.
+    pub(super) known: Vec<NodeId>,
+    pub(super) limiting: Limiting,
 }
 
 /// What the store holds.
@@ -166,6 +178,8 @@ pub(super) struct World {
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
     pub(super) ghost: Ghost,
+    pub(super) deletions: Deletions,
+    pub(super) holding: limiting::Held,
     /// What the store holds, as of its revision.
     held: Held,
     checked_ms: u64,
@@ -199,6 +213,8 @@ impl World {
             queue: BTreeMap::new(),
             queued: 0,
             ghost: Ghost::default(),
+            deletions: Deletions::default(),
+            holding: limiting::Held::default(),
             held: Held::default(),
             checked_ms: 0,
             last_record: 0,
@@ -232,6 +248,8 @@ impl World {
             full_until_ms: 0,
             is_sealing: false,
             wake_ms: None,
+            known: Vec::new(),
+            limiting: Limiting::default(),
         }
     }
 
@@ -321,6 +339,7 @@ impl World {
                     self.call(node, |now, core, logs| core.on_isr_changed(now, partition, revision, outcome, logs));
                 }
             }
+            Event::Trim { node, process, partition, log_start } => self.trim(node, process, partition, log_start),
             Event::Produce => self.produce(),
             Event::Fault => self.fault(),
             Event::Restart(node) if !self.nodes[&node].is_up => self.start(node),
@@ -336,7 +355,7 @@ impl World {
     fn paused(&self, event: &Event) -> Option<u64> {
         let node = match event {
             Event::Tick(node, _) | Event::Control(node, _) | Event::Seal(node, _) => *node,
-            Event::Dialed { node, .. } | Event::Work { node, .. } => *node,
+            Event::Dialed { node, .. } | Event::Work { node, .. } | Event::Trim { node, .. } => *node,
             Event::Written { node, .. } | Event::Altered { node, .. } => *node,
             Event::Deliver(connection, end) => self.network.connections.get(connection)?.ends[*end].node,
             _ => return None,
@@ -363,6 +382,7 @@ impl World {
             Event::Heal(from, to) => (13, u64::from(from.unsigned_abs()), u64::from(to.unsigned_abs())),
             Event::Crash(node) => (15, u64::from(node.unsigned_abs()), 0),
             Event::OpenLine(node) => (14, u64::from(node.unsigned_abs()), 0),
+            Event::Trim { node, log_start, .. } => (16, u64::from(node.unsigned_abs()), *log_start as u64),
         };
         for part in [self.now_ms, kind, a, b] {
             self.trace = (self.trace ^ part).wrapping_mul(0x0000_0100_0000_01B3);
@@ -425,19 +445,25 @@ impl World {
             .iter()
             .map(|(partition, state, topic)| (*partition, Assignment::of(state, &topic.rules, me, &nodes, |_| 0)))
             .collect();
+        node.known = node.control.image.nodes.keys().copied().collect();
+        let mut gone = Vec::new();
         for (partition, assignment) in &assignments {
             match assignment {
                 Some(_) => drop(node.logs.entry(*partition).or_insert_with(|| ModelLog::new(durability))),
-                None => drop(node.logs.remove(partition)),
+                None if node.logs.remove(partition).is_some() => gone.push(*partition),
+                None => {}
             }
         }
+        gone.into_iter().for_each(|partition| self.forget_deletions(id, partition));
         self.call(id, |now, core, logs| {
             core.handle_registered(now, me);
             core.handle_nodes(now, nodes, logs);
         });
+        self.tell_limits(id);
         for (partition, assignment) in assignments {
             self.call(id, |now, core, logs| core.handle_assigned(now, partition, assignment, logs));
         }
+        self.look_at_deletions(id);
     }
 
     /// A client sends a record to whom it takes for the leader.
@@ -525,6 +551,7 @@ impl World {
             }
             self.check_candidates(partition, 0);
         }
+        self.check_deletions();
     }
 
     /// Leader candidate completeness (KIP-966): members of the ISR and of the ELR have what is committed.

@@ -9,6 +9,8 @@ use super::{
 use crate::channel::{
     event::LinkId,
     frame::{Chunks, Frame, Hold, VERSION_LOG_STARTS},
+    guard::Guard,
+    progress::Follower,
     quota::{LimitedReplicas, ReplicationLimits},
 };
 
@@ -53,7 +55,7 @@ impl ShardChannel {
         };
         let follower = leadership.followers.iter().find(|follower| follower.link == Some(live));
         let is_outside = follower.is_some_and(|follower| !leadership.is_in_isr(follower.member, &self.nodes));
-        is_outside && self.limits.limits_leader(partition)
+        is_outside && self.limits.limits_leader(partition) && !self.guards.is_off(Guard::LeaderLimit)
     }
 
     /// How much may be read for a follower now; none if a limit keeps it back: then it is read for later.
@@ -64,7 +66,9 @@ impl ShardChannel {
         partition: TopicPartition,
         bytes_max: usize,
     ) -> Option<usize> {
-        let is_held = self.fed_through(live, partition).is_some_and(|follower| follower.chunks == Chunks::Wait);
+        let heeds = !self.guards.is_off(Guard::HoldHeeded);
+        let waits = |follower: &mut Follower| follower.chunks == Chunks::Wait && heeds;
+        let is_held = self.fed_through(live, partition).is_some_and(waits);
         let is_limited = self.limits_copy(live, partition);
         let wake_ms = self.limits.leading.wake_ms(now_ms).filter(|_| is_limited);
         if let Some(wake_ms) = wake_ms {
@@ -161,7 +165,7 @@ impl ShardChannel {
 
     /// A chunk came: it counts if it is of a partition that is limited here. While that was too much, all leaders wait.
     pub(super) fn charge(&mut self, now_ms: u64, partition: TopicPartition, bytes: u64) {
-        if !self.is_limited_here(partition) {
+        if !self.is_limited_here(partition) || self.guards.is_off(Guard::FollowerLimit) {
             return;
         }
         self.limits.following.take(now_ms, bytes);
@@ -184,6 +188,9 @@ impl ShardChannel {
             if !self.held.is_empty() {
                 self.alarms.insert((wake_ms, Alarm::LetCome));
             }
+            return;
+        }
+        if self.guards.is_off(Guard::HoldEnds) {
             return;
         }
         while let Some(partition) = self.held.pop() {

@@ -79,6 +79,15 @@ impl ShardChannel {
         }
     }
 
+    /// The attempt of a partition that is followed here and of which chunks may come.
+    #[cfg(test)]
+    pub(crate) fn awaits_chunks(&self, partition: TopicPartition) -> Option<u32> {
+        match &self.hosted.get(&partition)?.part {
+            Part::Following(following) if following.is_catching_up() => Some(following.attachment),
+            _ => None,
+        }
+    }
+
     /// Epoch and maximal ISR of a partition that is led here.
     #[cfg(test)]
     pub(crate) fn maximal_isr(&self, partition: TopicPartition) -> Option<(i32, Vec<Member>)> {
