@@ -1,6 +1,11 @@
-//! Monotonic time in nanoseconds since the tool started, the same on every thread.
+//! Monotonic time in nanoseconds since the tool started, the same on every thread; and the time that records carry.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970, as records carry them: by it brokers let go of what is old.
+pub fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
 
 /// A clock; copies agree.
 #[derive(Debug, Clone, Copy)]

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::{
     batch::{BatchShape, BatchTemplate},
     client::{self, Connection, FetchLimits},
+    clock,
     ledger::Acknowledged,
     meter,
     payload::{HEADER_BYTES, Stamp},
@@ -170,9 +171,8 @@ impl Filler<'_> {
             sequence: first_sequence,
             intended_ns: 0,
         };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let mut bytes = Vec::with_capacity(self.template.len());
-        self.template.append_to(&mut bytes, now.as_millis() as i64, None, stamp);
+        self.template.append_to(&mut bytes, clock::wall_ms(), None, stamp);
         Bytes::from(bytes)
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use hdrhistogram::Histogram;
@@ -13,7 +13,7 @@ use millrace_client::error_code_name;
 use crate::{
     batch::{BatchShape, BatchTemplate},
     client::{self, Leaders},
-    clock::Clock,
+    clock::{self, Clock},
     ledger::Acknowledged,
     load::{
         link::{Entry, Form, Link, QUEUE_MAX, Sent},
@@ -277,7 +277,7 @@ impl Driver<'_> {
         let per_producer = producers.first().map_or(0, |producer| producer.links.len());
         loop {
             let now_ns = self.clock.now_ns();
-            let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
+            let wall_ms = clock::wall_ms();
             let mut wake_ns = give_up_ns.min(now_ns + 100_000_000);
             let mut idle = true;
             interests.clear();

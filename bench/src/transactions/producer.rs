@@ -21,7 +21,7 @@ use millrace_engine::batch::{BatchBuilder, Codec, Record};
 
 use crate::{
     client::{self, CLIENT_ID},
-    clock::Clock,
+    clock::{self, Clock},
     ledger::Acknowledged,
     load::{Window, pipe::Pipe},
     payload::{self, Stamp},
@@ -196,6 +196,7 @@ impl TransactionalProducer {
         self.written.push((partition as u32, first, count));
         let filler_crc = payload::filler_crc(&self.value);
         let mut builder = BatchBuilder::new(Codec::None, 0).producer(id, epoch, 0).transactional();
+        let timestamp = clock::wall_ms();
         for number in 0..count {
             let stamp = Stamp {
                 run: self.duty.run,
@@ -207,7 +208,7 @@ impl TransactionalProducer {
             stamp.write(&mut self.value, filler_crc);
             builder.push(&Record {
                 offset: number as i64,
-                timestamp: 0,
+                timestamp,
                 key: None,
                 value: Some(Bytes::copy_from_slice(&self.value)),
                 headers: Vec::new(),
@@ -391,4 +392,34 @@ pub(super) fn drive(
 /// The name of a producer of a run.
 pub(super) fn transactional_id(run: u64, index: u32) -> TransactionalId {
     TransactionalId(StrBytes::from_string(format!("bench-{run:016x}-{index}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::batch;
+
+    #[test]
+    fn records_are_of_now() {
+        // They were of 1970: retention took the first ones out of a run that was longer than its interval.
+        let broker = TcpListener::bind("127.0.0.1:0").unwrap();
+        let duty = Duty {
+            topic: "t".to_owned(),
+            partitions: 0..1,
+            partitions_per_transaction: 1,
+            records_per_partition: 3,
+            record_size: 100,
+            aborted_per_mille: 0,
+            group: None,
+            run: 1,
+        };
+        let id = transactional_id(1, 0);
+        let mut producer = TransactionalProducer::connect(0, id, (7, 0), duty, broker.local_addr().unwrap()).unwrap();
+        let (before, bytes, mut times) = (clock::wall_ms(), producer.batch(0, 0), Vec::new());
+        batch::for_each_record(&bytes, |record| times.push(record.timestamp_ms)).unwrap();
+        assert_eq!(times.len(), 3);
+        assert!(times.iter().all(|time| *time >= before), "{times:?}");
+    }
 }
