@@ -86,7 +86,7 @@ func (x *run) forget(attempt int) (refused, ok bool) {
 		l.crash()
 	}
 	x.rig.do("cut all 0 fail")
-	x.powerOff()
+	x.broker.powerOff()
 	status := x.rig.do("stats")
 	if err := x.rig.powerOn(); err != nil {
 		x.say("%s: the file system lost too much: %v", name, err)

@@ -19,8 +19,9 @@ import (
 // bounds a start and a stop: both take a second or two here
 const brokerPatience = 2 * time.Minute
 
-// A broker's process over all its lives.
+// A broker's process over all its lives, on a disk.
 type broker struct {
+	rig                         *rig
 	binary, address, data, logs string
 	memory                      string
 	more                        []string // arguments
@@ -37,7 +38,7 @@ func freeAddress() string {
 }
 
 func newBroker(binary string, r *rig) *broker {
-	return &broker{binary: binary, address: freeAddress(), data: r.data(), logs: r.path("logs"), memory: "512MiB"}
+	return &broker{rig: r, binary: binary, address: freeAddress(), data: r.data(), logs: r.path("logs"), memory: "512MiB"}
 }
 
 // Starts it; "name" is that of its log.
@@ -85,6 +86,13 @@ func never() bool { return false }
 
 // Ends it with the power, or because the disk is about to fail anyway.
 func (b *broker) kill() { _ = b.process.Process.Kill() }
+
+// It dies with its disk.
+func (b *broker) powerOff() {
+	b.kill()
+	b.rig.do("off")
+	must(ignoreStatus(b.ended()))
+}
 
 // A clean stop.
 func (b *broker) stop() error {

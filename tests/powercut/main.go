@@ -13,8 +13,9 @@
 // --abandon instead lets the disk fail one flush and forget what it covered: the broker then has all that it acknowledged,
 // or refuses to start and goes on after "log abandon", without the records that it named and no others.
 //
-// --cluster has three nodes, each on a disk of its own, and topics with a replica on each: the power goes from one, two or all
-// of them at the same moment, and everything above has to hold whoever leads then.
+// --cluster has three nodes, each on a disk of its own, and topics with a replica on each: the power goes from one at such a
+// moment, and from none, one or both of the others as soon as word of that is there, and everything above has to hold whoever
+// leads then. There is no --cluster --abandon.
 //
 // Wants a mount namespace of its own, as "run" makes it. When what happens comes is chance, so a seed gives the same kind
 // of cuts, not the same bytes. Prints "passed NAME" or "FAILED NAME"; what happens meanwhile goes to standard error.
@@ -75,6 +76,10 @@ func main() {
 	nodes := flag.Bool("cluster", false, "three nodes, each with a disk of its own")
 	seed := flag.Int64("seed", time.Now().UnixNano(), "of what is done when")
 	flag.Parse()
+	if *nodes && *abandon {
+		fmt.Fprintln(os.Stderr, "--abandon is of one broker, not of a --cluster")
+		os.Exit(2)
+	}
 	if *binary == "" || r.program == "" || r.folder == "" || flag.NArg() > 0 || (r.fileSystem != "ext4" && r.fileSystem != "xfs") {
 		flag.Usage()
 		os.Exit(2)
@@ -87,7 +92,8 @@ func main() {
 		name, what = "powercut-cluster-"+r.fileSystem, x.clusters
 	case *abandon:
 		name, what = "powercut-abandon-"+r.fileSystem, x.abandon
-	case o.written:
+	}
+	if o.written && !*abandon {
 		name += "-written"
 	}
 	x.guarded(*binary, what)
@@ -148,7 +154,7 @@ func (x *run) oneChain(cuts int) bool {
 		x.total.cuts++
 		x.say("%s: %d records were there, %d acknowledged, tail of %d lost | now %d acknowledged | %s",
 			name, v.records, v.acked, v.lostTail, x.world.acked.Load(), status)
-		if !x.powerOn(name) || x.count() > 0 {
+		if !x.powerOn(name, x.broker) || x.count() > 0 {
 			return false
 		}
 	}
@@ -199,8 +205,8 @@ func (x *run) startUp(name string, mayBeCut bool) bool {
 			}
 			x.total.startCuts++
 		}
-		x.powerOff()
-		if !x.powerOn(name) {
+		x.broker.powerOff()
+		if !x.powerOn(name, x.broker) {
 			return false
 		}
 		if planned = !planned; planned {
@@ -211,20 +217,13 @@ func (x *run) startUp(name string, mayBeCut bool) bool {
 	}
 }
 
-// The broker dies with its disk.
-func (x *run) powerOff() {
-	x.broker.kill()
-	x.rig.do("off")
-	must(ignoreStatus(x.broker.ended()))
-}
-
-// The power is back, and what is in the data folder is whole.
-func (x *run) powerOn(name string) bool {
-	if err := x.rig.powerOn(); err != nil {
+// The power of a broker's disk is back, and what is in the data folder is whole.
+func (x *run) powerOn(name string, b *broker) bool {
+	if err := b.rig.powerOn(); err != nil {
 		x.fault("%s: mount: %v", name, err)
 		return false
 	}
-	if err := x.broker.dump(); err != nil {
+	if err := b.dump(); err != nil {
 		x.fault("%s: after the cut: %v", name, err)
 	}
 	return true
@@ -274,21 +273,7 @@ func (x *run) loadAndCut(name string, isFirst bool) string {
 		ends = append(ends, x.world.administrate(stop, x.random.Int63()))
 	}
 	time.Sleep(time.Duration(300+x.random.Intn(2500)) * time.Millisecond)
-	how := "hang"
-	if x.random.Float64() < x.fail {
-		how = "fail"
-	}
-	moment := []string{"write", "write", "flush", "flushed"}[x.random.Intn(4)]
-	if x.written {
-		moment = "write"
-	}
-	keep, seed := x.keep(), x.random.Int63()
-	x.rig.do("plan %s %d %s %d %s", moment, 1+x.random.Intn(40), keep, seed, how)
-	for began := time.Now(); !x.rig.isCut(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > 10*time.Second { // nothing was written
-			x.rig.do("cut %s %d %s", keep, seed, how)
-		}
-	}
+	moment := x.cutAtMoment(x.broker, x.how())
 	x.world.cutAt = time.Now()
 	status := moment + ", " + x.rig.do("status")
 	time.Sleep(300 * time.Millisecond) // answers that are on their way
@@ -297,11 +282,35 @@ func (x *run) loadAndCut(name string, isFirst bool) string {
 	for _, l := range loaders {
 		l.crash()
 	}
-	x.powerOff()
+	x.broker.powerOff()
 	for _, end := range ends {
 		end.Wait()
 	}
 	return status
+}
+
+// What a disk without power does with what is asked of it.
+func (x *run) how() string {
+	if x.random.Float64() < x.fail {
+		return "fail"
+	}
+	return "hang"
+}
+
+// Cuts the power of a broker's disk at a write or a flush of its own, waits for that, and says which.
+func (x *run) cutAtMoment(b *broker, how string) string {
+	moment := []string{"write", "write", "flush", "flushed"}[x.random.Intn(4)]
+	if x.written {
+		moment = "write"
+	}
+	keep, seed := x.keep(), x.random.Int63()
+	b.rig.do("plan %s %d %s %d %s", moment, 1+x.random.Intn(40), keep, seed, how)
+	for began := time.Now(); !b.rig.isCut(); time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second { // nothing was written
+			b.rig.do("cut %s %d %s", keep, seed, how)
+		}
+	}
+	return moment
 }
 
 // A start, the end of the producers that lived on, a clean stop, a dump, and a start again.
