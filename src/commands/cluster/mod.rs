@@ -194,7 +194,7 @@ impl Drain {
     fn run(self) -> Outcome {
         let mut cluster = self.broker.cluster();
         let (members, topics) = look(&mut cluster)?;
-        let moves = plan(&members.nodes, &topics, &plan::Goal::Without(self.node)).map_err(Failure::failed)?;
+        let moves = plan(&members.nodes, &topics, &[], &plan::Goal::Without(self.node)).map_err(Failure::failed)?;
         carry_out(&mut cluster, moves, self.dry_run)
     }
 }
@@ -203,7 +203,7 @@ impl Gather {
     fn run(self) -> Outcome {
         let mut cluster = self.broker.cluster();
         let (members, topics) = look(&mut cluster)?;
-        let moves = plan(&members.nodes, &topics, &plan::Goal::Only(self.node)).map_err(Failure::failed)?;
+        let moves = plan(&members.nodes, &topics, &[], &plan::Goal::Only(self.node)).map_err(Failure::failed)?;
         carry_out(&mut cluster, moves, self.dry_run)
     }
 }
@@ -211,13 +211,12 @@ impl Gather {
 impl Spread {
     fn run(self) -> Outcome {
         let mut cluster = self.broker.cluster();
-        let (members, mut topics) = look(&mut cluster)?;
+        let (members, topics) = look(&mut cluster)?;
         if let Some(name) = self.topic.iter().find(|name| topics.iter().all(|topic| topic.name != **name)) {
             return Err(Failure::failed(format!("there is no topic '{name}'")));
         }
-        topics.retain(|topic| self.topic.is_empty() || self.topic.contains(&topic.name));
         let goal = plan::Goal::Replicas(usize::from(self.replicas));
-        let moves = plan(&members.nodes, &topics, &goal).map_err(Failure::failed)?;
+        let moves = plan(&members.nodes, &topics, &self.topic, &goal).map_err(Failure::failed)?;
         carry_out(&mut cluster, moves, self.dry_run)
     }
 }

@@ -3,6 +3,7 @@
 //! New replicas go to nodes that have the fewest, of racks that the partition is not on yet where there are such. What
 //! stays keeps its place, so that the preferred leader changes only where it has to; but where partitions get more replicas,
 //! nodes that are preferred by fewer partitions become preferred leaders: the first node of a cluster led everything else.
+//! What nodes have and lead counts over all topics, also where only some of them get other replicas.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,8 +48,8 @@ impl fmt::Display for Move {
     }
 }
 
-/// Chooses. The error says what cannot be.
-pub(super) fn plan(nodes: &[Node], topics: &[Topic], goal: &Goal) -> Result<Vec<Move>, String> {
+/// Chooses, for the topics named, or for all if none is. The error says what cannot be.
+pub(super) fn plan(nodes: &[Node], topics: &[Topic], named: &[String], goal: &Goal) -> Result<Vec<Move>, String> {
     let mut loads: BTreeMap<i32, usize> = nodes.iter().map(|node| (node.id, 0)).collect();
     for id in topics.iter().flat_map(|topic| topic.partitions.values()).flat_map(|partition| &partition.replicas) {
         if let Some(load) = loads.get_mut(id) {
@@ -63,7 +64,7 @@ pub(super) fn plan(nodes: &[Node], topics: &[Topic], goal: &Goal) -> Result<Vec<
     {
         return Err(format!("node {id} does not run"));
     }
-    for topic in topics {
+    for topic in topics.iter().filter(|topic| named.is_empty() || named.contains(&topic.name)) {
         for (partition, state) in &topic.partitions {
             let wanted = match goal {
                 Goal::Without(_) => state.replicas.len(),
@@ -155,18 +156,18 @@ mod tests {
         racks.iter().enumerate().map(node).collect()
     }
 
-    fn topic(replicas: &[&[i32]]) -> Topic {
+    fn topic(name: &str, replicas: &[&[i32]]) -> Topic {
         let partition = |(at, ids): (usize, &&[i32])| {
             let partition =
                 Partition { leader: ids[0], leader_epoch: 0, replicas: ids.to_vec(), in_sync: ids.to_vec() };
             (i32::try_from(at).unwrap(), partition)
         };
         let partitions = replicas.iter().enumerate().map(partition).collect();
-        Topic { name: "t".to_owned(), id: uuid::Uuid::nil(), is_internal: false, partitions }
+        Topic { name: name.to_owned(), id: uuid::Uuid::nil(), is_internal: false, partitions }
     }
 
     fn planned(racks: &[Option<&str>], replicas: &[&[i32]], goal: Goal) -> Result<Vec<String>, String> {
-        let moves = plan(&nodes(racks), &[topic(replicas)], &goal)?;
+        let moves = plan(&nodes(racks), &[topic("t", replicas)], &[], &goal)?;
         Ok(moves.iter().map(Move::to_string).collect())
     }
 
@@ -201,6 +202,15 @@ mod tests {
         assert_eq!(moves, ["t-0: 1 -> 3,1,2", "t-1: 1 -> 2,1,3", "t-2: 1 -> 1,3,2", "t-3: 1,2 -> 1,2,3"]);
         let moves = planned(&[None; 3], &[&[1, 2], &[1, 2], &[3]], Goal::Replicas(2)).unwrap();
         assert_eq!(moves, ["t-2: 3 -> 3,1"], "what has enough prefers whom it preferred");
+    }
+
+    #[test]
+    fn topics_that_are_not_named_count_and_stay() {
+        // Only the topic that was named counted: what a node led of the others did not keep it from leading this one too.
+        let topics = [topic("t", &[&[1], &[1]]), topic("u", &[&[2, 1], &[2, 1], &[3]])];
+        let moves = plan(&nodes(&[None; 3]), &topics, &["t".to_owned()], &Goal::Replicas(2)).unwrap();
+        let moves: Vec<String> = moves.iter().map(Move::to_string).collect();
+        assert_eq!(moves, ["t-0: 1 -> 1,3", "t-1: 1 -> 1,2"]);
     }
 
     #[test]
