@@ -32,6 +32,7 @@
 #   bench ARGUMENT...      a benchmark; without ARGUMENT their list
 #   against-kafka ...      beside Apache Kafka, in turn (bench/against-kafka)
 #   bench-cluster ...      what three nodes cost, and what is seen when one goes (bench/cluster)
+#   bench-transactions ... what transactions cost, beside Kafka and beside plain records (bench/transactions)
 #   profile PID [SECONDS]  where a process of the release build spends its time, with perf (10)
 #
 # Needs bash and cargo, and for some what their first lines say. `just` would be one more thing to install for no more.
@@ -87,6 +88,7 @@ case $name in
     ;;
   against-kafka) build -q; bench/against-kafka "$@" ;;
   bench-cluster) build -q; bench/cluster --commit "$(git describe --always --exclude '*' --dirty=+)" "$@" ;;
+  bench-transactions) build -q; bench/transactions --commit "$(git describe --always --exclude '*' --dirty=+)" "$@" ;;
   profile) profile "${1:?PID}" "${2:-}" ;;
   *) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; [ "$name" = list ] || exit 2 ;;
 esac
