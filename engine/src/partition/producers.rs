@@ -127,7 +127,7 @@ impl Producers {
             if info.producer_epoch < known.epoch {
                 return Err(LogError::InvalidProducerEpoch);
             }
-            if let Some(same) = known.find(info) {
+            if let Some(same) = known.find(info, begins) {
                 let Remembered { base_offset, timestamp_ms, .. } = *same;
                 return Ok(Sequence::Duplicate { base_offset, timestamp_ms });
             }
@@ -154,7 +154,7 @@ impl Producers {
         match known {
             None if begins == Begins::AtZero && info.base_sequence != 0 => Err(out_of_order(info, -1)),
             None => Ok(Sequence::New),
-            Some(known) => known.check_sequence(info).map(|()| Sequence::New),
+            Some(known) => known.check_sequence(info, begins).map(|()| Sequence::New),
         }
     }
 
@@ -227,6 +227,9 @@ impl Producers {
                 flags,
             }));
         } else if batch.base_sequence.get() >= 0 {
+            if batch.base_sequence.get() == 0 && producer.aborted_below().is_some() {
+                producer.count = 0; // it begins anew
+            }
             producer.push(Remembered {
                 base_sequence: batch.base_sequence.get(),
                 last_offset_delta: batch.last_offset_delta.get(),
@@ -403,15 +406,30 @@ impl Producer {
         self.remembered().last()
     }
 
-    fn find(&self, info: &BatchInfo) -> Option<&Remembered> {
+    /// What a batch may repeat or follow. A transaction that was nobody's was aborted in its own epoch, with batches that were
+    /// never acknowledged: its producer sends them again, and they are new then. Where each transaction has an epoch of its
+    /// own, so are all that lie before such a marker.
+    fn in_force(&self, begins: Begins) -> &[Remembered] {
+        let aborted_below = self.aborted_below().filter(|_| begins == Begins::AtZero).unwrap_or(0);
+        let all = self.remembered();
+        &all[all.partition_point(|batch| batch.base_offset < aborted_below)..]
+    }
+
+    /// Where its last transaction was aborted, if that left it its epoch.
+    fn aborted_below(&self) -> Option<i64> {
+        let is_abort = |marker: &&LastMarker| marker.epoch == self.epoch && marker.flags & COMMITS == 0;
+        self.marker.as_deref().filter(is_abort).map(|marker| marker.offset)
+    }
+
+    fn find(&self, info: &BatchInfo, begins: Begins) -> Option<&Remembered> {
         let same = |batch: &&Remembered| {
             batch.base_sequence == info.base_sequence && batch.last_offset_delta == info.last_offset_delta
         };
-        self.remembered().iter().find(same)
+        self.in_force(begins).iter().find(same)
     }
 
     /// Whether the sequence of a batch that is of this epoch, or of a newer one, is the next.
-    fn check_sequence(&self, info: &BatchInfo) -> Result<(), LogError> {
+    fn check_sequence(&self, info: &BatchInfo, begins: Begins) -> Result<(), LogError> {
         if info.producer_epoch > self.epoch {
             return match info.base_sequence {
                 0 => Ok(()),
@@ -421,7 +439,7 @@ impl Producer {
                 ))),
             };
         }
-        let last_sequence = self.last().map_or(-1, Remembered::last_sequence);
+        let last_sequence = self.in_force(begins).last().map_or(-1, Remembered::last_sequence);
         let next = if last_sequence < 0 { 0 } else { increment_sequence(last_sequence, 1) };
         if info.base_sequence == next { Ok(()) } else { Err(out_of_order(info, last_sequence)) }
     }

@@ -51,7 +51,7 @@ impl Partition {
     /// Whether a client's transactional batch can be decided on without its coordinator. Only a transaction that is known to
     /// be on stable storage there goes on without being asked for: else nobody might ever end it. Where nobody leads it is
     /// refused whatever anybody says.
-    pub(crate) fn standing(&self, info: &BatchInfo) -> Standing {
+    pub(crate) fn standing(&self, info: &BatchInfo, begins: Begins) -> Standing {
         if self.replication.check_leading().is_err() {
             return Standing::Decided;
         }
@@ -65,7 +65,7 @@ impl Partition {
         match self.producers.open_in(id, epoch) {
             Some(open) if open.confirmed => Standing::Decided,
             Some(_) => Standing::Unknown,
-            None => match self.producers.check(info, Membership::Fits, Begins::Anywhere) {
+            None => match self.producers.check(info, Membership::Fits, begins) {
                 Ok(Sequence::Duplicate { .. }) => Standing::Decided,
                 Ok(Sequence::New) | Err(_) => Standing::Unknown,
             },

@@ -158,7 +158,8 @@ impl<I: Io> Store<I> {
         let (cell, info) = self.check_batch(&part, terms)?;
         let key = (part.partition, info.producer_id);
         let is_behind = self.held.holds(&key);
-        if !info.is_transactional() || (!is_behind && cell.borrow().standing(&info) == Standing::Decided) {
+        if !info.is_transactional() || (!is_behind && cell.borrow().standing(&info, terms.begins) == Standing::Decided)
+        {
             return self.take_checked(cell, part.batch, info, terms);
         }
         if !is_behind {
@@ -327,7 +328,7 @@ impl<I: Io> Store<I> {
 impl HeldBatch {
     /// Whether it can be decided on now, and what to ask otherwise.
     fn question(&self, partition: TopicPartition) -> (bool, Question) {
-        let is_decided = self.cell.borrow().standing(&self.info) == Standing::Decided;
+        let is_decided = self.cell.borrow().standing(&self.info, self.terms.begins) == Standing::Decided;
         let question = Question {
             partition,
             producer_id: self.info.producer_id,

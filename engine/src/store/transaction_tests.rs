@@ -471,6 +471,32 @@ fn a_batch_is_acknowledged_once_its_coordinator_has_its_record_on_stable_storage
     });
 }
 
+/// The record that lets a partition in was lost with the process, and the batch beside it was not: what was nobody's was aborted,
+/// and the batch, sent again, was answered as one that is there (an answered commit lacked it).
+#[test]
+fn a_batch_that_was_aborted_as_nobodys_is_asked_for_and_written_again() {
+    in_store(&[], |store| async move {
+        let gate = Gate::set(&store);
+        let confirmed = Given::new();
+        let first = send(&store, batch(7, 0, 0, "a"), Adds::Add);
+        gate.answer(Ok(Admission::Pending(confirmed.future())));
+        while store.bounds(id(0)).unwrap().1 < 1 {
+            store.io.sleep(Duration::from_millis(1)).await;
+        }
+        confirmed.give(Err(LogError::ShuttingDown));
+        assert!(first.await.is_err());
+        let nobodys = Marker { transaction_version: 0, ..marker(7, 0, Outcome::Abort) };
+        assert_eq!(end(&store, nobodys).await, Ok(1));
+        let again = send(&store, batch(7, 0, 0, "a"), Adds::Add);
+        assert_eq!(gate.asked.borrow().len(), 2);
+        gate.answer(Ok(Admission::Confirmed));
+        assert_eq!(again.await, Ok(2));
+        assert_eq!(end(&store, marker(7, 1, Outcome::Commit)).await, Ok(3));
+        let told = fetch(&store, 0).await;
+        assert_eq!(aborted(&told), [(7, 0)]);
+    });
+}
+
 #[test]
 fn a_coordinator_that_answers_at_once_holds_nothing_up() {
     in_store(&[], |store| async move {

@@ -174,6 +174,43 @@ fn the_end_of_the_next_transaction_is_not_taken_for_that_of_one_that_nobody_know
     assert_eq!(of_epoch(&mut producers, 1, 2), Ok(Sequence::New), "it is aborted by now");
 }
 
+/// A batch was written beside the record that lets its partition in, and that record was lost with the process. The start
+/// aborted what was nobody's, in its epoch, and the producer's next attempt heard that the batch was there: it committed without.
+#[test]
+fn a_batch_that_was_aborted_as_nobodys_is_new_when_it_is_sent_again() {
+    let mut producers = Producers::default();
+    let send = |producers: &mut Producers, sequence, offset| {
+        let mut info = batch(1, 4, sequence, 2, offset);
+        info.attributes = 0x10;
+        let taken = producers.check(&info, Membership::Fits, Begins::AtZero);
+        if taken == Ok(Sequence::New) {
+            producers.note(stored(&info), 50);
+        }
+        taken
+    };
+    assert_eq!(send(&mut producers, 0, 10), Ok(Sequence::New));
+    assert_eq!(send(&mut producers, 2, 12), Ok(Sequence::New));
+    assert_eq!(send(&mut producers, 0, 14), duplicate(10));
+    producers.note(stored_marker(&marker(1, 4, 0, Outcome::Abort, 0), 14), 50);
+    assert!(is_gap(send(&mut producers, 2, 15)), "the first one comes first");
+    assert_eq!(send(&mut producers, 0, 15), Ok(Sequence::New));
+    assert_eq!(send(&mut producers, 2, 17), Ok(Sequence::New));
+    assert_eq!((send(&mut producers, 0, 19), send(&mut producers, 2, 19)), (duplicate(15), duplicate(17)));
+    producers.note(stored_marker(&marker(1, 4, 0, Outcome::Commit, 0), 19), 50);
+    assert_eq!(send(&mut producers, 2, 20), duplicate(17), "what was committed stays so");
+}
+
+/// Of a client whose transactions share an epoch, sequences go on behind one that it aborted.
+#[test]
+fn sequences_go_on_behind_an_abort_where_transactions_share_an_epoch() {
+    let mut log = Log::default();
+    assert_eq!(log.send(1, 0, 0, 2), Ok(Sequence::New));
+    log.producers.note(stored_marker(&marker(1, 0, 0, Outcome::Abort, 1), 2), 50);
+    log.end = 3;
+    assert_eq!(log.send(1, 0, 2, 1), Ok(Sequence::New));
+    assert_eq!(log.send(1, 0, 0, 2), duplicate(0));
+}
+
 proptest! {
     /// Whatever is sent, a log with all its batches remembered for ever agrees wherever five are enough, and what
     /// is stored rebuilds the same state.
@@ -223,7 +260,7 @@ proptest! {
                     let next = model.next_sequence(id, epoch);
                     let mut info = batch(id, epoch, next, 1, offset);
                     info.attributes = if kind == 2 { 0x10 } else { 0 };
-                    let taken = producers.check(&info, Membership::Fits, Begins::AtZero);
+                    let taken = producers.check(&info, Membership::Fits, Begins::Anywhere);
                     prop_assert_eq!(taken.is_ok(), model.takes_batch(&info), "{:?}: {:?}", info, taken);
                     taken.is_ok().then(|| stored(&info))
                 }
