@@ -1,6 +1,7 @@
 """Brokers that programs run against, and Kafka's own programs: millrace or Apache Kafka, one node or three."""
 
 import base64
+import glob
 import json
 import os
 import shutil
@@ -118,6 +119,13 @@ class Three(Commanded):
         address = ",".join(f"127.0.0.1:{ports}{500 + node}" for node in (1, 2, 3))
         super().__init__([1, 2, 3], address, *([script, what] for what in ("kill", "stop", "start")), environment)
         self.commands["clean"], self.pids = [script, "clean"], os.path.join(folder, "cluster", "node-{}.pid")
+        self.folder = folder
+
+    def end(self):
+        """Ends them for good; what they have logged stays for whoever looks into a failure."""
+        for log in glob.glob(os.path.join(self.folder, "cluster", "*.log")):
+            shutil.copy(log, self.folder)
+        super().end()
 
 
 class Kafka(Commanded):

@@ -368,6 +368,7 @@ def parse():
     parser.add_argument("--pauses", type=int, default=5, help="standstills of clients")
     parser.add_argument("--writers", type=int, default=1, help="of each make")
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--keep", action="store_true", help="leaves the broker's folder when something is wrong")
     parser.add_argument("--option", action="append", default=[], help="one more word for the broker's command line")
     return parser.parse_args()
 
@@ -397,7 +398,10 @@ def main():
     finally:
         if broker:
             broker.end()
-        shutil.rmtree(folder, ignore_errors=True)
+        if wrong and arguments.keep:
+            print(f"    all of it is in {folder}", flush=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     for line in wrong[:40]:
         print(f"    {line}".replace("\n", "\n    "), flush=True)
     print(f"{'FAILED' if wrong else 'passed'} transactions (seed {seed})", flush=True)
