@@ -3,9 +3,9 @@
 use super::{
     Etcd,
     gateway::Repeat,
-    messages::{Empty, Header, Keyed, MemberAddRequest, MemberListResponse, MemberRemoveRequest},
+    messages::{Header, Keyed, MemberAddRequest, MemberListRequest, MemberListResponse, MemberRemoveRequest},
 };
-use crate::cluster::store::StoreError;
+use crate::cluster::store::{Store, StoreError};
 
 /// A member of etcd, as the others know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +21,13 @@ pub struct EtcdMember {
 }
 
 impl Etcd {
-    /// All members, from one that answers.
+    /// All members, as a majority has them. Unless it is asked for that, etcd says what the member that answers has heard
+    /// (`MemberListRequest.linearizable` in its rpc.proto, since 3.5). Older ones do nothing about that field; so a read that
+    /// a majority agreed to comes before: the member that answered it has heard all that was done by then.
     pub fn members(&mut self) -> Result<Vec<EtcdMember>, StoreError> {
-        let answer: MemberListResponse = self.gateway.call("/v3/cluster/member/list", &Empty {}, Repeat::Always)?;
+        self.range("", None, 0, 1)?;
+        let request = MemberListRequest { linearizable: true };
+        let answer: MemberListResponse = self.gateway.call("/v3/cluster/member/list", &request, Repeat::Always)?;
         let members = answer.members.into_iter().map(|member| EtcdMember {
             id: member.id,
             name: member.name,

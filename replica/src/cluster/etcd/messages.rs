@@ -316,6 +316,11 @@ pub(super) struct StatusResponse {
     pub(super) errors: Vec<String>,
 }
 
+#[derive(Serialize)]
+pub(super) struct MemberListRequest {
+    pub(super) linearizable: bool,
+}
+
 #[derive(Deserialize)]
 pub(super) struct MemberListResponse {
     #[serde(default)]
