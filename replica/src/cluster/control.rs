@@ -100,7 +100,8 @@ impl<S: Clone> Ways<S> {
     /// Those of a store whose clones are ways of their own.
     pub fn of(store: &S) -> Self {
         let way = || store.clone();
-        Self { leases: way(), transactions: way(), reading: way(), aside: vec![store.clone(); ASIDE] }
+        // a store of two nodes does one thing after the other: more ways to it would only wait for each other
+        Self { leases: way(), transactions: way(), reading: way(), aside: vec![way()] }
     }
 }
 
@@ -245,9 +246,7 @@ where
             Done::KeptAlive(lease, sent, store.keep_alive(lease))
         }
         Work::Revoke(lease) => Done::Revoked(store.revoke(lease)),
-        Work::Transact(ticket, transaction) | Work::TransactAside(ticket, transaction) => {
-            Done::Transacted(ticket, store.transact(&transaction))
-        }
+        Work::Transact(ticket, transaction, _) => Done::Transacted(ticket, store.transact(&transaction)),
         Work::Compact(revision) => Done::Compacted(store.compact(revision)),
     }
 }

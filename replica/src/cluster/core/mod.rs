@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 pub use self::registration::KEEP_ALIVE_EVERY;
 pub use self::settings::{
-    ClusterIdentity, History, Lane, NodeIdentity, Options, Rebalance, Remembered, Snapshot, Work,
+    ClusterIdentity, History, Lane, NodeIdentity, Options, Order, Rebalance, Remembered, Snapshot, Work,
 };
 use self::{
     controller::Controller,
@@ -249,7 +249,7 @@ impl ControlCore {
         if let Some(probe) = self.health.probe(now) {
             let ticket = self.ticket(Owner::Probe);
             self.health.sent(ticket);
-            self.work.push_back(Work::TransactAside(ticket, probe));
+            self.work.push_back(Work::Transact(ticket, probe, Order::Free));
         }
         self.advance(now);
     }
@@ -280,8 +280,9 @@ impl ControlCore {
         for (ticket, transaction) in self.controller.advance(self.mirror.image(), me, &self.registration, now, tickets)
         {
             self.tickets.insert(ticket, Owner::Controller);
-            // they are about different partitions, and compares say whether one came too late
-            self.work.push_back(Work::TransactAside(ticket, transaction));
+            // those of one round are about different partitions, what else a node does as controller or to become it is one at a
+            // time, and compares say whether any came too late
+            self.work.push_back(Work::Transact(ticket, transaction, Order::Free));
         }
         self.work.extend(self.controller.compaction(self.mirror.image(), me, now).map(Work::Compact));
         self.withdraw(me, now);
@@ -296,7 +297,7 @@ impl ControlCore {
                 registration::Step::Work(work) => self.work.push_back(work),
                 registration::Step::Transact(transaction) => {
                     let ticket = self.ticket(Owner::Registration);
-                    self.work.push_back(Work::Transact(ticket, transaction));
+                    self.work.push_back(Work::Transact(ticket, transaction, Order::Kept));
                 }
                 registration::Step::Registered(member, until) => {
                     let image = self.mirror.image().clone();
@@ -410,7 +411,7 @@ impl ControlCore {
                 self.next_ticket += 1;
                 job.sent(self.next_ticket);
                 self.tickets.insert(self.next_ticket, Owner::Job(*number));
-                self.work.push_back(Work::Transact(self.next_ticket, transaction));
+                self.work.push_back(Work::Transact(self.next_ticket, transaction, Order::Kept));
             }
             if job.finish(image.revision) {
                 finished.push(*number);
@@ -481,7 +482,7 @@ impl ControlCore {
         }
         self.reports.insert(whom, now);
         let ticket = self.ticket(Owner::Report);
-        self.work.push_back(Work::Transact(ticket, controller::report(whom, me, lease)));
+        self.work.push_back(Work::Transact(ticket, controller::report(whom, me, lease), Order::Kept));
     }
 
     /// Takes reports back that nobody agreed with: the next one must not find an old witness.
@@ -492,7 +493,7 @@ impl ControlCore {
             self.reports.remove(&whom);
             if self.mirror.image().reports.get(&(whom.node, me.node)) == Some(&whom.epoch) {
                 let ticket = self.ticket(Owner::Report);
-                self.work.push_back(Work::Transact(ticket, controller::withdrawal(whom, me)));
+                self.work.push_back(Work::Transact(ticket, controller::withdrawal(whom, me), Order::Kept));
             }
         }
     }

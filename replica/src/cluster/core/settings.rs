@@ -130,11 +130,19 @@ pub enum Work {
     /// A lease to end.
     Revoke(LeaseId),
     /// A transaction, answered with this number.
-    Transact(u64, Transaction),
-    /// The same, in no order with others: beside them, and several at once.
-    TransactAside(u64, Transaction),
+    Transact(u64, Transaction, Order),
     /// History to be forgotten before that revision.
     Compact(i64),
+}
+
+/// When a transaction is done, as far as others are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// After those that were handed out before.
+    Kept,
+    /// Beside others, several at once: it compares all that it rests on, and is decided anew if that has changed. So nobody waits
+    /// for a fence or an election because of topics that somebody creates.
+    Free,
 }
 
 /// What is done in order, beside the others; but for [`Lane::Aside`].
@@ -155,8 +163,8 @@ impl Work {
     pub fn lane(&self) -> Lane {
         match self {
             Self::Grant(_) | Self::KeepAlive(_) | Self::Revoke(_) => Lane::Leases,
-            Self::Transact(..) | Self::Compact(_) => Lane::Transactions,
-            Self::TransactAside(..) => Lane::Aside,
+            Self::Transact(_, _, Order::Kept) | Self::Compact(_) => Lane::Transactions,
+            Self::Transact(_, _, Order::Free) => Lane::Aside,
             Self::ReadAll | Self::Watch(..) => Lane::Reading,
         }
     }

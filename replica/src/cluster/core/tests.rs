@@ -207,8 +207,8 @@ impl Node {
     fn turn(&mut self, now: Instant) {
         self.core.handle_tick(now);
         self.work(now);
-        while self.travelling.front().is_some_and(|(due, _)| *due <= now) {
-            let work = self.travelling.pop_front().map(|(_, work)| work);
+        while let Some(at) = self.travelling.iter().position(|(due, _)| *due <= now) {
+            let work = self.travelling.remove(at).map(|(_, work)| work);
             work.into_iter().for_each(|work| self.execute(work, now));
             self.work(now);
         }
@@ -242,13 +242,24 @@ impl Node {
     }
 
     fn work(&mut self, now: Instant) {
+        let mut free = Vec::new();
         while let Some(work) = self.core.next_work() {
             match &work {
-                Work::Transact(..) | Work::TransactAside(..) if self.delay > Duration::ZERO => {
+                Work::Transact(ticket, _, Order::Free) if self.delay > Duration::ZERO => {
+                    // some take three times as long as others
+                    let delay = self.delay * (1 + u32::try_from(ticket % 3).unwrap());
+                    self.travelling.push_back((now + delay, work));
+                }
+                Work::Transact(..) if self.delay > Duration::ZERO => {
                     self.travelling.push_back((now + self.delay, work));
                 }
+                Work::Transact(_, _, Order::Free) => free.push(work),
                 _ => self.execute(work, now),
             }
+        }
+        // those that need no order come in the worst one
+        while let Some(work) = free.pop() {
+            self.execute(work, now);
         }
         while let Some(event) = self.core.next_event() {
             self.heard.push(event);
@@ -266,9 +277,7 @@ impl Node {
             Work::Grant(ttl) => Done::Granted(self.client.grant(ttl)),
             Work::KeepAlive(lease) => Done::KeptAlive(lease, now, self.client.keep_alive(lease)),
             Work::Revoke(lease) => Done::Revoked(self.client.revoke(lease)),
-            Work::Transact(ticket, transaction) | Work::TransactAside(ticket, transaction) => {
-                Done::Transacted(ticket, self.client.transact(&transaction))
-            }
+            Work::Transact(ticket, transaction, _) => Done::Transacted(ticket, self.client.transact(&transaction)),
             Work::Compact(revision) => Done::Compacted(self.client.compact(revision)),
         };
         self.core.handle_done(done, now);
@@ -355,7 +364,7 @@ fn what_a_dead_creator_left_is_taken_away() {
     // it dies before its last transaction
     let node = cluster.nodes.get_mut(&2).unwrap();
     for _ in 0..3 {
-        let Some(Work::Transact(ticket, transaction)) = node.core.next_work() else { panic!("a transaction") };
+        let Some(Work::Transact(ticket, transaction, _)) = node.core.next_work() else { panic!("a transaction") };
         let outcome = node.client.transact(&transaction);
         node.core.handle_done(Done::Transacted(ticket, outcome), cluster.now);
     }
