@@ -48,7 +48,12 @@ pub(crate) fn join(config: &Config, dry_run: bool, out: &mut impl Write) -> Outc
     if topics == Topics::OfCluster {
         return Err(Failure::failed(match life.epoch {
             0 => "there is no topic to bring along: start the node with 'millrace serve' and these options".to_owned(),
-            _ => format!("{} is of a node of cluster '{}' already", config.data_dir.display(), cluster.name),
+            _ => format!(
+                "{} is of a node of cluster '{}' already: nothing is left to bring along, start it with 'millrace serve' and these \
+                 options",
+                config.data_dir.display(),
+                cluster.name
+            ),
         }));
     }
     if cluster.etcd.mirror.is_some() {
