@@ -28,9 +28,8 @@ use millrace_replica::{
 use uuid::Uuid;
 
 use super::{
-    exit::Exit,
+    exit::{DRAIN_PATIENCE_MAX, Exit, FAREWELL_PATIENCE},
     life::{Life, Topics},
-    mirror::Mirroring,
     replication_settings,
     start::Prepared,
 };
@@ -87,6 +86,8 @@ pub(in crate::serve) struct ShardMember {
 struct Lead {
     control: ControlThread,
     follower: glommio::Task<()>,
+    /// How long giving up the registration may take.
+    leave_patience: Duration,
 }
 
 impl Shards {
@@ -125,7 +126,9 @@ impl Shards {
         let lead = first.map(|(control, image)| {
             self.feed.put_unless_newer(image);
             let follower = glommio::spawn_local(follow_images(engine.clone(), self.feed.clone()));
-            Lead { control, follower }
+            let follows_one = self.prepared.mirroring.as_ref().is_some_and(|mirroring| !mirroring.leads());
+            let leave_patience = if follows_one { FAREWELL_PATIENCE } else { LEAVE_TIMEOUT };
+            Lead { control, follower, leave_patience }
         });
         is_told.wait().await;
         let cluster = cluster.borrow().clone().expect("it was told of an image");
@@ -143,9 +146,11 @@ impl Shards {
         while image.image.revision < revision {
             image = self.feed.next().await;
         }
-        // one that nobody takes over from hands nothing over
-        if !self.prepared.mirroring.as_ref().is_some_and(Mirroring::leads) {
-            self.exit.open(control.plane());
+        match &self.prepared.mirroring {
+            // one that nobody takes over from hands nothing over
+            Some(mirroring) if mirroring.leads() => {}
+            Some(_) => self.exit.open(control.plane(), FAREWELL_PATIENCE),
+            None => self.exit.open(control.plane(), DRAIN_PATIENCE_MAX),
         }
         let plane = control.plane();
         let tell = move |engine: Engine| {
@@ -389,13 +394,13 @@ impl ShardMember {
     /// Ends the shard's part, once it serves no more.
     pub(in crate::serve) async fn leave(self) {
         if let Some(lead) = &self.lead {
-            let left = lead.control.plane().ask(LEAVE_TIMEOUT, Question::Leave).await;
+            let left = lead.control.plane().ask(lead.leave_patience, Question::Leave).await;
             if let Err(error) = left {
                 tracing::warn!("the registration is not given up, its lease ends by itself: {error}");
             }
         }
         self.shell.stop().await;
-        if let Some(Lead { control, follower }) = self.lead {
+        if let Some(Lead { control, follower, .. }) = self.lead {
             follower.cancel().await;
             glommio::executor().spawn_blocking(move || control.stop()).await;
         }
