@@ -5,6 +5,7 @@ use millrace_engine::{api::TopicPartition, config::Durability};
 use super::{
     control::Line,
     log::Acting,
+    transactions::Step,
     world::{Event, Rule, World},
 };
 use crate::cluster::{change, model::NodeId};
@@ -20,6 +21,7 @@ impl World {
         self.run_until(1_000);
         self.faults_until_ms = self.now_ms + FAULTS_MS;
         self.at(0, Event::Produce);
+        self.at(0, Event::Transact { node: 0, process: 0, step: Step::Clients });
         self.at(100, Event::Fault);
         self.run_until(self.faults_until_ms);
         self.heal();
@@ -67,12 +69,16 @@ impl World {
                 self.at(length, Event::OpenLine(one));
             }
             11 => self.nodes.get_mut(&one).expect("a node").clock_ahead_ms += length,
-            12 => self.delete_records(one, partition),
+            12 => {
+                let partition = self.pick_data();
+                self.delete_records(one, partition);
+            }
             13 => self.ask(one, partition),
             14 => self.memory.renew_all_leases(),
             15 => self.nodes.get_mut(&one).expect("a node").full_until_ms = self.now_ms + length.min(300),
             16 => self.limit(one, partition),
             17 => {
+                let partition = self.pick_data();
                 let leader = self.state(partition).leader;
                 self.delete_records(leader.map_or(one, |leader| leader.node), partition);
             }
@@ -131,7 +137,7 @@ impl World {
         while self.now_ms < until_ms && self.violation.is_none() {
             self.run_until(self.now_ms + 500);
             let found = self.partitions.clone().into_iter().find_map(|partition| self.unrest(partition));
-            let found = found.or_else(|| self.find_deletion());
+            let found = found.or_else(|| self.find_deletion()).or_else(|| self.find_transaction());
             match found {
                 Some(found) => reason = found,
                 None if is_asked => return self.check_logs(),

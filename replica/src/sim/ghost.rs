@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use millrace_engine::api::TopicPartition;
 
-use super::log::{ModelLog, Record};
+use super::{
+    log::{ModelLog, Record},
+    transactions::Known,
+};
 
 /// Something that must never happen, happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +17,7 @@ pub(super) struct Violation(pub(crate) String);
 #[derive(Debug, Default)]
 pub(super) struct Ghost {
     committed: BTreeMap<TopicPartition, Vec<Record>>,
+    pub(super) transactions: Known,
 }
 
 impl Ghost {
@@ -38,6 +42,7 @@ impl Ghost {
                 None if is_leader => {
                     assert_eq!(offset, committed.len() as i64, "logs have no holes");
                     committed.push(record);
+                    self.transactions.note(partition, record)?;
                 }
                 None => {
                     return Err(Violation(format!("read consistency: a follower shows {offset} before its leader")));

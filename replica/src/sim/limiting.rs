@@ -18,9 +18,9 @@ use crate::{
 /// What is saved up in time that nothing was taken, in ms.
 const BURST_MS: u64 = 1_000;
 /// What may be on its way from one leader before any of it counts: a chunk for each follower of each partition.
-const AT_ONCE_BYTES: u64 = 2_000;
+const AT_ONCE_BYTES: u64 = 4_000;
 /// The slowest rate at which every log gets there while a world comes to rest, in bytes per second.
-const RATE_AT_REST: u64 = 2_000;
+const RATE_AT_REST: u64 = 5_000;
 
 /// What of a node is limited, and what it took.
 #[derive(Debug, Default)]

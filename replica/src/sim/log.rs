@@ -1,9 +1,12 @@
 //! One replica's log as the channel sees an engine: records with epochs, what of them is sealed, written and flushed, the list of
 //! epochs, and what a crash leaves.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use millrace_engine::config::Durability;
 
+use super::transactions::Await;
 use crate::channel::event::{LogPosition, ReadFailure, ReadRun};
 
 /// A record: which epoch gave it its offset, and which one it is.
@@ -11,9 +14,54 @@ use crate::channel::event::{LogPosition, ReadFailure, ReadRun};
 pub(super) struct Record {
     pub(super) epoch: i32,
     pub(super) id: u64,
+    pub(super) kind: Kind,
 }
 
-const RECORD_BYTES: usize = 20;
+/// What a record is to transactions, each of which has a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
+    /// Data of one.
+    Of(u64),
+    /// Its end, and whether it committed.
+    Marker(u64, bool),
+    /// In the log of coordinators: it begins.
+    Begun(u64),
+    /// A partition is in it.
+    Added(u64, i32),
+    /// It commits, or aborts.
+    Decided(u64, bool),
+    /// All markers are where they belong.
+    Complete(u64),
+}
+
+impl Kind {
+    fn to_numbers(self) -> [u64; 3] {
+        match self {
+            Self::Plain => [0, 0, 0],
+            Self::Of(txn) => [1, txn, 0],
+            Self::Marker(txn, is_commit) => [2, txn, is_commit.into()],
+            Self::Begun(txn) => [3, txn, 0],
+            Self::Added(txn, partition) => [4, txn, u64::from(partition.unsigned_abs())],
+            Self::Decided(txn, is_commit) => [5, txn, is_commit.into()],
+            Self::Complete(txn) => [6, txn, 0],
+        }
+    }
+
+    fn from_numbers([kind, txn, more]: [u64; 3]) -> Self {
+        match kind {
+            0 => Self::Plain,
+            1 => Self::Of(txn),
+            2 => Self::Marker(txn, more == 1),
+            3 => Self::Begun(txn),
+            4 => Self::Added(txn, i32::try_from(more).expect("a partition")),
+            5 => Self::Decided(txn, more == 1),
+            _ => Self::Complete(txn),
+        }
+    }
+}
+
+const RECORD_BYTES: usize = 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct EpochEntry {
@@ -48,8 +96,10 @@ pub(super) struct ModelLog {
     pub(super) cuts: u64,
     /// Members of the ISR, as the channel said last.
     pub(super) in_sync: usize,
-    /// Appends with acks=all that wait: offset, record.
-    pub(super) waiting: Vec<(i64, u64)>,
+    /// Appends with acks=all that wait: offset, and for whom.
+    pub(super) waiting: Vec<(i64, Await)>,
+    /// Transactions whose markers were trimmed: a trim forgets no producer.
+    ended: BTreeSet<u64>,
 }
 
 impl ModelLog {
@@ -68,6 +118,7 @@ impl ModelLog {
             cuts: 0,
             in_sync: 0,
             waiting: Vec::new(),
+            ended: BTreeSet::new(),
         }
     }
 
@@ -78,6 +129,13 @@ impl ModelLog {
     pub(super) fn record(&self, offset: i64) -> Option<Record> {
         let at = usize::try_from(offset - self.log_start).ok()?;
         self.records.get(at).copied()
+    }
+
+    /// Whether a transaction has data here that no marker ended, and whether it has a marker.
+    pub(super) fn has(&self, txn: u64) -> (bool, bool) {
+        let has = |wanted: &dyn Fn(Kind) -> bool| self.records.iter().any(|record| wanted(record.kind));
+        let has_ended = self.ended.contains(&txn) || has(&|kind| matches!(kind, Kind::Marker(of, _) if of == txn));
+        (!has_ended && has(&|kind| kind == Kind::Of(txn)), has_ended)
     }
 
     pub(super) fn position(&self) -> LogPosition {
@@ -135,8 +193,10 @@ impl ModelLog {
             let offset = i64::from_le_bytes(record[..8].try_into().unwrap());
             assert!(!is_strict || offset == self.end(), "a leader sends the records that it says");
             let epoch = i32::from_le_bytes(record[8..12].try_into().unwrap());
-            let id = u64::from_le_bytes(record[12..].try_into().unwrap());
-            self.append(Record { epoch, id });
+            let id = u64::from_le_bytes(record[12..20].try_into().unwrap());
+            let txn = u64::from_le_bytes(record[20..28].try_into().unwrap());
+            let kind = Kind::from_numbers([record[28].into(), txn, record[29].into()]);
+            self.append(Record { epoch, id, kind });
         }
         Some(())
     }
@@ -148,6 +208,9 @@ impl ModelLog {
             bytes.extend_from_slice(&offset.to_le_bytes());
             bytes.extend_from_slice(&record.epoch.to_le_bytes());
             bytes.extend_from_slice(&record.id.to_le_bytes());
+            let [kind, txn, more] = record.kind.to_numbers();
+            bytes.extend_from_slice(&txn.to_le_bytes());
+            bytes.extend([kind, more].map(|number| u8::try_from(number).expect("a small number")));
         }
         bytes.into()
     }
@@ -179,6 +242,7 @@ impl ModelLog {
     pub(super) fn begin_anew(&mut self, log_start: i64) {
         self.records.clear();
         self.epochs.clear();
+        self.ended.clear();
         self.log_start = log_start;
         (self.high_watermark, self.kept_high_watermark) = (log_start, log_start);
         self.settle(log_start);
@@ -199,7 +263,11 @@ impl ModelLog {
         if log_start <= self.log_start {
             return;
         }
-        self.records.drain(..usize::try_from(log_start - self.log_start).unwrap());
+        let trimmed = self.records.drain(..usize::try_from(log_start - self.log_start).unwrap());
+        self.ended.extend(trimmed.filter_map(|record| match record.kind {
+            Kind::Marker(txn, _) => Some(txn),
+            _ => None,
+        }));
         self.log_start = log_start;
         let first = self.epochs.iter().rposition(|entry| entry.start <= log_start);
         if let Some(first) = first {

@@ -1,7 +1,8 @@
 //! A simulator of the whole protocol: several nodes with the real cores of the channel, the real decisions of the control plane on
 //! its store in memory, and models of engine, disk and network that fail in all the ways that are known.
 //!
-//! `MILLRACE_SIM_SEEDS=10000` runs more seeds, `MILLRACE_SIM_SEED=7` one of them and tells what happens.
+//! `MILLRACE_SIM_SEEDS=10000` runs more seeds, also to find that a guard is missing; `MILLRACE_SIM_SEED=7` runs one of them and
+//! tells what happens.
 
 mod control;
 mod deleting;
@@ -12,6 +13,7 @@ mod log;
 mod network;
 mod random;
 mod shell;
+mod transactions;
 mod world;
 
 use world::{Plan, Rule, World};
@@ -64,10 +66,11 @@ fn nothing_acknowledged_is_lost() {
 const SEEDS_WITHOUT: u64 = 400;
 
 /// Seeds that are tried first, because they found something when this was written.
-const SEEDS_FIRST: [u64; 10] = [0, 1, 7, 14, 42, 44, 114, 228, 959, 1116];
+const SEEDS_FIRST: [u64; 11] = [0, 1, 3, 7, 14, 42, 44, 114, 209, 227, 959];
 
 fn find(plan: impl Fn(u64) -> Plan) -> Option<(u64, String)> {
-    let seeds = SEEDS_FIRST.into_iter().chain(0..SEEDS_WITHOUT);
+    let tried = number("MILLRACE_SIM_SEEDS").unwrap_or(SEEDS_WITHOUT);
+    let seeds = SEEDS_FIRST.into_iter().chain(0..tried);
     seeds.into_iter().find_map(|seed| Some((seed, run(plan(seed)).violation?.0)))
 }
 
@@ -87,5 +90,5 @@ fn every_missing_guard_find() {
             None => missed.push(format!("{rule:?}")),
         }
     }
-    assert!(missed.is_empty(), "nothing went wrong in {SEEDS_WITHOUT} seeds without {}", missed.join(", "));
+    assert!(missed.is_empty(), "nothing went wrong without {}", missed.join(", "));
 }

@@ -200,12 +200,12 @@ impl World {
         log.high_watermark = from.max(high_watermark.min(log.end()));
         let is_leader = matches!(log.acting, Acting::Leads(_));
         let shown = self.ghost.show(partition, log, from, is_leader);
-        let waited = log.waiting.len();
-        log.waiting.retain(|(offset, _)| *offset >= log.high_watermark);
-        self.acknowledged += (waited - log.waiting.len()) as u64;
+        let answered: Vec<_> = log.waiting.extract_if(.., |(offset, _)| *offset < log.high_watermark).collect();
+        self.acknowledged += answered.len() as u64;
         if let Err(violation) = shown {
             return self.violate(format!("{} at {id} of {partition:?}", violation.0));
         }
+        answered.into_iter().for_each(|(_, awaits)| self.answered(partition, awaits));
         self.check_candidates(partition, from);
     }
 

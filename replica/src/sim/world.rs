@@ -11,9 +11,10 @@ use super::{
     deleting::Deletions,
     ghost::{Ghost, Violation, match_logs},
     limiting::{self, Limiting},
-    log::{Acting, ModelLog, Record},
+    log::{Acting, Kind, ModelLog, Record},
     network::Network,
     random::Random,
+    transactions::{Await, Coordinating, Step, Transactions},
 };
 use crate::{
     channel::{
@@ -39,10 +40,29 @@ pub(super) enum Rule {
     EmptyEpochNote,
     /// Members are lives of nodes: one that lost records is not the one that was in sync.
     MemberPairs,
+    /// A coordinator sends markers once all replicas in sync have its decision.
+    DecisionOnAll,
+    /// A coordinator sends the markers of what former ones decided.
+    MarkersAnew,
+    /// A marker is answered once all replicas in sync have it.
+    MarkerOnAll,
+    /// A leader asks the coordinator before it takes a transaction's first record.
+    LetIn,
+    /// Whoever was let in is taken only if the transaction has not ended meanwhile.
+    LetInStill,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 3] = [Self::ControllerCompare, Self::EmptyEpochNote, Self::MemberPairs];
+    pub(super) const ALL: [Self; 8] = [
+        Self::ControllerCompare,
+        Self::EmptyEpochNote,
+        Self::MemberPairs,
+        Self::DecisionOnAll,
+        Self::MarkersAnew,
+        Self::MarkerOnAll,
+        Self::LetIn,
+        Self::LetInStill,
+    ];
 }
 
 /// What one run is like.
@@ -60,6 +80,9 @@ impl Plan {
         Self { seed, without: None, breaks: None }
     }
 }
+
+/// Partitions of the topic.
+const PARTITIONS: i32 = 3;
 
 pub(super) const CLUSTER: Uuid = Uuid::from_u128(7);
 
@@ -112,6 +135,12 @@ pub(super) enum Event {
         partition: TopicPartition,
         log_start: i64,
     },
+    /// Something of a transaction happens; at a node's process, or among clients.
+    Transact {
+        node: NodeId,
+        process: u64,
+        step: Step,
+    },
     Produce,
     Fault,
     Restart(NodeId),
@@ -140,6 +169,7 @@ pub(super) struct Node {
     /// Nodes that live, as its channel was told last.
     pub(super) known: Vec<NodeId>,
     pub(super) limiting: Limiting,
+    pub(super) coordinating: Coordinating,
 }
 
 /// What the store holds.
@@ -172,6 +202,7 @@ pub(super) struct World {
     pub(super) memory: Memory,
     pub(super) network: Network,
     pub(super) nodes: BTreeMap<NodeId, Node>,
+    /// Those that clients write to, and the coordinators' last.
     pub(super) partitions: Vec<TopicPartition>,
     pub(super) durability: Durability,
     pub(super) min_isr: usize,
@@ -180,6 +211,7 @@ pub(super) struct World {
     pub(super) ghost: Ghost,
     pub(super) deletions: Deletions,
     pub(super) holding: limiting::Held,
+    pub(super) transactions: Transactions,
     /// What the store holds, as of its revision.
     held: Held,
     checked_ms: u64,
@@ -199,7 +231,7 @@ impl World {
         let durability = if random.one_in(3) { Durability::Written } else { Durability::Device };
         let min_isr = 1 + random.below(2);
         let topic = Uuid::from_u128(1);
-        let partitions = (0..2).map(|partition| TopicPartition { topic, partition }).collect();
+        let partitions = (0..PARTITIONS).map(|partition| TopicPartition { topic, partition }).collect();
         let mut world = Self {
             plan,
             now_ms: 0,
@@ -215,6 +247,7 @@ impl World {
             ghost: Ghost::default(),
             deletions: Deletions::default(),
             holding: limiting::Held::default(),
+            transactions: Transactions::default(),
             held: Held::default(),
             checked_ms: 0,
             last_record: 0,
@@ -250,6 +283,7 @@ impl World {
             wake_ms: None,
             known: Vec::new(),
             limiting: Limiting::default(),
+            coordinating: Coordinating::default(),
         }
     }
 
@@ -264,9 +298,10 @@ impl World {
             ("min.insync.replicas".to_owned(), self.min_isr.to_string()),
             ("flush.messages".to_owned(), flush.to_owned()),
         ];
-        let stored = StoredTopic { name: "t".to_owned(), partitions: 2, configs: configs.into(), forming: false };
+        let stored =
+            StoredTopic { name: "t".to_owned(), partitions: PARTITIONS, configs: configs.into(), forming: false };
         let mut transaction = Transaction::new().put(keys::topic(topic), keys::encode_topic(&stored));
-        for partition in 0..2_i32 {
+        for partition in 0..PARTITIONS {
             let members: Vec<Member> =
                 (0..3).filter_map(|at| self.nodes[&(1 + (partition + at) % 3)].control.member).collect();
             let state = PartitionState::new(&members);
@@ -285,6 +320,7 @@ impl World {
         node.control = Control::new(id, node.control.former, is_blind);
         let process = node.process;
         self.at(1, Event::Control(id, process));
+        self.at(20, Event::Transact { node: id, process, step: Step::Coordinate });
     }
 
     /// Has something happen after so many ms.
@@ -340,6 +376,7 @@ impl World {
                 }
             }
             Event::Trim { node, process, partition, log_start } => self.trim(node, process, partition, log_start),
+            Event::Transact { node, process, step } => self.transact(node, process, step),
             Event::Produce => self.produce(),
             Event::Fault => self.fault(),
             Event::Restart(node) if !self.nodes[&node].is_up => self.start(node),
@@ -356,7 +393,7 @@ impl World {
         let node = match event {
             Event::Tick(node, _) | Event::Control(node, _) | Event::Seal(node, _) => *node,
             Event::Dialed { node, .. } | Event::Work { node, .. } | Event::Trim { node, .. } => *node,
-            Event::Written { node, .. } | Event::Altered { node, .. } => *node,
+            Event::Written { node, .. } | Event::Altered { node, .. } | Event::Transact { node, .. } => *node,
             Event::Deliver(connection, end) => self.network.connections.get(connection)?.ends[*end].node,
             _ => return None,
         };
@@ -382,6 +419,7 @@ impl World {
             Event::Heal(from, to) => (13, u64::from(from.unsigned_abs()), u64::from(to.unsigned_abs())),
             Event::Crash(node) => (15, u64::from(node.unsigned_abs()), 0),
             Event::OpenLine(node) => (14, u64::from(node.unsigned_abs()), 0),
+            Event::Transact { node, process, .. } => (17, u64::from(node.unsigned_abs()), *process),
             Event::Trim { node, log_start, .. } => (16, u64::from(node.unsigned_abs()), *log_start as u64),
         };
         for part in [self.now_ms, kind, a, b] {
@@ -466,13 +504,18 @@ impl World {
         self.look_at_deletions(id);
     }
 
+    /// One of the partitions that clients write to.
+    pub(super) fn pick_data(&mut self) -> TopicPartition {
+        self.partitions[self.random.below(self.partitions.len() - 1)]
+    }
+
     /// A client sends a record to whom it takes for the leader.
     fn produce(&mut self) {
         if self.now_ms < self.faults_until_ms {
             let again = self.random.between(5, 40);
             self.at(again, Event::Produce);
         }
-        let partition = self.random.pick(&self.partitions);
+        let partition = self.pick_data();
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         let id = match self.random.one_in(4) {
             true => self.random.pick(&ids),
@@ -488,9 +531,9 @@ impl World {
             return;
         }
         self.last_record += 1;
-        let offset = log.append(Record { epoch, id: self.last_record });
+        let offset = log.append(Record { epoch, id: self.last_record, kind: Kind::Plain });
         if waits {
-            log.waiting.push((offset, self.last_record));
+            log.waiting.push((offset, Await::Produced));
         }
         self.plan_seal(id);
     }
