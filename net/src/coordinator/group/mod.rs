@@ -34,3 +34,4 @@ pub(crate) use offsets::Stability;
 pub use settings::check_group_settings;
 pub(crate) use settings::{SETTING_KEYS, Settings};
 pub(crate) use shell::{GroupKind, Groups, OFFSETS_TOPIC, new_offsets_topic};
+pub(crate) use transaction_guards::TransactionGuard;

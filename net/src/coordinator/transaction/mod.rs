@@ -6,7 +6,7 @@
 //! engine's, what a group makes of them the group coordinator's.
 //!
 //! No transaction is left open for ever: what no coordinator knows is aborted before clients are served, and looked for
-//! again every minute ([`shell`]).
+//! again every minute, and when a record is lost that would have told a coordinator ([`shell`]).
 
 mod admin;
 mod budget;

@@ -8,7 +8,7 @@ use futures_util::future::{join, join_all};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        GroupId, OffsetCommitRequest, TopicName,
+        GroupId, OffsetCommitRequest, OffsetCommitResponse, TopicName,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics},
     },
@@ -27,9 +27,11 @@ use super::{
     life::{Life, TIMEOUT_MS},
 };
 use crate::coordinator::{
-    group::{OFFSETS_TOPIC, Stability, caller::Caller, coordinator::Coordinator as Groups},
-    runtime::{Promise, Ticket},
-    transaction::{AddPartitions, Coordinator, EndTransaction, InitProducerId, Producer, Progress},
+    group::{OFFSETS_TOPIC, Stability, TransactionGuard, caller::Caller, coordinator::Coordinator as Groups},
+    transaction::{
+        Coordinator, EndTransaction, InitProducerId, Producer,
+        shell::{CommitSteps, LetIn, commit_by, let_in_beside},
+    },
 };
 
 /// By when a transaction is aborted that was begun before.
@@ -217,46 +219,16 @@ impl Life {
 
     /// TxnOffsetCommit, as its handler carries it out.
     async fn commit_offset(self: &Rc<Self>, id: usize, producer: Producer) -> Result<(), ResponseError> {
-        let (name, kept) = (format!("id-{id}"), group_of(id));
         let offset = self.world.next_offset.replace(self.world.next_offset.get() + 1);
         self.world.with_sent(producer, |sent| sent.begun += 1);
-        let unique = format!("request {offset}");
-        let guard = self.ask(kept, |machine: &mut Groups, _, ticket| {
-            machine.handle_guard(producer.id, unique, ticket);
-        });
-        let guard = guard.await??;
-        let partitions = [(Rc::from(OFFSETS_TOPIC), kept.partition)].into();
-        let add = AddPartitions { producer, partitions, client_version: 2 };
-        let added = Promise::new();
-        let ticket = Ticket::of(Rc::clone(&added));
-        self.letter().await;
-        self.ready::<Coordinator>(coordinated(id)).await?;
-        let progress = self.with(coordinated(id), |machine: &mut Coordinator, now_ms| {
-            machine.handle_add_partitions(now_ms, &name, add, ticket)
-        });
-        self.letter().await;
-        let is_begun = progress == Some(Progress::Begun);
-        if !is_begun {
-            added.take().await??;
-        }
-        let request = offset_commit(id, offset);
-        let committed = self.ask(kept, |machine: &mut Groups, now_ms, ticket| {
-            let caller = Caller { version: 5, ..Caller::default() };
-            let producer = ((producer.id, producer.epoch), &guard);
-            machine.handle_txn_offset_commit(now_ms, &caller, producer, &request, ticket);
-        });
-        // written beside the record that lets the partition in
-        let confirmed = async { if is_begun { added.take().await? } else { Ok(()) } };
-        let (committed, confirmed) = join(committed, confirmed).await;
-        confirmed?;
-        let code = committed?.topics[0].partitions[0].error_code;
-        match ResponseError::try_from_code(code) {
+        let committed = commit_by(&OffsetOfClient { life: self, id, producer, offset }).await?;
+        match ResponseError::try_from_code(committed.topics[0].partitions[0].error_code) {
             Some(error) => Err(error),
             None => {
                 self.world.with_sent(producer, |sent| {
                     sent.answered += 1;
                     sent.offsets.insert(offset);
-                    sent.partitions.insert(kept);
+                    sent.partitions.insert(group_of(id));
                 });
                 Ok(())
             }
@@ -274,6 +246,53 @@ impl Life {
         assert_eq!(told.error_code, 0);
         let offset = told.topics[0].partitions[0].committed_offset;
         (offset >= 0).then_some(offset)
+    }
+}
+
+/// An offset that a client commits, with letters that take time.
+struct OffsetOfClient<'a> {
+    life: &'a Rc<Life>,
+    id: usize,
+    producer: Producer,
+    offset: i64,
+}
+
+impl CommitSteps for OffsetOfClient<'_> {
+    async fn guard(&self) -> Result<TransactionGuard, ResponseError> {
+        let (producer, unique) = (self.producer.id, format!("request {}", self.offset));
+        let guard = self.life.ask(group_of(self.id), |machine: &mut Groups, _, ticket| {
+            machine.handle_guard(producer, unique, ticket);
+        });
+        guard.await?
+    }
+
+    async fn let_in(&self) -> Result<LetIn, ResponseError> {
+        let (life, coordinated) = (self.life, coordinated(self.id));
+        life.letter().await;
+        life.ready::<Coordinator>(coordinated).await?;
+        let name = (Rc::from(OFFSETS_TOPIC), group_of(self.id).partition);
+        let (progress, answered) = life.begin_to_add(coordinated, &format!("id-{}", self.id), self.producer, name);
+        let begun = async {
+            life.letter().await;
+            progress
+        };
+        let_in_beside(begun, answered).await.unwrap_or(Err(ResponseError::NotCoordinator))
+    }
+
+    async fn give_back(&self, guard: TransactionGuard) {
+        let given = self.life.ask(group_of(self.id), |machine: &mut Groups, _, ticket| {
+            machine.handle_guard_given_back(&guard, ticket);
+        });
+        let _: Result<Result<(), ResponseError>, ResponseError> = given.await;
+    }
+
+    async fn write(&self, guard: &TransactionGuard) -> Result<OffsetCommitResponse, ResponseError> {
+        let (request, producer) = (offset_commit(self.id, self.offset), (self.producer.id, self.producer.epoch));
+        let written = self.life.ask(group_of(self.id), |machine: &mut Groups, now_ms, ticket| {
+            let caller = Caller { version: 5, ..Caller::default() };
+            machine.handle_txn_offset_commit(now_ms, &caller, (producer, guard), &request, ticket);
+        });
+        written.await
     }
 }
 

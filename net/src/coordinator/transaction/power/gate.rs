@@ -1,8 +1,10 @@
 //! Whom the stores of a shard ask about transactions: as the shell's gate, with letters that take time.
 
-use std::rc::Rc;
+use std::{
+    future::{Future, ready},
+    rc::Rc,
+};
 
-use futures_util::FutureExt;
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::{LogError, TopicPartition},
@@ -12,7 +14,10 @@ use millrace_engine::{
 use super::{DATA_TOPIC, Without, coordinated, life::Life};
 use crate::coordinator::{
     runtime::{Promise, Ticket},
-    transaction::{AddPartitions, Coordinator, Producer, Progress},
+    transaction::{
+        AddPartitions, Coordinator, PartitionName, Producer, Progress,
+        shell::{LetIn, admission, let_in_beside},
+    },
 };
 
 /// See the module.
@@ -37,56 +42,64 @@ impl TransactionGate for Asked {
     }
 }
 
-type Added = Rc<Promise<Result<Result<(), ResponseError>, ResponseError>>>;
-
-/// Has a coordinator take a partition in.
-fn add(life: &Rc<Life>, coordinated: TopicPartition, question: &Question) -> (Option<Progress>, Added) {
-    let add = AddPartitions {
-        producer: Producer { id: question.producer_id, epoch: question.producer_epoch },
-        partitions: [(Rc::from(DATA_TOPIC), question.partition.partition)].into(),
-        client_version: 2,
-    };
-    let added: Added = Promise::new();
-    let ticket = Ticket::of(Rc::clone(&added));
-    let id = &question.producer.transactional_id;
-    let progress = life
-        .with(coordinated, |machine: &mut Coordinator, now_ms| machine.handle_add_partitions(now_ms, id, add, ticket));
-    (progress, added)
-}
-
 async fn ask_here(life: Rc<Life>, coordinated: TopicPartition, question: Question) -> Result<Admission, LogError> {
-    let (progress, added) = add(&life, coordinated, &question);
-    let mut answered = Box::pin(answer(Rc::clone(&life), added, true));
-    match ((&mut answered).now_or_never(), progress) {
-        (None, Some(Progress::Begun)) => Ok(begun(&life, answered)),
-        (Some(answer), _) => answer.map(|()| Admission::Confirmed),
-        (None, Some(Progress::Waits) | None) => answered.await.map(|()| Admission::Confirmed),
-    }
+    let (progress, answered) = begin_to_add(&life, coordinated, &question);
+    let let_in = let_in_beside(ready(progress), answered).await;
+    admit(&life, let_in)
 }
 
 async fn ask_there(life: Rc<Life>, coordinated: TopicPartition, question: Question) -> Result<Admission, LogError> {
     life.letter().await;
-    let (progress, added) = add(&life, coordinated, &question);
-    let answered = Box::pin(answer(Rc::clone(&life), added, false));
-    life.letter().await;
-    match progress {
-        Some(Progress::Begun) => Ok(begun(&life, answered)),
-        Some(Progress::Waits) | None => answered.await.map(|()| Admission::Confirmed),
-    }
+    let (progress, answered) = begin_to_add(&life, coordinated, &question);
+    let begun = async {
+        life.letter().await;
+        progress
+    };
+    let there = Rc::clone(&life);
+    let answered = async move {
+        let answer = answered.await;
+        there.letter().await;
+        answer
+    };
+    let let_in = let_in_beside(begun, answered).await;
+    admit(&life, let_in)
+}
+
+/// Has a coordinator take the partition of a batch in.
+fn begin_to_add(
+    life: &Rc<Life>,
+    coordinated: TopicPartition,
+    question: &Question,
+) -> (Option<Progress>, impl Future<Output = Result<(), ResponseError>> + use<>) {
+    let producer = Producer { id: question.producer_id, epoch: question.producer_epoch };
+    let name = (Rc::from(DATA_TOPIC), question.partition.partition);
+    life.begin_to_add(coordinated, &question.producer.transactional_id, producer, name)
 }
 
 /// The batch may be written beside the record.
-fn begun(life: &Life, answered: LocalFuture<Result<(), LogError>>) -> Admission {
-    match life.world.without == Without::RecordBeforeAnswer {
-        true => Admission::Confirmed,
-        false => Admission::Pending(answered),
+fn admit(life: &Life, let_in: Option<Result<LetIn, ResponseError>>) -> Result<Admission, LogError> {
+    let let_in = let_in.unwrap_or(Err(ResponseError::CoordinatorNotAvailable));
+    match (admission(let_in)?, life.world.without) {
+        (Admission::Pending(_), Without::RecordBeforeAnswer) => Ok(Admission::Confirmed),
+        (admission, _) => Ok(admission),
     }
 }
 
-async fn answer(life: Rc<Life>, added: Added, is_here: bool) -> Result<(), LogError> {
-    let answer = added.take().await;
-    if !is_here {
-        life.letter().await;
+impl Life {
+    /// Has a coordinator take a partition in: how far that has come, if it serves, and what it will answer.
+    pub(super) fn begin_to_add(
+        self: &Rc<Self>,
+        coordinated: TopicPartition,
+        id: &str,
+        producer: Producer,
+        name: PartitionName,
+    ) -> (Option<Progress>, impl Future<Output = Result<(), ResponseError>> + use<>) {
+        let add = AddPartitions { producer, partitions: [name].into(), client_version: 2 };
+        let added = Promise::new();
+        let ticket = Ticket::of(Rc::clone(&added));
+        let progress = self.with(coordinated, |machine: &mut Coordinator, now_ms| {
+            machine.handle_add_partitions(now_ms, id, add, ticket)
+        });
+        (progress, async move { added.take().await.and_then(|answer| answer) })
     }
-    answer.and_then(|answer| answer).map_err(|_| LogError::TransactionCoordinatorNotAvailable)
 }

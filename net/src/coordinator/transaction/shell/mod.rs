@@ -2,11 +2,12 @@
 
 mod elsewhere;
 mod gate;
+mod let_in;
 mod marker_sender;
 mod markers;
 mod offsets;
+mod orphans;
 mod reconcile;
-mod reconcile_cluster;
 #[cfg(test)]
 mod tests;
 mod unknown;
@@ -24,14 +25,19 @@ use millrace_engine::{
     transactions::Adds,
 };
 
-#[cfg(test)]
-pub(crate) use self::reconcile::abort_marker;
 pub(crate) use self::{
     gate::Gate,
     marker_sender::MarkerSender,
     markers::write_markers_in_time,
     offsets::{OffsetsOfTransaction, commit_offsets},
     reconcile::Reconciler,
+};
+#[cfg(test)]
+pub(crate) use self::{
+    gate::admission,
+    let_in::{LetIn, let_in_beside},
+    offsets::{CommitSteps, commit_by},
+    reconcile::abort_marker,
 };
 use super::{
     AddPartitions, Budget, Coordinator, Description, EndTransaction, Errand, Filter, InitProducerId, Listed,
@@ -352,13 +358,21 @@ pub(crate) async fn list(
     filter: Filter,
     now_ms: i64,
 ) -> (Vec<Listed>, Option<ResponseError>) {
+    read_led(engine, shards, move |coordinator| coordinator.list(&filter, now_ms)).await
+}
+
+/// What coordinators of some shards say; an error beside it tells of those that could not be asked.
+async fn read_led<R: Send + 'static>(
+    engine: &Engine,
+    shards: Vec<usize>,
+    look: impl Fn(&Coordinator) -> Vec<R> + Clone + Send + 'static,
+) -> (Vec<R>, Option<ResponseError>) {
     let expected = expected(engine);
     let is_led_before = is_led(engine, &expected).await;
-    let (listed, error) =
-        Transactions::read_all(engine, shards, move |coordinator| coordinator.list(&filter, now_ms)).await;
+    let (found, error) = Transactions::read_all(engine, shards, look).await;
     let is_led = is_led_before && is_led(engine, &expected).await;
     // one that this node is about to coordinate, or has just ceased to
-    (listed, error.or((!is_led).then_some(ResponseError::CoordinatorLoadInProgress)))
+    (found, error.or((!is_led).then_some(ResponseError::CoordinatorLoadInProgress)))
 }
 
 /// The partitions that this node coordinates as the cluster's image says, with the epochs in which it leads them: what is

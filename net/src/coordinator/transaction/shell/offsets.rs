@@ -1,6 +1,8 @@
 //! Offsets of a group that are committed with a transaction: its coordinator lets the partition in that the group's state is
 //! in, and the group's coordinator writes them there.
 
+use std::rc::Rc;
+
 use futures_util::future::join;
 use kafka_protocol::{
     error::ResponseError,
@@ -8,9 +10,9 @@ use kafka_protocol::{
 };
 use millrace_engine::{api::TopicPartition, engine::Engine, transactions::Adds};
 
-use super::gate::let_in;
+use super::let_in::{LetIn, let_in};
 use crate::coordinator::{
-    group::{Groups, OFFSETS_TOPIC, caller::Caller},
+    group::{Groups, OFFSETS_TOPIC, TransactionGuard, caller::Caller},
     transaction::Producer,
 };
 
@@ -41,42 +43,87 @@ pub(crate) async fn commit_offsets(
     engine.on_shard(engine.owner(partition), here).await
 }
 
-/// Asks the transaction's coordinator, then the group's. What the first says is of use only as long as the transaction has
-/// not ended.
 async fn commit_here(
     engine: &Engine,
     partition: TopicPartition,
     commit: OffsetsOfTransaction,
 ) -> Result<OffsetCommitResponse, ResponseError> {
-    let OffsetsOfTransaction { id, producer, adds, caller, offsets } = commit;
     let groups = Groups::here(engine).await;
-    let unique = caller.fresh_id.clone();
-    let guard = groups.ask(partition, |coordinator, _, ticket| coordinator.handle_guard(producer.id, unique, ticket));
-    let guard = guard.await??;
-    let confirmed = match let_in(engine, &id, producer, (OFFSETS_TOPIC.to_owned(), partition.partition), adds).await {
-        Ok(confirmed) => confirmed,
+    commit_by(&Here { engine, groups, partition, commit }).await
+}
+
+/// What a commit takes, each of the group's coordinator but for one.
+pub(crate) trait CommitSteps {
+    /// Notes which transaction of the producer it is that it belongs to.
+    async fn guard(&self) -> Result<TransactionGuard, ResponseError>;
+    /// Has the transaction's coordinator let the group's partition in.
+    async fn let_in(&self) -> Result<LetIn, ResponseError>;
+    /// Nothing is written under a guard.
+    async fn give_back(&self, guard: TransactionGuard);
+    /// Writes the offsets, unless the transaction of the guard has ended.
+    async fn write(&self, guard: &TransactionGuard) -> Result<OffsetCommitResponse, ResponseError>;
+}
+
+/// Asks the transaction's coordinator, then the group's. What the first says is of use only as long as the transaction has
+/// not ended.
+pub(crate) async fn commit_by(steps: &impl CommitSteps) -> Result<OffsetCommitResponse, ResponseError> {
+    let guard = steps.guard().await?;
+    let let_in = match steps.let_in().await {
+        Ok(let_in) => let_in,
         Err(error) => {
-            let given = groups.ask(partition, |coordinator, _, ticket| {
-                coordinator.handle_guard_given_back(&guard, ticket);
-            });
-            // one that is left behind is forgotten with the next transaction of its producer, or with the coordinator
-            let _: Result<Result<(), ResponseError>, ResponseError> = given.await;
+            steps.give_back(guard).await;
             return Err(of_transaction(error));
         }
     };
-    let written = groups.ask(partition, |coordinator, now_ms, ticket| {
-        let producer = (producer.id, producer.epoch);
-        coordinator.handle_txn_offset_commit(now_ms, &caller, (producer, &guard), &offsets, ticket);
-    });
     let confirmed = async {
-        match confirmed {
-            Some(confirmed) => confirmed.await,
-            None => Ok(()),
+        match let_in {
+            LetIn::Confirmed => Ok(()),
+            LetIn::Beside(confirmed) => confirmed.await,
         }
     };
-    let (written, confirmed) = join(written, confirmed).await;
+    let (written, confirmed) = join(steps.write(&guard), confirmed).await;
     confirmed.map_err(of_transaction)?;
     written
+}
+
+/// A commit on the shard that the group is on.
+struct Here<'a> {
+    engine: &'a Engine,
+    groups: Rc<Groups>,
+    partition: TopicPartition,
+    commit: OffsetsOfTransaction,
+}
+
+impl CommitSteps for Here<'_> {
+    async fn guard(&self) -> Result<TransactionGuard, ResponseError> {
+        let (producer, unique) = (self.commit.producer.id, self.commit.caller.fresh_id.clone());
+        let guard = self.groups.ask(self.partition, |machine, _, ticket| {
+            machine.handle_guard(producer, unique, ticket);
+        });
+        guard.await?
+    }
+
+    async fn let_in(&self) -> Result<LetIn, ResponseError> {
+        let OffsetsOfTransaction { id, producer, adds, .. } = &self.commit;
+        let_in(self.engine, id, *producer, (OFFSETS_TOPIC.to_owned(), self.partition.partition), *adds).await
+    }
+
+    async fn give_back(&self, guard: TransactionGuard) {
+        let given = self.groups.ask(self.partition, |machine, _, ticket| {
+            machine.handle_guard_given_back(&guard, ticket);
+        });
+        // one that is left behind is forgotten with the next transaction of its producer, or with the coordinator
+        let _: Result<Result<(), ResponseError>, ResponseError> = given.await;
+    }
+
+    async fn write(&self, guard: &TransactionGuard) -> Result<OffsetCommitResponse, ResponseError> {
+        let OffsetsOfTransaction { producer, caller, offsets, .. } = &self.commit;
+        let written = self.groups.ask(self.partition, |machine, now_ms, ticket| {
+            let producer = (producer.id, producer.epoch);
+            machine.handle_txn_offset_commit(now_ms, caller, (producer, guard), offsets, ticket);
+        });
+        written.await
+    }
 }
 
 /// What the client hears when the transaction's coordinator cannot be asked: it is the group's that it asked itself, so it

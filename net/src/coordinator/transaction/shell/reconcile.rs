@@ -3,22 +3,27 @@
 //! refused by a full disk, and the batch was not.
 //!
 //! At the start, before clients are served, every open transaction is asked for; later, each minute those that are open
-//! longer than an add takes. What nobody claims is aborted: at the start at once, later when it was nobody's in the minute
-//! before too, as a transaction may end between two looks.
+//! longer than an add takes, and at once when such a record is known to be lost. What nobody claims is aborted: at the start
+//! at once, later when it was nobody's in the look before too, an add's time ago, as a transaction may end between two looks.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    rc::Rc,
+    time::Duration,
+};
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use millrace_engine::{
     api::TopicPartition,
     engine::Engine,
     transactions::{Marker, OpenTransaction, Outcome},
 };
 
-use super::{Transactions, reconcile_cluster::orphans_of_cluster, unknown::Unknown, write_markers_in_time};
+use super::{orphans::orphans, unknown::Unknown, write_markers_in_time};
 use crate::{
     client::OtherBrokers,
-    coordinator::runtime::{Clock, Gate},
+    coordinator::runtime::{Clock, Gate, promise::Bell},
 };
 
 /// Pause between two looks.
@@ -40,6 +45,24 @@ pub(crate) struct Reconciler {
     /// Open when the look at the start is done.
     started: Rc<Gate<()>>,
     suspects: RefCell<BTreeSet<Suspect>>,
+    /// Rung when it is to be looked at once.
+    bell: Bell,
+    /// How long ago what is looked at was begun at least, in ms.
+    age_ms_min: Cell<i64>,
+}
+
+/// Has the node's reconciler look at once: a record that let a partition in is lost.
+pub(super) fn look_soon(engine: &Engine) {
+    let engine = engine.clone();
+    glommio::spawn_local(async move {
+        let ring = |engine: Engine| async move {
+            if let Some(reconciler) = engine.attached::<Reconciler>() {
+                reconciler.bell.ring();
+            }
+        };
+        engine.on_shard(0, ring).await;
+    })
+    .detach();
 }
 
 impl Reconciler {
@@ -50,6 +73,8 @@ impl Reconciler {
             clock: Clock::start(),
             started: Gate::new(),
             suspects: RefCell::default(),
+            bell: Bell::default(),
+            age_ms_min: Cell::new(YOUNG_MS),
         });
         engine.attach(Rc::clone(&reconciler));
         reconciler
@@ -80,54 +105,46 @@ impl Reconciler {
         }
         self.started.open(());
         loop {
-            glommio::timer::sleep(INTERVAL).await;
+            self.next_look().await;
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "open transactions cannot be looked through");
             }
         }
     }
 
+    /// Waits until it is to be looked again: behind a look that was asked for, when those that were in an add then are not
+    /// any more.
+    pub(super) async fn next_look(&self) {
+        if self.age_ms_min.replace(YOUNG_MS) == 0 {
+            return glommio::timer::sleep(Duration::from_millis(YOUNG_MS.unsigned_abs())).await;
+        }
+        let (slept, rung) = (std::pin::pin!(glommio::timer::sleep(INTERVAL)), std::pin::pin!(self.bell.rung()));
+        if let Either::Right(_) = select(slept, rung).await {
+            self.age_ms_min.set(0);
+        }
+    }
+
     pub(super) async fn look_at_start(&self) -> Result<(), Unknown> {
         let open = self.engine.open_transactions().await;
-        let orphans = self.orphans(open).await?;
+        let orphans = orphans(&self.engine, open).await?;
         self.abort(orphans).await;
         Ok(())
     }
 
-    async fn look(&self) -> Result<(), Unknown> {
+    pub(super) async fn look(&self) -> Result<(), Unknown> {
         let now_ms = self.clock.now_ms();
         let mut open = self.engine.open_transactions().await;
-        open.retain(|open| now_ms.saturating_sub(open.started_ms) >= YOUNG_MS);
+        open.retain(|open| now_ms.saturating_sub(open.started_ms) >= self.age_ms_min.get());
         self.look_through(open).await
     }
 
     /// Aborts what is nobody's, and was so in the look before.
     pub(super) async fn look_through(&self, open: Vec<OpenTransaction>) -> Result<(), Unknown> {
-        let orphans = self.orphans(open).await?;
+        let orphans = orphans(&self.engine, open).await?;
         let suspects = orphans.iter().map(suspect).take(ABORTED_PER_LOOK).collect();
         let before = self.suspects.replace(suspects);
         self.abort(orphans.into_iter().filter(|open| before.contains(&suspect(open))).collect()).await;
         Ok(())
-    }
-
-    /// Those that no coordinator will end.
-    async fn orphans(&self, open: Vec<OpenTransaction>) -> Result<Vec<OpenTransaction>, Unknown> {
-        if open.is_empty() {
-            return Ok(open);
-        }
-        if let Some(others) = self.engine.attached::<OtherBrokers>() {
-            return orphans_of_cluster(&self.engine, &others, open).await;
-        }
-        let asked = open.clone();
-        let shards = (0..self.engine.shards()).collect();
-        let claimed = Transactions::read_all(&self.engine, shards, move |coordinator| coordinator.claimed(&asked));
-        let (claimed, error) = claimed.await;
-        if let Some(error) = error {
-            return Err(Unknown(error));
-        }
-        let claimed: BTreeSet<usize> = claimed.into_iter().collect();
-        let orphans = open.into_iter().enumerate().filter(|(place, _)| !claimed.contains(place));
-        Ok(orphans.map(|(_, open)| open).collect())
     }
 
     async fn abort(&self, mut orphans: Vec<OpenTransaction>) {

@@ -20,7 +20,9 @@ use millrace_engine::{
     transactions::{Adds, Outcome, TransactionalProducer},
 };
 
-use super::{OffsetsOfTransaction, add_partitions, commit_offsets, describe, end, init_producer_id};
+use super::{
+    LetIn, OffsetsOfTransaction, add_partitions, commit_offsets, describe, end, init_producer_id, let_in::report_loss,
+};
 use crate::{
     coordinator::{
         Coordinators, Settings,
@@ -128,6 +130,29 @@ fn later_only_what_was_nobodys_twice_is_aborted() {
         reconciler.look_through(open.clone()).await.unwrap();
         assert_eq!(engine.open_transactions().await.len(), 1);
         reconciler.look_through(open).await.unwrap();
+        assert_eq!(engine.open_transactions().await.len(), 0);
+    });
+}
+
+/// Readers of committed records stood still for two minutes.
+#[test]
+fn what_was_let_in_by_a_record_that_is_lost_is_looked_at_at_once() {
+    on_node(async |engine: Engine, _| {
+        let partition = new_topic(&engine, "topic").await;
+        start(&engine);
+        Coordinators::started(&engine).await;
+        engine.use_transactions().await.unwrap();
+        let nobody = Producer { id: 77, epoch: 3 };
+        engine.admit(vec![partition], nobody.id, nobody.epoch).await;
+        assert_eq!(produce(&engine, partition, (nobody, 0), Adds::Verify).await, Ok(0));
+        let reconciler = super::Reconciler::attach(&engine);
+        let lost = LetIn::Beside(Box::pin(std::future::ready(Err(ResponseError::CoordinatorNotAvailable))));
+        let LetIn::Beside(confirmed) = report_loss(&engine, lost) else { panic!("it is not confirmed") };
+        assert_eq!(confirmed.await, Err(ResponseError::CoordinatorNotAvailable));
+        reconciler.next_look().await;
+        reconciler.look().await.unwrap();
+        assert_eq!(engine.open_transactions().await.len(), 1, "it may be in an add that is under way");
+        reconciler.look_through(engine.open_transactions().await).await.unwrap();
         assert_eq!(engine.open_transactions().await.len(), 0);
     });
 }

@@ -1,10 +1,10 @@
-//! Which of the transactions that are open in this node's partitions no coordinator of the cluster will end.
+//! Which of the transactions that are open in this node's partitions no coordinator will end.
 //!
-//! Every node that coordinates is asked for the producers of these transactions. What nobody claims is nobody's only if all
-//! coordinators were heard, each of them while it was the coordinator: the leaders of the topic of transactions are the
-//! same before and after, here and at the node that is asked, and that node says that it has loaded what it leads. A
-//! transaction was let into its partition by a coordinator of then or before, whose records a later one has. Whenever
-//! something is not known, nothing is aborted.
+//! This node's own coordinators say which they will end. In a cluster every other node that coordinates is asked for the
+//! producers of these transactions. What nobody claims is nobody's only if all coordinators were heard, each of them while
+//! it was the coordinator: the leaders of the topic of transactions are the same before and after, here and at the node that
+//! is asked, and that node says that it has loaded what it leads. A transaction was let into its partition by a coordinator
+//! of then or before, whose records a later one has. Whenever something is not known, nothing is aborted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,10 @@ use kafka_protocol::{
 };
 use millrace_engine::{api::TopicPartition, engine::Engine, transactions::OpenTransaction};
 
-use super::{TRANSACTION_TOPIC, Transactions, list, unknown::Unknown};
+use super::{TRANSACTION_TOPIC, Transactions, read_led, unknown::Unknown};
 use crate::{
     client::{AskError, Leader, Led, OtherBrokers, Purpose},
-    coordinator::transaction::{Filter, State},
+    coordinator::transaction::State,
 };
 
 /// States in which a coordinator will end a transaction.
@@ -30,31 +30,29 @@ const CLAIMING: [State; 3] = [State::Ongoing, State::PrepareCommit, State::Prepa
 type Coordinators = BTreeMap<i32, Led>;
 
 /// See the module.
-pub(super) async fn orphans_of_cluster(
-    engine: &Engine,
-    others: &OtherBrokers,
-    mut open: Vec<OpenTransaction>,
-) -> Result<Vec<OpenTransaction>, Unknown> {
+pub(super) async fn orphans(engine: &Engine, mut open: Vec<OpenTransaction>) -> Result<Vec<OpenTransaction>, Unknown> {
+    let others = engine.attached::<OtherBrokers>();
     // those of replicas are their leaders' business
-    open.retain(|open| others.leader(open.partition) == Leader::Here);
+    open.retain(|open| others.as_ref().is_none_or(|others| others.leader(open.partition) == Leader::Here));
     // a question about no producer would be one about all
     if open.is_empty() {
         return Ok(open);
     }
-    let coordinators = coordinators(engine, others)?;
-    let producers: BTreeSet<i64> = open.iter().map(|open| open.producer_id).collect();
-    let nodes: BTreeSet<i32> = coordinators.values().map(|led| led.node).collect();
-    let mut claimed = BTreeSet::new();
-    for node in nodes {
-        claimed.extend(match node == engine.node_id() {
-            true => claimed_here(engine, &producers).await?,
-            false => claimed_by(others, node, &coordinators, &producers).await?,
-        });
+    let coordinators = others.as_ref().map(|others| coordinators(engine, others)).transpose()?;
+    let mut claimed = claimed_here(engine, &open).await?;
+    if let (Some(others), Some(coordinators)) = (others, coordinators) {
+        let producers: BTreeSet<i64> = open.iter().map(|open| open.producer_id).collect();
+        let nodes: BTreeSet<i32> = coordinators.values().map(|led| led.node).collect();
+        for node in nodes.into_iter().filter(|node| *node != engine.node_id()) {
+            let of_node = claimed_by(&others, node, &coordinators, &producers).await?;
+            claimed.extend((0..open.len()).filter(|place| of_node.contains(&open[*place].producer_id)));
+        }
+        if self::coordinators(engine, &others)? != coordinators {
+            return Err(Unknown(ResponseError::NotCoordinator));
+        }
     }
-    if self::coordinators(engine, others)? != coordinators {
-        return Err(Unknown(ResponseError::NotCoordinator));
-    }
-    Ok(open.into_iter().filter(|open| !claimed.contains(&open.producer_id)).collect())
+    let orphans = open.into_iter().enumerate().filter(|(place, _)| !claimed.contains(place));
+    Ok(orphans.map(|(_, open)| open).collect())
 }
 
 /// All of them; an error if there is one that nobody leads.
@@ -67,12 +65,13 @@ fn coordinators(engine: &Engine, others: &OtherBrokers) -> Result<Coordinators, 
     led.collect()
 }
 
-async fn claimed_here(engine: &Engine, producers: &BTreeSet<i64>) -> Result<Vec<i64>, Unknown> {
-    let filter = Filter { states: CLAIMING.into(), producer_ids: producers.clone(), ..Filter::default() };
-    let (listed, error) = list(engine, (0..engine.shards()).collect(), filter, 0).await;
-    match error {
-        None => Ok(listed.into_iter().map(|listed| listed.producer_id).collect()),
-        Some(error) => Err(Unknown(error)),
+/// Which of them this node's own coordinators claim, by their places.
+async fn claimed_here(engine: &Engine, open: &[OpenTransaction]) -> Result<BTreeSet<usize>, Unknown> {
+    let asked = open.to_vec();
+    let shards = (0..engine.shards()).collect();
+    match read_led(engine, shards, move |coordinator| coordinator.claimed(&asked)).await {
+        (claimed, None) => Ok(claimed.into_iter().collect()),
+        (_, Some(error)) => Err(Unknown(error)),
     }
 }
 
@@ -82,7 +81,7 @@ async fn claimed_by(
     node: i32,
     coordinators: &Coordinators,
     producers: &BTreeSet<i64>,
-) -> Result<Vec<i64>, Unknown> {
+) -> Result<BTreeSet<i64>, Unknown> {
     let before = metadata(others, node).await?;
     let asked = others.ask(node, Purpose::Inspection, |_| {
         let states = CLAIMING.map(|state| StrBytes::from_static_str(state.name()));
