@@ -195,6 +195,8 @@ struct Sent {
     /// Batches and offsets that were sent, and how many of these were acknowledged.
     begun: usize,
     answered: usize,
+    /// Batches that were not: partition and sequence.
+    unanswered: BTreeSet<(i32, i32)>,
     /// Batches that were acknowledged: partition and offset.
     acked: BTreeSet<(TopicPartition, i64)>,
     /// Offsets of its group that were.

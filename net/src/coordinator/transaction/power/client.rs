@@ -81,11 +81,14 @@ impl Life {
 
     async fn transact(self: &Rc<Self>, id: usize, producer: Producer) -> Next {
         let (chance, mood) = (&self.world.chance, self.world.mood);
-        let Sent { begun, answered, asked, .. } = self.world.with_sent(producer, |sent| sent.clone());
+        let Sent { begun, mut answered, asked, .. } = self.world.with_sent(producer, |sent| sent.clone());
         if let Some(outcome) = asked {
             // its answer was lost with the node
             self.end_and_go_on(id, producer, outcome).await;
             return Next::Another;
+        }
+        if answered < begun && chance.one_in(2) {
+            answered = self.send_again(id, producer).await;
         }
         // one that has outlived its node may have written all that it wanted to
         let has_done = begun > 0 && chance.one_in(2);
@@ -197,24 +200,42 @@ impl Life {
     }
 
     async fn write(&self, id: usize, producer: Producer, index: i32) -> Result<(), LogError> {
-        let name = Arc::from(format!("id-{id}"));
-        let transactional = TransactionalProducer { transactional_id: name, adds: Adds::Add };
         for _ in 0..=u64::from(self.world.chance.one_in(3)) {
             let sequence = self.world.with_sent(producer, |sent| {
                 sent.begun += 1;
                 let next = sent.sequences.entry(index).or_default();
+                sent.unanswered.insert((index, *next));
                 std::mem::replace(next, *next + 1)
             });
-            self.letter().await;
-            let part = ProducePartition { partition: data(index), batch: batch(producer, sequence) };
-            let produced = self.shards.produce(part, &transactional).await?;
-            self.world.with_sent(producer, |sent| {
-                sent.answered += 1;
-                sent.partitions.insert(data(index));
-                sent.acked.insert((data(index), produced.base_offset));
-            });
+            self.send(id, producer, (index, sequence)).await?;
         }
         Ok(())
+    }
+
+    /// One batch, with that sequence.
+    async fn send(&self, id: usize, producer: Producer, (index, sequence): (i32, i32)) -> Result<(), LogError> {
+        let name = Arc::from(format!("id-{id}"));
+        let transactional = TransactionalProducer { transactional_id: name, adds: Adds::Add };
+        self.letter().await;
+        let part = ProducePartition { partition: data(index), batch: batch(producer, sequence) };
+        let produced = self.shards.produce(part, &transactional).await?;
+        self.world.with_sent(producer, |sent| {
+            sent.answered += usize::from(sent.unanswered.remove(&(index, sequence)));
+            sent.partitions.insert(data(index));
+            sent.acked.insert((data(index), produced.base_offset));
+        });
+        Ok(())
+    }
+
+    /// The batches whose answers were lost with the node. Answers how much is answered then.
+    async fn send_again(&self, id: usize, producer: Producer) -> usize {
+        let unanswered = self.world.with_sent(producer, |sent| sent.unanswered.clone());
+        for batch in unanswered {
+            if self.send(id, producer, batch).await.is_err() {
+                break;
+            }
+        }
+        self.world.with_sent(producer, |sent| sent.answered)
     }
 
     /// TxnOffsetCommit, as its handler carries it out.
