@@ -83,7 +83,6 @@ impl Members for Etcd {
 
 /// Brings the list of members to where this node's, of that name and address, can be started.
 fn settle(etcd: &mut impl Members, (name, peer): (&str, &str), mut unanswered: Begin) -> Begin {
-    let mut may_be_out = false;
     // each step changes what the next one finds
     for _ in 0..LOOKS_MAX {
         let Ok(members) = etcd.members() else { return unanswered };
@@ -94,14 +93,13 @@ fn settle(etcd: &mut impl Members, (name, peer): (&str, &str), mut unanswered: B
                     target: "etcd",
                     "this node's member {id:x} has data, but not here: it is replaced by a new one"
                 );
-                // etcd itself refuses to begin anew as a member that the others know; one that is out would be refused by them
-                (etcd.remove_member(id), if may_be_out { Begin::Existing } else { Begin::New })
+                // etcd itself refuses to begin anew as a member that the others know
+                (etcd.remove_member(id), Begin::New)
             }
             Step::Add => (etcd.add_member(peer), Begin::Existing),
         };
         // one that was taken out and begins anew has data, and never comes to this again
         unanswered = Begin::Existing;
-        may_be_out = true;
         match done {
             Ok(()) => {}
             Err(error) if error.is_unknown() => {
@@ -166,8 +164,6 @@ mod tests {
         list: Vec<EtcdMember>,
         answers: VecDeque<Result<(), StoreError>>,
         is_away_after: usize,
-        /// The list is told as it was.
-        is_stale: bool,
     }
 
     impl Others {
@@ -175,13 +171,13 @@ mod tests {
         fn new(answers: impl IntoIterator<Item = Result<(), StoreError>>) -> Self {
             let other = EtcdMember { id: 1, peer_urls: vec!["http://a:2380".to_owned()], ..member("node-1", true) };
             let list = vec![other, member("node-2", true)];
-            Self { list, answers: answers.into_iter().collect(), is_away_after: usize::MAX, is_stale: false }
+            Self { list, answers: answers.into_iter().collect(), is_away_after: usize::MAX }
         }
 
         /// Does it unless it is refused, and answers what is due.
         fn answer(&mut self, change: impl FnOnce(&mut Vec<EtcdMember>)) -> Result<(), StoreError> {
             let answer = self.answers.pop_front().unwrap_or(Ok(()));
-            if !matches!(answer, Err(StoreError::Refused(_))) && !self.is_stale {
+            if !matches!(answer, Err(StoreError::Refused(_))) {
                 change(&mut self.list);
             }
             answer
@@ -223,8 +219,5 @@ mod tests {
         assert_eq!(others.settle(), Begin::Existing, "nobody says what became of it");
         let refusal = || Err(StoreError::Refused("unhealthy cluster".to_owned()));
         assert_eq!(Others::new([refusal()]).settle(), Begin::New, "the member is what it was");
-        let mut others = Others::new([Err(lost()), refusal()]);
-        others.is_stale = true;
-        assert_eq!(others.settle(), Begin::Existing, "it is out, and whoever was asked next had not heard of it");
     }
 }
