@@ -26,6 +26,8 @@ struct Sent {
 struct Read {
     began_ms: u64,
     bytes: u64,
+    /// Of these, what the pace had for them.
+    earned_bytes: u64,
 }
 
 /// See the module.
@@ -45,14 +47,14 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
-    /// A read of so many bytes at most begins.
-    pub(crate) fn begin_read(&mut self, now_ms: u64, attachment: u32, bytes: usize) {
-        self.reads.insert(attachment, Read { began_ms: now_ms, bytes: bytes as u64 });
+    /// A read of so many bytes at most begins; so many of them were earned.
+    pub(crate) fn begin_read(&mut self, now_ms: u64, attachment: u32, bytes: usize, earned_bytes: u64) {
+        self.reads.insert(attachment, Read { began_ms: now_ms, bytes: bytes as u64, earned_bytes });
     }
 
-    /// A read ended. How many bytes it could have had.
+    /// A read ended. How many of its bytes were earned.
     pub(crate) fn end_read(&mut self, attachment: u32) -> Option<u64> {
-        self.reads.remove(&attachment).map(|read| read.bytes)
+        self.reads.remove(&attachment).map(|read| read.earned_bytes)
     }
 
     /// A chunk was sent.
@@ -116,10 +118,28 @@ impl Copies {
         self.young_bytes + reads.map(|read| read.bytes).sum::<u64>()
     }
 
-    /// When the next of them is old, as far as nothing arrives before; none if none will be.
-    pub(crate) fn next_old_ms(&self) -> Option<u64> {
+    /// When the next of those that are young is old, as far as nothing arrives before; none if none will be.
+    pub(crate) fn next_old_ms(&self, now_ms: u64) -> Option<u64> {
         let sent = self.young.iter().find(|(number, _)| self.young_bytes_of.contains_key(number));
         let reads = self.reads.values().map(|read| read.began_ms);
-        sent.map(|(_, sent_ms)| *sent_ms).into_iter().chain(reads).min().map(|since_ms| since_ms + YOUNG_MS_MAX)
+        let all = sent.map(|(_, sent_ms)| *sent_ms).into_iter().chain(reads);
+        all.map(|since_ms| since_ms + YOUNG_MS_MAX).filter(|old_ms| *old_ms > now_ms).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A read that lasts was waited for again and again, at once.
+    #[test]
+    fn what_is_old_is_not_waited_for() {
+        let mut copies = Copies::default();
+        copies.begin_read(100, 1, 10, 0);
+        assert_eq!((copies.young_bytes(200), copies.next_old_ms(200)), (10, Some(100 + YOUNG_MS_MAX)));
+        copies.begin_read(600, 2, 5, 0);
+        assert_eq!((copies.young_bytes(1_100), copies.next_old_ms(1_100)), (5, Some(600 + YOUNG_MS_MAX)));
+        assert_eq!((copies.young_bytes(1_600), copies.next_old_ms(1_600)), (0, None));
+        assert_eq!(copies.bytes(), 15);
     }
 }

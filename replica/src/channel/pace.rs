@@ -54,13 +54,15 @@ impl Pace {
         (is_alone && has_room && self.free_ms <= now_ms).then_some(PIECE_BYTES)
     }
 
-    /// A piece of so many bytes at most begins.
-    pub(crate) fn begin(&mut self, now_ms: u64, bytes: usize) {
+    /// A piece of so many bytes at most begins. Answers how many of them were earned, and are so no more.
+    pub(crate) fn begin(&mut self, now_ms: u64, bytes: usize) -> u64 {
         self.began_ms = Some(now_ms);
-        self.earned_bytes = self.earned_bytes.saturating_sub(bytes as u64);
+        let spent = self.earned_bytes.min(bytes as u64);
+        self.earned_bytes -= spent;
+        spent
     }
 
-    /// A piece turned out to be smaller by so much.
+    /// A piece turned out to be smaller than what was spent on it, by so much.
     pub(crate) fn refund(&mut self, bytes: u64) {
         self.earned_bytes = (self.earned_bytes + bytes).min(UNDER_WAY_BYTES_MAX);
     }

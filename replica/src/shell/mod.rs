@@ -341,7 +341,10 @@ impl Shell {
             let earlier = std::pin::pin!(self.timer.wait());
             match wake_ms.map(|wake| wake.saturating_sub(self.now_ms())) {
                 None => earlier.await,
-                Some(0) => self.tell(|core, now, logs| core.handle_tick(now, logs)),
+                Some(0) => {
+                    self.tell(|core, now, logs| core.handle_tick(now, logs));
+                    glommio::yield_if_needed().await;
+                }
                 Some(pause) => {
                     let due = std::pin::pin!(sleep(Duration::from_millis(pause)));
                     select(due, earlier).await;

@@ -63,11 +63,11 @@ impl ShardChannel {
             follower.flow = Flow::CatchUp { next, is_reading: true };
             let (link, attachment, from) = (live, follower.attachment, next);
             self.work(partition, EngineWork::Read { link, attachment, from, bytes_max });
-            self.pace.begin(now_ms, bytes_max);
+            let earned_bytes = self.pace.begin(now_ms, bytes_max);
             self.fed = live;
             begun += bytes_max as u64;
             if let Some(state) = self.links.get_mut(&live) {
-                state.copies.begin_read(now_ms, attachment, bytes_max);
+                state.copies.begin_read(now_ms, attachment, bytes_max, earned_bytes);
             }
         }
     }
@@ -75,7 +75,7 @@ impl ShardChannel {
     /// Has [`Alarm::Feed`] look again when a pause is over, or nobody waits any more for something that is on its way.
     fn feed_later(&mut self, now_ms: u64) {
         let is_busy = self.pace.is_busy(now_ms);
-        let old_ms = || self.links.values().filter_map(|state| state.copies.next_old_ms()).min();
+        let old_ms = || self.links.values().filter_map(|state| state.copies.next_old_ms(now_ms)).min();
         let wake_ms = self.pace.wake_ms(now_ms).or_else(|| old_ms().filter(|_| is_busy));
         if let Some(wake_ms) = wake_ms {
             self.alarms.insert((wake_ms, Alarm::Feed));
@@ -104,9 +104,9 @@ impl ShardChannel {
         result: Result<ReadRun, ReadFailure>,
         logs: &dyn Logs,
     ) {
-        let asked = self.links.get_mut(&live).and_then(|state| state.copies.end_read(attachment));
+        let earned = self.links.get_mut(&live).and_then(|state| state.copies.end_read(attachment));
         let found = result.as_ref().map_or(0, |run| run.bytes.len() as u64);
-        self.pace.refund(asked.unwrap_or(0).saturating_sub(found));
+        self.pace.refund(earned.unwrap_or(0).saturating_sub(found));
         let log_start = logs.position(partition).map_or(0, |position| position.log_start);
         let follower = self.leading(partition).and_then(|leadership| leadership.follower(live, attachment));
         if let Some(follower) = follower
