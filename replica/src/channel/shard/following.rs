@@ -234,7 +234,7 @@ impl ShardChannel {
                     self.dial_unless_resting(now_ms, peer);
                     self.line_up(now_ms, partition);
                 }
-                (Ok(()), Way::Live) => {}
+                (Ok(()), Way::Live) => drop(self.coming.remove(&partition)),
             }
         }
     }

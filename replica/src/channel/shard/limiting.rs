@@ -170,12 +170,13 @@ impl ShardChannel {
         }
         self.limits.following.take(now_ms, bytes);
         let Some(wake_ms) = self.limits.following.wake_ms(now_ms) else { return self.let_come(now_ms) };
-        self.alarms.insert((wake_ms, Alarm::LetCome));
+        self.let_come_at(wake_ms);
         self.coming.remove(&partition);
         let others = std::mem::take(&mut self.coming);
         for partition in others.into_iter().chain([partition]) {
+            let lags = self.following(partition).is_some_and(|following| following.is_catching_up());
             // what came all the same was on its way
-            if !self.held.has(partition) {
+            if lags && !self.held.has(partition) {
                 self.held.push(partition);
                 self.say_hold(partition, Chunks::Wait);
             }
@@ -186,7 +187,7 @@ impl ShardChannel {
     pub(super) fn let_come(&mut self, now_ms: u64) {
         if let Some(wake_ms) = self.limits.following.wake_ms(now_ms) {
             if !self.held.is_empty() {
-                self.alarms.insert((wake_ms, Alarm::LetCome));
+                self.let_come_at(wake_ms);
             }
             return;
         }
@@ -202,8 +203,16 @@ impl ShardChannel {
             }
         }
         if !self.held.is_empty() {
-            self.alarms.insert((now_ms + TURN_MS_MAX, Alarm::LetCome));
+            self.let_come_at(now_ms + TURN_MS_MAX);
         }
+    }
+
+    /// The next turn is then: there is one at a time.
+    fn let_come_at(&mut self, at_ms: u64) {
+        if let Some(before) = self.turn_at_ms.replace(at_ms) {
+            self.alarms.remove(&(before, Alarm::LetCome));
+        }
+        self.alarms.insert((at_ms, Alarm::LetCome));
     }
 
     fn say_hold(&mut self, partition: TopicPartition, chunks: Chunks) {

@@ -97,6 +97,8 @@ pub struct ShardChannel {
     coming: BTreeSet<TopicPartition>,
     /// Limited partitions that are followed and of which no chunks are wanted before the limit is paid for, and it is their turn.
     held: Turns,
+    /// When the next of those that wait is let come.
+    turn_at_ms: Option<u64>,
 }
 
 impl ShardChannel {
@@ -130,6 +132,7 @@ impl ShardChannel {
             limiting: BTreeSet::new(),
             coming: BTreeSet::new(),
             held: Turns::default(),
+            turn_at_ms: None,
         }
     }
 
@@ -263,6 +266,8 @@ impl ShardChannel {
     /// Ends what this shard says and hears about a partition.
     fn let_go(&mut self, partition: TopicPartition) {
         self.restless.remove(&partition);
+        self.coming.remove(&partition);
+        self.held.remove(partition);
         let Some(hosted) = self.hosted.get_mut(&partition) else { return };
         let epoch = hosted.epoch.max(0);
         match std::mem::take(&mut hosted.part) {
