@@ -161,8 +161,8 @@ impl Controller {
                 }
             }
             Ok(Outcome::Refused(_)) | Err(_) => {
-                // a store that is away or full refuses none for what is in it
-                if result.is_ok() {
+                // a store that is away or full refuses none for what is in it, one that has limits of its own does
+                if matches!(result, Ok(_) | Err(StoreError::Refused(_))) {
                     self.together = (partitions.len() / 2).max(1);
                 }
                 self.dirty.extend(partitions);
@@ -337,6 +337,10 @@ impl Round<'_> {
         if next == held.value {
             return true;
         }
+        let is_last = self.done.len() >= ROUND_MAX;
+        if is_last && self.done.last().is_some_and(|(partitions, _)| partitions.len() >= self.together) {
+            return false;
+        }
         let transaction = change_partition(self.image, topic, tp, &next)
             .when(Compare::Created(keys::CONTROLLER.to_owned(), self.epoch));
         if let Some((partitions, last)) = self.done.last_mut()
@@ -346,11 +350,10 @@ impl Round<'_> {
             partitions.push(tp);
             return true;
         }
-        let has_room = self.done.len() < ROUND_MAX;
-        if has_room {
+        if !is_last {
             self.done.push((vec![tp], transaction));
         }
-        has_room
+        !is_last
     }
 }
 
