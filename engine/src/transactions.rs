@@ -99,6 +99,22 @@ pub struct Marker {
     pub outcome: Outcome,
     /// 2 and above: the epoch must go up, unless nothing is open or it cannot. Below, it may be the same.
     pub transaction_version: i16,
+    /// Who has decided that.
+    pub decided: Decided,
+}
+
+/// Why a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// Its coordinator says so.
+    ByCoordinator,
+    /// No coordinator will end it: it is refused if that is so no more, as its producer may have asked to be let in meanwhile.
+    ByNobody {
+        /// Where it was seen to begin.
+        first_offset: i64,
+        /// Whether it was known then that a coordinator had it on stable storage.
+        was_confirmed: bool,
+    },
 }
 
 /// One part of what is written all at once.

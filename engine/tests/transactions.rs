@@ -17,7 +17,7 @@ use millrace_engine::{
     batch::{AppendOrigin, BatchBuilder, Codec, Outcome, Record},
     engine::Engine,
     transactions::{
-        Adds, Admission, AtomicPart, LocalFuture, Marker, Question, TransactionGate, TransactionalProducer,
+        Adds, Admission, AtomicPart, Decided, LocalFuture, Marker, Question, TransactionGate, TransactionalProducer,
     },
 };
 use with_node::{options, with_node};
@@ -56,6 +56,7 @@ fn markers(partitions: &[TopicPartition], (id, epoch): (i64, i16), outcome: Outc
         coordinator_epoch: 0,
         outcome,
         transaction_version: 2,
+        decided: Decided::ByCoordinator,
     };
     partitions.iter().map(of).collect()
 }

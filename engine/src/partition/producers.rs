@@ -227,8 +227,8 @@ impl Producers {
                 flags,
             }));
         } else if batch.base_sequence.get() >= 0 {
-            if batch.base_sequence.get() == 0 && producer.aborted_below().is_some() {
-                producer.count = 0; // it begins anew
+            if let Some(aborted_below) = producer.aborted_below().filter(|_| batch.base_sequence.get() == 0) {
+                producer.forget_below(aborted_below); // it begins anew
             }
             producer.push(Remembered {
                 base_sequence: batch.base_sequence.get(),
@@ -439,9 +439,15 @@ impl Producer {
                 ))),
             };
         }
-        let last_sequence = self.in_force(begins).last().map_or(-1, Remembered::last_sequence);
-        let next = if last_sequence < 0 { 0 } else { increment_sequence(last_sequence, 1) };
-        if info.base_sequence == next { Ok(()) } else { Err(out_of_order(info, last_sequence)) }
+        let follows = |last: Option<&Remembered>| {
+            info.base_sequence == last.map_or(0, |last| increment_sequence(last.last_sequence(), 1))
+        };
+        let in_force = self.in_force(begins);
+        // the level may have gone up since: behind an abort of its own, a producer goes on where it was
+        if follows(in_force.last()) || (in_force.is_empty() && follows(self.last())) {
+            return Ok(());
+        }
+        Err(out_of_order(info, in_force.last().map_or(-1, Remembered::last_sequence)))
     }
 
     fn coordinator_epoch(&self) -> i32 {
@@ -453,6 +459,12 @@ impl Producer {
         let marker = self.marker.as_ref().map(|marker| (marker.offset, marker.timestamp_ms));
         let batch = self.last().map(|batch| (batch.base_offset, batch.timestamp_ms));
         marker.max(batch).map_or(-1, |(_, timestamp_ms)| timestamp_ms)
+    }
+
+    fn forget_below(&mut self, offset: i64) {
+        let gone = self.remembered().partition_point(|batch| batch.base_offset < offset);
+        self.batches.rotate_left(gone);
+        self.count -= u8::try_from(gone).expect("a few batches");
     }
 
     fn push(&mut self, batch: Remembered) {

@@ -19,7 +19,7 @@ use crate::{
         segment::SegmentName,
         transactions::{AbortedEntry, MARKER, OPEN_MAX},
     },
-    transactions::{self, Marker},
+    transactions::{self, Decided, Marker},
 };
 
 const TOO_MANY_OPEN: &str = "too many are open in this partition";
@@ -169,7 +169,25 @@ impl Partition {
             return Err(LogError::UnknownPartition);
         }
         self.replication.check_produce(Acks::All, self.config.min_insync_replicas)?;
-        self.producers.check_marker(marker)
+        self.producers.check_marker(marker)?;
+        match marker.decided {
+            Decided::ByCoordinator => Ok(()),
+            Decided::ByNobody { first_offset, was_confirmed } => {
+                self.check_nobodys(marker, first_offset, was_confirmed)
+            }
+        }
+    }
+
+    /// Between the look at what is open and the marker a client may have sent a batch again, and its coordinator may have let it
+    /// in: what is acknowledged then must not be aborted.
+    fn check_nobodys(&self, marker: &Marker, first_offset: i64, was_confirmed: bool) -> Result<(), LogError> {
+        let (id, epoch) = (marker.producer_id, marker.producer_epoch);
+        let is_let_in = self.transactions.admitted(id).is_some_and(|admitted| admitted.producer_epoch == epoch);
+        match self.producers.open().of(id) {
+            Some((at, open)) if at == first_offset && (was_confirmed || !(open.confirmed || is_let_in)) => Ok(()),
+            Some(_) => Err(LogError::InvalidTxnState("it is somebody's by now")),
+            None => Err(LogError::InvalidTxnState("it has ended by now")),
+        }
     }
 
     /// Whether a marker is the last one of its producer here, on stable storage or on its way there.

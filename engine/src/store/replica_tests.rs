@@ -29,7 +29,7 @@ use crate::{
         sim::{Sim, SimIo, random::Random},
     },
     replica_api::{CutBytes, LeaderLease, Leadership, LogTap, SealedGroup},
-    transactions::Marker,
+    transactions::{Decided, Marker},
 };
 
 /// A batch as a log has it.
@@ -405,6 +405,7 @@ async fn take(
             coordinator_epoch: kept.epoch,
             outcome,
             transaction_version: 2,
+            decided: Decided::ByCoordinator,
         };
         let (produced, wait) = store.append_markers(vec![marker]).remove(0)?;
         return Ok((produced.base_offset, Some(wait)));

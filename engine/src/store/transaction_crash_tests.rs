@@ -22,7 +22,7 @@ use crate::{
     batch::{AppendOrigin, BatchBuilder, BatchInfo, Codec, Outcome, Record, batches, end_marker, records},
     config::TopicConfig,
     io::sim::{Sim, SimIo, random::Random},
-    transactions::{AtomicPart, Marker},
+    transactions::{AtomicPart, Decided, Marker},
 };
 
 const PARTITIONS: i32 = 5;
@@ -170,6 +170,7 @@ async fn end(
         coordinator_epoch: 0,
         outcome,
         transaction_version: 2,
+        decided: Decided::ByCoordinator,
     };
     let decision = batch(-1, -1, -1, false, &format!("{producer}/{epoch}/{outcome:?}"));
     let decision = AtomicPart::Batch { partition: STATE, batch: decision };
@@ -374,6 +375,7 @@ async fn reconcile(stores: &Stores, world: &World) {
                 false => Outcome::Abort,
             },
             transaction_version: 2,
+            decided: Decided::ByCoordinator,
         });
         for taken in store.append_markers(markers.collect()) {
             taken.unwrap().1.wait().await.unwrap();

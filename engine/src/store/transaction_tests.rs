@@ -24,7 +24,7 @@ use crate::{
     partition::waiters::Waiter,
     signal::Signal,
     transactions::{
-        AbortedTransaction, Adds, Admission, AtomicPart, LocalFuture, Marker, Question, TransactionGate,
+        AbortedTransaction, Adds, Admission, AtomicPart, Decided, LocalFuture, Marker, Question, TransactionGate,
         TransactionalProducer,
     },
 };
@@ -96,6 +96,7 @@ pub(super) fn marker(producer: i64, epoch: i16, outcome: Outcome) -> Marker {
         coordinator_epoch: 3,
         outcome,
         transaction_version: 2,
+        decided: Decided::ByCoordinator,
     }
 }
 
@@ -485,12 +486,19 @@ fn a_batch_that_was_aborted_as_nobodys_is_asked_for_and_written_again() {
         }
         confirmed.give(Err(LogError::ShuttingDown));
         assert!(first.await.is_err());
-        let nobodys = Marker { transaction_version: 0, ..marker(7, 0, Outcome::Abort) };
+        let decided = Decided::ByNobody { first_offset: 0, was_confirmed: false };
+        let nobodys = Marker { transaction_version: 0, decided, ..marker(7, 0, Outcome::Abort) };
         assert_eq!(end(&store, nobodys).await, Ok(1));
+        assert!(end(&store, nobodys).await.is_err(), "it has ended");
         let again = send(&store, batch(7, 0, 0, "a"), Adds::Add);
         assert_eq!(gate.asked.borrow().len(), 2);
         gate.answer(Ok(Admission::Confirmed));
         assert_eq!(again.await, Ok(2));
+        for first_offset in [0, 2] {
+            let decided = Decided::ByNobody { first_offset, was_confirmed: false };
+            let late = end(&store, Marker { decided, ..nobodys }).await;
+            assert!(matches!(late, Err(LogError::InvalidTxnState(_))), "what is acknowledged is somebody's: {late:?}");
+        }
         assert_eq!(end(&store, marker(7, 1, Outcome::Commit)).await, Ok(3));
         let told = fetch(&store, 0).await;
         assert_eq!(aborted(&told), [(7, 0)]);

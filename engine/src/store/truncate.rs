@@ -89,7 +89,10 @@ impl<I: Io> Store<I> {
         check_still(&cell, epoch)?;
         cell.borrow_mut().replication_mut().clear();
         let begun = self.begin_anew(id, 0).await;
-        self.enter_epoch(&cell, epoch)?;
+        // of a newer epoch by now, it is somebody else's to begin
+        if check_still(&cell, epoch).is_ok() {
+            self.enter_epoch(&cell, epoch)?;
+        }
         begun.map(drop)
     }
 

@@ -193,6 +193,8 @@ fn a_batch_that_was_aborted_as_nobodys_is_new_when_it_is_sent_again() {
     assert_eq!(send(&mut producers, 0, 14), duplicate(10));
     producers.note(stored_marker(&marker(1, 4, 0, Outcome::Abort, 0), 14), 50);
     assert!(is_gap(send(&mut producers, 2, 15)), "the first one comes first");
+    let goes_on = producers.check(&batch(1, 4, 4, 1, 15), Membership::Fits, Begins::AtZero);
+    assert_eq!(goes_on, Ok(Sequence::New), "as a producer does whose transactions shared an epoch until now");
     assert_eq!(send(&mut producers, 0, 15), Ok(Sequence::New));
     assert_eq!(send(&mut producers, 2, 17), Ok(Sequence::New));
     assert_eq!((send(&mut producers, 0, 19), send(&mut producers, 2, 19)), (duplicate(15), duplicate(17)));
@@ -285,7 +287,16 @@ proptest! {
 
 fn marker(id: i64, epoch: i16, coordinator_epoch: i32, outcome: Outcome, transaction_version: i16) -> Marker {
     let partition = crate::api::TopicPartition { topic: uuid::Uuid::nil(), partition: 0 };
-    Marker { partition, producer_id: id, producer_epoch: epoch, coordinator_epoch, outcome, transaction_version }
+    let decided = crate::transactions::Decided::ByCoordinator;
+    Marker {
+        partition,
+        producer_id: id,
+        producer_epoch: epoch,
+        coordinator_epoch,
+        outcome,
+        transaction_version,
+        decided,
+    }
 }
 
 fn stored_marker(marker: &Marker, offset: i64) -> ProducerBatch {

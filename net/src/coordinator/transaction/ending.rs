@@ -6,7 +6,7 @@ use std::rc::Rc;
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::TopicPartition,
-    transactions::{Marker, Outcome},
+    transactions::{Decided, Marker, Outcome},
 };
 
 use super::{
@@ -118,6 +118,7 @@ impl Coordinator {
             coordinator_epoch: self.epoch,
             outcome: prepared.outcome()?,
             transaction_version: prepared.client_version,
+            decided: Decided::ByCoordinator,
         })
     }
 

@@ -14,7 +14,7 @@ use kafka_protocol::{
 };
 use millrace_engine::{
     api::TopicPartition,
-    transactions::{Marker, Outcome},
+    transactions::{Decided, Marker, Outcome},
 };
 
 use crate::{
@@ -138,6 +138,7 @@ fn known(topics: &AllTopics, asked: &WritableTxnMarker, transaction_version: i16
         coordinator_epoch: asked.coordinator_epoch,
         outcome: if asked.transaction_result { Outcome::Commit } else { Outcome::Abort },
         transaction_version,
+        decided: Decided::ByCoordinator,
     };
     names.flatten().map(marker).collect()
 }

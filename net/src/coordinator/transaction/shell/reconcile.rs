@@ -17,7 +17,7 @@ use futures_util::future::{Either, select};
 use millrace_engine::{
     api::TopicPartition,
     engine::Engine,
-    transactions::{Marker, OpenTransaction, Outcome},
+    transactions::{Decided, Marker, OpenTransaction, Outcome},
 };
 
 use super::{orphans::orphans, unknown::Unknown, write_markers_in_time};
@@ -151,9 +151,9 @@ impl Reconciler {
         if orphans.is_empty() {
             return;
         }
-        // what was ended between the look and the question was its coordinator's
-        let still_open: BTreeSet<_> = self.engine.open_transactions().await.iter().map(suspect).collect();
-        orphans.retain(|open| still_open.contains(&suspect(open)));
+        // what was ended between the look and the question was its coordinator's, and what was let in is so
+        let still_open: BTreeSet<_> = self.engine.open_transactions().await.iter().map(seen).collect();
+        orphans.retain(|open| still_open.contains(&seen(open)));
         orphans.truncate(ABORTED_PER_LOOK);
         let markers: Vec<_> = orphans.iter().map(abort_marker).collect();
         // one that its replicas do not take stays a suspect, and holds up no other
@@ -172,6 +172,11 @@ fn suspect(open: &OpenTransaction) -> Suspect {
     (open.partition, open.producer_id, open.producer_epoch, open.first_offset)
 }
 
+/// One as it stands.
+fn seen(open: &OpenTransaction) -> (Suspect, bool) {
+    (suspect(open), open.confirmed)
+}
+
 /// By version 0, as its epoch does not go up.
 pub(crate) fn abort_marker(open: &OpenTransaction) -> Marker {
     Marker {
@@ -181,5 +186,6 @@ pub(crate) fn abort_marker(open: &OpenTransaction) -> Marker {
         coordinator_epoch: open.coordinator_epoch.max(0),
         outcome: Outcome::Abort,
         transaction_version: 0,
+        decided: Decided::ByNobody { first_offset: open.first_offset, was_confirmed: open.confirmed },
     }
 }
