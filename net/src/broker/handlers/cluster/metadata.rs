@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, MetadataRequest, MetadataResponse, TopicName,
+        ApiKey, BrokerId, MetadataRequest, MetadataResponse, TopicName,
         metadata_request::MetadataRequestTopic,
         metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
     },
@@ -57,11 +57,7 @@ pub(crate) static API: Api = Api {
 const HEED: Duration = Duration::from_millis(5);
 
 async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataResponse {
-    let seen = context.view();
-    let mut topics = wanted_topics(&context, &call).await;
-    if names_others(&seen, &topics) && seen.is_outdated_within(HEED).await {
-        topics = wanted_topics(&context, &call).await;
-    }
+    let mut topics = heeded_topics(&context, &call).await;
     if call.body.include_topic_authorized_operations {
         for topic in &mut topics {
             let name = topic.name.as_ref().map_or("", |name| name.as_str());
@@ -88,10 +84,34 @@ async fn handle(context: Context, call: Call<MetadataRequest>) -> MetadataRespon
         .with_cluster_authorized_operations(operations)
 }
 
+/// The topics, with leaders that are not known to be others for [`HEED`]: whatever else is news ends no wait.
+async fn heeded_topics(context: &Context, call: &Call<MetadataRequest>) -> Vec<MetadataResponseTopic> {
+    let until = Instant::now() + HEED;
+    let (mut seen, mut topics) = (context.view(), wanted_topics(context, call).await);
+    while names_others(&seen, &topics)
+        && let left = until.saturating_duration_since(Instant::now())
+        && !left.is_zero()
+        && seen.is_outdated_within(left).await
+    {
+        seen = context.view();
+        let newer = wanted_topics(context, call).await;
+        let is_news = !leaders(&newer).eq(leaders(&topics));
+        topics = newer;
+        if is_news {
+            break;
+        }
+    }
+    topics
+}
+
+/// Who leads the partitions of topics.
+fn leaders(topics: &[MetadataResponseTopic]) -> impl Iterator<Item = i32> {
+    topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.leader_id.0)
+}
+
 /// Whether a node is named as leader from which this one hears by connections only.
 fn names_others(view: &ClusterView<'_>, topics: &[MetadataResponseTopic]) -> bool {
-    let mut leaders = topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.leader_id);
-    view.has_epochs() && leaders.any(|leader| leader.0 >= 0 && !view.is_here(leader))
+    view.has_epochs() && leaders(topics).any(|leader| leader >= 0 && !view.is_here(BrokerId(leader)))
 }
 
 async fn wanted_topics(context: &Context, call: &Call<MetadataRequest>) -> Vec<MetadataResponseTopic> {
