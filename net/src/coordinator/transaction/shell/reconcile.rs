@@ -6,14 +6,10 @@
 //! longer than an add takes, and at once when such a record is known to be lost. What nobody claims is aborted: at the start
 //! at once, later when it was nobody's in the look before too, an add's time ago, as a transaction may end between two looks.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeSet,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use futures_util::future::{Either, select};
+use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::TopicPartition,
     engine::Engine,
@@ -47,8 +43,6 @@ pub(crate) struct Reconciler {
     suspects: RefCell<BTreeSet<Suspect>>,
     /// Rung when it is to be looked at once.
     bell: Bell,
-    /// How long ago what is looked at was begun at least, in ms.
-    age_ms_min: Cell<i64>,
 }
 
 /// Has the node's reconciler look at once: a record that let a partition in is lost.
@@ -74,7 +68,6 @@ impl Reconciler {
             started: Gate::new(),
             suspects: RefCell::default(),
             bell: Bell::default(),
-            age_ms_min: Cell::new(YOUNG_MS),
         });
         engine.attach(Rc::clone(&reconciler));
         reconciler
@@ -105,23 +98,25 @@ impl Reconciler {
         }
         self.started.open(());
         loop {
-            self.next_look().await;
-            if let Err(error) = self.look().await {
-                tracing::warn!(%error, "open transactions cannot be looked through");
+            if self.is_asked_for_within(INTERVAL).await {
+                self.look_and_report(0).await;
+                // what was in an add then is not any more
+                glommio::timer::sleep(Duration::from_millis(YOUNG_MS.unsigned_abs())).await;
             }
+            self.look_and_report(YOUNG_MS).await;
         }
     }
 
-    /// Waits until it is to be looked again: behind a look that was asked for, when those that were in an add then are not
-    /// any more.
-    pub(super) async fn next_look(&self) {
-        if self.age_ms_min.replace(YOUNG_MS) == 0 {
-            return glommio::timer::sleep(Duration::from_millis(YOUNG_MS.unsigned_abs())).await;
+    async fn look_and_report(&self, age_ms_min: i64) {
+        if let Err(error) = self.look(age_ms_min).await {
+            tracing::warn!(%error, "open transactions cannot be looked through");
         }
-        let (slept, rung) = (std::pin::pin!(glommio::timer::sleep(INTERVAL)), std::pin::pin!(self.bell.rung()));
-        if let Either::Right(_) = select(slept, rung).await {
-            self.age_ms_min.set(0);
-        }
+    }
+
+    /// Waits for somebody who wants a look, but not for longer than that. Whether somebody does.
+    pub(super) async fn is_asked_for_within(&self, most: Duration) -> bool {
+        let (slept, rung) = (std::pin::pin!(glommio::timer::sleep(most)), std::pin::pin!(self.bell.rung()));
+        matches!(select(slept, rung).await, Either::Right(_))
     }
 
     pub(super) async fn look_at_start(&self) -> Result<(), Unknown> {
@@ -131,10 +126,11 @@ impl Reconciler {
         Ok(())
     }
 
-    pub(super) async fn look(&self) -> Result<(), Unknown> {
+    /// Looks at what was begun at least so long ago.
+    pub(super) async fn look(&self, age_ms_min: i64) -> Result<(), Unknown> {
         let now_ms = self.clock.now_ms();
         let mut open = self.engine.open_transactions().await;
-        open.retain(|open| now_ms.saturating_sub(open.started_ms) >= self.age_ms_min.get());
+        open.retain(|open| now_ms.saturating_sub(open.started_ms) >= age_ms_min);
         self.look_through(open).await
     }
 
@@ -162,6 +158,7 @@ impl Reconciler {
             let (partition, producer) = (open.partition, open.producer_id);
             match result {
                 Ok(()) => tracing::warn!(?partition, producer, "a transaction that was nobody's is aborted"),
+                Err(ResponseError::InvalidTxnState) => {} // it has ended, or was let in meanwhile
                 Err(error) => tracing::warn!(?partition, producer, %error, "a transaction that is nobody's is open"),
             }
         }

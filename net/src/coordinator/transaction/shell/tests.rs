@@ -2,7 +2,7 @@
 
 mod cluster;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kafka_protocol::{
@@ -110,18 +110,23 @@ fn a_transaction_that_nobody_knows_is_aborted_before_clients_are_served() {
     });
 }
 
+/// A transaction is open that no coordinator knows.
+async fn begin_as_nobody(engine: &Engine) -> Rc<super::Reconciler> {
+    let partition = new_topic(engine, "topic").await;
+    start(engine);
+    Coordinators::started(engine).await;
+    engine.use_transactions().await.unwrap();
+    let nobody = Producer { id: 77, epoch: 3 };
+    engine.admit(vec![partition], nobody.id, nobody.epoch).await;
+    assert_eq!(produce(engine, partition, (nobody, 0), Adds::Verify).await, Ok(0));
+    super::Reconciler::attach(engine)
+}
+
 /// A transaction may begin between two looks: what nobody knew in only one of them is left alone.
 #[test]
 fn later_only_what_was_nobodys_twice_is_aborted() {
     on_node(async |engine: Engine, _| {
-        let partition = new_topic(&engine, "topic").await;
-        start(&engine);
-        Coordinators::started(&engine).await;
-        engine.use_transactions().await.unwrap();
-        let nobody = Producer { id: 77, epoch: 3 };
-        engine.admit(vec![partition], nobody.id, nobody.epoch).await;
-        assert_eq!(produce(&engine, partition, (nobody, 0), Adds::Verify).await, Ok(0));
-        let reconciler = super::Reconciler::attach(&engine);
+        let reconciler = begin_as_nobody(&engine).await;
         let old = |mut open: Vec<millrace_engine::transactions::OpenTransaction>| {
             open.iter_mut().for_each(|open| open.started_ms = 0);
             open
@@ -138,19 +143,12 @@ fn later_only_what_was_nobodys_twice_is_aborted() {
 #[test]
 fn what_was_let_in_by_a_record_that_is_lost_is_looked_at_at_once() {
     on_node(async |engine: Engine, _| {
-        let partition = new_topic(&engine, "topic").await;
-        start(&engine);
-        Coordinators::started(&engine).await;
-        engine.use_transactions().await.unwrap();
-        let nobody = Producer { id: 77, epoch: 3 };
-        engine.admit(vec![partition], nobody.id, nobody.epoch).await;
-        assert_eq!(produce(&engine, partition, (nobody, 0), Adds::Verify).await, Ok(0));
-        let reconciler = super::Reconciler::attach(&engine);
+        let reconciler = begin_as_nobody(&engine).await;
         let lost = LetIn::Beside(Box::pin(std::future::ready(Err(ResponseError::CoordinatorNotAvailable))));
         let LetIn::Beside(confirmed) = report_loss(&engine, lost) else { panic!("it is not confirmed") };
         assert_eq!(confirmed.await, Err(ResponseError::CoordinatorNotAvailable));
-        reconciler.next_look().await;
-        reconciler.look().await.unwrap();
+        assert!(reconciler.is_asked_for_within(Duration::from_secs(60)).await);
+        reconciler.look(0).await.unwrap();
         assert_eq!(engine.open_transactions().await.len(), 1, "it may be in an add that is under way");
         reconciler.look_through(engine.open_transactions().await).await.unwrap();
         assert_eq!(engine.open_transactions().await.len(), 0);
