@@ -42,6 +42,14 @@ use crate::{
 const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long giving up the registration may take: its lease ends anyway.
 pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a node waits for others when it ends.
+struct Farewell {
+    /// To take over what it leads; not at all if nobody can.
+    hand_over: Option<Duration>,
+    /// To hear that it goes.
+    leave: Duration,
+}
 /// How long the topics of a node may take to become those of a cluster.
 pub(super) const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the node counts as a member without a word from it. etcd gives no less than 2 s.
@@ -126,13 +134,21 @@ impl Shards {
         let lead = first.map(|(control, image)| {
             self.feed.put_unless_newer(image);
             let follower = glommio::spawn_local(follow_images(engine.clone(), self.feed.clone()));
-            let follows_one = self.prepared.mirroring.as_ref().is_some_and(|mirroring| !mirroring.leads());
-            let leave_patience = if follows_one { FAREWELL_PATIENCE } else { LEAVE_TIMEOUT };
-            Lead { control, follower, leave_patience }
+            Lead { control, follower, leave_patience: self.farewell().leave }
         });
         is_told.wait().await;
         let cluster = cluster.borrow().clone().expect("it was told of an image");
         Ok(ShardMember { shell, membership: Membership::Clustered(cluster), lead })
+    }
+
+    /// How long the node waits for others at its end. A mirror's follower may be the one that is left.
+    fn farewell(&self) -> Farewell {
+        match &self.prepared.mirroring {
+            None => Farewell { hand_over: Some(DRAIN_PATIENCE_MAX), leave: LEAVE_TIMEOUT },
+            // one that nobody takes over from hands nothing over
+            Some(mirroring) if mirroring.leads() => Farewell { hand_over: None, leave: LEAVE_TIMEOUT },
+            Some(_) => Farewell { hand_over: Some(FAREWELL_PATIENCE), leave: FAREWELL_PATIENCE },
+        }
     }
 
     /// Registers the node, and sees that it and the cluster belong together.
@@ -146,11 +162,8 @@ impl Shards {
         while image.image.revision < revision {
             image = self.feed.next().await;
         }
-        match &self.prepared.mirroring {
-            // one that nobody takes over from hands nothing over
-            Some(mirroring) if mirroring.leads() => {}
-            Some(_) => self.exit.open(control.plane(), FAREWELL_PATIENCE),
-            None => self.exit.open(control.plane(), DRAIN_PATIENCE_MAX),
+        if let Some(patience) = self.farewell().hand_over {
+            self.exit.open(control.plane(), patience);
         }
         let plane = control.plane();
         let tell = move |engine: Engine| {
