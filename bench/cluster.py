@@ -24,10 +24,8 @@ flight; rates and latencies are those of millrace-bench. Prints a Markdown table
 import argparse
 import concurrent.futures
 import datetime
-import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -42,6 +40,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "programs"))
 sys.dont_write_bytecode = True
 
 import rig  # noqa: E402
+from result import keep, measured  # noqa: E402
 
 NODES = (1, 2, 3)
 
@@ -480,13 +479,6 @@ MEASUREMENTS = {"light": light, "throughput": throughput, "leader": leader, "pau
                 "elections": elections, "catch-up": catch_up, "idle": idle}
 
 
-def measured(args):
-    """Which build was measured: only who built it knows the commit, as the checkout may have gone on since."""
-    version = subprocess.run([args.binary, "--version"], text=True, stdout=subprocess.PIPE, check=True).stdout.strip()
-    with open(args.binary, "rb") as file:
-        return {"commit": args.commit, "version": version, "sha256": hashlib.sha256(file.read()).hexdigest()}
-
-
 def checkout():
     """The working copy's commit, with a plus when it has changes: the one of this program."""
     git = ["git", "-C", ROOT]
@@ -500,7 +492,7 @@ def main():
     args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nodes of a cluster outlive us otherwise
     folder = tempfile.mkdtemp(prefix="bench-cluster-")
-    bench, binary, began = Bench(args, folder), measured(args), datetime.datetime.now()
+    bench, binary, began = Bench(args, folder), measured(args.binary, args.commit), datetime.datetime.now()
     print("All nodes on one machine, over loopback.\n\n| what | goal | measured |\n|---|---|---|")
     try:
         for name in args.measurement:
@@ -508,12 +500,8 @@ def main():
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if args.out:
-        path = os.path.join(args.out, f"{began:%Y-%m-%d}-cluster-{'-'.join(args.measurement)}.json")
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"kind": "cluster", "when": began.isoformat(timespec="seconds"), "binary": binary, "checkout": checkout(),
-                       "nodes": "one machine", "kernel": platform.release(), "cpus": os.cpu_count(), "repeat": args.repeat,
-                       "seconds": args.seconds, "rows": bench.rows, "loads": bench.log}, file, indent=1)
-        print(f"\n{path}")
+        keep(args.out, f"cluster-{'-'.join(args.measurement)}", began, kind="cluster", binary=binary, checkout=checkout(),
+             nodes="one machine", repeat=args.repeat, seconds=args.seconds, rows=bench.rows, loads=bench.log)
 
 
 main()

@@ -15,11 +15,12 @@ MEASUREMENT is one or more of
 DIR holds the script `kafka/kafka` (see bench/against-kafka). The first turn of each warms up and does not count. Prints a
 Markdown table and writes a JSON file with every repetition.
 """
-import argparse, datetime, hashlib, json, os, platform, re, shutil, signal, statistics, subprocess, sys, tempfile, time
+import argparse, datetime, json, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time
 import urllib.request
 
 import against_kafka
-from against_kafka import FLUSH, ROOT, free_port, perf, usage
+from against_kafka import FLUSH, ROOT, free_port, perf
+from result import keep, measured
 
 COMMITTED = ["--command-property", "isolation.level=read_committed"]
 
@@ -269,8 +270,7 @@ def main():
     args = arguments()
     folder = tempfile.mkdtemp(prefix="bench-transactions-")
     bench, began = Bench(args, folder), datetime.datetime.now()
-    with open(args.binary, "rb") as file:
-        binary = {"commit": args.commit, "sha256": hashlib.sha256(file.read()).hexdigest()}
+    binary = measured(args.binary, args.commit)
     print("| what | goal | measured |\n|---|---|---|", flush=True)
     try:
         for name in args.measurement:
@@ -278,12 +278,8 @@ def main():
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if args.out:
-        path = os.path.join(args.out, f"{began:%Y-%m-%d}-transactions-{'-'.join(args.measurement)}.json")
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"kind": "transactions", "when": began.isoformat(timespec="seconds"), "binary": binary,
-                       "kernel": platform.release(), "cpus": os.cpu_count(), "repeat": args.repeat, "seconds": args.seconds,
-                       "records": args.records, "rows": bench.rows}, file, indent=1)
-        print(f"\n{path}")
+        keep(args.out, f"transactions-{'-'.join(args.measurement)}", began, kind="transactions", binary=binary, repeat=args.repeat,
+             seconds=args.seconds, records=args.records, rows=bench.rows)
 
 
 if __name__ == "__main__":
