@@ -85,6 +85,15 @@ impl Replica {
         self.store.lead(self.id, epoch, leadership).await
     }
 
+    /// It has so many replicas, this one included, and is led on in that epoch. `min.insync.replicas` has another meaning
+    /// then: of fewer replicas than that, all.
+    ///
+    /// # Errors
+    /// [`LogError::NotLeader`] if it is not led in that epoch; nothing is changed.
+    pub fn set_replicas(&self, epoch: i32, count: u32) -> Result<(), LogError> {
+        self.store.set_replicas(self.id, epoch, count)
+    }
+
     /// So many replicas are in sync, this one included.
     pub fn set_in_sync(&self, count: u32) -> Result<(), LogError> {
         self.store.set_in_sync(self.id, count)

@@ -23,6 +23,7 @@ mod network;
 mod node;
 mod pause;
 mod producer;
+mod reassigning;
 mod replication;
 mod rig;
 mod rolling;

@@ -146,10 +146,24 @@ impl Replication {
             return Err(LogError::NotLeader);
         };
         *in_sync = count;
+        self.look_at_in_sync(min_in_sync);
+        Ok(())
+    }
+
+    /// It has so many replicas now, and is led on in that epoch.
+    pub(crate) fn set_replicas(&mut self, epoch: i32, count: u32, min_in_sync: i32) -> Result<(), LogError> {
+        match &mut self.role {
+            Role::Leading(Leadership::Replicated { replicas, .. }) if self.epoch == epoch => *replicas = count,
+            _ => return Err(LogError::NotLeader),
+        }
+        self.look_at_in_sync(min_in_sync);
+        Ok(())
+    }
+
+    fn look_at_in_sync(&mut self, min_in_sync: i32) {
         if self.check_produce(Acks::All, min_in_sync).is_err() {
             self.refuse(&LogError::NotEnoughReplicasAfterAppend);
         }
-        Ok(())
     }
 
     /// The end of the log is about to be cut off, or that is over.
@@ -265,6 +279,23 @@ mod tests {
         assert_eq!(replication.check_produce(Acks::Leader, 2), Ok(()));
         let two = leading(2, 2);
         assert_eq!(two.check_produce(Acks::All, 3), Ok(()), "no more are wanted than there are");
+    }
+
+    /// Somebody who had not heard that the leadership was over led the partition on with other replicas, and it was led again:
+    /// it took records that nobody ever confirmed.
+    #[test]
+    fn another_number_of_replicas_is_for_who_leads_in_that_epoch() {
+        let mut replication = leading(2, 1);
+        assert_eq!(replication.check_produce(Acks::All, 2), Err(LogError::NotEnoughReplicas));
+        assert_eq!(replication.set_replicas(2, 1, 2), Err(LogError::NotLeader), "of another epoch");
+        replication.set_replicas(3, 1, 2).unwrap();
+        assert_eq!(replication.check_produce(Acks::All, 2), Ok(()), "no more are wanted than there are");
+        let waiting = replication.expect(10).expect("it is replicated");
+        replication.set_replicas(3, 2, 2).unwrap();
+        assert_eq!(waiting.get(), Some(Err(LogError::NotEnoughReplicasAfterAppend)));
+        replication.enter(3).unwrap();
+        assert_eq!(replication.set_replicas(3, 1, 2), Err(LogError::NotLeader));
+        assert_eq!(replication.check_produce(Acks::Leader, 2), Err(LogError::NotLeader), "it is led no more");
     }
 
     #[test]

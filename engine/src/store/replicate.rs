@@ -125,6 +125,14 @@ impl<I: Io> Store<I> {
         partition.replication_mut().set_in_sync(count, min_in_sync)
     }
 
+    /// So many replicas are there. See [`crate::replica::Replica::set_replicas`].
+    pub(crate) fn set_replicas(&self, id: TopicPartition, epoch: i32, count: u32) -> Result<(), LogError> {
+        let cell = self.partition(id)?;
+        let mut partition = cell.borrow_mut();
+        let min_in_sync = partition.config().min_insync_replicas;
+        partition.replication_mut().set_replicas(epoch, count, min_in_sync)
+    }
+
     /// Follows another node. See [`crate::replica::Replica::follow`].
     pub(crate) async fn follow(&self, id: TopicPartition, epoch: i32) -> Result<ReplicaPosition, LogError> {
         let cell = self.partition(id)?;

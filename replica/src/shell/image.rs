@@ -11,7 +11,7 @@ use millrace_engine::{
 use super::{OwnImage, Shell};
 use crate::{
     channel::{
-        event::{Assignment, LiveNode, Nodes},
+        event::{Assignment, LiveNode, Nodes, Role},
         quota::{LimitedReplicas, ReplicationLimits},
     },
     cluster::{
@@ -145,6 +145,7 @@ impl Shell {
             u32::try_from(owner(partition, shards)).expect("a node has few shards")
         };
         let assignment = Assignment::of(state, &topic.rules, me, nodes, shard);
+        let led = assignment.as_ref().filter(|it| matches!(it.role, Role::Leader(_))).map(|it| it.epoch);
         let before = match assignment {
             Some(_) => self.told.borrow_mut().insert(partition, newest),
             None => self.told.borrow_mut().remove(&partition),
@@ -152,7 +153,9 @@ impl Shell {
         let is_news = before != assignment.is_some().then_some(newest);
         if is_news || extent == Extent::All {
             self.tell(|core, now, logs| core.handle_assigned(now, partition, assignment, logs));
-            self.lead_on(partition);
+            if let Some(epoch) = led {
+                self.count_replicas(partition, epoch);
+            }
         }
     }
 }

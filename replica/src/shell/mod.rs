@@ -39,7 +39,6 @@ use glommio::{Latency, Shares, TaskQueueHandle, timer::sleep};
 use millrace_engine::{
     api::{TopicId, TopicPartition},
     engine::Engine,
-    replica::Leadership,
     signal::{Outcome, Signal},
 };
 use millrace_sockets::{
@@ -120,8 +119,6 @@ pub struct Shell {
     me: Cell<Option<Member>>,
     /// Revision of each partition's key that the core was told last.
     told: RefCell<HashMap<TopicPartition, i64>>,
-    /// Of partitions that the engine was told to lead: the epoch, and how many replicas it reckons with.
-    led: RefCell<HashMap<TopicPartition, (i32, Leadership)>>,
     /// Topics as the core was told of them last.
     seen: RefCell<HashMap<TopicId, Arc<TopicState>>>,
     poller: Rc<Poller>,
@@ -199,7 +196,6 @@ impl Shell {
             image: RefCell::default(),
             me: Cell::default(),
             told: RefCell::default(),
-            led: RefCell::default(),
             seen: RefCell::default(),
             poller: poller.clone(),
             links: RefCell::default(),

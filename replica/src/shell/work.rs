@@ -89,14 +89,6 @@ fn joined(records: &Records) -> Bytes {
     }
 }
 
-/// How many replicas are reckoned with.
-fn count(leadership: Leadership) -> u32 {
-    match leadership {
-        Leadership::Alone => 1,
-        Leadership::Replicated { replicas, .. } => replicas,
-    }
-}
-
 impl Shell {
     /// Does one piece of work, or begins it.
     pub(super) fn work(self: &Rc<Self>, partition: TopicPartition, work: EngineWork) {
@@ -159,10 +151,6 @@ impl Shell {
         let shell = self.clone();
         let partition = replica.id();
         let leadership = self.leadership(partition);
-        match work {
-            EngineWork::Lead { epoch } => drop(self.led.borrow_mut().insert(partition, (epoch, leadership))),
-            _ => drop(self.led.borrow_mut().remove(&partition)),
-        }
         self.tasks.spawn(async move {
             let outcome = match work {
                 EngineWork::Lead { epoch } => replica.lead(epoch, leadership).await,
@@ -174,26 +162,22 @@ impl Shell {
             if let Err(error) = &outcome {
                 tracing::warn!(?partition, %error, ?work, "a partition's change failed");
             }
+            if let EngineWork::Lead { epoch } = work {
+                shell.count_replicas(partition, epoch); // a newer image may have come meanwhile
+            }
             shell.report(partition, if outcome.is_ok() { Done::Changed } else { Done::ChangeFailed });
             (shell.hooks.on_leadership)();
         });
     }
 
-    /// A reassignment gave a partition that is led here more or fewer replicas: its epoch goes on, and `min.insync.replicas` has
-    /// another meaning (of fewer replicas than that, all).
-    pub(super) fn lead_on(self: &Rc<Self>, partition: TopicPartition) {
-        let leadership = self.leadership(partition);
-        let Some((epoch, before)) = self.led.borrow().get(&partition).copied() else { return };
-        if count(before) == count(leadership) {
-            return;
+    /// Has the engine reckon with as many replicas of a partition as the image says, if it leads it in that epoch: a reassignment
+    /// changes their number while a leader's epoch goes on.
+    pub(super) fn count_replicas(&self, partition: TopicPartition, epoch: i32) {
+        let Leadership::Replicated { replicas, .. } = self.leadership(partition) else { return };
+        let counted = self.engine.replica(partition).and_then(|replica| replica.set_replicas(epoch, replicas));
+        if let Err(error) = counted {
+            tracing::debug!(?partition, %error, "the number of replicas stays");
         }
-        self.led.borrow_mut().insert(partition, (epoch, leadership));
-        let Ok(replica) = self.engine.replica(partition) else { return };
-        self.tasks.spawn(async move {
-            if let Err(error) = replica.lead(epoch, leadership).await {
-                tracing::debug!(?partition, %error, "the number of replicas stays");
-            }
-        });
     }
 
     /// Of what the image says now; what changes later is told by `SetInSync`.

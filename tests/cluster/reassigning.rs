@@ -1,0 +1,53 @@
+//! Partitions that move to other nodes, under load.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use millrace_client::{Cluster, Reassignment, requests};
+use millrace_engine::batch::{BatchBuilder, Codec, Record};
+
+use crate::{load::Load, rig::Rig};
+
+/// A leader whose partition moved away altogether led it again, as it heard of the number of replicas after it heard that it is
+/// none of them: it took records that nobody ever confirmed, and with acks=1 said that they were safe. Producers waited for it
+/// until their requests timed out.
+#[test]
+fn a_node_that_a_partition_moved_away_from_takes_nothing_for_it() {
+    let Some(rig) = Rig::start(3, "") else { return };
+    rig.create_topic("orders", 3, 2, &[("min.insync.replicas", "2")]);
+    let load = Load::start(&rig, "orders", 3, 3);
+    load.await_more(&rig, 30);
+    let mut former = Vec::new();
+    let mut moves = Vec::new();
+    for (partition, found) in rig.topic("orders").partitions {
+        let third = (1..=3).find(|id| !found.replicas.contains(id)).unwrap();
+        let other = *found.replicas.iter().find(|id| **id != found.leader).unwrap();
+        former.push((partition, found.leader));
+        moves.push(Reassignment { topic: "orders".to_owned(), partition, replicas: Some(vec![other, third]) });
+    }
+    rig.client().reassign(&moves).unwrap();
+    rig.until("all have moved", || rig.client().reassigning().is_ok_and(|left| left.is_empty()));
+    load.await_more(&rig, 30);
+    for (partition, node) in former {
+        rig.until("the former leader sends producers away", || {
+            let code = produce(&mut rig.client_of(node), node, partition);
+            assert_ne!(code, 0, "node {node} took a record for partition {partition}\n{}", rig.logs());
+            code == 6 // NOT_LEADER_OR_FOLLOWER
+        });
+    }
+    let produced = load.finish();
+    println!("longest gap of a producer: {:?}", produced.longest_gap);
+    rig.await_in_sync("orders", 2);
+    rig.verify("orders", produced.run, &produced.acknowledged);
+}
+
+/// What a node says to a record that its disk alone is to have.
+fn produce(client: &mut Cluster, node: i32, partition: i32) -> i16 {
+    let mut batch = BatchBuilder::new(Codec::None, 0);
+    let value = Some(Bytes::from_static(b"value"));
+    batch.push(&Record { offset: 0, timestamp: 1, key: None, value, headers: vec![] });
+    let batch = Bytes::from(batch.finish());
+    let request = |_| requests::produce("orders", partition, 1, Duration::from_secs(5), batch.clone());
+    let answer = client.broker(node, request).unwrap();
+    answer.responses[0].partition_responses[0].error_code
+}
