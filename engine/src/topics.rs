@@ -58,7 +58,7 @@ impl Engine {
 
     /// Brings a topic to what a cluster says of it, durably, on every shard: its name, settings and number of partitions,
     /// and on which nodes they are. A partition that comes to this node is empty, and is neither led nor followed before it
-    /// is said; of one that is on other nodes only from now on, nothing stays. Nothing is done for a topic that is as it is
+    /// is said; of one that is on other nodes only from now on, nothing is served, and soon nothing is left. Nothing is done for a topic that is as it is
     /// said to be. The leader epochs of the placement need not follow elections: that of a partition is 0 only if it is on one
     /// node alone and no cluster decides who leads it.
     ///
@@ -102,11 +102,7 @@ impl Engine {
             let here: HashSet<i32> =
                 placement.on(engine.node_id()).filter_map(|(at, _)| i32::try_from(at).ok()).collect();
             let own = engine.0.store.partition_ids().into_iter().filter(|partition| partition.topic == id);
-            for gone in own.filter(|partition| !here.contains(&partition.partition)) {
-                if let Err(error) = engine.0.store.clear(gone).await {
-                    tracing::warn!("{gone:?} is on other nodes now, but what is here of it stays: {error}");
-                }
-            }
+            engine.0.store.clear(own.filter(|partition| !here.contains(&partition.partition)));
         })
         .await;
     }

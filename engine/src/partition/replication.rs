@@ -37,6 +37,8 @@ pub(crate) struct Replication {
     told: i64,
     /// Whether the end of the log is being cut off: nothing is appended meanwhile.
     cutting: bool,
+    /// Set when what is here of it is removed, while that is under way.
+    clearing: Option<Rc<Outcome<()>>>,
     /// Who waits for the high watermark, in the order of the offsets.
     waiting: VecDeque<(i64, Rc<Confirmation>)>,
 }
@@ -44,13 +46,14 @@ pub(crate) struct Replication {
 impl Replication {
     /// Of a partition that is on this node alone.
     pub(crate) fn alone() -> Self {
-        Self { role: Role::Leading(Leadership::Alone), epoch: 0, told: 0, cutting: false, waiting: VecDeque::new() }
+        Self { role: Role::Leading(Leadership::Alone), epoch: 0, ..Self::undecided(0, -1) }
     }
 
     /// Of one that is on other nodes too; consumers saw everything below `shown`, and its log knows of epochs up to `epoch`,
     /// which is -1 for none.
     pub(crate) fn undecided(shown: i64, epoch: i32) -> Self {
-        Self { role: Role::Undecided, epoch, told: shown, cutting: false, waiting: VecDeque::new() }
+        let (role, waiting) = (Role::Undecided, VecDeque::new());
+        Self { role, epoch, told: shown, cutting: false, clearing: None, waiting }
     }
 
     /// What this node is.
@@ -137,6 +140,21 @@ impl Replication {
     /// What is here of it is being removed, in the current epoch.
     pub(crate) fn clear(&mut self) {
         self.role = Role::Clearing;
+    }
+
+    /// Set when what is here of it is removed; none if that is not under way.
+    pub(crate) fn clearing(&self) -> Option<Rc<Outcome<()>>> {
+        self.clearing.clone()
+    }
+
+    /// What is here of it is to be removed: answers what is to be set then.
+    pub(crate) fn begin_clearing(&mut self) -> Rc<Outcome<()>> {
+        self.clearing.insert(Rc::default()).clone()
+    }
+
+    /// That is over, unless it was begun once more.
+    pub(crate) fn end_clearing(&mut self, over: &Rc<Outcome<()>>) {
+        self.clearing.take_if(|clearing| Rc::ptr_eq(clearing, over));
     }
 
     /// So many replicas are in sync now. If they are too few, who waits hears that: what it sent is in the log, but may not

@@ -11,6 +11,7 @@ mod atomic;
 #[cfg(test)]
 mod bound_tests;
 mod cache;
+mod clearing;
 #[cfg(test)]
 mod compact_tests;
 mod compactor;

@@ -100,6 +100,7 @@ impl<I: Io> Store<I> {
 
     /// Makes durable where an epoch begins, unless that is known. Nothing is appended meanwhile.
     async fn begin_epoch(&self, cell: &Rc<PartitionCell>, epoch: i32) -> Result<(), LogError> {
+        self.await_cleared(cell).await?;
         self.enter_epoch(cell, epoch)?;
         self.check_not_failed()?;
         let begun = cell.borrow_mut().begin_epoch();
@@ -136,6 +137,7 @@ impl<I: Io> Store<I> {
     /// Follows another node. See [`crate::replica::Replica::follow`].
     pub(crate) async fn follow(&self, id: TopicPartition, epoch: i32) -> Result<ReplicaPosition, LogError> {
         let cell = self.partition(id)?;
+        self.await_cleared(&cell).await?;
         let follows_already = {
             let partition = cell.borrow();
             partition.replication().role() == Role::Following && partition.replication().epoch() == epoch

@@ -26,6 +26,7 @@
 //! | fat run | the one before it | `write_fat`, whether that succeeded or not |
 //! | producer | its group | `apply`, in the order of groups, or `fail` |
 //! | batch of a transaction | its coordinator | the gate's answer, or a timer; a marker makes it ask again. `close` refuses it |
+//! | who leads or follows what comes back | its old records to be removed | `end_clearing`, whatever came of it |
 //! | fetch | memory | who drops a permit wakes all who wait; nobody holds one and waits for another, and a connection that does not take its answer while others wait is closed |
 //! | fetch | records | `Partition::wake`, and its own deadline |
 //! | letters, replies | their shard | `Mail::send` at the end of the turn; the watchdog's thread wakes every shard many times a second, whatever was lost |

@@ -10,7 +10,7 @@
 
 use std::{collections::VecDeque, io, path::PathBuf, rc::Rc};
 
-use super::{Store, cut, removal, replicate::check_still};
+use super::{Store, cut, removal};
 use crate::{
     api::{FetchPartition, LogError, ReadBound, TopicPartition},
     format::{journal::Payloads, manifest, wal::Era},
@@ -76,41 +76,6 @@ impl<I: Io> Store<I> {
         }
         self.trim_as_follower(id, log_start).await?;
         self.position(id)
-    }
-
-    /// Leaves nothing of a partition that is on other nodes only from here on: it is empty, and neither led nor followed. How
-    /// often its end was cut off stays known, for when it comes back. Whoever still takes this node for its leader is sent away
-    /// from the first moment on: told that an offset is out of range, a consumer would begin at the start of the log again.
-    pub(crate) async fn clear(self: &Rc<Self>, id: TopicPartition) -> Result<(), LogError> {
-        let cell = self.partition(id)?;
-        let epoch = cell.borrow().replication().epoch().max(0);
-        self.enter_epoch(&cell, epoch)?;
-        self.await_groups(&cell).await?;
-        check_still(&cell, epoch)?;
-        cell.borrow_mut().replication_mut().clear();
-        let begun = self.begin_anew(id, 0).await;
-        // of a newer epoch by now, it is somebody else's to begin
-        if check_still(&cell, epoch).is_ok() {
-            self.enter_epoch(&cell, epoch)?;
-        }
-        begun.map(drop)
-    }
-
-    /// The same for what a start found of them.
-    pub(super) fn clear_elsewhere(self: &Rc<Self>) {
-        let is_here = |id: &TopicPartition| self.partition(*id).is_ok();
-        let left: Vec<TopicPartition> = self.options.elsewhere.keys().copied().filter(is_here).collect();
-        if left.is_empty() {
-            return;
-        }
-        let store = self.clone();
-        self.io.spawn(Share::Background, async move {
-            for id in left {
-                if let Err(error) = store.clear(id).await {
-                    tracing::warn!("what is left of {id:?}, which is on other nodes, stays: {error}");
-                }
-            }
-        });
     }
 
     async fn run_cut(

@@ -2,8 +2,9 @@
 
 use std::{cell::Cell, time::Duration};
 
+use futures_util::FutureExt;
+
 use super::*;
-use crate::io::Share;
 
 /// A store with one replicated partition, for the length of a body.
 fn with_store(settings: &[(&str, &str)], body: impl AsyncFnOnce(Rc<Store<SimIo>>, TopicPartition)) {
@@ -202,7 +203,7 @@ fn a_cut_inside_the_batch_that_the_log_starts_in_leaves_nothing() {
         store.trim_as_follower(id, 2).await.unwrap();
         let position = store.truncate(id, 3, CutBytes::Drop).await.unwrap();
         assert_eq!((position.log_start, position.end, position.last_epoch), (0, 0, -1));
-        store.clear(id).await.unwrap();
+        store.clear([id]);
         assert_eq!(store.lead(id, 1, THREE).await.unwrap().end, 0);
     });
 }
@@ -222,19 +223,40 @@ fn nobody_is_told_that_an_offset_is_out_of_range_while_a_partition_is_cleared() 
         let bound = ReadBound::HighWatermark;
         let part = FetchPartition { partition: id, offset: 3, max_bytes: 1000, leader_epoch: 0, bound };
         assert!(store.read(&part, 1000, true).await.is_ok());
-        let cleared = Rc::new(Cell::new(false));
-        let (clearing, is_done) = (store.clone(), cleared.clone());
-        store.io.spawn(Share::Serving, async move {
-            clearing.clear(id).await.unwrap();
-            is_done.set(true);
-        });
+        store.clear([id]);
+        let cell = store.partition(id).unwrap();
         let mut told = Vec::new();
-        while !cleared.get() {
+        while cell.borrow().replication().clearing().is_some() {
             told.push(store.read(&part, 1000, true).await.err());
             store.io.sleep(Duration::from_micros(1)).await;
         }
         assert!(told.len() > 2, "it took some time: {told:?}");
         told.retain(|error| error.is_some());
         assert!(told.iter().all(|error| *error == Some(LogError::NotLeader)), "{told:?}");
+    });
+}
+
+/// A follower that came back while its old records were being removed could have said that it has them: they would have counted
+/// as confirmed.
+#[test]
+fn who_waits_hears_at_once_that_a_partition_has_left_and_what_comes_back_is_empty() {
+    with_store(&[], async |store, id| {
+        store.lead(id, 3, THREE).await.unwrap();
+        let waiting = produce(&store, id, 0, Acks::All).await.unwrap().1.unwrap();
+        store.clear([id]);
+        assert_eq!(produce(&store, id, 1, Acks::Leader).await.err(), Some(LogError::NotLeader));
+        assert_eq!(waiting.wait().await, Err(LogError::NotLeader));
+        assert_eq!(store.follow(id, 3).await.unwrap().end, 0, "in the epoch that it was in, too");
+        store.lead(id, 4, THREE).await.unwrap();
+        produce(&store, id, 0, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        // it leaves, comes back, and leaves once more before the first time is over
+        store.clear([id]);
+        let mut following = Box::pin(store.follow(id, 5));
+        assert!(following.as_mut().now_or_never().is_none());
+        store.clear([id]);
+        assert_eq!(following.await, Err(LogError::NotLeader));
+        let cell = store.partition(id).unwrap();
+        store.await_cleared(&cell).await.unwrap();
+        assert!(cell.borrow().is_clear());
     });
 }
