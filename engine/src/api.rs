@@ -57,6 +57,21 @@ impl Acks {
     }
 }
 
+/// What the answer to a batch waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AcksWithin {
+    /// Who must have it.
+    pub acks: Acks,
+    /// How long that is waited for: then it is [`LogError::NotInTime`]. None: for as long as it takes.
+    pub patience: Option<Duration>,
+}
+
+impl From<Acks> for AcksWithin {
+    fn from(acks: Acks) -> Self {
+        Self { acks, patience: None }
+    }
+}
+
 /// The answer to one partition's part of a produce request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Produced {
@@ -222,6 +237,9 @@ pub enum LogError {
     /// The same since the batch was appended: it may not survive this leader.
     #[error("fewer replicas are in sync than min.insync.replicas since the batch was appended")]
     NotEnoughReplicasAfterAppend,
+    /// It was not confirmed in the time that was given for that. It may be in all logs all the same, or come to be.
+    #[error("the batch was not confirmed in time")]
+    NotInTime,
     /// The leader is new and does not know yet how far consumers may have been.
     #[error("the new leader does not know the high watermark yet")]
     OffsetNotAvailable,

@@ -7,16 +7,20 @@ use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
     path::{Path, PathBuf},
+    pin::pin,
     rc::Rc,
     task::{Poll, Waker},
 };
 
-use futures_util::{FutureExt, future::Either, future::join_all};
+use futures_util::{
+    FutureExt,
+    future::{Either, join_all, select},
+};
 use uuid::Uuid;
 
 use crate::{
     api::{
-        Acks, ActiveProducer, Fetched, FoundOffset, LogError, OffsetSpec, ProducePartition, Produced, ReadBound,
+        AcksWithin, ActiveProducer, Fetched, FoundOffset, LogError, OffsetSpec, ProducePartition, Produced, ReadBound,
         TopicId, TopicPartition,
     },
     batch::AppendOrigin,
@@ -132,10 +136,11 @@ impl Engine {
     pub fn produce(
         &self,
         origin: AppendOrigin,
-        acks: Acks,
+        acks: impl Into<AcksWithin>,
         parts: Vec<ProducePartition>,
     ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
-        self.produce_with(parts, move |engine: &Engine, part| engine.0.store.append(part, origin, acks))
+        let AcksWithin { acks, patience } = acks.into();
+        self.produce_with(parts, patience, move |engine: &Engine, part| engine.0.store.append(part, origin, acks))
     }
 
     /// Answers a question for an offset.
@@ -395,17 +400,33 @@ impl Engine {
     }
 }
 
-/// Waits for the places and the groups of taken batches. Groups end in order, so few of the waits really wait.
-pub(crate) async fn settle(taken: Vec<Taken>) -> Vec<Result<Produced, LogError>> {
+/// Waits for the places and the groups of taken batches, until it is `late`. Groups end in order, so few of the waits really wait.
+pub(crate) async fn settle(taken: Vec<Taken>, late: impl Future<Output = ()>) -> Vec<Result<Produced, LogError>> {
     let mut answers = Vec::with_capacity(taken.len());
+    let (mut late, mut is_late) = (pin!(late), false);
     for taken in taken {
-        answers.push(match taken.appended().await {
-            Ok((produced, None)) => Ok(produced),
-            Ok((produced, Some(wait))) => wait.wait().await.map(|()| produced),
-            Err(error) => Err(error),
-        });
+        let settled = pin!(settle_one(taken));
+        // what is known when the time is over is told all the same
+        let answer = match is_late {
+            true => settled.now_or_never(),
+            false => match select(settled, &mut late).await {
+                Either::Left((answer, _)) => Some(answer),
+                Either::Right(((), settled)) => {
+                    is_late = true;
+                    settled.now_or_never()
+                }
+            },
+        };
+        answers.push(answer.unwrap_or(Err(LogError::NotInTime)));
     }
     answers
+}
+
+async fn settle_one(taken: Taken) -> Result<Produced, LogError> {
+    match taken.appended().await? {
+        (produced, None) => Ok(produced),
+        (produced, Some(wait)) => wait.wait().await.map(|()| produced),
+    }
 }
 
 /// The shard that owns a partition: partitions of a topic take turns.

@@ -3,14 +3,15 @@
 //! As elsewhere, the order among calls is fixed when a call returns, not when its future resolves: letters to a shard stay
 //! in order, and so do a coordinator's admission, the batch that it lets in and the marker that ends both.
 
-use std::{collections::BTreeMap, future::Future, rc::Rc};
+use std::{collections::BTreeMap, future::Future, rc::Rc, time::Duration};
 
 use futures_util::{FutureExt, future::Either, future::join_all};
 
 use crate::{
-    api::{Acks, LogError, ProducePartition, Produced, TopicError, TopicPartition},
+    api::{AcksWithin, LogError, ProducePartition, Produced, TopicError, TopicPartition},
     engine::{Engine, settle},
     format::{catalog::Record, transactions::FEATURE},
+    io::Io,
     store::{Taken, all_ended, each_ended},
     transactions::{
         AtomicAppended, AtomicPart, AtomicRefused, Marker, OpenTransaction, TransactionGate, TransactionalProducer,
@@ -55,10 +56,11 @@ impl Engine {
     pub fn produce_in_transaction(
         &self,
         producer: TransactionalProducer,
-        acks: Acks,
+        acks: impl Into<AcksWithin>,
         parts: Vec<ProducePartition>,
     ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
-        self.produce_with(parts, move |engine: &Engine, part| {
+        let AcksWithin { acks, patience } = acks.into();
+        self.produce_with(parts, patience, move |engine: &Engine, part| {
             engine.0.store.append_in_transaction(part, &producer, acks)
         })
     }
@@ -148,6 +150,7 @@ impl Engine {
     pub(crate) fn produce_with(
         &self,
         parts: Vec<ProducePartition>,
+        patience: Option<Duration>,
         take: impl Fn(&Engine, ProducePartition) -> Taken + Clone + Send + 'static,
     ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
         self.note_activity();
@@ -155,7 +158,13 @@ impl Engine {
             let take = take.clone();
             let answers = self.call(shard, move |engine: Engine| {
                 let taken: Vec<Taken> = own.into_iter().map(|part| take(&engine, part)).collect();
-                settle(taken)
+                let io = engine.0.io.clone();
+                settle(taken, async move {
+                    match patience {
+                        Some(patience) => io.sleep(patience).await,
+                        None => std::future::pending().await,
+                    }
+                })
             });
             async move { (places, answers.await) }
         });

@@ -67,6 +67,7 @@ pub(crate) fn log_error(error: &LogError) -> ResponseError {
         LogError::NotLeader => ResponseError::NotLeaderOrFollower,
         LogError::NotEnoughReplicas => ResponseError::NotEnoughReplicas,
         LogError::NotEnoughReplicasAfterAppend => ResponseError::NotEnoughReplicasAfterAppend,
+        LogError::NotInTime => ResponseError::RequestTimedOut,
         LogError::OffsetNotAvailable => ResponseError::OffsetNotAvailable,
         LogError::UnexpectedOffset { .. } => ResponseError::UnknownServerError,
         LogError::Batch(error) => batch_error(error),
@@ -115,6 +116,7 @@ pub(crate) fn tells_log_start(error: &LogError) -> bool {
         | LogError::NotLeader
         | LogError::NotEnoughReplicas
         | LogError::NotEnoughReplicasAfterAppend
+        | LogError::NotInTime
         | LogError::OffsetNotAvailable
         | LogError::UnexpectedOffset { .. }
         | LogError::StorageFull

@@ -90,6 +90,7 @@ impl From<&LogError> for AppendFailure {
             LogError::Storage(_)
             | LogError::ShuttingDown
             | LogError::NotLeader
+            | LogError::NotInTime
             | LogError::NotEnoughReplicasAfterAppend => (ResponseError::NotCoordinator, true),
             LogError::Batch(_) => (ResponseError::UnknownServerError, false),
             LogError::UnknownPartition

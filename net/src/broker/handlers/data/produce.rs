@@ -5,7 +5,7 @@ mod transaction;
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::{Either, select};
+use futures_util::future::Either;
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -17,7 +17,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use millrace_engine::{
-    api::{Acks, LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
+    api::{Acks, AcksWithin, LogError, OffsetSpec, ProducePartition, Produced, ReadBound, TopicPartition},
     batch::{AppendOrigin, BatchError, BatchInfo, Codec, RefusedRecord},
     engine::Engine,
     transactions::TransactionalProducer,
@@ -77,6 +77,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let acks = Acks::of_wire(request.acks);
     let waits_for_others = acks == Some(Acks::All) && context.service.membership.is_clustered();
     let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default());
+    // this node's own disk is waited for however long it takes, other replicas for as long as the client says
     let patience = waits_for_others.then_some(patience);
     let producer = transaction::transactional_producer(&request, header.version).and_then(|producer| {
         let allowed = producer.as_ref().map(|p| context.transactional_id(&p.transactional_id, Operation::Write));
@@ -89,18 +90,16 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
         is_admin: header.client_id.as_deref() == Some(cluster::ADMIN_CLIENT_ID),
         takes_zstd: header.version >= ZSTD_VERSION,
     };
-    let mut answers: Vec<TopicAnswer> =
+    let answers: Vec<TopicAnswer> =
         request.topics.into_iter().map(|topic| begin_topic(&names, topic, &rules, &mut parts)).collect();
     let owners = parts.iter().map(|part| context.engine().owner(part.partition));
     context.session_mut().affinity.on_request(owners);
     // with acks that are not legal nothing is appended
-    let appended = append(context.engine(), producer.ok().flatten(), acks.unwrap_or(Acks::All), parts);
+    let wanted = AcksWithin { acks: acks.unwrap_or(Acks::All), patience };
+    let appended = append(context.engine(), producer.ok().flatten(), wanted, parts);
     let context = context.clone();
     Ok(Handling::Later(Box::pin(async move {
-        let appended = in_time(patience, appended).await.unwrap_or_else(|| {
-            time_out(&mut answers);
-            Vec::new()
-        });
+        let appended = appended.await;
         if acks == Some(Acks::None) {
             return silence(&answers, &appended);
         }
@@ -110,31 +109,11 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     })))
 }
 
-/// What became of the batches. This node's own disk is always waited for; other replicas for as long as the client says:
-/// `None` after that, and the batches may come to be in all logs all the same.
-async fn in_time<T>(patience: Option<Duration>, appended: impl Future<Output = T>) -> Option<T> {
-    let Some(patience) = patience else { return Some(appended.await) };
-    let (appended, late) = (std::pin::pin!(appended), std::pin::pin!(glommio::timer::sleep(patience)));
-    match select(appended, late).await {
-        Either::Left((appended, _)) => Some(appended),
-        Either::Right(_) => None,
-    }
-}
-
-/// What was not refused has not been answered in time.
-fn time_out(answers: &mut [TopicAnswer]) {
-    for (_, answer) in answers.iter_mut().flat_map(|topic| &mut topic.partitions) {
-        if matches!(answer, PartitionAnswer::Appended(_)) {
-            *answer = PartitionAnswer::Refused(ResponseError::RequestTimedOut.into());
-        }
-    }
-}
-
 /// Appends batches, in the order of calls.
 fn append(
     engine: &Engine,
     producer: Option<TransactionalProducer>,
-    acks: Acks,
+    acks: AcksWithin,
     parts: Vec<ProducePartition>,
 ) -> impl Future<Output = Vec<Result<Produced, LogError>>> + 'static {
     match producer {

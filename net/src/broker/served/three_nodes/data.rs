@@ -2,7 +2,7 @@
 
 use kafka_protocol::messages::{
     FetchRequest, FetchResponse, GroupId, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
-    TopicName,
+    ProduceResponse, TopicName,
     fetch_request::{FetchPartition, FetchTopic},
     fetch_response::PartitionData,
     list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
@@ -171,6 +171,28 @@ fn acks_of_all_need_enough_replicas() {
         assert_eq!(told.responses[0].partition_responses[0].error_code, 19, "NOT_ENOUGH_REPLICAS");
         let told = node.call(13, produce(&node, 1, 1)).await;
         assert_eq!(told.responses[0].partition_responses[0].error_code, 0);
+    });
+}
+
+/// All parts of a request were told that they were not confirmed in time, also those that were, or that another node leads by now.
+#[test]
+fn each_partition_hears_what_became_of_its_batch_when_the_time_is_over() {
+    with_three_nodes(&[], async |node: Node| {
+        let leadership = Leadership::Replicated { replicas: 3, in_sync: 3 };
+        for partition in [0, 1] {
+            replica(&node, partition).lead(8, leadership).await.expect("it leads");
+        }
+        replica(&node, 1).advance_high_watermark(100).expect("all of it is confirmed");
+        let mut request = produce(&node, 0, -1).with_timeout_ms(50);
+        request.topic_data[0].partition_data.extend(produce(&node, 1, -1).topic_data.remove(0).partition_data);
+        let told = node.call(13, request.clone()).await;
+        let codes = |told: &ProduceResponse| {
+            let partitions = told.responses[0].partition_responses.iter();
+            partitions.map(|partition| partition.error_code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(&told), [7, 0], "REQUEST_TIMED_OUT, and nothing");
+        replica(&node, 1).follow(9).await.expect("it follows");
+        assert_eq!(codes(&node.call(13, request).await), [7, 6], "and NOT_LEADER_OR_FOLLOWER");
     });
 }
 
