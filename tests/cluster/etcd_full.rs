@@ -29,6 +29,8 @@ fn produce_goes_on_and_the_way_out_is_said_when_etcd_has_no_space_left() {
     let spec = TopicSpec { name: "later".to_owned(), partitions: Some(1), replicas: Some(3), settings: Vec::new() };
     rig.client().create_topic(&spec, false).expect_err("nothing can be written");
     rig.until("the log says what to do", || rig.logs().contains("etcdctl alarm disarm"));
+    let is_told = |rig: &Rig| rig.millrace(&["cluster", "status"]).contains("etcdctl alarm disarm");
+    rig.until("the status says what to do", || is_told(&rig));
     load.await_more(&rig, 50);
 
     let etcdctl = |arguments: &[&str]| {
@@ -49,6 +51,7 @@ fn produce_goes_on_and_the_way_out_is_said_when_etcd_has_no_space_left() {
         Err(error) => error.code() == Some(36), // an attempt that seemed to fail had been taken
     });
     rig.until("the log says that it is over", || rig.logs().contains("etcd is back"));
+    rig.until("the status does not say it any more", || !is_told(&rig));
     let produced = load.finish();
     rig.await_in_sync("orders", 3);
     rig.verify("orders", produced.run, &produced.acknowledged);

@@ -1,13 +1,25 @@
-//! What followers lack, as nodes say it of the partitions that they lead. Kafka has no question for it: millrace answers it in a
-//! tagged field of DescribeLogDirs, which other clients pass over, and only to whoever asks for the folders of no topic.
+//! What nodes say of themselves for which Kafka has no question: what followers lack of the partitions that they lead, and what
+//! keeps them from etcd. millrace answers it in tagged fields of DescribeLogDirs, which other clients pass over, and only to
+//! whoever asks for the folders of no topic.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::DescribeLogDirsRequest;
 
 use crate::{cluster::Cluster, error::ClientError};
 
-/// The field's tag, far above those that Kafka gives out one by one.
+/// Tags of the fields, far above those that Kafka gives out one by one.
 pub const FOLLOWER_LAGS_TAG: i32 = 0x4d52;
+/// See [`FOLLOWER_LAGS_TAG`].
+pub const ETCD_TROUBLE_TAG: i32 = 0x4d53;
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeWord {
+    /// What followers lack of the partitions that it leads; none if it does not say: it is older, or no millrace.
+    pub lags: Option<Vec<FollowerLag>>,
+    /// Why etcd does not do what it asks, and the way out, for people; none if it does, or the node does not say.
+    pub etcd_trouble: Option<String>,
+}
 
 /// What one follower lacks of the partitions that one node leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,12 +85,16 @@ impl FollowerLag {
 }
 
 impl Cluster {
-    /// What followers lack of the partitions that a node leads; `None` if it does not say: it is older, or no millrace.
-    pub fn follower_lags(&mut self, leader: i32) -> Result<Option<Vec<FollowerLag>>, ClientError> {
+    /// Asks a node for what it says of itself.
+    pub fn word_of(&mut self, node: i32) -> Result<NodeWord, ClientError> {
         let request = |_| DescribeLogDirsRequest::default().with_topics(Some(Vec::new()));
-        let response = self.broker(leader, request)?;
-        ClientError::check(format!("node {leader}"), response.error_code, None)?;
-        Ok(response.unknown_tagged_fields.get(&FOLLOWER_LAGS_TAG).map(|bytes| FollowerLag::decode(bytes)))
+        let response = self.broker(node, request)?;
+        ClientError::check(format!("node {node}"), response.error_code, None)?;
+        let said = |tag: i32| response.unknown_tagged_fields.get(&tag);
+        Ok(NodeWord {
+            lags: said(FOLLOWER_LAGS_TAG).map(|bytes| FollowerLag::decode(bytes)),
+            etcd_trouble: said(ETCD_TROUBLE_TAG).map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
+        })
     }
 }
 

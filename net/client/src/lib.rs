@@ -60,7 +60,7 @@ pub use frame::ProtocolError;
 pub use groups::{GroupDescription, GroupListing, Member, Offsets};
 pub use in_flight::InFlight;
 pub use isolation::IsolationLevel;
-pub use lag::{FOLLOWER_LAGS_TAG, FollowerLag};
+pub use lag::{ETCD_TROUBLE_TAG, FOLLOWER_LAGS_TAG, FollowerLag, NodeWord};
 pub use offsets::OffsetQuestion;
 pub use partitioner::partition_of_key;
 pub use produce::ProducerId;

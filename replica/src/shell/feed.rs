@@ -15,15 +15,6 @@ use std::{
 
 use crate::cluster::{image::Image, model::Member};
 
-/// Whether etcd answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EtcdState {
-    /// It does.
-    There,
-    /// It does not.
-    Away,
-}
-
 /// An image, and who this node is in it.
 #[derive(Clone, Debug)]
 pub struct OwnImage {
@@ -63,8 +54,8 @@ impl Default for ImageFeed {
 #[derive(Default)]
 struct Feed {
     newest: Option<OwnImage>,
-    /// Whether the control thread has an answer from etcd.
-    is_away: bool,
+    /// Why etcd does not do what the control thread asks, and what to do about it.
+    etcd_trouble: Option<String>,
     waker: Option<Waker>,
 }
 
@@ -109,14 +100,14 @@ impl ImageFeed {
         until_ms == NOT_SAID || (is_present() && self.life.began.elapsed().as_millis() < u128::from(until_ms))
     }
 
-    /// Says whether etcd answers.
-    pub fn note_etcd(&self, etcd: EtcdState) {
-        self.feed.lock().expect("no panic while locked").is_away = etcd == EtcdState::Away;
+    /// Says why etcd does not do what it is asked, in words for people; none if it does.
+    pub fn note_etcd(&self, trouble: Option<String>) {
+        self.feed.lock().expect("no panic while locked").etcd_trouble = trouble;
     }
 
-    /// Whether etcd does not answer.
-    pub fn is_away(&self) -> bool {
-        self.feed.lock().expect("no panic while locked").is_away
+    /// That.
+    pub(super) fn etcd_trouble(&self) -> Option<String> {
+        self.feed.lock().expect("no panic while locked").etcd_trouble.clone()
     }
 
     /// Puts an image back that could not be made use of, unless a newer one came meanwhile.

@@ -56,7 +56,7 @@ use self::{
 };
 pub use self::{
     deletions::StillKept,
-    feed::{EtcdState, ImageFeed, OwnImage},
+    feed::{ImageFeed, OwnImage},
     reconcile::{ReconcileError, follow_images},
     report::{FollowerReport, Promotion, ReplicationReport},
 };

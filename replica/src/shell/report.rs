@@ -92,7 +92,7 @@ impl Shell {
         let core = self.core.borrow();
         let mut report = ReplicationReport {
             links: self.links.borrow().len() as u64,
-            is_etcd_away: self.options.feed.is_away(),
+            is_etcd_away: self.etcd_trouble().is_some(),
             ..ReplicationReport::default()
         };
         for standing in core.followers(self.now_ms(), &self.logs) {
@@ -110,6 +110,11 @@ impl Shell {
         }
         self.report_led(&mut report);
         report
+    }
+
+    /// Why etcd does not do what it is asked, in words for people; none if it does.
+    pub fn etcd_trouble(&self) -> Option<String> {
+        self.options.feed.etcd_trouble()
     }
 
     fn bytes_from(&self, standing: &FollowerStanding) -> u64 {

@@ -1,16 +1,18 @@
 //! `millrace cluster`: how a cluster is and what to do about it, moving partitions off a node, taking a node out.
 
 use std::{
-    collections::BTreeMap,
     io::{Write, stdout},
     net::{TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
 use clap::{Args, Subcommand};
-use millrace_client::{Cluster, Election, FollowerLag, Members, Topic};
+use millrace_client::{Cluster, Election, Members, NodeWord, Topic};
 
-use self::{plan::plan, report::report};
+use self::{
+    plan::plan,
+    report::{Heard, report},
+};
 use super::broker::BrokerArgs;
 use crate::failure::{Failure, Outcome};
 
@@ -153,20 +155,25 @@ fn look(cluster: &mut Cluster) -> Outcome<(Members, Vec<Topic>)> {
     Ok((members, topics))
 }
 
-/// How long one node may take to say what its followers lack: one that stands still is not there to say.
-const LAG_PATIENCE: Duration = Duration::from_secs(1);
+/// How long one node may take to say how it is: one that stands still is not there to say.
+const WORD_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What each node lacks as a follower, as those say that can be asked.
-fn lags(cluster: &mut Cluster, members: &Members, silent: &[i32]) -> BTreeMap<i32, FollowerLag> {
-    let mut lags: BTreeMap<i32, FollowerLag> = BTreeMap::new();
-    for leader in members.nodes.iter().filter(|node| !silent.contains(&node.id)) {
+/// What nodes say that can be asked.
+fn hear(cluster: &mut Cluster, members: &Members, silent: Vec<i32>) -> Heard {
+    let mut heard = Heard { silent, ..Heard::default() };
+    let ids: Vec<i32> = members.nodes.iter().map(|node| node.id).filter(|id| !heard.silent.contains(id)).collect();
+    for id in ids {
         // whoever does not answer or does not know is no reason to say nothing of the others
-        for lag in cluster.follower_lags(leader.id).ok().flatten().into_iter().flatten() {
-            let sum = lags.entry(lag.node).or_default();
+        let NodeWord { lags, etcd_trouble } = cluster.word_of(id).unwrap_or_default();
+        for lag in lags.into_iter().flatten() {
+            let sum = heard.lags.entry(lag.node).or_default();
             *sum = sum.and(lag);
         }
+        if let Some(trouble) = etcd_trouble {
+            heard.etcd_troubles.entry(trouble).or_default().push(id);
+        }
     }
-    lags
+    heard
 }
 
 impl Status {
@@ -174,8 +181,8 @@ impl Status {
         let mut cluster = self.broker.cluster();
         let (members, topics) = look(&mut cluster)?;
         let silent = silent(&members, self.broker.patience(SILENCE));
-        let lags = lags(&mut self.broker.cluster_within(LAG_PATIENCE), &members, &silent);
-        report(&members, &topics, &lags, &silent, &mut stdout().lock())
+        let heard = hear(&mut self.broker.cluster_within(WORD_PATIENCE), &members, silent);
+        report(&members, &topics, &heard, &mut stdout().lock())
     }
 }
 

@@ -27,16 +27,20 @@ struct Share {
     in_sync: usize,
 }
 
+/// What was heard of nodes themselves.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// What each lacks as a follower.
+    pub(super) lags: BTreeMap<i32, FollowerLag>,
+    /// Those that count as up for the cluster and take no connections from here.
+    pub(super) silent: Vec<i32>,
+    /// What keeps nodes from etcd, and whom.
+    pub(super) etcd_troubles: BTreeMap<String, Vec<i32>>,
+}
+
 /// Writes it.
-///
-/// `silent` nodes count as up for the cluster and take no connections from here.
-pub(super) fn report(
-    members: &Members,
-    topics: &[Topic],
-    lags: &BTreeMap<i32, FollowerLag>,
-    silent: &[i32],
-    out: &mut impl Write,
-) -> Outcome {
+pub(super) fn report(members: &Members, topics: &[Topic], heard: &Heard, out: &mut impl Write) -> Outcome {
+    let Heard { lags, silent, etcd_troubles } = heard;
     let shares = shares(members, topics);
     let count = members.nodes.len();
     let id = members.cluster_id.as_deref().unwrap_or("-");
@@ -63,6 +67,11 @@ pub(super) fn report(
     }
     table.write(out)?;
     let mut troubles: Vec<String> = silent.iter().filter_map(|id| silence(members, *id)).collect();
+    troubles.extend(etcd_troubles.iter().map(|(trouble, ids)| {
+        let who = if ids.len() == 1 { "node" } else { "nodes" };
+        let ids = joined(ids);
+        format!("{who} {ids}: {trouble}; produce and fetch go on, nobody is elected and no topic changes meanwhile")
+    }));
     troubles.extend(self::troubles(members, topics, &shares, lags));
     for trouble in &troubles {
         writeln!(out, "{trouble}")?;
@@ -228,12 +237,16 @@ mod tests {
     }
 
     fn said_with(ids: &[i32], topics: &[Topic], lags: &[FollowerLag], silent: &[i32]) -> String {
+        let lags = lags.iter().map(|lag| (lag.node, *lag)).collect();
+        said_of(ids, topics, &Heard { lags, silent: silent.to_vec(), ..Heard::default() })
+    }
+
+    fn said_of(ids: &[i32], topics: &[Topic], heard: &Heard) -> String {
         let node = |id: &i32| Node { id: *id, host: "h".to_owned(), port: 9092, rack: None };
         let members =
             Members { cluster_id: Some("c".to_owned()), nodes: ids.iter().map(node).collect(), controller: Some(1) };
         let mut out = Vec::new();
-        let lags = lags.iter().map(|lag| (lag.node, *lag)).collect();
-        report(&members, topics, &lags, silent, &mut out).unwrap();
+        report(&members, topics, heard, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -282,6 +295,16 @@ mod tests {
             text.contains("node 1 counts as up, and nobody answers at h:9092") && !text.contains("all is well"),
             "{text}"
         );
+    }
+
+    /// An etcd whose space was used up was told of everywhere but here: the cluster was said to be well.
+    #[test]
+    fn what_keeps_nodes_from_etcd_is_trouble() {
+        let trouble = "etcd takes no writes: 'etcdctl alarm disarm'".to_owned();
+        let heard = Heard { etcd_troubles: [(trouble, vec![1, 3])].into(), ..Heard::default() };
+        let text = said_of(&[1, 2, 3], &[topic("a", &[(1, &[1, 2, 3], &[1, 2, 3])])], &heard);
+        assert!(text.contains("nodes 1,3: etcd takes no writes: 'etcdctl alarm disarm'; produce"), "{text}");
+        assert!(!text.contains("all is well"), "{text}");
     }
 
     #[test]

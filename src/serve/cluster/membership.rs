@@ -23,7 +23,7 @@ use millrace_replica::{
         plane::{ControlPlane, JoiningCatalog, JoiningTopic, Question, Visible},
         store::StoreError,
     },
-    shell::{EtcdState, Hooks, ImageFeed, OwnImage, Shell, ShellOptions, follow_images},
+    shell::{Hooks, ImageFeed, OwnImage, Shell, ShellOptions, follow_images},
 };
 use uuid::Uuid;
 
@@ -377,20 +377,20 @@ impl Listener {
                 tracing::warn!("the membership in the cluster is over: another one follows");
             }
             Event::Away(_, reason) => {
-                self.feed.note_etcd(EtcdState::Away);
+                self.feed.note_etcd(Some(StoreError::Away(reason.clone()).to_string()));
                 tracing::warn!(
                     "etcd is away ({reason}): produce and fetch go on; nobody is elected and no topic is created meanwhile"
                 );
             }
             Event::Full(reason) => {
-                self.feed.note_etcd(EtcdState::Away);
+                let trouble = StoreError::Full(reason).to_string();
+                self.feed.note_etcd(Some(trouble.clone()));
                 tracing::error!(
-                    "{}. Produce and fetch go on; nobody is elected and no topic is created meanwhile",
-                    StoreError::Full(reason)
+                    "{trouble}. Produce and fetch go on; nobody is elected and no topic is created meanwhile"
                 );
             }
             Event::Back => {
-                self.feed.note_etcd(EtcdState::There);
+                self.feed.note_etcd(None);
                 tracing::info!("etcd is back");
             }
             Event::Remember(seen) => {

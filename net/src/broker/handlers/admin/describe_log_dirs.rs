@@ -10,7 +10,7 @@ use kafka_protocol::{
     },
     protocol::{Decodable, StrBytes},
 };
-use millrace_client::{FOLLOWER_LAGS_TAG, FollowerLag};
+use millrace_client::{ETCD_TROUBLE_TAG, FOLLOWER_LAGS_TAG, FollowerLag};
 use millrace_engine::{api::TopicPartition, engine::Engine};
 use millrace_replica::{
     cluster::model::NodeId,
@@ -113,13 +113,14 @@ async fn answer(context: &Context, version: i16, request: DescribeLogDirsRequest
     // one that is not known to the library is put together from the end
     let takes_tags = (VERSION_FLEXIBLE..=VERSION_KNOWN).contains(&version);
     match takes_tags && is_about_none {
-        true => response.with_unknown_tagged_fields(follower_lags(context.engine()).await),
+        true => response.with_unknown_tagged_fields(word(context.engine()).await),
         false => response,
     }
 }
 
-/// What followers lack of the partitions that this node leads, for `millrace cluster status`.
-async fn follower_lags(engine: &Engine) -> BTreeMap<i32, Bytes> {
+/// What this node says of itself for `millrace cluster status`: what followers lack of the partitions that it leads, and what keeps
+/// it from etcd.
+async fn word(engine: &Engine) -> BTreeMap<i32, Bytes> {
     let of_shards = engine.on_all(|engine: Engine| {
         let report = engine.attached::<Shell>().map(|shell| shell.standing().followers);
         std::future::ready(report.unwrap_or_default())
@@ -138,7 +139,10 @@ async fn follower_lags(engine: &Engine) -> BTreeMap<i32, Bytes> {
         ms: report.lag_ms,
     };
     let lags: Vec<_> = followers.into_iter().map(lag).collect();
-    BTreeMap::from([(FOLLOWER_LAGS_TAG, FollowerLag::encode(&lags))])
+    let mut said = BTreeMap::from([(FOLLOWER_LAGS_TAG, FollowerLag::encode(&lags))]);
+    let trouble = engine.attached::<Shell>().and_then(|shell| shell.etcd_trouble());
+    said.extend(trouble.map(|trouble| (ETCD_TROUBLE_TAG, Bytes::from(trouble))));
+    said
 }
 
 /// Records that partitions lack which this node follows, as far as it has heard of their leaders.
