@@ -14,6 +14,7 @@
 //! * `full 2`: node 2's disk takes nothing, until `free 2`.
 //! * `hold` keeps frames under way, `run` lets them go. `part 2`: a part of a frame came to node 2, on each of its connections.
 //! * `doubts 2 1`: whether node 2 takes node 1's process for gone.
+//! * `suspect 2 1`: another shard of node 2 takes node 1's process for gone.
 //! * `old`: from here on all greetings are as a node of version 1 says them, and no frame may be of a later one.
 //! * `limit 1 leading=100000`, `limit 2 following=100000`: bytes per second for replicas that are not in sync.
 //! * `trim 1 3`: node 1's log begins at 3. It tells when it is asked to `write`.
@@ -30,7 +31,7 @@ use millrace_engine::{api::TopicPartition, config::Durability};
 use uuid::Uuid;
 
 use super::{
-    doubts::Doubts,
+    doubts::{Doubts, Sign},
     event::{Assignment, Done, IsrOutcome, LeaderRole, LinkId, LiveNode, LogPosition, Logs, Nodes, ReadFailure},
     event::{ReadRun, Role, SealedRun},
     frame::{Frame, Purpose, Run, Verdict, encode},
@@ -153,8 +154,7 @@ impl Conversation {
                     self.line(format!("{id} knows of low watermark {low}"));
                 }
                 Intent::Heed { member, sign } => {
-                    let now = self.now;
-                    self.nodes.get_mut(&id).expect("a node of the script").doubts.note(now, member, sign);
+                    self.heed(id, member, sign);
                 }
                 Intent::ChangeIsr { revision, proposal, .. } => {
                     let isr: Vec<String> = proposal.isr.iter().map(|member| member.node.to_string()).collect();
@@ -224,6 +224,14 @@ impl Conversation {
         self.line(format!("{id} {text}"));
         if let Some(done) = done {
             self.call(id, |now, core, logs| core.on_done(now, P, done, logs));
+        }
+    }
+
+    fn heed(&mut self, id: NodeId, member: Member, sign: Sign) {
+        let now = self.now;
+        let is_news = self.nodes.get_mut(&id).expect("a node of the script").doubts.note(now, member, sign);
+        if is_news && sign == Sign::Gone {
+            self.call(id, |_, core, _| core.handle_doubted(member));
         }
     }
 
@@ -302,6 +310,11 @@ impl Conversation {
                 doubts.forget(now, |member| lives.contains(&member));
                 let says = if doubts.nodes().contains(&of) { "doubts" } else { "believes in" };
                 self.line(format!("{} {says} {of}", id()));
+            }
+            "suspect" => {
+                let whom: NodeId = words[2].parse().unwrap();
+                let life = *self.lives.iter().find(|life| life.node == whom).expect("it lives");
+                self.heed(id(), life, Sign::Gone);
             }
             "lost" => self.call(id(), |now, core, logs| core.handle_lost(now, logs)),
             "wait" => self.wait(words[1].parse().unwrap()),

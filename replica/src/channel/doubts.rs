@@ -1,7 +1,10 @@
 //! Nodes whose processes are likely to be gone, though they are not fenced yet: what they lead has no leader soon. No proof, and
 //! nothing but what clients are told rests on it.
 //!
-//! Of a whole node: each of its shards sees signs on connections of its own, and all shards hear of them.
+//! Of a whole node: each of its shards sees signs on connections of its own, and all shards hear of them. Who is doubted is asked
+//! on all connections that stand, and an answer on any of them ends the doubt; so neither one connection that is silent nor
+//! signs that crossed each other leave one standing. Of a node to which there is no other connection, one sign is all
+//! there is: it counts until a connection is taken, 5 s at most.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +19,7 @@ pub const DOUBT_MS_MAX: u64 = 5_000;
 pub enum Sign {
     /// A connection to it that worked was closed from there, as by a process that ends, or has fallen silent.
     Gone,
-    /// It has welcomed a connection.
+    /// It has welcomed a connection, or answered on one when it was doubted.
     There,
 }
 

@@ -38,6 +38,7 @@ impl Shell {
             self.tell_doubts();
         }
         if changed && sign == Sign::Gone {
+            self.tell(|core, _, _| core.handle_doubted(member));
             let shell = self.clone();
             self.tasks.spawn(async move {
                 let late = std::pin::pin!(sleep(Duration::from_millis(DOUBT_MS_MAX)));

@@ -60,6 +60,8 @@ pub(super) struct Link {
     pub(super) heard_ms: u64,
     /// When payload was received last, in ms.
     pub(super) payload_ms: u64,
+    /// Somebody takes the process at the other end for gone: an answer shows that it is not.
+    pub(super) is_questioned: bool,
     /// To a follower.
     pub(super) outbound: Outbound,
     /// From a leader.
@@ -95,6 +97,7 @@ impl Link {
             version: VERSION_MIN,
             heard_ms: now_ms,
             payload_ms: now_ms,
+            is_questioned: false,
             outbound: Outbound::default(),
             inbound: Inbound::default(),
             attached: BTreeSet::new(),

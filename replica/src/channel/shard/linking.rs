@@ -141,6 +141,32 @@ impl ShardChannel {
         }
     }
 
+    /// Somebody of this node takes the process of a life for gone. Whoever has another connection to it asks there: one that is
+    /// silent or was closed alone shows nothing of the whole, and a sign that it is there may have crossed the one that it is
+    /// not.
+    pub fn handle_doubted(&mut self, member: Member) {
+        let of_it = |state: &&mut Link| state.member == Some(member) && state.state == LinkState::Up;
+        let mut asked = Vec::new();
+        for (link, state) in self.links.iter_mut() {
+            if of_it(&state) {
+                state.is_questioned = true;
+                asked.push(*link);
+            }
+        }
+        asked.into_iter().for_each(|link| self.say(link, Frame::Ping));
+        self.flush();
+    }
+
+    /// An answer came.
+    fn ponged(&mut self, link: LinkId) {
+        let Some(state) = self.links.get_mut(&link) else { return };
+        if std::mem::take(&mut state.is_questioned)
+            && let Some(member) = state.member
+        {
+            self.intents.push_back(Intent::Heed { member, sign: Sign::There });
+        }
+    }
+
     /// Something of a frame that is not complete was received: somebody is there.
     pub fn handle_heard(&mut self, now_ms: u64, link: LinkId) {
         if let Some(state) = self.links.get_mut(&link) {
@@ -235,7 +261,7 @@ impl ShardChannel {
             (LinkState::Greeting, false, Frame::Hello(hello)) => return self.greet(now_ms, link, hello),
             (LinkState::Greeting, true, Frame::Welcome(welcome)) => return self.welcomed(now_ms, link, welcome, logs),
             (LinkState::Up, _, Frame::Ping) => self.say(link, Frame::Pong),
-            (LinkState::Up, _, Frame::Pong) => {}
+            (LinkState::Up, _, Frame::Pong) => self.ponged(link),
             (LinkState::Up, _, Frame::Detach(list)) => self.detached(now_ms, link, &list, logs),
             (LinkState::Up, true, frame) => return self.take_from_leader(now_ms, link, frame, logs),
             (LinkState::Up, false, frame) => return self.take_from_follower(now_ms, link, frame, logs),
