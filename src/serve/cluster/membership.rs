@@ -52,8 +52,6 @@ struct Farewell {
 }
 /// How long the topics of a node may take to become those of a cluster.
 pub(super) const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the node counts as a member without a word from it. etcd gives no less than 2 s.
-const LEASE: Duration = Duration::from_secs(3);
 /// How long etcd may be silent before that is said.
 const AWAY_AFTER: Duration = Duration::from_secs(2);
 
@@ -252,7 +250,7 @@ pub(super) fn control_options(
         cluster: life.cluster_id().map_or(ClusterIdentity::Any(own_id), ClusterIdentity::Fixed),
         remembered: life.remembered(),
         topic_defaults,
-        lease: LEASE,
+        lease: replication_settings::lease(&cluster.settings),
         away_after: AWAY_AFTER,
         history: match cluster.etcd.managed.is_some() || cluster.etcd.mirror.is_some() {
             true => History::Ours,
