@@ -393,6 +393,12 @@ impl Following {
     pub(crate) fn is_catching_up(&self) -> bool {
         matches!(self.stage, Stage::Attached(Mode::CatchingUp | Mode::Joining { .. }))
     }
+
+    /// Whether its leader may send chunks that are not on their way yet: it has said nothing of going live.
+    #[cfg(test)]
+    pub(crate) fn awaits_chunks(&self) -> bool {
+        matches!(self.stage, Stage::Attached(Mode::CatchingUp))
+    }
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ impl World {
         }
     }
 
-    /// A follower took a chunk: if that was too much, it has said that no more is to come.
+    /// A follower took a chunk: if that was too much, it has said of all that are limited that no more is to come.
     pub(super) fn check_held(&mut self, id: NodeId, process: u64, run: &Run) {
         let node = self.nodes.get_mut(&id).expect("a node");
         let limiting = &mut node.limiting;
@@ -164,11 +164,14 @@ impl World {
         let now_us = (self.now_ms + node.clock_ahead_ms) * 1_000;
         let earliest_us = now_us.saturating_sub(BURST_MS * 1_000);
         limiting.paid_us = limiting.paid_us.max(earliest_us) + run.payload.bytes.len() as u64 * 1_000_000 / rate;
-        let waits = node.core.awaits_chunks(run.partition);
-        if let Some(attachment) = waits.filter(|_| limiting.paid_us > now_us + 1_000)
-            && !self.holding.said.contains(&(id, process, attachment))
-        {
-            self.violate(format!("limit: {id} is over {rate} bytes per second and awaits more of {:?}", run.partition));
+        if limiting.paid_us <= now_us + 1_000 {
+            return;
+        }
+        let limited = self.partitions.iter().filter(|it| limiting.replicas.following.has(it.partition));
+        let awaited = limited.filter_map(|it| Some((*it, node.core.awaits_chunks(*it)?)));
+        let mut unsaid = awaited.filter(|(_, attachment)| !self.holding.said.contains(&(id, process, *attachment)));
+        if let Some((partition, _)) = unsaid.next() {
+            self.violate(format!("limit: {id} is over {rate} bytes per second and awaits more of {partition:?}"));
         }
     }
 }

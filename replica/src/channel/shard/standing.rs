@@ -83,7 +83,7 @@ impl ShardChannel {
     #[cfg(test)]
     pub(crate) fn awaits_chunks(&self, partition: TopicPartition) -> Option<u32> {
         match &self.hosted.get(&partition)?.part {
-            Part::Following(following) if following.is_catching_up() => Some(following.attachment),
+            Part::Following(following) if following.awaits_chunks() => Some(following.attachment),
             _ => None,
         }
     }
