@@ -15,12 +15,18 @@ use millrace_bench::{
     ledger::Acknowledged,
     payload::Stamp,
 };
-use millrace_client::{ClientError, Cluster};
+use millrace_client::{ClientError, Cluster, requests};
 
-use crate::{node::PATIENCE, rig::Rig};
+use crate::{
+    node::PATIENCE,
+    rig::{Rig, client_of},
+};
 
 /// Kafka's code for a batch whose like was appended before: as good as an acknowledgement.
 const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+
+/// How long a node may take to have one record confirmed: less than a client waits for an answer.
+const OFFER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Producers that run until they are told to stop.
 pub(crate) struct Load {
@@ -47,6 +53,7 @@ impl Load {
         let producers = (0..producers).map(|producer| {
             let mut writer = Writer {
                 cluster: rig.client(),
+                brokers: rig.brokers(),
                 topic: topic.to_owned(),
                 run,
                 producer,
@@ -93,8 +100,23 @@ impl Load {
     }
 }
 
+/// What a node says to one record for a partition of `orders`. It is of no run, so that whoever reads back passes it over.
+pub(crate) fn offer(client: &mut Cluster, node: i32, partition: i32, acks: i16) -> i16 {
+    let template = BatchTemplate::new(BatchShape { records: 1, value_bytes: 100, key_bytes: 0 });
+    let stamp =
+        Stamp { run: 0, producer: 0, partition: u32::try_from(partition).unwrap(), sequence: 0, intended_ns: 0 };
+    let mut batch = Vec::new();
+    template.append_to(&mut batch, 1, None, stamp);
+    let batch = Bytes::from(batch);
+    let request = |_| requests::produce("orders", partition, acks, OFFER_PATIENCE, batch.clone());
+    let answer = client.broker(node, request).unwrap();
+    answer.responses[0].partition_responses[0].error_code
+}
+
 struct Writer {
     cluster: Cluster,
+    /// All nodes, whom it asks next first.
+    brokers: Vec<(String, u16)>,
     topic: String,
     run: u64,
     producer: u32,
@@ -139,7 +161,9 @@ impl Writer {
                     let may_pass = error.is_retriable() || matches!(error, ClientError::TimedOut { .. });
                     assert!(may_pass, "producer {} of {}: {error}", self.producer, self.topic);
                     assert!(begun.elapsed() < PATIENCE, "producer {} of {}: {error}", self.producer, self.topic);
-                    self.cluster.forget_leaders();
+                    // who was asked may be cut off from the others, and know of no other leader
+                    self.brokers.rotate_left(1);
+                    self.cluster = client_of(self.brokers.clone());
                 }
             }
         }

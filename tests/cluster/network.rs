@@ -98,6 +98,21 @@ impl Network {
         .unwrap();
     }
 
+    /// Neither hears the other.
+    pub(crate) fn sever(&self, one: u8, other: u8) {
+        self.deafen(one, other);
+        self.deafen(other, one);
+    }
+
+    /// Everybody reaches everybody again.
+    pub(crate) fn heal(&self) {
+        for place in &self.places {
+            self.mend(*place);
+            let space = self.namespace(*place);
+            run(&format!("ip netns exec {space} nft 'add table ip ears; delete table ip ears'")).unwrap();
+        }
+    }
+
     /// That place hears everybody again.
     pub(crate) fn hear(&self, place: u8) {
         run(&format!("ip netns exec {} nft delete table ip ears", self.namespace(place))).unwrap();

@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use millrace_client::{Cluster, requests};
-use millrace_engine::batch::{BatchBuilder, Codec, Record};
-
 use crate::{
-    load::Load,
+    load::{Load, offer},
     network::{ETCD, Network},
     rig::Rig,
 };
@@ -79,7 +75,7 @@ fn a_leader_that_slept_for_longer_than_its_lease_takes_nothing_before_it_has_ask
     let leader = rig.leader("orders", 0);
     let place = u8::try_from(leader).unwrap();
     let mut client = rig.client_of(leader);
-    rig.until("it takes records", || produce(&mut client, leader) == 0);
+    rig.until("it takes records", || offer(&mut client, leader, 0, 1) == 0);
     rig.network().deafen(place, ETCD);
     rig.node(leader).process.pause();
     rig.until("somebody else leads", || {
@@ -87,17 +83,7 @@ fn a_leader_that_slept_for_longer_than_its_lease_takes_nothing_before_it_has_ask
         topic.is_ok_and(|topic| topic.partitions[&0].leader >= 0 && topic.partitions[&0].leader != leader)
     });
     rig.node(leader).process.resume();
-    assert_eq!(produce(&mut client, leader), 6, "NOT_LEADER_OR_FOLLOWER");
+    assert_eq!(offer(&mut client, leader, 0, 1), 6, "NOT_LEADER_OR_FOLLOWER");
     rig.network().hear(place);
     rig.await_in_sync("orders", 3);
-}
-
-/// What a node says to a record that its disk alone is to have.
-fn produce(client: &mut Cluster, node: i32) -> i16 {
-    let mut batch = BatchBuilder::new(Codec::None, 0);
-    let value = Some(Bytes::from_static(b"value"));
-    batch.push(&Record { offset: 0, timestamp: 1, key: None, value, headers: vec![] });
-    let batch = Bytes::from(batch.finish());
-    let answer = client.broker(node, |_| requests::produce("orders", 0, 1, Duration::from_secs(5), batch.clone()));
-    answer.unwrap().responses[0].partition_responses[0].error_code
 }

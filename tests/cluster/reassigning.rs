@@ -1,12 +1,11 @@
 //! Partitions that move to other nodes, under load.
 
-use std::time::Duration;
+use millrace_client::Reassignment;
 
-use bytes::Bytes;
-use millrace_client::{Cluster, Reassignment, requests};
-use millrace_engine::batch::{BatchBuilder, Codec, Record};
-
-use crate::{load::Load, rig::Rig};
+use crate::{
+    load::{Load, offer},
+    rig::Rig,
+};
 
 /// A leader whose partition moved away altogether led it again, as it heard of the number of replicas after it heard that it is
 /// none of them: it took records that nobody ever confirmed, and with acks=1 said that they were safe. Producers waited for it
@@ -30,7 +29,7 @@ fn a_node_that_a_partition_moved_away_from_takes_nothing_for_it() {
     load.await_more(&rig, 30);
     for (partition, node) in former {
         rig.until("the former leader sends producers away", || {
-            let code = produce(&mut rig.client_of(node), node, partition);
+            let code = offer(&mut rig.client_of(node), node, partition, 1);
             assert_ne!(code, 0, "node {node} took a record for partition {partition}\n{}", rig.logs());
             code == 6 // NOT_LEADER_OR_FOLLOWER
         });
@@ -39,15 +38,4 @@ fn a_node_that_a_partition_moved_away_from_takes_nothing_for_it() {
     println!("longest gap of a producer: {:?}", produced.longest_gap);
     rig.await_in_sync("orders", 2);
     rig.verify("orders", produced.run, &produced.acknowledged);
-}
-
-/// What a node says to a record that its disk alone is to have.
-fn produce(client: &mut Cluster, node: i32, partition: i32) -> i16 {
-    let mut batch = BatchBuilder::new(Codec::None, 0);
-    let value = Some(Bytes::from_static(b"value"));
-    batch.push(&Record { offset: 0, timestamp: 1, key: None, value, headers: vec![] });
-    let batch = Bytes::from(batch.finish());
-    let request = |_| requests::produce("orders", partition, 1, Duration::from_secs(5), batch.clone());
-    let answer = client.broker(node, request).unwrap();
-    answer.responses[0].partition_responses[0].error_code
 }

@@ -290,7 +290,8 @@ impl Rig {
     }
 }
 
-fn client_of(brokers: Vec<(String, u16)>) -> Cluster {
+/// A client that asks the first of these that answers.
+pub(crate) fn client_of(brokers: Vec<(String, u16)>) -> Cluster {
     let connect = ConnectOptions { client_id: StrBytes::from_static_str("cluster-test"), timeout: ANSWER_PATIENCE };
     Cluster::new(ClusterOptions { brokers, connect })
 }
