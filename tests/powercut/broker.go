@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -55,6 +56,23 @@ func (b *broker) start(name string, shards int) {
 	done := make(chan error, 1)
 	go func() { done <- process.Wait(); log.Close() }()
 	b.process, b.done = process, done
+}
+
+var bootLine = regexp.MustCompile(`(?m)^boot = ".*"$`)
+
+// Its machine was started anew: the boot that a node of a cluster remembers is another one than this machine's, so that it knows
+// that what it had not flushed may be gone. Nothing before its first life is durable.
+func (b *broker) bootAnew() {
+	path := filepath.Join(b.data, "member.toml")
+	text, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return
+	}
+	must(err)
+	if !bootLine.Match(text) {
+		must(fmt.Errorf("%s names no boot", path))
+	}
+	must(os.WriteFile(path, bootLine.ReplaceAll(text, []byte(`boot = "before the power cut"`)), 0o600))
 }
 
 // Waits until it answers, or until "interrupted" says that this will not be.

@@ -129,8 +129,7 @@ func (c *cluster) oneChain(cuts int) bool {
 }
 
 // What is only written may go with the power of all replicas that had it. Those are two at least (min.insync.replicas), so that
-// nothing may go with one node's power. Of two that lose theirs, one may lead on with less than the third has: to it only its
-// process has ended, as the machine was not started anew, and it is back before two others could see that it was away.
+// nothing may go with one node's power. Two that lose theirs may be all that had it.
 func (c *cluster) noteCluster(name string, v verified) {
 	c.note(v)
 	if cut := c.cutCount(); v.lostTail > 0 && cut == 1 {
@@ -258,6 +257,7 @@ func (c *cluster) restart(name string) bool {
 			if !c.powerOn(fmt.Sprintf("%s: node %d", name, at+1), n.broker) {
 				return false
 			}
+			n.bootAnew()
 			again := life < 2 && c.random.Float64() < c.recut
 			if again {
 				moment := []string{"write", "flush", "flushed"}[c.random.Intn(3)]
