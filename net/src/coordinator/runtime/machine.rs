@@ -43,7 +43,7 @@ pub(crate) enum Verdict {
 
 /// A state machine: decides, but does nothing itself.
 ///
-/// Calling order: `replay` for every record of the partition from its start, then `handle_topics` and `on_loaded`, then
+/// Calling order: `replay` for every record of the partition from its start that counts, then `handle_topics` and `on_loaded`, then
 /// anything else. After each call the runtime takes replies, errands and writes, appends the records of each write in
 /// the order in which they were taken, and reports each in that order with `on_persisted`. At the end comes `close`,
 /// after which only replies are taken. A former life of the partition, or another leader epoch, is another machine.
@@ -56,6 +56,9 @@ pub(crate) trait Machine: 'static {
     type Errand;
     /// Why a record makes no sense to it.
     type Unreadable: fmt::Display;
+
+    /// Whether a record says all there is of its key: then only the newest of each is replayed, in any order.
+    const NEWEST_COUNTS: bool = false;
 
     /// Takes a record of the log over. One that is not understood is left out.
     fn replay(&mut self, record: &Replayed<'_>) -> Result<(), Self::Unreadable>;

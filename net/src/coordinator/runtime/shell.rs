@@ -19,6 +19,7 @@ use futures_util::{
     future::{Either, LocalBoxFuture, select},
     stream::FuturesUnordered,
 };
+use glommio::sync::Semaphore;
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
     api::{Acks, LogError, NewTopic, TopicPartition},
@@ -71,6 +72,8 @@ pub(crate) struct Runtime<K: Kind> {
     kind: K,
     clock: Clock,
     slots: RefCell<Slots<K::Machine>>,
+    /// Has a permit for each partition that may be read now.
+    reading: Semaphore,
     is_flush_due: Cell<bool>,
     /// Failed writes: a disk that is full fails each, and the log may be on that disk.
     failures: RefCell<LogLimiter>,
@@ -86,6 +89,7 @@ impl<K: Kind> Runtime<K> {
             kind,
             clock: Clock::start(),
             slots: RefCell::new(Slots::new(Rc::default())),
+            reading: Semaphore::new(load::READ_AT_ONCE),
             is_flush_due: Cell::new(false),
             failures: RefCell::default(),
             bell: Bell::default(),
@@ -294,7 +298,8 @@ impl<K: Kind> Runtime<K> {
         let runtime = Rc::clone(self);
         glommio::spawn_local(async move {
             let mut machine = Box::new(runtime.kind.machine(&runtime.engine, load.partition));
-            let loaded = load::replay(&runtime.engine, K::TOPIC, load.partition, &mut *machine).await;
+            let loaded =
+                load::replay(&runtime.engine, &runtime.reading, (K::TOPIC, load.partition), &mut *machine).await;
             if let Err(error) = &loaded {
                 let (topic, partition) = (K::TOPIC, load.partition.partition);
                 match error.is_elsewhere() {

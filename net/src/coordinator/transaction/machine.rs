@@ -34,6 +34,7 @@ impl Machine for Coordinator {
     type Record = TransactionRecord;
     type Errand = Errand;
     type Unreadable = RecordError;
+    const NEWEST_COUNTS: bool = true;
 
     fn replay(&mut self, record: &Replayed<'_>) -> Result<(), RecordError> {
         let TransactionRecord { id, metadata, .. } = TransactionRecord::decode(record.key, record.value)?;
