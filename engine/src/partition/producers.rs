@@ -29,6 +29,8 @@ const BATCHES_MAX: usize = 5;
 /// The epoch that only fences: no producer is given it.
 const LAST_EPOCH: i16 = i16::MAX;
 
+const UNKNOWN_BEFORE: &str = "one before it is open here that its coordinator does not know";
+
 /// See the module. Without producers it has no memory of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
@@ -144,9 +146,7 @@ impl Producers {
         // was lost after its batch had come here, and the next one's end must not be taken for its own
         let is_of_next = known.is_some_and(|known| info.producer_epoch > known.epoch);
         if info.is_transactional() && is_of_next && self.open.of(info.producer_id).is_some() {
-            return Err(LogError::ConcurrentTransactions(
-                "one before it is open here that its coordinator does not know",
-            ));
+            return Err(LogError::ConcurrentTransactions(UNKNOWN_BEFORE));
         }
         if info.base_sequence < 0 {
             return Ok(Sequence::New); // a coordinator writes it, in its own order
@@ -173,8 +173,19 @@ impl Producers {
             known if marker.coordinator_epoch < known => {
                 Err(LogError::TransactionCoordinatorFenced { epoch: marker.coordinator_epoch, known })
             }
+            _ if self.is_commit_of_another(marker, known) => Err(LogError::ConcurrentTransactions(UNKNOWN_BEFORE)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a commit would end a transaction before its own, which is open still: it is nobody's, as in [`Self::check`], and
+    /// must not count. An abort may end both: nothing of its own is here. In Kafka, where no batch is before the record that
+    /// lets its partition in, there is none such, and any newer marker ends what is open.
+    fn is_commit_of_another(&self, marker: &Marker, known: &Producer) -> bool {
+        let is_of_next = known.epoch.checked_add(1) == Some(marker.producer_epoch);
+        // below version 2 a commit has the transaction's epoch; a record of then does not say by which version it ends
+        let is_own = is_of_next || (marker.transaction_version < 2 && marker.producer_epoch == known.epoch);
+        marker.outcome == Outcome::Commit && !is_own && self.open.of(marker.producer_id).is_some()
     }
 
     /// Whether a marker is the last one of its producer.

@@ -174,6 +174,27 @@ fn the_end_of_the_next_transaction_is_not_taken_for_that_of_one_that_nobody_know
     assert_eq!(of_epoch(&mut producers, 1, 2), Ok(Sequence::New), "it is aborted by now");
 }
 
+/// The same, where the next transaction includes the partition and has no batch there yet: its commit made the lost one count.
+#[test]
+fn a_commit_ends_no_transaction_before_its_own() {
+    for version in [0, 2] {
+        let mut producers = Producers::default();
+        let mut info = batch(1, 3, 0, 1, 0);
+        info.attributes = 0x10;
+        producers.note(stored(&info), 50);
+        let end = |producers: &Producers, epoch, outcome| {
+            producers.check_marker(&marker(1, epoch, 0, outcome, version)).map_err(|error| error.to_string())
+        };
+        let own = if version < 2 { 3 } else { 4 };
+        assert_eq!(end(&producers, own, Outcome::Commit), Ok(()));
+        let refused = end(&producers, 5, Outcome::Commit).unwrap_err();
+        assert!(refused.contains(UNKNOWN_BEFORE), "{refused}");
+        assert_eq!(end(&producers, 5, Outcome::Abort), Ok(()), "which ends both");
+        producers.note(stored_marker(&marker(1, 3, 0, Outcome::Abort, 0), 1), 50);
+        assert_eq!(end(&producers, 5, Outcome::Commit), Ok(()), "it is aborted by now");
+    }
+}
+
 /// A batch was written beside the record that lets its partition in, and that record was lost with the process. The start
 /// aborted what was nobody's, in its epoch, and the producer's next attempt heard that the batch was there: it committed without.
 #[test]
@@ -351,7 +372,12 @@ impl Model {
         let coordinator = of_coordinators.next_back().map_or(-1, |last| last.coordinator_epoch.get());
         let is_same = marker.producer_epoch == epoch;
         let may_repeat = marker.transaction_version < 2 || self.open_of(marker.producer_id).is_none();
-        (marker.producer_epoch > epoch || is_same && may_repeat) && marker.coordinator_epoch >= coordinator
+        let is_of_before = marker.producer_epoch > epoch + 1 || is_same && marker.transaction_version >= 2;
+        let commits_another =
+            marker.outcome == Outcome::Commit && is_of_before && self.open_of(marker.producer_id).is_some();
+        (marker.producer_epoch > epoch || is_same && may_repeat)
+            && marker.coordinator_epoch >= coordinator
+            && !commits_another
     }
 
     /// Answers where the transaction began that this ends.
