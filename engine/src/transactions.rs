@@ -112,6 +112,8 @@ pub enum Decided {
     ByNobody {
         /// Where it was seen to begin.
         first_offset: i64,
+        /// Where its newest batch was seen.
+        last_batch_at: i64,
         /// Whether it was known then that a coordinator had it on stable storage.
         was_confirmed: bool,
     },
@@ -168,6 +170,8 @@ pub struct OpenTransaction {
     pub coordinator_epoch: i32,
     /// Offset of its first batch.
     pub first_offset: i64,
+    /// Offset of its newest batch since this node knows of it.
+    pub last_batch_at: i64,
     /// When that was appended, ms since the epoch.
     pub started_ms: i64,
     /// Whether its coordinator is known to have it on stable storage.

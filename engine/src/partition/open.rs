@@ -20,6 +20,8 @@ pub(crate) struct Open {
     pub(crate) producer_id: i64,
     /// When its first batch was appended.
     pub(crate) started_ms: i64,
+    /// Offset of its newest batch since this node knows of it.
+    pub(crate) last_batch_at: i64,
     /// Whether its coordinator is known to have it on stable storage.
     pub(crate) confirmed: bool,
 }
@@ -48,12 +50,19 @@ impl OpenTransactions {
         all.map(|(first_offset, open)| (*first_offset, open))
     }
 
-    /// A producer's batch is at an offset: it begins a transaction, unless one is open.
+    /// A producer's batch is at an offset: it begins a transaction, unless one is open, which goes on.
     pub(crate) fn begin(&mut self, first_offset: i64, open: Open) {
         let known = self.0.get_or_insert_default();
-        if let Entry::Vacant(new) = known.first_offsets.entry(open.producer_id) {
-            new.insert(first_offset);
-            known.by_first_offset.insert(first_offset, open);
+        match known.first_offsets.entry(open.producer_id) {
+            Entry::Vacant(new) => {
+                new.insert(first_offset);
+                known.by_first_offset.insert(first_offset, open);
+            }
+            Entry::Occupied(begun) => {
+                if let Some(begun) = known.by_first_offset.get_mut(begun.get()) {
+                    begun.last_batch_at = begun.last_batch_at.max(open.last_batch_at);
+                }
+            }
         }
     }
 

@@ -208,8 +208,9 @@ impl Producers {
             return self.open.end(producer_id).map(|first_offset| Ended { first_offset, outcome });
         }
         if flags & TRANSACTIONAL != 0 {
-            let open = Open { producer_id, started_ms: append_ms, confirmed: false };
-            self.open.begin(batch.base_offset.get(), open);
+            let base_offset = batch.base_offset.get();
+            let open = Open { producer_id, started_ms: append_ms, last_batch_at: base_offset, confirmed: false };
+            self.open.begin(base_offset, open);
         }
         None
     }
@@ -272,7 +273,10 @@ impl Producers {
             (producer.epoch, producer.count, producer.batches) = (epoch, 0, Default::default());
         }
         let confirmed = open.flags.get() & CONFIRMED != 0;
-        self.open.begin(open.first_offset.get(), Open { producer_id, started_ms: open.started_ms.get(), confirmed });
+        let first_offset = open.first_offset.get();
+        let started_ms = open.started_ms.get();
+        // later ones may be in segments
+        self.open.begin(first_offset, Open { producer_id, started_ms, last_batch_at: first_offset, confirmed });
     }
 
     /// Takes note of all that was noted elsewhere of what comes next in the log.

@@ -43,6 +43,7 @@ impl Partition {
             producer_epoch: open.producer_epoch.get(),
             coordinator_epoch: open.coordinator_epoch.get(),
             first_offset: open.first_offset.get(),
+            last_batch_at: self.producers.open().of(open.producer_id.get()).map_or(-1, |(_, open)| open.last_batch_at),
             started_ms: open.started_ms.get(),
             confirmed: open.flags.get() != 0,
         })
@@ -152,7 +153,8 @@ impl Partition {
         admitted.confirming.clone().filter(|_| admitted.producer_epoch == info.producer_epoch)
     }
 
-    /// A batch of a transaction has its place. A coordinator that writes for one has it on stable storage.
+    /// A batch of a transaction has its place. That of a coordinator asks nobody, and counts as confirmed: its own coordinator
+    /// sees to it that it is acknowledged after the record that lets it in ([`Self::check_nobodys`] if that is lost).
     pub(super) fn joined_transaction(&mut self, info: &BatchInfo, origin: AppendOrigin) {
         let is_confirmed = match self.transactions.admitted(info.producer_id) {
             Some(admitted) if admitted.producer_epoch == info.producer_epoch => admitted.confirming.is_none(),
@@ -172,19 +174,24 @@ impl Partition {
         self.producers.check_marker(marker)?;
         match marker.decided {
             Decided::ByCoordinator => Ok(()),
-            Decided::ByNobody { first_offset, was_confirmed } => {
-                self.check_nobodys(marker, first_offset, was_confirmed)
+            Decided::ByNobody { first_offset, last_batch_at, was_confirmed } => {
+                self.check_nobodys(marker, (first_offset, last_batch_at), was_confirmed)
             }
         }
     }
 
     /// Between the look at what is open and the marker a client may have sent a batch again, and its coordinator may have let it
-    /// in: what is acknowledged then must not be aborted.
-    fn check_nobodys(&self, marker: &Marker, first_offset: i64, was_confirmed: bool) -> Result<(), LogError> {
+    /// in: what is acknowledged then must not be aborted. Of what a group's coordinator writes, which is never a repetition,
+    /// there is another batch then.
+    fn check_nobodys(&self, marker: &Marker, seen: (i64, i64), was_confirmed: bool) -> Result<(), LogError> {
         let (id, epoch) = (marker.producer_id, marker.producer_epoch);
         let is_let_in = self.transactions.admitted(id).is_some_and(|admitted| admitted.producer_epoch == epoch);
         match self.producers.open().of(id) {
-            Some((at, open)) if at == first_offset && (was_confirmed || !(open.confirmed || is_let_in)) => Ok(()),
+            Some((first_offset, open))
+                if (first_offset, open.last_batch_at) == seen && (was_confirmed || !(open.confirmed || is_let_in)) =>
+            {
+                Ok(())
+            }
             Some(_) => Err(LogError::InvalidTxnState("it is somebody's by now")),
             None => Err(LogError::InvalidTxnState("it has ended by now")),
         }

@@ -486,7 +486,7 @@ fn a_batch_that_was_aborted_as_nobodys_is_asked_for_and_written_again() {
         }
         confirmed.give(Err(LogError::ShuttingDown));
         assert!(first.await.is_err());
-        let decided = Decided::ByNobody { first_offset: 0, was_confirmed: false };
+        let decided = Decided::ByNobody { first_offset: 0, last_batch_at: 0, was_confirmed: false };
         let nobodys = Marker { transaction_version: 0, decided, ..marker(7, 0, Outcome::Abort) };
         assert_eq!(end(&store, nobodys).await, Ok(1));
         assert!(end(&store, nobodys).await.is_err(), "it has ended");
@@ -495,7 +495,7 @@ fn a_batch_that_was_aborted_as_nobodys_is_asked_for_and_written_again() {
         gate.answer(Ok(Admission::Confirmed));
         assert_eq!(again.await, Ok(2));
         for first_offset in [0, 2] {
-            let decided = Decided::ByNobody { first_offset, was_confirmed: false };
+            let decided = Decided::ByNobody { first_offset, last_batch_at: first_offset, was_confirmed: false };
             let late = end(&store, Marker { decided, ..nobodys }).await;
             assert!(matches!(late, Err(LogError::InvalidTxnState(_))), "what is acknowledged is somebody's: {late:?}");
         }

@@ -20,6 +20,7 @@ mod checks;
 mod client;
 mod gate;
 mod life;
+mod nobodys;
 mod shelf;
 
 use std::{

@@ -65,7 +65,7 @@ impl Life {
     }
 
     /// The producer that a client has, or begins with.
-    async fn producer(self: &Rc<Self>, id: usize) -> Option<Producer> {
+    pub(super) async fn producer(self: &Rc<Self>, id: usize) -> Option<Producer> {
         if let Some(known) = self.world.clients[id].get() {
             return Some(known);
         }
@@ -139,7 +139,7 @@ impl Life {
     }
 
     /// The producer of the next transaction; `None`: it was refused, or nobody knows.
-    async fn end(self: &Rc<Self>, id: usize, producer: Producer, outcome: Outcome) -> Option<Producer> {
+    pub(super) async fn end(self: &Rc<Self>, id: usize, producer: Producer, outcome: Outcome) -> Option<Producer> {
         self.world.with_sent(producer, |sent| sent.asked = Some(outcome));
         let end = EndTransaction { producer, outcome, client_version: 2 };
         for _ in 0..ENDS_MAX {
@@ -239,7 +239,7 @@ impl Life {
     }
 
     /// TxnOffsetCommit, as its handler carries it out.
-    async fn commit_offset(self: &Rc<Self>, id: usize, producer: Producer) -> Result<(), ResponseError> {
+    pub(super) async fn commit_offset(self: &Rc<Self>, id: usize, producer: Producer) -> Result<(), ResponseError> {
         let offset = self.world.next_offset.replace(self.world.next_offset.get() + 1);
         self.world.with_sent(producer, |sent| sent.begun += 1);
         let committed = commit_by(&OffsetOfClient { life: self, id, producer, offset }).await?;
@@ -271,11 +271,11 @@ impl Life {
 }
 
 /// An offset that a client commits, with letters that take time.
-struct OffsetOfClient<'a> {
-    life: &'a Rc<Life>,
-    id: usize,
-    producer: Producer,
-    offset: i64,
+pub(super) struct OffsetOfClient<'a> {
+    pub(super) life: &'a Rc<Life>,
+    pub(super) id: usize,
+    pub(super) producer: Producer,
+    pub(super) offset: i64,
 }
 
 impl CommitSteps for OffsetOfClient<'_> {

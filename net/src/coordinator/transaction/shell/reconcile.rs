@@ -183,6 +183,10 @@ pub(crate) fn abort_marker(open: &OpenTransaction) -> Marker {
         coordinator_epoch: open.coordinator_epoch.max(0),
         outcome: Outcome::Abort,
         transaction_version: 0,
-        decided: Decided::ByNobody { first_offset: open.first_offset, was_confirmed: open.confirmed },
+        decided: Decided::ByNobody {
+            first_offset: open.first_offset,
+            last_batch_at: open.last_batch_at,
+            was_confirmed: open.confirmed,
+        },
     }
 }

@@ -249,6 +249,7 @@ fn an_open_transaction_is_claimed_by_who_will_end_it() {
         producer_epoch: producer.epoch,
         coordinator_epoch: -1,
         first_offset: 0,
+        last_batch_at: 0,
         started_ms: 0,
         confirmed: true,
     };
