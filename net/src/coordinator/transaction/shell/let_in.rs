@@ -42,17 +42,35 @@ pub(super) async fn let_in(
     verify_or_add(engine, id, producer, vec![name], adds).await.map(|()| LetIn::Confirmed)
 }
 
-/// What is written beside a record that is lost is open and nobody's.
+/// What is written beside a record that is lost is open and nobody's. So it may be where nobody waits any more to hear of that,
+/// because it took too long.
 pub(super) fn report_loss(engine: &Engine, let_in: LetIn) -> LetIn {
     match let_in {
         LetIn::Confirmed => LetIn::Confirmed,
         LetIn::Beside(confirmed) => {
-            let engine = engine.clone();
-            LetIn::Beside(Box::pin(confirmed.inspect(move |answer| {
-                if answer.is_err() {
-                    look_soon(&engine);
-                }
-            })))
+            let unless_confirmed = LookSoon { engine: Some(engine.clone()) };
+            LetIn::Beside(Box::pin(confirmed.inspect(move |answer| unless_confirmed.hear(*answer))))
+        }
+    }
+}
+
+/// Has what is open looked at when it is dropped.
+struct LookSoon {
+    engine: Option<Engine>,
+}
+
+impl LookSoon {
+    fn hear(mut self, answer: Result<(), ResponseError>) {
+        if answer.is_ok() {
+            self.engine = None;
+        }
+    }
+}
+
+impl Drop for LookSoon {
+    fn drop(&mut self) {
+        if let Some(engine) = &self.engine {
+            look_soon(engine);
         }
     }
 }

@@ -47,16 +47,13 @@ pub(crate) struct Reconciler {
 
 /// Has the node's reconciler look at once: a record that let a partition in is lost.
 pub(super) fn look_soon(engine: &Engine) {
-    let engine = engine.clone();
-    glommio::spawn_local(async move {
-        let ring = |engine: Engine| async move {
-            if let Some(reconciler) = engine.attached::<Reconciler>() {
-                reconciler.bell.ring();
-            }
-        };
-        engine.on_shard(0, ring).await;
-    })
-    .detach();
+    // it is rung here, or posted, when this returns
+    let (_rung, _) = engine.begin_on_shard(0, |engine: &Engine| {
+        if let Some(reconciler) = engine.attached::<Reconciler>() {
+            reconciler.bell.ring();
+        }
+        ((), std::future::ready(()))
+    });
 }
 
 impl Reconciler {

@@ -5,6 +5,7 @@ mod cluster;
 use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use kafka_protocol::{
     error::ResponseError,
     messages::{
@@ -148,6 +149,17 @@ fn what_was_let_in_by_a_record_that_is_lost_is_looked_at_at_once() {
         let LetIn::Beside(confirmed) = report_loss(&engine, lost) else { panic!("it is not confirmed") };
         assert_eq!(confirmed.await, Err(ResponseError::CoordinatorNotAvailable));
         assert!(reconciler.is_asked_for_within(Duration::from_secs(60)).await);
+        // nobody waits any longer for what takes too long
+        let late = LetIn::Beside(Box::pin(std::future::pending()));
+        let LetIn::Beside(mut confirmed) = report_loss(&engine, late) else { panic!("it is not confirmed") };
+        assert_eq!((&mut confirmed).now_or_never(), None);
+        assert!(!reconciler.is_asked_for_within(Duration::ZERO).await);
+        drop(confirmed);
+        assert!(reconciler.is_asked_for_within(Duration::from_secs(60)).await);
+        let kept = LetIn::Beside(Box::pin(std::future::ready(Ok(()))));
+        let LetIn::Beside(confirmed) = report_loss(&engine, kept) else { panic!("it is not confirmed") };
+        assert_eq!(confirmed.await, Ok(()));
+        assert!(!reconciler.is_asked_for_within(Duration::ZERO).await);
         reconciler.look(0).await.unwrap();
         assert_eq!(engine.open_transactions().await.len(), 1, "it may be in an add that is under way");
         reconciler.look_through(engine.open_transactions().await).await.unwrap();
