@@ -83,7 +83,9 @@ const METADATA_TOPIC: Shape = &[
 mod tests {
     use bytes::BytesMut;
     use kafka_protocol::{
-        messages::{AddPartitionsToTxnRequest, ListOffsetsRequest, ListTransactionsRequest},
+        messages::{
+            AddPartitionsToTxnRequest, DescribeTransactionsRequest, ListOffsetsRequest, ListTransactionsRequest,
+        },
         protocol::{Decodable, Encodable},
     };
 
@@ -117,6 +119,7 @@ mod tests {
         answers_are_of_the_shape::<WriteMarkersRequest>(markers::MARKERS);
         answers_are_of_the_shape::<AddPartitionsToTxnRequest>(transactions::ADD_PARTITIONS);
         answers_are_of_the_shape::<ListTransactionsRequest>(transactions::LIST_TRANSACTIONS);
+        answers_are_of_the_shape::<DescribeTransactionsRequest>(transactions::DESCRIBE_TRANSACTIONS);
     }
 
     #[test]

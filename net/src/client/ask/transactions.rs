@@ -1,10 +1,10 @@
 //! What brokers ask coordinators of transactions.
 
 use bytes::Bytes;
-use kafka_protocol::messages::{AddPartitionsToTxnRequest, ListTransactionsRequest};
+use kafka_protocol::messages::{AddPartitionsToTxnRequest, DescribeTransactionsRequest, ListTransactionsRequest};
 
 use super::{Ask, check_shape};
-use crate::wire::api::shape::{INT16, INT32, INT64, STRING, STRINGS, Shape, array};
+use crate::wire::api::shape::{INT16, INT32, INT32S, INT64, STRING, STRINGS, Shape, array};
 
 impl Ask for AddPartitionsToTxnRequest {
     /// The first version of brokers.
@@ -29,3 +29,14 @@ impl Ask for ListTransactionsRequest {
 }
 
 pub(super) const LIST_TRANSACTIONS: Shape = &[INT32, INT16, STRINGS, array(&[STRING, INT64, STRING])];
+
+impl Ask for DescribeTransactionsRequest {
+    const VERSION_MAX: i16 = 0;
+
+    fn check_answer(version: i16, body: &Bytes) -> Result<(), String> {
+        check_shape::<Self>(DESCRIBE_TRANSACTIONS, version, body)
+    }
+}
+
+const DESCRIBED: Shape = &[INT16, STRING, STRING, INT32, INT64, INT64, INT16, array(&[STRING, INT32S])];
+pub(super) const DESCRIBE_TRANSACTIONS: Shape = &[INT32, array(DESCRIBED)];

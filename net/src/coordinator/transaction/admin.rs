@@ -1,16 +1,14 @@
 //! What is told of transactions, and which ids are forgotten.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::{collections::BTreeSet, rc::Rc};
 
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{api::TopicPartition, transactions::OpenTransaction};
 
 use super::{
-    coordinator::{Coordinator, Stage, Then},
-    metadata::{EPOCH_BUMP_VERSION, Metadata, PartitionName, Producer},
+    claim::{Claim, claimed},
+    coordinator::{Coordinator, Entry, Stage, Then},
+    metadata::{Metadata, PartitionName, Producer},
     record::TransactionRecord,
     request::Place,
     settings::{ID_EXPIRATION_MS, REMOVE_INTERVAL_MS},
@@ -103,29 +101,16 @@ impl Coordinator {
     /// Which of these open transactions this coordinator will end, by their places. What no coordinator ends is nobody's.
     pub(crate) fn claimed(&self, open: &[OpenTransaction]) -> Vec<usize> {
         let wanted: BTreeSet<i64> = open.iter().map(|open| open.producer_id).collect();
-        let (mut ending, mut ongoing) = (BTreeMap::new(), BTreeMap::new());
-        for entry in self.entries.values() {
-            let metadata = &entry.metadata;
-            // one whose partitions are still asked how it ended is ongoing, and includes no more than its record says
-            if entry.under_way.as_ref().is_some_and(|under_way| under_way.stage != Stage::Asking) {
-                // what its markers end is of an older epoch: the next transaction is not theirs
-                let has_own_epoch = metadata.client_version >= EPOCH_BUMP_VERSION;
-                ending.insert(metadata.previous_producer_id, i16::MAX);
-                ending.insert(metadata.producer_id, if has_own_epoch { metadata.epoch } else { i16::MAX });
-            }
-            if metadata.state == State::Ongoing && wanted.contains(&metadata.producer_id) {
-                ongoing.insert(metadata.producer_id, metadata);
-            }
-        }
-        let is_claimed = |open: &OpenTransaction| {
-            let includes = |metadata: &&Metadata| {
-                metadata.epoch == open.producer_epoch
-                    && metadata.partitions.iter().any(|name| self.placed(name) == Some(open.partition))
+        let of_entry = |entry: &Entry| {
+            let metadata = match entry.under_way.as_ref().map(|under_way| &under_way.stage) {
+                Some(Stage::Group(prepared)) => prepared,
+                _ => &entry.metadata,
             };
-            ending.get(&open.producer_id).is_some_and(|end| open.producer_epoch < *end)
-                || ongoing.get(&open.producer_id).is_some_and(includes)
+            let producer = Some(metadata.producer()).filter(|producer| wanted.contains(&producer.id))?;
+            let partitions = metadata.partitions.iter().filter_map(|name| self.placed(name));
+            Claim::of(metadata.state, producer, Some(metadata.client_version), partitions)
         };
-        open.iter().enumerate().filter(|(_, open)| is_claimed(open)).map(|(place, _)| place).collect()
+        claimed(&self.entries.values().filter_map(of_entry).collect::<Vec<_>>(), open)
     }
 
     pub(super) fn placed(&self, name: &PartitionName) -> Option<TopicPartition> {

@@ -74,8 +74,8 @@ pub(super) struct Waiting {
 /// How far the end of a transaction has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// All of it is one write, which is under way.
-    Group,
+    /// All of it is one write, which is under way; with the state that the id was in before it was over.
+    Group(Rc<Metadata>),
     /// The decision is under way, with the markers of these partitions.
     Prepare(Vec<PartitionName>),
     /// The decision is under way, with the markers of these partitions, and those of all others beside it.

@@ -48,7 +48,8 @@ impl Coordinator {
         let Places { here, markers, elsewhere } = self.places(&prepared);
         if elsewhere.is_empty() {
             let write = self.step(id, complete, markers, Then::Ended(Rc::clone(id)));
-            self.set_under_way(id, UnderWay { stage: Stage::Group, only_where_open: false, client: None });
+            let stage = Stage::Group(Rc::new(prepared));
+            self.set_under_way(id, UnderWay { stage, only_where_open: false, client: None });
             if let Some(ticket) = client {
                 self.effects.reply_after(Some(write), ticket, Ok(answer));
             }

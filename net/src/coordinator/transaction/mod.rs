@@ -10,6 +10,7 @@
 
 mod admin;
 mod budget;
+mod claim;
 mod coordinator;
 mod describe;
 mod ending;

@@ -174,15 +174,11 @@ struct Node {
 
 impl Surroundings for Node {
     fn place(&self, (topic, index): &PartitionName) -> Place {
-        let topics = self.engine.topics();
-        let Some(topic) = topics.by_name.get(&**topic).filter(|topic| (0..topic.partitions).contains(index)) else {
-            return Place::Gone;
-        };
-        let partition = TopicPartition { topic: topic.id, partition: *index };
+        let Some(partition) = named(&self.engine, topic, *index) else { return Place::Gone };
         // replicated, a group of one shard's log is no longer whole: each partition's replicas confirm for themselves
         let is_here = self.is_alone
             && self.engine.owner(partition) == self.engine.shard()
-            && topic.name != OFFSETS_TOPIC
+            && **topic != *OFFSETS_TOPIC
             && self.engine.leader_epoch(partition).is_some();
         match is_here {
             true => Place::Here(partition),
@@ -198,6 +194,13 @@ impl Surroundings for Node {
         // other nodes may be away when it matters
         self.is_alone
     }
+}
+
+/// The partition of a name, if there is one.
+fn named(engine: &Engine, topic: &str, index: i32) -> Option<TopicPartition> {
+    let topics = engine.topics();
+    let topic = topics.by_name.get(topic).filter(|topic| (0..topic.partitions).contains(&index))?;
+    Some(TopicPartition { topic: topic.id, partition: index })
 }
 
 /// What a client of the coordinator hears of an error of the log.

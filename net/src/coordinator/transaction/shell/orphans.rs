@@ -1,7 +1,7 @@
 //! Which of the transactions that are open in this node's partitions no coordinator will end.
 //!
-//! This node's own coordinators say which they will end. In a cluster every other node that coordinates is asked for the
-//! producers of these transactions. What nobody claims is nobody's only if all coordinators were heard, each of them while
+//! This node's own coordinators say which they will end. In a cluster every other node that coordinates is asked for the ids of
+//! these producers, and what their transactions include. What nobody claims is nobody's only if all coordinators were heard, each of them while
 //! it was the coordinator: the leaders of the topic of transactions are the same before and after, here and at the node that
 //! is asked, and that node says that it has loaded what it leads. A transaction was let into its partition by a coordinator
 //! of then or before, whose records a later one has. Whenever something is not known, nothing is aborted.
@@ -11,20 +11,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafka_protocol::{
     error::ResponseError,
     messages::{
-        ListTransactionsRequest, MetadataRequest, MetadataResponse, ProducerId, metadata_request::MetadataRequestTopic,
+        DescribeTransactionsRequest, DescribeTransactionsResponse, ListTransactionsRequest, ListTransactionsResponse,
+        MetadataRequest, MetadataResponse, ProducerId, TransactionalId, metadata_request::MetadataRequestTopic,
     },
     protocol::StrBytes,
 };
 use millrace_engine::{api::TopicPartition, engine::Engine, transactions::OpenTransaction};
 
-use super::{TRANSACTION_TOPIC, Transactions, read_led, unknown::Unknown};
+use super::{TRANSACTION_TOPIC, Transactions, named, read_led, unknown::Unknown};
 use crate::{
     client::{AskError, Leader, Led, OtherBrokers, Purpose},
-    coordinator::transaction::State,
+    coordinator::transaction::{
+        Producer, State,
+        claim::{Claim, claimed},
+    },
 };
 
 /// States in which a coordinator will end a transaction.
 const CLAIMING: [State; 3] = [State::Ongoing, State::PrepareCommit, State::PrepareAbort];
+
+/// Ids that a node is asked to describe at once.
+const DESCRIBED_AT_ONCE: usize = 1000;
 
 /// Coordinators by partition of their topic.
 type Coordinators = BTreeMap<i32, Led>;
@@ -44,8 +51,8 @@ pub(super) async fn orphans(engine: &Engine, mut open: Vec<OpenTransaction>) -> 
         let producers: BTreeSet<i64> = open.iter().map(|open| open.producer_id).collect();
         let nodes: BTreeSet<i32> = coordinators.values().map(|led| led.node).collect();
         for node in nodes.into_iter().filter(|node| *node != engine.node_id()) {
-            let of_node = claimed_by(&others, node, &coordinators, &producers).await?;
-            claimed.extend((0..open.len()).filter(|place| of_node.contains(&open[*place].producer_id)));
+            let claims = claims_of(engine, &others, node, (&coordinators, &producers)).await?;
+            claimed.extend(self::claimed(&claims, &open));
         }
         if self::coordinators(engine, &others)? != coordinators {
             return Err(Unknown(ResponseError::NotCoordinator));
@@ -76,13 +83,34 @@ async fn claimed_here(engine: &Engine, open: &[OpenTransaction]) -> Result<BTree
 }
 
 /// What another node claims, if it is as sure as we are that it coordinates what it does.
-async fn claimed_by(
+async fn claims_of(
+    engine: &Engine,
     others: &OtherBrokers,
     node: i32,
-    coordinators: &Coordinators,
-    producers: &BTreeSet<i64>,
-) -> Result<BTreeSet<i64>, Unknown> {
+    (coordinators, producers): (&Coordinators, &BTreeSet<i64>),
+) -> Result<Vec<Claim>, Unknown> {
     let before = metadata(others, node).await?;
+    let mut claims = Vec::new();
+    for ids in list(others, node, producers).await?.chunks(DESCRIBED_AT_ONCE) {
+        let asked = others.ask(node, Purpose::Inspection, |_| {
+            DescribeTransactionsRequest::default().with_transactional_ids(ids.to_vec())
+        });
+        let told = asked.await.map_err(unreached)?;
+        claims.extend(told_claims(&told, |name, index| named(engine, name, index))?);
+    }
+    let after = metadata(others, node).await?;
+    let own = |told: &Coordinators| -> Coordinators {
+        told.iter().filter(|(_, led)| led.node == node).map(|(partition, led)| (*partition, *led)).collect()
+    };
+    let ours = own(coordinators);
+    match own(&before) == ours && own(&after) == ours {
+        true => Ok(claims),
+        false => Err(Unknown(ResponseError::NotCoordinator)),
+    }
+}
+
+/// The ids under which a node will end something of producers.
+async fn list(others: &OtherBrokers, node: i32, producers: &BTreeSet<i64>) -> Result<Vec<TransactionalId>, Unknown> {
     let asked = others.ask(node, Purpose::Inspection, |_| {
         let states = CLAIMING.map(|state| StrBytes::from_static_str(state.name()));
         ListTransactionsRequest::default()
@@ -90,20 +118,36 @@ async fn claimed_by(
             .with_producer_id_filters(producers.iter().copied().map(ProducerId).collect())
             .with_duration_filter(-1)
     });
-    let listed = asked.await.map_err(unreached)?;
-    let after = metadata(others, node).await?;
-    if listed.error_code != 0 {
-        let told = ResponseError::try_from_code(listed.error_code);
-        return Err(Unknown(told.unwrap_or(ResponseError::UnknownServerError)));
+    let ListTransactionsResponse { error_code, transaction_states, .. } = asked.await.map_err(unreached)?;
+    match error_code {
+        0 => Ok(transaction_states.into_iter().map(|state| state.transactional_id).collect()),
+        code => Err(refused(code)),
     }
-    let own = |told: &Coordinators| -> Coordinators {
-        told.iter().filter(|(_, led)| led.node == node).map(|(partition, led)| (*partition, *led)).collect()
-    };
-    let ours = own(coordinators);
-    match own(&before) == ours && own(&after) == ours {
-        true => Ok(listed.transaction_states.into_iter().map(|state| state.producer_id.0).collect()),
-        false => Err(Unknown(ResponseError::NotCoordinator)),
+}
+
+/// What is claimed by ids that a node was asked to describe. One that is not there any more, or has ended, claims nothing; but
+/// if one is not told of, nothing is known.
+fn told_claims(
+    told: &DescribeTransactionsResponse,
+    place: impl Fn(&str, i32) -> Option<TopicPartition>,
+) -> Result<Vec<Claim>, Unknown> {
+    let mut claims = Vec::new();
+    for told in &told.transaction_states {
+        match ResponseError::try_from_code(told.error_code) {
+            None => {}
+            Some(ResponseError::TransactionalIdNotFound) => continue,
+            Some(error) => return Err(Unknown(error)),
+        }
+        let state = State::of_name(&told.transaction_state).ok_or(Unknown(ResponseError::UnknownServerError))?;
+        let producer = Producer { id: told.producer_id.0, epoch: told.producer_epoch };
+        let names = told.topics.iter().flat_map(|topic| topic.partitions.iter().map(|index| (&*topic.topic, *index)));
+        claims.extend(Claim::of(state, producer, None, names.filter_map(|(name, index)| place(name, index))));
     }
+    Ok(claims)
+}
+
+fn refused(code: i16) -> Unknown {
+    Unknown(ResponseError::try_from_code(code).unwrap_or(ResponseError::UnknownServerError))
 }
 
 /// The coordinators as another node sees them.
@@ -125,4 +169,75 @@ fn told_coordinators(told: &MetadataResponse) -> Coordinators {
 fn unreached(error: AskError) -> Unknown {
     tracing::debug!(%error, "a coordinator is not heard");
     Unknown(ResponseError::CoordinatorNotAvailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::{
+        TopicName,
+        describe_transactions_response::{TopicData, TransactionState},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn at(name: &str, partition: i32) -> TopicPartition {
+        TopicPartition { topic: Uuid::from_u128(u128::from(name.as_bytes()[0])), partition }
+    }
+
+    fn open(partition: TopicPartition, producer_id: i64, producer_epoch: i16) -> OpenTransaction {
+        OpenTransaction {
+            partition,
+            producer_id,
+            producer_epoch,
+            coordinator_epoch: -1,
+            first_offset: 0,
+            last_batch_at: 0,
+            started_ms: 0,
+            confirmed: true,
+        }
+    }
+
+    fn told(state: &'static str, (id, epoch): (i64, i16), error_code: i16) -> TransactionState {
+        let topic = TopicName(StrBytes::from_static_str("topic"));
+        TransactionState::default()
+            .with_error_code(error_code)
+            .with_transaction_state(StrBytes::from_static_str(state))
+            .with_producer_id(ProducerId(id))
+            .with_producer_epoch(epoch)
+            .with_topics(vec![TopicData::default().with_topic(topic).with_partitions(vec![0, 1])])
+    }
+
+    fn claims(states: Vec<TransactionState>) -> Result<Vec<Claim>, Unknown> {
+        let told = DescribeTransactionsResponse::default().with_transaction_states(states);
+        told_claims(&told, |name, index| (index < 2).then(|| at(name, index)))
+    }
+
+    /// A busy producer, whose coordinator was on another node, claimed all that was open of its id, and what was nobody's stood
+    /// in readers' way.
+    #[test]
+    fn another_node_claims_what_its_transactions_include() {
+        let claims = claims(vec![told("Ongoing", (7, 3), 0), told("PrepareCommit", (8, 5), 0)]).unwrap();
+        let asked = [
+            open(at("topic", 1), 7, 3),
+            open(at("other", 1), 7, 3),
+            open(at("topic", 1), 7, 2),
+            open(at("topic", 0), 8, 4),
+            open(at("topic", 0), 8, 5), // by version 1, markers have the transaction's epoch
+            open(at("topic", 0), 8, 3),
+            open(at("topic", 2), 8, 4),
+            open(at("topic", 0), 9, 0),
+        ];
+        assert_eq!(claimed(&claims, &asked), [0, 3, 4]);
+    }
+
+    #[test]
+    fn an_id_that_is_not_told_of_may_claim_anything() {
+        let gone = ResponseError::TransactionalIdNotFound.code();
+        let over = claims(vec![told("CompleteAbort", (7, 3), 0), told("", (-1, 0), gone)]).unwrap();
+        assert_eq!(over, []);
+        for unknown in [told("Ongoing", (7, 3), ResponseError::NotCoordinator.code()), told("Dead", (7, 3), 0)] {
+            assert!(claims(vec![told("Ongoing", (8, 0), 0), unknown]).is_err());
+        }
+    }
 }

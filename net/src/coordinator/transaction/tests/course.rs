@@ -261,8 +261,26 @@ fn an_open_transaction_is_claimed_by_who_will_end_it() {
         open(epoch(producer, -1), "elsewhere"),
     ];
     assert_eq!(world.machine.claimed(&asked), [1]);
-    let (world, producer) = World::in_state(2, State::PrepareAbort);
-    assert_eq!(world.machine.claimed(&[open(epoch(producer, -1), "elsewhere")]), [0]);
+    // one that is ending claimed all that its producer had open, in any partition and of any epoch before
+    let (mut world, producer) = World::in_state(2, State::PrepareAbort);
+    let began = epoch(producer, -1);
+    let asked = [
+        open(began, "elsewhere"),
+        open(began, "x"),
+        open(epoch(producer, -2), "elsewhere"),
+        open(producer, "elsewhere"),
+    ];
+    assert_eq!(world.machine.claimed(&asked), [0]);
+    world.is_slow = false;
+    world.settle();
+    assert_eq!(world.machine.claimed(&asked), [0; 0]);
+    let (mut world, producer) = World::in_state(2, State::Empty);
+    world.add(producer, "here", 2).unwrap();
+    world.is_slow = true;
+    world.ask_end(producer, Commit, 2);
+    assert_eq!(world.machine.claimed(&[open(producer, "x"), open(producer, "here")]), [1], "until the write is done");
+    world.write();
+    assert_eq!(world.machine.claimed(&[open(producer, "here")]), [0; 0]);
     let (world, producer) = World::in_state(2, State::CompleteAbort);
     assert_eq!(world.machine.claimed(&[open(epoch(producer, -1), "elsewhere")]), [0; 0]);
 }
