@@ -78,7 +78,10 @@ impl Coordinator {
             is_durable && !is_exhausted(entry.metadata.epoch)
         };
         let is_commit = matches!(ending, Ending::Client(Outcome::Commit, version) if version >= EPOCH_BUMP_VERSION);
-        is_commit && self.surroundings.may_ask_for_markers() && self.entries.get(id).is_some_and(is_known)
+        let has_epoch = self.rules.is_off(Rule::CommitsOnly) && ending.version() >= EPOCH_BUMP_VERSION;
+        (is_commit || has_epoch)
+            && self.surroundings.may_ask_for_markers()
+            && self.entries.get(id).is_some_and(is_known)
     }
 
     fn places(&self, prepared: &Metadata) -> Places {

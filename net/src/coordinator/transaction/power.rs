@@ -18,6 +18,7 @@
 
 mod checks;
 mod client;
+mod fenced;
 mod gate;
 mod life;
 mod nobodys;
@@ -111,7 +112,8 @@ enum Without {
     MarkersThroughGroups,
 }
 
-/// Each with a seed that found its loss when this was written. Not among them, as no seed of a thousand found them: that an
+/// Each with a seed that found its loss when this was written; that only commits go beside their decision has a schedule of its
+/// own ([`fenced`]). Not among them, as no seed of a thousand found them: that an
 /// exhausted epoch is never committed together, that answers to a machine's questions are its own, that markers have their
 /// places before partitions are asked, and that an id takes no step before all markers are there, which partitions see to as
 /// well.

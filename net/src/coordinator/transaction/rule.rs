@@ -9,6 +9,9 @@ pub(crate) enum Rule {
     MarkersDecide,
     /// Markers go beside the decision only when all that the transaction includes is on stable storage.
     AddsFirst,
+    /// Markers go beside the decision only if that is to commit: who is loaded next asks for those of a commit, and would let a
+    /// transaction go on that is aborted in some partitions.
+    CommitsOnly,
     /// Who asks for an end is answered when every partition has its marker.
     AnsweredWhenMarked,
     /// Only who has the epoch of now ends a transaction.

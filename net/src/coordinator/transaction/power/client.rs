@@ -199,7 +199,7 @@ impl Life {
         self.shards.spawn(async move { drop(life.write(id, producer, index).await) });
     }
 
-    async fn write(&self, id: usize, producer: Producer, index: i32) -> Result<(), LogError> {
+    pub(super) async fn write(&self, id: usize, producer: Producer, index: i32) -> Result<(), LogError> {
         for _ in 0..=u64::from(self.world.chance.one_in(3)) {
             let sequence = self.world.with_sent(producer, |sent| {
                 sent.begun += 1;
