@@ -115,10 +115,10 @@ impl Partition {
         Ok(())
     }
 
-    /// Whether nothing is here of a partition that is neither led nor followed, nor about to be removed.
+    /// Whether nothing is here of a partition, no epoch either, nor about to be removed.
     pub(crate) fn is_clear(&self) -> bool {
         let is_empty = (self.marks.log_start(), self.marks.end()) == (0, 0);
-        is_empty && self.replication.role() == Role::Undecided && self.replication.clearing().is_none()
+        is_empty && self.history.epochs().newest().is_none() && self.replication.clearing().is_none()
     }
 
     /// Where the current epoch begins, if that was not known before.

@@ -33,6 +33,8 @@ pub(crate) struct Replication {
     role: Role,
     /// The newest that it was told of; -1 for none.
     epoch: i32,
+    /// How often it began to be neither led nor followed: who was about to do either then shall not.
+    entered: u64,
     /// The high watermark that it was told; the log here may not reach that far yet.
     told: i64,
     /// Whether the end of the log is being cut off: nothing is appended meanwhile.
@@ -53,7 +55,7 @@ impl Replication {
     /// which is -1 for none.
     pub(crate) fn undecided(shown: i64, epoch: i32) -> Self {
         let (role, waiting) = (Role::Undecided, VecDeque::new());
-        Self { role, epoch, told: shown, cutting: false, clearing: None, waiting }
+        Self { role, epoch, entered: 0, told: shown, cutting: false, clearing: None, waiting }
     }
 
     /// What this node is.
@@ -64,6 +66,11 @@ impl Replication {
     /// The newest epoch that it was told of; -1 for none.
     pub(crate) fn epoch(&self) -> i32 {
         self.epoch
+    }
+
+    /// How often it began to be neither led nor followed.
+    pub(crate) fn entered(&self) -> u64 {
+        self.entered
     }
 
     /// Whether the high watermark moves as it is told.
@@ -122,7 +129,7 @@ impl Replication {
         if epoch < self.epoch {
             return Err(LogError::FencedLeaderEpoch);
         }
-        (self.role, self.epoch) = (Role::Undecided, epoch);
+        (self.role, self.epoch, self.entered) = (Role::Undecided, epoch, self.entered + 1);
         self.refuse(&LogError::NotLeader);
         Ok(())
     }

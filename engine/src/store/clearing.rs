@@ -67,11 +67,12 @@ impl<I: Io> Store<I> {
     /// None if there is nothing to remove.
     fn begin_clearing(&self, id: TopicPartition) -> Option<Clearing> {
         let cell = self.partition(id).ok()?;
+        // nobody leads or follows it from here on, also who was about to
+        let epoch = cell.borrow().replication().epoch().max(0);
+        self.enter_epoch(&cell, epoch).ok()?;
         if cell.borrow().is_clear() {
             return None;
         }
-        let epoch = cell.borrow().replication().epoch().max(0);
-        self.enter_epoch(&cell, epoch).ok()?;
         let (before, over) = {
             let mut partition = cell.borrow_mut();
             let replication = partition.replication_mut();

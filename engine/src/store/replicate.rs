@@ -87,7 +87,6 @@ impl<I: Io> Store<I> {
         let leads_already = cell.borrow().replication().leads() == Some(epoch);
         if !leads_already {
             self.begin_epoch(&cell, epoch).await?;
-            check_still(&cell, epoch)?;
         }
         let mut partition = cell.borrow_mut();
         partition.lead(leadership);
@@ -98,17 +97,20 @@ impl<I: Io> Store<I> {
         Ok(partition.position())
     }
 
-    /// Makes durable where an epoch begins, unless that is known. Nothing is appended meanwhile.
+    /// Makes durable where an epoch begins, unless that is known. Nothing is appended meanwhile. It is the current one then, and
+    /// nobody else has entered it.
     async fn begin_epoch(&self, cell: &Rc<PartitionCell>, epoch: i32) -> Result<(), LogError> {
         self.await_cleared(cell).await?;
         self.enter_epoch(cell, epoch)?;
+        let entered = cell.borrow().replication().entered();
         self.check_not_failed()?;
         let begun = cell.borrow_mut().begin_epoch();
         let Some(end_offset) = begun else { return Ok(()) };
         let era = cell.borrow().era();
         let durable = self.groups.borrow_mut().push_event(cell, era, EndEvent::EpochStart { end_offset });
         self.pump.notify();
-        durable.wait().await
+        durable.wait().await?;
+        check_entered(cell, entered)
     }
 
     /// A partition is neither led nor followed from here on. What waits for a coordinator does so in vain.
@@ -145,8 +147,9 @@ impl<I: Io> Store<I> {
         if !follows_already {
             self.enter_epoch(&cell, epoch)?;
         }
+        let entered = cell.borrow().replication().entered();
         self.await_groups(&cell).await?;
-        check_still(&cell, epoch)?;
+        check_entered(&cell, entered)?;
         let mut partition = cell.borrow_mut();
         partition.replication_mut().follow();
         Ok(partition.position())
@@ -304,6 +307,18 @@ impl<I: Io> Store<I> {
                 tap.progressed(id, marks.written(), marks.durable());
             }
         }
+    }
+}
+
+/// Whether nobody has made the partition neither led nor followed since, be it in the same epoch: it may have left this node.
+fn check_entered(cell: &PartitionCell, entered: u64) -> Result<(), LogError> {
+    let partition = cell.borrow();
+    if partition.is_deleted() {
+        return Err(LogError::UnknownPartition);
+    }
+    match partition.replication().entered() == entered {
+        true => Ok(()),
+        false => Err(LogError::FencedLeaderEpoch),
     }
 }
 

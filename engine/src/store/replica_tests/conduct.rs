@@ -8,13 +8,19 @@ use super::*;
 
 /// A store with one replicated partition, for the length of a body.
 fn with_store(settings: &[(&str, &str)], body: impl AsyncFnOnce(Rc<Store<SimIo>>, TopicPartition)) {
+    with_disk(settings, async |_, store, id| body(store, id).await);
+}
+
+/// The same, and its disk.
+fn with_disk(settings: &[(&str, &str)], body: impl AsyncFnOnce(&Sim, Rc<Store<SimIo>>, TopicPartition)) {
     let (sim, world) = (Sim::new(3), World::new(0, settings));
     sim.run_until(async {
         sim.io().create_dir(Path::new("/d")).await.unwrap();
         let known = Known::from([(world.id, world.config.clone())]);
-        let options = StoreOptions { replicated: Rc::new([world.id].into()), ..StoreOptions::of_test(1) };
+        let replicated = Rc::new([world.id].into());
+        let options = StoreOptions { replicated, reserve_bytes: 1, ..StoreOptions::of_test(1) };
         let store = Store::open(sim.io(), options, &known).await.unwrap_or_else(|error| panic!("{error}"));
-        body(store, world.id).await;
+        body(&sim, store, world.id).await;
     })
     .unwrap();
 }
@@ -233,6 +239,46 @@ fn nobody_is_told_that_an_offset_is_out_of_range_while_a_partition_is_cleared() 
         assert!(told.len() > 2, "it took some time: {told:?}");
         told.retain(|error| error.is_some());
         assert!(told.iter().all(|error| *error == Some(LogError::NotLeader)), "{told:?}");
+    });
+}
+
+/// A partition left its node while that was about to lead or to follow it: it was led when the beginning of the epoch was durable,
+/// by a node that has no replica of it.
+#[test]
+fn who_is_about_to_lead_or_follow_does_not_if_the_partition_leaves_meanwhile() {
+    with_store(&[], async |store, id| {
+        let mut leading = Box::pin(store.lead(id, 3, THREE));
+        assert!(leading.as_mut().now_or_never().is_none());
+        store.clear([id]);
+        assert_eq!(leading.await, Err(LogError::FencedLeaderEpoch));
+        assert_eq!(store.leads(id), None);
+        store.lead(id, 4, THREE).await.unwrap();
+        produce(&store, id, 0, Acks::Leader).await.unwrap();
+        let mut following = Box::pin(store.follow(id, 5));
+        assert!(following.as_mut().now_or_never().is_none(), "the batch is on its way to the log");
+        store.clear([id]);
+        assert_eq!(following.await, Err(LogError::FencedLeaderEpoch));
+    });
+}
+
+/// A node whose disk is full is where partitions are moved away from.
+#[test]
+fn what_moves_away_from_a_full_disk_makes_room() {
+    with_disk(&[], async |sim, store, id| {
+        store.lead(id, 0, THREE).await.unwrap();
+        for sequence in 0..3 {
+            let wait = produce(&store, id, sequence, Acks::Leader).await.unwrap().1.unwrap();
+            wait.wait().await.unwrap();
+        }
+        store.materialise_all().await;
+        let segments = || sim.files().iter().filter(|file| file.extension().is_some_and(|ext| ext == "log")).count();
+        assert!(segments() > 0);
+        sim.set_free_bytes(0);
+        store.check_space_anew();
+        assert!(store.is_full());
+        store.clear([id]);
+        assert_eq!(store.follow(id, 1).await.unwrap().end, 0);
+        assert_eq!(segments(), 0);
     });
 }
 
