@@ -118,7 +118,7 @@ impl Partition {
     /// Whether nothing is here of a partition, no epoch either, nor about to be removed.
     pub(crate) fn is_clear(&self) -> bool {
         let is_empty = (self.marks.log_start(), self.marks.end()) == (0, 0);
-        is_empty && self.history.epochs().newest().is_none() && self.replication.clearing().is_none()
+        is_empty && self.history.epochs().newest().is_none() && !self.replication.is_cutting()
     }
 
     /// Where the current epoch begins, if that was not known before.

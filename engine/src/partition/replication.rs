@@ -38,7 +38,9 @@ pub(crate) struct Replication {
     /// The high watermark that it was told; the log here may not reach that far yet.
     told: i64,
     /// Whether the end of the log is being cut off: nothing is appended meanwhile.
-    cutting: bool,
+    cutting: Option<Rc<Outcome<()>>>,
+    /// How often it left this node.
+    departed: u64,
     /// Set when what is here of it is removed, while that is under way.
     clearing: Option<Rc<Outcome<()>>>,
     /// Who waits for the high watermark, in the order of the offsets.
@@ -55,7 +57,7 @@ impl Replication {
     /// which is -1 for none.
     pub(crate) fn undecided(shown: i64, epoch: i32) -> Self {
         let (role, waiting) = (Role::Undecided, VecDeque::new());
-        Self { role, epoch, entered: 0, told: shown, cutting: false, clearing: None, waiting }
+        Self { role, epoch, entered: 0, told: shown, cutting: None, departed: 0, clearing: None, waiting }
     }
 
     /// What this node is.
@@ -85,7 +87,12 @@ impl Replication {
 
     /// Whether the end of the log is being cut off.
     pub(crate) fn is_cutting(&self) -> bool {
-        self.cutting
+        self.cutting.is_some()
+    }
+
+    /// Set when the end of the log is cut off; none if that is not under way.
+    pub(crate) fn cutting(&self) -> Option<Rc<Outcome<()>>> {
+        self.cutting.clone()
     }
 
     /// Checks the epoch that somebody believes to be current, -1 for nobody's (KIP-320).
@@ -118,7 +125,7 @@ impl Replication {
     pub(crate) fn check_follower(&self, epoch: i32) -> Result<(), LogError> {
         self.check_epoch(epoch)?;
         match self.role {
-            Role::Following if !self.cutting => Ok(()),
+            Role::Following if !self.is_cutting() => Ok(()),
             _ => Err(LogError::NotLeader),
         }
     }
@@ -136,11 +143,13 @@ impl Replication {
 
     /// It is led here, in the current epoch.
     pub(crate) fn lead(&mut self, leadership: Leadership) {
+        assert!(self.clearing.is_none(), "what is being removed is not led");
         self.role = Role::Leading(leadership);
     }
 
     /// It is followed here, in the current epoch.
     pub(crate) fn follow(&mut self) {
+        assert!(self.clearing.is_none(), "what is being removed is not followed");
         self.role = Role::Following;
     }
 
@@ -154,14 +163,26 @@ impl Replication {
         self.clearing.clone()
     }
 
-    /// What is here of it is to be removed: answers what is to be set then.
-    pub(crate) fn begin_clearing(&mut self) -> Rc<Outcome<()>> {
-        self.clearing.insert(Rc::default()).clone()
+    /// How often it left this node.
+    pub(crate) fn departed(&self) -> u64 {
+        self.departed
     }
 
-    /// That is over, unless it was begun once more.
-    pub(crate) fn end_clearing(&mut self, over: &Rc<Outcome<()>>) {
-        self.clearing.take_if(|clearing| Rc::ptr_eq(clearing, over));
+    /// It leaves this node.
+    pub(crate) fn depart(&mut self) {
+        self.departed += 1;
+    }
+
+    /// What is here of it is to be removed. Whether that has to be begun: it may be under way.
+    pub(crate) fn begin_clearing(&mut self) -> bool {
+        let is_new = self.clearing.is_none();
+        self.clearing.get_or_insert_default();
+        is_new
+    }
+
+    /// That is over.
+    pub(crate) fn end_clearing(&mut self) {
+        self.clearing.take().into_iter().for_each(|over| over.set(()));
     }
 
     /// So many replicas are in sync now. If they are too few, who waits hears that: what it sent is in the log, but may not
@@ -194,14 +215,17 @@ impl Replication {
     /// The end of the log is about to be cut off, or that is over.
     pub(crate) fn begin_cut(&mut self) -> Result<(), LogError> {
         match self.role {
-            Role::Following | Role::Clearing if !std::mem::replace(&mut self.cutting, true) => Ok(()),
+            Role::Following | Role::Clearing if !self.is_cutting() => {
+                self.cutting = Some(Rc::default());
+                Ok(())
+            }
             _ => Err(LogError::NotLeader),
         }
     }
 
     /// That is over.
     pub(crate) fn end_cut(&mut self) {
-        self.cutting = false;
+        self.cutting.take().into_iter().for_each(|over| over.set(()));
     }
 
     /// The log ends there now, and nobody can have seen more of it.

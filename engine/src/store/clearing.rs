@@ -5,45 +5,36 @@
 //! not wait. What comes back before it is over is neither led nor followed until then: a follower that said how far its log is, of
 //! which the end was cut off later, would have confirmed what it has not.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use super::{Store, replicate::check_still};
 use crate::{
     api::{LogError, TopicPartition},
     io::{Io, Share},
     partition::PartitionCell,
-    signal::Outcome,
 };
 
-/// One that has begun.
-struct Clearing {
-    cell: Rc<PartitionCell>,
-    /// The newest that was known then.
-    epoch: i32,
-    /// The one before it, which goes on.
-    before: Option<Rc<Outcome<()>>>,
-    /// To be set at its end.
-    over: Rc<Outcome<()>>,
-}
+/// Partitions that are worked on at once: readers of one need not keep all others waiting.
+const AT_ONCE: usize = 8;
 
 impl<I: Io> Store<I> {
     /// Leaves nothing of partitions that are on other nodes only from here on: each will be empty, and is neither led nor followed.
     /// How often its end was cut off stays known, for when it comes back. Whoever still takes this node for its leader is sent
     /// away from the first moment on: told that an offset is out of range, a consumer would begin at the start of the log again.
     pub(crate) fn clear(self: &Rc<Self>, ids: impl IntoIterator<Item = TopicPartition>) {
-        let begun: Vec<Clearing> = ids.into_iter().filter_map(|id| self.begin_clearing(id)).collect();
-        if begun.is_empty() {
-            return;
-        }
-        let store = self.clone();
-        self.io.spawn(Share::Background, async move {
-            for clearing in begun {
-                let id = clearing.cell.borrow().id();
-                if let Err(error) = store.end_clearing(clearing).await {
-                    tracing::warn!("{id:?} is on other nodes now, but what is here of it stays: {error}");
+        let begun: Vec<_> = ids.into_iter().filter_map(|id| self.begin_clearing(id)).collect();
+        let tasks = begun.len().min(AT_ONCE);
+        let left = Rc::new(RefCell::new(begun.into_iter()));
+        for _ in 0..tasks {
+            let (store, left) = (self.clone(), left.clone());
+            self.io.spawn(Share::Background, async move {
+                loop {
+                    let next = left.borrow_mut().next();
+                    let Some(cell) = next else { return };
+                    store.end_clearing(&cell).await;
                 }
-            }
-        });
+            });
+        }
     }
 
     /// The same for what a start found of them.
@@ -57,46 +48,47 @@ impl<I: Io> Store<I> {
     /// If it has left this node once more since.
     pub(super) async fn await_cleared(&self, cell: &PartitionCell) -> Result<(), LogError> {
         let Some(clearing) = cell.borrow().replication().clearing() else { return Ok(()) };
+        let departed = cell.borrow().replication().departed();
         clearing.wait().await;
-        match cell.borrow().replication().clearing() {
-            None => Ok(()),
-            Some(_) => Err(LogError::NotLeader),
+        match cell.borrow().replication().departed() == departed {
+            true => Ok(()),
+            false => Err(LogError::NotLeader),
         }
     }
 
-    /// None if there is nothing to remove.
-    fn begin_clearing(&self, id: TopicPartition) -> Option<Clearing> {
+    /// None if there is nothing to remove, or that is under way: nothing came since, as nobody leads or follows meanwhile.
+    fn begin_clearing(&self, id: TopicPartition) -> Option<Rc<PartitionCell>> {
         let cell = self.partition(id).ok()?;
         // nobody leads or follows it from here on, also who was about to
         let epoch = cell.borrow().replication().epoch().max(0);
         self.enter_epoch(&cell, epoch).ok()?;
-        if cell.borrow().is_clear() {
-            return None;
-        }
-        let (before, over) = {
+        let begins = {
             let mut partition = cell.borrow_mut();
-            let replication = partition.replication_mut();
-            (replication.clearing(), replication.begin_clearing())
+            partition.replication_mut().depart();
+            !partition.is_clear() && partition.replication_mut().begin_clearing()
         };
-        Some(Clearing { cell, epoch, before, over })
+        begins.then_some(cell)
     }
 
-    async fn end_clearing(self: &Rc<Self>, clearing: Clearing) -> Result<(), LogError> {
-        let Clearing { cell, epoch, before, over } = clearing;
-        if let Some(before) = before {
-            before.wait().await;
+    async fn end_clearing(self: &Rc<Self>, cell: &Rc<PartitionCell>) {
+        let removed = self.remove_records(cell).await;
+        cell.borrow_mut().replication_mut().end_clearing();
+        if let Err(error) = removed {
+            let id = cell.borrow().id();
+            tracing::warn!("{id:?} is on other nodes now, but what is here of it stays: {error}");
         }
-        let removed = self.remove_records(&cell, epoch).await;
-        cell.borrow_mut().replication_mut().end_clearing(&over);
-        over.set(());
-        removed
     }
 
-    async fn remove_records(self: &Rc<Self>, cell: &Rc<PartitionCell>, epoch: i32) -> Result<(), LogError> {
+    async fn remove_records(self: &Rc<Self>, cell: &Rc<PartitionCell>) -> Result<(), LogError> {
         self.await_groups(cell).await?;
+        // it may have been about to be cut to what its leader has
+        let cutting = cell.borrow().replication().cutting();
+        if let Some(cutting) = cutting {
+            cutting.wait().await;
+        }
+        let (id, epoch) = (cell.borrow().id(), cell.borrow().replication().epoch());
         check_still(cell, epoch)?;
         cell.borrow_mut().replication_mut().clear();
-        let id = cell.borrow().id();
         let begun = self.begin_anew(id, 0).await;
         if check_still(cell, epoch).is_ok() {
             self.enter_epoch(cell, epoch)?;

@@ -261,6 +261,24 @@ fn who_is_about_to_lead_or_follow_does_not_if_the_partition_leaves_meanwhile() {
     });
 }
 
+/// What a follower cut to what its leader has stayed when the partition left in that moment: there was one cut too many.
+#[test]
+fn a_partition_that_leaves_while_its_end_is_cut_off_is_removed_all_the_same() {
+    with_store(&[], async |store, id| {
+        store.lead(id, 1, THREE).await.unwrap();
+        for sequence in 0..3 {
+            produce(&store, id, sequence, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        }
+        store.follow(id, 2).await.unwrap();
+        let mut cutting = Box::pin(store.truncate(id, 2, CutBytes::Keep));
+        assert!(cutting.as_mut().now_or_never().is_none());
+        store.clear([id]);
+        store.clear([id]);
+        assert_eq!(store.follow(id, 2).await.unwrap().end, 0);
+        cutting.await.unwrap();
+    });
+}
+
 /// A node whose disk is full is where partitions are moved away from.
 #[test]
 fn what_moves_away_from_a_full_disk_makes_room() {
