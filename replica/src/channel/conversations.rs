@@ -41,6 +41,8 @@ use super::{
 };
 use crate::cluster::model::{Member, NodeId};
 
+/// How long a node is doubted at most.
+const DOUBT_MS_MAX: u64 = 5_000;
 const P: TopicPartition = TopicPartition { topic: Uuid::from_u128(1), partition: 0 };
 
 /// A log without records: only where it stands.
@@ -242,20 +244,28 @@ impl Conversation {
 
     fn run(&mut self) {
         for _ in 0..10_000 {
-            let Some((pipe, end, mut frame)) = self.under_way.pop_front() else { return };
-            if self.is_old {
-                if let Frame::Hello(hello) = &mut frame {
-                    hello.version_max = 1;
-                }
-                assert_eq!(encode(&frame).head[10], 1, "{frame:?} has a version that the other does not know");
+            if !self.deliver() {
+                return;
             }
-            let ((from, _), (to, link)) = (self.pipes[pipe][1 - end], self.pipes[pipe][end]);
-            if let Some(text) = describe(&frame) {
-                self.line(format!("{from}>{to} {text}"));
-            }
-            self.call(to, |now, core, logs| core.handle_frame(now, link, frame, logs));
         }
         panic!("they never end");
+    }
+
+    /// Delivers the oldest frame, if one is under way.
+    fn deliver(&mut self) -> bool {
+        let Some((pipe, end, mut frame)) = self.under_way.pop_front() else { return false };
+        if self.is_old {
+            if let Frame::Hello(hello) = &mut frame {
+                hello.version_max = 1;
+            }
+            assert_eq!(encode(&frame).head[10], 1, "{frame:?} has a version that the other does not know");
+        }
+        let ((from, _), (to, link)) = (self.pipes[pipe][1 - end], self.pipes[pipe][end]);
+        if let Some(text) = describe(&frame) {
+            self.line(format!("{from}>{to} {text}"));
+        }
+        self.call(to, |now, core, logs| core.handle_frame(now, link, frame, logs));
+        true
     }
 
     fn wait(&mut self, time: u64) {
@@ -297,6 +307,7 @@ impl Conversation {
             "old" => self.is_old = true,
             "limit" => self.limit(id(), words[2]),
             "run" => self.is_held = false,
+            "deliver" => (0..words[1].parse().unwrap()).for_each(|_| assert!(self.deliver(), "nothing is under way")),
             "part" => {
                 let ends = self.pipes.iter().flatten().filter(|(node, _)| *node == id()).copied();
                 for (node, link) in ends.collect::<Vec<_>>() {
@@ -307,7 +318,7 @@ impl Conversation {
                 let (now, of) = (self.now, words[2].parse().unwrap());
                 let lives = self.lives.clone();
                 let doubts = &mut self.nodes.get_mut(&id()).expect("a node of the script").doubts;
-                doubts.forget(now, |member| lives.contains(&member));
+                doubts.forget(now, DOUBT_MS_MAX, |member| lives.contains(&member));
                 let says = if doubts.nodes().contains(&of) { "doubts" } else { "believes in" };
                 self.line(format!("{} {says} {of}", id()));
             }

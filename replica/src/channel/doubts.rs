@@ -4,15 +4,11 @@
 //! Of a whole node: each of its shards sees signs on connections of its own, and all shards hear of them. Who is doubted is asked
 //! on all connections that stand, and an answer on any of them ends the doubt; so neither one connection that is silent nor
 //! signs that crossed each other leave one standing. Of a node to which there is no other connection, one sign is all
-//! there is: it counts until a connection is taken, 5 s at most.
+//! there is: it counts until a connection is taken, or until the node would have been fenced.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::model::{Member, NodeId};
-
-/// How long a node is doubted of which nothing more is heard, in ms: if it were gone it would be fenced by then, as its lease
-/// is 3 s.
-pub const DOUBT_MS_MAX: u64 = 5_000;
 
 /// What a shard saw of the process of another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +47,10 @@ impl Doubts {
         }
     }
 
-    /// Forgets what is too old, and lives that are over. Whether that changed who is doubted.
-    pub fn forget(&mut self, now_ms: u64, lives: impl Fn(Member) -> bool) -> bool {
+    /// Forgets what is as old as that, in ms, and lives that are over. Whether that changed who is doubted.
+    pub fn forget(&mut self, now_ms: u64, age_ms_max: u64, lives: impl Fn(Member) -> bool) -> bool {
         let before = self.gone.len();
-        self.gone.retain(|_, (member, since)| lives(*member) && now_ms.saturating_sub(*since) < DOUBT_MS_MAX);
+        self.gone.retain(|_, (member, since)| lives(*member) && now_ms.saturating_sub(*since) < age_ms_max);
         self.gone.len() < before
     }
 
@@ -86,11 +82,11 @@ mod tests {
     fn a_doubt_ends_with_the_life_or_with_time() {
         let mut doubts = Doubts::default();
         doubts.note(0, LIVING, Sign::Gone);
-        doubts.note(DOUBT_MS_MAX - 1, LIVING, Sign::Gone);
-        assert!(!doubts.forget(DOUBT_MS_MAX - 1, |_| true));
-        assert!(doubts.forget(DOUBT_MS_MAX, |_| true), "it counts from the first sign");
+        doubts.note(4_999, LIVING, Sign::Gone);
+        assert!(!doubts.forget(4_999, 5_000, |_| true));
+        assert!(doubts.forget(5_000, 5_000, |_| true), "it counts from the first sign");
         doubts.note(0, LIVING, Sign::Gone);
-        assert!(doubts.forget(1, |member| member.epoch != LIVING.epoch));
+        assert!(doubts.forget(1, 5_000, |member| member.epoch != LIVING.epoch));
         assert!(doubts.note(2, Member { epoch: 8, ..LIVING }, Sign::Gone));
     }
 }

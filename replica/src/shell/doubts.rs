@@ -1,16 +1,13 @@
 //! Whom a node takes for gone: what one shard saw is told to all of them, and who serves clients hears of every change.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use futures_util::future::select;
 use glommio::timer::sleep;
 use millrace_engine::engine::Engine;
 
 use super::Shell;
-use crate::{
-    channel::doubts::{DOUBT_MS_MAX, Sign},
-    cluster::model::Member,
-};
+use crate::{channel::doubts::Sign, cluster::model::Member};
 
 impl Shell {
     /// Takes a sign that this shard saw, and passes it on if it changed something here: all others have heard what this one has.
@@ -41,7 +38,7 @@ impl Shell {
             self.tell(|core, _, _| core.handle_doubted(member));
             let shell = self.clone();
             self.tasks.spawn(async move {
-                let late = std::pin::pin!(sleep(Duration::from_millis(DOUBT_MS_MAX)));
+                let late = std::pin::pin!(sleep(shell.options.doubt_max));
                 select(late, std::pin::pin!(shell.ending.clone().wait())).await;
                 shell.forget_doubts();
             });
@@ -51,7 +48,8 @@ impl Shell {
 
     /// Time has gone by, or lives are over.
     pub(super) fn forget_doubts(&self) {
-        let changed = self.doubts.borrow_mut().forget(self.now_ms(), |member| self.lives(member));
+        let age_ms_max = u64::try_from(self.options.doubt_max.as_millis()).unwrap_or(u64::MAX);
+        let changed = self.doubts.borrow_mut().forget(self.now_ms(), age_ms_max, |member| self.lives(member));
         if changed {
             self.tell_doubts();
         }

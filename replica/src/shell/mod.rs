@@ -91,6 +91,8 @@ pub struct ShellOptions {
     pub listen: Vec<SocketAddr>,
     /// How long a follower may be behind and count as in sync: replica.lag.time.max.ms.
     pub lag_ms_max: u64,
+    /// How long a node of which nothing more is heard is taken for gone: if it were, it would be fenced by then.
+    pub doubt_max: Duration,
     /// Where the control thread says how etcd is, and how long this node's life lasts.
     pub feed: ImageFeed,
 }

@@ -52,6 +52,8 @@ struct Farewell {
 }
 /// How long the topics of a node may take to become those of a cluster.
 pub(super) const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the controller may take to fence a node whose lease is over.
+const FENCING_PATIENCE: Duration = Duration::from_secs(2);
 /// How long etcd may be silent before that is said.
 const AWAY_AFTER: Duration = Duration::from_secs(2);
 
@@ -126,6 +128,7 @@ impl Shards {
             cluster: joined.cluster,
             listen: self.prepared.listen.clone(),
             lag_ms_max: replication_settings::lag_ms_max(&self.prepared.cluster.settings),
+            doubt_max: replication_settings::lease(&self.prepared.cluster.settings) + FENCING_PATIENCE,
             feed: self.feed.clone(),
         };
         let shell = Shell::start(engine, options, joined.plane.clone(), hooks).map_err(|error| error.to_string())?;

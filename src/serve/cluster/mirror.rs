@@ -80,7 +80,8 @@ pub(super) struct Mirroring {
 }
 
 /// Finds out what this node is, and answers the other from here on.
-pub(super) fn begin(data_dir: &Path, cluster: &str, mirror: &Mirror) -> Outcome<Mirroring> {
+/// Nodes of a cluster are members for as long as `lease` says after a word of theirs.
+pub(super) fn begin(data_dir: &Path, (cluster, lease): (&str, Duration), mirror: &Mirror) -> Outcome<Mirroring> {
     let path = store_path(data_dir);
     let kept = StoreFile::read(&path).map_err(Failure::failed)?;
     let address = mirror.other.client().to_string();
@@ -109,7 +110,7 @@ pub(super) fn begin(data_dir: &Path, cluster: &str, mirror: &Mirror) -> Outcome<
     let store = match role {
         Role::Found | Role::Lead => {
             let contents = kept.unwrap_or_else(|| founding(me));
-            MirrorStore::Own(KeptStore::open(&path, contents).map_err(Failure::failed)?)
+            MirrorStore::Own(KeptStore::open(&path, contents, lease).map_err(Failure::failed)?)
         }
         Role::Follow => MirrorStore::Far(Copied { store: other.clone(), has_copy: Arc::default() }),
     };

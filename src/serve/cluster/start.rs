@@ -15,6 +15,7 @@ use super::{
     etcd_options::EtcdOptions,
     life::{Life, Since, machine_id},
     mirror::{self, Mirroring},
+    replication_settings,
 };
 use crate::{
     config::{ClusterConfig, Config, HostPort, ManagedEtcd},
@@ -54,7 +55,8 @@ pub(in crate::serve) fn prepare(
     let node = identity(config, &cluster, listening, (peer, &life))?;
     let listen = peer.addresses.clone();
     let mirror = cluster.etcd.mirror.as_ref();
-    let mirroring = mirror.map(|mirror| mirror::begin(&config.data_dir, &cluster.name, mirror)).transpose()?;
+    let named = (&*cluster.name, replication_settings::lease(&cluster.settings));
+    let mirroring = mirror.map(|mirror| mirror::begin(&config.data_dir, named, mirror)).transpose()?;
     cut_off::bound(&config.data_dir);
     Ok(Some((Prepared { cluster, data_dir: config.data_dir.clone(), node, life, listen, mirroring }, supervisor)))
 }

@@ -72,7 +72,8 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         ConfigType::Int,
         Some("3000"),
         Legal::Between(3_000, 60_000),
-        "How long etcd may not hear of the node before others lead what it led, in whole seconds. Kafka says 9000. More of it          bears an etcd whose disk takes seconds for a flush, and takes longer to replace a machine that is gone.",
+        "How long etcd may not hear of the node before others lead what it led, in whole seconds. Kafka says 9000. \
+         More of it bears an etcd whose disk takes seconds for a flush, and takes longer to replace a machine that is gone.",
     ),
     key(DEFAULT_FACTOR, ConfigType::Int, Some("1"), FACTOR, "Replicas of a topic that says no number."),
     key(

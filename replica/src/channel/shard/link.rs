@@ -60,8 +60,11 @@ pub(super) struct Link {
     pub(super) heard_ms: u64,
     /// When payload was received last, in ms.
     pub(super) payload_ms: u64,
-    /// Somebody takes the process at the other end for gone: an answer shows that it is not.
-    pub(super) is_questioned: bool,
+    /// Pings without an answer.
+    pub(super) unanswered: u32,
+    /// Somebody takes the process at the other end for gone: so many answers from now, one shows that it is not. Those before it
+    /// are to older questions.
+    pub(super) questioned: Option<u32>,
     /// To a follower.
     pub(super) outbound: Outbound,
     /// From a leader.
@@ -97,7 +100,8 @@ impl Link {
             version: VERSION_MIN,
             heard_ms: now_ms,
             payload_ms: now_ms,
-            is_questioned: false,
+            unanswered: 0,
+            questioned: None,
             outbound: Outbound::default(),
             inbound: Inbound::default(),
             attached: BTreeSet::new(),

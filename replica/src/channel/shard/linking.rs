@@ -149,22 +149,31 @@ impl ShardChannel {
         let mut asked = Vec::new();
         for (link, state) in self.links.iter_mut() {
             if of_it(&state) {
-                state.is_questioned = true;
+                state.questioned = Some(state.unanswered + 1);
                 asked.push(*link);
             }
         }
-        asked.into_iter().for_each(|link| self.say(link, Frame::Ping));
+        asked.into_iter().for_each(|link| self.ping(link));
         self.flush();
     }
 
     /// An answer came.
     fn ponged(&mut self, link: LinkId) {
         let Some(state) = self.links.get_mut(&link) else { return };
-        if std::mem::take(&mut state.is_questioned)
+        state.unanswered = state.unanswered.saturating_sub(1);
+        state.questioned = state.questioned.map(|answers| answers.saturating_sub(1));
+        if state.questioned.take_if(|answers| *answers == 0).is_some()
             && let Some(member) = state.member
         {
             self.intents.push_back(Intent::Heed { member, sign: Sign::There });
         }
+    }
+
+    fn ping(&mut self, link: LinkId) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.unanswered += 1;
+        }
+        self.say(link, Frame::Ping);
     }
 
     /// Something of a frame that is not complete was received: somebody is there.
@@ -220,7 +229,7 @@ impl ShardChannel {
             return self.hang_up(now_ms, link);
         }
         if is_asked {
-            self.say(link, Frame::Ping);
+            self.ping(link);
         }
         self.alarms.insert((now_ms + BEAT_MS, Alarm::Beat(link)));
     }

@@ -16,8 +16,8 @@ use crate::cluster::{
 pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// How long after a failure it is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-/// How long another process may hold this node's id before this one gives up: its lease would have ended long since.
-const HELD_BY_OTHER_MAX: Duration = Duration::from_secs(15);
+/// How long another process may hold this node's id before this one gives up, beyond a lease: its own would have ended long since.
+const HELD_BY_OTHER_MAX: Duration = Duration::from_secs(12);
 
 /// What is to be done.
 #[derive(Debug)]
@@ -230,7 +230,10 @@ impl Registration {
                     let former = Compare::Created(keys::node(node.id), node.epoch);
                     Ok(Transaction::new().when(former).delete(keys::node(node.id)).delete(keys::draining(node.id)))
                 }
-                Some(node) => Err(held_by_other(node, &mut self.held_by_other_since, now)),
+                Some(node) => {
+                    let held_for = now.duration_since(*self.held_by_other_since.get_or_insert(now));
+                    Err(held_by_other(node, held_for, options.lease))
+                }
             },
         };
         match step {
@@ -262,10 +265,9 @@ fn is_former_life(node: &NodeState, options: &Options) -> bool {
     node.directory == options.node.directory && node.machine == options.node.machine
 }
 
-fn held_by_other(node: &NodeState, since: &mut Option<Instant>, now: Instant) -> Step {
-    let since = *since.get_or_insert(now);
+fn held_by_other(node: &NodeState, held_for: Duration, lease: Duration) -> Step {
     let whose = format!("node id {} is held by a process with another data directory, {}", node.id, node.peer);
-    match now.duration_since(since) >= HELD_BY_OTHER_MAX {
+    match held_for >= lease + HELD_BY_OTHER_MAX {
         true => Step::Fatal(format!("{whose}: give one of the two another --node-id, or stop the other")),
         false => Step::Waiting(format!("{whose}: waiting for its lease to end")),
     }

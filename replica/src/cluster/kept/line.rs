@@ -313,7 +313,7 @@ mod tests {
     fn a_store_of_another_node_does_what_a_store_must() {
         let folder = tempfile::tempdir().unwrap();
         let contents = Contents { identity: 7, revision: 1, entries: Vec::new() };
-        let kept = KeptStore::open(&folder.path().join("store"), contents).unwrap();
+        let kept = KeptStore::open(&folder.path().join("store"), contents, Duration::from_secs(3)).unwrap();
         let address = listen(Some(kept.clone()));
         let mut sleep = |time: Duration| {
             let begun = Instant::now();

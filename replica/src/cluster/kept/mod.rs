@@ -22,8 +22,6 @@ use super::{
 /// How much time passes at most between two looks at the clock: while this process stands still, nobody can keep a lease
 /// alive, and none shall end.
 const TIME_STEP_MAX: Duration = Duration::from_secs(1);
-/// How long leases last that were there when the store was opened.
-const LEASE: Duration = Duration::from_secs(3);
 /// Bits of a lease's id that are left for counting on.
 const LEASE_ROOM_BITS: u32 = 2;
 
@@ -48,13 +46,14 @@ struct State {
 }
 
 impl KeptStore {
-    /// Opens a store with these contents, which its file is made to hold.
+    /// Opens a store with these contents, which its file is made to hold. Leases that were there last as long as `lease` says
+    /// from now on: the file does not tell how long they lasted.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn open(path: &Path, contents: Contents) -> io::Result<Self> {
+    pub fn open(path: &Path, contents: Contents, lease: Duration) -> io::Result<Self> {
         let file = StoreFile::create(path, &contents)?;
-        let memory = Memory::restore(contents, LEASE, first_lease());
+        let memory = Memory::restore(contents, lease, first_lease());
         let state = State { memory, file, failed: None, looked: Instant::now() };
         Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() })))
     }
@@ -143,6 +142,8 @@ mod tests {
         store::{Outcome, Store, Transaction},
     };
 
+    const LEASE: Duration = Duration::from_secs(3);
+
     fn empty() -> Contents {
         Contents { identity: 7, revision: 1, entries: Vec::new() }
     }
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn a_kept_store_does_what_a_store_must() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = KeptStore::open(&folder.path().join("store"), empty()).unwrap();
+        let mut store = KeptStore::open(&folder.path().join("store"), empty(), LEASE).unwrap();
         let others = store.clone();
         let mut sleep = |time: Duration| {
             let begun = Instant::now();
@@ -166,19 +167,19 @@ mod tests {
     fn a_store_that_is_opened_again_has_all_that_was_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store");
-        let mut store = KeptStore::open(&path, empty()).unwrap();
-        let lease = store.grant(Duration::from_secs(3)).unwrap();
+        let mut store = KeptStore::open(&path, empty(), LEASE).unwrap();
+        let lease = store.grant(LEASE).unwrap();
         let mut put = Transaction::new().put("a".to_owned(), vec![1]);
         put.operations.push(crate::cluster::store::Operation::Put { key: "n".to_owned(), value: vec![2], lease });
         let Outcome::Done(revision) = store.transact(&put).unwrap() else { panic!("refused") };
         let before = store.range("", None, 0, 10).unwrap();
         drop(store);
         let read = StoreFile::read(&path).unwrap().unwrap();
-        let mut again = KeptStore::open(&path, read).unwrap();
+        let mut again = KeptStore::open(&path, read, LEASE).unwrap();
         assert_eq!(again.range("", None, 0, 10).unwrap(), before);
         assert_eq!((again.identity().unwrap(), before.revision), (7, revision));
         again.keep_alive(lease).expect("leases go on");
-        assert_ne!(again.grant(Duration::from_secs(3)).unwrap(), lease);
+        assert_ne!(again.grant(LEASE).unwrap(), lease);
     }
 
     /// A lease that no key was bound to yet was given out again after a restart: two nodes would have shared it, and the key
@@ -186,10 +187,10 @@ mod tests {
     #[test]
     fn a_lease_is_given_out_once() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || KeptStore::open(&folder.path().join("store"), empty()).unwrap();
-        let before = open().grant(Duration::from_secs(3)).unwrap();
+        let open = || KeptStore::open(&folder.path().join("store"), empty(), LEASE).unwrap();
+        let before = open().grant(LEASE).unwrap();
         let mut again = open();
-        assert_ne!(again.grant(Duration::from_secs(3)).unwrap(), before);
+        assert_ne!(again.grant(LEASE).unwrap(), before);
         assert_eq!(again.keep_alive(before), Err(StoreError::LeaseOver), "it is forgotten");
     }
 }
