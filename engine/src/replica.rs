@@ -85,13 +85,13 @@ impl Replica {
         self.store.lead(self.id, epoch, leadership).await
     }
 
-    /// It has so many replicas, this one included, and is led on in that epoch. `min.insync.replicas` has another meaning
-    /// then: of fewer replicas than that, all.
+    /// It has other replicas, or others of them are in sync, and is led on in that epoch. `min.insync.replicas` has another
+    /// meaning then: of fewer replicas than that, all.
     ///
     /// # Errors
     /// [`LogError::NotLeader`] if it is not led in that epoch; nothing is changed.
-    pub fn set_replicas(&self, epoch: i32, count: u32) -> Result<(), LogError> {
-        self.store.set_replicas(self.id, epoch, count)
+    pub fn set_replicas(&self, epoch: i32, leadership: Leadership) -> Result<(), LogError> {
+        self.store.set_replicas(self.id, epoch, leadership)
     }
 
     /// So many replicas are in sync, this one included.

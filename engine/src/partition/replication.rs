@@ -196,10 +196,17 @@ impl Replication {
         Ok(())
     }
 
-    /// It has so many replicas now, and is led on in that epoch.
-    pub(crate) fn set_replicas(&mut self, epoch: i32, count: u32, min_in_sync: i32) -> Result<(), LogError> {
-        match &mut self.role {
-            Role::Leading(Leadership::Replicated { replicas, .. }) if self.epoch == epoch => *replicas = count,
+    /// It has other replicas now, and is led on in that epoch.
+    pub(crate) fn set_replicas(
+        &mut self,
+        epoch: i32,
+        leadership: Leadership,
+        min_in_sync: i32,
+    ) -> Result<(), LogError> {
+        match self.role {
+            Role::Leading(Leadership::Replicated { .. }) if self.epoch == epoch => {
+                self.role = Role::Leading(leadership)
+            }
             _ => return Err(LogError::NotLeader),
         }
         self.look_at_in_sync(min_in_sync);
@@ -336,15 +343,25 @@ mod tests {
     fn another_number_of_replicas_is_for_who_leads_in_that_epoch() {
         let mut replication = leading(2, 1);
         assert_eq!(replication.check_produce(Acks::All, 2), Err(LogError::NotEnoughReplicas));
-        assert_eq!(replication.set_replicas(2, 1, 2), Err(LogError::NotLeader), "of another epoch");
-        replication.set_replicas(3, 1, 2).unwrap();
+        let of = |replicas| Leadership::Replicated { replicas, in_sync: 1 };
+        assert_eq!(replication.set_replicas(2, of(1), 2), Err(LogError::NotLeader), "of another epoch");
+        replication.set_replicas(3, of(1), 2).unwrap();
         assert_eq!(replication.check_produce(Acks::All, 2), Ok(()), "no more are wanted than there are");
         let waiting = replication.expect(10).expect("it is replicated");
-        replication.set_replicas(3, 2, 2).unwrap();
+        replication.set_replicas(3, of(2), 2).unwrap();
         assert_eq!(waiting.get(), Some(Err(LogError::NotEnoughReplicasAfterAppend)));
         replication.enter(3).unwrap();
-        assert_eq!(replication.set_replicas(3, 1, 2), Err(LogError::NotLeader));
+        assert_eq!(replication.set_replicas(3, of(1), 2), Err(LogError::NotLeader));
         assert_eq!(replication.check_produce(Acks::Leader, 2), Err(LogError::NotLeader), "it is led no more");
+    }
+
+    /// Who waited heard that too few replicas are in sync when one of two was taken away: of one, one is enough.
+    #[test]
+    fn who_waits_goes_on_waiting_when_replicas_and_those_in_sync_become_fewer_at_once() {
+        let mut replication = leading(2, 2);
+        let waiting = replication.expect(10).expect("it is replicated");
+        replication.set_replicas(3, Leadership::Replicated { replicas: 1, in_sync: 1 }, 2).unwrap();
+        assert_eq!(waiting.get(), None);
     }
 
     #[test]

@@ -128,12 +128,12 @@ impl<I: Io> Store<I> {
         partition.replication_mut().set_in_sync(count, min_in_sync)
     }
 
-    /// So many replicas are there. See [`crate::replica::Replica::set_replicas`].
-    pub(crate) fn set_replicas(&self, id: TopicPartition, epoch: i32, count: u32) -> Result<(), LogError> {
+    /// It has other replicas. See [`crate::replica::Replica::set_replicas`].
+    pub(crate) fn set_replicas(&self, id: TopicPartition, epoch: i32, leadership: Leadership) -> Result<(), LogError> {
         let cell = self.partition(id)?;
         let mut partition = cell.borrow_mut();
         let min_in_sync = partition.config().min_insync_replicas;
-        partition.replication_mut().set_replicas(epoch, count, min_in_sync)
+        partition.replication_mut().set_replicas(epoch, leadership, min_in_sync)
     }
 
     /// Follows another node. See [`crate::replica::Replica::follow`].

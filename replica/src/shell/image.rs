@@ -152,10 +152,11 @@ impl Shell {
         };
         let is_news = before != assignment.is_some().then_some(newest);
         if is_news || extent == Extent::All {
-            self.tell(|core, now, logs| core.handle_assigned(now, partition, assignment, logs));
+            // before the core has something to say of those in sync: of fewer replicas fewer are enough
             if let Some(epoch) = led {
                 self.count_replicas(partition, epoch);
             }
+            self.tell(|core, now, logs| core.handle_assigned(now, partition, assignment, logs));
         }
     }
 }

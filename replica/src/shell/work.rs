@@ -173,8 +173,8 @@ impl Shell {
     /// Has the engine reckon with as many replicas of a partition as the image says, if it leads it in that epoch: a reassignment
     /// changes their number while a leader's epoch goes on.
     pub(super) fn count_replicas(&self, partition: TopicPartition, epoch: i32) {
-        let Leadership::Replicated { replicas, .. } = self.leadership(partition) else { return };
-        let counted = self.engine.replica(partition).and_then(|replica| replica.set_replicas(epoch, replicas));
+        let leadership = self.leadership(partition);
+        let counted = self.engine.replica(partition).and_then(|replica| replica.set_replicas(epoch, leadership));
         if let Err(error) = counted {
             tracing::debug!(?partition, %error, "the number of replicas stays");
         }

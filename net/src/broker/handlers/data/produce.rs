@@ -77,7 +77,7 @@ fn handle(context: &Context, request: Request) -> Result<Handling, Malformed> {
     let acks = Acks::of_wire(request.acks);
     let waits_for_others = acks == Some(Acks::All) && context.service.membership.is_clustered();
     let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or_default());
-    // this node's own disk is waited for however long it takes, other replicas for as long as the client says
+    // alone, this node's disk is waited for however long it takes; with other replicas, all of it for as long as the client says
     let patience = waits_for_others.then_some(patience);
     let producer = transaction::transactional_producer(&request, header.version).and_then(|producer| {
         let allowed = producer.as_ref().map(|p| context.transactional_id(&p.transactional_id, Operation::Write));
