@@ -27,6 +27,8 @@ pub struct BatchBuilder {
     max_timestamp: i64,
     /// Encoded records that are not compressed yet.
     staged: Vec<u8>,
+    /// The record that is being encoded: its length stands before it.
+    body: Vec<u8>,
     /// Made for the first record: an empty batch is not compressed.
     encoder: Option<Encoder>,
     /// Bytes of all records before compression.
@@ -35,6 +37,10 @@ pub struct BatchBuilder {
     last_delta: i32,
 }
 
+/// What a record without headers has beside its key and its value, at most.
+const RECORD_HEAD_BYTES: usize = 32;
+/// A record's length takes no more.
+const LENGTH_BYTES_MAX: usize = 5;
 /// Staged bytes that are worth a call of the encoder.
 const STAGE_BYTES: usize = 8 << 10;
 
@@ -61,6 +67,7 @@ impl BatchBuilder {
             kept_max_timestamp: None,
             max_timestamp: -1,
             staged: Vec::new(),
+            body: Vec::new(),
             encoder: None,
             record_bytes: 0,
             count: 0,
@@ -143,18 +150,40 @@ impl BatchBuilder {
     /// # Panics
     /// If its offset does not follow the last record's, or lies outside the batch.
     pub fn push(&mut self, record: &Record) {
-        let (delta, base_timestamp) = self.place(record.offset, record.timestamp);
-        let mut body = vec![0];
-        put_varlong(&mut body, record.timestamp.wrapping_sub(base_timestamp));
-        put_varlong(&mut body, delta.into());
-        put_nullable(&mut body, record.key.as_deref());
-        put_nullable(&mut body, record.value.as_deref());
+        let mut body = self.begin(record.offset, record.timestamp, record.key.as_deref(), record.value.as_deref());
         put_length(&mut body, record.headers.len());
         for (name, value) in &record.headers {
             put_nullable(&mut body, Some(name));
             put_nullable(&mut body, value.as_deref());
         }
         self.put(&[&body]);
+        self.body = body;
+    }
+
+    /// Adds a record without headers whose key and value somebody else holds.
+    ///
+    /// # Panics
+    /// If its offset does not follow the last record's, or lies outside the batch.
+    pub fn push_pair(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        let mut body = self.begin(offset, timestamp, key, value);
+        put_length(&mut body, 0);
+        self.put(&[&body]);
+        self.body = body;
+    }
+
+    /// A record up to its headers, in the memory of the last one.
+    fn begin(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Vec<u8> {
+        let (delta, base_timestamp) = self.place(offset, timestamp);
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        let field_bytes = |field: Option<&[u8]>| field.map_or(0, <[u8]>::len);
+        body.reserve(RECORD_HEAD_BYTES + field_bytes(key) + field_bytes(value));
+        body.push(0);
+        put_varlong(&mut body, timestamp.wrapping_sub(base_timestamp));
+        put_varlong(&mut body, delta.into());
+        put_nullable(&mut body, key);
+        put_nullable(&mut body, value);
+        body
     }
 
     /// Adds a record of the batch that this one is [`like`](Self::like), as it was.
@@ -182,7 +211,9 @@ impl BatchBuilder {
     /// Stages a record's bytes, in parts, with its length before them.
     fn put(&mut self, parts: &[&[u8]]) {
         let before = self.staged.len();
-        put_length(&mut self.staged, parts.iter().map(|part| part.len()).sum());
+        let length = parts.iter().map(|part| part.len()).sum();
+        self.staged.reserve(LENGTH_BYTES_MAX + length);
+        put_length(&mut self.staged, length);
         for part in parts {
             self.staged.extend_from_slice(part);
         }
@@ -203,11 +234,8 @@ impl BatchBuilder {
     /// # Panics
     /// If the batch is larger than 2 GiB.
     pub fn finish(mut self) -> Vec<u8> {
-        if !self.staged.is_empty() {
-            self.compress_staged();
-        }
+        let body = self.finish_body();
         let codec = if self.is_empty() { Codec::None } else { self.codec };
-        let body = self.encoder.take().map(Encoder::finish).unwrap_or_default();
         let keeps = self.flags & LOG_APPEND_TIME != 0 || self.is_empty();
         let max_timestamp = self.kept_max_timestamp.filter(|_| keeps).unwrap_or(self.max_timestamp);
         let length = BATCH_HEADER_BYTES - LENGTH_END + body.len();
@@ -226,11 +254,22 @@ impl BatchBuilder {
             base_sequence: self.base_sequence.into(),
             record_count: self.count.into(),
         };
-        let mut batch = header.as_bytes().to_vec();
+        let mut batch = Vec::with_capacity(BATCH_HEADER_BYTES + body.len());
+        batch.extend_from_slice(header.as_bytes());
         batch.extend_from_slice(&body);
         let crc = checksum(&batch);
         Header::mut_from_prefix(&mut batch).expect("begins with a header").0.crc = crc.into();
         batch
+    }
+
+    fn finish_body(&mut self) -> Vec<u8> {
+        if self.codec == Codec::None && self.encoder.is_none() {
+            return std::mem::take(&mut self.staged); // small batches need no second copy
+        }
+        if !self.staged.is_empty() {
+            self.compress_staged();
+        }
+        self.encoder.take().map(Encoder::finish).unwrap_or_default()
     }
 
     /// Whose clock the batch's timestamps come from.

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::{BatchBuilder, BatchError, Codec, Record, records};
+use super::{BatchBuilder, BatchError, Codec, records};
 
 /// How a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,11 @@ pub struct AbortedTransaction {
 /// Size of a marker.
 pub const MARKER_BYTES: usize = 78;
 
+/// Version and type.
+const KEY_BYTES: usize = 4;
+/// Version and coordinator epoch.
+const VALUE_BYTES: usize = 6;
+
 const VERSION: i16 = 0;
 const ABORT: i16 = 0;
 const COMMIT: i16 = 1;
@@ -47,17 +52,16 @@ pub fn marker(producer_id: i64, producer_epoch: i16, end: EndMarker, timestamp_m
         Outcome::Abort => ABORT,
         Outcome::Commit => COMMIT,
     };
-    let key = [VERSION.to_be_bytes(), kind.to_be_bytes()].concat();
-    let value = [&VERSION.to_be_bytes()[..], &end.coordinator_epoch.to_be_bytes()].concat();
+    let (mut key, mut value) = ([0; KEY_BYTES], [0; VALUE_BYTES]);
+    let (key_version, key_kind) = key.split_at_mut(2);
+    key_version.copy_from_slice(&VERSION.to_be_bytes());
+    key_kind.copy_from_slice(&kind.to_be_bytes());
+    let (value_version, epoch) = value.split_at_mut(2);
+    value_version.copy_from_slice(&VERSION.to_be_bytes());
+    epoch.copy_from_slice(&end.coordinator_epoch.to_be_bytes());
     let mut builder =
         BatchBuilder::new(Codec::None, 0).producer(producer_id, producer_epoch, -1).transactional().control();
-    builder.push(&Record {
-        offset: 0,
-        timestamp: timestamp_ms,
-        key: Some(key.into()),
-        value: Some(value.into()),
-        headers: Vec::new(),
-    });
+    builder.push_pair(0, timestamp_ms, Some(&key), Some(&value));
     builder.finish()
 }
 
@@ -83,7 +87,7 @@ pub fn end_marker(batch: &[u8]) -> Result<Option<EndMarker>, BatchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::BatchInfo;
+    use crate::batch::{BatchInfo, Record};
 
     #[test]
     fn a_marker_is_one_record_of_78_bytes() {

@@ -176,6 +176,9 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Room that keys and values have from the start: most need no more.
+const FIRST_BYTES: usize = 128;
+
 /// Appends primitives to a buffer. What is written here was checked before: strings that are longer than the format
 /// can say are a mistake of ours.
 #[derive(Debug, Default)]
@@ -188,7 +191,9 @@ pub(crate) struct Writer {
 impl Writer {
     /// Begins a key or a value with its version.
     pub(crate) fn new(version: i16, flexible: bool) -> Self {
-        Self { out: version.to_be_bytes().to_vec(), flexible }
+        let mut out = Vec::with_capacity(FIRST_BYTES);
+        out.extend_from_slice(&version.to_be_bytes());
+        Self { out, flexible }
     }
 
     /// Begins the inside of a tagged field.
@@ -279,12 +284,17 @@ impl Writer {
 
     /// The tagged fields that end a struct, sorted by tag.
     pub(crate) fn tags(&mut self, fields: &[(u32, Vec<u8>)]) {
+        self.tags_of(fields.len(), fields.iter().map(|(tag, field)| (*tag, &**field)));
+    }
+
+    /// The same, given how many there are.
+    pub(crate) fn tags_of<'a>(&mut self, count: usize, fields: impl Iterator<Item = (u32, &'a [u8])>) {
         if !self.flexible {
             return;
         }
-        self.varint(u32::try_from(fields.len()).expect("a struct has few tags"));
+        self.varint(u32::try_from(count).expect("a struct has few tags"));
         for (tag, field) in fields {
-            self.varint(*tag);
+            self.varint(tag);
             self.varint(u32::try_from(field.len()).expect("a field is smaller than 2 GiB"));
             self.out.extend_from_slice(field);
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use millrace_engine::{
-    batch::{self, BatchBuilder, Codec},
+    batch::{BatchBuilder, Codec},
     transactions::Marker,
 };
 
@@ -44,13 +44,8 @@ impl Open {
         self.writes.push((write.id, i64::from(self.builder.record_count())));
         self.markers.extend_from_slice(&write.markers);
         for record in &write.records {
-            self.builder.push(&batch::Record {
-                offset: i64::from(self.builder.record_count()),
-                timestamp: now_ms,
-                key: Some(record.key().into()),
-                value: record.value().map(Bytes::from),
-                headers: Vec::new(),
-            });
+            let offset = i64::from(self.builder.record_count());
+            self.builder.push_pair(offset, now_ms, Some(&record.key()), record.value().as_deref());
         }
     }
 

@@ -4,7 +4,7 @@
 //! Tag 10000 of version 1 is our own: the epoch before the last bump, without which a repeated request would be fenced
 //! after a restart. Kafka passes over tags that it does not know.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::rc::Rc;
 
 use super::{
     metadata::{Metadata, NO_EPOCH, NO_PRODUCER_ID, PartitionName},
@@ -70,43 +70,39 @@ fn encode_value(metadata: &Metadata, version: i16) -> Vec<u8> {
     writer.i16(metadata.epoch);
     writer.i32(metadata.timeout_ms);
     writer.i8(metadata.state as i8);
-    let topics = by_topic(metadata);
     match metadata.state {
         State::Empty => writer.no_array(),
-        _ => writer.vec(&topics, |writer, (topic, partitions)| {
-            writer.string(topic);
-            writer.vec(partitions, |writer, partition| writer.i32(*partition));
-            writer.tags(&[]);
-        }),
+        _ => write_partitions(&mut writer, metadata),
     }
     writer.i64(metadata.last_update_ms);
     writer.i64(metadata.start_ms);
-    writer.tags(&tags(metadata));
+    write_tags(&mut writer, metadata);
     writer.out
 }
 
-/// What differs from what its absence says.
-fn tags(metadata: &Metadata) -> Vec<(u32, Vec<u8>)> {
-    let mut tags = Vec::new();
-    let mut tag = |tag, differs: bool, bytes: &[u8]| {
-        if differs {
-            tags.push((tag, bytes.to_vec()));
-        }
-    };
-    let Metadata { previous_producer_id, next_producer_id, client_version, last_epoch, .. } = *metadata;
-    tag(PREVIOUS_PRODUCER_ID, previous_producer_id != NO_PRODUCER_ID, &previous_producer_id.to_be_bytes());
-    tag(NEXT_PRODUCER_ID, next_producer_id != NO_PRODUCER_ID, &next_producer_id.to_be_bytes());
-    tag(CLIENT_VERSION, client_version != 0, &client_version.to_be_bytes());
-    tag(LAST_EPOCH, last_epoch != NO_EPOCH, &last_epoch.to_be_bytes());
-    tags
+/// Partitions by topic: in their set those of one topic stand together.
+fn write_partitions(writer: &mut Writer, metadata: &Metadata) {
+    let names: Vec<_> = metadata.partitions.iter().collect();
+    let topics = || names.chunk_by(|one, next| one.0 == next.0);
+    writer.count(topics().count());
+    for of_topic in topics() {
+        writer.string(&of_topic[0].0);
+        writer.vec(of_topic, |writer, (_, partition)| writer.i32(*partition));
+        writer.tags(&[]);
+    }
 }
 
-fn by_topic(metadata: &Metadata) -> Vec<(&Rc<str>, Vec<i32>)> {
-    let mut topics = BTreeMap::<&Rc<str>, Vec<i32>>::new();
-    for (topic, partition) in &metadata.partitions {
-        topics.entry(topic).or_default().push(*partition);
-    }
-    topics.into_iter().collect()
+/// What differs from what its absence says.
+fn write_tags(writer: &mut Writer, metadata: &Metadata) {
+    let Metadata { previous_producer_id, next_producer_id, client_version, last_epoch, .. } = *metadata;
+    let fields: [(u32, bool, &[u8]); 4] = [
+        (PREVIOUS_PRODUCER_ID, previous_producer_id != NO_PRODUCER_ID, &previous_producer_id.to_be_bytes()),
+        (NEXT_PRODUCER_ID, next_producer_id != NO_PRODUCER_ID, &next_producer_id.to_be_bytes()),
+        (CLIENT_VERSION, client_version != 0, &client_version.to_be_bytes()),
+        (LAST_EPOCH, last_epoch != NO_EPOCH, &last_epoch.to_be_bytes()),
+    ];
+    let differing = || fields.iter().filter(|(_, differs, _)| *differs).map(|(tag, _, bytes)| (*tag, *bytes));
+    writer.tags_of(differing().count(), differing());
 }
 
 fn decode_value(value: &[u8]) -> Result<(i16, Metadata), RecordError> {
