@@ -14,6 +14,8 @@ pub(crate) const TRANSACTION_VERSION: &str = "transaction.version";
 /// The highest level of it: clients bump their epochs with each transaction (KIP-890).
 pub const TRANSACTION_VERSION_MAX: i16 = 2;
 const LEVEL: &str = "level";
+/// The name under which that level is kept: every step of a transaction looks for it.
+const TRANSACTION_LEVEL: &str = "features/transaction.version/level";
 /// Counts changes, of all features together.
 const FINALIZED: &str = "finalized";
 const EPOCH: &str = "epoch";
@@ -34,7 +36,7 @@ impl FeatureLevels {
 
 /// The level of `transaction.version` among settings that are kept, if somebody has set it.
 pub(crate) fn finalized_transaction_version(kept: &BTreeMap<String, String>) -> Option<i16> {
-    kept.get(&KEPT_FEATURES.name(TRANSACTION_VERSION, LEVEL))?.parse().ok()
+    kept.get(TRANSACTION_LEVEL)?.parse().ok()
 }
 
 /// How often levels were changed.
@@ -69,6 +71,6 @@ mod tests {
             }
         }
         assert_eq!((epoch_among(&kept), finalized_transaction_version(&kept)), (3, Some(2)));
-        assert_eq!(kept["features/transaction.version/level"], "2");
+        assert_eq!(kept[TRANSACTION_LEVEL], "2");
     }
 }

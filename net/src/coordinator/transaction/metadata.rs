@@ -117,20 +117,26 @@ impl Metadata {
         Producer { id: self.producer_id, epoch: self.epoch }
     }
 
-    /// The next state, which takes all of this one over but what a step changes.
-    fn next(&self, state: State, now_ms: i64) -> Self {
+    /// The next state with these partitions, which takes all else of this one over but what a step changes.
+    fn next(&self, state: State, partitions: BTreeSet<PartitionName>, now_ms: i64) -> Self {
         Self {
-            state,
+            producer_id: self.producer_id,
             previous_producer_id: self.producer_id,
             next_producer_id: NO_PRODUCER_ID,
+            epoch: self.epoch,
+            last_epoch: self.last_epoch,
+            timeout_ms: self.timeout_ms,
+            state,
+            partitions,
+            start_ms: self.start_ms,
             last_update_ms: now_ms,
-            ..self.clone()
+            client_version: self.client_version,
         }
     }
 
     fn fresh(&self, timeout_ms: i32, now_ms: i64) -> Self {
-        let next = self.next(State::Empty, now_ms);
-        Self { timeout_ms, start_ms: NO_TIME, partitions: BTreeSet::new(), ..next }
+        let next = self.next(State::Empty, BTreeSet::new(), now_ms);
+        Self { timeout_ms, start_ms: NO_TIME, ..next }
     }
 
     /// The next epoch for a producer that begins, or begins again. `expected` is the epoch that it says it has: with the
@@ -162,13 +168,11 @@ impl Metadata {
 
     /// With more partitions; begins a transaction if none is ongoing.
     pub(crate) fn add(&self, added: BTreeSet<PartitionName>, client_version: i16, now_ms: i64) -> Self {
-        let mut next = self.next(State::Ongoing, now_ms);
-        if self.state != State::Ongoing {
-            next.start_ms = now_ms;
-            next.partitions.clear();
-        }
-        next.partitions.extend(added);
-        Self { client_version, ..next }
+        let is_ongoing = self.state == State::Ongoing;
+        let mut partitions = if is_ongoing { self.partitions.clone() } else { BTreeSet::new() };
+        partitions.extend(added);
+        let start_ms = if is_ongoing { self.start_ms } else { now_ms };
+        Self { client_version, start_ms, ..self.next(State::Ongoing, partitions, now_ms) }
     }
 
     /// Whether ending the transaction uses up the producer id, so that another one is needed.
@@ -188,7 +192,7 @@ impl Metadata {
             Ending::Fence(_) => (self.epoch.saturating_add(1), NO_EPOCH),
             Ending::Client(..) => (self.epoch, self.last_epoch),
         };
-        let next = self.next(state, now_ms);
+        let next = self.next(state, self.partitions.clone(), now_ms);
         Self {
             epoch,
             last_epoch,
@@ -210,7 +214,7 @@ impl Metadata {
             NO_PRODUCER_ID => (self.producer_id, self.epoch),
             next_producer_id => (next_producer_id, 0),
         };
-        Self { producer_id, epoch, partitions: BTreeSet::new(), ..self.next(state, now_ms) }
+        Self { producer_id, epoch, ..self.next(state, BTreeSet::new(), now_ms) }
     }
 
     /// How the transaction ends, once that is decided.

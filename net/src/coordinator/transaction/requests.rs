@@ -171,15 +171,16 @@ impl Coordinator {
             self.effects.reply_after(last_write, ticket, Ok(()));
             return Step::Done;
         }
-        let next = metadata.add(new.clone(), client_version, now_ms);
+        // by version 2 the owner of a partition asks, and knows; those of one request ask one after the other
+        let told = (client_version < EPOCH_BUMP_VERSION).then(|| new.clone());
+        let next = metadata.add(new, client_version, now_ms);
         let deadline_ms = next.deadline_ms();
-        let write = match client_version >= EPOCH_BUMP_VERSION {
-            // by version 2 the owner of a partition asks, and knows; those of one request ask one after the other
-            true => {
+        let write = match told {
+            None => {
                 let further = is_ongoing.then(|| self.step_further(id, &next)).flatten();
                 further.unwrap_or_else(|| self.step(id, next, Vec::new(), Then::Stands))
             }
-            false => self.step(id, next, Vec::new(), Then::Admit(new, producer)),
+            Some(told) => self.step(id, next, Vec::new(), Then::Admit(told, producer)),
         };
         self.effects.reply_after(Some(write), ticket, Ok(()));
         if let Some(deadline_ms) = deadline_ms {
