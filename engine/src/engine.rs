@@ -5,7 +5,7 @@ use std::{
     any::{Any, TypeId},
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
-    future::Future,
+    future::{Future, poll_fn},
     path::{Path, PathBuf},
     pin::pin,
     rc::Rc,
@@ -36,7 +36,27 @@ use crate::{
 
 pub use crate::metadata::{Topic, Topics};
 
-type Reply = Box<dyn FnOnce(Box<dyn Any + Send>)>;
+/// Somebody who waits for another shard's answer.
+pub(crate) trait Reply {
+    /// The answer.
+    fn hear(&self, value: Box<dyn Any + Send>);
+}
+
+/// An answer to come, and the one task that waits for it.
+struct Awaited<R> {
+    value: Cell<Option<R>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl<R: 'static> Reply for Awaited<R> {
+    fn hear(&self, value: Box<dyn Any + Send>) {
+        let value = value.downcast::<R>().expect("a reply has the type of its call");
+        self.value.set(Some(*value));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
 
 /// What a shard's handles share.
 pub(crate) struct EngineState {
@@ -61,7 +81,7 @@ pub(crate) struct EngineState {
     /// Who waits for something to be attached.
     pub(crate) attaching: RefCell<Vec<Waker>>,
     pub(crate) stopping: Rc<Outcome<()>>,
-    pub(crate) replies: RefCell<HashMap<u64, Reply>>,
+    pub(crate) replies: RefCell<HashMap<u64, Rc<dyn Reply>>>,
     pub(crate) next_id: Cell<u64>,
     /// Partitions whose files are being removed, by ticket.
     pub(crate) removals: RefCell<HashMap<u64, Vec<Rc<Outcome<()>>>>>,
@@ -300,15 +320,17 @@ impl Engine {
 
     /// A number by which another shard answers, and the answer to come.
     fn await_reply<R: Send + 'static>(&self) -> (u64, impl Future<Output = R> + use<R>) {
-        let outcome = Rc::<Outcome<Rc<Cell<Option<R>>>>>::default();
+        let awaited = Rc::new(Awaited::<R> { value: Cell::new(None), waker: Cell::new(None) });
         let id = self.next_id();
-        let resolve = outcome.clone();
-        let reply: Reply = Box::new(move |value| {
-            let value = value.downcast::<R>().expect("a reply has the type of its call");
-            resolve.set(Rc::new(Cell::new(Some(*value))));
+        self.0.replies.borrow_mut().insert(id, awaited.clone());
+        let answer = poll_fn(move |context| match awaited.value.take() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                awaited.waker.set(Some(context.waker().clone()));
+                Poll::Pending
+            }
         });
-        self.0.replies.borrow_mut().insert(id, reply);
-        (id, outcome.wait().map(|cell| cell.take().expect("a call has one caller")))
+        (id, answer)
     }
 
     /// Answers another shard when the work is done.
@@ -328,7 +350,7 @@ impl Engine {
 
     fn reply(&self, id: u64, value: Box<dyn Any + Send>) {
         let reply = self.0.replies.borrow_mut().remove(&id);
-        reply.expect("every call is answered once")(value);
+        reply.expect("every call is answered once").hear(value);
     }
 
     /// Runs `work` on every shard, side by side; answers in the order of shards.
@@ -351,7 +373,7 @@ impl Engine {
 
     /// The value attached by [`Engine::attach`], which may still be to come: shards start side by side.
     pub async fn attachment<T: 'static>(&self) -> Rc<T> {
-        std::future::poll_fn(|context| match self.attached() {
+        poll_fn(|context| match self.attached() {
             Some(value) => Poll::Ready(value),
             None => {
                 self.0.attaching.borrow_mut().push(context.waker().clone());
