@@ -394,9 +394,14 @@ impl Engine {
         self.0.stopping.clone().wait().await;
     }
 
+    /// Whether the node was asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.get().is_some()
+    }
+
     /// The mailbox saw that the node was asked to stop.
     pub(crate) fn notice_stop(&self) {
-        if self.0.stopping.get().is_none() {
+        if !self.is_stopping() {
             self.0.stopping.set(());
         }
     }

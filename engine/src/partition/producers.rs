@@ -5,7 +5,7 @@
 //! flight at most, so an older one cannot come again (KIP-98, KIP-360). Rules are those of Kafka 4.4's
 //! `ProducerAppendInfo`; in particular a producer that nothing is known of, because it was idle for too long or its
 //! records are gone, may go on with any sequence, so UNKNOWN_PRODUCER_ID is never the answer. But not one whose partitions
-//! are added by producing (KAFKA-18202): that begins with sequence 0.
+//! are added by producing (KAFKA-18202): that begins with sequence 0. And a commit ends no older transaction than its own.
 //!
 //! What always holds: a producer remembers up to five batches, all of its newest epoch, in the order of their offsets; none
 //! if all that is known of that epoch is a marker, or batches that a coordinator wrote for it, which have no sequence.
@@ -180,7 +180,9 @@ impl Producers {
 
     /// Whether a commit would end a transaction before its own, which is open still: it is nobody's, as in [`Self::check`], and
     /// must not count. An abort may end both: nothing of its own is here. In Kafka, where no batch is before the record that
-    /// lets its partition in, there is none such, and any newer marker ends what is open.
+    /// lets its partition in, there is none such, and any newer marker ends what is open. A commit by version 0 of the very next
+    /// epoch is taken for one of version 2 whose record was written when records did not say so: who goes back to an old client
+    /// right after such a loss, and commits without having written here, commits what was lost.
     fn is_commit_of_another(&self, marker: &Marker, known: &Producer) -> bool {
         let is_of_next = known.epoch.checked_add(1) == Some(marker.producer_epoch);
         // below version 2 a commit has the transaction's epoch; a record of then does not say by which version it ends

@@ -282,6 +282,14 @@ impl Conversation {
         self.now = until;
     }
 
+    fn say_whether_it_doubts(&mut self, id: NodeId, of: NodeId) {
+        let (now, lives) = (self.now, self.lives.clone());
+        let doubts = &mut self.nodes.get_mut(&id).expect("a node of the script").doubts;
+        doubts.forget(now, DOUBT_MS_MAX, |member| lives.contains(&member));
+        let says = if doubts.nodes().contains(&of) { "doubts" } else { "believes in" };
+        self.line(format!("{id} {says} {of}"));
+    }
+
     fn command(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let id = || words[1].parse::<NodeId>().expect("a node's id");
@@ -314,14 +322,7 @@ impl Conversation {
                     self.call(node, |now, core, _| core.handle_heard(now, link));
                 }
             }
-            "doubts" => {
-                let (now, of) = (self.now, words[2].parse().unwrap());
-                let lives = self.lives.clone();
-                let doubts = &mut self.nodes.get_mut(&id()).expect("a node of the script").doubts;
-                doubts.forget(now, DOUBT_MS_MAX, |member| lives.contains(&member));
-                let says = if doubts.nodes().contains(&of) { "doubts" } else { "believes in" };
-                self.line(format!("{} {says} {of}", id()));
-            }
+            "doubts" => self.say_whether_it_doubts(id(), words[2].parse().unwrap()),
             "suspect" => {
                 let whom: NodeId = words[2].parse().unwrap();
                 let life = *self.lives.iter().find(|life| life.node == whom).expect("it lives");

@@ -89,10 +89,67 @@ fn first_offset(answer: AtomicAppended) -> Result<i64, LogError> {
     }
 }
 
-/// Whether a marker would be refused however often it came: the producer has a newer epoch there, or the partition is gone.
+/// Whether a marker is of no use there: the producer has a newer epoch, the partition is gone, or what is open is an older
+/// transaction, so that nothing of its own can be there; who finds that older one nobody's ends it.
 fn is_refused_for_good(error: &LogError) -> bool {
     matches!(
         error,
-        LogError::InvalidProducerEpoch | LogError::TransactionCoordinatorFenced { .. } | LogError::UnknownPartition
+        LogError::InvalidProducerEpoch
+            | LogError::TransactionCoordinatorFenced { .. }
+            | LogError::UnknownPartition
+            | LogError::ConcurrentTransactions(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use millrace_engine::{
+        api::Produced,
+        transactions::{Decided, Marker, Outcome},
+    };
+
+    use super::*;
+
+    fn marker(producer_id: i64) -> AtomicPart {
+        AtomicPart::Marker(Marker {
+            partition: TopicPartition { topic: uuid::Uuid::nil(), partition: 0 },
+            producer_id,
+            producer_epoch: 3,
+            coordinator_epoch: 0,
+            outcome: Outcome::Commit,
+            transaction_version: 2,
+            decided: Decided::ByCoordinator,
+        })
+    }
+
+    fn appended(refused: impl Fn(i64) -> Option<LogError>) -> (Result<i64, LogError>, usize) {
+        let batch = AtomicPart::Batch {
+            partition: TopicPartition { topic: uuid::Uuid::nil(), partition: 1 },
+            batch: Bytes::new(),
+        };
+        let calls = RefCell::new(Vec::new());
+        let append = |parts: Vec<AtomicPart>| {
+            calls.borrow_mut().push(parts.len());
+            let error = parts.iter().enumerate().find_map(|(part, it)| match it {
+                AtomicPart::Marker(marker) => Some(AtomicRefused { part, error: refused(marker.producer_id)? }),
+                AtomicPart::Batch { .. } => None,
+            });
+            let produced = Produced { base_offset: 7, append_time_ms: -1, log_start_offset: 0 };
+            ready(error.map_or(Ok(vec![produced; parts.len()]), Err))
+        };
+        let written = append_atomically(append, vec![batch, marker(1), marker(2)]).now_or_never();
+        (written.expect("it is answered at once"), calls.borrow().len())
+    }
+
+    /// One producer whose partition had an older transaction open failed what all others of that turn had decided.
+    #[test]
+    fn a_marker_that_is_of_no_use_leaves_the_others_alone() {
+        let of_first = |error: LogError| move |id: i64| (id == 1).then(|| error.clone());
+        assert_eq!(appended(|_| None), (Ok(7), 1));
+        assert_eq!(appended(of_first(LogError::ConcurrentTransactions("an older one"))), (Ok(7), 2));
+        assert_eq!(appended(of_first(LogError::InvalidProducerEpoch)), (Ok(7), 2));
+        assert_eq!(appended(of_first(LogError::StorageFull)), (Err(LogError::StorageFull), 1));
+    }
 }

@@ -298,8 +298,9 @@ impl<K: Kind> Runtime<K> {
         let runtime = Rc::clone(self);
         glommio::spawn_local(async move {
             let mut machine = Box::new(runtime.kind.machine(&runtime.engine, load.partition));
-            let loaded =
-                load::replay(&runtime.engine, &runtime.reading, (K::TOPIC, load.partition), &mut *machine).await;
+            let is_wanted = || runtime.slots.borrow().is_loading(load);
+            let of = (K::TOPIC, load.partition);
+            let loaded = load::replay(&runtime.engine, &runtime.reading, of, &mut *machine, is_wanted).await;
             if let Err(error) = &loaded {
                 let (topic, partition) = (K::TOPIC, load.partition.partition);
                 match error.is_elsewhere() {

@@ -299,6 +299,12 @@ impl<M: Machine> Slots<M> {
         }
     }
 
+    /// Whether somebody still waits for what is read.
+    pub(crate) fn is_loading(&self, load: Load) -> bool {
+        let stage = self.slots.get(&load.partition).map(|slot| &slot.stage);
+        matches!(stage, Some(Stage::Loading { number, .. }) if *number == load.number)
+    }
+
     /// A partition was read into a machine, or could not be.
     pub(crate) fn on_loaded<E>(&mut self, now_ms: i64, load: Load, loaded: Result<Box<M>, E>) {
         let Some(slot) = self.slots.get_mut(&load.partition) else { return };

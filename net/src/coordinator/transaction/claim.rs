@@ -1,5 +1,5 @@
-//! Which open transactions a coordinator will end, as far as DescribeTransactions tells: what is known of its own ids here, and
-//! what other nodes say of theirs, is judged alike. Pure.
+//! Which open transactions a coordinator will end, as far as DescribeTransactions tells, of ids here and of those of other nodes. It
+//! does not tell by which version a transaction ends: of what ends elsewhere, the epochs of both are claimed. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

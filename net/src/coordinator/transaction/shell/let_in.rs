@@ -54,7 +54,7 @@ pub(super) fn report_loss(engine: &Engine, let_in: LetIn) -> LetIn {
     }
 }
 
-/// Has what is open looked at when it is dropped.
+/// Has what is open looked at when it is dropped; the start of the next life does, if this one is about to end.
 struct LookSoon {
     engine: Option<Engine>,
 }
@@ -69,7 +69,7 @@ impl LookSoon {
 
 impl Drop for LookSoon {
     fn drop(&mut self) {
-        if let Some(engine) = &self.engine {
+        if let Some(engine) = self.engine.as_ref().filter(|engine| !engine.is_stopping()) {
             look_soon(engine);
         }
     }

@@ -30,8 +30,8 @@ use crate::{
 /// States in which a coordinator will end a transaction.
 const CLAIMING: [State; 3] = [State::Ongoing, State::PrepareCommit, State::PrepareAbort];
 
-/// Ids that a node is asked to describe at once.
-const DESCRIBED_AT_ONCE: usize = 1000;
+/// Ids that a node is asked to describe at once: an id has up to 32 KiB, a request 8 MiB and an answer 16.
+const DESCRIBED_AT_ONCE: usize = 100;
 
 /// Coordinators by partition of their topic.
 type Coordinators = BTreeMap<i32, Led>;
@@ -96,7 +96,7 @@ async fn claims_of(
             DescribeTransactionsRequest::default().with_transactional_ids(ids.to_vec())
         });
         let told = asked.await.map_err(unreached)?;
-        claims.extend(told_claims(&told, |name, index| named(engine, name, index))?);
+        claims.extend(told_claims(ids, &told, |name, index| named(engine, name, index))?);
     }
     let after = metadata(others, node).await?;
     let own = |told: &Coordinators| -> Coordinators {
@@ -128,9 +128,13 @@ async fn list(others: &OtherBrokers, node: i32, producers: &BTreeSet<i64>) -> Re
 /// What is claimed by ids that a node was asked to describe. One that is not there any more, or has ended, claims nothing; but
 /// if one is not told of, nothing is known.
 fn told_claims(
+    ids: &[TransactionalId],
     told: &DescribeTransactionsResponse,
     place: impl Fn(&str, i32) -> Option<TopicPartition>,
 ) -> Result<Vec<Claim>, Unknown> {
+    if !told.transaction_states.iter().map(|told| &told.transactional_id).eq(ids) {
+        return Err(Unknown(ResponseError::UnknownServerError));
+    }
     let mut claims = Vec::new();
     for told in &told.transaction_states {
         match ResponseError::try_from_code(told.error_code) {
@@ -209,8 +213,13 @@ mod tests {
     }
 
     fn claims(states: Vec<TransactionState>) -> Result<Vec<Claim>, Unknown> {
+        let ids: Vec<_> = states.iter().map(|state| state.transactional_id.clone()).collect();
         let told = DescribeTransactionsResponse::default().with_transaction_states(states);
-        told_claims(&told, |name, index| (index < 2).then(|| at(name, index)))
+        told_claims(&ids, &told, place)
+    }
+
+    fn place(name: &str, index: i32) -> Option<TopicPartition> {
+        (index < 2).then(|| at(name, index))
     }
 
     /// A busy producer, whose coordinator was on another node, claimed all that was open of its id, and what was nobody's stood
@@ -239,5 +248,7 @@ mod tests {
         for unknown in [told("Ongoing", (7, 3), ResponseError::NotCoordinator.code()), told("Dead", (7, 3), 0)] {
             assert!(claims(vec![told("Ongoing", (8, 0), 0), unknown]).is_err());
         }
+        let asked = [TransactionalId::default()];
+        assert!(told_claims(&asked, &DescribeTransactionsResponse::default(), place).is_err(), "nothing is told of it");
     }
 }
