@@ -5,7 +5,11 @@
 //! not wait. What comes back before it is over is neither led nor followed until then: a follower that said how far its log is, of
 //! which the end was cut off later, would have confirmed what it has not.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
 
 use super::{Store, replicate::check_still};
 use crate::{
@@ -14,27 +18,39 @@ use crate::{
     partition::PartitionCell,
 };
 
-/// Partitions that are worked on at once: readers of one need not keep all others waiting.
+/// Partitions that a shard works on at once: readers of one need not keep all others waiting.
 const AT_ONCE: usize = 8;
+
+/// What is to be removed by a shard.
+#[derive(Default)]
+pub(super) struct Clearings {
+    waiting: RefCell<VecDeque<Rc<PartitionCell>>>,
+    tasks: Cell<usize>,
+}
 
 impl<I: Io> Store<I> {
     /// Leaves nothing of partitions that are on other nodes only from here on: each will be empty, and is neither led nor followed.
     /// How often its end was cut off stays known, for when it comes back. Whoever still takes this node for its leader is sent
     /// away from the first moment on: told that an offset is out of range, a consumer would begin at the start of the log again.
     pub(crate) fn clear(self: &Rc<Self>, ids: impl IntoIterator<Item = TopicPartition>) {
-        let begun: Vec<_> = ids.into_iter().filter_map(|id| self.begin_clearing(id)).collect();
-        let tasks = begun.len().min(AT_ONCE);
-        let left = Rc::new(RefCell::new(begun.into_iter()));
-        for _ in 0..tasks {
-            let (store, left) = (self.clone(), left.clone());
-            self.io.spawn(Share::Background, async move {
-                loop {
-                    let next = left.borrow_mut().next();
-                    let Some(cell) = next else { return };
-                    store.end_clearing(&cell).await;
-                }
-            });
+        for id in ids {
+            let Some(cell) = self.begin_clearing(id) else { continue };
+            self.clearings.waiting.borrow_mut().push_back(cell);
+            if self.clearings.tasks.get() < AT_ONCE {
+                self.clearings.tasks.update(|tasks| tasks + 1);
+                let store = self.clone();
+                self.io.spawn(Share::Background, async move { store.clear_waiting().await });
+            }
         }
+    }
+
+    async fn clear_waiting(self: &Rc<Self>) {
+        loop {
+            let next = self.clearings.waiting.borrow_mut().pop_front();
+            let Some(cell) = next else { break };
+            self.end_clearing(&cell).await;
+        }
+        self.clearings.tasks.update(|tasks| tasks - 1);
     }
 
     /// The same for what a start found of them.
@@ -90,6 +106,7 @@ impl<I: Io> Store<I> {
         check_still(cell, epoch)?;
         cell.borrow_mut().replication_mut().clear();
         let begun = self.begin_anew(id, 0).await;
+        self.await_segment_removals(id).await;
         if check_still(cell, epoch).is_ok() {
             self.enter_epoch(cell, epoch)?;
         }

@@ -69,7 +69,7 @@ mod writer;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     rc::Rc,
 };
@@ -82,7 +82,7 @@ pub(crate) use space::Owed;
 pub(crate) use watch::Left;
 
 use self::{
-    cache::Cache, compactor::Compactor, fetch_memory::FetchMemory, held::Held, keeper::Keeper,
+    cache::Cache, clearing::Clearings, compactor::Compactor, fetch_memory::FetchMemory, held::Held, keeper::Keeper,
     recompressor::Recompressor, segment_files::SegmentFiles, wal_files::WalFiles, watch::Watch, writer::Flight,
 };
 use crate::{
@@ -189,6 +189,9 @@ pub(crate) struct Store<I: Io> {
     recompressor: Recompressor,
     /// Batches whose transactions are asked for.
     held: Held,
+    clearings: Clearings,
+    /// Set when segments that were given up are removed, while that is under way.
+    segment_removals: RefCell<HashMap<TopicPartition, Vec<Rc<Outcome<()>>>>>,
     /// Whether the catalog says that there may be transactions.
     transactions_in_use: Cell<bool>,
     pub(crate) fetch_memory: Rc<FetchMemory>,

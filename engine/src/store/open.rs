@@ -12,6 +12,7 @@ use std::{
 use super::{
     Store, StoreOptions,
     cache::Cache,
+    clearing::Clearings,
     compactor::Compactor,
     extend,
     fetch_memory::FetchMemory,
@@ -118,6 +119,8 @@ impl<I: Io> Store<I> {
             compactor: Compactor::default(),
             recompressor: Recompressor::default(),
             held: Held::default(),
+            clearings: Clearings::default(),
+            segment_removals: RefCell::default(),
             transactions_in_use: Cell::new(false),
             fetch_memory: FetchMemory::new(options.fetch_bytes),
             pump: Signal::default(),

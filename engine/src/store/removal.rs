@@ -52,7 +52,8 @@ impl<I: Io> Store<I> {
             return;
         }
         let open: Vec<_> = gone.iter().map(|name| self.segments.forget_segment(id, *name)).collect();
-        let store = self.clone();
+        let (store, done) = (self.clone(), Rc::<Outcome<()>>::default());
+        self.segment_removals.borrow_mut().entry(id).or_default().push(done.clone());
         self.io.spawn(Share::Background, async move {
             for (name, open) in gone.into_iter().zip(open) {
                 if let Some(open) = open {
@@ -64,7 +65,24 @@ impl<I: Io> Store<I> {
                 }
                 store.io.yield_now().await;
             }
+            let mut removals = store.segment_removals.borrow_mut();
+            if let Some(of_partition) = removals.get_mut(&id) {
+                of_partition.retain(|other| !Rc::ptr_eq(other, &done));
+                if of_partition.is_empty() {
+                    removals.remove(&id);
+                }
+            }
+            drop(removals);
+            done.set(());
         });
+    }
+
+    /// Waits until the segments of a partition that were given up so far are removed: those of another life of it have their names.
+    pub(super) async fn await_segment_removals(&self, id: TopicPartition) {
+        let under_way = self.segment_removals.borrow().get(&id).cloned().unwrap_or_default();
+        for removal in under_way {
+            removal.wait().await;
+        }
     }
 
     pub(super) async fn await_readers(&self, open: &[Rc<OpenSegment<I>>]) {

@@ -5,6 +5,7 @@ use std::{cell::Cell, time::Duration};
 use futures_util::FutureExt;
 
 use super::*;
+use crate::format::segment::SegmentName;
 
 /// A store with one replicated partition, for the length of a body.
 fn with_store(settings: &[(&str, &str)], body: impl AsyncFnOnce(Rc<Store<SimIo>>, TopicPartition)) {
@@ -297,6 +298,24 @@ fn what_moves_away_from_a_full_disk_makes_room() {
         store.clear([id]);
         assert_eq!(store.follow(id, 1).await.unwrap().end, 0);
         assert_eq!(segments(), 0);
+    });
+}
+
+/// A segment that retention had given up was removed when readers let it go, by its name: that of the first segment of the partition
+/// that had left and come back meanwhile.
+#[test]
+fn what_comes_back_waits_for_the_removal_of_what_retention_gave_up() {
+    with_store(&[], async |store, id| {
+        store.lead(id, 0, THREE).await.unwrap();
+        produce(&store, id, 0, Acks::Leader).await.unwrap().1.unwrap().wait().await.unwrap();
+        store.materialise_all().await;
+        let name = SegmentName { base_offset: 0, generation: 0 };
+        let reader = store.segments.get(id, name, false).await.unwrap();
+        store.spawn_segment_removal(id, vec![name]);
+        store.clear([id]);
+        assert_eq!(store.follow(id, 1).await.unwrap().end, 0);
+        assert!(store.segment_removals.borrow().is_empty());
+        drop(reader);
     });
 }
 
