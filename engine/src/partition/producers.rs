@@ -5,7 +5,8 @@
 //! flight at most, so an older one cannot come again (KIP-98, KIP-360). Rules are those of Kafka 4.4's
 //! `ProducerAppendInfo`; in particular a producer that nothing is known of, because it was idle for too long or its
 //! records are gone, may go on with any sequence, so UNKNOWN_PRODUCER_ID is never the answer. But not one whose partitions
-//! are added by producing (KAFKA-18202): that begins with sequence 0. And a commit ends no older transaction than its own.
+//! are added by producing (KAFKA-18202): that begins with sequence 0. And a commit by version 2 ends no older transaction than its
+//! own.
 //!
 //! What always holds: a producer remembers up to five batches, all of its newest epoch, in the order of their offsets; none
 //! if all that is known of that epoch is a marker, or batches that a coordinator wrote for it, which have no sequence.

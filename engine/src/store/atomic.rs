@@ -136,8 +136,9 @@ impl<I: Io> Store<I> {
         if marker.producer_id < 0 || marker.producer_epoch < 0 {
             return Err(LogError::InvalidTxnState("a marker of no producer"));
         }
-        cell.borrow().check_marker(marker)?;
+        // who leads no more may take what has ended since for open
         self.check_lease(&cell.borrow())?;
+        cell.borrow().check_marker(marker)?;
         if self.full.get() {
             return Err(LogError::StorageFull);
         }

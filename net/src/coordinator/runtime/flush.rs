@@ -62,6 +62,7 @@ fn push_plain(runs: &mut Vec<Run>, key: Key, batch: Bytes) {
 pub(crate) fn append_atomically<F>(
     append: impl Fn(Vec<AtomicPart>) -> F,
     mut parts: Vec<AtomicPart>,
+    left_out: impl Fn(&LogError),
 ) -> impl Future<Output = Result<i64, LogError>> + 'static
 where
     F: Future<Output = AtomicAppended> + 'static,
@@ -73,6 +74,7 @@ where
             None => return Either::Left(appended.map(first_offset)),
             Some(Err(AtomicRefused { part, error })) if part > 0 && is_refused_for_good(&error) => {
                 tracing::warn!(marker = ?parts.get(part), %error, "a marker is left out");
+                left_out(&error);
                 parts.remove(part);
                 continue;
             }
@@ -90,7 +92,8 @@ fn first_offset(answer: AtomicAppended) -> Result<i64, LogError> {
 }
 
 /// Whether a marker is of no use there: the producer has a newer epoch, the partition is gone, or what is open is an older
-/// transaction, so that nothing of its own can be there; who finds that older one nobody's ends it.
+/// transaction, so that nothing of its own can be there. Only a node that is alone writes markers so, and it leads all that it
+/// has; others are tried again.
 fn is_refused_for_good(error: &LogError) -> bool {
     matches!(
         error,
@@ -139,7 +142,7 @@ mod tests {
             let produced = Produced { base_offset: 7, append_time_ms: -1, log_start_offset: 0 };
             ready(error.map_or(Ok(vec![produced; parts.len()]), Err))
         };
-        let written = append_atomically(append, vec![batch, marker(1), marker(2)]).now_or_never();
+        let written = append_atomically(append, vec![batch, marker(1), marker(2)], |_| ()).now_or_never();
         (written.expect("it is answered at once"), calls.borrow().len())
     }
 

@@ -59,6 +59,8 @@ pub(crate) trait Kind: Sized + 'static {
     fn new_topic(&self) -> NewTopic;
     /// A machine for a partition, in the epoch in which this node leads it, that knows nothing yet.
     fn machine(&self, engine: &Engine, partition: TopicPartition) -> Self::Machine;
+    /// A marker was left out of what a machine wrote, as it was refused with that.
+    fn on_left_out(_engine: &Engine, _error: &LogError) {}
     /// Runs an errand of the machine of a partition.
     fn run_errand(runtime: &Rc<Runtime<Self>>, partition: TopicPartition, errand: <Self::Machine as Machine>::Errand);
 }
@@ -360,7 +362,8 @@ impl<K: Kind> Runtime<K> {
                 written.boxed_local()
             }
             Run::Atomic { key, parts } => {
-                let appended = append_atomically(|parts| self.engine.append_atomically(parts), parts);
+                let left_out = |error: &LogError| K::on_left_out(&self.engine, error);
+                let appended = append_atomically(|parts| self.engine.append_atomically(parts), parts, left_out);
                 async move { vec![(key, appended.await)] }.boxed_local()
             }
         }

@@ -326,14 +326,13 @@ impl Coordinator {
     }
 }
 
-/// Whether a marker of this transaction is of no use in a partition: it has seen a newer epoch, or what is open there is an older
-/// transaction, so that nothing of this one can be.
+/// Whether a partition will take no marker of this transaction, however often it comes: it has seen a newer epoch. One in which an
+/// older transaction is open takes it once that is found to be nobody's, and is aborted.
 fn is_final(error: ResponseError) -> bool {
     matches!(
         error,
         ResponseError::InvalidProducerEpoch
             | ResponseError::TransactionCoordinatorFenced
-            | ResponseError::ConcurrentTransactions
             | ResponseError::UnsupportedForMessageFormat
             | ResponseError::UnsupportedVersion
     )

@@ -292,10 +292,10 @@ impl Life {
             self.shards.spawn(async move {
                 life.shards.sleep(Duration::from_micros(300)).await;
                 // one may come too late to be taken
-                drop(append_atomically(|parts| life.shards.append_atomically(parts), markers).await);
+                drop(append_atomically(|parts| life.shards.append_atomically(parts), markers, |_| ()).await);
             });
         }
-        let appended = append_atomically(|parts| self.shards.append_atomically(parts), parts);
+        let appended = append_atomically(|parts| self.shards.append_atomically(parts), parts, |_| ());
         let life = Rc::clone(self);
         self.shards.spawn(async move {
             let appended = appended.await;

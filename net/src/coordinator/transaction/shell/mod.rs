@@ -20,11 +20,12 @@ use std::{
 
 use kafka_protocol::error::ResponseError;
 use millrace_engine::{
-    api::{NewTopic, TopicPartition},
+    api::{LogError, NewTopic, TopicPartition},
     engine::Engine,
     transactions::Adds,
 };
 
+use self::reconcile::look_soon;
 pub(crate) use self::{
     gate::Gate,
     marker_sender::MarkerSender,
@@ -99,6 +100,12 @@ impl Kind for TransactionKind {
         Coordinator::new(Rc::clone(&self.settings), Rc::new(node), Rc::clone(&self.budget), epoch)
     }
 
+    fn on_left_out(engine: &Engine, error: &LogError) {
+        if matches!(error, LogError::ConcurrentTransactions(_)) {
+            look_soon(engine); // an older one is open there
+        }
+    }
+
     fn run_errand(transactions: &Rc<Transactions>, partition: TopicPartition, errand: Errand) {
         let (transactions, engine) = (Rc::clone(transactions), transactions.engine().clone());
         match errand {
@@ -129,6 +136,9 @@ impl Kind for TransactionKind {
                         earlier.pass().await;
                     }
                     let results = markers::mark(&engine, &marking).await;
+                    if results.iter().any(|(_, result)| *result == Err(ResponseError::ConcurrentTransactions)) {
+                        look_soon(&engine); // an older one is open there
+                    }
                     marked.open(());
                     transactions.with(partition, |machine, now_ms| machine.handle_marked(now_ms, &marking, results));
                 })
