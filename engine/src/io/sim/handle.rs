@@ -7,7 +7,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -327,15 +327,16 @@ impl Io for SimIo {
             let state = self.world.state.borrow();
             state.now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
         };
-        let mut set = false;
+        let mut set: Option<Waker> = None;
         poll_fn(|context| {
             let mut state = self.world.state.borrow_mut();
             let alive = state.life == self.life && state.ended.is_none();
             if alive && state.now_ns >= wake_ns {
                 return Poll::Ready(());
             }
-            if alive && !set {
-                set = true;
+            // another task may go on with it than the one that began
+            if alive && !set.as_ref().is_some_and(|set| set.will_wake(context.waker())) {
+                set = Some(context.waker().clone());
                 state.at(wake_ns, Event::Wake(context.waker().clone()));
             }
             Poll::Pending
