@@ -107,7 +107,7 @@ impl Drop for Operation {
 
 impl State {
     /// An operation comes to its end: its effect happens. Returns whom to wake.
-    pub(super) fn complete(&mut self, number: u64) -> Option<std::task::Waker> {
+    pub(super) fn complete(&mut self, number: u64) -> Option<Waker> {
         let running = self.ops.get_mut(&number)?;
         let (kind, failure) = (running.kind, running.failure);
         let effect = running.effect.take().expect("an operation ends once");
