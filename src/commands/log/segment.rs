@@ -31,8 +31,7 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     let standing = standing::of(known, path);
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len();
-    let mut walk =
-        Walk { input: BufReader::with_capacity(1 << 20, file), path, topic: None, at: 0, bytes, buffer: Vec::new() };
+    let mut walk = Walk::new(path, file, bytes);
     let (whose, tally) = match standing {
         Standing::Owned(id, segment) => {
             walk.topic = known.topic(id);
@@ -51,6 +50,9 @@ pub(super) fn dump(path: &Path, known: &Known, report: &mut Report) -> Outcome {
     ))?;
     match standing {
         Standing::Owned(_, segment) => check_promise(segment, &tally, &mut walk, report),
+        Standing::Pointed(_, pointed) if tally.batches == 0 && older_file_goes_on(path, pointed.base_offset)? => {
+            report.line(format!("left behind: {UNDONE}"))
+        }
         Standing::Pointed(_, pointed) => check_pointed(pointed, &tally, report),
         Standing::LeftBehind(_, why) => report.line(format!("left behind: {why}")),
         Standing::Unknown => check_end(&tally, &mut walk, report),
@@ -92,6 +94,24 @@ fn whole_batches(walk: &mut Walk<'_>, from: Option<i64>, report: &mut Report) ->
         tally.bytes = walk.at;
     }
     Ok(tally)
+}
+
+const UNDONE: &str = "begun by a roll that a crash undid; what follows is in the file before it";
+
+/// Whether the file before one that begins with an offset holds whole batches from there on: a start that finds them
+/// does not look for them elsewhere.
+fn older_file_goes_on(path: &Path, base: i64) -> Outcome<bool> {
+    let Some(older) = standing::previous_file(path, base) else { return Ok(false) };
+    let file = File::open(&older).map_err(|error| unreadable(&older, &error))?;
+    let bytes = file.metadata().map_err(|error| unreadable(&older, &error))?.len();
+    let (mut walk, mut end) = (Walk::new(&older, file, bytes), 0);
+    while let Some(info) = walk.next()?.filter(|info| info.base_offset >= end) {
+        if !verify_crc(&walk.buffer) {
+            break;
+        }
+        end = info.last_offset() + 1;
+    }
+    Ok(end > base)
 }
 
 /// Compares with what the shared log says of records in a file that the manifest does not know.
@@ -189,7 +209,11 @@ struct Walk<'a> {
     buffer: Vec<u8>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(path: &'a Path, file: File, bytes: u64) -> Self {
+        Self { input: BufReader::with_capacity(1 << 20, file), path, topic: None, at: 0, bytes, buffer: Vec::new() }
+    }
+
     /// The next whole batch, if there is one; its bytes are in `buffer`.
     fn next(&mut self) -> Outcome<Option<BatchInfo>> {
         let mut header = [0; BATCH_HEADER_BYTES];
@@ -247,5 +271,42 @@ impl Walk<'_> {
 
     fn read<T>(&mut self, read: impl FnOnce(&mut BufReader<File>) -> io::Result<T>) -> Outcome<T> {
         read(&mut self.input).map_err(|error| unreadable(self.path, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use millrace_engine::batch::{EndMarker, Outcome, marker};
+
+    use super::*;
+
+    /// Each is one record.
+    fn batches(offsets: std::ops::Range<i64>) -> Vec<u8> {
+        let at = |offset: i64| {
+            let mut bytes = marker(1, 0, EndMarker { outcome: Outcome::Commit, coordinator_epoch: 0 }, 0);
+            bytes[..8].copy_from_slice(&offset.to_be_bytes()); // no part of the checksum
+            bytes
+        };
+        offsets.flat_map(at).collect()
+    }
+
+    /// A power cut in a start left an empty file, and the next start went on in the one before it, until it rolled: records of the
+    /// file after that were durable, so the empty one was called damaged.
+    #[test]
+    fn a_file_that_a_crash_left_empty_is_told_from_one_that_lost_its_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |base: i64| folder.path().join(format!("{base:020}.log"));
+        fs::write(path(0), batches(0..5)).unwrap();
+        fs::write(path(3), []).unwrap();
+        fs::write(path(5), []).unwrap();
+        fs::write(path(8), batches(8..9)).unwrap();
+        let is_undone = |base| older_file_goes_on(&path(base), base).unwrap();
+        assert!(is_undone(3));
+        assert!(!is_undone(5), "the one before it has nothing, and those before that are older than a roll");
+        assert!(!is_undone(0) && !is_undone(8));
+        fs::remove_file(path(3)).unwrap();
+        assert!(!is_undone(5), "the one before it ends where it begins");
     }
 }

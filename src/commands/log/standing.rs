@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use millrace_engine::{
@@ -98,9 +98,19 @@ pub(super) fn of<'a>(known: &'a Known, path: &Path) -> Standing<'a> {
 
 /// Where the next file of the folder begins.
 fn next_base(path: &Path, base: i64) -> i64 {
+    names_beside(path).map(|name| name.base_offset).filter(|other| *other > base).min().unwrap_or(i64::MAX)
+}
+
+/// The file of the folder that begins before that.
+pub(super) fn previous_file(path: &Path, base: i64) -> Option<PathBuf> {
+    let newest = names_beside(path).filter(|name| name.base_offset < base);
+    let newest = newest.max_by_key(|name| (name.base_offset, name.generation))?;
+    Some(path.with_file_name(newest.file_name()))
+}
+
+fn names_beside(path: &Path) -> impl Iterator<Item = SegmentName> {
     let files = path.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let names = files.filter_map(|file| SegmentName::of_file(file.file_name().to_str()?));
-    names.map(|name| name.base_offset).filter(|other| *other > base).min().unwrap_or(i64::MAX)
+    files.filter_map(|file| SegmentName::of_file(file.file_name().to_str()?))
 }
 
 /// What groups of the shared logs have in segments and the manifests do not know of yet. `None` when a log is damaged:
