@@ -43,7 +43,7 @@ fn tell(engine: &Engine, change: Change<Waiting>) {
 
 fn leave_word(engine: &Engine) {
     let store = &engine.0.store;
-    let is_stopping = engine.0.stopping.get().is_some();
+    let is_stopping = engine.is_stopping();
     engine.0.mail.tell(ShardVitals {
         is_stalled: store.is_stalled() || engine.0.requests_stalled.get(),
         left_bytes: store.live_bytes(),

@@ -103,7 +103,9 @@ impl<I: Io> Store<I> {
             cutting.wait().await;
         }
         let (id, epoch) = (cell.borrow().id(), cell.borrow().replication().epoch());
-        check_still(cell, epoch)?;
+        if cell.borrow().is_deleted() {
+            return Err(LogError::UnknownPartition);
+        }
         cell.borrow_mut().replication_mut().clear();
         let begun = self.begin_anew(id, 0).await;
         self.await_segment_removals(id).await;

@@ -11,7 +11,11 @@ use crate::{
     chunk::Memory,
     config::Durability,
     io::Io,
-    partition::{Partition, PartitionCell, replicating::Piece, replication::Role},
+    partition::{
+        Partition, PartitionCell,
+        replicating::Piece,
+        replication::{Replication, Role},
+    },
     replica_api::{CaughtUp, EpochEnd, LeaderLease, Leadership, LogTap, ReplicaPosition, SealedGroup, SealedRun},
     wal::group::{BatchStamp, CommitGroup, EndEvent, GroupOutcome, PlacedBatch, Run},
 };
@@ -312,23 +316,20 @@ impl<I: Io> Store<I> {
 
 /// Whether nobody has made the partition neither led nor followed since, be it in the same epoch: it may have left this node.
 fn check_entered(cell: &PartitionCell, entered: u64) -> Result<(), LogError> {
-    let partition = cell.borrow();
-    if partition.is_deleted() {
-        return Err(LogError::UnknownPartition);
-    }
-    match partition.replication().entered() == entered {
-        true => Ok(()),
-        false => Err(LogError::FencedLeaderEpoch),
-    }
+    check_unless_deleted(cell, |replication| replication.entered() == entered)
 }
 
 /// Whether the epoch that was entered is still the current one.
 pub(super) fn check_still(cell: &PartitionCell, epoch: i32) -> Result<(), LogError> {
+    check_unless_deleted(cell, |replication| replication.epoch() == epoch)
+}
+
+fn check_unless_deleted(cell: &PartitionCell, is_so: impl Fn(&Replication) -> bool) -> Result<(), LogError> {
     let partition = cell.borrow();
     if partition.is_deleted() {
         return Err(LogError::UnknownPartition);
     }
-    match partition.replication().epoch() == epoch {
+    match is_so(partition.replication()) {
         true => Ok(()),
         false => Err(LogError::FencedLeaderEpoch),
     }

@@ -59,10 +59,10 @@ pub(crate) trait Kind: Sized + 'static {
     fn new_topic(&self) -> NewTopic;
     /// A machine for a partition, in the epoch in which this node leads it, that knows nothing yet.
     fn machine(&self, engine: &Engine, partition: TopicPartition) -> Self::Machine;
-    /// A marker was left out of what a machine wrote, as it was refused with that.
-    fn on_left_out(_engine: &Engine, _error: &LogError) {}
     /// Runs an errand of the machine of a partition.
     fn run_errand(runtime: &Rc<Runtime<Self>>, partition: TopicPartition, errand: <Self::Machine as Machine>::Errand);
+    /// A marker was left out of what a machine wrote, as it was refused with that.
+    fn on_left_out(_engine: &Engine, _error: &LogError) {}
 }
 
 /// The answer of a machine, to come.
