@@ -76,10 +76,11 @@ def free_port():
 
 
 def usage(pid):
-    """CPU seconds so far and most resident bytes of a process."""
+    """CPU seconds so far of a process, and its resident bytes: now and at most so far."""
     fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", open(f"/proc/{pid}/status").read())
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(peak.group(1)) * 1024
+    status = open(f"/proc/{pid}/status").read()
+    now, peak = (int(re.search(rf"{name}:\s+(\d+) kB", status).group(1)) * 1024 for name in ("VmRSS", "VmHWM"))
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), now, peak
 
 
 class Brokers:
@@ -181,12 +182,13 @@ def bench(args, address, topic, rate):
 
 def metered(brokers, side, load):
     """Figures of a load, with what server and clients took for it."""
-    cpu, _ = usage(brokers.pid[side])
+    cpu, *_ = usage(brokers.pid[side])
     mine = resource.getrusage(resource.RUSAGE_CHILDREN)
     figures, moved = load(brokers.address[side])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_after, peak = usage(brokers.pid[side])
+    cpu_after, resident, peak = usage(brokers.pid[side])
     figures["server CPU s/GB"] = (cpu_after - cpu) / moved * 1e9
+    figures["server RSS MB"] = resident / 1e6
     figures["server peak RSS MB"] = peak / 1e6
     client = after.ru_utime + after.ru_stime - mine.ru_utime - mine.ru_stime
     figures["client CPU s/GB"] = client / moved * 1e9
@@ -229,7 +231,7 @@ def summed_up(runs):
 def table(args, cells, limits):
     """The Markdown table: a line per cell, and how many times Kafka's median ours is."""
     columns = ["MB/s"] + ([] if args.read else ["p50 ms", "p99 ms", "p99.9 ms"])
-    columns += ["server CPU s/GB", "client CPU s/GB", "server peak RSS MB"]
+    columns += ["server CPU s/GB", "client CPU s/GB", "server RSS MB", "server peak RSS MB"]
     lines = ["| class | partitions | rate | broker | " + " | ".join(columns) + " |", "|---" * (len(columns) + 4) + "|"]
     by_cell = {}
     for cell in cells:
