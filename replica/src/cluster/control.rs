@@ -23,7 +23,7 @@ use super::{
     store::{Change, Store, StoreError, Watch, Watched},
 };
 
-/// Keys of one page: with 500 bytes each, a quarter of what gRPC takes as one message unless told otherwise.
+/// Keys of one page: 1 MB with 500 bytes each, which is little beside the longest message that is taken from etcd.
 const PAGE_KEYS: usize = 2_000;
 /// Letters that are opened before the core's work is handed out.
 const LETTERS_IN_A_TURN: usize = 64;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Operations of one transaction at most, and compares at most: what etcd takes unless told otherwise.
 pub const TRANSACTION_OPERATIONS_MAX: usize = 128;
 
-/// Bytes of all keys and values of one transaction at most: below etcd's limit for a request, 1.5 MiB, in base64.
+/// Bytes of all keys and values of one transaction at most: below etcd's limit for a request, 1.5 MiB, with prefixes and lengths.
 pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
 
 /// A lease's id; 0 is none.

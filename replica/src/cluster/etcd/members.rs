@@ -2,8 +2,8 @@
 
 use super::{
     Etcd,
-    gateway::Repeat,
-    messages::{Header, Keyed, MemberAddRequest, MemberListRequest, MemberListResponse, MemberRemoveRequest},
+    caller::Repeat,
+    messages::{Empty, MemberAddRequest, MemberListRequest, MemberListResponse, MemberRemoveRequest},
 };
 use crate::cluster::store::{Store, StoreError};
 
@@ -27,7 +27,8 @@ impl Etcd {
     pub fn members(&mut self) -> Result<Vec<EtcdMember>, StoreError> {
         self.range("", None, 0, 1)?;
         let request = MemberListRequest { linearizable: true };
-        let answer: MemberListResponse = self.gateway.call("/v3/cluster/member/list", &request, Repeat::Always)?;
+        let answer: MemberListResponse =
+            self.caller.call("/etcdserverpb.Cluster/MemberList", &request, Repeat::Always)?;
         let members = answer.members.into_iter().map(|member| EtcdMember {
             id: member.id,
             name: member.name,
@@ -39,13 +40,13 @@ impl Etcd {
 
     /// Takes a member out. A majority of all, with that one, has to agree.
     pub fn remove_member(&mut self, id: u64) -> Result<(), StoreError> {
-        let request = MemberRemoveRequest { id: id.to_string() };
-        self.gateway.call::<Keyed<Header>>("/v3/cluster/member/remove", &request, Repeat::Unsent).map(drop)
+        let request = MemberRemoveRequest { id };
+        self.caller.call::<Empty>("/etcdserverpb.Cluster/MemberRemove", &request, Repeat::Unsent).map(drop)
     }
 
     /// Adds one, which then has to be started.
     pub fn add_member(&mut self, peer_url: &str) -> Result<(), StoreError> {
-        let request = MemberAddRequest { peer_urls: [peer_url] };
-        self.gateway.call::<Keyed<Header>>("/v3/cluster/member/add", &request, Repeat::Unsent).map(drop)
+        let request = MemberAddRequest { peer_urls: vec![peer_url.to_owned()] };
+        self.caller.call::<Empty>("/etcdserverpb.Cluster/MemberAdd", &request, Repeat::Unsent).map(drop)
     }
 }

@@ -1,25 +1,30 @@
-//! etcd, spoken to through its HTTP/1.1 gateway: JSON, with keys and values in base64 and 64-bit numbers as text.
+//! etcd, spoken to as its own client does: gRPC, which is HTTP/2 and Protobuf. Of gRPC no more is here than etcd asks for, so
+//! that it is known of every request whether it left.
 //!
 //! Every call blocks, up to the timeout of the options; only the control plane's own threads make them. A call whose request
 //! surely did not leave goes to the next endpoint at once; one that was only a question does so after any failure. Whether
 //! anything else was done is unknown, and the caller is told so.
 
-mod gateway;
+mod caller;
+mod connection;
+mod endpoint;
+mod failure;
+mod framing;
 mod members;
 mod messages;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
-pub use self::{gateway::ConnectError, members::EtcdMember, watch::EtcdWatch};
 use self::{
-    gateway::{Gateway, Repeat},
+    caller::{Caller, Repeat},
     messages::{
-        CompactionRequest, DeleteRangeRequest, Empty, GrantRequest, GrantResponse, Header, KeepAliveResponse, Keyed,
-        LeaseRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, Streamed, TxnRequest, TxnResponse, bytes,
+        CompactionRequest, DeleteRangeRequest, Empty, GrantRequest, GrantResponse, KeepAliveResponse, LeaseRequest,
+        PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, known_revision,
     },
 };
-use super::store::{Compare, KeyValue, LeaseId, Operation, Outcome, Page, Store, StoreError, Transaction};
+pub use self::{endpoint::ConnectError, members::EtcdMember, watch::EtcdWatch};
+use super::store::{Compare, LeaseId, Operation, Outcome, Page, Store, StoreError, Transaction};
 
 /// Where etcd is and how to speak to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +53,7 @@ pub struct EtcdTls {
 /// One thread's way to etcd.
 #[derive(Debug)]
 pub struct Etcd {
-    gateway: Gateway,
+    caller: Caller,
     prefix: String,
 }
 
@@ -57,7 +62,7 @@ impl Etcd {
     /// that cannot be read.
     pub fn new(options: &EtcdOptions) -> Result<Self, ConnectError> {
         let prefix = format!("/millrace/{}/", options.cluster);
-        Ok(Self { gateway: Gateway::new(options)?, prefix })
+        Ok(Self { caller: Caller::new(options)?, prefix })
     }
 
     /// etcd's version, from the member that answers first.
@@ -76,66 +81,55 @@ impl Etcd {
     }
 
     fn status(&mut self) -> Result<messages::StatusResponse, StoreError> {
-        self.gateway.call("/v3/maintenance/status", &Empty {}, Repeat::Always)
+        self.caller.call("/etcdserverpb.Maintenance/Status", &Empty {}, Repeat::Always)
     }
 
-    fn full(&self, key: &str) -> String {
-        bytes(format!("{}{key}", self.prefix).as_bytes())
+    fn full(&self, key: &str) -> Vec<u8> {
+        [self.prefix.as_bytes(), key.as_bytes()].concat()
     }
 
     /// The end of the range of all keys that begin so. The prefix ends in a byte below 0xff, as all of ours do.
-    fn end(&self, prefix: &str) -> String {
-        let mut end = format!("{}{prefix}", self.prefix).into_bytes();
+    fn end(&self, prefix: &str) -> Vec<u8> {
+        let mut end = self.full(prefix);
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
-        bytes(&end)
-    }
-
-    fn entry(&self, entry: messages::KeyValue) -> Result<KeyValue, StoreError> {
-        entry.into_entry(&self.prefix)
+        end
     }
 
     fn compare(&self, compare: &Compare) -> messages::Compare {
-        let key = self.full(compare.key());
+        use messages::{CompareResult as Is, CompareTarget as Of};
         let (result, target) = match compare {
-            Compare::Created(..) => (None, "CREATE"),
-            Compare::NotCreated(..) => (Some("NOT_EQUAL"), "CREATE"),
-            Compare::Exists(_) => (Some("GREATER"), "CREATE"),
-            Compare::Modified(..) => (None, "MOD"),
-            Compare::Value(..) => (None, "VALUE"),
+            Compare::Created(..) => (Is::Equal, Of::Create),
+            Compare::NotCreated(..) => (Is::NotEqual, Of::Create),
+            Compare::Exists(_) => (Is::Greater, Of::Create),
+            Compare::Modified(..) => (Is::Equal, Of::Mod),
+            Compare::Value(..) => (Is::Equal, Of::Value),
         };
         let (create_revision, mod_revision, value) = match compare {
             Compare::Created(_, revision) | Compare::NotCreated(_, revision) => (Some(*revision), None, None),
             Compare::Exists(_) => (Some(0), None, None),
             Compare::Modified(_, revision) => (None, Some(*revision), None),
-            Compare::Value(_, value) => (None, None, Some(bytes(value))),
+            Compare::Value(_, value) => (None, None, Some(value.clone())),
         };
-        let number = |revision: i64| revision.to_string();
-        messages::Compare {
-            key,
-            result,
-            target,
-            create_revision: create_revision.map(number),
-            mod_revision: mod_revision.map(number),
-            value,
-        }
+        let (result, target, key) = (result.into(), target.into(), self.full(compare.key()));
+        messages::Compare { result, target, key, create_revision, mod_revision, value }
     }
 
     fn operation(&self, operation: &Operation) -> RequestOp {
+        let key = self.full(operation.key());
         match operation {
-            Operation::Put { key, value, lease } => {
-                let lease = (*lease != 0).then(|| lease.to_string());
-                let put = PutRequest { key: self.full(key), value: bytes(value), lease };
-                RequestOp::Put { request_put: put }
+            Operation::Put { value, lease, .. } => {
+                let put = PutRequest { key, value: value.clone(), lease: *lease };
+                RequestOp { put: Some(put), delete_range: None }
             }
-            Operation::Delete(key) => {
-                let delete = DeleteRangeRequest { key: self.full(key), range_end: None };
-                RequestOp::Delete { request_delete_range: delete }
+            Operation::Delete(_) => {
+                let delete = DeleteRangeRequest { key, range_end: Vec::new() };
+                RequestOp { put: None, delete_range: Some(delete) }
             }
             Operation::DeletePrefix(prefix) => {
-                let delete = DeleteRangeRequest { key: self.full(prefix), range_end: Some(self.end(prefix)) };
-                RequestOp::Delete { request_delete_range: delete }
+                let delete = DeleteRangeRequest { key, range_end: self.end(prefix) };
+                RequestOp { put: None, delete_range: Some(delete) }
             }
         }
     }
@@ -149,9 +143,8 @@ impl Store for Etcd {
             compare: transaction.compares.iter().map(|compare| self.compare(compare)).collect(),
             success: transaction.operations.iter().map(|operation| self.operation(operation)).collect(),
         };
-        let answer: TxnResponse = self.gateway.call("/v3/kv/txn", &request, Repeat::Unsent)?;
-        let revision = answer.header.known_revision()?;
-        // what is false is left out of the answer
+        let answer: TxnResponse = self.caller.call("/etcdserverpb.KV/Txn", &request, Repeat::Unsent)?;
+        let revision = known_revision(answer.header)?;
         Ok(if answer.succeeded { Outcome::Done(revision) } else { Outcome::Refused(revision) })
     }
 
@@ -159,31 +152,31 @@ impl Store for Etcd {
         let request = RangeRequest {
             key: after.map_or_else(|| self.full(prefix), |after| self.full(&format!("{after}\0"))),
             range_end: self.end(prefix),
-            limit: limit.to_string(),
-            revision: revision.to_string(),
+            limit: i64::try_from(limit).unwrap_or(i64::MAX),
+            revision,
         };
-        let answer: RangeResponse = self.gateway.call("/v3/kv/range", &request, Repeat::Always)?;
-        let entries = answer.kvs.into_iter().map(|entry| self.entry(entry)).collect::<Result<_, _>>()?;
-        Ok(Page { revision: answer.header.known_revision()?, entries, more: answer.more })
+        let answer: RangeResponse = self.caller.call("/etcdserverpb.KV/Range", &request, Repeat::Always)?;
+        let entries = answer.kvs.into_iter().map(|entry| entry.into_entry(&self.prefix)).collect::<Result<_, _>>()?;
+        Ok(Page { revision: known_revision(answer.header)?, entries, more: answer.more })
     }
 
     fn watch(&mut self, from: i64) -> Result<EtcdWatch, StoreError> {
         // a member without a majority would take the watch and bring nothing: the question turns to one that has it
         self.range("", None, 0, 1)?;
         let request = messages::WatchRequest {
-            create_request: messages::WatchCreateRequest {
+            create_request: Some(messages::WatchCreateRequest {
                 key: self.full(""),
                 range_end: self.end(""),
-                start_revision: from.to_string(),
-            },
+                start_revision: from,
+            }),
         };
-        EtcdWatch::start(&mut self.gateway, &request, self.prefix.clone())
+        EtcdWatch::start(&mut self.caller, &request, self.prefix.clone())
     }
 
     fn grant(&mut self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        let request = GrantRequest { ttl: ttl.as_secs().max(1).to_string() };
+        let request = GrantRequest { ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1) };
         // one that nobody hears of ends by itself
-        let answer: GrantResponse = self.gateway.call("/v3/lease/grant", &request, Repeat::Always)?;
+        let answer: GrantResponse = self.caller.call("/etcdserverpb.Lease/LeaseGrant", &request, Repeat::Always)?;
         match answer.id {
             0 => Err(StoreError::Nonsense("a lease without an id".to_owned())),
             id => Ok(id),
@@ -191,29 +184,30 @@ impl Store for Etcd {
     }
 
     fn keep_alive(&mut self, lease: LeaseId) -> Result<i64, StoreError> {
-        let request = LeaseRequest { id: lease.to_string() };
-        let answer: Streamed<KeepAliveResponse> = self.gateway.call("/v3/lease/keepalive", &request, Repeat::Always)?;
-        let answer = answer.into_result()?;
-        // of a lease that is over the time is 0, and left out
+        let request = LeaseRequest { id: lease };
+        // a stream, of which one message each way is used
+        let answer: KeepAliveResponse =
+            self.caller.call("/etcdserverpb.Lease/LeaseKeepAlive", &request, Repeat::Always)?;
+        // of a lease that is over the time is 0
         if answer.ttl <= 0 {
             return Err(StoreError::LeaseOver);
         }
-        answer.header.known_revision()
+        known_revision(answer.header)
     }
 
     fn revoke(&mut self, lease: LeaseId) -> Result<(), StoreError> {
-        let request = LeaseRequest { id: lease.to_string() };
-        self.gateway.call::<Keyed<Header>>("/v3/lease/revoke", &request, Repeat::Unsent).map(drop)
+        let request = LeaseRequest { id: lease };
+        self.caller.call::<Empty>("/etcdserverpb.Lease/LeaseRevoke", &request, Repeat::Unsent).map(drop)
     }
 
     fn compact(&mut self, revision: i64) -> Result<(), StoreError> {
-        let request = CompactionRequest { revision: revision.to_string() };
-        self.gateway.call::<Keyed<Header>>("/v3/kv/compaction", &request, Repeat::Unsent).map(drop)
+        let request = CompactionRequest { revision };
+        self.caller.call::<Empty>("/etcdserverpb.KV/Compact", &request, Repeat::Unsent).map(drop)
     }
 
     fn identity(&mut self) -> Result<u64, StoreError> {
         let status = self.status()?;
-        match status.header.cluster_id {
+        match status.header.map_or(0, |header| header.cluster_id) {
             0 => Err(StoreError::Nonsense("a status without a cluster id".to_owned())),
             id => Ok(id),
         }

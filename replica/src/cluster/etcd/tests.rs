@@ -9,10 +9,12 @@ use std::{
 };
 
 use super::*;
-use crate::cluster::{
-    conformance,
-    store::{Change, Watch, Watched},
-};
+
+mod faults;
+mod sizes;
+mod users;
+
+use crate::cluster::conformance;
 
 /// An etcd of our own, ended when dropped.
 pub(crate) struct Server {
@@ -53,6 +55,12 @@ impl Server {
             tls: EtcdTls::default(),
             user: None,
         }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// Kills it.
@@ -110,62 +118,6 @@ fn etcd_does_what_a_store_must() {
     assert!(etcd.server_version().unwrap().starts_with("3."));
 }
 
-/// An etcd that is there and has no leader: it takes watches, and refuses all else. Answers its address; it ends with the test.
-fn without_leader() -> String {
-    use std::io::{BufRead, BufReader, Read, Write};
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let answer = |stream: std::net::TcpStream| -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream);
-        let (mut first, mut length) = (String::new(), 0);
-        reader.read_line(&mut first)?;
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            let line = line.trim().to_ascii_lowercase();
-            if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
-            }
-            if line.is_empty() {
-                break;
-            }
-        }
-        reader.read_exact(&mut vec![0; length])?;
-        let refusal = r#"{"code":14,"message":"etcdserver: no leader"}"#;
-        let created = "{\"result\":{\"header\":{},\"created\":true}}\n";
-        let (status, body) = if first.contains("/v3/watch") { ("200 OK", created) } else { ("503 No", refusal) };
-        write!(reader.get_mut(), "HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{body}")?;
-        if status == "200 OK" {
-            thread::sleep(Duration::from_secs(60)); // and nothing more comes
-        }
-        Ok(())
-    };
-    thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(thread::spawn(move || answer(stream)))));
-    address
-}
-
-#[test]
-fn a_member_without_a_leader_is_left_for_one_that_has_it() {
-    let Some(server) = Server::start(&[]) else { return };
-    let own = server.options();
-    let endpoints = [vec![without_leader()], own.endpoints.clone()].concat();
-    let mut etcd = Etcd::new(&EtcdOptions { endpoints: endpoints.clone(), ..own.clone() }).unwrap();
-    let put = |key: &str| Transaction::new().put(key.to_owned(), vec![1]);
-    let refused = etcd.transact(&put("a")).unwrap_err();
-    assert!(refused.is_unknown(), "whether it was done, nobody knows: {refused}");
-    etcd.transact(&put("b")).expect("the next one goes to the other");
-    let mut etcd = Etcd::new(&EtcdOptions { endpoints, ..own }).unwrap();
-    let mut watch = etcd.watch(2).unwrap();
-    let begun = Instant::now();
-    let mut seen = Vec::new();
-    while seen.is_empty() && begun.elapsed() < Duration::from_secs(20) {
-        if let Watched::Changes(changes) = watch.next(Duration::from_secs(1)).unwrap() {
-            seen = changes;
-        }
-    }
-    assert_eq!(seen.iter().map(Change::key).collect::<Vec<_>>(), ["b"]);
-}
-
 #[test]
 fn keys_of_other_clusters_are_not_seen() {
     let Some(server) = Server::start(&[]) else { return };
@@ -175,62 +127,6 @@ fn keys_of_other_clusters_are_not_seen() {
     ours.transact(&Transaction::new().put("nodes/2".to_owned(), vec![])).unwrap();
     let seen = ours.range("", None, 0, 10).unwrap().entries;
     assert_eq!(seen.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["nodes/2"]);
-}
-
-#[test]
-fn an_endpoint_that_refuses_is_passed_over() {
-    let Some(server) = Server::start(&[]) else { return };
-    let mut options = server.options();
-    options.endpoints.insert(0, "http://127.0.0.1:1".to_owned());
-    let mut etcd = Etcd::new(&options).unwrap();
-    etcd.transact(&Transaction::new().put("a".to_owned(), vec![])).unwrap();
-    assert_eq!(etcd.range("", None, 0, 10).unwrap().entries.len(), 1);
-}
-
-#[test]
-fn an_etcd_that_is_away_is_said_to_be() {
-    let Some(mut server) = Server::start(&[]) else { return };
-    let mut etcd = Etcd::new(&server.options()).unwrap();
-    let mut watch = etcd.watch(1).unwrap();
-    server.stop();
-    assert!(matches!(etcd.identity(), Err(StoreError::Away(_))));
-    let outcome = etcd.transact(&Transaction::new().put("a".to_owned(), vec![]));
-    assert!(outcome.unwrap_err().is_unknown());
-    let ended = loop {
-        match watch.next(Duration::from_secs(10)) {
-            Ok(_) => {}
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(ended, StoreError::Away(_)), "{ended:?}");
-    server.restart();
-    assert!(etcd.identity().is_ok());
-}
-
-#[test]
-fn users_and_passwords() {
-    let Some(server) = Server::start(&[]) else { return };
-    let plain = Etcd::new(&server.options()).unwrap();
-    drop(plain);
-    let call = |path: &str, body: &str| {
-        let url = format!("{}{path}", server.options().endpoints[0]);
-        let status = ureq::post(url).send(body).unwrap().status();
-        assert!(status.is_success(), "{path}");
-    };
-    call("/v3/auth/user/add", r#"{"name":"root","password":"secret"}"#);
-    call("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#);
-    call("/v3/auth/enable", "{}");
-    let mut nobody = Etcd::new(&server.options()).unwrap();
-    assert!(matches!(nobody.range("", None, 0, 1), Err(StoreError::Refused(_))));
-    let with = |password: &str| {
-        let user = Some(("root".to_owned(), password.to_owned()));
-        Etcd::new(&EtcdOptions { user, ..server.options() }).unwrap()
-    };
-    assert!(matches!(with("wrong").range("", None, 0, 1), Err(StoreError::Refused(_))));
-    let mut root = with("secret");
-    root.transact(&Transaction::new().put("a".to_owned(), vec![])).unwrap();
-    assert_eq!(root.range("", None, 0, 10).unwrap().entries.len(), 1);
-    assert!(root.watch(1).is_ok());
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! Members that are away, stand still, or have no leader.
+
+use super::*;
+use crate::cluster::{
+    etcd::framing::framed,
+    store::{Change, Watch, Watched},
+};
+
+fn put(key: &str) -> Transaction {
+    Transaction::new().put(key.to_owned(), vec![1])
+}
+
+/// What ends a watch.
+fn end_of(watch: &mut EtcdWatch) -> StoreError {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
+        if let Err(error) = watch.next(Duration::from_secs(1)) {
+            return error;
+        }
+    }
+    panic!("the watch goes on");
+}
+
+/// Answers whoever comes, until that one goes.
+async fn answer_without_leader(stream: std::net::TcpStream) -> Result<(), h2::Error> {
+    stream.set_nonblocking(true).unwrap();
+    let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+    let mut connection = h2::server::handshake(stream).await?;
+    let mut watches = Vec::new();
+    while let Some(request) = connection.accept().await {
+        let (request, mut respond) = request?;
+        let response = http::Response::builder().header("content-type", "application/grpc");
+        if request.uri().path() == "/etcdserverpb.Watch/Watch" {
+            let mut answer = respond.send_response(response.body(()).unwrap(), false)?;
+            answer.send_data(framed(&Empty {}), false)?;
+            watches.push((request, answer)); // and nothing more comes
+        } else {
+            let response = response.header("grpc-status", "14").header("grpc-message", "etcdserver: no leader");
+            respond.send_response(response.body(()).unwrap(), true)?;
+        }
+    }
+    Ok(())
+}
+
+/// An etcd that is there and has no leader: it takes watches, and refuses all else. Answers its address; it ends with the test.
+fn without_leader() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = |stream| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _the_client_went = runtime.block_on(answer_without_leader(stream));
+    };
+    thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(thread::spawn(move || answer(stream)))));
+    address
+}
+
+#[test]
+fn a_member_without_a_leader_is_left_for_one_that_has_it() {
+    let Some(server) = Server::start(&[]) else { return };
+    let own = server.options();
+    let endpoints = [vec![without_leader()], own.endpoints.clone()].concat();
+    let mut etcd = Etcd::new(&EtcdOptions { endpoints: endpoints.clone(), ..own.clone() }).unwrap();
+    let refused = etcd.transact(&put("a")).unwrap_err();
+    assert!(refused.is_unknown(), "whether it was done, nobody knows: {refused}");
+    etcd.transact(&put("b")).expect("the next one goes to the other");
+    let mut etcd = Etcd::new(&EtcdOptions { endpoints, ..own }).unwrap();
+    let mut watch = etcd.watch(2).unwrap();
+    let begun = Instant::now();
+    let mut seen = Vec::new();
+    while seen.is_empty() && begun.elapsed() < Duration::from_secs(20) {
+        if let Watched::Changes(changes) = watch.next(Duration::from_secs(1)).unwrap() {
+            seen = changes;
+        }
+    }
+    assert_eq!(seen.iter().map(Change::key).collect::<Vec<_>>(), ["b"]);
+}
+
+/// A member that is cut off from the others brings nothing any more, and kept its watches for as long as that lasted.
+#[test]
+fn a_watch_ends_when_its_member_loses_its_leader() {
+    let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    let [one, two] = ports.map(|port| format!("http://127.0.0.1:{port}"));
+    let cluster = format!("one={one},two={two}");
+    let member = |name: &'static str, peer: &str| {
+        let arguments = ["--name", name, "--initial-advertise-peer-urls", peer, "--initial-cluster", &cluster];
+        let peer_listens = ["--listen-peer-urls", peer];
+        [arguments.as_slice(), &peer_listens].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let start = |name, peer: &str| {
+        let arguments = member(name, peer);
+        Server::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    // neither answers before both are there
+    let started = thread::scope(|scope| {
+        let first = scope.spawn(|| start("one", &one));
+        (start("two", &two), first.join().unwrap())
+    });
+    let (Some(mut second), Some(first)) = started else { return };
+    let mut etcd = Etcd::new(&first.options()).unwrap();
+    let mut watch = etcd.watch(1).unwrap();
+    etcd.transact(&put("a")).unwrap();
+    second.stop();
+    let ended = end_of(&mut watch);
+    assert!(matches!(ended, StoreError::Away(_)), "{ended:?}");
+}
+
+#[test]
+fn an_endpoint_that_refuses_is_passed_over() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut options = server.options();
+    options.endpoints.insert(0, "http://127.0.0.1:1".to_owned());
+    let mut etcd = Etcd::new(&options).unwrap();
+    etcd.transact(&put("a")).unwrap();
+    assert_eq!(etcd.range("", None, 0, 10).unwrap().entries.len(), 1);
+}
+
+#[test]
+fn an_endpoint_that_takes_connections_and_never_answers_is_passed_over_by_questions() {
+    let Some(server) = Server::start(&[]) else { return };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = server.options();
+    let endpoints = [vec![format!("http://{}", silent.local_addr().unwrap())], own.endpoints.clone()].concat();
+    let options = EtcdOptions { endpoints, timeout: Duration::from_secs(1), ..own };
+    let mut etcd = Etcd::new(&options).unwrap();
+    let outcome = etcd.transact(&put("a"));
+    assert!(outcome.as_ref().is_err_and(StoreError::is_unknown), "it may have arrived: {outcome:?}");
+    etcd.transact(&put("b")).expect("the next one goes to the other");
+    let mut etcd = Etcd::new(&options).unwrap();
+    let seen = etcd.range("", None, 0, 10).expect("a question may be put twice").entries;
+    assert_eq!(seen.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert!(Etcd::new(&options).unwrap().watch(1).is_ok());
+}
+
+#[test]
+fn an_etcd_that_is_away_is_said_to_be() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let mut etcd = Etcd::new(&server.options()).unwrap();
+    let mut watch = etcd.watch(1).unwrap();
+    server.stop();
+    assert!(matches!(etcd.identity(), Err(StoreError::Away(_))));
+    let outcome = etcd.transact(&put("a"));
+    assert!(outcome.unwrap_err().is_unknown());
+    let ended = end_of(&mut watch);
+    assert!(matches!(ended, StoreError::Away(_)), "{ended:?}");
+    server.restart();
+    assert!(etcd.identity().is_ok());
+}
+
+/// A request that went into a connection whose other end was gone was lost, and with it what it asked for.
+#[test]
+fn a_connection_that_its_member_closed_is_made_anew_before_anything_is_sent() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let mut etcd = Etcd::new(&server.options()).unwrap();
+    for key in ["a", "b", "c"] {
+        etcd.transact(&put(key)).unwrap();
+        server.restart();
+    }
+    assert_eq!(etcd.range("", None, 0, 10).unwrap().entries.len(), 3);
+}
+
+#[test]
+fn a_member_that_stands_still_is_left() {
+    let (Some(stopped), Some(server)) = (Server::start(&[]), Server::start(&[])) else { return };
+    let endpoints = [stopped.options().endpoints, server.options().endpoints].concat();
+    let options = EtcdOptions { endpoints, timeout: Duration::from_secs(1), ..server.options() };
+    let mut etcd = Etcd::new(&options).unwrap();
+    etcd.caller.watch_silence_max = Duration::from_secs(1);
+    let mut watch = etcd.watch(1).unwrap();
+    etcd.transact(&put("a")).unwrap();
+    let mut writer = Etcd::new(&options).unwrap();
+    writer.transact(&put("b")).unwrap();
+    stopped.signal("-STOP");
+    assert_eq!(etcd.range("", None, 0, 10).unwrap().entries.len(), 0, "the other one has nothing");
+    let outcome = writer.transact(&put("c"));
+    assert!(outcome.as_ref().is_err_and(StoreError::is_unknown), "{outcome:?}");
+    writer.transact(&put("d")).expect("the next one goes to the other");
+    let ended = end_of(&mut watch);
+    assert!(matches!(ended, StoreError::Away(_)), "{ended:?}");
+    stopped.signal("-CONT");
+}
+
+/// A watch of a cluster in which nothing happens stays, as its member says that it is there.
+#[test]
+fn a_silent_watch_stays() {
+    let Some(server) = Server::start(&["--grpc-keepalive-min-time", "100ms"]) else { return };
+    let mut etcd = Etcd::new(&server.options()).unwrap();
+    etcd.caller.watch_silence_max = Duration::from_millis(300);
+    let mut watch = etcd.watch(1).unwrap();
+    for _ in 0..4 {
+        assert!(matches!(watch.next(Duration::from_secs(1)).unwrap(), Watched::Quiet | Watched::Changes(_)));
+    }
+    // nobody looked for longer than it may be silent
+    thread::sleep(Duration::from_secs(1));
+    etcd.transact(&put("a")).unwrap();
+    let news = watch.next(Duration::from_secs(10)).unwrap();
+    assert!(matches!(&news, Watched::Changes(changes) if changes.len() == 1), "{news:?}");
+}
