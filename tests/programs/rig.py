@@ -121,6 +121,11 @@ class Three(Commanded):
         self.commands["clean"], self.pids = [script, "clean"], os.path.join(folder, "cluster", "node-{}.pid")
         self.folder = folder
 
+    def etcd(self):
+        """The process of its etcd."""
+        with open(os.path.join(self.folder, "cluster", "etcd.pid"), encoding="utf-8") as file:
+            return int(file.read())
+
     def end(self):
         """Ends them for good; what they have logged stays for whoever looks into a failure."""
         for log in glob.glob(os.path.join(self.folder, "cluster", "*.log")):
