@@ -17,6 +17,12 @@ impl Memory for Vec<u8> {
     }
 }
 
+impl Memory for Bytes {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
 /// One piece of records.
 #[derive(Clone)]
 pub enum Chunk {

@@ -55,9 +55,7 @@ impl<I: Io> Store<I> {
         if run.len < FAT_BYTES || !run.partition.borrow().takes_fat_runs() {
             return None;
         }
-        let mut memory = vec![0; run.len];
-        run.fill(&mut memory);
-        let backing = Backing::new(Rc::new(memory), file.id, 1);
+        let backing = Backing::new(run.memory(), file.id, 1);
         let extent = Extent {
             base_offset: run.base_offset,
             end_offset: run.end_offset,

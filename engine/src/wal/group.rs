@@ -15,6 +15,7 @@ use crate::format::wal::{
 use crate::{
     api::{LogError, TopicPartition},
     batch::{self, BATCH_BYTES_MAX, BatchInfo},
+    chunk::Memory,
     io::align_up,
     partition::PartitionCell,
     signal::Outcome,
@@ -159,6 +160,16 @@ impl CommitGroup {
 }
 
 impl Run {
+    /// The batches where they stay, with their offsets. What a leader has sent in one piece stays where it came to.
+    pub(crate) fn memory(&self) -> Rc<dyn Memory> {
+        if let [PlacedBatch { bytes, stamp: BatchStamp::Leaders, .. }] = &self.batches[..] {
+            return Rc::new(bytes.clone());
+        }
+        let mut memory = vec![0; self.len];
+        self.fill(&mut memory);
+        Rc::new(memory)
+    }
+
     /// Copies the batches to where they stay and gives them their offsets.
     pub(crate) fn fill(&self, mut room: &mut [u8]) {
         for placed in &self.batches {
