@@ -1,6 +1,8 @@
 //! How much of a shard bulk copies may take while others wait for its disk: all of it when nobody does, else one piece at a
 //! time, and as long a pause after it as it took. What others write earns copies more: who lags must get there in the end.
 
+use super::stream::SHARD_WINDOW_BYTES;
+
 /// For so long after a live group others may come: a lone producer waits for its answer before it sends again.
 pub(crate) const BUSY_MS: u64 = 1_000;
 /// One piece while others wait. Not less: the engine writes runs of 256 KiB and more to their segments at once, and smaller
@@ -8,9 +10,13 @@ pub(crate) const BUSY_MS: u64 = 1_000;
 pub(crate) const PIECE_BYTES: usize = 512 << 10;
 /// One piece when nobody does.
 pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
-/// Bytes of pieces on their way when nobody waits: the disks of both ends have something to do, and who comes then does not
-/// find much before it.
-pub(crate) const UNDER_WAY_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of pieces on their way to one follower when nobody waits: as many groups as its engine writes at once, and as many
+/// again that are read, or on the network.
+pub(crate) const UNDER_WAY_BYTES_MAX: u64 = 8 << 20;
+/// To all followers of a shard: it is in memory.
+const UNDER_WAY_OF_ALL_BYTES_MAX: u64 = SHARD_WINDOW_BYTES;
+/// The same while others write, for what they earn copies: who comes then does not find much before it.
+const EARNED_BYTES_MAX: u64 = 4 << 20;
 /// The longest pause after a piece.
 const PAUSE_MS_MAX: u64 = 100;
 
@@ -32,7 +38,7 @@ impl Pace {
     pub(crate) fn note_live(&mut self, now_ms: u64, bytes: u64) {
         self.live_ms = Some(now_ms);
         // half more than comes live, or a copy of what grows would never end
-        self.earned_bytes = (self.earned_bytes + bytes + bytes / 2).min(UNDER_WAY_BYTES_MAX);
+        self.earned_bytes = (self.earned_bytes + bytes + bytes / 2).min(EARNED_BYTES_MAX);
     }
 
     /// Whether others wait for the disk now, or may soon.
@@ -43,9 +49,12 @@ impl Pace {
     /// Bytes of the piece that may begin now; none if it is to wait. So many are on their way to one follower, and so many that
     /// others wait for are on their way to all.
     pub(crate) fn next_piece(&self, now_ms: u64, under_way_bytes: u64, of_all_bytes: u64) -> Option<usize> {
-        let is_earned = self.earned_bytes >= PIECE_BYTES_MAX as u64;
-        if !self.is_busy(now_ms) || is_earned {
-            return (under_way_bytes < UNDER_WAY_BYTES_MAX).then_some(PIECE_BYTES_MAX);
+        if !self.is_busy(now_ms) {
+            let has_room = under_way_bytes < UNDER_WAY_BYTES_MAX && of_all_bytes < UNDER_WAY_OF_ALL_BYTES_MAX;
+            return has_room.then_some(PIECE_BYTES_MAX);
+        }
+        if self.earned_bytes >= PIECE_BYTES_MAX as u64 {
+            return (under_way_bytes < EARNED_BYTES_MAX).then_some(PIECE_BYTES_MAX);
         }
         // many small ones are as good as one
         let is_alone = of_all_bytes < PIECE_BYTES as u64 / 2;
@@ -64,7 +73,7 @@ impl Pace {
 
     /// A piece turned out to be smaller than what was spent on it, by so much.
     pub(crate) fn refund(&mut self, bytes: u64) {
-        self.earned_bytes = (self.earned_bytes + bytes).min(UNDER_WAY_BYTES_MAX);
+        self.earned_bytes = (self.earned_bytes + bytes).min(EARNED_BYTES_MAX);
     }
 
     /// All pieces that others wait for are where they belong.
@@ -96,6 +105,7 @@ mod tests {
             None,
             "nobody shall find more before it"
         );
+        assert_eq!(pace.next_piece(0, 0, UNDER_WAY_OF_ALL_BYTES_MAX), None, "memory has an end");
         pace.note_live(10, 100);
         assert_eq!(pace.next_piece(10 + BUSY_MS - 1, PIECE, PIECE), None);
         assert_eq!(pace.next_piece(10 + BUSY_MS, PIECE, PIECE), Some(PIECE_BYTES_MAX), "they have gone");
@@ -130,6 +140,7 @@ mod tests {
         let mut pace = Pace::default();
         pace.note_live(0, 700_000);
         assert_eq!(pace.next_piece(0, 0, PIECE), Some(PIECE_BYTES_MAX));
+        assert_eq!(pace.next_piece(0, EARNED_BYTES_MAX, PIECE), None, "what others write goes before it");
         pace.begin(0, PIECE_BYTES_MAX);
         assert_eq!(pace.next_piece(0, 0, PIECE), None, "it is spent");
         pace.refund(PIECE_BYTES_MAX as u64 - 100);
