@@ -44,6 +44,9 @@ pub(super) struct Held {
     heard: BTreeSet<(NodeId, u64, LinkId, u32)>,
     /// Follower, its process, attempt.
     said: BTreeSet<(NodeId, u64, u32)>,
+    /// Attempts of which followers heard that they are to catch up, in the same way: who has heard only that the logs match
+    /// may be about to hear that it goes live.
+    told: BTreeSet<(NodeId, u64, u32)>,
 }
 
 impl World {
@@ -130,8 +133,11 @@ impl World {
         }
     }
 
-    /// A leader is about to hear what a follower wants.
+    /// A node is about to hear what a follower wants of it, or what its leader does.
     pub(super) fn note_heard(&mut self, id: NodeId, process: u64, link: LinkId, frame: &Frame) {
+        if let Frame::CatchUp(list) = frame {
+            self.holding.told.extend(list.iter().map(|switch| (id, process, switch.attachment)));
+        }
         let Frame::Hold(list) = frame else { return };
         for hold in list {
             let key = (id, process, link, hold.attachment);
@@ -169,7 +175,9 @@ impl World {
         }
         let limited = self.partitions.iter().filter(|it| limiting.replicas.following.has(it.partition));
         let awaited = limited.filter_map(|it| Some((*it, node.core.awaits_chunks(*it)?)));
-        let mut unsaid = awaited.filter(|(_, attachment)| !self.holding.said.contains(&(id, process, *attachment)));
+        let Held { said, told, .. } = &self.holding;
+        let is_unsaid = |key: &(NodeId, u64, u32)| told.contains(key) && !said.contains(key);
+        let mut unsaid = awaited.filter(|(_, attachment)| is_unsaid(&(id, process, *attachment)));
         if let Some((partition, _)) = unsaid.next() {
             self.violate(format!("limit: {id} is over {rate} bytes per second and awaits more of {partition:?}"));
         }
