@@ -1,5 +1,6 @@
 //! Shards without an executor, on a disk that loses power: for models of what is built on the engine. The stores are those
-//! of production; calls go straight to the owner of a partition, and whoever wants letters to take time waits before.
+//! of production; calls go straight to the owner of a partition, and whoever wants letters to take time waits before. Who
+//! has a model of a log has the part of production that says who waits for what.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,9 @@ use crate::{
         Io, Share,
         sim::{Sim, SimIo},
     },
+    partition::replication,
+    replica::Leadership,
+    signal::Outcome,
     store::{Known, Owed, Store, StoreOptions, Taken, all_ended, each_ended},
     transactions::{
         AbortedTransaction, AtomicAppended, AtomicPart, Marker, OpenTransaction, TransactionGate, TransactionalProducer,
@@ -53,6 +57,60 @@ impl Machine {
     /// Runs a life to its end; `None`: the power failed first.
     pub fn run<T>(&self, life: impl Future<Output = T>) -> Option<T> {
         self.0.run_until(life)
+    }
+}
+
+/// Whether a partition is led or followed, and who waits for its high watermark: production's own, for models of a log.
+#[derive(Debug)]
+pub struct Replication(replication::Replication);
+
+impl Replication {
+    /// Neither, and nothing is known of it.
+    pub fn undecided() -> Self {
+        Self(replication::Replication::undecided(0, -1))
+    }
+
+    /// The epoch in which it is led.
+    pub fn leads(&self) -> Option<i32> {
+        self.0.leads()
+    }
+
+    /// It is about to be led or followed.
+    pub fn enter(&mut self, epoch: i32) -> Result<(), LogError> {
+        self.0.enter(epoch)
+    }
+
+    /// It is led, in the epoch that it entered.
+    pub fn lead(&mut self, leadership: Leadership) {
+        self.0.lead(leadership);
+    }
+
+    /// So many replicas are in sync. `min_in_sync`: `min.insync.replicas`.
+    pub fn set_in_sync(&mut self, count: u32, min_in_sync: i32) -> Result<(), LogError> {
+        self.0.set_in_sync(count, min_in_sync)
+    }
+
+    /// It has other replicas, and is led in that epoch.
+    pub fn set_replicas(&mut self, epoch: i32, leadership: Leadership, min_in_sync: i32) -> Result<(), LogError> {
+        self.0.set_replicas(epoch, leadership, min_in_sync)
+    }
+
+    /// Whether somebody may append who wants all replicas in sync to have it.
+    pub fn check_produce(&self, min_in_sync: i32) -> Result<(), LogError> {
+        self.0.check_produce(Acks::All, min_in_sync)
+    }
+
+    /// Somebody waits for the high watermark to reach an offset.
+    ///
+    /// # Panics
+    /// If it has no other replicas.
+    pub fn expect(&mut self, end: i64) -> Rc<Outcome<Result<(), LogError>>> {
+        self.0.expect(end).expect("it has other replicas")
+    }
+
+    /// The high watermark is there.
+    pub fn confirm(&mut self, high_watermark: i64) {
+        self.0.confirm(high_watermark);
     }
 }
 

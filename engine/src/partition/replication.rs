@@ -29,6 +29,7 @@ pub(crate) enum Role {
 }
 
 /// See the module.
+#[derive(Debug)]
 pub(crate) struct Replication {
     role: Role,
     /// The newest that it was told of; -1 for none.

@@ -43,7 +43,7 @@ impl World {
             3 if self.durability == Durability::Device || self.plan.breaks == Some(Rule::MemberPairs) => {
                 self.crash_for(one, length, true);
             }
-            4 => self.nodes.get_mut(&one).expect("a node").paused_until_ms = self.now_ms + length,
+            4 => self.pause(one, length),
             5 => {
                 let connections: Vec<u64> = self.network.connections.keys().copied().collect();
                 if !connections.is_empty() {
@@ -89,6 +89,13 @@ impl World {
     fn crash_for(&mut self, id: NodeId, length: u64, is_power_cut: bool) {
         self.crash(id, is_power_cut);
         self.at(length, Event::Restart(id));
+    }
+
+    /// A process stands still. What waits for the end of one pause must not come behind that of all.
+    fn pause(&mut self, id: NodeId, length: u64) {
+        let until_ms = self.now_ms + length;
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.paused_until_ms = node.paused_until_ms.max(until_ms);
     }
 
     /// Somebody wants other replicas, another leader, or a node to leave.
@@ -137,7 +144,8 @@ impl World {
         while self.now_ms < until_ms && self.violation.is_none() {
             self.run_until(self.now_ms + 500);
             let found = self.partitions.clone().into_iter().find_map(|partition| self.unrest(partition));
-            let found = found.or_else(|| self.find_deletion()).or_else(|| self.find_transaction());
+            let found =
+                found.or_else(|| self.find_deletion()).or_else(|| self.find_transaction()).or_else(|| self.find_wait());
             match found {
                 Some(found) => reason = found,
                 None if is_asked => return self.check_logs(),
@@ -161,8 +169,12 @@ impl World {
             return Some(format!("{partition:?} is not in sync: {state:?}"));
         }
         let led = self.nodes[&leader.node].logs.get(&partition)?;
-        if led.acting != Acting::Leads(state.leader_epoch) || !led.waiting.is_empty() {
-            return Some(format!("{leader:?} leads {partition:?}, {:?}, {} wait", led.acting, led.waiting.len()));
+        if led.acting != Acting::Leads(state.leader_epoch) || self.waiting(leader.node, partition) > 0 {
+            return Some(format!(
+                "{leader:?} leads {partition:?}, {:?}, {} wait",
+                led.acting,
+                self.waiting(leader.node, partition)
+            ));
         }
         for node in &state.replicas {
             let Some(log) = self.nodes[node].logs.get(&partition) else { return Some(format!("{node} has no log")) };

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use millrace_engine::config::Durability;
 
-use super::transactions::Await;
 use crate::channel::event::{LogPosition, ReadFailure, ReadRun};
 
 /// A record: which epoch gave it its offset, and which one it is.
@@ -94,10 +93,6 @@ pub(super) struct ModelLog {
     kept_high_watermark: i64,
     /// Cuts so far: what was on its way to the disk before one says nothing after it.
     pub(super) cuts: u64,
-    /// Members of the ISR, as the channel said last.
-    pub(super) in_sync: usize,
-    /// Appends with acks=all that wait: offset, and for whom.
-    pub(super) waiting: Vec<(i64, Await)>,
     /// Transactions whose markers were trimmed: a trim forgets no producer.
     ended: BTreeSet<u64>,
 }
@@ -116,8 +111,6 @@ impl ModelLog {
             high_watermark: 0,
             kept_high_watermark: 0,
             cuts: 0,
-            in_sync: 0,
-            waiting: Vec::new(),
             ended: BTreeSet::new(),
         }
     }
@@ -236,7 +229,6 @@ impl ModelLog {
     fn settle(&mut self, end: i64) {
         (self.sealed, self.written, self.durable) = (end, end, end);
         self.cuts += 1;
-        self.waiting.clear();
     }
 
     pub(super) fn begin_anew(&mut self, log_start: i64) {
@@ -286,6 +278,6 @@ impl ModelLog {
         self.epochs.retain(|entry| entry.start < left || (entry.is_noted && entry.start <= left));
         self.settle(self.end());
         self.high_watermark = self.kept_high_watermark.min(self.end()).max(self.log_start);
-        (self.acting, self.in_sync) = (Acting::Nothing, 0);
+        self.acting = Acting::Nothing;
     }
 }

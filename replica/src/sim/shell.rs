@@ -163,12 +163,12 @@ impl World {
 
     fn work(&mut self, id: NodeId, process: u64, partition: TopicPartition, work: EngineWork) {
         let after = self.random.between(1, 6);
+        self.begin_change(id, partition, &work);
         let node = self.nodes.get_mut(&id).expect("a node");
         let is_full = node.full_until_ms > self.now_ms;
         let Some(log) = node.logs.get_mut(&partition) else { return };
         match work {
             EngineWork::Follow { epoch } => {
-                log.waiting.clear();
                 if let Acting::Leads(_) = log.acting {
                     log.acting = Acting::Follows(epoch);
                 }
@@ -187,7 +187,7 @@ impl World {
                 }
             }
             EngineWork::AdvanceHighWatermark { high_watermark } => self.show(id, partition, high_watermark),
-            EngineWork::SetInSync { count } => log.in_sync = count,
+            EngineWork::SetInSync { count } => self.set_in_sync(id, partition, count),
             EngineWork::Trim { log_start } => self.plan_trim(id, partition, log_start),
         }
     }
@@ -200,12 +200,11 @@ impl World {
         log.high_watermark = from.max(high_watermark.min(log.end()));
         let is_leader = matches!(log.acting, Acting::Leads(_));
         let shown = self.ghost.show(partition, log, from, is_leader);
-        let answered: Vec<_> = log.waiting.extract_if(.., |(offset, _)| *offset < log.high_watermark).collect();
-        self.acknowledged += answered.len() as u64;
+        let high_watermark = log.high_watermark;
         if let Err(violation) = shown {
             return self.violate(format!("{} at {id} of {partition:?}", violation.0));
         }
-        answered.into_iter().for_each(|(_, awaits)| self.answered(partition, awaits));
+        self.confirm(id, partition, high_watermark);
         self.check_candidates(partition, from);
     }
 
@@ -235,6 +234,7 @@ impl World {
                     {
                         self.violate(format!("leader completeness: {id} leads {partition:?} in {epoch}: {reason}"));
                     }
+                    self.lead(id, partition);
                 }
             }
             EngineWork::Follow { epoch } => {
@@ -363,6 +363,7 @@ impl World {
             former.kept = crate::cluster::model::Kept::Flushed;
         }
         let process = node.process;
+        self.break_off_waits(id);
         for (connection, end) in self.network.of(id, process) {
             let other = self.network.connections[&connection].ends[1 - end].node;
             if is_power_cut || self.network.is_cut(id, other) {

@@ -142,12 +142,11 @@ impl World {
     }
 
     /// A node's process that runs and leads a partition, as it takes appends; with its epoch.
-    fn leads(&self, id: NodeId, partition: TopicPartition) -> Option<i32> {
+    fn leads(&mut self, id: NodeId, partition: TopicPartition) -> Option<i32> {
         let node = self.nodes.get(&id).filter(|node| node.is_up && node.paused_until_ms <= self.now_ms)?;
         let log = node.logs.get(&partition)?;
         let Acting::Leads(epoch) = log.acting else { return None };
-        let replicas = node.control.image.partition(partition).map_or(0, |state| state.value.replicas.len());
-        (log.in_sync >= self.min_isr.min(replicas)).then_some(epoch)
+        self.takes(id, partition).filter(|taken| *taken == epoch)
     }
 
     fn append(&mut self, id: NodeId, partition: TopicPartition, kind: Kind, awaits: Option<Await>) {
@@ -156,7 +155,9 @@ impl World {
         let record = Record { epoch, id: self.last_record, kind };
         let log = self.nodes.get_mut(&id).and_then(|node| node.logs.get_mut(&partition)).expect("it leads");
         let offset = log.append(record);
-        log.waiting.extend(awaits.map(|awaits| (offset, awaits)));
+        if let Some(awaits) = awaits {
+            self.wait_for(id, partition, offset, awaits);
+        }
         self.plan_seal(id);
     }
 

@@ -15,6 +15,7 @@ use super::{
     network::Network,
     random::Random,
     transactions::{Await, Coordinating, Step, Transactions},
+    waiting::Waits,
 };
 use crate::{
     channel::{
@@ -50,10 +51,14 @@ pub(super) enum Rule {
     LetIn,
     /// Whoever was let in is taken only if the transaction has not ended meanwhile.
     LetInStill,
+    /// Who waits for a leader hears when it leads no more.
+    WaitsEndWithLeader,
+    /// Who waits hears when too few replicas are in sync.
+    WaitsEndWithTooFew,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::ControllerCompare,
         Self::EmptyEpochNote,
         Self::MemberPairs,
@@ -62,6 +67,8 @@ impl Rule {
         Self::MarkerOnAll,
         Self::LetIn,
         Self::LetInStill,
+        Self::WaitsEndWithLeader,
+        Self::WaitsEndWithTooFew,
     ];
 }
 
@@ -141,6 +148,13 @@ pub(super) enum Event {
         process: u64,
         step: Step,
     },
+    /// A request has waited as long as its client said.
+    TimeOut {
+        node: NodeId,
+        process: u64,
+        partition: TopicPartition,
+        number: u64,
+    },
     Produce,
     Fault,
     Restart(NodeId),
@@ -216,7 +230,7 @@ pub(super) struct World {
     held: Held,
     checked_ms: u64,
     pub(super) last_record: u64,
-    pub(super) acknowledged: u64,
+    pub(super) waits: Waits,
     pub(super) faults_until_ms: u64,
     /// Everything that happened, as one number.
     pub(super) trace: u64,
@@ -251,7 +265,7 @@ impl World {
             held: Held::default(),
             checked_ms: 0,
             last_record: 0,
-            acknowledged: 0,
+            waits: Waits::default(),
             faults_until_ms: 0,
             trace: plan.seed,
             is_telling: false,
@@ -377,6 +391,7 @@ impl World {
             }
             Event::Trim { node, process, partition, log_start } => self.trim(node, process, partition, log_start),
             Event::Transact { node, process, step } => self.transact(node, process, step),
+            Event::TimeOut { node, process, partition, number } => self.time_out(node, process, partition, number),
             Event::Produce => self.produce(),
             Event::Fault => self.fault(),
             Event::Restart(node) if !self.nodes[&node].is_up => self.start(node),
@@ -394,6 +409,7 @@ impl World {
             Event::Tick(node, _) | Event::Control(node, _) | Event::Seal(node, _) => *node,
             Event::Dialed { node, .. } | Event::Work { node, .. } | Event::Trim { node, .. } => *node,
             Event::Written { node, .. } | Event::Altered { node, .. } | Event::Transact { node, .. } => *node,
+            Event::TimeOut { node, .. } => *node,
             Event::Deliver(connection, end) => self.network.connections.get(connection)?.ends[*end].node,
             _ => return None,
         };
@@ -419,6 +435,7 @@ impl World {
             Event::Heal(from, to) => (13, u64::from(from.unsigned_abs()), u64::from(to.unsigned_abs())),
             Event::Crash(node) => (15, u64::from(node.unsigned_abs()), 0),
             Event::OpenLine(node) => (14, u64::from(node.unsigned_abs()), 0),
+            Event::TimeOut { node, number, .. } => (18, u64::from(node.unsigned_abs()), *number),
             Event::Transact { node, process, .. } => (17, u64::from(node.unsigned_abs()), *process),
             Event::Trim { node, log_start, .. } => (16, u64::from(node.unsigned_abs()), *log_start as u64),
         };
@@ -492,13 +509,17 @@ impl World {
                 None => {}
             }
         }
-        gone.into_iter().for_each(|partition| self.forget_deletions(id, partition));
+        for partition in gone {
+            self.leave(id, partition);
+            self.forget_deletions(id, partition);
+        }
         self.call(id, |now, core, logs| {
             core.handle_registered(now, me);
             core.handle_nodes(now, nodes, logs);
         });
         self.tell_limits(id);
         for (partition, assignment) in assignments {
+            self.set_replicas(id, partition);
             self.call(id, |now, core, logs| core.handle_assigned(now, partition, assignment, logs));
         }
         self.look_at_deletions(id);
@@ -522,18 +543,17 @@ impl World {
             false => self.state(partition).leader.map_or(1, |leader| leader.node),
         };
         let waits = !self.random.one_in(4);
-        let replicas = self.nodes[&id].control.image.partition(partition).map_or(0, |state| state.value.replicas.len());
+        let takes = self.takes(id, partition);
         let node = self.nodes.get_mut(&id).expect("a node");
         let Some(log) = node.logs.get_mut(&partition) else { return };
         let Acting::Leads(epoch) = log.acting else { return };
-        let is_enough = log.in_sync >= self.min_isr.min(replicas);
-        if !node.is_up || node.paused_until_ms > self.now_ms || (waits && !is_enough) {
+        if !node.is_up || node.paused_until_ms > self.now_ms || (waits && takes != Some(epoch)) {
             return;
         }
         self.last_record += 1;
         let offset = log.append(Record { epoch, id: self.last_record, kind: Kind::Plain });
         if waits {
-            log.waiting.push((offset, Await::Produced));
+            self.wait_for(id, partition, offset, Await::Produced);
         }
         self.plan_seal(id);
     }
@@ -595,6 +615,7 @@ impl World {
             self.check_candidates(partition, 0);
         }
         self.check_deletions();
+        self.check_waits();
     }
 
     /// Leader candidate completeness (KIP-966): members of the ISR and of the ELR have what is committed.

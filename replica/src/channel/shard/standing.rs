@@ -99,6 +99,15 @@ impl ShardChannel {
         }
     }
 
+    /// Epoch of a partition that is led here, and members of the committed ISR.
+    #[cfg(test)]
+    pub(crate) fn in_sync(&self, partition: TopicPartition) -> Option<(i32, usize)> {
+        match &self.hosted.get(&partition)?.part {
+            Part::Leading(leadership) => Some((leadership.epoch, leadership.role.isr.len())),
+            _ => None,
+        }
+    }
+
     /// Every partition that is followed here.
     pub fn leaders(&self) -> impl Iterator<Item = LeaderStanding> + '_ {
         self.hosted.iter().filter_map(|(partition, hosted)| match &hosted.part {
