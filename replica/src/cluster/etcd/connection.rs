@@ -156,8 +156,6 @@ impl Messages {
         let Connection { driver, reactor, .. } = connection;
         let deadline = Instant::now() + wait;
         let next = async {
-            // what came while nobody looked counts before the time that passed
-            driver.alongside(yield_now()).await;
             loop {
                 let patient_until = asked.map_or(*heard + patience.silence, |asked| asked + patience.answer);
                 let news = poll_fn(|context| match answer.poll_message(context) {

@@ -179,19 +179,35 @@ fn a_member_that_stands_still_is_left() {
     stopped.signal("-CONT");
 }
 
-/// A watch of a cluster in which nothing happens stays, as its member says that it is there.
-#[test]
-fn a_silent_watch_stays() {
-    let Some(server) = Server::start(&["--grpc-keepalive-min-time", "100ms"]) else { return };
-    let mut etcd = Etcd::new(&server.options()).unwrap();
+/// An etcd that may be asked more often whether it is there than by its default, and a watch that does so.
+fn asking_watch() -> Option<(Server, Etcd, EtcdWatch)> {
+    let server = Server::start(&["--grpc-keepalive-min-time", "100ms"])?;
+    let options = EtcdOptions { timeout: Duration::from_secs(2), ..server.options() };
+    let mut etcd = Etcd::new(&options).unwrap();
     etcd.caller.watch_silence_max = Duration::from_millis(300);
     let mut watch = etcd.watch(1).unwrap();
-    for _ in 0..4 {
-        assert!(matches!(watch.next(Duration::from_secs(1)).unwrap(), Watched::Quiet | Watched::Changes(_)));
+    assert_eq!(watch.next(Duration::ZERO).unwrap(), Watched::Changes(Vec::new()));
+    Some((server, etcd, watch))
+}
+
+/// In a cluster in which nothing happens.
+#[test]
+fn a_silent_watch_stays_as_its_member_says_that_it_is_there() {
+    let Some((_server, mut etcd, mut watch)) = asking_watch() else { return };
+    for _ in 0..6 {
+        assert_eq!(watch.next(Duration::from_secs(1)).unwrap(), Watched::Quiet);
     }
-    // nobody looked for longer than it may be silent
-    thread::sleep(Duration::from_secs(1));
     etcd.transact(&put("a")).unwrap();
     let news = watch.next(Duration::from_secs(10)).unwrap();
     assert!(matches!(&news, Watched::Changes(changes) if changes.len() == 1), "{news:?}");
+}
+
+#[test]
+fn what_a_member_said_while_nobody_looked_counts_before_the_time_that_passed() {
+    let Some((server, _etcd, mut watch)) = asking_watch() else { return };
+    server.signal("-STOP");
+    assert_eq!(watch.next(Duration::from_secs(1)).unwrap(), Watched::Quiet, "it was asked, and has time to answer");
+    server.signal("-CONT");
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(watch.next(Duration::from_secs(1)).unwrap(), Watched::Quiet);
 }
