@@ -3,6 +3,10 @@
 
 use crate::api::{Chunk, Records, TopicPartition};
 
+/// Runs of at least so many bytes are written to their segments at once. What a leader sent stays in memory then where it came
+/// to, and its neighbours with it, if it has any there.
+pub const FAT_BYTES: usize = 256 << 10;
+
 /// Whom a leader has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leadership {

@@ -16,11 +16,9 @@ use crate::{
         keeping::FatPlan,
         tail::{Backing, Extent},
     },
+    replica_api::FAT_BYTES,
     wal::group::{CommitGroup, Run},
 };
-
-/// Runs of at least this size take the fat path.
-pub(crate) const FAT_BYTES: usize = 256 << 10;
 
 /// Segments that the write of a fat run may go to, with what lies before it: the pump waits for each file.
 const SEGMENTS_MAX: usize = 8;

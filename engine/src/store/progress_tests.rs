@@ -341,7 +341,7 @@ fn a_trim_is_refused_when_the_log_fails_before_its_tail_is_in_segments() {
             true => Verdict::Fail(std::io::ErrorKind::Other),
             false => Verdict::Go,
         });
-        let fat = append(&store, id, super::fat::FAT_BYTES);
+        let fat = append(&store, id, crate::replica_api::FAT_BYTES);
         while store.flight.borrow().is_empty() {
             store.io.yield_now().await;
         }
@@ -376,7 +376,7 @@ fn a_fat_run_is_seen_although_its_topic_came_to_want_a_flush() {
     sim.run_until(async {
         let (store, id) = open_one(&sim, &[("flush.messages", "1000")], 8 << 20).await;
         append(&store, id, 100).wait().await.unwrap();
-        let fat = append(&store, id, super::fat::FAT_BYTES);
+        let fat = append(&store, id, crate::replica_api::FAT_BYTES);
         while store.flight.borrow().is_empty() {
             store.io.yield_now().await;
         }

@@ -152,7 +152,7 @@ async fn write(
 
 /// Now and then a batch is so large that it goes to its segment beside the shared log.
 fn bytes(random: &mut Random) -> usize {
-    if random.one_in(20) { super::fat::FAT_BYTES } else { random.below(900) }
+    if random.one_in(20) { crate::replica_api::FAT_BYTES } else { random.below(900) }
 }
 
 /// The coordinator's end of a transaction: transaction version 2, so markers have the next epoch.

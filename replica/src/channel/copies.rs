@@ -102,7 +102,12 @@ impl Copies {
 
     /// Bytes that are on their way.
     pub(crate) fn bytes(&self) -> u64 {
-        self.sent_bytes + self.reads.values().map(|read| read.bytes).sum::<u64>()
+        self.sent_bytes + self.reading_bytes()
+    }
+
+    /// Bytes at most that are being read.
+    pub(crate) fn reading_bytes(&self) -> u64 {
+        self.reads.values().map(|read| read.bytes).sum()
     }
 
     /// Bytes of those on their way that others wait for.

@@ -1,8 +1,6 @@
 //! How much of a shard bulk copies may take while others wait for its disk: all of it when nobody does, else one piece at a
 //! time, and as long a pause after it as it took. What others write earns copies more: who lags must get there in the end.
 
-use super::stream::SHARD_WINDOW_BYTES;
-
 /// For so long after a live group others may come: a lone producer waits for its answer before it sends again.
 pub(crate) const BUSY_MS: u64 = 1_000;
 /// One piece while others wait. Not less: the engine writes runs of 256 KiB and more to their segments at once, and smaller
@@ -13,9 +11,7 @@ pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of pieces on their way to one follower when nobody waits: as many groups as its engine writes at once, and as many
 /// again that are read, or on the network.
 pub(crate) const UNDER_WAY_BYTES_MAX: u64 = 8 << 20;
-/// To all followers of a shard: it is in memory.
-const UNDER_WAY_OF_ALL_BYTES_MAX: u64 = SHARD_WINDOW_BYTES;
-/// The same while others write, for what they earn copies: who comes then does not find much before it.
+/// The same while others write, and what those can earn copies at most: who comes then does not find much before it.
 const EARNED_BYTES_MAX: u64 = 4 << 20;
 /// The longest pause after a piece.
 const PAUSE_MS_MAX: u64 = 100;
@@ -47,11 +43,10 @@ impl Pace {
     }
 
     /// Bytes of the piece that may begin now; none if it is to wait. So many are on their way to one follower, and so many that
-    /// others wait for are on their way to all.
+    /// others wait for are on their way to all: these count only while somebody writes.
     pub(crate) fn next_piece(&self, now_ms: u64, under_way_bytes: u64, of_all_bytes: u64) -> Option<usize> {
         if !self.is_busy(now_ms) {
-            let has_room = under_way_bytes < UNDER_WAY_BYTES_MAX && of_all_bytes < UNDER_WAY_OF_ALL_BYTES_MAX;
-            return has_room.then_some(PIECE_BYTES_MAX);
+            return (under_way_bytes < UNDER_WAY_BYTES_MAX).then_some(PIECE_BYTES_MAX);
         }
         if self.earned_bytes >= PIECE_BYTES_MAX as u64 {
             return (under_way_bytes < EARNED_BYTES_MAX).then_some(PIECE_BYTES_MAX);
@@ -105,7 +100,6 @@ mod tests {
             None,
             "nobody shall find more before it"
         );
-        assert_eq!(pace.next_piece(0, 0, UNDER_WAY_OF_ALL_BYTES_MAX), None, "memory has an end");
         pace.note_live(10, 100);
         assert_eq!(pace.next_piece(10 + BUSY_MS - 1, PIECE, PIECE), None);
         assert_eq!(pace.next_piece(10 + BUSY_MS, PIECE, PIECE), Some(PIECE_BYTES_MAX), "they have gone");

@@ -55,9 +55,14 @@ impl Outbound {
         self.sent_bytes < self.credit_bytes
     }
 
+    /// Payload that may still be sent.
+    pub(crate) fn credit_left(&self) -> u64 {
+        self.credit_bytes.saturating_sub(self.sent_bytes)
+    }
+
     /// Whether so much is free that it is worth while to begin.
     pub(crate) fn is_roomy(&self) -> bool {
-        self.credit_bytes.saturating_sub(self.sent_bytes) >= WINDOW_BYTES_MIN / 2
+        self.credit_left() >= WINDOW_BYTES_MIN / 2
     }
 
     /// Takes a grant.

@@ -1,7 +1,7 @@
 //! Bytes to frames. Any bytes come in: an error, never a panic, and no memory that they only declare.
 
 use bytes::Bytes;
-use millrace_engine::{api::TopicPartition, config::Durability};
+use millrace_engine::{api::TopicPartition, config::Durability, replica::FAT_BYTES};
 use uuid::Uuid;
 
 use super::{
@@ -82,7 +82,7 @@ impl FrameHeader {
     }
 }
 
-/// The frame that a header and the bytes behind it are. Runs are slices of `body`.
+/// The frame that a header and the bytes behind it are. Runs are slices of `body`, but for large ones with neighbours.
 ///
 /// # Errors
 /// If they are none.
@@ -108,7 +108,9 @@ fn frame(kind: u16, reader: &mut Reader<'_>, payload: &mut Bytes) -> Result<Fram
         5 => Frame::Attached(reader.list(37, attached)?),
         6 => {
             let sequence = reader.u64()?;
-            Frame::Live(Live { sequence, runs: reader.list(69, |reader| run(reader, payload))? })
+            let mut runs = reader.list(69, |reader| run(reader, payload))?;
+            keep_apart(&mut runs);
+            Frame::Live(Live { sequence, runs })
         }
         7 => Frame::Confirm(Confirm { sequence: reader.u64()? }),
         8 => Frame::Credit(reader.u64()?),
@@ -192,6 +194,14 @@ fn attached(reader: &mut Reader<'_>) -> Result<Attached, FrameError> {
         _ => return Err(FrameError::Field("verdict")),
     };
     Ok(Attached { partition, attachment, verdict })
+}
+
+/// Gives large runs memory of their own, if they have neighbours: the engine keeps them as they come, and would keep those too.
+fn keep_apart(runs: &mut [Run]) {
+    if runs.len() > 1 {
+        let large = runs.iter_mut().filter(|run| run.payload.bytes.len() >= FAT_BYTES);
+        large.for_each(|run| run.payload.bytes = Bytes::copy_from_slice(&run.payload.bytes));
+    }
 }
 
 fn run(reader: &mut Reader<'_>, payload: &mut Bytes) -> Result<Run, FrameError> {

@@ -1,5 +1,6 @@
 //! The layout as bytes, everything that is written can be read, and any bytes can be looked at.
 
+use millrace_engine::replica::FAT_BYTES;
 use proptest::prelude::*;
 
 use super::*;
@@ -109,6 +110,24 @@ fn golden_live() {
     let head: &[&[u8]] =
         &[&9_u64.to_le_bytes(), &[1, 0, 0, 0], PLACE, &[5, 0, 0, 0], &numbers, &[1], &7_u32.to_le_bytes(), &crc];
     assert_eq!(bytes(&frame), drawn(head, b"batches", 6));
+}
+
+/// Or a large run, which stays in memory, would keep all that came with it.
+#[test]
+fn large_runs_are_kept_apart_from_their_neighbours() {
+    let are_slices = |lengths: &[usize]| {
+        let of = |length: &usize| Run { payload: Payload::new(Bytes::from(vec![7; *length])), ..run(b"") };
+        let live = Live { sequence: 1, runs: lengths.iter().map(of).collect() };
+        let encoded = Bytes::from(bytes(&Frame::Live(live.clone())));
+        let header = FrameHeader::parse(encoded[..FRAME_HEADER_BYTES].try_into().unwrap()).unwrap();
+        let body = encoded.slice(FRAME_HEADER_BYTES..);
+        let Ok(Frame::Live(decoded)) = decode(header, body.clone()) else { panic!("it is one") };
+        assert_eq!(decoded, live);
+        let is_slice = |run: &Run| body.as_ptr_range().contains(&run.payload.bytes.as_ptr());
+        decoded.runs.iter().map(is_slice).collect::<Vec<_>>()
+    };
+    assert_eq!(are_slices(&[FAT_BYTES]), [true], "it is all that came");
+    assert_eq!(are_slices(&[5, FAT_BYTES, FAT_BYTES - 1]), [true, false, true]);
 }
 
 #[test]

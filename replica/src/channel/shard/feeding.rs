@@ -42,17 +42,18 @@ impl ShardChannel {
     pub(super) fn read_for(&mut self, now_ms: u64, live: LinkId) {
         let lags = |state: &&Link| state.is_to_follower() && !state.backlog.is_empty();
         let Some(peer) = self.links.get(&live).filter(lags).and_then(|state| state.peer) else { return };
-        let chunks = self.accepted.get(&Peer { purpose: Purpose::CatchUp, ..peer });
-        let is_open = chunks
-            .and_then(|link| self.links.get(link))
-            .is_some_and(|state| state.state == LinkState::Up && state.outbound.has_credit());
-        if !is_open {
-            return;
-        }
+        let chunks =
+            self.accepted.get(&Peer { purpose: Purpose::CatchUp, ..peer }).and_then(|link| self.links.get(link));
+        let Some(chunks) = chunks.filter(|state| state.state == LinkState::Up) else { return };
+        let credit_left = chunks.outbound.credit_left();
         let young_before = self.young_bytes(now_ms);
         let mut begun = 0;
         loop {
             let Some(state) = self.links.get_mut(&live).filter(|state| !state.backlog.is_empty()) else { return };
+            // what is being read will be sent
+            if state.copies.reading_bytes() >= credit_left {
+                return;
+            }
             let Some(bytes_max) = self.pace.next_piece(now_ms, state.copies.bytes(), young_before + begun) else {
                 return self.feed_later(now_ms);
             };
