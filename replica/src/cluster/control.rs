@@ -27,7 +27,7 @@ use super::{
 const PAGE_KEYS: usize = 2_000;
 /// Letters that are opened before the core's work is handed out.
 const LETTERS_IN_A_TURN: usize = 64;
-/// How long one keeping alive may take: several fit into a lease.
+/// How long one keeping alive may take at one member of etcd: several fit into a lease.
 const LEASE_CALL_MAX: Duration = Duration::from_secs(1);
 /// The shortest lease that etcd gives. Keeping alive must fail in time to be tried again (KAFKA-14392).
 const LEASE_MIN: Duration = Duration::from_secs(2);

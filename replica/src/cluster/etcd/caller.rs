@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     EtcdOptions,
-    connection::{Connection, Messages, Patience},
+    connection::{Connection, Messages, Patience, Reactor},
     endpoint::{self, ConnectError, Endpoint},
     failure::CallError,
     framing::framed,
@@ -40,6 +40,8 @@ pub(super) struct Caller {
     current: usize,
     /// To that one, if there is one.
     connection: Option<Connection>,
+    /// Of all its connections, one after the other, but those of streams.
+    reactor: Option<Arc<Reactor>>,
     timeout: Duration,
     pub(super) watch_silence_max: Duration,
     tls: Arc<ClientConfig>,
@@ -62,6 +64,7 @@ impl Caller {
             endpoints,
             current: 0,
             connection: None,
+            reactor: None,
             timeout: options.timeout,
             watch_silence_max: WATCH_SILENCE_MAX,
             tls: endpoint::tls(&options.tls)?,
@@ -110,15 +113,18 @@ impl Caller {
         request: &impl Message,
     ) -> Result<(Messages, Bytes), StoreError> {
         let message = framed(request);
-        let mut failure = StoreError::Away(String::new());
+        let mut failure = None;
         for _ in 0..self.endpoints.len() {
             match self.with_token(|caller| caller.stream_here(path, &message)) {
                 Ok(stream) => return Ok(stream),
-                Err(error) => failure = error.into_error(),
+                Err(error) => match error.into_error() {
+                    StoreError::Away(text) => failure = Some(StoreError::Away(text)),
+                    other => return Err(other),
+                },
             }
             self.turn();
         }
-        Err(failure)
+        Err(failure.expect("there is an endpoint"))
     }
 
     fn turn(&mut self) {
@@ -144,11 +150,7 @@ impl Caller {
         self.token = None;
         let Some((name, password)) = self.user.clone() else { return Ok(()) };
         let message = framed(&AuthenticateRequest { name, password });
-        // nothing that was asked for is done by it
-        let answer = self.call_here(AUTHENTICATE, &message).map_err(|error| match error {
-            CallError::Lost(text) => CallError::Unsent(text),
-            other => other,
-        })?;
+        let answer = self.call_here(AUTHENTICATE, &message).map_err(CallError::of_preparation)?;
         let answer = AuthenticateResponse::decode(answer).map_err(CallError::unsent)?;
         let mut token = HeaderValue::try_from(answer.token).map_err(CallError::unsent)?;
         token.set_sensitive(true);
@@ -167,7 +169,11 @@ impl Caller {
                 return answer.map_err(|error| error.of(&self.endpoint().url));
             }
         }
-        let mut connection = self.connect(deadline)?;
+        let reactor = match &self.reactor {
+            Some(reactor) => reactor.clone(),
+            None => self.reactor.insert(Reactor::new()?).clone(),
+        };
+        let mut connection = self.connect(reactor, deadline)?;
         let answer = connection.call(self.request(path), message.clone(), deadline);
         self.connection = Some(connection);
         answer.map_err(|error| error.of(&self.endpoint().url))
@@ -179,13 +185,14 @@ impl Caller {
         // a member that loses its leader then ends the watch, which would bring nothing
         request.headers_mut().insert("hasleader", HeaderValue::from_static("true"));
         let patience = Patience { silence: self.watch_silence_max, answer: self.timeout };
-        let stream = self.connect(deadline)?.stream(request, message.clone(), deadline, patience);
+        // whoever reads it does so on another thread
+        let stream = self.connect(Reactor::new()?, deadline)?.stream(request, message.clone(), deadline, patience);
         stream.map_err(|error| error.of(&self.endpoint().url))
     }
 
-    fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
+    fn connect(&self, reactor: Arc<Reactor>, deadline: Instant) -> Result<Connection, CallError> {
         let endpoint = self.endpoint();
-        Connection::open(endpoint, &self.tls, deadline).map_err(|error| error.of(&endpoint.url))
+        Connection::open(reactor, endpoint, &self.tls, deadline).map_err(|error| error.of(&endpoint.url))
     }
 
     fn endpoint(&self) -> &Endpoint {

@@ -40,8 +40,8 @@ const HEADER_BYTES_MAX: u32 = 64 << 10;
 const IDLE_MAX: Duration = Duration::from_secs(15);
 /// How long a thread that looked up a name stays for the next.
 const LOOKUP_THREAD_LIFE: Duration = Duration::from_secs(1);
-/// Threads that look up names at most: each lookup may take longer than whoever asked waits.
-const LOOKUP_THREADS_MAX: usize = 2;
+/// Threads that look up names at most. A lookup may take longer than whoever asked waits; the next one then waits for it.
+const LOOKUP_THREADS_MAX: usize = 1;
 
 /// What a connection runs through.
 trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
@@ -53,13 +53,17 @@ pub(super) struct Connection {
     driver: Driver,
     used: Instant,
     /// Last: what is above belongs to it.
-    reactor: Reactor,
+    reactor: Arc<Reactor>,
 }
 
 impl Connection {
     /// Connects. Nothing that is asked for later is done by this.
-    pub(super) fn open(endpoint: &Endpoint, tls: &Arc<ClientConfig>, deadline: Instant) -> Result<Self, CallError> {
-        let reactor = Reactor::new().map_err(CallError::unsent)?;
+    pub(super) fn open(
+        reactor: Arc<Reactor>,
+        endpoint: &Endpoint,
+        tls: &Arc<ClientConfig>,
+        deadline: Instant,
+    ) -> Result<Self, CallError> {
         let connected = reactor.run_until(deadline, connect(endpoint, tls));
         let connected = connected.ok_or_else(|| CallError::unsent("no connection in time"))?;
         let (requests, connection) = connected.map_err(CallError::unsent)?;
@@ -309,16 +313,16 @@ impl Answer {
 
 /// What waits for sockets and time, on the thread that calls.
 #[derive(Debug)]
-struct Reactor(Option<Runtime>);
+pub(super) struct Reactor(Option<Runtime>);
 
 impl Reactor {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> Result<Arc<Self>, CallError> {
         let mut builder = Builder::new_current_thread();
         builder.enable_io().enable_time();
         // names alone are looked up on a thread of their own, as the system's way to do so blocks
         builder.max_blocking_threads(LOOKUP_THREADS_MAX).thread_keep_alive(LOOKUP_THREAD_LIFE);
         builder.thread_name("etcd-lookup");
-        Ok(Self(Some(builder.build()?)))
+        Ok(Arc::new(Self(Some(builder.build().map_err(CallError::unsent)?))))
     }
 
     /// What comes of it; `None` if that takes longer.

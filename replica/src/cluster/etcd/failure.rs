@@ -37,6 +37,15 @@ impl CallError {
         }
     }
 
+    /// The same of a call that comes before what is asked for, which did not leave then.
+    pub(super) fn of_preparation(self) -> Self {
+        match self {
+            Self::Said(status) if status.is_away() => Self::Unsent(status.text),
+            Self::Lost(text) => Self::Unsent(text),
+            other => other,
+        }
+    }
+
     pub(super) fn into_error(self) -> StoreError {
         match self {
             Self::Said(status) => status.into_error(),
@@ -91,14 +100,20 @@ impl Status {
         self.code == grpc::UNAUTHENTICATED || TOKEN_TEXTS.iter().any(|text| self.text.contains(text))
     }
 
+    /// It answers, but reaches no majority, cannot write, or stops: others may do better.
+    fn is_away(&self) -> bool {
+        matches!(self.code, grpc::DEADLINE_EXCEEDED | grpc::UNAVAILABLE | grpc::INTERNAL)
+            || grpc::VAGUE.contains(&self.code)
+    }
+
     pub(super) fn into_error(self) -> StoreError {
+        let is_away = self.is_away();
         let Self { code, text } = self;
         match code {
             grpc::OUT_OF_RANGE if text.contains("compacted") => StoreError::Compacted(0),
             grpc::RESOURCE_EXHAUSTED if text.contains("space exceeded") => StoreError::Full(text),
             grpc::NOT_FOUND if text.contains("lease not found") => StoreError::LeaseOver,
-            grpc::DEADLINE_EXCEEDED | grpc::UNAVAILABLE | grpc::INTERNAL => StoreError::Away(text),
-            vague if grpc::VAGUE.contains(&vague) => StoreError::Away(text),
+            _ if is_away => StoreError::Away(text),
             _ => StoreError::Refused(text),
         }
     }
@@ -163,6 +178,15 @@ mod tests {
             let error = status(code, text).into_error();
             assert!(is_right(&error), "{code} {text}: {error:?}");
         }
+    }
+
+    /// Or a transaction is called of unknown outcome, and the next member is not asked.
+    #[test]
+    fn what_was_only_prepared_did_not_leave() {
+        let said = |code, text| CallError::Said(status(code, text)).of_preparation();
+        assert!(matches!(said("14", "etcdserver: no leader"), CallError::Unsent(_)));
+        assert!(matches!(CallError::lost("no answer in time").of_preparation(), CallError::Unsent(_)));
+        assert!(matches!(said("3", "etcdserver: authentication failed"), CallError::Said(_)));
     }
 
     #[test]

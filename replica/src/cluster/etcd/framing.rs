@@ -5,8 +5,9 @@ use prost::Message;
 
 use super::failure::CallError;
 
-/// Bytes of one message at most: a page of keys with their values, or all that one revision changed, several times over.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one message at most: a page of keys with their values, several times over. What a watch brings comes in messages of
+/// 1.5 MiB or so.
+pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// What is before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 

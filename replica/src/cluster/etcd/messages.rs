@@ -192,6 +192,9 @@ pub(super) struct WatchCreateRequest {
     pub(super) range_end: Vec<u8>,
     #[prost(int64, tag = "3")]
     pub(super) start_revision: i64,
+    /// Whether what is too long for one message may come in several.
+    #[prost(bool, tag = "8")]
+    pub(super) fragment: bool,
 }
 
 #[derive(Message)]
@@ -202,6 +205,9 @@ pub(super) struct WatchResponse {
     pub(super) compact_revision: i64,
     #[prost(string, tag = "6")]
     pub(super) cancel_reason: String,
+    /// The next message goes on with this one.
+    #[prost(bool, tag = "7")]
+    pub(super) fragment: bool,
     #[prost(message, repeated, tag = "11")]
     pub(super) events: Vec<WatchEvent>,
 }

@@ -1,7 +1,7 @@
 //! etcd, spoken to as its own client does: gRPC, which is HTTP/2 and Protobuf. Of gRPC no more is here than etcd asks for, so
 //! that it is known of every request whether it left.
 //!
-//! Every call blocks, up to the timeout of the options; only the control plane's own threads make them. A call whose request
+//! Every call blocks, up to the timeout of the options at each member; only the control plane's own threads make them. A call whose request
 //! surely did not leave goes to the next endpoint at once; one that was only a question does so after any failure. Whether
 //! anything else was done is unknown, and the caller is told so.
 
@@ -33,7 +33,7 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// The cluster's name: all keys are under `/millrace/NAME/`.
     pub cluster: String,
-    /// How long one call may take.
+    /// How long one call may take at one member.
     pub timeout: Duration,
     /// Certificates, for `https`.
     pub tls: EtcdTls,
@@ -168,6 +168,7 @@ impl Store for Etcd {
                 key: self.full(""),
                 range_end: self.end(""),
                 start_revision: from,
+                fragment: true,
             }),
         };
         EtcdWatch::start(&mut self.caller, &request, self.prefix.clone())

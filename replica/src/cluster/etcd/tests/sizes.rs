@@ -1,5 +1,6 @@
 //! Answers and requests that are large.
 
+use super::super::framing::MESSAGE_BYTES_MAX;
 use super::*;
 use crate::cluster::store::{TRANSACTION_BYTES_MAX, Watch, Watched};
 
@@ -23,6 +24,24 @@ fn large_answers_come() {
     let mut watch = etcd.watch(2).unwrap();
     let mut seen = 0;
     while seen < 12 {
+        match watch.next(Duration::from_secs(10)).unwrap() {
+            Watched::Changes(changes) => seen += changes.len(),
+            Watched::Quiet => panic!("nothing came"),
+        }
+    }
+}
+
+/// What happened while nobody watched comes at once: more than one message may have, but for etcd's cutting it.
+#[test]
+fn a_watch_may_lag_by_more_than_one_message_has() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut etcd = Etcd::new(&server.options()).unwrap();
+    let count = MESSAGE_BYTES_MAX / LARGE + 2;
+    for number in 0..count {
+        etcd.transact(&put(format!("{number:03}"), LARGE)).unwrap();
+    }
+    let (mut watch, mut seen) = (etcd.watch(2).unwrap(), 0);
+    while seen < count {
         match watch.next(Duration::from_secs(10)).unwrap() {
             Watched::Changes(changes) => seen += changes.len(),
             Watched::Quiet => panic!("nothing came"),
