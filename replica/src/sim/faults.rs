@@ -169,12 +169,9 @@ impl World {
             return Some(format!("{partition:?} is not in sync: {state:?}"));
         }
         let led = self.nodes[&leader.node].logs.get(&partition)?;
-        if led.acting != Acting::Leads(state.leader_epoch) || self.waiting(leader.node, partition) > 0 {
-            return Some(format!(
-                "{leader:?} leads {partition:?}, {:?}, {} wait",
-                led.acting,
-                self.waiting(leader.node, partition)
-            ));
+        let waiting = self.waiting(leader.node, partition);
+        if led.acting != Acting::Leads(state.leader_epoch) || waiting > 0 {
+            return Some(format!("{leader:?} leads {partition:?}, {:?}, {waiting} wait", led.acting));
         }
         for node in &state.replicas {
             let Some(log) = self.nodes[node].logs.get(&partition) else { return Some(format!("{node} has no log")) };

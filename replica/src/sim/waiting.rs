@@ -245,7 +245,7 @@ impl World {
 
     /// What is not answered.
     pub(super) fn find_wait(&self) -> Option<String> {
-        let all =
+        let mut all =
             self.waits.partitions.iter().flat_map(|(key, waited)| waited.waits.iter().map(move |wait| (key, wait)));
         let waiting = all.clone().count() as u64;
         let Answers { acknowledged, not_leader, not_enough, timed_out, broken_off } = self.waits.answers;
@@ -253,6 +253,6 @@ impl World {
         if answered + waiting != self.waits.begun {
             return Some(format!("{} waits were begun, {answered} are answered, {waiting} last", self.waits.begun));
         }
-        all.clone().next().map(|wait| format!("it is not answered: {wait:?}"))
+        all.next().map(|wait| format!("it is not answered: {wait:?}"))
     }
 }

@@ -2,12 +2,24 @@
 
 use super::super::framing::MESSAGE_BYTES_MAX;
 use super::*;
-use crate::cluster::store::{TRANSACTION_BYTES_MAX, Watch, Watched};
+use crate::cluster::store::{Change, TRANSACTION_BYTES_MAX, Watch, Watched};
 
 const LARGE: usize = 1_000_000;
 
 fn put(key: String, bytes: usize) -> Transaction {
     Transaction::new().put(key, vec![7; bytes])
+}
+
+/// What a watch tells of, until that is as much.
+fn revisions(watch: &mut EtcdWatch, count: usize) -> Vec<i64> {
+    let mut revisions = Vec::new();
+    while revisions.len() < count {
+        match watch.next(Duration::from_secs(10)).unwrap() {
+            Watched::Changes(changes) => revisions.extend(changes.iter().map(Change::revision)),
+            Watched::Quiet => panic!("nothing came"),
+        }
+    }
+    revisions
 }
 
 /// More than gRPC takes as one message unless told otherwise, which is 4 MiB.
@@ -21,14 +33,7 @@ fn large_answers_come() {
     let page = etcd.range("", None, 0, 100).unwrap();
     assert_eq!(page.entries.len(), 12);
     assert!(page.entries.iter().all(|entry| entry.value == vec![7; LARGE]));
-    let mut watch = etcd.watch(2).unwrap();
-    let mut seen = 0;
-    while seen < 12 {
-        match watch.next(Duration::from_secs(10)).unwrap() {
-            Watched::Changes(changes) => seen += changes.len(),
-            Watched::Quiet => panic!("nothing came"),
-        }
-    }
+    assert_eq!(revisions(&mut etcd.watch(2).unwrap(), 12), (2..14).collect::<Vec<_>>());
 }
 
 /// What happened while nobody watched comes at once: more than one message may have, but for etcd's cutting it.
@@ -40,13 +45,8 @@ fn a_watch_may_lag_by_more_than_one_message_has() {
     for number in 0..count {
         etcd.transact(&put(format!("{number:03}"), LARGE)).unwrap();
     }
-    let (mut watch, mut seen) = (etcd.watch(2).unwrap(), 0);
-    while seen < count {
-        match watch.next(Duration::from_secs(10)).unwrap() {
-            Watched::Changes(changes) => seen += changes.len(),
-            Watched::Quiet => panic!("nothing came"),
-        }
-    }
+    let last = 2 + i64::try_from(count).unwrap();
+    assert_eq!(revisions(&mut etcd.watch(2).unwrap(), count), (2..last).collect::<Vec<_>>());
 }
 
 #[test]
@@ -75,12 +75,5 @@ fn a_watch_that_nobody_reads_loses_nothing() {
     for number in 0..20 {
         etcd.transact(&put(format!("large/{number}"), LARGE)).unwrap();
     }
-    let mut revisions = Vec::new();
-    while revisions.len() < 420 {
-        match watch.next(Duration::from_secs(10)).unwrap() {
-            Watched::Changes(changes) => revisions.extend(changes.iter().map(crate::cluster::store::Change::revision)),
-            Watched::Quiet => panic!("nothing came"),
-        }
-    }
-    assert_eq!(revisions, (2..422).collect::<Vec<_>>());
+    assert_eq!(revisions(&mut watch, 420), (2..422).collect::<Vec<_>>());
 }
