@@ -1,6 +1,11 @@
 //! The etcd of a cluster under test: one member, on a folder of the test's.
 
-use std::{net::SocketAddr, path::Path, process::Command, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use crate::node::{PATIENCE, Place, Process};
 
@@ -9,6 +14,8 @@ pub(crate) struct Etcd {
     process: Process,
     command: String,
     address: SocketAddr,
+    /// Of all that is its own, and of backups.
+    folder: PathBuf,
 }
 
 /// The etcd to test with: another one than that of the PATH, if it is named. Nodes that run their own take that of the PATH.
@@ -38,7 +45,7 @@ impl Etcd {
             data = folder.join("etcd").display()
         );
         let process = Process::new(command.clone(), folder.join("etcd.log"));
-        let mut etcd = Etcd { process, command, address };
+        let mut etcd = Etcd { process, command, address, folder: folder.to_owned() };
         etcd.restart();
         etcd
     }
@@ -69,6 +76,39 @@ impl Etcd {
         }
     }
 
+    /// Makes a backup, in place of an earlier one.
+    pub(crate) fn save_backup(&self) {
+        self.etcdctl(&["snapshot", "save", &self.folder.join("backup").display().to_string()]);
+    }
+
+    /// Kills it and starts it on what the backup has.
+    pub(crate) fn restore_backup(&mut self) {
+        self.kill();
+        self.lose_data();
+        let [backup, data] = ["backup", "etcd"].map(|name| self.folder.join(name).display().to_string());
+        self.etcdctl(&["snapshot", "restore", &backup, "--data-dir", &data]);
+        self.restart();
+    }
+
+    /// Starts it on nothing.
+    pub(crate) fn begin_anew(&mut self) {
+        self.lose_data();
+        self.restart();
+    }
+
+    fn lose_data(&self) {
+        std::fs::remove_dir_all(self.folder.join("etcd")).unwrap();
+    }
+
+    /// Writes a key.
+    pub(crate) fn put(&self, key: &str, value: &str) {
+        self.etcdctl(&["put", key, value]);
+    }
+
+    fn etcdctl(&self, arguments: &[&str]) {
+        etcdctl(&[&["--endpoints", &self.url()], arguments].concat());
+    }
+
     fn is_healthy(&self) -> bool {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), "--command-timeout", "1s", "get", "health"]);
@@ -78,4 +118,10 @@ impl Etcd {
             Err(_) => std::net::TcpStream::connect(self.address).is_ok(),
         }
     }
+}
+
+/// Runs etcd's own client.
+pub(crate) fn etcdctl(arguments: &[&str]) {
+    let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -5,6 +5,7 @@
 //! itself, and holds what was acknowledged against what is read back: each record there, once, in order.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod adopting;
 mod cuts;
 mod disks;
 mod drain;

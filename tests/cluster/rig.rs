@@ -75,6 +75,42 @@ impl Rig {
         Some(rig)
     }
 
+    /// Makes a backup of the etcds that the nodes run.
+    pub(crate) fn save_managed_backup(&self) {
+        let (_, client) = self.managed_members()[0].clone();
+        let backup = self.folder.path().join("backup").display().to_string();
+        etcd::etcdctl(&["--endpoints", &format!("http://{client}"), "snapshot", "save", &backup]);
+    }
+
+    /// Puts the backup in the place of what each node's etcd has, while no node runs.
+    pub(crate) fn restore_managed_backup(&mut self) {
+        let members = self.managed_members();
+        let peer = |client: SocketAddr| format!("http://{}:{}", client.ip(), client.port() + 1);
+        let all = members.iter().map(|(id, client)| format!("node-{id}={}", peer(*client)));
+        let all = all.collect::<Vec<_>>().join(",");
+        let backup = self.folder.path().join("backup").display().to_string();
+        for (id, client) in members {
+            self.node(id).lose("etcd");
+            let (data, name, own) =
+                (self.node(id).path("etcd").display().to_string(), format!("node-{id}"), peer(client));
+            let options = ["--data-dir", &data, "--name", &name, "--initial-cluster", &all];
+            let more = ["--initial-cluster-token", "tested", "--initial-advertise-peer-urls", &own];
+            etcd::etcdctl(&[&["snapshot", "restore", &backup], &options[..], &more[..]].concat());
+        }
+    }
+
+    /// Ids of nodes that run an etcd, and where that takes clients.
+    fn managed_members(&self) -> Vec<(i32, SocketAddr)> {
+        let (_, list) = self.etcd_option.split_once("--etcd-members ").expect("the nodes run it");
+        let members = list.split(',').map(|member| member.split_once('=').unwrap());
+        members.map(|(id, address)| (id.parse().unwrap(), address.parse().unwrap())).collect()
+    }
+
+    /// All nodes.
+    pub(crate) fn each_node(&self) -> &[Node] {
+        &self.nodes
+    }
+
     /// Two nodes without an etcd, of which node 1 leads; what it does alone is `continue` or `stop`.
     pub(crate) fn start_mirror(without_follower: &str) -> Rig {
         let members = [(); 2].map(|()| server::free_address().unwrap());

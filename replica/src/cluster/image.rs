@@ -66,6 +66,8 @@ pub struct Image {
     topic_defaults: Arc<BTreeMap<String, String>>,
     /// Topics whose partitions are still being written, and when that began.
     pub forming: Arc<BTreeMap<TopicId, i64>>,
+    /// Nodes that said what they have, as the store was restored from a backup: while there are any, nobody is a member.
+    pub adopting: Arc<BTreeSet<NodeId>>,
     /// Partitions that were told before their topic was.
     loose: Arc<BTreeMap<(TopicId, i32), Partition>>,
 }
@@ -143,9 +145,12 @@ impl Image {
         );
         changed.extend((self.settings != before.settings).then_some(Changed::Settings));
         changed.extend((self.producer_ids != before.producer_ids).then_some(Changed::ProducerIds));
-        let ids: BTreeSet<_> =
-            [&self.known, &before.known].into_iter().flat_map(|known| known.keys().copied()).collect();
-        let ids = ids.into_iter().filter(|id| self.node_parts(*id) != before.node_parts(*id));
+        let known = [&self.known, &before.known].into_iter().flat_map(|known| known.keys().copied());
+        let ids: BTreeSet<_> = known.chain(self.adopting.symmetric_difference(&before.adopting).copied()).collect();
+        let ids = ids.into_iter().filter(|id| {
+            let adopting = self.adopting.contains(id) != before.adopting.contains(id);
+            adopting || self.node_parts(*id) != before.node_parts(*id)
+        });
         changed.extend(ids.map(Changed::Node));
         if self.reports != before.reports {
             let whom: BTreeSet<_> = self.reports.keys().chain(before.reports.keys()).map(|(whom, _)| *whom).collect();
@@ -219,6 +224,10 @@ impl Image {
             Entry::Report(member, by) => {
                 Arc::make_mut(&mut self.reports).insert((member.node, by), member.epoch);
                 Changed::Report(member.node)
+            }
+            Entry::Adopting(id) => {
+                Arc::make_mut(&mut self.adopting).insert(id);
+                Changed::Node(id)
             }
             Entry::Setting(key, value) => {
                 let value = Versioned { value, revision: entry.modified, version: entry.version };
@@ -308,6 +317,10 @@ impl Image {
             Some(Key::Report(node, by)) => {
                 Arc::make_mut(&mut self.reports).remove(&(node, by));
                 changed.push(Changed::Report(node));
+            }
+            Some(Key::Adopting(id)) => {
+                Arc::make_mut(&mut self.adopting).remove(&id);
+                changed.push(Changed::Node(id));
             }
             Some(Key::Setting(setting)) => {
                 Arc::make_mut(&mut self.settings).remove(&setting);

@@ -53,6 +53,8 @@ pub enum Key {
     Setting(SettingKey),
     /// A node that another one cannot reach: whom, and who says so.
     Report(NodeId, NodeId),
+    /// A node said what it has, as the store was restored from a backup.
+    Adopting(NodeId),
 }
 
 impl Key {
@@ -67,6 +69,7 @@ impl Key {
             ("nodes", id) => Self::Node(id.parse().ok()?),
             ("known", id) => Self::Known(id.parse().ok()?),
             ("draining", id) => Self::Draining(id.parse().ok()?),
+            ("adopting", id) => Self::Adopting(id.parse().ok()?),
             ("topics", id) => Self::Topic(id.parse().ok()?),
             ("names", name) => Self::Name(name.to_owned()),
             ("partitions", rest) => {
@@ -100,6 +103,11 @@ pub fn known(id: NodeId) -> String {
 /// `draining/<id>`: under the node's lease.
 pub fn draining(id: NodeId) -> String {
     format!("draining/{id}")
+}
+
+/// `adopting/<id>`: there until all nodes have one, and all is decided anew. More of it is below.
+pub fn adopting(id: NodeId) -> String {
+    format!("adopting/{id}")
 }
 
 /// `topics/<uuid>`
@@ -226,6 +234,8 @@ pub enum Entry {
     Setting(SettingKey, String),
     /// The life of a node that another one cannot reach, and who says so.
     Report(Member, NodeId),
+    /// A node that said what it has.
+    Adopting(NodeId),
 }
 
 /// Understands a key and its value; `None` for keys that nobody here knows.
@@ -250,6 +260,8 @@ pub fn decode(entry: &KeyValue) -> Result<Option<Entry>, ValueError> {
         }
         Key::Setting(setting) => Entry::Setting(setting, read(at, value)?),
         Key::Report(node, by) => Entry::Report(Member { node, epoch: read(at, value)? }, by),
+        // what it has is for who decides: see [`super::adoption`]
+        Key::Adopting(id) => Entry::Adopting(id),
     }))
 }
 
@@ -304,12 +316,12 @@ struct Envelope<T> {
     d: T,
 }
 
-fn write<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+pub(super) fn write<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let envelope = Envelope { v: VALUE_VERSION, d: value };
     serde_json::to_vec(&envelope).expect("maps with text as keys and numbers can always be written")
 }
 
-fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, ValueError> {
+pub(super) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, ValueError> {
     let damaged = |error: serde_json::Error| ValueError::Damaged { key: key.to_owned(), reason: error.to_string() };
     let version = serde_json::from_slice::<Version>(value).map_err(damaged)?.v;
     if version > VALUE_VERSION {

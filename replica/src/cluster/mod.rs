@@ -3,6 +3,7 @@
 //! Nothing here but `etcd` does I/O. Leases, watches and clocks only start transactions; their compares decide.
 
 mod admin;
+pub mod adoption;
 mod buckets;
 pub mod change;
 #[cfg(test)]

@@ -40,7 +40,10 @@ Examples:
 From one node to three, and back:
   millrace cluster join --config node.toml --dry-run
   millrace cluster gather 1                        all partitions to node 1; then stop the others and node 1
-  millrace cluster leave --config node.toml        node 1 goes on alone";
+  millrace cluster leave --config node.toml        node 1 goes on alone
+
+After etcd was restored from a backup, on every node, none of which runs:
+  millrace cluster adopt --config node.toml";
 
 #[derive(Debug, Subcommand)]
 enum Action {
@@ -60,6 +63,7 @@ enum Action {
     Gather(Gather),
     Join(offline::Join),
     Leave(offline::Leave),
+    Adopt(offline::Adopt),
 }
 
 #[derive(Args, Debug)]
@@ -144,6 +148,7 @@ impl ClusterCommand {
             Action::Gather(gather) => gather.run(),
             Action::Join(join) => join.run(),
             Action::Leave(leave) => leave.run(),
+            Action::Adopt(adopt) => adopt.run(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `millrace cluster join` and `leave`: a node that does not run becomes one of a cluster, or goes on alone.
+//! `millrace cluster join`, `leave` and `adopt`: a node that does not run becomes one of a cluster, goes on alone, or accepts
+//! an etcd that was restored.
 
 use std::io::stdout;
 
@@ -8,7 +9,7 @@ use crate::{
     failure::Outcome,
     serve::{
         ConfigArgs,
-        cluster::{Leaving, join, leave},
+        cluster::{Adopting, Leaving, adopt, join, leave},
     },
 };
 
@@ -43,6 +44,28 @@ pub(super) struct Leave {
     etcd_is_gone: bool,
 }
 
+/// Accepts an etcd that was restored from a backup
+///
+/// Takes the options that 'millrace serve' was started with, on every node of the cluster; all of them are stopped. Each says
+/// what it has; once all have, the newest log of each partition leads, in an epoch that nobody heard of, topics that were made
+/// or deleted since the backup are so again, and producer ids go on behind all that were given out. Until then no node becomes
+/// a member. Settings and reassignments stay as they are in the backup.
+#[derive(Args, Debug)]
+pub(super) struct Adopt {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only look, and say what this etcd has forgotten of what the node knows
+    #[arg(long)]
+    dry_run: bool,
+    /// A node that is gone for good, and is not waited for: acknowledged records of what it led may be lost. May be given several
+    /// times
+    #[arg(long, value_name = "ID")]
+    without: Vec<i32>,
+    /// On a node that comes after the others decided without it: topics that only it has may go
+    #[arg(long)]
+    may_lose_records: bool,
+}
+
 impl Join {
     pub(super) fn run(self) -> Outcome {
         join(&self.config.resolve()?, self.dry_run, &mut stdout().lock())
@@ -53,5 +76,12 @@ impl Leave {
     pub(super) fn run(self) -> Outcome {
         let how = Leaving { dry_run: self.dry_run, etcd_is_gone: self.etcd_is_gone };
         leave(&self.config.resolve()?, how, &mut stdout().lock())
+    }
+}
+
+impl Adopt {
+    pub(super) fn run(self) -> Outcome {
+        let how = Adopting { dry_run: self.dry_run, without: self.without, may_lose_records: self.may_lose_records };
+        adopt(&self.config.resolve()?, &how, &mut stdout().lock())
     }
 }

@@ -40,6 +40,13 @@ pub(super) struct Life {
     /// cluster says of topics must not be acted on here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     joining: bool,
+    /// How often the cluster was adopted, as its etcd was restored from a backup.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    adopted: u64,
+}
+
+fn is_none_yet(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What was seen of an etcd.
@@ -92,6 +99,7 @@ impl Life {
                     etcd: None,
                     boot: boot_id()?,
                     joining: false,
+                    adopted: 0,
                 })
             }
         }
@@ -152,6 +160,24 @@ impl Life {
     pub(super) fn remembered(&self) -> Option<Remembered> {
         let seen = self.etcd.as_ref()?;
         Some(Remembered { store: seen.id.parse().ok()?, revision: seen.revision })
+    }
+
+    /// How often the cluster was adopted, as far as the node knows.
+    pub(super) fn adopted(&self) -> u64 {
+        self.adopted
+    }
+
+    /// The node accepts an etcd that has forgotten something. The next life continues that one, which was made up for it.
+    pub(super) fn adopt(&mut self, data_dir: &Path, seen: Remembered, (epoch, term): (i64, u64)) -> io::Result<()> {
+        (self.epoch, self.adopted, self.boot) = (epoch, term, boot_id()?);
+        self.etcd = Some(SeenEtcd { id: seen.store.to_string(), revision: seen.revision });
+        self.write(data_dir)
+    }
+
+    /// The same of a node that others did without: it is a new directory, which was promised nothing.
+    pub(super) fn adopt_late(&mut self, data_dir: &Path, seen: Remembered, term: u64) -> io::Result<()> {
+        self.directory = Uuid::new_v4();
+        self.adopt(data_dir, seen, (0, term))
     }
 
     fn write(&self, data_dir: &Path) -> io::Result<()> {

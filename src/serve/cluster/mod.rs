@@ -5,6 +5,7 @@
 //! agreement with each image; clients are served. A stop goes the other way: leadership is handed over, requests end, the
 //! channel ends, the registration is given up, an etcd of our own stops last.
 
+mod adopt;
 mod cut_off;
 mod etcd;
 mod etcd_options;
@@ -19,11 +20,12 @@ mod rejoin;
 mod replication_settings;
 mod start;
 
-pub(super) use self::{exit::Exit, membership::Shards, start::prepare};
 pub(crate) use self::{
+    adopt::{Adopting, adopt},
     join::join,
     leave::{Leaving, leave},
     life::{cluster_of, forget_lives},
     membership::etcd_options,
     promote::promote,
 };
+pub(super) use self::{exit::Exit, membership::Shards, start::prepare};

@@ -62,6 +62,9 @@ const _: () = assert!(OUTSTANDING_MAX + controller::ROUND_MAX < WORK_MAX);
 /// Reads of the store in sequence that must be behind what was seen before, until that is believed: old versions of etcd
 /// answer some reads from the past.
 const REGRESSIONS_MAX: u32 = 3;
+/// Revisions at once that nobody writes while a node is away, unlike `etcdutl snapshot restore --bump-revision`: half of what is
+/// advised for that.
+const REVISIONS_BUMPED: i64 = 500_000_000;
 
 /// What the store answered to [`Work`].
 #[derive(Clone, Debug)]
@@ -356,6 +359,13 @@ impl ControlCore {
                  it with `etcdutl snapshot restore --bump-revision 1000000000 --mark-compacted`, then run `millrace cluster \
                  adopt` on every node",
                 snapshot.revision, before.revision
+            ));
+        }
+        if snapshot.revision - before.revision >= REVISIONS_BUMPED {
+            return Err(format!(
+                "etcd jumped from revision {} to {}, as one does that was restored from a backup with --bump-revision: run \
+                 `millrace cluster adopt` on every node",
+                before.revision, snapshot.revision
             ));
         }
         Ok(())

@@ -222,6 +222,7 @@ impl Registration {
         }
         let step = match check_cluster(image, options.cluster) {
             Err(text) => Err(Step::Fatal(text)),
+            Ok(_) if !image.adopting.is_empty() => Err(Step::Waiting(being_adopted(image))),
             Ok(Some(transaction)) => Ok(transaction),
             Ok(None) => match node {
                 None => Ok(registration(image, held, options)),
@@ -271,6 +272,15 @@ fn held_by_other(node: &NodeState, held_for: Duration, lease: Duration) -> Step 
         true => Step::Fatal(format!("{whose}: give one of the two another --node-id, or stop the other")),
         false => Step::Waiting(format!("{whose}: waiting for its lease to end")),
     }
+}
+
+/// Whoever registered would be elected by what a backup says, or have topics deleted that it has forgotten.
+fn being_adopted(image: &Image) -> String {
+    let said: Vec<_> = image.adopting.iter().map(ToString::to_string).collect();
+    format!(
+        "etcd was restored from a backup, and only nodes {} have said what they have: run `millrace cluster adopt` on the others",
+        said.join(",")
+    )
 }
 
 /// Founds the cluster, if there is none. The error says why this node cannot be its member.

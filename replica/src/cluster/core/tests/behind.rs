@@ -1,12 +1,19 @@
 //! A store that is behind what a node has seen, and watches that are behind their store.
 
 use super::*;
+use crate::cluster::keys;
 
 #[test]
 fn an_etcd_that_went_back_in_time_is_refused_with_the_way_out() {
     let mut cluster = Cluster::of(1);
     let revision = cluster.image(1).revision;
-    for remembered in [Remembered { store: 7, revision: revision + 100 }, Remembered { store: 8, revision }] {
+    let former = [
+        Remembered { store: 7, revision: revision + 100 },
+        Remembered { store: 8, revision },
+        // restored with --bump-revision, it is beyond all that was seen
+        Remembered { store: 7, revision: revision - 1_000_000_000 },
+    ];
+    for remembered in former {
         let mut options = cluster.options(1);
         options.remembered = Some(remembered);
         cluster.kill(1);
@@ -18,6 +25,24 @@ fn an_etcd_that_went_back_in_time_is_refused_with_the_way_out() {
             "{heard:?}"
         );
     }
+}
+
+#[test]
+fn nobody_is_a_member_of_a_restored_cluster_until_all_have_said_what_they_have() {
+    let mut cluster = Cluster::of(1);
+    cluster.kill(1);
+    let mut client = Client::new(cluster.memory.clone());
+    client.transact(&Transaction::new().put(keys::adopting(2), Vec::new())).unwrap();
+    cluster.start(1);
+    cluster.run(Duration::from_secs(20));
+    let heard = &cluster.nodes[&1].heard;
+    let waits = |event: &Event| matches!(event, Event::Waiting(text) if text.contains("only nodes 2 have said"));
+    assert!(heard.iter().any(waits), "{heard:?}");
+    assert!(!heard.iter().any(|event| matches!(event, Event::Registered(..))), "{heard:?}");
+    client.transact(&Transaction::new().delete(keys::adopting(2))).unwrap();
+    cluster.run(Duration::from_secs(5));
+    let heard = &cluster.nodes[&1].heard;
+    assert!(heard.iter().any(|event| matches!(event, Event::Registered(..))), "{heard:?}");
 }
 
 #[test]

@@ -1,0 +1,240 @@
+//! A restored store, the claims of its nodes, and what is decided by them.
+
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::cluster::{
+    control::read_contents,
+    keys::Entry,
+    memory::{Client, Memory},
+    store::{Outcome, Store},
+};
+
+const ORDERS: Uuid = Uuid::from_u128(1);
+
+fn member(node: NodeId, epoch: i64) -> Member {
+    Member { node, epoch }
+}
+
+/// A partition in epoch 4 on nodes 1, 2, 3, as a node knows it, with its log.
+fn known(leader_epoch: i32, log: Option<(i32, i64)>) -> ClaimedPartition {
+    let log = log.map(|(last_epoch, end)| Extent { last_epoch, end });
+    ClaimedPartition { leader_epoch, replicas: vec![1, 2, 3], log }
+}
+
+fn topic(name: &str, partitions: &[ClaimedPartition]) -> ClaimedTopic {
+    ClaimedTopic { name: name.to_owned(), configs: BTreeMap::new(), partitions: partitions.to_vec() }
+}
+
+fn claim(node: NodeId, topics: impl IntoIterator<Item = (TopicId, ClaimedTopic)>) -> Claim {
+    Claim { member: member(node, 90 + i64::from(node)), term: 1, seen: 500, topics: topics.into_iter().collect() }
+}
+
+/// A store with nodes 1, 2, 3 and a topic `orders`, all in sync in epoch 4.
+fn store() -> Client {
+    let mut client = Client::new(Arc::new(Mutex::new(Memory::new(7))));
+    let members = [1, 2, 3].map(|node| member(node, 10));
+    let state = PartitionState { leader_epoch: 4, ..PartitionState::new(&members) };
+    let stored = StoredTopic { name: "orders".to_owned(), partitions: 1, configs: BTreeMap::new(), forming: false };
+    let mut all = Transaction::new()
+        .put(keys::topic(ORDERS), keys::encode_topic(&stored))
+        .put(keys::name("orders"), keys::encode_uuid(ORDERS))
+        .put(keys::partition(ORDERS, 0), keys::encode_partition(&state));
+    for node in 1..=3 {
+        let known = super::super::model::KnownNode { directory: Uuid::nil(), rack: None, since: 0 };
+        all = all.put(keys::known(node), keys::encode_known(&known));
+    }
+    client.transact(&all).unwrap();
+    client
+}
+
+fn write(client: &mut Client, transactions: &[Transaction]) {
+    for transaction in transactions {
+        assert!(transaction.fits());
+        assert!(matches!(client.transact(transaction), Ok(Outcome::Done(_))), "{transaction:?}");
+    }
+}
+
+fn adoption(client: &mut Client) -> Adoption {
+    Adoption::read(&read_contents(client).unwrap()).unwrap()
+}
+
+/// All of these claim, and what comes of it.
+fn adopt(client: &mut Client, claims: &[Claim], without: &[NodeId]) -> (Decision, Image) {
+    claims.iter().for_each(|claim| write(client, &claim.transactions()));
+    let adoption = adoption(client);
+    claims.iter().for_each(|claim| assert_eq!(adoption.claim(claim.member.node), Some(claim)));
+    assert_eq!(adoption.awaited(without), BTreeSet::new());
+    let decision = adoption.decide(without);
+    write(client, &decision.transactions);
+    let image = Image::read(Arc::default(), 1, &read_contents(client).unwrap().entries).unwrap();
+    assert!(image.adopting.is_empty());
+    (decision, image)
+}
+
+fn partition(image: &Image, name: &str) -> PartitionState {
+    image.topic(name).unwrap().partitions[0].value.clone()
+}
+
+#[test]
+fn the_newest_log_is_in_sync_in_an_epoch_that_nobody_heard_of() {
+    let claims = [
+        claim(1, [(ORDERS, topic("orders", &[known(4, Some((3, 900)))]))]),
+        claim(2, [(ORDERS, topic("orders", &[known(7, Some((6, 50)))]))]),
+        claim(3, [(ORDERS, topic("orders", &[known(6, Some((6, 49)))]))]),
+    ];
+    let (decision, image) = adopt(&mut store(), &claims, &[]);
+    let state = partition(&image, "orders");
+    assert_eq!((state.leader, &*state.isr), (None, &[member(2, 92)][..]), "longer logs of older epochs were cut off");
+    assert_eq!((state.leader_epoch, &*state.replicas), (7 + EPOCHS_SKIPPED, &[1, 2, 3][..]));
+    assert!(decision.doubtful.is_empty() && decision.without_log.is_empty());
+}
+
+#[test]
+fn nothing_is_decided_before_all_have_said_what_they_have() {
+    let mut client = store();
+    let mine = claim(1, [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))]);
+    write(&mut client, &mine.transactions());
+    assert_eq!(adoption(&mut client).awaited(&[]), [2, 3].into());
+    assert_eq!(adoption(&mut client).awaited(&[3]), [2].into());
+    // one that came after the backup is known to others only
+    let newer = ClaimedPartition { replicas: vec![4, 2], ..known(5, None) };
+    write(&mut client, &claim(2, [(ORDERS, topic("orders", &[newer]))]).transactions());
+    assert_eq!(adoption(&mut client).awaited(&[3]), [4].into());
+}
+
+#[test]
+fn what_a_missing_node_alone_may_have_had_is_said() {
+    let claims = [1, 2].map(|node| claim(node, [(ORDERS, topic("orders", &[known(5, Some((5, 20)))]))]));
+    let (decision, image) = adopt(&mut store(), &claims, &[3]);
+    assert_eq!(decision.doubtful, ["orders-0"]);
+    assert_eq!(partition(&image, "orders").isr, [member(1, 91), member(2, 92)]);
+}
+
+#[test]
+fn topics_that_came_or_went_since_the_backup_are_as_the_nodes_know_them() {
+    let mut client = store();
+    let (late, again) = (Uuid::from_u128(2), Uuid::from_u128(3));
+    let claims = [1, 2, 3].map(|node| {
+        let late = (late, topic("late", &[known(0, Some((0, 5))), known(0, None)]));
+        claim(node, [late, (again, topic("orders", &[known(0, Some((0, 1)))]))])
+    });
+    let (decision, image) = adopt(&mut client, &claims, &[]);
+    assert_eq!(decision.taken_out, ["orders"]);
+    let mut back = decision.brought_back;
+    back.sort();
+    assert_eq!(back, ["late", "orders"]);
+    assert_eq!((image.names.get("late"), image.names.get("orders")), (Some(&late), Some(&again)));
+    assert_eq!(image.topics.get(&late).unwrap().partitions.len(), 2);
+    assert_eq!(decision.without_log, ["late-1"]);
+    assert!(image.producer_ids.value >= PRODUCER_IDS_SKIPPED);
+}
+
+#[test]
+fn partitions_that_were_added_since_the_backup_are_there() {
+    let more = [known(4, Some((4, 9))), known(0, Some((0, 2)))];
+    let claims = [1, 2, 3].map(|node| claim(node, [(ORDERS, topic("orders", &more))]));
+    let (decision, image) = adopt(&mut store(), &claims, &[]);
+    let topic = image.topic("orders").unwrap();
+    assert_eq!((topic.expected, topic.partitions.len()), (2, 2));
+    assert!(decision.brought_back.is_empty());
+}
+
+#[test]
+fn nothing_is_decided_once_a_node_lives_or_took_its_claim_back() {
+    let mut client = store();
+    let claims = [1, 2, 3].map(|node| claim(node, [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))]));
+    claims.iter().for_each(|claim| write(&mut client, &claim.transactions()));
+    let decision = adoption(&mut client).decide(&[]);
+    write(&mut client, &claims[0].transactions());
+    let refused = |client: &mut Client, decision: &Decision| {
+        let outcomes = decision.transactions.iter().map(|transaction| client.transact(transaction));
+        outcomes.into_iter().all(|outcome| matches!(outcome, Ok(Outcome::Refused(_))))
+    };
+    assert!(refused(&mut client, &decision));
+    let decision = adoption(&mut client).decide(&[]);
+    write(&mut client, &[Transaction::new().put(keys::CONTROLLER.to_owned(), keys::encode_integer(9))]);
+    assert!(refused(&mut client, &decision));
+}
+
+#[test]
+fn many_partitions_are_claimed_and_decided_in_pieces() {
+    let many = vec![known(4, Some((4, 9))); 2 * PARTITIONS_OF_KEY + 1];
+    let claims = [1, 2, 3].map(|node| claim(node, [(ORDERS, topic("orders", &many))]));
+    let (_, image) = adopt(&mut store(), &claims, &[]);
+    assert_eq!(image.topic("orders").unwrap().partitions.len(), many.len());
+}
+
+#[test]
+fn a_claim_is_no_entry_that_says_more_than_whose_it_is() {
+    let entry = keys::decode(&crate::cluster::store::KeyValue {
+        key: keys::adopting(3),
+        value: Vec::new(),
+        created: 1,
+        modified: 1,
+        version: 1,
+        lease: 0,
+    });
+    assert_eq!(entry, Ok(Some(Entry::Adopting(3))));
+}
+
+/// A log as the epoch of each record.
+fn is_prefix(of: &[i32], log: &[i32]) -> bool {
+    of.starts_with(log)
+}
+
+proptest! {
+    /// Elections and records by the rules: whoever is decided to be in sync has every record that all in sync had.
+    #[test]
+    fn no_acknowledged_record_is_lost(steps in proptest::collection::vec((0..4u8, 0..3usize, 0..3usize), 1..60)) {
+        let (mut logs, mut noted): ([Vec<i32>; 3], [i32; 3]) = (Default::default(), [0, -1, -1]);
+        let (mut leader, mut epoch, mut isr) = (0usize, 0i32, BTreeSet::from([0usize, 1, 2]));
+        let mut acknowledged: Vec<i32> = Vec::new();
+        for (what, who, count) in steps {
+            match what {
+                0 => {
+                    let longer = logs[leader].len() + count;
+                    logs[leader].resize(longer, epoch);
+                }
+                1 if who != leader => {
+                    // a follower takes what it lacks, some of it, after it cut off what the leader does not have
+                    let common = logs[who].iter().zip(&logs[leader]).take_while(|(a, b)| a == b).count();
+                    logs[who].truncate(common);
+                    let upto = (common + count).min(logs[leader].len());
+                    let more = logs[leader][common..upto].to_vec();
+                    logs[who].extend(more);
+                    if logs[who].len() == logs[leader].len() {
+                        isr.insert(who);
+                    }
+                }
+                2 if who != leader && isr.len() > 1 => { isr.remove(&who); }
+                // who leads writes that down, before it does anything
+                3 if isr.contains(&who) => {
+                    (leader, epoch) = (who, epoch + 1);
+                    noted[who] = epoch;
+                }
+                _ => {}
+            }
+            // what each in sync has of the leader's log, and only once all have what was acknowledged before
+            let common = |node: &usize| logs[*node].iter().zip(&logs[leader]).take_while(|(a, b)| a == b).count();
+            let shortest = isr.iter().map(common).min().unwrap_or(0);
+            if shortest > acknowledged.len() {
+                acknowledged = logs[leader][..shortest].to_vec();
+            }
+        }
+        let claims: Vec<_> = (0..3).map(|node| {
+            let last_epoch = noted[node].max(*logs[node].last().unwrap_or(&-1));
+            let extent = Extent { last_epoch, end: logs[node].len() as i64 };
+            (member(node as i32, 9), ClaimedPartition { leader_epoch: epoch, replicas: vec![0, 1, 2], log: Some(extent) })
+        }).collect();
+        let claims: Vec<_> = claims.iter().map(|(member, claimed)| (*member, claimed)).collect();
+        let state = decided(None, &claims).unwrap();
+        for one in &state.isr {
+            prop_assert!(is_prefix(&logs[one.node as usize], &acknowledged), "{logs:?} {acknowledged:?} {state:?}");
+        }
+        prop_assert!(!state.isr.is_empty());
+    }
+}
