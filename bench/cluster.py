@@ -4,16 +4,20 @@
 
 MEASUREMENT is one or more of
 
-    light       a lone record of 1 KiB with acks=all, replicated three times and not at all, in turn      (2 min)
+    light       a lone record of 1 KiB with acks=all, replicated three times and not at all, in turn, and beside them what
+                the device and loopback take for it without a broker                                      (3 min)
     throughput  100 partitions with acks=all: three replicas here, on Kafka with flush.messages=1 and with its defaults,
                 in turn; needs --peers                                                                    (6 min)
     leader      gap that an acks=all producer sees when its leader is killed; with --peers on Kafka too    (5 min each)
     pause       the same when the leader's process stands still (as a machine that is cut off)            (5 min)
     follower    the same when a follower is killed                                                        (5 min)
+    follower-pause  the same when a follower's process stands still                                       (5 min)
+    pause-both  the same when the leader's process and the etcd that it runs, which leads the others, stand still; needs
+                etcdctl                                                                                   (5 min)
     drain       SIGTERM to a node that leads --leaders partitions, and the gap of the partitions it led   (3 min)
     elections   kill of a node that leads --elections partitions, until all have another leader           (4 min)
     catch-up    a follower that was away for --backlog-mb comes back: its rate, alone and beside a producer, whose p99, and
-                the disk's rate                                                                           (2 min each)
+                what the disk writes and copies                                                           (2 min each)
     idle        --idle partitions with three replicas and no clients: CPU of each node, memory            (5 min)
 
 All nodes are on this machine and say so in the result: nothing here crosses a network. Nodes and their etcd are started by
@@ -99,11 +103,18 @@ class Tools:
         return list(admin.list_topics(name, timeout=30).topics[name].partitions.values())
 
     def load(self, address, topic, partitions, *options):
-        """One run of millrace-bench produce; its figures by name."""
+        """One run of millrace-bench produce."""
+        return self.measure("produce", "--brokers", address.split(",")[0], "--topic", topic, "--partitions", str(partitions),
+                          "--duration", str(self.args.seconds), "--warmup", "1", *options)
+
+    def floor(self, folder):
+        """Figures of a record with replicas without any broker."""
+        return self.measure("replicas", "--dir", folder, "--seconds", str(self.args.seconds))["figures"]
+
+    def measure(self, *words):
+        """One run of millrace-bench."""
         with tempfile.TemporaryDirectory() as out:
-            done = subprocess.run([self.args.bench, "produce", "--brokers", address.split(",")[0], "--topic", topic,
-                                   "--partitions", str(partitions), "--duration", str(self.args.seconds), "--warmup", "1",
-                                   "--out", out, *options],
+            done = subprocess.run([self.args.bench, *words, "--out", out],
                                   text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
             files = os.listdir(out)
             if done.returncode != 0 or not files:
@@ -175,8 +186,8 @@ class Bench:
         self.rows.append({"what": what, "goal": goal, "values": values, "unit": unit})
         print(f"| {what} | {goal} | {spread(values, unit)} |", flush=True)
 
-    def in_turn(self, sides, options):
-        """Loads of (name, address, topic, partitions) in turn; figures by name. The first round warms up."""
+    def in_turn(self, sides, options, also=lambda: None):
+        """Loads of (name, address, topic, partitions) in turn, and something else; figures by name. The first round warms up."""
         found = {name: [] for name, *_ in sides}
         for repetition in range(self.args.repeat + 1):
             for name, address, topic, partitions in sides:
@@ -184,6 +195,7 @@ class Bench:
                 if repetition > 0:
                     found[name].append({key: value["median"] for key, value in run["figures"].items()})
                     self.log.append(run | {"side": name})
+            also()
         return found
 
     def tell(self, found, goals, columns):
@@ -208,9 +220,15 @@ def light(bench):
         bench.tools.topic(cluster.address, "light", 1, 3, "min.insync.replicas=2", leader=1)
         bench.tools.topic(one.address, "light", 1, 1)
         sides = [("three replicas", cluster.address, "light", 1), ("one replica", one.address, "light", 1)]
-        found = bench.in_turn(sides, ["--records-per-batch", "1", "--in-flight", "1"])
+        floor = []
+        found = bench.in_turn(sides, ["--records-per-batch", "1", "--in-flight", "1"],
+                              lambda: floor.append(bench.tools.floor(bench.folder)))
         columns = [("produce latency p50 ms", "ms"), ("produce latency p99 ms", "ms"), ("produce records/s", "/s")]
         bench.tell(found, "p50 2x, p99 3x of one replica", columns)
+        for replicas in (3, 1):
+            for column in ("p50", "p99"):
+                times = [run[f"{replicas} replicas {column} us"]["median"] / 1000 for run in floor[1:]]
+                bench.say(f"no broker, {replicas} replica(s): {column}", "", times, "ms")
     finally:
         cluster.end()
         one.end()
@@ -276,6 +294,86 @@ def pause(bench):
 def follower(bench):
     """A follower's process is killed."""
     gaps(bench, "1.5 s", "gap when a follower is killed", lambda side: side.kill(2), lambda side: side.start(2))
+
+
+def follower_pause(bench):
+    """A follower's process stands still, and goes on after the gap."""
+    gaps(bench, "5 s", "gap when a follower stands still", lambda side: os.kill(side.pid(2), signal.SIGSTOP),
+         lambda side: os.kill(side.pid(2), signal.SIGCONT))
+
+
+class Managed:
+    """Three nodes that each run an etcd as their child."""
+
+    def __init__(self, binary, folder):
+        self.binary, self.folder, self.nodes = binary, os.path.join(folder, "managed"), {}
+        self.etcds = [f"127.0.0.1:{port}" for port in (25610, 25620, 25630)]
+        self.addresses = [f"127.0.0.1:{port}" for port in (25601, 25602, 25603)]
+        self.address = ",".join(self.addresses)
+
+    def start(self):
+        """Starts the nodes and waits for them."""
+        os.makedirs(self.folder)
+        members = ",".join(f"{node}={etcd}" for node, etcd in zip(NODES, self.etcds))
+        for node in NODES:
+            command = [self.binary, "serve", "--cluster", "managed", "--node-id", str(node), "--etcd", "managed", "--etcd-members",
+                       members, "--data", os.path.join(self.folder, str(node)), "--listen", self.addresses[node - 1],
+                       "--peer-listen", f"127.0.0.1:{25650 + node}", "--shards", "1", "--memory", "128MiB", "--wal-bytes", "64MiB"]
+            with open(os.path.join(self.folder, f"{node}.log"), "wb") as log:
+                self.nodes[node] = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=rig.die_with_parent)
+        for address in self.addresses:
+            rig.wait_for(f"{address} to serve", lambda address=address: subprocess.run(
+                [self.binary, "topic", "list", "--broker", address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                check=False).returncode == 0, 60)
+
+    def etcd_leader(self):
+        """The node whose etcd leads the others."""
+        asked = subprocess.run(["etcdctl", "--endpoints", ",".join(self.etcds), "endpoint", "status", "-w", "json"],
+                               env=os.environ | {"ETCDCTL_API": "3"}, text=True, stdout=subprocess.PIPE, check=True)
+        for answer in json.loads(asked.stdout):
+            if answer["Status"]["leader"] == answer["Status"]["header"]["member_id"]:
+                return self.etcds.index(answer["Endpoint"].removeprefix("http://")) + 1
+        raise RuntimeError("no etcd leads")
+
+    def send(self, node, sent):
+        """Sends a signal to a node and its etcd."""
+        pid = self.nodes[node].pid
+        children = subprocess.run(["pgrep", "-P", str(pid)], text=True, stdout=subprocess.PIPE, check=True).stdout.split()
+        for each in (pid, *map(int, children)):
+            os.kill(each, sent)
+
+    def end(self):
+        """Ends them for good."""
+        for node, process in self.nodes.items():
+            if process.poll() is None:
+                self.send(node, signal.SIGKILL)
+                process.wait()
+
+
+def pause_both(bench):
+    """The leader's node and its etcd, which leads the others, stand still, and go on after the gap."""
+    values, failed = [], 0
+    cluster = Managed(bench.args.binary, bench.folder)
+    try:
+        cluster.start()
+        for _ in range(bench.args.repeat):
+            topic, node = bench.fresh(), cluster.etcd_leader()
+            admin = bench.tools.topic(cluster.address, topic, 1, 3, "min.insync.replicas=2", leader=node)
+            gap = Gap(bench.tools, cluster.address, topic, 1)
+            time.sleep(3)
+            gap.reset()
+            cluster.send(node, signal.SIGSTOP)
+            time.sleep(16)
+            gap.stop()
+            values.append(gap.longest)
+            failed += gap.failed
+            cluster.send(node, signal.SIGCONT)
+            rig.wait_for("all replicas to be in sync",
+                         lambda: all(len(p.isrs) == 3 for p in bench.tools.partitions(admin, topic)), 120)
+    finally:
+        cluster.end()
+    what = "managed: gap when the leader and its etcd, which leads the others, stand still"
+    bench.say(what + (f", {failed} records failed" if failed else ""), "8 s", values, "s")
 
 
 def moved(bench, admin, topics, node):
@@ -435,9 +533,30 @@ def disk_rate(folder):
     return rate
 
 
+def copy_rate(folder):
+    """MB/s of a copy on the disk: four files of 256 MiB at once, pieces of 1 MiB, each read, written and flushed before the next."""
+    paths = [os.path.join(folder, f"copied-{n}") for n in range(4)]
+    try:
+        for path in paths:
+            subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=256", "oflag=direct"], check=True,
+                           stderr=subprocess.DEVNULL)
+        os.sync()
+        began = time.monotonic()
+        copies = [subprocess.Popen(["dd", f"if={path}", f"of={path}-copy", "bs=1M", "iflag=direct", "oflag=direct,dsync"],
+                                   stderr=subprocess.DEVNULL) for path in paths]
+        if any([copy.wait() for copy in copies]):
+            raise RuntimeError("dd cannot copy there")
+        return 4 * 256 * 1.048576 / (time.monotonic() - began)
+    finally:
+        for path in paths:
+            for made in (path, f"{path}-copy"):
+                if os.path.exists(made):
+                    os.remove(made)
+
+
 def catch_up(bench):
     """A follower comes back to a backlog: with a lone producer beside, then with nobody."""
-    rates, alone, lacked, disk, before, meanwhile = [], [], [], [], [], []
+    rates, alone, lacked, disk, copy, before, meanwhile = [], [], [], [], [], [], []
     lone = ["--records-per-batch", "1", "--in-flight", "1", "--rate", "200"]
     for _ in range(bench.args.repeat):
         cluster = three(bench)
@@ -459,10 +578,12 @@ def catch_up(bench):
         finally:
             cluster.end()
         disk.append(disk_rate(bench.folder))
+        copy.append(copy_rate(bench.folder))
     bench.say(f"catch-up of {bench.args.backlog_mb} MB and more, nobody else, its start included", "70 % of disk or loopback",
               alone, "MB/s")
     bench.say("... what it lacked, beside a producer and alone in turn", "", lacked, "MB")
     bench.say("... the disk, 1 MiB written and flushed after the other", "", disk, "MB/s")
+    bench.say("... the disk, as much read from it as written to it", "", copy, "MB/s")
     bench.say("... catch-up with a lone producer beside", "", rates, "MB/s")
     bench.say("... its p99 before", "", before, "ms")
     bench.say("... and meanwhile", "1.5x", meanwhile, "ms")
@@ -494,7 +615,8 @@ def idle(bench):
             side.end()
 
 
-MEASUREMENTS = {"light": light, "throughput": throughput, "leader": leader, "pause": pause, "follower": follower, "drain": drain,
+MEASUREMENTS = {"light": light, "throughput": throughput, "leader": leader, "pause": pause, "follower": follower,
+                "follower-pause": follower_pause, "pause-both": pause_both, "drain": drain,
                 "elections": elections, "catch-up": catch_up, "idle": idle}
 
 

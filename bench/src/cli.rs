@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{device, engine, groups, produce, report::Run, restart, sizes, smoke, tail, transactions};
+use crate::{device, engine, groups, produce, replicas, report::Run, restart, sizes, smoke, tail, transactions};
 
 /// Measures brokers that speak Kafka's protocol, and what they stand on
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Device(device::DeviceArgs),
     /// TCP over loopback without any broker
     Loopback(device::LoopbackArgs),
+    /// A record with replicas without any broker: a device, loopback and threads that block
+    Replicas(replicas::ReplicasArgs),
     /// The log engine in this process, without the wire
     Engine(engine::EngineArgs),
     /// Every benchmark at toy size
@@ -51,6 +53,7 @@ pub fn run_command(cli: &Cli) -> anyhow::Result<()> {
         Command::Restart(args) => finish(restart::restart(args)?, &args.out),
         Command::Device(args) => finish(device::device(args)?, &args.out),
         Command::Loopback(args) => finish(device::loopback(args)?, &args.out),
+        Command::Replicas(args) => finish(replicas::replicas(args)?, &args.out),
         Command::Engine(args) => finish(engine::engine(args)?, &args.out),
         Command::Smoke(args) => smoke::smoke(args),
     }

@@ -24,7 +24,7 @@ use crate::{
     report::{Figures, Run},
 };
 
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 
 /// How a group is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -169,14 +169,14 @@ fn timed(threads: usize, time: Duration, one: impl Fn(usize) -> std::io::Result<
 }
 
 /// A buffer whose used part starts at a block's border, as O_DIRECT wants it.
-struct Aligned {
+pub(crate) struct Aligned {
     bytes: Vec<u8>,
     start: usize,
     len: usize,
 }
 
 impl Aligned {
-    fn new(len: usize, seed: Option<u64>) -> Aligned {
+    pub(crate) fn new(len: usize, seed: Option<u64>) -> Aligned {
         let bytes = vec![0u8; len + BLOCK];
         let start = bytes.as_ptr().align_offset(BLOCK);
         let mut aligned = Aligned { bytes, start, len };
@@ -186,12 +186,12 @@ impl Aligned {
         aligned
     }
 
-    fn get(&self) -> &[u8] {
+    pub(crate) fn get(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.len]
     }
 }
 
-fn zero_fill(path: &Path, bytes: usize) -> anyhow::Result<()> {
+pub(crate) fn zero_fill(path: &Path, bytes: usize) -> anyhow::Result<()> {
     let open = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT).open(path);
     let file = open.with_context(|| format!("{} with O_DIRECT", path.display()))?;
     let zeros = Aligned::new(1 << 20, None);

@@ -16,6 +16,7 @@ pub mod meter;
 pub mod payload;
 pub mod produce;
 pub mod reader;
+pub mod replicas;
 pub mod report;
 pub mod restart;
 pub mod server;

@@ -82,6 +82,7 @@ fn commands(args: &SmokeArgs, dir: &str, brokers: &str) -> anyhow::Result<Vec<(&
             ),
         ),
         ("loopback", format!("loopback\t--bytes\t65536\t--seconds\t0.1\t--out\t{dir}/runs")),
+        ("replicas", format!("replicas\t--dir\t{dir}\t--seconds\t0.1\t--out\t{dir}/runs")),
         ("produce-closed", format!("produce\t{to}\t1\t--repeat\t2")),
         (
             "produce-open-keyed",
