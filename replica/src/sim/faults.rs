@@ -6,9 +6,12 @@ use super::{
     control::Line,
     log::Acting,
     transactions::Step,
-    world::{Event, Rule, World},
+    world::{Event, World},
 };
-use crate::cluster::{change, model::NodeId};
+use crate::cluster::{
+    change,
+    model::{Member, NodeId},
+};
 
 /// How long faults go on, in ms of the world.
 const FAULTS_MS: u64 = 12_000;
@@ -40,9 +43,7 @@ impl World {
         let length = self.random.between(20, 400) * self.random.between(1, 12);
         match self.random.below(19) {
             0..=2 => self.crash_for(one, length, false),
-            3 if self.durability == Durability::Device || self.plan.breaks == Some(Rule::MemberPairs) => {
-                self.crash_for(one, length, true);
-            }
+            3 if self.may_lose_power(one) => self.crash_for(one, length, true),
             4 => self.pause(one, length),
             5 => {
                 let connections: Vec<u64> = self.network.connections.keys().copied().collect();
@@ -84,6 +85,20 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether a machine may lose its power and nothing that was acknowledged: what is acknowledged before its flush is so
+    /// as long as two are to have it, and one of them keeps its power.
+    fn may_lose_power(&mut self, id: NodeId) -> bool {
+        if self.durability == Durability::Device {
+            return true;
+        }
+        let states: Vec<_> = self.partitions.clone().into_iter().map(|partition| self.state(partition)).collect();
+        let keeps = |member: &Member| {
+            let node = &self.nodes[&member.node];
+            member.node != id && node.is_up && node.control.member == Some(*member)
+        };
+        self.min_isr > 1 && states.iter().all(|state| state.isr.iter().any(keeps))
     }
 
     fn crash_for(&mut self, id: NodeId, length: u64, is_power_cut: bool) {

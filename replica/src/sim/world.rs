@@ -643,14 +643,15 @@ impl World {
         let continues = |epoch: i64, kept: Kept| {
             epoch == member.epoch && (kept == Kept::Written || self.durability == Durability::Device)
         };
+        let former = self.nodes[&member.node].control.former;
         match self.held.nodes.iter().find(|node| node.id == member.node) {
-            Some(node) if node.epoch == member.epoch => false,
+            // of a machine that lost its power nobody knows that yet, but it does not come back as this member
+            Some(node) if node.epoch == member.epoch => {
+                former.is_some_and(|before| before.epoch == member.epoch && !continues(before.epoch, before.kept))
+            }
             Some(node) => !node.continues.is_some_and(|before| continues(before.epoch, before.kept)),
             // it may come back and say so
-            None => {
-                let former = self.nodes[&member.node].control.former;
-                !former.is_some_and(|before| continues(before.epoch, before.kept))
-            }
+            None => !former.is_some_and(|before| continues(before.epoch, before.kept)),
         }
     }
 
