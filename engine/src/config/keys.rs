@@ -279,7 +279,7 @@ static KEYS: &[ConfigKey] = &[
         "unclean.leader.election.enable",
         &[synonym("unclean.leader.election.enable", 1)],
         (ConfigType::Boolean, "false", Valid::Any),
-        "Whether a replica that is behind may become leader when no other is left, losing records.",
-    )
-    .without_effect("a partition has one replica, which is never behind"),
+        "Whether a replica that is behind may become leader when no other is left: true loses records that were \
+         acknowledged. Acts in a cluster; the one replica of a node that is alone is never behind.",
+    ),
 ];

@@ -220,6 +220,21 @@ fn what_has_no_effect_on_a_node_alone_is_accepted() {
     .unwrap();
 }
 
+/// unclean.leader.election.enable was told to do nothing, as it does on one node; in a cluster it loses records.
+#[test]
+fn what_acts_in_a_cluster_is_told_to_act() {
+    for name in [
+        "flush.messages",
+        "follower.replication.throttled.replicas",
+        "leader.replication.throttled.replicas",
+        "min.insync.replicas",
+        "unclean.leader.election.enable",
+    ] {
+        let key = keys().iter().find(|key| key.name == name).unwrap();
+        assert_eq!(key.effect, Effect::Full, "{name}");
+    }
+}
+
 #[test]
 fn segments_may_be_small_in_tests() {
     assert_eq!(parse(&[("internal.segment.bytes", "5000")]).unwrap().segment_bytes, 5_000);
