@@ -202,6 +202,17 @@ pub struct Reassignment {
     pub partition: i32,
     /// Its replicas, the preferred leader first; `None` takes a reassignment back.
     pub replicas: Option<Vec<NodeId>>,
+    /// Whether they may be more or fewer than the partition has, or will have (KIP-860).
+    pub factor: FactorChange,
+}
+
+/// Whether a reassignment may change the number of replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FactorChange {
+    /// It may.
+    Allowed,
+    /// It is refused then.
+    Refused,
 }
 
 /// How leaders are elected when somebody asks.

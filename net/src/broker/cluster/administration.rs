@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, rc::Weak};
 use futures_util::future::LocalBoxFuture;
 use kafka_protocol::{ResponseError, messages::BrokerId};
 use millrace_engine::api::{ConfigChange, NewTopic, TopicId, TopicPartition};
-use millrace_replica::cluster::plane::{CreationDefaults, Mode};
+use millrace_replica::cluster::plane::{CreationDefaults, FactorChange, Mode};
 
 use super::{ClusterView, Membership, control::control_error};
 use crate::{
@@ -184,10 +184,11 @@ impl<'a> Administration<'a> {
     pub(crate) async fn reassign(
         &self,
         wanted: Vec<(TopicPartition, Option<Vec<BrokerId>>)>,
+        factor: FactorChange,
     ) -> Vec<Result<(), ApiError>> {
         match self.membership {
             Membership::Alone => wanted.into_iter().map(|(partition, to)| self.stay(partition, to)).collect(),
-            Membership::Clustered(cluster) => cluster.reassign(wanted).await,
+            Membership::Clustered(cluster) => cluster.reassign(wanted, factor).await,
         }
     }
 

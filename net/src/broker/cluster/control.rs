@@ -8,8 +8,8 @@ use millrace_replica::cluster::{
     image::Image,
     model::NodeId,
     plane::{
-        AdminCode, AdminError, Answer, ConfigEdit, ControlError, CreationDefaults, DecideSettings, ElectionKind, Mode,
-        MorePartitions, NewPlacement, NewTopic, Question, Reassignment, Visible,
+        AdminCode, AdminError, Answer, ConfigEdit, ControlError, CreationDefaults, DecideSettings, ElectionKind,
+        FactorChange, Mode, MorePartitions, NewPlacement, NewTopic, Question, Reassignment, Visible,
     },
 };
 
@@ -91,13 +91,14 @@ impl Cluster {
     pub(super) async fn reassign(
         &self,
         wanted: Vec<(TopicPartition, Option<Vec<BrokerId>>)>,
+        factor: FactorChange,
     ) -> Vec<Result<(), ApiError>> {
         let image = self.image();
         let named: Vec<Result<Reassignment, ApiError>> = wanted
             .into_iter()
             .map(|(id, replicas)| {
                 let topic = name_of(&image, id.topic)?;
-                Ok(Reassignment { topic, partition: id.partition, replicas: replicas.map(nodes) })
+                Ok(Reassignment { topic, partition: id.partition, replicas: replicas.map(nodes), factor })
             })
             .collect();
         let known: Vec<_> = named.iter().flatten().cloned().collect();

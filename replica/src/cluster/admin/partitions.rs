@@ -10,7 +10,7 @@ use crate::cluster::{
     image::Image,
     keys,
     model::{NodeId, Partition, TopicState, Versioned},
-    plane::{AdminCode, AdminError, ElectionKind, IsrChange, IsrOutcome, Reassignment},
+    plane::{AdminCode, AdminError, ElectionKind, FactorChange, IsrChange, IsrOutcome, Reassignment},
     store::{Compare, Operation, Transaction},
 };
 
@@ -30,6 +30,13 @@ pub(crate) fn reassignment(asked: &Reassignment, setting: &Setting<'_>) -> Plan<
         Ok(found) => found,
         Err(error) => return Plan::Answer(Err(error)),
     };
+    if let (FactorChange::Refused, Some(replicas)) = (asked.factor, &asked.replicas) {
+        let (now, then) = (held.value.target_replicas().len(), replicas.len());
+        if now != then {
+            let text = format!("The replication factor is changed from {now} to {then}");
+            return Plan::Answer(error(AdminCode::InvalidReplicationFactor, text));
+        }
+    }
     let event = asked.replicas.clone().map_or(Event::CancelReassignment, Event::Reassign);
     write(topic, tp, held, &event, setting)
 }

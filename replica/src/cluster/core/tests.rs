@@ -2,6 +2,8 @@
 
 mod behind;
 mod chaos;
+mod replicas;
+mod settings;
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +21,8 @@ use crate::cluster::{
     memory::{Client, Line, Memory},
     model::{NodeId, PartitionState},
     plane::{
-        AdminCode, Answer, ConfigEdit, CreatedTopic, CreationDefaults, ElectionKind, IsrChange, IsrOutcome,
-        JoiningCatalog, JoiningTopic, Mode, MorePartitions, NewPlacement, NewTopic, Reassignment, reply,
+        AdminCode, Answer, ConfigEdit, CreatedTopic, CreationDefaults, ElectionKind, FactorChange, IsrChange,
+        IsrOutcome, JoiningCatalog, JoiningTopic, Mode, MorePartitions, NewPlacement, NewTopic, Reassignment, reply,
     },
     store::{Store, Transaction},
 };
@@ -565,24 +567,6 @@ fn an_isr_change_of_unknown_outcome_is_said_to_be_so_and_is_settled_by_the_next(
 }
 
 #[test]
-fn a_reassignment_completes_when_the_leader_says_that_all_are_in_sync() {
-    let mut cluster = Cluster::of(3);
-    let tp = first(&cluster.create("a", assigned(&[1, 2])));
-    let to = |replicas: Option<Vec<NodeId>>| Reassignment { topic: "a".to_owned(), partition: 0, replicas };
-    let none = cluster.ask(3, |reply| Question::Reassign(vec![to(None)], reply));
-    assert_eq!(none.outcome[0].as_ref().unwrap_err().code, AdminCode::NoReassignmentInProgress);
-    let wrong = cluster.ask(3, |reply| Question::Reassign(vec![to(Some(vec![3, 9]))], reply));
-    assert_eq!(wrong.outcome[0].as_ref().unwrap_err().code, AdminCode::InvalidReplicaAssignment);
-    let begun = cluster.ask(3, |reply| Question::Reassign(vec![to(Some(vec![3]))], reply));
-    assert_eq!(begun.outcome, [Ok(())]);
-    cluster.run(Duration::from_millis(100));
-    assert!(cluster.partition(1, tp).is_reassigning());
-    assert!(matches!(cluster.alter_isr(tp, &[1, 2, 3]), IsrOutcome::Changed(_)));
-    let state = cluster.partition(1, tp);
-    assert_eq!((state.replicas.clone(), leads(&state), state.leader_epoch), (vec![3], Some(3), 1));
-}
-
-#[test]
 fn preferred_leaders_are_elected_when_asked_for_and_now_and_then() {
     let mut cluster = Cluster::of(2);
     let tp = first(&cluster.create("a", assigned(&[2, 1])));
@@ -638,24 +622,6 @@ fn leaders_go_back_when_the_settings_say_so() {
 }
 
 #[test]
-fn topics_of_coordinators_get_more_replicas_as_nodes_come() {
-    let mut cluster = Cluster::of(1);
-    cluster.create("__consumer_offsets", NewPlacement::Spread { partitions: 4, replication_factor: 1 });
-    cluster.create("ordinary", NewPlacement::Spread { partitions: 4, replication_factor: 1 });
-    (2..=4).for_each(|id| cluster.start(id));
-    cluster.run(Duration::from_secs(32));
-    let image = cluster.image(1);
-    let mut all = std::collections::BTreeSet::new();
-    for held in &image.topic("__consumer_offsets").unwrap().partitions {
-        assert_eq!((held.value.replicas.len(), held.value.adding.len(), leads(&held.value)), (3, 2, Some(1)));
-        all.extend(held.value.replicas.iter().copied());
-    }
-    assert_eq!(all.len(), 4, "all nodes have some");
-    let ordinary = &image.topic("ordinary").unwrap().partitions;
-    assert!(ordinary.iter().all(|held| held.value.replicas == [1]));
-}
-
-#[test]
 fn a_life_is_trusted_as_long_as_its_lease_from_when_that_was_asked_for() {
     let mut cluster = Cluster::of(1);
     cluster.run(Duration::from_secs(2));
@@ -683,35 +649,6 @@ fn a_life_is_trusted_as_long_as_its_lease_from_when_that_was_asked_for() {
 }
 
 #[test]
-fn settings_of_topics_nodes_and_all_nodes() {
-    let mut cluster = Cluster::of(2);
-    cluster.create("a", assigned(&[1, 2]));
-    let set = |name: &str, value: &str| ConfigChange::Set(name.to_owned(), value.to_owned());
-    let alter = |cluster: &mut Cluster, change: ConfigChange| {
-        let edit = ConfigEdit::Incremental(vec![change]);
-        cluster.ask(2, |reply| Question::AlterTopic("a".to_owned(), edit, Mode::Apply, reply)).outcome
-    };
-    assert_eq!(alter(&mut cluster, set("min.insync.replicas", "2")), Ok(()));
-    assert_eq!(alter(&mut cluster, set("nonsense", "2")).unwrap_err().code, AdminCode::InvalidConfig);
-    cluster.run(Duration::from_millis(100));
-    assert_eq!(cluster.image(1).topic("a").unwrap().rules.min_isr, 2);
-    let change = |changes: Vec<ConfigChange>| -> crate::cluster::plane::DecideSettings {
-        Box::new(move |_: &BTreeMap<String, String>| Ok(changes.clone()))
-    };
-    let all = change(vec![set("brokers/min.insync.replicas", "3"), set("log.retention.ms", "5")]);
-    let answer = cluster.ask(2, |reply| Question::AlterSettings(all, Mode::Apply, reply));
-    assert_eq!(answer.outcome, Ok(()));
-    cluster.run(Duration::from_millis(100));
-    assert_eq!(cluster.image(1).settings_of(2).len(), 2);
-    assert_eq!(cluster.image(1).settings_of(1).keys().collect::<Vec<_>>(), ["brokers/min.insync.replicas"]);
-    cluster.create("b", assigned(&[1]));
-    assert_eq!(cluster.image(1).topic("b").unwrap().rules.min_isr, 3);
-    let wrong = change(vec![set("brokers/min.insync.replicas", "none")]);
-    let answer = cluster.ask(2, |reply| Question::AlterSettings(wrong, Mode::Apply, reply));
-    assert_eq!(answer.outcome.unwrap_err().code, AdminCode::InvalidConfig);
-}
-
-#[test]
 fn producer_ids_are_never_given_out_twice() {
     let mut cluster = Cluster::of(2);
     let mut seen = std::collections::BTreeSet::new();
@@ -731,43 +668,6 @@ fn a_node_that_is_gone_can_be_unregistered() {
     cluster.run(LEASE + Duration::from_secs(1));
     assert_eq!(unregister(&mut cluster, 2), Ok(()));
     assert!(!cluster.image(1).known.contains_key(&2));
-}
-
-#[test]
-fn a_node_with_data_founds_a_cluster_with_its_topics_as_they_are() {
-    let mut cluster = Cluster::new();
-    let mut options = cluster.options(1);
-    options.cluster = ClusterIdentity::Fixed(Uuid::from_u128(42));
-    cluster.start_with(1, options);
-    cluster.run(Duration::from_secs(1));
-    let topic = |id: u128, name: &str, partitions| JoiningTopic {
-        id: Uuid::from_u128(id),
-        name: name.to_owned(),
-        partitions,
-        configs: BTreeMap::new(),
-        leader_epoch: 1,
-    };
-    let catalog = JoiningCatalog {
-        topics: vec![topic(5, "a", 3), topic(6, "b", 250)],
-        settings: [("brokers/log.retention.ms".to_owned(), "7".to_owned())].into(),
-        next_producer_id: 4_000,
-    };
-    for _ in 0..2 {
-        let joined = cluster.ask(1, |reply| Question::Join(catalog.clone(), reply));
-        assert_eq!(joined.outcome, Ok(()));
-    }
-    assert_eq!(cluster.image(1).cluster_id, Some(Uuid::from_u128(42)));
-    let b = cluster.image(1).topic("b").unwrap();
-    assert_eq!((b.id, b.partitions.len()), (Uuid::from_u128(6), 250));
-    assert_eq!((leads(&b.partitions[0].value), b.partitions[0].value.leader_epoch), (Some(1), 1));
-    assert_eq!(cluster.ask(1, Question::ProducerIds).first, 4_000);
-    let mut stranger = cluster.options(2);
-    stranger.cluster = ClusterIdentity::Fixed(Uuid::from_u128(43));
-    cluster.start_with(2, stranger);
-    cluster.run(Duration::from_secs(1));
-    assert!(
-        matches!(cluster.nodes[&2].heard.last(), Some(Event::Fatal(text)) if text.contains("belongs to the cluster"))
-    );
 }
 
 #[test]

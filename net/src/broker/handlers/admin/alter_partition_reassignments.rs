@@ -9,6 +9,7 @@ use kafka_protocol::{
     },
 };
 use millrace_engine::api::TopicPartition;
+use millrace_replica::cluster::plane::FactorChange;
 
 use crate::{
     broker::{
@@ -53,7 +54,11 @@ async fn handle(
         .flat_map(|topic| topic.partitions.iter().map(|partition| check((&topics, &possible), &topic.name, partition)))
         .collect();
     let legal = checked.iter().filter_map(|checked| checked.as_ref().ok().cloned()).collect();
-    let mut answers = context.administration().reassign(legal).await.into_iter();
+    let factor = match call.body.allow_replication_factor_change {
+        true => FactorChange::Allowed,
+        false => FactorChange::Refused,
+    };
+    let mut answers = context.administration().reassign(legal, factor).await.into_iter();
     let mut outcomes = checked.into_iter().map(|checked| match checked {
         Ok(_) => answers.next().unwrap_or_else(|| Err(ResponseError::UnknownServerError.into())),
         Err(error) => Err(error),

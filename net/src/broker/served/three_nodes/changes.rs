@@ -14,8 +14,8 @@ use kafka_protocol::messages::{
 };
 use millrace_engine::api::{ConfigChange, NewTopic, TopicPartition};
 use millrace_replica::cluster::plane::{
-    AdminCode, AdminError, ConfigEdit, ControlError, CreatedTopic, ElectionKind, NewPlacement, ProducerIds, Question,
-    Reassignment,
+    AdminCode, AdminError, ConfigEdit, ControlError, CreatedTopic, ElectionKind, FactorChange, NewPlacement,
+    ProducerIds, Question, Reassignment,
 };
 use uuid::Uuid;
 
@@ -196,7 +196,8 @@ fn partitions_move_and_stop_moving() {
         let told = node
             .call_with(0, request, |question| {
                 let Question::Reassign(moves, reply) = question else { panic!("{question:?}") };
-                let wanted = |partition, replicas| Reassignment { topic: "t".to_owned(), partition, replicas };
+                let factor = FactorChange::Allowed;
+                let wanted = |partition, replicas| Reassignment { topic: "t".to_owned(), partition, replicas, factor };
                 assert_eq!(moves, [wanted(0, Some(vec![3, 2])), wanted(2, Some(vec![4, 1, 2])), wanted(3, None)]);
                 let refused = AdminError::new(AdminCode::NoReassignmentInProgress, "none");
                 reply.give(Ok(visible(vec![Ok(()), Ok(()), Err(refused)])));
@@ -204,6 +205,27 @@ fn partitions_move_and_stop_moving() {
             .await;
         let codes: Vec<_> = told.responses[0].partitions.iter().map(|p| (p.partition_index, p.error_code)).collect();
         assert_eq!(codes, [(0, 0), (1, 39), (2, 0), (3, 85), (9, 3)]);
+    });
+}
+
+/// KIP-860: the request's allow_replication_factor_change was echoed, and nothing came of it.
+#[test]
+fn partitions_move_with_as_many_replicas_as_they_have_if_that_is_asked_for() {
+    with_three_nodes(&[], async |node: Node| {
+        let two = ReassignablePartition::default().with_replicas(Some(vec![BrokerId(3), BrokerId(2)]));
+        let topic = ReassignableTopic::default().with_name(TopicName(text("t"))).with_partitions(vec![two]);
+        let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
+        let text = "The replication factor is changed from 3 to 2";
+        let told = node
+            .call_with(1, request.with_allow_replication_factor_change(false), |question| {
+                let Question::Reassign(moves, reply) = question else { panic!("{question:?}") };
+                assert_eq!(moves[0].factor, FactorChange::Refused);
+                reply.give(Ok(visible(vec![Err(AdminError::new(AdminCode::InvalidReplicationFactor, text))])));
+            })
+            .await;
+        let answer = &told.responses[0].partitions[0];
+        assert_eq!((answer.error_code, answer.error_message.as_deref()), (38, Some(text)));
+        assert!(!told.allow_replication_factor_change);
     });
 }
 
