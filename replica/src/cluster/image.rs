@@ -363,9 +363,14 @@ impl Image {
         self.nodes.get(&member.node).is_some_and(|node| node.epoch == member.epoch)
     }
 
-    /// The dynamic settings that are in force on a node, as the engine keeps them.
+    /// The dynamic settings that are in force on a node, as the engine keeps them. Of those that [`is_of_all_nodes`] no node
+    /// has a value of its own.
     pub fn settings_of(&self, node: NodeId) -> BTreeMap<String, String> {
-        let concerned = self.settings.iter().filter(|(key, _)| key.node.is_none_or(|whose| whose == node));
+        let counts = |key: &SettingKey| match key.node {
+            Some(whose) => whose == node && !is_of_all_nodes(&key.name),
+            None => true,
+        };
+        let concerned = self.settings.iter().filter(|(key, _)| counts(key));
         concerned.map(|(key, value)| (key.name.clone(), value.value.clone())).collect()
     }
 
@@ -401,6 +406,12 @@ impl Image {
     }
 }
 
+/// Whether a broker setting is one that [`rules`] look at, which have to be the same on all nodes: whoever leads acknowledges
+/// by them, and whoever is controller elects by them.
+pub fn is_of_all_nodes(name: &str) -> bool {
+    RULES.iter().any(|(_, of_brokers)| *of_brokers == name)
+}
+
 /// What settings mean for decisions. A value that makes no sense is none: those who set it were told.
 fn rules(defaults: &BTreeMap<String, String>, configs: &BTreeMap<String, String>) -> TopicRules {
     let none = BTreeMap::new();
@@ -415,6 +426,13 @@ fn rules(defaults: &BTreeMap<String, String>, configs: &BTreeMap<String, String>
 }
 
 const UNCLEAN: &str = "unclean.leader.election.enable";
+
+/// Settings that [`rules`] are made of: by the names of topics, and of brokers.
+const RULES: [(&str, &str); 3] = [
+    ("flush.messages", "log.flush.interval.messages"),
+    ("min.insync.replicas", "min.insync.replicas"),
+    (UNCLEAN, UNCLEAN),
+];
 
 #[cfg(test)]
 mod tests;

@@ -138,8 +138,7 @@ impl Shell {
         extent: Extent,
     ) {
         let state = &topic.partitions[usize::try_from(partition.partition).expect("an index is not negative")];
-        // rules of a topic are in its assignments too
-        let newest = state.revision.max(topic.revision);
+        let newest = (state.revision, topic.rules);
         let shard = |live: &LiveNode| {
             let shards = usize::try_from(live.shards).unwrap_or(usize::MAX).max(1);
             u32::try_from(owner(partition, shards)).expect("a node has few shards")

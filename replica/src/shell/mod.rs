@@ -70,7 +70,7 @@ use crate::{
     },
     cluster::{
         image::Image,
-        model::{Member, NodeId, TopicState},
+        model::{Member, NodeId, TopicRules, TopicState},
         plane::{ControlPlane, IsrChange},
     },
 };
@@ -119,8 +119,9 @@ pub struct Shell {
     image: RefCell<Option<Image>>,
     /// The life that the core was told of last.
     me: Cell<Option<Member>>,
-    /// Revision of each partition's key that the core was told last.
-    told: RefCell<HashMap<TopicPartition, i64>>,
+    /// What the core was told of each partition last: the revision of its key, and its topic's rules, which follow defaults
+    /// that stand elsewhere.
+    told: RefCell<HashMap<TopicPartition, (i64, TopicRules)>>,
     /// Topics as the core was told of them last.
     seen: RefCell<HashMap<TopicId, Arc<TopicState>>>,
     poller: Rc<Poller>,

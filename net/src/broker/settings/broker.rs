@@ -11,6 +11,7 @@ use millrace_engine::{
     config::{self, ALL_BROKERS_PREFIX, ConfigType, Refusal, dynamic_value, keys},
     node,
 };
+use millrace_replica::cluster::image::is_of_all_nodes;
 
 use crate::{
     broker::{
@@ -386,6 +387,19 @@ pub(crate) fn check_is_dynamic(name: &str, config: &NetConfig) -> Result<bool, A
         Some((_, reason)) => format!("{name} would change nothing: {reason}"),
         None => format!("Unknown broker config name: {name}"),
     };
+    Err(ApiError::new(ResponseError::InvalidConfig, reason))
+}
+
+/// Checks that a node of a cluster may have a value of its own, as Kafka does for min.insync.replicas once it has eligible
+/// leader replicas (KIP-966). What decides about leaders and acknowledgements has to be the same wherever that is decided.
+pub(crate) fn check_may_differ(name: &str) -> Result<(), ApiError> {
+    if !is_of_all_nodes(name) {
+        return Ok(());
+    }
+    let reason = format!(
+        "Broker-level {name} cannot be altered in a cluster, whose brokers have to agree on it: set the default of all \
+         brokers, or the topic's own value."
+    );
     Err(ApiError::new(ResponseError::InvalidConfig, reason))
 }
 

@@ -273,15 +273,30 @@ async fn alter_broker(
     validate_only: bool,
 ) -> Result<(), ApiError> {
     let config = context.config().clone();
+    let must_agree = context.view().has_epochs() && level.is_empty();
     let decide = move |kept: &BTreeMap<String, String>| {
         // Only this node's own are kept under a name without a slash.
         let set = kept.iter().filter_map(|(name, value)| Some((name.strip_prefix(level)?, value)));
         let set = set.filter(|(name, _)| !is_kept(name)).map(|(name, value)| (name.to_owned(), value.clone()));
         let changes = changes(&set.collect(), alteration.clone());
-        changes.iter().try_for_each(|change| check_broker_change(change, &config))?;
+        for change in &changes {
+            if must_agree {
+                broker::check_may_differ(name_of(change))?;
+            }
+            check_broker_change(change, &config)?;
+        }
         Ok(changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}"))).collect())
     };
     context.administration().change_settings(whose, validate_only, decide).await
+}
+
+fn name_of(change: &ConfigChange) -> &str {
+    match change {
+        ConfigChange::Set(name, _)
+        | ConfigChange::Delete(name)
+        | ConfigChange::Append(name, _)
+        | ConfigChange::Subtract(name, _) => name,
+    }
 }
 
 fn check_broker_change(change: &ConfigChange, config: &NetConfig) -> Result<(), ApiError> {

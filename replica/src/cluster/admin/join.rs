@@ -1,8 +1,13 @@
 //! A node with data becomes the first of a cluster: its topics are written down as they are, with itself as their only
 //! replica.
 
+use std::collections::BTreeMap;
+
+use millrace_engine::config::ALL_BROKERS_PREFIX;
+
 use super::{Plan, Setting, configs::setting_key, error, topics::creation};
 use crate::cluster::{
+    image::is_of_all_nodes,
     keys::{self, StoredTopic},
     model::PartitionState,
     plane::{AdminCode, AdminError, JoiningTopic},
@@ -39,6 +44,18 @@ pub(crate) fn topic(joining: &JoiningTopic, setting: &Setting<'_>) -> Plan<Done>
         forming: false,
     };
     Plan::write(creation(joining.id, stored, &partitions), Ok(()))
+}
+
+/// A node's dynamic settings as those of a cluster: what no node has a value of its own for becomes the default of all, so that
+/// its topics go on as they were.
+pub(crate) fn of_cluster(mut settings: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let own: Vec<_> = settings.keys().filter(|name| is_of_all_nodes(name)).cloned().collect();
+    for name in own {
+        if let Some(value) = settings.remove(&name) {
+            settings.insert(format!("{ALL_BROKERS_PREFIX}{name}"), value);
+        }
+    }
+    settings
 }
 
 /// Writes a dynamic setting down, unless the cluster has a value for it.

@@ -75,7 +75,8 @@ fn joining(
 ) -> Box<dyn AnyJob> {
     let JoiningCatalog { topics, settings, next_producer_id } = catalog;
     let mut items = vec![item(move |s| seen(join::producer_ids(next_producer_id, s), s))];
-    items.extend(settings.into_iter().map(|(name, value)| item(move |s| seen(join::setting(&name, &value, s), s))));
+    let settings = join::of_cluster(settings).into_iter();
+    items.extend(settings.map(|(name, value)| item(move |s| seen(join::setting(&name, &value, s), s))));
     items.extend(topics.into_iter().map(|topic| item(move |s| seen(join::topic(&topic, s), s))));
     Box::new(Job::new(items, deadline, move |outcomes: Result<Vec<Result<i64, _>>, ControlError>, written| {
         reply.give(outcomes.map(|outcomes| {

@@ -19,7 +19,7 @@ use super::*;
 use crate::cluster::{
     change::IsrProposal,
     memory::{Client, Line, Memory},
-    model::{NodeId, PartitionState},
+    model::{NodeId, PartitionState, TopicRules},
     plane::{
         AdminCode, Answer, ConfigEdit, CreatedTopic, CreationDefaults, ElectionKind, FactorChange, IsrChange,
         IsrOutcome, JoiningCatalog, JoiningTopic, Mode, MorePartitions, NewPlacement, NewTopic, Reassignment, reply,

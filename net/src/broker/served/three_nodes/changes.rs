@@ -164,6 +164,35 @@ fn settings_change_for_a_topic_a_node_or_all() {
     });
 }
 
+/// One broker's own value acted on what it acknowledged, and not on who was elected.
+#[test]
+fn what_all_nodes_have_to_agree_on_is_set_for_all_of_them() {
+    with_three_nodes(&[], async |node: Node| {
+        for (name, value) in [
+            ("log.flush.interval.messages", "9"),
+            ("min.insync.replicas", "2"),
+            ("unclean.leader.election.enable", "true"),
+        ] {
+            for (broker, expected) in [("2", 40), ("", 0)] {
+                let told = node
+                    .call_with(1, alter(BROKER, broker, name, value), |question| {
+                        let Question::AlterSettings(mut decide, _, reply) = question else { panic!("{question:?}") };
+                        reply.give(Ok(visible(decide(&BTreeMap::new()).map(drop))));
+                    })
+                    .await;
+                assert_eq!(told.responses[0].error_code, expected, "{name} of {broker:?}");
+            }
+            let told = node
+                .call_with(1, alter(BROKER, "3", name, value), |question| {
+                    let Question::AlterSettingsOf(3, mut decide, _, reply) = question else { panic!("{question:?}") };
+                    reply.give(Ok(visible(decide(&BTreeMap::new()).map(drop))));
+                })
+                .await;
+            assert_eq!(told.responses[0].error_code, 40, "{name} of another");
+        }
+    });
+}
+
 #[test]
 fn what_is_no_setting_or_does_nothing_is_refused_by_who_decides() {
     with_three_nodes(&[], async |node: Node| {

@@ -132,7 +132,7 @@ impl Chaos {
         let replicas = [self.random.node(), self.random.node(), self.random.node()];
         let distinct: std::collections::BTreeSet<_> = replicas.into_iter().collect();
         let replicas = (self.random.below(3) > 0).then(|| distinct.into_iter().collect());
-        let asked = Reassignment { topic, partition: 0, replicas };
+        let asked = Reassignment { topic, partition: 0, replicas, factor: FactorChange::Allowed };
         self.put(id, Question::Reassign(vec![asked], Reply::new(|_| {})));
     }
 

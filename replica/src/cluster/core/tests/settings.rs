@@ -31,6 +31,46 @@ fn settings_of_topics_nodes_and_all_nodes() {
     assert_eq!(answer.outcome.unwrap_err().code, AdminCode::InvalidConfig);
 }
 
+/// A value of one node's own would count for what it acknowledges and not for who is elected, or the other way round.
+#[test]
+fn what_decisions_look_at_is_the_same_on_all_nodes() {
+    let mut cluster = Cluster::of(2);
+    cluster.create("a", assigned(&[1, 2]));
+    // as an earlier release let it be set, or a tool of etcd
+    let set = |name: &str, value: &str| ConfigChange::Set(name.to_owned(), value.to_owned());
+    let changes = vec![
+        set("log.flush.interval.messages", "9"),
+        set("log.retention.ms", "5"),
+        set("min.insync.replicas", "2"),
+        set("unclean.leader.election.enable", "true"),
+    ];
+    let decide = Box::new(move |_: &BTreeMap<String, String>| Ok(changes.clone()));
+    let answer = cluster.ask(1, |reply| Question::AlterSettings(decide, Mode::Apply, reply));
+    assert_eq!(answer.outcome, Ok(()));
+    cluster.run(Duration::from_millis(100));
+    let image = cluster.image(1);
+    assert_eq!(image.settings_of(1).keys().collect::<Vec<_>>(), ["log.retention.ms"]);
+    assert_eq!(image.topic("a").unwrap().rules, TopicRules::default());
+}
+
+/// A node that was alone has its settings as its own.
+#[test]
+fn what_a_node_brings_along_counts_for_all() {
+    let mut cluster = Cluster::of(1);
+    let settings = [("brokers/min.insync.replicas", "1"), ("min.insync.replicas", "2"), ("log.retention.ms", "7")];
+    let catalog = JoiningCatalog {
+        topics: Vec::new(),
+        settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        next_producer_id: 0,
+    };
+    assert_eq!(cluster.ask(1, |reply| Question::Join(catalog, reply)).outcome, Ok(()));
+    cluster.create("a", assigned(&[1]));
+    assert_eq!(cluster.image(1).topic("a").unwrap().rules.min_isr, 2);
+    let kept = cluster.image(1).settings_of(1);
+    let kept: Vec<_> = kept.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(kept, [("brokers/min.insync.replicas", "2"), ("log.retention.ms", "7")]);
+}
+
 #[test]
 fn a_node_with_data_founds_a_cluster_with_its_topics_as_they_are() {
     let mut cluster = Cluster::new();
