@@ -298,7 +298,16 @@ impl Decision<'_> {
         self.next.adding = target.iter().copied().filter(|node| !is_settled(node)).collect();
         self.next.replicas = target.iter().chain(&removing).copied().collect();
         self.next.removing = removing;
+        self.note_count();
         Ok(())
+    }
+
+    /// Remembers whether somebody wants fewer replicas, until somebody wants more.
+    fn note_count(&mut self) {
+        let (before, after) = (self.before.target_replicas().len(), self.next.target_replicas().len());
+        if before != after {
+            self.next.kept_few = after < before;
+        }
     }
 
     fn cancel(&mut self) -> Result<(), Refusal> {
@@ -313,6 +322,7 @@ impl Decision<'_> {
                 "Invalid replica assignment: addingReplicas contains all replicas.".to_owned(),
             ));
         }
+        self.note_count();
         self.next.isr.retain(|member| !adding.contains(&member.node));
         self.settle();
         self.finish(Election::Any);

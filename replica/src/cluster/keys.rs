@@ -425,6 +425,8 @@ struct StoredPartition {
     last: Option<(NodeId, i64)>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     recovering: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    few: bool,
 }
 
 fn pair(member: Member) -> (NodeId, i64) {
@@ -447,6 +449,7 @@ impl StoredPartition {
             elr: state.elr.iter().copied().map(pair).collect(),
             last: state.last_known_leader.map(pair),
             recovering: state.recovering,
+            few: state.kept_few,
         }
     }
 
@@ -461,6 +464,7 @@ impl StoredPartition {
             elr: self.elr.into_iter().map(member).collect(),
             last_known_leader: self.last.map(member),
             recovering: self.recovering,
+            kept_few: self.few,
         }
     }
 }

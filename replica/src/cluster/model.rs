@@ -57,6 +57,8 @@ pub struct PartitionState {
     pub last_known_leader: Option<Member>,
     /// The leader was not in sync when it was elected, and has not said yet that its log is in order (KIP-704).
     pub recovering: bool,
+    /// Somebody gave it fewer replicas than it had: it is given none that nobody asks for.
+    pub kept_few: bool,
 }
 
 impl PartitionState {

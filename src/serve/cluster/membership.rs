@@ -260,6 +260,7 @@ pub(super) fn control_options(
             false => History::Others,
         },
         rebalance: replication_settings::rebalance(&cluster.settings),
+        wanted_replicas: millrace_net::internal_factors(&cluster.settings),
         ids: Box::new(Uuid::new_v4),
     }
 }

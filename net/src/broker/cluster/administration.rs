@@ -58,7 +58,7 @@ impl TopicPlan {
         let wanted = replication::internal_factor(&view.config.broker_settings, &topic.name);
         let factor = wanted.min(possible);
         let layout = Layout::Automatic { partitions: topic.partitions, replication_factor: Some(factor) };
-        let min_isr = replication::internal_min_isr(&view.config.broker_settings, &topic.name, factor);
+        let min_isr = replication::internal_min_isr(&view.config.broker_settings, &topic.name);
         let min_isr = min_isr.map(|count| ("min.insync.replicas".to_owned(), count.to_string()));
         TopicPlan { name: topic.name, layout, configs: topic.configs.into_iter().chain(min_isr).collect() }
     }

@@ -8,7 +8,7 @@ use millrace_engine::config::ConfigType;
 
 use crate::{
     broker::config::INTER_BROKER_LISTENER,
-    coordinator::{share::shell::states::STATE_TOPIC, transaction::shell::TRANSACTION_TOPIC},
+    coordinator::{group::OFFSETS_TOPIC, share::shell::states::STATE_TOPIC, transaction::shell::TRANSACTION_TOPIC},
 };
 
 /// One of them.
@@ -111,7 +111,8 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         ConfigType::Int,
         Some("3"),
         FACTOR,
-        "Replicas of the topic of groups and offsets, as far as there are brokers when it is made.",
+        "Replicas of the topic of groups and offsets, as far as there are brokers. It gets them as brokers come, unless a \
+         reassignment gave it fewer. To be the same on all nodes.",
     ),
     key(
         "replica.lag.time.max.ms",
@@ -132,29 +133,32 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         ConfigType::Int,
         Some("2"),
         FACTOR,
-        "Replicas that must have a record of share groups' state, as far as there are so many. Counts only when the topic is \
-         made.",
+        "Replicas that must have a record of share groups' state, as far as it has so many. Counts when the topic is made, as its \
+         min.insync.replicas.",
     ),
     key(
         SHARE_FACTOR,
         ConfigType::Int,
         Some("3"),
         FACTOR,
-        "Replicas of the topic of share groups' state, as far as there are brokers when it is made.",
+        "Replicas of the topic of share groups' state, as far as there are brokers. It gets them as brokers come, unless a \
+         reassignment gave it fewer. To be the same on all nodes.",
     ),
     key(
         TRANSACTION_MIN_ISR,
         ConfigType::Int,
         Some("2"),
         FACTOR,
-        "Replicas that must have a record of that topic, as far as there are so many. Counts only when it is made.",
+        "Replicas that must have a record of that topic, as far as it has so many. Counts when the topic is made, as its \
+         min.insync.replicas.",
     ),
     key(
         TRANSACTION_FACTOR,
         ConfigType::Int,
         Some("3"),
         FACTOR,
-        "Replicas of the topic of transactions, as far as there are brokers when it is made.",
+        "Replicas of the topic of transactions, as far as there are brokers. It gets them as brokers come, unless a \
+         reassignment gave it fewer. To be the same on all nodes.",
     ),
 ];
 
@@ -196,6 +200,12 @@ pub(crate) fn default_factor(settings: &BTreeMap<String, String>) -> i16 {
     factor(settings, DEFAULT_FACTOR, 1)
 }
 
+/// The topics that coordinators keep their state in, each with the replicas that it should have.
+pub fn internal_factors(settings: &BTreeMap<String, String>) -> BTreeMap<String, usize> {
+    let topics = [OFFSETS_TOPIC, STATE_TOPIC, TRANSACTION_TOPIC];
+    topics.map(|topic| (topic.to_owned(), usize::try_from(internal_factor(settings, topic)).unwrap_or(1))).into()
+}
+
 /// Replicas that an internal topic should have.
 pub(crate) fn internal_factor(settings: &BTreeMap<String, String>, topic: &str) -> i16 {
     let name = match topic {
@@ -206,14 +216,15 @@ pub(crate) fn internal_factor(settings: &BTreeMap<String, String>, topic: &str) 
     factor(settings, name, 3)
 }
 
-/// `min.insync.replicas` that an internal topic of so many replicas should have, if it shall not be the default.
-pub(crate) fn internal_min_isr(settings: &BTreeMap<String, String>, topic: &str, replicas: i16) -> Option<i16> {
+/// `min.insync.replicas` that an internal topic should have, if it shall not be the default. More than it has replicas counts as
+/// so many; when it has got more, it is what it should be.
+pub(crate) fn internal_min_isr(settings: &BTreeMap<String, String>, topic: &str) -> Option<i16> {
     let name = match topic {
         STATE_TOPIC => SHARE_MIN_ISR,
         TRANSACTION_TOPIC => TRANSACTION_MIN_ISR,
         _ => return None,
     };
-    Some(factor(settings, name, 2).min(replicas))
+    Some(factor(settings, name, 2))
 }
 
 fn factor(settings: &BTreeMap<String, String>, name: &str, default: i16) -> i16 {
@@ -263,16 +274,17 @@ mod tests {
         assert_eq!(internal_factor(&settings, "__consumer_offsets"), 2);
         assert_eq!(internal_factor(&settings, "__share_group_state"), 3);
         assert_eq!(internal_factor(&settings, TRANSACTION_TOPIC), 3);
+        let all = [(OFFSETS_TOPIC, 2), (STATE_TOPIC, 3), (TRANSACTION_TOPIC, 3)];
+        assert_eq!(internal_factors(&settings), all.map(|(topic, factor)| (topic.to_owned(), factor)).into());
     }
 
     #[test]
     fn records_of_transactions_are_on_two_nodes_if_there_are_two() {
         let mut settings = BTreeMap::new();
-        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 3), Some(2));
-        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 1), Some(1));
-        assert_eq!(internal_min_isr(&settings, STATE_TOPIC, 3), Some(2));
-        assert_eq!(internal_min_isr(&settings, "__consumer_offsets", 3), None);
+        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC), Some(2));
+        assert_eq!(internal_min_isr(&settings, STATE_TOPIC), Some(2));
+        assert_eq!(internal_min_isr(&settings, OFFSETS_TOPIC), None);
         settings.insert(TRANSACTION_MIN_ISR.to_owned(), "3".to_owned());
-        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC, 3), Some(3));
+        assert_eq!(internal_min_isr(&settings, TRANSACTION_TOPIC), Some(3));
     }
 }

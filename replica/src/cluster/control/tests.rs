@@ -46,6 +46,7 @@ fn options(id: NodeId) -> Options {
         away_after: Duration::from_millis(100),
         history: History::Others,
         rebalance: Rebalance::default(),
+        wanted_replicas: BTreeMap::new(),
         ids: Box::new(Uuid::new_v4),
     }
 }

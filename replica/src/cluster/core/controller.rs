@@ -13,7 +13,7 @@ use millrace_engine::api::{TopicId, TopicPartition};
 
 use super::{
     Registration,
-    settings::{History, Rebalance},
+    settings::{History, Options, Rebalance},
 };
 use crate::cluster::{
     admin::{PARTITIONS_PER_TRANSACTION, absorb, change_partition},
@@ -33,11 +33,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 /// How often it is looked whether topics of coordinators can have more replicas.
 const GROW_EVERY: Duration = Duration::from_secs(30);
-/// Replicas of the topics that coordinators keep their state in, once there are as many nodes: Kafka's default for each of
-/// them. A cluster that began with one node would lose its groups with it.
-const COORDINATOR_REPLICAS: usize = 3;
-/// Those topics.
-const COORDINATOR_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
 /// How often history is forgotten, up to where it was at the time before.
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
 /// How long a topic may be forming: whoever creates it is dead by then.
@@ -47,6 +42,8 @@ const FORMING_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Controller {
     history: History,
     rebalance: Rebalance,
+    /// See [`Options::wanted_replicas`](super::Options::wanted_replicas).
+    wanted_replicas: BTreeMap<String, usize>,
     dirty: BTreeSet<TopicPartition>,
     /// All partitions are to be looked at.
     all: bool,
@@ -91,10 +88,12 @@ pub(super) fn withdrawal(whom: Member, by: Member) -> Transaction {
 }
 
 impl Controller {
-    pub(super) fn new(history: History, rebalance: Rebalance, now: Instant) -> Self {
+    pub(super) fn new(options: &Options, now: Instant) -> Self {
+        let Options { history, rebalance, .. } = *options;
         Self {
             history,
             rebalance,
+            wanted_replicas: options.wanted_replicas.clone(),
             dirty: BTreeSet::new(),
             all: false,
             in_flight: BTreeMap::new(),
@@ -285,13 +284,15 @@ impl Controller {
         Round { image, epoch, together: self.together, done: Vec::new() }
     }
 
-    /// Gives the topics of coordinators more replicas, as nodes come; what does not fit into the round comes with the next.
+    /// Gives the topics of coordinators more replicas, as nodes come: a cluster that began with one node would lose its groups
+    /// with it. What does not fit into the round comes with the next.
     fn growth(&self, image: &Image, epoch: i64) -> Vec<(Vec<TopicPartition>, Transaction)> {
         let mut round = self.begin_round(image, epoch);
-        for topic in COORDINATOR_TOPICS.iter().filter_map(|name| image.topic(name)) {
+        let wanted = self.wanted_replicas.iter().filter_map(|(name, count)| Some((image.topic(name)?, *count)));
+        for (topic, wanted) in wanted {
             for (index, held) in topic.partitions.iter().enumerate() {
                 let tp = TopicPartition { topic: topic.id, partition: i32::try_from(index).unwrap_or(i32::MAX) };
-                if let Some(replicas) = more_replicas(image, &held.value, index) {
+                if let Some(replicas) = more_replicas(image, &held.value, (index, wanted)) {
                     round.decide(topic, tp, &Event::Reassign(replicas));
                 }
             }
@@ -371,12 +372,12 @@ fn imbalanced(image: &Image, percent_max: u32) -> BTreeSet<NodeId> {
 }
 
 /// The replicas that a coordinator's partition has, and more from nodes that stay: other racks first, other nodes for other
-/// partitions. `None` if it has enough, or is moving.
-fn more_replicas(image: &Image, state: &PartitionState, index: usize) -> Option<Vec<NodeId>> {
+/// partitions. `None` if it has enough, or is moving, or somebody wants it to have fewer.
+fn more_replicas(image: &Image, state: &PartitionState, (index, wanted): (usize, usize)) -> Option<Vec<NodeId>> {
     let stays = |node: &&Arc<NodeState>| image.draining.get(&node.id) != Some(&node.epoch);
     let live: Vec<_> = image.nodes.values().filter(stays).collect();
-    let wanted = live.len().min(COORDINATOR_REPLICAS);
-    if state.is_reassigning() || state.leader.is_none() || state.replicas.len() >= wanted {
+    let wanted = live.len().min(wanted);
+    if state.kept_few || state.is_reassigning() || state.leader.is_none() || state.replicas.len() >= wanted {
         return None;
     }
     let mut replicas = state.replicas.clone();

@@ -156,7 +156,7 @@ impl ControlCore {
         let mut core = Self {
             mirror: Mirror::new(Arc::new(options.topic_defaults.clone()), now),
             registration: Registration::new(now),
-            controller: Controller::new(options.history, options.rebalance, now),
+            controller: Controller::new(&options, now),
             options,
             jobs: BTreeMap::new(),
             next_job: 0,

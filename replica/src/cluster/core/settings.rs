@@ -95,6 +95,9 @@ pub struct Options {
     pub history: History,
     /// What a controller does about leaders that are not where they belong.
     pub rebalance: Rebalance,
+    /// Topics that coordinators keep their state in, and how many replicas a controller gives each of their partitions, once
+    /// there are as many nodes; `offsets.topic.replication.factor` and the like.
+    pub wanted_replicas: BTreeMap<String, usize>,
     /// Ids that were never used: topics', and one for each life.
     pub ids: Ids,
 }

@@ -85,6 +85,7 @@ impl Cluster {
             away_after: Duration::from_secs(1),
             history: History::Others,
             rebalance: Rebalance::default(),
+            wanted_replicas: [("__consumer_offsets".to_owned(), 3)].into(),
             ids: Box::new(move || {
                 let mut next = ids.lock().unwrap();
                 *next += 1;

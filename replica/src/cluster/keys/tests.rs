@@ -20,10 +20,11 @@ proptest! {
         adding in prop::collection::vec(0..10i32, 0..2),
         removing in prop::collection::vec(0..10i32, 0..2),
         isr in members(), elr in members(), led in any::<bool>(), leader_epoch in 0..i32::MAX, recovering in any::<bool>(),
+        kept_few in any::<bool>(),
     ) {
         let leader = isr.first().copied().filter(|_| led);
         let last_known_leader = elr.first().copied().filter(|_| !led);
-        let state = PartitionState { replicas, adding, removing, leader, leader_epoch, isr, elr, last_known_leader, recovering };
+        let state = PartitionState { replicas, adding, removing, leader, leader_epoch, isr, elr, last_known_leader, recovering, kept_few };
         let topic = Uuid::from_u128(3);
         let read = decode(&entry(partition(topic, 8), encode_partition(&state))).unwrap();
         prop_assert_eq!(read, Some(Entry::Partition(topic, 8, state)));

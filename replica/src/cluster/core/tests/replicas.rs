@@ -66,3 +66,38 @@ fn topics_of_coordinators_get_more_replicas_as_nodes_come() {
     let ordinary = &image.topic("ordinary").unwrap().partitions;
     assert!(ordinary.iter().all(|held| held.value.replicas == [1]));
 }
+
+/// What somebody made smaller is not made larger again, and the setting says how many it should be.
+#[test]
+fn topics_of_coordinators_have_as_many_replicas_as_somebody_wants() {
+    let mut cluster = Cluster::new();
+    for id in 1..=4 {
+        let wanted_replicas = [("__consumer_offsets".to_owned(), 2)].into();
+        let options = Options { wanted_replicas, ..cluster.options(id) };
+        cluster.start_with(id, options);
+    }
+    cluster.run(Duration::from_secs(1));
+    let topic = cluster.create("__consumer_offsets", assigned(&[1]));
+    let tp = first(&topic);
+    cluster.run(MINUTE);
+    let target = |cluster: &Cluster| cluster.partition(1, tp).target_replicas().len();
+    assert_eq!(target(&cluster), 2);
+    let reassign = |cluster: &mut Cluster, replicas: Option<&[NodeId]>| {
+        let (topic, replicas) = ("__consumer_offsets".to_owned(), replicas.map(<[NodeId]>::to_vec));
+        let asked = Reassignment { topic, partition: 0, replicas, factor: FactorChange::Allowed };
+        assert_eq!(cluster.ask(1, |reply| Question::Reassign(vec![asked], reply)).outcome, [Ok(())]);
+        cluster.run(MINUTE);
+    };
+    // nobody has caught up: the move is taken back
+    reassign(&mut cluster, None);
+    assert_eq!(target(&cluster), 1);
+    reassign(&mut cluster, Some(&[1, 2, 3]));
+    assert!(matches!(cluster.alter_isr(tp, &[1, 2, 3]), IsrOutcome::Changed(_)));
+    reassign(&mut cluster, Some(&[2]));
+    assert_eq!(target(&cluster), 1);
+    // where it is moved to is no matter
+    reassign(&mut cluster, Some(&[3]));
+    assert!(matches!(cluster.alter_isr(tp, &[2, 3]), IsrOutcome::Changed(_)));
+    cluster.run(MINUTE);
+    assert_eq!(cluster.partition(1, tp).replicas, [3]);
+}
