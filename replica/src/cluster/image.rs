@@ -10,7 +10,7 @@ use std::{
 
 use millrace_engine::{
     api::{TopicId, TopicPartition},
-    config,
+    config::{self, ALL_BROKERS_PREFIX},
 };
 use uuid::Uuid;
 
@@ -385,6 +385,24 @@ impl Image {
         &self.topic_defaults
     }
 
+    /// Nodes that live and were started with another default of what decisions look at, and which; but for those that all nodes
+    /// have a dynamic value of.
+    pub fn other_defaults(&self) -> Vec<(NodeId, &'static str)> {
+        let own = decided_by(&self.started_defaults);
+        let is_set = |of_brokers: &str| {
+            let name = format!("{ALL_BROKERS_PREFIX}{of_brokers}");
+            self.settings.contains_key(&SettingKey { node: None, name })
+        };
+        let mut differ = Vec::new();
+        for node in self.nodes.values() {
+            let Some(defaults) = &node.defaults else { continue };
+            let others = RULES.iter().filter(|(name, _)| defaults.get(*name) != own.get(*name));
+            let others = others.filter(|(_, of_brokers)| !is_set(of_brokers));
+            differ.extend(others.map(|(name, _)| (node.id, *name)));
+        }
+        differ
+    }
+
     fn judge_topics(&mut self) {
         let of_all = self.settings.iter().filter(|(key, _)| key.node.is_none());
         let settings = of_all.map(|(key, value)| (key.name.clone(), value.value.clone())).collect();
@@ -410,6 +428,15 @@ impl Image {
 /// by them, and whoever is controller elects by them.
 pub fn is_of_all_nodes(name: &str) -> bool {
     RULES.iter().any(|(_, of_brokers)| *of_brokers == name)
+}
+
+/// Those of a node's defaults of topics that [`rules`] look at, if they are not the built-in ones.
+pub(crate) fn decided_by(defaults: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_meant = |(name, value): &(&String, &String)| {
+        let key = config::keys().iter().find(|key| key.name == name.as_str());
+        RULES.iter().any(|(rule, _)| rule == name) && key.is_none_or(|key| key.default != value.as_str())
+    };
+    defaults.iter().filter(is_meant).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// What settings mean for decisions. A value that makes no sense is none: those who set it were told.

@@ -370,6 +370,8 @@ struct StoredNode {
     version: String,
     /// Epoch of the life before, and whether only the process ended since.
     continues: Option<(i64, bool)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    defaults: Option<BTreeMap<String, String>>,
 }
 
 impl StoredNode {
@@ -385,6 +387,7 @@ impl StoredNode {
             shards: node.shards,
             version: node.version.clone(),
             continues: node.continues.map(|before| (before.epoch, before.kept == Kept::Written)),
+            defaults: node.defaults.clone(),
         }
     }
 
@@ -405,6 +408,7 @@ impl StoredNode {
                 let kept = if written { Kept::Written } else { Kept::Flushed };
                 Continued { epoch, kept }
             }),
+            defaults: self.defaults,
         }
     }
 }

@@ -142,6 +142,9 @@ pub struct NodeState {
     pub version: String,
     /// The life before, if nothing was lost since.
     pub continues: Option<Continued>,
+    /// Defaults of topics that it was started with and that decisions look at, by topic setting name. None: its software does
+    /// not say.
+    pub defaults: Option<BTreeMap<String, String>>,
 }
 
 impl NodeState {

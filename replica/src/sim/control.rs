@@ -115,6 +115,7 @@ impl Control {
             shards: 1,
             version: String::new(),
             continues: self.former,
+            defaults: None,
         };
         let mut transaction = Transaction::new().when(Compare::Created(key.clone(), 0)).delete(keys::draining(self.id));
         transaction.operations.push(Operation::Put { key, value: keys::encode_node(&state), lease });

@@ -188,6 +188,7 @@ impl Shards {
             image: None,
             topics: life.topics(!engine.topics().by_id.is_empty()),
             halt: self.halt.clone(),
+            other_defaults: Vec::new(),
         };
         let hear = move |event| listener.hear(event);
         if let Some(mirroring) = &self.prepared.mirroring {
@@ -322,6 +323,8 @@ struct Listener {
     /// Of a node that was alone until now.
     topics: Topics,
     halt: Halt,
+    /// Nodes with other defaults, as it was said last.
+    other_defaults: Vec<(i32, &'static str)>,
 }
 
 impl Listener {
@@ -334,7 +337,23 @@ impl Listener {
         )
     }
 
+    /// Every node decides by its own: whoever leads what it acknowledges, whoever is controller who may lead.
+    fn compare_defaults(&mut self, image: &Image) {
+        let others = image.other_defaults();
+        if others == self.other_defaults {
+            return;
+        }
+        for (node, name) in &others {
+            tracing::warn!(
+                "node {node} was started with another default of {name} than this one: start all with the same, or set it for \
+                 all brokers"
+            );
+        }
+        self.other_defaults = others;
+    }
+
     fn put(&mut self, image: Image) {
+        self.compare_defaults(&image);
         self.image = Some(image.clone());
         self.feed.put(OwnImage { image, me: self.me });
     }

@@ -29,6 +29,7 @@ fn image(nodes: &[(NodeId, Option<&str>)]) -> Image {
             shards: 1,
             version: String::new(),
             continues: None,
+            defaults: None,
         };
         if *id < 100 {
             Arc::make_mut(&mut image.nodes).insert(*id, Arc::new(node));

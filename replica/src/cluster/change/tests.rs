@@ -37,6 +37,7 @@ impl World {
             shards: 1,
             version: String::new(),
             continues,
+            defaults: None,
         };
         self.nodes.insert(node, Arc::new(state));
         self.known.entry(node).or_insert(KnownNode { directory: Uuid::nil(), rack: None, since: 1 });

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{ClusterIdentity, Options, Work};
 use crate::cluster::{
-    image::Image,
+    image::{Image, decided_by},
     keys,
     model::{Continued, Kept, KnownNode, Member, NodeState},
     store::{Compare, LeaseId, Operation, Outcome, StoreError, Transaction},
@@ -317,6 +317,7 @@ fn registration(image: &Image, held: &mut Held, options: &mut Options) -> Transa
         shards: node.shards,
         version: node.version.clone(),
         continues: node.continues,
+        defaults: Some(decided_by(&options.topic_defaults)),
     };
     let known = KnownNode { directory: node.directory, rack: node.rack.clone(), since: 0 };
     let before = image.known.get(&node.id);

@@ -51,6 +51,7 @@ fn nodes_topics_and_the_rest_are_read_as_they_were_written() {
         shards: 2,
         version: "1".to_owned(),
         continues: Some(Continued { epoch: 4, kept: Kept::Flushed }),
+        defaults: Some([("flush.messages".to_owned(), "9".to_owned())].into()),
     };
     let stored =
         StoredTopic { name: "t".to_owned(), partitions: 2, configs: [("a".into(), "b".into())].into(), forming: true };

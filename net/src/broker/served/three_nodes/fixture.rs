@@ -136,6 +136,7 @@ fn node(id: i32, rack: &str) -> Arc<NodeState> {
         shards: 1,
         version: String::new(),
         continues: None,
+        defaults: None,
     })
 }
 

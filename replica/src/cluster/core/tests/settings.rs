@@ -107,3 +107,22 @@ fn a_node_with_data_founds_a_cluster_with_its_topics_as_they_are() {
         matches!(cluster.nodes[&2].heard.last(), Some(Event::Fatal(text)) if text.contains("belongs to the cluster"))
     );
 }
+
+/// Each node decides by the defaults that it was started with: nobody noticed that they differed.
+#[test]
+fn nodes_with_other_defaults_are_seen() {
+    let mut cluster = Cluster::new();
+    let defaults = [("flush.messages", "1"), ("min.insync.replicas", "2"), ("retention.ms", "5")];
+    for id in 1..=2 {
+        let of_node = defaults.iter().take(usize::try_from(id * 3).unwrap() - 3);
+        let topic_defaults = of_node.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        cluster.start_with(id, Options { topic_defaults, ..cluster.options(id) });
+    }
+    cluster.run(Duration::from_secs(1));
+    assert_eq!(cluster.image(1).other_defaults(), [(2, "min.insync.replicas")]);
+    assert_eq!(cluster.image(2).other_defaults(), [(1, "min.insync.replicas")]);
+    let set = ConfigChange::Set("brokers/min.insync.replicas".to_owned(), "2".to_owned());
+    let decide = Box::new(move |_: &BTreeMap<String, String>| Ok(vec![set.clone()]));
+    assert_eq!(cluster.ask(1, |reply| Question::AlterSettings(decide, Mode::Apply, reply)).outcome, Ok(()));
+    assert!(cluster.image(1).other_defaults().is_empty());
+}
