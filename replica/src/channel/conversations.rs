@@ -18,6 +18,8 @@
 //! * `old`: from here on all greetings are as a node of version 1 says them, and no frame may be of a later one.
 //! * `limit 1 leading=100000`, `limit 2 following=100000`: bytes per second for replicas that are not in sync.
 //! * `trim 1 3`: node 1's log begins at 3. It tells when it is asked to `write`.
+//! * `greet 1 from=2@1 cluster=9 to=1 shard=0 versions=1-2`: a stranger connects to node 1 and says that; what is left out is what
+//!   node 2 would say.
 //! * `lost 1`: node 1's life is over, and it has no other yet.
 
 use std::{
@@ -34,13 +36,15 @@ use super::{
     doubts::{Doubts, Sign},
     event::{Assignment, Done, IsrOutcome, LeaderRole, LinkId, LiveNode, LogPosition, Logs, Nodes, ReadFailure},
     event::{ReadRun, Role, SealedRun},
-    frame::{Frame, Purpose, Run, Verdict, encode},
+    frame::{Frame, Hello, Purpose, Run, Verdict, encode},
     intent::{EngineWork, Intent},
     quota::{Limited, LimitedReplicas, ReplicationLimits},
     shard::{ChannelConfig, LAG_MS_MAX, ShardChannel},
 };
 use crate::cluster::model::{Member, NodeId};
 
+/// The other end of a connection that no node of the script opened.
+const STRANGER: NodeId = -1;
 /// How long a node is doubted at most.
 const DOUBT_MS_MAX: u64 = 5_000;
 const P: TopicPartition = TopicPartition { topic: Uuid::from_u128(1), partition: 0 };
@@ -139,6 +143,7 @@ impl Conversation {
                 }
                 Intent::HangUp { link } => {
                     let pipe = self.pipes.iter().position(|ends| ends.contains(&(id, link))).expect("an open pipe");
+                    self.bid_farewell(pipe);
                     self.line(format!("{id} hangs up"));
                     self.end(pipe, id);
                 }
@@ -167,12 +172,22 @@ impl Conversation {
         }
     }
 
+    /// What was said to a stranger before the end arrives: a node hangs up once all is sent.
+    fn bid_farewell(&mut self, pipe: usize) {
+        if self.pipes[pipe][0].0 == STRANGER {
+            while let Some(at) = self.under_way.iter().position(|(other, end, _)| (*other, *end) == (pipe, 0)) {
+                self.under_way.swap(0, at);
+                self.deliver();
+            }
+        }
+    }
+
     fn end(&mut self, pipe: usize, by: NodeId) {
         let ends = self.pipes[pipe];
         self.under_way.retain(|(other, ..)| *other != pipe);
         // a pipe keeps its place, so that others keep theirs
         self.pipes[pipe] = [(0, LinkId(0)); 2];
-        for (node, link) in ends.into_iter().filter(|(node, _)| *node != by && *node != 0) {
+        for (node, link) in ends.into_iter().filter(|(node, _)| *node != by && *node > 0) {
             self.call(node, |now, core, _| core.handle_closed(now, link));
         }
     }
@@ -229,6 +244,25 @@ impl Conversation {
         }
     }
 
+    /// A connection whose other end is no node of the script.
+    fn greet(&mut self, id: NodeId, words: &[&str]) {
+        let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let versions = value("versions").unwrap_or("1-2").split_once('-').expect("oldest and newest");
+        let hello = Hello {
+            cluster: Uuid::from_u128(value("cluster").map_or(9, |word| word.parse().unwrap())),
+            from: member(value("from").unwrap_or("2")),
+            from_shard: 0,
+            to: value("to").map_or(id, |word| word.parse().unwrap()),
+            to_shard: value("shard").map_or(0, |word| word.parse().unwrap()),
+            purpose: Purpose::Live,
+            version_min: versions.0.parse().unwrap(),
+            version_max: versions.1.parse().unwrap(),
+        };
+        let far = self.nodes.get_mut(&id).expect("a node of the script").core.handle_accepted(self.now);
+        self.pipes.push([(STRANGER, LinkId(0)), (id, far)]);
+        self.under_way.push_back((self.pipes.len() - 1, 1, Frame::Hello(hello)));
+    }
+
     fn heed(&mut self, id: NodeId, member: Member, sign: Sign) {
         let now = self.now;
         let is_news = self.nodes.get_mut(&id).expect("a node of the script").doubts.note(now, member, sign);
@@ -262,9 +296,12 @@ impl Conversation {
         }
         let ((from, _), (to, link)) = (self.pipes[pipe][1 - end], self.pipes[pipe][end]);
         if let Some(text) = describe(&frame) {
-            self.line(format!("{from}>{to} {text}"));
+            let name = |id: NodeId| if id == STRANGER { "stranger".to_owned() } else { id.to_string() };
+            self.line(format!("{}>{} {text}", name(from), name(to)));
         }
-        self.call(to, |now, core, logs| core.handle_frame(now, link, frame, logs));
+        if to != STRANGER {
+            self.call(to, |now, core, logs| core.handle_frame(now, link, frame, logs));
+        }
         true
     }
 
@@ -311,6 +348,7 @@ impl Conversation {
             "reachable" => self.unreachable.retain(|other| *other != id()),
             "full" => self.nodes.get_mut(&id()).expect("a node of the script").log.is_full = true,
             "free" => self.nodes.get_mut(&id()).expect("a node of the script").log.is_full = false,
+            "greet" => self.greet(id(), &words[2..]),
             "hold" => self.is_held = true,
             "old" => self.is_old = true,
             "limit" => self.limit(id(), words[2]),
