@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod adopting;
+mod committer;
 mod cuts;
 mod disks;
 mod drain;
