@@ -46,6 +46,33 @@ fn a_limit_holds_a_reassignment_until_it_is_lifted() {
     unset(&rig, &topic, "leader.replication.throttled.replicas");
 }
 
+/// The leader's limit makes chunks small, so that not all has come by the time that the follower is over its own.
+#[test]
+fn a_limit_of_the_follower_holds_a_reassignment_until_it_is_lifted() {
+    let Some(rig) = Rig::start(2, "") else { return };
+    rig.create_topic("letters", 1, 1, &[]);
+    let load = Load::start(&rig, "letters", 1, 1);
+    load.await_more(&rig, 200);
+    let produced = load.finish();
+    let leader = rig.leader("letters", 0);
+    let broker = |id: i32| Resource { kind: ResourceKind::Broker, name: id.to_string() };
+    let topic = Resource::topic("letters");
+    set(&rig, &topic, "leader.replication.throttled.replicas", "*");
+    set(&rig, &topic, "follower.replication.throttled.replicas", &format!("0:{}", 3 - leader));
+    set(&rig, &broker(leader), "leader.replication.throttled.rate", "8192");
+    set(&rig, &broker(3 - leader), "follower.replication.throttled.rate", "1");
+    let both = Reassignment { topic: "letters".to_owned(), partition: 0, replicas: Some(vec![leader, 3 - leader]) };
+    rig.client().reassign(&[both]).unwrap();
+    std::thread::sleep(A_WHILE);
+    unset(&rig, &broker(leader), "leader.replication.throttled.rate");
+    std::thread::sleep(A_WHILE);
+    let under_way = rig.client().reassigning().unwrap();
+    assert_eq!(under_way, [("letters".to_owned(), 0)], "a byte per second\n{}", rig.logs());
+    unset(&rig, &broker(3 - leader), "follower.replication.throttled.rate");
+    rig.await_in_sync("letters", 2);
+    rig.verify("letters", produced.run, &produced.acknowledged);
+}
+
 #[test]
 fn records_that_are_deleted_are_gone_from_all_that_live() {
     let Some(mut rig) = Rig::start(3, "") else { return };
