@@ -343,3 +343,60 @@ fn who_waits_hears_at_once_that_a_partition_has_left_and_what_comes_back_is_empt
         assert!(cell.borrow().is_clear());
     });
 }
+
+/// What its leader appended, one record each.
+fn sent(offsets: std::ops::Range<i64>, epoch: i32, append_time_ms: Option<i64>) -> Bytes {
+    let batch = |offset: i64| {
+        let mut batch = one(7, i32::try_from(offset).unwrap()).to_vec();
+        assign(&mut batch, offset, epoch, append_time_ms);
+        batch
+    };
+    offsets.flat_map(batch).collect::<Vec<u8>>().into()
+}
+
+/// Replicas would differ, and times be looked up differently after a failover.
+#[test]
+fn a_follower_keeps_the_time_that_its_leader_stamped() {
+    with_store(&[("message.timestamp.type", "LogAppendTime")], async |store, id| {
+        store.follow(id, 4).await.unwrap();
+        let sent = sent(0..1, 4, Some(77));
+        store.append_as_follower(id, 4, 0, &sent).unwrap().kept().await.unwrap();
+        for _ in 0..2 {
+            let caught = store.read_for_follower(id, 0, 9_000).await.unwrap();
+            assert_eq!(
+                caught.records.chunks.iter().flat_map(|chunk| chunk.as_slice().unwrap().to_vec()).collect::<Vec<u8>>(),
+                sent
+            );
+            store.materialise_all().await;
+        }
+    });
+}
+
+/// A follower whose log began after its leader's would lack what consumers are still shown when it leads.
+#[test]
+fn a_follower_lets_go_of_nothing_before_its_leader_does() {
+    with_store(&[("internal.segment.bytes", "1"), ("retention.bytes", "0")], async |store, id| {
+        store.follow(id, 1).await.unwrap();
+        store.append_as_follower(id, 1, 0, &sent(0..4, 1, None)).unwrap().kept().await.unwrap();
+        store.advance_high_watermark(id, 4).unwrap();
+        store.materialise_all().await;
+        store.retain(1_000_000).await;
+        assert_eq!(store.position(id).unwrap().log_start, 0);
+        store.lead(id, 2, THREE).await.unwrap();
+        store.retain(1_000_000).await;
+        assert!(store.position(id).unwrap().log_start > 0, "who leads it lets go of the same");
+    });
+}
+
+/// It stayed below the log's start, where nothing can be read (KAFKA-9491).
+#[test]
+fn the_high_watermark_of_a_log_that_begins_anew_is_not_before_its_start() {
+    with_store(&[], async |store, id| {
+        store.follow(id, 1).await.unwrap();
+        store.append_as_follower(id, 1, 0, &sent(0..2, 1, None)).unwrap().kept().await.unwrap();
+        let position = store.begin_anew(id, 100).await.unwrap();
+        assert_eq!((position.log_start, position.high_watermark, position.end), (100, 100, 100));
+        store.append_as_follower(id, 1, 100, &sent(100..101, 1, None)).unwrap().kept().await.unwrap();
+        assert_eq!(store.bounds(id).unwrap(), (100, 100));
+    });
+}

@@ -89,6 +89,25 @@ fn high_watermark_stands_below_min_insync_replicas() {
     assert_eq!(leadership.advance(0, position(9), &nodes()), Some(9));
 }
 
+/// flush.messages that changes while there are followers: each counts with what its own log and what it was asked for say.
+#[test]
+fn what_counts_follows_the_topic_when_it_begins_to_flush() {
+    let mut leadership = leadership(&[ME, SECOND], 1);
+    let role = LeaderRole { durability: Durability::Written, ..leadership.role.clone() };
+    leadership.update(100, role.clone());
+    leadership.take_up(0, SECOND, link(SECOND), &Attach { written: 9, ..attach(9, 4, 5) }, Flow::Live { next: 9 });
+    let written = |end, durable| LogPosition { durable, durability: Durability::Written, ..position(end) };
+    assert_eq!(leadership.advance(0, written(9, 4), &nodes()), Some(9), "written is enough");
+    // the key of the partition is as it was: the rules of its topic are not
+    leadership.update(100, LeaderRole { durability: Durability::Device, ..role });
+    let partition = attach(0, 0, 0).partition;
+    assert_eq!(leadership.confirmed_of(&Position { partition, attachment: 1, written: 12, durable: 10 }), 10);
+    let device = |end, durable| LogPosition { durability: Durability::Device, ..written(end, durable) };
+    leadership.follower(link(SECOND), 1).unwrap().confirm(0, 12, 12);
+    assert_eq!(leadership.advance(0, device(12, 9), &nodes()), None, "nothing of that is flushed here");
+    assert_eq!(leadership.advance(0, device(12, 11), &nodes()), Some(11));
+}
+
 /// A shrink that is asked for is not done yet: whoever would leave may still be elected.
 #[test]
 fn pending_shrink_keeps_the_old_isr() {

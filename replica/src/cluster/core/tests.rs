@@ -38,6 +38,8 @@ struct Node {
     heard: Vec<Event>,
     /// How long transactions and what the watch brings are on their way.
     delay: Duration,
+    /// How long it takes to read everything.
+    reading: Duration,
     travelling: VecDeque<(Instant, Work)>,
     arriving: VecDeque<(Instant, u64, Result<Vec<Change>, StoreError>)>,
 }
@@ -204,7 +206,16 @@ fn in_sync(state: &PartitionState) -> Vec<NodeId> {
 impl Node {
     fn new(core: ControlCore, client: Client) -> Self {
         let (travelling, arriving) = (VecDeque::new(), VecDeque::new());
-        Self { core, client, watch: None, heard: Vec::new(), delay: Duration::ZERO, travelling, arriving }
+        Self {
+            core,
+            client,
+            watch: None,
+            heard: Vec::new(),
+            delay: Duration::ZERO,
+            reading: Duration::ZERO,
+            travelling,
+            arriving,
+        }
     }
 
     fn turn(&mut self, now: Instant) {
@@ -253,6 +264,7 @@ impl Node {
                     let delay = self.delay * (1 + u32::try_from(ticket % 3).unwrap());
                     self.travelling.push_back((now + delay, work));
                 }
+                Work::ReadAll if self.reading > Duration::ZERO => self.travelling.push_back((now + self.reading, work)),
                 Work::Transact(..) if self.delay > Duration::ZERO => {
                     self.travelling.push_back((now + self.delay, work));
                 }
@@ -620,6 +632,24 @@ fn leaders_go_back_when_the_settings_say_so() {
         cluster.run(Duration::from_secs(12));
         assert_eq!(leads(&cluster.partition(1, other)), Some(leader), "{every:?}, {percent_max} %");
     }
+}
+
+/// A broker that loads its metadata for longer than a lease is not fenced meanwhile (KAFKA-19586).
+#[test]
+fn a_lease_is_kept_while_everything_is_read_for_longer_than_it_lasts() {
+    let mut cluster = Cluster::of(2);
+    let before = cluster.member(1);
+    cluster.nodes.get_mut(&1).unwrap().reading = 3 * LEASE;
+    cluster.run(MINUTE);
+    let is_read = |node: &Node| node.travelling.iter().any(|(_, work)| matches!(work, Work::ReadAll));
+    let mut was_read = false;
+    for _ in 0..60 {
+        was_read |= is_read(&cluster.nodes[&1]);
+        cluster.run(Duration::from_secs(1));
+    }
+    assert!(was_read, "everything is read anew now and then");
+    assert_eq!(cluster.member(1), before, "it is the same life");
+    assert_eq!(cluster.image(2).nodes[&1].member(), before.unwrap());
 }
 
 #[test]

@@ -41,6 +41,39 @@ fn links_within_the_project_lead_somewhere() {
     none("Links lead somewhere.", "Write where it is now.", &broken.collect::<Vec<_>>());
 }
 
+/// The table of pitfalls of the channel: functions, variants and constants of the sources, or conversations.
+#[test]
+fn tests_that_the_table_of_pitfalls_names_are_there() {
+    let sources: Vec<&str> = FILES.iter().filter(|file| file.path.ends_with(".rs")).map(|file| &*file.text).collect();
+    let is_there = |name: &str| match name.ends_with(".txt") {
+        true => top().join("replica/src/channel/testdata").join(name).exists(),
+        false => {
+            let forms = [format!("fn {name}("), format!("const {name}:"), format!("    {name},\n")];
+            sources.iter().any(|text| forms.iter().any(|form| text.contains(form)))
+        }
+    };
+    let in_table = |(file, _, text): &(&File, usize, &str)| {
+        file.path == "replica/CHANNEL.md" && text.starts_with("| ") && text.matches(" | ").count() == 1
+    };
+    let mut rows = 0;
+    let mut breaches = Vec::new();
+    let after = lines().skip_while(|(file, _, text)| file.path != "replica/CHANNEL.md" || *text != PITFALLS);
+    for (file, line, text) in after.filter(in_table).filter(|(_, _, text)| !text.starts_with("| what |")) {
+        rows += 1;
+        let held_by = text.rsplit(" | ").next().unwrap_or("");
+        let named: Vec<&str> = held_by.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() && !held_by.starts_with("by construction: ") {
+            breaches.push(format!("{}:{line}: nothing holds it", file.path));
+        }
+        let gone = named.into_iter().filter(|name| !is_there(name));
+        breaches.extend(gone.map(|name| format!("{}:{line}: {name}", file.path)));
+    }
+    assert!(rows > 20, "the table is under {PITFALLS:?}: {rows}");
+    none("Pitfalls name what holds them.", "Write the test's name as it is now.", &breaches);
+}
+
+const PITFALLS: &str = "## What others got wrong";
+
 /// The path from the top of what a document in a folder calls so.
 fn beside(document: &str, target: &str) -> PathBuf {
     let mut path = PathBuf::new();
