@@ -27,6 +27,7 @@ mod node;
 mod pause;
 mod producer;
 mod reassigning;
+mod replacing;
 mod replication;
 mod rig;
 mod rolling;

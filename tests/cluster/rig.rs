@@ -249,11 +249,17 @@ impl Rig {
 
     /// Runs `millrace` with these arguments against the cluster; answers what it printed.
     pub(crate) fn millrace(&self, arguments: &[&str]) -> String {
+        let (is_done, said) = self.try_millrace(arguments);
+        assert!(is_done, "{arguments:?}: {said}\n{}", self.logs());
+        said
+    }
+
+    /// The same of a command that may be refused.
+    pub(crate) fn try_millrace(&self, arguments: &[&str]) -> (bool, String) {
         let brokers = self.brokers().iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>().join(",");
         let output = Command::new(binary()).args(arguments).args(["--broker", &brokers]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{arguments:?}: {said}\n{}", self.logs());
-        said
+        (output.status.success(), said)
     }
 
     /// Creates a topic and waits until all its replicas are in sync.
