@@ -1,5 +1,7 @@
 //! Topics and settings: create, delete, grow, describe, alter.
 
+use std::collections::BTreeMap;
+
 use kafka_protocol::{
     messages::{
         CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
@@ -179,6 +181,26 @@ impl Cluster {
         let mut entries: Vec<ConfigEntry> = found?.into_iter().map(|entry| entry_of(entry, resource.kind)).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    /// One setting of several topics, by the topic's name. Topics that are gone have none.
+    pub fn topic_settings(&mut self, topics: &[String], name: &str) -> Result<BTreeMap<String, String>, ClientError> {
+        let response = self.retry(|cluster| {
+            cluster.any(|_| {
+                let resources = topics.iter().map(|topic| {
+                    DescribeConfigsResource::default()
+                        .with_resource_type(Resource::topic(topic).wire_kind())
+                        .with_resource_name(text(topic))
+                        .with_configuration_keys(Some(vec![text(name)]))
+                });
+                DescribeConfigsRequest::default().with_resources(resources.collect())
+            })
+        })?;
+        let found = response.results.into_iter().filter_map(|result| {
+            let value = result.configs.into_iter().find(|config| &*config.name == name)?.value?;
+            Some((result.resource_name.to_string(), value.to_string()))
+        });
+        Ok(found.collect())
     }
 
     /// Sets and deletes settings of a topic or broker.

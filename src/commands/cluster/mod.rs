@@ -1,6 +1,7 @@
 //! `millrace cluster`: how a cluster is and what to do about it, moving partitions off a node, taking a node out.
 
 use std::{
+    collections::BTreeMap,
     io::{Write, stdout},
     net::{TcpStream, ToSocketAddrs},
     time::Duration,
@@ -186,10 +187,26 @@ impl Status {
         let mut cluster = self.broker.cluster();
         let (members, topics) = look(&mut cluster)?;
         let silent = silent(&members, self.broker.patience(SILENCE));
-        let heard = hear(&mut self.broker.cluster_within(WORD_PATIENCE), &members, silent);
+        let mut heard = hear(&mut self.broker.cluster_within(WORD_PATIENCE), &members, silent);
+        heard.min_in_sync = min_in_sync(&mut cluster, &topics);
         report(&members, &topics, &heard, &mut stdout().lock())
     }
 }
+
+/// min.insync.replicas of topics that lack replicas in sync, as far as somebody says.
+fn min_in_sync(cluster: &mut Cluster, topics: &[Topic]) -> BTreeMap<String, usize> {
+    let lacks = |topic: &&Topic| topic.partitions.values().any(|it| it.in_sync.len() < it.replicas.len());
+    let names: Vec<String> = topics.iter().filter(lacks).map(|topic| topic.name.clone()).collect();
+    let mut found = BTreeMap::new();
+    for some in names.chunks(TOPICS_OF_REQUEST) {
+        let Ok(values) = cluster.topic_settings(some, "min.insync.replicas") else { break };
+        found.extend(values.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))));
+    }
+    found
+}
+
+/// Topics of which one request asks for a setting.
+const TOPICS_OF_REQUEST: usize = 1_000;
 
 /// How long a node may take to take a connection before it counts as silent.
 const SILENCE: Duration = Duration::from_secs(2);

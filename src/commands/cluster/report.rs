@@ -36,11 +36,13 @@ pub(super) struct Heard {
     pub(super) silent: Vec<i32>,
     /// What keeps nodes from etcd, and whom.
     pub(super) etcd_troubles: BTreeMap<String, Vec<i32>>,
+    /// min.insync.replicas of topics that lack replicas in sync.
+    pub(super) min_in_sync: BTreeMap<String, usize>,
 }
 
 /// Writes it.
 pub(super) fn report(members: &Members, topics: &[Topic], heard: &Heard, out: &mut impl Write) -> Outcome {
-    let Heard { lags, silent, etcd_troubles } = heard;
+    let Heard { lags, silent, etcd_troubles, min_in_sync } = heard;
     let shares = shares(members, topics);
     let count = members.nodes.len();
     let id = members.cluster_id.as_deref().unwrap_or("-");
@@ -73,6 +75,7 @@ pub(super) fn report(members: &Members, topics: &[Topic], heard: &Heard, out: &m
         format!("{who} {ids}: {trouble}; produce and fetch go on, nobody is elected and no topic changes meanwhile")
     }));
     troubles.extend(self::troubles(members, topics, &shares, lags));
+    troubles.extend(refusing(topics, min_in_sync));
     for trouble in &troubles {
         writeln!(out, "{trouble}")?;
     }
@@ -194,6 +197,27 @@ fn troubles(
     troubles
 }
 
+/// Partitions that take nothing with acks=all, as fewer replicas are in sync than min.insync.replicas.
+fn refusing(topics: &[Topic], min_in_sync: &BTreeMap<String, usize>) -> Option<String> {
+    let refuses = |topic: &Topic, partition: &Partition| {
+        let min = min_in_sync.get(&topic.name).map_or(1, |min| (*min).min(partition.replicas.len()));
+        partition.leader >= 0 && partition.in_sync.len() < min
+    };
+    let (count, names) = named_of(topics, refuses)?;
+    let of_them = topics.iter().flat_map(|topic| topic.partitions.values().filter(|it| refuses(topic, it)));
+    let missing: BTreeSet<i32> = of_them
+        .flat_map(|partition| partition.replicas.iter().filter(|id| !partition.in_sync.contains(id)))
+        .copied()
+        .collect();
+    let missing = joined(&missing.into_iter().collect::<Vec<_>>());
+    Some(format!(
+        "{} with fewer replicas in sync than min.insync.replicas, so that acks=all is refused: {names}: they take records again \
+         once enough of nodes {missing} are up and caught up; if these are lost, 'millrace cluster drain ID' gives their replicas \
+         to others, and 'millrace config alter --topic NAME --set min.insync.replicas=1' does with what there is",
+        counted(count, "partition")
+    ))
+}
+
 /// Nodes that have a replica of a partition without a leader and are not there to lead.
 fn waited_for(topics: &[Topic]) -> String {
     let orphans = topics.iter().flat_map(|topic| topic.partitions.values()).filter(|partition| partition.leader < 0);
@@ -206,8 +230,13 @@ fn waited_for(topics: &[Topic]) -> String {
 
 /// How many partitions there are of which that holds, and the names of some.
 fn named(topics: &[Topic], holds: impl Fn(&Partition) -> bool) -> Option<(usize, String)> {
+    named_of(topics, |_, partition| holds(partition))
+}
+
+/// The same by what their topics are.
+fn named_of(topics: &[Topic], holds: impl Fn(&Topic, &Partition) -> bool) -> Option<(usize, String)> {
     let partitions = topics.iter().flat_map(|topic| topic.partitions.iter().map(move |it| (topic, it)));
-    let found: Vec<_> = partitions.filter(|(_, (_, partition))| holds(partition)).collect();
+    let found: Vec<_> = partitions.filter(|(topic, (_, partition))| holds(topic, partition)).collect();
     let names = found.iter().take(NAMED_MAX).map(|(topic, (index, _))| format!("{}-{index}", topic.name));
     let mut names = names.collect::<Vec<_>>().join(", ");
     if found.len() > NAMED_MAX {
@@ -305,6 +334,26 @@ mod tests {
         let text = said_of(&[1, 2, 3], &[topic("a", &[(1, &[1, 2, 3], &[1, 2, 3])])], &heard);
         assert!(text.contains("nodes 1,3: etcd takes no writes: 'etcdctl alarm disarm'; produce"), "{text}");
         assert!(!text.contains("all is well"), "{text}");
+    }
+
+    /// A topic that refused every record of careful producers was said to be under-replicated, like one that took all.
+    #[test]
+    fn partitions_that_refuse_acks_all_are_said_with_what_to_do() {
+        let orders = topic("orders", &[(1, &[1, 2, 3], &[1]), (1, &[1, 2, 3], &[1, 2]), (-1, &[2, 3], &[])]);
+        let small = topic("small", &[(1, &[1], &[1]), (1, &[1, 2], &[1])]);
+        let min_in_sync = [("orders".to_owned(), 2), ("small".to_owned(), 1)].into();
+        let heard = Heard { min_in_sync, ..Heard::default() };
+        let text = said_of(&[1], &[orders, small], &heard);
+        assert!(text.contains("1 partition with fewer replicas in sync than min.insync.replicas"), "{text}");
+        assert!(
+            text.contains("acks=all is refused: orders-0: they take records again once enough of nodes 2,3"),
+            "{text}"
+        );
+        let all_there = topic("orders", &[(1, &[1, 2], &[1, 2])]);
+        assert!(!said_of(&[1, 2], &[all_there], &heard).contains("acks=all"));
+        // as many as there are will do where there are fewer replicas than min.insync.replicas
+        let one = topic("orders", &[(1, &[1], &[1])]);
+        assert!(!said_of(&[1], &[one], &heard).contains("acks=all"));
     }
 
     #[test]
