@@ -179,8 +179,8 @@ pub(crate) static TABLE: &[Metric] = &[
     own(
         "millrace_follower_promotable",
         Kind::Gauge,
-        "1 if it is in sync with all of them: it may lead them, and nothing that was acknowledged is lost by that.",
-        |node, page| followers(node, page, |report| f64::from(u8::from(report.in_sync == report.partitions))),
+        "1 if it is in sync with all of them: it may lead them without the loss of what was acknowledged; by reason.",
+        followers_promotable,
     ),
     own("millrace_cluster_nodes", Kind::Gauge, "Nodes that live, as far as this one knows.", |node, page| {
         of_cluster(node, page, |report| report.nodes);
@@ -276,13 +276,30 @@ fn replication(node: &NodeReading, page: &mut Page, read: fn(&ReplicationReport)
 
 /// One sample for each node that follows this one.
 fn followers(node: &NodeReading, page: &mut Page, read: fn(&FollowerReport) -> f64) {
+    for (id, report) in followers_of(node) {
+        page.sample(&[("node", &id.to_string())], read(&report));
+    }
+}
+
+/// Whether each of these may lead what this node leads, and why not.
+fn followers_promotable(node: &NodeReading, page: &mut Page) {
+    for (id, report) in followers_of(node) {
+        let (reason, value) = match report.in_sync {
+            in_sync if in_sync == report.partitions => ("in sync", 1.0),
+            0 => ("in sync with no partition", 0.0),
+            _ => ("not in sync with some partitions", 0.0),
+        };
+        page.sample(&[("node", &id.to_string()), ("reason", reason)], value);
+    }
+}
+
+/// What each node lacks, of all shards.
+fn followers_of(node: &NodeReading) -> BTreeMap<i32, FollowerReport> {
     let mut by_node: BTreeMap<i32, FollowerReport> = BTreeMap::new();
     for (id, report) in node.shards.iter().flat_map(|shard| &shard.replication).flat_map(|report| &report.followers) {
         by_node.entry(*id).or_default().add(report);
     }
-    for (id, report) in by_node {
-        page.sample(&[("node", &id.to_string())], read(&report));
-    }
+    by_node
 }
 
 /// What all shards of a node in a cluster know alike.
@@ -432,6 +449,29 @@ mod tests {
         let readme = include_str!("../../../../README.md");
         for metric in TABLE {
             assert!(readme.contains(&format!("`{}`", metric.name)), "{} is not in README.md", metric.name);
+        }
+    }
+
+    #[test]
+    fn why_a_follower_may_lead_or_not_is_said() {
+        let follower = |partitions, in_sync| FollowerReport { partitions, in_sync, ..FollowerReport::default() };
+        let shard = |followers| ShardReading {
+            replication: Some(ReplicationReport { followers, ..ReplicationReport::default() }),
+            ..ShardReading::default()
+        };
+        // what one shard knows of a node is not all
+        let one = [(1, follower(2, 2)), (2, follower(2, 2)), (3, follower(1, 0))].into();
+        let shards = vec![shard(one), shard([(2, follower(2, 1))].into())];
+        let node = NodeReading { shards, ..NodeReading::default() };
+        let mut page = Page::default();
+        TABLE.iter().for_each(|metric| metric.write(&node, &mut page));
+        let text = page.finish();
+        for line in [
+            "millrace_follower_promotable{node=\"1\",reason=\"in sync\"} 1",
+            "millrace_follower_promotable{node=\"2\",reason=\"not in sync with some partitions\"} 0",
+            "millrace_follower_promotable{node=\"3\",reason=\"in sync with no partition\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
     }
 
