@@ -171,17 +171,25 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip.to_canonical(), port))
 }
 
+/// The process of this machine that takes connections to an address; `None` when there is none, or it cannot be seen.
+pub fn process_on(address: SocketAddr) -> Option<u32> {
+    process_with(listener_on(address)?.inode)
+}
+
 /// Which process has a socket open, as `process 12 (java)`; `None` when it cannot be seen.
 pub(crate) fn holder_of(inode: u64) -> Option<String> {
+    let process = process_with(inode)?;
+    let command = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    Some(format!("process {process} ({})", command.trim()))
+}
+
+fn process_with(inode: u64) -> Option<u32> {
     let link = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
-        let name = process.file_name();
-        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else { continue };
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
-        let holds = descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*link));
-        if holds {
-            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("process {pid} ({})", command.trim()));
+        if descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*link)) {
+            return Some(id);
         }
     }
     None

@@ -80,6 +80,19 @@ impl Etcd {
         Ok(self.status()?.errors.iter().any(|alarm| alarm.contains("NOSPACE")))
     }
 
+    /// How many revisions it has, if it keeps all of them from the first one on.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn uncompacted_revisions(&mut self) -> Result<Option<i64>, StoreError> {
+        let revision = self.range("", None, 0, 1)?.revision;
+        match self.range("", None, 1, 1) {
+            Ok(_) => Ok(Some(revision)),
+            Err(StoreError::Compacted(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn status(&mut self) -> Result<messages::StatusResponse, StoreError> {
         self.caller.call("/etcdserverpb.Maintenance/Status", &Empty {}, Repeat::Always)
     }
