@@ -41,7 +41,7 @@ impl World {
         let (one, other) = (self.random.pick(&ids), self.random.pick(&ids));
         let partition = self.random.pick(&self.partitions);
         let length = self.random.between(20, 400) * self.random.between(1, 12);
-        match self.random.below(19) {
+        match self.random.below(20) {
             0..=2 => self.crash_for(one, length, false),
             3 if self.may_lose_power(one) => self.crash_for(one, length, true),
             4 => self.pause(one, length),
@@ -83,12 +83,20 @@ impl World {
                 let leader = self.state(partition).leader;
                 self.delete_records(leader.map_or(one, |leader| leader.node), partition);
             }
+            18 => self.change_min_isr(),
             _ => {}
         }
     }
 
-    /// Whether a machine may lose its power and nothing that was acknowledged: what is acknowledged before its flush is so
-    /// as long as two are to have it, and one of them keeps its power.
+    /// Somebody alters the topic; nodes hear of it one after the other.
+    fn change_min_isr(&mut self) {
+        self.min_isr = 1 + self.random.below(2);
+        let transaction = self.stored_topic();
+        self.memory.transact(&transaction).expect("the store answers");
+    }
+
+    /// Whether a machine may lose its power and nothing that was acknowledged: what is acknowledged before its flush is safe
+    /// as long as another member in sync keeps its power.
     fn may_lose_power(&mut self, id: NodeId) -> bool {
         if self.durability == Durability::Device {
             return true;
@@ -98,7 +106,7 @@ impl World {
             let node = &self.nodes[&member.node];
             member.node != id && node.is_up && node.control.member == Some(*member)
         };
-        self.min_isr > 1 && states.iter().all(|state| state.isr.iter().any(keeps))
+        states.iter().all(|state| state.isr.iter().any(keeps))
     }
 
     fn crash_for(&mut self, id: NodeId, length: u64, is_power_cut: bool) {

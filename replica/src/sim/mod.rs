@@ -1,8 +1,8 @@
 //! A simulator of the whole protocol: several nodes with the real cores of the channel, the real decisions of the control plane on
 //! its store in memory, and models of engine, disk and network that fail in all the ways that are known.
 //!
-//! Not in it: unclean elections, which lose records by what they are; settings of a topic that change while it runs; and the
-//! controller's own loop (`cluster::core`), in whose place stands a smaller one with the same decisions.
+//! Not in it: unclean elections, which lose records by what they are; `flush.messages` that changes; and the controller's own
+//! loop (`cluster::core`), in whose place stands a smaller one with the same decisions.
 //!
 //! `MILLRACE_SIM_SEEDS=10000` runs more seeds, also to find that a guard is missing; `MILLRACE_SIM_SEED=7` runs one of them and
 //! tells what happens.

@@ -71,6 +71,8 @@ struct Wait {
 #[derive(Debug)]
 struct Waited {
     replication: Replication,
+    /// The least of `min.insync.replicas` by which it went since it was last told how many are in sync.
+    min: i32,
     waits: Vec<Wait>,
 }
 
@@ -84,7 +86,7 @@ pub(super) struct Waits {
 
 impl Waits {
     fn of(&mut self, id: NodeId, partition: TopicPartition) -> &mut Waited {
-        let undecided = || Waited { replication: Replication::undecided(), waits: Vec::new() };
+        let undecided = || Waited { replication: Replication::undecided(), min: 1, waits: Vec::new() };
         self.partitions.entry((id, partition)).or_insert_with(undecided)
     }
 
@@ -126,8 +128,10 @@ impl World {
         }
     }
 
-    fn min_in_sync(&self) -> i32 {
-        i32::try_from(self.min_isr).expect("a few nodes")
+    /// `min.insync.replicas`, as a node has heard.
+    fn min_in_sync(&self, id: NodeId, partition: TopicPartition) -> i32 {
+        let topic = self.nodes[&id].control.image.topics.get(&partition.topic);
+        topic.map_or(1, |topic| i32::try_from(topic.rules.min_isr).expect("a few nodes"))
     }
 
     /// The engine hears how many are in sync.
@@ -135,14 +139,16 @@ impl World {
         if self.plan.breaks == Some(Rule::WaitsEndWithTooFew) {
             return;
         }
-        let (count, min) = (u32::try_from(count).expect("a few nodes"), self.min_in_sync());
-        let _who_does_not_lead_is_told_in_vain = self.waits.of(id, partition).replication.set_in_sync(count, min);
+        let (count, min) = (u32::try_from(count).expect("a few nodes"), self.min_in_sync(id, partition));
+        let waited = self.waits.of(id, partition);
+        waited.min = min;
+        let _who_does_not_lead_is_told_in_vain = waited.replication.set_in_sync(count, min);
         self.collect_answers(id, partition);
     }
 
     /// The engine hears how many replicas a partition has, if it leads in the epoch of the image.
     pub(super) fn set_replicas(&mut self, id: NodeId, partition: TopicPartition) {
-        let (leadership, min) = (self.leadership(id, partition), self.min_in_sync());
+        let (leadership, min) = (self.leadership(id, partition), self.min_in_sync(id, partition));
         let state = self.nodes[&id].control.image.partition(partition);
         let Some(epoch) = state.map(|state| state.value.leader_epoch) else { return };
         let _others_are_not_asked = self.waits.of(id, partition).replication.set_replicas(epoch, leadership, min);
@@ -151,10 +157,11 @@ impl World {
 
     /// In which epoch a node takes a record that enough replicas shall have.
     pub(super) fn takes(&mut self, id: NodeId, partition: TopicPartition) -> Option<i32> {
-        let min = self.min_in_sync();
-        let replication = &self.waits.of(id, partition).replication;
-        replication.check_produce(min).ok()?;
-        replication.leads()
+        let min = self.min_in_sync(id, partition);
+        let waited = self.waits.of(id, partition);
+        waited.min = waited.min.min(min);
+        waited.replication.check_produce(min).ok()?;
+        waited.replication.leads()
     }
 
     /// Somebody waits for a record.
@@ -164,7 +171,7 @@ impl World {
         // not by chance, so that what else happens does not depend on it
         let timeout_ms = TIMEOUT_MS_MIN + number * 7_919 % (TIMEOUT_MS_MAX - TIMEOUT_MS_MIN);
         let (until_ms, process) = (self.now_ms + timeout_ms, self.nodes[&id].process);
-        let Waited { replication, waits } = self.waits.of(id, partition);
+        let Waited { replication, waits, .. } = self.waits.of(id, partition);
         let epoch = replication.leads().expect("it took the record");
         let confirmation = replication.expect(offset + 1);
         waits.push(Wait { number, epoch, until_ms, awaits, confirmation });
@@ -222,7 +229,7 @@ impl World {
     /// Whether whoever waits is bound to be answered.
     pub(super) fn check_waits(&mut self) {
         let found = self.waits.partitions.iter().find_map(|((id, partition), waited)| {
-            let wait = waited.waits.iter().find_map(|wait| Some((wait, self.lost(*id, *partition, wait)?)));
+            let wait = waited.waits.iter().find_map(|wait| Some((wait, self.lost(*id, *partition, waited.min, wait)?)));
             wait.map(|(wait, why)| format!("wait: {why}: {wait:?} at {id} of {partition:?}"))
         });
         if let Some(found) = found {
@@ -231,7 +238,7 @@ impl World {
     }
 
     /// Why a wait should have ended.
-    fn lost(&self, id: NodeId, partition: TopicPartition, wait: &Wait) -> Option<&'static str> {
+    fn lost(&self, id: NodeId, partition: TopicPartition, min: i32, wait: &Wait) -> Option<&'static str> {
         let node = &self.nodes[&id];
         if self.now_ms > wait.until_ms.max(node.paused_until_ms) + LATE_MS {
             return Some("its time is up");
@@ -240,7 +247,7 @@ impl World {
             return Some("its leader leads no more");
         };
         let replicas = node.control.image.partition(partition).map_or(0, |state| state.value.replicas.len());
-        (in_sync < self.min_isr.min(replicas)).then_some("too few are in sync")
+        (in_sync < usize::try_from(min).expect("at least 1").min(replicas)).then_some("too few are in sync")
     }
 
     /// What is not answered.

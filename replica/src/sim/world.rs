@@ -89,6 +89,7 @@ impl Plan {
 }
 
 /// Partitions of the topic.
+const TOPIC: Uuid = Uuid::from_u128(1);
 const PARTITIONS: i32 = 3;
 
 pub(super) const CLUSTER: Uuid = Uuid::from_u128(7);
@@ -244,8 +245,7 @@ impl World {
         let nodes = 3 + random.below(2) as NodeId;
         let durability = if random.one_in(3) { Durability::Written } else { Durability::Device };
         let min_isr = 1 + random.below(2);
-        let topic = Uuid::from_u128(1);
-        let partitions = (0..PARTITIONS).map(|partition| TopicPartition { topic, partition }).collect();
+        let partitions = (0..PARTITIONS).map(|partition| TopicPartition { topic: TOPIC, partition }).collect();
         let mut world = Self {
             plan,
             now_ms: 0,
@@ -277,7 +277,7 @@ impl World {
             world.start(id);
         }
         world.run_until(300);
-        world.create_topic(topic);
+        world.create_topic();
         world
     }
 
@@ -306,7 +306,8 @@ impl World {
         ShardChannel::guarded(ChannelConfig { cluster: CLUSTER, node: id, shard: 0, lag_ms_max: LAG_MS_MAX }, guards)
     }
 
-    fn create_topic(&mut self, topic: Uuid) {
+    /// What the store is to hold of the topic.
+    pub(super) fn stored_topic(&self) -> Transaction {
         let flush = if self.durability == Durability::Device { "1" } else { "9223372036854775807" };
         let configs = [
             ("min.insync.replicas".to_owned(), self.min_isr.to_string()),
@@ -314,12 +315,16 @@ impl World {
         ];
         let stored =
             StoredTopic { name: "t".to_owned(), partitions: PARTITIONS, configs: configs.into(), forming: false };
-        let mut transaction = Transaction::new().put(keys::topic(topic), keys::encode_topic(&stored));
+        Transaction::new().put(keys::topic(TOPIC), keys::encode_topic(&stored))
+    }
+
+    fn create_topic(&mut self) {
+        let mut transaction = self.stored_topic();
         for partition in 0..PARTITIONS {
             let members: Vec<Member> =
                 (0..3).filter_map(|at| self.nodes[&(1 + (partition + at) % 3)].control.member).collect();
             let state = PartitionState::new(&members);
-            transaction = transaction.put(keys::partition(topic, partition), keys::encode_partition(&state));
+            transaction = transaction.put(keys::partition(TOPIC, partition), keys::encode_partition(&state));
         }
         self.memory.transact(&transaction).expect("the store answers");
     }
