@@ -328,7 +328,18 @@ fn decided(before: Option<&PartitionState>, claims: &[(Member, &ClaimedPartition
     let heard = claims.iter().map(|(_, claimed)| claimed.leader_epoch).max().unwrap_or(0);
     let logged = best.map_or(0, |best| best.last_epoch);
     let leader_epoch = before.map_or(0, |before| before.leader_epoch).max(heard).max(logged) + EPOCHS_SKIPPED;
-    Some(PartitionState { replicas, leader_epoch, isr, ..PartitionState::default() })
+    Some(PartitionState {
+        replicas,
+        leader_epoch,
+        isr,
+        adding: Vec::new(),
+        removing: Vec::new(),
+        leader: None,
+        elr: Vec::new(),
+        last_known_leader: None,
+        recovering: false,
+        ..before.cloned().unwrap_or_default()
+    })
 }
 
 /// `adopting/<node>/<topic>/<first partition>`

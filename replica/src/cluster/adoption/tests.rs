@@ -37,7 +37,7 @@ fn claim(node: NodeId, topics: impl IntoIterator<Item = (TopicId, ClaimedTopic)>
 fn store() -> Client {
     let mut client = Client::new(Arc::new(Mutex::new(Memory::new(7))));
     let members = [1, 2, 3].map(|node| member(node, 10));
-    let state = PartitionState { leader_epoch: 4, ..PartitionState::new(&members) };
+    let state = PartitionState { leader_epoch: 4, kept_few: true, ..PartitionState::new(&members) };
     let stored = StoredTopic { name: "orders".to_owned(), partitions: 1, configs: BTreeMap::new(), forming: false };
     let mut all = Transaction::new()
         .put(keys::topic(ORDERS), keys::encode_topic(&stored))
@@ -90,6 +90,7 @@ fn the_newest_log_is_in_sync_in_an_epoch_that_nobody_heard_of() {
     let state = partition(&image, "orders");
     assert_eq!((state.leader, &*state.isr), (None, &[member(2, 92)][..]), "longer logs of older epochs were cut off");
     assert_eq!((state.leader_epoch, &*state.replicas), (7 + EPOCHS_SKIPPED, &[1, 2, 3][..]));
+    assert!(state.kept_few, "what people asked for stays");
     assert!(decision.doubtful.is_empty() && decision.without_log.is_empty());
 }
 
