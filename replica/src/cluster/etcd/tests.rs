@@ -198,3 +198,16 @@ fn options_that_make_no_sense_are_refused() {
         assert!(matches!(Etcd::new(&options("http://a:1", cluster)), Err(ConnectError::Cluster(_))), "{cluster}");
     }
 }
+
+#[test]
+fn whether_history_was_ever_compacted_is_seen() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut etcd = Etcd::new(&server.options()).unwrap();
+    for number in 0..5 {
+        etcd.transact(&Transaction::new().put(format!("{number}"), Vec::new())).unwrap();
+    }
+    let revision = etcd.range("", None, 0, 1).unwrap().revision;
+    assert_eq!(etcd.uncompacted_revisions(), Ok(Some(revision)));
+    etcd.compact(revision).unwrap();
+    assert_eq!(etcd.uncompacted_revisions(), Ok(None));
+}
