@@ -68,15 +68,24 @@ pub(crate) enum WithoutFollower {
     Stop,
 }
 
-impl Mirror {
-    /// min.insync.replicas of topics that say nothing.
-    pub(crate) fn min_in_sync(&self) -> &'static str {
-        match self.without_follower {
-            WithoutFollower::Continue => "1",
-            WithoutFollower::Stop => "2",
+impl WithoutFollower {
+    fn min_in_sync(self) -> &'static str {
+        match self {
+            Self::Continue => "1",
+            Self::Stop => "2",
         }
     }
 }
+
+impl Mirror {
+    /// min.insync.replicas of topics that say nothing.
+    pub(crate) fn min_in_sync(&self) -> &'static str {
+        self.without_follower.min_in_sync()
+    }
+}
+
+/// What coordinators' topics have in place of that: they go on alone when other topics do.
+const MIN_IN_SYNC_OF_COORDINATORS: [&str; 2] = ["share.coordinator.state.topic.min.isr", "transaction.state.log.min.isr"];
 
 /// Kafka's style of name for that.
 const WITHOUT_FOLLOWER: &str = "mirror.without.follower";
@@ -289,6 +298,9 @@ fn mirror(
         }
     };
     settings.entry("default.replication.factor".to_owned()).or_insert_with(|| "2".to_owned());
+    for name in MIN_IN_SYNC_OF_COORDINATORS {
+        settings.entry(name.to_owned()).or_insert_with(|| without_follower.min_in_sync().to_owned());
+    }
     let (own, other) = match options.node_id {
         Some(id) if id == first.node_id && id != second.node_id => (first, second),
         Some(id) if id == second.node_id && id != first.node_id => (second, first),
@@ -401,9 +413,14 @@ mod tests {
         };
         let stop = "mirror.without.follower=stop";
         let cluster = resolved(mirror(members("1=a,2=b"), stop)).unwrap();
-        let found = cluster.etcd.mirror.unwrap();
+        let found = cluster.etcd.mirror.clone().unwrap();
         assert_eq!((found.own.node_id, found.other.node_id, found.first, found.min_in_sync()), (2, 1, 1, "2"));
         assert_eq!(cluster.settings["default.replication.factor"], "2");
+        let alone = resolved(mirror(members("1=a,2=b"), "mirror.without.follower=continue")).unwrap();
+        let own = "transaction.state.log.min.isr=2";
+        let said = resolved(mirror(members("1=a,2=b"), &format!("mirror.without.follower=continue,{own}"))).unwrap();
+        let of_transactions = [cluster, alone, said].map(|of| of.settings["transaction.state.log.min.isr"].clone());
+        assert_eq!(of_transactions, ["2", "1", "2"]);
         for (options, reason) in [
             (mirror(members("1=a,2=b"), ""), "stop, which loses nothing"),
             (mirror(members("1=a,2=b,3=c"), stop), "the two nodes"),
