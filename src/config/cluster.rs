@@ -85,7 +85,8 @@ impl Mirror {
 }
 
 /// What coordinators' topics have in place of that: they go on alone when other topics do.
-const MIN_IN_SYNC_OF_COORDINATORS: [&str; 2] = ["share.coordinator.state.topic.min.isr", "transaction.state.log.min.isr"];
+const MIN_IN_SYNC_OF_COORDINATORS: [&str; 2] =
+    ["share.coordinator.state.topic.min.isr", "transaction.state.log.min.isr"];
 
 /// Kafka's style of name for that.
 const WITHOUT_FOLLOWER: &str = "mirror.without.follower";

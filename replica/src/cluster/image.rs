@@ -385,6 +385,12 @@ impl Image {
         &self.topic_defaults
     }
 
+    /// Values that single nodes were given by a former version, and that count nowhere: of whom, and of what.
+    pub fn idle_settings(&self) -> Vec<(NodeId, &str)> {
+        let idle = self.settings.keys().filter(|key| is_of_all_nodes(&key.name));
+        idle.filter_map(|key| Some((key.node?, key.name.as_str()))).collect()
+    }
+
     /// Nodes that live and were started with another default of what decisions look at, and which; but for those that all nodes
     /// have a dynamic value of.
     pub fn other_defaults(&self) -> Vec<(NodeId, &'static str)> {

@@ -352,8 +352,16 @@ impl Listener {
         self.other_defaults = others;
     }
 
+    /// Once, with the first image: it takes a former version to write one.
+    fn tell_of_idle_settings(&self, image: &Image) {
+        for (node, name) in image.idle_settings().into_iter().filter(|_| self.image.is_none()) {
+            tracing::warn!("{name} of broker {node} is not in force: set it for all brokers");
+        }
+    }
+
     fn put(&mut self, image: Image) {
         self.compare_defaults(&image);
+        self.tell_of_idle_settings(&image);
         self.image = Some(image.clone());
         self.feed.put(OwnImage { image, me: self.me });
     }

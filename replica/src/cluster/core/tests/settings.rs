@@ -51,6 +51,8 @@ fn what_decisions_look_at_is_the_same_on_all_nodes() {
     let image = cluster.image(1);
     assert_eq!(image.settings_of(1).keys().collect::<Vec<_>>(), ["log.retention.ms"]);
     assert_eq!(image.topic("a").unwrap().rules, TopicRules::default());
+    let idle = ["log.flush.interval.messages", "min.insync.replicas", "unclean.leader.election.enable"];
+    assert_eq!(image.idle_settings(), idle.map(|name| (1, name)));
 }
 
 /// A node that was alone has its settings as its own.
