@@ -27,7 +27,7 @@ use super::{
 use crate::{
     channel::{
         event::LinkId,
-        frame::{Frame, Hello, Purpose},
+        frame::{Frame, Hello, Purpose, Refusal},
     },
     cluster::{
         model::{Member, NodeId},
@@ -152,7 +152,12 @@ fn serve(shell: &Rc<Shell>, id: LinkId, link: Rc<Link>) {
         let heard = || shell.tell(|core, now, _| core.handle_heard(now, id));
         let error = loop {
             match link.receive(&mut inbox, heard).await {
-                Ok(frame) => shell.tell(|core, now, logs| core.handle_frame(now, id, frame, logs)),
+                Ok(frame) => {
+                    if let Frame::Refuse(refusal) = &frame {
+                        tell_of_refusal(id, *refusal);
+                    }
+                    shell.tell(|core, now, logs| core.handle_frame(now, id, frame, logs));
+                }
                 Err(error) => break error,
             }
             glommio::yield_if_needed().await;
@@ -160,6 +165,16 @@ fn serve(shell: &Rc<Shell>, id: LinkId, link: Rc<Link>) {
         link.close();
         ended(&shell, id, &error);
     });
+}
+
+/// Addresses and versions do not mend themselves; lives that are not known yet do.
+fn tell_of_refusal(id: LinkId, refusal: Refusal) {
+    match refusal {
+        Refusal::OtherCluster | Refusal::OtherNode | Refusal::OtherVersion => {
+            tracing::warn!(link = id.0, ?refusal, "a node of the cluster refuses this one on the channel");
+        }
+        Refusal::OtherLife | Refusal::NotRegistered => tracing::debug!(link = id.0, ?refusal, "not yet taken for a node"),
+    }
 }
 
 /// The first of reader and writer that sees the end tells the core.
