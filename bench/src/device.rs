@@ -24,6 +24,7 @@ use crate::{
     report::{Figures, Run},
 };
 
+/// What direct reads and writes are multiples of, in bytes.
 pub(crate) const BLOCK: usize = 4096;
 
 /// How a group is made durable.
@@ -176,6 +177,7 @@ pub(crate) struct Aligned {
 }
 
 impl Aligned {
+    /// So many bytes: zeros, or filled from a seed.
     pub(crate) fn new(len: usize, seed: Option<u64>) -> Aligned {
         let bytes = vec![0u8; len + BLOCK];
         let start = bytes.as_ptr().align_offset(BLOCK);
@@ -186,11 +188,13 @@ impl Aligned {
         aligned
     }
 
+    /// The used part.
     pub(crate) fn get(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.len]
     }
 }
 
+/// Writes a file of so many zeros with O_DIRECT, and flushes it.
 pub(crate) fn zero_fill(path: &Path, bytes: usize) -> anyhow::Result<()> {
     let open = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT).open(path);
     let file = open.with_context(|| format!("{} with O_DIRECT", path.display()))?;

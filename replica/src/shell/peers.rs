@@ -173,7 +173,9 @@ fn tell_of_refusal(id: LinkId, refusal: Refusal) {
         Refusal::OtherCluster | Refusal::OtherNode | Refusal::OtherVersion => {
             tracing::warn!(link = id.0, ?refusal, "a node of the cluster refuses this one on the channel");
         }
-        Refusal::OtherLife | Refusal::NotRegistered => tracing::debug!(link = id.0, ?refusal, "not yet taken for a node"),
+        Refusal::OtherLife | Refusal::NotRegistered => {
+            tracing::debug!(link = id.0, ?refusal, "not yet taken for a node")
+        }
     }
 }
 
