@@ -23,15 +23,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     image::Image,
     kept::file::Contents,
-    keys::{self, StoredTopic, ValueError},
-    model::{Member, NodeId, PartitionState, TopicState},
+    keys::{self, Entry, StoredAdopted, StoredTopic, ValueError},
+    model::{KnownNode, Member, NodeId, PartitionState},
     store::{Compare, Operation, Transaction},
 };
 
 /// What all claims begin with.
 const CLAIMS: &str = "adopting/";
-/// How often the cluster was adopted.
-const ADOPTED: &str = "adopted";
 /// Leader epochs that are passed over: a node that makes no claim may have heard of as many since the backup.
 const EPOCHS_SKIPPED: i32 = 10_000;
 /// Producer ids that are passed over: as many may have been given out since the backup.
@@ -75,10 +73,10 @@ pub struct ClaimedTopic {
 /// What a node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Whose it is, and the life that the next one continues.
+    /// Whose it is, and the life that the next one continues: 0 if it was promised nothing, and has no logs.
     pub member: Member,
-    /// How often the cluster will have been adopted with this.
-    pub term: u64,
+    /// Of how many adoptions its last life knew: a backup may be of before.
+    pub adoptions_known: u64,
     /// How far the former store was when the node heard of it last.
     pub seen: i64,
     /// All topics that it knows.
@@ -88,34 +86,40 @@ pub struct Claim {
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     epoch: i64,
-    term: u64,
+    known: u64,
     seen: i64,
+    /// How many parts it has.
+    parts: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Part {
+    /// Of the claim that it is a part of.
+    epoch: i64,
     name: String,
     configs: BTreeMap<String, String>,
     partitions: Vec<ClaimedPartition>,
 }
 
 impl Claim {
-    /// Writes it down, in place of an earlier one. The last transaction makes it count.
-    pub fn transactions(&self) -> Vec<Transaction> {
-        let node = self.member.node;
-        let mut away = Transaction::new();
-        away.operations.push(Operation::DeletePrefix(keys::adopting(node)));
-        let mut transactions = vec![away];
+    /// Writes it down. The last transaction makes it count; none is done once the cluster was adopted since `adoption` was read.
+    pub fn transactions(&self, adoption: &Adoption) -> Vec<Transaction> {
+        let Member { node, epoch } = self.member;
+        let undecided = || Transaction::new().when(adoption.undecided());
+        let mut transactions = vec![undecided().delete(keys::adopting(node))];
+        transactions[0].operations.push(Operation::DeletePrefix(parts_of(node)));
         for (id, topic) in &self.topics {
             for (number, partitions) in topic.partitions.chunks(PARTITIONS_OF_KEY).enumerate() {
-                let part =
-                    Part { name: topic.name.clone(), configs: topic.configs.clone(), partitions: partitions.to_vec() };
-                let key = format!("{CLAIMS}{node}/{id}/{:05}", number * PARTITIONS_OF_KEY);
-                transactions.push(Transaction::new().put(key, keys::write(&part)));
+                let (name, configs) = (topic.name.clone(), topic.configs.clone());
+                let part = Part { epoch, name, configs, partitions: partitions.to_vec() };
+                let key = format!("{}{id}/{:05}", parts_of(node), number * PARTITIONS_OF_KEY);
+                transactions.push(undecided().put(key, keys::write(&part)));
             }
         }
-        let head = Head { epoch: self.member.epoch, term: self.term, seen: self.seen };
-        transactions.push(Transaction::new().put(keys::adopting(node), keys::write(&head)));
+        let (known, seen) = (self.adoptions_known, self.seen);
+        let head = Head { epoch, known, seen, parts: transactions.len() - 1 };
+        let begun = undecided().put(keys::ADOPTING.to_owned(), keys::encode_integer(epoch));
+        transactions.push(begun.put(keys::adopting(node), keys::write(&head)));
         transactions
     }
 }
@@ -124,10 +128,13 @@ impl Claim {
 #[derive(Debug)]
 pub struct Adoption {
     image: Image,
-    /// And the revision that made each count.
+    /// Those that are whole, and the revision that made each count.
     claims: BTreeMap<NodeId, (Claim, i64)>,
-    adopted: u64,
-    adopted_at: i64,
+    adopted: StoredAdopted,
+    /// Partitions, those among them whose topic is not written down yet.
+    partitions: BTreeMap<TopicId, BTreeMap<i32, PartitionState>>,
+    /// Of each key, its last write.
+    revisions: BTreeMap<String, i64>,
 }
 
 /// What is done, and what a person has to know of it.
@@ -139,6 +146,8 @@ pub struct Decision {
     pub brought_back: Vec<String>,
     /// Names of topics that are in the store, and were deleted since the backup.
     pub taken_out: Vec<String>,
+    /// Names of topics that are kept, and that a node does not know which heard of the former store last.
+    pub perhaps_deleted: Vec<String>,
     /// Partitions of which nobody who was asked has a log: nobody leads them.
     pub without_log: Vec<String>,
     /// Partitions that a node had which was not asked: acknowledged records of them may be lost.
@@ -152,27 +161,43 @@ impl Adoption {
     /// If a value is damaged or of a later version.
     pub fn read(contents: &Contents) -> Result<Self, ValueError> {
         let image = Image::read(Arc::default(), contents.revision, &contents.entries)?;
-        let (mut claims, mut adopted, mut adopted_at) = (BTreeMap::new(), 0, 0);
-        for entry in
-            contents.entries.iter().filter(|entry| image.adopting.iter().any(|id| entry.key == keys::adopting(*id)))
-        {
-            let Head { epoch, term, seen } = keys::read(&entry.key, &entry.value)?;
-            let node = entry.key[CLAIMS.len()..].parse().unwrap_or(-1);
-            let claim = Claim { member: Member { node, epoch }, term, seen, topics: BTreeMap::new() };
-            claims.insert(node, (claim, entry.modified));
+        let mut read = Self {
+            image,
+            claims: BTreeMap::new(),
+            adopted: StoredAdopted::default(),
+            partitions: BTreeMap::new(),
+            revisions: contents.entries.iter().map(|entry| (entry.key.clone(), entry.modified)).collect(),
+        };
+        let mut parts_missing: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for entry in &contents.entries {
+            match keys::decode(entry)? {
+                Some(Entry::Adopted(adopted)) => read.adopted = adopted,
+                Some(Entry::Partition(topic, index, state)) => {
+                    read.partitions.entry(topic).or_default().insert(index, state);
+                }
+                Some(Entry::Adopting(node)) => {
+                    let Head { epoch, known, seen, parts } = keys::read(&entry.key, &entry.value)?;
+                    let (member, topics) = (Member { node, epoch }, BTreeMap::new());
+                    let claim = Claim { member, adoptions_known: known, seen, topics };
+                    read.claims.insert(node, (claim, entry.modified));
+                    parts_missing.insert(node, parts);
+                }
+                _ => {}
+            }
         }
         // keys are in order, and so are the parts of a topic
         for entry in &contents.entries {
-            if entry.key == ADOPTED {
-                (adopted, adopted_at) = (keys::read(&entry.key, &entry.value)?, entry.modified);
-            }
             let Some((node, topic)) = part_of(&entry.key) else { continue };
-            let Some((claim, _)) = claims.get_mut(&node) else { continue };
-            let Part { name, configs, partitions } = keys::read(&entry.key, &entry.value)?;
+            let Some((claim, _)) = read.claims.get_mut(&node) else { continue };
+            let Part { epoch, name, configs, partitions } = keys::read(&entry.key, &entry.value)?;
+            let missing = parts_missing.entry(node).or_default();
+            // one too many is as bad as one too few
+            *missing = if epoch == claim.member.epoch { missing.wrapping_sub(1) } else { usize::MAX };
             let empty = || ClaimedTopic { name, configs, partitions: Vec::new() };
             claim.topics.entry(topic).or_insert_with(empty).partitions.extend(partitions);
         }
-        Ok(Self { image, claims, adopted, adopted_at })
+        read.claims.retain(|node, _| parts_missing.get(node) == Some(&0));
+        Ok(read)
     }
 
     /// The cluster, as the store has it.
@@ -180,9 +205,27 @@ impl Adoption {
         &self.image
     }
 
-    /// How often the cluster was adopted.
-    pub fn adopted(&self) -> u64 {
-        self.adopted
+    /// Whether the cluster was adopted without that node, since its last life began, which knew of so many adoptions.
+    pub fn is_late(&self, last_life: Member, adoptions_known: u64) -> bool {
+        let took_part = self.adopted.by.get(&last_life.node) == Some(&last_life.epoch);
+        self.image.adopted > adoptions_known && !took_part && self.claim(last_life.node).is_none()
+    }
+
+    /// Nobody has adopted the cluster since this was read.
+    pub fn undecided(&self) -> Compare {
+        self.same(keys::ADOPTED.to_owned())
+    }
+
+    /// Takes back what a node said, and writes down which directory it has. The revision of this is the life for its claim.
+    pub fn begin_claim(&self, node: NodeId, known: &KnownNode) -> Transaction {
+        let begun = Transaction::new().when(self.undecided()).when(self.same(keys::known(node)));
+        begun.delete(keys::adopting(node)).put(keys::known(node), keys::encode_known(known))
+    }
+
+    /// The key is as it was read.
+    fn same(&self, key: String) -> Compare {
+        let revision = self.revisions.get(&key).copied().unwrap_or(0);
+        Compare::Modified(key, revision)
     }
 
     /// The claim that a node made.
@@ -205,11 +248,11 @@ impl Adoption {
     pub fn decide(&self, without: &[NodeId]) -> Decision {
         let mut decision = Decision::default();
         let chosen = self.chosen(without);
+        decision.perhaps_deleted = self.perhaps_deleted(&chosen);
         let mut batches = Batches { guards: self.guards(), transactions: Vec::new(), open: Transaction::new() };
         for topic in self.image.topics.values().filter(|topic| !chosen.values().any(|id| *id == topic.id)) {
             decision.taken_out.push(topic.name.clone());
-            let same = Compare::Modified(keys::topic(topic.id), topic.revision);
-            batches.add(same, Operation::DeletePrefix(keys::partitions(topic.id)));
+            batches.add(self.same(keys::topic(topic.id)), Operation::DeletePrefix(keys::partitions(topic.id)));
             batches.add_also(Operation::Delete(keys::topic(topic.id)));
             batches.add_also(Operation::Delete(keys::name(&topic.name)));
         }
@@ -217,16 +260,14 @@ impl Adoption {
         for id in chosen.values() {
             self.decide_topic(*id, without, &mut batches, &mut decision);
         }
-        let ids = &self.image.producer_ids;
-        let next = keys::encode_integer(ids.value + PRODUCER_IDS_SKIPPED);
-        batches.add(
-            Compare::Modified(keys::PRODUCER_IDS.to_owned(), ids.revision),
-            put(keys::PRODUCER_IDS.to_owned(), next),
-        );
+        let next = keys::encode_integer(self.image.producer_ids.value + PRODUCER_IDS_SKIPPED);
+        batches.add(self.same(keys::PRODUCER_IDS.to_owned()), put(keys::PRODUCER_IDS.to_owned(), next));
         batches.close();
-        let term = self.claims.values().map(|(claim, _)| claim.term).max().unwrap_or(0).max(self.adopted + 1);
-        let same = Compare::Modified(ADOPTED.to_owned(), self.adopted_at);
-        batches.add(same, put(ADOPTED.to_owned(), keys::write(&term)));
+        let by = self.claims.iter().map(|(node, (claim, _))| (*node, claim.member.epoch)).collect();
+        let known = self.claims.values().map(|(claim, _)| claim.adoptions_known).max().unwrap_or(0);
+        let adopted = StoredAdopted { times: known.max(self.adopted.times) + 1, by };
+        batches.add(self.undecided(), put(keys::ADOPTED.to_owned(), keys::write(&adopted)));
+        batches.add_also(Operation::Delete(keys::ADOPTING.to_owned()));
         batches.add_also(Operation::DeletePrefix(CLAIMS.to_owned()));
         batches.close();
         decision.transactions = batches.transactions;
@@ -250,6 +291,20 @@ impl Adoption {
         chosen
     }
 
+    /// Topics that are kept though whoever heard of the former store last does not know them. Its directory may be too young
+    /// for that to tell.
+    fn perhaps_deleted(&self, chosen: &BTreeMap<String, TopicId>) -> Vec<String> {
+        let last = self.claims.values().map(|(claim, _)| claim).max_by_key(|claim| claim.seen);
+        let unknown = chosen.values().filter(|id| last.is_some_and(|last| !last.topics.contains_key(*id)));
+        unknown.map(|id| self.name_of(*id)).collect()
+    }
+
+    fn name_of(&self, id: TopicId) -> String {
+        let claimed = || self.claims.values().find_map(|(claim, _)| Some(claim.topics.get(&id)?.name.clone()));
+        let stored = self.image.topics.get(&id).map(|topic| topic.name.clone());
+        stored.or_else(claimed).unwrap_or_default()
+    }
+
     /// Nobody lives, and nobody took a claim back.
     fn guards(&self) -> Vec<Compare> {
         let claims = self.claims.iter().flat_map(|(node, (_, revision))| {
@@ -262,25 +317,25 @@ impl Adoption {
         let stored = self.image.topics.get(&id);
         let claimed: Vec<(Member, &ClaimedTopic)> =
             self.claims.values().filter_map(|(claim, _)| Some((claim.member, claim.topics.get(&id)?))).collect();
-        let name = stored.map(|topic| topic.name.clone());
-        let name = name.or_else(|| claimed.first().map(|(_, topic)| topic.name.clone())).unwrap_or_default();
+        let name = self.name_of(id);
         let known = stored.map_or(0, |topic| topic.expected);
         let count = claimed.iter().map(|(_, topic)| topic.partitions.len()).fold(known, usize::max);
         for at in 0..count {
-            let held = stored.and_then(|topic| topic.partitions.get(at));
+            let index = i32::try_from(at).unwrap_or(i32::MAX);
+            let held = self.partitions.get(&id).and_then(|partitions| partitions.get(&index));
             let claims = claimed.iter().filter_map(|(member, topic)| Some((*member, topic.partitions.get(at)?)));
             let claims: Vec<(Member, &ClaimedPartition)> = claims.collect();
-            let Some(state) = decided(held.map(|held| &held.value), &claims) else { continue };
+            let Some(state) = decided(held, &claims) else { continue };
             let partition = format!("{name}-{at}");
             if state.isr.is_empty() {
                 decision.without_log.push(partition.clone());
             }
-            if state.replicas.iter().any(|node| without.contains(node)) {
+            let heard = claims.iter().flat_map(|(_, claimed)| &claimed.replicas);
+            if held.iter().flat_map(|held| &held.replicas).chain(heard).any(|node| without.contains(node)) {
                 decision.doubtful.push(partition);
             }
-            let key = keys::partition(id, i32::try_from(at).unwrap_or(i32::MAX));
-            let same = Compare::Modified(key.clone(), held.map_or(0, |held| held.revision));
-            batches.add(same, put(key, keys::encode_partition(&state)));
+            let key = keys::partition(id, index);
+            batches.add(self.same(key.clone()), put(key, keys::encode_partition(&state)));
         }
         if stored.is_none() {
             decision.brought_back.push(name.clone());
@@ -288,38 +343,33 @@ impl Adoption {
         if stored.is_none_or(|topic| topic.expected != count) {
             let configs = stored.map(|topic| topic.configs.clone());
             let configs = configs.or_else(|| claimed.first().map(|(_, topic)| topic.configs.clone()));
-            write_topic((id, name), (count, configs.unwrap_or_default()), stored, batches);
+            // whoever reads it finds its partitions
+            batches.close();
+            let (partitions, configs) = (i32::try_from(count).unwrap_or(i32::MAX), configs.unwrap_or_default());
+            let value = StoredTopic { name: name.clone(), partitions, configs, forming: false };
+            batches.add(self.same(keys::topic(id)), put(keys::topic(id), keys::encode_topic(&value)));
+            batches.add_also(put(keys::name(&name), keys::encode_uuid(id)));
         }
     }
-}
-
-fn write_topic(
-    (id, name): (TopicId, String),
-    (count, configs): (usize, BTreeMap<String, String>),
-    before: Option<&Arc<TopicState>>,
-    batches: &mut Batches,
-) {
-    // whoever reads it finds its partitions
-    batches.close();
-    let partitions = i32::try_from(count).unwrap_or(i32::MAX);
-    let value = StoredTopic { name: name.clone(), partitions, configs, forming: false };
-    let same = Compare::Modified(keys::topic(id), before.map_or(0, |topic| topic.revision));
-    batches.add(same, put(keys::topic(id), keys::encode_topic(&value)));
-    batches.add_also(put(keys::name(&name), keys::encode_uuid(id)));
 }
 
 /// What becomes of a partition: the newest log is in sync, in an epoch that nobody heard of, and nobody leads yet. `None` if
 /// nobody knows where it is.
 fn decided(before: Option<&PartitionState>, claims: &[(Member, &ClaimedPartition)]) -> Option<PartitionState> {
-    let newest = claims.iter().max_by_key(|(_, claimed)| claimed.leader_epoch);
-    let mut replicas = before.map(|before| before.replicas.clone());
-    replicas = replicas.or_else(|| newest.map(|(_, claimed)| claimed.replicas.clone()));
-    let mut replicas = replicas.filter(|replicas| !replicas.is_empty())?;
+    let newest =
+        claims.iter().map(|(_, claimed)| (claimed.leader_epoch, &claimed.replicas)).max_by_key(|(epoch, _)| *epoch);
+    // of one epoch the store's counts: it is what all have heard, or decided by an adoption that was cut short
+    let stored = before.map(|before| (before.leader_epoch, &before.replicas));
+    let (_, replicas) = newest.into_iter().chain(stored).max_by_key(|(epoch, _)| *epoch)?;
+    let mut replicas = replicas.clone();
     let logs: Vec<(Member, Extent)> = claims.iter().filter_map(|(member, it)| Some((*member, it.log?))).collect();
     for (member, _) in &logs {
         if !replicas.contains(&member.node) {
             replicas.push(member.node);
         }
+    }
+    if replicas.is_empty() {
+        return None;
     }
     let best = logs.iter().map(|(_, extent)| *extent).max();
     let mut isr: Vec<Member> =
@@ -340,6 +390,10 @@ fn decided(before: Option<&PartitionState>, claims: &[(Member, &ClaimedPartition
         recovering: false,
         ..before.cloned().unwrap_or_default()
     })
+}
+
+fn parts_of(node: NodeId) -> String {
+    format!("{CLAIMS}{node}/")
 }
 
 /// `adopting/<node>/<topic>/<first partition>`

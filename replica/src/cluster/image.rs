@@ -66,8 +66,12 @@ pub struct Image {
     topic_defaults: Arc<BTreeMap<String, String>>,
     /// Topics whose partitions are still being written, and when that began.
     pub forming: Arc<BTreeMap<TopicId, i64>>,
-    /// Nodes that said what they have, as the store was restored from a backup: while there are any, nobody is a member.
+    /// Nodes say what they have, as the store was restored from a backup: until all have, nobody registers.
+    pub being_adopted: bool,
+    /// Those that have.
     pub adopting: Arc<BTreeSet<NodeId>>,
+    /// How often that was done.
+    pub adopted: u64,
     /// Partitions that were told before their topic was.
     loose: Arc<BTreeMap<(TopicId, i32), Partition>>,
 }
@@ -75,7 +79,7 @@ pub struct Image {
 /// What a change made different.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// The cluster's id is known now.
+    /// The cluster's id is known now, or it is adopted.
     Cluster,
     /// A node came, went, began another life, or wants to leave.
     Node(NodeId),
@@ -138,7 +142,8 @@ impl Image {
     /// What is different from an image of before.
     pub fn differences(&self, before: &Self) -> Vec<Changed> {
         let mut changed = Vec::new();
-        changed.extend((self.cluster_id != before.cluster_id).then_some(Changed::Cluster));
+        let whole = |image: &Self| (image.cluster_id, image.being_adopted, image.adopted);
+        changed.extend((whole(self) != whole(before)).then_some(Changed::Cluster));
         changed.extend(
             ((self.controller, self.fixed_leader) != (before.controller, before.fixed_leader))
                 .then_some(Changed::Controller),
@@ -224,6 +229,14 @@ impl Image {
             Entry::Report(member, by) => {
                 Arc::make_mut(&mut self.reports).insert((member.node, by), member.epoch);
                 Changed::Report(member.node)
+            }
+            Entry::AdoptingBegun => {
+                self.being_adopted = true;
+                Changed::Cluster
+            }
+            Entry::Adopted(stored) => {
+                self.adopted = stored.times;
+                Changed::Cluster
             }
             Entry::Adopting(id) => {
                 Arc::make_mut(&mut self.adopting).insert(id);
@@ -318,6 +331,10 @@ impl Image {
                 Arc::make_mut(&mut self.reports).remove(&(node, by));
                 changed.push(Changed::Report(node));
             }
+            Some(Key::AdoptingBegun) => {
+                self.being_adopted = false;
+                changed.push(Changed::Cluster);
+            }
             Some(Key::Adopting(id)) => {
                 Arc::make_mut(&mut self.adopting).remove(&id);
                 changed.push(Changed::Node(id));
@@ -328,7 +345,8 @@ impl Image {
                 changed.push(Changed::Settings);
             }
             // these are never taken away, or go with a topic
-            Some(Key::Cluster | Key::ProducerIds | Key::Mirror | Key::Name(_) | Key::Partition(..)) | None => {}
+            Some(Key::Cluster | Key::ProducerIds | Key::Mirror | Key::Adopted | Key::Name(_) | Key::Partition(..))
+            | None => {}
         }
     }
 

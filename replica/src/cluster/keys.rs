@@ -25,6 +25,10 @@ pub const CONTROLLER: &str = "controller";
 pub const MIRROR: &str = "mirror";
 /// The key of producer ids.
 pub const PRODUCER_IDS: &str = "producer-ids";
+/// There while the cluster is adopted, from the first node's claim on: no node registers.
+pub const ADOPTING: &str = "adopting";
+/// The key of adoptions that are done.
+pub const ADOPTED: &str = "adopted";
 
 /// What a key is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +57,12 @@ pub enum Key {
     Setting(SettingKey),
     /// A node that another one cannot reach: whom, and who says so.
     Report(NodeId, NodeId),
-    /// A node said what it has, as the store was restored from a backup.
+    /// Nodes say what they have, as the store was restored from a backup.
+    AdoptingBegun,
+    /// A node said what it has.
     Adopting(NodeId),
+    /// Adoptions that are done.
+    Adopted,
 }
 
 impl Key {
@@ -66,6 +74,8 @@ impl Key {
             (CONTROLLER, "") => Self::Controller,
             (PRODUCER_IDS, "") => Self::ProducerIds,
             (MIRROR, "") => Self::Mirror,
+            (ADOPTING, "") => Self::AdoptingBegun,
+            (ADOPTED, "") => Self::Adopted,
             ("nodes", id) => Self::Node(id.parse().ok()?),
             ("known", id) => Self::Known(id.parse().ok()?),
             ("draining", id) => Self::Draining(id.parse().ok()?),
@@ -107,7 +117,7 @@ pub fn draining(id: NodeId) -> String {
 
 /// `adopting/<id>`: there until all nodes have one, and all is decided anew. More of it is below.
 pub fn adopting(id: NodeId) -> String {
-    format!("adopting/{id}")
+    format!("{ADOPTING}/{id}")
 }
 
 /// `topics/<uuid>`
@@ -207,6 +217,15 @@ pub struct StoredMirror {
     pub fenced: String,
 }
 
+/// Adoptions of restored stores that are done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAdopted {
+    /// How many.
+    pub times: u64,
+    /// Who took part in the last one, and the lives that their next ones continue.
+    pub by: BTreeMap<NodeId, i64>,
+}
+
 /// A key's value, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -234,8 +253,12 @@ pub enum Entry {
     Setting(SettingKey, String),
     /// The life of a node that another one cannot reach, and who says so.
     Report(Member, NodeId),
+    /// Nodes say what they have.
+    AdoptingBegun,
     /// A node that said what it has.
     Adopting(NodeId),
+    /// Adoptions that are done.
+    Adopted(StoredAdopted),
 }
 
 /// Understands a key and its value; `None` for keys that nobody here knows.
@@ -260,6 +283,8 @@ pub fn decode(entry: &KeyValue) -> Result<Option<Entry>, ValueError> {
         }
         Key::Setting(setting) => Entry::Setting(setting, read(at, value)?),
         Key::Report(node, by) => Entry::Report(Member { node, epoch: read(at, value)? }, by),
+        Key::Adopted => Entry::Adopted(read(at, value)?),
+        Key::AdoptingBegun => Entry::AdoptingBegun,
         // what it has is for who decides: see [`super::adoption`]
         Key::Adopting(id) => Entry::Adopting(id),
     }))

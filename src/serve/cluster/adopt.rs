@@ -18,9 +18,8 @@ use millrace_replica::cluster::{
     control::read_contents,
     core::Remembered,
     etcd::Etcd,
-    keys,
     model::{KnownNode, Member, NodeId},
-    store::{Compare, Outcome as Written, Store, StoreError, Transaction},
+    store::{Outcome as Written, Store, StoreError, Transaction},
 };
 
 use super::{life::Life, membership::etcd_options, start::supervise_for};
@@ -40,6 +39,8 @@ const OTHERS_PATIENCE: Duration = Duration::from_secs(600);
 const LINGER: Duration = Duration::from_secs(5);
 /// Pause between two looks at etcd.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often a decision is made anew as others adopt at the same time.
+const REFUSALS_MAX: u32 = 60;
 /// Names of a kind that are listed.
 const LISTED_MAX: usize = 20;
 
@@ -72,25 +73,25 @@ pub(crate) fn adopt(config: &Config, how: &Adopting, out: &mut impl Write) -> Ou
     }
     let as_failure = |error| Failure::failed(explain::start_error(&error));
     let catalog = alone::look(&config.data_dir).map_err(as_failure)?;
-    // a directory that gave records up was promised nothing, and says nothing of what others may lack
-    let positions = match life.epoch {
-        0 => BTreeMap::new(),
-        _ => alone::positions(&config.data_dir, config.wal_bytes.0).map_err(as_failure)?,
-    };
     let supervisor = supervise_for(config, &life)?;
     let options = etcd_options(&cluster.name, &cluster.etcd).map_err(Failure::failed)?;
     let mut etcd = Etcd::new(&options).map_err(Failure::failed)?;
     let (adoption, seen) = await_store(&mut etcd)?;
     check(&adoption, &life, cluster)?;
-    let adoption = await_silence(&mut etcd, adoption)?;
-    let mut node = Node { config, cluster, life, catalog, positions };
-    if adoption.adopted() > node.life.adopted() && adoption.claim(config.node_id).is_none() {
+    let mut node = Node { config, cluster, life, catalog, positions: BTreeMap::new() };
+    let last_life = Member { node: config.node_id, epoch: node.life.epoch };
+    if adoption.is_late(last_life, node.life.adopted()) {
         return node.come_late(&adoption, seen, how, out);
     }
     node.describe(&adoption, out)?;
     if how.dry_run {
         writeln!(out, "nothing was changed")?;
         return Ok(());
+    }
+    let adoption = await_silence(&mut etcd, adoption)?;
+    // a directory that gave records up was promised nothing, and says nothing of what others may lack
+    if node.life.epoch > 0 {
+        node.positions = alone::positions(&config.data_dir, config.wal_bytes.0).map_err(as_failure)?;
     }
     let _hold = alone::hold(&config.data_dir).map_err(as_failure)?;
     node.make_claim(&mut etcd, &adoption)?;
@@ -178,8 +179,7 @@ impl Node<'_> {
                 }
             }
         }
-        let (id, here) = (self.config.node_id, self.positions.len());
-        writeln!(out, "node {id} has {here} partitions of {} topics", self.catalog.topics.len())?;
+        writeln!(out, "node {} knows {} topics", self.config.node_id, self.catalog.topics.len())?;
         list("topics that this etcd has forgotten", &forgotten, out)?;
         list("partitions whose leaders changed since the backup", &back, out)
     }
@@ -207,35 +207,26 @@ impl Node<'_> {
         topics.collect()
     }
 
-    /// Says what the node has, in etcd first: cut short before the directory has it too, it is said once more.
+    /// Says what the node has. Its directory has the life that it says first: once it counts, others decide by it. The etcd is
+    /// accepted last: cut short before, nodes still refuse it.
     fn make_claim(&mut self, etcd: &mut Etcd, adoption: &Adoption) -> Outcome {
-        let node = self.config.node_id;
-        let seen = self.life.remembered().map_or(0, |seen| seen.revision);
-        let (term, seen) = match adoption.claim(node) {
-            Some(earlier) => (earlier.term, earlier.seen),
-            None => (self.life.adopted().max(adoption.adopted()) + 1, seen),
-        };
-        let epoch = self.write_known(etcd, adoption)?;
-        let claim = Claim { member: Member { node, epoch }, term, seen, topics: self.topics() };
-        for transaction in claim.transactions() {
-            etcd.transact(&transaction).map_err(Failure::failed)?;
-        }
-        let (_, seen) = await_store(etcd)?;
-        self.life.adopt(&self.config.data_dir, seen, (epoch, term)).map_err(Failure::failed)
-    }
-
-    /// Writes down that the node has this directory, if etcd knows another one: before the life that it continues, which would
-    /// be none of this directory's otherwise. Answers that life: a revision that no node's key was created by.
-    fn write_known(&self, etcd: &mut Etcd, adoption: &Adoption) -> Outcome<i64> {
-        let node = self.config.node_id;
+        let (node, data_dir) = (self.config.node_id, &self.config.data_dir);
+        let heard = self.life.remembered().map_or(0, |seen| seen.revision);
+        let seen = adoption.claim(node).map_or(heard, |earlier| earlier.seen);
+        // before the life that it continues, which would be none of this directory's otherwise
         let known = KnownNode { directory: self.life.directory, rack: self.cluster.rack.clone(), since: 0 };
-        let before = adoption.image().known.get(&node).map_or(0, |known| known.since);
-        let same = Compare::Modified(keys::known(node), before);
-        let write = Transaction::new().when(same).put(keys::known(node), keys::encode_known(&known));
-        match etcd.transact(&write).map_err(Failure::failed)? {
-            Written::Done(revision) => Ok(revision),
-            Written::Refused(_) => Err(Failure::failed("another process writes down what this node is: try again")),
+        let made_up = transact(etcd, &adoption.begin_claim(node, &known))?;
+        let epoch = if self.life.epoch == 0 { 0 } else { made_up };
+        let (member, adoptions_known) = (Member { node, epoch }, self.life.adopted());
+        let transactions = Claim { member, adoptions_known, seen, topics: self.topics() }.transactions(adoption);
+        let (head, parts) = transactions.split_last().expect("what makes it count");
+        for part in parts {
+            transact(etcd, part)?;
         }
+        self.life.claim(data_dir, epoch, adoption.image().adopted).map_err(Failure::failed)?;
+        transact(etcd, head)?;
+        let (_, seen) = await_store(etcd)?;
+        self.life.accept(data_dir, seen).map_err(Failure::failed)
     }
 
     /// The others decided without this node. It follows them, as a new directory that was promised nothing.
@@ -254,7 +245,7 @@ impl Node<'_> {
         }
         let hold = alone::hold(&self.config.data_dir);
         let _hold = hold.map_err(|error| Failure::failed(explain::start_error(&error)))?;
-        self.life.adopt_late(&self.config.data_dir, seen, adoption.adopted()).map_err(Failure::failed)?;
+        self.life.adopt_late(&self.config.data_dir, seen, adoption.image().adopted).map_err(Failure::failed)?;
         writeln!(
             out,
             "done: start it with 'millrace serve'. What only it has is cut off, with a copy in its folder cut-off"
@@ -263,12 +254,22 @@ impl Node<'_> {
     }
 }
 
+/// Writes part of a claim. Answers its revision.
+fn transact(etcd: &mut Etcd, transaction: &Transaction) -> Outcome<i64> {
+    match etcd.transact(transaction).map_err(Failure::failed)? {
+        Written::Done(revision) => Ok(revision),
+        Written::Refused(_) => {
+            Err(Failure::failed("others adopted this etcd, or another process does it for this node: run it again"))
+        }
+    }
+}
+
 /// Decides once all have made their claims. Whether that is over.
 fn settle(etcd: &mut Etcd, how: &Adopting, until: Option<Instant>, out: &mut impl Write) -> Outcome<bool> {
-    let mut told = BTreeSet::new();
+    let (mut told, mut refusals) = (BTreeSet::new(), 0);
     loop {
         let (adoption, _) = await_store(etcd)?;
-        if adoption.image().adopting.is_empty() {
+        if !adoption.image().being_adopted {
             writeln!(out, "all nodes have adopted this etcd: start them with 'millrace serve'")?;
             return Ok(true);
         }
@@ -277,6 +278,13 @@ fn settle(etcd: &mut Etcd, how: &Adopting, until: Option<Instant>, out: &mut imp
             if carry_out(etcd, &adoption.decide(&how.without), how, out)? {
                 return Ok(true);
             }
+            refusals += 1;
+            if refusals == REFUSALS_MAX {
+                return Err(Failure::failed(
+                    "something changes this etcd meanwhile: see that no node runs, and run it again",
+                ));
+            }
+            std::thread::sleep(PAUSE);
             continue;
         }
         if awaited != told {
@@ -302,15 +310,18 @@ fn carry_out(etcd: &mut Etcd, decision: &Decision, how: &Adopting, out: &mut imp
     for transaction in &decision.transactions {
         match etcd.transact(transaction) {
             Ok(Written::Done(_)) => {}
-            Ok(Written::Refused(_)) => {
-                std::thread::sleep(PAUSE);
-                return Ok(false);
-            }
+            Ok(Written::Refused(_)) => return Ok(false),
             Err(error) => return Err(Failure::failed(format!("{error}: run it again"))),
         }
     }
     list("topics that this etcd had forgotten and has again", &decision.brought_back, out)?;
     list("topics that were deleted since the backup, and are again", &decision.taken_out, out)?;
+    list(
+        "topics that may have been deleted since the backup, as the node does not know them which heard of the former etcd last, \
+         and are kept",
+        &decision.perhaps_deleted,
+        out,
+    )?;
     list("partitions that nobody has: nobody leads them", &decision.without_log, out)?;
     let without: Vec<_> = how.without.iter().map(ToString::to_string).collect();
     let doubtful = format!(
@@ -320,8 +331,8 @@ fn carry_out(etcd: &mut Etcd, decision: &Decision, how: &Adopting, out: &mut imp
     list(&doubtful, &decision.doubtful, out)?;
     writeln!(
         out,
-        "done: in every partition the newest log leads. Settings, and reassignments under way, are as in the backup. Start the \
-         nodes with 'millrace serve'"
+        "done: in every partition the newest log leads. Settings are as in the backup, no reassignment is under way, and whoever \
+         has a log of a partition is a replica of it. Start the nodes with 'millrace serve'"
     )?;
     Ok(true)
 }

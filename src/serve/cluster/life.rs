@@ -40,7 +40,7 @@ pub(super) struct Life {
     /// cluster says of topics must not be acted on here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     joining: bool,
-    /// How often the cluster was adopted, as its etcd was restored from a backup.
+    /// Adoptions of the cluster, after its etcd was restored from a backup, that the node took part in or joined after.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     adopted: u64,
 }
@@ -112,9 +112,10 @@ impl Life {
     }
 
     /// A new life has begun in the cluster with that id, of which the node is a member from here on, and of no other.
-    /// Durable when this returns, which has to be before anything is done in it.
-    pub(super) fn begin(&mut self, data_dir: &Path, epoch: i64, cluster_id: Uuid) -> io::Result<()> {
-        (self.epoch, self.cluster_id) = (epoch, cluster_id);
+    /// It knows of all adoptions of that cluster until now. Durable when this returns, which has to be before anything is done
+    /// in it.
+    pub(super) fn begin(&mut self, data_dir: &Path, epoch: i64, (cluster_id, adopted): (Uuid, u64)) -> io::Result<()> {
+        (self.epoch, self.cluster_id, self.adopted) = (epoch, cluster_id, self.adopted.max(adopted));
         self.boot = boot_id()?;
         self.write(data_dir)
     }
@@ -167,17 +168,23 @@ impl Life {
         self.adopted
     }
 
-    /// The node accepts an etcd that has forgotten something. The next life continues that one, which was made up for it.
-    pub(super) fn adopt(&mut self, data_dir: &Path, seen: Remembered, (epoch, term): (i64, u64)) -> io::Result<()> {
-        (self.epoch, self.adopted, self.boot) = (epoch, term, boot_id()?);
+    /// The node says what it has to an etcd that has forgotten something: the next life continues that one, which was made up
+    /// for it. The etcd, which knows of so many adoptions, is not accepted yet.
+    pub(super) fn claim(&mut self, data_dir: &Path, epoch: i64, adopted: u64) -> io::Result<()> {
+        (self.epoch, self.adopted, self.boot) = (epoch, self.adopted.max(adopted), boot_id()?);
+        self.write(data_dir)
+    }
+
+    /// The node accepts an etcd that has forgotten something.
+    pub(super) fn accept(&mut self, data_dir: &Path, seen: Remembered) -> io::Result<()> {
         self.etcd = Some(SeenEtcd { id: seen.store.to_string(), revision: seen.revision });
         self.write(data_dir)
     }
 
     /// The same of a node that others did without: it is a new directory, which was promised nothing.
-    pub(super) fn adopt_late(&mut self, data_dir: &Path, seen: Remembered, term: u64) -> io::Result<()> {
-        self.directory = Uuid::new_v4();
-        self.adopt(data_dir, seen, (0, term))
+    pub(super) fn adopt_late(&mut self, data_dir: &Path, seen: Remembered, adopted: u64) -> io::Result<()> {
+        (self.directory, self.epoch, self.adopted) = (Uuid::new_v4(), 0, adopted);
+        self.accept(data_dir, seen)
     }
 
     fn write(&self, data_dir: &Path) -> io::Result<()> {
@@ -274,7 +281,7 @@ mod tests {
         assert_eq!(cluster_of(folder.path()).unwrap(), None);
         let mut life = Life::open(folder.path(), "a").unwrap();
         assert_eq!((life.former().unwrap(), cluster_of(folder.path()).unwrap()), (None, None), "it may still go alone");
-        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
+        life.begin(folder.path(), 7, (Uuid::from_u128(1), 0)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.former().unwrap(), again.directory), (Some((7, Since::ProcessEnded)), life.directory));
         let error = Life::open(folder.path(), "b").unwrap_err();
@@ -290,7 +297,7 @@ mod tests {
         let seen = Remembered { store: u64::MAX, revision: 20 };
         life.remember(folder.path(), seen).unwrap();
         assert_eq!(cluster_of(folder.path()).unwrap(), None, "the node was no member yet");
-        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
+        life.begin(folder.path(), 7, (Uuid::from_u128(1), 0)).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));
     }
@@ -301,7 +308,7 @@ mod tests {
         forget_lives(folder.path()).unwrap();
         assert_eq!(cluster_of(folder.path()).unwrap(), None);
         let mut life = Life::open(folder.path(), "a").unwrap();
-        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
+        life.begin(folder.path(), 7, (Uuid::from_u128(1), 0)).unwrap();
         forget_lives(folder.path()).unwrap();
         let again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.former().unwrap(), again.cluster_id()), (None, life.cluster_id()));
@@ -315,10 +322,10 @@ mod tests {
         let mut life = Life::open(folder.path(), "a").unwrap();
         assert_eq!((life.topics(false), life.topics(true)), (Topics::OfCluster, Topics::ToJoin));
         life.begin_joining();
-        life.begin(folder.path(), 7, Uuid::from_u128(1)).unwrap();
+        life.begin(folder.path(), 7, (Uuid::from_u128(1), 0)).unwrap();
         let mut again = Life::open(folder.path(), "a").unwrap();
         assert_eq!(again.topics(true), Topics::HalfJoined);
-        again.begin(folder.path(), 9, Uuid::from_u128(1)).unwrap();
+        again.begin(folder.path(), 9, (Uuid::from_u128(1), 0)).unwrap();
         again.end_joining(folder.path()).unwrap();
         assert_eq!(Life::open(folder.path(), "a").unwrap().topics(true), Topics::OfCluster);
     }
@@ -334,7 +341,7 @@ mod tests {
     fn after_a_restart_of_the_machine_only_what_was_flushed_is_sure() {
         let folder = tempfile::tempdir().unwrap();
         let mut life = Life::open(folder.path(), "a").unwrap();
-        life.begin(folder.path(), 3, Uuid::from_u128(1)).unwrap();
+        life.begin(folder.path(), 3, (Uuid::from_u128(1), 0)).unwrap();
         life.boot = "before".to_owned();
         assert_eq!(life.former().unwrap(), Some((3, Since::MachineRestarted)));
     }

@@ -386,7 +386,7 @@ impl Listener {
                 if topics == Topics::ToJoin {
                     life.begin_joining();
                 }
-                life.begin(&self.data_dir, member.epoch, id).map_err(|error| error.to_string())?;
+                life.begin(&self.data_dir, member.epoch, (id, image.adopted)).map_err(|error| error.to_string())?;
                 drop(life);
                 self.me = Some(member);
                 self.put(image);

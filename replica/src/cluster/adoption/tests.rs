@@ -30,7 +30,8 @@ fn topic(name: &str, partitions: &[ClaimedPartition]) -> ClaimedTopic {
 }
 
 fn claim(node: NodeId, topics: impl IntoIterator<Item = (TopicId, ClaimedTopic)>) -> Claim {
-    Claim { member: member(node, 90 + i64::from(node)), term: 1, seen: 500, topics: topics.into_iter().collect() }
+    let topics = topics.into_iter().collect();
+    Claim { member: member(node, 90 + i64::from(node)), adoptions_known: 0, seen: 500, topics }
 }
 
 /// A store with nodes 1, 2, 3 and a topic `orders`, all in sync in epoch 4.
@@ -44,7 +45,7 @@ fn store() -> Client {
         .put(keys::name("orders"), keys::encode_uuid(ORDERS))
         .put(keys::partition(ORDERS, 0), keys::encode_partition(&state));
     for node in 1..=3 {
-        let known = super::super::model::KnownNode { directory: Uuid::nil(), rack: None, since: 0 };
+        let known = KnownNode { directory: Uuid::nil(), rack: None, since: 0 };
         all = all.put(keys::known(node), keys::encode_known(&known));
     }
     client.transact(&all).unwrap();
@@ -62,16 +63,21 @@ fn adoption(client: &mut Client) -> Adoption {
     Adoption::read(&read_contents(client).unwrap()).unwrap()
 }
 
+fn write_claim(client: &mut Client, claim: &Claim) {
+    let transactions = claim.transactions(&adoption(client));
+    write(client, &transactions);
+}
+
 /// All of these claim, and what comes of it.
 fn adopt(client: &mut Client, claims: &[Claim], without: &[NodeId]) -> (Decision, Image) {
-    claims.iter().for_each(|claim| write(client, &claim.transactions()));
+    claims.iter().for_each(|claim| write_claim(client, claim));
     let adoption = adoption(client);
     claims.iter().for_each(|claim| assert_eq!(adoption.claim(claim.member.node), Some(claim)));
     assert_eq!(adoption.awaited(without), BTreeSet::new());
     let decision = adoption.decide(without);
     write(client, &decision.transactions);
     let image = Image::read(Arc::default(), 1, &read_contents(client).unwrap().entries).unwrap();
-    assert!(image.adopting.is_empty());
+    assert!(image.adopting.is_empty() && !image.being_adopted);
     (decision, image)
 }
 
@@ -98,12 +104,12 @@ fn the_newest_log_is_in_sync_in_an_epoch_that_nobody_heard_of() {
 fn nothing_is_decided_before_all_have_said_what_they_have() {
     let mut client = store();
     let mine = claim(1, [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))]);
-    write(&mut client, &mine.transactions());
+    write_claim(&mut client, &mine);
     assert_eq!(adoption(&mut client).awaited(&[]), [2, 3].into());
     assert_eq!(adoption(&mut client).awaited(&[3]), [2].into());
     // one that came after the backup is known to others only
     let newer = ClaimedPartition { replicas: vec![4, 2], ..known(5, None) };
-    write(&mut client, &claim(2, [(ORDERS, topic("orders", &[newer]))]).transactions());
+    write_claim(&mut client, &claim(2, [(ORDERS, topic("orders", &[newer]))]));
     assert_eq!(adoption(&mut client).awaited(&[3]), [4].into());
 }
 
@@ -148,9 +154,9 @@ fn partitions_that_were_added_since_the_backup_are_there() {
 fn nothing_is_decided_once_a_node_lives_or_took_its_claim_back() {
     let mut client = store();
     let claims = [1, 2, 3].map(|node| claim(node, [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))]));
-    claims.iter().for_each(|claim| write(&mut client, &claim.transactions()));
+    claims.iter().for_each(|claim| write_claim(&mut client, claim));
     let decision = adoption(&mut client).decide(&[]);
-    write(&mut client, &claims[0].transactions());
+    write_claim(&mut client, &claims[0]);
     let refused = |client: &mut Client, decision: &Decision| {
         let outcomes = decision.transactions.iter().map(|transaction| client.transact(transaction));
         outcomes.into_iter().all(|outcome| matches!(outcome, Ok(Outcome::Refused(_))))
@@ -180,6 +186,158 @@ fn a_claim_is_no_entry_that_says_more_than_whose_it_is() {
         lease: 0,
     });
     assert_eq!(entry, Ok(Some(Entry::Adopting(3))));
+}
+
+/// A node that joined after an adoption was taken for one that others had done without, in the next: its records were given up.
+#[test]
+fn only_who_missed_an_adoption_is_late_for_it() {
+    let mut client = store();
+    let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
+    let (_, image) = adopt(&mut client, &[claim(1, orders()), claim(2, orders())], &[3]);
+    assert_eq!(image.adopted, 1);
+    let read = adoption(&mut client);
+    assert!(read.is_late(member(3, 10), 0), "the others decided without it");
+    assert!(!read.is_late(member(1, 91), 0), "it took part, and was not started since");
+    assert!(!read.is_late(member(4, 200), image.adopted), "it joined later, and knows of it");
+    assert!(read.is_late(member(2, 10), 0), "its directory is of before");
+    // the next one, by a backup of after the first, and then by one of before it
+    let (mut next, mut before) = (store(), store());
+    write(&mut next, &[Transaction::new().put(keys::ADOPTED.to_owned(), stored_adopted(1))]);
+    for client in [&mut next, &mut before] {
+        let claims = [1, 2, 3].map(|node| Claim { adoptions_known: 1, ..claim(node, orders()) });
+        let (_, image) = adopt(client, &claims, &[]);
+        assert_eq!(image.adopted, 2);
+        assert!(adoption(client).is_late(member(4, 200), 1));
+    }
+}
+
+fn stored_adopted(times: u64) -> Vec<u8> {
+    keys::write(&StoredAdopted { times, by: BTreeMap::new() })
+}
+
+/// The claim of node 1 took those of nodes 10 to 19 away.
+#[test]
+fn a_claim_leaves_those_of_other_nodes_alone() {
+    let mut client = store();
+    let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
+    let claims = [10, 1, 11].map(|node| claim(node, orders()));
+    for claim in claims.iter().chain(&claims[1..2]) {
+        write_claim(&mut client, claim);
+    }
+    let read = adoption(&mut client);
+    claims.iter().for_each(|claim| assert_eq!(read.claim(claim.member.node), Some(claim)));
+}
+
+#[test]
+fn a_claim_that_lacks_a_part_or_has_one_of_another_does_not_count() {
+    let orders =
+        [(ORDERS, topic("orders", &[known(4, Some((4, 9)))])), (Uuid::from_u128(2), topic("late", &[known(0, None)]))];
+    let mine = claim(1, orders);
+    let written = |other: bool| {
+        let mut client = store();
+        write_claim(&mut client, &mine);
+        let parts = client.range(&parts_of(1), None, 0, 10).unwrap().entries;
+        let (key, value) = (parts[1].key.clone(), parts[0].value.clone());
+        let other_epoch = String::from_utf8(value).unwrap().replace("91", "92").into_bytes();
+        let change = if other { Transaction::new().put(key, other_epoch) } else { Transaction::new().delete(key) };
+        write(&mut client, &[change]);
+        adoption(&mut client)
+    };
+    for read in [written(false), written(true)] {
+        assert_eq!((read.claim(1), read.awaited(&[2, 3])), (None, [1].into()));
+    }
+}
+
+#[test]
+fn nothing_of_a_claim_is_written_once_others_decided() {
+    let mut client = store();
+    let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
+    let read = adoption(&mut client);
+    adopt(&mut client, &[claim(1, orders()), claim(2, orders())], &[3]);
+    let directory = KnownNode { directory: Uuid::nil(), rack: None, since: 0 };
+    let begun = read.begin_claim(3, &directory);
+    for transaction in [begun].iter().chain(&claim(3, orders()).transactions(&read)) {
+        assert!(matches!(client.transact(transaction), Ok(Outcome::Refused(_))), "{transaction:?}");
+    }
+}
+
+/// All that a store holds, but for how far numbers have gone.
+fn outcome(client: &mut Client) -> Vec<(String, String)> {
+    let contents = read_contents(client).unwrap();
+    let entries = contents.entries.iter().map(|entry| {
+        let value = match keys::decode(entry).unwrap() {
+            Some(Entry::Partition(_, _, state)) => format!("{:?}", PartitionState { leader_epoch: 0, ..state }),
+            Some(Entry::ProducerIds(_)) => String::new(),
+            _ => String::from_utf8(entry.value.clone()).unwrap(),
+        };
+        (entry.key.clone(), value)
+    });
+    entries.collect()
+}
+
+/// A topic's partitions are written before it, and were refused for ever by a decision that was made anew in between.
+#[test]
+fn a_decision_that_was_cut_short_anywhere_is_made_anew_to_the_same_end() {
+    let (late, again, formed) = (Uuid::from_u128(2), Uuid::from_u128(3), Uuid::from_u128(4));
+    let more = Uuid::from_u128(5);
+    let begun = || {
+        let mut client = store();
+        let stored = |name: &str, forming| StoredTopic {
+            name: name.to_owned(),
+            partitions: 1,
+            configs: BTreeMap::new(),
+            forming,
+        };
+        let state = keys::encode_partition(&PartitionState::new(&[member(1, 10)]));
+        let others = Transaction::new()
+            .put(keys::topic(formed), keys::encode_topic(&stored("formed", true)))
+            .put(keys::partition(formed, 0), state.clone())
+            .put(keys::topic(more), keys::encode_topic(&stored("more", false)))
+            .put(keys::name("more"), keys::encode_uuid(more))
+            .put(keys::partition(more, 0), state);
+        write(&mut client, &[others]);
+        let two = || [known(0, Some((0, 5))), known(0, Some((0, 6)))];
+        for node in 1..=3 {
+            let topics =
+                [(late, topic("late", &two())), (again, topic("orders", &two())), (formed, topic("formed", &two()))];
+            write_claim(&mut client, &claim(node, topics.into_iter().chain([(more, topic("more", &two()))])));
+        }
+        client
+    };
+    let mut uncut = begun();
+    let decided = adoption(&mut uncut).decide(&[]);
+    write(&mut uncut, &decided.transactions);
+    let end = outcome(&mut uncut);
+    for done in 0..decided.transactions.len() {
+        let mut client = begun();
+        let first = adoption(&mut client).decide(&[]);
+        write(&mut client, &first.transactions[..done]);
+        let rest = adoption(&mut client).decide(&[]);
+        write(&mut client, &rest.transactions);
+        assert_eq!(outcome(&mut client), end, "cut short after {done}");
+    }
+}
+
+#[test]
+fn where_a_partition_was_moved_since_the_backup_it_stays() {
+    let moved = |log| ClaimedPartition { replicas: vec![4, 2], ..known(6, log) };
+    let claims = [
+        claim(1, [(ORDERS, topic("orders", &[known(4, None)]))]),
+        claim(2, [(ORDERS, topic("orders", &[moved(Some((6, 9)))]))]),
+        claim(3, [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))]),
+        claim(4, [(ORDERS, topic("orders", &[moved(Some((6, 9)))]))]),
+    ];
+    let (_, image) = adopt(&mut store(), &claims, &[]);
+    assert_eq!(partition(&image, "orders").replicas, [4, 2, 3], "and whoever has a log is one");
+}
+
+#[test]
+fn a_topic_that_the_best_informed_node_does_not_know_is_kept_and_named() {
+    let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
+    let last = Claim { seen: 600, ..claim(1, []) };
+    let (decision, image) = adopt(&mut store(), &[last, claim(2, orders()), claim(3, orders())], &[]);
+    assert_eq!((decision.perhaps_deleted, decision.taken_out), (vec!["orders".to_owned()], Vec::new()));
+    assert!(image.topic("orders").is_some());
 }
 
 /// A log as the epoch of each record.

@@ -222,7 +222,7 @@ impl Registration {
         }
         let step = match check_cluster(image, options.cluster) {
             Err(text) => Err(Step::Fatal(text)),
-            Ok(_) if !image.adopting.is_empty() => Err(Step::Waiting(being_adopted(image))),
+            Ok(_) if image.being_adopted => Err(Step::Waiting(being_adopted(image))),
             Ok(Some(transaction)) => Ok(transaction),
             Ok(None) => match node {
                 None => Ok(registration(image, held, options)),
@@ -324,6 +324,7 @@ fn registration(image: &Image, held: &mut Held, options: &mut Options) -> Transa
     let is_known = before.is_some_and(|before| (&before.directory, &before.rack) == (&known.directory, &known.rack));
     let mut transaction = Transaction::new()
         .when(Compare::Created(keys::node(node.id), 0))
+        .when(Compare::Created(keys::ADOPTING.to_owned(), 0))
         .when(Compare::Modified(keys::known(node.id), before.map_or(0, |before| before.since)))
         .delete(keys::draining(node.id));
     transaction.operations.push(Operation::DeletePrefix(keys::reports(node.id)));

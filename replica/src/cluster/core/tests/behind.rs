@@ -32,14 +32,16 @@ fn nobody_is_a_member_of_a_restored_cluster_until_all_have_said_what_they_have()
     let mut cluster = Cluster::of(1);
     cluster.kill(1);
     let mut client = Client::new(cluster.memory.clone());
-    client.transact(&Transaction::new().put(keys::adopting(2), Vec::new())).unwrap();
+    let claim = Transaction::new().put(keys::ADOPTING.to_owned(), Vec::new()).put(keys::adopting(2), Vec::new());
+    client.transact(&claim).unwrap();
     cluster.start(1);
     cluster.run(Duration::from_secs(20));
     let heard = &cluster.nodes[&1].heard;
     let waits = |event: &Event| matches!(event, Event::Waiting(text) if text.contains("only nodes 2 have said"));
     assert!(heard.iter().any(waits), "{heard:?}");
     assert!(!heard.iter().any(|event| matches!(event, Event::Registered(..))), "{heard:?}");
-    client.transact(&Transaction::new().delete(keys::adopting(2))).unwrap();
+    let decided = Transaction::new().delete(keys::ADOPTING.to_owned()).delete(keys::adopting(2));
+    client.transact(&decided).unwrap();
     cluster.run(Duration::from_secs(5));
     let heard = &cluster.nodes[&1].heard;
     assert!(heard.iter().any(|event| matches!(event, Event::Registered(..))), "{heard:?}");
