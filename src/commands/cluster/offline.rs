@@ -47,9 +47,9 @@ pub(super) struct Leave {
 /// Accepts an etcd that was restored from a backup
 ///
 /// Takes the options that 'millrace serve' was started with, on every node of the cluster; all of them are stopped. Each says
-/// what it has; once all have, the newest log of each partition leads, in an epoch that nobody heard of, topics that were made
-/// or deleted since the backup are so again, and producer ids go on behind all that were given out. Until then no node becomes
-/// a member. Settings and reassignments stay as they are in the backup.
+/// what it has; once all have, the newest log of each partition leads, in an epoch that nobody heard of, topics that a node has
+/// are there, others are gone, and producer ids go on behind all that were given out. Until then no node becomes a member.
+/// Settings are those of the backup; no reassignment goes on, and whoever has a log of a partition is a replica of it.
 #[derive(Args, Debug)]
 pub(super) struct Adopt {
     #[command(flatten)]
