@@ -47,6 +47,28 @@ fn nobody_is_a_member_of_a_restored_cluster_until_all_have_said_what_they_have()
     assert!(heard.iter().any(|event| matches!(event, Event::Registered(..))), "{heard:?}");
 }
 
+/// An image does not show yet that the cluster is adopted.
+#[test]
+fn a_registration_that_a_claim_overtakes_is_refused() {
+    let mut cluster = Cluster::of(1);
+    cluster.kill(1);
+    cluster.run(MINUTE);
+    cluster.start(1);
+    cluster.nodes.get_mut(&1).unwrap().delay = Duration::from_secs(1);
+    let registers = |cluster: &Cluster| {
+        let writes = |work: &Work| matches!(work, Work::Transact(_, it, _) if it.operations.iter().any(|it| it.key() == keys::node(1)));
+        cluster.nodes[&1].travelling.iter().any(|(_, work)| writes(work))
+    };
+    while !registers(&cluster) {
+        cluster.run(Duration::from_millis(10));
+    }
+    let mut client = Client::new(cluster.memory.clone());
+    client.transact(&Transaction::new().put(keys::ADOPTING.to_owned(), Vec::new())).unwrap();
+    cluster.run(Duration::from_secs(20));
+    assert!(cluster.image(1).being_adopted && cluster.image(1).nodes.is_empty());
+    assert_eq!(cluster.member(1), None);
+}
+
 #[test]
 fn a_watch_that_was_compacted_away_reads_all_anew() {
     let mut cluster = Cluster::of(2);
