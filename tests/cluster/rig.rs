@@ -77,7 +77,7 @@ impl Rig {
 
     /// Makes a backup of the etcds that the nodes run.
     pub(crate) fn save_managed_backup(&self) {
-        let (_, client) = self.managed_members()[0].clone();
+        let (_, client) = self.managed_members()[0];
         let backup = self.folder.path().join("backup").display().to_string();
         etcd::etcdctl(&["--endpoints", &format!("http://{client}"), "snapshot", "save", &backup]);
     }
