@@ -302,6 +302,27 @@ mod tests {
         assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));
     }
 
+    /// Cut short between the two, a node would have been let in that had not said what it has.
+    #[test]
+    fn a_claim_is_of_the_next_life_and_does_not_accept_the_etcd_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut life = Life::open(folder.path(), "a").unwrap();
+        let (before, restored) = (Remembered { store: 1, revision: 20 }, Remembered { store: 2, revision: 10 });
+        life.begin(folder.path(), 7, (Uuid::from_u128(1), 0)).unwrap();
+        life.remember(folder.path(), before).unwrap();
+        life.claim(folder.path(), 9, 1).unwrap();
+        let mut again = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((again.epoch, again.adopted(), again.remembered()), (9, 1, Some(before)));
+        again.accept(folder.path(), restored).unwrap();
+        assert_eq!(Life::open(folder.path(), "a").unwrap().remembered(), Some(restored));
+        again.begin(folder.path(), 11, (Uuid::from_u128(1), 2)).unwrap();
+        assert_eq!(Life::open(folder.path(), "a").unwrap().adopted(), 2, "a life knows of all adoptions before it");
+        again.adopt_late(folder.path(), before, 3).unwrap();
+        let late = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((late.epoch, late.adopted(), late.remembered()), (0, 3, Some(before)));
+        assert_ne!(late.directory, life.directory);
+    }
+
     #[test]
     fn a_directory_that_lost_records_is_another_one_of_the_same_cluster() {
         let folder = tempfile::tempdir().unwrap();
