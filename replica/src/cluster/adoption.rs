@@ -28,6 +28,9 @@ use super::{
     store::{Compare, Operation, Transaction},
 };
 
+/// Revisions at once that nobody writes while a node is away, unlike `etcdutl snapshot restore --bump-revision`: half of what is
+/// advised for that.
+pub(crate) const REVISIONS_BUMPED: i64 = 500_000_000;
 /// What all claims begin with.
 const CLAIMS: &str = "adopting/";
 /// Leader epochs that are passed over: a node that makes no claim may have heard of as many since the backup.
@@ -36,7 +39,7 @@ const EPOCHS_SKIPPED: i32 = 10_000;
 const PRODUCER_IDS_SKIPPED: i64 = 1_000_000_000;
 /// Partitions of one key of a claim.
 const PARTITIONS_OF_KEY: usize = 5_000;
-/// Writes of one transaction: the compares of all nodes fit beside those of each write.
+/// Writes of one transaction: their compares fit beside the guards.
 const WRITES_MAX: usize = 60;
 
 /// How far a log is.
@@ -85,6 +88,8 @@ pub struct Claim {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
+    /// Which store it was written to: one that came with a backup says nothing of today.
+    store: u64,
     epoch: i64,
     known: u64,
     seen: i64,
@@ -102,6 +107,11 @@ struct Part {
 }
 
 impl Claim {
+    /// How much it knows of the former store: what gave records up knows least, whatever store it has heard of since.
+    fn knows(&self) -> (bool, i64) {
+        (self.member.epoch > 0, self.seen)
+    }
+
     /// Writes it down. The last transaction makes it count; none is done once the cluster was adopted since `adoption` was read.
     pub fn transactions(&self, adoption: &Adoption) -> Vec<Transaction> {
         let Member { node, epoch } = self.member;
@@ -117,9 +127,8 @@ impl Claim {
             }
         }
         let (known, seen) = (self.adoptions_known, self.seen);
-        let head = Head { epoch, known, seen, parts: transactions.len() - 1 };
-        let begun = undecided().put(keys::ADOPTING.to_owned(), keys::encode_integer(epoch));
-        transactions.push(begun.put(keys::adopting(node), keys::write(&head)));
+        let head = Head { store: adoption.identity, epoch, known, seen, parts: transactions.len() - 1 };
+        transactions.push(touched(undecided()).put(keys::adopting(node), keys::write(&head)));
         transactions
     }
 }
@@ -127,9 +136,11 @@ impl Claim {
 /// What a restored store holds, with the claims so far.
 #[derive(Debug)]
 pub struct Adoption {
+    /// Which store it is.
+    identity: u64,
     image: Image,
-    /// Those that are whole, and the revision that made each count.
-    claims: BTreeMap<NodeId, (Claim, i64)>,
+    /// Those that are whole.
+    claims: BTreeMap<NodeId, Claim>,
     adopted: StoredAdopted,
     /// Partitions, those among them whose topic is not written down yet.
     partitions: BTreeMap<TopicId, BTreeMap<i32, PartitionState>>,
@@ -162,6 +173,7 @@ impl Adoption {
     pub fn read(contents: &Contents) -> Result<Self, ValueError> {
         let image = Image::read(Arc::default(), contents.revision, &contents.entries)?;
         let mut read = Self {
+            identity: contents.identity,
             image,
             claims: BTreeMap::new(),
             adopted: StoredAdopted::default(),
@@ -176,10 +188,12 @@ impl Adoption {
                     read.partitions.entry(topic).or_default().insert(index, state);
                 }
                 Some(Entry::Adopting(node)) => {
-                    let Head { epoch, known, seen, parts } = keys::read(&entry.key, &entry.value)?;
+                    let Head { store, epoch, known, seen, parts } = keys::read(&entry.key, &entry.value)?;
+                    if store != contents.identity || contents.revision - entry.modified >= REVISIONS_BUMPED {
+                        continue;
+                    }
                     let (member, topics) = (Member { node, epoch }, BTreeMap::new());
-                    let claim = Claim { member, adoptions_known: known, seen, topics };
-                    read.claims.insert(node, (claim, entry.modified));
+                    read.claims.insert(node, Claim { member, adoptions_known: known, seen, topics });
                     parts_missing.insert(node, parts);
                 }
                 _ => {}
@@ -188,7 +202,7 @@ impl Adoption {
         // keys are in order, and so are the parts of a topic
         for entry in &contents.entries {
             let Some((node, topic)) = part_of(&entry.key) else { continue };
-            let Some((claim, _)) = read.claims.get_mut(&node) else { continue };
+            let Some(claim) = read.claims.get_mut(&node) else { continue };
             let Part { epoch, name, configs, partitions } = keys::read(&entry.key, &entry.value)?;
             let missing = parts_missing.entry(node).or_default();
             // one too many is as bad as one too few
@@ -207,8 +221,17 @@ impl Adoption {
 
     /// Whether the cluster was adopted without that node, since its last life began, which knew of so many adoptions.
     pub fn is_late(&self, last_life: Member, adoptions_known: u64) -> bool {
-        let took_part = self.adopted.by.get(&last_life.node) == Some(&last_life.epoch);
-        self.image.adopted > adoptions_known && !took_part && self.claim(last_life.node).is_none()
+        self.image.adopted > adoptions_known && !self.took_part(last_life) && self.claim(last_life.node).is_none()
+    }
+
+    /// Whether the last decision was also by the claim of that life.
+    pub fn took_part(&self, life: Member) -> bool {
+        self.adopted.by.get(&life.node) == Some(&life.epoch)
+    }
+
+    /// Whether no node runs, as far as the store knows. None can begin to while the store is being adopted.
+    pub fn is_silent(&self) -> bool {
+        self.image.nodes.is_empty() && self.image.controller.is_none()
     }
 
     /// Nobody has adopted the cluster since this was read.
@@ -219,7 +242,7 @@ impl Adoption {
     /// Takes back what a node said, and writes down which directory it has. The revision of this is the life for its claim.
     pub fn begin_claim(&self, node: NodeId, known: &KnownNode) -> Transaction {
         let begun = Transaction::new().when(self.undecided()).when(self.same(keys::known(node)));
-        begun.delete(keys::adopting(node)).put(keys::known(node), keys::encode_known(known))
+        touched(begun).delete(keys::adopting(node)).put(keys::known(node), keys::encode_known(known))
     }
 
     /// The key is as it was read.
@@ -230,7 +253,7 @@ impl Adoption {
 
     /// The claim that a node made.
     pub fn claim(&self, node: NodeId) -> Option<&Claim> {
-        self.claims.get(&node).map(|(claim, _)| claim)
+        self.claims.get(&node)
     }
 
     /// Nodes that have not said yet what they have, but for those that are gone for good.
@@ -238,7 +261,7 @@ impl Adoption {
         let known = self.image.known.keys().copied();
         let states = self.image.topics.values().flat_map(|topic| &topic.partitions);
         let stored = states.flat_map(|state| state.value.replicas.iter().copied());
-        let topics = self.claims.values().flat_map(|(claim, _)| claim.topics.values());
+        let topics = self.claims.values().flat_map(|claim| claim.topics.values());
         let heard = topics.flat_map(|topic| topic.partitions.iter().flat_map(|it| it.replicas.iter().copied()));
         let all: BTreeSet<NodeId> = known.chain(stored).chain(heard).collect();
         all.into_iter().filter(|node| !without.contains(node) && !self.claims.contains_key(node)).collect()
@@ -263,8 +286,8 @@ impl Adoption {
         let next = keys::encode_integer(self.image.producer_ids.value + PRODUCER_IDS_SKIPPED);
         batches.add(self.same(keys::PRODUCER_IDS.to_owned()), put(keys::PRODUCER_IDS.to_owned(), next));
         batches.close();
-        let by = self.claims.iter().map(|(node, (claim, _))| (*node, claim.member.epoch)).collect();
-        let known = self.claims.values().map(|(claim, _)| claim.adoptions_known).max().unwrap_or(0);
+        let by = self.claims.iter().map(|(node, claim)| (*node, claim.member.epoch)).collect();
+        let known = self.claims.values().map(|claim| claim.adoptions_known).max().unwrap_or(0);
         let adopted = StoredAdopted { times: known.max(self.adopted.times) + 1, by };
         batches.add(self.undecided(), put(keys::ADOPTED.to_owned(), keys::write(&adopted)));
         batches.add_also(Operation::Delete(keys::ADOPTING.to_owned()));
@@ -279,8 +302,8 @@ impl Adoption {
     fn chosen(&self, without: &[NodeId]) -> BTreeMap<String, TopicId> {
         let mut chosen = BTreeMap::new();
         let mut newest_first: Vec<_> = self.claims.values().collect();
-        newest_first.sort_by_key(|(claim, _)| Reverse(claim.seen));
-        for (id, topic) in newest_first.into_iter().flat_map(|(claim, _)| &claim.topics) {
+        newest_first.sort_by_key(|claim| Reverse(claim.knows()));
+        for (id, topic) in newest_first.into_iter().flat_map(|claim| &claim.topics) {
             chosen.entry(keys::name(&topic.name)).or_insert(*id);
         }
         if !without.is_empty() {
@@ -294,29 +317,26 @@ impl Adoption {
     /// Topics that are kept though whoever heard of the former store last does not know them. Its directory may be too young
     /// for that to tell.
     fn perhaps_deleted(&self, chosen: &BTreeMap<String, TopicId>) -> Vec<String> {
-        let last = self.claims.values().map(|(claim, _)| claim).max_by_key(|claim| claim.seen);
+        let last = self.claims.values().max_by_key(|claim| claim.knows());
         let unknown = chosen.values().filter(|id| last.is_some_and(|last| !last.topics.contains_key(*id)));
         unknown.map(|id| self.name_of(*id)).collect()
     }
 
     fn name_of(&self, id: TopicId) -> String {
-        let claimed = || self.claims.values().find_map(|(claim, _)| Some(claim.topics.get(&id)?.name.clone()));
+        let claimed = || self.claims.values().find_map(|claim| Some(claim.topics.get(&id)?.name.clone()));
         let stored = self.image.topics.get(&id).map(|topic| topic.name.clone());
         stored.or_else(claimed).unwrap_or_default()
     }
 
-    /// Nobody lives, and nobody took a claim back.
+    /// Nobody made a claim since or took one back, and no controller is left of before; so no node lives either, if none did.
     fn guards(&self) -> Vec<Compare> {
-        let claims = self.claims.iter().flat_map(|(node, (_, revision))| {
-            [Compare::Modified(keys::adopting(*node), *revision), Compare::Created(keys::node(*node), 0)]
-        });
-        claims.chain([Compare::Created(keys::CONTROLLER.to_owned(), 0)]).collect()
+        vec![self.same(keys::ADOPTING.to_owned()), Compare::Created(keys::CONTROLLER.to_owned(), 0)]
     }
 
     fn decide_topic(&self, id: TopicId, without: &[NodeId], batches: &mut Batches, decision: &mut Decision) {
         let stored = self.image.topics.get(&id);
         let claimed: Vec<(Member, &ClaimedTopic)> =
-            self.claims.values().filter_map(|(claim, _)| Some((claim.member, claim.topics.get(&id)?))).collect();
+            self.claims.values().filter_map(|claim| Some((claim.member, claim.topics.get(&id)?))).collect();
         let name = self.name_of(id);
         let known = stored.map_or(0, |topic| topic.expected);
         let count = claimed.iter().map(|(_, topic)| topic.partitions.len()).fold(known, usize::max);
@@ -390,6 +410,11 @@ fn decided(before: Option<&PartitionState>, claims: &[(Member, &ClaimedPartition
         recovering: false,
         ..before.cloned().unwrap_or_default()
     })
+}
+
+/// It changes what is claimed: who decided by what was there before is refused, and so is who registers.
+fn touched(transaction: Transaction) -> Transaction {
+    transaction.put(keys::ADOPTING.to_owned(), keys::encode_integer(1))
 }
 
 fn parts_of(node: NodeId) -> String {

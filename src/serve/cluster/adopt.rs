@@ -139,7 +139,7 @@ fn check(adoption: &Adoption, life: &Life, cluster: &ClusterConfig) -> Outcome {
 /// Waits until leases that came with the backup are over. A node that goes on for longer runs.
 fn await_silence(etcd: &mut Etcd, mut adoption: Adoption) -> Outcome<Adoption> {
     let begun = Instant::now();
-    while !adoption.image().nodes.is_empty() || adoption.image().controller.is_some() {
+    while !adoption.is_silent() {
         if begun.elapsed() > LEASES_PATIENCE {
             let nodes: Vec<_> = adoption.image().nodes.keys().map(ToString::to_string).collect();
             return Err(Failure::failed(format!(
@@ -211,8 +211,7 @@ impl Node<'_> {
     /// accepted last: cut short before, nodes still refuse it.
     fn make_claim(&mut self, etcd: &mut Etcd, adoption: &Adoption) -> Outcome {
         let (node, data_dir) = (self.config.node_id, &self.config.data_dir);
-        let heard = self.life.remembered().map_or(0, |seen| seen.revision);
-        let seen = adoption.claim(node).map_or(heard, |earlier| earlier.seen);
+        let seen = self.life.heard();
         // before the life that it continues, which would be none of this directory's otherwise
         let known = KnownNode { directory: self.life.directory, rack: self.cluster.rack.clone(), since: 0 };
         let made_up = transact(etcd, &adoption.begin_claim(node, &known))?;
@@ -225,7 +224,10 @@ impl Node<'_> {
         }
         self.life.claim(data_dir, epoch, adoption.image().adopted).map_err(Failure::failed)?;
         transact(etcd, head)?;
-        let (_, seen) = await_store(etcd)?;
+        let (now, seen) = await_store(etcd)?;
+        if now.claim(node).is_none() && !now.took_part(member) {
+            return Err(Failure::failed("the other nodes have decided without what this one has: run it again"));
+        }
         self.life.accept(data_dir, seen).map_err(Failure::failed)
     }
 
@@ -275,7 +277,7 @@ fn settle(etcd: &mut Etcd, how: &Adopting, until: Option<Instant>, out: &mut imp
         }
         let awaited = adoption.awaited(&how.without);
         if awaited.is_empty() {
-            if carry_out(etcd, &adoption.decide(&how.without), how, out)? {
+            if adoption.is_silent() && carry_out(etcd, &adoption.decide(&how.without), how, out)? {
                 return Ok(true);
             }
             refusals += 1;

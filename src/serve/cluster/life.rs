@@ -43,6 +43,9 @@ pub(super) struct Life {
     /// Adoptions of the cluster, after its etcd was restored from a backup, that the node took part in or joined after.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     adopted: u64,
+    /// How far the former etcd was when it was heard of last, of a node that has claimed what it has and had no life since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heard: Option<i64>,
 }
 
 fn is_none_yet(count: &u64) -> bool {
@@ -100,6 +103,7 @@ impl Life {
                     boot: boot_id()?,
                     joining: false,
                     adopted: 0,
+                    heard: None,
                 })
             }
         }
@@ -116,6 +120,7 @@ impl Life {
     /// in it.
     pub(super) fn begin(&mut self, data_dir: &Path, epoch: i64, (cluster_id, adopted): (Uuid, u64)) -> io::Result<()> {
         (self.epoch, self.cluster_id, self.adopted) = (epoch, cluster_id, self.adopted.max(adopted));
+        self.heard = None;
         self.boot = boot_id()?;
         self.write(data_dir)
     }
@@ -171,8 +176,14 @@ impl Life {
     /// The node says what it has to an etcd that has forgotten something: the next life continues that one, which was made up
     /// for it. The etcd, which knows of so many adoptions, is not accepted yet.
     pub(super) fn claim(&mut self, data_dir: &Path, epoch: i64, adopted: u64) -> io::Result<()> {
+        self.heard = Some(self.heard());
         (self.epoch, self.adopted, self.boot) = (epoch, self.adopted.max(adopted), boot_id()?);
         self.write(data_dir)
+    }
+
+    /// How far the etcd of its last life was when the node heard of it last: not one that it has adopted since.
+    pub(super) fn heard(&self) -> i64 {
+        self.heard.or_else(|| Some(self.remembered()?.revision)).unwrap_or(0)
     }
 
     /// The node accepts an etcd that has forgotten something.
@@ -314,9 +325,13 @@ mod tests {
         let mut again = Life::open(folder.path(), "a").unwrap();
         assert_eq!((again.epoch, again.adopted(), again.remembered()), (9, 1, Some(before)));
         again.accept(folder.path(), restored).unwrap();
-        assert_eq!(Life::open(folder.path(), "a").unwrap().remembered(), Some(restored));
+        let mut accepted = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((accepted.remembered(), accepted.heard()), (Some(restored), 20), "what it knows is of before");
+        accepted.claim(folder.path(), 10, 1).unwrap();
+        assert_eq!(Life::open(folder.path(), "a").unwrap().heard(), 20, "also when it adopts once more");
         again.begin(folder.path(), 11, (Uuid::from_u128(1), 2)).unwrap();
         assert_eq!(Life::open(folder.path(), "a").unwrap().adopted(), 2, "a life knows of all adoptions before it");
+        assert_eq!(again.heard(), 10, "a life has heard of the etcd that it is in");
         again.adopt_late(folder.path(), before, 3).unwrap();
         let late = Life::open(folder.path(), "a").unwrap();
         assert_eq!((late.epoch, late.adopted(), late.remembered()), (0, 3, Some(before)));

@@ -261,6 +261,70 @@ fn nothing_of_a_claim_is_written_once_others_decided() {
     }
 }
 
+/// What was claimed before a backup that was made while an etcd was being adopted is not what nodes have now.
+#[test]
+fn claims_that_came_with_a_backup_do_not_count() {
+    let mut client = store();
+    let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
+    for node in [1, 2] {
+        write_claim(&mut client, &claim(node, orders()));
+    }
+    let contents = read_contents(&mut client).unwrap();
+    assert_eq!(Adoption::read(&contents).unwrap().awaited(&[]), [3].into());
+    let (mut other, mut bumped) = (contents.clone(), contents);
+    other.identity += 1;
+    bumped.revision += 1_000_000_000;
+    for restored in [other, bumped] {
+        let read = Adoption::read(&restored).unwrap();
+        assert_eq!(read.awaited(&[]), [1, 2, 3].into());
+        assert!(read.image().being_adopted, "and no node registers before they are made");
+    }
+}
+
+/// It would have been left out although it had said what it has, and been told that it had not been.
+#[test]
+fn who_claims_while_others_decide_without_it_is_not_passed_over() {
+    let mut client = store();
+    let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
+    for node in [1, 2] {
+        write_claim(&mut client, &claim(node, orders()));
+    }
+    let decision = adoption(&mut client).decide(&[3]);
+    write_claim(&mut client, &claim(3, orders()));
+    for transaction in &decision.transactions {
+        assert!(matches!(client.transact(transaction), Ok(Outcome::Refused(_))), "{transaction:?}");
+    }
+    let read = adoption(&mut client);
+    write(&mut client, &read.decide(&[3]).transactions);
+    assert!(adoption(&mut client).took_part(member(3, 93)));
+    // and whoever is about to claim once more
+    let mut client = store();
+    for node in [1, 2, 3] {
+        write_claim(&mut client, &claim(node, orders()));
+    }
+    let read = adoption(&mut client);
+    let directory = KnownNode { directory: Uuid::nil(), rack: None, since: 0 };
+    write(&mut client, &[read.begin_claim(3, &directory)]);
+    assert!(matches!(client.transact(&read.decide(&[]).transactions[0]), Ok(Outcome::Refused(_))));
+}
+
+#[test]
+fn a_hundred_nodes_fit_into_what_etcd_takes_at_once() {
+    let many = vec![ClaimedPartition { replicas: (1..=100).collect(), ..known(4, Some((4, 9))) }; 2 * WRITES_MAX];
+    let claims: Vec<_> = (1..=100).map(|node| claim(node, [(ORDERS, topic("orders", &many))])).collect();
+    adopt(&mut store(), &claims, &[]);
+}
+
+/// A directory that gave its records up has heard of the newest store, and of topics that are gone.
+#[test]
+fn of_two_topics_of_one_name_that_counts_which_the_best_informed_life_knows() {
+    let (former, again) = (Uuid::from_u128(2), Uuid::from_u128(3));
+    let knows = |node, seen, id| Claim { seen, ..claim(node, [(id, topic("late", &[known(0, Some((0, 5)))]))]) };
+    let nobody = Claim { member: member(3, 0), ..knows(3, 900, former) };
+    let (_, image) = adopt(&mut store(), &[knows(1, 100, former), knows(2, 500, again), nobody], &[]);
+    assert_eq!(image.names.get("late"), Some(&again));
+}
+
 /// All that a store holds, but for how far numbers have gone.
 fn outcome(client: &mut Client) -> Vec<(String, String)> {
     let contents = read_contents(client).unwrap();

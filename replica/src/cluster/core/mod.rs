@@ -37,6 +37,7 @@ use self::{
 };
 use super::{
     admin::partitions,
+    adoption::REVISIONS_BUMPED,
     image::{Changed, Image},
     model::Member,
     plane::{Asked, ControlError, Question, Reply},
@@ -62,9 +63,6 @@ const _: () = assert!(OUTSTANDING_MAX + controller::ROUND_MAX < WORK_MAX);
 /// Reads of the store in sequence that must be behind what was seen before, until that is believed: old versions of etcd
 /// answer some reads from the past.
 const REGRESSIONS_MAX: u32 = 3;
-/// Revisions at once that nobody writes while a node is away, unlike `etcdutl snapshot restore --bump-revision`: half of what is
-/// advised for that.
-const REVISIONS_BUMPED: i64 = 500_000_000;
 
 /// What the store answered to [`Work`].
 #[derive(Clone, Debug)]

@@ -277,9 +277,9 @@ fn held_by_other(node: &NodeState, held_for: Duration, lease: Duration) -> Step 
 /// Whoever registered would be elected by what a backup says, or have topics deleted that it has forgotten.
 fn being_adopted(image: &Image) -> String {
     let said: Vec<_> = image.adopting.iter().map(ToString::to_string).collect();
+    let who = if said.is_empty() { "no node has".to_owned() } else { format!("only nodes {} have", said.join(",")) };
     format!(
-        "etcd was restored from a backup, and only nodes {} have said what they have: run `millrace cluster adopt` on the others",
-        said.join(",")
+        "etcd was restored from a backup, and {who} said what they have: run `millrace cluster adopt` on the others"
     )
 }
 
