@@ -448,7 +448,7 @@ impl Image {
     }
 }
 
-/// Whether a broker setting is one that [`rules`] look at, which have to be the same on all nodes: whoever leads acknowledges
+/// Whether a broker setting is one that `rules` look at, which have to be the same on all nodes: whoever leads acknowledges
 /// by them, and whoever is controller elects by them.
 pub fn is_of_all_nodes(name: &str) -> bool {
     RULES.iter().any(|(_, of_brokers)| *of_brokers == name)
