@@ -191,6 +191,15 @@ pub enum ConfigChange {
     Subtract(String, String),
 }
 
+impl ConfigChange {
+    /// The setting's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Set(name, _) | Self::Delete(name) | Self::Append(name, _) | Self::Subtract(name, _) => name,
+        }
+    }
+}
+
 /// One idempotent producer that a partition remembers (DescribeProducers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActiveProducer {

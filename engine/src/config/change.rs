@@ -18,7 +18,7 @@ pub fn apply_changes(
 ) -> Result<BTreeMap<String, String>, String> {
     let mut changed = overrides.clone();
     for change in changes {
-        let name = name_of(change);
+        let name = change.name();
         let key = find(name).ok_or_else(|| format!("unknown topic setting {name}"))?;
         if matches!(change, ConfigChange::Append(..) | ConfigChange::Subtract(..)) && key.kind != ConfigType::List {
             return Err(format!("{name} is not a list: it can be set, but not appended to or subtracted from"));
@@ -33,7 +33,7 @@ pub fn apply_changes(
 pub fn apply_broker_changes(settings: &BTreeMap<String, String>, changes: &[ConfigChange]) -> BTreeMap<String, String> {
     let mut changed = settings.clone();
     for change in changes {
-        let name = name_of(change);
+        let name = change.name();
         let name = name.strip_prefix(ALL_BROKERS_PREFIX).unwrap_or(name);
         let inheriting = keys().iter().find(|key| key.broker_name == name);
         apply(&mut changed, inheriting.map_or("", |key| key.default), change);
@@ -41,17 +41,8 @@ pub fn apply_broker_changes(settings: &BTreeMap<String, String>, changes: &[Conf
     changed
 }
 
-fn name_of(change: &ConfigChange) -> &str {
-    match change {
-        ConfigChange::Set(name, _)
-        | ConfigChange::Delete(name)
-        | ConfigChange::Append(name, _)
-        | ConfigChange::Subtract(name, _) => name,
-    }
-}
-
 fn apply(settings: &mut BTreeMap<String, String>, inherited: &str, change: &ConfigChange) {
-    let current = settings.get(name_of(change)).map_or(inherited, String::as_str);
+    let current = settings.get(change.name()).map_or(inherited, String::as_str);
     let mut list: Vec<&str> = members(current).into_iter().filter(|member| !member.is_empty()).collect();
     let (name, value) = match change {
         ConfigChange::Set(name, value) => (name, Some(value.clone())),

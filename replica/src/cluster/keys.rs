@@ -79,7 +79,7 @@ impl Key {
             ("nodes", id) => Self::Node(id.parse().ok()?),
             ("known", id) => Self::Known(id.parse().ok()?),
             ("draining", id) => Self::Draining(id.parse().ok()?),
-            ("adopting", id) => Self::Adopting(id.parse().ok()?),
+            (ADOPTING, id) => Self::Adopting(id.parse().ok()?),
             ("topics", id) => Self::Topic(id.parse().ok()?),
             ("names", name) => Self::Name(name.to_owned()),
             ("partitions", rest) => {

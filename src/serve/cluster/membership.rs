@@ -352,9 +352,12 @@ impl Listener {
         self.other_defaults = others;
     }
 
-    /// Once, with the first image: it takes a former version to write one.
+    /// With the first image of a life: it takes a former version to write one.
     fn tell_of_idle_settings(&self, image: &Image) {
-        for (node, name) in image.idle_settings().into_iter().filter(|_| self.image.is_none()) {
+        if self.image.is_some() {
+            return;
+        }
+        for (node, name) in image.idle_settings() {
             tracing::warn!("{name} of broker {node} is not in force: set it for all brokers");
         }
     }

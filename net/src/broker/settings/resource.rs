@@ -281,22 +281,13 @@ async fn alter_broker(
         let changes = changes(&set.collect(), alteration.clone());
         for change in &changes {
             if must_agree {
-                broker::check_may_differ(name_of(change))?;
+                broker::check_may_differ(change.name())?;
             }
             check_broker_change(change, &config)?;
         }
         Ok(changes.into_iter().map(|change| renamed(change, |name| format!("{level}{name}"))).collect())
     };
     context.administration().change_settings(whose, validate_only, decide).await
-}
-
-fn name_of(change: &ConfigChange) -> &str {
-    match change {
-        ConfigChange::Set(name, _)
-        | ConfigChange::Delete(name)
-        | ConfigChange::Append(name, _)
-        | ConfigChange::Subtract(name, _) => name,
-    }
 }
 
 fn check_broker_change(change: &ConfigChange, config: &NetConfig) -> Result<(), ApiError> {
