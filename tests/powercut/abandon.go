@@ -162,7 +162,7 @@ func (x *run) compareForgotten(d doubts) (lost int) {
 	defer cancel()
 	for _, t := range x.world.topics {
 		readings := x.world.readings(ctx, admin, t)
-		x.world.readBack(ctx, t, readings, &verified{})
+		x.world.readBack(ctx, admin, t, readings, &verified{})
 		for _, r := range readings {
 			if r.skipped {
 				continue

@@ -53,7 +53,7 @@ func (r *reading) isDone() bool { return r.skipped || r.next >= r.end }
 
 func (w *world) verifyTopic(ctx context.Context, admin *kadm.Client, t *topic, v *verified) {
 	readings := w.readings(ctx, admin, t)
-	w.readBack(ctx, t, readings, v)
+	w.readBack(ctx, admin, t, readings, v)
 	for _, r := range readings {
 		if r.skipped {
 			continue
@@ -100,7 +100,7 @@ func (w *world) readings(ctx context.Context, admin *kadm.Client, t *topic) []*r
 	return readings
 }
 
-func (w *world) readBack(ctx context.Context, t *topic, readings []*reading, v *verified) {
+func (w *world) readBack(ctx context.Context, admin *kadm.Client, t *topic, readings []*reading, v *verified) {
 	at, left := map[int32]kgo.Offset{}, 0
 	for _, r := range readings {
 		if !r.isDone() {
@@ -131,7 +131,7 @@ func (w *world) readBack(ctx context.Context, t *topic, readings []*reading, v *
 				return
 			}
 			last = time.Now()
-			w.take(t, r, record)
+			w.take(ctx, admin, t, r, record)
 			v.records++
 			if r.isDone() {
 				left--
@@ -149,7 +149,7 @@ func (w *world) readBack(ctx context.Context, t *topic, readings []*reading, v *
 }
 
 // Takes a record: its bytes, its offset, and its place among those of its sender.
-func (w *world) take(t *topic, r *reading, record *kgo.Record) {
+func (w *world) take(ctx context.Context, admin *kadm.Client, t *topic, r *reading, record *kgo.Record) {
 	sender, number, err := parseValue(record.Value)
 	if err != nil {
 		w.fault("%s/%d offset %d: %v", t.name, r.number, record.Offset, err)
@@ -166,8 +166,10 @@ func (w *world) take(t *topic, r *reading, record *kgo.Record) {
 		r.keys[string(record.Key)] = keyed{record.Offset, sender, number}
 	default:
 		if record.Offset != r.next {
-			if t.promise == trimmed && r.next == r.start {
-				r.start = record.Offset // retention went on meanwhile
+			if t.promise == trimmed && record.Offset > r.next && logStart(ctx, admin, t.name, r.number) >= record.Offset {
+				// retention went on meanwhile, and took what came next, maybe between two fetches
+				r.start, r.numbers = record.Offset, map[uint32]uint64{}
+				seen = false
 			} else {
 				w.fault("%s/%d: offset %d after %d", t.name, r.number, record.Offset, r.next-1)
 			}
@@ -185,6 +187,15 @@ func (w *world) take(t *topic, r *reading, record *kgo.Record) {
 	}
 	r.numbers[sender] = number + 1
 	r.next = record.Offset + 1
+}
+
+// The offset that a partition's log starts with now, or -1.
+func logStart(ctx context.Context, admin *kadm.Client, topic string, number int32) int64 {
+	starts, err := admin.ListStartOffsets(ctx, topic)
+	if start, ok := starts.Lookup(topic, number); err == nil && ok && start.Err == nil {
+		return start.Offset
+	}
+	return -1
 }
 
 func (w *world) compareKnown(r *reading, offset int64, sender uint32, number uint64) {
