@@ -394,8 +394,6 @@ impl Listener {
                 self.me = Some(member);
                 self.put(image);
             }
-            // a restored store has forgotten topics whose records are here: they come back with the decision
-            Event::Image(image, _) if image.being_adopted => {}
             Event::Image(image, _) if self.life.lock().cluster_id().is_some() => self.put(image),
             Event::Image(..) => {}
             Event::Lease(until) => {

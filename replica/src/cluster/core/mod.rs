@@ -86,7 +86,8 @@ pub enum Done {
 /// What the node hears.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The cluster as it is now, and what changed since the last one.
+    /// The cluster as it is now, and what changed since the last one. None comes while the cluster is being adopted: a restored
+    /// store has forgotten topics whose records are here, and they come back with the decision.
     Image(Image, Vec<Changed>),
     /// This node lives, as that member. Images from here on, the first of which comes with this, may be acted on.
     Registered(Member, Image),
@@ -261,7 +262,10 @@ impl ControlCore {
             Seen::Changed(changed) => {
                 self.controller.note(&changed);
                 // what is not acted on yet is shown all the same: the node may wait for it
-                self.events.push_back(Event::Image(self.mirror.image().clone(), changed));
+                let image = self.mirror.image();
+                if !image.being_adopted {
+                    self.events.push_back(Event::Image(image.clone(), changed));
+                }
             }
             Seen::Unreadable(text) => self.fail(text),
         }
