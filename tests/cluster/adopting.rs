@@ -159,8 +159,8 @@ fn a_node_that_was_replaced_after_an_adoption_is_asked_in_the_next_one() {
     (1..=3).for_each(|id| rig.kill(id));
     rig.etcd().restore_backup();
     all_adopt(&mut rig, [1, 2, 3]);
-    // who is asked once more, before it was started, took part nevertheless
-    all_adopt(&mut rig, [1, 3, 2]);
+    let (adopted, said) = rig.node(1).offline("cluster adopt");
+    assert!(!adopted && said.contains("nothing shows that this etcd was restored"), "{said}");
     rig.restart(&[1, 2, 3]);
     rig.await_in_sync("orders", 3);
     rig.kill(3);
@@ -178,6 +178,38 @@ fn a_node_that_was_replaced_after_an_adoption_is_asked_in_the_next_one() {
     rig.restart(&[1, 2, 3]);
     rig.await_in_sync("orders", 3);
     rig.verify("orders", alone.run, &alone.acknowledged);
+}
+
+/// It was started on the backup, which still calls it in sync, led, and had the others cut what it lacked.
+#[test]
+fn a_node_that_went_before_the_backup_was_made_does_not_go_on_with_it_alone() {
+    if !has_etcdctl() {
+        return;
+    }
+    let Some(mut rig) = Rig::start(3, "") else { return };
+    rig.create_topic("orders", 2, 3, &[("min.insync.replicas", "2")]);
+    rig.kill(2);
+    rig.etcd().save_backup();
+    let kept = produced(&rig, "orders");
+    rig.kill(1);
+    rig.kill(3);
+    rig.etcd().restore_backup_as_it_was();
+    rig.node(3).lose("");
+    for id in [2, 3] {
+        rig.node(id).process.start();
+        let status = rig.node(id).process.await_end();
+        let log = rig.node(id).process.log();
+        assert!(!status.success() && log.contains("etcd was restored from a backup"), "node {id}: {status}\n{log}");
+    }
+    let (adopted, said) = rig.node(3).offline("cluster adopt");
+    assert!(!adopted && said.contains("there is nothing to adopt"), "{said}");
+    for id in [2, 1] {
+        let (adopted, said) = rig.node(id).offline("cluster adopt --without 3");
+        assert!(adopted, "{said}");
+    }
+    rig.restart(&[1, 2, 3]);
+    rig.await_in_sync("orders", 3);
+    rig.verify("orders", kept.run, &kept.acknowledged);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub(crate) struct Etcd {
     process: Process,
     command: String,
     address: SocketAddr,
+    peer: SocketAddr,
     /// Of all that is its own, and of backups.
     folder: PathBuf,
 }
@@ -45,7 +46,7 @@ impl Etcd {
             data = folder.join("etcd").display()
         );
         let process = Process::new(command.clone(), folder.join("etcd.log"));
-        let mut etcd = Etcd { process, command, address, folder: folder.to_owned() };
+        let mut etcd = Etcd { process, command, address, peer, folder: folder.to_owned() };
         etcd.restart();
         etcd
     }
@@ -81,12 +82,24 @@ impl Etcd {
         self.etcdctl(&["snapshot", "save", &self.folder.join("backup").display().to_string()]);
     }
 
-    /// Kills it and starts it on what the backup has.
+    /// Kills it and starts it on what the backup has, as another etcd.
     pub(crate) fn restore_backup(&mut self) {
+        self.restore(&[]);
+    }
+
+    /// The same as the etcd that it was: by the name, address and token that it had.
+    pub(crate) fn restore_backup_as_it_was(&mut self) {
+        let own = format!("http://{}", self.peer);
+        let all = format!("one={own}");
+        self.restore(&["--name", "one", "--initial-cluster", &all, "--initial-advertise-peer-urls", &own]);
+    }
+
+    fn restore(&mut self, options: &[&str]) {
         self.kill();
         self.lose_data();
         let [backup, data] = ["backup", "etcd"].map(|name| self.folder.join(name).display().to_string());
-        self.etcdctl(&["snapshot", "restore", &backup, "--data-dir", &data]);
+        let restore = ["snapshot", "restore", &backup, "--data-dir", &data];
+        self.etcdctl(&[&restore, options].concat());
         self.restart();
     }
 

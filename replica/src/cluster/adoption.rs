@@ -21,16 +21,15 @@ use millrace_engine::api::TopicId;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    core::Remembered,
     image::Image,
     kept::file::Contents,
     keys::{self, Entry, StoredAdopted, StoredTopic, ValueError},
     model::{KnownNode, Member, NodeId, PartitionState},
+    restored::{Ahead, Mark, Shown},
     store::{Compare, Operation, Transaction},
 };
 
-/// Revisions at once that nobody writes while a node is away, unlike `etcdutl snapshot restore --bump-revision`: half of what is
-/// advised for that.
-pub(crate) const REVISIONS_BUMPED: i64 = 500_000_000;
 /// What all claims begin with.
 const CLAIMS: &str = "adopting/";
 /// Leader epochs that are passed over: a node that makes no claim may have heard of as many since the backup.
@@ -90,6 +89,9 @@ pub struct Claim {
 struct Head {
     /// Which store it was written to: one that came with a backup says nothing of today.
     store: u64,
+    /// How far that was ahead of its log at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<i64>,
     epoch: i64,
     known: u64,
     seen: i64,
@@ -127,7 +129,8 @@ impl Claim {
             }
         }
         let (known, seen) = (self.adoptions_known, self.seen);
-        let head = Head { store: adoption.identity, epoch, known, seen, parts: transactions.len() - 1 };
+        let ahead = adoption.ahead.map(|ahead| ahead.mark());
+        let head = Head { store: adoption.identity, ahead, epoch, known, seen, parts: transactions.len() - 1 };
         transactions.push(touched(undecided()).put(keys::adopting(node), keys::write(&head)));
         transactions
     }
@@ -144,6 +147,8 @@ pub struct Adoption {
     adopted: StoredAdopted,
     /// Partitions, those among them whose topic is not written down yet.
     partitions: BTreeMap<TopicId, BTreeMap<i32, PartitionState>>,
+    /// How far that is ahead of its log, if it tells.
+    ahead: Option<Ahead>,
     /// Of each key, its last write.
     revisions: BTreeMap<String, i64>,
 }
@@ -170,7 +175,7 @@ impl Adoption {
     ///
     /// # Errors
     /// If a value is damaged or of a later version.
-    pub fn read(contents: &Contents) -> Result<Self, ValueError> {
+    pub fn read((contents, ahead): &(Contents, Option<Ahead>)) -> Result<Self, ValueError> {
         let image = Image::read(Arc::default(), contents.revision, &contents.entries)?;
         let mut read = Self {
             identity: contents.identity,
@@ -178,6 +183,7 @@ impl Adoption {
             claims: BTreeMap::new(),
             adopted: StoredAdopted::default(),
             partitions: BTreeMap::new(),
+            ahead: *ahead,
             revisions: contents.entries.iter().map(|entry| (entry.key.clone(), entry.modified)).collect(),
         };
         let mut parts_missing: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -188,10 +194,14 @@ impl Adoption {
                     read.partitions.entry(topic).or_default().insert(index, state);
                 }
                 Some(Entry::Adopting(node)) => {
-                    let Head { store, epoch, known, seen, parts } = keys::read(&entry.key, &entry.value)?;
-                    if store != contents.identity || contents.revision - entry.modified >= REVISIONS_BUMPED {
+                    let head: Head = keys::read(&entry.key, &entry.value)?;
+                    let now = Remembered { store: contents.identity, revision: contents.revision };
+                    let mark = Mark { ahead: head.ahead, since: entry.modified };
+                    let then = Remembered { store: head.store, revision: entry.modified };
+                    if (Shown { seen: now, ahead: *ahead, mark }).check(Some(then)).is_err() {
                         continue;
                     }
+                    let Head { epoch, known, seen, parts, .. } = head;
                     let (member, topics) = (Member { node, epoch }, BTreeMap::new());
                     read.claims.insert(node, Claim { member, adoptions_known: known, seen, topics });
                     parts_missing.insert(node, parts);
@@ -221,12 +231,22 @@ impl Adoption {
 
     /// Whether the cluster was adopted without that node, since its last life began, which knew of so many adoptions.
     pub fn is_late(&self, last_life: Member, adoptions_known: u64) -> bool {
-        self.image.adopted > adoptions_known && !self.took_part(last_life) && self.claim(last_life.node).is_none()
+        self.image.adopted.times > adoptions_known && !self.took_part(last_life) && self.claim(last_life.node).is_none()
     }
 
     /// Whether the last decision was also by the claim of that life.
     pub fn took_part(&self, life: Member) -> bool {
         self.adopted.by.get(&life.node) == Some(&life.epoch)
+    }
+
+    /// Why nodes that have seen that before must not go on with it; nothing if they may, and there is nothing to adopt. An adoption
+    /// that was begun is to be ended.
+    pub fn reason(&self, before: Option<Remembered>) -> Option<String> {
+        if self.image.being_adopted {
+            return Some("nodes are adopting it".to_owned());
+        }
+        let seen = Remembered { store: self.identity, revision: self.image.revision };
+        Shown { seen, ahead: self.ahead, mark: self.image.adopted.mark }.check(before).err()
     }
 
     /// Whether no node runs, as far as the store knows. None can begin to while the store is being adopted.
@@ -288,7 +308,9 @@ impl Adoption {
         batches.close();
         let by = self.claims.iter().map(|(node, claim)| (*node, claim.member.epoch)).collect();
         let known = self.claims.values().map(|claim| claim.adoptions_known).max().unwrap_or(0);
-        let adopted = StoredAdopted { times: known.max(self.adopted.times) + 1, by };
+        // what it is known by when it is restored once more
+        let ahead = self.ahead.map(|ahead| ahead.mark());
+        let adopted = StoredAdopted { times: known.max(self.adopted.times) + 1, by, ahead };
         batches.add(self.undecided(), put(keys::ADOPTED.to_owned(), keys::write(&adopted)));
         batches.add_also(Operation::Delete(keys::ADOPTING.to_owned()));
         batches.add_also(Operation::DeletePrefix(CLAIMS.to_owned()));

@@ -20,6 +20,7 @@ use super::{
     image::Image,
     kept::file::Contents,
     plane::{Asked, ControlError, ControlPlane, QUESTIONS_MAX},
+    restored::Ahead,
     store::{Change, Store, StoreError, Watch, Watched},
 };
 
@@ -256,23 +257,24 @@ where
 /// # Errors
 /// If the store does not answer, or holds what this version does not understand.
 pub fn read_image(store: &mut impl Store, defaults: BTreeMap<String, String>) -> Result<(u64, Image), StoreError> {
-    let Snapshot { identity, revision, entries } = read_all(store)?;
+    let Snapshot { identity, revision, entries, .. } = read_all(store)?;
     let image = Image::read(Arc::new(defaults), revision, &entries);
     Ok((identity, image.map_err(|error| StoreError::Nonsense(error.to_string()))?))
 }
 
-/// Reads all that the store holds, at one revision.
+/// Reads all that the store holds, at one revision, and how far that is ahead of its log.
 ///
 /// # Errors
 /// If the store does not answer.
-pub fn read_contents(store: &mut impl Store) -> Result<Contents, StoreError> {
-    let Snapshot { identity, revision, entries } = read_all(store)?;
-    Ok(Contents { identity, revision, entries })
+pub fn read_contents(store: &mut impl Store) -> Result<(Contents, Option<Ahead>), StoreError> {
+    let Snapshot { identity, revision, ahead, entries } = read_all(store)?;
+    Ok((Contents { identity, revision, entries }, ahead))
 }
 
 /// Reads all keys at the revision of the first page.
 fn read_all(store: &mut impl Store) -> Result<Snapshot, StoreError> {
     let identity = store.identity()?;
+    let told = store.progress()?;
     let mut page = store.range("", None, 0, PAGE_KEYS)?;
     let revision = page.revision;
     let mut entries = std::mem::take(&mut page.entries);
@@ -281,7 +283,8 @@ fn read_all(store: &mut impl Store) -> Result<Snapshot, StoreError> {
         page = store.range("", last.as_deref(), revision, PAGE_KEYS)?;
         entries.append(&mut page.entries);
     }
-    Ok(Snapshot { identity, revision, entries })
+    let ahead = told.map(|told| Ahead::new(told, revision));
+    Ok(Snapshot { identity, revision, ahead, entries })
 }
 
 fn watch<S: Store>(

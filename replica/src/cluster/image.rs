@@ -19,8 +19,10 @@ use super::{
     change::Surroundings,
     keys::{self, Entry, Key, StoredTopic, ValueError},
     model::{
-        KnownNode, Member, NodeId, NodeState, Partition, SettingKey, TopicRules, TopicState, UncleanElection, Versioned,
+        Adopted, KnownNode, Member, NodeId, NodeState, Partition, SettingKey, TopicRules, TopicState, UncleanElection,
+        Versioned,
     },
+    restored::Mark,
     store::{Change, KeyValue},
 };
 
@@ -70,8 +72,8 @@ pub struct Image {
     pub being_adopted: bool,
     /// Those that have.
     pub adopting: Arc<BTreeSet<NodeId>>,
-    /// How often that was done.
-    pub adopted: u64,
+    /// What was done about that.
+    pub adopted: Arc<Adopted>,
     /// Partitions that were told before their topic was.
     loose: Arc<BTreeMap<(TopicId, i32), Partition>>,
 }
@@ -142,7 +144,7 @@ impl Image {
     /// What is different from an image of before.
     pub fn differences(&self, before: &Self) -> Vec<Changed> {
         let mut changed = Vec::new();
-        let whole = |image: &Self| (image.cluster_id, image.being_adopted, image.adopted);
+        let whole = |image: &Self| (image.cluster_id, image.being_adopted, image.adopted.clone());
         changed.extend((whole(self) != whole(before)).then_some(Changed::Cluster));
         changed.extend(
             ((self.controller, self.fixed_leader) != (before.controller, before.fixed_leader))
@@ -235,7 +237,8 @@ impl Image {
                 Changed::Cluster
             }
             Entry::Adopted(stored) => {
-                self.adopted = stored.times;
+                let mark = Mark { ahead: stored.ahead, since: entry.modified };
+                self.adopted = Arc::new(Adopted { times: stored.times, by: stored.by, mark });
                 Changed::Cluster
             }
             Entry::Adopting(id) => {

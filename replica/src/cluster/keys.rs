@@ -217,13 +217,16 @@ pub struct StoredMirror {
     pub fenced: String,
 }
 
-/// Adoptions of restored stores that are done.
+/// Adoptions of restored stores that are done, and by what the next restore is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredAdopted {
     /// How many.
     pub times: u64,
     /// Who took part in the last one, and the lives that their next ones continue.
     pub by: BTreeMap<NodeId, i64>,
+    /// How far the store's revisions are ahead of its Raft log at most, until it is restored: see [`super::restored`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<i64>,
 }
 
 /// A key's value, understood.

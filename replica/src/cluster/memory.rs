@@ -11,10 +11,14 @@ use std::{
 };
 
 use super::kept::file::Contents;
+use super::restored::Progress;
 use super::store::{
     Change, Compare, KeyValue, LeaseId, Operation, Outcome, Page, Store, StoreError, TRANSACTION_OPERATIONS_MAX,
     Transaction, Watch, Watched,
 };
+
+/// Entries of the log of a new etcd: one for each of its members.
+const LOG_BEGINS: i64 = 3;
 
 #[derive(Debug, Clone)]
 struct Lease {
@@ -27,6 +31,8 @@ struct Lease {
 pub struct Memory {
     identity: u64,
     revision: i64,
+    /// Entries of the log that an etcd would have; none of a store that is kept otherwise.
+    index: Option<i64>,
     compacted: i64,
     keys: BTreeMap<String, KeyValue>,
     /// Changes behind `compacted`, in order.
@@ -44,6 +50,7 @@ impl Memory {
         Self {
             identity,
             revision: 1,
+            index: Some(LOG_BEGINS),
             compacted: 0,
             keys: BTreeMap::new(),
             history: VecDeque::new(),
@@ -64,6 +71,7 @@ impl Memory {
         Self {
             identity,
             revision,
+            index: None,
             compacted: revision,
             base: keys.clone(),
             keys,
@@ -72,6 +80,21 @@ impl Memory {
             next_lease: first_lease,
             now: Duration::ZERO,
         }
+    }
+
+    /// Becomes what an etcd is that was restored from its present keys, leases and all: its log begins anew.
+    #[cfg(test)]
+    pub(crate) fn restore_etcd(&mut self) {
+        self.index = Some(LOG_BEGINS);
+    }
+
+    fn log(&mut self) {
+        self.index = self.index.map(|index| index + 1);
+    }
+
+    /// How far it is, if it stands for an etcd.
+    pub fn progress(&self) -> Option<Progress> {
+        Some(Progress { revision: self.revision, index: self.index? })
     }
 
     /// All of it, but for leases and history.
@@ -109,6 +132,7 @@ impl Memory {
             return Err(StoreError::Refused("etcdserver: too many operations in txn request".to_owned()));
         }
         self.check_keys(operations)?;
+        self.log();
         if !compares.iter().all(|compare| self.holds(compare)) {
             return Ok(Outcome::Refused(self.revision));
         }
@@ -168,6 +192,7 @@ impl Memory {
 
     /// A new lease.
     pub fn grant(&mut self, ttl: Duration) -> LeaseId {
+        self.log();
         let id = self.next_lease;
         self.next_lease += 1;
         self.leases.insert(id, Lease { ttl, ends: self.now + ttl });
@@ -189,6 +214,7 @@ impl Memory {
 
     /// Forgets history before a revision.
     pub fn compact(&mut self, revision: i64) -> Result<(), StoreError> {
+        self.log();
         if revision <= self.compacted {
             return Err(StoreError::Compacted(self.compacted));
         }
@@ -202,6 +228,7 @@ impl Memory {
     }
 
     fn end_lease(&mut self, lease: LeaseId) {
+        self.log();
         self.leases.remove(&lease);
         let bound: Vec<_> =
             self.keys.values().filter(|entry| entry.lease == lease).map(|entry| entry.key.clone()).collect();
@@ -391,6 +418,10 @@ impl<S: OverMemory> Store for S {
 
     fn identity(&mut self) -> Result<u64, StoreError> {
         self.call(|memory| Ok(memory.identity()))
+    }
+
+    fn progress(&mut self) -> Result<Option<Progress>, StoreError> {
+        self.call(|memory| Ok(memory.progress()))
     }
 }
 

@@ -17,4 +17,5 @@ pub mod keys;
 pub mod memory;
 pub mod model;
 pub mod plane;
+pub mod restored;
 pub mod store;

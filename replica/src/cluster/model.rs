@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use millrace_engine::{api::TopicId, config::Durability};
 use uuid::Uuid;
 
+use super::restored::Mark;
+
 /// A node's id: Kafka's broker id, not negative.
 pub type NodeId = i32;
 
@@ -152,6 +154,17 @@ impl NodeState {
     pub fn member(&self) -> Member {
         Member { node: self.id, epoch: self.epoch }
     }
+}
+
+/// Adoptions of the cluster, and by what the next restore of its store is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// How many there were.
+    pub times: u64,
+    /// Who took part in the last one, and the lives that their next ones continue.
+    pub by: BTreeMap<NodeId, i64>,
+    /// What the store may be told by.
+    pub mark: Mark,
 }
 
 /// What is remembered of a node whether or not it lives. Written only by a life with another directory or rack.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::restored::Progress;
+
 /// Operations of one transaction at most, and compares at most: what etcd takes unless told otherwise.
 pub const TRANSACTION_OPERATIONS_MAX: usize = 128;
 
@@ -272,6 +274,11 @@ pub trait Store: Send {
 
     /// Which store this is: etcd's cluster id. Another one, and revisions mean nothing.
     fn identity(&mut self) -> Result<u64, StoreError>;
+
+    /// How far it is; nothing of a store without a Raft log, which is not restored from backups.
+    fn progress(&mut self) -> Result<Option<Progress>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// A watch. Dropped, it ends.

@@ -83,6 +83,11 @@ pub(crate) fn adopt(config: &Config, how: &Adopting, out: &mut impl Write) -> Ou
     if adoption.is_late(last_life, node.life.adopted()) {
         return node.come_late(&adoption, seen, how, out);
     }
+    if adoption.reason(node.life.remembered()).is_none() {
+        return Err(Failure::failed(
+            "nothing shows that this etcd was restored from a backup: start the node with 'millrace serve'",
+        ));
+    }
     node.describe(&adoption, out)?;
     if how.dry_run {
         writeln!(out, "nothing was changed")?;
@@ -105,9 +110,9 @@ pub(crate) fn adopt(config: &Config, how: &Adopting, out: &mut impl Write) -> Ou
 
 /// All that etcd holds, and which etcd it is.
 fn read(etcd: &mut Etcd) -> Result<(Adoption, Remembered), StoreError> {
-    let contents = read_contents(etcd)?;
-    let adoption = Adoption::read(&contents).map_err(|error| StoreError::Nonsense(error.to_string()))?;
-    Ok((adoption, Remembered { store: contents.identity, revision: contents.revision }))
+    let read = read_contents(etcd)?;
+    let adoption = Adoption::read(&read).map_err(|error| StoreError::Nonsense(error.to_string()))?;
+    Ok((adoption, Remembered { store: read.0.identity, revision: read.0.revision }))
 }
 
 fn await_store(etcd: &mut Etcd) -> Outcome<(Adoption, Remembered)> {
@@ -222,7 +227,7 @@ impl Node<'_> {
         for part in parts {
             transact(etcd, part)?;
         }
-        self.life.claim(data_dir, epoch, adoption.image().adopted).map_err(Failure::failed)?;
+        self.life.claim(data_dir, epoch, adoption.image().adopted.times).map_err(Failure::failed)?;
         transact(etcd, head)?;
         let (now, seen) = await_store(etcd)?;
         if now.claim(node).is_none() && !now.took_part(member) {
@@ -247,7 +252,7 @@ impl Node<'_> {
         }
         let hold = alone::hold(&self.config.data_dir);
         let _hold = hold.map_err(|error| Failure::failed(explain::start_error(&error)))?;
-        self.life.adopt_late(&self.config.data_dir, seen, adoption.image().adopted).map_err(Failure::failed)?;
+        self.life.adopt_late(&self.config.data_dir, seen, adoption.image().adopted.times).map_err(Failure::failed)?;
         writeln!(
             out,
             "done: start it with 'millrace serve'. What only it has is cut off, with a copy in its folder cut-off"

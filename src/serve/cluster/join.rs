@@ -164,7 +164,7 @@ fn carry_out(
                 image.cluster_id.ok_or_else(|| "the cluster has no id".to_owned()).and_then(|id| {
                     let mut life = shared.lock().expect("no panic while locked");
                     life.begin_joining();
-                    life.begin(&data_dir, member.epoch, (id, image.adopted)).map_err(|error| error.to_string())
+                    life.begin(&data_dir, member.epoch, (id, image.adopted.times)).map_err(|error| error.to_string())
                 })
             }
             Event::Fatal(reason) => Err(reason),

@@ -253,6 +253,7 @@ pub(super) fn control_options(
         node,
         cluster: life.cluster_id().map_or(ClusterIdentity::Any(own_id), ClusterIdentity::Fixed),
         remembered: life.remembered(),
+        adoptions_known: life.cluster_id().map(|_| life.adopted()),
         topic_defaults,
         lease: replication_settings::lease(&cluster.settings),
         away_after: AWAY_AFTER,
@@ -389,7 +390,8 @@ impl Listener {
                 if topics == Topics::ToJoin {
                     life.begin_joining();
                 }
-                life.begin(&self.data_dir, member.epoch, (id, image.adopted)).map_err(|error| error.to_string())?;
+                life.begin(&self.data_dir, member.epoch, (id, image.adopted.times))
+                    .map_err(|error| error.to_string())?;
                 drop(life);
                 self.me = Some(member);
                 self.put(image);

@@ -248,7 +248,7 @@ fn keep_copy(path: &Path, from: &Copied, known: &Mutex<Standing>) {
 
 fn copy(path: &Path, from: &Copied, known: &Mutex<Standing>) -> Result<(), String> {
     let mut far = from.store.clone();
-    let contents = read_contents(&mut far).map_err(|error| error.to_string())?;
+    let (contents, _) = read_contents(&mut far).map_err(|error| error.to_string())?;
     let mirror = mirror_of(&contents).ok_or("the leader's store does not say who leads")?;
     let before = StoreFile::read(path).map_err(|error| error.to_string())?;
     let had = before.as_ref().and_then(mirror_of).map_or(0, |mirror| mirror.term);

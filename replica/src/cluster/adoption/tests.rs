@@ -10,6 +10,7 @@ use crate::cluster::{
     control::read_contents,
     keys::Entry,
     memory::{Client, Memory},
+    restored::Progress,
     store::{Outcome, Store},
 };
 
@@ -76,7 +77,7 @@ fn adopt(client: &mut Client, claims: &[Claim], without: &[NodeId]) -> (Decision
     assert_eq!(adoption.awaited(without), BTreeSet::new());
     let decision = adoption.decide(without);
     write(client, &decision.transactions);
-    let image = Image::read(Arc::default(), 1, &read_contents(client).unwrap().entries).unwrap();
+    let image = Image::read(Arc::default(), 1, &read_contents(client).unwrap().0.entries).unwrap();
     assert!(image.adopting.is_empty() && !image.being_adopted);
     (decision, image)
 }
@@ -194,11 +195,11 @@ fn only_who_missed_an_adoption_is_late_for_it() {
     let mut client = store();
     let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
     let (_, image) = adopt(&mut client, &[claim(1, orders()), claim(2, orders())], &[3]);
-    assert_eq!(image.adopted, 1);
+    assert_eq!(image.adopted.times, 1);
     let read = adoption(&mut client);
     assert!(read.is_late(member(3, 10), 0), "the others decided without it");
     assert!(!read.is_late(member(1, 91), 0), "it took part, and was not started since");
-    assert!(!read.is_late(member(4, 200), image.adopted), "it joined later, and knows of it");
+    assert!(!read.is_late(member(4, 200), image.adopted.times), "it joined later, and knows of it");
     assert!(read.is_late(member(2, 10), 0), "its directory is of before");
     // the next one, by a backup of after the first, and then by one of before it
     let (mut next, mut before) = (store(), store());
@@ -206,13 +207,13 @@ fn only_who_missed_an_adoption_is_late_for_it() {
     for client in [&mut next, &mut before] {
         let claims = [1, 2, 3].map(|node| Claim { adoptions_known: 1, ..claim(node, orders()) });
         let (_, image) = adopt(client, &claims, &[]);
-        assert_eq!(image.adopted, 2);
+        assert_eq!(image.adopted.times, 2);
         assert!(adoption(client).is_late(member(4, 200), 1));
     }
 }
 
 fn stored_adopted(times: u64) -> Vec<u8> {
-    keys::write(&StoredAdopted { times, by: BTreeMap::new() })
+    keys::write(&StoredAdopted { times, by: BTreeMap::new(), ahead: None })
 }
 
 /// The claim of node 1 took those of nodes 10 to 19 away.
@@ -269,12 +270,16 @@ fn claims_that_came_with_a_backup_do_not_count() {
     for node in [1, 2] {
         write_claim(&mut client, &claim(node, orders()));
     }
-    let contents = read_contents(&mut client).unwrap();
-    assert_eq!(Adoption::read(&contents).unwrap().awaited(&[]), [3].into());
-    let (mut other, mut bumped) = (contents.clone(), contents);
+    let (contents, ahead) = read_contents(&mut client).unwrap();
+    assert_eq!(Adoption::read(&(contents.clone(), ahead)).unwrap().awaited(&[]), [3].into());
+    let mut other = contents.clone();
     other.identity += 1;
+    let of_new_log = |revision| Some(Ahead::new(Progress { revision, index: 3 }, revision));
+    let mut bumped = contents.clone();
     bumped.revision += 1_000_000_000;
-    for restored in [other, bumped] {
+    let of_bumped = of_new_log(bumped.revision);
+    let of_plain = of_new_log(contents.revision);
+    for restored in [(other, ahead), (bumped, of_bumped), (contents, of_plain)] {
         let read = Adoption::read(&restored).unwrap();
         assert_eq!(read.awaited(&[]), [1, 2, 3].into());
         assert!(read.image().being_adopted, "and no node registers before they are made");
@@ -327,7 +332,7 @@ fn of_two_topics_of_one_name_that_counts_which_the_best_informed_life_knows() {
 
 /// All that a store holds, but for how far numbers have gone.
 fn outcome(client: &mut Client) -> Vec<(String, String)> {
-    let contents = read_contents(client).unwrap();
+    let (contents, _) = read_contents(client).unwrap();
     let entries = contents.entries.iter().map(|entry| {
         let value = match keys::decode(entry).unwrap() {
             Some(Entry::Partition(_, _, state)) => format!("{:?}", PartitionState { leader_epoch: 0, ..state }),

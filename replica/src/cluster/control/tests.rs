@@ -41,6 +41,7 @@ fn options(id: NodeId) -> Options {
         },
         cluster: ClusterIdentity::Any(Uuid::from_u128(77)),
         remembered: None,
+        adoptions_known: None,
         topic_defaults: BTreeMap::new(),
         lease: Duration::from_secs(3),
         away_after: Duration::from_millis(100),

@@ -37,11 +37,12 @@ use self::{
 };
 use super::{
     admin::partitions,
-    adoption::REVISIONS_BUMPED,
     image::{Changed, Image},
+    keys::{self, StoredAdopted},
     model::Member,
     plane::{Asked, ControlError, Question, Reply},
-    store::{Change, Outcome, StoreError},
+    restored::Shown,
+    store::{Change, Compare, Outcome, StoreError, Transaction},
 };
 
 /// How often `handle_tick` is called while something waits, and while nothing does.
@@ -129,6 +130,8 @@ pub struct ControlCore {
     work: VecDeque<Work>,
     events: VecDeque<Event>,
     regressions: u32,
+    /// How far the store's revisions were ahead of its log at most when all was read last.
+    ahead: Option<i64>,
     /// What the node was told that it waits for.
     waiting: Option<String>,
     stopped: bool,
@@ -140,6 +143,7 @@ enum Owner {
     Controller,
     Report,
     Probe,
+    Mark,
     Job(u64),
 }
 
@@ -168,6 +172,7 @@ impl ControlCore {
             work: VecDeque::new(),
             events: VecDeque::new(),
             regressions: 0,
+            ahead: None,
             waiting: None,
             stopped: false,
         };
@@ -307,9 +312,11 @@ impl ControlCore {
                 registration::Step::Registered(member, until) => {
                     let image = self.mirror.image().clone();
                     self.controller.begin_life();
+                    self.options.adoptions_known = Some(image.adopted.times);
                     self.events.extend(self.options.remembered.map(Event::Remember));
                     self.events.push_back(Event::Registered(member, image));
                     self.events.push_back(Event::Lease(until));
+                    self.write_mark();
                 }
                 registration::Step::Lost => self.events.push_back(Event::Lost),
                 registration::Step::Waiting(text) => self.wait(text),
@@ -327,50 +334,49 @@ impl ControlCore {
     }
 
     fn on_read(&mut self, snapshot: Snapshot, now: Instant) {
-        if let Err(text) = self.check_store(&snapshot) {
-            self.regressions += 1;
-            let is_other = self.options.remembered.is_some_and(|before| before.store != snapshot.identity);
-            return match is_other || self.regressions >= REGRESSIONS_MAX {
-                true => self.fail(text),
-                false => self.mirror.on_read_failed(now),
-            };
-        }
+        let remembered = match self.check_store(&snapshot) {
+            Ok(remembered) => remembered,
+            Err(text) => {
+                self.regressions += 1;
+                let is_other = self.options.remembered.is_some_and(|before| before.store != snapshot.identity);
+                return match is_other || self.regressions >= REGRESSIONS_MAX {
+                    true => self.fail(text),
+                    false => self.mirror.on_read_failed(now),
+                };
+            }
+        };
         self.regressions = 0;
-        let remembered = Remembered { store: snapshot.identity, revision: snapshot.revision };
         self.options.remembered = Some(remembered);
+        self.ahead = snapshot.ahead.map(|ahead| ahead.mark());
         let seen = self.mirror.on_read(snapshot, now);
         self.take(seen);
         if self.member().is_some() {
             self.events.push_back(Event::Remember(remembered));
+            self.write_mark();
         }
     }
 
-    /// The store must be the one of before, and not behind what was seen of it.
-    fn check_store(&self, snapshot: &Snapshot) -> Result<(), String> {
-        let Some(before) = self.options.remembered else { return Ok(()) };
-        if before.store != snapshot.identity {
-            return Err(format!(
-                "this etcd is another one than before (its cluster id is {:x}, it was {:x}): point --etcd at the former, or, if \
-                 that was lost and restored from a backup, run `millrace cluster adopt` on every node",
-                snapshot.identity, before.store
-            ));
-        }
-        if snapshot.revision < before.revision {
-            return Err(format!(
-                "etcd went back in time: it is at revision {}, this node has seen {}. If it was restored from a backup, restore \
-                 it with `etcdutl snapshot restore --bump-revision 1000000000 --mark-compacted`, then run `millrace cluster \
-                 adopt` on every node",
-                snapshot.revision, before.revision
-            ));
-        }
-        if snapshot.revision - before.revision >= REVISIONS_BUMPED {
-            return Err(format!(
-                "etcd jumped from revision {} to {}, as one does that was restored from a backup with --bump-revision: run \
-                 `millrace cluster adopt` on every node",
-                before.revision, snapshot.revision
-            ));
-        }
-        Ok(())
+    /// Writes down by what a restore of the store is known, once.
+    fn write_mark(&mut self) {
+        let adopted = self.mirror.image().adopted.clone();
+        let Some(ahead) = self.ahead.filter(|_| adopted.mark.ahead.is_none()) else { return };
+        let stored = StoredAdopted { times: adopted.times, by: adopted.by.clone(), ahead: Some(ahead) };
+        let transaction = Transaction::new()
+            .when(Compare::Modified(keys::ADOPTED.to_owned(), adopted.mark.since))
+            .when(Compare::Created(keys::ADOPTING.to_owned(), 0))
+            .put(keys::ADOPTED.to_owned(), keys::write(&stored));
+        let ticket = self.ticket(Owner::Mark);
+        self.work.push_back(Work::Transact(ticket, transaction, Order::Free));
+    }
+
+    /// What is to be kept in mind of the store; an error if it must not be gone on with. While nodes adopt it none registers
+    /// anyway, and those that have not yet still refuse it for what they have seen.
+    fn check_store(&self, snapshot: &Snapshot) -> Result<Remembered, String> {
+        let seen = Remembered { store: snapshot.identity, revision: snapshot.revision };
+        let mark = snapshot.mark().map_err(|error| error.to_string())?;
+        let ahead = snapshot.ahead.filter(|_| !snapshot.is_being_adopted());
+        Shown { seen, ahead, mark }.check(self.options.remembered)?;
+        Ok(seen)
     }
 
     fn note_health(&mut self, done: &Done, now: Instant) {
@@ -407,8 +413,8 @@ impl ControlCore {
                     job.on_transacted(ticket, &result, now);
                 }
             }
-            // a report that was not written is made again by who cannot reach the node
-            Some(Owner::Report | Owner::Probe) | None => {}
+            // a report that was not written is made again by who cannot reach the node, the mark with the next read
+            Some(Owner::Report | Owner::Probe | Owner::Mark) | None => {}
         }
     }
 

@@ -222,6 +222,11 @@ impl Registration {
         }
         let step = match check_cluster(image, options.cluster) {
             Err(text) => Err(Step::Fatal(text)),
+            Ok(_) if is_left_out(image, options) => Err(Step::Fatal(
+                "the other nodes adopted the etcd, which was restored from a backup, without this one: run `millrace cluster \
+                 adopt` on this node alone, while they run"
+                    .to_owned(),
+            )),
             Ok(_) if image.being_adopted => Err(Step::Waiting(being_adopted(image))),
             Ok(Some(transaction)) => Ok(transaction),
             Ok(None) => match node {
@@ -264,6 +269,13 @@ fn lose(member: Member, options: &mut Options) -> Step {
 
 fn is_former_life(node: &NodeState, options: &Options) -> bool {
     node.directory == options.node.directory && node.machine == options.node.machine
+}
+
+/// Whether the cluster was adopted without what this node has, since it was a member last. What only it has would be deleted.
+fn is_left_out(image: &Image, options: &Options) -> bool {
+    let last = options.node.continues.map(|life| life.epoch);
+    let took_part = last.is_some() && image.adopted.by.get(&options.node.id).copied() == last;
+    !took_part && options.adoptions_known.is_some_and(|known| known < image.adopted.times)
 }
 
 fn held_by_other(node: &NodeState, held_for: Duration, lease: Duration) -> Step {

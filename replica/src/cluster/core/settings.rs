@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::Ids;
 use crate::cluster::{
+    keys::{self, StoredAdopted, ValueError},
     model::{Continued, Endpoint, NodeId},
+    restored::{Ahead, Mark},
     store::{KeyValue, LeaseId, Transaction},
 };
 
@@ -85,6 +87,8 @@ pub struct Options {
     pub cluster: ClusterIdentity,
     /// What was seen of the store before.
     pub remembered: Option<Remembered>,
+    /// Of how many adoptions of the cluster the node's last life knew; none of one that had no life in it.
+    pub adoptions_known: Option<u64>,
     /// Defaults of topics that this node was started with, by topic setting name.
     pub topic_defaults: BTreeMap<String, String>,
     /// How long a life lasts without being kept alive.
@@ -115,8 +119,28 @@ pub struct Snapshot {
     pub identity: u64,
     /// The revision.
     pub revision: i64,
+    /// How far that is ahead of its Raft log, if it tells.
+    pub ahead: Option<Ahead>,
     /// The keys.
     pub entries: Vec<KeyValue>,
+}
+
+impl Snapshot {
+    /// What was written down for the next restore to be known by.
+    pub(super) fn mark(&self) -> Result<Mark, ValueError> {
+        let Some(entry) = self.entry(keys::ADOPTED) else { return Ok(Mark::default()) };
+        let StoredAdopted { ahead, .. } = keys::read(&entry.key, &entry.value)?;
+        Ok(Mark { ahead, since: entry.modified })
+    }
+
+    /// Whether nodes say what they have, as the store was restored.
+    pub(super) fn is_being_adopted(&self) -> bool {
+        self.entry(keys::ADOPTING).is_some()
+    }
+
+    fn entry(&self, key: &str) -> Option<&KeyValue> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
 }
 
 /// What the store is asked.

@@ -19,12 +19,13 @@ use super::*;
 use crate::cluster::{
     change::IsrProposal,
     memory::{Client, Line, Memory},
-    model::{NodeId, PartitionState, TopicRules},
+    model::{Continued, Kept, NodeId, PartitionState, TopicRules},
     plane::{
         AdminCode, Answer, ConfigEdit, CreatedTopic, CreationDefaults, ElectionKind, FactorChange, IsrChange,
         IsrOutcome, JoiningCatalog, JoiningTopic, Mode, MorePartitions, NewPlacement, NewTopic, Reassignment, reply,
     },
-    store::{Store, Transaction},
+    restored::Ahead,
+    store::Store,
 };
 
 const LEASE: Duration = Duration::from_secs(3);
@@ -82,6 +83,7 @@ impl Cluster {
             },
             cluster: ClusterIdentity::Any(Uuid::from_u128(0xc000 + id as u128)),
             remembered: None,
+            adoptions_known: None,
             topic_defaults: BTreeMap::new(),
             lease: LEASE,
             away_after: Duration::from_secs(1),
@@ -300,8 +302,10 @@ impl Node {
 
     fn read_all(&mut self) -> Result<Snapshot, StoreError> {
         let identity = self.client.identity()?;
+        let told = self.client.progress()?;
         let page = self.client.range("", None, 0, usize::MAX)?;
-        Ok(Snapshot { identity, revision: page.revision, entries: page.entries })
+        let ahead = told.map(|told| Ahead::new(told, page.revision));
+        Ok(Snapshot { identity, revision: page.revision, ahead, entries: page.entries })
     }
 }
 

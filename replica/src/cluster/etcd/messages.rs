@@ -280,6 +280,9 @@ pub(super) struct StatusResponse {
     pub(super) version: String,
     #[prost(int64, tag = "3")]
     pub(super) db_size: i64,
+    /// Committed entries of its Raft log: read after the revision of the header.
+    #[prost(uint64, tag = "5")]
+    pub(super) raft_index: u64,
     /// Alarms, as text.
     #[prost(string, repeated, tag = "8")]
     pub(super) errors: Vec<String>,

@@ -24,6 +24,7 @@ use self::{
     },
 };
 pub use self::{endpoint::ConnectError, members::EtcdMember, watch::EtcdWatch};
+use super::restored::Progress;
 use super::store::{Compare, LeaseId, Operation, Outcome, Page, Store, StoreError, Transaction};
 
 /// Where etcd is and how to speak to it.
@@ -225,6 +226,14 @@ impl Store for Etcd {
             0 => Err(StoreError::Nonsense("a status without a cluster id".to_owned())),
             id => Ok(id),
         }
+    }
+
+    fn progress(&mut self) -> Result<Option<Progress>, StoreError> {
+        let status = self.status()?;
+        let index = i64::try_from(status.raft_index).unwrap_or(0);
+        // what speaks etcd's protocol over another store has no such log
+        let revision = known_revision(status.header)?;
+        Ok((index > 0).then_some(Progress { revision, index }))
     }
 }
 

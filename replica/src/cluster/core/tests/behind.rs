@@ -7,12 +7,7 @@ use crate::cluster::keys;
 fn an_etcd_that_went_back_in_time_is_refused_with_the_way_out() {
     let mut cluster = Cluster::of(1);
     let revision = cluster.image(1).revision;
-    let former = [
-        Remembered { store: 7, revision: revision + 100 },
-        Remembered { store: 8, revision },
-        // restored with --bump-revision, it is beyond all that was seen
-        Remembered { store: 7, revision: revision - 1_000_000_000 },
-    ];
+    let former = [Remembered { store: 7, revision: revision + 100 }, Remembered { store: 8, revision }];
     for remembered in former {
         let mut options = cluster.options(1);
         options.remembered = Some(remembered);
@@ -49,6 +44,58 @@ fn nobody_is_a_member_of_a_restored_cluster_until_all_have_said_what_they_have()
         heard.iter().any(|event| matches!(event, Event::Registered(_, image) if !image.being_adopted)),
         "{heard:?}"
     );
+}
+
+/// Its revision went on beyond what nodes have seen, or they have seen nothing: neither they nor a new one go on with it.
+#[test]
+fn an_etcd_that_was_restored_unseen_is_refused_by_who_was_there_and_by_who_is_new() {
+    let mut cluster = Cluster::of(2);
+    cluster.run(MINUTE);
+    let remembered = cluster.image(1).revision;
+    for id in [1, 2] {
+        cluster.kill(id);
+    }
+    cluster.memory.lock().unwrap().restore_etcd();
+    for (id, remembered) in [(1, Some(Remembered { store: 7, revision: remembered })), (3, None)] {
+        let mut options = cluster.options(id);
+        options.remembered = remembered;
+        cluster.start_with(id, options);
+        cluster.run(Duration::from_secs(5));
+        let heard = &cluster.nodes[&id].heard;
+        assert!(
+            matches!(heard.last(), Some(Event::Fatal(text)) if text.contains("restored from a backup")),
+            "{heard:?}"
+        );
+        assert_eq!(cluster.member(id), None);
+    }
+}
+
+#[test]
+fn a_node_that_others_adopted_without_is_no_member_until_it_says_so() {
+    let mut cluster = Cluster::of(1);
+    let continued = cluster.member(1).map(|member| Continued { epoch: member.epoch, kept: Kept::Written }).unwrap();
+    cluster.kill(1);
+    let write = |by: &[(NodeId, i64)]| {
+        let adopted = StoredAdopted { times: 2, by: by.iter().copied().collect(), ahead: None };
+        Transaction::new().put(keys::ADOPTED.to_owned(), keys::write(&adopted))
+    };
+    let mut client = Client::new(cluster.memory.clone());
+    let mut start = |cluster: &mut Cluster, by: &[(NodeId, i64)], adoptions_known| {
+        client.transact(&write(by)).unwrap();
+        cluster.kill(1);
+        let mut options = cluster.options(1);
+        (options.node.continues, options.adoptions_known) = (Some(continued), adoptions_known);
+        cluster.start_with(1, options);
+        cluster.run(MINUTE);
+        cluster.member(1).is_some()
+    };
+    assert!(!start(&mut cluster, &[(2, 5)], Some(1)));
+    let refuses = |event: &Event| matches!(event, Event::Fatal(text) if text.contains("on this node alone"));
+    assert!(cluster.nodes[&1].heard.iter().any(refuses));
+    assert!(!start(&mut cluster, &[(1, continued.epoch - 1), (2, 5)], Some(1)), "another life took part");
+    assert!(start(&mut cluster, &[(1, continued.epoch), (2, 5)], Some(1)), "it took part");
+    assert!(start(&mut cluster, &[(2, 5)], Some(2)), "it knows");
+    assert!(start(&mut cluster, &[(2, 5)], None), "it is new");
 }
 
 /// An image does not show yet that the cluster is adopted.
