@@ -107,9 +107,9 @@ class Tools:
         return self.measure("produce", "--brokers", address.split(",")[0], "--topic", topic, "--partitions", str(partitions),
                           "--duration", str(self.args.seconds), "--warmup", "1", *options)
 
-    def floor(self, folder):
+    def floor(self, folder, *options):
         """Figures of a record with replicas without any broker."""
-        return self.measure("replicas", "--dir", folder, "--seconds", str(self.args.seconds))["figures"]
+        return self.measure("replicas", "--dir", folder, "--seconds", str(self.args.seconds), *options)["figures"]
 
     def measure(self, *words):
         """One run of millrace-bench."""
@@ -557,6 +557,7 @@ def copy_rate(folder):
 def catch_up(bench):
     """A follower comes back to a backlog: with a lone producer beside, then with nobody."""
     rates, alone, lacked, disk, copy, before, meanwhile = [], [], [], [], [], [], []
+    floor, beside, floor_rate = [], [], []
     lone = ["--records-per-batch", "1", "--in-flight", "1", "--rate", "200"]
     for _ in range(bench.args.repeat):
         cluster = three(bench)
@@ -579,6 +580,10 @@ def catch_up(bench):
             cluster.end()
         disk.append(disk_rate(bench.folder))
         copy.append(copy_rate(bench.folder))
+        figures = bench.tools.floor(bench.folder, "--replicas", "3", "--rate", "200", "--copy-kb", "512")
+        floor.append(figures["3 replicas p99 us"]["median"] / 1000)
+        beside.append(figures["3 replicas beside a copy p99 us"]["median"] / 1000)
+        floor_rate.append(figures["3 replicas beside a copy: copied MB/s"]["median"])
     bench.say(f"catch-up of {bench.args.backlog_mb} MB and more, nobody else, its start included", "70 % of disk or loopback",
               alone, "MB/s")
     bench.say("... what it lacked, beside a producer and alone in turn", "", lacked, "MB")
@@ -587,6 +592,9 @@ def catch_up(bench):
     bench.say("... catch-up with a lone producer beside", "", rates, "MB/s")
     bench.say("... its p99 before", "", before, "ms")
     bench.say("... and meanwhile", "1.5x", meanwhile, "ms")
+    bench.say("no broker, 3 replicas, as many records: p99", "", floor, "ms")
+    bench.say("... beside a copy of that kind: p99", "", beside, "ms")
+    bench.say("... and its rate", "", floor_rate, "MB/s")
 
 
 def usage(pid):

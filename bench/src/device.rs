@@ -192,6 +192,11 @@ impl Aligned {
     pub(crate) fn get(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.len]
     }
+
+    /// The same, to be written to.
+    pub(crate) fn get_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.len]
+    }
 }
 
 /// Writes a file of so many zeros with O_DIRECT, and flushes it.
