@@ -1,6 +1,13 @@
 //! All is well: what is acknowledged is on all replicas.
 
-use crate::{load::Load, rig::Rig};
+use std::time::Duration;
+
+use millrace_client::{OffsetQuestion, Resource, ResourceKind};
+
+use crate::{
+    load::{Load, offer},
+    rig::Rig,
+};
 
 #[test]
 fn what_is_acknowledged_by_three_nodes_is_read_back_whole() {
@@ -34,4 +41,26 @@ fn nodes_with_different_numbers_of_shards_replicate() {
     let produced = load.finish();
     rig.await_in_sync("letters", 3);
     rig.verify("letters", produced.run, &produced.acknowledged);
+}
+
+/// A leader heard of it only with the next change of its partition.
+#[test]
+fn a_changed_default_of_all_brokers_counts_at_once() {
+    let Some(mut rig) = Rig::start(3, "") else { return };
+    rig.create_topic("orders", 1, 3, &[]);
+    let leader = rig.leader("orders", 0);
+    (1..=3).filter(|id| *id != leader).for_each(|id| rig.kill(id));
+    rig.await_in_sync("orders", 1);
+    let (all, name) = (Resource { kind: ResourceKind::Broker, name: String::new() }, "min.insync.replicas".to_owned());
+    let mut client = rig.client_of(leader);
+    // an etcd elects another controller first
+    rig.until("the default is changed", || client.alter_config(&all, &[(name.clone(), "2".to_owned())], &[]).is_ok());
+    rig.until("acks=all is refused", || offer(&mut client, leader, 0, -1) == 19);
+    assert_eq!(offer(&mut client, leader, 0, 1), 0, "acks=1 is taken");
+    let told = client.offset("orders", 0, OffsetQuestion::Latest).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let still = client.offset("orders", 0, OffsetQuestion::Latest).unwrap();
+    assert_eq!((told, still), (Some(0), Some(0)), "consumers see what only one replica has\n{}", rig.logs());
+    client.alter_config(&all, &[], &[name]).unwrap();
+    rig.until("the record is seen", || client.offset("orders", 0, OffsetQuestion::Latest).unwrap() == Some(1));
 }
