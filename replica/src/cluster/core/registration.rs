@@ -273,8 +273,9 @@ fn is_former_life(node: &NodeState, options: &Options) -> bool {
 
 /// Whether the cluster was adopted without what this node has, since it was a member last. What only it has would be deleted.
 fn is_left_out(image: &Image, options: &Options) -> bool {
-    let last = options.node.continues.map(|life| life.epoch);
-    let took_part = last.is_some() && image.adopted.by.get(&options.node.id).copied() == last;
+    // of what was promised nothing the claim names no life either
+    let last = options.node.continues.map_or(0, |life| life.epoch);
+    let took_part = image.adopted.by.get(&options.node.id) == Some(&last);
     !took_part && options.adoptions_known.is_some_and(|known| known < image.adopted.times)
 }
 
@@ -291,7 +292,8 @@ fn being_adopted(image: &Image) -> String {
     let said: Vec<_> = image.adopting.iter().map(ToString::to_string).collect();
     let who = if said.is_empty() { "no node has".to_owned() } else { format!("only nodes {} have", said.join(",")) };
     format!(
-        "etcd was restored from a backup, and {who} said what they have: run `millrace cluster adopt` on the others"
+        "etcd was restored from a backup, and {who} said what they have: run `millrace cluster adopt` on the others, with \
+         --without ID if the data of one is lost"
     )
 }
 

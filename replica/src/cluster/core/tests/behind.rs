@@ -80,15 +80,19 @@ fn a_node_that_others_adopted_without_is_no_member_until_it_says_so() {
         Transaction::new().put(keys::ADOPTED.to_owned(), keys::write(&adopted))
     };
     let mut client = Client::new(cluster.memory.clone());
-    let mut start = |cluster: &mut Cluster, by: &[(NodeId, i64)], adoptions_known| {
+    let mut start_as = |cluster: &mut Cluster, continues, by: &[(NodeId, i64)], adoptions_known| {
         client.transact(&write(by)).unwrap();
         cluster.kill(1);
         let mut options = cluster.options(1);
-        (options.node.continues, options.adoptions_known) = (Some(continued), adoptions_known);
+        (options.node.continues, options.adoptions_known) = (continues, adoptions_known);
         cluster.start_with(1, options);
         cluster.run(MINUTE);
         cluster.member(1).is_some()
     };
+    // a directory that gave records up claims no life
+    assert!(!start_as(&mut cluster, None, &[(2, 5)], Some(1)));
+    assert!(start_as(&mut cluster, None, &[(1, 0), (2, 5)], Some(1)), "it took part");
+    let mut start = |cluster: &mut Cluster, by: &[(NodeId, i64)], known| start_as(cluster, Some(continued), by, known);
     assert!(!start(&mut cluster, &[(2, 5)], Some(1)));
     let refuses = |event: &Event| matches!(event, Event::Fatal(text) if text.contains("on this node alone"));
     assert!(cluster.nodes[&1].heard.iter().any(refuses));
