@@ -39,6 +39,23 @@ fn all_are_refused(rig: &mut Rig) {
     }
 }
 
+/// What it has would be taken for what this one has, which nobody would have heard of.
+fn the_folder_of_another_node_is_refused(rig: &mut Rig) {
+    swap_folders(rig);
+    let (adopted, said) = rig.node(2).offline("cluster adopt");
+    assert!(!adopted && said.contains("the directory is of node 1"), "{said}");
+    swap_folders(rig);
+}
+
+/// Nodes 1 and 2 have each other's folder.
+fn swap_folders(rig: &mut Rig) {
+    let [one, two] = [1, 2].map(|id| rig.node(id).path(""));
+    let aside = rig.node(1).path("../aside");
+    for (from, to) in [(&one, &aside), (&two, &one), (&aside, &two)] {
+        std::fs::rename(from, to).unwrap();
+    }
+}
+
 /// Errors told operators to run a command that there was not: a restored etcd kept every node out for good.
 #[test]
 fn a_cluster_goes_on_with_an_etcd_that_was_restored_from_a_backup() {
@@ -78,6 +95,7 @@ fn a_cluster_goes_on_with_an_etcd_that_was_restored_from_a_backup() {
     let (looked, said) = rig.node(1).offline("cluster adopt --dry-run");
     assert!(catalog(&mut rig) == as_it_was, "opening logs counts as a start");
     assert!(looked && said.contains("has forgotten: late") && said.contains("nothing was changed"), "{said}");
+    the_folder_of_another_node_is_refused(&mut rig);
     for id in [2, 1] {
         let (adopted, said) = rig.node(id).offline("cluster adopt");
         assert!(adopted && said.contains("have not adopted it yet"), "{said}");

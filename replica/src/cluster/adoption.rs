@@ -11,6 +11,8 @@
 //! wrote the epoch into its log first, and what is acknowledged in it is in its log. That goes for all logs together: where
 //! one is missing, it may be that of the last leader, and nobody else need have heard of its epoch.
 
+mod node;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -20,13 +22,13 @@ use std::{
 use millrace_engine::api::TopicId;
 use serde::{Deserialize, Serialize};
 
+pub use self::node::{Adopter, Ending, Kept, Problem, Shell, Standing, Told, Wait};
 use super::{
-    core::Remembered,
     image::Image,
     kept::file::Contents,
     keys::{self, Entry, StoredAdopted, StoredTopic, ValueError},
     model::{KnownNode, Member, NodeId, PartitionState},
-    restored::{Ahead, Mark, Shown},
+    restored::{Ahead, Mark, Remembered, Shown},
     store::{Compare, Operation, Transaction},
 };
 
@@ -40,6 +42,8 @@ const PRODUCER_IDS_SKIPPED: i64 = 1_000_000_000;
 const PARTITIONS_OF_KEY: usize = 5_000;
 /// Writes of one transaction: their compares fit beside the guards.
 const WRITES_MAX: usize = 60;
+/// Nodes that a claim's first transaction looks at.
+const KNOWN_COMPARED_MAX: usize = 100;
 
 /// How far a log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,15 +76,36 @@ pub struct ClaimedTopic {
     pub partitions: Vec<ClaimedPartition>,
 }
 
+/// Of when a node's knowledge is. In order: what is greater knows more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Heard {
+    /// The node's last life began before the store was restored: one that began after it knows only what the backup says.
+    pub before: bool,
+    /// How often the store of that life had been adopted. Revisions of different stores do not compare.
+    pub adoptions: u64,
+    /// How far that was when the node heard of it last.
+    pub revision: i64,
+}
+
+/// What goes with a claim, also in the directory that it is of, until that begins a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Claimed {
+    /// Which adoption this is, at least. All that the node took part in count, also those that a backup knows nothing of: what
+    /// they gave out is not given out again.
+    pub times: u64,
+    /// Before the first claim.
+    pub heard: Heard,
+}
+
 /// What a node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Whose it is, and the life that the next one continues: 0 if it was promised nothing, and has no logs.
     pub member: Member,
-    /// Of how many adoptions its last life knew: a backup may be of before.
-    pub adoptions_known: u64,
-    /// How far the former store was when the node heard of it last.
-    pub seen: i64,
+    /// What it is based on, and for which adoption.
+    pub claimed: Claimed,
     /// All topics that it knows.
     pub topics: BTreeMap<TopicId, ClaimedTopic>,
 }
@@ -93,8 +118,7 @@ struct Head {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ahead: Option<i64>,
     epoch: i64,
-    known: u64,
-    seen: i64,
+    claimed: Claimed,
     /// How many parts it has.
     parts: usize,
 }
@@ -110,8 +134,8 @@ struct Part {
 
 impl Claim {
     /// How much it knows of the former store: what gave records up knows least, whatever store it has heard of since.
-    fn knows(&self) -> (bool, i64) {
-        (self.member.epoch > 0, self.seen)
+    fn knows(&self) -> (bool, Heard) {
+        (self.member.epoch > 0, self.claimed.heard)
     }
 
     /// Writes it down. The last transaction makes it count; none is done once the cluster was adopted since `adoption` was read.
@@ -128,9 +152,9 @@ impl Claim {
                 transactions.push(undecided().put(key, keys::write(&part)));
             }
         }
-        let (known, seen) = (self.adoptions_known, self.seen);
         let ahead = adoption.ahead.map(|ahead| ahead.mark());
-        let head = Head { store: adoption.identity, ahead, epoch, known, seen, parts: transactions.len() - 1 };
+        let parts = transactions.len() - 1;
+        let head = Head { store: adoption.identity, ahead, epoch, claimed: self.claimed, parts };
         transactions.push(touched(undecided()).put(keys::adopting(node), keys::write(&head)));
         transactions
     }
@@ -162,6 +186,8 @@ pub struct Decision {
     pub brought_back: Vec<String>,
     /// Names of topics that are in the store, and were deleted since the backup.
     pub taken_out: Vec<String>,
+    /// Topics, with their ids, that nodes have and that go, as one of the same name is newer.
+    pub replaced: Vec<String>,
     /// Names of topics that are kept, and that a node does not know which heard of the former store last.
     pub perhaps_deleted: Vec<String>,
     /// Partitions of which nobody who was asked has a log: nobody leads them.
@@ -201,9 +227,9 @@ impl Adoption {
                     if (Shown { seen: now, ahead: *ahead, mark }).check(Some(then)).is_err() {
                         continue;
                     }
-                    let Head { epoch, known, seen, parts, .. } = head;
+                    let Head { epoch, claimed, parts, .. } = head;
                     let (member, topics) = (Member { node, epoch }, BTreeMap::new());
-                    read.claims.insert(node, Claim { member, adoptions_known: known, seen, topics });
+                    read.claims.insert(node, Claim { member, claimed, topics });
                     parts_missing.insert(node, parts);
                 }
                 _ => {}
@@ -229,24 +255,21 @@ impl Adoption {
         &self.image
     }
 
-    /// Whether the cluster was adopted without that node, since its last life began, which knew of so many adoptions.
-    pub fn is_late(&self, last_life: Member, adoptions_known: u64) -> bool {
-        self.image.adopted.times > adoptions_known && !self.took_part(last_life) && self.claim(last_life.node).is_none()
-    }
-
     /// Whether the last decision was also by the claim of that life.
     pub fn took_part(&self, life: Member) -> bool {
         self.adopted.by.get(&life.node) == Some(&life.epoch)
     }
 
-    /// Why nodes that have seen that before must not go on with it; nothing if they may, and there is nothing to adopt. An adoption
-    /// that was begun is to be ended.
-    pub fn reason(&self, before: Option<Remembered>) -> Option<String> {
-        if self.image.being_adopted {
-            return Some("nodes are adopting it".to_owned());
-        }
+    /// What the store shows of itself.
+    fn shown(&self) -> Shown {
         let seen = Remembered { store: self.identity, revision: self.image.revision };
-        Shown { seen, ahead: self.ahead, mark: self.image.adopted.mark }.check(before).err()
+        Shown { seen, ahead: self.ahead, mark: self.image.adopted.mark }
+    }
+
+    /// Whether a life that has seen that may have begun in this store since it was restored.
+    fn may_have_begun(&self, epoch: i64, seen: Remembered) -> bool {
+        let is_this = seen.store == self.identity && seen.revision <= self.image.revision;
+        is_this && self.ahead.is_none_or(|ahead| epoch > ahead.restored_at())
     }
 
     /// Whether no node runs, as far as the store knows. None can begin to while the store is being adopted.
@@ -260,8 +283,13 @@ impl Adoption {
     }
 
     /// Takes back what a node said, and writes down which directory it has. The revision of this is the life for its claim.
+    /// None is done once a node lives: from here on none can begin to.
     pub fn begin_claim(&self, node: NodeId, known: &KnownNode) -> Transaction {
-        let begun = Transaction::new().when(self.undecided()).when(self.same(keys::known(node)));
+        let mut begun = Transaction::new().when(self.undecided()).when(self.same(keys::known(node)));
+        begun.require(Compare::Created(keys::CONTROLLER.to_owned(), 0));
+        for other in self.image.known.keys().take(KNOWN_COMPARED_MAX) {
+            begun.require(Compare::Created(keys::node(*other), 0));
+        }
         touched(begun).delete(keys::adopting(node)).put(keys::known(node), keys::encode_known(known))
     }
 
@@ -292,6 +320,11 @@ impl Adoption {
         let mut decision = Decision::default();
         let chosen = self.chosen(without);
         decision.perhaps_deleted = self.perhaps_deleted(&chosen);
+        decision.replaced = self.replaced(&chosen);
+        // also above those that the backup knows nothing of
+        let claimed = self.claims.values().map(|claim| claim.claimed.times).max().unwrap_or(0);
+        let times = claimed.max(self.adopted.times + 1);
+        let since_backup = i64::try_from(times - self.adopted.times).unwrap_or(i64::MAX);
         let mut batches = Batches { guards: self.guards(), transactions: Vec::new(), open: Transaction::new() };
         for topic in self.image.topics.values().filter(|topic| !chosen.values().any(|id| *id == topic.id)) {
             decision.taken_out.push(topic.name.clone());
@@ -301,16 +334,16 @@ impl Adoption {
         }
         batches.close();
         for id in chosen.values() {
-            self.decide_topic(*id, without, &mut batches, &mut decision);
+            self.decide_topic(*id, (without, since_backup), &mut batches, &mut decision);
         }
-        let next = keys::encode_integer(self.image.producer_ids.value + PRODUCER_IDS_SKIPPED);
+        let skipped = PRODUCER_IDS_SKIPPED.saturating_mul(since_backup);
+        let next = keys::encode_integer(self.image.producer_ids.value.saturating_add(skipped));
         batches.add(self.same(keys::PRODUCER_IDS.to_owned()), put(keys::PRODUCER_IDS.to_owned(), next));
         batches.close();
         let by = self.claims.iter().map(|(node, claim)| (*node, claim.member.epoch)).collect();
-        let known = self.claims.values().map(|claim| claim.adoptions_known).max().unwrap_or(0);
         // what it is known by when it is restored once more
         let ahead = self.ahead.map(|ahead| ahead.mark());
-        let adopted = StoredAdopted { times: known.max(self.adopted.times) + 1, by, ahead };
+        let adopted = StoredAdopted { times, by, ahead };
         batches.add(self.undecided(), put(keys::ADOPTED.to_owned(), keys::write(&adopted)));
         batches.add_also(Operation::Delete(keys::ADOPTING.to_owned()));
         batches.add_also(Operation::DeletePrefix(CLAIMS.to_owned()));
@@ -325,7 +358,7 @@ impl Adoption {
         let mut chosen = BTreeMap::new();
         let mut newest_first: Vec<_> = self.claims.values().collect();
         newest_first.sort_by_key(|claim| Reverse(claim.knows()));
-        for (id, topic) in newest_first.into_iter().flat_map(|claim| &claim.topics) {
+        for (id, topic) in newest_first.iter().flat_map(|claim| &claim.topics) {
             chosen.entry(keys::name(&topic.name)).or_insert(*id);
         }
         if !without.is_empty() {
@@ -344,6 +377,13 @@ impl Adoption {
         unknown.map(|id| self.name_of(*id)).collect()
     }
 
+    /// Topics that a node knows and that lose their name to another one: their records go.
+    fn replaced(&self, chosen: &BTreeMap<String, TopicId>) -> Vec<String> {
+        let claimed: BTreeSet<TopicId> = self.claims.values().flat_map(|claim| claim.topics.keys().copied()).collect();
+        let lost = claimed.into_iter().filter(|id| !chosen.values().any(|kept| kept == id));
+        lost.map(|id| format!("{} ({id})", self.name_of(id))).collect()
+    }
+
     fn name_of(&self, id: TopicId) -> String {
         let claimed = || self.claims.values().find_map(|claim| Some(claim.topics.get(&id)?.name.clone()));
         let stored = self.image.topics.get(&id).map(|topic| topic.name.clone());
@@ -355,10 +395,19 @@ impl Adoption {
         vec![self.same(keys::ADOPTING.to_owned()), Compare::Created(keys::CONTROLLER.to_owned(), 0)]
     }
 
-    fn decide_topic(&self, id: TopicId, without: &[NodeId], batches: &mut Batches, decision: &mut Decision) {
+    fn decide_topic(
+        &self,
+        id: TopicId,
+        (without, since_backup): (&[NodeId], i64),
+        batches: &mut Batches,
+        decision: &mut Decision,
+    ) {
         let stored = self.image.topics.get(&id);
+        // the best informed last
+        let mut claims: Vec<_> = self.claims.values().collect();
+        claims.sort_by_key(|claim| claim.knows());
         let claimed: Vec<(Member, &ClaimedTopic)> =
-            self.claims.values().filter_map(|claim| Some((claim.member, claim.topics.get(&id)?))).collect();
+            claims.iter().filter_map(|claim| Some((claim.member, claim.topics.get(&id)?))).collect();
         let name = self.name_of(id);
         let known = stored.map_or(0, |topic| topic.expected);
         let count = claimed.iter().map(|(_, topic)| topic.partitions.len()).fold(known, usize::max);
@@ -367,13 +416,14 @@ impl Adoption {
             let held = self.partitions.get(&id).and_then(|partitions| partitions.get(&index));
             let claims = claimed.iter().filter_map(|(member, topic)| Some((*member, topic.partitions.get(at)?)));
             let claims: Vec<(Member, &ClaimedPartition)> = claims.collect();
-            let Some(state) = decided(held, &claims) else { continue };
+            let Some(state) = decided(held, &claims, since_backup) else { continue };
             let partition = format!("{name}-{at}");
             if state.isr.is_empty() {
                 decision.without_log.push(partition.clone());
             }
             let heard = claims.iter().flat_map(|(_, claimed)| &claimed.replicas);
-            if held.iter().flat_map(|held| &held.replicas).chain(heard).any(|node| without.contains(node)) {
+            let is_missing = |node: &NodeId| without.contains(node) && !self.claims.contains_key(node);
+            if held.iter().flat_map(|held| &held.replicas).chain(heard).any(is_missing) {
                 decision.doubtful.push(partition);
             }
             let key = keys::partition(id, index);
@@ -384,7 +434,7 @@ impl Adoption {
         }
         if stored.is_none_or(|topic| topic.expected != count) {
             let configs = stored.map(|topic| topic.configs.clone());
-            let configs = configs.or_else(|| claimed.first().map(|(_, topic)| topic.configs.clone()));
+            let configs = configs.or_else(|| claimed.last().map(|(_, topic)| topic.configs.clone()));
             // whoever reads it finds its partitions
             batches.close();
             let (partitions, configs) = (i32::try_from(count).unwrap_or(i32::MAX), configs.unwrap_or_default());
@@ -396,8 +446,12 @@ impl Adoption {
 }
 
 /// What becomes of a partition: the newest log is in sync, in an epoch that nobody heard of, and nobody leads yet. `None` if
-/// nobody knows where it is.
-fn decided(before: Option<&PartitionState>, claims: &[(Member, &ClaimedPartition)]) -> Option<PartitionState> {
+/// nobody knows where it is. The adoption is the n-th since the backup.
+fn decided(
+    before: Option<&PartitionState>,
+    claims: &[(Member, &ClaimedPartition)],
+    since_backup: i64,
+) -> Option<PartitionState> {
     let newest =
         claims.iter().map(|(_, claimed)| (claimed.leader_epoch, &claimed.replicas)).max_by_key(|(epoch, _)| *epoch);
     // of one epoch the store's counts: it is what all have heard, or decided by an adoption that was cut short
@@ -419,7 +473,11 @@ fn decided(before: Option<&PartitionState>, claims: &[(Member, &ClaimedPartition
     isr.sort_by_key(|member| replicas.iter().position(|node| *node == member.node));
     let heard = claims.iter().map(|(_, claimed)| claimed.leader_epoch).max().unwrap_or(0);
     let logged = best.map_or(0, |best| best.last_epoch);
-    let leader_epoch = before.map_or(0, |before| before.leader_epoch).max(heard).max(logged) + EPOCHS_SKIPPED;
+    let skipped = EPOCHS_SKIPPED.saturating_mul(i32::try_from(since_backup).unwrap_or(i32::MAX));
+    let known = before.map_or(0, |before| before.leader_epoch).max(heard).max(logged);
+    let leader_epoch = known.saturating_add(skipped);
+    // if machines were restarted since the claims, nobody is in sync for sure, and who was lacks nothing that another one has
+    let last_known_leader = isr.first().copied();
     Some(PartitionState {
         replicas,
         leader_epoch,
@@ -428,7 +486,7 @@ fn decided(before: Option<&PartitionState>, claims: &[(Member, &ClaimedPartition
         removing: Vec::new(),
         leader: None,
         elr: Vec::new(),
-        last_known_leader: None,
+        last_known_leader,
         recovering: false,
         ..before.cloned().unwrap_or_default()
     })

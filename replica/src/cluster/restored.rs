@@ -6,7 +6,14 @@
 //! makes one revision at most, so revisions never get further ahead of the log; a restore keeps the revision, and begins a new
 //! log. How far they were ahead is written down when a cluster is founded or adopted, and comes back with every backup.
 
-use super::core::Remembered;
+/// What was seen of the store in former lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Which store.
+    pub store: u64,
+    /// How far it was.
+    pub revision: i64,
+}
 
 /// How far a store is, as one of its members knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +61,11 @@ impl Ahead {
         Self { at: told.revision, low: told.revision - told.index, high: revision_after - told.index }
     }
 
+    /// What was written since the store was restored has a later revision.
+    pub fn restored_at(&self) -> i64 {
+        self.low
+    }
+
     /// What may be written down of it.
     pub fn mark(&self) -> i64 {
         self.high
@@ -63,9 +75,14 @@ impl Ahead {
 impl Shown {
     /// Whether it was restored since the mark was written.
     pub fn is_restored(&self) -> bool {
+        self.tells() == Some(true)
+    }
+
+    /// Whether it was restored since the mark was written; nothing if that cannot be told.
+    pub fn tells(&self) -> Option<bool> {
         // a member that lags behind the mark tells of before
         let ahead = self.ahead.filter(|ahead| ahead.at >= self.mark.since);
-        ahead.zip(self.mark.ahead).is_some_and(|(ahead, marked)| ahead.low > marked)
+        ahead.zip(self.mark.ahead).map(|(ahead, marked)| ahead.low > marked)
     }
 
     /// Whether the store may be gone on with by a node that has seen that before; the error says why not.

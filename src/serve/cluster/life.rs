@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millrace_replica::cluster::core::Remembered;
+use millrace_replica::cluster::{
+    adoption::{Claimed, Kept},
+    restored::Remembered,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -40,12 +43,15 @@ pub(super) struct Life {
     /// cluster says of topics must not be acted on here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     joining: bool,
-    /// Adoptions of the cluster, after its etcd was restored from a backup, that the node took part in or joined after.
+    /// Adoptions of the cluster, after its etcd was restored from a backup, before its last life.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     adopted: u64,
-    /// How far the former etcd was when it was heard of last, of a node that has claimed what it has and had no life since.
+    /// Of a node that has claimed what it has, and had no life since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    heard: Option<i64>,
+    claimed: Option<Claimed>,
+    /// The etcd is the one that it was claimed in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    accepted: bool,
 }
 
 fn is_none_yet(count: &u64) -> bool {
@@ -103,7 +109,8 @@ impl Life {
                     boot: boot_id()?,
                     joining: false,
                     adopted: 0,
-                    heard: None,
+                    claimed: None,
+                    accepted: false,
                 })
             }
         }
@@ -120,7 +127,7 @@ impl Life {
     /// in it.
     pub(super) fn begin(&mut self, data_dir: &Path, epoch: i64, (cluster_id, adopted): (Uuid, u64)) -> io::Result<()> {
         (self.epoch, self.cluster_id, self.adopted) = (epoch, cluster_id, self.adopted.max(adopted));
-        self.heard = None;
+        (self.claimed, self.accepted) = (None, false);
         self.boot = boot_id()?;
         self.write(data_dir)
     }
@@ -173,29 +180,28 @@ impl Life {
         self.adopted
     }
 
-    /// The node says what it has to an etcd that has forgotten something: the next life continues that one, which was made up
-    /// for it. The etcd, which knows of so many adoptions, is not accepted yet.
-    pub(super) fn claim(&mut self, data_dir: &Path, epoch: i64, adopted: u64) -> io::Result<()> {
-        self.heard = Some(self.heard());
-        (self.epoch, self.adopted, self.boot) = (epoch, self.adopted.max(adopted), boot_id()?);
+    /// What an adoption goes by.
+    pub(super) fn kept(&self) -> Kept {
+        Kept {
+            directory: self.directory,
+            epoch: self.epoch,
+            adopted: self.adopted,
+            claimed: self.claimed,
+            remembered: self.remembered(),
+            has_accepted: self.accepted,
+        }
+    }
+
+    /// What it comes to. Durable when this returns.
+    pub(super) fn keep(&mut self, data_dir: &Path, kept: &Kept) -> io::Result<()> {
+        if kept.epoch != self.epoch {
+            // by what is there in this boot
+            self.boot = boot_id()?;
+        }
+        (self.directory, self.epoch, self.adopted) = (kept.directory, kept.epoch, kept.adopted);
+        (self.claimed, self.accepted) = (kept.claimed, kept.has_accepted);
+        self.etcd = kept.remembered.map(|seen| SeenEtcd { id: seen.store.to_string(), revision: seen.revision });
         self.write(data_dir)
-    }
-
-    /// How far the etcd of its last life was when the node heard of it last: not one that it has adopted since.
-    pub(super) fn heard(&self) -> i64 {
-        self.heard.or_else(|| Some(self.remembered()?.revision)).unwrap_or(0)
-    }
-
-    /// The node accepts an etcd that has forgotten something.
-    pub(super) fn accept(&mut self, data_dir: &Path, seen: Remembered) -> io::Result<()> {
-        self.etcd = Some(SeenEtcd { id: seen.store.to_string(), revision: seen.revision });
-        self.write(data_dir)
-    }
-
-    /// The same of a node that others did without: it is a new directory, which was promised nothing.
-    pub(super) fn adopt_late(&mut self, data_dir: &Path, seen: Remembered, adopted: u64) -> io::Result<()> {
-        (self.directory, self.epoch, self.adopted) = (Uuid::new_v4(), 0, adopted);
-        self.accept(data_dir, seen)
     }
 
     fn write(&self, data_dir: &Path) -> io::Result<()> {
@@ -284,6 +290,8 @@ pub(super) fn machine_id(data_dir: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use millrace_replica::cluster::adoption::Heard;
+
     use super::*;
 
     #[test]
@@ -313,29 +321,32 @@ mod tests {
         assert_eq!((again.remembered(), again.cluster_id()), (Some(seen), Some(Uuid::from_u128(1))));
     }
 
-    /// Cut short between the two, a node would have been let in that had not said what it has.
+    /// A claim is by what is there in this boot, though the life before it was of another.
     #[test]
-    fn a_claim_is_of_the_next_life_and_does_not_accept_the_etcd_yet() {
+    fn a_claim_is_kept_until_the_next_life_begins() {
         let folder = tempfile::tempdir().unwrap();
         let mut life = Life::open(folder.path(), "a").unwrap();
-        let (before, restored) = (Remembered { store: 1, revision: 20 }, Remembered { store: 2, revision: 10 });
+        let (before, restored) = (Remembered { store: 1, revision: 20 }, Remembered { store: u64::MAX, revision: 10 });
         life.begin(folder.path(), 7, (Uuid::from_u128(1), 0)).unwrap();
         life.remember(folder.path(), before).unwrap();
-        life.claim(folder.path(), 9, 1).unwrap();
+        life.boot = "another".to_owned();
+        let heard = Heard { before: true, adoptions: 0, revision: 20 };
+        let claim = Kept { epoch: 9, adopted: 1, claimed: Some(Claimed { times: 3, heard }), ..life.kept() };
+        life.keep(folder.path(), &claim).unwrap();
         let mut again = Life::open(folder.path(), "a").unwrap();
-        assert_eq!((again.epoch, again.adopted(), again.remembered()), (9, 1, Some(before)));
-        again.accept(folder.path(), restored).unwrap();
-        let mut accepted = Life::open(folder.path(), "a").unwrap();
-        assert_eq!((accepted.remembered(), accepted.heard()), (Some(restored), 20), "what it knows is of before");
-        accepted.claim(folder.path(), 10, 1).unwrap();
-        assert_eq!(Life::open(folder.path(), "a").unwrap().heard(), 20, "also when it adopts once more");
+        assert_eq!((again.kept(), again.former().unwrap()), (claim.clone(), Some((9, Since::ProcessEnded))));
+        again.boot = "another".to_owned();
+        again.keep(folder.path(), &Kept { remembered: Some(restored), has_accepted: true, ..claim }).unwrap();
+        assert_eq!(again.former().unwrap(), Some((9, Since::MachineRestarted)), "what was claimed may be lost since");
+        let mut again = Life::open(folder.path(), "a").unwrap();
+        assert_eq!((again.remembered(), again.kept().has_accepted), (Some(restored), true));
         again.begin(folder.path(), 11, (Uuid::from_u128(1), 2)).unwrap();
-        assert_eq!(Life::open(folder.path(), "a").unwrap().adopted(), 2, "a life knows of all adoptions before it");
-        assert_eq!(again.heard(), 10, "a life has heard of the etcd that it is in");
-        again.adopt_late(folder.path(), before, 3).unwrap();
-        let late = Life::open(folder.path(), "a").unwrap();
-        assert_eq!((late.epoch, late.adopted(), late.remembered()), (0, 3, Some(before)));
-        assert_ne!(late.directory, life.directory);
+        let begun = Life::open(folder.path(), "a").unwrap().kept();
+        assert_eq!(
+            (begun.adopted, begun.claimed, begun.has_accepted),
+            (2, None, false),
+            "a life knows of all adoptions"
+        );
     }
 
     #[test]

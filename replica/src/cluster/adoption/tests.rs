@@ -1,5 +1,7 @@
 //! A restored store, the claims of its nodes, and what is decided by them.
 
+mod cuts;
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;
@@ -10,6 +12,7 @@ use crate::cluster::{
     control::read_contents,
     keys::Entry,
     memory::{Client, Memory},
+    model::Adopted,
     restored::Progress,
     store::{Outcome, Store},
 };
@@ -30,9 +33,13 @@ fn topic(name: &str, partitions: &[ClaimedPartition]) -> ClaimedTopic {
     ClaimedTopic { name: name.to_owned(), configs: BTreeMap::new(), partitions: partitions.to_vec() }
 }
 
+fn heard(revision: i64) -> Heard {
+    Heard { before: true, adoptions: 0, revision }
+}
+
 fn claim(node: NodeId, topics: impl IntoIterator<Item = (TopicId, ClaimedTopic)>) -> Claim {
     let topics = topics.into_iter().collect();
-    Claim { member: member(node, 90 + i64::from(node)), adoptions_known: 0, seen: 500, topics }
+    Claim { member: member(node, 90 + i64::from(node)), claimed: Claimed { times: 1, heard: heard(500) }, topics }
 }
 
 /// A store with nodes 1, 2, 3 and a topic `orders`, all in sync in epoch 4.
@@ -196,20 +203,48 @@ fn only_who_missed_an_adoption_is_late_for_it() {
     let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
     let (_, image) = adopt(&mut client, &[claim(1, orders()), claim(2, orders())], &[3]);
     assert_eq!(image.adopted.times, 1);
-    let read = adoption(&mut client);
-    assert!(read.is_late(member(3, 10), 0), "the others decided without it");
-    assert!(!read.is_late(member(1, 91), 0), "it took part, and was not started since");
-    assert!(!read.is_late(member(4, 200), image.adopted.times), "it joined later, and knows of it");
-    assert!(read.is_late(member(2, 10), 0), "its directory is of before");
+    let mut read = adoption(&mut client);
+    let seen =
+        |epoch, adopted, store| Kept { remembered: Some(Remembered { store, revision: 1 }), ..kept(epoch, adopted) };
+    assert_eq!(read.standing(3, &kept(10, 0)), Standing::Late, "the others decided without it");
+    let claimed = Claimed { times: 1, heard: heard(1) };
+    let cut_short = Kept { claimed: Some(claimed), ..seen(91, 0, 6) };
+    assert_eq!(read.standing(1, &cut_short), Standing::Decided, "it took part, and did not come to accept it");
+    let accepted = Kept { has_accepted: true, ..cut_short.clone() };
+    assert_eq!(read.standing(1, &accepted), Standing::Claims, "it accepted that, and this is another");
+    assert_eq!(read.standing(1, &seen(91, 0, 7)), Standing::Started);
+    assert_eq!(
+        read.standing(4, &seen(200, image.adopted.times, 7)),
+        Standing::Started,
+        "it joined later, and knows of it"
+    );
+    assert_eq!(read.standing(2, &kept(10, 0)), Standing::Late, "its directory is of before");
+    // restored once more
+    read.image.adopted = Arc::new(Adopted { mark: Mark::default(), ..(*read.image.adopted).clone() });
+    assert_eq!(
+        read.standing(3, &seen(10, 0, 6)),
+        Standing::Claims,
+        "nobody runs, and nothing tells that this was decided here"
+    );
+    let mut again = adoption(&mut client);
+    again.ahead = Some(Ahead::new(Progress { revision: again.image.revision, index: 3 }, again.image.revision));
+    for (node, kept) in [(3, kept(10, 0)), (1, cut_short)] {
+        assert_eq!(again.standing(node, &kept), Standing::Claims, "it is not adopted yet");
+    }
     // the next one, by a backup of after the first, and then by one of before it
     let (mut next, mut before) = (store(), store());
     write(&mut next, &[Transaction::new().put(keys::ADOPTED.to_owned(), stored_adopted(1))]);
     for client in [&mut next, &mut before] {
-        let claims = [1, 2, 3].map(|node| Claim { adoptions_known: 1, ..claim(node, orders()) });
+        let claims =
+            [1, 2, 3].map(|node| Claim { claimed: Claimed { times: 2, heard: heard(500) }, ..claim(node, orders()) });
         let (_, image) = adopt(client, &claims, &[]);
         assert_eq!(image.adopted.times, 2);
-        assert!(adoption(client).is_late(member(4, 200), 1));
+        assert_eq!(adoption(client).standing(4, &kept(200, 1)), Standing::Late);
     }
+}
+
+fn kept(epoch: i64, adopted: u64) -> Kept {
+    Kept { directory: Uuid::nil(), epoch, adopted, claimed: None, remembered: None, has_accepted: false }
 }
 
 fn stored_adopted(times: u64) -> Vec<u8> {
@@ -324,10 +359,128 @@ fn a_hundred_nodes_fit_into_what_etcd_takes_at_once() {
 #[test]
 fn of_two_topics_of_one_name_that_counts_which_the_best_informed_life_knows() {
     let (former, again) = (Uuid::from_u128(2), Uuid::from_u128(3));
-    let knows = |node, seen, id| Claim { seen, ..claim(node, [(id, topic("late", &[known(0, Some((0, 5)))]))]) };
+    let knows = |node, seen, id| {
+        let claimed = Claimed { times: 1, heard: heard(seen) };
+        Claim { claimed, ..claim(node, [(id, topic("late", &[known(0, Some((0, 5)))]))]) }
+    };
     let nobody = Claim { member: member(3, 0), ..knows(3, 900, former) };
     let (_, image) = adopt(&mut store(), &[knows(1, 100, former), knows(2, 500, again), nobody], &[]);
     assert_eq!(image.names.get("late"), Some(&again));
+}
+
+/// The newest topic of a name was one that was made by a node that began its life on the backup, and the one in use went.
+#[test]
+fn a_life_that_began_on_the_backup_knows_least() {
+    let (former, again) = (Uuid::from_u128(2), Uuid::from_u128(3));
+    let knows = |node, heard, id| {
+        let topics = [(id, topic("late", &[known(0, Some((0, 5)))]))];
+        Claim { claimed: Claimed { times: 1, heard }, ..claim(node, topics) }
+    };
+    let fresh = Heard { before: false, ..heard(1_000_000_500) };
+    let claims = [knows(1, heard(500), former), knows(2, fresh, again), knows(3, heard(400), former)];
+    let (decision, image) = adopt(&mut store(), &claims, &[]);
+    assert_eq!(image.names.get("late"), Some(&former));
+    assert_eq!(decision.replaced, [format!("late ({again})")]);
+    // and a store that was adopted more often is later, whatever its revisions
+    let later = Heard { adoptions: 1, ..heard(20) };
+    let (_, image) = adopt(&mut store(), &[knows(1, heard(500), former), knows(2, later, again), claim(3, [])], &[]);
+    assert_eq!(image.names.get("late"), Some(&again));
+}
+
+#[test]
+fn which_life_began_on_the_backup_is_known() {
+    let mut client = store();
+    let contents = Contents { revision: 1_000_000_010, ..read_contents(&mut client).unwrap().0 };
+    let ahead = Ahead::new(Progress { revision: contents.revision, index: 13 }, contents.revision);
+    let read = Adoption::read(&(contents, Some(ahead))).unwrap();
+    let before = |epoch, store, revision| {
+        let remembered = Some(Remembered { store, revision });
+        read.claimed(&Kept { remembered, ..kept(epoch, 0) }).heard.before
+    };
+    assert!(!before(1_000_000_005, 7, 1_000_000_008));
+    assert!(before(1_000_000_005, 6, 1_000_000_008), "another store");
+    assert!(before(900, 7, 1_000_000_008));
+    assert!(before(1_000_000_005, 7, 1_000_000_011), "it went back");
+}
+
+/// Numbers that an adoption gave out were given out again by the next one, from the same backup.
+#[test]
+fn what_was_given_out_since_a_backup_is_not_given_out_again_by_its_next_restore() {
+    let outcome = |times| {
+        let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
+        let claims = [1, 2, 3].map(|node| {
+            let times = if node == 2 { times } else { 1 };
+            Claim { claimed: Claimed { times, heard: heard(500) }, ..claim(node, orders()) }
+        });
+        let mut client = store();
+        write(&mut client, &[Transaction::new().put(keys::PRODUCER_IDS.to_owned(), keys::encode_integer(70))]);
+        let (_, image) = adopt(&mut client, &claims, &[]);
+        (image.adopted.times, partition(&image, "orders").leader_epoch, image.producer_ids.value)
+    };
+    assert_eq!(outcome(1), (1, 4 + EPOCHS_SKIPPED, 70 + PRODUCER_IDS_SKIPPED));
+    assert_eq!(outcome(3), (3, 4 + 3 * EPOCHS_SKIPPED, 70 + 3 * PRODUCER_IDS_SKIPPED));
+}
+
+#[test]
+fn a_topic_comes_back_with_the_settings_that_the_best_informed_node_knows() {
+    let late = Uuid::from_u128(2);
+    let knows = |node, seen, days: &str| {
+        let configs = BTreeMap::from([("retention.ms".to_owned(), days.to_owned())]);
+        let topic = ClaimedTopic { configs, ..topic("late", &[known(0, Some((0, 5)))]) };
+        Claim { claimed: Claimed { times: 1, heard: heard(seen) }, ..claim(node, [(late, topic)]) }
+    };
+    let (_, image) = adopt(&mut store(), &[knows(1, 100, "1"), knows(2, 500, "2"), knows(3, 200, "3")], &[]);
+    assert_eq!(image.topic("late").unwrap().configs.get("retention.ms").map(String::as_str), Some("2"));
+}
+
+/// Who is gone may have had it.
+#[test]
+fn a_topic_that_nobody_who_was_asked_knows_stays_if_one_was_not_asked() {
+    let gone = |without: &[NodeId]| {
+        let asked: Vec<_> = (1..=3).filter(|node| !without.contains(node)).map(|node| claim(node, [])).collect();
+        let (decision, image) = adopt(&mut store(), &asked, without);
+        (decision.taken_out, image.topic("orders").is_some())
+    };
+    assert_eq!(gone(&[3]), (vec![], true));
+    assert_eq!(gone(&[]), (vec!["orders".to_owned()], false));
+}
+
+#[test]
+fn a_node_that_is_gone_but_said_what_it_has_leaves_no_doubt() {
+    let claims = [1, 2, 3].map(|node| claim(node, [(ORDERS, topic("orders", &[known(5, Some((5, 20)))]))]));
+    let (decision, image) = adopt(&mut store(), &claims, &[3]);
+    assert!(decision.doubtful.is_empty());
+    assert_eq!(partition(&image, "orders").last_known_leader, Some(member(1, 91)));
+}
+
+#[test]
+fn who_was_eligible_by_the_backup_is_so_no_more() {
+    let mut client = store();
+    let members = [1, 2].map(|node| member(node, 10));
+    let state = PartitionState { elr: vec![member(3, 10)], recovering: true, ..PartitionState::new(&members) };
+    write(&mut client, &[Transaction::new().put(keys::partition(ORDERS, 0), keys::encode_partition(&state))]);
+    let claims =
+        [1, 2, 3].map(|node| claim(node, [(ORDERS, topic("orders", &[known(4, Some((4, 9 + i64::from(node % 2))))]))]));
+    let (_, image) = adopt(&mut client, &claims, &[]);
+    let state = partition(&image, "orders");
+    assert_eq!((state.isr, state.elr, state.recovering), (vec![member(1, 91), member(3, 93)], vec![], false));
+}
+
+/// The epoch that a log has is above all that its node heard of, if it was cut short before it wrote that down.
+#[test]
+fn an_epoch_that_only_a_log_has_is_passed_over_too() {
+    let claims = [1, 2, 3].map(|node| claim(node, [(ORDERS, topic("orders", &[known(4, Some((50_000, 9)))]))]));
+    let (_, image) = adopt(&mut store(), &claims, &[]);
+    assert_eq!(partition(&image, "orders").leader_epoch, 50_000 + EPOCHS_SKIPPED);
+}
+
+#[test]
+fn a_claim_is_not_begun_while_a_node_lives() {
+    let mut client = store();
+    let read = adoption(&mut client);
+    let directory = KnownNode { directory: Uuid::nil(), rack: None, since: 0 };
+    write(&mut client, &[Transaction::new().put(keys::node(2), b"{}".to_vec())]);
+    assert!(matches!(client.transact(&read.begin_claim(3, &directory)), Ok(Outcome::Refused(_))));
 }
 
 /// All that a store holds, but for how far numbers have gone.
@@ -403,7 +556,7 @@ fn where_a_partition_was_moved_since_the_backup_it_stays() {
 #[test]
 fn a_topic_that_the_best_informed_node_does_not_know_is_kept_and_named() {
     let orders = || [(ORDERS, topic("orders", &[known(4, Some((4, 9)))]))];
-    let last = Claim { seen: 600, ..claim(1, []) };
+    let last = Claim { claimed: Claimed { times: 1, heard: heard(600) }, ..claim(1, []) };
     let (decision, image) = adopt(&mut store(), &[last, claim(2, orders()), claim(3, orders())], &[]);
     assert_eq!((decision.perhaps_deleted, decision.taken_out), (vec!["orders".to_owned()], Vec::new()));
     assert!(image.topic("orders").is_some());
@@ -459,7 +612,7 @@ proptest! {
             (member(node as i32, 9), ClaimedPartition { leader_epoch: epoch, replicas: vec![0, 1, 2], log: Some(extent) })
         }).collect();
         let claims: Vec<_> = claims.iter().map(|(member, claimed)| (*member, claimed)).collect();
-        let state = decided(None, &claims).unwrap();
+        let state = decided(None, &claims, 1).unwrap();
         for one in &state.isr {
             prop_assert!(is_prefix(&logs[one.node as usize], &acknowledged), "{logs:?} {acknowledged:?} {state:?}");
         }

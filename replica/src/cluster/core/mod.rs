@@ -25,9 +25,7 @@ use std::{
 use uuid::Uuid;
 
 pub use self::registration::KEEP_ALIVE_EVERY;
-pub use self::settings::{
-    ClusterIdentity, History, Lane, NodeIdentity, Options, Order, Rebalance, Remembered, Snapshot, Work,
-};
+pub use self::settings::{ClusterIdentity, History, Lane, NodeIdentity, Options, Order, Rebalance, Snapshot, Work};
 use self::{
     controller::Controller,
     health::Health,
@@ -41,7 +39,7 @@ use super::{
     keys::{self, StoredAdopted},
     model::Member,
     plane::{Asked, ControlError, Question, Reply},
-    restored::Shown,
+    restored::{Remembered, Shown},
     store::{Change, Compare, Outcome, StoreError, Transaction},
 };
 

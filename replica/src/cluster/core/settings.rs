@@ -8,7 +8,7 @@ use super::Ids;
 use crate::cluster::{
     keys::{self, StoredAdopted, ValueError},
     model::{Continued, Endpoint, NodeId},
-    restored::{Ahead, Mark},
+    restored::{Ahead, Mark, Remembered},
     store::{KeyValue, LeaseId, Transaction},
 };
 
@@ -43,15 +43,6 @@ pub enum ClusterIdentity {
     Fixed(Uuid),
     /// Any; one with that id is founded if there is none.
     Any(Uuid),
-}
-
-/// What was seen of the store in former lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remembered {
-    /// Which store.
-    pub store: u64,
-    /// How far it was.
-    pub revision: i64,
 }
 
 /// Whose the store's history is.
