@@ -40,6 +40,12 @@ impl ShardChannel {
                 false => self.say_hold(partition, Chunks::Come),
             }
         }
+        // chunks of what lagged before are on their way
+        let lags = |part: &Part| matches!(part, Part::Following(following) if following.is_catching_up());
+        let lagging = self.hosted.iter().filter(|(_, hosted)| lags(&hosted.part)).map(|(partition, _)| *partition);
+        let is_counted = |partition: &TopicPartition| self.is_limited_here(*partition) && !self.held.has(*partition);
+        let counted: Vec<_> = lagging.filter(is_counted).collect();
+        self.coming.extend(counted);
         self.let_come(now_ms);
         for link in std::mem::take(&mut self.limiting) {
             self.release_all(link);
