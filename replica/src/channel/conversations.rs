@@ -452,7 +452,8 @@ impl Conversation {
         let isr: Vec<Member> = value("isr").expect("an ISR").split(',').map(life).collect();
         let replicas = value("replicas").unwrap_or("1,2").split(',').map(|word| word.parse().unwrap()).collect();
         let min_isr = value("min").map_or(1, |word| word.parse().unwrap());
-        let led = LeaderRole { replicas, isr, elr: Vec::new(), min_isr, durability: Durability::Device };
+        let led =
+            LeaderRole { replicas, isr, elr: Vec::new(), min_isr, durability: Durability::Device, written: false };
         self.revision += 1;
         for id in words[0].split(',').map(|word| word.parse::<NodeId>().unwrap()) {
             let role = match id == leader.node {

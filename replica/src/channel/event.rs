@@ -126,8 +126,10 @@ pub struct LeaderRole {
     pub elr: Vec<Member>,
     /// min.insync.replicas
     pub min_isr: usize,
-    /// What an acknowledgement waits for.
+    /// What the topic asks an acknowledgement to wait for.
     pub durability: Durability,
+    /// Whether the key says that records may be acknowledged before they are flushed, or may have been.
+    pub written: bool,
 }
 
 /// A partition's key, as far as one of its replicas is concerned.
@@ -166,6 +168,7 @@ impl Assignment {
                 elr: partition.elr.clone(),
                 min_isr: rules.min_isr,
                 durability: rules.durability,
+                written: partition.written,
             }),
             _ => Role::Leaderless,
         };

@@ -41,12 +41,16 @@ pub(crate) enum Guard {
     LogStartTold,
     /// A replica whose node lives and that is not heard may have everything that a deletion is about.
     LowWatermarkOfAll,
+    /// Nothing is acknowledged before its flush unless the partition's key says that it may be.
+    PromiseNoted,
+    /// The key says so until all that was acknowledged is flushed wherever it has to be.
+    PromiseKept,
 }
 
 impl Guard {
     /// Every one.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::EpochStart,
         Self::HeardInEpoch,
         Self::MaximalIsr,
@@ -65,6 +69,8 @@ impl Guard {
         Self::LogStartDurable,
         Self::LogStartTold,
         Self::LowWatermarkOfAll,
+        Self::PromiseNoted,
+        Self::PromiseKept,
     ];
 }
 

@@ -32,6 +32,9 @@ struct Change {
     isr: Vec<Member>,
     /// What may become of this revision of the key: all that was ever asked for.
     possible: Vec<Member>,
+    /// Whether what was asked for last takes back that records may be acknowledged before they are flushed, and whether anything did.
+    is_flushed: bool,
+    may_be_flushed: bool,
     state: ChangeState,
 }
 
@@ -160,12 +163,14 @@ impl Leadership {
 
     /// Takes up a follower whose log matches.
     pub(crate) fn take_up(&mut self, now_ms: u64, member: Member, link: LinkId, attach: &Attach, flow: Flow) {
-        let confirmed = match self.role.durability {
+        let promise = self.promise();
+        let confirmed = match promise {
             _ if self.guards.is_off(Guard::ConfirmedAtAttach) => attach.end,
             Durability::Device => attach.durable,
             Durability::Written => attach.written,
         };
         let mut follower = Follower::new(now_ms, member, link, attach.attachment, confirmed, flow);
+        follower.note_flushed(attach.durable, if promise == Durability::Written { confirmed } else { 0 });
         if let Some(at) = self.followers.iter().position(|former| former.member.node == member.node) {
             follower.resume(now_ms, &self.followers.swap_remove(at), self.sealed);
         }
@@ -182,6 +187,46 @@ impl Leadership {
         if let Some(follower) = self.follower(link, attachment) {
             follower.confirm(now_ms, offset.min(leader_end), leader_end);
         }
+    }
+
+    /// What an acknowledgement waits for: for the flush, unless the topic asks for less, the key says so, and nothing that was asked for
+    /// may have changed that.
+    pub(crate) fn promise(&self) -> Durability {
+        let is_noted = self.role.written && self.change.as_ref().is_none_or(|change| !change.may_be_flushed);
+        match self.role.durability {
+            Durability::Written if is_noted || self.guards.is_off(Guard::PromiseNoted) => Durability::Written,
+            _ => Durability::Device,
+        }
+    }
+
+    /// What a member must have kept of its life before to be that member still.
+    fn trust(&self) -> Durability {
+        if self.role.written { Durability::Written } else { self.role.durability }
+    }
+
+    /// Whether the key says that records may be acknowledged before they are flushed, and nothing of the kind is left: all that
+    /// any leader may have acknowledged is flushed by all that were promised to have it, and so is whatever followers may confirm.
+    pub(crate) fn is_flushed(&self, position: LogPosition, nodes: &Nodes) -> bool {
+        let Some(start) = self.start else { return false };
+        if !self.role.written || self.role.durability == Durability::Written || !self.role.elr.is_empty() {
+            return false;
+        }
+        let least = start.max(self.high_watermark);
+        let others = self.role.isr.iter().filter(|member| member.node != self.me.node);
+        let mut in_sync = others.map(|member| {
+            let present = nodes.present(*member, self.trust());
+            self.followers.iter().find(|follower| Some(follower.member) == present)
+        });
+        let has_all = |it: Option<&Follower>| it.is_some_and(|it| it.durable >= it.unflushed.max(least));
+        // one that is not in sync may be soon, by what it confirmed
+        let mut others = self.followers.iter().filter(|follower| follower.link.is_some());
+        let is_safe = position.durable >= least && in_sync.all(has_all) && others.all(|it| it.durable >= it.unflushed);
+        is_safe || self.guards.is_off(Guard::PromiseKept)
+    }
+
+    /// Whether what was asked for last takes back that records may be acknowledged before they are flushed.
+    pub(crate) fn asks_to_flush(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.is_flushed)
     }
 
     /// Up to where all replicas whose nodes live have let go of the log; -1 if one of them is not there, or does not tell.
@@ -209,7 +254,7 @@ impl Leadership {
 
     /// What a member of an ISR confirmed in this epoch; none if it was not heard, or its life is over.
     fn confirmed(&self, member: Member, nodes: &Nodes) -> Option<i64> {
-        let present = nodes.present(member, self.role.durability);
+        let present = nodes.present(member, self.trust());
         let speaks = |follower: &&Follower| Some(follower.member) == present;
         self.followers.iter().find(speaks).map(|follower| follower.confirmed)
     }
@@ -221,7 +266,10 @@ impl Leadership {
         if is_too_small && !self.guards.is_off(Guard::InSyncMin) {
             return None;
         }
-        let mut committed = position.confirmed();
+        let mut committed = match self.promise() {
+            Durability::Device => position.durable,
+            Durability::Written => position.confirmed(),
+        };
         for member in self.maximal_isr() {
             if member.node == self.me.node {
                 continue;
@@ -271,12 +319,16 @@ impl Leadership {
             // whatever may still happen at this revision cannot once this one has
             change.state = ChangeState::AskedAgain;
             change.isr.clone_from(&self.role.isr);
+            change.is_flushed = false;
             return Some(change.isr.clone());
         }
-        let isr = self.shrunk(now_ms, position, nodes).or_else(|| self.expanded(now_ms, start, nodes))?;
+        let other = self.shrunk(now_ms, position, nodes).or_else(|| self.expanded(now_ms, start, nodes));
+        let is_flushed = other.is_none() && self.is_flushed(position, nodes);
+        let isr = other.or_else(|| is_flushed.then(|| self.role.isr.clone()))?;
         let mut possible = self.role.isr.clone();
         possible.extend(isr.iter().filter(|member| !self.role.isr.contains(member)));
-        self.change = Some(Change { isr: isr.clone(), possible, state: ChangeState::Asked });
+        let state = ChangeState::Asked;
+        self.change = Some(Change { isr: isr.clone(), possible, is_flushed, may_be_flushed: is_flushed, state });
         Some(isr)
     }
 
@@ -296,7 +348,7 @@ impl Leadership {
         if member.node == self.me.node || position.end <= self.high_watermark {
             return true;
         }
-        let present = nodes.present(member, self.role.durability);
+        let present = nodes.present(member, self.trust());
         let follower = self.followers.iter().find(|follower| Some(follower.member) == present);
         match follower {
             None => now_ms.saturating_sub(self.since_ms) < UNHEARD_MS_MAX,
@@ -315,7 +367,7 @@ impl Leadership {
         let start = if self.guards.is_off(Guard::EpochStart) { 0 } else { start };
         let from = if self.guards.is_off(Guard::JoinAtHighWatermark) { start } else { start.max(self.high_watermark) };
         let is_member = |follower: &Follower| {
-            let speaks = |member: &&Member| nodes.present(**member, self.role.durability) == Some(follower.member);
+            let speaks = |member: &&Member| nodes.present(**member, self.trust()) == Some(follower.member);
             self.role.isr.iter().any(|member| member.node == follower.member.node || speaks(&member))
         };
         let rests = |follower: &Follower| {
@@ -347,6 +399,7 @@ impl Leadership {
             IsrOutcome::Committed { revision } => {
                 self.revision = revision;
                 self.role.isr = std::mem::take(&mut change.isr);
+                self.role.written &= !change.is_flushed;
                 self.change = None;
                 return true;
             }
@@ -361,7 +414,7 @@ impl Leadership {
 
     /// What a follower's marks confirm, as this topic asks.
     pub(crate) fn confirmed_of(&self, told: &Position) -> i64 {
-        match self.role.durability {
+        match self.promise() {
             Durability::Device => told.durable,
             Durability::Written => told.written,
         }
@@ -375,12 +428,13 @@ impl Leadership {
 
     /// Whether a life of a node is in the committed ISR.
     pub(crate) fn is_in_isr(&self, member: Member, nodes: &Nodes) -> bool {
-        self.role.isr.iter().any(|entry| nodes.present(*entry, self.role.durability) == Some(member))
+        self.role.isr.iter().any(|entry| nodes.present(*entry, self.trust()) == Some(member))
     }
 
-    /// Whether time alone may change something: records wait, a change is under way, or a replica is not in sync.
-    pub(crate) fn is_restless(&self, position: LogPosition) -> bool {
-        self.change.is_some() || position.end > self.high_watermark || self.has_outsider()
+    /// Whether time alone may change something: records wait, a change is under way or due, or a replica is not in sync.
+    pub(crate) fn is_restless(&self, position: LogPosition, nodes: &Nodes) -> bool {
+        let is_changing = self.change.is_some() || self.is_flushed(position, nodes);
+        is_changing || position.end > self.high_watermark || self.has_outsider()
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a leader knows of one follower of one partition. It begins when the follower attaches, in one epoch of the leader, and
 //! says nothing about any other.
 
+use millrace_engine::config::Durability;
+
 use super::{event::LinkId, frame::Chunks};
 use crate::cluster::model::Member;
 
@@ -46,6 +48,10 @@ pub(crate) struct Follower {
     pub(crate) attachment: u32,
     /// Up to where it has the log as safely as the topic asks. Rises.
     pub(crate) confirmed: i64,
+    /// Up to where it surely flushed the log. Rises.
+    pub(crate) durable: i64,
+    /// What it confirmed without a flush, or still may, lies below. Rises.
+    pub(crate) unflushed: i64,
     /// How it gets more.
     pub(crate) flow: Flow,
     /// Where its log begins, if it speaks of that.
@@ -70,6 +76,8 @@ impl Follower {
             link: Some(link),
             attachment,
             confirmed,
+            durable: 0,
+            unflushed: 0,
             flow,
             log_start: None,
             chunks: Chunks::Come,
@@ -93,6 +101,20 @@ impl Follower {
             return;
         }
         self.goal = (leader_end, now_ms);
+    }
+
+    /// It has all below `durable` flushed, and confirms what is below `confirmed`.
+    pub(crate) fn note_flushed(&mut self, durable: i64, confirmed: i64) {
+        self.durable = self.durable.max(durable);
+        self.unflushed = self.unflushed.max(confirmed);
+    }
+
+    /// It is sent all below `end`, and will confirm it.
+    pub(crate) fn sent(&mut self, end: i64, durability: Durability) {
+        self.flow = Flow::Live { next: end };
+        if durability == Durability::Written {
+            self.unflushed = self.unflushed.max(end);
+        }
     }
 
     /// The leader's log is about to grow from `leader_end`.

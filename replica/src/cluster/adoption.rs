@@ -488,6 +488,8 @@ fn decided(
         elr: Vec::new(),
         last_known_leader,
         recovering: false,
+        // what the restored store says of it is as old as the rest
+        written: true,
         ..before.cloned().unwrap_or_default()
     })
 }

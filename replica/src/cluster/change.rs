@@ -41,26 +41,26 @@ pub enum Life {
 }
 
 impl Surroundings<'_> {
-    /// What became of a membership.
-    pub fn life(&self, member: Member) -> Life {
+    /// What became of a membership, for which a life has to go on as [`PartitionState::trust`] says.
+    pub fn life(&self, member: Member, trust: Durability) -> Life {
         let Some(node) = self.nodes.get(&member.node) else { return Life::Away };
         if node.epoch == member.epoch {
             return Life::GoesOn(member);
         }
+        let is_enough = |kept| kept == Kept::Written || trust == Durability::Device;
         match node.continues {
-            Some(before) if before.epoch == member.epoch && self.is_enough(before.kept) => Life::GoesOn(node.member()),
+            Some(before) if before.epoch == member.epoch && is_enough(before.kept) => Life::GoesOn(node.member()),
             _ => Life::Over,
         }
     }
 
-    /// Whether what a node kept of its life before is all that this topic's acknowledgements promised.
-    fn is_enough(&self, kept: Kept) -> bool {
-        kept == Kept::Written || self.rules.durability == Durability::Device
+    fn is_present(&self, member: Member) -> bool {
+        self.nodes.get(&member.node).is_some_and(|node| node.epoch == member.epoch)
     }
 
     /// Whether a member's present life may join an ISR or lead: it lives and does not want to leave.
     pub fn is_eligible(&self, member: Member) -> bool {
-        self.life(member) == Life::GoesOn(member) && !self.is_draining(member)
+        self.is_present(member) && !self.is_draining(member)
     }
 
     /// Whether a node may lead one of these replicas.
@@ -83,14 +83,6 @@ impl Surroundings<'_> {
         self.is_eligible(member).then_some(member)
     }
 
-    /// As [`Surroundings::life`], but only a member that may lead.
-    fn eligible_life(&self, member: Member) -> Option<Member> {
-        match self.life(member) {
-            Life::GoesOn(now) if !self.is_draining(now) => Some(now),
-            _ => None,
-        }
-    }
-
     /// Members that an ISR needs for the high watermark to move.
     fn isr_min(&self, replicas: usize) -> usize {
         self.rules.min_isr.min(replicas).max(1)
@@ -106,6 +98,8 @@ pub struct IsrProposal {
     pub leader_epoch: i32,
     /// The whole new ISR. A member that joins is named by the life that it attached with.
     pub isr: Vec<Member>,
+    /// All that was ever acknowledged is flushed wherever it has to be, and nothing will be acknowledged before that.
+    pub is_flushed: bool,
 }
 
 /// What happened, or is asked for.
@@ -169,7 +163,8 @@ pub fn change(
     event: &Event,
     surroundings: &Surroundings<'_>,
 ) -> Result<PartitionState, Refusal> {
-    let mut decision = Decision { before: state, next: state.clone(), surroundings, left: Vec::new() };
+    let trust = state.trust(&surroundings.rules);
+    let mut decision = Decision { before: state, next: state.clone(), surroundings, trust, left: Vec::new() };
     match event {
         Event::Settle if surroundings.waits_for_leader(&state.replicas) => {}
         Event::Settle => {
@@ -213,7 +208,7 @@ pub fn requirements(
     required.extend(joined.chain(elected).copied().map(Requirement::Eligible));
     let left = before.isr.iter().filter(|member| !next.isr.contains(member));
     let replaced = before.leader.iter().filter(|_| next.leader != before.leader);
-    let ended = left.chain(replaced).copied().filter(|member| surroundings.life(*member) != Life::GoesOn(*member));
+    let ended = left.chain(replaced).copied().filter(|member| !surroundings.is_present(*member));
     required.extend(ended.map(Requirement::Ended));
     required.sort();
     required.dedup();
@@ -237,6 +232,7 @@ struct Decision<'a> {
     before: &'a PartitionState,
     next: PartitionState,
     surroundings: &'a Surroundings<'a>,
+    trust: Durability,
     /// Left the ISR with all that it promised to have.
     left: Vec<Member>,
 }
@@ -247,7 +243,7 @@ impl Decision<'_> {
         let surroundings = self.surroundings;
         let isr = std::mem::take(&mut self.next.isr);
         for member in isr {
-            match surroundings.life(member) {
+            match self.life(member) {
                 Life::GoesOn(now) if surroundings.is_draining(now) => self.left.push(now),
                 Life::GoesOn(now) => self.next.isr.push(now),
                 Life::Away => self.left.push(member),
@@ -257,7 +253,7 @@ impl Decision<'_> {
         let elr = std::mem::take(&mut self.next.elr);
         self.next.elr = elr
             .into_iter()
-            .filter_map(|member| match surroundings.life(member) {
+            .filter_map(|member| match self.life(member) {
                 Life::GoesOn(now) => Some(now),
                 Life::Away => Some(member),
                 Life::Over => None,
@@ -273,7 +269,7 @@ impl Decision<'_> {
             _ => {}
         }
         let leads = state.leader == Some(proposal.leader);
-        if !leads || self.surroundings.life(proposal.leader) != Life::GoesOn(proposal.leader) {
+        if !leads || !self.surroundings.is_present(proposal.leader) {
             return Err(Refusal::NotLeader);
         }
         check_isr(state, proposal)?;
@@ -284,10 +280,24 @@ impl Decision<'_> {
         }
         let stays = |member: &&Member| proposal.isr.iter().any(|other| other.node == member.node);
         let left = state.isr.iter().filter(|member| !stays(member));
-        self.left.extend(left.filter(|member| self.surroundings.life(**member) != Life::Over));
+        let left: Vec<_> = left.copied().filter(|member| self.life(*member) != Life::Over).collect();
+        self.left.extend(left);
         self.next.isr.clone_from(&proposal.isr);
         self.next.recovering = false;
+        self.next.written &= !proposal.is_flushed;
         Ok(())
+    }
+
+    fn life(&self, member: Member) -> Life {
+        self.surroundings.life(member, self.trust)
+    }
+
+    /// As [`Surroundings::life`], but only a member that may lead.
+    fn eligible_life(&self, member: Member) -> Option<Member> {
+        match self.life(member) {
+            Life::GoesOn(now) if !self.surroundings.is_draining(now) => Some(now),
+            _ => None,
+        }
     }
 
     fn reassign(&mut self, target: &[NodeId]) -> Result<(), Refusal> {
@@ -363,6 +373,7 @@ impl Decision<'_> {
         self.update_elr();
         self.update_last_known_leader();
         let next = &mut self.next;
+        next.written |= self.surroundings.rules.durability == Durability::Written;
         let drops_replica = self.before.replicas.iter().any(|node| !next.replicas.contains(node));
         if next.leader != self.before.leader || drops_replica {
             next.leader_epoch = self.before.leader_epoch + 1;
@@ -370,7 +381,7 @@ impl Decision<'_> {
     }
 
     fn complete_reassignment(&mut self) {
-        let next = &mut self.next;
+        let next = &self.next;
         if !next.is_reassigning() {
             return;
         }
@@ -378,9 +389,10 @@ impl Decision<'_> {
         let replicas = next.target_replicas();
         let is_there = |node: &NodeId| isr.iter().any(|member| member.node == *node);
         // a leader's proposal may hold members that died since: one of the others must be able to lead
-        let eligible = isr.iter().filter(|member| self.surroundings.eligible_life(**member).is_some()).count();
+        let eligible = isr.iter().filter(|member| self.eligible_life(**member).is_some()).count();
         if next.adding.iter().all(is_there) && eligible >= self.surroundings.isr_min(replicas.len()) {
             self.left.retain(|member| replicas.contains(&member.node));
+            let next = &mut self.next;
             (next.isr, next.replicas) = (isr, replicas);
             next.adding.clear();
             next.removing.clear();
@@ -442,7 +454,7 @@ impl Decision<'_> {
         let pool = if self.next.isr.is_empty() { &self.next.elr } else { &self.next.isr };
         let member = pool.iter().copied().find(|member| member.node == node)?;
         let may_lead = self.surroundings.may_lead(node, &self.next.replicas);
-        self.surroundings.eligible_life(member).filter(|_| may_lead)
+        self.eligible_life(member).filter(|_| may_lead)
     }
 
     /// Makes one leader that [`Decision::candidate`] named.

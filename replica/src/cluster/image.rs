@@ -263,7 +263,7 @@ impl Image {
         if self.forming.contains_key(&id) {
             Arc::make_mut(&mut self.forming).remove(&id);
         }
-        let rules = rules(&self.topic_defaults, &stored.configs);
+        let rules = self.rules_of(&stored.configs);
         let before = self.topics.remove(&id);
         let partitions = before.map_or_else(Vec::new, |topic| topic.partitions.clone());
         let expected = usize::try_from(stored.partitions).unwrap_or(0);
@@ -372,6 +372,11 @@ impl Image {
             rules: topic.rules,
             fixed_leader: self.fixed_leader,
         }
+    }
+
+    /// What a topic with these settings asks for.
+    pub(crate) fn rules_of(&self, configs: &BTreeMap<String, String>) -> TopicRules {
+        rules(&self.topic_defaults, configs)
     }
 
     /// The node that leads a partition, if it lives.

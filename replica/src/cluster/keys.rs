@@ -459,6 +459,8 @@ struct StoredPartition {
     recovering: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     few: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    written: bool,
 }
 
 fn pair(member: Member) -> (NodeId, i64) {
@@ -482,6 +484,7 @@ impl StoredPartition {
             last: state.last_known_leader.map(pair),
             recovering: state.recovering,
             few: state.kept_few,
+            written: state.written,
         }
     }
 
@@ -497,6 +500,7 @@ impl StoredPartition {
             last_known_leader: self.last.map(member),
             recovering: self.recovering,
             kept_few: self.few,
+            written: self.written,
         }
     }
 }

@@ -61,6 +61,10 @@ pub struct PartitionState {
     pub recovering: bool,
     /// Somebody gave it fewer replicas than it had: it is given none that nobody asks for.
     pub kept_few: bool,
+    /// Records may be acknowledged, or may have been, before members that are promised to have them flushed them. Whoever does
+    /// that sees it here first; a leader takes it back once nothing of the kind is left. What the topic asks for now may be
+    /// another thing by then.
+    pub written: bool,
 }
 
 impl PartitionState {
@@ -72,6 +76,11 @@ impl PartitionState {
             isr: members.to_vec(),
             ..Self::default()
         }
+    }
+
+    /// What a member must have kept of its life before to be that member still.
+    pub fn trust(&self, rules: &TopicRules) -> Durability {
+        if self.written { Durability::Written } else { rules.durability }
     }
 
     /// The ISR's entry of a node.

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use millrace_engine::api::TopicPartition;
 use uuid::Uuid;
 
+use super::world::Rule;
 use crate::{
     channel::event::{IsrOutcome, LiveNode, Nodes},
     cluster::{
@@ -44,14 +45,14 @@ pub(super) struct Control {
     controller: Option<i64>,
     /// What it decided as controller, to be written with the next step: the cluster goes on meanwhile.
     decided: Vec<Transaction>,
-    /// Switched off by a test: the controller writes without looking at what it decided on.
-    pub(super) is_blind: bool,
+    /// What a test broke.
+    breaks: Option<Rule>,
 }
 
 impl Control {
-    pub(super) fn new(id: NodeId, former: Option<Continued>, is_blind: bool) -> Self {
+    pub(super) fn new(id: NodeId, former: Option<Continued>, breaks: Option<Rule>) -> Self {
         let image = Image::new(Arc::new(BTreeMap::new()));
-        Self { id, image, lease: None, member: None, former, controller: None, decided: Vec::new(), is_blind }
+        Self { id, image, lease: None, member: None, former, controller: None, decided: Vec::new(), breaks }
     }
 
     /// Does what is due. True if the image is another now, or the node is.
@@ -145,7 +146,7 @@ impl Control {
         let Some(epoch) = self.controller else { return };
         for (partition, state, topic) in self.partitions() {
             let Some(mut transaction) = self.decide(partition, &state, &topic, &Event::Settle) else { continue };
-            if self.is_blind {
+            if self.breaks == Some(Rule::ControllerCompare) {
                 transaction.compares.clear();
             }
             transaction.require(Compare::Created(keys::CONTROLLER.to_owned(), epoch));
@@ -162,13 +163,15 @@ impl Control {
         event: &Event,
     ) -> Option<Transaction> {
         let surroundings = self.image.surroundings(topic);
-        let next = change(&state.value, event, &surroundings).ok()?;
+        let mut before = state.value.clone();
+        before.written &= self.breaks != Some(Rule::PromiseInKey);
+        let next = change(&before, event, &surroundings).ok()?;
         if next == state.value && !matches!(event, Event::AlterIsr(_)) {
             return None;
         }
         let key = keys::partition(partition.topic, partition.partition);
         let mut transaction = Transaction::new().when(Compare::Modified(key.clone(), state.revision));
-        for requirement in requirements(&state.value, &next, &surroundings) {
+        for requirement in requirements(&before, &next, &surroundings) {
             keys::compares(requirement).into_iter().for_each(|compare| transaction.require(compare));
         }
         Some(transaction.put(key, keys::encode_partition(&next)))

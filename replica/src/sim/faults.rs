@@ -41,7 +41,7 @@ impl World {
         let (one, other) = (self.random.pick(&ids), self.random.pick(&ids));
         let partition = self.random.pick(&self.partitions);
         let length = self.random.between(20, 400) * self.random.between(1, 12);
-        match self.random.below(20) {
+        match self.random.below(21) {
             0..=2 => self.crash_for(one, length, false),
             3 if self.may_lose_power(one) => self.crash_for(one, length, true),
             4 => self.pause(one, length),
@@ -84,6 +84,7 @@ impl World {
                 self.delete_records(leader.map_or(one, |leader| leader.node), partition);
             }
             18 => self.change_min_isr(),
+            19 => self.change_durability(),
             _ => {}
         }
     }
@@ -91,6 +92,18 @@ impl World {
     /// Somebody alters the topic; nodes hear of it one after the other.
     fn change_min_isr(&mut self) {
         self.min_isr = 1 + self.random.below(2);
+        self.alter_topic();
+    }
+
+    fn change_durability(&mut self) {
+        self.durability = match self.durability {
+            Durability::Device => Durability::Written,
+            Durability::Written => Durability::Device,
+        };
+        self.alter_topic();
+    }
+
+    fn alter_topic(&mut self) {
         let transaction = self.stored_topic();
         self.memory.transact(&transaction).expect("the store answers");
     }
@@ -98,15 +111,12 @@ impl World {
     /// Whether a machine may lose its power and nothing that was acknowledged: what is acknowledged before its flush is safe
     /// as long as another member in sync keeps its power.
     fn may_lose_power(&mut self, id: NodeId) -> bool {
-        if self.durability == Durability::Device {
-            return true;
-        }
         let states: Vec<_> = self.partitions.clone().into_iter().map(|partition| self.state(partition)).collect();
         let keeps = |member: &Member| {
             let node = &self.nodes[&member.node];
             member.node != id && node.is_up && node.control.member == Some(*member)
         };
-        states.iter().all(|state| state.isr.iter().any(keeps))
+        states.iter().all(|state| !state.written || state.isr.iter().any(keeps))
     }
 
     fn crash_for(&mut self, id: NodeId, length: u64, is_power_cut: bool) {
@@ -192,6 +202,9 @@ impl World {
             return Some(format!("{partition:?} is not in sync: {state:?}"));
         }
         let led = self.nodes[&leader.node].logs.get(&partition)?;
+        if state.written != (self.durability == Durability::Written) {
+            return Some(format!("{partition:?} of {:?} has {state:?}", self.durability));
+        }
         let waiting = self.waiting(leader.node, partition);
         if led.acting != Acting::Leads(state.leader_epoch) || waiting > 0 {
             return Some(format!("{leader:?} leads {partition:?}, {:?}, {waiting} wait", led.acting));

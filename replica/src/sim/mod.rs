@@ -1,8 +1,8 @@
 //! A simulator of the whole protocol: several nodes with the real cores of the channel, the real decisions of the control plane on
 //! its store in memory, and models of engine, disk and network that fail in all the ways that are known.
 //!
-//! Not in it: unclean elections, which lose records by what they are; `flush.messages` that changes; and the controller's own
-//! loop (`cluster::core`), in whose place stands a smaller one with the same decisions.
+//! Not in it: unclean elections, which lose records by what they are; and the controller's own loop (`cluster::core`), in whose
+//! place stands a smaller one with the same decisions.
 //!
 //! `MILLRACE_SIM_SEEDS=10000` runs more seeds, also to find that a guard is missing; `MILLRACE_SIM_SEED=7` runs one of them and
 //! tells what happens.
@@ -72,7 +72,7 @@ fn nothing_acknowledged_is_lost() {
 const SEEDS_WITHOUT: u64 = 400;
 
 /// Seeds that are tried first, because they found something when this was written.
-const SEEDS_FIRST: [u64; 11] = [0, 1, 3, 7, 14, 42, 44, 114, 209, 227, 959];
+const SEEDS_FIRST: [u64; 11] = [0, 1, 2, 3, 5, 11, 14, 47, 49, 90, 487];
 
 fn find(plan: impl Fn(u64) -> Plan) -> Option<(u64, String)> {
     let tried = number("MILLRACE_SIM_SEEDS").unwrap_or(SEEDS_WITHOUT);

@@ -1,7 +1,7 @@
 //! What a shell does for a core: connections, frames as bytes, the engine's work and its disk, and proposals.
 
 use bytes::Bytes;
-use millrace_engine::api::TopicPartition;
+use millrace_engine::{api::TopicPartition, config::Durability};
 
 use super::{
     control::Line,
@@ -18,6 +18,9 @@ use crate::{
     },
     cluster::{change::IsrProposal, model::NodeId},
 };
+
+/// So long a flush may come after what no acknowledgement waits to have flushed.
+const FLUSH_MS_MAX: u64 = 1_000;
 
 impl World {
     /// Does what a core wants, in order, and sees to it that it is woken.
@@ -279,6 +282,8 @@ impl World {
         let flushed = written + self.random.between(1, 4) + slow;
         let node = self.nodes.get_mut(&id).expect("a node");
         node.disk_free_ms = flushed;
+        let may_wait = ends.iter().all(|(partition, ..)| node.logs[partition].durability == Durability::Written);
+        let flushed = if may_wait { flushed + self.random.between(0, FLUSH_MS_MAX) } else { flushed };
         let now = self.now_ms;
         self.at(written - now, Event::Written { node: id, process, ends: ends.clone(), is_flush: false });
         self.at(flushed - now, Event::Written { node: id, process, ends, is_flush: true });

@@ -136,12 +136,12 @@ impl World {
 
     /// The engine hears how many are in sync.
     pub(super) fn set_in_sync(&mut self, id: NodeId, partition: TopicPartition, count: usize) {
-        if self.plan.breaks == Some(Rule::WaitsEndWithTooFew) {
-            return;
-        }
         let (count, min) = (u32::try_from(count).expect("a few nodes"), self.min_in_sync(id, partition));
         let waited = self.waits.of(id, partition);
         waited.min = min;
+        if self.plan.breaks == Some(Rule::WaitsEndWithTooFew) {
+            return;
+        }
         let _who_does_not_lead_is_told_in_vain = waited.replication.set_in_sync(count, min);
         self.collect_answers(id, partition);
     }

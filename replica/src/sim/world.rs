@@ -27,7 +27,7 @@ use crate::{
     cluster::{
         keys::{self, StoredTopic},
         memory::Memory,
-        model::{Kept, Member, NodeId, NodeState, PartitionState},
+        model::{Continued, Kept, Member, NodeId, NodeState, PartitionState},
         store::Transaction,
     },
 };
@@ -55,10 +55,12 @@ pub(super) enum Rule {
     WaitsEndWithLeader,
     /// Who waits hears when too few replicas are in sync.
     WaitsEndWithTooFew,
+    /// A life goes on by what was promised to the one before, not by what the topic asks for since.
+    PromiseInKey,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::ControllerCompare,
         Self::EmptyEpochNote,
         Self::MemberPairs,
@@ -69,6 +71,7 @@ impl Rule {
         Self::LetInStill,
         Self::WaitsEndWithLeader,
         Self::WaitsEndWithTooFew,
+        Self::PromiseInKey,
     ];
 }
 
@@ -219,6 +222,7 @@ pub(super) struct World {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Those that clients write to, and the coordinators' last.
     pub(super) partitions: Vec<TopicPartition>,
+    /// What the topic asks for, as the store has it.
     pub(super) durability: Durability,
     pub(super) min_isr: usize,
     queue: BTreeMap<(u64, u64), Event>,
@@ -289,7 +293,7 @@ impl World {
             clock_ahead_ms: 0,
             line: Line::Open,
             core: self.new_core(id),
-            control: Control::new(id, None, self.plan.breaks == Some(Rule::ControllerCompare)),
+            control: Control::new(id, None, self.plan.breaks),
             logs: BTreeMap::new(),
             disk_free_ms: 0,
             full_until_ms: 0,
@@ -323,7 +327,8 @@ impl World {
         for partition in 0..PARTITIONS {
             let members: Vec<Member> =
                 (0..3).filter_map(|at| self.nodes[&(1 + (partition + at) % 3)].control.member).collect();
-            let state = PartitionState::new(&members);
+            let written = self.durability == Durability::Written;
+            let state = PartitionState { written, ..PartitionState::new(&members) };
             transaction = transaction.put(keys::partition(TOPIC, partition), keys::encode_partition(&state));
         }
         self.memory.transact(&transaction).expect("the store answers");
@@ -331,12 +336,12 @@ impl World {
 
     pub(super) fn start(&mut self, id: NodeId) {
         let core = self.new_core(id);
-        let is_blind = self.plan.breaks == Some(Rule::ControllerCompare);
+        let breaks = self.plan.breaks;
         let node = self.nodes.get_mut(&id).expect("a node");
         node.process += 1;
         (node.is_up, node.is_sealing, node.wake_ms, node.paused_until_ms) = (true, false, None, 0);
         node.core = core;
-        node.control = Control::new(id, node.control.former, is_blind);
+        node.control = Control::new(id, node.control.former, breaks);
         let process = node.process;
         self.at(1, Event::Control(id, process));
         self.at(20, Event::Transact { node: id, process, step: Step::Coordinate });
@@ -497,7 +502,6 @@ impl World {
 
     /// Gives a node's channel what its image says.
     fn take_image(&mut self, id: NodeId) {
-        let durability = self.durability;
         let node = self.nodes.get_mut(&id).expect("a node");
         let Some(me) = node.control.member else { return };
         let (nodes, partitions) = (node.control.nodes(), node.control.partitions());
@@ -507,9 +511,12 @@ impl World {
             .collect();
         node.known = node.control.image.nodes.keys().copied().collect();
         let mut gone = Vec::new();
-        for (partition, assignment) in &assignments {
+        for ((partition, assignment), (.., topic)) in assignments.iter().zip(&partitions) {
+            let durability = topic.rules.durability;
             match assignment {
-                Some(_) => drop(node.logs.entry(*partition).or_insert_with(|| ModelLog::new(durability))),
+                Some(_) => {
+                    node.logs.entry(*partition).or_insert_with(|| ModelLog::new(durability)).durability = durability;
+                }
                 None if node.logs.remove(partition).is_some() => gone.push(*partition),
                 None => {}
             }
@@ -633,10 +640,11 @@ impl World {
         for member in state.isr.iter().chain(&state.elr) {
             let node = &self.nodes[&member.node];
             let Some(log) = node.logs.get(&partition) else { continue };
-            if self.is_over(*member) {
+            if self.is_over(*member, state.written) {
                 continue;
             }
-            if let Err(reason) = self.ghost.holds(partition, log, log.safe(), from) {
+            let safe = if state.written { log.written } else { log.durable };
+            if let Err(reason) = self.ghost.holds(partition, log, safe, from) {
                 let text = format!("candidate completeness: {partition:?} {member:?} of {state:?}: {reason}");
                 return self.violate(text);
             }
@@ -644,19 +652,17 @@ impl World {
     }
 
     /// Whether a membership is void: its node registered anew, and does not continue it.
-    fn is_over(&self, member: Member) -> bool {
-        let continues = |epoch: i64, kept: Kept| {
-            epoch == member.epoch && (kept == Kept::Written || self.durability == Durability::Device)
-        };
+    fn is_over(&self, member: Member, written: bool) -> bool {
+        let keeps = |kept: Kept| kept == Kept::Written || !written;
         let former = self.nodes[&member.node].control.former;
+        // of a machine that lost its power nobody knows that yet, but it does not come back as more than it is
+        let goes_on = |epoch: i64| former.is_none_or(|before| before.epoch != epoch || keeps(before.kept));
+        let continues = |before: Continued| before.epoch == member.epoch && keeps(before.kept);
         match self.held.nodes.iter().find(|node| node.id == member.node) {
-            // of a machine that lost its power nobody knows that yet, but it does not come back as this member
-            Some(node) if node.epoch == member.epoch => {
-                former.is_some_and(|before| before.epoch == member.epoch && !continues(before.epoch, before.kept))
-            }
-            Some(node) => !node.continues.is_some_and(|before| continues(before.epoch, before.kept)),
+            Some(node) if node.epoch == member.epoch => !goes_on(node.epoch),
+            Some(node) => !(node.continues.is_some_and(continues) && goes_on(node.epoch)),
             // it may come back and say so
-            None => !former.is_some_and(|before| continues(before.epoch, before.kept)),
+            None => !former.is_some_and(continues),
         }
     }
 

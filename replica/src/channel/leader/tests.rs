@@ -39,6 +39,7 @@ fn leadership(isr: &[Member], min_isr: usize) -> Leadership {
         elr: Vec::new(),
         min_isr,
         durability: Durability::Device,
+        written: false,
     };
     let mut leadership = Leadership::new(0, ME, 5, 100, role, Guards::default());
     leadership.begin(position(4));
@@ -89,11 +90,78 @@ fn high_watermark_stands_below_min_insync_replicas() {
     assert_eq!(leadership.advance(0, position(9), &nodes()), Some(9));
 }
 
+/// Leads a topic that acknowledges before the flush, with one follower that wrote up to 9 and flushed up to 5.
+fn written() -> (Leadership, LeaderRole) {
+    let mut leadership = leadership(&[ME, SECOND], 1);
+    let role = LeaderRole { durability: Durability::Written, written: true, ..leadership.role.clone() };
+    leadership.update(100, role.clone());
+    leadership.take_up(0, SECOND, link(SECOND), &Attach { written: 9, ..attach(9, 5, 5) }, Flow::Live { next: 9 });
+    (leadership, role)
+}
+
+/// A machine that loses its power is trusted by what the key says: nothing is acknowledged that the key does not allow for.
+#[test]
+fn nothing_is_acknowledged_before_its_flush_unless_the_key_says_so() {
+    let (mut leadership, role) = written();
+    leadership.update(101, LeaderRole { written: false, ..role.clone() });
+    let own = LogPosition { durable: 4, durability: Durability::Written, ..position(9) };
+    assert_eq!((leadership.promise(), leadership.advance(0, own, &nodes())), (Durability::Device, Some(4)));
+    leadership.update(102, role);
+    assert_eq!((leadership.promise(), leadership.advance(0, own, &nodes())), (Durability::Written, Some(9)));
+}
+
+/// The topic was `written` when a machine lost its power, and is not when that comes back.
+#[test]
+fn key_is_taken_back_once_all_in_sync_flushed_all_that_they_confirmed() {
+    let (mut leadership, role) = written();
+    let device = LeaderRole { durability: Durability::Device, ..role.clone() };
+    assert_eq!(leadership.next_change(0, position(9), &nodes()), None, "the topic still asks for no flush");
+    leadership.update(100, device.clone());
+    let lost = LiveNode {
+        continues: Some(Continued { epoch: 20, kept: Kept::Flushed }),
+        ..live(Member { epoch: 21, ..SECOND })
+    };
+    assert!(!leadership.is_in_isr(lost.member, &Nodes::new([lost])), "it may lack what was acknowledged");
+    assert_eq!(leadership.next_change(0, position(9), &nodes()), None, "from 5 on nothing is known to be flushed");
+    leadership.followers[0].note_flushed(9, 9);
+    let unflushed = LogPosition { durable: 3, ..position(9) };
+    assert_eq!(leadership.next_change(0, unflushed, &nodes()), None, "nor is it here");
+    leadership.role.elr = vec![THIRD];
+    assert_eq!(leadership.next_change(0, position(9), &nodes()), None, "nobody knows it of who is promised to lead");
+    leadership.role.elr.clear();
+    assert_eq!(leadership.next_change(0, position(9), &nodes()), Some(vec![ME, SECOND]));
+    assert!(leadership.asks_to_flush());
+    // it may be done, or be done yet: whatever the topic asks for, it acknowledges as if it were
+    leadership.conclude(0, 100, IsrOutcome::Unknown);
+    leadership.update(100, role);
+    assert_eq!(leadership.promise(), Durability::Device);
+    assert_eq!(leadership.next_change(RETRY_MS, position(9), &nodes()), Some(vec![ME, SECOND]));
+    assert!(!leadership.asks_to_flush(), "the topic does not ask for it now");
+    assert!(leadership.conclude(RETRY_MS, 100, IsrOutcome::Committed { revision: 101 }));
+    assert_eq!((leadership.promise(), leadership.role.written), (Durability::Written, true));
+}
+
+/// Who joins later by what it confirmed has flushed that too.
+#[test]
+fn key_is_not_taken_back_while_who_may_join_has_not_flushed() {
+    let (mut leadership, role) = written();
+    leadership.followers[0].note_flushed(9, 9);
+    leadership.take_up(0, THIRD, link(THIRD), &Attach { written: 8, ..attach(8, 4, 5) }, Flow::Live { next: 8 });
+    leadership.update(100, LeaderRole { durability: Durability::Device, ..role });
+    assert!(!leadership.is_flushed(position(9), &nodes()));
+    leadership.followers[1].note_flushed(8, 8);
+    assert!(leadership.is_flushed(position(9), &nodes()));
+    leadership.followers[1].sent(9, Durability::Written);
+    assert!(!leadership.is_flushed(position(9), &nodes()), "it will confirm what is on its way");
+    leadership.followers[1].break_off(0);
+    assert!(leadership.is_flushed(position(9), &nodes()), "it has to attach again before it joins");
+}
+
 /// flush.messages that changes while there are followers: each counts with what its own log and what it was asked for say.
 #[test]
 fn what_counts_follows_the_topic_when_it_begins_to_flush() {
     let mut leadership = leadership(&[ME, SECOND], 1);
-    let role = LeaderRole { durability: Durability::Written, ..leadership.role.clone() };
+    let role = LeaderRole { durability: Durability::Written, written: true, ..leadership.role.clone() };
     leadership.update(100, role.clone());
     leadership.take_up(0, SECOND, link(SECOND), &Attach { written: 9, ..attach(9, 4, 5) }, Flow::Live { next: 9 });
     let written = |end, durable| LogPosition { durable, durability: Durability::Written, ..position(end) };

@@ -185,7 +185,7 @@ impl ShardChannel {
     ) {
         let Some(leadership) = self.leading(partition) else { return };
         let (epoch, high_watermark) = (leadership.epoch, leadership.high_watermark);
-        let durability = leadership.role.durability;
+        let durability = leadership.promise();
         let payload = Payload::new(bytes);
         let bytes = payload.bytes.len() as u64;
         let run = Run { partition, attachment, epoch, base, end, high_watermark, log_start, durability, payload };

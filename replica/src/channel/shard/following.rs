@@ -234,7 +234,10 @@ impl ShardChannel {
                     self.dial_unless_resting(now_ms, peer);
                     self.line_up(now_ms, partition);
                 }
-                (Ok(()), Way::Live) => drop(self.coming.remove(&partition)),
+                (Ok(()), Way::Live) => {
+                    self.coming.remove(&partition);
+                    self.report(partition);
+                }
             }
         }
     }

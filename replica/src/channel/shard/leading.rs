@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_engine::api::TopicPartition;
+use millrace_engine::{api::TopicPartition, config::Durability};
 
 use super::{
     ShardChannel,
@@ -160,6 +160,30 @@ impl ShardChannel {
         }
     }
 
+    /// Has live followers say how far they flushed, which confirmed what they had written: the topic asks for more from now on,
+    /// and there may be no further run to ask it of.
+    pub(super) fn ask_for_marks(&mut self, partition: TopicPartition) {
+        let Some(leadership) = self.leading(partition) else { return };
+        let mut asked = Vec::new();
+        for follower in &mut leadership.followers {
+            if let (Some(link), Flow::Live { next }) = (follower.link, follower.flow)
+                && follower.durable < follower.unflushed
+            {
+                follower.flow = Flow::CatchUp { next, is_reading: false };
+                asked.push((link, follower.attachment, next));
+            }
+        }
+        for (link, attachment, at) in asked {
+            // who catches up tells its marks, up to where it goes live again
+            self.say(link, Frame::CatchUp(vec![Switch { partition, attachment, at }]));
+            if !self.go_live(link, partition, attachment, at)
+                && let Some(state) = self.links.get_mut(&link)
+            {
+                state.backlog.push(partition);
+            }
+        }
+    }
+
     /// A partition's follower is not served through a connection any more.
     pub(super) fn forget_follower(&mut self, link: LinkId, partition: TopicPartition) {
         if let Some(state) = self.links.get_mut(&link) {
@@ -216,7 +240,7 @@ impl ShardChannel {
         let Some(leadership) = self.leading(partition) else { return };
         leadership.sealed = leadership.sealed.max(end);
         let (epoch, high_watermark) = (leadership.epoch, leadership.high_watermark);
-        let durability = leadership.role.durability;
+        let durability = leadership.promise();
         let mut payload: Option<Payload> = None;
         let (mut paused, mut joined, mut lagging) = (Vec::new(), Vec::new(), Vec::new());
         for follower in &mut leadership.followers {
@@ -241,7 +265,7 @@ impl ShardChannel {
                     continue;
                 }
             }
-            follower.flow = Flow::Live { next: end };
+            follower.sent(end, durability);
             let payload = payload.get_or_insert_with(|| Payload::new(bytes.clone())).clone();
             let run = Run { partition, attachment, epoch, base, end, high_watermark, log_start, durability, payload };
             frames.entry(link).or_default().push(run);
@@ -256,7 +280,7 @@ impl ShardChannel {
             let follower = self.leading(partition).and_then(|leadership| leadership.follower(link, attachment));
             match follower.filter(|_| goes) {
                 Some(follower) => {
-                    follower.flow = Flow::Live { next: end };
+                    follower.sent(end, durability);
                     let payload = payload.get_or_insert_with(|| Payload::new(bytes.clone())).clone();
                     let run =
                         Run { partition, attachment, epoch, base, end, high_watermark, log_start, durability, payload };
@@ -354,6 +378,11 @@ impl ShardChannel {
             let Some(position) = logs.position(part.partition) else { continue };
             let Some(leadership) = self.leading(part.partition) else { continue };
             leadership.confirm(now_ms, link, part.attachment, part.end, position.end);
+            if part.durability == Durability::Device
+                && let Some(follower) = leadership.follower(link, part.attachment)
+            {
+                follower.note_flushed(part.end, part.end);
+            }
             if let Some(state) = self.links.get_mut(&link) {
                 ended |= state.copies.confirm(part.partition, part.attachment, part.end);
             }
@@ -373,6 +402,9 @@ impl ShardChannel {
             let Some(leadership) = self.leading(told.partition) else { continue };
             let offset = leadership.confirmed_of(told);
             leadership.confirm(now_ms, link, told.attachment, offset, position.end);
+            if let Some(follower) = leadership.follower(link, told.attachment) {
+                follower.note_flushed(told.durable, offset);
+            }
             if let Some(state) = self.links.get_mut(&link) {
                 state.copies.confirm(told.partition, told.attachment, offset);
             }
@@ -403,7 +435,7 @@ impl ShardChannel {
             return;
         };
         let risen = leadership.advance(now_ms, position, &self.nodes);
-        let has_outsider = leadership.has_outsider();
+        let may_ask = leadership.has_outsider() || leadership.is_flushed(position, &self.nodes);
         let is_trimmed = leadership.log_start < position.log_start;
         leadership.log_start = leadership.log_start.max(position.log_start);
         if let Some(high_watermark) = risen {
@@ -412,7 +444,7 @@ impl ShardChannel {
         if risen.is_some() || is_trimmed {
             self.notify(now_ms, partition);
         }
-        if has_outsider {
+        if may_ask {
             self.rouse(now_ms, partition);
             self.ask(now_ms, partition, logs);
         }
@@ -426,7 +458,8 @@ impl ShardChannel {
         };
         let (leader_epoch, revision) = (leadership.epoch, leadership.revision);
         if let Some(isr) = leadership.next_change(now_ms, position, &self.nodes) {
-            let proposal = IsrProposal { leader, leader_epoch, isr };
+            let is_flushed = leadership.asks_to_flush();
+            let proposal = IsrProposal { leader, leader_epoch, isr, is_flushed };
             self.intents.push_back(Intent::ChangeIsr { partition, revision, proposal });
             self.rouse(now_ms, partition);
         }
@@ -464,8 +497,10 @@ impl ShardChannel {
             self.advance(now_ms, *partition, logs);
             self.ask(now_ms, *partition, logs);
             let position = logs.position(*partition);
-            let is_restless =
-                self.leading(*partition).zip(position).is_some_and(|(it, position)| it.is_restless(position));
+            let is_restless = match (self.hosted.get(partition).map(|hosted| &hosted.part), position) {
+                (Some(Part::Leading(leadership)), Some(position)) => leadership.is_restless(position, &self.nodes),
+                _ => false,
+            };
             if !is_restless {
                 self.restless.remove(partition);
             }

@@ -13,7 +13,7 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use millrace_engine::api::TopicPartition;
+use millrace_engine::{api::TopicPartition, config::Durability};
 use uuid::Uuid;
 
 pub use self::standing::{FollowerStanding, LeaderStanding};
@@ -227,10 +227,15 @@ impl ShardChannel {
         let epoch = assignment.epoch;
         match (assignment.role, &mut hosted.part) {
             (Role::Leader(role), Part::Leading(leadership)) if leadership.epoch == epoch => {
+                let before = leadership.role.durability;
                 leadership.update(assignment.revision, role);
+                let is_stricter = before == Durability::Written && leadership.role.durability == Durability::Device;
                 let count = leadership.role.isr.len();
                 self.work(partition, EngineWork::SetInSync { count });
                 self.release_members(now_ms, partition);
+                if is_stricter {
+                    self.ask_for_marks(partition);
+                }
                 self.advance(now_ms, partition, logs);
                 self.rouse(now_ms, partition);
             }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_engine::{api::TopicId, config};
+use millrace_engine::{
+    api::TopicId,
+    config::{self, Durability},
+};
 use uuid::Uuid;
 
 use super::{FIRST_STEP, PARTITIONS_PER_TRANSACTION, Plan, Setting, error, placement, unknown_topic};
@@ -10,7 +13,7 @@ use crate::cluster::{
     change::check_assignment,
     image::Image,
     keys::{self, StoredTopic},
-    model::{NodeId, PartitionState},
+    model::{NodeId, PartitionState, TopicRules},
     plane::{AdminCode, AdminError, CreatedTopic, CreationDefaults, Mode, MorePartitions, NewPlacement, NewTopic},
     store::{Compare, Operation, Transaction},
 };
@@ -48,7 +51,8 @@ impl Creation {
             Err(error) => return Plan::Answer(Err(error)),
         };
         let created = self.created(id, replicas.len(), replicas.first().map_or(0, Vec::len));
-        let partitions = match new_partitions(setting.image, &replicas, 0) {
+        let rules = setting.image.rules_of(&self.topic.configs);
+        let partitions = match new_partitions(setting.image, rules, &replicas, 0) {
             Ok(partitions) => partitions,
             Err(error) => return Plan::Answer(Err(error)),
         };
@@ -153,7 +157,13 @@ fn check_replicas(image: &Image, replicas: &[Vec<NodeId>], factor: usize) -> Res
 }
 
 /// The first states of partitions from `first` on: those of their replicas that live are in sync.
-fn new_partitions(image: &Image, replicas: &[Vec<NodeId>], first: usize) -> Result<Vec<PartitionState>, AdminError> {
+fn new_partitions(
+    image: &Image,
+    rules: TopicRules,
+    replicas: &[Vec<NodeId>],
+    first: usize,
+) -> Result<Vec<PartitionState>, AdminError> {
+    let written = rules.durability == Durability::Written;
     let state = |(index, replicas): (usize, &Vec<NodeId>)| {
         let live = replicas.iter().filter_map(|node| image.nodes.get(node));
         let isr: Vec<_> = live
@@ -168,7 +178,7 @@ fn new_partitions(image: &Image, replicas: &[Vec<NodeId>], first: usize) -> Resu
             );
             return error(AdminCode::InvalidReplicaAssignment, text);
         }
-        Ok(PartitionState { replicas: replicas.clone(), ..PartitionState::new(&isr) })
+        Ok(PartitionState { replicas: replicas.clone(), written, ..PartitionState::new(&isr) })
     };
     replicas.iter().enumerate().map(state).collect()
 }
@@ -273,7 +283,7 @@ fn growth_steps(asked: &MorePartitions, setting: &Setting<'_>) -> Result<Vec<Tra
             given.clone()
         }
     };
-    let states = new_partitions(image, &replicas, topic.expected)?;
+    let states = new_partitions(image, topic.rules, &replicas, topic.expected)?;
     let same = || Transaction::new().when(Compare::Modified(keys::topic(topic.id), topic.revision));
     let mut steps = Vec::new();
     for (chunk, states) in states.chunks(PARTITIONS_PER_TRANSACTION).enumerate() {

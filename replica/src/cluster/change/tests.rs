@@ -83,7 +83,7 @@ fn nodes(members: &[Member]) -> Vec<NodeId> {
 
 fn proposal(state: &PartitionState, isr: &[Member]) -> Event {
     let leader = state.leader.unwrap();
-    Event::AlterIsr(IsrProposal { leader, leader_epoch: state.leader_epoch, isr: isr.to_vec() })
+    Event::AlterIsr(IsrProposal { leader, leader_epoch: state.leader_epoch, isr: isr.to_vec(), is_flushed: false })
 }
 
 fn leads(state: &PartitionState) -> Option<NodeId> {
@@ -217,6 +217,38 @@ fn a_machine_that_restarted_continues_only_what_was_flushed() {
             Durability::Written => assert_eq!((leads(&state), nodes(&state.elr)), (None, vec![1])),
         }
     }
+}
+
+/// It lost its power while the topic acknowledged before the flush, and came back when it did not any more.
+#[test]
+fn a_machine_that_restarted_continues_by_what_was_promised_then() {
+    let mut world = World::of(2, 1);
+    world.rules.durability = Durability::Written;
+    let mut state = fresh(&[1, 2]);
+    world.change(&mut state, Event::Settle).unwrap();
+    world.stop(1);
+    world.stop(2);
+    world.change(&mut state, Event::Settle).unwrap();
+    world.rules.durability = Durability::Device;
+    world.start(2, 20, Some(Continued { epoch: 10, kept: Kept::Flushed }));
+    world.change(&mut state, Event::Settle).unwrap();
+    assert_eq!((leads(&state), nodes(&state.elr), state.written), (None, vec![1], true));
+    world.start(1, 21, Some(Continued { epoch: 10, kept: Kept::Written }));
+    world.change(&mut state, Event::Settle).unwrap();
+    assert_eq!((leads(&state), state.written), (Some(1), true), "a leader alone knows what is flushed");
+    let taken_back = |state: &PartitionState| {
+        let proposal =
+            IsrProposal { leader: at(1, 21), leader_epoch: state.leader_epoch, isr: vec![at(1, 21)], is_flushed: true };
+        Event::AlterIsr(proposal)
+    };
+    let mut undone = state.clone();
+    let event = taken_back(&undone);
+    world.change(&mut state, event).unwrap();
+    assert!(!state.written);
+    world.rules.durability = Durability::Written;
+    let event = taken_back(&undone);
+    world.change(&mut undone, event).unwrap();
+    assert!(undone.written, "the topic asks for that again");
 }
 
 #[test]
@@ -383,7 +415,7 @@ fn proposals_of_the_wrong_epoch_or_leader_or_shape_are_refused() {
     let mut state = fresh(&[1, 2]);
     state.leader_epoch = 5;
     let propose = |leader, leader_epoch, isr: &[Member]| {
-        let proposal = IsrProposal { leader, leader_epoch, isr: isr.to_vec() };
+        let proposal = IsrProposal { leader, leader_epoch, isr: isr.to_vec(), is_flushed: false };
         change(&state, &Event::AlterIsr(proposal), &world.look()).unwrap_err()
     };
     assert_eq!(propose(at(1, 10), 4, &[at(1, 10)]), Refusal::FencedLeaderEpoch(5));
@@ -438,6 +470,12 @@ enum Step {
     /// Another min.insync.replicas, which the leader hears of later.
     MinIsr(usize),
     LeaderHears,
+    /// Another flush.messages, which the leader hears of later too.
+    Topic(Durability),
+    /// A node flushes what it has.
+    Flush(NodeId),
+    /// The leader says that all is flushed, if it is.
+    TakeBack,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -456,7 +494,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Preferred),
         6 => Just(Step::Acknowledge),
         1 => (1..=3usize).prop_map(Step::MinIsr),
-        1 => Just(Step::LeaderHears),
+        2 => Just(Step::LeaderHears),
+        1 => prop_oneof![Just(Durability::Device), Just(Durability::Written)].prop_map(Step::Topic),
+        2 => (1..=4).prop_map(Step::Flush),
+        2 => Just(Step::TakeBack),
         1 => Just(Step::Unclean),
     ];
     prop::collection::vec(step, 1..60)
@@ -467,6 +508,10 @@ struct History {
     world: World,
     state: PartitionState,
     complete: Vec<NodeId>,
+    /// Those that flushed all of it.
+    flushed: Vec<NodeId>,
+    /// What the topic asks for as the leader knows it.
+    leader_durability: Durability,
     /// min.insync.replicas as the leader knows it.
     leader_min_isr: usize,
     lives: i64,
@@ -482,6 +527,8 @@ impl History {
             world,
             state: fresh(&[1, 2, 3]),
             complete: vec![1, 2, 3],
+            flushed: vec![1, 2, 3],
+            leader_durability: durability,
             leader_min_isr: 2,
             lives: 100,
             last_lives: BTreeMap::new(),
@@ -506,7 +553,14 @@ impl History {
             Step::Unclean => self.change(Event::ElectUnclean),
             Step::Acknowledge => self.acknowledge(),
             Step::MinIsr(min_isr) => self.world.rules.min_isr = *min_isr,
-            Step::LeaderHears => self.leader_min_isr = self.world.rules.min_isr,
+            Step::LeaderHears => {
+                self.leader_min_isr = self.world.rules.min_isr;
+                self.leader_durability = self.world.rules.durability;
+            }
+            Step::Topic(durability) => self.world.rules.durability = *durability,
+            Step::Flush(node) if self.complete.contains(node) => self.flushed.push(*node),
+            Step::Flush(_) => {}
+            Step::TakeBack => self.take_back(),
         }
     }
 
@@ -515,11 +569,12 @@ impl History {
         let last = self.last_lives.insert(node, self.lives).unwrap_or(10);
         let lost = match kept {
             None => true,
-            Some(Kept::Flushed) => self.world.rules.durability == Durability::Written,
+            Some(Kept::Flushed) => !self.flushed.contains(&node),
             Some(Kept::Written) => false,
         };
         if lost {
             self.complete.retain(|other| *other != node);
+            self.flushed.retain(|other| *other != node);
         }
         self.world.start(node, self.lives, kept.map(|kept| Continued { epoch: last, kept }));
     }
@@ -531,8 +586,11 @@ impl History {
         let mut isr: Vec<_> = lives.filter(|member| member.node != leader.node).collect();
         isr.push(leader);
         // those that join have caught up
-        if self.world.look().life(leader) == Life::GoesOn(leader) && self.complete.contains(&leader.node) {
+        if self.world.look().is_present(leader) && self.complete.contains(&leader.node) {
             self.complete.extend(nodes(&isr));
+            if self.promise() == Durability::Device {
+                self.flushed.extend(nodes(&isr));
+            }
         }
         self.change(proposal(&self.state.clone(), &isr));
     }
@@ -543,6 +601,24 @@ impl History {
         // a leader that was elected unclean has lost what it lost: nothing is promised of it
         if state.leader.is_some() && state.elr.is_empty() && state.isr.len() >= min_isr {
             self.complete = nodes(&state.isr);
+            self.flushed = if self.promise() == Durability::Device { self.complete.clone() } else { Vec::new() };
+        }
+    }
+
+    /// What the leader waits for before it acknowledges.
+    fn promise(&self) -> Durability {
+        if self.state.written { self.leader_durability } else { Durability::Device }
+    }
+
+    fn take_back(&mut self) {
+        let state = &self.state;
+        let is_flushed = state.isr.iter().all(|member| self.flushed.contains(&member.node)) && state.elr.is_empty();
+        if let Some(leader) = state.leader
+            && is_flushed
+            && self.leader_durability == Durability::Device
+        {
+            let (leader_epoch, isr) = (state.leader_epoch, state.isr.clone());
+            self.change(Event::AlterIsr(IsrProposal { leader, leader_epoch, isr, is_flushed }));
         }
     }
 
@@ -584,10 +660,12 @@ impl History {
         assert_eq!(again, settled, "what was settled stays so: {all}");
         if leader_changed && let Some(leader) = next.leader {
             let mut members = before.isr.iter().chain(&before.elr);
-            let clean = members.any(|member| self.world.look().life(*member) == Life::GoesOn(leader));
+            let clean = members
+                .any(|member| self.world.look().life(*member, before.trust(&self.world.rules)) == Life::GoesOn(leader));
             if next.recovering && !clean {
                 self.complete = vec![leader.node]; // what was lost is lost
             }
+            self.flushed.push(leader.node); // before it leads
             assert!(self.complete.contains(&leader.node), "who leads has all that was acknowledged: {all}");
         }
     }

@@ -174,7 +174,7 @@ impl Cluster {
         let held = self.image(1).partition(tp).unwrap().clone();
         let leader = held.value.leader.unwrap();
         let isr = isr.iter().map(|id| self.image(1).nodes[id].member()).collect();
-        let proposal = IsrProposal { leader, leader_epoch: held.value.leader_epoch, isr };
+        let proposal = IsrProposal { leader, leader_epoch: held.value.leader_epoch, isr, is_flushed: false };
         let change = IsrChange { partition: tp, revision: held.revision, proposal };
         self.ask(leader.node, |reply| Question::AlterIsr(vec![change], reply)).remove(0)
     }
@@ -550,7 +550,12 @@ fn isr_changes_are_written_by_the_leader_and_stale_ones_are_not() {
     let IsrOutcome::Changed(now) = cluster.alter_isr(tp, &[1, 2]) else { panic!("changed") };
     assert_eq!((in_sync(&now.value), now.partition_epoch()), (vec![1, 2], 1));
     assert_eq!(cluster.image(1).partition(tp), Some(&now));
-    let proposal = IsrProposal { leader: before.value.leader.unwrap(), leader_epoch: 0, isr: before.value.isr.clone() };
+    let proposal = IsrProposal {
+        leader: before.value.leader.unwrap(),
+        leader_epoch: 0,
+        isr: before.value.isr.clone(),
+        is_flushed: false,
+    };
     let stale = IsrChange { partition: tp, revision: before.revision, proposal };
     let outcome = cluster.ask(1, |reply| Question::AlterIsr(vec![stale], reply)).remove(0);
     assert_eq!(outcome, IsrOutcome::Stale(Some(now)));
@@ -569,7 +574,7 @@ fn an_isr_change_of_unknown_outcome_is_said_to_be_so_and_is_settled_by_the_next(
     cluster.nodes[&1].client.set_line(Line::Deaf);
     let held = cluster.image(1).partition(tp).unwrap().clone();
     let isr = held.value.isr[..2].to_vec();
-    let proposal = IsrProposal { leader: held.value.leader.unwrap(), leader_epoch: 0, isr };
+    let proposal = IsrProposal { leader: held.value.leader.unwrap(), leader_epoch: 0, isr, is_flushed: false };
     let change = IsrChange { partition: tp, revision: held.revision, proposal };
     let (reply, mut answer) = reply();
     let question = Question::AlterIsr(vec![change], reply);

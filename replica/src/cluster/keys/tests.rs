@@ -20,11 +20,13 @@ proptest! {
         adding in prop::collection::vec(0..10i32, 0..2),
         removing in prop::collection::vec(0..10i32, 0..2),
         isr in members(), elr in members(), led in any::<bool>(), leader_epoch in 0..i32::MAX, recovering in any::<bool>(),
-        kept_few in any::<bool>(),
+        kept_few in any::<bool>(), written in any::<bool>(),
     ) {
         let leader = isr.first().copied().filter(|_| led);
         let last_known_leader = elr.first().copied().filter(|_| !led);
-        let state = PartitionState { replicas, adding, removing, leader, leader_epoch, isr, elr, last_known_leader, recovering, kept_few };
+        let state = PartitionState {
+            replicas, adding, removing, leader, leader_epoch, isr, elr, last_known_leader, recovering, kept_few, written,
+        };
         let topic = Uuid::from_u128(3);
         let read = decode(&entry(partition(topic, 8), encode_partition(&state))).unwrap();
         prop_assert_eq!(read, Some(Entry::Partition(topic, 8, state)));
@@ -85,6 +87,8 @@ fn the_shape_of_a_partition_is_kept() {
     };
     let text = r#"{"v":1,"d":{"replicas":[1,2],"leader":[1,7],"epoch":0,"isr":[[1,7],[2,8]],"elr":[[3,9]]}}"#;
     assert_eq!(String::from_utf8(encode_partition(&state)).unwrap(), text);
+    let written = text.replace("}}", r#","written":true}}"#);
+    assert_eq!(String::from_utf8(encode_partition(&PartitionState { written: true, ..state })).unwrap(), written);
 }
 
 #[test]

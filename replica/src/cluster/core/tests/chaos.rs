@@ -120,7 +120,7 @@ impl Chaos {
                     others.filter_map(|other| image.nodes.get(other)).map(|node| node.member()).collect();
                 isr.push(leader);
                 let partition = TopicPartition { topic: topic.id, partition: i32::try_from(index).unwrap() };
-                let proposal = IsrProposal { leader, leader_epoch: held.value.leader_epoch, isr };
+                let proposal = IsrProposal { leader, leader_epoch: held.value.leader_epoch, isr, is_flushed: false };
                 changes.push(IsrChange { partition, revision: held.revision, proposal });
             }
         }
