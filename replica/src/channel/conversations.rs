@@ -10,7 +10,7 @@
 //! * `write 2`: all that node 2 has is written and durable.
 //! * `run`: everything under way arrives. `wait 1000`: so many ms go by, with what is due.
 //! * `isr ok`, `isr unknown`, `isr refused`: what became of the change that was asked for last.
-//! * `break 1 2`: connections between them end. `unreachable 1`: whoever dials node 1 fails, until `reachable 1`.
+//! * `break 1 2`: connections between them end; `break 1 2 newest`: only the one that was made last. `unreachable 1`: whoever dials node 1 fails, until `reachable 1`.
 //! * `full 2`: node 2's disk takes nothing, until `free 2`.
 //! * `hold` keeps frames under way, `run` lets them go. `part 2`: a part of a frame came to node 2, on each of its connections.
 //! * `doubts 2 1`: whether node 2 takes node 1's process for gone.
@@ -380,11 +380,12 @@ impl Conversation {
             }
             "break" => {
                 let pair = [id(), words[2].parse().unwrap()];
-                for pipe in 0..self.pipes.len() {
-                    if self.pipes[pipe].iter().all(|(node, _)| pair.contains(node)) {
-                        self.end(pipe, 0);
-                    }
+                let is_theirs = |pipe: &usize| self.pipes[*pipe].iter().all(|(node, _)| pair.contains(node));
+                let mut theirs: Vec<usize> = (0..self.pipes.len()).filter(is_theirs).collect();
+                if words.get(3) == Some(&"newest") {
+                    theirs.drain(..theirs.len() - 1);
                 }
+                theirs.into_iter().for_each(|pipe| self.end(pipe, 0));
             }
             other => panic!("no command {other}"),
         }

@@ -86,6 +86,11 @@ impl Copies {
         has_ended
     }
 
+    /// Partitions of which chunks were sent that are not confirmed.
+    pub(crate) fn unconfirmed(&self) -> Vec<TopicPartition> {
+        self.sent.keys().copied().collect()
+    }
+
     /// A partition's chunks are not waited for any more. Whether there were any.
     pub(crate) fn forget(&mut self, partition: TopicPartition) -> bool {
         let sent = self.sent.remove(&partition).unwrap_or_default();

@@ -196,12 +196,36 @@ impl ShardChannel {
         self.say(link, Frame::Chunk(run));
     }
 
+    /// The connection for a follower's chunks ended: those that were not confirmed may be lost with it. The follower need not know
+    /// that any were sent, if it has not heard yet that they come, or that the next run comes live: it would wait for them.
+    pub(super) fn lose_chunks(&mut self, now_ms: u64, live: LinkId) {
+        let lost = self.links.get(&live).map_or_else(Vec::new, |state| state.copies.unconfirmed());
+        for partition in lost {
+            let Some(attachment) = self.fed_through(live, partition).map(|follower| follower.attachment) else {
+                continue;
+            };
+            self.end_attempt(now_ms, partition, live, attachment, DetachReason::Mismatch);
+        }
+    }
+
     /// Lets a follower go that cannot be fed; it will attach again, and hear where to begin.
     fn give_up(&mut self, now_ms: u64, partition: TopicPartition, live: LinkId, attachment: u32, failure: ReadFailure) {
         let reason = match failure {
             ReadFailure::Trimmed => DetachReason::Trimmed,
             ReadFailure::Failed => DetachReason::Failed,
         };
+        self.end_attempt(now_ms, partition, live, attachment, reason);
+    }
+
+    /// Ends a follower's attempt, and tells it.
+    fn end_attempt(
+        &mut self,
+        now_ms: u64,
+        partition: TopicPartition,
+        live: LinkId,
+        attachment: u32,
+        reason: DetachReason,
+    ) {
         let Some(leadership) = self.leading(partition) else { return };
         let epoch = leadership.epoch;
         if let Some(follower) = leadership.follower(live, attachment) {

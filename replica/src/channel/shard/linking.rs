@@ -193,6 +193,9 @@ impl ShardChannel {
                 self.accepted.remove(&peer);
             }
             self.lose_follower(now_ms, link, &state);
+            if let Some(live) = self.accepted.get(&Peer { purpose: Purpose::Live, ..peer }).copied() {
+                self.lose_chunks(now_ms, live);
+            }
         }
     }
 
