@@ -131,6 +131,13 @@ impl Control {
         }
     }
 
+    /// The store hears at once that the node is gone.
+    pub(super) fn end_lease(&mut self, memory: &mut Memory) {
+        if let Some(lease) = self.lease.take() {
+            drop(memory.revoke(lease));
+        }
+    }
+
     fn campaign(&mut self, memory: &mut Memory) {
         let (Some(lease), None) = (self.lease, self.image.controller) else { return };
         let key = keys::CONTROLLER.to_owned();

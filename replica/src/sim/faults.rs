@@ -104,12 +104,14 @@ impl World {
     }
 
     fn alter_topic(&mut self) {
+        self.tell(|| format!("the topic asks for {:?} and {} in sync", self.durability, self.min_isr));
         let transaction = self.stored_topic();
         self.memory.transact(&transaction).expect("the store answers");
     }
 
     /// Whether a machine may lose its power and nothing that was acknowledged: what is acknowledged before its flush is safe
-    /// as long as another member in sync keeps its power.
+    /// as long as another member in sync keeps its power, and leads or may. So it is not if that one is fenced while the store
+    /// takes the first for alive: see `crash_for`.
     fn may_lose_power(&mut self, id: NodeId) -> bool {
         let states: Vec<_> = self.partitions.clone().into_iter().map(|partition| self.state(partition)).collect();
         let keeps = |member: &Member| {
@@ -120,8 +122,21 @@ impl World {
     }
 
     fn crash_for(&mut self, id: NodeId, length: u64, is_power_cut: bool) {
+        self.tell(|| format!("node {id} crashes; its machine too: {is_power_cut}"));
         self.crash(id, is_power_cut);
+        if is_power_cut && self.is_in_sync_unflushed(id) {
+            self.nodes.get_mut(&id).expect("a node").control.end_lease(&mut self.memory);
+        }
         self.at(length, Event::Restart(id));
+    }
+
+    /// Whether a node is in sync where records are acknowledged before they are flushed.
+    fn is_in_sync_unflushed(&mut self, id: NodeId) -> bool {
+        let partitions = self.partitions.clone();
+        partitions
+            .into_iter()
+            .map(|partition| self.state(partition))
+            .any(|state| state.written && state.in_sync(id).is_some())
     }
 
     /// A process stands still. What waits for the end of one pause must not come behind that of all.

@@ -98,7 +98,8 @@ pub(super) struct ModelLog {
 }
 
 impl ModelLog {
-    pub(super) fn new(durability: Durability) -> Self {
+    /// One that begins at that time: what is still written of one that was there before is not taken for its own.
+    pub(super) fn new(durability: Durability, now_ms: u64) -> Self {
         Self {
             durability,
             acting: Acting::Nothing,
@@ -110,7 +111,7 @@ impl ModelLog {
             durable: 0,
             high_watermark: 0,
             kept_high_watermark: 0,
-            cuts: 0,
+            cuts: now_ms << 20,
             ended: BTreeSet::new(),
         }
     }

@@ -510,12 +510,13 @@ impl World {
             .map(|(partition, state, topic)| (*partition, Assignment::of(state, &topic.rules, me, &nodes, |_| 0)))
             .collect();
         node.known = node.control.image.nodes.keys().copied().collect();
-        let mut gone = Vec::new();
+        let (mut gone, now_ms) = (Vec::new(), self.now_ms);
         for ((partition, assignment), (.., topic)) in assignments.iter().zip(&partitions) {
             let durability = topic.rules.durability;
             match assignment {
                 Some(_) => {
-                    node.logs.entry(*partition).or_insert_with(|| ModelLog::new(durability)).durability = durability;
+                    node.logs.entry(*partition).or_insert_with(|| ModelLog::new(durability, now_ms)).durability =
+                        durability;
                 }
                 None if node.logs.remove(partition).is_some() => gone.push(*partition),
                 None => {}
@@ -591,11 +592,17 @@ impl World {
             return;
         }
         let memory = &self.memory;
-        self.held = Held {
+        let held = Held {
             revision: memory.revision(),
             states: self.partitions.iter().filter_map(|partition| control::stored(memory, *partition)).collect(),
             nodes: self.nodes.keys().filter_map(|id| control::stored_node(memory, *id)).collect(),
         };
+        let before = std::mem::replace(&mut self.held, held);
+        for (at, state) in self.held.states.iter().enumerate() {
+            if before.states.get(at) != Some(state) {
+                self.tell(|| format!("partition {at} is {state:?}"));
+            }
+        }
     }
 
     pub(super) fn violate(&mut self, what: String) {
