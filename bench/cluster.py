@@ -17,7 +17,7 @@ MEASUREMENT is one or more of
     drain       SIGTERM to a node that leads --leaders partitions, and the gap of the partitions it led   (3 min)
     elections   kill of a node that leads --elections partitions, until all have another leader           (4 min)
     catch-up    a follower that was away for --backlog-mb comes back: its rate, alone and beside a producer, whose p99, and
-                what the disk writes and copies                                                           (2 min each)
+                what the disk writes and copies, and what both take without a broker                      (2 min each)
     idle        --idle partitions with three replicas and no clients: CPU of each node, memory            (5 min)
 
 All nodes are on this machine and say so in the result: nothing here crosses a network. Nodes and their etcd are started by
