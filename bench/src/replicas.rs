@@ -43,7 +43,7 @@ pub struct ReplicasArgs {
     /// Numbers of replicas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 3])]
     replicas: Vec<usize>,
-    /// Records per second, none of them late because of the one before; 0: each follows the answer to the one before
+    /// Records per second, each timed from when it was due; 0: each follows the answer to the one before
     #[arg(long, default_value_t = 0)]
     rate: u32,
     /// KiB of a piece of a copy that goes on beside, in cells of their own; 0: there is none

@@ -27,7 +27,7 @@ pub use broker::{
     config::{Advertise, ConfigError, ListenerConfig, NetConfig, request_bytes_max},
     serve::{ServeError, serve},
     served::{ApiListing, api_table},
-    settings::replication::{check_replication_settings, internal_factors, is_replication_setting},
+    settings::replication::{SESSION_MS_MAX, check_replication_settings, internal_factors, is_replication_setting},
 };
 pub use coordinator::{
     group::check_group_settings,

@@ -124,6 +124,7 @@ impl World {
     fn crash_for(&mut self, id: NodeId, length: u64, is_power_cut: bool) {
         self.tell(|| format!("node {id} crashes; its machine too: {is_power_cut}"));
         self.crash(id, is_power_cut);
+        // or it is elected while it is dead, if those that have all are fenced first: that is not promised not to lose anything
         if is_power_cut && self.is_in_sync_unflushed(id) {
             self.nodes.get_mut(&id).expect("a node").control.end_lease(&mut self.memory);
         }

@@ -21,7 +21,7 @@ use millrace_replica::cluster::{
     model::NodeId,
 };
 
-use super::{life::Life, membership::etcd_options, replication_settings::SESSION_MS_MAX, start::supervise_for};
+use super::{life::Life, membership::etcd_options, start::supervise_for};
 use crate::{
     config::{ClusterConfig, Config},
     failure::{Failure, Outcome},
@@ -31,7 +31,7 @@ use crate::{
 /// How long etcd may take to answer: others may have to be started for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long leases that came with the backup may last: they begin anew with an etcd that begins to lead.
-const LEASES_PATIENCE: Duration = Duration::from_millis(SESSION_MS_MAX + 30_000);
+const LEASES_PATIENCE: Duration = Duration::from_millis(millrace_net::SESSION_MS_MAX.unsigned_abs() + 30_000);
 /// How long a node that runs an etcd itself waits for the others to make their claims.
 const OTHERS_PATIENCE: Duration = Duration::from_secs(600);
 /// How long it goes on running it then, so that all others hear that it is over.

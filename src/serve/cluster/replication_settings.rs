@@ -6,8 +6,6 @@ use millrace_replica::{channel::shard::LAG_MS_MAX, cluster::core::Rebalance};
 
 /// Leaders of a machine that is gone are replaced after that time; a keeping alive that fails is tried again within it.
 const LEASE_MS: u64 = 3_000;
-/// No node's lease is longer: the wire takes no more for `broker.session.timeout.ms`.
-pub(super) const SESSION_MS_MAX: u64 = 60_000;
 
 fn parsed<T: FromStr>(settings: &BTreeMap<String, String>, name: &str) -> Option<T> {
     settings.get(name)?.parse().ok()

@@ -11,6 +11,9 @@ use crate::{
     coordinator::{group::OFFSETS_TOPIC, share::shell::states::STATE_TOPIC, transaction::shell::TRANSACTION_TOPIC},
 };
 
+/// The longest `broker.session.timeout.ms`: no node's lease lasts longer, ms.
+pub const SESSION_MS_MAX: i64 = 60_000;
+
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct ReplicationKey {
@@ -71,7 +74,7 @@ pub(crate) const REPLICATION_KEYS: &[ReplicationKey] = &[
         "broker.session.timeout.ms",
         ConfigType::Int,
         Some("3000"),
-        Legal::Between(3_000, 60_000),
+        Legal::Between(3_000, SESSION_MS_MAX),
         "How long etcd may not hear of the node before others lead what it led, in whole seconds. Kafka says 9000. \
          More of it bears an etcd whose disk takes seconds for a flush, and takes longer to replace a machine that is gone.",
     ),
