@@ -4,7 +4,13 @@
 
 mod with_node;
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use millrace_engine::{
@@ -203,6 +209,31 @@ fn a_first_batch_beyond_its_limit_is_not_waited_for() {
 /// An answer ended where the log's segments end, with less than was waited for.
 #[test]
 fn a_fetch_is_answered_from_segments_and_tail_together() {
+    fetched_from_segments_and_tail(|_| ());
+}
+
+/// With the segments' files in the kernel's cache an answer ended where the last one may still be written to.
+#[test]
+fn a_fetch_is_answered_from_cached_segments_and_tail_together() {
+    fetched_from_segments_and_tail(|dir| assert!(read_all_logs(dir) > 3));
+}
+
+/// Reads all segments below a directory by way of the kernel's cache; answers how many there are.
+fn read_all_logs(dir: &Path) -> usize {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: PathBuf| match path.is_dir() {
+        true => read_all_logs(&path),
+        false if path.extension().is_some_and(|extension| extension == "log") => {
+            std::fs::read(path).unwrap();
+            1
+        }
+        false => 0,
+    };
+    paths.map(read).sum()
+}
+
+/// `meanwhile`: what is done with the node's directory before records are fetched from it.
+fn fetched_from_segments_and_tail(meanwhile: fn(&Path)) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let large = |shards| NodeOptions { memory_bytes: shards * (512 << 20), ..options(dir.path(), shards) };
     let id = with_node(large(2), |engine| async move {
@@ -214,8 +245,10 @@ fn a_fetch_is_answered_from_segments_and_tail_together() {
         }
         TopicPartition { topic, partition: 0 }
     });
+    let path = dir.path().to_owned();
     with_node(large(2), move |engine| async move {
         produce(&engine, id, &values("tail", 100, 400)).await.unwrap();
+        meanwhile(&path);
         let part = FetchPartition {
             partition: id,
             offset: 200,

@@ -51,7 +51,7 @@ impl Partition {
 
 /// Where in a segment the batches below an end end at the latest: there is something before that, whatever is known of what
 /// lies before the end.
-fn position_behind(segment: &Segment, end: i64) -> u64 {
+pub(crate) fn position_behind(segment: &Segment, end: i64) -> u64 {
     match &segment.index {
         Some(index) => {
             let behind = index.partition_point(|entry| entry.offset.get() < end);

@@ -14,7 +14,7 @@ use crate::{
     io::{File, Io, align_down, align_up, residency},
     partition::{
         Partition, PartitionCell,
-        available::SEGMENTS_READ_MAX,
+        available::{SEGMENTS_READ_MAX, position_behind},
         read::{ReadPlan, Wanted, Way},
         run::{batch_head, select},
         waiters::Waiter,
@@ -34,12 +34,22 @@ const PINNED_MAX: usize = 2;
 /// Looks for a segment that is gone when its file is to be opened.
 pub(super) const ATTEMPTS_MAX: u32 = 5;
 
-/// An answer, the aborted transactions with records in it, and where the log goes on if a segment was read to its end.
+/// An answer, the aborted transactions with records in it, and where the log goes on if there is more than this way of
+/// reading could give.
 type ReadOn = (Fetched, Vec<AbortedEntry>, Option<i64>);
+
+/// What was read of a segment.
+struct OfSegment {
+    chunks: Vec<Chunk>,
+    /// The offset behind them; none if there is nothing.
+    next: Option<i64>,
+    /// Whether more is to be read from there on, by another way or from what is behind the segment.
+    goes_on: bool,
+}
 
 impl<I: Io> Store<I> {
     /// Reads one partition: whole batches of `max_bytes` at most, or one larger batch if `min_one`. Goes on behind a
-    /// segment's end, so that an answer holds what a fetch waited for.
+    /// segment's end and what the kernel can send of it, so that an answer holds what a fetch waited for.
     pub(crate) async fn read(
         &self,
         part: &FetchPartition,
@@ -80,7 +90,8 @@ impl<I: Io> Store<I> {
 
     async fn read_all(&self, cell: &Rc<PartitionCell>, wanted: Wanted, bound: ReadBound) -> Result<Fetched, LogError> {
         let (mut fetched, mut aborted, mut next) = self.read_on(cell, &wanted, bound).await?;
-        for _ in 0..SEGMENTS_READ_MAX {
+        // Behind that many segments, what the last one ends with, and the tail.
+        for _ in 0..=SEGMENTS_READ_MAX {
             let left = wanted.max_bytes.saturating_sub(fetched.records.len());
             let Some(offset) = next.filter(|_| left > 0) else { break };
             let behind = Wanted { offset, max_bytes: left, min_one: false, ..wanted };
@@ -120,8 +131,8 @@ impl<I: Io> Store<I> {
         Ok(usize::try_from(end - start).ok())
     }
 
-    /// Reads the tail, or one segment: then also says where the log goes on, if all of that segment was read. For who reads
-    /// what is committed, with the aborted transactions that have records there.
+    /// Reads the tail, or one segment: then also says where to go on, if that is not all. For who reads what is committed,
+    /// with the aborted transactions that have records there.
     async fn read_on(&self, cell: &Rc<PartitionCell>, wanted: &Wanted, bound: ReadBound) -> Result<ReadOn, LogError> {
         let mut attempts = 0;
         loop {
@@ -153,13 +164,12 @@ impl<I: Io> Store<I> {
             };
             attempts += 1;
             match self.read_decided(cell, (id, &segment), wanted, aborted.is_some()).await {
-                Ok((chunks, next, aborted)) => {
+                Ok((OfSegment { chunks, next, goes_on }, aborted)) => {
                     let records = Records { chunks };
                     if missed {
                         self.cache.borrow_mut().missed(records.len());
                     }
-                    let goes_on = next.filter(|next| *next == segment.end_offset);
-                    return Ok((Fetched { records, ..fetched }, aborted, goes_on));
+                    return Ok((Fetched { records, ..fetched }, aborted, next.filter(|_| goes_on)));
                 }
                 // Retention took the segment away meanwhile, or compaction replaced it: look again.
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}
@@ -168,39 +178,42 @@ impl<I: Io> Store<I> {
         }
     }
 
-    /// Batches of a segment, the offset behind them, and the aborted transactions among them, if there may be some. Both are
-    /// of one state of the log, or the segment counts as gone.
+    /// Batches of a segment, and the aborted transactions among them, if there may be some. Both are of one state of the
+    /// log, or the segment counts as gone.
     async fn read_decided(
         &self,
         cell: &Rc<PartitionCell>,
         (id, segment): (TopicPartition, &Segment),
         wanted: &Wanted,
         may_be_aborted: bool,
-    ) -> io::Result<(Vec<Chunk>, Option<i64>, Vec<AbortedEntry>)> {
-        let (chunks, next) = self.read_segment(id, segment, wanted).await?;
-        let Some(end) = next.filter(|_| may_be_aborted) else { return Ok((chunks, next, Vec::new())) };
+    ) -> io::Result<(OfSegment, Vec<AbortedEntry>)> {
+        let read = self.read_segment(id, segment, wanted).await?;
+        let Some(end) = read.next.filter(|_| may_be_aborted) else { return Ok((read, Vec::new())) };
         let aborted = self.aborted_between(cell, wanted.offset, end).await?;
         match cell.borrow().segments().holds(&[segment.name()]) {
-            true => Ok((chunks, next, aborted)),
+            true => Ok((read, aborted)),
             false => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
-    /// Batches of a segment, and the offset behind them.
-    async fn read_segment(
-        &self,
-        id: TopicPartition,
-        segment: &Segment,
-        wanted: &Wanted,
-    ) -> io::Result<(Vec<Chunk>, Option<i64>)> {
+    /// Batches of a segment.
+    async fn read_segment(&self, id: TopicPartition, segment: &Segment, wanted: &Wanted) -> io::Result<OfSegment> {
         let open = self.segments.get(id, segment.name(), false).await?;
         let index = self.index(&open, segment).await?;
         let hint = open.start(&index, wanted.offset);
         if let Some(start) = hint.filter(|_| wanted.by == Way::AsItLies)
-            && let Some((chunk, next)) = self.cached_range(id, &open, segment, &index, start, wanted)?
+            && let Some((range, next)) = self.cached_range(id, &open, segment, &index, start, wanted)?
         {
-            return Ok((vec![chunk], Some(next)));
+            // If what is left is small enough, then it was left because the kernel can not send it.
+            let most = start + wanted.max_bytes as u64;
+            let goes_on = next == segment.end_offset || position_behind(segment, wanted.end) <= most;
+            return Ok(OfSegment { chunks: vec![Chunk::File(range)], next: Some(next), goes_on });
         }
+        let read = |chunk, next: Option<i64>| {
+            let goes_on = next == Some(segment.end_offset);
+            OfSegment { chunks: vec![chunk], next, goes_on }
+        };
+        let nothing = OfSegment { chunks: Vec::new(), next: None, goes_on: false };
         let start = hint.unwrap_or_else(|| segment::position_before(&index, wanted.offset));
         let slack = if hint.is_some() { 0 } else { 2 * INDEX_INTERVAL_BYTES };
         let end = segment.size.min(start + wanted.max_bytes as u64 + slack);
@@ -215,14 +228,14 @@ impl<I: Io> Store<I> {
             self.read_ahead(id, &open, segment, end, range.len())?;
             let mut chunk = Chunk::Shared(memory.clone(), skip + range.start..skip + range.end);
             chunk.detach_from(PINNED_MAX);
-            return Ok((vec![chunk], next));
+            return Ok(read(chunk, next));
         }
         if !wanted.min_one {
-            return Ok((Vec::new(), None));
+            return Ok(nothing);
         }
         let (position, size, end_offset) = locate(bytes, wanted.offset).ok_or(io::ErrorKind::InvalidData)?;
         if end_offset > wanted.end {
-            return Ok((Vec::new(), None));
+            return Ok(nothing);
         }
         // The first batch is larger than what was read.
         let (begin, end) = (start + position as u64, start + (position + size) as u64);
@@ -230,7 +243,7 @@ impl<I: Io> Store<I> {
         let skip = usize::try_from(begin - base).expect("less than a block");
         let whole = memory.bytes().get(skip..skip + size).ok_or(io::ErrorKind::UnexpectedEof)?;
         let next = set_hint(&open, whole, end);
-        Ok((vec![Chunk::Shared(memory.clone(), skip..skip + size)], next))
+        Ok(read(Chunk::Shared(memory.clone(), skip..skip + size), next))
     }
 
     /// A range for sendfile and the offset behind it, if its pages are in memory; what follows is asked for.
@@ -242,7 +255,7 @@ impl<I: Io> Store<I> {
         index: &[IndexEntry],
         start: u64,
         wanted: &Wanted,
-    ) -> io::Result<Option<(Chunk, i64)>> {
+    ) -> io::Result<Option<(FileRange, i64)>> {
         let Some((end, next)) = sendable(segment, index, start, wanted) else { return Ok(None) };
         let Some(file) = self.buffered(id, open, segment)? else { return Ok(None) };
         if !residency::is_resident(&file, start..end) {
@@ -251,7 +264,7 @@ impl<I: Io> Store<I> {
         let len = usize::try_from(end - start).expect("bounded by max_bytes");
         open.set_hint(next, end);
         self.read_ahead(id, open, segment, end, len)?;
-        Ok(Some((Chunk::File(FileRange { file, position: start, len }), next)))
+        Ok(Some((FileRange { file, position: start, len }, next)))
     }
 
     /// Asks for what follows a read of `len` bytes.
