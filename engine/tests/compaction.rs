@@ -36,6 +36,17 @@ fn options(dir: &Path, shards: usize) -> NodeOptions {
     }
 }
 
+/// The same node in a life in which nothing is compacted, if looks for what to compact are far apart as well.
+fn still(dir: &Path, shards: usize) -> NodeOptions {
+    NodeOptions { retention_check_ms: with_node::options(dir, shards).retention_check_ms, ..options(dir, shards) }
+}
+
+/// Sets the pause between two looks that retention does not cause, for this life and those after it.
+async fn set_backoff(engine: &Engine, backoff_ms: &str) {
+    let change = ConfigChange::Set("log.cleaner.backoff.ms".into(), backoff_ms.into());
+    engine.alter_broker_settings(vec![change], false).await.unwrap();
+}
+
 async fn create(engine: &Engine, name: &str, partitions: i32, configs: &[(&str, &str)]) -> TopicId {
     let configs = configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     engine.create_topic(NewTopic { name: name.into(), partitions, configs }, false).await.unwrap().id
@@ -144,6 +155,7 @@ fn batches_of_every_codec_are_compacted_and_read_after_restarts() {
     const END: i64 = 8_000;
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let topic = with_node(options(dir.path(), 2), |engine| async move {
+        set_backoff(&engine, "86400000").await;
         let topic = create(&engine, "t", 5, &SETTINGS).await;
         for (partition, codec) in (0..).zip(CODECS) {
             produce(&engine, TopicPartition { topic, partition }, codec, 0, END).await;
@@ -157,7 +169,7 @@ fn batches_of_every_codec_are_compacted_and_read_after_restarts() {
     });
     let mut end = END;
     for shards in [2, 1, 3] {
-        with_node(options(dir.path(), shards), move |engine| async move {
+        with_node(still(dir.path(), shards), move |engine| async move {
             for (partition, codec) in (0..).zip(CODECS) {
                 let id = TopicPartition { topic, partition };
                 let found = consume(&engine, id, 0).await;
@@ -170,7 +182,11 @@ fn batches_of_every_codec_are_compacted_and_read_after_restarts() {
                 let by_time = engine.list_offset(id, asked, ReadBound::HighWatermark, -1).await.unwrap();
                 let first = found.iter().find(|(_, r)| r.timestamp >= found[7].1.timestamp - 1).unwrap();
                 assert_eq!(by_time.offset, first.1.offset);
-                produce(&engine, id, codec, end, end + 2_000).await;
+            }
+        });
+        with_node(options(dir.path(), shards), move |engine| async move {
+            for (partition, codec) in (0..).zip(CODECS) {
+                produce(&engine, TopicPartition { topic, partition }, codec, end, end + 2_000).await;
             }
             wait_for_size(&engine, topic, 300_000).await;
         });
@@ -190,8 +206,7 @@ fn a_topic_becomes_compacted_and_is_deleted_while_that_goes_on() {
         engine.alter_topic(topic, vec![change], false).await.unwrap();
         wait_for_size(&engine, topic, 300_000).await;
         check(&consume(&engine, id, 0).await, Codec::Lz4, 8_000);
-        let change = ConfigChange::Set("log.cleaner.backoff.ms".into(), "1".into());
-        engine.alter_broker_settings(vec![change], false).await.unwrap();
+        set_backoff(&engine, "1").await;
         for round in 0..6 {
             let topic = create(&engine, "deleted", 1, &SETTINGS).await;
             let id = TopicPartition { topic, partition: 0 };
