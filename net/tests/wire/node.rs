@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread::JoinHandle,
 };
 
@@ -19,21 +20,33 @@ pub(crate) struct Node {
     thread: Option<JoinHandle<Result<(), StartError>>>,
 }
 
-/// The wire's configuration on a port that was free a moment ago, with as many free ports behind it.
-pub(crate) fn config() -> NetConfig {
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let following = (1..4).all(|more| {
-            address.port().checked_add(more).is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        });
-        if following {
-            return NetConfig {
-                listeners: vec![ListenerConfig::plain(address, "127.0.0.1", address.port())],
-                ..NetConfig::default()
-            };
+/// Ports to listen on: below those that Linux gives to outgoing connections, which may take a port between its choice and
+/// the node's start, or that a node gave up for the moment of a restart.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+/// Ports that are handed out together: shards that are advertised and metrics take those behind the node's own.
+const PORTS_EACH: u32 = 16;
+
+/// An address of this machine behind whose port others are free too; another one with every call.
+pub(crate) fn free_address() -> SocketAddr {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let blocks = PORTS.len() as u32 / PORTS_EACH;
+    // processes that start one after the other begin far from each other
+    let start = std::process::id().wrapping_mul(0x9e37_79b9) >> 8;
+    for _ in 0..blocks {
+        let block = start.wrapping_add(CALLS.fetch_add(1, Relaxed)) % blocks;
+        let port = (PORTS.start + PORTS_EACH * block) as u16;
+        // at no address of this machine is there another listener: some tests listen at several
+        if (0..PORTS_EACH as u16).all(|more| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port + more)).is_ok()) {
+            return SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         }
     }
+    panic!("no {PORTS_EACH} free ports in {PORTS:?}");
+}
+
+/// The wire's configuration on a free port with free ones behind it.
+pub(crate) fn config() -> NetConfig {
+    let address = free_address();
+    NetConfig { listeners: vec![ListenerConfig::plain(address, "127.0.0.1", address.port())], ..NetConfig::default() }
 }
 
 impl Node {

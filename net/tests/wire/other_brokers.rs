@@ -1,11 +1,6 @@
 //! What a shard of a cluster keeps of other brokers: one connection per node and purpose, for as long as the node lives.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc};
 
 use futures_util::future::{join, join_all};
 use glommio::LocalExecutorBuilder;
@@ -14,7 +9,7 @@ use millrace_engine::api::TopicPartition;
 use millrace_net::client::{AskError, CallError, ClusterMap, Leader, Led, NodeAddress, OtherBrokers, Purpose};
 use uuid::Uuid;
 
-use crate::node::{Node, config};
+use crate::node::{Node, config, free_address};
 
 /// A cluster that the test changes, seen by node 1.
 #[derive(Clone, Default)]
@@ -125,7 +120,7 @@ fn what_is_open_when_the_node_goes_may_have_been_carried_out() {
 
 #[test]
 fn who_cannot_be_reached_is_not_asked_and_dialed_again_later() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let free = free_address();
     let dir = tempfile::tempdir().expect("a folder");
     let node = Node::start(dir.path(), 1, config());
     on_a_shard(async |map, others| {
