@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use crate::{
     coordinator::{Settings, group, transaction},
     feature_levels::{FeatureLevels, TRANSACTION_VERSION_MAX},
-    wire::{listener::ListenerIndex, memory, shared::WireConfig},
+    wire::{listener::ListenerIndex, memory, pressure, shared::WireConfig},
 };
 
 /// What clients are told are brokers.
@@ -60,6 +60,10 @@ pub struct NetConfig {
     pub receive_memory_bytes: usize,
     /// A connection without traffic for that long is closed (`connections.max.idle.ms`).
     pub idle_timeout: Duration,
+    /// How long a client may do nothing for the memory that its requests hold while others wait for it; then its
+    /// connection is closed. No setting of a node: tests whose clients may get no turn for long set another.
+    #[doc(hidden)]
+    pub silence_max: Duration,
     /// How long requests in flight may take once the node is stopping.
     pub stop_timeout: Duration,
     /// Incremental fetch sessions of one shard at most (`max.incremental.fetch.session.cache.slots`).
@@ -87,6 +91,7 @@ impl Default for NetConfig {
             max_in_flight_bytes: 32 * 1024 * 1024,
             receive_memory_bytes: 256 * 1024 * 1024,
             idle_timeout: Duration::from_secs(600),
+            silence_max: pressure::SILENCE_MAX,
             stop_timeout: Duration::from_secs(5),
             fetch_sessions_max: 1000,
             fetch_max_bytes: 55 * 1024 * 1024,
@@ -117,6 +122,7 @@ impl NetConfig {
             in_flight_bytes_max: self.max_in_flight_bytes,
             receive_memory_bytes: self.receive_memory_bytes,
             idle_timeout: self.idle_timeout,
+            silence_max: self.silence_max,
             stop_timeout: self.stop_timeout,
         }
     }

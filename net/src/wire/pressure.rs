@@ -19,8 +19,9 @@ use super::{
 };
 use crate::log_limiter::LogLimiter;
 
-/// How long a peer may do nothing for the memory that it holds while others wait. With [`PAUSE`] less than a second.
-const SILENCE_MAX: Duration = Duration::from_millis(800);
+/// How long a peer may do nothing for the memory that it holds while others wait, unless the configuration says another
+/// time. With [`PAUSE`] less than a second.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(800);
 /// How long a request may take to be received while others wait: `request.timeout.ms` of producers, who give up then.
 const HELD_MAX: Duration = Duration::from_secs(30);
 /// How long somebody waits at least before anybody is given up for it.
@@ -48,7 +49,8 @@ fn relieve<S: Service>(serving: &Serving<S>, class: Class, log: &mut LogLimiter)
     let now = Instant::now();
     let holding = |connection: Rc<Connection<S>>| connection.holding(now).map(|holding| (holding, connection));
     let mut stalled: Vec<_> = serving.open_connections().into_iter().filter_map(holding).collect();
-    stalled.retain(|(holding, _)| is_stalled(holding) && gives_way(&wire.memory, holding, class));
+    let silence_max = wire.config.silence_max;
+    stalled.retain(|(holding, _)| is_stalled(holding, silence_max) && gives_way(&wire.memory, holding, class));
     stalled.sort_by_key(|(holding, _)| std::cmp::Reverse(holding.silent));
     for (holding, connection) in stalled {
         if shortage == 0 {
@@ -62,8 +64,8 @@ fn relieve<S: Service>(serving: &Serving<S>, class: Class, log: &mut LogLimiter)
     }
 }
 
-fn is_stalled(holding: &Holding) -> bool {
-    holding.bytes > 0 && (holding.silent >= SILENCE_MAX || holding.held > HELD_MAX)
+fn is_stalled(holding: &Holding, silence_max: Duration) -> bool {
+    holding.bytes > 0 && (holding.silent >= silence_max || holding.held > HELD_MAX)
 }
 
 fn gives_way(memory: &ReceiveMemory, holding: &Holding, class: Class) -> bool {
@@ -83,9 +85,10 @@ mod tests {
             held: Duration::from_secs(held_s),
             reason: "",
         };
-        assert!(!is_stalled(&holding(1, 799, 30)));
-        assert!(is_stalled(&holding(1, 800, 1)));
-        assert!(is_stalled(&holding(1, 0, 31)));
-        assert!(!is_stalled(&holding(0, 800, 31)));
+        let is_stalled = |holding| is_stalled(&holding, SILENCE_MAX);
+        assert!(!is_stalled(holding(1, 799, 30)));
+        assert!(is_stalled(holding(1, 800, 1)));
+        assert!(is_stalled(holding(1, 0, 31)));
+        assert!(!is_stalled(holding(0, 800, 31)));
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct WireConfig {
     pub(crate) receive_memory_bytes: usize,
     /// A connection without traffic for that long is closed.
     pub(crate) idle_timeout: Duration,
+    /// How long a peer may do nothing for the memory that it holds while others wait for it.
+    pub(crate) silence_max: Duration,
     /// How long requests in flight may take once no more are read.
     pub(crate) stop_timeout: Duration,
 }
