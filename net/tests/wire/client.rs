@@ -1,9 +1,9 @@
 //! What tests ask a node with: whole requests in, whole responses out, and any bytes.
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
@@ -86,9 +86,32 @@ impl Client {
         decode_answer::<R>(response, version.min(R::Response::VERSIONS.max)).expect("a legal response")
     }
 
+    /// Asks a coordinator, again for as long as it is being loaded or its topic is being made: then it answers with errors
+    /// on which clients try again. `code` finds the error in an answer.
+    pub(crate) fn call_coordinator<R: Request>(
+        &mut self,
+        version: i16,
+        request: &R,
+        code: impl Fn(&R::Response) -> i16,
+    ) -> R::Response {
+        let start = Instant::now();
+        loop {
+            let response = self.call(version, request);
+            // COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR
+            if !(14..=16).contains(&code(&response)) || start.elapsed() >= PATIENCE {
+                return response;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Whether the node has closed the connection: nothing comes any more.
     pub(crate) fn is_closed_by_node(&mut self) -> bool {
-        matches!(self.stream().read(&mut [0]), Ok(0) | Err(_))
+        match self.stream().read(&mut [0]) {
+            Ok(length) => length == 0,
+            // it is open, and silent for as long as a test waits
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
     }
 
     pub(crate) fn create_topic(&mut self, name: &'static str, partitions: i32) {

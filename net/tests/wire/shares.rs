@@ -79,7 +79,7 @@ fn beat(client: &mut Client, member: &str, epoch: i32) -> i16 {
         .with_member_id(text(member))
         .with_member_epoch(epoch)
         .with_subscribed_topic_names(names);
-    client.call(1, &request).error_code
+    client.call_coordinator(1, &request, |response| response.error_code).error_code
 }
 
 fn fetch_request(member: &str, topic: Uuid, epoch: i32, wait_ms: i32) -> ShareFetchRequest {
@@ -189,6 +189,8 @@ fn a_waiting_fetch_gets_what_is_produced_and_what_locks_set_free() {
     let topic = prepare(&mut first, 1);
     assert_eq!(beat(&mut first, "a", 0), 0);
     assert_eq!(acquired(&fetch(&mut first, "a", topic, 0, 60_000)), [(0, 0, 1)]);
+    // that lock ends soon, and those from here on outlast what is done under them
+    set(&mut first, "share.record.lock.duration.ms", "30000");
     // nobody acknowledges: the lock ends
     assert_eq!(acquired(&fetch(&mut second, "b", topic, 0, 60_000)), [(0, 0, 2)]);
     assert_eq!(acknowledge(&mut first, "a", topic, 1, (0, 0, ACCEPT)), ResponseError::InvalidRecordState.code());

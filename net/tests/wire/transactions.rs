@@ -74,7 +74,7 @@ impl Producer {
             .with_transaction_timeout_ms(timeout_ms)
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1);
-        let response = client.call(4, &request);
+        let response = client.call_coordinator(4, &request, |response| response.error_code);
         assert_eq!(response.error_code, 0);
         Producer {
             id,
@@ -180,7 +180,8 @@ fn read(client: &mut Client, topic: &'static str, partition: i32, is_committed: 
 }
 
 fn describe(client: &mut Client, id: &'static str) -> TransactionState {
-    let response = client.call(0, &DescribeTransactionsRequest::default().with_transactional_ids(vec![name(id)]));
+    let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![name(id)]);
+    let response = client.call_coordinator(0, &request, |response| response.transaction_states[0].error_code);
     response.transaction_states.into_iter().next().expect("one")
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::{
     messages::{
         AddOffsetsToTxnRequest, EndTxnRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest, ProducerId,
-        TransactionalId, TxnOffsetCommitRequest,
+        TransactionalId, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics},
         txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic},
     },
@@ -51,7 +51,7 @@ impl Producer {
             .with_transaction_timeout_ms(60_000)
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1);
-        let response = client.call(4, &request);
+        let response = client.call_coordinator(4, &request, |response| response.error_code);
         assert_eq!(response.error_code, 0);
         Producer { id, producer: (response.producer_id.0, response.producer_epoch), sequence: 0 }
     }
@@ -74,7 +74,7 @@ impl Producer {
             .with_producer_id(ProducerId(self.producer.0))
             .with_producer_epoch(self.producer.1)
             .with_committed(is_committed);
-        let response = client.call(5, &request);
+        let response = client.call_coordinator(5, &request, |response| response.error_code);
         assert_eq!(response.error_code, 0);
         self.producer = (response.producer_id.0, response.producer_epoch);
         self.sequence = 0;
@@ -103,7 +103,8 @@ impl Producer {
             .with_producer_id(ProducerId(self.producer.0))
             .with_producer_epoch(self.producer.1)
             .with_topics(vec![topic]);
-        let response = client.call(version, &request);
+        let code = |response: &TxnOffsetCommitResponse| response.topics[0].partitions[0].error_code;
+        let response = client.call_coordinator(version, &request, code);
         response.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code).collect()
     }
 }
@@ -116,7 +117,7 @@ fn offset(client: &mut Client, require_stable: bool) -> (i16, i64) {
         .with_member_epoch(-1)
         .with_topics(Some(vec![topic]));
     let request = OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(require_stable);
-    let response = client.call(9, &request);
+    let response = client.call_coordinator(9, &request, |response| response.groups[0].error_code);
     let partition = &response.groups[0].topics[0].partitions[0];
     (partition.error_code, partition.committed_offset)
 }
