@@ -257,12 +257,15 @@ mod tests {
     #[test]
     fn a_child_that_ends_is_started_again_and_stopped_with_the_supervisor() {
         let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("etcd");
+        let (written, program) = (folder.path().join("written"), folder.path().join("etcd"));
         let script = "#!/bin/sh\necho $$ >> \"$(dirname \"$0\")/starts\"\n\
                       [ \"$(wc -l < \"$(dirname \"$0\")/starts\")\" -gt 1 ] || exit 1\nexec sleep 60\n";
-        std::fs::write(&program, script).unwrap();
+        std::fs::write(&written, script).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&program, mode).unwrap();
+        std::fs::set_permissions(&written, mode).unwrap();
+        // What is run is never open for writing here: a child that another test's thread starts at that moment has all
+        // that is open until it runs its own program, and what somebody may write to cannot be run.
+        assert!(Command::new("cp").arg("-p").args([&written, &program]).status().unwrap().success());
         let supervisor = Supervisor::start(options(program.to_str().unwrap())).unwrap();
         let starts = || std::fs::read_to_string(folder.path().join("starts")).unwrap_or_default();
         while starts().lines().count() < 2 {
