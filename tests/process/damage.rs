@@ -97,13 +97,14 @@ fn a_segment_that_is_gone_is_an_error_for_readers_and_for_the_operator() {
     assert_eq!(fetched[0].code, STORAGE_ERROR);
     let log = broker.log();
     assert!(log.contains("ERROR") && log.contains(&first.display().to_string()), "{log}");
-    let said = start_fails(&consume(&broker));
+    // clients try again on this error until the time is over, which is that of each request as well
+    let said = start_fails(&consume(&broker, "--timeout 15s"));
     assert!(said.contains("offset 0") && said.contains("KAFKA_STORAGE_ERROR"), "not clear: {said}");
 }
 
 /// The command that prints all records.
-fn consume(broker: &Broker) -> String {
-    format!("'{}' consume kept --broker {} --timeout 1s", binary().display(), broker.address)
+fn consume(broker: &Broker, options: &str) -> String {
+    format!("'{}' consume kept --broker {} {options}", binary().display(), broker.address)
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn a_damaged_batch_is_not_printed() {
     let file = fs::OpenOptions::new().write(true).open(segment).unwrap();
     file.write_all_at(b"?", 5_000).unwrap();
     broker.restart();
-    let said = start_fails(&consume(&broker));
+    let said = start_fails(&consume(&broker, ""));
     assert!(said.contains("checksum is wrong"), "not clear: {said}");
 }
 

@@ -1,11 +1,14 @@
 //! What is not records survives kill -9 as well: committed offsets, deleted records, settings, producer ids.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use kafka_protocol::{
     messages::{
         CreatePartitionsRequest, DeleteRecordsRequest, DescribeConfigsRequest, GroupId, IncrementalAlterConfigsRequest,
-        OffsetCommitRequest, OffsetFetchRequest, TopicName,
+        OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, TopicName,
         create_partitions_request::CreatePartitionsTopic,
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         describe_configs_request::DescribeConfigsResource,
@@ -14,7 +17,7 @@ use kafka_protocol::{
         offset_fetch_request::OffsetFetchRequestTopic,
         offset_fetch_response::OffsetFetchResponseTopic,
     },
-    protocol::StrBytes,
+    protocol::{Request, StrBytes},
 };
 use millrace_bench::client;
 
@@ -51,9 +54,11 @@ pub(crate) fn commit_to(broker: &Broker, group: &str, name: &str, offsets: &[i64
         .with_topics(vec![
             OffsetCommitRequestTopic::default().with_name(topic(name)).with_partitions(partitions.collect()),
         ]);
-    let response = broker.connect().call(7, &request).unwrap();
-    let codes = response.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
-    assert_eq!(codes.collect::<Vec<_>>(), vec![0; offsets.len()], "{}", broker.log());
+    let codes = |response: &OffsetCommitResponse| -> Vec<i16> {
+        response.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code).collect()
+    };
+    let response = call_coordinator(broker, 7, &request, |response| codes(response)[0]);
+    assert_eq!(codes(&response), vec![0; offsets.len()], "{}", broker.log());
 }
 
 fn committed(broker: &Broker, group: &str, partitions: i32) -> Vec<i64> {
@@ -74,15 +79,27 @@ fn fetch_offsets(
     asked: Option<Vec<OffsetFetchRequestTopic>>,
 ) -> Vec<OffsetFetchResponseTopic> {
     let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(asked);
-    let start = std::time::Instant::now();
+    let response = call_coordinator(broker, 5, &request, |response| response.error_code);
+    assert_eq!(response.error_code, 0, "{}", broker.log());
+    response.topics
+}
+
+/// Asks a coordinator, again for as long as it is being loaded or its topic is being made. `code` finds the error in an
+/// answer.
+fn call_coordinator<R: Request>(
+    broker: &Broker,
+    version: i16,
+    request: &R,
+    code: impl Fn(&R::Response) -> i16,
+) -> R::Response {
+    let start = Instant::now();
     loop {
-        let response = broker.connect().call(5, &request).unwrap();
-        if response.error_code == 0 {
-            return response.topics;
+        let response = broker.connect().call(version, request).unwrap();
+        // COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR
+        if !(14..=16).contains(&code(&response)) || start.elapsed() >= PATIENCE {
+            return response;
         }
-        // COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE
-        assert!([14, 15].contains(&response.error_code) && start.elapsed() < PATIENCE, "{}", response.error_code);
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
