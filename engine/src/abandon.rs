@@ -15,6 +15,7 @@ use crate::{
     doubt::Doubts,
     format::{catalog::Catalog, journal::Journal},
     io::direct::{DirectIo, create_dir_durably, sync_dir},
+    lock::DataLock,
     metadata::Topic,
     node::executor,
     start::StartError,
@@ -37,12 +38,11 @@ pub fn abandon(
         let reason = "there is no catalog: this is no data folder".to_owned();
         return Err(StartError::Damaged { path: data_dir.to_owned(), reason });
     }
-    let _lock = boot::lock(data_dir)?;
-    boot::check_direct_io(data_dir)?;
+    let lock = DataLock::take(data_dir)?;
+    boot::check_direct_io(&lock)?;
     let data_dir = data_dir.to_owned();
     executor("abandon", None)?.run(async move {
-        let probe = boot::lock_path(&data_dir);
-        let io = DirectIo::new(&probe).await.map_err(|error| StartError::io(probe.display(), error))?;
+        let io = DirectIo::new(&lock).await?;
         let path = data_dir.join("catalog");
         let missing = || StartError::io(path.display(), io::ErrorKind::NotFound.into());
         let catalog = read_catalog(&io, &path).await?.ok_or_else(missing)?;

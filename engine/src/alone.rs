@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -22,6 +21,7 @@ use crate::{
         transactions::FEATURE as TRANSACTIONS,
     },
     io::direct::DirectIo,
+    lock::DataLock,
     metadata::Topic,
     node::executor,
     replica_api::{Leadership, ReplicaPosition},
@@ -103,14 +103,14 @@ pub fn look(data_dir: &Path) -> Result<Catalog, StartError> {
 
 /// Nobody else works on a folder for as long as this lives.
 #[derive(Debug)]
-pub struct Hold(#[expect(dead_code, reason = "it is locked while it is open")] File);
+pub struct Hold(#[expect(dead_code, reason = "it is locked for as long as this is there")] DataLock);
 
 /// Takes hold of the folder of a node that does not run.
 ///
 /// # Errors
 /// If a node runs on it.
 pub fn hold(data_dir: &Path) -> Result<Hold, StartError> {
-    boot::lock(data_dir).map(Hold)
+    DataLock::take(data_dir).map(Hold)
 }
 
 /// Makes the catalog of a node that does not run that of one that is alone, in one step, as `decide` chooses from what it
@@ -209,11 +209,10 @@ fn with_catalog<T: 'static, E: From<StartError> + 'static>(
         let reason = "there is no catalog: this is no data folder".to_owned();
         return Err(StartError::Damaged { path: data_dir.to_owned(), reason }.into());
     }
-    let _lock = boot::lock(data_dir)?;
-    boot::check_direct_io(data_dir)?;
-    let probe = boot::lock_path(data_dir);
+    let lock = DataLock::take(data_dir)?;
+    boot::check_direct_io(&lock)?;
     executor("catalog", None)?.run(async move {
-        let io = DirectIo::new(&probe).await.map_err(|error| StartError::io(probe.display(), error))?;
+        let io = DirectIo::new(&lock).await?;
         let missing = || StartError::io(path.display(), io::ErrorKind::NotFound.into());
         let catalog = read_catalog(&io, &path).await?.ok_or_else(missing)?;
         body(Files { io, path }, catalog).await

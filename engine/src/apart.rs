@@ -10,10 +10,10 @@ use uuid::Uuid;
 use crate::{
     api::{Acks, LogError, ProducePartition, Produced, TopicPartition},
     batch::AppendOrigin,
-    boot,
     config::TopicConfig,
     format::catalog::Catalog,
     io::direct::DirectIo,
+    lock::DataLock,
     node,
     start::StartError,
     store::{Owed, Store, StoreOptions},
@@ -29,10 +29,10 @@ where
     F: FnOnce(Rc<Apart>) -> Fut,
     Fut: Future<Output = T>,
 {
-    let _lock = boot::lock(data_dir)?;
+    let lock = DataLock::take(data_dir)?;
     let executor = node::executor("apart", None)?;
     executor.run(async {
-        let apart = Rc::new(Apart::open(data_dir, partitions, memory_bytes).await?);
+        let apart = Rc::new(Apart::open(&lock, data_dir, partitions, memory_bytes).await?);
         let result = body(apart.clone()).await;
         join_all(apart.0.iter().map(|store| store.close())).await;
         Ok(result)
@@ -40,9 +40,8 @@ where
 }
 
 impl Apart {
-    async fn open(data_dir: &Path, partitions: u32, memory_bytes: usize) -> Result<Self, StartError> {
-        let probe = boot::lock_path(data_dir);
-        let io = DirectIo::new(&probe).await.map_err(|error| StartError::io(probe.display(), error))?;
+    async fn open(lock: &DataLock, data_dir: &Path, partitions: u32, memory_bytes: usize) -> Result<Self, StartError> {
+        let io = DirectIo::new(lock).await?;
         let config = TopicConfig::parse(&BTreeMap::new(), &BTreeMap::new()).map_err(StartError::Options)?;
         let config = Rc::new(config);
         let mut stores = Vec::new();

@@ -1,12 +1,12 @@
-//! What comes before the shards: the lock, the check for direct I/O, the catalog, and laying partitions out anew when
+//! What comes before the shards: the check for direct I/O, the catalog, and laying partitions out anew when
 //! the number of shards has changed.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, Write},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
-    path::{Path, PathBuf},
+    fs::{self, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
     rc::Rc,
 };
 
@@ -21,10 +21,8 @@ use crate::{
         journal::{self, Journal, Payloads, ReadError},
         manifest::{self, PartitionState},
     },
-    io::{
-        BLOCK, Io,
-        direct::{DirectIo, create_dir_durably},
-    },
+    io::{Io, direct::DirectIo},
+    lock::DataLock,
     start::{NodeOptions, StartError},
     store::{Known, Owed, Store, StoreOptions, manifest_path, topics_dir},
 };
@@ -35,43 +33,12 @@ pub(crate) struct Booted {
     pub(crate) catalog: Catalog,
 }
 
-/// The file that is locked while a node runs. It is never empty: shards open it first, see `DirectIo::new`.
-pub(crate) fn lock_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("lock")
-}
-
-/// Creates the data directory and locks it for as long as the file is open.
-#[expect(unsafe_code, reason = "std has no flock with a descriptor that others may read")]
-pub(crate) fn lock(data_dir: &Path) -> Result<File, StartError> {
-    create_dir_durably(data_dir)
-        .map_err(|error| StartError::io(format!("creating the data directory {}", data_dir.display()), error))?;
-    let path = lock_path(data_dir);
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = opened.map_err(|error| StartError::io(format!("opening {}", path.display()), error))?;
-    // SAFETY: the call takes a descriptor that is open and no pointers.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        let mut holder = String::new();
-        drop(file.read_to_string(&mut holder)); // only to say who
-        let holder = holder.lines().next().map(|line| format!(" ({line})")).unwrap_or_default();
-        return Err(StartError::Locked { path: data_dir.to_owned(), holder });
-    }
-    let mut text = format!("pid {}\n", std::process::id());
-    text.extend(std::iter::repeat_n('\n', BLOCK - text.len()));
-    let written = file.rewind().and_then(|()| file.write_all(text.as_bytes())).and_then(|()| file.sync_all());
-    match written {
-        // A node must start on a full disk; a lock file of a former run is as good.
-        Err(full) if full.kind() == io::ErrorKind::StorageFull => Ok(file),
-        Err(error) => Err(StartError::io(format!("writing {}", path.display()), error)),
-        Ok(()) => Ok(file),
-    }
-}
-
 /// Opens the lock file with O_DIRECT, which some file systems refuse.
-pub(crate) fn check_direct_io(data_dir: &Path) -> Result<(), StartError> {
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(lock_path(data_dir));
+pub(crate) fn check_direct_io(lock: &DataLock) -> Result<(), StartError> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(lock.path());
     match opened {
         Ok(_) => Ok(()),
-        Err(error) => Err(StartError::NoDirectIo { path: data_dir.to_owned(), reason: error.to_string() }),
+        Err(error) => Err(StartError::NoDirectIo { path: lock.data_dir(), reason: error.to_string() }),
     }
 }
 

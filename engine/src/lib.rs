@@ -17,6 +17,7 @@ pub mod format;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod io;
+mod lock;
 mod mail;
 mod metadata;
 pub mod node;

@@ -27,6 +27,7 @@ use crate::{
     engine::{Engine, EngineState, owner},
     format::catalog::REPLICATION,
     io::{Io, Share, direct::DirectIo},
+    lock::DataLock,
     mail::{Mail, PostOffice},
     metadata::{CatalogFile, Topic, Topics},
     store::{Known, Left, Owed, Store, StoreOptions},
@@ -84,6 +85,7 @@ impl Stopper {
 #[derive(Clone)]
 struct Together {
     office: PostOffice,
+    lock: Arc<DataLock>,
     options: Arc<NodeOptions>,
     /// Shards that have stopped serving.
     rested: Arc<AtomicUsize>,
@@ -105,11 +107,12 @@ where
     Fut: Future<Output = ()> + 'static,
 {
     check(&options)?;
-    let _lock = boot::lock(&options.data_dir)?;
-    boot::check_direct_io(&options.data_dir)?;
+    let lock = Arc::new(DataLock::take(&options.data_dir)?);
+    boot::check_direct_io(&lock)?;
     let office = PostOffice::new(options.shards);
     let together = Together {
         office: office.clone(),
+        lock,
         owed: Owed::new(options.shards, options.wal_bytes),
         options: Arc::new(options),
         rested: Arc::default(),
@@ -254,8 +257,7 @@ async fn open(
     reports: &mpsc::Sender<Report>,
 ) -> Result<Engine, StartError> {
     let options = &together.options;
-    let probe = boot::lock_path(&options.data_dir);
-    let io = DirectIo::new(&probe).await.map_err(|error| StartError::io(probe.display(), error))?;
+    let io = DirectIo::new(&together.lock).await?;
     let (booted, catalog) = match booted {
         Some(booted) => (booted, None),
         None => {

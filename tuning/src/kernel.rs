@@ -9,6 +9,9 @@ const CHECK: &str = "io_uring";
 /// Oldest kernel that has every io_uring operation that the runtime (glommio) uses.
 const OLDEST: (u32, u32) = (5, 8);
 
+/// The first one on which rings keep the lock of the data folder (`engine/src/io/rings.rs`).
+const SAFE_TO_KILL: (u32, u32) = (6, 1);
+
 /// From here on memory of rings is charged to the cgroup and no longer to RLIMIT_MEMLOCK.
 const RING_MEMORY_UNLIMITED: (u32, u32) = (5, 12);
 
@@ -42,6 +45,12 @@ fn judge_release(release: &str) -> Finding {
             format!("Linux {release} is too old"),
             "millrace does all its I/O through io_uring operations that came with Linux 5.8",
             "boot a kernel of 5.8 or later; 6.1 or later is recommended",
+        ),
+        Some(version) if version < SAFE_TO_KILL => Finding::warning(
+            "kernel",
+            format!("Linux {release}"),
+            "writes of a node that was killed may still be on their way when the next one begins, and go over its own",
+            "boot 6.1 or later: there the next one waits for them",
         ),
         _ => Finding::good("kernel", format!("Linux {release}")),
     }
@@ -105,8 +114,8 @@ mod tests {
     fn releases_are_compared_by_number() {
         for (release, severity) in [
             ("6.1.0-18-amd64", Severity::Good),
-            ("5.8.0", Severity::Good),
-            ("5.10.0-28-cloud", Severity::Good),
+            ("5.8.0", Severity::Warning),
+            ("5.10.0-28-cloud", Severity::Warning),
             ("5.7.19", Severity::Error),
             ("4.19.0-26-amd64", Severity::Error),
             ("who knows", Severity::Good),

@@ -157,7 +157,8 @@ fn judge_kind(kind: u64) -> Finding {
     }
 }
 
-/// The process that runs a node on this folder, as its lock file tells; `None` if nobody holds it.
+/// The process that runs a node on this folder, as its lock file tells; `None` if nobody holds it, or one that is gone:
+/// the kernel keeps the lock until the last of its writes has ended.
 pub fn lock_holder(data_dir: &Path) -> Option<String> {
     let path = data_dir.join("lock");
     let file = File::open(&path).ok()?;
@@ -166,7 +167,12 @@ pub fn lock_holder(data_dir: &Path) -> Option<String> {
         Ok(()) | Err(TryLockError::Error(_)) => None,
         Err(TryLockError::WouldBlock) => {
             let text = fs::read_to_string(&path).unwrap_or_default();
-            Some(text.lines().next().unwrap_or("another process").to_owned())
+            let holder = text.lines().next().unwrap_or_default();
+            let is_gone = match holder.strip_prefix("pid ") {
+                Some(pid) => !Path::new("/proc").join(pid).exists(),
+                None => holder == "ended",
+            };
+            (!is_gone).then(|| if holder.is_empty() { "another process".to_owned() } else { holder.to_owned() })
         }
     }
 }
@@ -288,13 +294,22 @@ mod tests {
     fn a_folder_in_use_names_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        fs::write(&path, "pid 42\n\n\n").unwrap();
+        let holder = format!("pid {}", std::process::id());
+        fs::write(&path, format!("{holder}\n\n\n")).unwrap();
         assert_eq!(lock_holder(dir.path()), None);
         let file = File::open(&path).unwrap();
         file.lock().unwrap();
-        assert_eq!(lock_holder(dir.path()).as_deref(), Some("pid 42"));
+        assert_eq!(lock_holder(dir.path()), Some(holder.clone()));
         let findings = check(&needs(dir.path().to_owned()));
-        assert!(findings.iter().any(|f| f.severity == Severity::Error && f.what.contains("in use by pid 42")));
+        let said = format!("in use by {holder}");
+        assert!(findings.iter().any(|f| f.severity == Severity::Error && f.what.contains(&said)));
+        // no process has so high a number
+        for gone in ["pid 999999999\n\n", "ended\n\n"] {
+            fs::write(&path, gone).unwrap();
+            assert_eq!(lock_holder(dir.path()), None, "{gone}");
+        }
+        fs::write(&path, "\n").unwrap();
+        assert_eq!(lock_holder(dir.path()).as_deref(), Some("another process"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::chunk::Memory;
 
 pub(crate) mod direct;
 pub(crate) mod residency;
+pub(crate) mod rings;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
 pub(crate) mod window;

@@ -1,0 +1,81 @@
+//! The io_uring instances of this process, as the kernel has them: glommio keeps theirs to itself.
+#![expect(unsafe_code, reason = "neither std nor glommio registers files with a ring")]
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsRawFd, RawFd},
+    path::Path,
+};
+
+/// IORING_REGISTER_FILES of io_uring_register(2).
+const REGISTER_FILES: libc::c_uint = 2;
+
+/// Kernels before this one may wait for all requests of a ring to end before they register a file with it, and some never
+/// do.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+
+/// Keeps a file open for as long as any ring that this process has by now, which is until the last of its requests has
+/// ended, even if the process is gone before. On kernels before 6.1 it does nothing.
+pub(crate) fn keep_open(file: &File) -> io::Result<()> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    if kernel(&release).is_none_or(|kernel| kernel < KERNEL_MIN) {
+        return Ok(());
+    }
+    for ring in rings()? {
+        register(ring, file)?;
+    }
+    Ok(())
+}
+
+fn kernel(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+fn rings() -> io::Result<Vec<RawFd>> {
+    let mut rings = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // others close theirs meanwhile
+        let is_ring = fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("anon_inode:[io_uring]"));
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        rings.extend(number.filter(|_| is_ring));
+    }
+    Ok(rings)
+}
+
+fn register(ring: RawFd, file: &File) -> io::Result<()> {
+    let files = [file.as_raw_fd()];
+    // SAFETY: the one descriptor outlives the call, which the kernel copies; whatever `ring` is by now, one that is no ring
+    // is refused.
+    let result = unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_FILES, files.as_ptr(), 1) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // it has one already; it was closed by another thread
+        Some(libc::EBUSY | libc::EBADF | libc::EOPNOTSUPP) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_told_by_their_first_two_numbers() {
+        for (release, known) in [
+            ("6.1.0-28-amd64\n", Some((6, 1))),
+            ("5.10.0-28-cloud-amd64", Some((5, 10))),
+            ("6.18.44-fc", Some((6, 18))),
+            ("7", None),
+            ("", None),
+        ] {
+            assert_eq!(kernel(release), known, "{release:?}");
+        }
+        assert!((5, 19) < KERNEL_MIN && (6, 1) >= KERNEL_MIN && (10, 0) > KERNEL_MIN);
+    }
+}
