@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TOLD_AFTER: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Said of one that is not to be seen.
+const GONE: &str = ": one in another container, or one that was killed and has writes that do not reach the disk";
+
 /// What is in the file once its process wants the lock no more.
 const ENDED: &str = "ended";
 
@@ -111,9 +114,7 @@ fn wait_for(file: &mut File, data_dir: &Path) -> Result<(), StartError> {
         let is_over = began.elapsed() > PATIENCE;
         let said = match holder {
             Holder::Runs(pid) => Some(format!(" (pid {pid})")),
-            Holder::Gone(_) if is_over => {
-                Some(", which is gone, but not all that it wrote has reached the disk".to_owned())
-            }
+            Holder::Gone(_) if is_over => Some(GONE.to_owned()),
             Holder::Unknown if is_over => Some(String::new()),
             Holder::Gone(_) | Holder::Unknown => None,
         };
