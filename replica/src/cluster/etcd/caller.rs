@@ -35,18 +35,18 @@ pub(super) enum Repeat {
 
 #[derive(Debug)]
 pub(super) struct Caller {
-    endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Vec<Endpoint>,
     /// The endpoint that answered last.
     current: usize,
     /// To that one, if there is one.
     connection: Option<Connection>,
     /// Of all its connections, one after the other, but those of streams.
     reactor: Option<Arc<Reactor>>,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     pub(super) watch_silence_max: Duration,
     tls: Arc<ClientConfig>,
     user: Option<(String, String)>,
-    token: Option<HeaderValue>,
+    pub(super) token: Option<HeaderValue>,
 }
 
 impl Caller {

@@ -143,11 +143,11 @@ pub(super) struct Patience {
 pub(super) struct Messages {
     answer: Answer,
     pings: PingPong,
-    patience: Patience,
+    pub(super) patience: Patience,
     /// When something came last.
-    heard: Instant,
+    pub(super) heard: Instant,
     /// When the member was asked whether it is there, and has not said yet.
-    asked: Option<Instant>,
+    pub(super) asked: Option<Instant>,
     /// Kept, as the member ends the answer when the request ends.
     _sending: SendStream<Bytes>,
     connection: Connection,

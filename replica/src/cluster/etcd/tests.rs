@@ -4,6 +4,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -22,11 +23,17 @@ pub(crate) struct Server {
     port: u16,
     data: tempfile::TempDir,
     arguments: Vec<String>,
+    tls: EtcdTls,
 }
 
 impl Server {
     /// Starts one; `None`, and a line that says so, where there is no etcd.
     pub(crate) fn start(arguments: &[&str]) -> Option<Self> {
+        Self::start_with(arguments, EtcdTls::default())
+    }
+
+    /// Starts one that is spoken to with these certificates.
+    fn start_with(arguments: &[&str], tls: EtcdTls) -> Option<Self> {
         let binary = std::env::var("MILLRACE_ETCD").unwrap_or_else(|_| "etcd".to_owned());
         if Command::new(&binary).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
             println!("skipped: no etcd on this machine (apt-get install etcd-server)");
@@ -34,10 +41,10 @@ impl Server {
         }
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let data = tempfile::tempdir().unwrap();
             let child = spawn(&binary, data.path(), port, &arguments);
-            let mut server = Self { child, port, data, arguments: arguments.clone() };
+            let mut server = Self { child, port, data, arguments: arguments.clone(), tls: tls.clone() };
             if server.wait_until_it_answers() {
                 return Some(server);
             }
@@ -52,13 +59,33 @@ impl Server {
             endpoints: vec![format!("{}://127.0.0.1:{}", if secure { "https" } else { "http" }, self.port)],
             cluster: "test".to_owned(),
             timeout: Duration::from_secs(5),
-            tls: EtcdTls::default(),
+            tls: self.tls.clone(),
             user: None,
         }
     }
 
-    /// Sends it a signal.
-    pub(crate) fn signal(&self, name: &str) {
+    /// Has it stand still, and waits until it does: some of its threads still run as the signal was sent.
+    fn pause(&self) {
+        self.signal("-STOP");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let threads = format!("/proc/{}/task", self.child.id());
+        let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+            let state = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+            // behind the name, which is in parentheses
+            state.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+        };
+        while !std::fs::read_dir(&threads).unwrap().all(stands) {
+            assert!(Instant::now() < deadline, "it does not stand still");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Has it go on.
+    fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(sent.unwrap().success());
     }
@@ -77,13 +104,16 @@ impl Server {
         assert!(self.wait_until_it_answers());
     }
 
+    /// It listens before it has a leader, and before that nothing is read or written.
     fn wait_until_it_answers(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(30);
+        let mut etcd = Etcd::new(&self.options()).unwrap();
         while Instant::now() < deadline {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            // one that asks for a user says so once it could answer
+            if !matches!(etcd.range("", None, 0, 1), Err(StoreError::Away(_))) {
                 return true;
             }
             thread::sleep(Duration::from_millis(20));
@@ -96,6 +126,23 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A port of this machine that nobody listens on; another one with every call. It is below those that Linux gives to
+/// outgoing connections, one of which could take it before the server does, or while that restarts.
+fn free_port() -> u16 {
+    const PORTS: std::ops::Range<u16> = 10_000..32_000;
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    // processes of neighbouring numbers begin far from each other
+    let start = (std::process::id().wrapping_mul(7_919) % u32::from(count)) as u16;
+    for _ in PORTS {
+        let port = PORTS.start + (start + CALLS.fetch_add(1, Relaxed) % count) % count;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
 }
 
 fn spawn(binary: &str, data: &Path, port: u16, arguments: &[String]) -> Child {
@@ -168,10 +215,10 @@ fn certificates_are_asked_for_and_shown() {
     let (certificate, key, authority) = (text("one.pem"), text("one.key"), text("ca.pem"));
     let arguments =
         ["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &authority, "--client-cert-auth"];
-    let Some(server) = Server::start(&arguments) else { return };
-    let with = |tls: EtcdTls| Etcd::new(&EtcdOptions { tls, ..server.options() }).unwrap();
     let trusting = EtcdTls { authority: Some(at("ca.pem")), certificate: None };
     let whole = EtcdTls { certificate: Some((at("one.pem"), at("one.key"))), ..trusting.clone() };
+    let Some(server) = Server::start_with(&arguments, whole.clone()) else { return };
+    let with = |tls: EtcdTls| Etcd::new(&EtcdOptions { tls, ..server.options() }).unwrap();
     assert!(with(whole).identity().is_ok());
     assert!(with(trusting).identity().is_err(), "etcd asks for a certificate");
     assert!(with(EtcdTls::default()).identity().is_err(), "nobody is trusted unless told");

@@ -15,7 +15,7 @@ use crate::cluster::store::{Change, StoreError, Watch, Watched};
 /// A watch. Dropped, its connection is closed.
 #[derive(Debug)]
 pub struct EtcdWatch {
-    messages: Messages,
+    pub(super) messages: Messages,
     /// The first message, until it is taken.
     first: Option<Bytes>,
     gathered: Gathered,
