@@ -14,7 +14,7 @@ use crate::cluster::{
     image::Image,
     memory::{Client, Memory},
     model::{Member, NodeId},
-    plane::{CreationDefaults, Mode, NewPlacement, NewTopic, Question, Reply, reply},
+    plane::{AdminCode, CreationDefaults, Mode, NewPlacement, NewTopic, Question, Reply, reply},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +24,8 @@ struct Node {
     thread: ControlThread,
     events: Receiver<Event>,
     image: Image,
+    /// Whether it said that its store is away, and not yet that it is back.
+    is_away: bool,
 }
 
 fn options(id: NodeId) -> Options {
@@ -55,7 +57,7 @@ fn options(id: NodeId) -> Options {
 impl Node {
     fn new(start: impl FnOnce(mpsc::Sender<Event>) -> ControlThread) -> Self {
         let (sender, events) = mpsc::channel();
-        Self { thread: start(sender), events, image: Image::default() }
+        Self { thread: start(sender), events, image: Image::default(), is_away: false }
     }
 
     fn on_etcd(id: NodeId, server: &Server) -> Self {
@@ -68,12 +70,40 @@ impl Node {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let event = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())).expect("an event");
-            if let Event::Image(image, _) | Event::Registered(_, image) = &event {
-                self.image = image.clone();
-            }
+            self.note(&event);
             if let Some(found) = wanted(&event) {
                 return found;
             }
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Image(image, _) | Event::Registered(_, image) => self.image = image.clone(),
+            Event::Away(..) => self.is_away = true,
+            Event::Back => self.is_away = false,
+            _ => {}
+        }
+    }
+
+    /// Takes what it told until now.
+    fn drain(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.note(&event);
+        }
+    }
+
+    /// Waits until it says that its store is away.
+    fn until_away(&mut self) {
+        if !self.is_away {
+            self.until(|event| matches!(event, Event::Away(..)).then_some(()));
+        }
+    }
+
+    /// Waits until it says that its store is back.
+    fn until_back(&mut self) {
+        if self.is_away {
+            self.until(|event| matches!(event, Event::Back).then_some(()));
         }
     }
 
@@ -101,12 +131,21 @@ impl Node {
         answers.recv_timeout(2 * PATIENCE).unwrap()
     }
 
+    /// Creates a topic once there are nodes enough: one that was too late with its lease is away for a moment.
     fn create(&self, name: &str, replication_factor: i16) {
-        let placement = NewPlacement::Spread { partitions: 3, replication_factor };
-        let topic = NewTopic { name: name.to_owned(), placement, configs: BTreeMap::new() };
-        let defaults = CreationDefaults { partitions: 1, replication_factor: 1 };
-        let created = self.ask(|reply| Question::CreateTopics(vec![topic], defaults, Mode::Apply, reply));
-        assert!(created.unwrap().outcome[0].is_ok());
+        let begun = Instant::now();
+        loop {
+            let placement = NewPlacement::Spread { partitions: 3, replication_factor };
+            let topic = NewTopic { name: name.to_owned(), placement, configs: BTreeMap::new() };
+            let defaults = CreationDefaults { partitions: 1, replication_factor: 1 };
+            let created = self.ask(|reply| Question::CreateTopics(vec![topic], defaults, Mode::Apply, reply));
+            match &created.unwrap().outcome[0] {
+                Ok(_) => return,
+                Err(error) if error.code == AdminCode::InvalidReplicationFactor && begun.elapsed() < PATIENCE => {}
+                Err(error) => panic!("{name}: {error:?}"),
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 
@@ -147,10 +186,15 @@ fn three_nodes_on_a_real_etcd() {
         })
     });
     // etcd goes away and comes back: the nodes say so, and are members again
+    // and may have before, where the machine is busy
+    nodes.iter_mut().for_each(Node::drain);
     server.stop();
-    nodes[0].until(|event| matches!(event, Event::Away(..)).then_some(()));
+    nodes.iter_mut().for_each(Node::until_away);
     server.restart();
-    nodes[0].until(|event| matches!(event, Event::Back).then_some(()));
+    for node in &mut nodes {
+        node.until_back();
+        node.until_image(|image| image.nodes.len() == 2);
+    }
     nodes[0].create("b", 2);
     nodes[1].until_image(|image| image.topic("b").is_some());
     assert_eq!(nodes[1].ask(Question::Drain), Ok(()));
