@@ -9,8 +9,9 @@ fn a_node_that_is_stopped_leads_nothing_any_more() {
     let load = Load::start(&rig, "orders", 30, 3);
     load.await_more(&rig, 60);
     rig.stop(1);
-    let topic = rig.topic("orders");
-    assert!(topic.partitions.values().all(|it| it.leader >= 0 && it.leader != 1), "{topic:?}");
+    rig.until("the others lead all", || {
+        rig.topic("orders").partitions.values().all(|it| it.leader >= 0 && it.leader != 1)
+    });
     load.await_more(&rig, 60);
     let log = rig.node(1).process.log();
     assert!(log.contains("leads nothing any more"), "{log}");

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Kafka's code for a batch whose like was appended before: as good as an acknowledgement.
-const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+pub(crate) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 
 /// How long a node may take to have one record confirmed: less than a client waits for an answer.
 const OFFER_PATIENCE: Duration = Duration::from_secs(2);
@@ -100,8 +100,9 @@ impl Load {
     }
 }
 
-/// What a node says to one record for a partition of `orders`. It is of no run, so that whoever reads back passes it over.
-pub(crate) fn offer(client: &mut Cluster, node: i32, partition: i32, acks: i16) -> i16 {
+/// What a node says to one record for a partition of `orders`, if that comes in time. It is of no run, so that whoever reads
+/// back passes it over.
+pub(crate) fn offer(client: &mut Cluster, node: i32, partition: i32, acks: i16) -> Result<i16, ClientError> {
     let template = BatchTemplate::new(BatchShape { records: 1, value_bytes: 100, key_bytes: 0 });
     let stamp =
         Stamp { run: 0, producer: 0, partition: u32::try_from(partition).unwrap(), sequence: 0, intended_ns: 0 };
@@ -109,8 +110,8 @@ pub(crate) fn offer(client: &mut Cluster, node: i32, partition: i32, acks: i16) 
     template.append_to(&mut batch, 1, None, stamp);
     let batch = Bytes::from(batch);
     let request = |_| requests::produce("orders", partition, acks, OFFER_PATIENCE, batch.clone());
-    let answer = client.broker(node, request).unwrap();
-    answer.responses[0].partition_responses[0].error_code
+    let answer = client.broker(node, request)?;
+    Ok(answer.responses[0].partition_responses[0].error_code)
 }
 
 struct Writer {

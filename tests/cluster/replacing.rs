@@ -46,6 +46,7 @@ fn an_empty_directory_under_the_id_of_a_dead_node_gets_all_that_it_had() {
     });
     rig.verify("orders", first.run, &first.acknowledged);
     rig.verify("orders", second.run, &second.acknowledged);
+    rig.await_in_sync("orders", 1);
     let status = rig.millrace(&["cluster", "status"]);
     let refusing = "3 partitions with fewer replicas in sync than min.insync.replicas";
     assert!(status.contains(refusing) && status.contains("orders-0, orders-1, orders-2"), "{status}");

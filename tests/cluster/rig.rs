@@ -12,7 +12,7 @@ use millrace_bench::{
     ledger::{Acknowledged, Tally},
     reader, server,
 };
-use millrace_client::{Cluster, ClusterOptions, ConnectOptions, Topic, TopicSpec};
+use millrace_client::{ClientError, Cluster, ClusterOptions, ConnectOptions, Topic, TopicSpec};
 use tempfile::TempDir;
 
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
     network::{ETCD, Network},
     node::{Node, NodeOptions, PATIENCE, Place, binary},
 };
+
+/// Kafka's code for a topic that is there.
+const TOPIC_ALREADY_EXISTS: i16 = 36;
 
 /// How long a client waits for one answer: a node that stands still shall not hold a test up for long.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
@@ -268,14 +271,18 @@ impl Rig {
         let settings = settings.iter().map(own).collect();
         let spec =
             TopicSpec { name: name.to_owned(), partitions: Some(partitions), replicas: Some(replicas), settings };
-        let created = self.client().create_topic(&spec, false);
-        created.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
+        self.insist("the topic may be created", |client| client.create_topic(&spec, true));
+        // one that is there now was created by a try whose answer was lost
+        self.insist("the topic is created", |client| match client.create_topic(&spec, false) {
+            Err(error) if error.code() == Some(TOPIC_ALREADY_EXISTS) => Ok(()),
+            outcome => outcome,
+        });
         self.await_in_sync(name, usize::try_from(replicas).unwrap());
     }
 
     /// A topic as the cluster tells it now.
     pub(crate) fn topic(&self, name: &str) -> Topic {
-        self.client().topic(name, false).unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+        self.insist("a topic is told", |client| client.topic(name, false))
     }
 
     /// The leader of a partition, once there is one.
@@ -294,6 +301,22 @@ impl Rig {
             let topic = self.client().topic(name, false);
             topic.is_ok_and(|topic| topic.partitions.values().all(|it| it.leader >= 0 && it.in_sync.len() == replicas))
         });
+    }
+
+    /// Does what does no harm if it is done twice, until it is done: nodes of a machine that is busy answer later than a client
+    /// waits.
+    pub(crate) fn insist<T>(&self, what: &str, mut attempt: impl FnMut(&mut Cluster) -> Result<T, ClientError>) -> T {
+        let begun = Instant::now();
+        loop {
+            match attempt(&mut self.client()) {
+                Ok(done) => return done,
+                Err(error) => {
+                    let may_pass = error.is_retriable() || matches!(error, ClientError::TimedOut { .. });
+                    assert!(may_pass && begun.elapsed() < PATIENCE, "{what}: {error}\n{}", self.logs());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Waits for something that is bound to come.

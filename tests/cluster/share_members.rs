@@ -24,13 +24,13 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use millrace_bench::{
-    batch::{BatchShape, BatchTemplate},
+    batch::{BatchShape, BatchTemplate, Idempotence},
     payload::Stamp,
 };
-use millrace_client::{ClientError, Cluster, Resource, ResourceKind};
+use millrace_client::{ClientError, Cluster, ProducerId, Resource, ResourceKind};
 use uuid::Uuid;
 
-use crate::{node::PATIENCE, rig::Rig};
+use crate::{load::DUPLICATE_SEQUENCE_NUMBER, node::PATIENCE, rig::Rig};
 
 /// The group.
 pub(crate) const GROUP: &str = "shared";
@@ -71,18 +71,13 @@ pub(crate) struct Members {
 impl Members {
     /// Fills a topic, and starts members that read it from its start.
     pub(crate) fn start(rig: &Rig, topic: &str, partitions: i32, records: i64, members: usize) -> Members {
-        let mut cluster = rig.client();
-        let template = BatchTemplate::new(BatchShape { records: 10, value_bytes: 50, key_bytes: 0 });
-        for partition in 0..partitions {
-            for _ in 0..records / 10 {
-                cluster.produce(topic, partition, &batch(&template), -1, false).unwrap();
-            }
-        }
+        (0..partitions).for_each(|partition| fill(rig, topic, partition, records));
         let group = Resource { kind: ResourceKind::Group, name: GROUP.to_owned() };
         let earliest = ("share.auto.offset.reset".to_owned(), "earliest".to_owned());
         // a record that is given back for each disturbance must not count as one that nobody can process
         let often = ("share.delivery.count.limit".to_owned(), "10".to_owned());
-        cluster.alter_config(&group, &[earliest, often], &[]).unwrap();
+        let settings = [earliest, often];
+        rig.insist("the group has its settings", |client| client.alter_config(&group, &settings, &[]));
         let (ledger, stop): (Arc<Mutex<Ledger>>, Arc<AtomicBool>) = Default::default();
         let running = (0..members).map(|at| {
             let mut member = Member {
@@ -166,10 +161,27 @@ fn start_offsets(cluster: &mut Cluster) -> Result<Vec<i64>, ClientError> {
     Ok(partitions.map(|partition| partition.start_offset).collect())
 }
 
-fn batch(template: &BatchTemplate) -> Bytes {
+/// Writes that many records to an empty partition, each once.
+fn fill(rig: &Rig, topic: &str, partition: i32, records: i64) {
+    let template = BatchTemplate::new(BatchShape { records: 10, value_bytes: 50, key_bytes: 0 });
+    let ProducerId { id, epoch } = rig.insist("a producer id is given", |client| client.init_producer_id());
+    let mut written = 0;
+    rig.insist("records are written", |client| {
+        while i64::from(written) < records {
+            let id = Idempotence { producer_id: id, producer_epoch: epoch, base_sequence: written };
+            match client.produce(topic, partition, &batch(&template, id), -1, true) {
+                Err(error) if error.code() != Some(DUPLICATE_SEQUENCE_NUMBER) => return Err(error),
+                _ => written += 10,
+            }
+        }
+        Ok(())
+    });
+}
+
+fn batch(template: &BatchTemplate, id: Idempotence) -> Bytes {
     let mut batch = Vec::new();
     let stamp = Stamp { run: 0, producer: 0, partition: 0, sequence: 0, intended_ns: 0 };
-    template.append_to(&mut batch, 1, None, stamp);
+    template.append_to(&mut batch, 1, Some(id), stamp);
     batch.into()
 }
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use kafka_protocol::messages::{
-    DeleteRecordsRequest,
+    DeleteRecordsRequest, DescribeLogDirsRequest,
     delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
 };
-use millrace_client::{OffsetQuestion, Reassignment, Resource, ResourceKind};
+use millrace_client::{Cluster, OffsetQuestion, Reassignment, Resource, ResourceKind};
 
 use crate::{load::Load, rig::Rig};
 
@@ -14,13 +14,19 @@ use crate::{load::Load, rig::Rig};
 const A_WHILE: Duration = Duration::from_secs(2);
 
 fn set(rig: &Rig, resource: &Resource, name: &str, value: &str) {
-    let altered = rig.client().alter_config(resource, &[(name.to_owned(), value.to_owned())], &[]);
-    altered.unwrap_or_else(|error| panic!("{error}\n{}", rig.logs()));
+    rig.insist(name, |client| client.alter_config(resource, &[(name.to_owned(), value.to_owned())], &[]));
 }
 
 fn unset(rig: &Rig, resource: &Resource, name: &str) {
-    let altered = rig.client().alter_config(resource, &[], &[name.to_owned()]);
-    altered.unwrap_or_else(|error| panic!("{error}\n{}", rig.logs()));
+    rig.insist(name, |client| client.alter_config(resource, &[], &[name.to_owned()]));
+}
+
+/// Bytes that a node has of all its partitions.
+fn log_bytes(rig: &Rig, node: i32) -> i64 {
+    let ask = |client: &mut Cluster| client.broker(node, |_| DescribeLogDirsRequest::default().with_topics(None));
+    let told = rig.insist("what a node has is told", ask);
+    let topics = told.results.iter().flat_map(|result| &result.topics);
+    topics.flat_map(|topic| &topic.partitions).map(|partition| partition.partition_size).sum()
 }
 
 #[test]
@@ -36,9 +42,9 @@ fn a_limit_holds_a_reassignment_until_it_is_lifted() {
     set(&rig, &topic, "leader.replication.throttled.replicas", &format!("0:{leader}"));
     set(&rig, &broker, "leader.replication.throttled.rate", "1");
     let both = Reassignment { topic: "letters".to_owned(), partition: 0, replicas: Some(vec![leader, 3 - leader]) };
-    rig.client().reassign(&[both]).unwrap();
+    rig.insist("it is to move", |client| client.reassign(std::slice::from_ref(&both)));
     std::thread::sleep(A_WHILE);
-    let under_way = rig.client().reassigning().unwrap();
+    let under_way = rig.insist("what moves is told", |client| client.reassigning());
     assert_eq!(under_way, [("letters".to_owned(), 0)], "a byte per second\n{}", rig.logs());
     unset(&rig, &broker, "leader.replication.throttled.rate");
     rig.await_in_sync("letters", 2);
@@ -62,11 +68,11 @@ fn a_limit_of_the_follower_holds_a_reassignment_until_it_is_lifted() {
     set(&rig, &broker(leader), "leader.replication.throttled.rate", "8192");
     set(&rig, &broker(3 - leader), "follower.replication.throttled.rate", "1");
     let both = Reassignment { topic: "letters".to_owned(), partition: 0, replicas: Some(vec![leader, 3 - leader]) };
-    rig.client().reassign(&[both]).unwrap();
-    std::thread::sleep(A_WHILE);
+    rig.insist("it is to move", |client| client.reassign(std::slice::from_ref(&both)));
+    rig.until("the follower has something", || log_bytes(&rig, 3 - leader) > 0);
     unset(&rig, &broker(leader), "leader.replication.throttled.rate");
     std::thread::sleep(A_WHILE);
-    let under_way = rig.client().reassigning().unwrap();
+    let under_way = rig.insist("what moves is told", |client| client.reassigning());
     assert_eq!(under_way, [("letters".to_owned(), 0)], "a byte per second\n{}", rig.logs());
     unset(&rig, &broker(3 - leader), "follower.replication.throttled.rate");
     rig.await_in_sync("letters", 2);
@@ -88,7 +94,8 @@ fn records_that_are_deleted_are_gone_from_all_that_live() {
             .with_partitions(vec![partition]);
         let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(timeout_ms);
         // another node may stand still
-        let answer = rig.client_of(leader).broker(leader, |_| request).unwrap();
+        let ask = |_: &mut Cluster| rig.client_of(leader).broker(leader, |_| request.clone());
+        let answer = rig.insist("what a deletion came to is told", ask);
         let partition = &answer.topics[0].partitions[0];
         (partition.error_code, partition.low_watermark)
     };
@@ -103,6 +110,6 @@ fn records_that_are_deleted_are_gone_from_all_that_live() {
     rig.until("the deletion is done", || delete(&rig, 30, 2_000) == (0, 30));
     rig.kill(leader);
     rig.await_in_sync("letters", 2);
-    let earliest = rig.client_without(leader).offset("letters", 0, OffsetQuestion::Earliest).unwrap();
+    let earliest = rig.insist("the start is told", |client| client.offset("letters", 0, OffsetQuestion::Earliest));
     assert_eq!(earliest, Some(30), "the next leader has let go of them\n{}", rig.logs());
 }

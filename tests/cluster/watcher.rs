@@ -81,13 +81,19 @@ fn read_more(client: &mut Cluster, node: i32, (topic, partition): (&str, i32), l
     true
 }
 
-/// A node's own log of a partition, up to where its consumers see it.
-pub(crate) fn log_of(client: &mut Cluster, node: i32, topic: &str, partition: i32) -> Log {
+/// A node's own log of a partition up to `end`, once its consumers see as much.
+pub(crate) fn log_of(rig: &Rig, node: i32, topic: &str, partition: i32, end: i64) -> Log {
+    let mut client = rig.client_of(node);
     let mut log = Log::new();
-    loop {
-        let before = log.len();
-        if read_more(client, node, (topic, partition), &mut log) && log.len() == before {
-            return log;
+    rig.until(&format!("node {node} has {topic}-{partition} up to {end}"), || {
+        let mut before = None;
+        while before != Some(log.len()) {
+            before = Some(log.len());
+            read_more(&mut client, node, (topic, partition), &mut log);
         }
-    }
+        log.last_key_value().is_some_and(|(_, (reached, _))| *reached >= end)
+    });
+    // what came since is not everywhere yet
+    log.retain(|_, (behind, _)| *behind <= end);
+    log
 }
