@@ -316,18 +316,16 @@ def transactions_group(protocol):
             feeder.produce(source, str(i), partition=i % 3)
         expect(feeder.flush(30), 0)
         config = {"bootstrap.servers": BROKER, "group.id": f"confluent-{RUN}-ctp-{protocol}", "auto.offset.reset": "earliest", "enable.auto.commit": False, "group.protocol": protocol, "isolation.level": "read_committed"}
-        rounds = 0
+        rounds, done = 0, 0
         for member in range(3):
             consumer, producer = Consumer(config), transactional(f"ctp-{protocol}")
             consumer.subscribe([source])
-            taken, quiet, deadline = 0, 0, time.time() + 60
             # the first two members leave in the middle
-            while quiet < 3 and (member == 2 or taken < 80) and time.time() < deadline:
+            goal, deadline = done + 80 if member < 2 else 300, time.time() + 60
+            while done < goal and time.time() < deadline:
                 messages = [message for message in consumer.consume(20, 1) if not message.error()]
                 if not messages:
-                    quiet += 1 if consumer.assignment() else 0
                     continue
-                quiet = 0
                 producer.begin_transaction()
                 for message in messages:
                     producer.produce(sink, message.value(), partition=0)
@@ -341,7 +339,7 @@ def transactions_group(protocol):
                         consumer.seek(committed)
                 else:
                     producer.commit_transaction(60)
-                    taken += len(messages)
+                    done += len(messages)
             consumer.close()
         expect(sorted(read_all(sink, "read_committed")), list(range(300)))
 

@@ -276,22 +276,20 @@ final class TransactionSteps {
         .mapToObj(i -> new ProducerRecord<byte[], byte[]>(input, i % 3, null, ClientTest.bytes("" + i))).toList(), Map.of());
     String group = id("group-" + protocol);
     int rounds = 0;
+    int done = 0;
     for (int member = 0; member < 3; member++) {
       try (KafkaConsumer<byte[], byte[]> consumer = test.consumer(Map.of("group.id", group, "auto.offset.reset",
               "earliest", "group.protocol", protocol, "max.poll.records", 20, "isolation.level", "read_committed"));
           KafkaProducer<byte[], byte[]> producer = producer(id("ctp-" + protocol), Map.of())) {
         consumer.subscribe(List.of(input));
         long deadline = System.currentTimeMillis() + 60000;
-        int quiet = 0;
-        int taken = 0;
         // the first two members leave in the middle
-        while (quiet < 3 && (member == 2 || taken < 80) && System.currentTimeMillis() < deadline) {
+        int goal = member < 2 ? done + 80 : count;
+        while (done < goal && System.currentTimeMillis() < deadline) {
           ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofSeconds(1));
           if (records.isEmpty()) {
-            quiet += consumer.assignment().isEmpty() ? 0 : 1;
             continue;
           }
-          quiet = 0;
           producer.beginTransaction();
           Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
           for (ConsumerRecord<byte[], byte[]> record : records) {
@@ -308,7 +306,7 @@ final class TransactionSteps {
             }
           } else {
             producer.commitTransaction();
-            taken += records.count();
+            done += records.count();
           }
         }
       }
