@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -160,10 +162,33 @@ func (w *world) deleteRecords(ctx context.Context, admin *kadm.Client, random *r
 	}
 }
 
+// Asks until there is an answer, or an error that does not pass: a broker that was just started looks for who leads what, and
+// one on a busy machine may answer late.
+func untilAnswered(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, clientPatience)
+	defer cancel()
+	for {
+		err := ask(ctx)
+		var said *kerr.Error
+		if err == nil || ctx.Err() != nil || errors.As(err, &said) && !said.Retriable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // After a cut.
 func (w *world) verifyAdministration(ctx context.Context, admin *kadm.Client) {
 	w.verifyLives(ctx, admin)
-	if got, err := admin.FetchOffsets(ctx, group); err == nil {
+	var got kadm.OffsetResponses
+	if err := untilAnswered(ctx, func(ctx context.Context) (err error) {
+		got, err = admin.FetchOffsets(ctx, group)
+		return errors.Join(err, got.Error())
+	}); err == nil {
 		for p := range w.admin.committed {
 			offset, _ := got.Lookup("small", int32(p))
 			at := max(offset.At, 0)
@@ -176,7 +201,13 @@ func (w *world) verifyAdministration(ctx context.Context, admin *kadm.Client) {
 	} else if w.admin.committed[0].Load() > 0 {
 		w.fault("committed offsets: %v", err)
 	}
-	described, err := admin.DescribeTopicConfigs(ctx, "plain")
+	var described kadm.ResourceConfigs
+	err := untilAnswered(ctx, func(ctx context.Context) (err error) {
+		if described, err = admin.DescribeTopicConfigs(ctx, "plain"); err == nil && len(described) == 1 {
+			err = described[0].Err
+		}
+		return err
+	})
 	if err != nil || len(described) != 1 {
 		w.fault("settings: %v", err)
 		return
@@ -193,8 +224,11 @@ func (w *world) verifyAdministration(ctx context.Context, admin *kadm.Client) {
 }
 
 func (w *world) verifyLives(ctx context.Context, admin *kadm.Client) {
-	list, err := admin.ListTopics(ctx)
-	if err != nil {
+	var list kadm.TopicDetails
+	if err := untilAnswered(ctx, func(ctx context.Context) (err error) {
+		list, err = admin.ListTopics(ctx)
+		return err
+	}); err != nil {
 		w.fault("list of topics: %v", err)
 		return
 	}

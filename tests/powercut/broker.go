@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand"
 	"net"
 	"os"
 	"os/exec"
@@ -31,11 +32,23 @@ type broker struct {
 	done                        chan error
 }
 
+// Ports to listen on: below those that Linux gives to outgoing connections, one of which may take a port that a broker gave up
+// for the moment of a restart.
+const portMin, portEnd = 10_000, 32_000
+
+var portsGiven = rand.Intn(portEnd - portMin)
+
+// An address of this machine that nobody listens on; another one with every call.
 func freeAddress() string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(err)
-	defer listener.Close()
-	return listener.Addr().String()
+	for range portEnd - portMin {
+		portsGiven++
+		address := fmt.Sprintf("127.0.0.1:%d", portMin+portsGiven%(portEnd-portMin))
+		if listener, err := net.Listen("tcp", address); err == nil {
+			listener.Close()
+			return address
+		}
+	}
+	panic("no free port")
 }
 
 func newBroker(binary string, r *rig) *broker {

@@ -79,8 +79,17 @@ func (w *world) readings(ctx context.Context, admin *kadm.Client, t *topic) []*r
 		p.mutex.Unlock()
 		readings = append(readings, &reading{partition: p, known: known, numbers: map[uint32]uint64{}, keys: map[string]keyed{}})
 	}
-	starts, err := admin.ListStartOffsets(ctx, t.name)
-	ends, err2 := admin.ListEndOffsets(ctx, t.name)
+	var starts, ends kadm.ListedOffsets
+	var err, err2 error
+	// what is left of errors of partitions is told of each below
+	_ = untilAnswered(ctx, func(ctx context.Context) error {
+		starts, err = admin.ListStartOffsets(ctx, t.name)
+		return errors.Join(err, starts.Error())
+	})
+	_ = untilAnswered(ctx, func(ctx context.Context) error {
+		ends, err2 = admin.ListEndOffsets(ctx, t.name)
+		return errors.Join(err2, ends.Error())
+	})
 	for _, r := range readings {
 		start, _ := starts.Lookup(t.name, r.number)
 		end, _ := ends.Lookup(t.name, r.number)
@@ -191,7 +200,14 @@ func (w *world) take(ctx context.Context, admin *kadm.Client, t *topic, r *readi
 
 // The offset that a partition's log starts with now, or -1.
 func logStart(ctx context.Context, admin *kadm.Client, topic string, number int32) int64 {
-	starts, err := admin.ListStartOffsets(ctx, topic)
+	var starts kadm.ListedOffsets
+	err := untilAnswered(ctx, func(ctx context.Context) (err error) {
+		if starts, err = admin.ListStartOffsets(ctx, topic); err == nil {
+			start, _ := starts.Lookup(topic, number)
+			err = start.Err
+		}
+		return err
+	})
 	if start, ok := starts.Lookup(topic, number); err == nil && ok && start.Err == nil {
 		return start.Offset
 	}

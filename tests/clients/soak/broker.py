@@ -3,6 +3,7 @@
 import collections
 import ctypes
 import os
+import random
 import re
 import signal
 import socket
@@ -92,7 +93,16 @@ class Broker:
 
 
 def free_port():
-    """A socket that holds a port which nobody else has."""
-    held = socket.socket()
-    held.bind(("127.0.0.1", 0))
-    return held
+    """A socket that holds a port which nobody else has.
+
+    It is below those that Linux gives to outgoing connections: one of them may take a port that a broker gave up for the
+    moment of a restart. Whoever draws one by chance hardly draws what another program drew before it listened.
+    """
+    for _ in range(1000):
+        held = socket.socket()
+        try:
+            held.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            return held
+        except OSError:
+            held.close()
+    raise RuntimeError("no free port")
