@@ -41,7 +41,7 @@ pub fn abandon(
     let lock = DataLock::take(data_dir)?;
     boot::check_direct_io(&lock)?;
     let data_dir = data_dir.to_owned();
-    executor("abandon", None)?.run(async move {
+    executor(&lock, "abandon", None)?.run(async move {
         let io = DirectIo::new(&lock).await?;
         let path = data_dir.join("catalog");
         let missing = || StartError::io(path.display(), io::ErrorKind::NotFound.into());

@@ -30,7 +30,7 @@ where
     Fut: Future<Output = T>,
 {
     let lock = DataLock::take(data_dir)?;
-    let executor = node::executor("apart", None)?;
+    let executor = node::executor(&lock, "apart", None)?;
     executor.run(async {
         let apart = Rc::new(Apart::open(&lock, data_dir, partitions, memory_bytes).await?);
         let result = body(apart.clone()).await;

@@ -77,9 +77,20 @@ impl DataLock {
         self.path.parent().expect("it lies in the directory").to_owned()
     }
 
-    /// Keeps the lock for as long as any request of the rings that this process has by now.
-    pub(crate) fn keep_with_rings(&self) -> io::Result<()> {
-        rings::keep_open(&self.file)
+    /// Makes something that has rings: as long as any of their requests has not ended, the lock is kept.
+    pub(crate) fn keep_with_rings_of<T>(&self, make: impl FnOnce() -> T) -> T {
+        let (made, kept) = rings::keep_open(&self.file, make);
+        // It runs without that too, only not safely if it is killed while the disk stands still.
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the data directory is locked for this process only, not for its last writes");
+        }
+        made
+    }
+
+    /// Lets go of it at once: all that was asked of the disk has ended.
+    pub(crate) fn release(&self) {
+        // if that fails, the rings do it in a moment
+        drop(self.file.unlock());
     }
 
     fn write(&mut self, text: &str) -> io::Result<()> {
@@ -175,10 +186,8 @@ fn started(pid: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use glommio::LocalExecutor;
-
     use super::*;
-    use crate::io::direct::DirectIo;
+    use crate::node::executor;
 
     #[test]
     fn a_process_is_known_by_when_it_was_started() {
@@ -203,7 +212,7 @@ mod tests {
         let lock = DataLock::take(dir.path()).expect("nobody has it");
         let refused = DataLock::take(dir.path()).expect_err("it is taken");
         assert!(refused.to_string().contains(&format!("(pid {})", std::process::id())), "{refused}");
-        drop(lock);
+        lock.release();
         drop(DataLock::take(dir.path()).expect("nobody has it any more"));
     }
 
@@ -212,11 +221,9 @@ mod tests {
     fn rings_keep_the_lock_of_one_that_is_gone() {
         let dir = tempfile::tempdir().expect("there is a folder for it");
         let path = dir.path().to_owned();
-        let executor = LocalExecutor::default();
-        executor.run(async {
-            let lock = DataLock::take(&path).expect("nobody has it");
-            DirectIo::new(&lock).await.expect("it can be read");
-        });
+        let lock = DataLock::take(&path).expect("nobody has it");
+        let executor = executor(&lock, "test", None).expect("there is io_uring");
+        drop(lock);
         let file = File::open(path.join("lock")).expect("it is there");
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)), "the executor has its rings");
         drop(executor);

@@ -112,7 +112,7 @@ where
     let office = PostOffice::new(options.shards);
     let together = Together {
         office: office.clone(),
-        lock,
+        lock: lock.clone(),
         owed: Owed::new(options.shards, options.wal_bytes),
         options: Arc::new(options),
         rested: Arc::default(),
@@ -125,6 +125,9 @@ where
     let result = run_shards(&together, &stopper, &serve);
     ended.store(true, Ordering::Release);
     watchdog.join().map_err(|_| StartError::Options("the watchdog thread panicked".into()))?;
+    if result.is_ok() {
+        lock.release();
+    }
     result
 }
 
@@ -210,7 +213,7 @@ fn run_shard<F, Fut>(
     Fut: Future<Output = ()> + 'static,
 {
     let cpu = boot::cpus().get(index).copied().filter(|_| together.options.pin);
-    let executor = match executor(&format!("shard-{index}"), cpu) {
+    let executor = match executor(&together.lock, &format!("shard-{index}"), cpu) {
         Ok(executor) => executor,
         Err(error) => {
             return drop(reports.send(Report::Failed(error)));
@@ -230,15 +233,18 @@ fn run_shard<F, Fut>(
     });
 }
 
-/// The executor of a shard's thread.
-pub(crate) fn executor(name: &str, cpu: Option<usize>) -> Result<LocalExecutor, StartError> {
-    LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
-        .name(name)
-        .io_memory(IO_MEMORY_BYTES)
-        .ring_depth(RING_DEPTH)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
-        .make()
-        .map_err(|error| StartError::NoUring(error.to_string()))
+/// The executor of a shard's thread, whose rings keep the lock of the data directory.
+pub(crate) fn executor(lock: &DataLock, name: &str, cpu: Option<usize>) -> Result<LocalExecutor, StartError> {
+    let make = || {
+        LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
+            .name(name)
+            .io_memory(IO_MEMORY_BYTES)
+            .ring_depth(RING_DEPTH)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+            .make()
+            .map_err(|error| StartError::NoUring(error.to_string()))
+    };
+    lock.keep_with_rings_of(make)
 }
 
 /// Registered buffers of glommio, per executor; small because large buffers come from the allocator. Three times this

@@ -35,10 +35,6 @@ impl DirectIo {
     /// Call once per executor, before any other file of the data directory is opened.
     pub(crate) async fn new(lock: &DataLock) -> Result<Self, StartError> {
         Self::settle_polling(lock.path()).await.map_err(|error| StartError::io(lock.path().display(), error))?;
-        // It runs without that too, only not safely if it is killed while the disk stands still.
-        if let Err(error) = lock.keep_with_rings() {
-            tracing::warn!(%error, "the data directory is locked for this process only, not for its last writes");
-        }
         let background = glommio::executor().create_task_queue(
             Shares::Static(BACKGROUND_SHARES),
             Latency::NotImportant,

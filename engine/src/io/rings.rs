@@ -15,17 +15,20 @@ const REGISTER_FILES: libc::c_uint = 2;
 /// do.
 const KERNEL_MIN: (u32, u32) = (6, 1);
 
-/// Keeps a file open for as long as any ring that this process has by now, which is until the last of its requests has
-/// ended, even if the process is gone before. On kernels before 6.1 it does nothing.
-pub(crate) fn keep_open(file: &File) -> io::Result<()> {
+/// Makes something that has rings, and has these keep a file open: until the last of their requests has ended, even if the
+/// process is gone before. On kernels before 6.1 they do not. Rings that another thread makes meanwhile keep it too.
+pub(crate) fn keep_open<T>(file: &File, make: impl FnOnce() -> T) -> (T, io::Result<()>) {
+    let before = rings();
+    let made = make();
+    (made, before.and_then(|before| register_others(&before, file)))
+}
+
+fn register_others(before: &[RawFd], file: &File) -> io::Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     if kernel(&release).is_none_or(|kernel| kernel < KERNEL_MIN) {
         return Ok(());
     }
-    for ring in rings()? {
-        register(ring, file)?;
-    }
-    Ok(())
+    rings()?.into_iter().filter(|ring| !before.contains(ring)).try_for_each(|ring| register(ring, file))
 }
 
 fn kernel(release: &str) -> Option<(u32, u32)> {
