@@ -42,7 +42,7 @@ pub fn abandon(
     boot::check_direct_io(&lock)?;
     let data_dir = data_dir.to_owned();
     executor(&lock, "abandon", None)?.run(async move {
-        let io = DirectIo::new(&lock).await?;
+        let io = lock.disk().await?;
         let path = data_dir.join("catalog");
         let missing = || StartError::io(path.display(), io::ErrorKind::NotFound.into());
         let catalog = read_catalog(&io, &path).await?.ok_or_else(missing)?;

@@ -212,7 +212,7 @@ fn with_catalog<T: 'static, E: From<StartError> + 'static>(
     let lock = DataLock::take(data_dir)?;
     boot::check_direct_io(&lock)?;
     executor(&lock, "catalog", None)?.run(async move {
-        let io = DirectIo::new(&lock).await?;
+        let io = lock.disk().await?;
         let missing = || StartError::io(path.display(), io::ErrorKind::NotFound.into());
         let catalog = read_catalog(&io, &path).await?.ok_or_else(missing)?;
         body(Files { io, path }, catalog).await

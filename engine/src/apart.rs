@@ -12,7 +12,6 @@ use crate::{
     batch::AppendOrigin,
     config::TopicConfig,
     format::catalog::Catalog,
-    io::direct::DirectIo,
     lock::DataLock,
     node,
     start::StartError,
@@ -41,7 +40,7 @@ where
 
 impl Apart {
     async fn open(lock: &DataLock, data_dir: &Path, partitions: u32, memory_bytes: usize) -> Result<Self, StartError> {
-        let io = DirectIo::new(lock).await?;
+        let io = lock.disk().await?;
         let config = TopicConfig::parse(&BTreeMap::new(), &BTreeMap::new()).map_err(StartError::Options)?;
         let config = Rc::new(config);
         let mut stores = Vec::new();

@@ -15,7 +15,11 @@ use std::{
 };
 
 use crate::{
-    io::{BLOCK, direct::create_dir_durably, rings},
+    io::{
+        BLOCK,
+        direct::{DirectIo, create_dir_durably},
+        rings,
+    },
     start::StartError,
 };
 
@@ -70,6 +74,11 @@ impl DataLock {
     /// Where the file is. It is never empty, see `DirectIo::new`.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The disk, for the executor that this is called on, before any other file of the directory is opened.
+    pub(crate) async fn disk(&self) -> Result<DirectIo, StartError> {
+        DirectIo::new(&self.path).await.map_err(|error| StartError::io(self.path.display(), error))
     }
 
     /// The directory.

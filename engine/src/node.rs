@@ -26,7 +26,7 @@ use crate::{
     config::{self, TopicConfig},
     engine::{Engine, EngineState, owner},
     format::catalog::REPLICATION,
-    io::{Io, Share, direct::DirectIo},
+    io::{Io, Share},
     lock::DataLock,
     mail::{Mail, PostOffice},
     metadata::{CatalogFile, Topic, Topics},
@@ -263,7 +263,7 @@ async fn open(
     reports: &mpsc::Sender<Report>,
 ) -> Result<Engine, StartError> {
     let options = &together.options;
-    let io = DirectIo::new(&together.lock).await?;
+    let io = together.lock.disk().await?;
     let (booted, catalog) = match booted {
         Some(booted) => (booted, None),
         None => {

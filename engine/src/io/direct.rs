@@ -17,7 +17,7 @@ use glommio::{
 };
 
 use super::{BLOCK, Buffer, File, IO_BYTES_MAX, Io, Open, Share};
-use crate::{chunk::Memory, lock::DataLock, start::StartError};
+use crate::chunk::Memory;
 
 /// Shares of background work, where serving has glommio's default of 1,000.
 const BACKGROUND_SHARES: usize = 150;
@@ -32,24 +32,19 @@ pub(crate) struct DirectIo {
 }
 
 impl DirectIo {
-    /// Call once per executor, before any other file of the data directory is opened.
-    pub(crate) async fn new(lock: &DataLock) -> Result<Self, StartError> {
-        Self::settle_polling(lock.path()).await.map_err(|error| StartError::io(lock.path().display(), error))?;
+    /// Call once per executor, before any other file of the data directory is opened. `probe` is an existing non-empty file
+    /// on that directory's device: glommio 0.9 decides from the first file it opens read-write whether the device supports
+    /// polled I/O, and decides wrongly when that file is empty; a read-only open of a non-empty file decides rightly.
+    pub(crate) async fn new(probe: &Path) -> io::Result<Self> {
+        let file = DmaFile::open(probe).await.map_err(io::Error::from)?;
+        let _first_read_settles_the_verdict = file.read_at_aligned(0, BLOCK).await.map_err(io::Error::from)?;
+        file.close().await.map_err(io::Error::from)?;
         let background = glommio::executor().create_task_queue(
             Shares::Static(BACKGROUND_SHARES),
             Latency::NotImportant,
             "background",
         );
         Ok(Self { background, started: Instant::now(), calls: Rc::default() })
-    }
-
-    /// glommio 0.9 decides from the first file it opens read-write whether the device supports polled I/O, and decides
-    /// wrongly when that file is empty; a read-only open of a non-empty file, on the device of the data directory, decides
-    /// rightly.
-    async fn settle_polling(probe: &Path) -> io::Result<()> {
-        let file = DmaFile::open(probe).await.map_err(io::Error::from)?;
-        let _first_read_settles_the_verdict = file.read_at_aligned(0, BLOCK).await.map_err(io::Error::from)?;
-        file.close().await.map_err(io::Error::from)
     }
 
     /// Runs a blocking call on a thread of the executor's pool. It is finished even if nobody waits for it any more.
@@ -342,10 +337,10 @@ mod tests {
     /// A file of a deleted topic that was being removed when the node stopped took the process down with it.
     #[test]
     fn a_call_that_nobody_waits_for_is_finished_before_the_executor_ends() {
-        let data = tempfile::tempdir().expect("there is a folder for it");
-        let lock = DataLock::take(data.path()).expect("nobody has it");
+        let probe = tempfile::NamedTempFile::new().expect("there is a folder for it");
+        std::fs::write(probe.path(), [0; BLOCK]).expect("there is space");
         LocalExecutor::default().run(async {
-            let io = DirectIo::new(&lock).await.expect("it can be read");
+            let io = DirectIo::new(probe.path()).await.expect("it can be read");
             let is_done = Arc::new(AtomicBool::new(false));
             let done = is_done.clone();
             let call = io.beside(move || {

@@ -72,6 +72,7 @@ pub const FLOORS: &[Floor] = &[
             "engine/src/abandon",
             "engine/src/alone",
             "engine/src/apart",
+            "engine/src/lock",
             "engine/src/start",
         ],
     },
