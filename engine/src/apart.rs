@@ -12,6 +12,7 @@ use crate::{
     batch::AppendOrigin,
     config::TopicConfig,
     format::catalog::Catalog,
+    io::direct::DirectIo,
     lock::DataLock,
     node,
     start::StartError,
