@@ -38,7 +38,7 @@ pub fn abandon(
         let reason = "there is no catalog: this is no data folder".to_owned();
         return Err(StartError::Damaged { path: data_dir.to_owned(), reason });
     }
-    let lock = DataLock::take(data_dir)?;
+    let lock = DataLock::take_offline(data_dir)?;
     boot::check_direct_io(&lock)?;
     let data_dir = data_dir.to_owned();
     executor(&lock, "abandon", None)?.run(async move {

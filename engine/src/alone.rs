@@ -110,7 +110,7 @@ pub struct Hold(#[expect(dead_code, reason = "it is locked for as long as this i
 /// # Errors
 /// If a node runs on it.
 pub fn hold(data_dir: &Path) -> Result<Hold, StartError> {
-    DataLock::take(data_dir).map(Hold)
+    DataLock::take_offline(data_dir).map(Hold)
 }
 
 /// Makes the catalog of a node that does not run that of one that is alone, in one step, as `decide` chooses from what it
@@ -209,7 +209,7 @@ fn with_catalog<T: 'static, E: From<StartError> + 'static>(
         let reason = "there is no catalog: this is no data folder".to_owned();
         return Err(StartError::Damaged { path: data_dir.to_owned(), reason }.into());
     }
-    let lock = DataLock::take(data_dir)?;
+    let lock = DataLock::take_offline(data_dir)?;
     boot::check_direct_io(&lock)?;
     executor(&lock, "catalog", None)?.run(async move {
         let io = lock.disk().await?;

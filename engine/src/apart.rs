@@ -29,7 +29,7 @@ where
     F: FnOnce(Rc<Apart>) -> Fut,
     Fut: Future<Output = T>,
 {
-    let lock = DataLock::take(data_dir)?;
+    let lock = DataLock::take_offline(data_dir)?;
     let executor = node::executor(&lock, "apart", None)?;
     executor.run(async {
         let apart = Rc::new(Apart::open(&lock, data_dir, partitions, memory_bytes).await?);

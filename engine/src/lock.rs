@@ -8,8 +8,10 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    io::{self, Read, Seek},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -20,17 +22,16 @@ use crate::{
         direct::{DirectIo, create_dir_durably},
         rings,
     },
-    start::StartError,
+    start::{LockHolder, StartError},
 };
 
-/// How long writes of a process that is gone are waited for. Whoever supervises this one starts it again then.
+/// How long a node waits for writes of a process that is gone. Whoever supervises it starts it again then.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a command does, which people wait for: rings of a process that has just ended need a moment.
+const PATIENCE_OFFLINE: Duration = Duration::from_secs(2);
 /// After that long it is said what is waited for.
 const TOLD_AFTER: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Said of one that is not to be seen.
-const GONE: &str = ": one in another container, or one that was killed and has writes that do not reach the disk";
 
 /// What is in the file once its process wants the lock no more.
 const ENDED: &str = "ended";
@@ -40,31 +41,43 @@ const ENDED: &str = "ended";
 pub(crate) struct DataLock {
     file: File,
     path: PathBuf,
+    /// All that was asked of the disk has ended.
+    is_at_rest: AtomicBool,
 }
 
-/// What is said of who has the lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Holder {
-    /// A process that runs.
-    Runs(u32),
-    /// One that is gone, or has let go of it, if not all of what it wrote has ended.
-    Gone(Option<u32>),
-    /// Nobody can tell.
-    Unknown,
+/// Who has the lock of a data directory now, if anybody has it.
+pub fn lock_holder(data_dir: &Path) -> Option<LockHolder> {
+    let mut file = File::open(data_dir.join("lock")).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Some(holder(&mut file)),
+        // closing the file gives the lock back
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
 }
 
 impl DataLock {
-    /// Creates the data directory and locks it.
-    pub(crate) fn take(data_dir: &Path) -> Result<Self, StartError> {
+    /// Creates the data directory and locks it for a node. Unless one runs on it, waits until it is free, for a minute at
+    /// most, and not if `is_stopping` says so.
+    pub(crate) fn take(data_dir: &Path, is_stopping: impl Fn() -> bool) -> Result<Self, StartError> {
+        Self::take_within(data_dir, PATIENCE, is_stopping)
+    }
+
+    /// The same for a command.
+    pub(crate) fn take_offline(data_dir: &Path) -> Result<Self, StartError> {
+        Self::take_within(data_dir, PATIENCE_OFFLINE, || false)
+    }
+
+    fn take_within(data_dir: &Path, patience: Duration, is_stopping: impl Fn() -> bool) -> Result<Self, StartError> {
         create_dir_durably(data_dir)
             .map_err(|error| StartError::io(format!("creating the data directory {}", data_dir.display()), error))?;
         let path = data_dir.join("lock");
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(|error| StartError::io(format!("opening {}", path.display()), error))?;
-        wait_for(&mut file, data_dir)?;
-        let mut lock = Self { file, path };
-        match lock.write(&own_text()) {
-            // A node must start on a full disk; a lock file of a former run is as good.
+        let began = Instant::now();
+        wait_for(&mut file, data_dir, || began.elapsed() > patience || is_stopping())?;
+        let lock = Self { file, path, is_at_rest: AtomicBool::new(false) };
+        match lock.write(&own_text()).and_then(|()| lock.file.sync_all()) {
+            // A node must start on a full disk. Others hear of the lock then, and not of who has it.
             Err(full) if full.kind() == io::ErrorKind::StorageFull => Ok(lock),
             Err(error) => Err(StartError::io(format!("writing {}", lock.path.display()), error)),
             Ok(()) => Ok(lock),
@@ -96,30 +109,33 @@ impl DataLock {
         made
     }
 
-    /// Lets go of it at once: all that was asked of the disk has ended.
-    pub(crate) fn release(&self) {
-        // if that fails, the rings do it in a moment
-        drop(self.file.unlock());
+    /// All that was asked of the disk has ended: the lock need not wait for the rings.
+    pub(crate) fn at_rest(&self) {
+        self.is_at_rest.store(true, Ordering::Relaxed);
     }
 
-    fn write(&mut self, text: &str) -> io::Result<()> {
+    /// Not durable: after a restart of the machine nobody has the lock.
+    fn write(&self, text: &str) -> io::Result<()> {
         let mut block = text.to_owned();
         block.extend(std::iter::repeat_n('\n', BLOCK - text.len()));
-        self.file.rewind()?;
-        self.file.write_all(block.as_bytes())?;
-        self.file.sync_all()
+        self.file.write_all_at(block.as_bytes(), 0)
     }
 }
 
 impl Drop for DataLock {
     fn drop(&mut self) {
-        // Without it, who comes next in this very process would take it for one that runs.
+        // Without it, who comes next in this very process would take it for one that runs. Before the lock is free, as who
+        // has it then writes here too.
         drop(self.write(ENDED));
+        if self.is_at_rest.load(Ordering::Relaxed) {
+            // if that fails, the rings do it in a moment
+            drop(self.file.unlock());
+        }
     }
 }
 
 /// Waits until the lock is free and takes it, unless a process that runs has it.
-fn wait_for(file: &mut File, data_dir: &Path) -> Result<(), StartError> {
+fn wait_for(file: &mut File, data_dir: &Path, is_over: impl Fn() -> bool) -> Result<(), StartError> {
     let began = Instant::now();
     let mut is_told = false;
     loop {
@@ -131,22 +147,12 @@ fn wait_for(file: &mut File, data_dir: &Path) -> Result<(), StartError> {
             }
         }
         let holder = holder(file);
-        let is_over = began.elapsed() > PATIENCE;
-        let said = match holder {
-            Holder::Runs(pid) => Some(format!(" (pid {pid})")),
-            Holder::Gone(_) if is_over => Some(GONE.to_owned()),
-            Holder::Unknown if is_over => Some(String::new()),
-            Holder::Gone(_) | Holder::Unknown => None,
-        };
-        if let Some(holder) = said {
+        if matches!(holder, LockHolder::Runs(_)) || is_over() {
             return Err(StartError::Locked { path: data_dir.to_owned(), holder });
         }
         if !is_told && began.elapsed() > TOLD_AFTER {
             is_told = true;
-            tracing::warn!(
-                ?holder,
-                "a process that is gone has writes on their way to the disk: waiting for their end"
-            );
+            tracing::warn!("the data directory is in use by {holder}: waiting for its end");
         }
         thread::sleep(PAUSE);
     }
@@ -159,26 +165,23 @@ fn own_text() -> String {
     format!("pid {pid}\n{started}")
 }
 
-fn holder(file: &mut File) -> Holder {
+fn holder(file: &mut File) -> LockHolder {
     let mut text = String::new();
     match file.rewind().and_then(|()| file.read_to_string(&mut text)) {
         Ok(_) => said_by(&text, started),
-        Err(_) => Holder::Unknown,
+        Err(_) => LockHolder::Unseen,
     }
 }
 
-fn said_by(text: &str, started: impl Fn(u32) -> Option<u64>) -> Holder {
+fn said_by(text: &str, started: impl Fn(u32) -> Option<u64>) -> LockHolder {
     let mut lines = text.lines();
-    let first = lines.next().unwrap_or_default();
-    if first == ENDED {
-        return Holder::Gone(None);
-    }
-    let Some(pid) = first.strip_prefix("pid ").and_then(|pid| pid.parse().ok()) else { return Holder::Unknown };
+    let pid = lines.next().and_then(|line| line.strip_prefix("pid ")).and_then(|pid| pid.parse().ok());
+    let Some(pid) = pid else { return LockHolder::Unseen };
     // who wrote no time was an earlier version
     let known = lines.next().and_then(|line| line.strip_prefix("started ")).and_then(|ticks| ticks.parse().ok());
     match started(pid) {
-        Some(ticks) if known.is_none_or(|known: u64| known == ticks) => Holder::Runs(pid),
-        _ => Holder::Gone(Some(pid)),
+        Some(ticks) if known.is_none_or(|known: u64| known == ticks) => LockHolder::Runs(pid),
+        _ => LockHolder::Unseen,
     }
 }
 
@@ -202,40 +205,47 @@ mod tests {
     fn a_process_is_known_by_when_it_was_started() {
         let runs = |pid| (pid == 7).then_some(500);
         for (text, holder) in [
-            ("pid 7\nstarted 500\n\n\n", Holder::Runs(7)),
-            ("pid 7\n\n\n", Holder::Runs(7)),
-            ("pid 7\nstarted 400\n", Holder::Gone(Some(7))),
-            ("pid 8\nstarted 500\n", Holder::Gone(Some(8))),
-            ("ended\n\n", Holder::Gone(None)),
-            ("", Holder::Unknown),
-            ("pid seven\n", Holder::Unknown),
+            ("pid 7\nstarted 500\n\n\n", LockHolder::Runs(7)),
+            ("pid 7\n\n\n", LockHolder::Runs(7)),
+            ("pid 7\nstarted 400\n", LockHolder::Unseen),
+            ("pid 8\nstarted 500\n", LockHolder::Unseen),
+            ("ended\n\n", LockHolder::Unseen),
+            ("", LockHolder::Unseen),
+            ("pid seven\n", LockHolder::Unseen),
         ] {
             assert_eq!(said_by(text, runs), holder, "{text:?}");
         }
-        assert_eq!(said_by(&own_text(), started), Holder::Runs(std::process::id()));
+        assert_eq!(said_by(&own_text(), started), LockHolder::Runs(std::process::id()));
     }
 
     #[test]
     fn one_that_runs_is_not_waited_for() {
         let dir = tempfile::tempdir().expect("there is a folder for it");
-        let lock = DataLock::take(dir.path()).expect("nobody has it");
-        let refused = DataLock::take(dir.path()).expect_err("it is taken");
-        assert!(refused.to_string().contains(&format!("(pid {})", std::process::id())), "{refused}");
-        lock.release();
-        drop(DataLock::take(dir.path()).expect("nobody has it any more"));
+        let lock = DataLock::take_offline(dir.path()).expect("nobody has it");
+        let refused = DataLock::take_offline(dir.path()).expect_err("it is taken");
+        assert!(refused.to_string().ends_with(&format!("is in use by pid {}", std::process::id())), "{refused}");
+        assert_eq!(lock_holder(dir.path()), Some(LockHolder::Runs(std::process::id())));
+        lock.at_rest();
+        drop(lock);
+        assert_eq!(lock_holder(dir.path()), None);
+        drop(DataLock::take_offline(dir.path()).expect("nobody has it any more"));
     }
 
     /// A node that was started while writes of a killed one were on their way lost its own to them.
     #[test]
     fn rings_keep_the_lock_of_one_that_is_gone() {
+        if !rings::can_keep_open() {
+            return println!("skipped: this kernel's rings keep no file");
+        }
         let dir = tempfile::tempdir().expect("there is a folder for it");
-        let path = dir.path().to_owned();
-        let lock = DataLock::take(&path).expect("nobody has it");
+        let lock = DataLock::take_offline(dir.path()).expect("nobody has it");
         let executor = executor(&lock, "test", None).expect("there is io_uring");
         drop(lock);
-        let file = File::open(path.join("lock")).expect("it is there");
-        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)), "the executor has its rings");
+        assert_eq!(lock_holder(dir.path()), Some(LockHolder::Unseen), "the executor has its rings");
+        let asked = Instant::now();
+        let stopped = DataLock::take(dir.path(), || asked.elapsed() > Duration::from_millis(50));
+        assert!(stopped.expect_err("it is not free").to_string().contains("not to be seen"));
         drop(executor);
-        drop(DataLock::take(&path).expect("the kernel lets go of rings in a while"));
+        drop(DataLock::take(dir.path(), || false).expect("the kernel lets go of rings in a while"));
     }
 }

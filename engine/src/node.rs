@@ -19,7 +19,10 @@ use std::{
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
-pub use crate::start::{NodeOptions, StartError};
+pub use crate::{
+    lock::lock_holder,
+    start::{LockHolder, NodeOptions, StartError},
+};
 
 use crate::{
     boot::{self, Booted},
@@ -107,7 +110,7 @@ where
     Fut: Future<Output = ()> + 'static,
 {
     check(&options)?;
-    let lock = Arc::new(DataLock::take(&options.data_dir)?);
+    let lock = Arc::new(DataLock::take(&options.data_dir, || stopper.0.asked.load(Ordering::Acquire))?);
     boot::check_direct_io(&lock)?;
     let office = PostOffice::new(options.shards);
     let together = Together {
@@ -126,7 +129,7 @@ where
     ended.store(true, Ordering::Release);
     watchdog.join().map_err(|_| StartError::Options("the watchdog thread panicked".into()))?;
     if result.is_ok() {
-        lock.release();
+        lock.at_rest();
     }
     result
 }

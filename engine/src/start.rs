@@ -1,6 +1,6 @@
 //! What a node is started with, and why it could not start.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf};
 
 use crate::{doubt::Doubts, format::catalog::Catalog, store::OpenError};
 
@@ -29,16 +29,37 @@ pub struct NodeOptions {
     pub retention_check_ms: i64,
 }
 
+/// Who has the lock of a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockHolder {
+    /// A process that runs, by its number.
+    Runs(u32),
+    /// One that is not to be seen: it is gone, and the last of its writes have not ended, or it is in another container.
+    Unseen,
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runs(pid) => write!(f, "pid {pid}"),
+            Self::Unseen => f.write_str(
+                "a process that is not to be seen: it is in another container, or was killed with writes on their way to \
+                 the disk",
+            ),
+        }
+    }
+}
+
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another process holds the data directory.
-    #[error("the data directory {path} is locked by another process{holder}")]
+    #[error("the data directory {path} is in use by {holder}")]
     Locked {
         /// The directory.
         path: PathBuf,
-        /// What is known of the other process, in parentheses.
-        holder: String,
+        /// What is known of the other process.
+        holder: LockHolder,
     },
     /// The file system refuses O_DIRECT.
     #[error("{path} lies on a file system without O_DIRECT ({reason})")]
@@ -102,7 +123,7 @@ impl StartError {
     }
 
     /// A file that could not be read or written, and what for.
-    pub(crate) fn io(what: impl std::fmt::Display, source: io::Error) -> Self {
+    pub(crate) fn io(what: impl fmt::Display, source: io::Error) -> Self {
         Self::Io { what: what.to_string(), source }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use millrace_engine::{
     api::{
-        Acks, ConfigChange, Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, ReadBound,
+        Acks, Chunk, ConfigChange, Fetch, FetchPartition, LogError, NewTopic, OffsetSpec, ProducePartition, ReadBound,
         TopicError, TopicPartition,
     },
     batch::{AppendOrigin, BatchBuilder, Codec, Record, records},
@@ -58,7 +58,7 @@ async fn consume(engine: &Engine, partition: TopicPartition, mut offset: i64) ->
             .chunks
             .iter()
             .flat_map(|chunk| match chunk {
-                millrace_engine::api::Chunk::File(range) => {
+                Chunk::File(range) => {
                     use std::os::unix::fs::FileExt;
                     let mut read = vec![0; range.len];
                     range.file.read_exact_at(&mut read, range.position).unwrap();
@@ -211,13 +211,13 @@ fn a_first_batch_beyond_its_limit_is_not_waited_for() {
 /// An answer ended where the log's segments end, with less than was waited for.
 #[test]
 fn a_fetch_is_answered_from_segments_and_tail_together() {
-    fetched_from_segments_and_tail(|_| ());
+    fetched_from_segments_and_tail(false);
 }
 
 /// With the segments' files in the kernel's cache an answer ended where the last one may still be written to.
 #[test]
 fn a_fetch_is_answered_from_cached_segments_and_tail_together() {
-    fetched_from_segments_and_tail(|dir| assert!(read_all_logs(dir) > 3));
+    fetched_from_segments_and_tail(true);
 }
 
 /// Reads all segments below a directory by way of the kernel's cache; answers how many there are.
@@ -234,8 +234,8 @@ fn read_all_logs(dir: &Path) -> usize {
     paths.map(read).sum()
 }
 
-/// `meanwhile`: what is done with the node's directory before records are fetched from it.
-fn fetched_from_segments_and_tail(meanwhile: fn(&Path)) {
+/// `is_cached`: all segments are in the kernel's cache as they are fetched from.
+fn fetched_from_segments_and_tail(is_cached: bool) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let large = |shards| NodeOptions { memory_bytes: shards * (512 << 20), ..options(dir.path(), shards) };
     let id = with_node(large(2), |engine| async move {
@@ -250,7 +250,9 @@ fn fetched_from_segments_and_tail(meanwhile: fn(&Path)) {
     let path = dir.path().to_owned();
     with_node(large(2), move |engine| async move {
         produce(&engine, id, &values("tail", 100, 400)).await.unwrap();
-        meanwhile(&path);
+        if is_cached {
+            assert!(read_all_logs(&path) > 3);
+        }
         let part = FetchPartition {
             partition: id,
             offset: 200,
@@ -265,9 +267,14 @@ fn fetched_from_segments_and_tail(meanwhile: fn(&Path)) {
             max_wait: Duration::from_secs(50),
         };
         let there = 8 * 400_000 + 40_000;
-        let fetched = engine.fetch(fetch(there)).await.remove(0).unwrap();
-        assert_eq!(fetched.high_watermark, 1_100, "what is there is not waited for");
-        assert!(fetched.records.len() >= there, "{} of {there} bytes", fetched.records.len());
+        for bound in [ReadBound::LastStable, ReadBound::HighWatermark] {
+            let fetch = Fetch { partitions: vec![FetchPartition { bound, ..part }], ..fetch(there) };
+            let fetched = engine.fetch(fetch).await.remove(0).unwrap();
+            assert_eq!(fetched.high_watermark, 1_100, "what is there is not waited for");
+            assert!(fetched.records.len() >= there, "{} of {there} bytes", fetched.records.len());
+            let is_sent_by_the_kernel = fetched.records.chunks.iter().any(|chunk| matches!(chunk, Chunk::File(_)));
+            assert!(is_sent_by_the_kernel || !is_cached, "{bound:?}");
+        }
         let more = async {
             glommio::timer::sleep(Duration::from_millis(200)).await;
             produce(&engine, id, &values("more", 100, 400)).await.unwrap();

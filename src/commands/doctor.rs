@@ -3,10 +3,12 @@
 use std::io::Write;
 
 use clap::Args;
-use millrace_tuning::{Severity, examine, limits};
+use millrace_engine::node::{LockHolder, lock_holder};
+use millrace_tuning::{Finding, Severity, examine, limits};
 
 use super::etcd;
 use crate::{
+    config::Config,
     failure::{Failure, Outcome},
     serve::ConfigArgs,
 };
@@ -26,6 +28,7 @@ impl DoctorCommand {
         let config = self.config.resolve()?;
         limits::raise();
         let mut findings = examine(&config.needs());
+        findings.extend(in_use(&config));
         findings.extend(etcd::examine(&config));
         let mut out = std::io::stdout().lock();
         for finding in &findings {
@@ -39,4 +42,24 @@ impl DoctorCommand {
             _ => Err(Failure::Reported),
         }
     }
+}
+
+fn in_use(config: &Config) -> Option<Finding> {
+    const CHECK: &str = "data folder";
+    let holder = lock_holder(&config.data_dir)?;
+    let what = format!("{} is in use by {holder}", config.data_dir.display());
+    Some(match holder {
+        LockHolder::Runs(_) => Finding::error(
+            CHECK,
+            what,
+            "two brokers on one folder would destroy it",
+            "stop the other process, or choose another --data",
+        ),
+        LockHolder::Unseen => Finding::warning(
+            CHECK,
+            what,
+            "a broker waits for its end for a minute before it starts",
+            "stop the other container; if there is none, look whether the disk still works",
+        ),
+    })
 }

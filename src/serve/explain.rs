@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use millrace_engine::node::StartError;
+use millrace_engine::node::{LockHolder, StartError};
 
 use crate::output::one_line;
 
@@ -13,7 +13,11 @@ pub(crate) fn start_error(error: &StartError) -> String {
             "put missing or damaged files of that folder back from a copy if there is one; otherwise 'millrace log \
              abandon DATA' shows what is in doubt, and goes on without it when told so twice; nothing was changed"
         }
-        StartError::Locked { .. } => "stop the other process, or choose another --data",
+        StartError::Locked { holder: LockHolder::Runs(_), .. } => "stop the other process, or choose another --data",
+        StartError::Locked { holder: LockHolder::Unseen, .. } => {
+            "stop the other container; if there is none, look whether the disk of --data still works, and start again once \
+             it does"
+        }
         StartError::NoDirectIo { .. } => "put --data on ext4, XFS or btrfs on a disk of this machine",
         StartError::NoUring(_) => "'millrace doctor' says what is in the way",
         StartError::Damaged { .. } => {

@@ -17,7 +17,7 @@ use millrace_client::{Broker, ConnectOptions};
 use millrace_engine::{
     config::{self as topic_config, Effect},
     engine::Engine,
-    node::{self, NodeOptions, Stopper},
+    node::{self, LockHolder, NodeOptions, StartError, Stopper, lock_holder},
 };
 use millrace_tuning::{
     Needs, Severity,
@@ -182,6 +182,7 @@ impl ServeCommand {
         // First of all: looking at the machine binds each address for a moment, which other nodes must not meet.
         let _claims = listening.as_ref().ok().map(|listening| claim(listening, &config)).transpose()?;
         refuse_unfit_machine(&config)?;
+        refuse_folder_in_use(&config)?;
         let listening = listening.map_err(|error| Failure::failed(format!("cannot listen: {error}")))?;
         let (prepared, _etcd) = cluster::prepare(&config, &listening)?.unzip();
         let halt = Halt { ending: ending.clone(), deadline: deadline.clone(), stopper: stopper.clone() };
@@ -248,6 +249,17 @@ fn refuse_unfit_machine(config: &Config) -> Outcome {
     match unfit {
         true => Err(Failure::Reported),
         false => Ok(()),
+    }
+}
+
+/// Before anything is done in this node's name: an etcd started, a life begun. Whether it is free is found out later.
+fn refuse_folder_in_use(config: &Config) -> Outcome {
+    match lock_holder(&config.data_dir) {
+        Some(holder @ LockHolder::Runs(_)) => {
+            let error = StartError::Locked { path: config.data_dir.clone(), holder };
+            Err(Failure::failed(explain::start_error(&error)))
+        }
+        Some(LockHolder::Unseen) | None => Ok(()),
     }
 }
 

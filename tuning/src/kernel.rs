@@ -9,7 +9,7 @@ const CHECK: &str = "io_uring";
 /// Oldest kernel that has every io_uring operation that the runtime (glommio) uses.
 const OLDEST: (u32, u32) = (5, 8);
 
-/// The first one on which rings keep the lock of the data folder (`engine/src/io/rings.rs`).
+/// The first one on which rings keep the lock of the data folder: as `KERNEL_MIN` of `engine/src/io/rings.rs`.
 const SAFE_TO_KILL: (u32, u32) = (6, 1);
 
 /// From here on memory of rings is charged to the cgroup and no longer to RLIMIT_MEMLOCK.

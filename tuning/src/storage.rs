@@ -1,7 +1,7 @@
 //! The data folder: whether it can be written, by this process alone, without the page cache, durably, and has room.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -23,7 +23,6 @@ pub fn check(needs: &Needs) -> Vec<Finding> {
     if findings[0].severity == crate::Severity::Error {
         return findings;
     }
-    findings.extend(check_lock(&needs.data_dir));
     if let Ok(volume) = sys::volume(&place) {
         findings.push(judge_kind(volume.kind));
         findings.push(judge_space(volume, held(&needs.data_dir), needs));
@@ -157,36 +156,6 @@ fn judge_kind(kind: u64) -> Finding {
     }
 }
 
-/// The process that runs a node on this folder, as its lock file tells; `None` if nobody holds it, or one that is gone:
-/// the kernel keeps the lock until the last of its writes has ended.
-pub fn lock_holder(data_dir: &Path) -> Option<String> {
-    let path = data_dir.join("lock");
-    let file = File::open(&path).ok()?;
-    match file.try_lock_shared() {
-        // Dropping the file gives the lock back.
-        Ok(()) | Err(TryLockError::Error(_)) => None,
-        Err(TryLockError::WouldBlock) => {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let holder = text.lines().next().unwrap_or_default();
-            let is_gone = match holder.strip_prefix("pid ") {
-                Some(pid) => !Path::new("/proc").join(pid).exists(),
-                None => holder == "ended",
-            };
-            (!is_gone).then(|| if holder.is_empty() { "another process".to_owned() } else { holder.to_owned() })
-        }
-    }
-}
-
-fn check_lock(data_dir: &Path) -> Option<Finding> {
-    let holder = lock_holder(data_dir)?;
-    Some(Finding::error(
-        "data folder",
-        format!("{} is in use by {holder}", data_dir.display()),
-        "two brokers on one folder would destroy it",
-        "stop the other process, or choose another --data",
-    ))
-}
-
 /// What a former run left.
 #[derive(Clone, Copy, Debug)]
 struct Held {
@@ -288,28 +257,6 @@ mod tests {
         let findings = check(&needs(dir.path().join("not/there/yet")));
         assert!(findings.iter().all(|f| f.severity < Severity::Error), "{findings:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_folder_in_use_names_its_holder() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let holder = format!("pid {}", std::process::id());
-        fs::write(&path, format!("{holder}\n\n\n")).unwrap();
-        assert_eq!(lock_holder(dir.path()), None);
-        let file = File::open(&path).unwrap();
-        file.lock().unwrap();
-        assert_eq!(lock_holder(dir.path()), Some(holder.clone()));
-        let findings = check(&needs(dir.path().to_owned()));
-        let said = format!("in use by {holder}");
-        assert!(findings.iter().any(|f| f.severity == Severity::Error && f.what.contains(&said)));
-        // no process has so high a number
-        for gone in ["pid 999999999\n\n", "ended\n\n"] {
-            fs::write(&path, gone).unwrap();
-            assert_eq!(lock_holder(dir.path()), None, "{gone}");
-        }
-        fs::write(&path, "\n").unwrap();
-        assert_eq!(lock_holder(dir.path()).as_deref(), Some("another process"));
     }
 
     #[test]

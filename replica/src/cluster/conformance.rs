@@ -245,8 +245,8 @@ fn kept_alive(store: &mut impl Store, wait: Wait<'_>) -> Option<(LeaseId, i64)> 
     let mut waited = Duration::ZERO;
     while waited <= 2 * Kept::TTL {
         assert!(kept.again(store)? > revision);
-        wait(SHORT);
-        waited += SHORT;
+        wait(Kept::TTL / 2);
+        waited += Kept::TTL / 2;
     }
     // written without the lease, a key does not go with it
     done(store.transact(&bound("leased/2", 0)));

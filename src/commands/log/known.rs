@@ -16,6 +16,7 @@ use millrace_engine::{
         manifest::{self, Manifest, PartitionState},
         segment::SegmentName,
     },
+    node::{LockHolder, lock_holder},
 };
 
 use super::{
@@ -57,9 +58,9 @@ impl Known {
         known
     }
 
-    /// The running broker that holds the folder, if there is one.
-    pub(super) fn held_by(&self) -> Option<String> {
-        millrace_tuning::storage::lock_holder(self.data_dir.as_ref()?)
+    /// Who holds the folder, if anybody does.
+    pub(super) fn held_by(&self) -> Option<LockHolder> {
+        lock_holder(self.data_dir.as_ref()?)
     }
 
     /// A partition as people know it: by the topic's name, or its id when it was deleted.

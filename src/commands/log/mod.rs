@@ -102,9 +102,7 @@ impl Dump {
         }
         let known = Known::around(&self.path);
         if let Some(holder) = known.held_by() {
-            say(format_args!(
-                "a broker is running on this folder ({holder}): what it is just writing may look damaged"
-            ));
+            say(format_args!("this folder is in use by {holder}: what is just being written may look damaged"));
         }
         let mut report = Report::new(self.batches || self.records, self.records);
         for path in &files {

@@ -71,6 +71,7 @@ mod tests {
         listener::ListenerIndex,
         peer::{Origin, Peer},
         poller::Poller,
+        pressure,
         shared::{Wire, WireConfig},
         stream::Stream,
     };
@@ -147,7 +148,7 @@ mod tests {
             in_flight_bytes_max: 1,
             receive_memory_bytes: 4 << 20,
             idle_timeout: Duration::from_secs(1),
-            silence_max: Duration::from_millis(800),
+            silence_max: pressure::SILENCE_MAX,
             stop_timeout: Duration::from_secs(1),
         };
         let stream = Stream::new(socket.into(), &poller).unwrap();
