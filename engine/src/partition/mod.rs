@@ -378,7 +378,10 @@ impl Partition {
             self.marks.show(end);
             self.replication.confirm(end);
             if !self.waiters.is_empty() {
-                self.waiters.grow(self.tail.bytes_between(before, end, usize::MAX).unwrap_or(0));
+                match self.tail.bytes_between(before, end, usize::MAX) {
+                    Some(bytes) => self.waiters.grow(bytes),
+                    None => self.waiters.wake(), // they find out from segments
+                }
             }
         }
         self.follow_marks();

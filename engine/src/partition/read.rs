@@ -18,6 +18,8 @@ pub(crate) struct Wanted {
     pub(crate) offset: i64,
     /// Where a batch ends, one past the last offset that may be read.
     pub(crate) end: i64,
+    /// How often the log's end had been cut off as `end` was taken: it may be no end any more after another cut.
+    pub(crate) cuts: u32,
     /// Bytes at most,
     pub(crate) max_bytes: usize,
     /// but of the first batch all, also if it is larger.
@@ -76,6 +78,9 @@ impl Partition {
 
     /// Finds what a reader wants.
     pub(crate) fn plan_read(&self, wanted: &Wanted) -> Result<ReadPlan, LogError> {
+        if wanted.cuts != self.era().cuts {
+            return Err(LogError::NotLeader); // what was read before it may be of another log
+        }
         // Followers read beyond what consumers see.
         self.check_offset_below(wanted.offset, wanted.end.max(self.consumers_end()))?;
         if wanted.offset >= wanted.end {

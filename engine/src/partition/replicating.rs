@@ -112,6 +112,9 @@ impl Partition {
         // Whom a coordinator let in it let in at this leader: the next one does not know.
         self.transactions.withdraw_all();
         self.producers.doubt_all();
+        // they are told that it is not led here, and not when their time is over
+        self.waiters.wake();
+        self.stable_waiters.wake();
         Ok(())
     }
 

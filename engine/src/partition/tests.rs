@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, task::Waker};
 
 use super::*;
-use crate::batch::{BatchBuilder, Codec, Record};
+use crate::{
+    batch::{BatchBuilder, Codec, Record},
+    replica::Leadership,
+};
 
 /// A batch of records that count from an offset, each with that many bytes.
 pub(super) fn batch(offset: i64, records: i64, bytes: usize) -> Vec<u8> {
@@ -78,5 +81,37 @@ fn who_waits_hears_of_every_batch_wherever_the_high_watermark_was() {
         partition.keep(end);
         let told = waiters.iter().filter(|waiter| waiter.poll(Waker::noop())).count();
         assert_eq!(told as i64, end);
+    }
+}
+
+/// What was in segments only by the time that replicas had it was shown, and who waited for it was not told.
+#[test]
+fn who_waits_hears_of_what_is_not_in_memory_any_more() {
+    let mut partition = partition(&[]);
+    partition.enter_epoch(1).expect("it is newer");
+    partition.lead(Leadership::Replicated { replicas: 2, in_sync: 2 });
+    push(&mut partition, &[batch(0, 2, 10)]);
+    partition.on_durable(2);
+    let plan = partition.plan_round(1, 0).expect("something is kept");
+    partition.appended(&plan, 0);
+    partition.tail.extents().next().expect("cached").backing.evict();
+    partition.prune_tail();
+    assert_eq!(partition.marks().high_watermark(), 0);
+    let waiter = Rc::new(Waiter::default());
+    partition.watch(&waiter, 1, ReadBound::HighWatermark);
+    partition.tell_high_watermark(2);
+    assert_eq!(partition.marks().high_watermark(), 2);
+    assert!(waiter.poll(Waker::noop()));
+}
+
+/// A fetch that waited as its leader changed was answered when its time was over.
+#[test]
+fn who_waits_hears_that_it_is_not_led_here_any_more() {
+    let mut partition = partition(&[]);
+    for (epoch, bound) in [(1, ReadBound::HighWatermark), (2, ReadBound::LastStable)] {
+        let waiter = Rc::new(Waiter::default());
+        partition.watch(&waiter, 1, bound);
+        partition.enter_epoch(epoch).expect("it is newer");
+        assert!(waiter.poll(Waker::noop()), "{bound:?}");
     }
 }

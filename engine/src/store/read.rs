@@ -61,7 +61,7 @@ impl<I: Io> Store<I> {
         self.read_below(&cell, part, end, max_bytes, min_one).await
     }
 
-    /// The same up to an end that is known: it stays the same for all of an answer.
+    /// The same up to an end that is known: it stays the same for all of an answer, which ends where the log is cut meanwhile.
     pub(super) async fn read_below(
         &self,
         cell: &Rc<PartitionCell>,
@@ -73,7 +73,8 @@ impl<I: Io> Store<I> {
         cell.borrow().check_reader(part.leader_epoch)?;
         self.check_lease(&cell.borrow())?;
         let max_bytes = max_bytes.min(part.max_bytes);
-        let wanted = Wanted { offset: part.offset, end, max_bytes, min_one, by: Way::AsItLies };
+        let (offset, cuts, by) = (part.offset, cell.borrow().era().cuts, Way::AsItLies);
+        let wanted = Wanted { offset, end, cuts, max_bytes, min_one, by };
         self.read_all(cell, wanted, part.bound).await
     }
 
@@ -84,7 +85,9 @@ impl<I: Io> Store<I> {
         part: &FetchPartition,
         end: i64,
     ) -> Result<Fetched, LogError> {
-        let wanted = Wanted { offset: part.offset, end, max_bytes: part.max_bytes, min_one: true, by: Way::ToMemory };
+        let FetchPartition { offset, max_bytes, .. } = *part;
+        let (cuts, by) = (cell.borrow().era().cuts, Way::ToMemory);
+        let wanted = Wanted { offset, end, cuts, max_bytes, min_one: true, by };
         self.read_all(cell, wanted, ReadBound::HighWatermark).await
     }
 
@@ -118,8 +121,9 @@ impl<I: Io> Store<I> {
         let id = part.partition;
         let Ok(cell) = self.partition(id) else { return Ok(None) };
         let end = cell.borrow().end_for(part.bound);
-        let by = Way::AsItLies;
-        let wanted = Wanted { offset: part.offset, end, max_bytes: part.max_bytes, min_one: false, by };
+        let FetchPartition { offset, max_bytes, .. } = *part;
+        let (cuts, by) = (cell.borrow().era().cuts, Way::AsItLies);
+        let wanted = Wanted { offset, end, cuts, max_bytes, min_one: false, by };
         let plan = cell.borrow().plan_read(&Wanted { max_bytes: 0, ..wanted });
         let Ok(ReadPlan::Segment(segment)) = plan else { return Ok(None) };
         let open = self.segments.get(id, segment.name(), false).await?;
@@ -447,7 +451,7 @@ mod tests {
     }
 
     fn wanted(max_bytes: usize) -> Wanted {
-        Wanted { offset: 0, end: 10, max_bytes, min_one: false, by: Way::AsItLies }
+        Wanted { offset: 0, end: 10, cuts: 0, max_bytes, min_one: false, by: Way::AsItLies }
     }
 
     #[test]

@@ -243,6 +243,43 @@ fn nobody_is_told_that_an_offset_is_out_of_range_while_a_partition_is_cleared() 
     });
 }
 
+/// A reader that went on from one segment to the next one found none, as the log was removed in between: the node ended.
+#[test]
+fn a_reader_of_a_log_that_is_removed_meanwhile_is_sent_away() {
+    // two do not fit one segment
+    let large = {
+        let mut builder = BatchBuilder::new(Codec::None, 0);
+        let value = Some(Bytes::from(vec![0; 600_000]));
+        builder.push(&Record { offset: 0, timestamp: 5, key: None, value, headers: vec![] });
+        Bytes::from(builder.finish())
+    };
+    for bound in [ReadBound::HighWatermark, ReadBound::LastStable] {
+        with_store(&[("segment.bytes", "1048576")], async |store, id| {
+            store.lead(id, 0, THREE).await.unwrap();
+            for _ in 0..3 {
+                let part = ProducePartition { partition: id, batch: large.clone() };
+                let (_, wait) = store.append(part, AppendOrigin::Client, Acks::Leader).appended().await.unwrap();
+                wait.unwrap().wait().await.unwrap();
+            }
+            store.advance_high_watermark(id, 3).unwrap();
+            store.materialise_all().await;
+            let cell = store.partition(id).unwrap();
+            cell.borrow().tail().extents().for_each(|extent| extent.backing.evict());
+            let part = FetchPartition { partition: id, offset: 0, max_bytes: 10 << 20, leader_epoch: 0, bound };
+            let mut reading = Box::pin(store.read(&part, part.max_bytes, true));
+            assert!(reading.as_mut().now_or_never().is_none(), "it waits for the disk");
+            store.clear([id]);
+            while cell.borrow().replication().clearing().is_some() {
+                store.io.sleep(Duration::from_millis(1)).await;
+            }
+            match reading.await {
+                Ok(read) => assert_eq!(read.records.len(), large.len(), "it ends with what it had"),
+                Err(error) => assert_eq!(error, LogError::NotLeader),
+            }
+        });
+    }
+}
+
 /// A partition left its node while that was about to lead or to follow it: it was led when the beginning of the epoch was durable,
 /// by a node that has no replica of it.
 #[test]
