@@ -60,9 +60,7 @@ impl<I: Io> Store<I> {
                     store.await_readers(std::slice::from_ref(&open)).await;
                     close(open).await;
                 }
-                if let Err(error) = store.io.remove(&store.segments.path(id, name)).await {
-                    tracing::warn!("removing {} of {id:?} failed, the next start will: {error}", name.file_name());
-                }
+                store.remove_segment(id, name).await;
                 store.io.yield_now().await;
             }
             let mut removals = store.segment_removals.borrow_mut();
@@ -75,6 +73,18 @@ impl<I: Io> Store<I> {
             drop(removals);
             done.set(());
         });
+    }
+
+    /// Removes the file of a segment that was given up, closed and forgotten. Somebody who still knew the segment may have opened
+    /// the file again since. It is forgotten once more: the segment that gets the name next would be written into a file that is
+    /// in no folder.
+    pub(super) async fn remove_segment(&self, id: TopicPartition, name: SegmentName) {
+        if let Err(error) = self.io.remove(&self.segments.path(id, name)).await {
+            tracing::warn!("removing {} of {id:?} failed, the next start will: {error}", name.file_name());
+        }
+        if let Some(open) = self.segments.forget_segment(id, name) {
+            close(open).await;
+        }
     }
 
     /// Waits until the segments of a partition that were given up so far are removed: those of another life of it have their names.

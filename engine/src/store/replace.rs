@@ -139,9 +139,7 @@ impl<I: Io> Store<I> {
             if let Some(open) = self.segments.forget_segment(id, name) {
                 removal::close(open).await;
             }
-            if let Err(error) = self.io.remove(&self.segments.path(id, name)).await {
-                tracing::warn!("removing {} of {id:?} failed, the next start will: {error}", name.file_name());
-            }
+            self.remove_segment(id, name).await;
             self.io.yield_now().await;
         }
         outcome.set(Fate::Done);

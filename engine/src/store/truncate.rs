@@ -231,10 +231,12 @@ impl<I: Io> Store<I> {
             }
         }
         for name in &off.gone {
-            if let Err(error) = self.io.remove(&self.segments.path(id, *name)).await {
-                tracing::warn!("removing {} of {id:?} failed: {error}", name.file_name());
-            }
+            self.remove_segment(id, *name).await;
             self.io.yield_now().await;
+        }
+        // Whoever still knew it as it was may have opened it again: what is kept with an open file would be of what was cut off.
+        if let Some(open) = off.shortened.and_then(|name| self.segments.forget_segment(id, name)) {
+            removal::close(open).await;
         }
     }
 

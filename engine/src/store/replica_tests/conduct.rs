@@ -17,13 +17,17 @@ fn with_disk(settings: &[(&str, &str)], body: impl AsyncFnOnce(&Sim, Rc<Store<Si
     let (sim, world) = (Sim::new(3), World::new(0, settings));
     sim.run_until(async {
         sim.io().create_dir(Path::new("/d")).await.unwrap();
-        let known = Known::from([(world.id, world.config.clone())]);
-        let replicated = Rc::new([world.id].into());
-        let options = StoreOptions { replicated, reserve_bytes: 1, ..StoreOptions::of_test(1) };
-        let store = Store::open(sim.io(), options, &known).await.unwrap_or_else(|error| panic!("{error}"));
+        let store = open(sim.io(), 1, &world).await;
         body(&sim, store, world.id).await;
     })
     .unwrap();
+}
+
+async fn open(io: SimIo, run: u64, world: &World) -> Rc<Store<SimIo>> {
+    let known = Known::from([(world.id, world.config.clone())]);
+    let replicated = Rc::new([world.id].into());
+    let options = StoreOptions { replicated, reserve_bytes: 1, ..StoreOptions::of_test(run) };
+    Store::open(io, options, &known).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn one(producer: i64, sequence: i32) -> Bytes {
@@ -406,6 +410,66 @@ fn a_follower_keeps_the_time_that_its_leader_stamped() {
             );
             store.materialise_all().await;
         }
+    });
+}
+
+/// Segments of a record each, in files.
+async fn fill_segments(store: &Store<SimIo>, id: TopicPartition, epoch: i32) -> Vec<SegmentName> {
+    store.follow(id, epoch).await.unwrap();
+    store.append_as_follower(id, epoch, 0, &sent(0..3, epoch, None)).unwrap().kept().await.unwrap();
+    store.materialise_all().await;
+    let cell = store.partition(id).unwrap();
+    let names: Vec<_> = cell.borrow().segments().all().iter().map(|segment| segment.name()).collect();
+    assert_eq!(names.len(), 3);
+    names
+}
+
+/// The compactor opened a segment again that had left with its partition, before its file was removed. When the partition came
+/// back, its first segment had that name: it was written into the file that was in no folder any more, and was gone after a restart.
+#[test]
+fn what_comes_back_is_not_written_into_a_file_that_was_opened_again_while_it_left() {
+    let (sim, world) = (Sim::new(3), World::new(0, &[("internal.segment.bytes", "1")]));
+    let id = world.id;
+    sim.run_until(async {
+        sim.io().create_dir(Path::new("/d")).await.unwrap();
+        let store = open(sim.io(), 1, &world).await;
+        let names = fill_segments(&store, id, 1).await;
+        let reader = store.segments.get(id, names[2], false).await.unwrap();
+        store.clear([id]);
+        while store.segments.if_open(id, names[2]).is_some() {
+            store.io.sleep(Duration::from_micros(1)).await;
+        }
+        drop(store.segments.get(id, names[0], false).await.unwrap());
+        assert!(
+            store.segments.if_open(id, names[0]).is_some(),
+            "all are forgotten, and the last one's reader is waited for"
+        );
+        drop(reader);
+        assert_eq!(fill_segments(&store, id, 2).await, names);
+        assert!(sim.files().contains(&store.segments.path(id, names[0])));
+    })
+    .unwrap();
+    sim.crash();
+    let io = sim.restart();
+    sim.run_until(async {
+        let store = open(io, 2, &world).await;
+        let caught = store.read_for_follower(id, 0, 9_000).await.unwrap();
+        assert_eq!(caught.records.end_offset(), Some(3));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_file_that_is_opened_again_while_retention_removes_it_does_not_stay_open() {
+    with_store(&[("internal.segment.bytes", "1")], async |store, id| {
+        let names = fill_segments(&store, id, 1).await;
+        let reader = store.segments.get(id, names[0], false).await.unwrap();
+        store.spawn_segment_removal(id, names[..2].to_vec());
+        drop(store.segments.get(id, names[1], false).await.unwrap());
+        assert!(store.segments.if_open(id, names[1]).is_some());
+        drop(reader);
+        store.await_segment_removals(id).await;
+        assert!(store.segments.if_open(id, names[1]).is_none());
     });
 }
 
