@@ -391,6 +391,10 @@ impl<I: Io> Store<I> {
 
     /// Reads a segment from the batch that holds `offset` on.
     async fn stream(&self, round: &Round, segment: &Segment, offset: i64) -> Result<BatchStream<I>, Halt> {
+        // Another segment may have that name by now.
+        if round.cell.borrow().cuts() != round.cuts {
+            return Err(Halt::Gone);
+        }
         let open = self.segments.get(round.id, segment.name(), false).await?;
         let from = match offset > segment.base_offset {
             true => segment::position_before(&self.index(&open, segment).await?, offset),
@@ -433,8 +437,10 @@ impl<I: Io> Store<I> {
         let is_busy = !self.flight.borrow().is_empty();
         self.io.sleep(if is_busy { PAUSE_BUSY } else { PAUSE_IDLE }).await;
         let partition = round.cell.borrow();
-        let is_pointless =
-            self.compactor.stopping.get() || partition.is_deleted() || !partition.config().cleanup_policy.compact;
+        let is_pointless = self.compactor.stopping.get()
+            || partition.is_deleted()
+            || !partition.config().cleanup_policy.compact
+            || partition.cuts() != round.cuts;
         if is_pointless { Err(Halt::Gone) } else { Ok(()) }
     }
 
