@@ -63,18 +63,18 @@ impl<I: Io> Store<I> {
         from: i64,
         end: i64,
     ) -> io::Result<Vec<AbortedEntry>> {
-        let (id, segments, in_memory) = {
+        let (id, cuts, segments, in_memory) = {
             let partition = cell.borrow();
             let may_overlap = |segment: &&Segment| segment.aborted_from.is_none_or(|first_offset| first_offset < end);
             let segments = partition.segments().with_aborted(from).filter(may_overlap).cloned().collect::<Vec<_>>();
             // In the same turn: what is in memory only now may be in a segment, and forgotten here, in the next.
-            (partition.id(), segments, partition.aborted_in_memory(from, end))
+            (partition.id(), partition.cuts(), segments, partition.aborted_in_memory(from, end))
         };
         let mut found = Vec::new();
         for segment in &segments {
             let entries = match &segment.aborted {
                 Some(entries) if !segment.sealed => entries.clone(),
-                _ => self.aborted_of(cell, id, segment).await?,
+                _ => self.aborted_of(cell, (id, cuts), segment).await?,
             };
             let (overlapping, goes_on) = overlapping(&entries, from, end);
             found.extend(overlapping);
@@ -86,11 +86,11 @@ impl<I: Io> Store<I> {
         Ok(found)
     }
 
-    /// All of a segment that has ended.
-    pub(super) async fn aborted_of(
+    /// All of a segment that has ended. `cuts`: how often the partition's end had been cut off when it was that segment.
+    async fn aborted_of(
         &self,
         cell: &Rc<PartitionCell>,
-        id: TopicPartition,
+        (id, cuts): (TopicPartition, u32),
         segment: &Segment,
     ) -> io::Result<Entries> {
         let key = (id, segment.name());
@@ -102,6 +102,10 @@ impl<I: Io> Store<I> {
         let footer =
             footer.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the segment's footer is damaged"))?;
         let entries = Rc::new(footer.aborted);
+        if cell.borrow().cuts() != cuts {
+            // A segment of that name has, or will have, others.
+            return Ok(entries);
+        }
         if let Some(lowest) = entries.iter().map(|entry| entry.first_offset.get()).min() {
             cell.borrow_mut().note_aborted_from(segment.name(), lowest);
         }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 
 use super::{
     Store,
-    transaction_tests::{Gate, aborted, append, batch, end, fetch, id, in_store, marker, offsets, plain, send},
+    transaction_tests::{Gate, aborted, append, batch, end, evict, fetch, id, in_store, marker, offsets, plain, send},
 };
 use crate::{
     api::{FetchPartition, LogError, ReadBound},
@@ -235,6 +235,40 @@ fn a_batch_before_a_marker_that_is_cut_off_is_known_again() {
         let known = store.active_producers(id(0)).unwrap();
         let known: Vec<_> = known.iter().map(|one| (one.producer_id, one.producer_epoch, one.last_sequence)).collect();
         assert_eq!(known, [(7, 0, 1)], "else the second batch would be taken twice");
+    });
+}
+
+/// A transaction that is aborted, and enough behind it that its segment ends. All is in segments, and in memory no more.
+async fn abort_in_a_segment_that_ends(store: &Rc<Store<SimIo>>, producer: i64) {
+    store.let_in(id(0), producer, 0).unwrap();
+    append(store, batch(producer, 0, 0, "a")).await.unwrap();
+    end(store, marker(producer, 1, Outcome::Abort)).await.unwrap();
+    for key in ["b", "c", "d", "e", "f"] {
+        append(store, plain(key)).await.unwrap();
+    }
+    store.materialise_all().await;
+    evict(store);
+}
+
+/// A reader looked up the aborted transactions of a segment that was cut meanwhile, and kept them for all who came later: these
+/// were told nothing of what was aborted behind the cut, and took its records for committed.
+#[test]
+fn aborted_transactions_that_were_cut_off_while_they_were_read_are_not_told_later() {
+    in_store(&[("internal.segment.bytes", "1500")], |store| async move {
+        append(&store, plain("p")).await.unwrap();
+        abort_in_a_segment_that_ends(&store, 1).await;
+        let cell = store.partition(id(0)).unwrap();
+        let name = cell.borrow().segments().all()[0].name();
+        let mut reading = Box::pin(store.aborted_between(&cell, 0, 3));
+        assert!(reading.as_mut().now_or_never().is_none(), "it reads the footer");
+        store.follow(id(0), 1).await.unwrap();
+        store.truncate(id(0), 1, crate::replica_api::CutBytes::Drop).await.unwrap();
+        assert_eq!(reading.await.unwrap().len(), 1);
+        store.lead(id(0), 2, Leadership::Alone).await.unwrap();
+        abort_in_a_segment_that_ends(&store, 2).await;
+        let again = cell.borrow().segments().all()[0].clone();
+        assert!(again.name() == name && again.sealed);
+        assert_eq!(aborted(&fetch(&store, 0).await), [(2, 1)]);
     });
 }
 

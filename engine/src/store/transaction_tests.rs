@@ -128,7 +128,7 @@ pub(super) fn aborted(fetched: &Fetched) -> Vec<(i64, i64)> {
 }
 
 /// What is in segments is read from there.
-fn evict(store: &Rc<Store<SimIo>>) {
+pub(super) fn evict(store: &Rc<Store<SimIo>>) {
     let cell = store.partition(id(0)).unwrap();
     let mut partition = cell.borrow_mut();
     let materialised = partition.marks().materialised();
