@@ -45,13 +45,21 @@ pub(crate) struct DataLock {
     is_at_rest: AtomicBool,
 }
 
-/// Who has the lock of a data directory now, if anybody has it.
+/// Who has the lock of a data directory now, if anybody has it. Of one that is not to be seen it is told only if it keeps the
+/// lock for longer than the end of any process takes.
 pub fn lock_holder(data_dir: &Path) -> Option<LockHolder> {
-    let mut file = File::open(data_dir.join("lock")).ok()?;
-    match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => Some(holder(&mut file)),
-        // closing the file gives the lock back
-        Ok(()) | Err(TryLockError::Error(_)) => None,
+    let began = Instant::now();
+    loop {
+        let mut file = File::open(data_dir.join("lock")).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {}
+            // closing the file gives the lock back
+            Ok(()) | Err(TryLockError::Error(_)) => return None,
+        }
+        match holder(&mut file) {
+            LockHolder::Unseen if began.elapsed() < PATIENCE_OFFLINE => thread::sleep(PAUSE),
+            holder => return Some(holder),
+        }
     }
 }
 
