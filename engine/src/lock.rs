@@ -41,7 +41,8 @@ const ENDED: &str = "ended";
 pub(crate) struct DataLock {
     file: File,
     path: PathBuf,
-    /// All that was asked of the disk has ended.
+    /// All that was asked of the disk has ended. Shared, as shards' threads hold the lock too: set once, by the thread that
+    /// started them, when they are gone.
     is_at_rest: AtomicBool,
 }
 
@@ -117,7 +118,8 @@ impl DataLock {
         made
     }
 
-    /// All that was asked of the disk has ended: the lock need not wait for the rings.
+    /// All that was asked of the disk has ended: the lock need not wait for the rings, nor, where several nodes live in one
+    /// process, for another one's that came to keep it.
     pub(crate) fn at_rest(&self) {
         self.is_at_rest.store(true, Ordering::Relaxed);
     }
